@@ -1,0 +1,76 @@
+"""What commands share: option types, the configuration sources, and the result object."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from alphapo_cli.errors import UsageError
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[OVERRIDES]...", help="Hydra overrides: group=choice or key=value.", show_default=False)
+]
+ConfigDir = Annotated[Path | None, typer.Option("--config-dir", help="A folder of your own YAML, searched before the shipped conf/.")]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="Show the resolved configuration and exit.")]
+Json = Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write the result object to FILE, or as the last line on stdout.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Start over: discard what the directory holds.")]
+
+
+def sources(config_dir: Path | None) -> Any:
+    """Where YAML is looked for.
+
+    Raises:
+        UsageError: --config-dir is not a directory.
+    """
+    from alphapo_cli.compose import Sources
+
+    if config_dir is not None and not config_dir.is_dir():
+        raise UsageError(f"--config-dir {config_dir}: no such directory")
+    return Sources(config_dir.resolve() if config_dir else None)
+
+
+def is_main_process() -> bool:
+    """False in all but the first process of torchrun."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def announce(path: Path) -> None:
+    """The first line on stdout: where results go."""
+    if is_main_process():
+        print(path.resolve(), flush=True)
+
+
+def emit(result: dict[str, Any], target: str | None) -> None:
+    """Write the result object where `--json` says."""
+    if target is None or not is_main_process():
+        return
+    if target == "-":
+        print(json.dumps(result, allow_nan=False), flush=True)
+        return
+    from alphapo_cli.files import write_json
+
+    write_json(Path(target), result)
+
+
+def check_json_target(target: str | None) -> None:
+    """Find out before any work that FILE can be written.
+
+    Raises:
+        UsageError: its folder does not exist.
+    """
+    if target not in (None, "-") and not Path(str(target)).resolve().parent.is_dir():
+        raise UsageError(f"--json {target}: no such folder {Path(str(target)).resolve().parent}")
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' own chatter off the terminal; set before they are imported."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

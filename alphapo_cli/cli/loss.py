@@ -1,0 +1,66 @@
+"""`alphapo loss`."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alphapo_cli.cli.common import ConfigDir, Overrides, PrintConfig, sources
+from alphapo_cli.errors import ConfigError, UsageError
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(loss)
+
+
+def loss(
+    pairs: Annotated[Path, typer.Argument(help="JSON Lines with chosen_logp, rejected_logp (sums), chosen_tokens, rejected_tokens.")],
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    print_config: PrintConfig = False,
+) -> None:
+    """Evaluate an objective on summed log-probs, in float64: one JSON line a pair with loss, rewards and gradients.
+
+    Rows may hold ref_chosen_logp and ref_rejected_logp and any column that the objective needs.
+
+    [bold]Examples[/bold]
+
+      alphapo loss pairs.jsonl objective=dpo objective.beta=0.05
+
+      alphapo loss pairs.jsonl objective=alphapo objective.shape.alpha=-1
+    """
+    from alphapo_cli.compose import compose, parse, split, to_yaml
+    from alphapo_cli.schema import TrainConfig
+
+    where = sources(config_dir)
+    parsed = parse(overrides or [])
+    for override in parsed:
+        if override.key_or_group.partition(".")[0].partition("/")[0] != "objective":
+            raise ConfigError(f"'{override.input_line}': alphapo loss takes overrides of objective, objective/... and objective.* only")
+    cfg = compose("train", TrainConfig, [split(parsed, where)], where)
+    if print_config:
+        print(to_yaml(cfg.objective), end="")
+        return
+    lines = _lines(pairs)
+
+    import json
+
+    from alphapo_cli.objective import rows
+    from alphapo_cli.objective.preference import build
+
+    for result in rows.evaluate(build(cfg.objective), rows.parse(lines, str(pairs)), str(pairs)):
+        print(json.dumps(result, allow_nan=False))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path, "rt", encoding="utf-8") as stream:
+                return stream.read().splitlines()
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"{path}: cannot be read ({reason})") from error

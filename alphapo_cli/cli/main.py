@@ -1,0 +1,90 @@
+"""The command line. Nothing heavy is imported before a command runs; errors are one line on stderr."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from alphapo_cli import __version__
+from alphapo_cli.cli import inspect, loss, sweep, train
+from alphapo_cli.errors import AlphapoError
+
+# typer carries a click of its own; its public BadParameter is a UsageError, which is a ClickException.
+ClickException = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    name="alphapo",
+    help="What does the shape of the reward do to preference training? Train, sweep alpha, and see which way the log-probs go.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"alphapo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks. Works behind any command, too.")] = False,
+) -> None:
+    """Options of every command."""
+
+
+train.register(app)
+sweep.register(app)
+loss.register(app)
+inspect.register(app)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point. Exit codes: 0 success, 1 a failed run, 2 wrong usage or configuration, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    sys.exit(_run([a for a in arguments if a != "--debug"], debug))
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    # A scheduler's SIGTERM is an interruption like Ctrl-C: state is written and the exit code is 130.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = app(arguments, standalone_mode=False)
+    except ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # type: ignore[attr-defined]
+            return 2
+        return _say(error.format_message(), 2)  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except AlphapoError as error:
+        if debug:
+            raise
+        return _say(str(error), error.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        return _say(f"{type(error).__name__}: {first} (--debug shows where; `alphapo env` is what a bug report needs)", 1)
+    return code if isinstance(code, int) else 0
+
+
+def _say(message: str, code: int) -> int:
+    print(f"alphapo: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _interrupt(number: int, frame: FrameType | None) -> Any:
+    raise KeyboardInterrupt

@@ -1,0 +1,94 @@
+"""`alphapo train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from alphapo_cli.cli.common import (
+    ConfigDir,
+    Json,
+    Overrides,
+    PrintConfig,
+    Replace,
+    announce,
+    check_json_target,
+    emit,
+    is_main_process,
+    quiet_libraries,
+    sources,
+)
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Several processes: torchrun --nproc-per-node 2 -m alphapo_cli train ...")(train)
+
+
+def train(
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    print_config: PrintConfig = False,
+    replace: Replace = False,
+    json: Json = None,
+) -> None:
+    """Train one model and measure displacement on the way. Without overrides: AlphaPO on the embedded world.
+
+    [bold]Examples[/bold]
+
+      alphapo train
+
+      alphapo train objective.shape.alpha=0.5 seed=1
+
+      alphapo train objective=dpo model.path=./my-model data=hh_rlhf data.path=pairs.jsonl.gz
+
+      alphapo train objective=ipo objective/shape=power objective.shape.alpha=0.5
+    """
+    from alphapo_cli.compose import compose, read_line, to_yaml
+    from alphapo_cli.schema import TrainConfig
+
+    where = sources(config_dir)
+    cfg = compose("train", TrainConfig, [read_line(overrides or [], where)], where)
+    if print_config:
+        print(to_yaml(cfg), end="")
+        return
+    check_json_target(json)
+    quiet_libraries()
+    from alphapo_cli.runs import RunDirectory, run_name
+
+    directory = RunDirectory(Path(cfg.run.dir).expanduser() / run_name(cfg))
+    state = directory.claim(cfg, replace=replace)
+    announce(directory.path)
+    if state == "complete":
+        if is_main_process():
+            print("complete")
+        summary = directory.summary() or {}
+    else:
+        from alphapo_cli.stages.train import run
+
+        summary = run(cfg, directory, replace=replace)
+    if is_main_process() and state != "complete":
+        report(summary)
+    emit({"path": str(directory.path.resolve()), **summary}, json)
+
+
+def report(summary: dict[str, object]) -> None:
+    """The last probe in a few lines, on stderr."""
+    from rich.console import Console
+    from rich.table import Table
+
+    metrics = summary.get("metrics")
+    assert isinstance(metrics, dict)
+    table = Table(title="last probe", title_justify="left", show_header=False)
+    rows = (
+        ("displacement, chosen (nats per token)", "displacement/chosen"),
+        ("displacement, rejected (nats per token)", "displacement/rejected"),
+        ("share of chosen answers that became less likely", "displacement/share_chosen_down"),
+        ("reward margin", "rewards/margins"),
+        ("accuracy", "rewards/accuracies"),
+        ("true win rate against the start", "glassbox/true_win_rate"),
+    )
+    for label, key in rows:
+        if metrics.get(key) is not None:
+            table.add_row(label, f"{metrics[key]:+.4f}")
+    Console(stderr=True).print(table)

@@ -1,0 +1,367 @@
+"""From conf/ and a command line to one typed, checked configuration.
+
+Hydra composes the choice of groups (and nothing else); values from the command line are then merged here, one by one,
+into the typed schema. That is stricter than hydra.compose, which lets `+typo=3` and `hydra.run.dir=x` pass, gives each
+error its key and its nearest valid name, and lets a sweep compose once per choice of groups.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from alphapo_cli.errors import ConfigError, nearest
+from alphapo_cli.schema import ObjectiveConfig
+
+T = TypeVar("T")
+PARTS = ("score", "shape", "link")
+GAMMAS = ("objective.gamma", "objective.gamma_beta_ratio")
+
+
+def shipped(name: str) -> Path:
+    """The directory conf/ or sweeps/: inside the installed package, or beside it in a checkout."""
+    inside = Path(__file__).parent / name
+    return inside if inside.is_dir() else Path(__file__).parent.parent / name
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where YAML is looked for: the shipped conf/ and, before it, the user's `--config-dir`."""
+
+    user: Path | None = None
+
+    @property
+    def roots(self) -> list[Path]:
+        return [*([self.user] if self.user else []), shipped("conf")]
+
+    def groups(self) -> dict[str, list[str]]:
+        """Every group and its choices, e.g. {"objective/shape": ["identity", "power"]}."""
+        found: dict[str, set[str]] = {}
+        for root in self.roots:
+            for file in root.rglob("*.yaml"):
+                group = file.parent.relative_to(root).as_posix()
+                if group != ".":
+                    found.setdefault(group, set()).add(file.stem)
+        return {group: sorted(names) for group, names in sorted(found.items())}
+
+    def file(self, group: str, name: str) -> Path | None:
+        return next((p for root in self.roots if (p := root / group / f"{name}.yaml").is_file()), None)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One layer of overrides (a sweep's base, the command line, a cell), parsed and split in groups and values."""
+
+    groups: tuple[str, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def parse(texts: Iterable[str]) -> list[Override]:
+    """Hydra's own grammar, with what compose() would swallow refused.
+
+    Raises:
+        ConfigError: a text that is not an override, `hydra.*`, or a deletion.
+    """
+    parsed = []
+    for text in texts:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException as error:
+            reason = str(error).splitlines()[0].strip().rstrip(".")
+            raise ConfigError(f"'{text}' is not an override (write key=value): {reason}") from error
+        key = override.key_or_group
+        if key == "hydra" or key.startswith(("hydra.", "hydra/")):
+            raise ConfigError(f"'{text}': hydra.* settings have no effect here; a run's directory is run.dir and run.name")
+        if override.is_delete():
+            raise ConfigError(f"'{text}': keys cannot be deleted; set {key.lstrip('~')}=null")
+        if override.package is not None:
+            raise ConfigError(f"'{text}': packages (@) are not supported on the command line")
+        parsed.append(override)
+    return parsed
+
+
+def split(overrides: Sequence[Override], sources: Sources) -> Line:
+    """Separate choices of groups from values; the choice must exist.
+
+    Raises:
+        ConfigError: an unknown choice, or a sweep (comma list or range) outside `alphapo sweep`.
+    """
+    groups, values = [], {}
+    known = sources.groups()
+    for override in overrides:
+        key, text = override.key_or_group, override.input_line
+        if override.is_sweep_override():
+            raise ConfigError(f"'{text}' lists several values: use alphapo sweep {text}")
+        if key in known:
+            choice = override.value()
+            if not isinstance(choice, str) or choice not in known[key]:
+                if not (choice is None and key == "experiment"):
+                    raise ConfigError(
+                        f"{key}={choice}: no such {key}{nearest(str(choice), known[key])} (choices: {', '.join(known[key])})"
+                    )
+            groups.append(f"{key}={'null' if choice is None else choice}")
+        else:
+            values[key] = override.value()
+    return Line(tuple(groups), values)
+
+
+def read_line(texts: Iterable[str], sources: Sources) -> Line:
+    """`parse` and `split`."""
+    return split(parse(texts), sources)
+
+
+@functools.lru_cache(maxsize=256)
+def _compose_groups(primary: str, groups: tuple[str, ...], user: Path | None) -> DictConfig:
+    extra = [f"hydra.searchpath=[file://{user}]"] if user else []
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(shipped("conf").resolve())):
+            return hydra_compose(config_name=primary, overrides=[*groups, *extra])
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__ or error
+        raise ConfigError(f"{primary}: {str(cause).splitlines()[0]}") from error
+
+
+def compose(primary: str, schema: type[T], layers: Sequence[Line], sources: Sources) -> T:
+    """The configuration of `primary` (a file of conf/) under `layers`, later ones winning.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type or a value out of range; all faults of a kind in one line.
+    """
+    groups: dict[str, str] = {}
+    for layer in layers:
+        for choice in layer.groups:
+            groups[choice.partition("=")[0]] = choice
+    raw = copy.deepcopy(_compose_groups(primary, tuple(groups.values()), sources.user))
+    parts = _part_defaults(raw, sources)
+    try:
+        cfg = OmegaConf.merge(OmegaConf.structured(schema), raw)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"conf/{primary}.yaml with {' '.join(groups.values())}: {_reason(error)}") from error
+    assert isinstance(cfg, DictConfig)
+    _settle_gamma(cfg, groups, sources)
+    for layer in layers:
+        _apply(cfg, layer.values, parts)
+    _check_parts(cfg, parts)
+    try:
+        typed = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_reason(error)) from error
+    typed = normalise(typed)
+    check(typed)
+    return typed  # type: ignore[no-any-return]
+
+
+def _reason(error: Exception) -> str:
+    """OmegaConf's first line, without its multi-line context."""
+    return str(error).strip().splitlines()[0]
+
+
+def _apply(cfg: DictConfig, values: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]]) -> None:
+    given = [key for key in GAMMAS if values.get(key) is not None]
+    if len(given) == 2:
+        raise ConfigError(f"{given[0]} and {given[1]} are both given: give one (gamma = beta x ratio)")
+    for key in given:
+        other = GAMMAS[1 - GAMMAS.index(key)]
+        OmegaConf.update(cfg, other, None)
+    for key, value in values.items():
+        _require(cfg, key, value, parts)
+        try:
+            OmegaConf.update(cfg, key, value, merge=True, force_add=False)
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{key}={_shown(value)}: {_reason(error)}") from error
+
+
+def _require(cfg: DictConfig, key: str, value: Any, parts: Mapping[str, Mapping[str, Any]]) -> None:
+    node: Any = cfg
+    path: list[str] = []
+    for name in key.split("."):
+        here = ".".join(path)
+        children = [str(k) for k in node] if isinstance(node, DictConfig) else []
+        if here in parts:  # a part's own parameters, whose names its YAML declares
+            children = [k for k in parts[here] if k != "name"]
+        if name not in children:
+            full = ".".join([*path, name])
+            if here in parts and not children:
+                kind, chosen = here.rpartition(".")[2], parts[here]["name"]
+                raise ConfigError(f"unknown key '{full}': the {kind} '{chosen}' has no parameters; choose another by objective/{kind}=")
+            hint = nearest(name, children).replace("mean '", f"mean '{here}.") if here else _nearest_anywhere(cfg, key)
+            where = f"keys of {here}" if here else "keys"
+            listed = f" ({where}: {', '.join(children)})" if children else f" ({here} holds a value, not keys)"
+            raise ConfigError(f"unknown key '{full}'{hint}{listed}")
+        node = node[name] if isinstance(node, DictConfig) else None
+        path.append(name)
+    if isinstance(node, DictConfig) and not isinstance(value, Mapping):
+        raise ConfigError(f"{key}={_shown(value)}: {key} is a group of keys ({', '.join(map(str, node))}), not a value")
+
+
+def _nearest_anywhere(cfg: DictConfig, key: str) -> str:
+    """A key of that last name elsewhere: `beta` for `objective.beta`."""
+    last = key.rsplit(".", 1)[-1]
+    found = [k for k in leaves(cfg) if k.rsplit(".", 1)[-1] == last]
+    return f"; did you mean '{found[0]}'?" if found else nearest(key, leaves(cfg))
+
+
+def leaves(cfg: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and their values."""
+    found: dict[str, Any] = {}
+    for key in cfg:
+        value = cfg[key]
+        name = f"{prefix}{key}"
+        if isinstance(value, (DictConfig, Mapping)):
+            found.update(leaves(value, f"{name}."))
+        else:
+            found[name] = OmegaConf.to_container(value) if isinstance(value, ListConfig) else value
+    return found
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def _settle_gamma(cfg: DictConfig, groups: Mapping[str, str], sources: Sources) -> None:
+    """An experiment's gamma replaces the objective's; one file that sets both is an error."""
+    if "objective" not in cfg or OmegaConf.select(cfg, GAMMAS[0]) is None or OmegaConf.select(cfg, GAMMAS[1]) is None:
+        return
+    name = groups.get("experiment", "").partition("=")[2]
+    file = sources.file("experiment", name) if name else None
+    set_there = [] if file is None else [k for k in GAMMAS if OmegaConf.select(_plain(file), k) is not None]
+    if len(set_there) != 1:
+        where = file or f"conf/objective/{cfg.objective.name}.yaml"
+        raise ConfigError(f"{where}: gamma and gamma_beta_ratio are both set; give one (gamma = beta x ratio)")
+    OmegaConf.update(cfg, GAMMAS[1 - GAMMAS.index(set_there[0])], None)
+
+
+def _plain(file: Path) -> DictConfig:
+    loaded = OmegaConf.load(file)
+    assert isinstance(loaded, DictConfig)
+    return loaded
+
+
+def _part_defaults(raw: DictConfig, sources: Sources) -> dict[str, dict[str, Any]]:
+    """For objective.score, .shape and .link: the keys and defaults that the chosen part's YAML declares."""
+    declared: dict[str, dict[str, Any]] = {}
+    for kind in PARTS if "objective" in raw else ():
+        name = OmegaConf.select(raw, f"objective.{kind}.name")
+        file = sources.file(f"objective/{kind}", str(name))
+        if file is None:
+            raise ConfigError(f"objective/{kind}={name}: no such {kind} in conf/objective/{kind}")
+        loaded = OmegaConf.to_container(_plain(file))
+        assert isinstance(loaded, dict)
+        declared[f"objective.{kind}"] = {str(k): v for k, v in loaded.items()}
+    return declared
+
+
+def _check_parts(cfg: DictConfig, parts: Mapping[str, Mapping[str, Any]]) -> None:
+    """A part's parameters have the type of the default in its YAML; settings left from another part are dropped."""
+    for path, declared in parts.items():
+        chosen = OmegaConf.select(cfg, path)
+        settings = dict(declared)
+        for key, value in leaves(chosen).items():
+            if key not in declared:
+                continue  # objective/shape=identity under an objective whose YAML sets shape.alpha
+            settings[key] = _like(declared[key], value, f"{path}.{key}")
+        OmegaConf.update(cfg, path, settings, merge=False)
+
+
+def _like(default: Any, value: Any, key: str) -> Any:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(default, bool):
+        good = isinstance(value, bool)
+    elif isinstance(default, float):
+        good, value = number, float(value) if number else value
+    elif isinstance(default, int):
+        good = number and float(value).is_integer()
+    elif isinstance(default, str):
+        good = isinstance(value, str)
+    else:
+        good = True
+    if not good:
+        kind = {bool: "true or false", float: "a number", int: "a whole number", str: "a text"}[type(default)]
+        raise ConfigError(f"{key}={_shown(value)}: must be {kind}")
+    return value
+
+
+def normalise(value: Any) -> Any:
+    """-0.0 becomes 0.0 everywhere, so that equal configurations have equal hashes."""
+    if is_dataclass(value) and not isinstance(value, type):
+        for f in fields(value):
+            setattr(value, f.name, normalise(getattr(value, f.name)))
+        return value
+    if isinstance(value, dict):
+        return {k: normalise(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [normalise(v) for v in value]
+    return value + 0.0 if isinstance(value, float) else value
+
+
+def check(cfg: Any) -> None:
+    """Ranges and choices of the whole configuration.
+
+    Raises:
+        ConfigError: every fault found, in one line.
+    """
+    faults = list(_faults(cfg, ""))
+    if faults:
+        raise ConfigError("; ".join(faults))
+
+
+def _faults(cfg: Any, prefix: str) -> Iterable[str]:
+    for f in fields(cfg):
+        value, key = getattr(cfg, f.name), f"{prefix}{f.name}"
+        if is_dataclass(value):
+            yield from _faults(value, f"{key}.")
+            continue
+        yield from _fault(key, value, f.metadata)
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                yield from _fault(f"{key}.{name}", inner, {})
+    if isinstance(cfg, ObjectiveConfig) and cfg.gamma is not None and cfg.gamma_beta_ratio is not None:
+        yield f"{GAMMAS[0]} and {GAMMAS[1]} are both set: give one (gamma = beta x ratio)"
+
+
+def _fault(key: str, value: Any, limits: Mapping[str, Any]) -> Iterable[str]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{key}={value}: must be a finite number"
+        return
+    if value is None:
+        return
+    if "choices" in limits and value not in limits["choices"]:
+        yield f"{key}={value}: no such choice{nearest(str(value), limits['choices'])} (choices: {', '.join(limits['choices'])})"
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    tests = {"ge": lambda v, b: v >= b, "gt": lambda v, b: v > b, "le": lambda v, b: v <= b, "lt": lambda v, b: v < b}
+    for name, word in words.items():
+        if name in limits and not tests[name](value, limits[name]):
+            yield f"{key}={value}: must be {word} {limits[name]}"
+
+
+def to_yaml(cfg: Any) -> str:
+    """The resolved configuration as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.structured(cfg))
+
+
+def to_dict(cfg: Any) -> dict[str, Any]:
+    """The resolved configuration as plain containers."""
+    plain = OmegaConf.to_container(OmegaConf.structured(cfg))
+    assert isinstance(plain, dict)
+    return {str(k): v for k, v in plain.items()}
+
+
+def cache_dir() -> Path:
+    """$ALPHAPO_CACHE, else $XDG_CACHE_HOME/alphapo, else ~/.cache/alphapo. Not created."""
+    own = os.environ.get("ALPHAPO_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME")
+    return Path(own) if own else Path(base).expanduser() / "alphapo" if base else Path.home() / ".cache" / "alphapo"

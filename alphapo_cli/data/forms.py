@@ -1,0 +1,215 @@
+"""From a source row to a pair, for the four forms in which preference data is published.
+
+    form       prompt            chosen, rejected
+    pairs      text              answers as text
+    messages   messages or text  answers as message lists, alone or after the whole conversation
+    messages   none, or a copy   whole conversations that differ in the last message (UltraFeedback-binarized)
+    dialogue   none              whole texts "\\n\\nHuman: ...\\n\\nAssistant: ..." (HH-RLHF)
+
+Whatever the form, an answer is what follows the prompt that both sides share, up to the end of one assistant turn.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from alphapo_cli.data.records import ROLES, Conversation, Message, Side, TextPair, Verbatim
+from alphapo_cli.data.sources import CsvText, Row
+from alphapo_cli.errors import UsageError
+from alphapo_cli.schema import DataConfig
+
+_HEADER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_DIALOGUE_ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+def detect_form(row: Row, cfg: DataConfig) -> str:
+    """pairs, messages or dialogue: as `data.format` says, or from the columns and types of the first row.
+
+    Raises UsageError when an answer column is missing or when text answers come without a prompt.
+    """
+    if cfg.format != "auto":
+        return cfg.format
+    chosen, rejected = _column(row, cfg, "chosen"), _column(row, cfg, "rejected")
+    if isinstance(chosen, list) or isinstance(rejected, list):
+        return "messages"
+    if isinstance(chosen, str) and isinstance(rejected, str) and _is_dialogue(chosen) and _is_dialogue(rejected):
+        return "dialogue"
+    _column(row, cfg, "prompt", "; answers without a prompt are read only as dialogues or as message lists")
+    return "messages" if isinstance(row.values[cfg.prompt_column], list) else "pairs"
+
+
+def _is_dialogue(text: str) -> bool:
+    start = _HEADER.match(text)
+    return start is not None and "\n\nAssistant:" in text
+
+
+def to_pair(row: Row, form: str, cfg: DataConfig) -> TextPair | None:
+    """The pair in a row, or None when its two sides do not answer one common prompt.
+
+    Raises UsageError, naming the row, when a column is missing or of another type than the form asks for.
+    """
+    chosen, rejected = _column(row, cfg, "chosen"), _column(row, cfg, "rejected")
+    columns = _numbers(row.values, (cfg.prompt_column, cfg.chosen_column, cfg.rejected_column))
+    if form == "pairs":
+        return TextPair(
+            prompt=_text(_column(row, cfg, "prompt"), row, cfg.prompt_column),
+            chosen=_text(chosen, row, cfg.chosen_column),
+            rejected=_text(rejected, row, cfg.rejected_column),
+            columns=columns,
+            row=row.number,
+        )
+    if form == "dialogue":
+        return _from_dialogue(
+            _text(chosen, row, cfg.chosen_column, form), _text(rejected, row, cfg.rejected_column, form), columns, row
+        )
+    return _from_messages(chosen, rejected, columns, row, cfg)
+
+
+def _from_dialogue(chosen: str, rejected: str, columns: Mapping[str, float], row: Row) -> TextPair | None:
+    starts: list[int] = []
+    for text in (chosen, rejected):
+        headers = list(_HEADER.finditer(text))
+        if not headers or headers[0].start() > 0:
+            raise UsageError(f"{row.where}: a dialogue begins with '\\n\\nHuman:'; set data.format for another form")
+        if headers[-1].group(1) != "Assistant" or len(headers) < 2:
+            return None
+        starts.append(headers[-1].end())
+    prompt = chosen[: starts[0]]
+    if prompt != rejected[: starts[1]]:
+        return None
+    verbatim = Verbatim(prompt, chosen[starts[0] :], rejected[starts[1] :])
+    return TextPair(
+        prompt=_dialogue_messages(prompt),
+        chosen=_answer(verbatim.chosen),
+        rejected=_answer(verbatim.rejected),
+        columns=columns,
+        row=row.number,
+        verbatim=verbatim,
+    )
+
+
+def _dialogue_messages(prompt: str) -> Conversation:
+    # The last header opens the answer. Two turns of one speaker in a row become one message: many templates demand
+    # that roles alternate, and the exact text is kept beside.
+    headers = list(_HEADER.finditer(prompt))
+    messages: list[Message] = []
+    for header, following in itertools.pairwise(headers):
+        role, content = _DIALOGUE_ROLES[header.group(1)], prompt[header.end() : following.start()].strip()
+        if messages and messages[-1]["role"] == role:
+            messages[-1]["content"] += f"\n\n{content}"
+        else:
+            messages.append({"role": role, "content": content})
+    return tuple(messages)
+
+
+def _answer(text: str) -> Conversation:
+    return ({"role": "assistant", "content": text.strip()},)
+
+
+def _from_messages(
+    chosen: Any, rejected: Any, columns: Mapping[str, float], row: Row, cfg: DataConfig
+) -> TextPair | None:
+    prompt: Conversation | None = None
+    given = row.values.get(cfg.prompt_column)
+    if isinstance(given, list):
+        prompt = _messages(given, row, cfg.prompt_column)
+    elif given is not None:
+        prompt = ({"role": "user", "content": _text(given, row, cfg.prompt_column)},)
+    sides: list[Conversation] = []
+    for name, value in ((cfg.chosen_column, chosen), (cfg.rejected_column, rejected)):
+        if isinstance(value, str) and isinstance(given, list):
+            messages: Conversation = ({"role": "assistant", "content": value},)
+        else:
+            messages = _messages(value, row, name)
+        if not messages:
+            return None
+        if messages[0]["role"] == "assistant":
+            if prompt is None:
+                raise UsageError(
+                    f"{row.where}: '{name}' begins with an assistant message and there is no '{cfg.prompt_column}' "
+                    "column; set data.prompt_column"
+                )
+            messages = prompt + messages
+        elif isinstance(given, list) and messages[: len(prompt or ())] != prompt:
+            return None
+        if messages[-1]["role"] != "assistant":
+            raise UsageError(
+                f"{row.where}: '{name}' ends with role '{messages[-1]['role']}'; the answer is 'assistant'"
+            )
+        sides.append(messages)
+    first, second = sides
+    if first[:-1] != second[:-1] or len(first) < 2:
+        return None
+    return TextPair(prompt=first[:-1], chosen=first[-1:], rejected=second[-1:], columns=columns, row=row.number)
+
+
+def _messages(value: Any, row: Row, name: str) -> Conversation:
+    if not isinstance(value, list):
+        raise UsageError(f"{row.where}: '{name}' is {_type(value)}, not a message list; set data.format")
+    return tuple(_message(message, row, f"{name}[{index}]") for index, message in enumerate(value))
+
+
+def _message(value: Any, row: Row, name: str) -> Message:
+    if not isinstance(value, Mapping) or "role" not in value or "content" not in value:
+        keys = f" (keys: {', '.join(map(str, value))})" if isinstance(value, Mapping) else ""
+        raise UsageError(f"{row.where}: '{name}' is not a message with 'role' and 'content'{keys}")
+    role, content = value["role"], value["content"]
+    if role not in ROLES:
+        raise UsageError(f"{row.where}: '{name}' has role {role!r}; supported are {', '.join(ROLES)}")
+    if not isinstance(content, str):
+        raise UsageError(f"{row.where}: the content of '{name}' is {_type(content)}, not text")
+    return {"role": role, "content": content}
+
+
+def _text(value: Any, row: Row, name: str, form: str = "pairs") -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{row.where}: '{name}' is {_type(value)}, not text as in the form '{form}'; set data.format")
+    return str(value)
+
+
+def _column(row: Row, cfg: DataConfig, part: str, hint: str = "") -> Any:
+    name: str = getattr(cfg, f"{part}_column")
+    if row.values.get(name) is None:
+        state = "is null" if name in row.values else "is missing"
+        present = [str(key) for key in row.values]
+        close = difflib.get_close_matches(name, [key for key in present if key != name], n=1, cutoff=0.6)
+        fix = f"; did you mean data.{part}_column={close[0]}?" if close else hint
+        raise UsageError(f"{row.where}: column '{name}' {state} (columns: {', '.join(present) or 'none'}){fix}")
+    return row.values[name]
+
+
+def _numbers(values: Mapping[str, Any], used: tuple[str, ...]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if name in used:
+            continue
+        if isinstance(value, bool | int | float | CsvText):
+            try:
+                number = float(value)
+            except (ValueError, OverflowError):
+                continue
+            if math.isfinite(number):
+                found[name] = number
+    return found
+
+
+def _type(value: Any) -> str:
+    names = {
+        list: "a list",
+        dict: "an object",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        type(None): "null",
+    }
+    return "text" if isinstance(value, str) else names.get(type(value), f"a {type(value).__name__}")
+
+
+def answer_text(answer: Side) -> str:
+    """The answer as text, whichever way it is written."""
+    return answer if isinstance(answer, str) else answer[-1]["content"]

@@ -1,0 +1,74 @@
+"""Preference pairs from files and from the hub: read, brought to one form, and cleaned of what cannot train.
+
+A row whose two sides share no prompt, whose answer is empty or whose answers are the same carries no preference: it is
+left out and counted. A row that is broken (no `rejected`, a number where text belongs) is an error that names it.
+"""
+
+from __future__ import annotations
+
+from alphapo_cli.data.forms import answer_text, detect_form, to_pair
+from alphapo_cli.data.records import LoadCounts, LoadedPairs, TextPair
+from alphapo_cli.data.sources import Row, read_files, read_hub
+from alphapo_cli.errors import UsageError
+from alphapo_cli.schema import DataConfig
+
+
+def has_evaluation(cfg: DataConfig) -> bool:
+    """Whether the configuration names evaluation pairs of their own; a local file hides the hub's evaluation split."""
+    return cfg.eval_path is not None or (cfg.source == "hub" and cfg.path is None and cfg.eval_split is not None)
+
+
+def load_pairs(cfg: DataConfig, *, evaluation: bool = False) -> LoadedPairs:
+    """Reads the training pairs, or those of `data.eval_path` / `data.eval_split`.
+
+    A local path wins over a hub name. `data.limit` takes the first rows of the training source, before anything is left
+    out. Raises UsageError (exit 2) for missing, empty or broken data, naming file and row.
+    """
+    rows, description = _read(cfg, evaluation)
+    if not rows:
+        raise UsageError(f"{description}: holds no pairs; alphapo needs rows with prompt, chosen and rejected")
+    form = detect_form(rows[0], cfg)
+    counts = {"no_common_prompt": 0, "emptied": 0, "identical": 0, "duplicates": 0, "duplicates_dropped": 0}
+    pairs: list[TextPair] = []
+    seen: set[str] = set()
+    for row in rows:
+        pair = to_pair(row, form, cfg)
+        if pair is None:
+            counts["no_common_prompt"] += 1
+            continue
+        chosen, rejected = answer_text(pair.chosen).strip(), answer_text(pair.rejected).strip()
+        if not chosen or not rejected:
+            counts["emptied"] += 1
+            continue
+        if chosen == rejected:
+            counts["identical"] += 1
+            continue
+        key = pair.content_key
+        if key in seen:
+            counts["duplicates"] += 1
+            if cfg.duplicates == "drop":
+                counts["duplicates_dropped"] += 1
+                continue
+        seen.add(key)
+        pairs.append(pair)
+    if not pairs:
+        reasons = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items() if value)
+        raise UsageError(f"{description}: none of its {len(rows)} rows is usable as {form} ({reasons})")
+    return LoadedPairs(pairs, LoadCounts(read=len(rows), **counts), f"{description} ({form})", form)
+
+
+def _read(cfg: DataConfig, evaluation: bool) -> tuple[list[Row], str]:
+    if evaluation and not has_evaluation(cfg):
+        raise UsageError(
+            "no evaluation pairs are configured: set data.eval_path or, for a hub data set, data.eval_split"
+        )
+    path = cfg.eval_path if evaluation else cfg.path
+    limit = None if evaluation else cfg.limit
+    if path is not None:
+        return read_files(path, limit), path
+    if cfg.source == "hub":
+        if cfg.name is None:
+            raise UsageError("data.name is not set: type data.name=OWNER/DATASET, or data.path=FILE for a local file")
+        split = (cfg.eval_split or "") if evaluation else cfg.split
+        return read_hub(cfg.name, cfg.config, split, cfg.revision, limit), f"{cfg.name}:{split}"
+    raise UsageError("data.path is not set: type data.path=FILE (.jsonl, .jsonl.gz, .json, .json.gz, .csv or .parquet)")

@@ -1,0 +1,190 @@
+"""From loaded pairs to what training reads: token ids, the held-out probe, and a table that says what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alphapo_cli.data.cache import encode_cached, tokenizer_hash
+from alphapo_cli.data.holdout import DEFAULT_PROBE_PAIRS, hold_out, ordered
+from alphapo_cli.data.records import LoadCounts, LoadedPairs, Side, TextPair, digest
+from alphapo_cli.data.tokenise import Encoded, TokenCounts
+from alphapo_cli.data.tokens import TokenPair, TokenPairs
+from alphapo_cli.schema import DataConfig, ProbeConfig
+
+__all__ = ["PreparedData", "PromptSample", "TokenPair", "TokenPairs", "prepare", "tokenizer_hash"]
+
+_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class PromptSample:
+    """A training prompt as `encode_prompt` takes it, with the ids that training conditions on."""
+
+    prompt: Side
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Training and probe pairs as ids.
+
+    `table`: (label, value) rows to print, free of the data's own text. `report`: the same counts as numbers, for the
+    manifest. `key`: hex SHA-256 of everything in `train` and `probe`. `prompt_samples`: the first training prompts.
+    """
+
+    train: TokenPairs
+    probe: TokenPairs
+    table: list[tuple[str, str]]
+    report: dict[str, Any]
+    key: str
+    prompt_samples: list[PromptSample]
+
+
+def prepare(
+    cfg: DataConfig,
+    probe: ProbeConfig,
+    tokenizer: Any,
+    *,
+    train_pairs: LoadedPairs,
+    probe_pairs: LoadedPairs | None,
+    cache_dir: Path,
+) -> PreparedData:
+    """Tokenises pairs (through the cache) and holds out the probe.
+
+    With `probe_pairs` the probe is the first `probe.pairs` (256) of them in order of prompt hash, and all training
+    pairs train; without, it is taken out of the training pairs (see `holdout`). Raises UsageError as `encode_pairs`
+    does, and when no training pair remains.
+    """
+    encoded, key = encode_cached(train_pairs.pairs, tokenizer, cfg, cache_dir)
+    every = _token_pairs(train_pairs.pairs, encoded)
+    contents = [train_pairs.pairs[place].content_key for place in encoded.kept]
+    probe_report: dict[str, Any] = {}
+    if probe_pairs is None:
+        train_places, probe_places = hold_out(every.prompt_keys, contents, probe.pairs)
+        train, held = every.select(train_places), every.select(probe_places)
+        keys = [key, probe_places]
+    else:
+        probe_encoded, probe_key = encode_cached(probe_pairs.pairs, tokenizer, cfg, cache_dir)
+        measured = _token_pairs(probe_pairs.pairs, probe_encoded)
+        probe_contents = [probe_pairs.pairs[place].content_key for place in probe_encoded.kept]
+        places = ordered(measured.prompt_keys, probe_contents)[: probe.pairs or DEFAULT_PROBE_PAIRS]
+        train, held = every, measured.select(places)
+        keys = [key, probe_key, places]
+        known = set(train.prompt_keys)
+        probe_report = {
+            "probe_source": probe_pairs.description,
+            "probe_prompts_in_training": len({name for name in held.prompt_keys if name in known}),
+            **{f"probe_{name}": value for name, value in asdict(probe_pairs.counts).items()},
+        }
+    report = _report(train_pairs, encoded, train, held, tokenizer) | probe_report
+    return PreparedData(
+        train=train,
+        probe=held,
+        table=_table(report, train_pairs.counts, encoded.counts),
+        report=report,
+        key=digest([keys, sorted(every.columns), contents, _columns_hash(train, held)]),
+        prompt_samples=[
+            _sample(train_pairs.pairs, train, n, encoded.template) for n in range(min(_SAMPLES, len(train)))
+        ],
+    )
+
+
+def _token_pairs(pairs: Sequence[TextPair], encoded: Encoded) -> TokenPairs:
+    kept = [pairs[place] for place in encoded.kept]
+    names = sorted({name for pair in kept for name in pair.columns})
+    return TokenPairs(
+        prompt=encoded.prompt,
+        chosen=encoded.chosen,
+        rejected=encoded.rejected,
+        prompt_keys=tuple(pair.prompt_key for pair in kept),
+        index=np.asarray(encoded.kept, np.int64),
+        columns={name: np.array([pair.columns.get(name, np.nan) for pair in kept], np.float64) for name in names},
+    )
+
+
+def _columns_hash(*sets: TokenPairs) -> str:
+    # Objectives may read columns, so that the key of what is computed from these pairs must hold them.
+    return digest([[name, values.tobytes().hex()] for pairs in sets for name, values in sorted(pairs.columns.items())])
+
+
+def _sample(pairs: Sequence[TextPair], train: TokenPairs, position: int, template: str) -> PromptSample:
+    pair = pairs[int(train.index[position])]
+    plain = template == "plain" and pair.verbatim is not None
+    prompt = pair.verbatim.prompt if plain and pair.verbatim is not None else pair.prompt
+    return PromptSample(prompt, tuple(train.prompt[position].tolist()))
+
+
+def _report(
+    loaded: LoadedPairs, encoded: Encoded, train: TokenPairs, probe: TokenPairs, tokenizer: Any
+) -> dict[str, Any]:
+    load, token = loaded.counts, encoded.counts
+    chosen, rejected = train.chosen.lengths, train.rejected.lengths
+    return {
+        "source": loaded.description,
+        "form": loaded.form,
+        "template": encoded.template,
+        "tokenizer": tokenizer_hash(tokenizer),
+        "pairs_read": load.read,
+        "pairs_usable": len(encoded.kept),
+        "no_common_prompt": load.no_common_prompt,
+        "emptied": load.emptied + token.emptied,
+        "identical": load.identical + token.identical,
+        "duplicates": load.duplicates,
+        "duplicates_dropped": load.duplicates_dropped,
+        "template_refused": token.refused,
+        "truncated_pairs": token.truncated_pairs,
+        "truncated_prompts": token.truncated_prompts,
+        "truncated_completions": token.truncated_completions,
+        "boundary_splits": token.boundary,
+        "boundary_inexact": token.inexact,
+        "special_inside": token.special_inside,
+        "train_pairs": len(train),
+        "probe_pairs": len(probe),
+        "mean_prompt_tokens": float(train.prompt.lengths.mean()),
+        "mean_chosen_tokens": float(chosen.mean()),
+        "mean_rejected_tokens": float(rejected.mean()),
+        "mean_chosen_minus_rejected_tokens": float((chosen - rejected).mean()),
+        "unknown_share": token.unknown / max(token.tokens, 1),
+    }
+
+
+def _table(report: dict[str, Any], load: LoadCounts, token: TokenCounts) -> list[tuple[str, str]]:
+    duplicates = f"{load.duplicates:,}" + (" (dropped)" if load.duplicates_dropped else "")
+    cut = (
+        f"{token.truncated_pairs:,} ({token.truncated_prompts:,} prompts, {token.truncated_completions:,} completions)"
+    )
+    rows = [
+        ("data", report["source"]),
+        ("pairs read", f"{load.read:,}"),
+        ("usable", f"{report['pairs_usable']:,}"),
+        ("skipped: no common prompt", f"{load.no_common_prompt:,}"),
+        ("skipped: empty answer", f"{report['emptied']:,}"),
+        ("skipped: identical answers", f"{report['identical']:,}"),
+        ("duplicates", duplicates),
+        ("truncated", cut),
+        ("split at the boundary", f"{token.boundary:,}"),
+    ]
+    # Rare enough to be shown only where they happen.
+    rare = [
+        ("skipped: refused by the template", token.refused),
+        ("split with a change of text", token.inexact),
+        ("answers spelling special tokens", token.special_inside),
+        ("probe prompts also in training", report.get("probe_prompts_in_training", 0)),
+    ]
+    rows += [(label, f"{value:,}") for label, value in rare if value]
+    return [
+        *rows,
+        ("training pairs", f"{report['train_pairs']:,}"),
+        ("probe pairs", f"{report['probe_pairs']:,}"),
+        ("mean prompt tokens", f"{report['mean_prompt_tokens']:.1f}"),
+        ("mean chosen tokens", f"{report['mean_chosen_tokens']:.1f}"),
+        ("mean rejected tokens", f"{report['mean_rejected_tokens']:.1f}"),
+        ("mean chosen minus rejected", f"{report['mean_chosen_minus_rejected_tokens']:+.1f}"),
+        ("unknown tokens", f"{report['unknown_share']:.2%}"),
+        ("template", report["template"]),
+    ]

@@ -1,0 +1,242 @@
+"""Rows from local files and from the hub, each with the place that an error message names.
+
+Files are read with the standard library and pyarrow rather than through `datasets`: a broken line is then reported by
+its number, nothing is copied into a cache, and no network is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import glob
+import gzip
+import io
+import itertools
+import json
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alphapo_cli.errors import UsageError, nearest
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".parquet")
+REACH_SECONDS = 5.0
+
+
+class CsvText(str):
+    """A CSV field: text that may stand for a number, since CSV has no types."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One source row: its values, its number from 1, and where it is ("pairs.jsonl: line 3")."""
+
+    values: dict[str, Any]
+    number: int
+    where: str
+
+
+def read_files(path: str, limit: int | None = None) -> list[Row]:
+    """The rows of a file, of every readable file in a folder, or of a glob, in name order; the first `limit`.
+
+    Raises UsageError, naming file and line, for what is missing, unreadable or not a table.
+    """
+    rows = itertools.chain.from_iterable(_read_file(file) for file in find_files(path))
+    return list(itertools.islice(rows, limit))
+
+
+def find_files(path: str) -> list[Path]:
+    """The files that `path` names. Raises UsageError with the nearest existing name when there is none."""
+    given = Path(path).expanduser()
+    if given.is_dir():
+        found = sorted(file for file in given.iterdir() if file.is_file() and _suffix(file))
+        if not found:
+            raise UsageError(f"{path}: no data file in this folder; alphapo reads {', '.join(SUFFIXES)}")
+        return found
+    if given.is_file():
+        if not _suffix(given):
+            raise UsageError(f"{path}: unknown file type; alphapo reads {', '.join(SUFFIXES)}")
+        return [given]
+    if glob.has_magic(path):
+        found = sorted(Path(name) for name in glob.glob(str(given)) if Path(name).is_file() and _suffix(Path(name)))
+        if found:
+            return found
+        raise UsageError(f"{path}: no data file matches; alphapo reads {', '.join(SUFFIXES)}")
+    folder = given.parent
+    if not folder.is_dir():
+        raise UsageError(f"{path}: no such file; the folder {folder} does not exist either")
+    hint = nearest(given.name, [file.name for file in folder.iterdir()])
+    raise UsageError(f"{path}: no such file{hint or '; set data.path to a file of ' + ', '.join(SUFFIXES)}")
+
+
+def _suffix(path: Path) -> str | None:
+    name = path.name.lower()
+    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
+
+
+def _read_file(path: Path) -> Iterator[Row]:
+    suffix = _suffix(path)
+    try:
+        if suffix == ".parquet":
+            yield from _read_parquet(path)
+        elif suffix == ".csv":
+            yield from _read_csv(path)
+        elif suffix in (".json", ".json.gz"):
+            yield from _read_json(path)
+        else:
+            with _open(path) as stream:
+                yield from _read_lines(path, stream)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UsageError(f"{path}: not a whole gzip file ({error}); copy it again") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _open(path: Path) -> io.TextIOBase | io.TextIOWrapper:
+    # utf-8-sig: spreadsheets and some editors put a byte-order mark first.
+    if path.name.lower().endswith(".gz"):
+        return io.TextIOWrapper(gzip.open(path, "rb"), encoding="utf-8-sig")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _read_lines(path: Path, stream: Iterator[str] | io.TextIOBase) -> Iterator[Row]:
+    for number, line in enumerate(stream, 1):
+        if not line.strip():
+            continue
+        where = f"{path}: line {number}"
+        try:
+            value = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            what = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
+            raise UsageError(f"{where}: broken JSON ({what}); each line holds one JSON object") from error
+        yield Row(_object(value, where), number, where)
+
+
+def _read_json(path: Path) -> Iterator[Row]:
+    with _open(path) as stream:
+        text = stream.read()
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        # Many ".json" files hold one object a line.
+        if error.msg == "Extra data" and text.lstrip().startswith("{"):
+            yield from _read_lines(path, io.StringIO(text))
+            return
+        raise UsageError(f"{path}: line {error.lineno}: broken JSON ({error.msg} at column {error.colno})") from error
+    if isinstance(values, dict) and len(values) == 1 and isinstance(next(iter(values.values())), list):
+        values = next(iter(values.values()))
+    if not isinstance(values, list):
+        raise UsageError(f"{path}: holds a JSON {_kind(values)}; a list of objects is expected")
+    for number, value in enumerate(values, 1):
+        where = f"{path}: row {number}"
+        yield Row(_object(value, where), number, where)
+
+
+def _read_csv(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    with _open(path) as stream:
+        reader = csv.DictReader(stream)
+        try:
+            for number, values in enumerate(reader, 1):
+                where = f"{path}: row {number}"
+                if None in values:
+                    raise UsageError(f"{where}: more fields than the header names; quote fields that hold commas")
+                fields = {key: CsvText(value) for key, value in values.items() if value is not None}
+                yield Row(fields, number, where)
+        except csv.Error as error:
+            raise UsageError(f"{path}: line {reader.line_num}: broken CSV ({error})") from error
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(values, number, f"{path}: row {number}")
+    except pyarrow.ArrowException as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{path}: not a readable Parquet file ({reason})") from error
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{where}: holds a JSON {_kind(value)}; an object with prompt, chosen, rejected is expected")
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
+    return names.get(type(value), "null")
+
+
+def read_hub(name: str, config: str | None, split: str, revision: str | None, limit: int | None = None) -> list[Row]:
+    """The first `limit` rows of a hub data set's split, from the network or the local cache.
+
+    Raises UsageError when the data set, its configuration or its split does not exist or cannot be reached. A machine
+    without network is told so in seconds: `datasets` itself retries for half a minute.
+    """
+    import datasets
+
+    local = "type data.path=FILE to read a local copy"
+    with _offline_when_unreachable(name, revision) as problem:
+        try:
+            rows = datasets.load_dataset(name, config, split=split, revision=revision)
+        except (ConnectionError, TimeoutError, datasets.exceptions.DatasetNotFoundError) as error:
+            raise UsageError(
+                f"hub data set '{name}': {problem or _first_line(error)}, and it is not in the cache; {local}"
+            ) from error
+        except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            raise UsageError(
+                f"hub data set '{name}' (data.config={config or 'null'}, data.split={split}): {_first_line(error)}"
+            ) from error
+    if limit is not None:
+        rows = rows.select(range(min(limit, len(rows))))
+    return [Row(dict(values), number, f"{name}: row {number}") for number, values in enumerate(rows, 1)]
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".")
+
+
+@contextlib.contextmanager
+def _offline_when_unreachable(name: str, revision: str | None) -> Iterator[str | None]:
+    """Asks the hub once; when it does not answer, `datasets` looks only into its cache while the block runs."""
+    import huggingface_hub
+    from huggingface_hub import constants, errors
+
+    if constants.HF_HUB_OFFLINE or Path(name).exists():
+        yield "the hub is switched off (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else None
+        return
+    try:
+        huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=REACH_SECONDS)
+    except errors.GatedRepoError:
+        problem: str | None = "access is gated (ask for it on its page, then hf auth login)"
+    except errors.RevisionNotFoundError:
+        problem = f"no revision '{revision}'"
+    except errors.RepositoryNotFoundError:
+        problem = "no such data set on the hub, or no access to it (hf auth login)"
+    except (errors.HfHubHTTPError, ValueError) as error:
+        problem = _first_line(error)
+    except Exception as error:  # whatever the HTTP library of the day raises without a network
+        problem = f"the hub cannot be reached ({_first_line(error)})"
+    else:
+        problem = None
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or problem is not None
+    try:
+        yield problem
+    finally:
+        constants.HF_HUB_OFFLINE = before

@@ -1,0 +1,266 @@
+"""From pairs to token ids, so that training sees what generation sees.
+
+The prompt's ids are those that generation is fed, the same for both sides. A completion is tokenised within the whole
+text and split off behind the prompt; where one token reaches over the boundary, only its part behind the boundary is
+tokenised anew. The alternative, tokenising prompt and completion apart, changes the completion's first token for every
+tokenizer that treats the beginning of a text specially.
+
+Every sequence holds one BOS, if the tokenizer or its template uses one, and every completion that was not cut ends
+with one end token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from alphapo_cli.data.known import check_known, round_trip_loss, unknown_id
+from alphapo_cli.data.records import Side, TextPair
+from alphapo_cli.data.template import Rendered, Style, TemplateRefusal, render_pair, render_prompt, style_of
+from alphapo_cli.data.tokens import Ragged
+from alphapo_cli.errors import UsageError
+from alphapo_cli.schema import DataConfig
+
+_CHUNK = 512  # pairs whose texts are in memory at once
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """What happened to the pairs; `tokens` and `unknown` count ids, the others pairs unless they say completions.
+
+    `refused`: left out because the template takes no such conversation. `emptied`, `identical`: left out because
+    nothing, or nothing different, remained. `boundary`: a token reached from the prompt into a completion and was
+    split; `inexact`: of these, the text of prompt and completion is then not the original one. `special_inside`: an
+    answer spells a special token out.
+    """
+
+    refused: int = 0
+    emptied: int = 0
+    identical: int = 0
+    boundary: int = 0
+    inexact: int = 0
+    truncated_prompts: int = 0
+    truncated_completions: int = 0
+    truncated_pairs: int = 0
+    special_inside: int = 0
+    tokens: int = 0
+    unknown: int = 0
+
+    def __add__(self, other: TokenCounts) -> TokenCounts:
+        return TokenCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """n pairs as ids. `kept` [n]: their places among the pairs that were given. `template`: chat or plain."""
+
+    prompt: Ragged
+    chosen: Ragged
+    rejected: Ragged
+    kept: tuple[int, ...]
+    counts: TokenCounts
+    template: str
+
+
+def encode_prompt(prompt: Side, tokenizer: Any, cfg: DataConfig) -> list[int]:
+    """The ids that generation is fed for a prompt, and that training conditions on.
+
+    `prompt` is text (one user message under a chat template) or messages. Cut from the left to
+    `data.max_prompt_length`, keeping a leading BOS. Raises UsageError for messages without chat template.
+    """
+    style = style_of(tokenizer, cfg)
+    bare = _ids(tokenizer, [render_prompt(prompt, tokenizer, cfg, style)])[0]
+    whole, lead = _with_prefix(bare, style, tokenizer)
+    return _cut_left(whole, cfg.max_prompt_length, lead)
+
+
+def end_token_id(tokenizer: Any, cfg: DataConfig) -> int:
+    """The id that closes every completion; generation must stop at it (it is not always the tokenizer's EOS)."""
+    return style_of(tokenizer, cfg).end_id
+
+
+def encode_pairs(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig) -> Encoded:
+    """Tokenises pairs and cuts them to `data.max_length`.
+
+    Raises UsageError for message data without chat template, for a template in which the answer cannot be found, when
+    no pair remains, and when more than `data.max_unknown` of the tokens are unknown to the tokenizer.
+    """
+    style = style_of(tokenizer, cfg)
+    counts = TokenCounts()
+    kept: list[int] = []
+    sides: tuple[list[list[int]], list[list[int]], list[list[int]]] = ([], [], [])
+    refusal: TemplateRefusal | None = None
+    for start in range(0, len(pairs), _CHUNK):
+        rendered: dict[int, Rendered] = {}
+        for place in range(start, min(start + _CHUNK, len(pairs))):
+            try:
+                texts = render_pair(pairs[place], tokenizer, cfg, style)
+            except TemplateRefusal as error:
+                refusal = refusal or error
+                counts += TokenCounts(refused=1)
+                continue
+            if texts is None:
+                counts += TokenCounts(emptied=1)
+            else:
+                rendered[place] = texts
+        for place, triple, of_pair in _encode_chunk(rendered, tokenizer, cfg, style):
+            counts += of_pair
+            if triple is not None:
+                kept.append(place)
+                for column, ids in zip(sides, triple, strict=True):
+                    column.append(ids)
+    if not kept:
+        reason = str(refusal) if refusal else f"{counts.emptied} empty, {counts.identical} identical after tokenisation"
+        raise UsageError(f"no pair is left to train on: {reason}")
+    sample = [pairs[kept[i * len(kept) // min(64, len(kept))]] for i in range(min(64, len(kept)))]
+    loss = (0.0, "") if counts.unknown else round_trip_loss(sample, tokenizer, cfg, style)
+    check_known(counts.unknown, counts.tokens, loss, [pairs[place] for place in kept], tokenizer, cfg, style)
+    prompt, chosen, rejected = (Ragged.from_lists(side) for side in sides)
+    return Encoded(prompt, chosen, rejected, tuple(kept), counts, style.name)
+
+
+Triple = tuple[list[int], list[int], list[int]]
+
+
+def _encode_chunk(
+    rendered: dict[int, Rendered], tokenizer: Any, cfg: DataConfig, style: Style
+) -> list[tuple[int, Triple | None, TokenCounts]]:
+    if not rendered:
+        return []
+    texts = list(rendered.values())
+    prompts = _ids(tokenizer, [text.prompt for text in texts])
+    encodings = _encodings(
+        tokenizer, [text.prompt + answer for text in texts for answer in (text.chosen, text.rejected)]
+    )
+    unknown = unknown_id(tokenizer, style)
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    out: list[tuple[int, Triple | None, TokenCounts]] = []
+    for n, (place, text) in enumerate(rendered.items()):
+        prompt, lead = _with_prefix(prompts[n], style, tokenizer)
+        if not prompt:
+            # Without a BOS an empty prompt leaves the first token of a completion without a context to predict it from.
+            out.append((place, None, TokenCounts(emptied=1)))
+            continue
+        first = _split(prompts[n], text.prompt, text.chosen, encodings[2 * n], tokenizer)
+        second = _split(prompts[n], text.prompt, text.rejected, encodings[2 * n + 1], tokenizer)
+        chosen = first.ids if text.chosen_ends else [*first.ids, style.end_id]
+        rejected = second.ids if text.rejected_ends else [*second.ids, style.end_id]
+        triple, cut = truncate(prompt, chosen, rejected, lead, cfg)
+        if triple[1] == triple[2]:
+            out.append((place, None, TokenCounts(identical=1)))
+            continue
+        counts = replace(
+            cut,
+            boundary=int(first.straddled or second.straddled),
+            inexact=int(not (first.exact and second.exact)),
+            special_inside=int(any(not special.isdisjoint(ids[:-1]) for ids in (chosen, rejected))),
+            tokens=sum(map(len, triple)),
+            unknown=0 if unknown is None else sum(ids.count(unknown) for ids in triple),
+        )
+        out.append((place, triple, counts))
+    return out
+
+
+def truncate(
+    prompt: list[int], chosen: list[int], rejected: list[int], lead: int, cfg: DataConfig
+) -> tuple[Triple, TokenCounts]:
+    """Cuts a pair to `max_prompt_length` and `max_length`.
+
+    The prompt loses its beginning (but not its `lead` first ids), down to half of max_length; then completions lose
+    their end, end token included, since a model must not learn to stop where the data was cut. A completion keeps at
+    least one token.
+    """
+    kept = _cut_left(prompt, cfg.max_prompt_length, lead)
+    longest = max(len(chosen), len(rejected))
+    if len(kept) + longest > cfg.max_length:
+        kept = _cut_left(kept, max(cfg.max_length - longest, min(len(kept), cfg.max_length // 2)), lead)
+    room = cfg.max_length - len(kept)
+    prompts = int(len(kept) < len(prompt))
+    completions = (len(chosen) > room) + (len(rejected) > room)
+    counts = TokenCounts(
+        truncated_prompts=prompts, truncated_completions=completions, truncated_pairs=int(prompts + completions > 0)
+    )
+    return (kept, chosen[:room], rejected[:room]), counts
+
+
+def _cut_left(ids: list[int], length: int | None, lead: int) -> list[int]:
+    if length is None or len(ids) <= length:
+        return ids
+    lead = min(lead, length)
+    return ids[:lead] + ids[len(ids) - (length - lead) :]
+
+
+def _with_prefix(ids: list[int], style: Style, tokenizer: Any) -> tuple[list[int], int]:
+    """Ids with the tokenizer's own prefix, once; and how many of them stay when the prompt is cut from the left."""
+    lead = len(style.prefix)
+    if lead and tuple(ids[:lead]) != style.prefix:
+        return [*style.prefix, *ids], lead
+    return ids, lead or int(bool(ids) and ids[0] == tokenizer.bos_token_id)
+
+
+@dataclass(frozen=True)
+class _Split:
+    ids: list[int]
+    straddled: bool = False
+    exact: bool = True
+
+
+def _split(prompt_ids: list[int], prompt: str, completion: str, whole: Any, tokenizer: Any) -> _Split:
+    """The completion's ids out of the whole text's encoding (a tokenizers.Encoding)."""
+    ids: list[int] = whole.ids
+    if ids[: len(prompt_ids)] == prompt_ids:
+        return _Split(ids[len(prompt_ids) :])
+    # A token reaches over the boundary, or the text behind the prompt changes the prompt's own tokens.
+    want = _decode(tokenizer, ids)
+    attempts = [[*fragment, *rest] for fragment, rest in _repairs(prompt, completion, whole, tokenizer)]
+    for attempt in attempts:
+        if _decode(tokenizer, [*prompt_ids, *attempt]) == want:
+            return _Split(attempt, straddled=True)
+    return _Split(attempts[0], straddled=True, exact=False)
+
+
+def _repairs(prompt: str, completion: str, whole: Any, tokenizer: Any) -> list[tuple[list[int], list[int]]]:
+    """Ways to tokenise anew the text between the boundary and a later token: the least first, all of it last.
+
+    A token later than the first one behind the boundary is tried too, because some tokenizers' offsets leave out the
+    space that belongs to a token.
+    """
+    offsets: list[tuple[int, int]] = whole.offsets
+    inside = [k for k, (start, stop) in enumerate(offsets) if start >= len(prompt) and stop > start]
+    stops = [(offsets[k][0] - len(prompt), k) for k in inside[:2]]
+    repairs: list[tuple[list[int], list[int]]] = []
+    for length, k in [*stops, (len(completion), len(offsets))]:
+        fragment = completion[:length]
+        if not fragment:
+            repairs.append(([], whole.ids[k:]))
+            continue
+        repairs.extend((ids, whole.ids[k:]) for ids in _fragment_ids(fragment, tokenizer))
+    return repairs
+
+
+def _fragment_ids(fragment: str, tokenizer: Any) -> list[list[int]]:
+    # By itself; and behind a line break, for tokenizers that put a space before the beginning of a text.
+    behind = _encodings(tokenizer, ["\n" + fragment])[0]
+    anchored = [i for i, (start, _) in zip(behind.ids, behind.offsets, strict=True) if start >= 1]
+    return [_ids(tokenizer, [fragment])[0], anchored]
+
+
+def _decode(tokenizer: Any, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _encode(tokenizer: Any, texts: list[str]) -> Any:
+    return tokenizer(
+        texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+    )
+
+
+def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    ids: list[list[int]] = _encode(tokenizer, texts)["input_ids"]
+    return ids
+
+
+def _encodings(tokenizer: Any, texts: list[str]) -> list[Any]:
+    encodings: list[Any] = _encode(tokenizer, texts).encodings
+    return encodings

@@ -1,0 +1,104 @@
+"""Tokenised pairs as flat arrays: four bytes a token, saved and loaded without a copy per sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[np.int32]
+Index = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Sequences of different lengths: `ids` [sum of lengths] int32, `offsets` [n + 1] int64."""
+
+    ids: Ids
+    offsets: Index
+
+    @classmethod
+    def from_lists(cls, sequences: Sequence[Sequence[int]]) -> Ragged:
+        offsets = np.zeros(len(sequences) + 1, np.int64)
+        np.cumsum([len(sequence) for sequence in sequences], out=offsets[1:])
+        flat = np.empty(int(offsets[-1]), np.int32)
+        for sequence, start, stop in zip(sequences, offsets[:-1], offsets[1:], strict=True):
+            flat[start:stop] = sequence
+        return cls(flat, offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> Ids:
+        return self.ids[self.offsets[index] : self.offsets[index + 1]]
+
+    @property
+    def lengths(self) -> Index:
+        """[n] tokens."""
+        return np.diff(self.offsets)
+
+    def select(self, indices: Sequence[int] | Index) -> Ragged:
+        """The sequences at `indices`, in that order."""
+        return Ragged.from_lists([self[int(index)] for index in indices])  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class TokenPair:
+    """One pair: token ids of the prompt and of both completions, each completion with its end token.
+
+    `index` is its place in the data set that it was taken from.
+    """
+
+    prompt: Ids
+    chosen: Ids
+    rejected: Ids
+    columns: Mapping[str, float]
+    index: int
+
+
+@dataclass(frozen=True)
+class TokenPairs:
+    """n tokenised pairs.
+
+    `columns`: per-pair numbers [n] float64, NaN where a row has none. `prompt_keys`: n hex digests, equal for equal
+    prompts. `index` [n]: each pair's place among the usable pairs of its source.
+    """
+
+    prompt: Ragged
+    chosen: Ragged
+    rejected: Ragged
+    prompt_keys: tuple[str, ...]
+    index: Index
+    columns: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.prompt)
+
+    def __getitem__(self, position: int) -> TokenPair:
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"pair {position} of {len(self)}")
+        position %= len(self)
+        return TokenPair(
+            prompt=self.prompt[position],
+            chosen=self.chosen[position],
+            rejected=self.rejected[position],
+            columns={name: float(values[position]) for name, values in self.columns.items()},
+            index=int(self.index[position]),
+        )
+
+    def __iter__(self) -> Iterator[TokenPair]:
+        return (self[position] for position in range(len(self)))
+
+    def select(self, indices: Sequence[int] | Index) -> TokenPairs:
+        """The pairs at `indices`, in that order."""
+        places = np.asarray(indices, np.int64)
+        return TokenPairs(
+            prompt=self.prompt.select(places),
+            chosen=self.chosen.select(places),
+            rejected=self.rejected.select(places),
+            prompt_keys=tuple(self.prompt_keys[int(place)] for place in places),
+            index=self.index[places],
+            columns={name: values[places] for name, values in self.columns.items()},
+        )

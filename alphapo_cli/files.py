@@ -1,0 +1,124 @@
+"""Writing that a kill cannot leave half done, and JSON that every parser reads.
+
+Files are written under a temporary name in their own directory, flushed to disk and renamed, so that a reader sees the
+old content or the new one and never a part. Logs are the exception: they grow line by line, and a torn last line (the
+process died while writing it) is left out when read and cut off before the next line is added.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from alphapo_cli.errors import AlphapoError
+
+_TAIL_BLOCK = 1 << 16  # bytes read at a time when looking for the end of the last whole line
+
+
+def jsonable(value: Any) -> Any:
+    """`value` as JSON types only: NaN and infinities become None, because JSON has no word for them.
+
+    Takes mappings (keys become text), lists, tuples, sets (sorted), dataclasses, paths and anything with `.item()` or
+    `.tolist()` (scalars and arrays of numpy and torch). Raises TypeError for everything else.
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((jsonable(item) for item in value), key=repr)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return jsonable({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
+    if callable(getattr(value, "tolist", None)):
+        return jsonable(value.tolist())
+    if callable(getattr(value, "item", None)):
+        return jsonable(value.item())
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
+    """Replaces the file at `path` by `data` (text as UTF-8) in one step; makes missing parent directories.
+
+    Raises OSError when the disk refuses; the old file is then untouched and nothing is left beside it.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Not tempfile: its files are readable by their owner only, and a run directory is often shared by a group.
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data.encode("utf-8") if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def write_json(path: str | os.PathLike[str], value: Any, *, sort_keys: bool = False) -> None:
+    """Writes `jsonable(value)` at `path`, indented by two and ended by a newline, in one step."""
+    text = json.dumps(jsonable(value), indent=2, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, text + "\n")
+
+
+def append_jsonl(path: str | os.PathLike[str], row: Mapping[str, Any]) -> None:
+    """Adds `row` as one line of JSON, after cutting off a last line that a kill left torn."""
+    line = json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False) + "\n"
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Unbuffered and in one call, so that what a kill can leave is at most the start of this one line.
+    with open(target, "a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        whole = _end_of_last_line(file, end)
+        if whole < end:
+            file.truncate(whole)
+        file.write(line.encode("utf-8"))
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The rows of a file of JSON objects, without a torn last line.
+
+    Raises FileNotFoundError, or AlphapoError naming the line when a line that was written whole is not a JSON object.
+    """
+    rows: list[dict[str, Any]] = []
+    content = Path(path).read_bytes()
+    *lines, _torn = content.split(b"\n")  # what follows the last newline was never finished
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise AlphapoError(f"{path}, line {number}: not JSON ({error}); delete the line to go on") from error
+        if not isinstance(row, dict):
+            raise AlphapoError(f"{path}, line {number}: a JSON object was expected; delete the line to go on")
+        rows.append(row)
+    return rows
+
+
+def _end_of_last_line(file: Any, end: int) -> int:
+    """The offset just after the last newline before `end`, 0 when there is none."""
+    position = end
+    while position > 0:
+        start = max(0, position - _TAIL_BLOCK)
+        file.seek(start)
+        newline = file.read(position - start).rfind(b"\n")
+        if newline >= 0:
+            return int(start + newline + 1)
+        position = start
+    return 0

@@ -1,0 +1,41 @@
+"""The one structure that every layout produces and that the log-prob head reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """A micro-batch of pairs as model input. R rows, T positions, N completion tokens, B pairs, K sides.
+
+    Hidden state `predict[i]` (an index into the flattened [R * T] positions) predicts completion token `targets[i]`,
+    which belongs to answer `answer[i]` = side * B + pair. Where the prompt is shared, both sides' first tokens are
+    predicted from the same position, which then occurs twice.
+    """
+
+    input_ids: Tensor  # [R, T] int64
+    attention_mask: Tensor | None  # [R, T], None where causal attention alone is right
+    position_ids: Tensor | None  # [R, T]
+    predict: Tensor  # [N] int64
+    targets: Tensor  # [N] int64
+    answer: Tensor  # [N] int64
+    num_pairs: int
+    num_sides: int
+    index: Tensor  # [B] int64, position of the pair in its data set
+    weight: Tensor  # [B] float32, 1 for a pair and 0 for one that only fills up a ragged step
+    reference: Tensor | None  # [K, B] float32, summed reference log-probs
+    columns: Mapping[str, Tensor]  # name -> [B] float32
+
+    def to(self, device: torch.device) -> PairBatch:
+        """The same batch with its tensors on `device`."""
+        moved: dict[str, object] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                moved[f.name] = value.to(device, non_blocking=True)
+        return replace(self, **moved, columns={k: v.to(device) for k, v in self.columns.items()})  # type: ignore[arg-type]

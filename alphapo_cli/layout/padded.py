@@ -1,0 +1,65 @@
+"""`padded`: one row per answer, padded on the right. The readable reference that other layouts are tested against.
+
+Right padding under causal attention needs no mask: a completion never looks at what follows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alphapo_cli.data.tokens import TokenPair
+from alphapo_cli.layout.batch import PairBatch
+
+
+def collate(
+    pairs: Sequence[TokenPair],
+    *,
+    pad_id: int,
+    weights: Sequence[float] | None = None,
+    reference: Tensor | None = None,
+    sides: int = 2,
+) -> PairBatch:
+    """Rows: all chosen answers, then all rejected ones.
+
+    Args:
+        pairs: at least one.
+        pad_id: fills rows up; never seen by a completion.
+        weights: one per pair; default 1.
+        reference: [2, B] summed reference log-probs of these pairs.
+        sides: 1 leaves the rejected answers out.
+    """
+    answers = [p.chosen for p in pairs] + ([p.rejected for p in pairs] if sides == 2 else [])
+    prompts = [p.prompt for p in pairs] * sides
+    width = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
+    ids = np.full((len(answers), width), pad_id, dtype=np.int64)
+    predict, answer = [], []
+    for row, (p, a) in enumerate(zip(prompts, answers, strict=True)):
+        ids[row, : len(p)] = p
+        ids[row, len(p) : len(p) + len(a)] = a
+        start = row * width + len(p) - 1
+        predict.append(np.arange(start, start + len(a)))
+        answer.append(np.full(len(a), row))
+    return PairBatch(
+        input_ids=torch.from_numpy(ids),
+        attention_mask=None,
+        position_ids=None,
+        predict=torch.from_numpy(np.concatenate(predict)),
+        targets=torch.from_numpy(np.concatenate(answers).astype(np.int64)),
+        answer=torch.from_numpy(np.concatenate(answer)),
+        num_pairs=len(pairs),
+        num_sides=sides,
+        index=torch.tensor([p.index for p in pairs]),
+        weight=torch.tensor(weights if weights is not None else [1.0] * len(pairs)),
+        reference=None if reference is None else reference[:sides],
+        columns=stack_columns([p.columns for p in pairs]),
+    )
+
+
+def stack_columns(columns: Sequence[Mapping[str, float]]) -> dict[str, Tensor]:
+    """Per-pair numbers as one tensor [B] a name; only names that every pair has."""
+    names = set(columns[0]).intersection(*columns[1:]) if columns else set()
+    return {name: torch.tensor([float(c[name]) for c in columns]) for name in sorted(names)}

@@ -1,0 +1,128 @@
+"""From hidden states to log-probs of completion tokens, and from those to sums per answer.
+
+Legend: N completion tokens in a micro-batch, B pairs, K sides (chosen first), H hidden size, V vocabulary.
+Logits exist only at completion positions, and only a chunk of them at a time where no gradient is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from alphapo_cli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class TokenStatistics:
+    """Facts about the whole next-token distribution at each completion position. All [N], float32."""
+
+    entropy: Tensor  # nats
+    sum_p2: Tensor  # sum over the vocabulary of p^2
+    kl: Tensor | None = None  # nats, to a start distribution where one was given
+
+
+@dataclass(frozen=True)
+class TokenLogProbs:
+    """Per-token log-probs of completions, with the answer each token belongs to."""
+
+    logps: Tensor  # [N] float32
+    answer: Tensor  # [N] int64, side * num_pairs + pair
+    tokens: Tensor  # [N] int64, the token ids that were scored
+    num_pairs: int
+    num_sides: int
+    statistics: TokenStatistics | None = None
+
+    @property
+    def pair(self) -> Tensor:  # [N]
+        return self.answer % self.num_pairs
+
+    @property
+    def side(self) -> Tensor:  # [N], 0 chosen, 1 rejected
+        return self.answer // self.num_pairs
+
+    def sum_over(self, values: Tensor) -> Tensor:
+        """Sum of per-token `values` [N] per answer: [K, B]."""
+        total = torch.zeros(self.num_sides * self.num_pairs, dtype=values.dtype, device=values.device)
+        return total.index_add(0, self.answer, values).view(self.num_sides, self.num_pairs)
+
+    def answers(self) -> AnswerLogProbs:
+        """Sums and lengths per answer."""
+        return AnswerLogProbs(self.sum_over(self.logps), self.sum_over(torch.ones_like(self.logps)), tokens=self)
+
+
+@dataclass(frozen=True)
+class AnswerLogProbs:
+    """What scores read."""
+
+    sums: Tensor  # [K, B] summed log-probs, nats
+    lengths: Tensor  # [K, B] completion tokens, as floats
+    reference: Tensor | None = None  # [K, B] the same sums under the reference
+    columns: Mapping[str, Tensor] = field(default_factory=dict)  # name -> [B], numbers that came with the pairs
+    tokens: TokenLogProbs | None = None
+
+    def log_ratio(self) -> Tensor:
+        """Summed log-ratio to the reference, [K, B].
+
+        Raises:
+            UsageError: there are no reference log-probs.
+        """
+        if self.reference is None:
+            raise UsageError("this objective compares with a reference, and no reference log-probs were given")
+        return self.sums - self.reference
+
+    def widened(self) -> AnswerLogProbs:
+        """The same with at least float32 values: nothing in an objective runs below it."""
+
+        def widen(x: Tensor) -> Tensor:
+            return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+        reference = None if self.reference is None else widen(self.reference)
+        return replace(self, sums=widen(self.sums), lengths=widen(self.lengths), reference=reference)
+
+
+def log_softmax_at(logits: Tensor, targets: Tensor) -> Tensor:
+    """log p(target) at each row, in float32 or wider: [N, V], [N] -> [N]."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+
+
+def token_log_probs(
+    hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor], *, chunk: int = 1024
+) -> Tensor:
+    """Log-probs of `targets` [N] under `head(hidden)`, hidden [N, H]: [N] float32."""
+    parts = [log_softmax_at(head(h), t) for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True)]
+    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+
+
+@torch.no_grad()
+def token_statistics(
+    hidden: Tensor,
+    head: Callable[[Tensor], Tensor],
+    *,
+    start_hidden: Tensor | None = None,
+    start_head: Callable[[Tensor], Tensor] | None = None,
+    chunk: int = 256,
+) -> TokenStatistics:
+    """Entropy, sum p^2 and, given the start's hidden states and head, KL(now || start) at each row, all [N].
+
+    Keeping the start's hidden states [N, H] and head instead of its distributions [N, V] makes the exact KL
+    affordable: no second forward pass and nothing of vocabulary size is stored.
+    """
+    entropy, sum_p2, kl = [], [], []
+    for i in range(0, hidden.shape[0], chunk):
+        logp = head(hidden[i : i + chunk]).float().log_softmax(-1)  # [n, V]
+        p = logp.exp()
+        entropy.append(-(p * logp).sum(-1))
+        sum_p2.append((p * p).sum(-1))
+        if start_hidden is not None and start_head is not None:
+            start = start_head(start_hidden[i : i + chunk]).float().log_softmax(-1)
+            kl.append((p * (logp - start)).sum(-1))
+    none = hidden.new_zeros(0, dtype=torch.float32)
+    return TokenStatistics(
+        torch.cat(entropy) if entropy else none,
+        torch.cat(sum_p2) if sum_p2 else none,
+        torch.cat(kl) if kl else None,
+    )

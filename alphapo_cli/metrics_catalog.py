@@ -1,0 +1,222 @@
+"""Every metric that a run writes, each in one sentence with its unit, and what a bad value looks like.
+
+The sentence of a key with a suffix or with `train/` in front is made from the plain key's entry, so that the text
+stands in one place. Imports no torch: `alphapo metrics` answers at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from alphapo_cli.errors import UsageError, nearest
+
+_PER_TOKEN = "nats per token"
+_QUANTILES = {"/p10": "10th percentile", "/p50": "Median", "/p90": "90th percentile"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What one key means.
+
+    The sentence reads `<statistic> <quantity>, in <unit>.` (without the last part where there is no unit).
+    """
+
+    statistic: str
+    quantity: str
+    unit: str | None = None
+    bad: str | None = None
+    quantiles: bool = False  # `<key>/p10`, `/p50` and `/p90` over the pairs exist
+    summed: bool = False  # `<key>_sum` exists: summed over the completion's tokens
+
+    @property
+    def sentence(self) -> str:
+        unit = f", in {self.unit}" if self.unit else ""
+        return f"{self.statistic} {self.quantity}{unit}."
+
+
+def _mean(quantity: str, unit: str | None, bad: str | None = None, *, summed: bool = False) -> Metric:
+    return Metric("Mean over the probe pairs of", quantity, unit, bad, quantiles=True, summed=summed)
+
+
+def _share(quantity: str, bad: str | None = None) -> Metric:
+    return Metric("Share (0 to 1) of probe pairs", quantity, None, bad)
+
+
+# The probe's keys: fixed held-out pairs, the same for every run of a sweep.
+PROBE: dict[str, Metric] = {
+    "displacement/chosen": _mean(
+        "the chosen completion's log-prob now minus its log-prob at step 0, divided by its number of tokens",
+        _PER_TOKEN,
+        "below 0 and falling: training makes the answers people preferred less likely (likelihood displacement)",
+        summed=True,
+    ),
+    "displacement/rejected": _mean(
+        "the rejected completion's log-prob now minus its log-prob at step 0, divided by its number of tokens",
+        _PER_TOKEN,
+        "above 0: the answers people turned down become more likely",
+        summed=True,
+    ),
+    "displacement/share_chosen_down": _share(
+        "whose chosen completion is less likely now than at step 0",
+        "above about 0.5: most preferred answers are being pushed away",
+    ),
+    "displacement/quadrant/up_up": _share("whose chosen and rejected completions both became more likely"),
+    "displacement/quadrant/up_down": _share(
+        "whose chosen completion became more and whose rejected completion less likely",
+        "small: this is the quadrant that training aims at",
+    ),
+    "displacement/quadrant/down_up": _share(
+        "whose chosen completion became less and whose rejected completion more likely",
+        "well above 0: pairs are being learnt the wrong way round",
+    ),
+    "displacement/quadrant/down_down": _share(
+        "whose chosen and rejected completions both became less likely",
+        "large: the margin grows only because the rejected side falls faster, and probability goes to other text",
+    ),
+    "displacement/margin_from_chosen": Metric(
+        "Ratio of",
+        "the mean growth of the chosen reward to the mean growth of the reward margin since step 0, null while the "
+        "margin has not grown",
+        None,
+        "below 0: the whole growth of the margin comes from pushing the rejected side down",
+    ),
+    "rewards/chosen": _mean("the chosen completion's implicit reward, beta times its shaped score", "reward units"),
+    "rewards/rejected": _mean("the rejected completion's implicit reward, beta times its shaped score", "reward units"),
+    "rewards/margins": _mean(
+        "the chosen reward minus the rejected reward, before any target margin (gamma) is taken off",
+        "reward units",
+        "flat near 0: nothing is learnt; still growing while the win rate falls: over-optimisation",
+    ),
+    "rewards/accuracies": _share(
+        "whose chosen reward is above the rejected reward",
+        "near 0.5 at the end: no better than a coin; near 1 on train/ only: overfitting",
+    ),
+    "logps/chosen": _mean("the chosen completion's log-prob divided by its number of tokens", _PER_TOKEN, summed=True),
+    "logps/rejected": _mean(
+        "the rejected completion's log-prob divided by its number of tokens", _PER_TOKEN, summed=True
+    ),
+    "ranking/accuracy": _share(
+        "whose chosen completion has the higher summed log-prob",
+        "unchanged while the reward accuracy rises: the reward has learnt what the likelihood has not",
+    ),
+    "ranking/accuracy_length_normalised": _share("whose chosen completion has the higher log-prob per token"),
+    "ranking/flipped": _share("whose order by summed log-prob differs from their order at step 0"),
+    "gradient_weight/chosen": _mean(
+        "the derivative of the loss with respect to the chosen completion's score, negative where a step raises it",
+        "loss per unit of score",
+        "near 0 on most pairs: the loss has let go of the chosen side",
+    ),
+    "gradient_weight/rejected": _mean(
+        "the derivative of the loss with respect to the rejected completion's score, positive where a step lowers it",
+        "loss per unit of score",
+        "far larger in size than on the chosen side: pushing down dominates, and displacement follows",
+    ),
+    "kl/reference": Metric(
+        "Exact mean over the tokens of the chosen completions of",
+        "KL(policy now || policy at step 0) of the next-token distribution",
+        _PER_TOKEN,
+        "growing without the win rate: the policy drifts and gains nothing by it",
+    ),
+    "entropy/chosen": Metric(
+        "Mean over the tokens of the chosen completions of",
+        "the entropy of the policy's next-token distribution",
+        _PER_TOKEN,
+        "falling towards 0: the policy collapses onto a few texts",
+    ),
+}
+
+# Only in the embedded world, from answers sampled for held-out prompts.
+GLASSBOX: dict[str, Metric] = {
+    "glassbox/true_reward": Metric(
+        "Mean over the sampled answers of",
+        "the true reward that the labels were drawn from",
+        "reward units",
+        "falling while rewards/margins rises: over-optimisation",
+    ),
+    "glassbox/true_win_rate": Metric(
+        "Share (0 to 1) of prompts",
+        "whose sampled answer has a higher true reward than the base model's sample, a tie counting half",
+        None,
+        "below 0.5: worse than before training",
+    ),
+    "glassbox/length": Metric(
+        "Mean length of",
+        "the sampled answers",
+        "tokens",
+        "growing far beyond the base's: length is what the policy has learnt",
+    ),
+}
+
+# Values of the training batches that have no counterpart on the probe.
+TRAIN: dict[str, Metric] = {
+    "train/loss": Metric(
+        "Mean over the pairs of the optimizer step of",
+        "the loss that was minimised",
+        None,
+        "null, or a sudden jump: the learning rate is too high",
+    ),
+    "train/grad_norm": Metric(
+        "L2 norm of",
+        "the gradient of all trained parameters before clipping",
+        None,
+        "far above trainer.max_grad_norm at most steps: clipping sets the step size",
+    ),
+    "train/learning_rate": Metric("Size of", "the optimizer step's learning rate, after warm-up and schedule"),
+    "train/epoch": Metric("Number of", "passes over the training pairs so far", "epochs"),
+}
+
+CATALOG: dict[str, Metric] = {**PROBE, **GLASSBOX, **TRAIN}
+
+# What a training batch also reports, from the tensors that the loss used, under `train/<key>`.
+_ON_THE_BATCH = ("rewards/", "logps/", "ranking/accuracy", "gradient_weight/", "entropy/")
+
+
+def explain(key: str) -> str:
+    """One sentence for `key`: what it measures and its unit.
+
+    Understands the suffixes `_sum`, `/p10`, `/p50`, `/p90` and the prefix `train/`. Raises UsageError for a key that
+    no run writes, with the nearest name.
+    """
+    return lookup(key).sentence
+
+
+def lookup(key: str) -> Metric:
+    """The catalogue's entry for `key`, rewritten for its suffix and prefix. Raises UsageError as `explain` does."""
+    if key in CATALOG:
+        return CATALOG[key]
+    found = _derive(key)
+    if found is None:
+        raise UsageError(f"no metric is called '{key}'{nearest(key, keys())}; 'alphapo metrics' lists them all")
+    return found
+
+
+def keys() -> list[str]:
+    """Every key that a run can write: probe, embedded world, then training batch, each with its derived keys."""
+    plain = [key for key in CATALOG for key in (key, *_derived_keys(key))]
+    batch = [f"train/{key}" for key in PROBE if key.startswith(_ON_THE_BATCH)]
+    return plain + [derived for key in batch for derived in (key, *_derived_keys(key.removeprefix("train/"), "train/"))]
+
+
+def _derived_keys(key: str, prefix: str = "") -> list[str]:
+    metric = CATALOG[key]
+    suffixes = (["_sum"] if metric.summed else []) + (list(_QUANTILES) if metric.quantiles else [])
+    return [f"{prefix}{key}{suffix}" for suffix in suffixes]
+
+
+def _derive(key: str) -> Metric | None:
+    if key.startswith("train/"):
+        rest = key.removeprefix("train/")
+        base = _derive(rest) or PROBE.get(rest)
+        if base is None or not rest.startswith(_ON_THE_BATCH):
+            return None
+        statistic = base.statistic.replace("probe pairs", "pairs of the training batch")
+        return Metric(statistic, base.quantity, base.unit, base.bad)
+    for suffix, name in _QUANTILES.items():
+        base = CATALOG.get(key.removesuffix(suffix))
+        if key.endswith(suffix) and base is not None and base.quantiles:
+            return Metric(f"{name} over the probe pairs of", base.quantity, base.unit)
+    base = CATALOG.get(key.removesuffix("_sum"))
+    if key.endswith("_sum") and base is not None and base.summed:
+        quantity = base.quantity.replace("divided by its number of tokens", "summed over its tokens")
+        return Metric(base.statistic, quantity, "nats", base.bad, quantiles=False)
+    return None

@@ -1,0 +1,320 @@
+"""Policies, references and tokenizers: where they come from, and the module that turns a micro-batch into log-probs."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alphapo_cli.errors import UsageError, nearest
+from alphapo_cli.layout.batch import PairBatch
+from alphapo_cli.logprobs import TokenLogProbs, token_log_probs
+from alphapo_cli.schema import ModelConfig, ScratchConfig
+
+WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A place that transformers can load: a directory with weights, or a hub name."""
+
+    location: str
+    local: bool
+    adapter: bool
+    revision: str | None = None
+
+
+def locate(path: str, revision: str | None = None) -> ModelSource:
+    """What `model.path` names: a run directory (its model/), a model directory or a hub name.
+
+    Raises:
+        UsageError: nothing is there, or a directory that holds no weights or no config.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if (folder / "config.yaml").is_file() and (folder / "summary.json").is_file():
+            if not (folder / "model").is_dir():
+                raise UsageError(f"model.path={path}: this run has no model/ (its training did not end); train it first")
+            folder = folder / "model"
+        return _local(folder, path)
+    if folder.exists():
+        raise UsageError(f"model.path={path}: is a file; give the directory that holds config.json and the weights")
+    if path.startswith((".", "/", "~")) or path.count("/") > 1 or not HUB_NAME.match(path) or folder.parent.name == "runs":
+        near = nearest(folder.name, [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else [])
+        raise UsageError(f"model.path={path}: no such directory{near}")
+    return ModelSource(path, local=False, adapter=False, revision=revision)
+
+
+def _local(folder: Path, asked: str) -> ModelSource:
+    adapter = (folder / "adapter_config.json").is_file()
+    if not adapter and not (folder / "config.json").is_file():
+        raise UsageError(f"model.path={asked}: no config.json in {folder}; give a run directory or a saved model's directory")
+    weights = [p for pattern in WEIGHT_FILES for p in folder.glob(pattern) if p.stat().st_size > 0]
+    if not weights:
+        raise UsageError(f"model.path={asked}: {folder} holds no weights (*.safetensors or pytorch_model*.bin); save the model there again")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        missing = sorted({f for f in json.loads(index.read_text())["weight_map"].values() if not (folder / f).is_file()})
+        if missing:
+            raise UsageError(f"model.path={asked}: {len(missing)} weight file(s) missing, first {missing[0]}; copy the directory whole")
+    return ModelSource(str(folder), local=True, adapter=adapter)
+
+
+def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
+    """The tokenizer beside the weights.
+
+    Raises:
+        UsageError: there is none, or the hub cannot be reached.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source.location, revision=source.revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"model.path={source.location}: {_load_reason(error, source, 'tokenizer')}") from error
+
+
+def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
+    """The causal language model in evaluation mode; a stored adapter is merged into its base.
+
+    Raises:
+        UsageError: the files do not make a causal language model, or the hub cannot be reached.
+    """
+    from transformers import AutoModelForCausalLM
+
+    attention = None if cfg.attention == "auto" else cfg.attention
+    try:
+        location = source.location
+        if source.adapter:
+            base = json.loads((Path(location) / "adapter_config.json").read_text())["base_model_name_or_path"]
+            location = locate(base).location
+        model = AutoModelForCausalLM.from_pretrained(
+            location,
+            revision=source.revision,
+            dtype=DTYPES[cfg.dtype],
+            attn_implementation=attention,
+            trust_remote_code=cfg.trust_remote_code,
+        )
+        if source.adapter:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, source.location).merge_and_unload()
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise UsageError(f"model.path={source.location}: {_load_reason(error, source, 'model')}") from error
+    check_head(model)
+    return model.eval()
+
+
+def _load_reason(error: Exception, source: ModelSource, what: str) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if not source.local:
+        return f"the {what} could not be had from the hub ({first}); check the name and the network, or give a local directory"
+    return f"no usable {what} there ({first})"
+
+
+def random_llama(tokenizer: Any, seed: int, **settings: Any) -> Any:
+    """A Llama-architecture model with random weights drawn from `seed`, leaving the global generator as it was."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **settings,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model.eval()
+
+
+def from_scratch(cfg: ScratchConfig, texts: Iterable[str], seed: int) -> tuple[Any, Any]:
+    """(model, tokenizer) of `model=from_scratch`: a byte-level BPE trained on `texts`, and random weights.
+
+    Raises:
+        UsageError: the hidden size does not divide into the heads.
+    """
+    from alphapo_cli.data.bpe import train_bpe
+
+    heads = cfg.num_attention_heads
+    kv_heads = cfg.num_key_value_heads or heads
+    if cfg.hidden_size % (2 * heads) or heads % kv_heads:
+        raise UsageError(
+            f"model.scratch: hidden_size={cfg.hidden_size} must be a multiple of 2 x num_attention_heads={heads}, "
+            f"and the heads of num_key_value_heads={kv_heads}"
+        )
+    tokenizer = train_bpe(texts, cfg.vocab_size)
+    tokenizer.model_max_length = cfg.max_position_embeddings
+    model = random_llama(
+        tokenizer,
+        seed,
+        hidden_size=cfg.hidden_size,
+        intermediate_size=cfg.intermediate_size or -(-cfg.hidden_size * 11 // 4 // 64) * 64,
+        num_hidden_layers=cfg.num_hidden_layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=cfg.max_position_embeddings,
+        tie_word_embeddings=cfg.tie_word_embeddings,
+    )
+    return model, tokenizer
+
+
+def add_lora(model: Any, cfg: ModelConfig, seed: int) -> Any:
+    """The model with fresh low-rank adapters, which leave its outputs unchanged at first; the base is frozen.
+
+    Raises:
+        UsageError: target_modules that the model does not have.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    lora = cfg.lora
+    assert lora.r is not None
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.r,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules or "all-linear",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return get_peft_model(model, config)
+    except ValueError as error:
+        names = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear)})
+        raise UsageError(f"model.lora.target_modules={lora.target_modules}: not in this model (linear layers: {', '.join(names)})") from error
+
+
+def bare(model: Any) -> Any:
+    """The transformers model inside a peft wrapper (its layers keep their adapters)."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def head_of(model: Any) -> Callable[[Tensor], Tensor]:
+    """Hidden states [N, H] to logits [N, V], with the scaling and soft-capping that the model's own forward applies."""
+    inner = bare(model)
+    config = inner.config.get_text_config()
+    linear = inner.get_output_embeddings()
+    cap = getattr(config, "final_logit_softcapping", None)
+    scale = getattr(config, "logit_scale", None) or 1.0
+    divide = getattr(config, "logits_scaling", None) or 1.0
+
+    def head(hidden: Tensor) -> Tensor:
+        logits: Tensor = linear(hidden)
+        if scale != 1.0 or divide != 1.0:
+            logits = logits * (scale / divide)
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    return head
+
+
+def frozen_head(model: Any) -> Callable[[Tensor], Tensor]:
+    """`head_of` as it is now: a copy of the weights where training may change them, the same ones otherwise."""
+    linear = bare(model).get_output_embeddings()
+    if not any(p.requires_grad for p in linear.parameters()):
+        return head_of(model)
+    kept = copy.deepcopy(linear).requires_grad_(False)
+    inner = bare(model)
+
+    class _View:  # head_of's view of a model: its config and its output layer
+        config = inner.config
+
+        @staticmethod
+        def get_output_embeddings() -> nn.Module:
+            return kept
+
+    return head_of(_View)
+
+
+@torch.no_grad()
+def check_head(model: Any) -> None:
+    """Our hidden states -> head must be the model's own logits; found out on a few tokens rather than assumed.
+
+    Raises:
+        UsageError: it is not (an architecture with a head of its own kind).
+    """
+    config = model.config.get_text_config()
+    ids = torch.arange(4, device=model.device).unsqueeze(0) % config.vocab_size
+    training = model.training
+    model.eval()
+    ours = head_of(model)(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    own = model(input_ids=ids, use_cache=False).logits
+    model.train(training)
+    if not torch.allclose(ours.float(), own.float(), rtol=1e-2, atol=1e-2):
+        raise UsageError(f"{type(model).__name__}: its logits are not its output layer applied to its last hidden state; this architecture is not supported")
+
+
+def state_hash(model: nn.Module) -> str:
+    """sha256 over names, types, shapes and bytes of all parameters and buffers: the identity of a reference."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+class PolicyModel(nn.Module):
+    """A causal language model seen as a function from a micro-batch to completion log-probs.
+
+    Its forward is what DDP and FSDP wrap, so that gradients are reduced although the model's own forward, which would
+    make logits for every position, is never called.
+    """
+
+    def __init__(self, lm: Any) -> None:
+        super().__init__()
+        self.lm = lm
+        self.config = bare(lm).config  # transformers.Trainer looks for it
+
+    def hidden(self, batch: PairBatch) -> Tensor:
+        """Hidden states that predict the completion tokens, [N, H]."""
+        output = bare(self.lm).base_model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+        )
+        states: Tensor = output.last_hidden_state
+        return states.flatten(0, 1)[batch.predict]
+
+    def forward(self, batch: PairBatch) -> Tensor:
+        """Log-probs of the completion tokens, [N] float32."""
+        return token_log_probs(self.hidden(batch), batch.targets, head_of(self.lm))
+
+    def score(self, batch: PairBatch) -> TokenLogProbs:
+        """`forward` with the answers the tokens belong to."""
+        return label(self(batch), batch)
+
+    def gradient_checkpointing_enable(self, **settings: Any) -> None:
+        self.lm.gradient_checkpointing_enable(**settings)
+        bare(self.lm).enable_input_require_grads()
+
+
+def label(logps: Tensor, batch: PairBatch) -> TokenLogProbs:
+    """Per-token log-probs with the answer each belongs to."""
+    return TokenLogProbs(logps, batch.answer, batch.targets, batch.num_pairs, batch.num_sides)
+
+
+def save_model(lm: Any, tokenizer: Any, folder: Path, *, merge: bool = False) -> None:
+    """Write what plain transformers and vLLM load: safetensors, tokenizer with chat template, generation config.
+
+    An adapter is written as such unless `merge`.
+    """
+    if merge and hasattr(lm, "merge_and_unload"):
+        lm = copy.deepcopy(lm).merge_and_unload()
+    lm.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    generation = getattr(bare(lm), "generation_config", None)
+    if generation is not None:
+        generation.save_pretrained(folder)

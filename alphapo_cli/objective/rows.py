@@ -1,0 +1,96 @@
+"""An objective evaluated on rows of summed log-probs, in float64, with its gradients: what `alphapo loss` prints."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from alphapo_cli.errors import UsageError
+from alphapo_cli.logprobs import AnswerLogProbs
+from alphapo_cli.objective.preference import Objective
+
+LOGPS = ("chosen_logp", "rejected_logp")
+TOKENS = ("chosen_tokens", "rejected_tokens")
+REFERENCE = ("ref_chosen_logp", "ref_rejected_logp")
+
+
+def parse(lines: Iterable[str], where: str) -> list[tuple[int, dict[str, Any]]]:
+    """(line number, row) of every line that is not blank.
+
+    Raises:
+        UsageError: a line that is not a JSON object, with its number; no rows at all.
+    """
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UsageError(f"{where}, line {number}: not valid JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise UsageError(f"{where}, line {number}: a row is a JSON object like {{\"chosen_logp\": -12.5, ...}}")
+        rows.append((number, row))
+    if not rows:
+        raise UsageError(f"{where}: no rows; one JSON object a line with {', '.join((*LOGPS, *TOKENS))}")
+    return rows
+
+
+def evaluate(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where: str) -> list[dict[str, float | None]]:
+    """Loss, rewards, reward margin and gradients of every row, in order.
+
+    The margin is the chosen minus the rejected reward, before gamma. Gradients are with respect to the summed
+    log-probs. An objective without a preference term gives null for a rejected side that is not there.
+
+    Raises:
+        UsageError: a column that the objective needs is missing or not a finite number, with the row's number.
+    """
+    two = objective.needs_rejected or all(LOGPS[1] in row and TOKENS[1] in row for _, row in rows)
+    sides = 2 if two else 1
+    needed = [*LOGPS[:sides], *TOKENS[:sides], *(REFERENCE[:sides] if objective.needs_reference else ())]
+    values = {name: [_number(row, name, number, where, objective) for number, row in rows] for name in needed}
+
+    def stack(names: tuple[str, ...]) -> torch.Tensor:
+        return torch.tensor([values[name] for name in names[:sides]], dtype=torch.float64)
+
+    sums = stack(LOGPS).requires_grad_(True)
+    reference = stack(REFERENCE) if objective.needs_reference else None
+    result = objective(AnswerLogProbs(sums, stack(TOKENS), reference, columns=_columns(rows, needed)))
+    (gradient,) = torch.autograd.grad(result.loss.sum(), sums)
+    margins = result.margins.tolist() if result.margins is not None else [None] * len(rows)
+    out = []
+    for i in range(len(rows)):
+        out.append({
+            "loss": result.loss[i].item(),
+            "chosen_reward": result.rewards[0, i].item(),
+            "rejected_reward": result.rewards[1, i].item() if two else None,
+            "margin": margins[i],
+            "d_loss_d_chosen_logp": gradient[0, i].item(),
+            "d_loss_d_rejected_logp": gradient[1, i].item() if two else None,
+        })
+    return out
+
+
+def _number(row: Mapping[str, Any], name: str, number: int, where: str, objective: Objective) -> float:
+    if name not in row:
+        raise UsageError(f"{where}, line {number}: no '{name}', which objective '{objective.name}' needs (the row has: {', '.join(row) or 'nothing'})")
+    value = row[name]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise UsageError(f"{where}, line {number}: {name}={value!r} must be a finite number")
+    if name in TOKENS and (value < 1 or value != int(value)):
+        raise UsageError(f"{where}, line {number}: {name}={value!r} must be a whole number of at least 1")
+    return float(value)
+
+
+def _columns(rows: list[tuple[int, dict[str, Any]]], used: list[str]) -> dict[str, torch.Tensor]:
+    """Further columns that hold a number in every row."""
+
+    def numeric(value: Any) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+    names = [n for n in rows[0][1] if n not in used and all(numeric(row.get(n)) for _, row in rows)]
+    return {n: torch.tensor([float(row[n]) for _, row in rows], dtype=torch.float64) for n in names}

@@ -1,0 +1,111 @@
+"""What all pictures share: size, colours, plain axes, and saving.
+
+1600 pixels over 8 inches: sharp at the 1200 pixels of a README, with text of at least 16 pixels there. The colours are
+Okabe and Ito's, which people with any of the common colour vision deficiencies tell apart.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+
+from alphapo_cli.files import write_atomic
+
+WIDTH = 8.0  # inches
+DPI = 200
+
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+INK, GREY = "#1A1A1A", "#767676"
+CHOSEN, REJECTED = BLUE, VERMILLION
+CATEGORIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, INK, GREY)
+DASHES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+TITLE_SIZE, PANEL_SIZE, LABEL_SIZE, TICK_SIZE = 10.5, 9.0, 8.5, 8.0
+
+# Dark in the middle and light at the ends: on white paper a usual diverging map would hide the runs near alpha = 0,
+# which are the ones that everything is compared with.
+DIVERGING = LinearSegmentedColormap.from_list(
+    "alpha", [(0.0, "#5CC3F5"), (0.25, "#0072B2"), (0.5, "#141414"), (0.75, "#C64A00"), (1.0, "#FFB000")]
+)
+
+
+def new_figure(rows: int, columns: int, height: float, title: str, **layout: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of `rows` x `columns` panels, `height` inches high, and its axes row by row."""
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06, wspace=0.03, hspace=0.05)
+    figure.suptitle(title, fontsize=TITLE_SIZE, fontweight="bold", color=INK, x=0.01, ha="left")
+    axes = figure.subplots(rows, columns, squeeze=False, **layout)
+    flat = [ax for line in axes for ax in line]
+    for ax in flat:
+        _plain(ax)
+    return figure, flat
+
+
+def panel(ax: Axes, title: str, y_label: str, x_label: str = "") -> None:
+    """Title on the left, and labels with their units."""
+    ax.set_title(title, fontsize=PANEL_SIZE, loc="left", color=INK)
+    ax.set_ylabel(y_label, fontsize=LABEL_SIZE, color=INK)
+    ax.set_xlabel(x_label, fontsize=LABEL_SIZE, color=INK)
+
+
+def legend(ax: Axes, **options: Any) -> None:
+    """A frameless legend where there is something to tell apart."""
+    handles, _ = ax.get_legend_handles_labels()
+    if handles:
+        ax.legend(**{"fontsize": TICK_SIZE, "frameon": False, "handlelength": 1.6, "labelspacing": 0.3, **options})
+
+
+def reference_line(ax: Axes, y: float) -> None:
+    """A thin line at a value that means "no change" or "no better than chance"."""
+    ax.axhline(y, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+
+
+def centred(values: Sequence[float]) -> Normalize:
+    """The colour scale of `values`: symmetric about 0, so that one hue means one sign and strength means distance."""
+    reach = max((abs(value) for value in values), default=0.0) or 1.0
+    return Normalize(vmin=-reach, vmax=reach)
+
+
+def number(value: Any) -> float | None:
+    """`value` as a float, None where it is null, missing, text or not finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def series(
+    rows: Sequence[Mapping[str, Any]], key: str, change: Callable[[float], float] = float
+) -> tuple[list[float], list[float]]:
+    """Steps and values of `key` in the order of `step`; rows without the value are left out."""
+    points: dict[float, float] = {}
+    for row in rows:
+        step, value = number(row.get("step")), number(row.get(key))
+        if step is not None and value is not None:
+            points[step] = change(value)
+    steps = sorted(points)
+    return steps, [points[step] for step in steps]
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Writes `figure` as a PNG in one step; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    write_atomic(path, buffer.getvalue())
+
+
+def _plain(ax: Axes) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(GREY)
+    ax.tick_params(labelsize=TICK_SIZE, color=GREY, labelcolor=INK, length=3)
+    ax.grid(axis="y", color="#E6E6E6", linewidth=0.6)
+    ax.set_axisbelow(True)

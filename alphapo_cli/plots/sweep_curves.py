@@ -1,0 +1,136 @@
+"""Likelihood displacement against steps for all cells of a sweep in one picture, coloured by alpha."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from alphapo_cli.plots import style
+
+_SIDES = (("displacement/chosen", "Chosen responses"), ("displacement/rejected", "Rejected responses"))
+
+
+@dataclass(frozen=True)
+class SweepCurve:
+    """One cell of a sweep as the pictures need it.
+
+    Cells with the same alpha, label and series are seeds of one another and are averaged.
+    """
+
+    alpha: float | None  # None when the sweep is not over alpha
+    label: str  # the swept value without the seed: "alpha=0.5", "dpo"
+    rows: Sequence[Mapping[str, Any]] = ()  # of metrics.jsonl
+    metrics: Mapping[str, Any] = field(default_factory=dict)  # of summary.json
+    state: str = "complete"
+    series: str = ""  # a second swept key: "beta=2.5"; each gets its own line style
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # metric -> (low, high)
+
+
+def sweep_displacement(
+    cells: Sequence[SweepCurve], path: str | os.PathLike[str], title: str | None = None, name: str = "alpha"
+) -> None:
+    """Writes the picture of `displacement_figure` as a PNG at `path`."""
+    style.save(displacement_figure(cells, title, name), path)
+
+
+def displacement_figure(cells: Sequence[SweepCurve], title: str | None = None, name: str = "alpha") -> Figure:
+    """Displacement of the chosen and the rejected responses against steps, in nats per token.
+
+    One thick line per value (the mean over its complete seeds, at steps that all of them reached) and, where there are
+    several seeds, one thin line each. With alphas the colour is continuous and centred on 0; otherwise every label has
+    a colour of its own. A cell that failed ends in a cross.
+    """
+    by_alpha = is_over_alpha(cells)
+    what = name if by_alpha else "each setting"
+    figure, axes = style.new_figure(1, 2, 3.7, title or f"Likelihood displacement during training, by {what}")
+    norm = style.centred([cell.alpha for cell in cells if cell.alpha is not None])
+    groups = group_seeds(cells)
+    labels = list(dict.fromkeys(cell.label for cell in cells))
+    all_series = list(dict.fromkeys(cell.series for cell in cells))
+    for ax, (key, panel_title) in zip(axes, _SIDES, strict=True):
+        for group in groups:
+            alpha, place = group[0].alpha, labels.index(group[0].label)
+            colour = style.CATEGORIES[place % len(style.CATEGORIES)]
+            if by_alpha and alpha is not None:
+                colour = style.DIVERGING(norm(alpha))
+            dash = style.DASHES[all_series.index(group[0].series) % len(style.DASHES)]
+            _draw_group(ax, group, key, colour, dash)
+        style.reference_line(ax, 0.0)
+        style.panel(ax, panel_title, "log-prob since step 0, nats per token" if ax is axes[0] else "", "optimizer step")
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if by_alpha:
+        _colour_bar(figure, axes, sorted({cell.alpha for cell in cells if cell.alpha is not None}), norm, name)
+    else:
+        _name_labels(axes[1], labels)
+    if len(all_series) > 1:
+        _name_series(axes[0], all_series)
+    return figure
+
+
+def is_over_alpha(cells: Sequence[SweepCurve]) -> bool:
+    """Whether every cell has an alpha, so that alpha is an axis."""
+    return bool(cells) and all(cell.alpha is not None for cell in cells)
+
+
+def group_seeds(cells: Sequence[SweepCurve]) -> list[list[SweepCurve]]:
+    """The cells that differ by their seed alone, in order of alpha, then of appearance."""
+    groups: dict[tuple[float | None, str, str], list[SweepCurve]] = {}
+    for cell in cells:
+        groups.setdefault((cell.alpha, "" if cell.alpha is not None else cell.label, cell.series), []).append(cell)
+    return sorted(groups.values(), key=lambda group: group[0].alpha if group[0].alpha is not None else 0.0)
+
+
+def _draw_group(ax: Axes, group: Sequence[SweepCurve], key: str, colour: Any, dash: str) -> None:
+    curves = [(cell, *style.series(cell.rows, key)) for cell in group]
+    several = len(curves) > 1
+    for cell, steps, values in curves:
+        failed = cell.state == "failed"
+        if steps and (several or failed):
+            ax.plot(steps, values, color=colour, linewidth=0.7, alpha=0.5, linestyle=dash, gid="seed")
+        if steps and failed:
+            ax.plot(steps[-1], values[-1], "x", color=colour, markersize=6, markeredgewidth=1.6, gid="failed")
+    whole = [
+        dict(zip(steps, values, strict=True)) for cell, steps, values in curves if steps and cell.state != "failed"
+    ]
+    if not whole:
+        return
+    shared = sorted(set.intersection(*(set(curve) for curve in whole)))
+    means = [sum(curve[step] for curve in whole) / len(whole) for step in shared]
+    marker = "o" if len(shared) == 1 else None
+    ax.plot(shared, means, color=colour, linewidth=1.9, linestyle=dash, marker=marker, markersize=4, gid="mean")
+
+
+def _colour_bar(figure: Figure, axes: Sequence[Axes], alphas: Sequence[float], norm: Any, name: str) -> None:
+    """The bar over the swept range and 0, with a tick at 0 and a notch at every alpha of the sweep."""
+    bar = figure.colorbar(ScalarMappable(norm, style.DIVERGING), ax=list(axes), pad=0.02, aspect=28, fraction=0.05)
+    low, high = min(0.0, alphas[0]), max(0.0, alphas[-1])
+    if low == high:
+        low, high = float(norm.vmin), float(norm.vmax)
+    bar.ax.set_ylim(low, high)
+    bar.ax.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
+    bar.ax.hlines(alphas, 0.0, 0.35, color="white", linewidth=0.9, transform=bar.ax.get_yaxis_transform())
+    bar.set_label(name, fontsize=style.LABEL_SIZE, color=style.INK)
+    bar.ax.tick_params(labelsize=style.TICK_SIZE, length=3, color=style.GREY)
+    bar.outline.set_visible(False)
+
+
+def _name_labels(ax: Axes, labels: Sequence[str]) -> None:
+    colours = [style.CATEGORIES[i % len(style.CATEGORIES)] for i in range(len(labels))]
+    handles = [Line2D([], [], color=c, linewidth=1.9, label=text) for c, text in zip(colours, labels, strict=True)]
+    ax.legend(handles=handles, fontsize=style.TICK_SIZE, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _name_series(ax: Axes, names: Sequence[str]) -> None:
+    handles = [
+        Line2D([], [], color=style.INK, linestyle=style.DASHES[i % len(style.DASHES)], label=text)
+        for i, text in enumerate(names)
+    ]
+    ax.legend(handles=handles, fontsize=style.TICK_SIZE, frameon=False, loc="best")

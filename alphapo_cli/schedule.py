@@ -1,0 +1,83 @@
+"""Which pairs make up which optimizer step: a pure function of the seed, never of how a step is split.
+
+An optimizer step is one item of the data loader; its micro-batches are made inside it. So an accumulation is never cut
+in half, a resumed run starts at a step, and the last, ragged step of an epoch is simply a step of fewer pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from alphapo_cli.schema import TrainerConfig
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The order of pairs over a run."""
+
+    num_pairs: int
+    micro_pairs: int  # pairs a process holds at a time
+    accumulation: int
+    world: int
+    total_steps: int
+    seed: int
+
+    @classmethod
+    def of(cls, cfg: TrainerConfig, num_pairs: int, world: int, seed: int) -> Schedule:
+        """`max_steps` wins over `num_train_epochs` when it is above 0."""
+        per_step = cfg.per_device_train_batch_size * cfg.gradient_accumulation_steps * world
+        per_epoch = -(-num_pairs // per_step)
+        total = cfg.max_steps if cfg.max_steps > 0 else max(1, math.ceil(cfg.num_train_epochs * per_epoch - 1e-9))
+        return cls(num_pairs, cfg.per_device_train_batch_size, cfg.gradient_accumulation_steps, world, total, seed)
+
+    @property
+    def pairs_per_step(self) -> int:
+        return self.micro_pairs * self.accumulation * self.world
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.num_pairs // self.pairs_per_step)
+
+    def pairs(self, step: int) -> np.ndarray:
+        """Indices of the pairs of optimizer step `step` (from 0), each once: at most `pairs_per_step`."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.num_pairs)
+        start = within * self.pairs_per_step
+        return order[start : start + self.pairs_per_step]
+
+    def micro_batches(self, step: int, rank: int) -> list[tuple[np.ndarray, list[float]]]:
+        """(indices, weights) of each micro-batch of one process.
+
+        Every process gets as many as the others, as a gradient reduction needs; one that runs out of pairs repeats one
+        with weight 0.
+        """
+        pairs = self.pairs(step)
+        rounds = -(-len(pairs) // (self.micro_pairs * self.world))
+        batches = []
+        for k in range(rounds):
+            start = (k * self.world + rank) * self.micro_pairs
+            mine = pairs[start : start + self.micro_pairs]
+            batches.append((mine, [1.0] * len(mine)) if len(mine) else (pairs[:1], [0.0]))
+        return batches
+
+    def epoch(self, step: int) -> float:
+        """Epochs done after `step` optimizer steps."""
+        return step / self.steps_per_epoch
+
+
+@dataclass
+class StepIndices:
+    """Sampler: the optimizer steps from `start` on. `start` is set when a run resumes."""
+
+    total: int
+    start: int = 0
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.total))
+
+    def __len__(self) -> int:
+        return self.total

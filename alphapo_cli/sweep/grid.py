@@ -1,0 +1,164 @@
+"""From a sweep's name or file and a command line to cells: which configurations, and what makes each one itself."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Override, QuotedString
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from alphapo_cli.compose import Line, Sources, compose, parse, read_line, shipped, split
+from alphapo_cli.errors import ConfigError, nearest
+from alphapo_cli.runs import digest, identity
+from alphapo_cli.schema import TrainConfig
+
+
+@dataclass(frozen=True)
+class SweepFile:
+    """A named sweep: `base` overrides, and `grid` from key to a Hydra sweep string."""
+
+    name: str
+    description: str = ""
+    base: tuple[str, ...] = ()
+    grid: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One configuration of a grid."""
+
+    id: str
+    point: Mapping[str, Any]  # swept key -> value
+    overrides: tuple[str, ...]  # the same as text
+    cfg: TrainConfig
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All cells, and the identity of the sweep they belong to."""
+
+    name: str
+    description: str
+    base: Mapping[str, Any]  # resolved settings that are not swept
+    keys: tuple[str, ...]  # swept keys, in order
+    cells: tuple[Cell, ...]
+
+    @property
+    def hash(self) -> str:
+        return digest([dict(self.base), sorted(self.keys)])[:8]
+
+
+def find(name: str) -> SweepFile:
+    """The sweep file of a shipped name, or at a path.
+
+    Raises:
+        ConfigError: there is none, or it is not of the form {description, base, grid}.
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = shipped("sweeps") / f"{name}.yaml"
+        if not path.is_file():
+            known = sorted(p.stem for p in shipped("sweeps").glob("*.yaml"))
+            raise ConfigError(f"sweep '{name}': no such sweep{nearest(name, known)} (there are: {', '.join(known)}; or give a FILE.yaml)")
+    if not path.is_file():
+        raise ConfigError(f"sweep file {path}: no such file")
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:
+        raise ConfigError(f"sweep file {path}: {str(error).splitlines()[0]}") from error
+    allowed = ("description", "base", "grid")
+    if not isinstance(loaded, dict) or not isinstance(loaded.get("grid", {}), dict) or not isinstance(loaded.get("base", []), list):
+        raise ConfigError(f"sweep file {path}: must hold description (text), base (a list of overrides) and grid (key: values)")
+    for key in loaded:
+        if key not in allowed:
+            raise ConfigError(f"sweep file {path}: unknown key '{key}'{nearest(str(key), allowed)} (keys: {', '.join(allowed)})")
+    grid = {str(k): _sweep_text(v) for k, v in loaded.get("grid", {}).items()}
+    return SweepFile(path.stem, str(loaded.get("description", "")), tuple(str(t) for t in loaded.get("base", [])), grid)
+
+
+def _sweep_text(value: Any) -> str:
+    return ",".join(_text(v) for v in value) if isinstance(value, list) else str(value)
+
+
+def make(name: str | None, texts: Sequence[str], sources: Sources) -> Grid:
+    """The grid of a named sweep under a command line.
+
+    A swept key on the command line replaces the file's values for it, a comma list or range on a new key adds a
+    dimension, a single value changes the base.
+
+    Raises:
+        ConfigError: unknown names, bad values (in any cell), or nothing to sweep.
+    """
+    file = find(name) if name else SweepFile("sweep")
+    swept: dict[str, Override] = {}
+    for key, values in file.grid.items():
+        (swept[key],) = parse([f"{key}={values}"])
+    single: list[Override] = []
+    for override in parse(texts):
+        if override.is_sweep_override() or override.key_or_group in file.grid:
+            swept[override.key_or_group] = override
+        else:
+            single.append(override)
+    if not swept:
+        raise ConfigError("nothing to sweep: name a sweep (alphapo sweep alpha) or give a key several values (seed=0,1,2)")
+    layers = [read_line(file.base, sources), split(single, sources)]
+    points = [dict(zip(swept, values, strict=True)) for values in itertools.product(*(_values(o) for o in swept.values()))]
+    cells: dict[str, Cell] = {}
+    for point in points:
+        overrides = tuple(f"{key}={_text(value)}" for key, value in point.items())
+        cfg = compose("train", TrainConfig, [*layers, read_line([f"{k}={_quoted(v)}" for k, v in point.items()], sources)], sources)
+        cell = Cell(digest(identity(cfg))[:10], point, overrides, cfg)
+        cells.setdefault(cell.id, cell)
+    first = next(iter(cells.values()))
+    return Grid(file.name, file.description, _base(first.cfg, tuple(swept), layers), tuple(swept), tuple(cells.values()))
+
+
+def _base(cfg: TrainConfig, keys: tuple[str, ...], layers: Sequence[Line]) -> dict[str, Any]:
+    """Resolved settings outside the swept keys, and what was said about keys inside a swept group."""
+    inside = tuple(k.replace("/", ".") for k in keys)
+
+    def is_swept(name: str) -> bool:
+        return any(name == k or name.startswith(f"{k}.") for k in inside)
+
+    settings = {k: v for k, v in identity(cfg).items() if not is_swept(k)}
+    said = {k: v for layer in layers for k, v in layer.values.items() if is_swept(k) and k not in keys}
+    return {**settings, **{f"given {k}": v for k, v in said.items()}}
+
+
+def _values(override: Override) -> list[Any]:
+    if not override.is_sweep_override():
+        return [_plain(override.value())]
+    return [_plain(v) for v in override.sweep_iterator()]
+
+
+def _plain(value: Any) -> Any:
+    """Floats rounded to 12 decimals, whole ones as such: 0, 0.0 and -0.0 are one value."""
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, float):
+        value = round(value, 12) + 0.0
+        return int(value) if value.is_integer() and abs(value) < 1e15 else value
+    return value
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _quoted(value: Any) -> str:
+    """As an override's value; text is quoted where the grammar would read more into it."""
+    text = _text(value)
+    if isinstance(value, str) and not re.fullmatch(r"[\w./+-]+", text):
+        escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{escaped}'"
+    return text

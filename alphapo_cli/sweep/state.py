@@ -1,0 +1,125 @@
+"""The directory of a sweep. The run directories are the state; sweep.json says which cells there are.
+
+    sweep.json      name, hash, base settings, swept keys, resolved cells
+    cells/<id>/     run directories
+    summary.json    {"name", "hash", "cells": [...], "best": ...}, made from the run directories
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alphapo_cli.errors import UsageError
+from alphapo_cli.files import write_json
+from alphapo_cli.runs import RunDirectory, versions
+from alphapo_cli.sweep.grid import Grid
+
+
+@dataclass(frozen=True)
+class SweepDirectory:
+    """Paths and records of one sweep."""
+
+    path: Path
+
+    @property
+    def file(self) -> Path:
+        return self.path / "sweep.json"
+
+    def cell(self, cell_id: str) -> RunDirectory:
+        return RunDirectory(self.path / "cells" / cell_id)
+
+    def record(self) -> dict[str, Any] | None:
+        """sweep.json, or None where there is none."""
+        try:
+            loaded = json.loads(self.file.read_text())
+        except (OSError, ValueError):
+            return None
+        return loaded if isinstance(loaded, dict) else None
+
+    def check(self, grid: Grid) -> None:
+        """May this grid go on here?
+
+        Raises:
+            UsageError: the directory holds another sweep, or something else.
+        """
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return
+        old = self.record()
+        if old is None:
+            raise UsageError(f"{self.path} exists and is not a sweep's directory; choose another --out")
+        if old.get("hash") != grid.hash:
+            raise UsageError(f"{self.path} holds another sweep (differs in: {', '.join(differing(old, grid))}); choose another --out")
+
+    def write(self, grid: Grid) -> None:
+        """Add this grid's cells to sweep.json; cells of earlier lines stay."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        cells = {c["id"]: c for c in (self.record() or {}).get("cells", [])}
+        for cell in grid.cells:
+            cells[cell.id] = {"id": cell.id, "point": dict(cell.point), "overrides": list(cell.overrides)}
+        write_json(self.file, {
+            "name": grid.name,
+            "hash": grid.hash,
+            "description": grid.description,
+            "base": dict(grid.base),
+            "keys": list(grid.keys),
+            "versions": versions(),
+            "cells": sorted(cells.values(), key=lambda c: [_order(v) for v in c["point"].values()]),
+        })  # fmt: skip
+
+    def cells(self) -> list[dict[str, Any]]:
+        """Every cell with its state and results, in the order of the grid."""
+        found = []
+        for cell in (self.record() or {}).get("cells", []):
+            run = self.cell(cell["id"])
+            summary = run.summary() or {}
+            found.append({
+                "id": cell["id"],
+                "point": cell["point"],
+                "overrides": cell["overrides"],
+                "state": summary.get("state", "pending") if run.path.is_dir() else "pending",
+                "reason": summary.get("reason"),
+                "step": summary.get("step", 0),
+                "metrics": summary.get("metrics", {}),
+                "cost": summary.get("cost", {}),
+            })
+        return found
+
+    def write_summary(self, best: Mapping[str, Any] | None) -> dict[str, Any]:
+        """summary.json from what the run directories say now."""
+        record = self.record() or {}
+        keys = ("id", "overrides", "state", "reason", "metrics", "cost")
+        summary = {
+            "name": record.get("name"),
+            "hash": record.get("hash"),
+            "cells": [{k: cell[k] for k in keys} for cell in self.cells()],
+            "best": None if best is None else dict(best),
+        }
+        write_json(self.path / "summary.json", summary)
+        return summary
+
+
+def differing(old: Mapping[str, Any], grid: Grid) -> list[str]:
+    """Keys in which a recorded sweep and a grid are not the same sweep."""
+    base = old.get("base", {})
+    keys = sorted(k for k in base.keys() | grid.base.keys() if base.get(k) != grid.base.get(k))
+    swept = sorted(set(old.get("keys", [])) ^ set(grid.keys))
+    return [*keys, *(f"swept {k}" for k in swept)] or ["sweep.json"]
+
+
+def another(directory: Path, grid: Grid) -> str | None:
+    """One line on the newest sweep of the same name that this grid does not belong to, if there is one."""
+    siblings = [p for p in directory.parent.glob(f"{grid.name}-*") if (p / "sweep.json").is_file() and p != directory]
+    if directory.exists() or not siblings:
+        return None
+    newest = max(siblings, key=lambda p: (p / "sweep.json").stat().st_mtime)
+    keys = differing(SweepDirectory(newest).record() or {}, grid)
+    return f"another sweep than {newest.name} (differs in: {', '.join(keys[:6])}{' ...' if len(keys) > 6 else ''})"
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return (0, float(value), "") if number else (1, 0.0, str(value))

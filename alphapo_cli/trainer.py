@@ -1,0 +1,233 @@
+"""transformers.Trainer, with its loss scaling, data order and logging replaced by exact ones.
+
+Trainer keeps optimizer, scheduler, clipping, mixed precision, DDP and the step loop. Dropped: its gradient accumulation
+(its defaults weigh the pairs of a ragged step wrongly), its data loader preparation (which repeats early samples under
+several processes) and its running loss. An item of the loader is a whole optimizer step; `training_step` runs its
+micro-batches and divides by the number of pairs in the step over all processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+
+from alphapo_cli.data.tokens import TokenPairs
+from alphapo_cli.errors import AlphapoError
+from alphapo_cli.layout import padded
+from alphapo_cli.layout.batch import PairBatch
+from alphapo_cli.models import PolicyModel, label
+from alphapo_cli.objective.preference import Objective, PairLoss
+from alphapo_cli.schedule import Schedule, StepIndices
+from alphapo_cli.schema import TrainerConfig
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """One optimizer step of one process."""
+
+    micro_batches: list[PairBatch]
+    num_pairs: int  # over all processes
+
+
+class StepDataset(Dataset[StepBatch]):
+    """Optimizer steps by number."""
+
+    def __init__(
+        self, pairs: TokenPairs, schedule: Schedule, rank: int, pad_id: int, sides: int, reference: np.ndarray | None
+    ) -> None:
+        self.pairs, self.schedule, self.rank = pairs, schedule, rank
+        self.pad_id, self.sides, self.reference = pad_id, sides, reference
+
+    def __len__(self) -> int:
+        return self.schedule.total_steps
+
+    def __getitem__(self, step: int) -> StepBatch:
+        batches = [
+            padded.collate(
+                [self.pairs[int(i)] for i in indices],
+                pad_id=self.pad_id,
+                weights=weights,
+                reference=None if self.reference is None else torch.from_numpy(self.reference[:, indices]),
+                sides=self.sides,
+            )
+            for indices, weights in self.schedule.micro_batches(step, self.rank)
+        ]
+        return StepBatch(batches, len(self.schedule.pairs(step)))
+
+
+class Window:
+    """Sums over pairs since the last log, in float64, so that a logged value is the mean over exactly those pairs."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, result: PairLoss, batch: PairBatch, lengths: Tensor, sums: Tensor) -> None:
+        """Fold in one micro-batch; `lengths`, `sums` [K, B] of the answers."""
+        values = {"loss": result.loss}
+        for side, name in enumerate(("chosen", "rejected")[: batch.num_sides]):
+            values[f"rewards/{name}"] = result.rewards[side]
+            values[f"logps/{name}"] = sums[side] / lengths[side]
+            values[f"logps/{name}_sum"] = sums[side]
+        if result.margins is not None:
+            values["rewards/margins"] = result.margins
+            values["rewards/accuracies"] = (result.margins > 0).double()
+        weight = batch.weight.double()
+        for name, value in {**values, "pairs": torch.ones_like(weight)}.items():
+            # where, not a product: a filling pair must not spread a NaN
+            part = torch.where(weight > 0, value.detach().double(), 0.0).sum()
+            self.sums[name] = self.sums[name] + part if name in self.sums else part
+
+    def means(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Means over all processes, and an empty window again."""
+        names = sorted(self.sums)
+        total = reduce(torch.stack([self.sums[n] for n in names]))
+        self.sums = {}
+        by_name = dict(zip(names, total.tolist(), strict=True))
+        pairs = by_name.pop("pairs")
+        return {f"train/{name}": value / pairs for name, value in by_name.items()}
+
+
+class PreferenceTrainer(Trainer):
+    """Trains a `PolicyModel` by an `Objective`; everything it logs goes to `on_log(step, row)`."""
+
+    def __init__(
+        self,
+        policy: PolicyModel,
+        objective: Objective,
+        pairs: TokenPairs,
+        schedule: Schedule,
+        args: TrainingArguments,
+        *,
+        pad_id: int,
+        reference: np.ndarray | None,
+        logging_steps: int,
+        on_log: Callable[[int, dict[str, float]], None],
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        super().__init__(model=policy, args=args, callbacks=[*callbacks])
+        for unwanted in (PrinterCallback, ProgressCallback):
+            self.remove_callback(unwanted)
+        self.objective = objective
+        self.schedule = schedule
+        self.sampler = StepIndices(schedule.total_steps)
+        sides = 2 if objective.needs_rejected else 1
+        self.steps = StepDataset(pairs, schedule, args.process_index, pad_id, sides, reference)
+        self.window = Window()
+        self.logging_steps = logging_steps
+        self.on_log = on_log
+        self.grad_norm: float | None = None
+        self.add_callback(_Log(self))
+
+    def get_train_dataloader(self) -> DataLoader[StepBatch]:
+        return DataLoader(self.steps, batch_size=None, sampler=self.sampler, collate_fn=_as_is)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[StepBatch], None]:
+        return list(_take(epoch_iterator, num_batches)), None
+
+    def training_step(self, model: Any, inputs: StepBatch, num_items_in_batch: Any = None) -> Tensor:
+        model.train()
+        total = torch.zeros((), device=self.args.device)
+        last = len(inputs.micro_batches) - 1
+        for i, cpu_batch in enumerate(inputs.micro_batches):
+            batch = cpu_batch.to(self.args.device)
+            sync = contextlib.nullcontext() if i == last else self.accelerator.no_sync(model)
+            with sync, self.compute_loss_context_manager():
+                answers = label(model(batch), batch).answers()
+                result = self.objective(replace(answers, reference=batch.reference, columns=batch.columns))
+                # DDP averages gradients over processes; the step's gradient is the mean over its pairs.
+                share = torch.where(batch.weight > 0, result.loss, 0.0).sum() / inputs.num_pairs
+                self.accelerator.backward(share * self.args.world_size)
+            total += share.detach()
+            self.window.add(result, batch, answers.lengths, answers.sums)
+        if not torch.isfinite(total):
+            raise AlphapoError(
+                f"the loss is {total.item()} at step {self.state.global_step + 1}: lower trainer.learning_rate or objective.beta"
+            )
+        return total
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self.grad_norm = None if norm is None else float(norm)
+        return norm
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0
+
+    def reduce_sum(self, values: Tensor) -> Tensor:
+        """Sum over processes."""
+        return self.accelerator.reduce(values, reduction="sum") if self.args.world_size > 1 else values
+
+
+class _Log(TrainerCallback):  # type: ignore[misc]
+    """Hands the window's means over every `logging_steps` steps and at the last one."""
+
+    def __init__(self, trainer: PreferenceTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        t, step = self.trainer, int(state.global_step)
+        if step % t.logging_steps and step != t.schedule.total_steps:
+            return
+        row = t.window.means(t.reduce_sum)
+        row["train/grad_norm"] = t.grad_norm if t.grad_norm is not None else float("nan")
+        row["train/learning_rate"] = t.used_learning_rate
+        row["train/epoch"] = t.schedule.epoch(step)
+        t.on_log(step, row)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.used_learning_rate = float(self.trainer.optimizer.param_groups[0]["lr"])
+
+
+def _as_is(item: StepBatch) -> StepBatch:
+    return item
+
+
+def _take(iterator: Any, count: int) -> Any:
+    for _ in range(count):
+        try:
+            yield next(iterator)
+        except StopIteration:
+            return
+
+
+def training_arguments(cfg: TrainerConfig, schedule: Schedule, output_dir: str, seed: int) -> TrainingArguments:
+    """Trainer's arguments; accumulation is ours (see the module's head), and so are logging and checkpoints."""
+    warmup = cfg.warmup_steps or round(cfg.warmup_ratio * schedule.total_steps)
+    return TrainingArguments(
+        output_dir=output_dir,
+        max_steps=schedule.total_steps,
+        per_device_train_batch_size=cfg.per_device_train_batch_size,
+        gradient_accumulation_steps=1,
+        learning_rate=cfg.learning_rate,
+        lr_scheduler_type=cfg.lr_scheduler_type,
+        warmup_steps=warmup,
+        weight_decay=cfg.weight_decay,
+        adam_beta1=cfg.adam_beta1,
+        adam_beta2=cfg.adam_beta2,
+        adam_epsilon=cfg.adam_epsilon,
+        max_grad_norm=cfg.max_grad_norm,
+        optim=cfg.optim,
+        bf16=cfg.bf16,
+        gradient_checkpointing=cfg.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if cfg.gradient_checkpointing else None,
+        use_cpu=cfg.use_cpu or not torch.cuda.is_available(),
+        seed=seed,
+        data_seed=seed,
+        ignore_data_skip=True,  # the sampler starts at the resumed step itself
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        eval_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+    )

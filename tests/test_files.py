@@ -1,0 +1,182 @@
+"""Atomic writing: what a reader finds after a success, a failure and a kill."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alphapo_cli.errors import AlphapoError
+from alphapo_cli.files import append_jsonl, jsonable, read_jsonl, write_atomic, write_json
+
+
+def test_writes_text_and_bytes_and_makes_the_directory(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "a" / "b" / "text.txt", "grüß dich\n")
+    write_atomic(tmp_path / "raw", b"\x00\xff")
+    assert (tmp_path / "a" / "b" / "text.txt").read_bytes() == "grüß dich\n".encode()
+    assert (tmp_path / "raw").read_bytes() == b"\x00\xff"
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["raw", "text.txt"]
+
+
+def test_new_files_follow_the_umask(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        write_atomic(tmp_path / "shared.txt", "x")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "shared.txt").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    write_atomic(tmp_path / "f.json", "old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(tmp_path / "f.json", "new")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"f.json": "old"}
+
+
+def test_a_value_without_json_form_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="object has no JSON form"):
+        write_json(tmp_path / "f.json", {"x": object()})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
+    path, lengths, stop = tmp_path / "f.txt", {1_000, 300_000}, threading.Event()
+    write_atomic(path, "x" * 1_000)
+    seen = set()
+
+    def read() -> None:
+        while not stop.is_set():
+            seen.add(len(path.read_text()))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for i in range(40):
+        write_atomic(path, "x" * (300_000 if i % 2 else 1_000))
+    stop.set()
+    reader.join()
+    assert seen
+    assert seen <= lengths
+
+
+@dataclass
+class _Point:
+    x: float
+    where: Path
+
+
+def test_jsonable_of_what_a_run_holds() -> None:
+    value = {
+        "nan": math.nan,
+        "inf": [math.inf, -math.inf, 1.5],
+        3: (1, True, None),
+        "numpy": np.float32(0.5),
+        "array": np.array([1.0, np.nan]),
+        "count": np.int64(7),
+        "point": _Point(math.nan, Path("runs/a")),
+        "set": {"b", "a"},
+    }
+    assert jsonable(value) == {
+        "nan": None,
+        "inf": [None, None, 1.5],
+        "3": [1, True, None],
+        "numpy": 0.5,
+        "array": [1.0, None],
+        "count": 7,
+        "point": {"x": None, "where": "runs/a"},
+        "set": ["a", "b"],
+    }
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(_json)
+def test_whatever_goes_in_strict_json_comes_out(value: object) -> None:
+    def refuse(word: str) -> object:
+        raise AssertionError(f"{word} is not JSON")
+
+    json.loads(json.dumps(jsonable(value)), parse_constant=refuse)
+
+
+def test_write_json_order(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": 1, "a": math.nan})
+    write_json(tmp_path / "b.json", {"b": 1, "a": "é"}, sort_keys=True)
+    assert (tmp_path / "a.json").read_text() == '{\n  "b": 1,\n  "a": null\n}\n'
+    assert (tmp_path / "b.json").read_text(encoding="utf-8") == '{\n  "a": "é",\n  "b": 1\n}\n'
+
+
+def test_jsonl_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    for step in range(3):
+        append_jsonl(path, {"step": step, "loss": math.nan if step == 1 else 0.5})
+    assert read_jsonl(path) == [{"step": 0, "loss": 0.5}, {"step": 1, "loss": None}, {"step": 2, "loss": 0.5}]
+    assert path.read_text().count("\n") == 3
+
+
+@pytest.mark.parametrize("torn", [b"{", b'{"step": 2, "loss": 0.', b'{"step": 2}', b'{"word": "gr\xc3', b"x" * 200_000])
+def test_a_torn_last_line_is_left_out_and_then_replaced(tmp_path: Path, torn: bytes) -> None:
+    path = tmp_path / "metrics.jsonl"
+    append_jsonl(path, {"step": 1})
+    with open(path, "ab") as file:
+        file.write(torn)
+    assert read_jsonl(path) == [{"step": 1}]
+    append_jsonl(path, {"step": 2, "again": True})
+    assert read_jsonl(path) == [{"step": 1}, {"step": 2, "again": True}]
+
+
+def test_a_file_that_is_one_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step"')
+    assert read_jsonl(path) == []
+    append_jsonl(path, {"step": 0})
+    assert path.read_bytes() == b'{"step": 0}\n'
+
+
+@pytest.mark.parametrize("broken", ["{oops}", "[1]"])
+def test_a_broken_whole_line_is_named(tmp_path: Path, broken: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 0}}\n{broken}\n{{"step": 2}}\n')
+    with pytest.raises(AlphapoError, match=r"metrics\.jsonl, line 2: .*delete the line to go on"):
+        read_jsonl(path)
+
+
+def test_a_kill_leaves_whole_rows(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    writer = (
+        "import sys; from alphapo_cli.files import append_jsonl\n"
+        "for i in range(10**9):\n"
+        "    append_jsonl(sys.argv[1], {'step': i, 'pad': 'x' * 5000})\n"
+        "    if i == 50: print('go', flush=True)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", writer, str(path)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    rows = read_jsonl(path)
+    assert [row["step"] for row in rows] == list(range(len(rows)))
+    assert len(rows) > 50
