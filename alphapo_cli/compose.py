@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +24,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alphapo_cli.errors import ConfigError, nearest
-from alphapo_cli.schema import ObjectiveConfig
+from alphapo_cli.ranges import check, normalise
 
 T = TypeVar("T")
 PARTS = ("score", "shape", "link")
@@ -85,7 +84,9 @@ def parse(texts: Iterable[str]) -> list[Override]:
             raise ConfigError(f"'{text}' is not an override (write key=value): {reason}") from error
         key = override.key_or_group
         if key == "hydra" or key.startswith(("hydra.", "hydra/")):
-            raise ConfigError(f"'{text}': hydra.* settings have no effect here; a run's directory is run.dir and run.name")
+            raise ConfigError(
+                f"'{text}': hydra.* settings have no effect here; a run's directory is run.dir and run.name"
+            )
         if override.is_delete():
             raise ConfigError(f"'{text}': keys cannot be deleted; set {key.lstrip('~')}=null")
         if override.package is not None:
@@ -108,11 +109,10 @@ def split(overrides: Sequence[Override], sources: Sources) -> Line:
             raise ConfigError(f"'{text}' lists several values: use alphapo sweep {text}")
         if key in known:
             choice = override.value()
-            if not isinstance(choice, str) or choice not in known[key]:
-                if not (choice is None and key == "experiment"):
-                    raise ConfigError(
-                        f"{key}={choice}: no such {key}{nearest(str(choice), known[key])} (choices: {', '.join(known[key])})"
-                    )
+            if choice not in known[key] and not (choice is None and key == "experiment"):
+                raise ConfigError(
+                    f"{key}={choice}: no such {key}{nearest(str(choice), known[key])} (choices: {', '.join(known[key])})"
+                )
             groups.append(f"{key}={'null' if choice is None else choice}")
         else:
             values[key] = override.value()
@@ -197,7 +197,9 @@ def _require(cfg: DictConfig, key: str, value: Any, parts: Mapping[str, Mapping[
             full = ".".join([*path, name])
             if here in parts and not children:
                 kind, chosen = here.rpartition(".")[2], parts[here]["name"]
-                raise ConfigError(f"unknown key '{full}': the {kind} '{chosen}' has no parameters; choose another by objective/{kind}=")
+                raise ConfigError(
+                    f"unknown key '{full}': the {kind} '{chosen}' has no parameters; choose another by objective/{kind}="
+                )
             hint = nearest(name, children).replace("mean '", f"mean '{here}.") if here else _nearest_anywhere(cfg, key)
             where = f"keys of {here}" if here else "keys"
             listed = f" ({where}: {', '.join(children)})" if children else f" ({here} holds a value, not keys)"
@@ -293,59 +295,6 @@ def _like(default: Any, value: Any, key: str) -> Any:
         kind = {bool: "true or false", float: "a number", int: "a whole number", str: "a text"}[type(default)]
         raise ConfigError(f"{key}={_shown(value)}: must be {kind}")
     return value
-
-
-def normalise(value: Any) -> Any:
-    """-0.0 becomes 0.0 everywhere, so that equal configurations have equal hashes."""
-    if is_dataclass(value) and not isinstance(value, type):
-        for f in fields(value):
-            setattr(value, f.name, normalise(getattr(value, f.name)))
-        return value
-    if isinstance(value, dict):
-        return {k: normalise(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [normalise(v) for v in value]
-    return value + 0.0 if isinstance(value, float) else value
-
-
-def check(cfg: Any) -> None:
-    """Ranges and choices of the whole configuration.
-
-    Raises:
-        ConfigError: every fault found, in one line.
-    """
-    faults = list(_faults(cfg, ""))
-    if faults:
-        raise ConfigError("; ".join(faults))
-
-
-def _faults(cfg: Any, prefix: str) -> Iterable[str]:
-    for f in fields(cfg):
-        value, key = getattr(cfg, f.name), f"{prefix}{f.name}"
-        if is_dataclass(value):
-            yield from _faults(value, f"{key}.")
-            continue
-        yield from _fault(key, value, f.metadata)
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                yield from _fault(f"{key}.{name}", inner, {})
-    if isinstance(cfg, ObjectiveConfig) and cfg.gamma is not None and cfg.gamma_beta_ratio is not None:
-        yield f"{GAMMAS[0]} and {GAMMAS[1]} are both set: give one (gamma = beta x ratio)"
-
-
-def _fault(key: str, value: Any, limits: Mapping[str, Any]) -> Iterable[str]:
-    if isinstance(value, float) and not math.isfinite(value):
-        yield f"{key}={value}: must be a finite number"
-        return
-    if value is None:
-        return
-    if "choices" in limits and value not in limits["choices"]:
-        yield f"{key}={value}: no such choice{nearest(str(value), limits['choices'])} (choices: {', '.join(limits['choices'])})"
-    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-    tests = {"ge": lambda v, b: v >= b, "gt": lambda v, b: v > b, "le": lambda v, b: v <= b, "lt": lambda v, b: v < b}
-    for name, word in words.items():
-        if name in limits and not tests[name](value, limits[name]):
-            yield f"{key}={value}: must be {word} {limits[name]}"
 
 
 def to_yaml(cfg: Any) -> str:

@@ -89,9 +89,7 @@ def log_softmax_at(logits: Tensor, targets: Tensor) -> Tensor:
     return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
 
 
-def token_log_probs(
-    hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor], *, chunk: int = 1024
-) -> Tensor:
+def token_log_probs(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor], *, chunk: int = 1024) -> Tensor:
     """Log-probs of `targets` [N] under `head(hidden)`, hidden [N, H]: [N] float32."""
     parts = [log_softmax_at(head(h), t) for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True)]
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)

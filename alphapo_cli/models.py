@@ -6,17 +6,16 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from alphapo_cli.errors import UsageError, nearest
-from alphapo_cli.layout.batch import PairBatch
-from alphapo_cli.logprobs import TokenLogProbs, token_log_probs
+from alphapo_cli.policy import bare, check_head
 from alphapo_cli.schema import ModelConfig, ScratchConfig
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
@@ -44,12 +43,19 @@ def locate(path: str, revision: str | None = None) -> ModelSource:
     if folder.is_dir():
         if (folder / "config.yaml").is_file() and (folder / "summary.json").is_file():
             if not (folder / "model").is_dir():
-                raise UsageError(f"model.path={path}: this run has no model/ (its training did not end); train it first")
+                raise UsageError(
+                    f"model.path={path}: this run has no model/ (its training did not end); train it first"
+                )
             folder = folder / "model"
         return _local(folder, path)
     if folder.exists():
         raise UsageError(f"model.path={path}: is a file; give the directory that holds config.json and the weights")
-    if path.startswith((".", "/", "~")) or path.count("/") > 1 or not HUB_NAME.match(path) or folder.parent.name == "runs":
+    if (
+        path.startswith((".", "/", "~"))
+        or path.count("/") > 1
+        or not HUB_NAME.match(path)
+        or folder.parent.name == "runs"
+    ):
         near = nearest(folder.name, [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else [])
         raise UsageError(f"model.path={path}: no such directory{near}")
     return ModelSource(path, local=False, adapter=False, revision=revision)
@@ -58,15 +64,23 @@ def locate(path: str, revision: str | None = None) -> ModelSource:
 def _local(folder: Path, asked: str) -> ModelSource:
     adapter = (folder / "adapter_config.json").is_file()
     if not adapter and not (folder / "config.json").is_file():
-        raise UsageError(f"model.path={asked}: no config.json in {folder}; give a run directory or a saved model's directory")
+        raise UsageError(
+            f"model.path={asked}: no config.json in {folder}; give a run directory or a saved model's directory"
+        )
     weights = [p for pattern in WEIGHT_FILES for p in folder.glob(pattern) if p.stat().st_size > 0]
     if not weights:
-        raise UsageError(f"model.path={asked}: {folder} holds no weights (*.safetensors or pytorch_model*.bin); save the model there again")
+        raise UsageError(
+            f"model.path={asked}: {folder} holds no weights (*.safetensors or pytorch_model*.bin); save the model there again"
+        )
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        missing = sorted({f for f in json.loads(index.read_text())["weight_map"].values() if not (folder / f).is_file()})
+        missing = sorted(
+            {f for f in json.loads(index.read_text())["weight_map"].values() if not (folder / f).is_file()}
+        )
         if missing:
-            raise UsageError(f"model.path={asked}: {len(missing)} weight file(s) missing, first {missing[0]}; copy the directory whole")
+            raise UsageError(
+                f"model.path={asked}: {len(missing)} weight file(s) missing, first {missing[0]}; copy the directory whole"
+            )
     return ModelSource(str(folder), local=True, adapter=adapter)
 
 
@@ -79,7 +93,9 @@ def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source.location, revision=source.revision, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(
+            source.location, revision=source.revision, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"model.path={source.location}: {_load_reason(error, source, 'tokenizer')}") from error
 
@@ -194,66 +210,9 @@ def add_lora(model: Any, cfg: ModelConfig, seed: int) -> Any:
             return get_peft_model(model, config)
     except ValueError as error:
         names = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear)})
-        raise UsageError(f"model.lora.target_modules={lora.target_modules}: not in this model (linear layers: {', '.join(names)})") from error
-
-
-def bare(model: Any) -> Any:
-    """The transformers model inside a peft wrapper (its layers keep their adapters)."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def head_of(model: Any) -> Callable[[Tensor], Tensor]:
-    """Hidden states [N, H] to logits [N, V], with the scaling and soft-capping that the model's own forward applies."""
-    inner = bare(model)
-    config = inner.config.get_text_config()
-    linear = inner.get_output_embeddings()
-    cap = getattr(config, "final_logit_softcapping", None)
-    scale = getattr(config, "logit_scale", None) or 1.0
-    divide = getattr(config, "logits_scaling", None) or 1.0
-
-    def head(hidden: Tensor) -> Tensor:
-        logits: Tensor = linear(hidden)
-        if scale != 1.0 or divide != 1.0:
-            logits = logits * (scale / divide)
-        return cap * torch.tanh(logits / cap) if cap else logits
-
-    return head
-
-
-def frozen_head(model: Any) -> Callable[[Tensor], Tensor]:
-    """`head_of` as it is now: a copy of the weights where training may change them, the same ones otherwise."""
-    linear = bare(model).get_output_embeddings()
-    if not any(p.requires_grad for p in linear.parameters()):
-        return head_of(model)
-    kept = copy.deepcopy(linear).requires_grad_(False)
-    inner = bare(model)
-
-    class _View:  # head_of's view of a model: its config and its output layer
-        config = inner.config
-
-        @staticmethod
-        def get_output_embeddings() -> nn.Module:
-            return kept
-
-    return head_of(_View)
-
-
-@torch.no_grad()
-def check_head(model: Any) -> None:
-    """Our hidden states -> head must be the model's own logits; found out on a few tokens rather than assumed.
-
-    Raises:
-        UsageError: it is not (an architecture with a head of its own kind).
-    """
-    config = model.config.get_text_config()
-    ids = torch.arange(4, device=model.device).unsqueeze(0) % config.vocab_size
-    training = model.training
-    model.eval()
-    ours = head_of(model)(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
-    own = model(input_ids=ids, use_cache=False).logits
-    model.train(training)
-    if not torch.allclose(ours.float(), own.float(), rtol=1e-2, atol=1e-2):
-        raise UsageError(f"{type(model).__name__}: its logits are not its output layer applied to its last hidden state; this architecture is not supported")
+        raise UsageError(
+            f"model.lora.target_modules={lora.target_modules}: not in this model (linear layers: {', '.join(names)})"
+        ) from error
 
 
 def state_hash(model: nn.Module) -> str:
@@ -263,47 +222,6 @@ def state_hash(model: nn.Module) -> str:
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return digest.hexdigest()
-
-
-class PolicyModel(nn.Module):
-    """A causal language model seen as a function from a micro-batch to completion log-probs.
-
-    Its forward is what DDP and FSDP wrap, so that gradients are reduced although the model's own forward, which would
-    make logits for every position, is never called.
-    """
-
-    def __init__(self, lm: Any) -> None:
-        super().__init__()
-        self.lm = lm
-        self.config = bare(lm).config  # transformers.Trainer looks for it
-
-    def hidden(self, batch: PairBatch) -> Tensor:
-        """Hidden states that predict the completion tokens, [N, H]."""
-        output = bare(self.lm).base_model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            use_cache=False,
-        )
-        states: Tensor = output.last_hidden_state
-        return states.flatten(0, 1)[batch.predict]
-
-    def forward(self, batch: PairBatch) -> Tensor:
-        """Log-probs of the completion tokens, [N] float32."""
-        return token_log_probs(self.hidden(batch), batch.targets, head_of(self.lm))
-
-    def score(self, batch: PairBatch) -> TokenLogProbs:
-        """`forward` with the answers the tokens belong to."""
-        return label(self(batch), batch)
-
-    def gradient_checkpointing_enable(self, **settings: Any) -> None:
-        self.lm.gradient_checkpointing_enable(**settings)
-        bare(self.lm).enable_input_require_grads()
-
-
-def label(logps: Tensor, batch: PairBatch) -> TokenLogProbs:
-    """Per-token log-probs with the answer each belongs to."""
-    return TokenLogProbs(logps, batch.answer, batch.targets, batch.num_pairs, batch.num_sides)
 
 
 def save_model(lm: Any, tokenizer: Any, folder: Path, *, merge: bool = False) -> None:

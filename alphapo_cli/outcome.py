@@ -30,7 +30,16 @@ class Answers:
 class GlassboxOutcome:
     """Samples and scores one policy over a run; `folder` is the run's samples/."""
 
-    def __init__(self, tokenizer: Any, cfg: ProbeConfig, prompts: list[list[int]], instructions: list[str], seed: int, folder: Path, name: str) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        cfg: ProbeConfig,
+        prompts: list[list[int]],
+        instructions: list[str],
+        seed: int,
+        folder: Path,
+        name: str,
+    ) -> None:
         self.tokenizer, self.cfg, self.prompts, self.instructions = tokenizer, cfg, prompts, instructions
         self.seed, self.folder, self.name = seed, folder, name
         self.reference: Answers | None = None

@@ -20,8 +20,8 @@ from alphapo_cli.diagnostics import ProbeValues, objective_values
 from alphapo_cli.layout import padded
 from alphapo_cli.layout.batch import PairBatch
 from alphapo_cli.logprobs import AnswerLogProbs, token_log_probs, token_statistics
-from alphapo_cli.models import PolicyModel, frozen_head, head_of, label
 from alphapo_cli.objective.preference import Objective
+from alphapo_cli.policy import PolicyModel, frozen_head, head_of, label
 
 
 @dataclass(frozen=True)
@@ -134,12 +134,17 @@ class Probe:
                 )
                 answers = tokens.answers()
                 assert facts.kl is not None
-                parts.append((chunk, {
-                    "sums": _numpy(answers.sums),
-                    "lengths": _numpy(answers.lengths),
-                    "entropy": _pair_means(facts.entropy, tokens.answer[chosen], answers),
-                    "kl": _pair_means(facts.kl, tokens.answer[chosen], answers),
-                }))
+                parts.append(
+                    (
+                        chunk,
+                        {
+                            "sums": _numpy(answers.sums),
+                            "lengths": _numpy(answers.lengths),
+                            "entropy": _pair_means(facts.entropy, tokens.answer[chosen], answers),
+                            "kl": _pair_means(facts.kl, tokens.answer[chosen], answers),
+                        },
+                    )
+                )
         values = self.scorer.collect(parts)
         answers = AnswerLogProbs(
             torch.from_numpy(values["sums"]),

@@ -1,13 +1,13 @@
 """A run is a directory: its identity, its state, and the files that make it traceable.
 
-    config.yaml     resolved configuration
-    manifest.json   command, versions, git commit, hashes, hardware
-    metrics.jsonl   the record; W&B mirrors it
-    probe.jsonl     per pair
-    samples/        answers, AlpacaEval format
-    curves.png
-    model/          loads in plain transformers and vLLM
-    summary.json    {"state", "reason", "step", "metrics", "cost"}; a run is complete only when it says so
+config.yaml     resolved configuration
+manifest.json   command, versions, git commit, hashes, hardware
+metrics.jsonl   the record; W&B mirrors it
+probe.jsonl     per pair
+samples/        answers, AlpacaEval format
+curves.png
+model/          loads in plain transformers and vLLM
+summary.json    {"state", "reason", "step", "metrics", "cost"}; a run is complete only when it says so
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ class RunDirectory:
         write_atomic(self.config, to_yaml(cfg))
         self.finish("running", None, 0, {}, {})
 
-    def finish(self, state: str, reason: str | None, step: int, metrics: dict[str, Any], cost: dict[str, Any]) -> dict[str, Any]:
+    def finish(
+        self, state: str, reason: str | None, step: int, metrics: dict[str, Any], cost: dict[str, Any]
+    ) -> dict[str, Any]:
         """Write summary.json, the last thing a run writes."""
         summary = {"state": state, "reason": reason, "step": step, "metrics": metrics, "cost": cost}
         write_json(self.summary_file, summary)
@@ -180,7 +182,9 @@ def _cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
 
 
 def manifest(**facts: Any) -> dict[str, Any]:

@@ -99,6 +99,7 @@ class DataConfig:
     eval_path: str | None = None
     name: str | None = None  # hub data set
     config: str | None = None
+    data_dir: str | None = None  # a folder of it, such as HH-RLHF's harmless-base
     revision: str | None = None
     split: str = "train"
     eval_split: str | None = None

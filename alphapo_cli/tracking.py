@@ -74,31 +74,34 @@ class WandbTracker:
         self._failed = False
 
     def log(self, step: int, row: Row) -> None:
-        numbers = {key: value for key, value in jsonable(row).items() if key != "step" and value is not None}
-        if step >= self._first_step and numbers:
-            self._guard(lambda: self._run.log(numbers, step=self._advance(step)))
+        def add() -> None:
+            numbers = {key: value for key, value in _without_nulls(row).items() if key != "step"}
+            if numbers:
+                self._run.log(numbers, step=self._advance(step))
+
+        if step >= self._first_step:
+            self._guard(add)
 
     def picture(self, name: str, path: Path, step: int) -> None:
         self._guard(lambda: self._run.log({name: self._wandb.Image(str(path))}, step=self._advance(step)))
 
     def table(self, name: str, rows: Sequence[Row], step: int) -> None:
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        cells = [[jsonable(row.get(column)) for column in columns] for row in rows]
-
         def add() -> None:
+            columns = list(dict.fromkeys(key for row in rows for key in row))
+            cells = [[jsonable(row.get(column)) for column in columns] for row in rows]
             table = self._wandb.Table(columns=columns, data=cells, allow_mixed_types=True)
             self._run.log({name: table}, step=self._advance(step))
 
         self._guard(add)
 
     def finish(self, summary: Row, exit_code: int) -> None:
-        numbers = {key: value for key, value in jsonable(summary).items() if value is not None}
-        self._guard(lambda: self._run.summary.update(numbers))
-        # Also after a failure: closing is what writes the rest of the file.
+        self._guard(lambda: self._run.summary.update(_without_nulls(summary)))
+        # Also after a failure: closing is what writes the rest of the file. W&B's service does so shortly after this
+        # returns, and before the process may exit.
         self._guard(lambda: self._run.finish(exit_code=exit_code), always=True)
         if self._failed:
             # A broken service would print a traceback at exit and refuse the next run of this process.
-            self._guard(self._wandb.teardown, always=True)
+            self._guard(lambda: self._wandb.teardown(), always=True)
 
     def sync_hint(self) -> str | None:
         return None if self._directory is None else f"wandb sync {shlex.quote(str(self._directory))}"
@@ -265,9 +268,14 @@ def _set_aside(directories: Iterable[Path], run_id: str) -> list[tuple[Path, Pat
     return moved
 
 
+def _without_nulls(row: Row) -> dict[str, Any]:
+    return {key: value for key, value in jsonable(row).items() if value is not None}
+
+
 def _by_step(history: Sequence[Row]) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of `history` joined by step, in ascending order; a later row wins where both have a key."""
     joined: dict[int, dict[str, Any]] = {}
     for row in history:
-        joined.setdefault(int(row["step"]), {}).update(row)
+        if row.get("step") is not None:
+            joined.setdefault(int(row["step"]), {}).update(row)
     yield from sorted(joined.items())

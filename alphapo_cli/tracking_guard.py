@@ -39,7 +39,7 @@ _SECRET_VALUE = re.compile(
 
 
 def tracking_mode(cfg: TrackingConfig) -> str:
-    """ "online", "offline" or "disabled": WANDB_MODE, then WANDB_DISABLED, then cfg.mode."""
+    """One of online, offline and disabled: WANDB_MODE, then WANDB_DISABLED, then cfg.mode."""
     wanted = os.environ.get("WANDB_MODE", "").strip().lower()
     if wanted in _MODES:
         return _MODES[wanted]

@@ -23,8 +23,8 @@ from alphapo_cli.data.tokens import TokenPairs
 from alphapo_cli.errors import AlphapoError
 from alphapo_cli.layout import padded
 from alphapo_cli.layout.batch import PairBatch
-from alphapo_cli.models import PolicyModel, label
 from alphapo_cli.objective.preference import Objective, PairLoss
+from alphapo_cli.policy import PolicyModel, label
 from alphapo_cli.schedule import Schedule, StepIndices
 from alphapo_cli.schema import TrainerConfig
 
@@ -127,7 +127,7 @@ class PreferenceTrainer(Trainer):
         self.add_callback(_Log(self))
 
     def get_train_dataloader(self) -> DataLoader[StepBatch]:
-        return DataLoader(self.steps, batch_size=None, sampler=self.sampler, collate_fn=_as_is)
+        return DataLoader(self.steps, batch_size=None, sampler=self.sampler, collate_fn=_as_is)  # type: ignore[arg-type]
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[StepBatch], None]:
         return list(_take(epoch_iterator, num_batches)), None
@@ -149,7 +149,8 @@ class PreferenceTrainer(Trainer):
             self.window.add(result, batch, answers.lengths, answers.sums)
         if not torch.isfinite(total):
             raise AlphapoError(
-                f"the loss is {total.item()} at step {self.state.global_step + 1}: lower trainer.learning_rate or objective.beta"
+                f"the loss is {total.item()} at step {self.state.global_step + 1}: "
+                "lower trainer.learning_rate or objective.beta"
             )
         return total
 
@@ -166,7 +167,7 @@ class PreferenceTrainer(Trainer):
         return self.accelerator.reduce(values, reduction="sum") if self.args.world_size > 1 else values
 
 
-class _Log(TrainerCallback):  # type: ignore[misc]
+class _Log(TrainerCallback):
     """Hands the window's means over every `logging_steps` steps and at the last one."""
 
     def __init__(self, trainer: PreferenceTrainer) -> None:

@@ -13,11 +13,17 @@ import typer
 from alphapo_cli.errors import UsageError
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[OVERRIDES]...", help="Hydra overrides: group=choice or key=value.", show_default=False)
+    list[str] | None,
+    typer.Argument(metavar="[OVERRIDES]...", help="Hydra overrides: group=choice or key=value.", show_default=False),
 ]
-ConfigDir = Annotated[Path | None, typer.Option("--config-dir", help="A folder of your own YAML, searched before the shipped conf/.")]
+ConfigDir = Annotated[
+    Path | None, typer.Option("--config-dir", help="A folder of your own YAML, searched before the shipped conf/.")
+]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Show the resolved configuration and exit.")]
-Json = Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write the result object to FILE, or as the last line on stdout.")]
+Json = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE|-", help="Write the result object to FILE, or as the last line on stdout."),
+]
 Replace = Annotated[bool, typer.Option("--replace", help="Start over: discard what the directory holds.")]
 
 

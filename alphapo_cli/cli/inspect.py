@@ -19,7 +19,11 @@ def env() -> None:
     from alphapo_cli.runs import git_commit, hardware, versions
 
     cache = cache_dir()
-    sizes = {p.name: sum(f.stat().st_size for f in p.rglob("*") if f.is_file()) for p in cache.iterdir() if p.is_dir()} if cache.is_dir() else {}
+    sizes = (
+        {p.name: sum(f.stat().st_size for f in p.rglob("*") if f.is_file()) for p in cache.iterdir() if p.is_dir()}
+        if cache.is_dir()
+        else {}
+    )
     facts = {
         "versions": versions(),
         "hardware": hardware(),

@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 
 
 def loss(
-    pairs: Annotated[Path, typer.Argument(help="JSON Lines with chosen_logp, rejected_logp (sums), chosen_tokens, rejected_tokens.")],
+    pairs: Annotated[
+        Path, typer.Argument(help="JSON Lines with chosen_logp, rejected_logp (sums), chosen_tokens, rejected_tokens.")
+    ],
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
     print_config: PrintConfig = False,
@@ -39,7 +41,9 @@ def loss(
     parsed = parse(overrides or [])
     for override in parsed:
         if override.key_or_group.partition(".")[0].partition("/")[0] != "objective":
-            raise ConfigError(f"'{override.input_line}': alphapo loss takes overrides of objective, objective/... and objective.* only")
+            raise ConfigError(
+                f"'{override.input_line}': alphapo loss takes overrides of objective, objective/... and objective.* only"
+            )
     cfg = compose("train", TrainConfig, [split(parsed, where)], where)
     if print_config:
         print(to_yaml(cfg.objective), end="")

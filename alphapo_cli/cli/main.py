@@ -15,7 +15,7 @@ from alphapo_cli.cli import inspect, loss, sweep, train
 from alphapo_cli.errors import AlphapoError
 
 # typer carries a click of its own; its public BadParameter is a UsageError, which is a ClickException.
-ClickException = typer.BadParameter.__mro__[2]
+ClickException: Any = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="alphapo",
@@ -35,7 +35,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks. Works behind any command, too.")] = False,
 ) -> None:
     """Options of every command."""
@@ -61,9 +63,9 @@ def _run(arguments: list[str], debug: bool) -> int:
         code = app(arguments, standalone_mode=False)
     except ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":
-            error.show()  # type: ignore[attr-defined]
+            error.show()
             return 2
-        return _say(error.format_message(), 2)  # type: ignore[attr-defined]
+        return _say(error.format_message(), 2)
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", 130)
     except BrokenPipeError:
@@ -77,7 +79,9 @@ def _run(arguments: list[str], debug: bool) -> int:
         if debug:
             raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        return _say(f"{type(error).__name__}: {first} (--debug shows where; `alphapo env` is what a bug report needs)", 1)
+        return _say(
+            f"{type(error).__name__}: {first} (--debug shows where; `alphapo env` is what a bug report needs)", 1
+        )
     return code if isinstance(code, int) else 0
 
 

@@ -70,5 +70,5 @@ def _read(cfg: DataConfig, evaluation: bool) -> tuple[list[Row], str]:
         if cfg.name is None:
             raise UsageError("data.name is not set: type data.name=OWNER/DATASET, or data.path=FILE for a local file")
         split = (cfg.eval_split or "") if evaluation else cfg.split
-        return read_hub(cfg.name, cfg.config, split, cfg.revision, limit), f"{cfg.name}:{split}"
+        return read_hub(cfg.name, cfg.config, split, cfg.revision, limit, cfg.data_dir), f"{cfg.name}:{split}"
     raise UsageError("data.path is not set: type data.path=FILE (.jsonl, .jsonl.gz, .json, .json.gz, .csv or .parquet)")

@@ -130,8 +130,10 @@ def _read_json(path: Path) -> Iterator[Row]:
             yield from _read_lines(path, io.StringIO(text))
             return
         raise UsageError(f"{path}: line {error.lineno}: broken JSON ({error.msg} at column {error.colno})") from error
-    if isinstance(values, dict) and len(values) == 1 and isinstance(next(iter(values.values())), list):
-        values = next(iter(values.values()))
+    if isinstance(values, dict):
+        # {"data": [...]}, or a single row.
+        inner = list(values.values())
+        values = inner[0] if len(inner) == 1 and isinstance(inner[0], list) else [values]
     if not isinstance(values, list):
         raise UsageError(f"{path}: holds a JSON {_kind(values)}; a list of objects is expected")
     for number, value in enumerate(values, 1):
@@ -181,7 +183,14 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "null")
 
 
-def read_hub(name: str, config: str | None, split: str, revision: str | None, limit: int | None = None) -> list[Row]:
+def read_hub(
+    name: str,
+    config: str | None,
+    split: str,
+    revision: str | None,
+    limit: int | None = None,
+    data_dir: str | None = None,
+) -> list[Row]:
     """The first `limit` rows of a hub data set's split, from the network or the local cache.
 
     Raises UsageError when the data set, its configuration or its split does not exist or cannot be reached. A machine
@@ -192,7 +201,7 @@ def read_hub(name: str, config: str | None, split: str, revision: str | None, li
     local = "type data.path=FILE to read a local copy"
     with _offline_when_unreachable(name, revision) as problem:
         try:
-            rows = datasets.load_dataset(name, config, split=split, revision=revision)
+            rows = datasets.load_dataset(name, config, data_dir=data_dir, split=split, revision=revision)
         except (ConnectionError, TimeoutError, datasets.exceptions.DatasetNotFoundError) as error:
             raise UsageError(
                 f"hub data set '{name}': {problem or _first_line(error)}, and it is not in the cache; {local}"

@@ -92,9 +92,7 @@ def _prefix(tokenizer: Any) -> tuple[int, ...]:
 
 def rendered_probe(tokenizer: Any) -> str:
     """A fixed short conversation in the tokenizer's chat template."""
-    return _apply(
-        tokenizer, [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": _PROBE}], False
-    )
+    return _apply(tokenizer, [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": _PROBE}], False)
 
 
 def _template_end(tokenizer: Any) -> str | None:

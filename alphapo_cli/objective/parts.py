@@ -77,5 +77,7 @@ def find(kind: str, settings: Mapping[str, Any]) -> Part:
     table = TABLES[kind]
     name = str(settings.get("name"))
     if name not in table:
-        raise ConfigError(f"objective.{kind}.name={name}: no such {kind}{nearest(name, table)} (there are: {', '.join(sorted(table))})")
+        raise ConfigError(
+            f"objective.{kind}.name={name}: no such {kind}{nearest(name, table)} (there are: {', '.join(sorted(table))})"
+        )
     return table[name]

@@ -1,9 +1,9 @@
 """An objective: score, shape and link put together. The only place where beta and gamma are applied.
 
-    s = score(log-probs)            [K, B]   K sides (chosen first), B pairs
-    r = beta h(s)                   [K, B]   reward
-    m = r_w - r_l - gamma           [B]
-    loss = link(m) + nll * NLL_w    [B]      one value a pair; the caller takes the mean
+s = score(log-probs)            [K, B]   K sides (chosen first), B pairs
+r = beta h(s)                   [K, B]   reward
+m = r_w - r_l - gamma           [B]
+loss = link(m) + nll * NLL_w    [B]      one value a pair; the caller takes the mean
 """
 
 from __future__ import annotations
@@ -107,7 +107,9 @@ def absolute_gamma(cfg: ObjectiveConfig) -> float:
         ConfigError: both were given.
     """
     if cfg.gamma is not None and cfg.gamma_beta_ratio is not None:
-        raise ConfigError("objective.gamma and objective.gamma_beta_ratio are both set: give one (gamma = beta x ratio)")
+        raise ConfigError(
+            "objective.gamma and objective.gamma_beta_ratio are both set: give one (gamma = beta x ratio)"
+        )
     if cfg.gamma is not None:
         return cfg.gamma
     return cfg.beta * cfg.gamma_beta_ratio if cfg.gamma_beta_ratio is not None else 0.0

@@ -33,7 +33,7 @@ def parse(lines: Iterable[str], where: str) -> list[tuple[int, dict[str, Any]]]:
         except ValueError as error:
             raise UsageError(f"{where}, line {number}: not valid JSON ({error})") from error
         if not isinstance(row, dict):
-            raise UsageError(f"{where}, line {number}: a row is a JSON object like {{\"chosen_logp\": -12.5, ...}}")
+            raise UsageError(f'{where}, line {number}: a row is a JSON object like {{"chosen_logp": -12.5, ...}}')
         rows.append((number, row))
     if not rows:
         raise UsageError(f"{where}: no rows; one JSON object a line with {', '.join((*LOGPS, *TOKENS))}")
@@ -64,20 +64,24 @@ def evaluate(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where
     margins = result.margins.tolist() if result.margins is not None else [None] * len(rows)
     out = []
     for i in range(len(rows)):
-        out.append({
-            "loss": result.loss[i].item(),
-            "chosen_reward": result.rewards[0, i].item(),
-            "rejected_reward": result.rewards[1, i].item() if two else None,
-            "margin": margins[i],
-            "d_loss_d_chosen_logp": gradient[0, i].item(),
-            "d_loss_d_rejected_logp": gradient[1, i].item() if two else None,
-        })
+        out.append(
+            {
+                "loss": result.loss[i].item(),
+                "chosen_reward": result.rewards[0, i].item(),
+                "rejected_reward": result.rewards[1, i].item() if two else None,
+                "margin": margins[i],
+                "d_loss_d_chosen_logp": gradient[0, i].item(),
+                "d_loss_d_rejected_logp": gradient[1, i].item() if two else None,
+            }
+        )
     return out
 
 
 def _number(row: Mapping[str, Any], name: str, number: int, where: str, objective: Objective) -> float:
     if name not in row:
-        raise UsageError(f"{where}, line {number}: no '{name}', which objective '{objective.name}' needs (the row has: {', '.join(row) or 'nothing'})")
+        raise UsageError(
+            f"{where}, line {number}: no '{name}', which objective '{objective.name}' needs (the row has: {', '.join(row) or 'nothing'})"
+        )
     value = row[name]
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise UsageError(f"{where}, line {number}: {name}={value!r} must be a finite number")

@@ -39,6 +39,10 @@ def run_figure(rows: Rows, title: str) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if not ax.has_data() or not any(len(line.get_xdata()) for line in _curves(ax)):
             ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color=style.GREY, fontsize=8)
+    figure.align_ylabels(axes)
+    steps = {step for row in rows if (step := style.number(row.get("step"))) is not None}
+    if len(steps) == 1:  # matplotlib would zoom in on fractions of a step
+        axes[0].set_xlim(min(steps) - 1, min(steps) + 1)
     for ax in axes[columns:]:
         ax.set_xlabel("optimizer step", fontsize=style.LABEL_SIZE, color=style.INK)
     return figure
@@ -95,7 +99,7 @@ def _gradient(ax: Axes, rows: Rows) -> None:
     for side, colour in (("chosen", style.CHOSEN), ("rejected", style.REJECTED)):
         _curve(ax, rows, f"gradient_weight/{side}", colour, side, abs)
     ax.set_ylim(bottom=0)
-    style.panel(ax, "Gradient weight", "|dL/ds|, mean over pairs")
+    style.panel(ax, "Gradient weight", "size of the mean dL/ds")
 
 
 def _win_rate(ax: Axes, rows: Rows) -> None:

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from alphapo_cli.files import write_atomic
 
@@ -32,17 +33,28 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 TITLE_SIZE, PANEL_SIZE, LABEL_SIZE, TICK_SIZE = 10.5, 9.0, 8.5, 8.0
 
 # Dark in the middle and light at the ends: on white paper a usual diverging map would hide the runs near alpha = 0,
-# which are the ones that everything is compared with.
+# which are the ones that everything is compared with. The hue sets in steeply, so that the sign shows at once.
 DIVERGING = LinearSegmentedColormap.from_list(
-    "alpha", [(0.0, "#5CC3F5"), (0.25, "#0072B2"), (0.5, "#141414"), (0.75, "#C64A00"), (1.0, "#FFB000")]
+    "alpha",
+    [
+        (0.0, "#7CCBF2"),
+        (0.2, "#2F97DB"),
+        (0.38, "#0A60AE"),
+        (0.46, "#0B3C7A"),
+        (0.5, "#111111"),
+        (0.54, "#7C2100"),
+        (0.62, "#BF3D00"),
+        (0.8, "#EB7A10"),
+        (1.0, "#F7B500"),
+    ],
 )
 
 
 def new_figure(rows: int, columns: int, height: float, title: str, **layout: Any) -> tuple[Figure, list[Axes]]:
     """A figure of `rows` x `columns` panels, `height` inches high, and its axes row by row."""
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
+    spacing = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, wspace=0.03, hspace=0.05)
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout=spacing, facecolor="white")
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06, wspace=0.03, hspace=0.05)
     figure.suptitle(title, fontsize=TITLE_SIZE, fontweight="bold", color=INK, x=0.01, ha="left")
     axes = figure.subplots(rows, columns, squeeze=False, **layout)
     flat = [ax for line in axes for ax in line]
@@ -63,6 +75,21 @@ def legend(ax: Axes, **options: Any) -> None:
     handles, _ = ax.get_legend_handles_labels()
     if handles:
         ax.legend(**{"fontsize": TICK_SIZE, "frameon": False, "handlelength": 1.6, "labelspacing": 0.3, **options})
+
+
+def figure_legend(figure: Figure, handles: Sequence[Any]) -> None:
+    """One line of explanations under all panels, where it can hide no data."""
+    if handles:
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=min(len(handles), 6),
+            fontsize=TICK_SIZE,
+            frameon=False,
+            handlelength=1.4,
+            columnspacing=1.8,
+            handletextpad=0.5,
+        )
 
 
 def reference_line(ax: Axes, y: float) -> None:

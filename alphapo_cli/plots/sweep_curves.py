@@ -31,7 +31,7 @@ class SweepCurve:
     metrics: Mapping[str, Any] = field(default_factory=dict)  # of summary.json
     state: str = "complete"
     series: str = ""  # a second swept key: "beta=2.5"; each gets its own line style
-    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # metric -> (low, high)
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # metric -> (low, high), 95 %
 
 
 def sweep_displacement(
@@ -46,11 +46,10 @@ def displacement_figure(cells: Sequence[SweepCurve], title: str | None = None, n
 
     One thick line per value (the mean over its complete seeds, at steps that all of them reached) and, where there are
     several seeds, one thin line each. With alphas the colour is continuous and centred on 0; otherwise every label has
-    a colour of its own. A cell that failed ends in a cross.
+    a colour of its own. A cell that failed ends in a cross. `name` is the swept key.
     """
     by_alpha = is_over_alpha(cells)
-    what = name if by_alpha else "each setting"
-    figure, axes = style.new_figure(1, 2, 3.7, title or f"Likelihood displacement during training, by {what}")
+    figure, axes = style.new_figure(1, 2, 3.7, title or f"Likelihood displacement during training, by {name}")
     norm = style.centred([cell.alpha for cell in cells if cell.alpha is not None])
     groups = group_seeds(cells)
     labels = list(dict.fromkeys(cell.label for cell in cells))
@@ -58,7 +57,7 @@ def displacement_figure(cells: Sequence[SweepCurve], title: str | None = None, n
     for ax, (key, panel_title) in zip(axes, _SIDES, strict=True):
         for group in groups:
             alpha, place = group[0].alpha, labels.index(group[0].label)
-            colour = style.CATEGORIES[place % len(style.CATEGORIES)]
+            colour: Any = style.CATEGORIES[place % len(style.CATEGORIES)]
             if by_alpha and alpha is not None:
                 colour = style.DIVERGING(norm(alpha))
             dash = style.DASHES[all_series.index(group[0].series) % len(style.DASHES)]
@@ -70,8 +69,10 @@ def displacement_figure(cells: Sequence[SweepCurve], title: str | None = None, n
         _colour_bar(figure, axes, sorted({cell.alpha for cell in cells if cell.alpha is not None}), norm, name)
     else:
         _name_labels(axes[1], labels)
-    if len(all_series) > 1:
-        _name_series(axes[0], all_series)
+    handles = _series_handles(all_series) if len(all_series) > 1 else []
+    if any(line.get_gid() == "failed" for ax in axes for line in ax.get_lines()):
+        handles.append(Line2D([], [], color=style.INK, marker="x", linestyle="", label="failed here"))
+    style.figure_legend(figure, handles)
     return figure
 
 
@@ -96,9 +97,12 @@ def _draw_group(ax: Axes, group: Sequence[SweepCurve], key: str, colour: Any, da
         if steps and (several or failed):
             ax.plot(steps, values, color=colour, linewidth=0.7, alpha=0.5, linestyle=dash, gid="seed")
         if steps and failed:
-            ax.plot(steps[-1], values[-1], "x", color=colour, markersize=6, markeredgewidth=1.6, gid="failed")
+            ax.plot(steps[-1], values[-1], "x", color=colour, markersize=6, markeredgewidth=1.6, zorder=4, gid="failed")
+    # A seed that is still running would cut the mean short, so it counts only where no seed has ended.
+    alive = [curve for curve in curves if curve[1] and curve[0].state != "failed"]
     whole = [
-        dict(zip(steps, values, strict=True)) for cell, steps, values in curves if steps and cell.state != "failed"
+        dict(zip(steps, values, strict=True))
+        for cell, steps, values in [curve for curve in alive if curve[0].state == "complete"] or alive
     ]
     if not whole:
         return
@@ -128,9 +132,8 @@ def _name_labels(ax: Axes, labels: Sequence[str]) -> None:
     ax.legend(handles=handles, fontsize=style.TICK_SIZE, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def _name_series(ax: Axes, names: Sequence[str]) -> None:
-    handles = [
+def _series_handles(names: Sequence[str]) -> list[Line2D]:
+    return [
         Line2D([], [], color=style.INK, linestyle=style.DASHES[i % len(style.DASHES)], label=text)
         for i, text in enumerate(names)
     ]
-    ax.legend(handles=handles, fontsize=style.TICK_SIZE, frameon=False, loc="best")

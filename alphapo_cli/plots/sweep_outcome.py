@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from alphapo_cli.plots import style
 from alphapo_cli.plots.sweep_curves import SweepCurve, group_seeds, is_over_alpha
@@ -31,7 +34,6 @@ _NEUTRAL = {
     "length_controlled_winrate": 50.0,
     "displacement/chosen": 0.0,
 }
-_UNFINISHED = ("running", "interrupted", "stopped")
 
 
 def sweep_outcome(
@@ -63,21 +65,26 @@ def outcome_figure(
         best: the best alpha, or label of a sweep that is not over alpha; null: the highest mean of `metric`.
         name: the swept key, for the x axis.
 
-    Dots are cells, the line joins the means over seeds, and bars are the cells' intervals. With several seeds a bar runs
-    between the means of their lower and upper ends: the seeds share their prompts, so it is not narrowed. Hollow dots
-    are cells that are not finished, crosses at the bottom cells that failed.
+    Dots are means over seeds, with a dash for each seed, and bars are the cells' 95 % intervals. With several seeds a
+    bar runs between the means of their lower and upper ends: the seeds share their prompts, so it is not narrowed.
+    Hollow dots are cells that are not finished, crosses at the bottom cells that failed.
     """
     metric = metric or _default_metric(cells)
     keys = (metric, "displacement/chosen", "displacement/share_chosen_down")
-    figure, axes = style.new_figure(1, 3, 3.3, title or f"Outcome of the sweep over {name}", sharex=True)
+    figure, axes = style.new_figure(
+        1, 3, 3.4, title or f"Outcome and displacement at the end of training, by {name}", sharex=True
+    )
     places = _places(cells)
     by_series: dict[str, list[list[SweepCurve]]] = {}
     for group in group_seeds(cells):
         by_series.setdefault(group[0].series, []).append(group)
+    colour_of = _colours(cells, list(by_series))
     for ax, key in zip(axes, keys, strict=True):
-        for i, (text, groups) in enumerate(by_series.items()):
-            colour = style.CATEGORIES[i % len(style.CATEGORIES)] if len(by_series) > 1 else style.INK
-            _draw_series(ax, groups, key, places, colour, style.MARKERS[i % len(style.MARKERS)], text or None)
+        for i, groups in enumerate(by_series.values()):
+            # Side by side, so that no series hides another where they agree.
+            aside = 0.5 * _half_width(places) * (i - (len(by_series) - 1) / 2) / max(1, len(by_series) - 1)
+            moved = {place: x + aside for place, x in places.items()}
+            _draw_series(ax, groups, key, moved, colour_of, style.MARKERS[i % len(style.MARKERS)])
         panel_title, unit = _NAMES.get(key, (key, ""))
         style.panel(ax, panel_title, unit, name)
         if key in _NEUTRAL:
@@ -85,14 +92,18 @@ def outcome_figure(
         if key == "displacement/share_chosen_down":
             ax.set_ylim(-0.03, 1.03)
         _mark_failed(ax, cells, places)
-    _mark_best(axes, cells, metric, best, places)
-    if is_over_alpha(cells):
-        _mark_zero(axes, zero_name, [places[_x_key(cell)] for cell in cells])
-    else:
+    if best is None:
+        best = _best(cells, metric)
+    if best in places and len(places) > 1:
+        _mark_best(axes, places, best)
+    over_alpha = is_over_alpha(cells)
+    if over_alpha and min(places.values()) <= 0.0 <= max(places.values()):
+        for ax in axes:
+            ax.axvline(0.0, color=style.GREY, linewidth=1.0, linestyle=":", zorder=1, gid="zero")
+    if not over_alpha:
         for ax in axes:
             _label_categories(ax, places)
-    if len(by_series) > 1:
-        style.legend(axes[2])
+    style.figure_legend(figure, _handles(axes, list(by_series), colour_of, name, zero_name, best))
     return figure
 
 
@@ -112,87 +123,122 @@ def _places(cells: Sequence[SweepCurve]) -> dict[float | str, float]:
     return {key: float(i) for i, key in enumerate(dict.fromkeys(_x_key(cell) for cell in cells))}
 
 
+def _colours(cells: Sequence[SweepCurve], all_series: Sequence[str]) -> Callable[[SweepCurve], Any]:
+    """The colour of a cell: that of its series, or else of its alpha, as in the picture of the curves."""
+    if len(all_series) > 1:
+        return lambda cell: style.CATEGORIES[all_series.index(cell.series) % len(style.CATEGORIES)]
+    norm = style.centred([cell.alpha for cell in cells if cell.alpha is not None])
+    labels = list(dict.fromkeys(cell.label for cell in cells))
+
+    def of_value(cell: SweepCurve) -> Any:
+        if is_over_alpha(cells) and cell.alpha is not None:
+            return style.DIVERGING(norm(cell.alpha))
+        return style.CATEGORIES[labels.index(cell.label) % len(style.CATEGORIES)]
+
+    return of_value
+
+
 def _draw_series(
     ax: Axes,
     groups: Sequence[Sequence[SweepCurve]],
     key: str,
     places: Mapping[float | str, float],
-    colour: str,
+    colour_of: Callable[[SweepCurve], Any],
     marker: str,
-    label: str | None,
 ) -> None:
     means: list[tuple[float, float]] = []
     for group in groups:
-        x = places[_x_key(group[0])]
-        measured = [(cell, value) for cell in group if (value := style.number(cell.metrics.get(key))) is not None]
-        drawn = [(cell, value) for cell, value in measured if cell.state != "failed"]
+        x, colour = places[_x_key(group[0])], colour_of(group[0])
+        values = [(cell, style.number(cell.metrics.get(key))) for cell in group if cell.state != "failed"]
+        measured = [(cell, value) for cell, value in values if value is not None]
+        complete = [(cell, value) for cell, value in measured if cell.state == "complete"]
+        drawn = complete or measured
         if not drawn:
             continue
-        finished = [value for cell, value in drawn if cell.state not in _UNFINISHED]
-        mean = fmean(finished or [value for _, value in drawn])
-        if finished:
+        mean = fmean(value for _, value in drawn)
+        if complete:
             means.append((x, mean))
         if len(drawn) > 1:
-            ax.plot([x] * len(drawn), [value for _, value in drawn], ".", color=colour, alpha=0.45, markersize=4,
-                    gid="seeds")  # fmt: skip
+            ax.plot([x] * len(drawn), [value for _, value in drawn], "_", color=colour, markersize=7,
+                    markeredgewidth=1.0, zorder=2.5, gid="seeds")  # fmt: skip
         ends = [cell.intervals[key] for cell, _ in drawn if key in cell.intervals]
         if ends:
             low, high = fmean(end[0] for end in ends), fmean(end[1] for end in ends)
-            ax.plot([x, x], [low, high], color=colour, linewidth=1.1, alpha=0.6, gid="interval")
-        ax.plot(x, mean, marker, color=colour, markersize=4.5, markerfacecolor=colour if finished else "white",
-                gid="cell" if finished else "unfinished")  # fmt: skip
-    if len(means) > 1 and all(cell.alpha is not None for group in groups for cell in group):
-        ax.plot(*zip(*means, strict=True), color=colour, linewidth=1.2, alpha=0.8, gid="means")
-    # One entry per series, marker and colour together.
-    ax.plot([], [], marker=marker, color=colour, markersize=4.5, linewidth=1.2, label=label)
+            ax.plot([x, x], [low, high], color=colour, linewidth=1.2, zorder=2, gid="interval")
+        ax.plot(x, mean, marker, color=colour, markersize=5, markerfacecolor=colour if complete else "white", zorder=3,
+                gid="cell" if complete else "unfinished")  # fmt: skip
+    # A line between categories would suggest values in between.
+    if len(means) > 1 and is_over_alpha([cell for group in groups for cell in group]):
+        colour = colour_of(groups[0][0]) if len({colour_of(group[0]) for group in groups}) == 1 else style.GREY
+        ax.plot(*zip(*means, strict=True), color=colour, linewidth=1.1, alpha=0.8, zorder=1.5, gid="means")
 
 
 def _mark_failed(ax: Axes, cells: Sequence[SweepCurve], places: Mapping[float | str, float]) -> None:
     failed = sorted({places[_x_key(cell)] for cell in cells if cell.state == "failed"})
     if failed:
         ax.plot(failed, [0.03] * len(failed), "x", color=style.VERMILLION, markersize=6, markeredgewidth=1.6,
-                transform=ax.get_xaxis_transform(), clip_on=False, label="failed", gid="failed")  # fmt: skip
-        ax.legend(fontsize=style.TICK_SIZE, frameon=False, loc="best")
+                transform=ax.get_xaxis_transform(), clip_on=False, zorder=4, gid="failed")  # fmt: skip
 
 
-def _mark_best(
-    axes: Sequence[Axes],
-    cells: Sequence[SweepCurve],
-    metric: str,
-    best: float | str | None,
-    places: Mapping[float | str, float],
-) -> None:
-    """A ring around the best value in each panel, named in the first."""
-    outcomes: dict[float | str, float] = {}
+def _best(cells: Sequence[SweepCurve], metric: str) -> float | str | None:
+    """The value with the highest mean of `metric` over its complete seeds."""
+    means: dict[float | str, float] = {}
     for group in group_seeds(cells):
         values = [style.number(cell.metrics.get(metric)) for cell in group if cell.state == "complete"]
         known = [value for value in values if value is not None]
         if known:
             key = _x_key(group[0])
-            outcomes[key] = max(outcomes.get(key, float("-inf")), fmean(known))
-    if best is None and outcomes:
-        best = max(outcomes, key=lambda key: outcomes[key])
-    if best is None or best not in places:
-        return
+            means[key] = max(means.get(key, float("-inf")), fmean(known))
+    return max(means, key=lambda key: means[key], default=None)
+
+
+def _mark_best(axes: Sequence[Axes], places: Mapping[float | str, float], best: float | str) -> None:
+    at, half = places[best], _half_width(places)
     for ax in axes:
-        ax.axvspan(places[best] - _half_width(places), places[best] + _half_width(places), color=style.SKY, alpha=0.25,
-                   linewidth=0, zorder=0, gid="best")  # fmt: skip
-    text = f"best: {best:g}" if isinstance(best, float | int) else "best"
-    axes[0].annotate(text, (places[best], 1.0), xycoords=axes[0].get_xaxis_transform(), ha="center", va="bottom",
-                     fontsize=style.TICK_SIZE, color=style.BLUE)  # fmt: skip
+        ax.axvspan(at - half, at + half, color=style.SKY, alpha=0.28, linewidth=0, zorder=0, gid="best")
+
+
+def _handles(
+    axes: Sequence[Axes],
+    all_series: Sequence[str],
+    colour_of: Callable[[SweepCurve], Any],
+    name: str,
+    zero_name: str | None,
+    best: float | str | None,
+) -> list[Any]:
+    """The legend: what is in the picture, and nothing else."""
+    artists = [artist for ax in axes for artist in (*ax.get_lines(), *ax.patches)]
+    present = {artist.get_gid() for artist in artists}
+    handles: list[Any] = []
+    if len(all_series) > 1:
+        for i, text in enumerate(all_series):
+            colour = colour_of(SweepCurve(None, "", series=text))
+            marker = style.MARKERS[i % len(style.MARKERS)]
+            handles.append(Line2D([], [], color=colour, marker=marker, markersize=5, label=text))
+    if "best" in present:
+        text = f"best: {name} = {best:g}" if isinstance(best, float | int) else f"best: {best}"
+        handles.append(Patch(color=style.SKY, alpha=0.28, linewidth=0, label=text))
+    if "zero" in present:
+        text = f"{name} = 0" + (f": {zero_name}" if zero_name else "")
+        handles.append(Line2D([], [], color=style.GREY, linestyle=":", linewidth=1.0, label=text))
+    marks = [
+        ("interval", "|", "95 % interval"),
+        ("seeds", "_", "one seed"),
+        ("unfinished", "o", "not finished"),
+        ("failed", "x", "failed"),
+    ]
+    for gid, marker, text in marks:
+        if gid in present:
+            colour = style.VERMILLION if gid == "failed" else style.INK
+            handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", markersize=6,
+                                  markerfacecolor="white", label=text))  # fmt: skip
+    return handles
 
 
 def _half_width(places: Mapping[float | str, float]) -> float:
     at = sorted(set(places.values()))
-    gaps = [b - a for a, b in zip(at, at[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(at)]
     return 0.3 * min(gaps, default=1.0)
-
-
-def _mark_zero(axes: Sequence[Axes], zero_name: str | None, alphas: Sequence[float]) -> None:
-    if not min(alphas) <= 0.0 <= max(alphas):
-        return
-    for ax in axes:
-        ax.axvline(0.0, color=style.GREY, linewidth=0.8, linestyle=":", zorder=1, gid="zero")
 
 
 def _label_categories(ax: Axes, places: Mapping[float | str, float]) -> None:

@@ -24,8 +24,9 @@ from alphapo_cli.data import glassbox, glassbox_tokenizer
 from alphapo_cli.data.prepare import prepare
 from alphapo_cli.data.records import LoadCounts, LoadedPairs, TextPair
 from alphapo_cli.data.tokens import TokenPairs
-from alphapo_cli.models import PolicyModel, random_llama, save_model
+from alphapo_cli.models import random_llama, save_model
 from alphapo_cli.objective.preference import build
+from alphapo_cli.policy import PolicyModel
 from alphapo_cli.runs import digest
 from alphapo_cli.schedule import Schedule
 from alphapo_cli.schema import DataConfig, ObjectiveConfig, ProbeConfig, TrainerConfig
@@ -40,7 +41,15 @@ TRAINER = TrainerConfig(
 
 def base_key() -> str:
     """Hash of everything that decides the base policy's bytes on one machine."""
-    facts = [VERSION, DEMONSTRATIONS, asdict(TRAINER), glassbox_tokenizer.base_config(), glassbox.vocabulary(), torch.__version__, transformers.__version__]
+    facts = [
+        VERSION,
+        DEMONSTRATIONS,
+        asdict(TRAINER),
+        glassbox_tokenizer.base_config(),
+        glassbox.vocabulary(),
+        torch.__version__,
+        transformers.__version__,
+    ]
     return digest(facts)[:16]
 
 
@@ -68,7 +77,9 @@ def ensure(cache: Path, say: bool = True) -> Path:
 
 def _train(folder: Path) -> None:
     tokenizer = glassbox_tokenizer.tokenizer()
-    settings = {k: v for k, v in glassbox_tokenizer.base_config().items() if not k.endswith("_id") and k != "vocab_size"}
+    settings = {
+        k: v for k, v in glassbox_tokenizer.base_config().items() if not k.endswith("_id") and k != "vocab_size"
+    }
     lm = random_llama(tokenizer, seed=0, **settings)
     demonstrations = [
         TextPair(
@@ -108,7 +119,9 @@ def _tokens(pairs: list[TextPair], tokenizer: Any) -> TokenPairs:
         loaded = LoadedPairs(pairs, LoadCounts(read=len(pairs)), "embedded world", "messages")
         cfg = DataConfig(source="glassbox", max_length=glassbox_tokenizer.MAX_POSITIONS)
         one = LoadedPairs(pairs[:1], LoadCounts(read=1), "embedded world", "messages")
-        return prepare(cfg, ProbeConfig(pairs=1), tokenizer, train_pairs=loaded, probe_pairs=one, cache_dir=Path(scratch)).train
+        return prepare(
+            cfg, ProbeConfig(pairs=1), tokenizer, train_pairs=loaded, probe_pairs=one, cache_dir=Path(scratch)
+        ).train
 
 
 @contextlib.contextmanager

@@ -11,7 +11,12 @@ from alphapo_cli.files import append_jsonl, jsonable
 from alphapo_cli.runs import RunDirectory
 from alphapo_cli.tracking import NullTracker, Tracker
 
-SHOWN = {"train/loss": "loss", "train/rewards/margins": "margin", "displacement/chosen": "chosen", "glassbox/true_win_rate": "win"}
+SHOWN = {
+    "train/loss": "loss",
+    "train/rewards/margins": "margin",
+    "displacement/chosen": "chosen",
+    "glassbox/true_win_rate": "win",
+}
 
 
 class Recorder:
@@ -24,7 +29,9 @@ class Recorder:
         self.row: dict[str, Any] = {}
         self.last_probe: dict[str, Any] = {}
         self.shown: dict[str, str] = {}
-        self.bar = tqdm(total=total_steps, desc=title, unit="step", file=sys.stderr, disable=None, dynamic_ncols=True, leave=False)
+        self.bar = tqdm(
+            total=total_steps, desc=title, unit="step", file=sys.stderr, disable=None, dynamic_ncols=True, leave=False
+        )
 
     def add(self, step: int, row: dict[str, Any]) -> None:
         """More values of `step`; values of an earlier step are written first."""

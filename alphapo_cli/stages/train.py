@@ -23,9 +23,10 @@ from alphapo_cli.data.prepare import tokenizer_hash
 from alphapo_cli.data.tokenise import encode_prompt
 from alphapo_cli.errors import AlphapoError, Interrupted, UsageError
 from alphapo_cli.files import append_jsonl, write_json
-from alphapo_cli.models import PolicyModel, add_lora, save_model
+from alphapo_cli.models import add_lora, save_model
 from alphapo_cli.objective.preference import Objective, build
 from alphapo_cli.outcome import GlassboxOutcome
+from alphapo_cli.policy import PolicyModel
 from alphapo_cli.probe import Probe, Processes
 from alphapo_cli.runs import RunDirectory, digest, identity, manifest
 from alphapo_cli.schedule import Schedule
@@ -124,7 +125,9 @@ class _Run:
         if self.main:
             self.directory.begin(self.cfg, self._manifest())
             write_json(self.directory.path / "prompts.json", self.materials.data.prompt_samples)
-            self.recorder = Recorder(self.directory, self.schedule.total_steps, self.directory.path.name, self._tracker())
+            self.recorder = Recorder(
+                self.directory, self.schedule.total_steps, self.directory.path.name, self._tracker()
+            )
         try:
             summary = self._train(lm)
         except (KeyboardInterrupt, Interrupted) as error:
@@ -144,7 +147,9 @@ class _Run:
         pad_id = self.materials.tokenizer.pad_token_id
         args = training_arguments(cfg.trainer, self.schedule, str(self.directory.path / "trainer"), cfg.seed)
         policy = PolicyModel(lm.to(args.device))
-        reference = self.workshop.reference(cfg, self.materials, policy) if self.objective.needs_reference else (None, None)
+        reference = (
+            self.workshop.reference(cfg, self.materials, policy) if self.objective.needs_reference else (None, None)
+        )
         self.trainer = PreferenceTrainer(
             policy,
             self.objective,
@@ -181,7 +186,13 @@ class _Run:
         tokenizer = self.materials.tokenizer
         prompts = [encode_prompt(({"role": "user", "content": i},), tokenizer, cfg.data) for i in instructions]
         self.outcome = GlassboxOutcome(
-            tokenizer, cfg.probe, prompts, instructions, cfg.seed, self.directory.path / "samples", self.directory.path.name
+            tokenizer,
+            cfg.probe,
+            prompts,
+            instructions,
+            cfg.seed,
+            self.directory.path / "samples",
+            self.directory.path.name,
         )
         self.outcome.start(lm)
 
@@ -266,7 +277,7 @@ class _Run:
         )
 
 
-class _ProbeCallback(TrainerCallback):  # type: ignore[misc]
+class _ProbeCallback(TrainerCallback):
     """Reads the probe every `probe.every` steps and at the last one; then the step's row is written."""
 
     def __init__(self, run: _Run) -> None:

@@ -7,6 +7,8 @@ Nothing here draws from a random generator that a run uses, so cold or warm neve
 from __future__ import annotations
 
 import copy
+import functools
+import io
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,7 +26,8 @@ from alphapo_cli.data.records import LoadCounts, LoadedPairs
 from alphapo_cli.data.tokens import TokenPairs
 from alphapo_cli.errors import UsageError
 from alphapo_cli.files import write_atomic
-from alphapo_cli.models import PolicyModel, from_scratch, load_model, load_tokenizer, locate, state_hash
+from alphapo_cli.models import from_scratch, load_model, load_tokenizer, locate, state_hash
+from alphapo_cli.policy import PolicyModel
 from alphapo_cli.probe import Processes, score_pairs
 from alphapo_cli.runs import digest
 from alphapo_cli.schema import DataConfig, ModelConfig, ProbeConfig, TrainConfig
@@ -58,14 +61,21 @@ class Workshop:
         Raises:
             UsageError: data, model or tokenizer are missing or do not fit together.
         """
-        parts = [asdict(cfg.model), asdict(cfg.data), cfg.probe.pairs, cfg.seed if cfg.model.source == "from_scratch" else 0]
+        parts = [
+            asdict(cfg.model),
+            asdict(cfg.data),
+            cfg.probe.pairs,
+            cfg.seed if cfg.model.source == "from_scratch" else 0,
+        ]
         return self._keep(f"materials {digest(parts)}", lambda: self._materials(cfg))  # type: ignore[no-any-return]
 
     def _materials(self, cfg: TrainConfig) -> Materials:
         model = cfg.model
         if model.path is None and model.source == "from_scratch":
             if model.lora.r is not None:
-                raise UsageError("model.lora.r needs a saved model to adapt: give model.path, or leave model=from_scratch whole")
+                raise UsageError(
+                    "model.lora.r needs a saved model to adapt: give model.path, or leave model=from_scratch whole"
+                )
             train, probe = load_text(cfg.data, cfg.probe)
             lm, tokenizer = from_scratch(model.scratch, _texts(train), cfg.seed)
             return self._assemble(cfg, tokenizer, train, probe, lambda: lm, "random weights")
@@ -78,10 +88,18 @@ class Workshop:
         # Attention, dtype and adapter settings are part of the key; the weights themselves are read once.
         key = f"weights {source.location} {model.dtype} {model.attention}"
         start = "the embedded base" if model.path is None else path
-        return self._assemble(cfg, tokenizer, train, probe, lambda: self._keep(key, lambda: load_model(source, model)), start)
+        return self._assemble(
+            cfg, tokenizer, train, probe, lambda: self._keep(key, lambda: load_model(source, model)), start
+        )
 
     def _assemble(
-        self, cfg: TrainConfig, tokenizer: Any, train: LoadedPairs, probe: LoadedPairs | None, master: Callable[[], Any], start: str
+        self,
+        cfg: TrainConfig,
+        tokenizer: Any,
+        train: LoadedPairs,
+        probe: LoadedPairs | None,
+        master: Callable[[], Any],
+        start: str,
     ) -> Materials:
         if tokenizer.pad_token_id is None:
             # Padding is never looked at (see layout.padded); any valid id fills the row.
@@ -102,20 +120,24 @@ class Workshop:
             scorer = PolicyModel(lm)
         weights = state_hash(scorer)
         sets = {"train": materials.data.train, "probe": materials.data.probe}
-        train, probe = (
-            self._keep(f"reference {name} {weights} {materials.data.key} {cfg.trainer.bf16}", lambda n=name, p=pairs: self._score(n, p, scorer, weights, cfg, materials))
-            for name, pairs in sets.items()
-        )
-        return train, probe
+        sums = {}
+        for name, pairs in sets.items():
+            score = functools.partial(self._score, name, pairs, scorer, weights, cfg, materials)
+            sums[name] = self._keep(f"reference {name} {weights} {materials.data.key} {cfg.trainer.bf16}", score)
+        return sums["train"], sums["probe"]
 
-    def _score(self, name: str, pairs: TokenPairs, scorer: PolicyModel, weights: str, cfg: TrainConfig, materials: Materials) -> np.ndarray:
+    def _score(
+        self, name: str, pairs: TokenPairs, scorer: PolicyModel, weights: str, cfg: TrainConfig, materials: Materials
+    ) -> np.ndarray:
         key = digest([name, weights, materials.data.key, cfg.trainer.bf16, cfg.probe.batch_size])
         file = self.cache / "reference" / f"{key}.npy"
         if file.is_file():
             cached: np.ndarray = np.load(file)
             if cached.shape == (2, len(pairs)):
                 return cached
-        with tqdm(total=len(pairs), desc=f"reference log-probs ({name})", unit="pair", disable=None, leave=False) as bar:
+        with tqdm(
+            total=len(pairs), desc=f"reference log-probs ({name})", unit="pair", disable=None, leave=False
+        ) as bar:
             sums = score_pairs(
                 scorer,
                 pairs,
@@ -159,8 +181,6 @@ def _texts(pairs: LoadedPairs) -> list[str]:
 
 
 def _npy(array: np.ndarray) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()

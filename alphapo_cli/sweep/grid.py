@@ -11,7 +11,6 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override, QuotedString
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from alphapo_cli.compose import Line, Sources, compose, parse, read_line, shipped, split
 from alphapo_cli.errors import ConfigError, nearest
@@ -65,7 +64,9 @@ def find(name: str) -> SweepFile:
         path = shipped("sweeps") / f"{name}.yaml"
         if not path.is_file():
             known = sorted(p.stem for p in shipped("sweeps").glob("*.yaml"))
-            raise ConfigError(f"sweep '{name}': no such sweep{nearest(name, known)} (there are: {', '.join(known)}; or give a FILE.yaml)")
+            raise ConfigError(
+                f"sweep '{name}': no such sweep{nearest(name, known)} (there are: {', '.join(known)}; or give a FILE.yaml)"
+            )
     if not path.is_file():
         raise ConfigError(f"sweep file {path}: no such file")
     try:
@@ -73,11 +74,19 @@ def find(name: str) -> SweepFile:
     except Exception as error:
         raise ConfigError(f"sweep file {path}: {str(error).splitlines()[0]}") from error
     allowed = ("description", "base", "grid")
-    if not isinstance(loaded, dict) or not isinstance(loaded.get("grid", {}), dict) or not isinstance(loaded.get("base", []), list):
-        raise ConfigError(f"sweep file {path}: must hold description (text), base (a list of overrides) and grid (key: values)")
-    for key in loaded:
+    if (
+        not isinstance(loaded, dict)
+        or not isinstance(loaded.get("grid", {}), dict)
+        or not isinstance(loaded.get("base", []), list)
+    ):
+        raise ConfigError(
+            f"sweep file {path}: must hold description (text), base (a list of overrides) and grid (key: values)"
+        )
+    for key in map(str, loaded):
         if key not in allowed:
-            raise ConfigError(f"sweep file {path}: unknown key '{key}'{nearest(str(key), allowed)} (keys: {', '.join(allowed)})")
+            raise ConfigError(
+                f"sweep file {path}: unknown key '{key}'{nearest(key, allowed)} (keys: {', '.join(allowed)})"
+            )
     grid = {str(k): _sweep_text(v) for k, v in loaded.get("grid", {}).items()}
     return SweepFile(path.stem, str(loaded.get("description", "")), tuple(str(t) for t in loaded.get("base", [])), grid)
 
@@ -106,17 +115,28 @@ def make(name: str | None, texts: Sequence[str], sources: Sources) -> Grid:
         else:
             single.append(override)
     if not swept:
-        raise ConfigError("nothing to sweep: name a sweep (alphapo sweep alpha) or give a key several values (seed=0,1,2)")
+        raise ConfigError(
+            "nothing to sweep: name a sweep (alphapo sweep alpha) or give a key several values (seed=0,1,2)"
+        )
     layers = [read_line(file.base, sources), split(single, sources)]
-    points = [dict(zip(swept, values, strict=True)) for values in itertools.product(*(_values(o) for o in swept.values()))]
+    points = [
+        dict(zip(swept, values, strict=True)) for values in itertools.product(*(_values(o) for o in swept.values()))
+    ]
     cells: dict[str, Cell] = {}
     for point in points:
         overrides = tuple(f"{key}={_text(value)}" for key, value in point.items())
-        cfg = compose("train", TrainConfig, [*layers, read_line([f"{k}={_quoted(v)}" for k, v in point.items()], sources)], sources)
+        cfg = compose(
+            "train",
+            TrainConfig,
+            [*layers, read_line([f"{k}={_quoted(v)}" for k, v in point.items()], sources)],
+            sources,
+        )
         cell = Cell(digest(identity(cfg))[:10], point, overrides, cfg)
         cells.setdefault(cell.id, cell)
     first = next(iter(cells.values()))
-    return Grid(file.name, file.description, _base(first.cfg, tuple(swept), layers), tuple(swept), tuple(cells.values()))
+    return Grid(
+        file.name, file.description, _base(first.cfg, tuple(swept), layers), tuple(swept), tuple(cells.values())
+    )
 
 
 def _base(cfg: TrainConfig, keys: tuple[str, ...], layers: Sequence[Line]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The directory of a sweep. The run directories are the state; sweep.json says which cells there are.
 
-    sweep.json      name, hash, base settings, swept keys, resolved cells
-    cells/<id>/     run directories
-    summary.json    {"name", "hash", "cells": [...], "best": ...}, made from the run directories
+sweep.json      name, hash, base settings, swept keys, resolved cells
+cells/<id>/     run directories
+summary.json    {"name", "hash", "cells": [...], "best": ...}, made from the run directories
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class SweepDirectory:
         if old is None:
             raise UsageError(f"{self.path} exists and is not a sweep's directory; choose another --out")
         if old.get("hash") != grid.hash:
-            raise UsageError(f"{self.path} holds another sweep (differs in: {', '.join(differing(old, grid))}); choose another --out")
+            raise UsageError(
+                f"{self.path} holds another sweep (differs in: {', '.join(differing(old, grid))}); choose another --out"
+            )
 
     def write(self, grid: Grid) -> None:
         """Add this grid's cells to sweep.json; cells of earlier lines stay."""
@@ -76,16 +78,18 @@ class SweepDirectory:
         for cell in (self.record() or {}).get("cells", []):
             run = self.cell(cell["id"])
             summary = run.summary() or {}
-            found.append({
-                "id": cell["id"],
-                "point": cell["point"],
-                "overrides": cell["overrides"],
-                "state": summary.get("state", "pending") if run.path.is_dir() else "pending",
-                "reason": summary.get("reason"),
-                "step": summary.get("step", 0),
-                "metrics": summary.get("metrics", {}),
-                "cost": summary.get("cost", {}),
-            })
+            found.append(
+                {
+                    "id": cell["id"],
+                    "point": cell["point"],
+                    "overrides": cell["overrides"],
+                    "state": summary.get("state", "pending") if run.path.is_dir() else "pending",
+                    "reason": summary.get("reason"),
+                    "step": summary.get("step", 0),
+                    "metrics": summary.get("metrics", {}),
+                    "cost": summary.get("cost", {}),
+                }
+            )
         return found
 
     def write_summary(self, best: Mapping[str, Any] | None) -> dict[str, Any]:

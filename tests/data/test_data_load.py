@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import itertools
 import json
 import random
 from pathlib import Path
@@ -91,6 +92,8 @@ def test_folders_globs_byte_order_marks_and_line_separators(tmp_path):
     (tmp_path / "README.md").write_text("no data")
     assert [p.prompt for p in load(tmp_path)] == [row["prompt"] for row in ROWS]
     assert len(load(f"{tmp_path}/b*.jsonl")) == 2
+    (tmp_path / "wrapped.json").write_text(json.dumps({"data": ROWS}))
+    assert len(load(tmp_path / "wrapped.json")) == 3
     odd = [{"prompt": "a\u2028b\x85c", "chosen": "x", "rejected": "y"}]
     path = tmp_path / "odd.jsonl"
     path.write_text(json.dumps(odd[0], ensure_ascii=False) + "\n\n", encoding="utf-8")
@@ -202,7 +205,7 @@ def check_dialogues(loaded, rows):
         assert (pair.chosen[0]["content"], pair.rejected[0]["content"]) == (chosen.strip(), rejected.strip())
         assert pair.chosen[0]["content"]
         roles = [message["role"] for message in pair.prompt]
-        assert all(one != two for one, two in zip(roles, roles[1:], strict=False))
+        assert all(one != two for one, two in itertools.pairwise(roles))
 
 
 def test_generated_dialogues(tmp_path):
@@ -293,8 +296,8 @@ def test_missing_and_unreadable_files(tmp_path):
     assert "not UTF-8" in error_of(tmp_path / "latin.jsonl")
     (tmp_path / "d.csv").write_text("prompt,chosen,rejected\na,b,c,d\n")
     assert "row 1: more fields than the header names" in error_of(tmp_path / "d.csv")
-    (tmp_path / "object.json").write_text('{"prompt": 1, "chosen": 2}')
-    assert "a list of objects is expected" in error_of(tmp_path / "object.json")
+    (tmp_path / "number.json").write_text("3")
+    assert "holds a JSON number; a list of objects is expected" in error_of(tmp_path / "number.json")
 
 
 def test_unset_sources_say_what_to_type():
@@ -309,7 +312,7 @@ def test_unset_sources_say_what_to_type():
 def test_hub_rows(monkeypatch):
     asked = {}
 
-    def load_dataset(name, config, *, split, revision):
+    def load_dataset(name, config, *, data_dir, split, revision):
         asked.update(name=name, config=config, split=split, revision=revision)
         return datasets.Dataset.from_list(ROWS)
 

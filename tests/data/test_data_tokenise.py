@@ -144,15 +144,15 @@ def test_conversations_that_the_template_refuses_are_counted():
     encoded = encode_pairs([bad, good], kinds.llama2(), DataConfig())
     assert encoded.kept == (1,)
     assert encoded.counts.refused == 1
-    with pytest.raises(UsageError, match="no pair is left.*refuses: roles must alternate"):
+    with pytest.raises(UsageError, match=r"no pair is left.*refuses: roles must alternate"):
         encode_pairs([bad], kinds.llama2(), DataConfig())
 
 
 def test_messages_without_template_say_what_to_type():
     pair = TextPair((user("Hi"),), (assistant("a"),), (assistant("b"),))
-    for tokenizer, settings in ((kinds.plain(), {}), (kinds.bpe(), {"template": "plain"})):
+    for tokenizer, options in ((kinds.plain(), {}), (kinds.bpe(), {"template": "plain"})):
         with pytest.raises(UsageError, match=r"need a chat template: set model\.path") as error:
-            encode_one(pair, tokenizer, **settings)
+            encode_one(pair, tokenizer, **options)
         assert error.value.exit_code == 2
         assert "\n" not in str(error.value)
 
@@ -236,7 +236,7 @@ def test_empty_prompt_needs_a_bos():
 
 
 def test_unknown_words_are_an_error_that_names_one():
-    tokenizer = kinds.word_level("name three fruits apples pears".split())
+    tokenizer = kinds.word_level(["name", "three", "fruits", "apples", "pears"])
     encode_one(text_pair("name three fruits", " apples", " pears"), tokenizer)
     # Of 8 tokens (3 of the prompt, apples and its end, twice zucchini and their end) 2 are unknown.
     strange = text_pair("name three fruits", " apples", " zucchini zucchini")
@@ -246,7 +246,7 @@ def test_unknown_words_are_an_error_that_names_one():
 
 
 def test_tokenizers_that_drop_what_they_do_not_know_are_caught():
-    tokenizer = kinds.word_level("name three fruits apples pears".split(), unk=None)
+    tokenizer = kinds.word_level(["name", "three", "fruits", "apples", "pears"], unk=None)
     encode_one(text_pair("name three fruits", " apples", " pears"), tokenizer)
     with pytest.raises(UsageError, match=r"of the characters are unknown \(for example 'Яблоко'\)"):
         encode_one(text_pair("name three fruits", " Яблоко", " pears"), tokenizer)
@@ -286,16 +286,20 @@ def test_every_sequence_is_well_formed(kind, prompt, chosen, rejected, max_lengt
     tokenizer = KINDS[kind]()
     assume(chosen.strip() and rejected.strip() and chosen.strip() != rejected.strip())
     config = DataConfig(max_length=max_length, max_prompt_length=max_prompt_length, max_unknown=1)
+    refused = ""
     try:
         encoded = encode_pairs([TextPair(prompt, chosen, rejected)], tokenizer, config)
     except UsageError as error:
-        assert max_length <= 16, error  # only cutting can make the answers the same
-        assert "1 identical" in str(error)
+        refused = str(error)
+    if refused:  # only cutting can make different answers the same
+        assert max_length <= 16
+        assert "1 identical after tokenisation" in refused
         return
     end = tokenizer.convert_tokens_to_ids(END[kind])
     start = encoded.prompt[0].tolist()
     assert len(start) >= 1
-    if encoded.counts.truncated_prompts == 0:
+    cut = encoded.counts
+    if cut.truncated_prompts == 0:
         assert start == encode_prompt(prompt, tokenizer, config)
     if max_prompt_length is not None:
         assert len(start) <= max_prompt_length
@@ -305,8 +309,8 @@ def test_every_sequence_is_well_formed(kind, prompt, chosen, rejected, max_lengt
         if BOS[kind] is not None:
             bos = tokenizer.convert_tokens_to_ids(BOS[kind])
             assert (start[0], (start + ids).count(bos)) == (bos, 1)
-        if encoded.counts.truncated_completions == 0:
+        if cut.truncated_completions == 0:
             assert (ids[-1], ids.count(end)) == (end, 1)
             assert decode(tokenizer, ids[:-1]).strip() == text.strip()
-        if encoded.counts.truncated_pairs == 0 and kind == "plain":
+        if cut.truncated_pairs == 0 and kind == "plain":
             assert decode(tokenizer, start + ids) == f"<s>{prompt}{text}</s>"

@@ -1,0 +1,111 @@
+"""The module that turns a micro-batch into completion log-probs, and the output layer it goes through."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alphapo_cli.errors import UsageError
+from alphapo_cli.layout.batch import PairBatch
+from alphapo_cli.logprobs import TokenLogProbs, token_log_probs
+
+
+def bare(model: Any) -> Any:
+    """The transformers model inside a peft wrapper (its layers keep their adapters)."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def head_of(model: Any) -> Callable[[Tensor], Tensor]:
+    """Hidden states [N, H] to logits [N, V], with the scaling and soft-capping that the model's own forward applies."""
+    inner = bare(model)
+    return _head(inner.config.get_text_config(), inner.get_output_embeddings())
+
+
+def _head(config: Any, linear: nn.Module) -> Callable[[Tensor], Tensor]:
+    cap = getattr(config, "final_logit_softcapping", None)
+    scale = getattr(config, "logit_scale", None) or 1.0
+    divide = getattr(config, "logits_scaling", None) or 1.0
+
+    def head(hidden: Tensor) -> Tensor:
+        logits: Tensor = linear(hidden)
+        if scale != 1.0 or divide != 1.0:
+            logits = logits * (scale / divide)
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    return head
+
+
+def frozen_head(model: Any) -> Callable[[Tensor], Tensor]:
+    """`head_of` as it is now: a copy of the weights where training may change them, the same ones otherwise."""
+    linear = bare(model).get_output_embeddings()
+    if not any(p.requires_grad for p in linear.parameters()):
+        return head_of(model)
+    kept = copy.deepcopy(linear).requires_grad_(False)
+    inner = bare(model)
+
+    return _head(inner.config.get_text_config(), kept)
+
+
+@torch.no_grad()
+def check_head(model: Any) -> None:
+    """Our hidden states -> head must be the model's own logits; found out on a few tokens rather than assumed.
+
+    Raises:
+        UsageError: it is not (an architecture with a head of its own kind).
+    """
+    config = model.config.get_text_config()
+    ids = torch.arange(4, device=model.device).unsqueeze(0) % config.vocab_size
+    training = model.training
+    model.eval()
+    ours = head_of(model)(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    own = model(input_ids=ids, use_cache=False).logits
+    model.train(training)
+    if not torch.allclose(ours.float(), own.float(), rtol=1e-2, atol=1e-2):
+        raise UsageError(
+            f"{type(model).__name__}: its logits are not its output layer applied to its last hidden state; this architecture is not supported"
+        )
+
+
+class PolicyModel(nn.Module):
+    """A causal language model seen as a function from a micro-batch to completion log-probs.
+
+    Its forward is what DDP and FSDP wrap, so that gradients are reduced although the model's own forward, which would
+    make logits for every position, is never called.
+    """
+
+    def __init__(self, lm: Any) -> None:
+        super().__init__()
+        self.lm = lm
+        self.config = bare(lm).config  # transformers.Trainer looks for it
+
+    def hidden(self, batch: PairBatch) -> Tensor:
+        """Hidden states that predict the completion tokens, [N, H]."""
+        output = bare(self.lm).base_model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+        )
+        states: Tensor = output.last_hidden_state
+        return states.flatten(0, 1)[batch.predict]
+
+    def forward(self, batch: PairBatch) -> Tensor:
+        """Log-probs of the completion tokens, [N] float32."""
+        return token_log_probs(self.hidden(batch), batch.targets, head_of(self.lm))
+
+    def score(self, batch: PairBatch) -> TokenLogProbs:
+        """`forward` with the answers the tokens belong to."""
+        return label(self(batch), batch)
+
+    def gradient_checkpointing_enable(self, **settings: Any) -> None:
+        self.lm.gradient_checkpointing_enable(**settings)
+        bare(self.lm).enable_input_require_grads()
+
+
+def label(logps: Tensor, batch: PairBatch) -> TokenLogProbs:
+    """Per-token log-probs with the answer each belongs to."""
+    return TokenLogProbs(logps, batch.answer, batch.targets, batch.num_pairs, batch.num_sides)
