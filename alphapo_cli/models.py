@@ -224,15 +224,17 @@ def state_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def save_model(lm: Any, tokenizer: Any, folder: Path, *, merge: bool = False) -> None:
+def save_model(lm: Any, tokenizer: Any, folder: Path, *, end_id: int, merge: bool = False) -> None:
     """Write what plain transformers and vLLM load: safetensors, tokenizer with chat template, generation config.
 
-    An adapter is written as such unless `merge`.
+    An adapter is written as such unless `merge`. `end_id`, the token that ends a completion in training, is added to
+    the ids at which generation stops: for ChatML and its like it is not the tokenizer's end-of-text token.
     """
     if merge and hasattr(lm, "merge_and_unload"):
         lm = copy.deepcopy(lm).merge_and_unload()
     lm.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    generation = getattr(bare(lm), "generation_config", None)
-    if generation is not None:
-        generation.save_pretrained(folder)
+    generation = copy.deepcopy(bare(lm).generation_config)
+    stops = generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
+    generation.eos_token_id = list(dict.fromkeys([end_id, *(s for s in stops if s is not None)]))
+    generation.save_pretrained(folder)

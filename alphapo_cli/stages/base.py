@@ -104,7 +104,7 @@ def _train(folder: Path) -> None:
         on_log=lambda step, row: None,
     )
     trainer.train()
-    save_model(lm, tokenizer, folder)
+    save_model(lm, tokenizer, folder, end_id=tokenizer.eos_token_id)
     shutil.rmtree(folder / "scratch", ignore_errors=True)
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from alphapo_cli.errors import AlphapoError, Interrupted, UsageError
-from alphapo_cli.stages.train import Group, run
-from alphapo_cli.stages.workshop import Workshop
+from alphapo_cli.errors import AlphapoError, Interrupted
 from alphapo_cli.sweep import best as best_of
 from alphapo_cli.sweep.grid import Cell, Grid
 from alphapo_cli.sweep.state import SweepDirectory
+
+if TYPE_CHECKING:
+    from alphapo_cli.stages.workshop import Workshop
+
+PICTURES = ("displacement", "outcome")
 
 
 @dataclass(frozen=True)
@@ -35,34 +39,45 @@ def run_sweep(grid: Grid, directory: SweepDirectory) -> SweepResult:
         UsageError: bad input, found before the first cell.
         Interrupted: Ctrl-C or SIGTERM; the same line goes on.
     """
-    workshop = Workshop(warm=True)
     todo = [cell for cell in grid.cells if directory.cell(cell.id).state != "complete"]
+    failed = _run_cells(grid, todo, directory) if todo else []
+    found = best_of.find_best(directory)
+    summary = directory.write_summary(found)
+    pictures = {name: path for name in PICTURES if (path := directory.path / f"{name}.png").is_file()}
+    if todo or not pictures:
+        pictures = make_pictures(directory, grid)
+        _track(grid, directory, pictures, summary, bool(failed))
+    return SweepResult(summary, failed, pictures, best_of.sentence(directory, found))
+
+
+def _run_cells(grid: Grid, todo: Sequence[Cell], directory: SweepDirectory) -> list[str]:
+    """Run cells one after another; what failed, and why."""
+    # Not before there is something to train: these bring torch and transformers.
+    from alphapo_cli.stages.workshop import Workshop
+
+    workshop = Workshop(warm=True)
     for cell in todo:
         directory.cell(cell.id).claim(cell.cfg, replace=False)
         workshop.materials(cell.cfg)
     directory.write(grid)
     _say(f"{grid.description or grid.name}: {len(grid.cells)} cells, {len(grid.cells) - len(todo)} of them complete")
-    group = Group(directory.path.name, "cell")
     failed = []
     for number, cell in enumerate(todo, 1):
         _say(f"[{number}/{len(todo)}] {' '.join(cell.overrides)}")
-        reason = _run_cell(cell, directory, workshop, group)
+        reason = _run_cell(cell, directory, workshop)
         if reason is not None:
             failed.append(f"{' '.join(cell.overrides)}: {reason}")
             _say(f"  failed: {reason}")
         directory.write_summary(None)
-    found = best_of.find_best(directory)
-    summary = directory.write_summary(found)
-    text = best_of.sentence(directory, found)
-    pictures = make_pictures(directory, grid)
-    _track(grid, directory, pictures, summary, bool(failed))
-    return SweepResult(summary, failed, pictures, text)
+    return failed
 
 
-def _run_cell(cell: Cell, directory: SweepDirectory, workshop: Workshop, group: Group) -> str | None:
+def _run_cell(cell: Cell, directory: SweepDirectory, workshop: Workshop) -> str | None:
     """Run one cell; the reason why it failed, or None."""
-    quiet = Console(stderr=True, quiet=True)
+    from alphapo_cli.stages.train import Group, run
+
     run_directory = directory.cell(cell.id)
+    group, quiet = Group(directory.path.name, "cell"), Console(stderr=True, quiet=True)
     try:
         run(cell.cfg, run_directory, workshop=workshop, group=group, console=quiet)
     except (KeyboardInterrupt, Interrupted) as error:
@@ -103,7 +118,7 @@ def make_pictures(directory: SweepDirectory, grid: Grid) -> dict[str, Path]:
         return {}
     zero = {"alphapo": "SimPO", "alphapo_ratio": "DPO"}.get(grid.cells[0].cfg.objective.name)
     name = "alpha" if any(c.alpha is not None for c in curves) else ", ".join(k for k in grid.keys if k != "seed")
-    pictures = {"displacement": directory.path / "displacement.png", "outcome": directory.path / "outcome.png"}
+    pictures = {picture: directory.path / f"{picture}.png" for picture in PICTURES}
     plots.sweep_displacement(curves, pictures["displacement"], name=name)
     plots.sweep_outcome(curves, pictures["outcome"], metric, zero_name=zero, name=name)
     return pictures
@@ -174,6 +189,3 @@ def _track(
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-__all__ = ["SweepResult", "UsageError", "make_pictures", "run_sweep", "table"]

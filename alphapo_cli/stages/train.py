@@ -20,7 +20,7 @@ from alphapo_cli import diagnostics
 from alphapo_cli.compose import leaves, to_dict
 from alphapo_cli.data import glassbox
 from alphapo_cli.data.prepare import tokenizer_hash
-from alphapo_cli.data.tokenise import encode_prompt
+from alphapo_cli.data.tokenise import encode_prompt, end_token_id
 from alphapo_cli.errors import AlphapoError, Interrupted, UsageError
 from alphapo_cli.files import append_jsonl, write_json
 from alphapo_cli.models import add_lora, save_model
@@ -175,7 +175,8 @@ class _Run:
             return {}
         with contextlib.suppress(OSError):
             (self.directory.path / "trainer").rmdir()
-        save_model(lm, self.materials.tokenizer, self.directory.model, merge=cfg.model.merge)
+        end_id = end_token_id(self.materials.tokenizer, cfg.data)
+        save_model(lm, self.materials.tokenizer, self.directory.model, end_id=end_id, merge=cfg.model.merge)
         return self._end("complete", None, self._metrics(), 0)
 
     def _start_outcome(self, lm: Any) -> None:

@@ -109,7 +109,8 @@ class SweepDirectory:
 def differing(old: Mapping[str, Any], grid: Grid) -> list[str]:
     """Keys in which a recorded sweep and a grid are not the same sweep."""
     base = old.get("base", {})
-    keys = sorted(k for k in base.keys() | grid.base.keys() if base.get(k) != grid.base.get(k))
+    missing = object()  # a key that only one of them has differs, also when its value is null
+    keys = sorted(k for k in base.keys() | grid.base.keys() if base.get(k, missing) != grid.base.get(k, missing))
     swept = sorted(set(old.get("keys", [])) ^ set(grid.keys))
     return [*keys, *(f"swept {k}" for k in swept)] or ["sweep.json"]
 

@@ -1,0 +1,38 @@
+# The two commands to start with: `make demo` and `make test`. Both stand on `make install`, which creates .venv.
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+MARKED := slow or vllm or slurm or ray or browser
+
+.PHONY: help install demo test test-all check format clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP)  ## create .venv with everything that demo, test and check need
+
+$(STAMP): pyproject.toml cpu-overrides.txt .ci/install
+	VENV=$(VENV) .ci/install
+	touch $(STAMP)
+
+demo: install  ## sweep alpha on the embedded world: table, displacement curves, outcome (minutes, no GPU, no network)
+	$(VENV)/bin/alphapo sweep alpha
+
+test: install  ## the default suite: offline, two cores, under five minutes
+	$(PY) -m pytest
+
+test-all: test  ## adds the marked tests: slow, vllm, slurm, ray, browser
+	VENV=$(VENV) EXTRAS=slurm,ray .ci/install
+	$(PY) -m pytest -m "$(MARKED)"
+
+check: install  ## ruff and strict mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: install  ## let ruff format and fix
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:  ## remove the virtual environment and caches of tools (never runs/)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
