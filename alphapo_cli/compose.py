@@ -8,6 +8,7 @@ error its key and its nearest valid name, and lets a sweep compose once per choi
 from __future__ import annotations
 
 import copy
+import difflib
 import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf, StringNode
 from omegaconf.errors import OmegaConfBaseException
 
 from alphapo_cli.errors import ConfigError, nearest
@@ -28,6 +29,14 @@ from alphapo_cli.ranges import check, normalise
 
 T = TypeVar("T")
 PARTS = ("score", "shape", "link")
+# What a key of the schema takes, in words.
+_KINDS: dict[type, str] = {
+    BooleanNode: "true or false",
+    IntegerNode: "a whole number",
+    FloatNode: "a number",
+    StringNode: "a text",
+    ListConfig: "a list such as [a,b]",
+}
 GAMMAS = ("objective.gamma", "objective.gamma_beta_ratio")
 
 
@@ -111,9 +120,11 @@ def split(overrides: Sequence[Override], sources: Sources) -> Line:
             choice = override.value()
             if choice not in known[key] and not (choice is None and key == "experiment"):
                 raise ConfigError(
-                    f"{key}={choice}: no such {key}{nearest(str(choice), known[key])} (choices: {', '.join(known[key])})"
+                    f"{key}={_shown(choice)}: no such {key}{nearest(str(choice), known[key])} (choices: {', '.join(known[key])})"
                 )
             groups.append(f"{key}={'null' if choice is None else choice}")
+        elif "/" in key:
+            raise ConfigError(f"'{text}': no such group '{key}'{nearest(key, known)} (groups: {', '.join(known)})")
         else:
             values[key] = override.value()
     return Line(tuple(groups), values)
@@ -165,6 +176,17 @@ def compose(primary: str, schema: type[T], layers: Sequence[Line], sources: Sour
     return typed  # type: ignore[no-any-return]
 
 
+def _expected(cfg: DictConfig, key: str) -> str | None:
+    """What the schema takes at `key`, in words."""
+    parent, _, name = key.rpartition(".")
+    holder = OmegaConf.select(cfg, parent) if parent else cfg
+    node = holder._get_node(name) if isinstance(holder, DictConfig) else None
+    words = next((words for kind, words in _KINDS.items() if isinstance(node, kind)), None)
+    if node is None or words is None:
+        return None
+    return f"must be {words}{' or null' if node._is_optional() else ''}"
+
+
 def _reason(error: Exception) -> str:
     """OmegaConf's first line, without its multi-line context."""
     return str(error).strip().splitlines()[0]
@@ -182,7 +204,7 @@ def _apply(cfg: DictConfig, values: Mapping[str, Any], parts: Mapping[str, Mappi
         try:
             OmegaConf.update(cfg, key, value, merge=True, force_add=False)
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{key}={_shown(value)}: {_reason(error)}") from error
+            raise ConfigError(f"{key}={_shown(value)}: {_expected(cfg, key) or _reason(error)}") from error
 
 
 def _require(cfg: DictConfig, key: str, value: Any, parts: Mapping[str, Mapping[str, Any]]) -> None:
@@ -211,10 +233,12 @@ def _require(cfg: DictConfig, key: str, value: Any, parts: Mapping[str, Mapping[
 
 
 def _nearest_anywhere(cfg: DictConfig, key: str) -> str:
-    """A key of that last name elsewhere: `beta` for `objective.beta`."""
-    last = key.rsplit(".", 1)[-1]
-    found = [k for k in leaves(cfg) if k.rsplit(".", 1)[-1] == last]
-    return f"; did you mean '{found[0]}'?" if found else nearest(key, leaves(cfg))
+    """A key of that, or nearly that, last name elsewhere: `objective.beta` for `beta`."""
+    known: dict[str, str] = {}
+    for k in leaves(cfg):
+        known.setdefault(k.rsplit(".", 1)[-1], k)
+    close = difflib.get_close_matches(key.rsplit(".", 1)[-1], known, n=1, cutoff=0.7)
+    return f"; did you mean '{known[close[0]]}'?" if close else nearest(key, leaves(cfg))
 
 
 def leaves(cfg: Any, prefix: str = "") -> dict[str, Any]:
@@ -231,7 +255,7 @@ def leaves(cfg: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    return "null" if value is None else str(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _settle_gamma(cfg: DictConfig, groups: Mapping[str, str], sources: Sources) -> None:

@@ -31,10 +31,11 @@ class ModelSource:
     local: bool
     adapter: bool
     revision: str | None = None
+    key: str = "model.path"  # the setting that named it, for messages
 
 
-def locate(path: str, revision: str | None = None) -> ModelSource:
-    """What `model.path` names: a run directory (its model/), a model directory or a hub name.
+def locate(path: str, revision: str | None = None, key: str = "model.path") -> ModelSource:
+    """What `key` names: a run directory (its model/), a model directory or a hub name.
 
     Raises:
         UsageError: nothing is there, or a directory that holds no weights or no config.
@@ -43,13 +44,11 @@ def locate(path: str, revision: str | None = None) -> ModelSource:
     if folder.is_dir():
         if (folder / "config.yaml").is_file() and (folder / "summary.json").is_file():
             if not (folder / "model").is_dir():
-                raise UsageError(
-                    f"model.path={path}: this run has no model/ (its training did not end); train it first"
-                )
+                raise UsageError(f"{key}={path}: this run has no model/ (its training did not end); train it first")
             folder = folder / "model"
-        return _local(folder, path)
+        return _local(folder, path, key)
     if folder.exists():
-        raise UsageError(f"model.path={path}: is a file; give the directory that holds config.json and the weights")
+        raise UsageError(f"{key}={path}: is a file; give the directory that holds config.json and the weights")
     if (
         path.startswith((".", "/", "~"))
         or path.count("/") > 1
@@ -57,20 +56,20 @@ def locate(path: str, revision: str | None = None) -> ModelSource:
         or folder.parent.name == "runs"
     ):
         near = nearest(folder.name, [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else [])
-        raise UsageError(f"model.path={path}: no such directory{near}")
-    return ModelSource(path, local=False, adapter=False, revision=revision)
+        raise UsageError(f"{key}={path}: no such directory{near}")
+    return ModelSource(path, local=False, adapter=False, revision=revision, key=key)
 
 
-def _local(folder: Path, asked: str) -> ModelSource:
+def _local(folder: Path, asked: str, key: str) -> ModelSource:
     adapter = (folder / "adapter_config.json").is_file()
     if not adapter and not (folder / "config.json").is_file():
         raise UsageError(
-            f"model.path={asked}: no config.json in {folder}; give a run directory or a saved model's directory"
+            f"{key}={asked}: no config.json in {folder}; give a run directory or a saved model's directory"
         )
     weights = [p for pattern in WEIGHT_FILES for p in folder.glob(pattern) if p.stat().st_size > 0]
     if not weights:
         raise UsageError(
-            f"model.path={asked}: {folder} holds no weights (*.safetensors or pytorch_model*.bin); save the model there again"
+            f"{key}={asked}: {folder} holds no weights (*.safetensors or pytorch_model*.bin); save the model there again"
         )
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -79,9 +78,9 @@ def _local(folder: Path, asked: str) -> ModelSource:
         )
         if missing:
             raise UsageError(
-                f"model.path={asked}: {len(missing)} weight file(s) missing, first {missing[0]}; copy the directory whole"
+                f"{key}={asked}: {len(missing)} weight file(s) missing, first {missing[0]}; copy the directory whole"
             )
-    return ModelSource(str(folder), local=True, adapter=adapter)
+    return ModelSource(str(folder), local=True, adapter=adapter, key=key)
 
 
 def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
@@ -97,7 +96,7 @@ def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
             source.location, revision=source.revision, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"model.path={source.location}: {_load_reason(error, source, 'tokenizer')}") from error
+        raise UsageError(f"{source.key}={source.location}: {_load_reason(error, source, 'tokenizer')}") from error
 
 
 def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
@@ -106,6 +105,7 @@ def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
     Raises:
         UsageError: the files do not make a causal language model, or the hub cannot be reached.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     attention = None if cfg.attention == "auto" else cfg.attention
@@ -125,8 +125,8 @@ def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, source.location).merge_and_unload()
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise UsageError(f"model.path={source.location}: {_load_reason(error, source, 'model')}") from error
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        raise UsageError(f"{source.key}={source.location}: {_load_reason(error, source, 'model')}") from error
     check_head(model)
     return model.eval()
 

@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from alphapo_cli.errors import ConfigError, nearest
-from alphapo_cli.schema import ObjectiveConfig
+from alphapo_cli.schema import ObjectiveConfig, TrainerConfig
 
 
 def normalise(value: Any) -> Any:
@@ -45,6 +45,8 @@ def _faults(cfg: Any, prefix: str) -> Iterable[str]:
         if isinstance(value, dict):
             for name, inner in value.items():
                 yield from _fault(f"{key}.{name}", inner, {})
+    if isinstance(cfg, TrainerConfig) and cfg.max_steps == 0:
+        yield f"{prefix}max_steps=0: must be at least 1, or -1 for {prefix}num_train_epochs"
     if isinstance(cfg, ObjectiveConfig) and cfg.gamma is not None and cfg.gamma_beta_ratio is not None:
         yield "objective.gamma and objective.gamma_beta_ratio are both set: give one (gamma = beta x ratio)"
 

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from alphapo_cli.data.tokens import TokenPairs
-from alphapo_cli.errors import AlphapoError
+from alphapo_cli.errors import AlphapoError, UsageError, nearest
 from alphapo_cli.layout import padded
 from alphapo_cli.layout.batch import PairBatch
 from alphapo_cli.objective.preference import Objective, PairLoss
@@ -200,7 +201,16 @@ def _take(iterator: Any, count: int) -> Any:
 
 
 def training_arguments(cfg: TrainerConfig, schedule: Schedule, output_dir: str, seed: int) -> TrainingArguments:
-    """Trainer's arguments; accumulation is ours (see the module's head), and so are logging and checkpoints."""
+    """Trainer's arguments; accumulation is ours (see the module's head), and so are logging and checkpoints.
+
+    Raises:
+        UsageError: an optimizer that transformers does not know.
+    """
+    known = [str(name.value) for name in OptimizerNames]
+    if cfg.optim not in known:
+        raise UsageError(
+            f"trainer.optim={cfg.optim}: no such optimizer{nearest(cfg.optim, known)} (choices: {', '.join(known)})"
+        )
     warmup = cfg.warmup_steps or round(cfg.warmup_ratio * schedule.total_steps)
     return TrainingArguments(
         output_dir=output_dir,

@@ -96,7 +96,10 @@ class Objective:
         """
         with torch.enable_grad():
             leaf = scores.detach().clone().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(self.preference_loss(leaf).sum(), leaf)
+            loss = self.preference_loss(leaf).sum()
+            if not loss.requires_grad:  # no preference term
+                return torch.zeros_like(scores)
+            (gradient,) = torch.autograd.grad(loss, leaf)
         return gradient
 
 
@@ -119,9 +122,13 @@ def build(cfg: ObjectiveConfig) -> Objective:
     """The objective that a configuration describes; every parameter is tried once, so a bad value is found here.
 
     Raises:
-        ConfigError: an unknown part or parameter, a value that a part refuses, or gamma given twice.
+        ConfigError: an unknown part or parameter, a value that a part refuses, gamma given twice, or no loss at all.
     """
     parts = {kind: find(kind, getattr(cfg, kind)) for kind in ("score", "shape", "link")}
+    if not parts["link"].needs_rejected and not cfg.nll:
+        raise ConfigError(
+            f"objective.nll=0 with objective/link={parts['link'].name}: no loss is left; set objective.nll above 0 or choose another link"
+        )
     objective = Objective(
         name=cfg.name,
         **parts,

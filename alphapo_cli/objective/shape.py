@@ -17,6 +17,9 @@ from alphapo_cli.objective.parts import ScoreKind, register
 # |k x| from which box_cox goes on as a straight line. 80 gave an infinite loss in float32 and 60 an infinite squared
 # gradient norm over the supported range (scores to 1e4, |k| <= 4, beta <= 100); at 30 the slope stays below 1.1e13.
 LINEAR_FROM = 30.0
+# |k| below which the power shape and the identity cannot be told apart, even in float64, for |x| up to 1e4; there k x
+# would run out of float32's range.
+IDENTITY_BELOW = 1e-20
 
 
 def box_cox(x: Tensor, k: float) -> Tensor:
@@ -32,12 +35,16 @@ def box_cox(x: Tensor, k: float) -> Tensor:
     Returns:
         Same shape and dtype as `x`.
     """
-    if k == 0:
+    if abs(k) < IDENTITY_BELOW:
         return x
     z = k * x
     inner = z.clamp(-LINEAR_FROM, LINEAR_FROM)
-    # Inside, z - inner is exactly 0 and expm1 keeps small k x exact; outside, inner is constant and the slope e^inner.
-    return (torch.expm1(inner) + torch.exp(inner) * (z - inner)) / k
+    slope = torch.exp(inner)
+    # expm1 keeps small k x exact, but torch differentiates it as its value plus 1, which is 0 in float32 from z = -17
+    # on. So its value is taken without its derivative, and the derivative from a term that is exactly 0.
+    curve = torch.expm1(inner).detach() + (slope - slope.detach())
+    # Inside, z - inner is exactly 0; outside, inner is constant and the slope e^inner.
+    return (curve + slope * (z - inner)) / k
 
 
 @register("shape")

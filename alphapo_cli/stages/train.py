@@ -122,6 +122,8 @@ class _Run:
         lm = self.materials.policy()  # reading weights may still refuse; so before anything is written
         if self.cfg.model.lora.r is not None:
             lm = add_lora(lm, self.cfg.model, self.cfg.seed)
+        folder = str(self.directory.path / "trainer")
+        self.args = training_arguments(self.cfg.trainer, self.schedule, folder, self.cfg.seed)
         if self.main:
             self.directory.begin(self.cfg, self._manifest())
             write_json(self.directory.path / "prompts.json", self.materials.data.prompt_samples)
@@ -145,8 +147,7 @@ class _Run:
     def _train(self, lm: Any) -> dict[str, Any]:
         cfg, data = self.cfg, self.materials.data
         pad_id = self.materials.tokenizer.pad_token_id
-        args = training_arguments(cfg.trainer, self.schedule, str(self.directory.path / "trainer"), cfg.seed)
-        policy = PolicyModel(lm.to(args.device))
+        policy = PolicyModel(lm.to(self.args.device))
         reference = (
             self.workshop.reference(cfg, self.materials, policy) if self.objective.needs_reference else (None, None)
         )
@@ -155,7 +156,7 @@ class _Run:
             self.objective,
             data.train,
             self.schedule,
-            args,
+            self.args,
             pad_id=pad_id,
             reference=reference[0],
             logging_steps=cfg.trainer.logging_steps,

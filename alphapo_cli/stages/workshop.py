@@ -71,6 +71,8 @@ class Workshop:
 
     def _materials(self, cfg: TrainConfig) -> Materials:
         model = cfg.model
+        if model.reference is not None:
+            locate(model.reference, key="model.reference")  # read after the run has begun; so looked for before
         if model.path is None and model.source == "from_scratch":
             if model.lora.r is not None:
                 raise UsageError(
@@ -115,7 +117,7 @@ class Workshop:
         if cfg.model.reference is None:
             scorer = policy
         else:
-            source = locate(cfg.model.reference)
+            source = locate(cfg.model.reference, key="model.reference")
             lm = load_model(source, replace(cfg.model, lora=ModelConfig().lora)).to(next(policy.parameters()).device)
             scorer = PolicyModel(lm)
         weights = state_hash(scorer)

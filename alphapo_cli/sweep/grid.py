@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override, QuotedString
 from omegaconf import OmegaConf
 
-from alphapo_cli.compose import Line, Sources, compose, parse, read_line, shipped, split
+from alphapo_cli.compose import GAMMAS, Line, Sources, compose, parse, read_line, shipped, split
 from alphapo_cli.errors import ConfigError, nearest
 from alphapo_cli.runs import digest, identity
 from alphapo_cli.schema import TrainConfig
@@ -118,6 +118,9 @@ def make(name: str | None, texts: Sequence[str], sources: Sources) -> Grid:
         raise ConfigError(
             "nothing to sweep: name a sweep (alphapo sweep alpha) or give a key several values (seed=0,1,2)"
         )
+    given = {*swept, *(override.key_or_group for override in single)}
+    if given.issuperset(GAMMAS):
+        raise ConfigError(f"{GAMMAS[0]} and {GAMMAS[1]} are both given: give one (gamma = beta x ratio)")
     layers = [read_line(file.base, sources), split(single, sources)]
     points = [
         dict(zip(swept, values, strict=True)) for values in itertools.product(*(_values(o) for o in swept.values()))
@@ -154,7 +157,10 @@ def _base(cfg: TrainConfig, keys: tuple[str, ...], layers: Sequence[Line]) -> di
 def _values(override: Override) -> list[Any]:
     if not override.is_sweep_override():
         return [_plain(override.value())]
-    return [_plain(v) for v in override.sweep_iterator()]
+    values = [_plain(v) for v in override.sweep_iterator()]
+    if not values:
+        raise ConfigError(f"'{override.input_line}' holds no value; write range(start,stop,step), stop left out")
+    return values
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,283 @@
+"""Fixtures of the end-to-end tests: two ways to run the command line, one warm cache, small data and trained runs.
+
+A process that trains spends ten seconds on imports, so most tests call the entry point in this process (`alphapo`);
+what only a process of its own can show (exit codes as a shell sees them, signals, imports) goes through `cli`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import unittest.mock
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Four steps of eight pairs in the embedded world: a second, with every kind of file that a real run writes.
+TINY = (
+    "trainer.max_steps=4", "trainer.per_device_train_batch_size=8", "data.glassbox.pairs=64", "probe.pairs=8",
+    "probe.every=2", "probe.samples=8", "probe.max_new_tokens=12",
+)  # fmt: skip
+# Without what costs time and is tested elsewhere.
+BARE = ("tracking.mode=disabled", "tracking.pictures=false")
+SCRATCH = (
+    "model=from_scratch", "model.scratch.hidden_size=16", "model.scratch.num_hidden_layers=1",
+    "model.scratch.num_attention_heads=2", "model.scratch.vocab_size=320", "trainer=small", "trainer.threads=1",
+    "trainer.use_cpu=true", "trainer.max_steps=2", "trainer.per_device_train_batch_size=4", "probe.pairs=4",
+    "probe.every=2",
+)  # fmt: skip
+# What would change a run from outside, or let it reach the network.
+_FOREIGN = ("ALPHAPO_", "WANDB_", "HF_", "TRANSFORMERS_", "XDG_CACHE_HOME", "RANK", "WORLD_SIZE", "LOCAL_RANK")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one command line did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def path(self) -> Path:
+        """The directory that the first line on stdout names."""
+        return Path(self.out.splitlines()[0])
+
+    @property
+    def fault(self) -> str:
+        """The one line on stderr of a refused command; it is all that stderr holds."""
+        (line,) = self.err.splitlines()
+        return line
+
+
+def environment(cache: Path, extra: dict[str, str] | None = None) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
+    return {**kept, "ALPHAPO_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **(extra or {})}
+
+
+def run_here(arguments: tuple[str, ...], cwd: Path, cache: Path, env: dict[str, str] | None = None) -> Ran:
+    """The entry point in this process: streams, directory, environment and signal handlers are put back."""
+    from huggingface_hub import constants
+
+    from alphapo_cli.cli.main import main
+
+    out, err = io.StringIO(), io.StringIO()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with (
+            contextlib.chdir(cwd),
+            unittest.mock.patch.dict(os.environ, environment(cache, env), clear=True),
+            unittest.mock.patch.object(sys, "argv", ["alphapo", *arguments]),
+            unittest.mock.patch.object(constants, "HF_HUB_OFFLINE", True),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    code = ended.value.code
+    return Ran(code if isinstance(code, int) else int(code is not None), out.getvalue(), err.getvalue())
+
+
+def entry_point() -> list[str]:
+    """The installed command, or its module form where only the package is on the path."""
+    script = Path(sys.executable).with_name("alphapo")
+    return [str(script)] if script.is_file() else [sys.executable, "-m", "alphapo_cli"]
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory for ALPHAPO_CACHE that lives as long as the test session.
+
+    It holds a stand-in for the embedded base policy, made by the same code from a tenth of its demonstrations, under
+    the real one's name: two seconds instead of twenty. `real_cache` has the real one.
+    """
+    from alphapo_cli.stages import base
+
+    cache = tmp_path_factory.mktemp("cache")
+    folder = cache / "base" / base.base_key()
+    with unittest.mock.patch.object(base, "DEMONSTRATIONS", base.DEMONSTRATIONS // 10):
+        made = base.ensure(cache, say=False)
+    made.rename(folder)
+    return cache
+
+
+@pytest.fixture(scope="session")
+def real_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the embedded base policy as users get it. For slow tests."""
+    from alphapo_cli.stages import base
+
+    cache = tmp_path_factory.mktemp("real-cache")
+    base.ensure(cache, say=False)
+    return cache
+
+
+@pytest.fixture
+def alphapo(tmp_path: Path, shared_cache: Path) -> Callable[..., Ran]:
+    """`alphapo("train", ...)` in this process, by default in the test's own directory and with the shared cache."""
+
+    def run(
+        *arguments: str, cwd: Path = tmp_path, cache: Path = shared_cache, env: dict[str, str] | None = None
+    ) -> Ran:
+        return run_here(arguments, cwd, cache, env)
+
+    return run
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Callable[..., Ran]:
+    """`cli("train", ...)` through the installed command, in a process of its own."""
+
+    def run(*arguments: str, cwd: Path = tmp_path, cache: Path | None = None, env: dict[str, str] | None = None) -> Ran:
+        where = environment(cache or tmp_path / "no-cache", env)
+        done = subprocess.run(
+            [*entry_point(), *arguments], cwd=cwd, env=where, capture_output=True, text=True, timeout=300
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+def write_rows(path: Path, rows: list[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+THINGS = ("apple", "river", "hammer", "violin", "planet", "carpet", "engine", "orchid", "window", "pepper")
+
+
+def plain_rows(count: int = 40) -> list[dict[str, Any]]:
+    """Text pairs with their own prompts."""
+    return [
+        {
+            "prompt": f"Say something about {THINGS[i % 10]} number {i}.",
+            "chosen": f"The {THINGS[i % 10]} is a fine thing, number {i} above all.",
+            "rejected": f"No. Ask me about the {THINGS[(i + 3) % 10]}.",
+        }
+        for i in range(count)
+    ]
+
+
+def dialogue_rows(count: int = 40) -> list[dict[str, Any]]:
+    """Whole dialogues in both columns, as HH-RLHF has them."""
+    rows = []
+    for i, row in enumerate(plain_rows(count)):
+        start = f"\n\nHuman: {row['prompt']}"
+        if i % 2:
+            start += f"\n\nAssistant: Which one?\n\nHuman: The {THINGS[i % 10]} over there."
+        rows.append({side: f"{start}\n\nAssistant: {row[side]}" for side in ("chosen", "rejected")})
+    return rows
+
+
+def message_rows(count: int = 40) -> list[dict[str, Any]]:
+    """Whole message lists in both columns, as UltraFeedback-binarized has them."""
+
+    def conversation(row: dict[str, Any], side: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row[side]}]
+
+    return [{side: conversation(row, side) for side in ("chosen", "rejected")} for row in plain_rows(count)]
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Small data sets by form: plain, dialogue and message."""
+    folder = tmp_path_factory.mktemp("pairs")
+    makers = {"plain": plain_rows, "dialogue": dialogue_rows, "message": message_rows}
+    return {form: write_rows(folder / f"{form}.jsonl", make()) for form, make in makers.items()}
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Ran:
+    """One complete run of the embedded world with W&B (offline) and pictures. Read it, never write to it."""
+    ran = run_here(("train", *TINY, "--json", "result.json"), tmp_path_factory.mktemp("trained"), shared_cache)
+    assert ran.code == 0, ran.err
+    return ran
+
+
+@pytest.fixture(scope="session")
+def scratch(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path, pairs: dict[str, Path]) -> Ran:
+    """One complete run of a model from scratch on dialogues, by sft. Read it, never write to it."""
+    ran = run_here(
+        ("train", "objective=sft", *SCRATCH, *BARE, "data=jsonl", f"data.path={pairs['dialogue']}"),
+        tmp_path_factory.mktemp("scratch"),
+        shared_cache,
+    )
+    assert ran.code == 0, ran.err
+    return ran
+
+
+@pytest.fixture
+def snapshot() -> Callable[[Path], dict[str, tuple[int, int]]]:
+    """Every file below a directory with its time of change and size."""
+
+    def take(folder: Path) -> dict[str, tuple[int, int]]:
+        return {
+            str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.stat().st_size)
+            for p in sorted(folder.rglob("*"))
+            if p.is_file()
+        }
+
+    return take
+
+
+def strict_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON Lines file, by a reader that refuses NaN and Infinity."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{path} holds {word}")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def rows() -> Callable[[Path], list[dict[str, Any]]]:
+    """Reads a JSON Lines file, refusing NaN and Infinity."""
+    return strict_rows
+
+
+@pytest.fixture
+def tiny() -> tuple[str, ...]:
+    """Overrides of a run that takes a second, without W&B and pictures."""
+    return (*TINY, *BARE)
+
+
+@pytest.fixture
+def scratch_line(pairs: dict[str, Path]) -> tuple[str, ...]:
+    """Overrides of a run from random weights on dialogues that takes a second."""
+    return (*SCRATCH, *BARE, "data=jsonl", f"data.path={pairs['dialogue']}")
+
+
+@pytest.fixture
+def interrupt() -> Iterator[Callable[[Callable[[], bool]], None]]:
+    """Sends this process SIGTERM as soon as a condition holds, as a scheduler does."""
+    import threading
+    import time
+
+    from alphapo_cli.cli.main import _interrupt
+
+    over = threading.Event()
+
+    def arm(condition: Callable[[], bool]) -> None:
+        def watch() -> None:
+            while not over.is_set():
+                # Only while a command is there to take it; the signal would end the tests otherwise.
+                if signal.getsignal(signal.SIGTERM) is _interrupt and condition():
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
+                time.sleep(0.005)
+
+        threading.Thread(target=watch, daemon=True).start()
+
+    yield arm
+    over.set()

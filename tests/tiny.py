@@ -1,0 +1,179 @@
+"""Small things that the numerical tests share: random models, generated pairs, real pairs where they are at hand.
+
+Generated pairs have the lengths of HH-RLHF's harmless-base test split, measured in words: log-normal with these medians
+and spreads, chosen and rejected correlated. `scale` shortens them for models that only have to be right.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from alphapo_cli.compose import Sources, compose, read_line
+from alphapo_cli.data.bpe import train_bpe
+from alphapo_cli.data.load import load_pairs
+from alphapo_cli.data.records import TextPair, Verbatim
+from alphapo_cli.data.tokenise import encode_pairs
+from alphapo_cli.data.tokens import Ragged, TokenPairs
+from alphapo_cli.objective.preference import Objective, build
+from alphapo_cli.schema import DataConfig, ObjectiveConfig, TrainConfig
+
+HH = Path(__file__).resolve().parents[2] / "shared" / "data" / "hh-rlhf" / "harmless-base-test.jsonl.gz"
+
+PROMPT = (52.8, 1.08)  # exp(mean of the log), standard deviation of the log; words
+CHOSEN = (20.2, 0.97)
+REJECTED = (24.8, 1.02)
+CORRELATION = 0.3
+
+PAD, BOS, EOS, FIRST = 0, 1, 2, 3  # ids of the vocabulary that `token_pairs` draws from
+
+# name -> (classes' stem, settings); every way in which a head may differ from one matrix is among them.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {}),
+    "llama tied": ("Llama", {"tie_word_embeddings": True}),
+    "qwen2": ("Qwen2", {}),
+    "qwen3": ("Qwen3", {"head_dim": 16}),
+    "mistral, window 8": ("Mistral", {"sliding_window": 8}),
+    "gemma2, soft-capped": ("Gemma2", {"head_dim": 16, "final_logit_softcapping": 3.0, "sliding_window": 8}),
+    "cohere, scaled": ("Cohere", {"logit_scale": 0.25}),
+    "granite, divided": ("Granite", {"logits_scaling": 4.0}),
+}
+
+
+def model(family: str = "llama", *, vocab: int = 97, seed: int = 0, spread: float = 0.3, **settings: Any) -> Any:
+    """A random causal language model of about 20k parameters in float32, evaluation mode.
+
+    `spread` is the standard deviation of its weights: large enough that its distributions are far from uniform.
+    """
+    import transformers
+
+    stem, more = FAMILIES[family]
+    config = getattr(transformers, f"{stem}Config")(
+        **{
+            "vocab_size": vocab,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": 1024,
+            "initializer_range": spread,
+            "pad_token_id": PAD,
+            "bos_token_id": BOS,
+            "eos_token_id": EOS,
+            **more,
+            **settings,
+        }
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return getattr(transformers, f"{stem}ForCausalLM")(config).eval()
+
+
+def perturbed(lm: nn.Module, seed: int, size: float = 0.02) -> Any:
+    """A copy with noise on every weight: a reference that differs from the policy."""
+    import copy
+
+    other = copy.deepcopy(lm)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in other.parameters():
+            p += size * torch.randn(p.shape, generator=generator, dtype=torch.float32).to(p.dtype)
+    return other
+
+
+def lengths(rng: Random, scale: float) -> tuple[int, int, int]:
+    """Words of a prompt and of its two answers, at least 1 each."""
+    common = rng.gauss(0, 1)
+
+    def draw(median: float, spread: float, z: float) -> int:
+        return max(1, round(scale * median * math.exp(spread * z)))
+
+    def mix() -> float:
+        return math.sqrt(CORRELATION) * common + math.sqrt(1 - CORRELATION) * rng.gauss(0, 1)
+
+    return draw(*PROMPT, rng.gauss(0, 1)), draw(*CHOSEN, mix()), draw(*REJECTED, mix())
+
+
+def token_pairs(n: int, *, seed: int = 0, vocab: int = 97, scale: float = 0.2) -> TokenPairs:
+    """`n` pairs of random ids, each prompt with a BOS and each completion with its end token."""
+    rng = Random(seed)
+
+    def ids(count: int) -> list[int]:
+        return [rng.randrange(FIRST, vocab) for _ in range(count)]
+
+    sizes = [lengths(rng, scale) for _ in range(n)]
+    return TokenPairs(
+        prompt=Ragged.from_lists([[BOS, *ids(p)] for p, _, _ in sizes]),
+        chosen=Ragged.from_lists([[*ids(c), EOS] for _, c, _ in sizes]),
+        rejected=Ragged.from_lists([[*ids(r), EOS] for _, _, r in sizes]),
+        prompt_keys=tuple(f"{i:064x}" for i in range(n)),
+        index=np.arange(n),
+    )
+
+
+WORDS = (
+    "the of and to you a I is it that in not do can are for your this have be me what how would my with on if they"
+    " about like so just people don't know think but want tell could should sure sorry help there something police"
+).split()
+
+
+def dialogues(n: int, *, seed: int = 0, scale: float = 1.0) -> list[TextPair]:
+    """`n` generated pairs in the form in which HH-RLHF is loaded."""
+    rng = Random(seed)
+
+    def say(count: int) -> str:
+        return " ".join(rng.choice(WORDS) for _ in range(count)) + rng.choice((".", "?", "!"))
+
+    pairs = []
+    for row in range(n):
+        p, c, r = lengths(rng, scale)
+        question, chosen, rejected = say(p), say(c), say(r) + " no"
+        pairs.append(
+            TextPair(
+                ({"role": "user", "content": question},),
+                ({"role": "assistant", "content": chosen},),
+                ({"role": "assistant", "content": rejected},),
+                row=row + 1,
+                verbatim=Verbatim(f"\n\nHuman: {question}\n\nAssistant:", f" {chosen}", f" {rejected}"),
+            )
+        )
+    return pairs
+
+
+def hh_dialogues() -> list[TextPair]:
+    """The real pairs; look first whether `HH` is a file."""
+    return load_pairs(DataConfig(source="files", path=str(HH), format="dialogue")).pairs
+
+
+def encoded(pairs: list[TextPair], *, vocab: int = 400, max_length: int = 256) -> tuple[Any, TokenPairs]:
+    """(byte-level BPE trained on the pairs, the pairs as ids)."""
+    texts = [text for p in pairs if p.verbatim for text in (p.verbatim.prompt, p.verbatim.chosen, p.verbatim.rejected)]
+    tokenizer = train_bpe(texts, vocab)
+    e = encode_pairs(pairs, tokenizer, DataConfig(max_length=max_length))
+    kept = np.asarray(e.kept)
+    return tokenizer, TokenPairs(e.prompt, e.chosen, e.rejected, tuple(pairs[i].prompt_key for i in e.kept), kept)
+
+
+def config(*overrides: str) -> ObjectiveConfig:
+    """The objective's configuration as the command line makes it."""
+    where = Sources()
+    return compose("train", TrainConfig, [read_line(overrides, where)], where).objective
+
+
+def objective(*overrides: str) -> Objective:
+    """The objective that a command line names."""
+    return build(config(*overrides))
+
+
+def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """||ours - theirs|| / ||theirs||, computed in float64; 0 where both are 0."""
+    ours, theirs = ours.double(), theirs.double()
+    size, gap = theirs.norm().item(), (ours - theirs).norm().item()
+    return gap / size if size else (math.inf if gap else 0.0)
