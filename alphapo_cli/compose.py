@@ -18,11 +18,14 @@ from typing import Any, TypeVar
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf, StringNode
+from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf, StringNode, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from alphapo_cli.errors import ConfigError, nearest
 from alphapo_cli.ranges import check, normalise
@@ -136,14 +139,26 @@ def read_line(texts: Iterable[str], sources: Sources) -> Line:
 
 
 @functools.lru_cache(maxsize=256)
-def _compose_groups(primary: str, groups: tuple[str, ...], user: Path | None) -> DictConfig:
-    extra = [f"hydra.searchpath=[file://{user}]"] if user else []
+def _compose_groups(primary: str, groups: tuple[str, ...], user: Path | None) -> tuple[DictConfig, dict[str, str]]:
+    """The composed configuration, and the choice made in every group."""
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(shipped("conf").resolve())):
-            return hydra_compose(config_name=primary, overrides=[*groups, *extra])
+            if user is not None:
+                # hydra.searchpath comes after the main folder; a user's files are to win over shipped ones.
+                loader: Any = GlobalHydra.instance().config_loader()
+                search = loader.get_search_path()
+                search.prepend("user", f"file://{user}", SearchPathQuery(provider="main"))
+                loader.repository.initialize_sources(search)
+            cfg = hydra_compose(config_name=primary, overrides=list(groups), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ or error
         raise ConfigError(f"{primary}: {str(cause).splitlines()[0]}") from error
+    except YAMLError as error:
+        raise ConfigError(f"{primary} with {' '.join(groups)}: {' '.join(str(error).split())}") from error
+    choices = {str(k): str(v) for k, v in cfg.hydra.runtime.choices.items()}
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg, choices
 
 
 def compose(primary: str, schema: type[T], layers: Sequence[Line], sources: Sources) -> T:
@@ -156,14 +171,15 @@ def compose(primary: str, schema: type[T], layers: Sequence[Line], sources: Sour
     for layer in layers:
         for choice in layer.groups:
             groups[choice.partition("=")[0]] = choice
-    raw = copy.deepcopy(_compose_groups(primary, tuple(groups.values()), sources.user))
-    parts = _part_defaults(raw, sources)
+    composed, choices = _compose_groups(primary, tuple(groups.values()), sources.user)
+    raw = copy.deepcopy(composed)
+    parts = _part_defaults(raw, choices.get("objective", ""), sources)
     try:
         cfg = OmegaConf.merge(OmegaConf.structured(schema), raw)
     except OmegaConfBaseException as error:
         raise ConfigError(f"conf/{primary}.yaml with {' '.join(groups.values())}: {_reason(error)}") from error
     assert isinstance(cfg, DictConfig)
-    _settle_gamma(cfg, groups, sources)
+    _settle_gamma(cfg, choices, sources)
     for layer in layers:
         _apply(cfg, layer.values, parts)
     _check_parts(cfg, parts)
@@ -258,36 +274,66 @@ def _shown(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _settle_gamma(cfg: DictConfig, groups: Mapping[str, str], sources: Sources) -> None:
-    """An experiment's gamma replaces the objective's; one file that sets both is an error."""
-    if "objective" not in cfg or OmegaConf.select(cfg, GAMMAS[0]) is None or OmegaConf.select(cfg, GAMMAS[1]) is None:
+def _settle_gamma(cfg: DictConfig, choices: Mapping[str, str], sources: Sources) -> None:
+    """The gamma of an experiment replaces its objective's, that of an objective the one's it builds on.
+
+    Raises:
+        ConfigError: one file sets both gamma and gamma_beta_ratio.
+    """
+    if "objective" not in cfg or any(OmegaConf.select(cfg, key) is None for key in GAMMAS):
         return
-    name = groups.get("experiment", "").partition("=")[2]
-    file = sources.file("experiment", name) if name else None
-    set_there = [] if file is None else [k for k in GAMMAS if OmegaConf.select(_plain(file), k) is not None]
-    if len(set_there) != 1:
-        where = file or f"conf/objective/{cfg.objective.name}.yaml"
+    said = _gammas_in("experiment", choices.get("experiment", ""), sources)
+    said = said or _gammas_in("objective", choices["objective"], sources)
+    if said is None or len(said[1]) != 1:
+        where = said[0] if said else f"objective={choices['objective']}"
         raise ConfigError(f"{where}: gamma and gamma_beta_ratio are both set; give one (gamma = beta x ratio)")
-    OmegaConf.update(cfg, GAMMAS[1 - GAMMAS.index(set_there[0])], None)
+    OmegaConf.update(cfg, GAMMAS[1 - GAMMAS.index(said[1][0])], None)
 
 
-def _plain(file: Path) -> DictConfig:
-    loaded = OmegaConf.load(file)
-    assert isinstance(loaded, DictConfig)
-    return loaded
+def _gammas_in(group: str, name: str, sources: Sources) -> tuple[Path, list[str]] | None:
+    """The file of `name`, or of what it builds on, that first sets a gamma, and which of GAMMAS it sets."""
+    file = sources.file(group, name)
+    if file is None:
+        return None
+    content = _plain(file)
+    set_there = [k for k in GAMMAS if OmegaConf.select(content, k.removeprefix(f"{group}.")) is not None]
+    if set_there:
+        return file, set_there
+    bases = [b for b in content.get("defaults", []) if isinstance(b, str) and b != "_self_"]
+    return next((found for base in reversed(bases) if (found := _gammas_in(group, base, sources))), None)
 
 
-def _part_defaults(raw: DictConfig, sources: Sources) -> dict[str, dict[str, Any]]:
-    """For objective.score, .shape and .link: the keys and defaults that the chosen part's YAML declares."""
+def _plain(file: Path | None) -> DictConfig:
+    loaded = OmegaConf.load(file) if file is not None else None
+    return loaded if isinstance(loaded, DictConfig) else OmegaConf.create()
+
+
+def _part_defaults(raw: DictConfig, objective: str, sources: Sources) -> dict[str, dict[str, Any]]:
+    """For objective.score, .shape and .link: the keys and defaults that the chosen part's YAML declares.
+
+    Raises:
+        ConfigError: the objective chooses no part of a kind, one that is not there, or sets what no part has.
+    """
     declared: dict[str, dict[str, Any]] = {}
     for kind in PARTS if "objective" in raw else ():
-        name = OmegaConf.select(raw, f"objective.{kind}.name")
-        file = sources.file(f"objective/{kind}", str(name))
-        if file is None:
-            raise ConfigError(f"objective/{kind}={name}: no such {kind} in conf/objective/{kind}")
-        loaded = OmegaConf.to_container(_plain(file))
-        assert isinstance(loaded, dict)
-        declared[f"objective.{kind}"] = {str(k): v for k, v in loaded.items()}
+        chosen = OmegaConf.select(raw, f"objective.{kind}") if isinstance(raw.objective, DictConfig) else None
+        known = {
+            name: _plain(sources.file(f"objective/{kind}", name)) for name in sources.groups()[f"objective/{kind}"]
+        }
+        name = chosen.get("name") if isinstance(chosen, DictConfig) else None
+        if name not in known:
+            raise ConfigError(
+                f"objective={objective}: its YAML chooses {f'no {kind}' if name is None else f'the {kind} {name!r}'}; add "
+                f"'- {kind}: NAME' to its defaults (choices: {', '.join(known)})"
+            )
+        # Settings of another part stay behind when a part is switched; what no part has is a mistake.
+        anywhere = sorted({str(k) for part in known.values() for k in part if k != "name"})
+        for key in chosen or ():
+            if key != "name" and key not in anywhere:
+                raise ConfigError(
+                    f"objective={objective}: unknown key 'objective.{kind}.{key}' in its YAML{nearest(str(key), anywhere)}"
+                )
+        declared[f"objective.{kind}"] = {str(k): v for k, v in known[str(name)].items()}
     return declared
 
 

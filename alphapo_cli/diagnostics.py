@@ -30,6 +30,7 @@ class ProbeValues:
     kl: np.ndarray  # [P] mean over the chosen completion's tokens of KL(now || step 0), nats
 
 
+@np.errstate(invalid="ignore")  # what infinities make undefined becomes null, not a warning
 def metrics(now: ProbeValues, start: ProbeValues) -> dict[str, float | None]:
     """The probe's row of metrics.jsonl.
 

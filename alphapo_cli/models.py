@@ -125,6 +125,7 @@ def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, source.location).merge_and_unload()
+            model.requires_grad_(True)  # peft had frozen it
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"{source.key}={source.location}: {_load_reason(error, source, 'model')}") from error
     check_head(model)

@@ -43,6 +43,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2, soft-capped": ("Gemma2", {"head_dim": 16, "final_logit_softcapping": 3.0, "sliding_window": 8}),
     "cohere, scaled": ("Cohere", {"logit_scale": 0.25}),
     "granite, divided": ("Granite", {"logits_scaling": 4.0}),
+    # The others normalise and rotate in float32 whatever their weights are; this one is float64 throughout.
+    "opt": ("OPT", {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0}),
 }
 
 
@@ -64,6 +66,7 @@ def model(family: str = "llama", *, vocab: int = 97, seed: int = 0, spread: floa
             "num_key_value_heads": 1,
             "max_position_embeddings": 1024,
             "initializer_range": spread,
+            "init_std": spread,
             "pad_token_id": PAD,
             "bos_token_id": BOS,
             "eos_token_id": EOS,

@@ -133,10 +133,9 @@ class Workshop:
     ) -> np.ndarray:
         key = digest([name, weights, materials.data.key, cfg.trainer.bf16, cfg.probe.batch_size])
         file = self.cache / "reference" / f"{key}.npy"
-        if file.is_file():
-            cached: np.ndarray = np.load(file)
-            if cached.shape == (2, len(pairs)):
-                return cached
+        cached = _read_npy(file)
+        if cached is not None and cached.shape == (2, len(pairs)):
+            return cached
         with tqdm(
             total=len(pairs), desc=f"reference log-probs ({name})", unit="pair", disable=None, leave=False
         ) as bar:
@@ -180,6 +179,15 @@ def _texts(pairs: LoadedPairs) -> list[str]:
         prompt = pair.prompt if isinstance(pair.prompt, str) else "\n".join(m["content"] for m in pair.prompt)
         texts += [prompt, answer_text(pair.chosen), answer_text(pair.rejected)]
     return texts
+
+
+def _read_npy(file: Path) -> np.ndarray | None:
+    """The array in `file`; None where there is none or it is damaged, so that it is made again."""
+    try:
+        array: np.ndarray = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return array
 
 
 def _npy(array: np.ndarray) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
 from pathlib import Path
 from random import Random
@@ -62,8 +63,12 @@ def run_loss(
 ) -> list[Any]:
     file = tmp_path / "pairs.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(SystemExit) as stop:
-        main(["loss", str(file), *overrides.split()])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            main(["loss", str(file), *overrides.split()])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
     out, err = capsys.readouterr()
     assert stop.value.code == 0, err
     assert err == ""

@@ -1,0 +1,307 @@
+"""What `alphapo train` leaves behind, and what the same line does a second time."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+
+import pytest
+import torch
+import wandb_file
+import yaml
+
+from alphapo_cli import metrics_catalog
+from alphapo_cli.errors import UsageError
+
+PROBED = (0, 2, 4)
+
+
+def probe_keys():
+    """Every key that a probe reading writes, by the catalogue."""
+    every = metrics_catalog.keys()
+    return {k for k in every if not k.startswith("train/")}
+
+
+class TestFiles:
+    def test_every_file_of_a_run_is_there_and_nothing_else(self, trained):
+        names = {p.name for p in trained.path.iterdir()}
+        assert names == {
+            "config.yaml", "manifest.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "samples", "curves.png",
+            "model", "summary.json", "wandb",
+        }  # fmt: skip
+        assert (trained.path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_the_first_line_on_stdout_is_the_absolute_directory(self, trained):
+        assert trained.path.is_absolute()
+        assert trained.path.parent.name == "runs"
+        assert re.fullmatch(r"alphapo-[0-9a-f]{8}", trained.path.name)
+        assert trained.out == f"{trained.path}\n"
+
+    def test_summary(self, trained):
+        summary = json.loads((trained.path / "summary.json").read_text())
+        assert list(summary) == ["state", "reason", "step", "metrics", "cost"]
+        assert (summary["state"], summary["reason"], summary["step"]) == ("complete", None, 4)
+        assert set(summary["metrics"]) == probe_keys()
+        assert all(v is None or isinstance(v, int | float) for v in summary["metrics"].values())
+        assert summary["cost"]["seconds"] > 0
+
+    def test_the_result_object_is_the_summary_with_the_path(self, trained):
+        result = json.loads((trained.path.parent.parent / "result.json").read_text())
+        summary = json.loads((trained.path / "summary.json").read_text())
+        assert result == {"path": str(trained.path), **summary}
+
+    def test_config_is_the_whole_configuration(self, trained):
+        config = yaml.safe_load((trained.path / "config.yaml").read_text())
+        assert config["objective"]["shape"] == {"name": "power", "alpha": 0.25, "convention": "paper"}
+        assert (config["trainer"]["max_steps"], config["trainer"]["adam_beta1"], config["seed"]) == (4, 0.9, 0)
+
+    def test_manifest(self, trained):
+        manifest = json.loads((trained.path / "manifest.json").read_text())
+        assert manifest["command"][:2] == ["alphapo", "train"]
+        assert "probe.samples=8" in manifest["command"]
+        assert manifest["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+        assert {"alphapo", "python", "torch", "transformers"} <= set(manifest["versions"])
+        assert manifest["threads"] == 1
+        assert manifest["hardware"]["cores"] >= 1
+        assert manifest["data"]["train_pairs"] == 64
+        for key in (manifest["data"]["key"], manifest["tokenizer"], manifest["template"]):
+            assert re.fullmatch(r"[0-9a-f]{64}", key)
+
+    def test_samples_are_in_the_format_of_alpacaeval(self, trained):
+        files = {p.name for p in (trained.path / "samples").iterdir()}
+        assert files == {"reference.json", *(f"step-{n}.json" for n in PROBED)}
+        for file in files:
+            answers = json.loads((trained.path / "samples" / file).read_text())
+            assert len(answers) == 8
+            assert all({"instruction", "output", "generator"} <= set(a) for a in answers)
+        asked = [
+            [a["instruction"] for a in json.loads((trained.path / "samples" / f).read_text())] for f in sorted(files)
+        ]
+        assert all(a == asked[0] for a in asked)
+
+
+class TestMetrics:
+    def test_steps_increase_and_no_value_is_nan(self, trained, rows):
+        steps = [row["step"] for row in rows(trained.path / "metrics.jsonl")]
+        assert steps == [0, 1, 2, 3, 4]
+
+    def test_every_probe_key_of_the_catalogue_at_every_probe_step(self, trained, rows):
+        for row in rows(trained.path / "metrics.jsonl"):
+            probed = {k for k in row if k != "step" and not k.startswith("train/")}
+            assert probed == (probe_keys() if row["step"] in PROBED else set())
+
+    def test_every_key_is_explained(self, trained, rows):
+        for row in rows(trained.path / "metrics.jsonl"):
+            for key in row.keys() - {"step"}:
+                assert metrics_catalog.explain(key)
+
+    def test_training_values_at_every_step_but_the_start(self, trained, rows):
+        for row in rows(trained.path / "metrics.jsonl")[1:]:
+            assert {"train/loss", "train/grad_norm", "train/learning_rate", "train/rewards/margins"} <= set(row)
+            assert row["train/epoch"] == pytest.approx(row["step"] / 8)
+
+    def test_displacement_starts_at_zero_and_then_moves(self, trained, rows):
+        first, *_, last = rows(trained.path / "metrics.jsonl")
+        for key, value in first.items():
+            if key.startswith("displacement/") and "quadrant" not in key and "margin_from" not in key:
+                assert value == 0, key
+        assert last["displacement/chosen"] != 0
+        assert last["kl/reference"] > 0
+
+    def test_means_are_those_of_the_pairs(self, trained, rows):
+        """metrics.jsonl against probe.jsonl, by plain arithmetic."""
+        pairs = rows(trained.path / "probe.jsonl")
+        for row in rows(trained.path / "metrics.jsonl"):
+            mine = [p for p in pairs if p["step"] == row["step"]]
+            if row["step"] not in PROBED:
+                assert mine == []
+                continue
+            assert len(mine) == 8
+
+            def mean(values, mine=mine):
+                return sum(map(values, mine)) / len(mine)
+
+            for key in ("displacement/chosen", "displacement/rejected", "rewards/chosen", "gradient_weight/rejected"):
+                assert row[key] == pytest.approx(mean(lambda p, k=key: p[k]), rel=1e-12, abs=1e-15)
+            assert row["logps/chosen_sum"] == pytest.approx(mean(lambda p: p["logps/chosen_sum"]), rel=1e-12)
+            assert row["displacement/share_chosen_down"] == mean(lambda p: p["displacement/chosen"] < 0)
+            assert row["rewards/accuracies"] == mean(lambda p: p["rewards/chosen"] > p["rewards/rejected"])
+            quadrants = [v for k, v in row.items() if k.startswith("displacement/quadrant/")]
+            assert sum(quadrants) == pytest.approx(1)
+
+    def test_rewards_are_alphapos(self, trained, rows):
+        """beta (1 - e^{-alpha a}) / alpha of the mean log-prob a, in plain floats."""
+        for pair in rows(trained.path / "probe.jsonl"):
+            a = pair["logps/chosen_sum"] / pair["tokens/chosen"]
+            assert pair["rewards/chosen"] == pytest.approx(2.5 * (1 - math.exp(-0.25 * a)) / 0.25, rel=1e-6)
+
+    def test_the_summary_is_the_last_probe(self, trained, rows):
+        summary = json.loads((trained.path / "summary.json").read_text())
+        last = rows(trained.path / "metrics.jsonl")[-1]
+        assert summary["metrics"] == {k: v for k, v in last.items() if k in probe_keys()}
+
+
+def test_wandb_holds_every_displacement_key_at_every_probe_step(trained, rows):
+    (file,) = wandb_file.live_files(trained.path)
+    found = wandb_file.read(file)
+    assert (found.exit_code, found.project, found.config["objective.shape.alpha"]) == (0, "alphapo", 0.25)
+    history = {row["_step"]: row for row in found.history if "displacement/chosen" in row}
+    assert sorted(history) == list(PROBED)
+    for row in rows(trained.path / "metrics.jsonl"):
+        if row["step"] in PROBED:
+            for key, value in row.items():
+                if value is not None and key != "step":  # W&B has no null
+                    assert history[row["step"]][key] == pytest.approx(value)
+    assert found.summary["state"] == "complete"
+
+
+class TestModel:
+    def test_it_loads_in_plain_transformers_and_gives_the_log_probs_of_the_trained_policy(self, trained, rows):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        folder = trained.path / "model"
+        model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+        assert model.generation_config.eos_token_id is not None
+        assert model.generation_config.pad_token_id is not None
+        recorded = [r for r in rows(trained.path / "probe.jsonl") if r["step"] == 4]
+        pairs = held_out(8, tokenizer)
+        sums = [[answer_log_prob(model, tokenizer, *pair[i]) for i in range(2)] for pair in pairs]
+        ours = sorted((r["logps/chosen_sum"], r["logps/rejected_sum"]) for r in recorded)
+        assert sorted(map(tuple, sums)) == [pytest.approx(pair, abs=1e-4) for pair in ours]
+
+    def test_it_generates(self, trained):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        folder = trained.path / "model"
+        model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+        ids = tokenizer.apply_chat_template(
+            [{"role": "user", "content": "name three fruits ."}], add_generation_prompt=True, return_tensors="pt",
+            return_dict=True,
+        )  # fmt: skip
+        out = model.generate(**ids, max_new_tokens=4, do_sample=False)
+        assert out.shape[1] > ids["input_ids"].shape[1]
+
+    def test_prompts_are_the_ids_that_training_conditioned_on(self, trained):
+        """prompts.json serves to compare what a serving engine is fed."""
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(trained.path / "model")
+        for sample in json.loads((trained.path / "prompts.json").read_text()):
+            encoded = tokenizer.apply_chat_template(sample["prompt"], add_generation_prompt=True, return_dict=True)
+            assert encoded["input_ids"] == sample["ids"]
+
+
+def held_out(count, tokenizer):
+    """The embedded world's probe pairs as ((prompt text, whole text), ...) of chosen and rejected."""
+    from alphapo_cli.data import glassbox
+    from alphapo_cli.schema import GlassboxConfig
+
+    found = []
+    for pair in glassbox.probe_pairs(count, GlassboxConfig(pairs=64)):
+        turns = list(pair.prompt)
+        prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        whole = [tokenizer.apply_chat_template([*turns, *a], tokenize=False) for a in (pair.chosen, pair.rejected)]
+        found.append([(prompt, text) for text in whole])
+    return found
+
+
+@torch.no_grad()
+def answer_log_prob(model, tokenizer, prompt, whole):
+    """Summed log-prob of what follows `prompt` in `whole`, up to its end token, by the model's own logits."""
+    start = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    ids = tokenizer(whole.rstrip(), add_special_tokens=False, return_tensors="pt")["input_ids"]
+    logps = model(input_ids=ids).logits[0, :-1].double().log_softmax(-1)
+    return float(logps.gather(1, ids[0, 1:, None])[start - 1 :].sum())
+
+
+class TestTheSameLineAgain:
+    def test_a_complete_run_is_left_as_it_is(self, alphapo, trained, snapshot):
+        line = json.loads((trained.path / "manifest.json").read_text())["command"][1:-2]
+        before = snapshot(trained.path)
+        ran = alphapo(*line, "--json", "-", cwd=trained.path.parent.parent)
+        assert ran.code == 0
+        directory, word, result = ran.out.splitlines()
+        assert (directory, word) == (str(trained.path), "complete")
+        assert json.loads(result)["state"] == "complete"
+        assert snapshot(trained.path) == before
+
+    def test_watching_differently_is_the_same_run(self, alphapo, trained, snapshot):
+        line = json.loads((trained.path / "manifest.json").read_text())["command"][1:-2]
+        before = snapshot(trained.path)
+        ran = alphapo(*line, "tracking.mode=disabled", "data.workers=2", cwd=trained.path.parent.parent)
+        assert (ran.code, ran.out.splitlines()) == (0, [str(trained.path), "complete"])
+        assert snapshot(trained.path) == before
+
+    def test_replace_starts_over_with_another_configuration(self, alphapo, tiny, tmp_path):
+        first = alphapo("train", *tiny, "run.name=x", "trainer.max_steps=1")
+        (first.path / "old.txt").write_text("from the first attempt")
+        second = alphapo("train", *tiny, "run.name=x", "trainer.max_steps=2", "--replace")
+        assert (first.code, second.code, second.path) == (0, 0, first.path)
+        assert json.loads((second.path / "summary.json").read_text())["step"] == 2
+        assert not (second.path / "old.txt").exists()
+
+
+class TestSameNumbers:
+    """`metrics` is fully determined by configuration and seed."""
+
+    def test_in_another_directory_without_tracking_with_a_cold_cache(
+        self, alphapo, trained, tiny, tmp_path, shared_cache
+    ):
+        cold = tmp_path / "cold"
+        shutil.copytree(shared_cache / "base", cold / "base")
+        again = alphapo("train", *tiny, "run.name=again", "run.dir=elsewhere", cache=cold)
+        assert again.code == 0
+        for file in ("metrics.jsonl", "probe.jsonl"):
+            ours, theirs = ((run.path / file).read_bytes() for run in (again, trained))
+            assert ours == theirs
+        ours, theirs = (json.loads((run.path / "samples" / "step-4.json").read_text()) for run in (again, trained))
+        assert [a["output"] for a in ours] == [a["output"] for a in theirs]
+        ours, theirs = (json.loads((run.path / "summary.json").read_text())["metrics"] for run in (again, trained))
+        assert ours == theirs
+        weights = [(run.path / "model" / "model.safetensors").read_bytes() for run in (again, trained)]
+        assert weights[0] == weights[1]
+
+    def test_another_seed_gives_others(self, alphapo, trained, tiny):
+        other = alphapo("train", *tiny, "seed=1")
+        ours, theirs = (json.loads((run.path / "summary.json").read_text())["metrics"] for run in (other, trained))
+        assert ours["displacement/chosen"] != theirs["displacement/chosen"]
+
+    def test_the_probe_is_the_same_for_every_seed_and_objective(self, alphapo, trained, tiny, rows):
+        other = alphapo("train", *tiny, "seed=1", "objective=simpo", "trainer.max_steps=1", "probe.samples=0")
+        start, ours = (rows(run.path / "metrics.jsonl")[0] for run in (trained, other))
+        for key in ("logps/chosen", "logps/rejected_sum", "entropy/chosen", "ranking/accuracy"):
+            assert ours[key] == start[key]
+
+    @pytest.mark.slow
+    def test_two_processes_of_their_own(self, cli, shared_cache, tiny, tmp_path):
+        runs = [cli("train", *tiny, f"run.dir={name}", cache=shared_cache) for name in ("a", "b")]
+        assert [r.code for r in runs] == [0, 0]
+        first, second = ((r.path / "metrics.jsonl").read_bytes() for r in runs)
+        assert first == second
+
+
+def test_json_to_stdout_is_the_last_line(alphapo, tiny):
+    ran = alphapo("train", *tiny, "trainer.max_steps=1", "probe.samples=0", "--json", "-")
+    first, last = ran.out.splitlines()
+    assert json.loads(last)["path"] == first
+    assert json.loads(last)["metrics"]["displacement/chosen"] is not None
+
+
+def test_limit_takes_the_first_pairs(alphapo, scratch_line, scratch):
+    ran = alphapo("train", "objective=sft", *scratch_line, "data.limit=10")
+    manifest = json.loads((ran.path / "manifest.json").read_text())["data"]
+    assert (manifest["pairs_read"], manifest["train_pairs"] + manifest["probe_pairs"]) == (10, 10)
+    assert json.loads((scratch.path / "manifest.json").read_text())["data"]["pairs_read"] == 40
+
+
+def test_a_run_without_a_model_cannot_be_started_from(alphapo, tmp_path, tiny):
+    from alphapo_cli.models import locate
+
+    run = tmp_path / "runs" / "half"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("{}")
+    (run / "summary.json").write_text('{"state": "interrupted"}')
+    with pytest.raises(UsageError, match="has no model/"):
+        locate(str(run))

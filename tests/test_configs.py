@@ -1,0 +1,122 @@
+"""Every YAML that is shipped: it can be reached, composes, and says what the code says."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from alphapo_cli.compose import Sources, compose, read_line, shipped
+from alphapo_cli.objective.parts import TABLES
+from alphapo_cli.objective.preference import build
+from alphapo_cli.schema import TrainConfig
+from alphapo_cli.sweep.grid import make
+
+CONF, SWEEPS = shipped("conf"), shipped("sweeps")
+FILES = sorted(p.relative_to(CONF).with_suffix("").as_posix() for p in CONF.rglob("*.y*ml"))
+PRIMARIES = {"train": TrainConfig}
+PARTS = [(kind, name) for kind, table in TABLES.items() for name in table]
+
+
+def composed(*line):
+    sources = Sources()
+    return compose("train", TrainConfig, [read_line(line, sources)], sources)
+
+
+def test_there_is_something_to_look_at():
+    assert len(FILES) > 20
+    assert {p.suffix for p in (*CONF.rglob("*"), *SWEEPS.rglob("*")) if p.is_file()} == {".yaml"}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_it_is_reached_composes_and_makes_an_objective(file):
+    group, _, choice = file.rpartition("/")
+    if not group:
+        assert file in PRIMARIES, f"conf/{file}.yaml is the primary of no stage"
+        cfg = composed()
+    else:
+        assert group in Sources().groups()
+        # Choosing a group that no primary's defaults list holds is an error of Hydra.
+        # Without a preference term only the NLL is left.
+        cfg = composed(f"{group}={choice}", *(["objective.nll=1"] if file == "objective/link/none" else []))
+    objective = build(cfg.objective)
+    assert objective.beta == cfg.objective.beta
+    assert (objective.score.name, objective.shape.name, objective.link.name) == (
+        cfg.objective.score["name"], cfg.objective.shape["name"], cfg.objective.link["name"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if "/" in f])
+def test_its_values_arrive(file):
+    """A value that a YAML sets and that something else overrides when it is chosen would be a lie."""
+    group, _, choice = file.rpartition("/")
+    text = (CONF / f"{file}.yaml").read_text()
+    content = yaml.safe_load(text) or {}
+    content.pop("defaults", None)
+    at_root = "@package _global_" in text.splitlines()[0]
+    root = OmegaConf.structured(composed(f"{group}={choice}"))
+    node = root if at_root else OmegaConf.select(root, group.replace("/", "."))
+    for key, value in _leaves(content):
+        if group == "objective/shape" and key == "convention":
+            continue  # an objective's own convention is said in its YAML, above the part's default
+        if group == "trainer":
+            node = OmegaConf.structured(composed(f"{group}={choice}", "data=jsonl")).trainer
+        assert OmegaConf.select(node, key) == value, f"conf/{file}.yaml: {key}"
+
+
+def _leaves(content, prefix=""):
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@pytest.mark.parametrize(("kind", "name"), PARTS)
+def test_a_parts_yaml_equals_its_functions_parameters(kind, name):
+    """The defaults stand in the signature and in the YAML; this is what keeps them one."""
+    file = CONF / "objective" / kind / f"{name}.yaml"
+    assert file.is_file(), f"{kind} '{name}' has no YAML"
+    written = yaml.safe_load(file.read_text())
+    signature = inspect.signature(TABLES[kind][name].function)
+    declared = {n: p.default for n, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
+    assert written == {"name": name, **declared}
+    assert {k: type(v) for k, v in written.items()} == {"name": str, **{k: type(v) for k, v in declared.items()}}
+
+
+def test_every_yaml_of_a_part_has_its_function():
+    written = {(p.parent.name, p.stem) for kind in TABLES for p in (CONF / "objective" / kind).glob("*.yaml")}
+    assert written == set(PARTS)
+
+
+@pytest.mark.parametrize("link", list(TABLES["link"]))
+@pytest.mark.parametrize("shape", list(TABLES["shape"]))
+@pytest.mark.parametrize("score", list(TABLES["score"]))
+def test_every_score_goes_with_every_shape_and_link(score, shape, link):
+    parts = (f"objective/score={score}", f"objective/shape={shape}", f"objective/link={link}")
+    objective = build(composed(*parts, "objective.nll=1").objective)
+    assert (objective.score.name, objective.shape.name, objective.link.name) == (score, shape, link)
+    assert objective.needs_reference == score.startswith("ratio")
+    assert objective.needs_rejected == (link != "none")
+
+
+@pytest.mark.parametrize("file", sorted(SWEEPS.rglob("*.yaml")), ids=lambda p: p.stem)
+def test_every_sweep(file: Path):
+    content = yaml.safe_load(file.read_text())
+    assert set(content) == {"description", "base", "grid"}
+    assert content["description"]
+    grid = make(file.stem, [], Sources())
+    assert len(grid.cells) > 1
+    for cell in grid.cells:
+        build(cell.cfg.objective)
+
+
+@pytest.mark.parametrize(("name", "objective"), [("alpha", "alphapo"), ("alpha_ratio", "alphapo_ratio")])
+def test_the_alpha_sweeps_are_thirteen_values_from_minus_one_to_two(name, objective):
+    grid = make(name, [], Sources())
+    assert [c.cfg.objective.shape["alpha"] for c in grid.cells] == [-1 + k / 4 for k in range(13)]
+    assert {c.cfg.objective.name for c in grid.cells} == {objective}
+    assert {c.cfg.data.source for c in grid.cells} == {"glassbox"}

@@ -1,0 +1,168 @@
+"""The probe's row of metrics against the same numbers worked out pair by pair in plain Python."""
+
+from __future__ import annotations
+
+import json
+import math
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from alphapo_cli.diagnostics import ProbeValues, metrics, objective_values, per_pair
+from tests import tiny
+
+Row = dict[str, float | None]
+
+
+def values(rng: Random, pairs: int, lengths: list[list[int]] | None = None, drift: float = 1.0) -> ProbeValues:
+    def table(low: float, high: float, sides: int = 2) -> np.ndarray:
+        return np.array([[rng.uniform(low, high) for _ in range(pairs)] for _ in range(sides)])
+
+    tokens = lengths or [[rng.randint(1, 30) for _ in range(pairs)] for _ in range(2)]
+    return ProbeValues(
+        sums=table(-40, -1) * drift,
+        lengths=np.array(tokens, float),
+        scores=table(-3, 0),
+        rewards=table(-5, 5),
+        gradients=table(-1, 1),
+        entropy=table(0, 4, 1)[0],
+        kl=table(0, 1, 1)[0],
+    )
+
+
+def quantile(xs: list[float], q: float) -> float:
+    """Linear interpolation between order statistics."""
+    ordered = sorted(xs)
+    place = (len(ordered) - 1) * q / 100
+    low = math.floor(place)
+    return ordered[low] + (place - low) * (ordered[min(low + 1, len(ordered) - 1)] - ordered[low])
+
+
+def mean(xs: list[float]) -> float:
+    return math.fsum(xs) / len(xs)
+
+
+def expected(now: ProbeValues, start: ProbeValues) -> Row:
+    n = now.sums.shape[1]
+    row: Row = {}
+
+    def spread(key: str, xs: list[float]) -> None:
+        row[key] = mean(xs)
+        for q in (10, 50, 90):
+            row[f"{key}/p{q}"] = quantile(xs, q)
+
+    up: list[tuple[bool, bool]] = []
+    for side, name in enumerate(("chosen", "rejected")):
+        moved = [float(now.sums[side][i] - start.sums[side][i]) for i in range(n)]
+        spread(f"displacement/{name}", [moved[i] / float(now.lengths[side][i]) for i in range(n)])
+        row[f"displacement/{name}_sum"] = mean(moved)
+        spread(f"logps/{name}", [float(now.sums[side][i] / now.lengths[side][i]) for i in range(n)])
+        row[f"logps/{name}_sum"] = mean([float(x) for x in now.sums[side]])
+        spread(f"rewards/{name}", [float(x) for x in now.rewards[side]])
+        spread(f"gradient_weight/{name}", [float(x) for x in now.gradients[side]])
+    for i in range(n):
+        up.append((now.sums[0][i] >= start.sums[0][i], now.sums[1][i] >= start.sums[1][i]))
+    row["displacement/share_chosen_down"] = sum(not c for c, _ in up) / n
+    for name, quadrant in {
+        "up_up": (True, True), "up_down": (True, False), "down_up": (False, True), "down_down": (False, False),
+    }.items():  # fmt: skip
+        row[f"displacement/quadrant/{name}"] = sum(u == quadrant for u in up) / n
+    margins = [float(now.rewards[0][i] - now.rewards[1][i]) for i in range(n)]
+    before = [float(start.rewards[0][i] - start.rewards[1][i]) for i in range(n)]
+    chosen_growth = mean([float(now.rewards[0][i] - start.rewards[0][i]) for i in range(n)])
+    growth = mean(margins) - mean(before)
+    row["displacement/margin_from_chosen"] = chosen_growth / growth if growth > 0 else None
+    spread("rewards/margins", margins)
+    row["rewards/accuracies"] = sum(m > 0 for m in margins) / n
+    right = [now.sums[0][i] > now.sums[1][i] for i in range(n)]
+    was = [start.sums[0][i] > start.sums[1][i] for i in range(n)]
+    row["ranking/accuracy"] = sum(map(bool, right)) / n
+    row["ranking/accuracy_length_normalised"] = (
+        sum(bool(now.sums[0][i] / now.lengths[0][i] > now.sums[1][i] / now.lengths[1][i]) for i in range(n)) / n
+    )
+    row["ranking/flipped"] = sum(bool(a != b) for a, b in zip(right, was, strict=True)) / n
+    row["kl/reference"] = mean([float(x) for x in now.kl])
+    row["entropy/chosen"] = mean([float(x) for x in now.entropy])
+    return row
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 7, 64])
+@pytest.mark.parametrize("seed", range(3))
+def test_metrics_are_the_plain_means(pairs: int, seed: int) -> None:
+    rng = Random(seed)
+    start = values(rng, pairs)
+    now = values(rng, pairs, start.lengths.astype(int).tolist())
+    ours, theirs = metrics(now, start), expected(now, start)
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        assert ours[key] == (None if value is None else pytest.approx(value, rel=1e-9, abs=1e-12)), key
+    shares = [ours[f"displacement/quadrant/{q}"] for q in ("up_up", "up_down", "down_up", "down_down")]
+    assert math.fsum(s or 0.0 for s in shares) == pytest.approx(1.0, abs=1e-12)
+    assert ours["displacement/share_chosen_down"] == pytest.approx((shares[2] or 0.0) + (shares[3] or 0.0), abs=1e-12)
+
+
+def test_before_the_first_step_nothing_has_moved() -> None:
+    start = values(Random(0), 9)
+    row = metrics(start, start)
+    for key in ("displacement/chosen", "displacement/rejected_sum", "displacement/chosen/p90",
+                "displacement/share_chosen_down", "ranking/flipped"):  # fmt: skip
+        assert row[key] == 0.0
+    assert row["displacement/quadrant/up_up"] == 1.0
+    assert row["displacement/margin_from_chosen"] is None  # the margin has not grown: no share to speak of
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "share"), [(1.0, -1.0, 0.5), (-1.0, -3.0, -0.5), (3.0, 2.0, 3.0), (1.0, 2.0, None)]
+)
+def test_margin_from_chosen(chosen: float, rejected: float, share: float | None) -> None:
+    start = values(Random(1), 5)
+    rewards = start.rewards + np.array([[chosen], [rejected]])
+    now = ProbeValues(**{**vars(start), "rewards": rewards})
+    found = metrics(now, start)["displacement/margin_from_chosen"]
+    assert found == (None if share is None else pytest.approx(share, rel=1e-12))
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_what_is_undefined_is_null_and_never_nan(bad: float) -> None:
+    start = values(Random(2), 4)
+    rewards = start.rewards.copy()
+    rewards[0, 1] = bad
+    now = ProbeValues(**{**vars(start), "rewards": rewards})
+    row = metrics(now, start)
+    json.dumps(row, allow_nan=False)
+    assert row["rewards/chosen"] is None
+    assert row["rewards/margins"] is None
+    assert row["displacement/margin_from_chosen"] is None
+    assert row["rewards/rejected"] is not None
+    (broken,) = [r for r in per_pair(now, start, 3) if r["pair"] == 1]
+    assert broken["rewards/chosen"] is None
+
+
+def test_per_pair_rows_are_what_the_means_are_made_of() -> None:
+    rng = Random(3)
+    start = values(rng, 12)
+    now = values(rng, 12, start.lengths.astype(int).tolist())
+    rows: list[dict[str, Any]] = per_pair(now, start, 40)
+    assert [r["pair"] for r in rows] == list(range(12))
+    assert {r["step"] for r in rows} == {40}
+    means = metrics(now, start)
+    for key in ("displacement/chosen", "displacement/rejected", "rewards/chosen", "gradient_weight/rejected",
+                "logps/chosen_sum", "logps/rejected_sum"):  # fmt: skip
+        assert mean([r[key] for r in rows]) == pytest.approx(means[key], rel=1e-9)
+    assert [r["tokens/chosen"] for r in rows] == now.lengths[0].tolist()
+
+
+def test_gradient_weights_are_the_closed_form() -> None:
+    # AlphaPO: -beta e^{-alpha s_w} sigmoid(gamma - m) and +beta e^{-alpha s_l} sigmoid(gamma - m)
+    objective = tiny.objective("objective=alphapo", "objective.shape.alpha=0.5", "objective.gamma=0.4")
+    scores = [[-0.5, -2.0, -1.0], [-1.5, -0.7, -1.0]]
+    rewards, weights = objective_values(objective, torch.tensor(scores, dtype=torch.float64))
+    for i in range(3):
+        r = [2.5 * (1 - math.exp(-0.5 * scores[side][i])) / 0.5 for side in range(2)]
+        pull = 1 / (1 + math.exp(r[0] - r[1] - 0.4))
+        assert rewards[:, i].tolist() == pytest.approx(r, rel=1e-12)
+        expected_weights = [-2.5 * math.exp(-0.5 * scores[0][i]) * pull, 2.5 * math.exp(-0.5 * scores[1][i]) * pull]
+        assert weights[:, i].tolist() == pytest.approx(expected_weights, rel=1e-12)

@@ -1,0 +1,145 @@
+"""Log-probs of completion tokens against the model's own full logits, in float64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from alphapo_cli.data.tokens import TokenPair
+from alphapo_cli.layout import padded
+from alphapo_cli.logprobs import TokenLogProbs, log_softmax_at, token_log_probs, token_statistics
+from alphapo_cli.policy import PolicyModel, frozen_head, head_of
+from tests import tiny
+
+
+def by_plain_forward(lm: torch.nn.Module, pair: TokenPair) -> list[Tensor]:
+    """log p of every token of both completions, one sequence at a time, from the logits the model itself returns."""
+    out = []
+    for answer in (pair.chosen, pair.rejected):
+        ids = torch.tensor([*pair.prompt.tolist(), *answer.tolist()])
+        with torch.no_grad():
+            table = lm(input_ids=ids.unsqueeze(0), use_cache=False).logits[0].double().log_softmax(-1)
+        first = len(pair.prompt)
+        out.append(torch.stack([table[t - 1, ids[t]] for t in range(first, len(ids))]))
+    return out
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_completion_log_probs_are_the_models_own(family: str) -> None:
+    lm = tiny.model(family).double()
+    pairs = list(tiny.token_pairs(5, seed=2))
+    batch = padded.collate(pairs, pad_id=tiny.PAD)
+    with torch.no_grad():
+        tokens = PolicyModel(lm).score(batch)
+    answers = tokens.answers()
+    for i, pair in enumerate(pairs):
+        for side, expected in enumerate(by_plain_forward(lm, pair)):
+            mine = tokens.logps[(tokens.pair == i) & (tokens.side == side)]
+            assert torch.allclose(mine, expected, rtol=0, atol=1e-12)
+            assert answers.lengths[side, i] == len(expected)
+            assert answers.sums[side, i].item() == pytest.approx(expected.sum().item(), abs=1e-10)
+
+
+def test_float32_log_probs_are_within_its_round_off() -> None:
+    lm, pairs = tiny.model(), list(tiny.token_pairs(8, seed=3))
+    with torch.no_grad():
+        ours = PolicyModel(lm).score(padded.collate(pairs, pad_id=tiny.PAD)).answers()
+        truth = PolicyModel(lm.double()).score(padded.collate(pairs, pad_id=tiny.PAD)).answers()
+    assert ours.sums.dtype == torch.float32
+    # two layers of 32-term sums and a sum over the answer: some tens of roundings of numbers of this size
+    assert torch.allclose(ours.sums.double(), truth.sums, rtol=5e-6, atol=1e-5)
+
+
+def test_bf16_model_outputs_are_read_as_what_they_are() -> None:
+    logits = (torch.randn(200, 97, generator=torch.Generator().manual_seed(0)) * 4).bfloat16()
+    targets = torch.randint(0, 97, (200,), generator=torch.Generator().manual_seed(1))
+    ours = log_softmax_at(logits, targets)
+    truth = logits.double().log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    assert ours.dtype == torch.float32
+    assert torch.allclose(ours.double(), truth, rtol=1e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("overrides", [("objective=alphapo",), ("objective=simpo",), ("objective=cpo",)], ids=" ".join)
+def test_bf16_model_gives_the_margin_signs_of_float32_on_its_outputs(overrides: tuple[str, ...]) -> None:
+    lm = tiny.model().bfloat16()
+    pairs = [p for p in tiny.token_pairs(48, seed=4)]
+    batch = padded.collate(pairs, pad_id=tiny.PAD)
+    policy, objective = PolicyModel(lm), tiny.objective(*overrides)
+    with torch.no_grad():
+        hidden = policy.hidden(batch)
+        logits = head_of(lm)(hidden)  # the model's outputs
+        assert logits.dtype == torch.bfloat16
+        ours = objective(policy.score(batch).answers())
+        exact = logits.double().log_softmax(-1).gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1)
+    answers = TokenLogProbs(exact, batch.answer, batch.targets, 48, 2).answers()
+    truth = objective(answers)
+    assert ours.margins is not None
+    assert truth.margins is not None
+    assert torch.equal(ours.margins.sign(), truth.margins.sign().float())
+    # one bf16 rounding of the log-probs would already have moved them further than this
+    assert torch.allclose(ours.margins.double(), truth.margins, rtol=1e-4, atol=1e-4)
+
+
+def test_chunks_do_not_show() -> None:
+    lm = tiny.model().double()
+    hidden = torch.randn(37, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    targets = torch.randint(0, 97, (37,), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        whole = token_log_probs(hidden, targets, head_of(lm))
+        for chunk in (1, 5, 36, 37, 100):
+            assert torch.allclose(token_log_probs(hidden, targets, head_of(lm), chunk=chunk), whole, atol=1e-14)
+        facts = token_statistics(hidden, head_of(lm), start_hidden=hidden.flip(0), start_head=head_of(lm))
+        pieces = token_statistics(hidden, head_of(lm), start_hidden=hidden.flip(0), start_head=head_of(lm), chunk=7)
+        for name in ("entropy", "sum_p2", "kl"):
+            assert torch.allclose(getattr(facts, name), getattr(pieces, name), atol=1e-6)
+
+
+def test_token_statistics_are_those_of_the_whole_distribution() -> None:
+    lm = tiny.model().double()
+    other = tiny.perturbed(lm, seed=1, size=0.1)
+    generator = torch.Generator().manual_seed(0)
+    now = torch.randn(20, 32, dtype=torch.float64, generator=generator)
+    start = now + 0.3 * torch.randn(20, 32, dtype=torch.float64, generator=generator)
+    facts = token_statistics(now, head_of(lm), start_hidden=start, start_head=head_of(other))
+    assert facts.kl is not None
+    for i in range(20):
+        with torch.no_grad():
+            p = lm.lm_head(now[i]).softmax(-1).tolist()
+            q = other.lm_head(start[i]).softmax(-1).tolist()
+        assert facts.entropy[i].item() == pytest.approx(-sum(x * math.log(x) for x in p), rel=2e-6)
+        assert facts.sum_p2[i].item() == pytest.approx(sum(x * x for x in p), rel=2e-6)
+        kl = sum(x * math.log(x / y) for x, y in zip(p, q, strict=True))
+        assert facts.kl[i].item() == pytest.approx(kl, rel=1e-4, abs=2e-6)
+        assert facts.kl[i] > 0
+
+
+def test_token_statistics_need_no_start() -> None:
+    facts = token_statistics(torch.zeros(3, 32), head_of(tiny.model()))
+    assert facts.kl is None
+    # equal logits: the uniform distribution
+    assert facts.entropy.tolist() == pytest.approx([torch.tensor(97.0).log().item()] * 3, rel=1e-6)
+    assert facts.sum_p2.tolist() == pytest.approx([1 / 97] * 3, rel=1e-6)
+
+
+def test_frozen_head_stays_while_the_model_moves() -> None:
+    lm = tiny.model("gemma2, soft-capped")
+    hidden = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    kept, before = frozen_head(lm), head_of(lm)(hidden).detach()
+    with torch.no_grad():
+        for p in lm.parameters():
+            p.add_(1.0)
+    assert torch.equal(kept(hidden), before)
+    assert not torch.allclose(head_of(lm)(hidden), before)
+
+
+def test_sums_belong_to_the_right_answers() -> None:
+    answer = torch.tensor([3, 0, 0, 2, 3, 1, 3])  # side * 2 + pair, in any order
+    tokens = TokenLogProbs(-torch.arange(1.0, 8.0), answer, torch.zeros(7, dtype=torch.int64), 2, 2)
+    answers = tokens.answers()
+    assert answers.sums.tolist() == [[-5.0, -6.0], [-4.0, -13.0]]
+    assert answers.lengths.tolist() == [[2.0, 1.0], [1.0, 3.0]]
+    assert tokens.pair.tolist() == [1, 0, 0, 0, 1, 1, 1]
+    assert tokens.side.tolist() == [1, 0, 0, 1, 1, 0, 1]

@@ -1,0 +1,172 @@
+"""Loss and every parameter's gradient against TRL's trainers on the same token ids, in float32.
+
+TRL computes from its own collation, forward pass and log-probs; it is given token ids because its tokenisation (a BOS
+where the tokenizer has one, an EOS where the text has none) is not what is compared. Batches are full: on ragged ones
+TRL weighs pairs differently.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from alphapo_cli.data.tokens import TokenPairs
+from alphapo_cli.policy import PolicyModel
+from alphapo_cli.probe import Processes, score_pairs
+from alphapo_cli.schedule import Schedule
+from alphapo_cli.schema import TrainerConfig
+from alphapo_cli.trainer import PreferenceTrainer, training_arguments
+from tests import tiny
+
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+trl = pytest.importorskip("trl")
+
+PAIRS = 8
+TOLERANCE = 2e-5  # relative L2: two float32 forward and backward passes that add in different orders
+SOURCES = [
+    "generated",
+    pytest.param("hh-rlhf", marks=pytest.mark.skipif(not tiny.HH.is_file(), reason="needs shared/data/hh-rlhf")),
+]
+# our overrides, TRL's trainer and its settings; gamma is absolute in TRL
+METHODS = {
+    "alphapo": (
+        ("objective=alphapo",),
+        "cpo", {"loss_type": "alphapo", "alpha": 0.25, "beta": 2.5, "simpo_gamma": 0.25, "cpo_alpha": 0.0},
+    ),
+    "alphapo, negative alpha": (
+        ("objective=alphapo", "objective.shape.alpha=-1", "objective.beta=10", "objective.gamma_beta_ratio=0.3"),
+        "cpo", {"loss_type": "alphapo", "alpha": -1.0, "beta": 10.0, "simpo_gamma": 3.0, "cpo_alpha": 0.0},
+    ),
+    "simpo": (
+        ("objective=simpo",),
+        "cpo", {"loss_type": "simpo", "alpha": 0.0, "beta": 2.5, "simpo_gamma": 0.25, "cpo_alpha": 0.0},
+    ),
+    "cpo": (
+        ("objective=cpo", "objective.nll=0"),
+        "cpo", {"loss_type": "sigmoid", "alpha": 0.0, "beta": 0.1, "cpo_alpha": 0.0},
+    ),
+    "dpo": (("objective=dpo",), "dpo", {"loss_type": "sigmoid", "beta": 0.1}),
+    "dpo, hinge": (("objective=dpo", "objective/link=hinge"), "dpo", {"loss_type": "hinge", "beta": 0.1}),
+    "ipo": (("objective=ipo",), "dpo", {"loss_type": "ipo", "beta": 0.1}),
+    # A small exponent: it multiplies the round-off of log-probs summed over a whole answer, ours as well as theirs.
+    "alphapo_ratio": (
+        ("objective=alphapo_ratio", "objective.shape.alpha=-0.1"),
+        "dpo", {"loss_type": "sigmoid", "beta": 0.1, "f_divergence_type": "alpha_divergence",
+                "f_alpha_divergence_coef": 0.9},
+    ),
+}  # fmt: skip
+
+
+class Material:
+    """A source's tokenizer, its first pairs as ids, a policy and a reference that differs from it."""
+
+    def __init__(self, source: str) -> None:
+        texts = tiny.hh_dialogues()[:64] if source == "hh-rlhf" else tiny.dialogues(64, seed=1)
+        self.tokenizer, every = tiny.encoded(texts, vocab=512, max_length=192)
+        self.pairs = every.select(range(PAIRS))
+        # Weights of the size that training leaves: scores of a few nats a token, no saturated loss.
+        self.policy = tiny.model(vocab=len(self.tokenizer), hidden_size=64, intermediate_size=96, spread=0.08)
+        self.reference = tiny.perturbed(self.policy, seed=7, size=0.01)
+
+
+@pytest.fixture(scope="module", params=SOURCES)
+def material(request: pytest.FixtureRequest) -> Material:
+    return Material(request.param)
+
+
+def ours(material: Material, overrides: tuple[str, ...], folder: Path) -> tuple[float, dict[str, Tensor]]:
+    """(loss, gradients) of one optimizer step of all pairs in four micro-batches, through the trainer itself."""
+    objective = tiny.objective(*overrides)
+    lm = copy.deepcopy(material.policy)
+    reference = None
+    if objective.needs_reference:
+        scorer = PolicyModel(material.reference)
+        pad = material.tokenizer.pad_token_id
+        reference = score_pairs(scorer, material.pairs, batch_size=3, pad_id=pad, processes=Processes())
+    cfg = TrainerConfig(per_device_train_batch_size=2, gradient_accumulation_steps=4, use_cpu=True)
+    schedule = Schedule.of(cfg, PAIRS, 1, seed=0)
+    trainer = PreferenceTrainer(
+        PolicyModel(lm), objective, material.pairs, schedule, training_arguments(cfg, schedule, str(folder), 0),
+        pad_id=material.tokenizer.pad_token_id, reference=reference, logging_steps=1, on_log=lambda step, row: None,
+    )  # fmt: skip
+    loss = trainer.training_step(trainer.model, trainer.steps[0])
+    return loss.item(), {n: p.grad for n, p in lm.named_parameters() if p.grad is not None}
+
+
+def theirs(
+    material: Material, kind: str, settings: dict[str, Any], folder: Path
+) -> tuple[float, dict[str, Tensor]]:
+    """(loss, gradients) of TRL's trainer on one batch of the same pairs."""
+    from datasets import Dataset
+
+    common: dict[str, Any] = {
+        "output_dir": str(folder), "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": [],
+        "per_device_train_batch_size": PAIRS, "max_length": 4096,
+    }  # fmt: skip
+    lm = copy.deepcopy(material.policy)
+    # A trainer wants a data set of its own; it is not what is compared.
+    stand_in = Dataset.from_list([{"prompt": "a", "chosen": " b", "rejected": " c"}] * 2)
+    more = {"train_dataset": stand_in, "processing_class": material.tokenizer}
+    if kind == "cpo":
+        from trl.experimental.cpo import CPOConfig, CPOTrainer
+
+        trainer = CPOTrainer(model=lm, args=CPOConfig(**common, **settings), **more)
+        batch = trainer.data_collator([cpo_row(material.pairs, i) for i in range(PAIRS)])
+    else:
+        reference = copy.deepcopy(material.reference)
+        trainer = trl.DPOTrainer(model=lm, ref_model=reference, args=trl.DPOConfig(**common, **settings), **more)
+        batch = trainer.data_collator([dpo_row(material.pairs, i) for i in range(PAIRS)])
+    lm.train()
+    loss = trainer.compute_loss(lm, batch)
+    loss.backward()
+    return loss.item(), {n: p.grad for n, p in lm.named_parameters() if p.grad is not None}
+
+
+def dpo_row(pairs: TokenPairs, i: int) -> dict[str, list[int]]:
+    pair = pairs[i]
+    return {f"{name}_ids": getattr(pair, name).tolist() for name in ("prompt", "chosen", "rejected")}
+
+
+def cpo_row(pairs: TokenPairs, i: int) -> dict[str, list[int]]:
+    pair = pairs[i]
+    prompt = pair.prompt.tolist()
+    row = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
+    for name in ("chosen", "rejected"):
+        answer = getattr(pair, name).tolist()
+        row[f"{name}_input_ids"] = prompt + answer
+        row[f"{name}_attention_mask"] = [1] * len(prompt + answer)
+        row[f"{name}_labels"] = [-100] * len(prompt) + answer
+    return row
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_loss_and_every_gradient_equal_trl(method: str, material: Material, tmp_path: Path) -> None:
+    overrides, kind, settings = METHODS[method]
+    our_loss, our_gradients = ours(material, overrides, tmp_path)
+    their_loss, their_gradients = theirs(material, kind, settings, tmp_path)
+    assert our_loss == pytest.approx(their_loss, rel=1e-5)
+    assert our_gradients.keys() == their_gradients.keys()
+    assert len(our_gradients) == len(list(material.policy.parameters()))
+    for name, gradient in their_gradients.items():
+        assert gradient.abs().max() > 0, name
+        assert tiny.relative_error(our_gradients[name], gradient) <= TOLERANCE, name
+
+
+def test_the_pairs_are_what_they_are_meant_to_be(material: Material) -> None:
+    # Equality with TRL would mean little on pairs of one length or on a policy that is its own reference.
+    lengths = np.stack([material.pairs.prompt.lengths, material.pairs.chosen.lengths, material.pairs.rejected.lengths])
+    assert len(material.pairs) == PAIRS
+    assert (lengths.std(axis=1) > 5).all()
+    pad = material.tokenizer.pad_token_id
+    mine, other = (
+        score_pairs(PolicyModel(lm), material.pairs, batch_size=8, pad_id=pad, processes=Processes())
+        for lm in (material.policy, material.reference)
+    )
+    assert np.abs(mine - other).max() > 0.5
