@@ -44,9 +44,14 @@ class TokenLogProbs:
         return self.answer // self.num_pairs
 
     def sum_over(self, values: Tensor) -> Tensor:
-        """Sum of per-token `values` [N] per answer: [K, B]."""
-        total = torch.zeros(self.num_sides * self.num_pairs, dtype=values.dtype, device=values.device)
-        return total.index_add(0, self.answer, values).view(self.num_sides, self.num_pairs)
+        """Sum of per-token `values` [N] per answer: [K, B], of their dtype.
+
+        Added up in float64: one running float32 sum over an answer of some hundred tokens is off by several times its
+        last digit, which a log-ratio, the small difference of two such sums, then carries.
+        """
+        total = torch.zeros(self.num_sides * self.num_pairs, dtype=torch.float64, device=values.device)
+        sums = total.index_add(0, self.answer, values.double()).view(self.num_sides, self.num_pairs)
+        return sums.to(values.dtype)
 
     def answers(self) -> AnswerLogProbs:
         """Sums and lengths per answer."""

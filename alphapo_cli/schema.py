@@ -84,7 +84,7 @@ class ModelConfig:
 class GlassboxConfig:
     """The embedded world: how many pairs, and how its labels are drawn."""
 
-    pairs: int = _number(2048, ge=2)
+    pairs: int = _number(1024, ge=2)
     label_temperature: float = _number(1.0, ge=0)
     length_bias: float = _number(0.0)  # reward per token that the labeller adds and the true reward does not
     seed: int = _number(0, ge=0)

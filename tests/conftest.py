@@ -20,6 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# A shared machine may stop for longer than Hypothesis allows an example.
+settings.register_profile("here", deadline=None)
+settings.load_profile("here")
 
 # Four steps of eight pairs in the embedded world: a second, with every kind of file that a real run writes.
 TINY = (

@@ -70,11 +70,11 @@ def test_an_objective_is_a_point_in_score_x_shape_x_link(name):
 class TestWhoWins:
     def test_the_command_line_over_an_experiment_over_an_objective(self):
         assert composed("objective=simpo").objective.gamma_beta_ratio == 0.1
-        assert composed("experiment=glassbox_alphapo").objective.gamma_beta_ratio == 0.2
-        assert composed("experiment=glassbox_alphapo objective.gamma_beta_ratio=0.7").objective.gamma_beta_ratio == 0.7
+        assert composed("experiment=alphapo_gemma2").objective.gamma_beta_ratio == 0.5
+        assert composed("experiment=alphapo_gemma2 objective.gamma_beta_ratio=0.7").objective.gamma_beta_ratio == 0.7
 
     @pytest.mark.parametrize(
-        "line", ["experiment=glassbox_ratio objective=dpo", "objective=dpo experiment=glassbox_ratio"]
+        "line", ["experiment=alphapo_gemma2 objective=dpo", "objective=dpo experiment=alphapo_gemma2"]
     )
     def test_a_group_on_the_command_line_over_the_experiment_in_either_order(self, line):
         assert composed(line).objective.name == "dpo"
@@ -266,8 +266,8 @@ class TestIdentity:
         assert run_name(composed(line)) != run_name(composed(""))
 
     def test_it_is_the_same_however_the_configuration_was_said(self):
-        by_experiment = composed("experiment=glassbox_alphapo")
-        by_hand = composed("objective.gamma_beta_ratio=0.2")
+        by_experiment = composed("experiment=alphapo_llama3_instruct")
+        by_hand = composed("objective.gamma_beta_ratio=1 trainer.learning_rate=1e-6")
         assert run_name(by_experiment) == run_name(by_hand)
         assert run_name(composed("objective.beta=2.50")) == run_name(composed("objective.beta=25e-1"))
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from alphapo_cli.compose import Sources, compose, read_line, shipped
 from alphapo_cli.objective.parts import TABLES
 from alphapo_cli.objective.preference import build
-from alphapo_cli.schema import TrainConfig
+from alphapo_cli.schema import ObjectiveConfig, TrainConfig
 from alphapo_cli.sweep.grid import make
 
 CONF, SWEEPS = shipped("conf"), shipped("sweeps")
@@ -57,13 +57,13 @@ def test_its_values_arrive(file):
     content = yaml.safe_load(text) or {}
     content.pop("defaults", None)
     at_root = "@package _global_" in text.splitlines()[0]
-    root = OmegaConf.structured(composed(f"{group}={choice}"))
+    # The embedded world brings trainer settings of its own.
+    line = [f"{group}={choice}", *(["data=jsonl"] if group == "trainer" else [])]
+    root = OmegaConf.structured(composed(*line))
     node = root if at_root else OmegaConf.select(root, group.replace("/", "."))
     for key, value in _leaves(content):
         if group == "objective/shape" and key == "convention":
             continue  # an objective's own convention is said in its YAML, above the part's default
-        if group == "trainer":
-            node = OmegaConf.structured(composed(f"{group}={choice}", "data=jsonl")).trainer
         assert OmegaConf.select(node, key) == value, f"conf/{file}.yaml: {key}"
 
 
@@ -96,9 +96,8 @@ def test_every_yaml_of_a_part_has_its_function():
 @pytest.mark.parametrize("shape", list(TABLES["shape"]))
 @pytest.mark.parametrize("score", list(TABLES["score"]))
 def test_every_score_goes_with_every_shape_and_link(score, shape, link):
-    parts = (f"objective/score={score}", f"objective/shape={shape}", f"objective/link={link}")
-    objective = build(composed(*parts, "objective.nll=1").objective)
-    assert (objective.score.name, objective.shape.name, objective.link.name) == (score, shape, link)
+    parts = {"score": {"name": score}, "shape": {"name": shape}, "link": {"name": link}}
+    objective = build(ObjectiveConfig(**parts, nll=1.0))
     assert objective.needs_reference == score.startswith("ratio")
     assert objective.needs_rejected == (link != "none")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from random import Random
@@ -12,6 +13,8 @@ import pytest
 import torch
 
 from alphapo_cli.diagnostics import ProbeValues, metrics, objective_values, per_pair
+from alphapo_cli.policy import PolicyModel
+from alphapo_cli.probe import Probe, Processes
 from tests import tiny
 
 Row = dict[str, float | None]
@@ -153,6 +156,42 @@ def test_per_pair_rows_are_what_the_means_are_made_of() -> None:
                 "logps/chosen_sum", "logps/rejected_sum"):  # fmt: skip
         assert mean([r[key] for r in rows]) == pytest.approx(means[key], rel=1e-9)
     assert [r["tokens/chosen"] for r in rows] == now.lengths[0].tolist()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 9])
+def test_the_probe_reads_the_model_pair_by_pair(batch_size: int) -> None:
+    """Sums, lengths, entropy and KL to the start, against the model's own full logits one answer at a time."""
+    lm = tiny.model("opt", spread=0.15).double()
+    before = copy.deepcopy(lm)
+    pairs = tiny.token_pairs(9, seed=8)
+    policy = PolicyModel(lm).train()
+    probe = Probe(
+        policy, tiny.objective("objective=alphapo"), pairs, batch_size=batch_size, pad_id=tiny.PAD,
+        processes=Processes(), reference=None,
+    )  # fmt: skip
+    assert probe.start.kl == pytest.approx(np.zeros(9), abs=1e-6)
+    with torch.no_grad():
+        for p, q in zip(lm.parameters(), tiny.perturbed(lm, seed=9, size=0.1).parameters(), strict=True):
+            p.copy_(q)
+    now = probe.measure(policy)
+    assert policy.training  # as it was
+    for i, pair in enumerate(pairs):
+        for side, answer in enumerate((pair.chosen, pair.rejected)):
+            ids = torch.tensor([[*pair.prompt.tolist(), *answer.tolist()]])
+            rows = slice(len(pair.prompt) - 1, ids.shape[1] - 1)
+            with torch.no_grad():
+                new, old = (m.eval()(input_ids=ids).logits[0, rows].log_softmax(-1) for m in (lm, before))
+            total = math.fsum(new[t, token].item() for t, token in enumerate(answer.tolist()))
+            assert now.sums[side, i] == pytest.approx(total, abs=1e-9)
+            assert now.lengths[side, i] == len(answer)
+            r = 2.5 * (1 - math.exp(-0.25 * total / len(answer))) / 0.25
+            assert now.rewards[side, i] == pytest.approx(r, rel=1e-9)
+            if side == 0:
+                entropy = -(new.exp() * new).sum(-1).mean().item()
+                kl = (new.exp() * (new - old)).sum(-1).mean().item()
+                assert kl > 0.01
+                assert now.entropy[i] == pytest.approx(entropy, rel=1e-5)
+                assert now.kl[i] == pytest.approx(kl, rel=1e-5)
 
 
 def test_gradient_weights_are_the_closed_form() -> None:

@@ -65,7 +65,7 @@ def test_bf16_model_outputs_are_read_as_what_they_are() -> None:
 @pytest.mark.parametrize("overrides", [("objective=alphapo",), ("objective=simpo",), ("objective=cpo",)], ids=" ".join)
 def test_bf16_model_gives_the_margin_signs_of_float32_on_its_outputs(overrides: tuple[str, ...]) -> None:
     lm = tiny.model().bfloat16()
-    pairs = [p for p in tiny.token_pairs(48, seed=4)]
+    pairs = list(tiny.token_pairs(48, seed=4))
     batch = padded.collate(pairs, pad_id=tiny.PAD)
     policy, objective = PolicyModel(lm), tiny.objective(*overrides)
     with torch.no_grad():
@@ -143,3 +143,14 @@ def test_sums_belong_to_the_right_answers() -> None:
     assert answers.lengths.tolist() == [[2.0, 1.0], [1.0, 3.0]]
     assert tokens.pair.tolist() == [1, 0, 0, 0, 1, 1, 1]
     assert tokens.side.tolist() == [1, 0, 0, 1, 1, 0, 1]
+
+
+def test_sums_of_long_answers_keep_every_float32_digit() -> None:
+    # A running float32 sum of 4000 numbers would be off by some twenty units of its last digit.
+    values = -torch.rand(8000, generator=torch.Generator().manual_seed(0)) * 5
+    answer = torch.arange(8000) % 2
+    sums = TokenLogProbs(values, answer, torch.zeros(8000, dtype=torch.int64), 1, 2).answers().sums
+    assert sums.dtype == torch.float32
+    for side in range(2):
+        truth = math.fsum(values[answer == side].tolist())
+        assert sums[side, 0].item() == torch.tensor(truth, dtype=torch.float64).float().item()

@@ -218,9 +218,7 @@ def test_steps_between_logs_are_pooled_by_pair(tmp_path: Path) -> None:
         ("cosine", lambda step: step / 2 if step < 2 else (1 + math.cos(math.pi * (step - 2) / 4)) / 2),
     ],
 )
-def test_learning_rate_is_the_one_the_step_used(
-    scheduler: str, at: Callable[[int], float], tmp_path: Path
-) -> None:
+def test_learning_rate_is_the_one_the_step_used(scheduler: str, at: Callable[[int], float], tmp_path: Path) -> None:
     run = Trained(tmp_path, tiny.model(), tiny.objective("objective=simpo"), lr_scheduler_type=scheduler,
                   warmup_ratio=1 / 3, num_train_epochs=2.0)  # fmt: skip
     for step, row in run.rows:
@@ -255,3 +253,22 @@ def test_a_loss_that_is_not_finite_stops_training(tmp_path: Path) -> None:
         lm.lm_head.weight[5] = math.nan
     with pytest.raises(AlphapoError, match=r"the loss is nan at step 1: lower trainer.learning_rate"):
         Trained(tmp_path, lm, tiny.objective("objective=alphapo"))
+
+
+def test_every_row_of_metrics_jsonl_is_the_same_for_every_split(
+    alphapo: Callable[..., Any], rows: Callable[[Path], list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """Through the command line, in float32: 8x1 = 4x2 = 2x4 on 21 pairs, probe and all."""
+    start = tiny.saved_start(tmp_path / "start", 21, 7)
+    made = []
+    for micro in (8, 4, 2):
+        ran = alphapo(
+            "train", *tiny.line_from(start), f"trainer.per_device_train_batch_size={micro}",
+            f"trainer.gradient_accumulation_steps={8 // micro}",
+        )  # fmt: skip
+        assert ran.code == 0, ran.err
+        made.append(rows(ran.path / "metrics.jsonl"))
+    assert [row["step"] for row in made[0]] == [0, 1, 2, 3]
+    for other in made[1:]:
+        for a, b in zip(made[0], other, strict=True):
+            tiny.assert_same_row(a, b, 1e-5)

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from torch import Tensor
 
 from alphapo_cli.data.tokens import TokenPairs
@@ -100,9 +99,7 @@ def ours(material: Material, overrides: tuple[str, ...], folder: Path) -> tuple[
     return loss.item(), {n: p.grad for n, p in lm.named_parameters() if p.grad is not None}
 
 
-def theirs(
-    material: Material, kind: str, settings: dict[str, Any], folder: Path
-) -> tuple[float, dict[str, Tensor]]:
+def theirs(material: Material, kind: str, settings: dict[str, Any], folder: Path) -> tuple[float, dict[str, Tensor]]:
     """(loss, gradients) of TRL's trainer on one batch of the same pairs."""
     from datasets import Dataset
 

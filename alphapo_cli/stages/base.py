@@ -35,7 +35,7 @@ from alphapo_cli.trainer import PreferenceTrainer, training_arguments
 VERSION = 1  # raise when the world's text changes
 DEMONSTRATIONS = 12_800
 TRAINER = TrainerConfig(
-    per_device_train_batch_size=64, num_train_epochs=1, learning_rate=2e-3, warmup_ratio=0.05, threads=1, use_cpu=True
+    per_device_train_batch_size=64, num_train_epochs=1, learning_rate=3e-3, warmup_ratio=0.05, threads=1, use_cpu=True
 )
 
 

@@ -93,7 +93,9 @@ def _run_cell(cell: Cell, directory: SweepDirectory, workshop: Workshop) -> str 
 
 
 def make_pictures(directory: SweepDirectory, grid: Grid) -> dict[str, Path]:
-    """displacement.png and outcome.png of the whole sweep; nothing where no cell has a curve."""
+    """displacement.png and outcome.png of the whole sweep; nothing where no cell has a curve or tracking.pictures is off."""
+    if not grid.cells[0].cfg.tracking.pictures:
+        return {}
     from alphapo_cli import plots
 
     cells = directory.cells()

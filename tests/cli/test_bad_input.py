@@ -43,7 +43,7 @@ CONFIGURATION = [
     ("objective=null", "objective=null", "choices: alphapo, alphapo_ratio"),
     ("objective/shape=powr", "objective/shape=powr", "did you mean 'power'?", "identity, power"),
     ("data=nope", "data=nope", "choices: glassbox, hh_rlhf, hub, jsonl, ultrafeedback"),
-    ("experiment=nope", "experiment=nope", "glassbox_alphapo"),
+    ("experiment=nope", "experiment=nope", "quick"),
     ("data.source=file", "data.source=file", "did you mean 'files'?", "glassbox, files, hub"),
     ("trainer.lr_scheduler_type=cosin", "trainer.lr_scheduler_type=cosin", "did you mean 'cosine'?"),
     # a value of the wrong type

@@ -78,9 +78,7 @@ def run_loss(
 
 
 @pytest.mark.parametrize(("overrides", "a", "b"), GOLDEN, ids=[g[0] for g in GOLDEN])
-def test_golden_values(
-    overrides: str, a: float, b: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_golden_values(overrides: str, a: float, b: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = run_loss([ROW_A, ROW_B, ROW_A], overrides, tmp_path, capsys)
     assert [r["loss"] for r in results] == pytest.approx([a, b, a], abs=GOLDEN_TOLERANCE, rel=0)
     assert results[0] == results[2]

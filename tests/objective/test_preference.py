@@ -317,9 +317,10 @@ def test_finite_in_float32_and_the_same_in_float64(
     assert (loss.double() - wide_loss).abs().item() <= steepest * margin_error + own
     # The slope of the link moves with the margin: at most by 1/4 (logistic) or 2/beta^2 (squared) a unit.
     bend = {"logistic": 0.25, "squared": 2 / beta**2, "hinge": 0.0}[link]
-    h = objective.beta * torch.autograd.grad(
-        objective.shape_function(x := s.double().requires_grad_(True), "log_prob").sum(), x
-    )[0]
+    h = (
+        objective.beta
+        * torch.autograd.grad(objective.shape_function(x := s.double().requires_grad_(True), "log_prob").sum(), x)[0]
+    )
     near_kink = link == "hinge" and abs(m - 1) <= margin_error
     moved = 1.0 if near_kink else min(bend * margin_error, 2 * steepest)
     allowed = h * (moved + 60 * F32 * steepest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from alphapo_cli.compose import Sources
+from alphapo_cli.errors import ConfigError
 from alphapo_cli.sweep.grid import make
 
 ALPHA = "objective.shape.alpha"
@@ -41,7 +42,7 @@ class TestCells:
         assert made.name == "sweep"
 
     def test_shapes_with_a_key_that_only_one_of_them_has(self):
-        with pytest.raises(Exception, match="identity"):
+        with pytest.raises(ConfigError, match="the shape 'identity' has no parameters"):
             grid(f"objective/shape=identity,power {ALPHA}=0,1")
 
     @pytest.mark.parametrize("text", ["range(-0.1,0.35,0.1)", "-0.1,0,0.1,0.2,0.3"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 
 import pytest
 import wandb_file
@@ -28,6 +30,12 @@ def swept(tmp_path_factory, shared_cache):
 def small(tiny):
     """Overrides of a cell that takes half a second."""
     return (*tiny, "trainer.max_steps=2")
+
+
+def copied(ran, folder):
+    """The directory of `ran` as it would be had the line been typed in `folder`."""
+    shutil.copytree(ran.path, folder / "runs" / ran.path.name)
+    return dataclasses.replace(ran, out=f"{folder / 'runs' / ran.path.name}\n")
 
 
 def summary(ran):
@@ -61,13 +69,13 @@ class TestDirectory:
             assert {"config.yaml", "manifest.json", "metrics.jsonl", "summary.json", "model", "curves.png"} <= names
 
     def test_summary(self, swept):
-        found = summary(swept)
+        found, every = summary(swept), metrics_catalog.keys()
         assert list(found) == ["name", "hash", "cells", "best"]
         assert [c["overrides"] for c in found["cells"]] == [[f"{ALPHA}=0"], [f"{ALPHA}=1"]]
         for cell in found["cells"]:
             assert list(cell) == ["id", "overrides", "state", "reason", "metrics", "cost"]
             assert (cell["state"], cell["reason"]) == ("complete", None)
-            assert set(cell["metrics"]) == {k for k in metrics_catalog.keys() if not k.startswith("train/")}
+            assert set(cell["metrics"]) == {k for k in every if not k.startswith("train/")}
 
     def test_best_is_the_cell_with_the_highest_true_win_rate(self, swept):
         found = summary(swept)
@@ -111,7 +119,7 @@ class TestDirectory:
 def test_a_cell_is_what_a_single_run_is(swept, alphapo, small):
     """Warm and shared in one process, or alone: the same bytes."""
     cell = next(c for c in summary(swept)["cells"] if c["overrides"] == [f"{ALPHA}=1"])
-    alone = alphapo("train", "experiment=glassbox_alphapo", f"{ALPHA}=1", *small)
+    alone = alphapo("train", f"{ALPHA}=1", *small)
     theirs = swept.path / "cells" / cell["id"]
     assert (alone.path / "metrics.jsonl").read_bytes() == (theirs / "metrics.jsonl").read_bytes()
     assert json.loads((alone.path / "summary.json").read_text())["metrics"] == cell["metrics"]
@@ -121,18 +129,17 @@ def test_a_cell_is_what_a_single_run_is(swept, alphapo, small):
 
 class TestAnotherLine:
     @pytest.fixture
-    def first(self, alphapo, small):
-        ran = alphapo("sweep", "alpha", f"{ALPHA}=0,1", *small)
-        assert ran.code == 0, ran.err
-        return ran
+    def first(self, swept, tmp_path):
+        return copied(swept, tmp_path)
 
-    def test_the_same_again_touches_no_cell(self, first, alphapo, small, snapshot):
-        before = snapshot(first.path / "cells")
+    def test_the_same_again_touches_nothing_but_the_summary(self, first, alphapo, small, snapshot):
+        before, said = snapshot(first.path), summary(first)
         again = alphapo("sweep", "alpha", f"{ALPHA}=0,1", *small)
-        assert (again.code, again.path) == (0, first.path)
-        assert "2 cells, 2 of them complete" in again.err
-        assert snapshot(first.path / "cells") == before
-        assert "another sweep" not in again.err
+        assert (again.code, again.path, again.err) == (0, first.path, "")
+        after = snapshot(first.path)
+        assert {k for k in before | after if before.get(k) != after.get(k)} <= {"summary.json"}
+        assert summary(again) == said
+        assert "Best true win rate" in again.out
 
     def test_more_values_are_more_cells_of_the_same(self, first, alphapo, small, snapshot):
         before = snapshot(first.path / "cells")
@@ -179,32 +186,43 @@ class TestAnotherLine:
         assert "not a sweep" in refused.fault
 
 
+@pytest.fixture(scope="module")
+def diverging(pairs):
+    """A sweep of three learning rates, the second of which diverges."""
+    from conftest import BARE, SCRATCH
+
+    steps = ("trainer.max_steps=12", "trainer.warmup_ratio=0", "trainer.max_grad_norm=0")
+    data = ("data=jsonl", f"data.path={pairs['plain']}")
+    return ("sweep", "objective=cpo", *SCRATCH, *BARE, *data, *steps, "trainer.learning_rate=0.001,1e30,0.002")
+
+
+@pytest.fixture(scope="module")
+def failed(diverging, shared_cache, tmp_path_factory):
+    from conftest import run_here
+
+    return run_here(diverging, tmp_path_factory.mktemp("failed"), shared_cache)
+
+
 class TestFailure:
-    @pytest.fixture
-    def line(self, scratch_line):
-        """Three learning rates, the second of which diverges."""
-        rest = [text for text in scratch_line if not text.startswith("trainer.max_steps")]
-        steps = ("trainer.max_steps=12", "trainer.warmup_ratio=0", "trainer.max_grad_norm=0")
-        return ("sweep", "objective=cpo", *rest, *steps, "trainer.learning_rate=0.001,1e30,0.002")
-
-    def test_a_failed_cell_does_not_lose_the_others(self, alphapo, line):
-        ran = alphapo(*line)
-        assert ran.code == 1
-        assert states(ran) == {"0.001": "complete", "1e+30": "failed", "0.002": "complete"}
-        last = ran.err.splitlines()[-1]
+    def test_a_failed_cell_does_not_lose_the_others(self, failed):
+        assert failed.code == 1
+        assert states(failed) == {"0.001": "complete", "1e+30": "failed", "0.002": "complete"}
+        last = failed.err.splitlines()[-1]
         assert last.startswith("alphapo: 1 of 3 cells failed, first trainer.learning_rate=1e+30: the loss is ")
-        failed = next(c for c in summary(ran)["cells"] if c["state"] == "failed")
-        assert failed["reason"].startswith("the loss is ")
-        assert failed["reason"] in last
-        # Without the embedded world the outcome is the accuracy, and there is no alpha to compare with.
-        assert summary(ran)["best"]["metric"] == "rewards/accuracies"
-        assert summary(ran)["best"]["advantage_over_alpha_0"] is None
+        cell = next(c for c in summary(failed)["cells"] if c["state"] == "failed")
+        assert cell["reason"].startswith("the loss is ")
+        assert cell["reason"] in last
 
-    def test_the_same_line_tries_it_again_and_leaves_the_others(self, alphapo, line, snapshot):
-        first = alphapo(*line)
+    def test_without_the_embedded_world_the_outcome_is_the_accuracy(self, failed):
+        best = summary(failed)["best"]
+        assert best["metric"] == "rewards/accuracies"
+        assert (best["advantage_over_alpha_0"], best["distinguishable"]) == (None, None)
+
+    def test_the_same_line_tries_it_again_and_leaves_the_others(self, failed, diverging, alphapo, snapshot, tmp_path):
+        first = copied(failed, tmp_path)
         done = [c["id"] for c in summary(first)["cells"] if c["state"] == "complete"]
         before = [snapshot(first.path / "cells" / name) for name in done]
-        second = alphapo(*line)
+        second = alphapo(*diverging)
         assert (second.code, second.path) == (1, first.path)
         assert "3 cells, 2 of them complete" in second.err
         assert [snapshot(first.path / "cells" / name) for name in done] == before
@@ -212,7 +230,7 @@ class TestFailure:
 
 class TestInterrupted:
     def test_then_the_same_line_completes(self, alphapo, tiny, tmp_path, interrupt, snapshot):
-        line = ("sweep", "alpha", f"{ALPHA}=0,1,2", *tiny, "trainer.max_steps=24", "probe.every=12", "probe.samples=4")
+        line = ("sweep", "alpha", f"{ALPHA}=0,1,2", *tiny, "trainer.max_steps=16", "probe.every=8", "probe.samples=2")
 
         def in_the_second():
             cells = list(tmp_path.glob("runs/alpha-*/cells/*"))
