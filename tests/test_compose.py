@@ -39,7 +39,7 @@ def test_without_overrides_it_is_alphapo_in_the_embedded_world():
     assert cfg.objective.shape == {"name": "power", "alpha": 0.25, "convention": "paper"}
     assert cfg.tracking.mode == "offline"
     # The world brings settings for its small model; the published learning rate would not move it.
-    assert cfg.trainer.learning_rate == 3e-4
+    assert cfg.trainer.learning_rate == 8e-4
 
 
 def test_other_data_brings_the_settings_of_large_models():
