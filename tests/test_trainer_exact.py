@@ -174,7 +174,9 @@ def test_every_step_is_the_mean_over_its_pairs(
         assert error <= tolerance * (size if dtype == torch.float32 else truth.norm().item())
         for key in values[0]:
             mean = math.fsum(v[key] for v in values) / len(values)
-            assert row[f"train/{key}"] == pytest.approx(mean, rel=10 * tolerance, abs=tolerance), key
+            # A margin is the small difference of two rewards, so its round-off is theirs.
+            terms = [abs(v[k]) for v in values for k in v if k in (key, "rewards/chosen", "rewards/rejected")]
+            assert abs(row[f"train/{key}"] - mean) <= tolerance * max(1.0, *terms), key
         # the norm is taken in float32 whatever the gradients are
         assert row["train/grad_norm"] == pytest.approx(truth.norm().item(), rel=2e-6)
         assert set(row) == {f"train/{key}" for key in (*values[0], "grad_norm", "learning_rate", "epoch")}
