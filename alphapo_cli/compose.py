@@ -10,9 +10,7 @@ from __future__ import annotations
 import copy
 import difflib
 import functools
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,18 +18,18 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf, StringNode, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from alphapo_cli.errors import ConfigError, nearest
+from alphapo_cli.locations import shipped
+from alphapo_cli.objective_config import GAMMAS, check_parts, part_defaults, settle_gamma
+from alphapo_cli.overrides import Line, Sources, shown
 from alphapo_cli.ranges import check, normalise
 
 T = TypeVar("T")
-PARTS = ("score", "shape", "link")
 # What a key of the schema takes, in words.
 _KINDS: dict[type, str] = {
     BooleanNode: "true or false",
@@ -40,102 +38,6 @@ _KINDS: dict[type, str] = {
     StringNode: "a text",
     ListConfig: "a list such as [a,b]",
 }
-GAMMAS = ("objective.gamma", "objective.gamma_beta_ratio")
-
-
-def shipped(name: str) -> Path:
-    """The directory conf/ or sweeps/: inside the installed package, or beside it in a checkout."""
-    inside = Path(__file__).parent / name
-    return inside if inside.is_dir() else Path(__file__).parent.parent / name
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Where YAML is looked for: the shipped conf/ and, before it, the user's `--config-dir`."""
-
-    user: Path | None = None
-
-    @property
-    def roots(self) -> list[Path]:
-        return [*([self.user] if self.user else []), shipped("conf")]
-
-    def groups(self) -> dict[str, list[str]]:
-        """Every group and its choices, e.g. {"objective/shape": ["identity", "power"]}."""
-        found: dict[str, set[str]] = {}
-        for root in self.roots:
-            for file in root.rglob("*.yaml"):
-                group = file.parent.relative_to(root).as_posix()
-                if group != ".":
-                    found.setdefault(group, set()).add(file.stem)
-        return {group: sorted(names) for group, names in sorted(found.items())}
-
-    def file(self, group: str, name: str) -> Path | None:
-        return next((p for root in self.roots if (p := root / group / f"{name}.yaml").is_file()), None)
-
-
-@dataclass(frozen=True)
-class Line:
-    """One layer of overrides (a sweep's base, the command line, a cell), parsed and split in groups and values."""
-
-    groups: tuple[str, ...] = ()
-    values: Mapping[str, Any] = field(default_factory=dict)
-
-
-def parse(texts: Iterable[str]) -> list[Override]:
-    """Hydra's own grammar, with what compose() would swallow refused.
-
-    Raises:
-        ConfigError: a text that is not an override, `hydra.*`, or a deletion.
-    """
-    parsed = []
-    for text in texts:
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except HydraException as error:
-            reason = str(error).splitlines()[0].strip().rstrip(".")
-            raise ConfigError(f"'{text}' is not an override (write key=value): {reason}") from error
-        key = override.key_or_group
-        if key == "hydra" or key.startswith(("hydra.", "hydra/")):
-            raise ConfigError(
-                f"'{text}': hydra.* settings have no effect here; a run's directory is run.dir and run.name"
-            )
-        if override.is_delete():
-            raise ConfigError(f"'{text}': keys cannot be deleted; set {key.lstrip('~')}=null")
-        if override.package is not None:
-            raise ConfigError(f"'{text}': packages (@) are not supported on the command line")
-        parsed.append(override)
-    return parsed
-
-
-def split(overrides: Sequence[Override], sources: Sources) -> Line:
-    """Separate choices of groups from values; the choice must exist.
-
-    Raises:
-        ConfigError: an unknown choice, or a sweep (comma list or range) outside `alphapo sweep`.
-    """
-    groups, values = [], {}
-    known = sources.groups()
-    for override in overrides:
-        key, text = override.key_or_group, override.input_line
-        if override.is_sweep_override():
-            raise ConfigError(f"'{text}' lists several values: use alphapo sweep {text}")
-        if key in known:
-            choice = override.value()
-            if choice not in known[key] and not (choice is None and key == "experiment"):
-                raise ConfigError(
-                    f"{key}={_shown(choice)}: no such {key}{nearest(str(choice), known[key])} (choices: {', '.join(known[key])})"
-                )
-            groups.append(f"{key}={'null' if choice is None else choice}")
-        elif "/" in key:
-            raise ConfigError(f"'{text}': no such group '{key}'{nearest(key, known)} (groups: {', '.join(known)})")
-        else:
-            values[key] = override.value()
-    return Line(tuple(groups), values)
-
-
-def read_line(texts: Iterable[str], sources: Sources) -> Line:
-    """`parse` and `split`."""
-    return split(parse(texts), sources)
 
 
 @functools.lru_cache(maxsize=256)
@@ -173,16 +75,16 @@ def compose(primary: str, schema: type[T], layers: Sequence[Line], sources: Sour
             groups[choice.partition("=")[0]] = choice
     composed, choices = _compose_groups(primary, tuple(groups.values()), sources.user)
     raw = copy.deepcopy(composed)
-    parts = _part_defaults(raw, choices.get("objective", ""), sources)
+    parts = part_defaults(raw, choices.get("objective", ""), sources)
     try:
         cfg = OmegaConf.merge(OmegaConf.structured(schema), raw)
     except OmegaConfBaseException as error:
         raise ConfigError(f"conf/{primary}.yaml with {' '.join(groups.values())}: {_reason(error)}") from error
     assert isinstance(cfg, DictConfig)
-    _settle_gamma(cfg, choices, sources)
+    settle_gamma(cfg, choices, sources)
     for layer in layers:
         _apply(cfg, layer.values, parts)
-    _check_parts(cfg, parts)
+    check_parts(cfg, parts)
     try:
         typed = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
@@ -220,7 +122,7 @@ def _apply(cfg: DictConfig, values: Mapping[str, Any], parts: Mapping[str, Mappi
         try:
             OmegaConf.update(cfg, key, value, merge=True, force_add=False)
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{key}={_shown(value)}: {_expected(cfg, key) or _reason(error)}") from error
+            raise ConfigError(f"{key}={shown(value)}: {_expected(cfg, key) or _reason(error)}") from error
 
 
 def _require(cfg: DictConfig, key: str, value: Any, parts: Mapping[str, Mapping[str, Any]]) -> None:
@@ -245,7 +147,7 @@ def _require(cfg: DictConfig, key: str, value: Any, parts: Mapping[str, Mapping[
         node = node[name] if isinstance(node, DictConfig) else None
         path.append(name)
     if isinstance(node, DictConfig) and not isinstance(value, Mapping):
-        raise ConfigError(f"{key}={_shown(value)}: {key} is a group of keys ({', '.join(map(str, node))}), not a value")
+        raise ConfigError(f"{key}={shown(value)}: {key} is a group of keys ({', '.join(map(str, node))}), not a value")
 
 
 def _nearest_anywhere(cfg: DictConfig, key: str) -> str:
@@ -270,103 +172,6 @@ def leaves(cfg: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _settle_gamma(cfg: DictConfig, choices: Mapping[str, str], sources: Sources) -> None:
-    """The gamma of an experiment replaces its objective's, that of an objective the one's it builds on.
-
-    Raises:
-        ConfigError: one file sets both gamma and gamma_beta_ratio.
-    """
-    if "objective" not in cfg or any(OmegaConf.select(cfg, key) is None for key in GAMMAS):
-        return
-    said = _gammas_in("experiment", choices.get("experiment", ""), sources)
-    said = said or _gammas_in("objective", choices["objective"], sources)
-    if said is None or len(said[1]) != 1:
-        where = said[0] if said else f"objective={choices['objective']}"
-        raise ConfigError(f"{where}: gamma and gamma_beta_ratio are both set; give one (gamma = beta x ratio)")
-    OmegaConf.update(cfg, GAMMAS[1 - GAMMAS.index(said[1][0])], None)
-
-
-def _gammas_in(group: str, name: str, sources: Sources) -> tuple[Path, list[str]] | None:
-    """The file of `name`, or of what it builds on, that first sets a gamma, and which of GAMMAS it sets."""
-    file = sources.file(group, name)
-    if file is None:
-        return None
-    content = _plain(file)
-    set_there = [k for k in GAMMAS if OmegaConf.select(content, k.removeprefix(f"{group}.")) is not None]
-    if set_there:
-        return file, set_there
-    bases = [b for b in content.get("defaults", []) if isinstance(b, str) and b != "_self_"]
-    return next((found for base in reversed(bases) if (found := _gammas_in(group, base, sources))), None)
-
-
-def _plain(file: Path | None) -> DictConfig:
-    loaded = OmegaConf.load(file) if file is not None else None
-    return loaded if isinstance(loaded, DictConfig) else OmegaConf.create()
-
-
-def _part_defaults(raw: DictConfig, objective: str, sources: Sources) -> dict[str, dict[str, Any]]:
-    """For objective.score, .shape and .link: the keys and defaults that the chosen part's YAML declares.
-
-    Raises:
-        ConfigError: the objective chooses no part of a kind, one that is not there, or sets what no part has.
-    """
-    declared: dict[str, dict[str, Any]] = {}
-    for kind in PARTS if "objective" in raw else ():
-        chosen = OmegaConf.select(raw, f"objective.{kind}") if isinstance(raw.objective, DictConfig) else None
-        known = {
-            name: _plain(sources.file(f"objective/{kind}", name)) for name in sources.groups()[f"objective/{kind}"]
-        }
-        name = chosen.get("name") if isinstance(chosen, DictConfig) else None
-        if name not in known:
-            raise ConfigError(
-                f"objective={objective}: its YAML chooses {f'no {kind}' if name is None else f'the {kind} {name!r}'}; add "
-                f"'- {kind}: NAME' to its defaults (choices: {', '.join(known)})"
-            )
-        # Settings of another part stay behind when a part is switched; what no part has is a mistake.
-        anywhere = sorted({str(k) for part in known.values() for k in part if k != "name"})
-        for key in chosen or ():
-            if key != "name" and key not in anywhere:
-                raise ConfigError(
-                    f"objective={objective}: unknown key 'objective.{kind}.{key}' in its YAML{nearest(str(key), anywhere)}"
-                )
-        declared[f"objective.{kind}"] = {str(k): v for k, v in known[str(name)].items()}
-    return declared
-
-
-def _check_parts(cfg: DictConfig, parts: Mapping[str, Mapping[str, Any]]) -> None:
-    """A part's parameters have the type of the default in its YAML; settings left from another part are dropped."""
-    for path, declared in parts.items():
-        chosen = OmegaConf.select(cfg, path)
-        settings = dict(declared)
-        for key, value in leaves(chosen).items():
-            if key not in declared:
-                continue  # objective/shape=identity under an objective whose YAML sets shape.alpha
-            settings[key] = _like(declared[key], value, f"{path}.{key}")
-        OmegaConf.update(cfg, path, settings, merge=False)
-
-
-def _like(default: Any, value: Any, key: str) -> Any:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if isinstance(default, bool):
-        good = isinstance(value, bool)
-    elif isinstance(default, float):
-        good, value = number, float(value) if number else value
-    elif isinstance(default, int):
-        good = number and float(value).is_integer()
-    elif isinstance(default, str):
-        good = isinstance(value, str)
-    else:
-        good = True
-    if not good:
-        kind = {bool: "true or false", float: "a number", int: "a whole number", str: "a text"}[type(default)]
-        raise ConfigError(f"{key}={_shown(value)}: must be {kind}")
-    return value
-
-
 def to_yaml(cfg: Any) -> str:
     """The resolved configuration as YAML."""
     return OmegaConf.to_yaml(OmegaConf.structured(cfg))
@@ -377,10 +182,3 @@ def to_dict(cfg: Any) -> dict[str, Any]:
     plain = OmegaConf.to_container(OmegaConf.structured(cfg))
     assert isinstance(plain, dict)
     return {str(k): v for k, v in plain.items()}
-
-
-def cache_dir() -> Path:
-    """$ALPHAPO_CACHE, else $XDG_CACHE_HOME/alphapo, else ~/.cache/alphapo. Not created."""
-    own = os.environ.get("ALPHAPO_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(own) if own else Path(base).expanduser() / "alphapo" if base else Path.home() / ".cache" / "alphapo"

@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from alphapo_cli.compose import Sources, compose, read_line, to_yaml
+from alphapo_cli.compose import compose, to_yaml
 from alphapo_cli.errors import ConfigError
+from alphapo_cli.overrides import Sources, read_line
 from alphapo_cli.runs import identity, run_name
 from alphapo_cli.schema import TrainConfig
 

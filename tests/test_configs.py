@@ -9,9 +9,11 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from alphapo_cli.compose import Sources, compose, read_line, shipped
+from alphapo_cli.compose import compose
+from alphapo_cli.locations import shipped
 from alphapo_cli.objective.parts import TABLES
 from alphapo_cli.objective.preference import build
+from alphapo_cli.overrides import Sources, read_line
 from alphapo_cli.schema import ObjectiveConfig, TrainConfig
 from alphapo_cli.sweep.grid import make
 

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from alphapo_cli.compose import Sources, compose, read_line
+from alphapo_cli.compose import compose
 from alphapo_cli.data.bpe import train_bpe
 from alphapo_cli.data.load import load_pairs
 from alphapo_cli.data.records import TextPair, Verbatim
 from alphapo_cli.data.tokenise import encode_pairs
 from alphapo_cli.data.tokens import Ragged, TokenPairs
 from alphapo_cli.objective.preference import Objective, build
+from alphapo_cli.overrides import Sources, read_line
 from alphapo_cli.schema import DataConfig, ObjectiveConfig, TrainConfig
 
 HH = Path(__file__).resolve().parents[2] / "shared" / "data" / "hh-rlhf" / "harmless-base-test.jsonl.gz"

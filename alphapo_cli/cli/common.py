@@ -33,7 +33,7 @@ def sources(config_dir: Path | None) -> Any:
     Raises:
         UsageError: --config-dir is not a directory.
     """
-    from alphapo_cli.compose import Sources
+    from alphapo_cli.overrides import Sources
 
     if config_dir is not None and not config_dir.is_dir():
         raise UsageError(f"--config-dir {config_dir}: no such directory")

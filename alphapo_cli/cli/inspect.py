@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 
 def env() -> None:
     """Versions, hardware and caches: what a bug report needs. Nothing secret is shown."""
-    from alphapo_cli.compose import cache_dir, shipped
+    from alphapo_cli.locations import cache_dir, shipped
     from alphapo_cli.runs import git_commit, hardware, versions
 
     cache = cache_dir()

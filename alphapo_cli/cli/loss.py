@@ -34,7 +34,8 @@ def loss(
 
       alphapo loss pairs.jsonl objective=alphapo objective.shape.alpha=-1
     """
-    from alphapo_cli.compose import compose, parse, split, to_yaml
+    from alphapo_cli.compose import compose, to_yaml
+    from alphapo_cli.overrides import parse, split
     from alphapo_cli.schema import TrainConfig
 
     where = sources(config_dir)

@@ -44,7 +44,8 @@ def train(
 
       alphapo train objective=ipo objective/shape=power objective.shape.alpha=0.5
     """
-    from alphapo_cli.compose import compose, read_line, to_yaml
+    from alphapo_cli.compose import compose, to_yaml
+    from alphapo_cli.overrides import read_line
     from alphapo_cli.schema import TrainConfig
 
     where = sources(config_dir)
@@ -58,6 +59,10 @@ def train(
 
     directory = RunDirectory(Path(cfg.run.dir).expanduser() / run_name(cfg))
     state = directory.claim(cfg, replace=replace)
+    if state != "complete":
+        from alphapo_cli.objective.preference import build
+
+        build(cfg.objective)  # what only the parts themselves can refuse
     announce(directory.path)
     if state == "complete":
         if is_main_process():

@@ -19,13 +19,14 @@ from typing import Any
 import torch
 import transformers
 
-from alphapo_cli.compose import Line, Sources, compose
+from alphapo_cli.compose import compose
 from alphapo_cli.data import glassbox, glassbox_tokenizer
 from alphapo_cli.data.prepare import prepare
 from alphapo_cli.data.records import LoadCounts, LoadedPairs, TextPair
 from alphapo_cli.data.tokens import TokenPairs
 from alphapo_cli.models import random_llama, save_model
 from alphapo_cli.objective.preference import build
+from alphapo_cli.overrides import Line, Sources
 from alphapo_cli.policy import PolicyModel
 from alphapo_cli.runs import digest
 from alphapo_cli.schedule import Schedule

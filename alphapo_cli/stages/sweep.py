@@ -44,10 +44,17 @@ def run_sweep(grid: Grid, directory: SweepDirectory) -> SweepResult:
     found = best_of.find_best(directory)
     summary = directory.write_summary(found)
     pictures = {name: path for name in PICTURES if (path := directory.path / f"{name}.png").is_file()}
-    if todo or not pictures:
+    if todo or (grid.cells[0].cfg.tracking.pictures and _older(pictures, directory)):
         pictures = make_pictures(directory, grid)
         _track(grid, directory, pictures, summary, bool(failed))
     return SweepResult(summary, failed, pictures, best_of.sentence(directory, found))
+
+
+def _older(pictures: dict[str, Path], directory: SweepDirectory) -> bool:
+    """True where a picture is missing, or a cell ended after it was drawn (by a line that was then killed)."""
+    ends = [f.stat().st_mtime for c in directory.cells() if (f := directory.cell(c["id"]).summary_file).is_file()]
+    drawn = [path.stat().st_mtime for path in pictures.values()]
+    return len(drawn) < len(PICTURES) or min(drawn) < max(ends, default=0.0)
 
 
 def _run_cells(grid: Grid, todo: Sequence[Cell], directory: SweepDirectory) -> list[str]:

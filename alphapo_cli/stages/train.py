@@ -15,6 +15,7 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.table import Table
 from transformers import TrainerCallback
+from transformers.utils.logging import disable_progress_bar
 
 from alphapo_cli import diagnostics
 from alphapo_cli.compose import leaves, to_dict
@@ -67,6 +68,8 @@ def run(
         assert summary is not None
         return summary
     processes = start_processes(cfg)
+    if not sys.stderr.isatty():
+        disable_progress_bar()  # transformers' own bars for loading and saving
     workshop = workshop or Workshop(processes=processes)
     console = console or Console(stderr=True, quiet=processes.rank != 0)
     with threads(cfg.trainer.threads):

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from alphapo_cli.compose import cache_dir
 from alphapo_cli.data import glassbox
 from alphapo_cli.data.forms import answer_text
 from alphapo_cli.data.load import has_evaluation, load_pairs
@@ -26,6 +25,7 @@ from alphapo_cli.data.records import LoadCounts, LoadedPairs
 from alphapo_cli.data.tokens import TokenPairs
 from alphapo_cli.errors import UsageError
 from alphapo_cli.files import write_atomic
+from alphapo_cli.locations import cache_dir
 from alphapo_cli.models import from_scratch, load_model, load_tokenizer, locate, state_hash
 from alphapo_cli.policy import PolicyModel
 from alphapo_cli.probe import Processes, score_pairs

@@ -12,8 +12,11 @@ from typing import Any
 from hydra.core.override_parser.types import Override, QuotedString
 from omegaconf import OmegaConf
 
-from alphapo_cli.compose import GAMMAS, Line, Sources, compose, parse, read_line, shipped, split
+from alphapo_cli.compose import compose
 from alphapo_cli.errors import ConfigError, nearest
+from alphapo_cli.locations import shipped
+from alphapo_cli.objective_config import GAMMAS
+from alphapo_cli.overrides import Line, Sources, parse, read_line, split
 from alphapo_cli.runs import digest, identity
 from alphapo_cli.schema import TrainConfig
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from alphapo_cli.compose import Sources
 from alphapo_cli.errors import ConfigError
+from alphapo_cli.overrides import Sources
 from alphapo_cli.sweep.grid import make
 
 ALPHA = "objective.shape.alpha"
