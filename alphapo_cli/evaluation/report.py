@@ -29,7 +29,9 @@ def results_table(results: Mapping[str, Any]) -> Table:
     counts = (
         f"{results['n_wins']} wins, {results['n_wins_base']} losses, {results['n_draws']} draws of {results['n_total']}"
     )
-    table.add_row("counts", counts + _left_out(results))
+    table.add_row("counts", counts)
+    for note in _left_out(results):
+        table.add_row("", note)
     table.add_row("average length", f"{results['avg_length']} characters")
     for b in results["length_bins"]:
         label = f"  {b['shortest']:+d} to {b['longest']:+d} characters"
@@ -50,12 +52,12 @@ def _rate(results: Mapping[str, Any], key: str, level: str) -> str:
     return f"{results[key]:.2f} %" + (f" ({level} {bounds[0]:.2f} to {bounds[1]:.2f})" if bounds else "")
 
 
-def _left_out(results: Mapping[str, Any]) -> str:
-    parts = []
+def _left_out(results: Mapping[str, Any]) -> list[str]:
+    notes = []
     if results["n_null"]:
-        parts.append(f"{results['n_null']} without a judgement")
+        notes.append(f"{results['n_null']} rows have no judgement and count for nothing")
     if results["n_not_judged"]:
-        parts.append(f"{results['n_not_judged']} outputs not in the annotations")
+        notes.append(f"{results['n_not_judged']} outputs are not in the annotations")
     if results["n_outputs"] < results["n_reference"]:
-        parts.append(f"outputs for {results['n_outputs']} of {results['n_reference']} instructions")
-    return f" ({', '.join(parts)})" if parts else ""
+        notes.append(f"outputs for {results['n_outputs']} of the reference's {results['n_reference']} instructions")
+    return notes
