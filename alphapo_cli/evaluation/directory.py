@@ -21,6 +21,7 @@ from typing import Any
 
 from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.judges.journal import FILE as JUDGEMENTS
+from alphapo_cli.evaluation.judges.journal import check_free
 from alphapo_cli.files import write_json
 from alphapo_cli.runs import digest
 
@@ -72,6 +73,7 @@ class EvalDirectory:
         stored = _read(self.manifest)
         if stored is None or not isinstance(stored.get("identity"), dict):
             raise UsageError(f"{self.path} exists and is not an evaluation; choose another --out or move it away")
+        check_free(self.path)
         if replace:
             return "pending"
         keys = _differing(stored["identity"], identity)

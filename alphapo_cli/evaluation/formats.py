@@ -210,6 +210,14 @@ def _text(row: Mapping[str, Any], column: str, where: str) -> str:
     value = row[column]
     if not isinstance(value, str):
         raise UsageError(f"{where}: '{column}' is {json.dumps(value)[:40]}, not text")
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"{where}: '{column}' holds half a character (\\u{ord(value[error.start]):04x}) at {error.start}; "
+                "it cannot be written as UTF-8"
+            ) from error
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import fcntl
 import io
@@ -32,7 +33,8 @@ def update(path: Path, model: str, results: Mapping[str, Any]) -> None:
     """Put the row of `model` in, sorted by length-controlled win rate, then win rate. Safe for parallel writers."""
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f".{path.name}.lock"), "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
         header, rows = _read(path)
         own = {"": model, **{name: _cell(results.get(name)) for name in COLUMNS}, "mode": MODE}
         rows = [row for row in rows if row[""] != model] + [own]

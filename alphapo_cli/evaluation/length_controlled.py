@@ -196,7 +196,7 @@ def read_gamed(path: Path) -> Gamed:
         UsageError: a missing column or a value out of range.
     """
     rows = _csv(path)
-    values = {name: [] for name in ("std_delta_len", "instruction_difficulty", "preference")}  # type: dict[str, list[float]]
+    values: dict[str, list[float]] = {k: [] for k in ("std_delta_len", "instruction_difficulty", "preference")}
     for number, row in enumerate(rows, start=2):
         where = f"{path}, line {number}"
         for name, column in values.items():

@@ -25,7 +25,7 @@ class JudgeConfig:
     api_key_env: str | None = "OPENAI_API_KEY"  # the environment variable that holds the key; null: no key
     concurrency: int = _number(8, ge=1)
     timeout: float = _number(60.0, gt=0)  # seconds for one attempt
-    attempts: int = _number(8, ge=1)
+    attempts: int = _number(7, ge=1)
     wait: float = _number(1.0, ge=0)  # seconds before the second attempt, doubled before each further one
     max_wait: float = _number(60.0, ge=0)  # seconds at most between two attempts, the server's Retry-After included
     price_input: float | None = _number(None, ge=0)  # USD for a million tokens; null: known models only

@@ -83,6 +83,9 @@ def prepare(cfg: EvalConfig, inputs: Inputs, out: Path | None = None, *, replace
     folder = out or Path(cfg.run.dir) / (cfg.run.name or name(outputs.generator, identity))
     directory = EvalDirectory(folder.expanduser())
     state = directory.claim(identity, statistics, replace=replace)
+    left_out = directory.load_results().get("judging", {}).get("failed", 0)
+    if state == "complete" and left_out > cfg.judge.max_failed:
+        state = "continued"  # what was allowed to fail then is not any more
     evaluation = Evaluation(
         cfg, inputs, outputs, reference, rows, judge, control, directory, identity, statistics, state, replace
     )

@@ -43,6 +43,7 @@ OUTPUTS: dict[str, tuple[Callable[[list[dict[str, Any]]], Any], tuple[str, ...]]
         ("2 of 8 instructions are not in the reference", "'Who?'"),
     ),
     "two generators": (lambda r: with_(r, 4, generator="other"), ("2 generators",)),
+    "half a character": (lambda r: with_(r, 1, output="ab\ud83d"), ("row 2", "\\ud83d", "at 2")),
     "empty file": (lambda r: "", ("is empty",)),
     "empty list": (lambda r: [], ("is empty",)),
     "not a list": (lambda r: {"rows": r}, ("list of rows",)),

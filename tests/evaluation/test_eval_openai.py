@@ -239,9 +239,11 @@ def test_answers_without_log_probs_are_not_paid_for_over_and_over(
     blind = Answer(body={"choices": [{"message": {"content": "m"}}], "usage": {"prompt_tokens": 50}})
     with serve(lambda number, body: blind) as server:
         assert judge(case, server.url, "judge.price_input=10", "judge.price_output=10") == 1
-    assert len(server.seen) == 36  # three times each, not judge.attempts=8
+    asked = asked_about(server)
+    assert max(asked.count(k) for k in asked) == 3  # not judge.attempts=7
+    assert len(set(asked)) < 12  # and it stops when nothing ever succeeds
     assert "without log-probs" in capsys.readouterr().err
-    assert sum(row["price"] for row in journal(case)) == pytest.approx(36 * 50 * 10 / 1e6)
+    assert sum(row["price"] for row in journal(case)) == pytest.approx(len(asked) * 50 * 10 / 1e6)
 
 
 def test_a_judge_that_names_neither_is_null_not_a_draw(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,6 +267,19 @@ def test_a_judge_that_never_names_either_is_an_error(case: Case, capsys: pytest.
     with serve(lambda number, body: wordy) as server:
         assert judge(case, server.url) == 1
     assert "'The' (12 times)" in capsys.readouterr().err
+
+
+def test_what_was_allowed_to_fail_is_asked_again_when_it_is_not_any_more(case: Case) -> None:
+    refusal = error(400, "filtered")
+    with serve(lambda n, body: refusal if "Question 4:" in body["messages"][-1]["content"] else judged()) as server:
+        assert judge(case, server.url, "judge.max_failed=1") == 0
+        assert judge(case, server.url, "judge.max_failed=1") == 0  # complete
+        assert len(server.seen) == 12
+    port = int(server.url.split(":")[2].split("/")[0])
+    with serve(lambda number, body: judged(), port=port) as healed:
+        assert judge(case, healed.url) == 0
+    assert asked_about(healed) == [4]
+    assert (case.results()["n_total"], case.results()["n_null"]) == (12, 0)
 
 
 def test_max_cost_refuses_before_the_first_request(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
@@ -407,5 +422,6 @@ def test_two_at_once_in_one_directory_are_refused(case: Case, capsys: pytest.Cap
         wait_for(lambda: len(server.seen) >= 7)
         assert judge(case, server.url) == 2
         assert "another alphapo eval is writing here" in capsys.readouterr().err
+        assert judge(case, server.url, "--replace") == 2  # nor may its judgements be taken away
         process.communicate(timeout=60)
         assert process.returncode == 0

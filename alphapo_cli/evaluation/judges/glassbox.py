@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,10 +37,10 @@ class Glassbox:
             for base, model in rewards
         ]
         wins = [1.0 if model > base else 0.0 if model < base else 0.5 for base, model in rewards]
-        # The probe's figure for the same samples, computed as the probe computes it: a share, not percent.
+        # The probe's figures for the same samples, computed as the probe computes them: a share, not percent.
         facts = {
             "true_win_rate": sum(wins) / len(wins),
-            "true_reward": math.fsum(model for _, model in rewards) / len(rewards),
-            "true_reward_reference": math.fsum(base for base, _ in rewards) / len(rewards),
+            "true_reward": sum(model for _, model in rewards) / len(rewards),
+            "true_reward_reference": sum(base for base, _ in rewards) / len(rewards),
         }
         return Judged(verdicts, facts)

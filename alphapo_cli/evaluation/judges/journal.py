@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.judges.base import Reply, Unusable
@@ -43,10 +43,10 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.path, "a+b", buffering=0)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            _lock(self._file, self.path)
+        except UsageError:
             self._file.close()
-            raise UsageError(f"{self.path.parent}: another alphapo eval is writing here; wait for it") from error
+            raise
         self._file.seek(0)
         content = self._file.read()
         self._file.truncate(content.rfind(b"\n") + 1)  # a line that a kill left torn
@@ -68,6 +68,27 @@ class Journal:
         line = json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False) + "\n"
         self._file.write(line.encode("utf-8"))
         os.fsync(self._file.fileno())
+
+
+def check_free(folder: Path) -> None:
+    """Nobody else may be writing in `folder`.
+
+    Raises:
+        UsageError: somebody is.
+    """
+    if (folder / FILE).is_file():
+        with open(folder / FILE, "rb") as file:
+            _lock(file, folder / FILE)
+
+
+def _lock(file: IO[bytes], path: Path) -> None:
+    """Hold `file` until it is closed, where the file system has locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(f"{path.parent}: another alphapo eval is writing here; wait for it to end") from error
+    except OSError:
+        return
 
 
 def now() -> str:

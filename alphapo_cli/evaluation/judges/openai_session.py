@@ -1,7 +1,8 @@
 """One session of requests to an endpoint: concurrency, retries, waiting, and stopping without losing anything.
 
 What happened decides what follows:
-    Retry      network, timeout, 408, 409, 425, 429, 5xx; also answers without log-probs, which cost money
+    Retry      network, 408, 409, 425, 429, 5xx; fewer times after a timeout or an answer without log-probs, which may
+               have cost money
     Permanent  the request itself is refused (too long, filtered): this one fails, the others go on
     Fatal      no request can succeed (key, model, quota): nothing more is sent
 """
@@ -30,17 +31,23 @@ from alphapo_cli.evaluation.judges.protocol import Ask, Message
 from alphapo_cli.evaluation.schema import JudgeConfig
 
 GRACE = 20.0  # seconds that requests under way get after Ctrl-C: they are paid for
-PAID_ATTEMPTS = 3  # how often an answer that costs money may be useless before its judgement fails
+PAID_ATTEMPTS = 3  # how often an answer that may cost money can be useless or late before its judgement fails
 RETRIED = {408, 409, 425, 429}
 FATAL = {401, 403, 404, 405}
 
 
 class Retry(Exception):
-    """May succeed later. `after`: seconds that the server asked for; `paid`: what a useless answer cost."""
+    """May succeed later.
 
-    def __init__(self, reason: str, after: float | None = None, paid: Unusable | None = None) -> None:
+    after: seconds that the server asked for; paid: what a useless answer cost; costly: the server may charge for what
+    it worked on in vain.
+    """
+
+    def __init__(
+        self, reason: str, after: float | None = None, paid: Unusable | None = None, costly: bool = False
+    ) -> None:
         super().__init__(reason)
-        self.after, self.paid = after, paid
+        self.after, self.paid, self.costly = after, paid, costly or paid is not None
 
 
 class Permanent(Exception):
@@ -71,7 +78,7 @@ class Session:
         self.outcome = Outcome()
         self.not_before = 0.0  # the server's Retry-After, for all workers
         self.in_a_row = 0
-        self.patience = max(16, 2 * cfg.concurrency)  # failures in a row after which the server counts as gone
+        self.patience = max(8, cfg.concurrency)  # failures in a row after which the server counts as gone
 
     async def run(self, asks: Sequence[Ask]) -> Outcome:
         self.queue, self.stop, self.again = deque(asks), asyncio.Event(), asyncio.Event()
@@ -148,8 +155,8 @@ class Session:
             try:
                 reply = await self._attempt(client, ask)
             except Retry as error:
+                paid += error.costly
                 if error.paid is not None:
-                    paid += 1
                     self._keep(ask, error.paid)
                 if error.after is not None and error.after > self.cfg.max_wait:
                     self._fail(ask, f"{error} (asks to wait {error.after:.0f} s, judge.max_wait={self.cfg.max_wait:g})")
@@ -207,7 +214,7 @@ class Session:
             async with asyncio.timeout(self.cfg.timeout):
                 answer = await client.post(self.url, json=_payload(self.cfg, ask.messages))
         except TimeoutError as error:
-            raise Retry(f"no answer within {self.cfg.timeout:g} s") from error
+            raise Retry(f"no answer within {self.cfg.timeout:g} s", costly=True) from error
         except httpx.HTTPError as error:
             raise Retry(self.clean(f"{type(error).__name__}: {error}".rstrip(": "))) from error
         if answer.status_code != 200:
