@@ -103,13 +103,14 @@ def design(problem: Problem) -> tuple[Array, Array, Array]:
     return np.concatenate([theirs, own]), weight, np.concatenate([gamed.p, problem.p[judged]])
 
 
-def choose_c(x: Array, weight: Array, p: Array) -> float:
-    """The first C of `CHOICES_OF_C` with the least mean weighted loss over five folds.
+def folds(n: int) -> np.ndarray:
+    """The fold of each of n rows [n], (n - 1 - i) mod 5: scikit-learn's GroupKFold where each row is its own group."""
+    return (n - 1 - np.arange(n)) % FOLDS
 
-    Row i of N is in fold (N - 1 - i) mod 5: scikit-learn's GroupKFold when every row is a group of its own.
-    """
-    n = len(x)
-    fold = (n - 1 - np.arange(n)) % FOLDS
+
+def choose_c(x: Array, weight: Array, p: Array) -> float:
+    """The first C of `CHOICES_OF_C` with the least mean weighted loss over the five folds of `folds`."""
+    fold = folds(len(x))
     losses = np.zeros(len(CHOICES_OF_C))
     for held_out in (fold == k for k in range(FOLDS)):
         theta = None

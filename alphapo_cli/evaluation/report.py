@@ -41,9 +41,8 @@ def results_table(results: Mapping[str, Any]) -> Table:
         table.add_row("mean true reward", rewards)
     judging = results.get("judging")
     if judging:
-        table.add_row(
-            "judging", f"{judging['requests']} requests, {judging['tokens']:,} tokens, {judging['cost_usd']:.4f} USD"
-        )
+        cost = "price unknown" if judging["cost_usd"] is None else f"{judging['cost_usd']:.4f} USD"
+        table.add_row("judging", f"{judging['requests']} requests, {judging['tokens']:,} tokens, {cost}")
     return table
 
 

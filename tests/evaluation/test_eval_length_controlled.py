@@ -91,6 +91,14 @@ def test_a_strong_penalty_gives_zero() -> None:
     assert solve(x[None], weight[None], p[None], 1e-6)[0].tolist() == [0.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize("n", [5, 23, 2415])
+def test_the_folds_are_scikit_learns(n: int) -> None:
+    selection = pytest.importorskip("sklearn.model_selection")
+    found = lc.folds(n)
+    for k, (_, test) in enumerate(selection.GroupKFold(n_splits=5).split(np.zeros(n), groups=np.arange(n))):
+        assert np.flatnonzero(found == k).tolist() == sorted(test.tolist())
+
+
 def test_the_chosen_c_is_scikit_learns() -> None:
     """GroupKFold over rows that are groups of their own, and liblinear in every fold."""
     selection = pytest.importorskip("sklearn.model_selection")

@@ -59,6 +59,7 @@ def test_judges_every_pair_by_the_protocol(case: Case) -> None:
     with serve(answer) as server:
         assert judge(case, server.url) == 0
     assert sorted(asked_about(server)) == list(range(12))
+    assert case.results()["judging"] == {"requests": 12, "failed": 0, "tokens": 12 * 101, "cost_usd": None}
     body = server.seen[0][2]
     assert {k: body[k] for k in ("model", "max_tokens", "logprobs", "top_logprobs", "temperature", "top_p")} == {
         "model": "a-judge", "max_tokens": 1, "logprobs": True, "top_logprobs": 5, "temperature": 1.0, "top_p": 1
@@ -129,11 +130,14 @@ def test_a_hang_is_given_up_and_asked_again(case: Case) -> None:
 
 def test_retry_after_is_honoured_by_all_workers(case: Case) -> None:
     def answer(number: int, body: dict[str, Any]) -> Answer:
-        return error(429, "slow down", {"Retry-After": "1"}) if number == 0 else judged()
+        good = judged()
+        good.wait = 0.4 if number in (1, 2) else 0.0  # under way when the refusal arrives
+        return error(429, "slow down", {"Retry-After": "1"}) if number == 0 else good
 
     with serve(answer) as server:
-        assert judge(case, server.url, "judge.concurrency=1") == 0
-    assert server.seen[1][0] - server.seen[0][0] >= 1.0
+        assert judge(case, server.url) == 0
+    assert len(server.seen) == 13
+    assert all(at - server.seen[0][0] >= 1.0 for at, _, _ in server.seen[3:])
 
 
 def test_a_wait_longer_than_the_limit_fails_and_says_so(case: Case, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,8 +47,13 @@ class ModelJudge:
             self._give_up(outcome, left, sum(map(len, asks.values())), folder)
         verdicts: list[Verdict | None] = [self._verdict(asks.get(row, []), answered) for row in range(len(pairs))]
         self._named_any(asks, answered)
-        facts = {"requests": sum(map(len, asks.values())), "failed": len(left), "cost_usd": answered.spent}
-        return Judged(verdicts, {"judging": {**facts, "tokens": answered.tokens}})
+        facts = {
+            "requests": sum(map(len, asks.values())),
+            "failed": len(left),
+            "tokens": answered.tokens,
+            "cost_usd": answered.spent if answered.priced else None,
+        }
+        return Judged(verdicts, {"judging": facts})
 
     def _asks(self, pairs: Sequence[Pair]) -> dict[int, list[Ask]]:
         fingerprint = json.dumps({**self.engine.identity(), "prompt": self.template.text}, sort_keys=True)

@@ -24,12 +24,13 @@ FILE = "judgements.jsonl"
 
 
 class Answered:
-    """What a journal holds: usable rows by key, and the USD spent on all."""
+    """What a journal holds: usable rows by key, and the USD spent on all (`priced`: whether every price is known)."""
 
     def __init__(self, path: Path) -> None:
         rows = read_jsonl(path) if path.is_file() else []
         self.rows: dict[str, Mapping[str, Any]] = {row["key"]: row for row in rows if "top_logprobs" in row}
         self.spent = float(sum(row.get("price") or 0.0 for row in rows))
+        self.priced = all(row.get("price") is not None for row in rows)
         self.tokens = int(sum(row.get("tokens") or 0 for row in rows))
 
 
