@@ -63,6 +63,14 @@ def emit(result: dict[str, Any], target: str | None) -> None:
     write_json(Path(target), result)
 
 
+def print_table(table: Any) -> None:
+    """A rich table on stderr; a pipe, which has no width of its own, gets 120 columns."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    (console if console.is_terminal else Console(stderr=True, width=120)).print(table)
+
+
 def check_json_target(target: str | None) -> None:
     """Find out before any work that FILE can be written.
 

@@ -1,0 +1,61 @@
+"""`alphapo compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alphapo_cli.cli.common import Json, check_json_target, emit, print_table
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(compare)
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A directory of `alphapo eval`, or an annotations.json.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one, against the same reference.")],
+    resamples: Annotated[
+        int, typer.Option("--resamples", min=100, help="Of the bootstrap and of the permutation test.")
+    ] = 10_000,
+    confidence: Annotated[float, typer.Option("--confidence", min=0.5, max=0.9999, help="Of the interval.")] = 0.95,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the resamples.")] = 0,
+    json: Json = None,
+) -> None:
+    """Are two evaluated models distinguishable? Paired difference of the win rates, interval and permutation test.
+
+    [bold]Examples[/bold]
+
+      alphapo compare runs/eval-alphapo-1a2b3c4d runs/eval-simpo-5e6f7a8b
+
+      alphapo compare results/a/annotations.json results/b/annotations.json.gz --json -
+    """
+    from dataclasses import asdict
+
+    from alphapo_cli.evaluation.compare import compare as compare_annotations
+    from alphapo_cli.evaluation.formats import read_annotations
+
+    check_json_target(json)
+    found = compare_annotations(
+        read_annotations(a), read_annotations(b), resamples=resamples, confidence=confidence, seed=seed
+    )
+
+    from rich.table import Table
+
+    table = Table(show_header=False)
+    table.add_row(f"win rate of {found.a}", f"{found.win_rate_a:.2f} %")
+    table.add_row(f"win rate of {found.b}", f"{found.win_rate_b:.2f} %")
+    bounds = (
+        f" ({found.confidence:.0%} interval {found.interval[0]:+.2f} to {found.interval[1]:+.2f})"
+        if found.interval
+        else ""
+    )
+    table.add_row("difference", f"{found.difference:+.2f} points{bounds}")
+    table.add_row("paired permutation test", f"p = {found.p_value:.4g}")
+    left_out = f", {found.left_out} left out (judged in one only)" if found.left_out else ""
+    table.add_row("instructions", f"{found.n}: {found.better} better, {found.worse} worse{left_out}")
+    print_table(table)
+    print(found.sentence)
+    emit(asdict(found), json)

@@ -1,0 +1,127 @@
+"""`alphapo eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alphapo_cli.cli.common import (
+    ConfigDir,
+    Json,
+    Overrides,
+    PrintConfig,
+    Replace,
+    announce,
+    check_json_target,
+    emit,
+    print_table,
+    sources,
+)
+from alphapo_cli.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="eval")(evaluate)
+
+
+def evaluate(
+    outputs: Annotated[
+        Path, typer.Argument(metavar="OUTPUTS.json", help="AlpacaEval's model_outputs.json, .gz too, or its folder.")
+    ],
+    overrides: Overrides = None,
+    reference: Annotated[
+        Path | None, typer.Option("--reference", metavar="REF.json", help="The outputs to compare with; required.")
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option("--judge", metavar="NAME", help="replay, openai, vllm or glassbox; same as judge=NAME."),
+    ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option("--annotations", metavar="FILE", help="For replay: AlpacaEval's annotations.json.")
+    ] = None,
+    difficulty: Annotated[
+        Path | None,
+        typer.Option("--difficulty", metavar="CSV", help="Instruction difficulties, for the length-controlled rate."),
+    ] = None,
+    gamed: Annotated[
+        Path | None, typer.Option("--gamed", metavar="CSV", help="Length-gamed references, for the same.")
+    ] = None,
+    official_row_index: Annotated[
+        bool,
+        typer.Option(
+            "--official-row-index",
+            help="Look difficulty up by row position, as published figures of files with missing rows do.",
+        ),
+    ] = False,
+    max_cost: Annotated[
+        float | None,
+        typer.Option("--max-cost", metavar="USD", help="Refuse to start, or stop, when judging costs more."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Default runs/eval-<generator>-<hash8>.")
+    ] = None,
+    leaderboard: Annotated[
+        Path | None,
+        typer.Option(
+            "--leaderboard", metavar="CSV", help="Put the row here instead of leaderboard.csv in the directory."
+        ),
+    ] = None,
+    config_dir: ConfigDir = None,
+    print_config: PrintConfig = False,
+    replace: Replace = False,
+    json: Json = None,
+) -> None:
+    """Win rate and length-controlled win rate of outputs against a reference, in AlpacaEval's formats.
+
+    [bold]Examples[/bold]
+
+      alphapo eval samples/step-128.json --reference samples/reference.json
+
+      alphapo eval model_outputs.json --reference gpt4.json --judge replay --annotations annotations.json --difficulty instruction_difficulty.csv --gamed df_gamed.csv
+
+      alphapo eval model_outputs.json --reference gpt4.json --judge openai --max-cost 12
+
+      alphapo eval model_outputs.json --reference gpt4.json --judge openai judge.base_url=http://127.0.0.1:8000/v1 judge.model=my-judge judge.api_key_env=null
+    """
+    from alphapo_cli.compose import Line, compose, read_line, to_yaml
+    from alphapo_cli.evaluation.schema import EvalConfig
+
+    where = sources(config_dir)
+    line = read_line(overrides or [], where)
+    options: dict[str, object] = {}
+    if official_row_index:
+        options["statistics.official_row_index"] = True
+    if max_cost is not None:
+        options["judge.max_cost"] = max_cost
+    given = [group for group in line.groups if group.startswith("judge=")]
+    if judge is None and annotations is not None and not given:
+        judge = "replay"
+    chosen = read_line([f"judge={judge}"], where).groups if judge is not None else ()
+    if chosen and given and given != list(chosen):
+        raise UsageError(f"--judge {judge} and {given[0]} are both given: give one")
+    cfg = compose("eval", EvalConfig, [Line(chosen), line, Line((), options)], where)
+    if print_config:
+        print(to_yaml(cfg), end="")
+        return
+    if reference is None:
+        raise UsageError("--reference REF.json is missing: the outputs that these are compared with")
+    check_json_target(json)
+    from alphapo_cli.stages.evaluate import Inputs, prepare, run
+
+    inputs = Inputs(outputs, reference, annotations, difficulty, gamed, leaderboard)
+    evaluation = prepare(cfg, inputs, out, replace=replace)
+    announce(evaluation.directory.path)
+    if evaluation.state == "complete":
+        print("complete")
+        results = evaluation.directory.load_results()
+    else:
+        if evaluation.state == "statistics":
+            typer.echo("other statistics: computed anew from the judgements that are there", err=True)
+        results = run(evaluation)
+
+        from alphapo_cli.evaluation.report import results_table
+
+        print_table(results_table(results))
+    emit({"path": str(evaluation.directory.path.resolve()), **results}, json)

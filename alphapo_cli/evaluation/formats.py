@@ -1,0 +1,248 @@
+"""AlpacaEval's files: model outputs and annotations, plain or .gz, old and new column names.
+
+Everything that may be wrong with a file is found here, before any work, and named by file and row. Rows are counted
+from 1. What the columns mean follows alpaca_eval 0.6.6 (github.com/tatsu-lab/alpaca_eval).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alphapo_cli.errors import UsageError
+
+DEFAULT_FILE = {"outputs": "model_outputs.json", "annotations": "annotations.json"}
+# Columns of 0.6.6 by their names in earlier versions.
+RENAMED = {
+    "price_per_example": "preference_price_per_example",
+    "time_per_example": "preference_time_per_example",
+    "raw_completion": "preference_raw_completion",
+}
+_OWN = ("instruction", "dataset", "output_1", "generator_1", "output_2", "generator_2", "annotator", "preference")
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model answered to one instruction."""
+
+    instruction: str
+    output: str
+    dataset: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelOutputs:
+    """A model_outputs.json: one `Output` an instruction, no instruction twice."""
+
+    path: str
+    generator: str
+    rows: tuple[Output, ...]
+
+    def by_instruction(self) -> dict[str, Output]:
+        return {row.instruction: row for row in self.rows}
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One judged pair: output_1 is the reference's, output_2 the model's.
+
+    `preference`: 1 reference better, 2 model better, 1.5 draw, None no judgement; `extra`: every other column, under
+    0.6.6's names.
+    """
+
+    instruction: str
+    output_1: str
+    output_2: str
+    preference: float | None
+    generator_1: str | None = None
+    generator_2: str | None = None
+    dataset: str | None = None
+    annotator: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def row(self) -> dict[str, Any]:
+        """As it stands in annotations.json."""
+        return {name: getattr(self, name) for name in _OWN} | dict(self.extra)
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """An annotations.json; `rows` in the file's order."""
+
+    path: str
+    rows: tuple[Annotation, ...]
+
+    def by_instruction(self) -> dict[str, Annotation]:
+        return {row.instruction: row for row in self.rows}
+
+    @property
+    def generator(self) -> str | None:
+        """The judged model's name, None where no row has one."""
+        return next((row.generator_2 for row in self.rows if row.generator_2 is not None), None)
+
+
+def read_outputs(path: Path) -> ModelOutputs:
+    """Model outputs from a file, or from the model_outputs.json of a directory.
+
+    Raises:
+        UsageError: the file cannot be read, is empty or not JSON (which line), a row lacks `instruction` or `output`,
+            an instruction stands twice, or several generators are mixed.
+    """
+    path = _inside(path, "outputs")
+    rows, names = [], []
+    for number, row in enumerate(_rows(path), start=1):
+        where = f"{path}, row {number}"
+        rows.append(Output(_text(row, "instruction", where), _text(row, "output", where), _label(row, "dataset")))
+        names.append(_label(row, "generator"))
+    _unique([row.instruction for row in rows], path)
+    distinct = list(dict.fromkeys(names))
+    if len(distinct) > 1:
+        shown = ", ".join(repr(name) for name in distinct[:3])
+        raise UsageError(f"{path}: outputs of {len(distinct)} generators in one file ({shown}); split it by generator")
+    fallback = path.name.partition(".")[0]
+    return ModelOutputs(str(path), distinct[0] or (path.absolute().parent.name or fallback), tuple(rows))
+
+
+def read_annotations(path: Path) -> Annotations:
+    """Annotations from a file, or from the annotations.json of a directory; preference 0 (an old draw) becomes 1.5.
+
+    Raises:
+        UsageError: as `read_outputs`, or a preference that is neither null, 0 nor within [1, 2] (which row).
+    """
+    path = _inside(path, "annotations")
+    rows = []
+    for number, row in enumerate(_rows(path), start=1):
+        where = f"{path}, row {number}"
+        if "preference" not in row:
+            raise UsageError(f"{where}: no 'preference' (its columns: {', '.join(row)}); is this an annotations file?")
+        rows.append(
+            Annotation(
+                instruction=_text(row, "instruction", where),
+                output_1=_text(row, "output_1", where),
+                output_2=_text(row, "output_2", where),
+                preference=_preference(row["preference"], where),
+                generator_1=_label(row, "generator_1"),
+                generator_2=_label(row, "generator_2"),
+                dataset=_label(row, "dataset"),
+                annotator=_label(row, "annotator"),
+                extra={RENAMED.get(key, key): value for key, value in row.items() if key not in _OWN},
+            )
+        )
+    _unique([row.instruction for row in rows], path)
+    return Annotations(str(path), tuple(rows))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, unpacked when its name ends in .gz.
+
+    Raises:
+        UsageError: it cannot be read, is not UTF-8, or is empty.
+    """
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+        text = content.decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"{path}: cannot be read ({reason})") from error
+    if not text.strip():
+        raise UsageError(f"{path} is empty")
+    return text
+
+
+def check_same_set(outputs: ModelOutputs, reference: ModelOutputs) -> None:
+    """Every instruction of `outputs` must be in `reference`; the reverse is not asked.
+
+    Raises:
+        UsageError: how many are not, and the first of them.
+    """
+    known = {row.instruction for row in reference.rows}
+    strange = [row.instruction for row in outputs.rows if row.instruction not in known]
+    if strange:
+        raise UsageError(
+            f"{outputs.path}: {len(strange)} of {len(outputs.rows)} instructions are not in the reference "
+            f"{reference.path}, first {short(strange[0])}"
+        )
+
+
+def short(text: str, width: int = 60) -> str:
+    """`text` quoted on one line, cut at `width` characters."""
+    return repr(text if len(text) <= width else text[: width - 3] + "...")
+
+
+def _inside(path: Path, kind: str) -> Path:
+    if not path.is_dir():
+        return path
+    for name in (DEFAULT_FILE[kind], f"{DEFAULT_FILE[kind]}.gz"):
+        if (path / name).is_file():
+            return path / name
+    raise UsageError(f"{path} holds no {DEFAULT_FILE[kind]}; name the file")
+
+
+def _rows(path: Path) -> Sequence[Mapping[str, Any]]:
+    text = read_text(path)
+    try:
+        loaded = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
+    except RecursionError as error:
+        raise UsageError(f"{path}: not JSON that can be read (nested too deeply)") from error
+    if not isinstance(loaded, list):
+        raise UsageError(f"{path}: a JSON list of rows was expected, not {type(loaded).__name__}")
+    if not loaded:
+        raise UsageError(f"{path} is empty: a list without rows")
+    for number, row in enumerate(loaded, start=1):
+        if not isinstance(row, dict):
+            raise UsageError(f"{path}, row {number}: a JSON object was expected, not {type(row).__name__}")
+    return loaded
+
+
+def _text(row: Mapping[str, Any], column: str, where: str) -> str:
+    if column not in row:
+        raise UsageError(f"{where}: no '{column}' (its columns: {', '.join(map(str, row)) or 'none'})")
+    value = row[column]
+    if not isinstance(value, str):
+        raise UsageError(f"{where}: '{column}' is {json.dumps(value)[:40]}, not text")
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"{where}: '{column}' holds half a character (\\u{ord(value[error.start]):04x}) at {error.start}; "
+                "it cannot be written as UTF-8"
+            ) from error
+    return value
+
+
+def _label(row: Mapping[str, Any], column: str) -> str | None:
+    value = row.get(column)
+    return None if value is None else str(value)
+
+
+def _preference(value: Any, where: str) -> float | None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (value == 0 or 1 <= value <= 2):
+        raise UsageError(
+            f"{where}: preference {json.dumps(value)[:40]} is outside [1, 2] (1 reference, 2 model, null none)"
+        )
+    return 1.5 if value == 0 else float(value)
+
+
+def _unique(instructions: Sequence[str], path: Path) -> None:
+    first: dict[str, int] = {}
+    for number, text in enumerate(instructions, start=1):
+        if text in first:
+            repeated = len(instructions) - len(set(instructions))
+            raise UsageError(
+                f"{path}: {repeated} duplicate instruction{'s' if repeated > 1 else ''}, first {short(text)} "
+                f"(rows {first[text]} and {number})"
+            )
+        first[text] = number

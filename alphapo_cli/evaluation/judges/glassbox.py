@@ -1,0 +1,46 @@
+"""The embedded world's true reward as a judge: exact and free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alphapo_cli.data import glassbox
+from alphapo_cli.errors import UsageError
+from alphapo_cli.evaluation.judges.base import Judged, Verdict
+from alphapo_cli.evaluation.judges.protocol import Pair
+
+
+class Glassbox:
+    """The larger true reward wins; equal ones are a draw."""
+
+    annotator = "alphapo_glassbox"
+
+    def identity(self) -> dict[str, Any]:
+        return {"annotator": self.annotator}
+
+    def check(self, pairs: Sequence[Pair], folder: Path) -> None:
+        for pair in pairs:
+            try:
+                glassbox.parse(pair.instruction)
+            except UsageError as error:
+                raise UsageError(f"judge glassbox: {error}; choose a judge for other outputs with --judge") from error
+
+    def judge(self, pairs: Sequence[Pair], folder: Path) -> Judged:
+        rewards = [
+            (glassbox.true_reward(pair.instruction, pair.output_1), glassbox.true_reward(pair.instruction, pair.output_2))
+            for pair in pairs
+        ]  # fmt: skip
+        verdicts: list[Verdict | None] = [
+            Verdict(2.0 if model > base else 1.0 if model < base else 1.5, {"true_rewards": [base, model]}, 0.0, 0.0)
+            for base, model in rewards
+        ]
+        wins = [1.0 if model > base else 0.0 if model < base else 0.5 for base, model in rewards]
+        # The probe's figures for the same samples, computed as the probe computes them: a share, not percent.
+        facts = {
+            "true_win_rate": sum(wins) / len(wins),
+            "true_reward": sum(model for _, model in rewards) / len(rewards),
+            "true_reward_reference": sum(base for base, _ in rewards) / len(rewards),
+        }
+        return Judged(verdicts, facts)

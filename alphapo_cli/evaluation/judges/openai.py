@@ -1,0 +1,140 @@
+"""Any OpenAI-compatible endpoint as the engine of a judge.
+
+Plain HTTP instead of a client library: what is retried, waited for and paid for twice is this module's business, and
+libraries decide it silently. The key comes from the environment, goes into one header, and is cut out of every text
+that a server sends back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from alphapo_cli.errors import UsageError
+from alphapo_cli.evaluation.judges.base import Outcome, Record
+from alphapo_cli.evaluation.judges.openai_session import Session
+from alphapo_cli.evaluation.judges.protocol import Ask, estimate_tokens
+from alphapo_cli.evaluation.schema import JudgeConfig
+
+PRICES = {"gpt-4-1106-preview": (10.0, 30.0)}  # USD for a million tokens in and out; AlpacaEval counts 10 for both
+PREFLIGHT = 10.0  # seconds
+
+
+class OpenAIEngine:
+    """Asks `cfg.base_url` for one token and its top log-probs; `key`: None for a server without keys."""
+
+    def __init__(self, cfg: JudgeConfig, key: str | None) -> None:
+        self.cfg, self.key = cfg, key
+        self.base_url = _checked_url(cfg.base_url)
+
+    @classmethod
+    def from_environment(cls, cfg: JudgeConfig) -> OpenAIEngine:
+        """With the key in the variable `cfg.api_key_env`; that it is missing is said by `check`.
+
+        Raises:
+            UsageError: an unusable base URL, or a key that no header can hold.
+        """
+        key = os.environ.get(cfg.api_key_env, "").strip() if cfg.api_key_env else ""
+        if not key.isascii() or any(c.isspace() or not c.isprintable() for c in key):
+            raise UsageError(f"the key in ${cfg.api_key_env} holds characters that no key has; set it again")
+        return cls(cfg, key or None)
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "base_url": self.base_url,
+            "model": self.cfg.model,
+            "temperature": self.cfg.temperature,
+            "top_logprobs": self.cfg.top_logprobs,
+        }
+
+    def check(self, asks: Sequence[Ask], spent: float) -> None:
+        """Key, cost limit and whether anybody listens at the base URL; says what is about to be asked and its price."""
+        if self.cfg.api_key_env and not self.key:
+            raise UsageError(
+                f"no API key: put it into the environment variable {self.cfg.api_key_env} "
+                "(judge.api_key_env=NAME for another one, judge.api_key_env=null for a server without keys)"
+            )
+        tokens = sum(estimate_tokens(ask.messages) for ask in asks)
+        costs = [self.estimate(ask) for ask in asks]
+        known = [cost for cost in costs if cost is not None]
+        limit = self.cfg.max_cost
+        if limit is not None and len(known) < len(asks):
+            raise UsageError(
+                f"--max-cost: no price is known for {self.cfg.model}; set judge.price_input and judge.price_output "
+                "(USD for a million tokens)"
+            )
+        expected = sum(known)
+        if limit is not None and spent + expected > limit:
+            already = f" on top of {_usd(spent)} spent already" if spent else ""
+            raise UsageError(
+                f"--max-cost {limit:g}: {len(asks)} requests to {self.cfg.model} cost about {_usd(expected)}{already}; "
+                "raise the limit or evaluate fewer outputs"
+            )
+        self._reach()
+        price = (
+            f"about {_usd(expected)}" if len(known) == len(asks) else "price unknown (judge.price_input, price_output)"
+        )
+        print(f"{len(asks)} requests to {self.cfg.model}: about {tokens:,} tokens, {price}", file=sys.stderr)
+
+    def ask(self, asks: Sequence[Ask], spent: float, record: Record) -> Outcome:
+        session = Session(self.cfg, self.base_url, self.headers(), self.clean, self.estimate, self.price, spent, record)
+        return asyncio.run(session.run(asks))
+
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
+
+    def clean(self, text: str) -> str:
+        """`text` on one line, short, and without the key."""
+        if self.key:
+            text = text.replace(self.key, "[key]")
+        flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        return flat if len(flat) <= 160 else flat[:157] + "..."
+
+    def price(self, tokens_in: int, tokens_out: int) -> float | None:
+        """USD, None where no price is known."""
+        known = PRICES.get(str(self.cfg.model), (None, None))
+        price_in = known[0] if self.cfg.price_input is None else self.cfg.price_input
+        price_out = known[1] if self.cfg.price_output is None else self.cfg.price_output
+        return None if price_in is None or price_out is None else (tokens_in * price_in + tokens_out * price_out) / 1e6
+
+    def estimate(self, ask: Ask) -> float | None:
+        """About what one request costs, USD."""
+        return self.price(estimate_tokens(ask.messages), 1)
+
+    def _reach(self) -> None:
+        url = f"{self.base_url}/models"
+        try:
+            answer = httpx.get(url, headers=self.headers(), timeout=min(self.cfg.timeout, PREFLIGHT))
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.ProxyError) as error:
+            reason = self.clean(str(error)) or type(error).__name__
+            raise UsageError(f"judge.base_url={self.base_url}: cannot be reached ({reason}); is it running?") from error
+        except httpx.HTTPError:
+            return  # somebody listens; a server need not list its models
+        if answer.status_code == 401:
+            raise UsageError(f"judge.base_url={self.base_url} refuses the key in ${self.cfg.api_key_env} (HTTP 401)")
+
+
+def _checked_url(url: str | None) -> str:
+    if not url:
+        raise UsageError("--judge openai needs judge.base_url=URL, such as http://127.0.0.1:8000/v1")
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        raise UsageError(f"judge.base_url={url}: not a URL; write http://HOST:PORT/v1") from None
+    if parts.username or parts.password or parts.query or parts.fragment:
+        # Not shown: what stands there is often a secret, and the URL goes into the manifest.
+        raise UsageError("judge.base_url must hold no user, password or query; keys come from judge.api_key_env")
+    if not usable:
+        raise UsageError(f"judge.base_url={url}: not a URL; write http://HOST:PORT/v1")
+    return url.rstrip("/")
+
+
+def _usd(amount: float) -> str:
+    return f"{amount:.2f} USD" if amount >= 0.01 or amount == 0 else f"{amount:.2g} USD"

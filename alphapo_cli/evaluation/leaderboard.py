@@ -1,0 +1,77 @@
+"""leaderboard.csv with AlpacaEval's columns: own row replaced, the rest kept as it stands."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import fcntl
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from alphapo_cli.errors import UsageError
+from alphapo_cli.files import write_atomic
+
+COLUMNS = ("win_rate", "standard_error", "n_wins", "n_wins_base", "n_draws", "n_total", "discrete_win_rate", "mode",
+           "avg_length", "length_controlled_winrate", "lc_standard_error")  # fmt: skip
+MODE = "community"
+
+
+def check(path: Path) -> None:
+    """Find out before any work that `path` can take a row.
+
+    Raises:
+        UsageError: its folder does not exist, or it is not a leaderboard.
+    """
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"--leaderboard {path}: no such folder {path.absolute().parent}")
+    _read(path)
+
+
+def update(path: Path, model: str, results: Mapping[str, Any]) -> None:
+    """Put the row of `model` in, sorted by length-controlled win rate, then win rate. Safe for parallel writers."""
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f".{path.name}.lock"), "a") as lock:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        header, rows = _read(path)
+        own = {"": model, **{name: _cell(results.get(name)) for name in COLUMNS}, "mode": MODE}
+        rows = [row for row in rows if row[""] != model] + [own]
+        rows.sort(key=lambda row: (_order(row, "length_controlled_winrate"), _order(row, "win_rate")), reverse=True)
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, header, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomic(path, stream.getvalue())
+
+
+def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """(header, rows as text); the standard header where there is no file."""
+    if not path.exists():
+        return ["", *COLUMNS], []
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+        rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path}: cannot be read as a leaderboard ({error})") from error
+    header = list(reader.fieldnames or [])
+    if not header:
+        return ["", *COLUMNS], []
+    missing = [name for name in ("", "win_rate") if name not in header]
+    if missing or any(None in row for row in rows):
+        raise UsageError(
+            f"{path} is not a leaderboard (an unnamed first column with the model, then {', '.join(COLUMNS[:3])}, ...)"
+        )
+    return header + [name for name in COLUMNS if name not in header], rows
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else repr(value) if isinstance(value, float) else str(value)
+
+
+def _order(row: Mapping[str, str | None], column: str) -> float:
+    try:
+        return float(row.get(column) or "-inf")
+    except ValueError:
+        return float("-inf")

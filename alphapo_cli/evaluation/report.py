@@ -1,0 +1,62 @@
+"""The terminal's view of results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+
+def results_table(results: Mapping[str, Any]) -> Table:
+    """Both rates with intervals, counts, and one line a length bin."""
+    table = Table(
+        title=f"{results['generator']} against {results['reference']}, judged by {results['annotator']}",
+        title_justify="left",
+        show_header=False,
+    )
+    level = f"{results['confidence']:.0%} interval"
+    error = results["standard_error"]
+    table.add_row("win rate", _rate(results, "win_rate", level) + (f", standard error {error:.2f}" if error else ""))
+    control = results["length_controlled"]
+    if control["available"]:
+        found = _rate(results, "length_controlled_winrate", level)
+        extra = f", C {control['c']:.3g}, difficulty by {control['difficulty_by']}" if "c" in control else ""
+        table.add_row("length-controlled win rate", found + extra)
+    else:
+        table.add_row("length-controlled win rate", f"unavailable ({control['reason']})")
+    table.add_row("discrete win rate", f"{results['discrete_win_rate']:.2f} %")
+    counts = (
+        f"{results['n_wins']} wins, {results['n_wins_base']} losses, {results['n_draws']} draws of {results['n_total']}"
+    )
+    table.add_row("counts", counts)
+    for note in _left_out(results):
+        table.add_row("", note)
+    table.add_row("average length", f"{results['avg_length']} characters")
+    for b in results["length_bins"]:
+        label = f"  {b['shortest']:+d} to {b['longest']:+d} characters"
+        table.add_row(label, f"{b['win_rate']:.1f} % of {b['n']}")
+    if "true_win_rate" in results:
+        rewards = f"{results['true_reward']:.3f} against {results['true_reward_reference']:.3f}"
+        table.add_row("mean true reward", rewards)
+    judging = results.get("judging")
+    if judging:
+        cost = "price unknown" if judging["cost_usd"] is None else f"{judging['cost_usd']:.4f} USD"
+        table.add_row("judging", f"{judging['requests']} requests, {judging['tokens']:,} tokens, {cost}")
+    return table
+
+
+def _rate(results: Mapping[str, Any], key: str, level: str) -> str:
+    bounds = results[f"{key}_interval"]
+    return f"{results[key]:.2f} %" + (f" ({level} {bounds[0]:.2f} to {bounds[1]:.2f})" if bounds else "")
+
+
+def _left_out(results: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if results["n_null"]:
+        notes.append(f"{results['n_null']} rows have no judgement and count for nothing")
+    if results["n_not_judged"]:
+        notes.append(f"{results['n_not_judged']} outputs are not in the annotations")
+    if results["n_outputs"] < results["n_reference"]:
+        notes.append(f"outputs for {results['n_outputs']} of the reference's {results['n_reference']} instructions")
+    return notes

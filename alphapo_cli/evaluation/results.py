@@ -1,0 +1,95 @@
+"""From judged pairs to the result object, in AlpacaEval's names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from alphapo_cli.evaluation import length_controlled as lc
+from alphapo_cli.evaluation.bias import length_bins
+from alphapo_cli.evaluation.bootstrap import interval, mean_replicates, resample_counts
+from alphapo_cli.evaluation.formats import Annotation
+from alphapo_cli.evaluation.l1_logistic import Array
+from alphapo_cli.evaluation.schema import StatisticsConfig
+from alphapo_cli.evaluation.winrate import average_length, shares, win_rates
+
+
+@dataclass(frozen=True)
+class LengthControl:
+    """What the length-controlled rate needs besides the annotations: difficulty of each row [n], and gamed rows."""
+
+    difficulty: Array
+    gamed: lc.Gamed
+
+
+def summarise(
+    rows: Sequence[Annotation], outputs: Sequence[str], control: LengthControl | str, cfg: StatisticsConfig
+) -> dict[str, Any]:
+    """Every figure of results.json that follows from the annotations; rates and errors in percent, null if undefined.
+
+    `outputs`: all outputs of the model, judged or not; `control`: or why there is no length-controlled rate.
+
+    Raises:
+        ValueError: no row has a judgement.
+    """
+    preferences = [row.preference for row in rows]
+    p = shares(preferences)
+    counts = resample_counts(len(rows), cfg.bootstrap, cfg.seed) if cfg.bootstrap and len(rows) > 1 else None
+    rate = win_rates(preferences)
+    results: dict[str, Any] = {
+        **asdict(rate),
+        "avg_length": average_length(outputs),
+        "win_rate_interval": None if counts is None else interval(100.0 * mean_replicates(p, counts), cfg.confidence),
+        **_length_controlled(rows, p, control, counts, cfg),
+        "confidence": cfg.confidence,
+        "n_null": int(np.sum(np.isnan(p))),
+    }
+    own, base = [len(row.output_2) for row in rows], [len(row.output_1) for row in rows]
+    results["length_bins"] = [asdict(b) for b in length_bins(own, base, p, cfg.length_bins)]
+    return results
+
+
+def _length_controlled(
+    rows: Sequence[Annotation], p: Array, control: LengthControl | str, counts: Array | None, cfg: StatisticsConfig
+) -> dict[str, Any]:
+    if isinstance(control, str):
+        return _unavailable(control)
+    if all(row.output_1 == row.output_2 for row in rows):  # the reference itself: 50 by definition
+        facts = {"available": True, "name": lc.NAME, "reason": "the outputs are the reference's: 50 by definition"}
+        return _fields(50.0, 0.0, (50.0, 50.0) if counts is not None else None, facts)
+    delta = np.array([len(row.output_1) - len(row.output_2) for row in rows], dtype=np.float64)
+    problem = lc.Problem(delta, control.difficulty, p, control.gamed)
+    try:
+        found = lc.fit(problem, cfg.c)
+    except lc.UnavailableError as error:
+        return _unavailable(str(error))
+    bounds = None
+    if counts is not None:
+        bounds = interval(lc.replicates(problem, found.c, found.coefficients, counts), cfg.confidence)
+    facts = {
+        "available": True,
+        "name": lc.NAME,
+        "c": found.c,
+        "c_chosen_by": "five folds" if cfg.c is None else "statistics.c",
+        "coefficients": dict(zip(("length", "difficulty", "model"), found.coefficients, strict=True)),
+        "difficulty_by": "row position" if cfg.official_row_index else "instruction",
+    }
+    return _fields(found.win_rate, found.standard_error, bounds, facts)
+
+
+def _unavailable(reason: str) -> dict[str, Any]:
+    return _fields(None, None, None, {"available": False, "reason": reason})
+
+
+def _fields(
+    rate: float | None, error: float | None, bounds: tuple[float, float] | None, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        "length_controlled_winrate": rate,
+        "lc_standard_error": error,
+        "length_controlled_winrate_interval": bounds,
+        "length_controlled": dict(facts),
+    }

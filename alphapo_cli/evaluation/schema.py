@@ -1,0 +1,56 @@
+"""The typed schema of `alphapo eval`: which judge, how it is asked, and which statistics. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from alphapo_cli.schema import RunConfig, _choice, _number
+
+
+@dataclass
+class JudgeConfig:
+    """Who says which output is better. Everything below `name` concerns judges that are language models."""
+
+    name: str = _choice("glassbox", "replay", "openai", "vllm", "glassbox")
+    model: str | None = None
+    annotator: str | None = None  # the name in annotations.json; null: by judge and model
+    prompt_file: str | None = None  # AlpacaEval's template format; null: alphapo's own text
+    top_logprobs: int = _number(5, ge=2, le=20)
+    temperature: float = _number(1.0, ge=0)  # sampling only: log-probs are read, not the drawn token
+    seed: int = _number(0, ge=0)  # of the order in which the two outputs are shown
+    both_orders: bool = False  # ask twice, each output first once, and take the mean
+    max_failed: int = _number(0, ge=0)  # judgements that may fail for good and be left out (null, never a draw)
+    # An OpenAI-compatible endpoint.
+    base_url: str | None = None
+    api_key_env: str | None = "OPENAI_API_KEY"  # the environment variable that holds the key; null: no key
+    concurrency: int = _number(8, ge=1)
+    timeout: float = _number(60.0, gt=0)  # seconds for one attempt
+    attempts: int = _number(7, ge=1)
+    wait: float = _number(1.0, ge=0)  # seconds before the second attempt, doubled before each further one
+    max_wait: float = _number(60.0, ge=0)  # seconds at most between two attempts, the server's Retry-After included
+    price_input: float | None = _number(None, ge=0)  # USD for a million tokens; null: known models only
+    price_output: float | None = _number(None, ge=0)
+    max_cost: float | None = _number(None, ge=0)  # USD for the whole evaluation, earlier starts included
+
+
+@dataclass
+class StatisticsConfig:
+    """What is computed from the judgements. Changing it never asks the judge again."""
+
+    bootstrap: int = _number(2000, ge=0)  # resamples; 0: no intervals
+    confidence: float = _number(0.95, gt=0, lt=1)
+    seed: int = _number(0, ge=0)
+    length_bins: int = _number(5, ge=1)
+    # Inverse strength of the length-controlled fit's penalty; null: cross-validated, as AlpacaEval does.
+    c: float | None = _number(None, gt=0)
+    # Look difficulty up by row position, as the published figures of files with missing rows do.
+    official_row_index: bool = False
+
+
+@dataclass
+class EvalConfig:
+    """The resolved configuration of `alphapo eval`."""
+
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
+    run: RunConfig = field(default_factory=RunConfig)

@@ -1,0 +1,63 @@
+"""Win rates as AlpacaEval counts them.
+
+A preference x is 1 (reference better) to 2 (model better); p = x - 1 is the model's share of the win. Rows without a
+judgement (null) count for nothing: they are not draws. Source: alpaca_eval 0.6.6.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """Rates and standard error in percent, counts of rows."""
+
+    win_rate: float
+    standard_error: float | None  # None with a single row
+    n_wins: int
+    n_wins_base: int
+    n_draws: int
+    n_total: int
+    discrete_win_rate: float
+
+
+def shares(preferences: Sequence[float | None]) -> Array:
+    """p = x - 1 of each row [n], NaN where there is no judgement."""
+    return np.array([math.nan if x is None else x - 1.0 for x in preferences], dtype=np.float64)
+
+
+def win_rates(preferences: Sequence[float | None]) -> WinRate:
+    """Win rate, its standard error and the counts; wins need p > 1/2, draws x = 1.5 exactly.
+
+    Raises:
+        ValueError: no row has a judgement.
+    """
+    p = shares(preferences)
+    p = p[~np.isnan(p)]
+    n = len(p)
+    if n == 0:
+        raise ValueError("no judgement in any row")
+    wins, losses = int(np.sum(p > 0.5)), int(np.sum(p < 0.5))
+    draws = n - wins - losses
+    return WinRate(
+        win_rate=100.0 * float(np.mean(p)),
+        standard_error=100.0 * float(np.std(p, ddof=1)) / math.sqrt(n) if n > 1 else None,
+        n_wins=wins,
+        n_wins_base=losses,
+        n_draws=draws,
+        n_total=n,
+        discrete_win_rate=100.0 * (wins + draws / 2) / n,
+    )
+
+
+def average_length(outputs: Sequence[str]) -> int:
+    """Mean number of characters (code points), rounded down."""
+    return sum(map(len, outputs)) // len(outputs)

@@ -1,0 +1,66 @@
+"""The picture of one evaluation: both win rates with their intervals, and the win rate by length difference."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from alphapo_cli.plots import style
+
+
+def evaluation_picture(results: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Writes the picture of `evaluation_figure` as a PNG at `path`."""
+    style.save(evaluation_figure(results), path)
+
+
+def evaluation_figure(results: Mapping[str, Any]) -> Figure:
+    """For the object of results.json; an unavailable rate is left out, and said."""
+    title = f"{_short(results['generator'])} against {_short(results['reference'])}, judged by {_short(results['annotator'])}"
+    figure, (rates, bins) = style.new_figure(1, 2, 2.7, title, gridspec_kw={"width_ratios": [2, 3]})
+    _rates(rates, results)
+    _bins(bins, results)
+    return figure
+
+
+def _rates(ax: Axes, results: Mapping[str, Any]) -> None:
+    shown = [("win rate", "win_rate", style.INK), ("length-\ncontrolled", "length_controlled_winrate", style.BLUE)]
+    for x, (label, key, colour) in enumerate(shown):
+        rate, bounds = results.get(key), results.get(f"{key}_interval")
+        if rate is None:
+            ax.text(x, 50, f"{label}:\nunavailable", ha="center", va="bottom", color=style.GREY, fontsize=8)
+            continue
+        ax.bar(x, rate, width=0.55, color=colour, zorder=2)
+        low, high = bounds or (rate, rate)
+        ax.errorbar(
+            x, rate, yerr=[[max(rate - low, 0)], [max(high - rate, 0)]], color=style.VERMILLION, capsize=4, zorder=3
+        )
+        ax.text(x, max(high, rate) + 2, f"{rate:.1f}", ha="center", fontsize=8, color=style.INK)
+    style.reference_line(ax, 50.0)
+    ax.set_xticks([0, 1], [label for label, _, _ in shown])
+    ax.set_xlim(-0.6, 1.6)
+    ax.set_ylim(0, 108)
+    style.panel(ax, f"Win rate, {results['confidence']:.0%} interval", "percent")
+
+
+def _bins(ax: Axes, results: Mapping[str, Any]) -> None:
+    bins = results["length_bins"]
+    for x, b in enumerate(bins):
+        error = 1.96 * b["standard_error"] if b["standard_error"] is not None else 0.0
+        ax.errorbar(x, b["win_rate"], yerr=error, fmt="o", markersize=4, color=style.INK, ecolor=style.GREY, capsize=3)
+    if len(bins) > 1:
+        ax.plot(range(len(bins)), [b["win_rate"] for b in bins], color=style.INK, linewidth=1.2)
+    style.reference_line(ax, 50.0)
+    labels = [f"{b['shortest']:+d}\nto {b['longest']:+d}" for b in bins]
+    ax.set_xticks(range(len(bins)), labels)
+    ax.set_xlim(-0.5, max(len(bins) - 0.5, 0.5))
+    ax.set_ylim(0, 108)
+    style.panel(ax, "Win rate by length difference, 95 %", "percent", "characters more than the reference")
+
+
+def _short(name: Any) -> str:
+    text = str(name)
+    return text if len(text) <= 34 else text[:31] + "..."

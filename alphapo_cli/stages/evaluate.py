@@ -1,0 +1,200 @@
+"""`alphapo eval`: outputs, reference and judge in; annotations, results, leaderboard row and picture out.
+
+`prepare` reads and checks everything that can be wrong (exit 2) and touches nothing; `run` does the work.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from alphapo_cli import __version__
+from alphapo_cli.errors import AlphapoError
+from alphapo_cli.evaluation import leaderboard
+from alphapo_cli.evaluation import length_controlled as lc
+from alphapo_cli.evaluation.directory import EvalDirectory, name
+from alphapo_cli.evaluation.formats import Annotation, ModelOutputs, Output, check_same_set, read_outputs
+from alphapo_cli.evaluation.judges import build
+from alphapo_cli.evaluation.judges.base import Judge, Verdict
+from alphapo_cli.evaluation.judges.protocol import Pair
+from alphapo_cli.evaluation.results import LengthControl, summarise
+from alphapo_cli.evaluation.schema import EvalConfig
+from alphapo_cli.files import write_json
+from alphapo_cli.runs import digest, git_commit, versions
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files of an evaluation; a directory stands for the usual file in it."""
+
+    outputs: Path
+    reference: Path
+    annotations: Path | None = None
+    difficulty: Path | None = None
+    gamed: Path | None = None
+    leaderboard: Path | None = None  # None: leaderboard.csv in the evaluation's directory
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything read and checked. `rows`: (reference, model) outputs in the reference's order."""
+
+    cfg: EvalConfig
+    inputs: Inputs
+    outputs: ModelOutputs
+    reference: ModelOutputs
+    rows: tuple[tuple[Output, Output], ...]
+    judge: Judge
+    control: tuple[dict[str, float], lc.Gamed] | str
+    directory: EvalDirectory
+    identity: dict[str, Any]
+    statistics: dict[str, Any]
+    state: str
+    replace: bool
+
+    @property
+    def pairs(self) -> list[Pair]:
+        return [Pair(base.instruction, base.output, own.output) for base, own in self.rows]
+
+
+def prepare(cfg: EvalConfig, inputs: Inputs, out: Path | None = None, *, replace: bool = False) -> Evaluation:
+    """Read and check everything; the state says whether there is anything to do.
+
+    Raises:
+        UsageError: any input, setting or directory that does not fit.
+    """
+    outputs, reference = read_outputs(inputs.outputs), read_outputs(inputs.reference)
+    check_same_set(outputs, reference)
+    judge = build(cfg.judge, outputs, inputs.annotations)
+    own = outputs.by_instruction()
+    rows = tuple((base, own[base.instruction]) for base in reference.rows if base.instruction in own)
+    control = _control(inputs, reference)
+    if inputs.leaderboard is not None:
+        leaderboard.check(inputs.leaderboard)
+    identity = {
+        "outputs": _hash(outputs),
+        "reference": _hash(reference),
+        "judge": {"name": cfg.judge.name, **judge.identity()},
+    }
+    statistics = {**asdict(cfg.statistics), "length_control": control if isinstance(control, str) else _key(*control)}
+    folder = out or Path(cfg.run.dir) / (cfg.run.name or name(outputs.generator, identity))
+    directory = EvalDirectory(folder.expanduser())
+    state = directory.claim(identity, statistics, replace=replace)
+    left_out = directory.load_results().get("judging", {}).get("failed", 0)
+    if state == "complete" and left_out > cfg.judge.max_failed:
+        state = "continued"  # what was allowed to fail then is not any more
+    evaluation = Evaluation(
+        cfg, inputs, outputs, reference, rows, judge, control, directory, identity, statistics, state, replace
+    )
+    if state != "complete":
+        # With --replace the judgements that are there will be gone: nothing may be counted on.
+        judge.check(evaluation.pairs, folder / "replaced" if replace else folder)
+    return evaluation
+
+
+def run(evaluation: Evaluation) -> dict[str, Any]:
+    """Judge, compute, write. Returns the object of results.json.
+
+    Raises:
+        AlphapoError: judgements failed; those that were paid for are kept, and the same call continues.
+        Interrupted: likewise.
+    """
+    cfg, directory = evaluation.cfg, evaluation.directory
+    directory.begin(_manifest(evaluation), replace=evaluation.replace)
+    judged = evaluation.judge.judge(evaluation.pairs, directory.path)
+    annotations = [
+        _annotation(base, own, verdict, evaluation)
+        for (base, own), verdict in zip(evaluation.rows, judged.verdicts, strict=True)
+        if verdict is not None
+    ]
+    texts = [row.output for row in evaluation.outputs.rows]
+    try:
+        figures = summarise(annotations, texts, _rows_control(evaluation, annotations), cfg.statistics)
+    except ValueError as error:
+        raise AlphapoError(f"{evaluation.inputs.outputs}: {error}; there is nothing to count") from error
+    write_json(directory.annotations, [row.row() for row in annotations])
+    results = {
+        "state": "complete",
+        "generator": evaluation.outputs.generator,
+        "reference": evaluation.reference.generator,
+        "annotator": evaluation.judge.annotator,
+        **figures,
+        "n_outputs": len(evaluation.outputs.rows),
+        "n_reference": len(evaluation.reference.rows),
+        "n_not_judged": len(evaluation.rows) - len(annotations),
+        **judged.facts,
+        "statistics": evaluation.statistics,
+    }
+    board = evaluation.inputs.leaderboard or directory.leaderboard
+    leaderboard.update(board, evaluation.outputs.generator, results)
+    from alphapo_cli.plots.evaluation import evaluation_picture
+
+    evaluation_picture(results, directory.picture)
+    write_json(directory.results, results)
+    return directory.load_results()
+
+
+def _control(inputs: Inputs, reference: ModelOutputs) -> tuple[dict[str, float], lc.Gamed] | str:
+    """Difficulty by instruction and gamed rows, or why the length-controlled rate is unavailable."""
+    missing = [flag for flag, path in (("--difficulty", inputs.difficulty), ("--gamed", inputs.gamed)) if path is None]
+    difficulty = None if inputs.difficulty is None else lc.read_difficulty(inputs.difficulty, reference)
+    gamed = None if inputs.gamed is None else lc.read_gamed(inputs.gamed)
+    if difficulty is None or gamed is None:
+        return f"needs {' and '.join(missing)}"
+    return difficulty, gamed
+
+
+def _rows_control(evaluation: Evaluation, rows: Sequence[Annotation]) -> LengthControl | str:
+    if isinstance(evaluation.control, str):
+        return evaluation.control
+    by_instruction, gamed = evaluation.control
+    if evaluation.cfg.statistics.official_row_index:
+        return LengthControl(lc.by_row(by_instruction, evaluation.reference, len(rows)), gamed)
+    return LengthControl(lc.by_name(by_instruction, [row.instruction for row in rows]), gamed)
+
+
+def _annotation(base: Output, own: Output, verdict: Verdict, evaluation: Evaluation) -> Annotation:
+    """The row as alpaca_eval 0.6.6 writes it."""
+    return Annotation(
+        instruction=base.instruction,
+        output_1=base.output,
+        output_2=own.output,
+        preference=verdict.preference,
+        generator_1=evaluation.reference.generator,
+        generator_2=evaluation.outputs.generator,
+        dataset=own.dataset or base.dataset,
+        annotator=evaluation.judge.annotator,
+        extra={
+            "preference_price_per_example": verdict.price,
+            "preference_time_per_example": verdict.seconds,
+            "preference_raw_completion": verdict.raw,
+            "preference_date": verdict.date,
+            "preference_version": f"alphapo {__version__}",
+            **verdict.extra,
+        },
+    )
+
+
+def _manifest(evaluation: Evaluation) -> dict[str, Any]:
+    files = {key: str(path) for key, path in asdict(evaluation.inputs).items() if path is not None}
+    return {
+        "identity": evaluation.identity,
+        "command": sys.argv,
+        "files": files,
+        "config": asdict(evaluation.cfg),
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+
+
+def _hash(outputs: ModelOutputs) -> str:
+    """Of what the file says, whatever its spacing or compression."""
+    return digest([outputs.generator, [[row.instruction, row.output] for row in outputs.rows]])
+
+
+def _key(difficulty: dict[str, float], gamed: lc.Gamed) -> str:
+    rows = [gamed.t.tolist(), gamed.difficulty.tolist(), gamed.p.tolist(), gamed.weight]
+    return digest([sorted(difficulty.items()), rows])

@@ -1,0 +1,136 @@
+"""`alphapo compare`: the paired difference, its interval, its p-value, and the words."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from eval_world import Case, alphapo, one_line, write
+
+from alphapo_cli.evaluation.compare import permutation_p_value
+
+
+def rows(
+    name: str, preferences: list[float | None], judge: str = "a_judge", reference: str = "r"
+) -> list[dict[str, Any]]:
+    return [
+        {"instruction": f"q{i}", "output_1": f"{reference}{i}", "generator_1": "base", "output_2": f"{name}{i}",
+         "generator_2": name, "annotator": judge, "preference": x}
+        for i, x in enumerate(preferences)
+    ]  # fmt: skip
+
+
+def compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], a: Any, b: Any, *more: str
+) -> tuple[dict[str, Any], str]:
+    code = alphapo("compare", write(tmp_path / "a.json", a), write(tmp_path / "b.json", b), "--json", "-", *more)
+    assert code == 0
+    sentence, found = capsys.readouterr().out.splitlines()
+    return json.loads(found), sentence
+
+
+def test_difference_is_paired(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Instructions differ wildly, the two models by a constant: unpaired this would drown."""
+    rng = random.Random(0)
+    base = [1.05 + 0.9 * rng.random() for _ in range(200)]
+    found, sentence = compared(tmp_path, capsys, rows("A", [x + 0.02 for x in base]), rows("B", base))
+    assert found["difference"] == pytest.approx(2.0, abs=1e-9)
+    assert found["interval"] == pytest.approx([2.0, 2.0], abs=1e-9)
+    assert found["p_value"] < 0.001
+    assert found["distinguishable"] is True
+    assert "win rate of A is 2.00 points above that of B on 200 instructions" in sentence
+    assert "p < 0.001" in sentence
+    assert sentence.endswith("distinguishable at the 0.05 level")
+    assert "not distinguishable" not in sentence
+
+
+def test_noise_is_not_distinguishable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = random.Random(3)
+    a, b = ([1 + rng.random() for _ in range(100)] for _ in range(2))
+    found, sentence = compared(tmp_path, capsys, rows("A", a), rows("B", b))
+    d = np.array(a) - np.array(b)
+    assert found["difference"] == pytest.approx(100 * d.mean())
+    error = 100 * d.std(ddof=1) / math.sqrt(100)
+    assert found["interval"][0] == pytest.approx(found["difference"] - 1.96 * error, abs=0.15 * error)
+    assert found["interval"][1] == pytest.approx(found["difference"] + 1.96 * error, abs=0.15 * error)
+    two_sided = math.erfc(abs(found["difference"]) / error / math.sqrt(2))
+    assert found["p_value"] == pytest.approx(two_sided, abs=0.02)
+    assert "not distinguishable" in sentence
+
+
+def test_swapping_the_two_mirrors_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = random.Random(4)
+    a, b = ([1 + rng.random() for _ in range(50)] for _ in range(2))
+    one, _ = compared(tmp_path, capsys, rows("A", a), rows("B", b))
+    two, _ = compared(tmp_path, capsys, rows("B", b), rows("A", a))
+    assert one["difference"] == pytest.approx(-two["difference"], abs=1e-12)
+    assert one["interval"] == pytest.approx([-two["interval"][1], -two["interval"][0]], abs=1e-9)
+    assert (one["p_value"], one["better"]) == (two["p_value"], two["worse"])
+
+
+def test_p_value_by_full_enumeration() -> None:
+    d = [0.3, -0.1, 0.25, 0.0, 0.4, 0.05, -0.02]
+    seen = abs(sum(d))
+    hits = [
+        abs(sum(s * x for s, x in zip(signs, d, strict=True))) >= seen - 1e-12 for signs in product((-1, 1), repeat=7)
+    ]
+    assert permutation_p_value(np.array(d), 100, 0) == pytest.approx(sum(hits) / len(hits), abs=1e-12)
+    assert permutation_p_value(np.zeros(9), 100, 0) == 1.0
+    assert permutation_p_value(np.full(5, 0.2), 100, 0) == pytest.approx(2 / 32)
+
+
+def test_p_values_are_uniform_when_nothing_differs() -> None:
+    rng = np.random.default_rng(0)
+    found = [permutation_p_value(rng.normal(size=40), 400, seed) for seed in range(300)]
+    # 300 draws of a uniform: the largest gap of the distribution function stays below 0.08 in 96 % of the cases.
+    gaps = np.abs(np.sort(found) - (np.arange(300) + 0.5) / 300)
+    assert gaps.max() < 0.08
+    assert min(found) > 0
+
+
+def test_only_what_both_were_judged_on_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a = rows("A", [2.0, 1.0, None, 1.5, 1.5])
+    b = rows("B", [1.0, 1.0, 2.0, None])
+    found, _ = compared(tmp_path, capsys, a, b)
+    assert (found["n"], found["left_out"], found["difference"]) == (2, 3, 50.0)
+
+
+def test_results_directories(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = Case(tmp_path / "one", generator="one")
+    two = Case(tmp_path / "two", generator="two")
+    assert one.replay("statistics.bootstrap=0") == 0
+    assert two.replay("statistics.bootstrap=0") == 0
+    capsys.readouterr()
+    assert alphapo("compare", one.out, two.out, "--json", tmp_path / "c.json") == 0
+    found = json.loads((tmp_path / "c.json").read_text())
+    assert found["win_rate_a"] == pytest.approx(one.results()["win_rate"])
+    assert found["win_rate_b"] == pytest.approx(two.results()["win_rate"])
+    assert found["difference"] == pytest.approx(found["win_rate_a"] - found["win_rate_b"])
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (rows("B", [1.0] * 4, reference="s"), "different references"),
+        (rows("B", [1.0] * 4, judge="another"), "a_judge"),
+        ([row | {"instruction": "?" + row["instruction"]} for row in rows("B", [1.0] * 4)], "no instruction in common"),
+        (rows("B", [None] * 4), "no instruction has a judgement in both"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], other: Any, expected: str
+) -> None:
+    a, b = write(tmp_path / "a.json", rows("A", [1.5] * 4)), write(tmp_path / "b.json", other)
+    assert alphapo("compare", a, b) == 2
+    assert expected in one_line(capsys.readouterr().err)
+
+
+def test_a_directory_without_annotations_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert alphapo("compare", tmp_path, tmp_path) == 2
+    assert "holds no annotations.json" in one_line(capsys.readouterr().err)

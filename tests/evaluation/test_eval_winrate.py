@@ -1,0 +1,69 @@
+"""Win rates, lengths, bins and intervals against arithmetic done by hand."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from alphapo_cli.evaluation.bias import length_bins
+from alphapo_cli.evaluation.bootstrap import interval, mean_replicates, resample_counts
+from alphapo_cli.evaluation.winrate import average_length, shares, win_rates
+
+
+def test_rates_and_counts() -> None:
+    found = win_rates([1.0, 2.0, 1.5, None, 1.25, 1.5000001])
+    p = [0.0, 1.0, 0.5, 0.25, 0.5000001]
+    assert found.win_rate == pytest.approx(100 * sum(p) / 5, abs=1e-12)
+    assert found.standard_error == pytest.approx(100 * statistics.stdev(p) / math.sqrt(5), abs=1e-12)
+    assert (found.n_wins, found.n_wins_base, found.n_draws, found.n_total) == (2, 2, 1, 5)
+    assert found.discrete_win_rate == pytest.approx(100 * 2.5 / 5)
+
+
+def test_one_row_has_no_standard_error_and_none_has_no_rate() -> None:
+    assert win_rates([None, 2.0]).standard_error is None
+    with pytest.raises(ValueError, match="no judgement"):
+        win_rates([None])
+
+
+def test_average_length_counts_code_points_and_rounds_down() -> None:
+    assert average_length(["é😀", "abc", ""]) == 1
+
+
+def test_bins_cover_every_judged_row_once_and_keep_ties_together() -> None:
+    rng = random.Random(0)
+    own = [rng.choice([10, 20, 30, 400]) for _ in range(200)]
+    base = [20] * 200
+    p = np.array([math.nan if i % 10 == 0 else rng.random() for i in range(200)])
+    bins = length_bins(own, base, p, 5)
+    assert sum(b.n for b in bins) == 180
+    for left, right in pairwise(bins):
+        assert left.longest < right.shortest
+    for b in bins:
+        inside = [q for x, y, q in zip(own, base, p, strict=True) if b.shortest <= x - y <= b.longest and q == q]
+        assert b.win_rate == pytest.approx(100 * statistics.mean(inside))
+        assert b.n == len(inside)
+
+
+def test_bins_are_about_equal_without_ties() -> None:
+    own = list(range(1000))
+    assert [b.n for b in length_bins(own, [0] * 1000, np.full(1000, 0.5), 5)] == pytest.approx([200] * 5, abs=2)
+
+
+def test_bootstrap_agrees_with_the_standard_error_and_leaves_nulls_out() -> None:
+    rng = random.Random(1)
+    preferences = [None if i % 20 == 0 else 1 + rng.random() for i in range(600)]
+    counts = resample_counts(600, 4000, 7)
+    assert counts.sum(axis=1).tolist() == [600.0] * 4000
+    replicates = 100 * mean_replicates(shares(preferences), counts)
+    found = win_rates(preferences)
+    assert found.standard_error is not None
+    assert np.std(replicates) == pytest.approx(found.standard_error, rel=0.06)
+    bounds = interval(replicates, 0.95)
+    assert bounds is not None
+    assert bounds[0] == pytest.approx(found.win_rate - 1.96 * found.standard_error, abs=0.25)
+    assert bounds[1] == pytest.approx(found.win_rate + 1.96 * found.standard_error, abs=0.25)
