@@ -10,6 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from alphapo_cli.compose import compose
+from alphapo_cli.evaluation.schema import EvalConfig
 from alphapo_cli.locations import shipped
 from alphapo_cli.objective.parts import TABLES
 from alphapo_cli.objective.preference import build
@@ -19,13 +20,15 @@ from alphapo_cli.sweep.grid import make
 
 CONF, SWEEPS = shipped("conf"), shipped("sweeps")
 FILES = sorted(p.relative_to(CONF).with_suffix("").as_posix() for p in CONF.rglob("*.y*ml"))
-PRIMARIES = {"train": TrainConfig}
+PRIMARIES = {"train": TrainConfig, "eval": EvalConfig}
+# The groups that only one stage knows; the others are training's.
+OWNERS = {"judge": "eval"}
 PARTS = [(kind, name) for kind, table in TABLES.items() for name in table]
 
 
-def composed(*line):
+def composed(*line, primary="train"):
     sources = Sources()
-    return compose("train", TrainConfig, [read_line(line, sources)], sources)
+    return compose(primary, PRIMARIES[primary], [read_line(line, sources)], sources)
 
 
 def test_there_is_something_to_look_at():
@@ -38,12 +41,17 @@ def test_it_is_reached_composes_and_makes_an_objective(file):
     group, _, choice = file.rpartition("/")
     if not group:
         assert file in PRIMARIES, f"conf/{file}.yaml is the primary of no stage"
-        cfg = composed()
+        cfg = composed(primary=file)
+    elif group in OWNERS:
+        assert composed(f"{group}={choice}", primary=OWNERS[group])
+        return
     else:
         assert group in Sources().groups()
         # Choosing a group that no primary's defaults list holds is an error of Hydra.
         # Without a preference term only the NLL is left.
         cfg = composed(f"{group}={choice}", *(["objective.nll=1"] if file == "objective/link/none" else []))
+    if not hasattr(cfg, "objective"):
+        return
     objective = build(cfg.objective)
     assert objective.beta == cfg.objective.beta
     assert (objective.score.name, objective.shape.name, objective.link.name) == (
@@ -61,7 +69,7 @@ def test_its_values_arrive(file):
     at_root = "@package _global_" in text.splitlines()[0]
     # The embedded world brings trainer settings of its own.
     line = [f"{group}={choice}", *(["data=jsonl"] if group == "trainer" else [])]
-    root = OmegaConf.structured(composed(*line))
+    root = OmegaConf.structured(composed(*line, primary=OWNERS.get(group, "train")))
     node = root if at_root else OmegaConf.select(root, group.replace("/", "."))
     for key, value in _leaves(content):
         if group == "objective/shape" and key == "convention":
