@@ -19,7 +19,7 @@ demo: install  ## sweep alpha on the embedded world: table, displacement curves,
 	$(VENV)/bin/alphapo sweep alpha
 
 test: install  ## the default suite: offline, two cores, under five minutes
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 test-all: test  ## adds the marked tests: slow, vllm, slurm, ray, browser
 	VENV=$(VENV) EXTRAS=slurm,ray .ci/install
