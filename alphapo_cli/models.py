@@ -216,10 +216,13 @@ def add_lora(model: Any, cfg: ModelConfig, seed: int) -> Any:
         ) from error
 
 
-def state_hash(model: nn.Module) -> str:
-    """sha256 over names, types, shapes and bytes of all parameters and buffers: the identity of a reference."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+def state_hash(lm: Any) -> str:
+    """sha256 over a model's configuration and the names, types, shapes and bytes of its parameters and buffers.
+
+    The identity of a reference: two models of equal weights and, say, another rope_theta are two references.
+    """
+    digest = hashlib.sha256(bare(lm).config.to_json_string(use_diff=False).encode())
+    for name, tensor in sorted(lm.state_dict().items()):
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return digest.hexdigest()

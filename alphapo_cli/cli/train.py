@@ -69,9 +69,10 @@ def train(
             print("complete")
         summary = directory.summary() or {}
     else:
-        from alphapo_cli.stages.train import run
+        from alphapo_cli.stages.train import leave_processes, run
 
         summary = run(cfg, directory, replace=replace)
+        leave_processes()
     if is_main_process() and state != "complete":
         report(summary)
     emit({"path": str(directory.path.resolve()), **summary}, json)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -33,6 +34,16 @@ from alphapo_cli.schedule import Schedule
 from alphapo_cli.schema import DataConfig, ObjectiveConfig, ProbeConfig, TrainerConfig
 from alphapo_cli.trainer import PreferenceTrainer, training_arguments
 
+_DISTRIBUTED = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "ROLE_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
 VERSION = 1  # raise when the world's text changes
 DEMONSTRATIONS = 12_800
 TRAINER = TrainerConfig(
@@ -64,8 +75,11 @@ def ensure(cache: Path, say: bool = True) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        with threads(1):
-            _train(beside)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            _train_alone(beside)
+        else:
+            with threads(1):
+                _train(beside)
         try:
             os.rename(beside, folder)
         except OSError:  # another process was first; it wrote the same
@@ -74,6 +88,13 @@ def ensure(cache: Path, say: bool = True) -> Path:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return folder
+
+
+def _train_alone(folder: Path) -> None:
+    """`_train` in a process of its own, which is not one of several: the others are waiting and will not join in."""
+    code = "import sys; from pathlib import Path; from alphapo_cli.stages.base import _train, threads\nwith threads(1): _train(Path(sys.argv[1]))"
+    env = {k: v for k, v in os.environ.items() if k not in _DISTRIBUTED and not k.startswith("TORCHELASTIC")}
+    subprocess.run([sys.executable, "-c", code, str(folder)], env=env, check=True, stdout=subprocess.DEVNULL)
 
 
 def _train(folder: Path) -> None:

@@ -81,6 +81,7 @@ def _run_cells(grid: Grid, todo: Sequence[Cell], directory: SweepDirectory) -> l
 
 def _run_cell(cell: Cell, directory: SweepDirectory, workshop: Workshop) -> str | None:
     """Run one cell; the reason why it failed, or None."""
+    from alphapo_cli.runs import manifest
     from alphapo_cli.stages.train import Group, run
 
     run_directory = directory.cell(cell.id)
@@ -93,7 +94,7 @@ def _run_cell(cell: Cell, directory: SweepDirectory, workshop: Workshop) -> str 
     except Exception as error:
         reason = str(error) if isinstance(error, AlphapoError) else f"{type(error).__name__}: {error}"
         if run_directory.state != "failed":  # refused before anything of it was written
-            run_directory.begin(cell.cfg, {"note": "refused before training"})
+            run_directory.begin(cell.cfg, manifest(note="refused before training"))
             run_directory.finish("failed", reason, 0, {}, {})
         return reason
     return None

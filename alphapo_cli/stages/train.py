@@ -87,6 +87,11 @@ def start_processes(cfg: TrainConfig) -> Processes:
     return Processes(state.process_index, state.num_processes)
 
 
+def leave_processes() -> None:
+    """Take leave of the other processes, once nothing more will be asked of them."""
+    PartialState().destroy_process_group()
+
+
 def data_table(materials: Materials) -> Table:
     """What the data looks like, before anything is trained on it."""
     table = Table(title="data", show_header=False, title_justify="left")
@@ -176,12 +181,15 @@ class _Run:
         self.measure(0)
         self.trainer.train()
         if not self.main:
+            PartialState().wait_for_everyone()  # a process that is gone while the first one saves ends the whole job
             return {}
         with contextlib.suppress(OSError):
             (self.directory.path / "trainer").rmdir()
         end_id = end_token_id(self.materials.tokenizer, cfg.data)
         save_model(lm, self.materials.tokenizer, self.directory.model, end_id=end_id, merge=cfg.model.merge)
-        return self._end("complete", None, self._metrics(), 0)
+        summary = self._end("complete", None, self._metrics(), 0)
+        PartialState().wait_for_everyone()
+        return summary
 
     def _start_outcome(self, lm: Any) -> None:
         cfg = self.cfg

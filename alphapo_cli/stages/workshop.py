@@ -88,7 +88,7 @@ class Workshop:
         tokenizer = load_tokenizer(source, model.trust_remote_code)
         train, probe = load_text(cfg.data, cfg.probe)
         # Attention, dtype and adapter settings are part of the key; the weights themselves are read once.
-        key = f"weights {source.location} {model.dtype} {model.attention}"
+        key = f"weights {source.location} {source.revision} {model.dtype} {model.attention}"
         start = "the embedded base" if model.path is None else path
         return self._assemble(
             cfg, tokenizer, train, probe, lambda: self._keep(key, lambda: load_model(source, model)), start
@@ -120,7 +120,7 @@ class Workshop:
             source = locate(cfg.model.reference, key="model.reference")
             lm = load_model(source, replace(cfg.model, lora=ModelConfig().lora)).to(next(policy.parameters()).device)
             scorer = PolicyModel(lm)
-        weights = state_hash(scorer)
+        weights = state_hash(scorer.lm)
         sets = {"train": materials.data.train, "probe": materials.data.probe}
         sums = {}
         for name, pairs in sets.items():

@@ -236,11 +236,23 @@ class TestTheSameLineAgain:
 
     def test_replace_starts_over_with_another_configuration(self, alphapo, tiny, tmp_path):
         first = alphapo("train", *tiny, "run.name=x", "trainer.max_steps=1")
-        (first.path / "old.txt").write_text("from the first attempt")
+        (first.path / "samples" / "old.json").write_text("from the first attempt")
+        (first.path / "notes.txt").write_text("the user's own")
         second = alphapo("train", *tiny, "run.name=x", "trainer.max_steps=2", "--replace")
         assert (first.code, second.code, second.path) == (0, 0, first.path)
         assert json.loads((second.path / "summary.json").read_text())["step"] == 2
-        assert not (second.path / "old.txt").exists()
+        assert not (second.path / "samples" / "old.json").exists()
+        assert (second.path / "notes.txt").read_text() == "the user's own"
+
+    def test_replace_never_touches_what_alphapo_did_not_make(self, alphapo, tiny, tmp_path):
+        project = tmp_path / "runs" / "project"
+        project.mkdir(parents=True)
+        (project / "config.yaml").write_text("lr: 1")
+        (project / "precious.py").write_text("x = 1")
+        ran = alphapo("train", *tiny, "run.name=project", "--replace")
+        assert ran.code == 2
+        assert "not a run directory" in ran.fault
+        assert sorted(p.name for p in project.iterdir()) == ["config.yaml", "precious.py"]
 
 
 class TestSameNumbers:
