@@ -76,18 +76,33 @@ def write_json(path: str | os.PathLike[str], value: Any, *, sort_keys: bool = Fa
     write_atomic(path, text + "\n")
 
 
-def append_jsonl(path: str | os.PathLike[str], row: Mapping[str, Any]) -> None:
-    """Adds `row` as one line of JSON, after cutting off a last line that a kill left torn."""
-    line = json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False) + "\n"
+def sync_directory(path: str | os.PathLike[str]) -> None:
+    """Flush the names in a directory to disk, where the file system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """`row` as a line of a JSONL file."""
+    return json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def append_jsonl(path: str | os.PathLike[str], *rows: Mapping[str, Any]) -> None:
+    """Adds a line of JSON for each of `rows`, after cutting off a last line that a kill left torn."""
+    lines = "".join(json_line(row) for row in rows)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Unbuffered and in one call, so that what a kill can leave is at most the start of this one line.
+    # Unbuffered and in one call, so that what a kill can leave is whole lines and the start of one.
     with open(target, "a+b", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         whole = _end_of_last_line(file, end)
         if whole < end:
             file.truncate(whole)
-        file.write(line.encode("utf-8"))
+        file.write(lines.encode("utf-8"))
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -147,6 +147,19 @@ GLASSBOX: dict[str, Metric] = {
     ),
 }
 
+# From answers sampled to the same prompts at every reading (probe.samples).
+SAMPLES: dict[str, Metric] = {
+    "samples/length": Metric(
+        "Mean length of", "the sampled answers", "tokens", "growing without end: length is what the policy has learnt"
+    ),
+    "samples/repetition": Metric(
+        "Mean over the sampled answers of",
+        "the share (0 to 1) of its 4-grams of tokens that occurred in it before",
+        None,
+        "rising: the policy loops",
+    ),
+}
+
 # Values of the training batches that have no counterpart on the probe.
 TRAIN: dict[str, Metric] = {
     "train/loss": Metric(
@@ -165,7 +178,7 @@ TRAIN: dict[str, Metric] = {
     "train/epoch": Metric("Number of", "passes over the training pairs so far", "epochs"),
 }
 
-CATALOG: dict[str, Metric] = {**PROBE, **GLASSBOX, **TRAIN}
+CATALOG: dict[str, Metric] = {**PROBE, **GLASSBOX, **SAMPLES, **TRAIN}
 
 # What a training batch also reports, from the tensors that the loss used, under `train/<key>`.
 _ON_THE_BATCH = ("rewards/", "logps/", "ranking/accuracy", "gradient_weight/", "entropy/")

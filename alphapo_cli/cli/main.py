@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +12,7 @@ import typer
 from alphapo_cli import __version__
 from alphapo_cli.cli import compare, evaluate, inspect, loss, sweep, train
 from alphapo_cli.errors import AlphapoError
+from alphapo_cli.interrupts import raise_interrupt
 
 # typer carries a click of its own; its public BadParameter is a UsageError, which is a ClickException.
 ClickException: Any = typer.BadParameter.__mro__[2]
@@ -59,8 +59,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str], debug: bool) -> int:
-    # A scheduler's SIGTERM is an interruption like Ctrl-C: state is written and the exit code is 130.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # A scheduler's SIGTERM and a closed terminal are interruptions like Ctrl-C: exit code 130.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, raise_interrupt)
     try:
         code = app(arguments, standalone_mode=False)
     except ClickException as error:
@@ -90,7 +91,3 @@ def _run(arguments: list[str], debug: bool) -> int:
 def _say(message: str, code: int) -> int:
     print(f"alphapo: {' '.join(message.split())}", file=sys.stderr)
     return code
-
-
-def _interrupt(number: int, frame: FrameType | None) -> Any:
-    raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import typer
@@ -58,22 +59,23 @@ def train(
     from alphapo_cli.runs import RunDirectory, run_name
 
     directory = RunDirectory(Path(cfg.run.dir).expanduser() / run_name(cfg))
-    state = directory.claim(cfg, replace=replace)
-    if state != "complete":
+    state = directory.check(cfg, replace=replace)
+    over = state in ("complete", "stopped")
+    if not over:
         from alphapo_cli.objective.preference import build
 
         build(cfg.objective)  # what only the parts themselves can refuse
     announce(directory.path)
-    if state == "complete":
-        if is_main_process():
-            print("complete")
+    if over:
         summary = directory.summary() or {}
+        if is_main_process():
+            print(state if not summary.get("reason") else f"{state}: {summary['reason']}")
     else:
         from alphapo_cli.stages.train import leave_processes, run
 
         summary = run(cfg, directory, replace=replace)
         leave_processes()
-    if is_main_process() and state != "complete":
+    if is_main_process() and not over:
         report(summary)
     emit({"path": str(directory.path.resolve()), **summary}, json)
 
@@ -83,6 +85,8 @@ def report(summary: dict[str, object]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    if summary.get("reason"):
+        print(f"{summary['state']}: {summary['reason']}", file=sys.stderr)
     metrics = summary.get("metrics")
     assert isinstance(metrics, dict)
     table = Table(title="last probe", title_justify="left", show_header=False)

@@ -7,6 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from alphapo_cli.claims import Claim
 from alphapo_cli.files import append_jsonl, jsonable
 from alphapo_cli.runs import RunDirectory
 from alphapo_cli.tracking import NullTracker, Tracker
@@ -22,8 +23,12 @@ SHOWN = {
 class Recorder:
     """Collects what is known of a step and writes it when the step is over."""
 
-    def __init__(self, directory: RunDirectory, total_steps: int, title: str, tracker: Tracker | None = None) -> None:
+    def __init__(
+        self, directory: RunDirectory, total_steps: int, title: str, tracker: Tracker | None = None,
+        claim: Claim | None = None,
+    ) -> None:  # fmt: skip
         self.directory = directory
+        self.claim = claim
         self.tracker = tracker or NullTracker()
         self.step = 0
         self.row: dict[str, Any] = {}
@@ -45,6 +50,8 @@ class Recorder:
         if not self.row:
             return
         row = {"step": self.step, **self.row}
+        if self.claim is not None:
+            self.claim.check()
         append_jsonl(self.directory.metrics, row)
         self.tracker.log(self.step, self.row)
         for key, label in SHOWN.items():

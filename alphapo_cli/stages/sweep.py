@@ -39,7 +39,7 @@ def run_sweep(grid: Grid, directory: SweepDirectory) -> SweepResult:
         UsageError: bad input, found before the first cell.
         Interrupted: Ctrl-C or SIGTERM; the same line goes on.
     """
-    todo = [cell for cell in grid.cells if directory.cell(cell.id).state != "complete"]
+    todo = [cell for cell in grid.cells if directory.cell(cell.id).state not in ("complete", "stopped")]
     failed = _run_cells(grid, todo, directory) if todo else []
     found = best_of.find_best(directory)
     summary = directory.write_summary(found)
@@ -64,7 +64,7 @@ def _run_cells(grid: Grid, todo: Sequence[Cell], directory: SweepDirectory) -> l
 
     workshop = Workshop(warm=True)
     for cell in todo:
-        directory.cell(cell.id).claim(cell.cfg, replace=False)
+        directory.cell(cell.id).check(cell.cfg, replace=False)
         workshop.materials(cell.cfg)
     directory.write(grid)
     _say(f"{grid.description or grid.name}: {len(grid.cells)} cells, {len(grid.cells) - len(todo)} of them complete")
@@ -82,7 +82,7 @@ def _run_cells(grid: Grid, todo: Sequence[Cell], directory: SweepDirectory) -> l
 def _run_cell(cell: Cell, directory: SweepDirectory, workshop: Workshop) -> str | None:
     """Run one cell; the reason why it failed, or None."""
     from alphapo_cli.runs import manifest
-    from alphapo_cli.stages.train import Group, run
+    from alphapo_cli.stages.train import Busy, Group, run
 
     run_directory = directory.cell(cell.id)
     group, quiet = Group(directory.path.name, "cell"), Console(stderr=True, quiet=True)
@@ -91,6 +91,8 @@ def _run_cell(cell: Cell, directory: SweepDirectory, workshop: Workshop) -> str 
     except (KeyboardInterrupt, Interrupted) as error:
         directory.write_summary(None)
         raise Interrupted(f"interrupted in {' '.join(cell.overrides)}; the same line goes on") from error
+    except Busy as error:
+        return str(error)
     except Exception as error:
         reason = str(error) if isinstance(error, AlphapoError) else f"{type(error).__name__}: {error}"
         if run_directory.state != "failed":  # refused before anything of it was written

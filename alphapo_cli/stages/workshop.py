@@ -26,7 +26,7 @@ from alphapo_cli.data.tokens import TokenPairs
 from alphapo_cli.errors import UsageError
 from alphapo_cli.files import write_atomic
 from alphapo_cli.locations import cache_dir
-from alphapo_cli.models import from_scratch, load_model, load_tokenizer, locate, state_hash
+from alphapo_cli.models import Room, from_scratch, load_model, load_tokenizer, locate, room, state_hash
 from alphapo_cli.policy import PolicyModel
 from alphapo_cli.probe import Processes, score_pairs
 from alphapo_cli.runs import digest
@@ -71,8 +71,6 @@ class Workshop:
 
     def _materials(self, cfg: TrainConfig) -> Materials:
         model = cfg.model
-        if model.reference is not None:
-            locate(model.reference, key="model.reference")  # read after the run has begun; so looked for before
         if model.path is None and model.source == "from_scratch":
             if model.lora.r is not None:
                 raise UsageError(
@@ -80,19 +78,26 @@ class Workshop:
                 )
             train, probe = load_text(cfg.data, cfg.probe)
             lm, tokenizer = from_scratch(model.scratch, _texts(train), cfg.seed)
-            return self._assemble(cfg, tokenizer, train, probe, lambda: lm, "random weights")
+            space = Room(len(tokenizer), model.scratch.max_position_embeddings)
+            return self._assemble(cfg, tokenizer, train, probe, lambda: lm, "random weights", space)
         if model.path is None and model.source == "path":
             raise UsageError("model=path needs model.path=DIRECTORY (or a run directory, or a hub name)")
         path = model.path if model.path is not None else str(base.ensure(self.cache))
         source = locate(path, model.revision)
+        if source.adapter and model.lora.r is not None and not model.merge:
+            raise UsageError(
+                f"model.path={path} is a LoRA run: its adapter is merged before training, so that a new adapter would "
+                "have no base to be saved for; give model.merge=true (writes whole weights)"
+            )
         tokenizer = load_tokenizer(source, model.trust_remote_code)
         train, probe = load_text(cfg.data, cfg.probe)
         # Attention, dtype and adapter settings are part of the key; the weights themselves are read once.
         key = f"weights {source.location} {source.revision} {model.dtype} {model.attention}"
         start = "the embedded base" if model.path is None else path
         return self._assemble(
-            cfg, tokenizer, train, probe, lambda: self._keep(key, lambda: load_model(source, model)), start
-        )
+            cfg, tokenizer, train, probe, lambda: self._keep(key, lambda: load_model(source, model)), start,
+            room(source, model),
+        )  # fmt: skip
 
     def _assemble(
         self,
@@ -102,11 +107,18 @@ class Workshop:
         probe: LoadedPairs | None,
         master: Callable[[], Any],
         start: str,
+        space: Room,
     ) -> Materials:
         if tokenizer.pad_token_id is None:
             # Padding is never looked at (see layout.padded); any valid id fills the row.
             tokenizer.pad_token = tokenizer.eos_token
         data = prepare(cfg.data, cfg.probe, tokenizer, train_pairs=train, probe_pairs=probe, cache_dir=self.cache)
+        check_room(data, space, "model.path" if cfg.model.path else "the model")
+        if cfg.model.reference is not None:
+            # Read after the run has begun; so looked at before.
+            source = locate(cfg.model.reference, key="model.reference")
+            check_same_tokens(tokenizer, load_tokenizer(source, cfg.model.trust_remote_code), cfg.model.reference)
+            check_room(data, room(source, cfg.model), "model.reference")
         return Materials(tokenizer, data, lambda: copy.deepcopy(master()) if self.warm else master(), start)
 
     def reference(self, cfg: TrainConfig, materials: Materials, policy: PolicyModel) -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +131,7 @@ class Workshop:
         else:
             source = locate(cfg.model.reference, key="model.reference")
             lm = load_model(source, replace(cfg.model, lora=ModelConfig().lora)).to(next(policy.parameters()).device)
-            scorer = PolicyModel(lm)
+            scorer = PolicyModel(lm, bf16=cfg.trainer.bf16)
         weights = state_hash(scorer.lm)
         sets = {"train": materials.data.train, "probe": materials.data.probe}
         sums = {}
@@ -158,6 +170,43 @@ class Workshop:
         if key not in self.kept:
             self.kept[key] = make()
         return self.kept[key]
+
+
+def check_room(data: PreparedData, space: Room, who: str) -> None:
+    """Every id must have an embedding and every token a position.
+
+    Raises:
+        UsageError: some do not.
+    """
+    sets = [s for s in (data.train, data.probe) if len(s)]
+    sides = [side for s in sets for side in (s.prompt, s.chosen, s.rejected)]
+    top = max(int(side.ids.max()) for side in sides if len(side.ids))
+    if top >= space.tokens:
+        raise UsageError(
+            f"{who}: the tokenizer gives id {top}, but the model has embeddings for {space.tokens} tokens; "
+            "save model and tokenizer that belong together (model.resize_token_embeddings)"
+        )
+    longest = max(int((s.prompt.lengths + np.maximum(s.chosen.lengths, s.rejected.lengths)).max()) for s in sets)
+    if space.positions is not None and longest > space.positions:
+        raise UsageError(
+            f"{who}: the longest pair has {longest} tokens, but the model has {space.positions} positions; "
+            f"give data.max_length={space.positions} to cut longer pairs"
+        )
+
+
+def check_same_tokens(policy: Any, reference: Any, name: str) -> None:
+    """A reference must read the policy's token ids as the policy does.
+
+    Raises:
+        UsageError: their vocabularies differ.
+    """
+    ours, theirs = policy.get_vocab(), reference.get_vocab()
+    differing = next((t for t, i in sorted(ours.items(), key=lambda x: x[1]) if theirs.get(t) != i), None)
+    if differing is not None:
+        raise UsageError(
+            f"model.reference={name}: its tokenizer differs from the policy's (token {differing!r} is {ours[differing]} "
+            f"in the policy's, {theirs.get(differing, 'absent')} in it); take a reference with the policy's tokenizer"
+        )
 
 
 def load_text(cfg: DataConfig, probe: ProbeConfig) -> tuple[LoadedPairs, LoadedPairs | None]:

@@ -204,7 +204,8 @@ def test_glassbox_equals_the_probe_for_the_samples_it_keeps(tmp_path: Path, monk
         return [Sample([ord(c) for c in text], cut=False) for text in answers]
 
     monkeypatch.setattr(outcome, "sample", sampled)
-    probe = outcome.GlassboxOutcome(Spelling(), ProbeConfig(), [[1]] * 97, texts, 0, tmp_path, "policy")
+    prompts = outcome.Prompts("glassbox", texts, [[1]] * 97, glassbox.true_reward)
+    probe = outcome.Outcome(Spelling(), 0, ProbeConfig(), prompts, 0, tmp_path, "policy")
     probe.start(None)
     quality["now"] = 0.7
     measured = probe.measure(None, 16)

@@ -30,7 +30,8 @@ class TestInterrupted:
         assert stopped.err.splitlines()[-1].startswith("alphapo: interrupted at step ")
         assert "the same line" in stopped.err
         found = summary(stopped.path)
-        assert (found["state"], found["metrics"]) == ("interrupted", {})
+        assert found["state"] == "interrupted"
+        assert found["metrics"]["displacement/chosen"] == 0  # the last reading, at step 0
         assert 2 <= found["step"] < 40
         steps = [row["step"] for row in rows(stopped.path / "metrics.jsonl")]
         assert steps == list(range(len(steps)))
@@ -70,14 +71,14 @@ class TestDiverged:
     def test_a_loss_that_is_not_a_number_fails_the_run_with_its_reason(self, alphapo, scratch_line, rows):
         ran = alphapo(
             "train", *scratch_line, "objective=cpo", "trainer.learning_rate=1e30", "trainer.max_steps=20",
-            "trainer.warmup_ratio=0", "trainer.max_grad_norm=0",
+            "trainer.warmup_ratio=0", "trainer.max_grad_norm=0", "probe.every=20",
         )  # fmt: skip
         assert ran.code == 1
         last = ran.err.splitlines()[-1]
         assert last.startswith("alphapo: the loss is ")
         assert "lower trainer.learning_rate or objective.beta" in last
         found = summary(ran.path)
-        assert (found["state"], found["metrics"]) == ("failed", {})
+        assert found["state"] == "failed"
         assert found["reason"] == last.removeprefix("alphapo: ")
         assert rows(ran.path / "metrics.jsonl")[0]["step"] == 0  # strict JSON throughout
         assert "Traceback" not in ran.err
@@ -88,6 +89,16 @@ class TestDiverged:
         first, second = alphapo("train", *line), alphapo("train", *line)
         assert (first.code, second.code) == (1, 1)
         assert summary(second.path)["reason"] == summary(first.path)["reason"]
+
+    def test_a_last_step_that_breaks_the_model_is_a_failed_run(self, alphapo, scratch_line):
+        ran = alphapo(
+            "train", *scratch_line, "objective=cpo", "trainer.learning_rate=1e30", "trainer.max_steps=1",
+            "trainer.warmup_ratio=0", "trainer.max_grad_norm=0",
+        )  # fmt: skip
+        assert ran.code == 1
+        assert "log-prob of the probe is " in ran.err.splitlines()[-1]
+        assert summary(ran.path)["state"] == "failed"
+        assert not (ran.path / "model").exists()
 
     def test_huge_beta_and_alpha_stay_finite(self, alphapo, tiny, rows):
         """The extremes that the objectives promise: beta 100, |alpha| 4."""
@@ -115,3 +126,39 @@ def test_an_error_of_a_library_is_one_line_and_recorded(alphapo, tiny, monkeypat
     assert "second line" not in ran.err
     assert summary(tmp_path / "runs" / "x")["state"] == "failed"
     assert summary(tmp_path / "runs" / "x")["reason"].startswith("RuntimeError: out of memory")
+
+
+class TestGuards:
+    """Limits stop a run: it keeps its model and checkpoint, says why, and is neither repeated nor a failure."""
+
+    def test_a_fall_of_the_chosen_log_prob(self, alphapo, tiny, rows):
+        line = ["train", *tiny, "trainer.max_steps=40", "trainer.learning_rate=1e-3", "guard.max_chosen_drop=0.001"]
+        ran = alphapo(*line)
+        assert ran.code == 0, ran.err
+        found = summary(ran.path)
+        assert found["state"] == "stopped"
+        assert found["step"] < 40
+        assert "guard.max_chosen_drop=0.001" in found["reason"]
+        assert f"stopped: {found['reason']}" in ran.err
+        fell = [row for row in rows(ran.path / "metrics.jsonl") if row.get("displacement/chosen", 0) < -0.001]
+        assert [row["step"] for row in fell] == [found["step"]]  # at the first reading beyond the limit
+        assert (ran.path / "model" / "model.safetensors").is_file()
+        assert (ran.path / "checkpoints" / f"step-{found['step']}" / "complete").is_file()
+        again = alphapo(*line)
+        assert (again.code, again.out.splitlines()[1]) == (0, f"stopped: {found['reason']}")
+        assert summary(ran.path) == found
+
+    @pytest.mark.parametrize("limit", ["guard.max_repetition=0", "guard.max_gradient_norm=1e-9"])
+    def test_other_limits(self, limit, alphapo, tiny):
+        ran = alphapo("train", *tiny, limit, "probe.max_new_tokens=40", "trainer.learning_rate=1e-2")
+        assert ran.code == 0, ran.err
+        found = summary(ran.path)
+        assert (found["state"], limit.split("=")[0] in found["reason"]) == ("stopped", True)
+
+    def test_none_is_looked_at_by_default(self, trained):
+        assert summary(trained.path)["state"] == "complete"
+
+    @pytest.mark.parametrize("value", ["-1", "0", "abc"])
+    def test_nonsense_is_refused(self, value, alphapo):
+        ran = alphapo("train", f"guard.max_chosen_drop={value}")
+        assert (ran.code, "guard.max_chosen_drop" in ran.fault) == (2, True)

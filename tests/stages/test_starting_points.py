@@ -189,3 +189,65 @@ class TestLora:
         # What it writes stands on its own.
         assert (second.path / "model" / "model.safetensors").is_file()
         assert not (second.path / "model" / "adapter_config.json").exists()
+
+    def test_adapters_on_top_of_adapters_need_merging(self, alphapo, line, rows):
+        """The first adapter becomes part of the weights, so that the second has no saved base."""
+        first = alphapo("train", *line)
+        refused = alphapo("train", *line, f"model.path={first.path}")
+        assert refused.code == 2
+        assert "model.merge=true" in refused.fault
+        second = alphapo("train", *line, f"model.path={first.path}", "model.merge=true")
+        assert second.code == 0, second.err
+        again = alphapo("train", *line[:-3], f"model.path={second.path}", "trainer.max_steps=1")
+        assert start_of(again, rows)["logps/chosen_sum"] == pytest.approx(metrics(second)["logps/chosen_sum"], abs=1e-4)
+
+    def test_an_adapter_is_found_from_another_directory(
+        self, alphapo, line, scratch, scratch_line, tmp_path, monkeypatch
+    ):
+        (tmp_path / "base").symlink_to(scratch.path)
+        rest = [text for text in scratch_line if not text.startswith("model")]
+        ran = alphapo("train", *rest, "model.path=base", "model.lora.r=2")
+        assert ran.code == 0, ran.err
+        monkeypatch.chdir("/")
+        assert AutoModelForCausalLM.from_pretrained(ran.path / "model").config.use_cache
+
+
+class TestMisfits:
+    """Model, tokenizer and data that do not belong together are refused before anything is written."""
+
+    @pytest.fixture
+    def copied(self, scratch, tmp_path):
+        shutil.copytree(scratch.path / "model", tmp_path / "m")
+        return tmp_path / "m"
+
+    def test_more_tokens_than_embeddings(self, alphapo, scratch_line, copied, tmp_path):
+        tokenizer = AutoTokenizer.from_pretrained(copied)
+        tokenizer.add_tokens(["fruit", "apple", "pear", "Human", "the", "a", "is", "one", "e"])
+        tokenizer.save_pretrained(copied)
+        line = [text for text in scratch_line if not text.startswith("model")]
+        ran = alphapo("train", *line, "model.path=m")
+        assert ran.code == 2
+        assert "the model has embeddings for" in ran.fault
+        assert not (tmp_path / "runs").exists()
+
+    def test_longer_pairs_than_positions(self, alphapo, scratch_line, copied, tmp_path):
+        config = json.loads((copied / "config.json").read_text())
+        (copied / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 24}))
+        line = [text for text in scratch_line if not text.startswith("model")]
+        ran = alphapo("train", *line, "model.path=m")
+        assert ran.code == 2
+        assert "data.max_length=24" in ran.fault
+        assert not (tmp_path / "runs").exists()
+        assert alphapo("train", *line, "model.path=m", "data.max_length=24").code == 0
+
+    def test_a_reference_with_another_tokenizer(self, alphapo, tiny, scratch, tmp_path):
+        ran = alphapo("train", *tiny, "objective=dpo", f"model.reference={scratch.path}")
+        assert ran.code == 2
+        assert "its tokenizer differs from the policy's" in ran.fault
+        assert not (tmp_path / "runs").exists()
+
+    def test_an_optimizer_whose_package_is_missing(self, alphapo, tiny, tmp_path):
+        ran = alphapo("train", *tiny, "trainer.optim=adamw_bnb_8bit")
+        assert ran.code == 2
+        assert "trainer.optim=adamw_bnb_8bit" in ran.err.splitlines()[-1]
+        assert not (tmp_path / "runs").exists()

@@ -1,0 +1,58 @@
+"""Ctrl-C, SIGTERM and SIGHUP: the first one asks for a stop at the next safe point, the second stops at once."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StopRequest:
+    """Whether somebody asked for a stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._patient = True
+
+    def ask(self, number: int, frame: FrameType | None) -> Any:
+        if self.asked or not self._patient:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("stopping after this step (once more: at once)", file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within the block there is nothing to finish first: a signal raises KeyboardInterrupt."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self._patient = False
+        try:
+            yield
+        finally:
+            self._patient = True
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Collect signals for the block; outside the main thread, where Python cannot, nothing is ever asked."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.signal(number, request.ask) for number in SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def raise_interrupt(number: int, frame: FrameType | None) -> Any:
+    """Handler outside such a block: a scheduler's SIGTERM and a closed terminal are interruptions like Ctrl-C."""
+    raise KeyboardInterrupt

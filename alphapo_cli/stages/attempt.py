@@ -1,0 +1,363 @@
+"""One attempt at one run: the parts wired together, from a claimed directory to its summary."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import TrainerCallback
+
+from alphapo_cli import guards
+from alphapo_cli.checkpoints import Checkpoints
+from alphapo_cli.claims import Claim, ClaimLost, Standing, take
+from alphapo_cli.compose import leaves, to_dict
+from alphapo_cli.data.prepare import tokenizer_hash
+from alphapo_cli.data.tokenise import end_token_id
+from alphapo_cli.errors import AlphapoError, Interrupted, UsageError
+from alphapo_cli.files import append_jsonl, write_json
+from alphapo_cli.interrupts import StopRequest
+from alphapo_cli.models import add_lora, save_model
+from alphapo_cli.objective.preference import Objective
+from alphapo_cli.policy import PolicyModel
+from alphapo_cli.probe import Processes
+from alphapo_cli.runs import RunDirectory, digest, identity, manifest, version_changes
+from alphapo_cli.schedule import Schedule
+from alphapo_cli.schema import TrainConfig
+from alphapo_cli.stages.readings import Readings
+from alphapo_cli.stages.recorder import Recorder
+from alphapo_cli.stages.workshop import Materials, Workshop
+from alphapo_cli.tracking import Tracker, open_tracker
+from alphapo_cli.trainer import PreferenceTrainer, check_optimizer, training_arguments
+
+
+@dataclass(frozen=True)
+class Group:
+    """The sweep that a run belongs to, for W&B."""
+
+    name: str
+    job_type: str = "train"
+
+
+class Busy(UsageError):
+    """Another process works on the run."""
+
+    @classmethod
+    def of(cls, directory: RunDirectory, claim: Standing) -> Busy:
+        who = claim.owner.words if claim.owner else "another process"
+        return cls(f"{directory.path}: {who} is working on this run; wait for it, or choose another run.name")
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """Why training ended before its last step."""
+
+    state: str  # stopped or interrupted
+    reason: str
+
+
+class Attempt:
+    """One attempt at one run."""
+
+    def __init__(
+        self, cfg: TrainConfig, directory: RunDirectory, workshop: Workshop, processes: Processes,
+        objective: Objective, materials: Materials, group: Group | None, stop: StopRequest,
+    ) -> None:  # fmt: skip
+        self.cfg, self.directory, self.workshop, self.processes = cfg, directory, workshop, processes
+        self.objective, self.materials, self.group, self.stop = objective, materials, group, stop
+        self.main = processes.rank == 0
+        self.started = time.time()
+        self.earlier = {"seconds": 0.0, "probe_seconds": 0.0, "attempts": 0}  # what attempts before this one took
+        self.schedule = Schedule.of(cfg.trainer, len(materials.data.train), processes.world, cfg.seed)
+        self.checkpoints = Checkpoints(directory.checkpoints, cfg.trainer.save_total_limit)
+        self.claim: Claim | None = None
+        self.recorder: Recorder | None = None
+        self.readings: Readings
+        self.trainer: PreferenceTrainer | None = None
+        self.ending: _Ending | None = None
+
+    def go(self, *, replace: bool) -> dict[str, Any]:
+        """Run it, from its last checkpoint where it has one. Returns the content of summary.json.
+
+        Raises:
+            Busy: another process works on it.
+        """
+        lm = self.materials.policy()  # reading weights may still refuse; so before anything is written
+        if self.cfg.model.lora.r is not None:
+            lm = add_lora(lm, self.cfg.model, self.cfg.seed)
+        folder = str(self.directory.path / "trainer")
+        self.args = training_arguments(self.cfg.trainer, self.schedule, folder, self.cfg.seed)
+        check_optimizer(self.args)
+        snapshot = None
+        try:
+            done, snapshot = self.processes.first(lambda: self._open(replace))
+            if done is not None:
+                return done
+            return self._guarded(lm, snapshot)
+        finally:
+            if self.claim is not None:
+                self.claim.release()
+
+    def _open(self, replace: bool) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """Claim the directory and bring it to where training goes on: (summary if over already, checkpoint or None)."""
+        got = take(self.directory.claim)
+        if isinstance(got, Standing):
+            raise Busy.of(self.directory, got)
+        self.claim = got
+        state = self.directory.check(self.cfg, replace=replace)  # under the claim: it may have changed
+        if state in ("complete", "stopped"):
+            return self.directory.summary(), None
+        facts = self._manifest()
+        snapshot = None if state == "pending" else self._continuable(facts)
+        if snapshot is None:
+            self.directory.begin(self.cfg, facts)
+            write_json(self.directory.path / "prompts.json", self.materials.data.prompt_samples)
+        else:
+            self.directory.go_back(snapshot["step"])
+        self.checkpoints.tidy()
+        self.recorder = Recorder(
+            self.directory, self.schedule.total_steps, self.directory.path.name, self._tracker(), self.claim
+        )
+        return None, snapshot
+
+    def _continuable(self, facts: dict[str, Any]) -> dict[str, Any] | None:
+        """The checkpoint of an earlier attempt, or None to begin anew."""
+        snapshot = self.checkpoints.load()
+        if snapshot is None:
+            return None
+        old = self.directory.read_manifest()
+        if old.get("data", {}).get("key") != facts["data"]["key"]:
+            raise UsageError(
+                f"{self.directory.path} was begun on other data (the files or their tokenisation changed); "
+                "start over with --replace, or choose another run.name"
+            )
+        if old.get("processes") != self.processes.world:
+            raise UsageError(
+                f"{self.directory.path} was begun with {old.get('processes')} process(es), not {self.processes.world}; "
+                "use as many to continue, or start over with --replace"
+            )
+        changes = version_changes(old.get("versions", {}), facts["versions"])
+        if changes:
+            print(f"note: continued under other versions ({changes}): results may differ in round-off", file=sys.stderr)
+        self.earlier = dict(snapshot["cost"])
+        return snapshot
+
+    def _guarded(self, lm: Any, snapshot: dict[str, Any] | None) -> dict[str, Any]:
+        try:
+            return self._train(lm, snapshot)
+        except ClaimLost:
+            raise  # whoever has taken over writes the record now
+        except (KeyboardInterrupt, Interrupted) as error:
+            self._end("interrupted", "stopped by the user", 130)
+            raise Interrupted(f"interrupted at step {self._step()}; the same line continues it") from error
+        except AlphapoError as error:
+            self._end("failed", str(error), 1)
+            raise
+        except BaseException as error:
+            self._end("failed", f"{type(error).__name__}: {error}".splitlines()[0], 1)
+            raise
+
+    def _train(self, lm: Any, snapshot: dict[str, Any] | None) -> dict[str, Any]:
+        with self.stop.at_once():
+            self._prepare(lm)
+            assert self.trainer is not None
+            if snapshot is None:
+                self.measure(0, probe=True, samples=True)
+                self._flush(0)
+            else:
+                self.trainer.restore(snapshot)
+                self._say(f"continues at step {snapshot['step']} of {self.schedule.total_steps}")
+        self.trainer.train()
+        with contextlib.suppress(OSError):
+            (self.directory.path / "trainer").rmdir()
+        if self.ending is not None and self.ending.state == "interrupted":
+            raise Interrupted(self.ending.reason)
+        summary: dict[str, Any] = {}
+        if self.main:
+            self._check_weights(lm)
+            self._mine()
+            end_id = end_token_id(self.materials.tokenizer, self.cfg.data)
+            save_model(lm, self.materials.tokenizer, self.directory.model, end_id=end_id, merge=self.cfg.model.merge)
+            if self.ending is None:
+                summary = self._end("complete", None, 0)
+                self.checkpoints.remove()
+            else:
+                summary = self._end(self.ending.state, self.ending.reason, 0)
+        PartialState().wait_for_everyone()  # a process that is gone while the first one saves ends the whole job
+        return summary
+
+    def _prepare(self, lm: Any) -> None:
+        """Everything that needs the policy as it is before its first step."""
+        cfg, data = self.cfg, self.materials.data
+        pad_id = self.materials.tokenizer.pad_token_id
+        policy = PolicyModel(lm.to(self.args.device), bf16=cfg.trainer.bf16)
+        reference = (
+            self.workshop.reference(cfg, self.materials, policy) if self.objective.needs_reference else (None, None)
+        )
+        self.trainer = PreferenceTrainer(
+            policy,
+            self.objective,
+            data.train,
+            self.schedule,
+            self.args,
+            pad_id=pad_id,
+            reference=reference[0],
+            logging_steps=cfg.trainer.logging_steps,
+            on_log=self._log,
+            check_finite=cfg.guard.non_finite,
+        )
+        self.readings = Readings(
+            cfg, self.directory, self.materials, policy, self.objective, reference[1], self.processes
+        )
+        self.trainer.add_callback(_AfterStep(self))
+
+    def measure(self, step: int, *, probe: bool, samples: bool) -> dict[str, Any]:
+        """One reading, recorded as of `step`."""
+        self._mine()
+        row, per_pair = self.readings.read(step, probe=probe, samples=samples)
+        if self.recorder is not None:
+            self.recorder.add(step, row)
+            self.recorder.last_probe = row if probe else {**self.recorder.last_probe, **row}
+            self._mine()
+            if per_pair:
+                append_jsonl(self.directory.path / "probe.jsonl", *per_pair)
+        return row
+
+    def after_step(self, step: int) -> bool:
+        """Measure, record, save and look at the guards; True to stop here."""
+        cfg, last = self.cfg, step == self.schedule.total_steps
+        probe, samples = self.readings.due(step, last)
+        row = self.measure(step, probe=probe, samples=samples) if probe or samples else {}
+        assert self.trainer is not None
+        row = {**row, "train/grad_norm": self.trainer.grad_norm}
+        self._flush(step)
+        reason = guards.crossed(cfg.guard, row, step) if self.main else None
+        ending = None
+        if reason is not None:
+            ending = _Ending("stopped", reason)
+        elif self.stop.asked and not last:
+            ending = _Ending("interrupted", "stopped by the user")
+        # Every process must come to the same decision at the same step.
+        self.ending = next((e for e in self.processes.gather([ending]) if e is not None), None)
+        if self.ending is not None or (step % cfg.trainer.save_steps == 0 and not last):
+            self._save(step)
+        return self.ending is not None
+
+    def _save(self, step: int) -> None:
+        assert self.trainer is not None
+        state = self.trainer.snapshot(self.processes)
+        if self.main:
+            self._mine()
+            self.checkpoints.save(step, {**state, "step": step, "cost": self._cost_so_far()})
+
+    def _flush(self, step: int) -> None:
+        if self.recorder is not None:
+            self.recorder.flush()
+            self.recorder.advance(step)
+
+    def _mine(self) -> None:
+        if self.claim is not None:
+            self.claim.check()
+
+    def _check_weights(self, lm: Any) -> None:
+        if not self.cfg.guard.non_finite:
+            return
+        for name, weights in lm.named_parameters():
+            if not torch.isfinite(weights).all():
+                raise AlphapoError(guards.broken(f"weight {name}", float("nan"), self._step()))
+
+    def _log(self, step: int, row: dict[str, float]) -> None:
+        if self.recorder is not None:
+            self.recorder.add(step, row)
+
+    def _say(self, text: str) -> None:
+        if self.main:
+            print(f"{self.directory.path.name}: {text}", file=sys.stderr, flush=True)
+
+    def _step(self) -> int:
+        return 0 if self.trainer is None else int(self.trainer.state.global_step)
+
+    def _cost_so_far(self) -> dict[str, Any]:
+        probe = self.readings.seconds if hasattr(self, "readings") else 0.0
+        return {
+            "seconds": round(self.earlier["seconds"] + time.time() - self.started, 3),
+            "probe_seconds": round(self.earlier["probe_seconds"] + probe, 3),
+            "attempts": self.earlier["attempts"] + 1,
+        }
+
+    def _end(self, state: str, reason: str | None, code: int) -> dict[str, Any]:
+        """Pictures, tracker, then summary.json, which makes the end known."""
+        if self.recorder is None or self.claim is None:
+            return {}
+        self._mine()
+        self.recorder.close()
+        metrics = dict(self.recorder.last_probe)
+        if state != "interrupted":
+            self._pictures()
+        cost = self._cost_so_far()
+        seconds = max(time.time() - self.started, 1e-9)
+        steps = self._step() - (self.trainer.first_step if self.trainer else 0)
+        cost |= {
+            "pairs_per_second": round(steps * self.schedule.pairs_per_step / seconds, 2),
+            "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "peak_gpu_mib": torch.cuda.max_memory_allocated() // 2**20 if torch.cuda.is_available() else None,
+            "generation": self.claim.generation,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "host": os.uname().nodename,
+        }
+        if state == "stopped":
+            self.recorder.tracker.tag("stopped")
+        self.recorder.tracker.finish({**metrics, "state": state, "reason": reason}, code)
+        hint = self.recorder.tracker.sync_hint()
+        if hint and self.group is None:
+            print(f"W&B kept offline; to upload: {hint}", file=sys.stderr)
+        with self.claim.committing() if state in ("complete", "stopped") else contextlib.nullcontext():
+            return self.directory.finish(state, reason, self._step(), metrics, cost)
+
+    def _pictures(self) -> None:
+        if not self.cfg.tracking.pictures or self.recorder is None or not self.directory.rows():
+            return
+        from alphapo_cli.plots import run_curves
+
+        path = self.directory.path / "curves.png"
+        run_curves(self.directory.rows(), path, self.directory.path.name)
+        self.recorder.tracker.picture("curves", path, self._step())
+
+    def _tracker(self) -> Tracker:
+        return open_tracker(
+            self.cfg.tracking,
+            self.directory.path,
+            run_id=digest([identity(self.cfg), str(self.directory.path)])[:16],
+            name=self.directory.path.name,
+            group=self.group.name if self.group else self.cfg.tracking.group,
+            job_type=self.group.job_type if self.group else "train",
+            config=leaves(to_dict(self.cfg)),
+            history=self.directory.rows(),
+        )
+
+    def _manifest(self) -> dict[str, Any]:
+        data, tokenizer = self.materials.data, self.materials.tokenizer
+        return manifest(
+            data={"key": data.key, **data.report},
+            tokenizer=tokenizer_hash(tokenizer),
+            template=digest(tokenizer.chat_template) if tokenizer.chat_template else None,
+            start=self.materials.start,
+            processes=self.processes.world,
+        )
+
+
+class _AfterStep(TrainerCallback):
+    """Calls the attempt at every optimizer-step boundary."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.attempt = attempt
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.attempt.after_step(int(state.global_step)):
+            control.should_training_stop = True

@@ -1,0 +1,207 @@
+"""A run that was stopped goes on where it was, and ends as if nothing had happened: to the last bit."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+STEPS = 12  # of 8 pairs, out of 52: mid-epoch 2
+LINE = (
+    f"trainer.max_steps={STEPS}", "probe.every=4", "probe.sample_every=6", "trainer.save_steps=1",
+    "trainer.logging_steps=3", "trainer.save_total_limit=2",
+)  # fmt: skip
+KINDS = {
+    "alphapo": (),
+    "accumulation": ("trainer.per_device_train_batch_size=4", "trainer.gradient_accumulation_steps=2"),
+    "reference": ("objective=dpo",),
+    "lora with dropout": ("model.lora.r=4", "model.lora.dropout=0.2"),
+    "sgd with momentum-free state": ("trainer.optim=sgd",),
+}
+
+
+def record(path: Path) -> dict[str, bytes]:
+    """Every byte of a run that configuration and seed decide."""
+    files = [path / "metrics.jsonl", path / "probe.jsonl", path / "prompts.json", *sorted(path.glob("samples/*.json"))]
+    return {file.name: file.read_bytes().replace(path.name.encode(), b"NAME") for file in files}
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    (file,) = (path / "model").glob("*.safetensors")
+    return load_file(file)
+
+
+def assert_same(one: Path, other: Path) -> None:
+    assert record(one) == record(other)
+    left, right = weights(one), weights(other)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    ends = [json.loads((p / "summary.json").read_text()) for p in (one, other)]
+    for end in ends:
+        del end["cost"]
+    assert ends[0] == ends[1]
+
+
+class Killed(Exception):
+    pass
+
+
+@contextlib.contextmanager
+def killed_at(step: int) -> Iterator[None]:
+    """Training ends, as by a kill, right after step `step` has been recorded (and saved, where it is saved)."""
+    from alphapo_cli.stages.attempt import Attempt
+
+    after = Attempt.after_step
+
+    def once(self, now):
+        stop = after(self, now)
+        if now == step:
+            raise Killed
+        return stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Attempt, "after_step", once)
+        patch.setattr(Attempt, "_end", lambda *args: {})  # a killed process writes no ending
+        yield
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("step", [1, 9])  # the first, and in the second epoch between two logs
+def test_a_killed_run_ends_as_an_undisturbed_one(kind, step, alphapo, tiny, rows):
+    line = ["train", *tiny, *LINE, *KINDS[kind]]
+    whole = alphapo(*line, "run.name=whole")
+    assert whole.code == 0, whole.err
+    with killed_at(step):
+        broken = alphapo(*line, "run.name=broken")
+    assert broken.code == 1
+    assert json.loads((broken.path / "summary.json").read_text())["state"] == "running"  # nobody wrote the end
+    again = alphapo(*line, "run.name=broken")
+    assert again.code == 0, again.err
+    assert f"continues at step {step} of {STEPS}" in again.err
+    assert_same(whole.path, again.path)
+    assert not (again.path / "checkpoints").exists()
+
+
+def test_what_was_recorded_after_the_checkpoint_is_cut(alphapo, tiny, rows):
+    line = ["train", *tiny, *LINE, "trainer.save_steps=5"]
+    with killed_at(9):
+        broken = alphapo(*line, "run.name=broken")
+    assert rows(broken.path / "metrics.jsonl")[-1]["step"] == 9
+    again = alphapo(*line, "run.name=broken")
+    assert "continues at step 5" in again.err
+    assert [row["step"] for row in rows(again.path / "metrics.jsonl")] == [0, 3, 4, 6, 8, 9, 12]
+    assert sorted({row["step"] for row in rows(again.path / "probe.jsonl")}) == [0, 4, 8, 12]
+    assert_same(alphapo(*line, "run.name=whole").path, again.path)
+
+
+def test_a_half_written_checkpoint_is_not_seen(alphapo, tiny):
+    line = ["train", *tiny, *LINE]
+    with killed_at(7):
+        broken = alphapo(*line, "run.name=broken")
+    folder = broken.path / "checkpoints"
+    assert sorted(p.name for p in folder.iterdir()) == ["step-6", "step-7"]  # save_total_limit
+    (folder / "step-7" / "complete").unlink()
+    (folder / ".step-8.abc").mkdir()
+    again = alphapo(*line, "run.name=broken")
+    assert "continues at step 6" in again.err
+    assert_same(alphapo(*line, "run.name=whole").path, again.path)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_named(alphapo, tiny):
+    line = ["train", *tiny, *LINE, "run.name=broken"]
+    with killed_at(7):
+        broken = alphapo(*line)
+    file = broken.path / "checkpoints" / "step-7" / "state.pt"
+    file.write_bytes(file.read_bytes()[:1000])
+    again = alphapo(*line)
+    assert again.code == 1
+    assert "checkpoints/step-7/state.pt: cannot be read" in again.err
+    assert alphapo(*line, "--replace").code == 0
+
+
+def test_settings_of_saving_are_not_another_run(alphapo, tiny):
+    line = ["train", *tiny, *LINE, "run.name=broken"]
+    with killed_at(7):
+        alphapo(*line)
+    assert alphapo(*line, "trainer.save_steps=3").code == 0
+
+
+def test_other_data_is_not_continued(alphapo, scratch_line, pairs, tmp_path):
+    data = tmp_path / "data.jsonl"
+    lines = pairs["dialogue"].read_text().splitlines(keepends=True)
+    data.write_text("".join(lines))
+    line = ["train", *scratch_line, f"data.path={data}", "trainer.save_steps=1", "run.name=x"]
+    with killed_at(1):
+        alphapo(*line)
+    data.write_text("".join(reversed(lines)))
+    again = alphapo(*line)
+    assert again.code == 2
+    last = again.err.splitlines()[-1]
+    assert "was begun on other data" in last
+    assert "--replace" in last
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["alphapo", "reference", "lora with dropout"])
+def test_kill_9_at_any_moment(kind, tmp_path, shared_cache, tiny):
+    """Also while a checkpoint is written: every step saves one, and the process is killed at growing delays."""
+    from conftest import entry_point, environment
+
+    line = [*entry_point(), "train", *tiny, *LINE, *KINDS[kind]]
+    env = environment(shared_cache)
+    subprocess.run([*line, "run.name=whole"], cwd=tmp_path, env=env, check=True, capture_output=True)
+    metrics = tmp_path / "runs" / "broken" / "metrics.jsonl"
+    for kill in range(6):
+        with subprocess.Popen(
+            [*line, "run.name=broken"], cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            before = metrics.stat().st_size if metrics.is_file() else 0
+            while process.poll() is None and (not metrics.is_file() or metrics.stat().st_size <= before):
+                time.sleep(0.002)
+            time.sleep(0.013 * kill)
+            os.kill(process.pid, signal.SIGKILL)
+    last = subprocess.run([*line, "run.name=broken"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert last.returncode == 0, last.stderr
+    assert_same(tmp_path / "runs" / "whole", tmp_path / "runs" / "broken")
+
+
+class TestTwoProcesses:
+    def test_the_second_is_refused_while_the_first_works(self, alphapo, tiny, tmp_path):
+        from alphapo_cli.claims import Claim, take
+
+        line = ["train", *tiny, "run.name=x"]
+        claim = take(tmp_path / "runs" / "x" / ".claim")
+        assert isinstance(claim, Claim)
+        second = alphapo(*line)
+        assert second.code == 2
+        assert f"process {os.getpid()} on " in second.fault
+        assert "is working on this run" in second.fault
+        claim.release()
+        assert alphapo(*line).code == 0
+
+    def test_an_owner_that_was_replaced_stops_before_its_next_write(self, alphapo, tiny, tmp_path, monkeypatch):
+        from alphapo_cli.stages import attempt
+
+        after = attempt.Attempt.after_step
+
+        def stolen(self, step):
+            if step == 2:
+                os.rename(self.claim.path, self.claim.path.with_suffix(".dead"))
+            return after(self, step)
+
+        monkeypatch.setattr(attempt.Attempt, "after_step", stolen)
+        ran = alphapo("train", *tiny, "run.name=x", "probe.every=1")
+        assert ran.code == 1
+        assert "another process has taken over" in ran.err
+        metrics = (tmp_path / "runs" / "x" / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in metrics] == [0, 1]
+        assert json.loads((tmp_path / "runs" / "x" / "summary.json").read_text())["state"] == "running"

@@ -1,0 +1,134 @@
+"""Claims: one holder at a time, a dead one replaced, a lost one noticed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from alphapo_cli import claims
+from alphapo_cli.claims import Claim, ClaimLost, Owner, Standing, standing, take
+
+
+def other_host(folder: Path, *, silent_for: float) -> Path:
+    """A claim of another host whose last heartbeat was `silent_for` seconds ago."""
+    claim = take(folder)
+    assert isinstance(claim, Claim)
+    claim._over.set()
+    claim.path.write_text(json.dumps(asdict(replace(Owner.me(), host="elsewhere/b/1"))))
+    then = time.time() - silent_for
+    os.utime(claim.path, (then, then))
+    return claim.path
+
+
+def dead_owner(folder: Path) -> None:
+    """A claim by a process that has ended."""
+    code = f"from pathlib import Path; from alphapo_cli.claims import take; take(Path({str(folder)!r}))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class TestTake:
+    def test_one_holder(self, tmp_path):
+        claim = take(tmp_path)
+        assert isinstance(claim, Claim)
+        second = take(tmp_path)
+        assert isinstance(second, Standing)
+        assert second.owner == Owner.me()
+
+    def test_generations_count_on(self, tmp_path):
+        for generation in (1, 2, 3):
+            claim = take(tmp_path)
+            assert isinstance(claim, Claim)
+            assert claim.generation == generation
+            claim.release()
+
+    def test_a_dead_owner_on_this_host_is_replaced_at_once(self, tmp_path):
+        dead_owner(tmp_path)
+        now = standing(tmp_path)
+        assert now is not None
+        assert not now.held
+        claim = take(tmp_path)
+        assert isinstance(claim, Claim)
+        assert claim.generation == 2
+
+    def test_a_process_id_that_was_given_to_another_is_dead(self, tmp_path):
+        claim = take(tmp_path)
+        assert isinstance(claim, Claim)
+        claim.path.write_text(json.dumps(asdict(replace(Owner.me(), started="1"))))
+        assert isinstance(take(tmp_path), Claim)
+
+    @pytest.mark.parametrize(("silent_for", "held"), [(30, True), (90, False)])
+    def test_an_owner_on_another_host_is_dead_after_a_minute_of_silence(self, tmp_path, silent_for, held):
+        other_host(tmp_path, silent_for=silent_for)
+        assert isinstance(take(tmp_path), Standing if held else Claim)
+
+    def test_of_many_processes_one_gets_it(self, tmp_path):
+        """Also from an owner that they all find dead at the same moment."""
+        dead_owner(tmp_path)
+        context = multiprocessing.get_context("fork")
+        barrier, results = context.Barrier(8), context.Queue()
+
+        def contend() -> None:
+            barrier.wait()
+            results.put(isinstance(take(tmp_path), Claim))
+            barrier.wait()  # stay alive until all have tried
+
+        contenders = [context.Process(target=contend) for _ in range(8)]
+        for process in contenders:
+            process.start()
+        won = [results.get(timeout=30) for _ in contenders]
+        for process in contenders:
+            process.join()
+        assert sum(won) == 1
+        assert len(list(tmp_path.glob("000002.*"))) == 1
+
+    def test_a_file_system_without_hard_links(self, tmp_path, monkeypatch):
+        def refuse(*args, **kwargs):
+            raise PermissionError("no links here")
+
+        monkeypatch.setattr(os, "link", refuse)
+        assert isinstance(take(tmp_path), Claim)
+        assert isinstance(take(tmp_path), Standing)
+
+
+class TestLost:
+    def test_is_noticed(self, tmp_path):
+        claim = take(tmp_path)
+        assert isinstance(claim, Claim)
+        claim.check()
+        os.rename(claim.path, claim.path.with_suffix(".dead"))
+        with pytest.raises(ClaimLost, match="has taken over"):
+            claim.check()
+        written = []
+        with pytest.raises(ClaimLost), claim.committing():
+            written.append(1)
+        assert not written
+
+    def test_a_commit_is_final(self, tmp_path):
+        claim = take(tmp_path)
+        assert isinstance(claim, Claim)
+        with claim.committing():
+            assert isinstance(take(tmp_path), Standing)  # not while the result is being written
+        claim.release()
+        now = standing(tmp_path)
+        assert now is not None
+        assert (now.stage, now.generation, now.held) == ("done", 1, False)
+
+
+def test_the_heartbeat_goes_on_while_python_is_busy(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "HEARTBEAT", 0.02)
+    claim = take(tmp_path)
+    assert isinstance(claim, Claim)
+    os.utime(claim.path, (0, 0))
+    deadline = time.monotonic() + 10
+    while claim.path.stat().st_mtime == 0:
+        assert time.monotonic() < deadline
+        sum(range(20_000))
+    claim.release()
