@@ -270,7 +270,7 @@ def check_optimizer(args: TrainingArguments) -> None:
     except (ImportError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(
-            f"trainer.optim={args.optim}: {first} (install what it needs, or take trainer.optim=adamw_torch)"
+            f"trainer.optim={OptimizerNames(args.optim).value}: {first} (install what it needs, or take trainer.optim=adamw_torch)"
         ) from error
 
 
