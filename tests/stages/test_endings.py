@@ -9,6 +9,7 @@ import subprocess
 import time
 
 import pytest
+import torch
 
 
 def summary(path):
@@ -90,13 +91,29 @@ class TestDiverged:
         assert (first.code, second.code) == (1, 1)
         assert summary(second.path)["reason"] == summary(first.path)["reason"]
 
-    def test_a_last_step_that_breaks_the_model_is_a_failed_run(self, alphapo, scratch_line):
-        ran = alphapo(
-            "train", *scratch_line, "objective=cpo", "trainer.learning_rate=1e39", "trainer.max_steps=1",
-            "trainer.warmup_ratio=0", "trainer.max_grad_norm=0",
-        )  # fmt: skip
+    @pytest.mark.parametrize(("weight", "reason"), [("model.norm.weight", "a log-prob of the probe is nan at step 2"),
+                                                    ("unused", "weight unused is nan at step 2")])  # fmt: skip
+    def test_a_last_step_that_breaks_the_model_is_a_failed_run(self, weight, reason, alphapo, tiny, monkeypatch):
+        """Also where the broken weight is one that no probe token goes through."""
+        from alphapo_cli.policy import PolicyModel
+        from alphapo_cli.stages.attempt import Attempt
+
+        made, after = PolicyModel.__init__, Attempt.after_step
+
+        def with_unused(self, lm, **settings):
+            made(self, lm, **settings)
+            lm.register_parameter("unused", torch.nn.Parameter(torch.zeros(1)))
+
+        def breaking(self, step):
+            if step == 2:
+                self.trainer.policy.lm.get_parameter(weight).data.fill_(float("nan"))
+            return after(self, step)
+
+        monkeypatch.setattr(PolicyModel, "__init__", with_unused)
+        monkeypatch.setattr(Attempt, "after_step", breaking)
+        ran = alphapo("train", *tiny, "trainer.max_steps=2")
         assert ran.code == 1
-        assert "log-prob of the probe is " in ran.err.splitlines()[-1]
+        assert ran.err.splitlines()[-1].startswith(f"alphapo: {reason}")
         assert summary(ran.path)["state"] == "failed"
         assert not (ran.path / "model").exists()
 
