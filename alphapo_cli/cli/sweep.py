@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,12 @@ from alphapo_cli.cli.common import (
     sources,
 )
 from alphapo_cli.errors import AlphapoError
+
+if TYPE_CHECKING:
+    from alphapo_cli.sweep.engine import Policy
+    from alphapo_cli.sweep.grid import Grid
+    from alphapo_cli.sweep.schema import LauncherConfig
+    from alphapo_cli.sweep.state import SweepDirectory
 
 
 def register(app: typer.Typer) -> None:
@@ -39,6 +45,15 @@ def sweep(
     config_dir: ConfigDir = None,
     print_config: PrintConfig = False,
     json: Json = None,
+    status: Annotated[bool, typer.Option("--status", help="Show the state of every cell and exit.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and how, and exit.")] = False,
+    max_parallel: Annotated[
+        int | None, typer.Option("--max-parallel", min=1, help="Cells at a time at most (launcher.workers).")
+    ] = None,
+    no_retry: Annotated[bool, typer.Option("--no-retry", help="Leave failed cells of earlier lines alone.")] = False,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast/--keep-going", help="Stop at the first failed cell, or run the others.")
+    ] = False,
 ) -> None:
     """Run a grid of trainings and draw what alpha does. The same line again continues it.
 
@@ -51,25 +66,42 @@ def sweep(
       alphapo sweep alpha_ratio model.path=./my-model data=hh_rlhf data.path=pairs.jsonl.gz
 
       alphapo sweep objective=simpo,dpo,alphapo
+
+      alphapo sweep alpha launcher=slurm launcher.partition=gpu launcher.gpus=1
     """
-    from alphapo_cli.compose import to_yaml
+    from alphapo_cli.compose import compose, to_yaml
+    from alphapo_cli.overrides import read_line
+    from alphapo_cli.sweep.engine import Policy
     from alphapo_cli.sweep.grid import make
+    from alphapo_cli.sweep.launchers import check_keys
+    from alphapo_cli.sweep.schema import SweepConfig
     from alphapo_cli.sweep.state import SweepDirectory, another
 
     texts = list(arguments or [])
     name = texts.pop(0) if texts and "=" not in texts[0] else None
-    grid = make(name, texts, sources(config_dir))
+    where = sources(config_dir)
+    how = [text for text in texts if text.startswith("launcher")]
+    grid = make(name, [text for text in texts if text not in how], where)
+    launcher = compose("sweep", SweepConfig, [read_line(how, where)], where).launcher
+    if max_parallel is not None:
+        launcher.workers = max_parallel
+    check_keys(launcher)
     if print_config:
         print(
             f"# {len(grid.cells)} cells over {', '.join(grid.keys)}: "
             + "; ".join(" ".join(c.overrides) for c in grid.cells)
         )
         print(to_yaml(grid.cells[0].cfg), end="")
+        print(to_yaml(SweepConfig(launcher)), end="")
         return
     check_json_target(json)
     quiet_libraries()
     directory = SweepDirectory((out or Path(grid.cells[0].cfg.run.dir) / f"{grid.name}-{grid.hash}").expanduser())
     directory.check(grid)
+    policy = Policy(not no_retry, fail_fast, launcher.crashes)
+    if status or dry_run:
+        look(grid, directory, launcher, policy, dry_run=dry_run)
+        return
     announce(directory.path)
     note = another(directory.path, grid)
     if note:
@@ -79,7 +111,7 @@ def sweep(
 
     from alphapo_cli.stages.sweep import run_sweep, table
 
-    result = run_sweep(grid, directory)
+    result = run_sweep(grid, directory, launcher, policy)
     wide = Console()
     # A pipe has no width of its own; the table needs about this much.
     (wide if wide.is_terminal else Console(width=120)).print(table(directory))
@@ -89,3 +121,17 @@ def sweep(
     emit({"path": str(directory.path.resolve()), **result.summary}, json)
     if result.failed:
         raise AlphapoError(f"{len(result.failed)} of {len(grid.cells)} cells failed, first {result.failed[0]}")
+
+
+def look(grid: Grid, directory: SweepDirectory, launcher: LauncherConfig, policy: Policy, *, dry_run: bool) -> None:
+    """`--status` and `--dry-run`: read state files, run nothing, write nothing."""
+    from rich.console import Console
+
+    from alphapo_cli.sweep.engine import todo
+    from alphapo_cli.sweep.launchers import script
+    from alphapo_cli.sweep.status import status_table
+
+    wide = Console()
+    (wide if wide.is_terminal else Console(width=160)).print(status_table(grid, directory, policy, dry_run=dry_run))
+    if dry_run:
+        print(script(launcher, directory, len(todo(grid.cells, directory, policy))), end="")

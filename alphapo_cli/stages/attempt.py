@@ -153,7 +153,7 @@ class Attempt:
             return self._train(lm, snapshot)
         except ClaimLost:
             raise  # whoever has taken over writes the record now
-        except (KeyboardInterrupt, Interrupted) as error:
+        except (KeyboardInterrupt, SystemExit, Interrupted) as error:  # SystemExit: a scheduler requeues the job
             self._end("interrupted", "stopped by the user", 130)
             raise Interrupted(f"interrupted at step {self._step()}; the same line continues it") from error
         except AlphapoError as error:
@@ -349,6 +349,7 @@ class Attempt:
             template=digest(tokenizer.chat_template) if tokenizer.chat_template else None,
             start=self.materials.start,
             processes=self.processes.world,
+            steps=self.schedule.total_steps,
         )
 
 

@@ -1,4 +1,4 @@
-"""`alphapo sweep`: the cells of a grid one after another in one warm process, then the table and the pictures."""
+"""`alphapo sweep`: the cells of a grid through the engine, then the table and the pictures."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from alphapo_cli.errors import AlphapoError, Interrupted
 from alphapo_cli.sweep import best as best_of
+from alphapo_cli.sweep.display import Display
+from alphapo_cli.sweep.engine import OVER, Engine, Policy, todo
 from alphapo_cli.sweep.grid import Cell, Grid
+from alphapo_cli.sweep.launchers import make_launcher
+from alphapo_cli.sweep.launchers.base import Ended
+from alphapo_cli.sweep.schema import LauncherConfig
 from alphapo_cli.sweep.state import SweepDirectory
-
-if TYPE_CHECKING:
-    from alphapo_cli.stages.workshop import Workshop
 
 PICTURES = ("displacement", "outcome")
 
@@ -32,19 +32,23 @@ class SweepResult:
     sentence: str
 
 
-def run_sweep(grid: Grid, directory: SweepDirectory) -> SweepResult:
-    """Run what is not complete. A failed cell does not stop the others.
+def run_sweep(grid: Grid, directory: SweepDirectory, launcher: LauncherConfig, policy: Policy) -> SweepResult:
+    """Run what is not over. A failed cell does not stop the others, unless the policy says so.
 
     Raises:
         UsageError: bad input, found before the first cell.
         Interrupted: Ctrl-C or SIGTERM; the same line goes on.
     """
-    todo = [cell for cell in grid.cells if directory.cell(cell.id).state not in ("complete", "stopped")]
-    failed = _run_cells(grid, todo, directory) if todo else []
+    cells = todo(grid.cells, directory, policy)
+    note = directory.version_note() if cells else None
+    if note:
+        _say(note)
+    ended = _run_cells(grid, cells, directory, launcher, policy) if cells else []
+    failed = [f"{e.job.title}: {e.reason}" for e in ended if e.state not in OVER]
     found = best_of.find_best(directory)
     summary = directory.write_summary(found)
     pictures = {name: path for name in PICTURES if (path := directory.path / f"{name}.png").is_file()}
-    if todo or (grid.cells[0].cfg.tracking.pictures and _older(pictures, directory)):
+    if cells or (grid.cells[0].cfg.tracking.pictures and _older(pictures, directory)):
         pictures = make_pictures(directory, grid)
         _track(grid, directory, pictures, summary, bool(failed))
     return SweepResult(summary, failed, pictures, best_of.sentence(directory, found))
@@ -57,49 +61,24 @@ def _older(pictures: dict[str, Path], directory: SweepDirectory) -> bool:
     return len(drawn) < len(PICTURES) or min(drawn) < max(ends, default=0.0)
 
 
-def _run_cells(grid: Grid, todo: Sequence[Cell], directory: SweepDirectory) -> list[str]:
-    """Run cells one after another; what failed, and why."""
-    # Not before there is something to train: these bring torch and transformers.
-    from alphapo_cli.stages.workshop import Workshop
-
-    workshop = Workshop(warm=True)
-    for cell in todo:
+def _run_cells(
+    grid: Grid, cells: Sequence[Cell], directory: SweepDirectory, cfg: LauncherConfig, policy: Policy
+) -> list[Ended]:
+    """Check everything, then run `cells`; how each ended."""
+    configs = [cell.cfg for cell in cells]
+    for cell in cells:
         directory.cell(cell.id).check(cell.cfg, replace=False)
-        workshop.materials(cell.cfg)
-    directory.write(grid)
-    _say(f"{grid.description or grid.name}: {len(grid.cells)} cells, {len(grid.cells) - len(todo)} of them complete")
-    failed = []
-    for number, cell in enumerate(todo, 1):
-        _say(f"[{number}/{len(todo)}] {' '.join(cell.overrides)}")
-        reason = _run_cell(cell, directory, workshop)
-        if reason is not None:
-            failed.append(f"{' '.join(cell.overrides)}: {reason}")
-            _say(f"  failed: {reason}")
-        directory.write_summary(None)
-    return failed
-
-
-def _run_cell(cell: Cell, directory: SweepDirectory, workshop: Workshop) -> str | None:
-    """Run one cell; the reason why it failed, or None."""
-    from alphapo_cli.runs import manifest
-    from alphapo_cli.stages.train import Busy, Group, run
-
-    run_directory = directory.cell(cell.id)
-    group, quiet = Group(directory.path.name, "cell"), Console(stderr=True, quiet=True)
+    launcher = make_launcher(cfg, directory, configs)
     try:
-        run(cell.cfg, run_directory, workshop=workshop, group=group, console=quiet)
-    except (KeyboardInterrupt, Interrupted) as error:
-        directory.write_summary(None)
-        raise Interrupted(f"interrupted in {' '.join(cell.overrides)}; the same line goes on") from error
-    except Busy as error:
-        return str(error)
-    except Exception as error:
-        reason = str(error) if isinstance(error, AlphapoError) else f"{type(error).__name__}: {error}"
-        if run_directory.state != "failed":  # refused before anything of it was written
-            run_directory.begin(cell.cfg, manifest(note="refused before training"))
-            run_directory.finish("failed", reason, 0, {}, {})
-        return reason
-    return None
+        launcher.prepare(configs)
+        directory.write(grid)
+        done = len(grid.cells) - len(cells)
+        _say(f"{grid.description or grid.name}: {len(grid.cells)} cells, {done} of them complete")
+        with Display(directory, cells) as display:
+            engine = Engine(directory, launcher, policy, display.tell, display.tick)
+            return engine.run(cells)
+    finally:
+        launcher.close()
 
 
 def make_pictures(directory: SweepDirectory, grid: Grid) -> dict[str, Path]:

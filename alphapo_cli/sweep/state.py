@@ -15,7 +15,7 @@ from typing import Any
 
 from alphapo_cli.errors import UsageError
 from alphapo_cli.files import write_json
-from alphapo_cli.runs import RunDirectory, versions
+from alphapo_cli.runs import RunDirectory, version_changes, versions
 from alphapo_cli.sweep.grid import Grid
 
 
@@ -56,6 +56,11 @@ class SweepDirectory:
                 f"{self.path} holds another sweep (differs in: {', '.join(differing(old, grid))}); choose another --out"
             )
 
+    def version_note(self) -> str | None:
+        """One line where the cells so far were made by other versions."""
+        changes = version_changes((self.record() or {}).get("versions", {}), versions())
+        return f"note: this sweep was begun under other versions ({changes})" if changes else None
+
     def write(self, grid: Grid) -> None:
         """Add this grid's cells to sweep.json; cells of earlier lines stay."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -83,7 +88,7 @@ class SweepDirectory:
                     "id": cell["id"],
                     "point": cell["point"],
                     "overrides": cell["overrides"],
-                    "state": summary.get("state", "pending") if run.path.is_dir() else "pending",
+                    "state": run.state,
                     "reason": summary.get("reason"),
                     "step": summary.get("step", 0),
                     "metrics": summary.get("metrics", {}),

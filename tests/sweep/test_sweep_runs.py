@@ -12,6 +12,7 @@ import wandb_file
 from alphapo_cli import metrics_catalog
 
 ALPHA = "objective.shape.alpha"
+HERE = "launcher.workers=0"  # cells in this process: no seconds of imports a sweep
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +21,7 @@ def swept(tmp_path_factory, shared_cache):
     from conftest import TINY, run_here
 
     folder = tmp_path_factory.mktemp("swept")
-    line = ("sweep", "alpha", f"{ALPHA}=0,1", *TINY, "trainer.max_steps=2", "--json", "result.json")
+    line = ("sweep", "alpha", f"{ALPHA}=0,1", *TINY, HERE, "trainer.max_steps=2", "--json", "result.json")
     ran = run_here(line, folder, shared_cache)
     assert ran.code == 0, ran.err
     return ran
@@ -29,7 +30,7 @@ def swept(tmp_path_factory, shared_cache):
 @pytest.fixture
 def small(tiny):
     """Overrides of a cell that takes half a second."""
-    return (*tiny, "trainer.max_steps=2")
+    return (*tiny, HERE, "trainer.max_steps=2")
 
 
 def copied(ran, folder):
@@ -119,7 +120,7 @@ class TestDirectory:
 def test_a_cell_is_what_a_single_run_is(swept, alphapo, small):
     """Warm and shared in one process, or alone: the same bytes."""
     cell = next(c for c in summary(swept)["cells"] if c["overrides"] == [f"{ALPHA}=1"])
-    alone = alphapo("train", f"{ALPHA}=1", *small)
+    alone = alphapo("train", f"{ALPHA}=1", *(text for text in small if text != HERE))
     theirs = swept.path / "cells" / cell["id"]
     assert (alone.path / "metrics.jsonl").read_bytes() == (theirs / "metrics.jsonl").read_bytes()
     assert json.loads((alone.path / "summary.json").read_text())["metrics"] == cell["metrics"]
@@ -193,7 +194,7 @@ def diverging(pairs):
 
     steps = ("trainer.max_steps=12", "trainer.warmup_ratio=0", "trainer.max_grad_norm=0")
     data = ("data=jsonl", f"data.path={pairs['plain']}")
-    return ("sweep", "objective=cpo", *SCRATCH, *BARE, *data, *steps, "trainer.learning_rate=0.001,1e30,0.002")
+    return ("sweep", "objective=cpo", HERE, *SCRATCH, *BARE, *data, *steps, "trainer.learning_rate=0.001,1e30,0.002")
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +231,16 @@ class TestFailure:
 
 class TestInterrupted:
     def test_then_the_same_line_completes(self, alphapo, tiny, tmp_path, interrupt, snapshot):
-        line = ("sweep", "alpha", f"{ALPHA}=0,1,2", *tiny, "trainer.max_steps=16", "probe.every=8", "probe.samples=2")
+        line = (
+            "sweep",
+            "alpha",
+            f"{ALPHA}=0,1,2",
+            *tiny,
+            HERE,
+            "trainer.max_steps=16",
+            "probe.every=8",
+            "probe.samples=2",
+        )
 
         def in_the_second():
             cells = list(tmp_path.glob("runs/alpha-*/cells/*"))
@@ -241,7 +251,10 @@ class TestInterrupted:
         interrupt(in_the_second)
         stopped = alphapo(*line)
         assert stopped.code == 130
-        assert stopped.err.splitlines()[-1].startswith(f"alphapo: interrupted in {ALPHA}=1;")
+        assert (
+            stopped.err.splitlines()[-1]
+            == "alphapo: interrupted; 1 of 3 cells of this line done; the same line goes on"
+        )
         assert states(stopped) == {"0": "complete", "1": "interrupted", "2": "pending"}
         (done,) = [c["id"] for c in summary(stopped)["cells"] if c["state"] == "complete"]
         before = snapshot(stopped.path / "cells" / done)

@@ -1,0 +1,59 @@
+"""One cell, in whatever process runs it; what cells share stays in that process's memory."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alphapo_cli.errors import AlphapoError, Interrupted
+from alphapo_cli.schema import TrainConfig
+from alphapo_cli.sweep.launchers.base import Ended, Job
+from alphapo_cli.sweep.state import SweepDirectory
+
+if TYPE_CHECKING:
+    from alphapo_cli.stages.workshop import Workshop
+
+
+@functools.cache
+def _workshop() -> Workshop:
+    from alphapo_cli.stages.workshop import Workshop
+
+    return Workshop(warm=True)
+
+
+def prepare(cells: Sequence[TrainConfig]) -> None:
+    """Read and check what the cells train on, and fill the caches.
+
+    Raises:
+        UsageError: bad input.
+    """
+    for cfg in cells:
+        _workshop().materials(cfg)
+
+
+def run_job(job: Job) -> Ended:
+    """Run one cell to its end. Raises nothing that training may raise: the run directory has the reason."""
+    from rich.console import Console
+
+    from alphapo_cli.runs import manifest
+    from alphapo_cli.stages.train import Busy, Group, run
+
+    os.chdir(job.folder)
+    directory = SweepDirectory(Path(job.sweep)).cell(job.id)
+    group, quiet = Group(Path(job.sweep).name, "cell"), Console(stderr=True, quiet=True)
+    try:
+        summary = run(job.cfg, directory, workshop=_workshop(), group=group, console=quiet)
+    except Busy as error:
+        return Ended(job, "busy", str(error))
+    except (KeyboardInterrupt, Interrupted) as error:
+        return Ended(job, "interrupted", str(error) or "stopped by the user")
+    except Exception as error:
+        reason = str(error) if isinstance(error, AlphapoError) else f"{type(error).__name__}: {error}".splitlines()[0]
+        if directory.state == "pending":  # refused before anything of it was written
+            directory.begin(job.cfg, manifest(note="refused before training"))
+            directory.finish("failed", reason, 0, {}, {})
+        return Ended(job, "failed", reason)
+    return Ended(job, str(summary["state"]), summary.get("reason"))

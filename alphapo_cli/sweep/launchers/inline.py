@@ -1,0 +1,40 @@
+"""`launcher.workers=0`: cells one after another in this process."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from alphapo_cli.schema import TrainConfig
+from alphapo_cli.sweep.cell import prepare, run_job
+from alphapo_cli.sweep.launchers.base import Ended, Job
+
+
+class InlineLauncher:
+    """See `Launcher`; a cell runs inside `wait`."""
+
+    def __init__(self) -> None:
+        self.queue: deque[Job] = deque()
+
+    def prepare(self, cells: Sequence[TrainConfig]) -> None:
+        prepare(cells)
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        self.queue.extend(jobs)
+
+    def wait(self, seconds: float) -> list[Ended]:
+        if not self.queue:
+            return []
+        ended = run_job(self.queue.popleft())
+        if ended.state == "interrupted":  # the signal was this process's
+            raise KeyboardInterrupt
+        return [ended]
+
+    def stop(self) -> None:
+        self.queue.clear()
+
+    def under_way(self) -> list[Job]:
+        return []
+
+    def close(self) -> None:
+        self.queue.clear()
