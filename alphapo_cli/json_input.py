@@ -7,6 +7,7 @@ characters that a JSON string may hold as they are (U+2028, U+0085). A byte-orde
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ _BOM = b"\xef\xbb\xbf"
 # Integers of so many digits fit a float64; longer ones become one, as 1e400 already does. Python refuses to read them
 # at all from 4301 digits on.
 _DIGITS = 308
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]|\n')
 
 
 def lines(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
@@ -60,7 +62,9 @@ def parse(text: str, where: str) -> Any:
     try:
         return loads(text)
     except json.JSONDecodeError as error:
-        raise UsageError(f"{where}: broken JSON ({error.msg} at column {error.colno})") from error
+        raise UsageError(
+            f"{where}: broken JSON ({error.msg} at column {error.colno}); each line holds one JSON object"
+        ) from error
     except RecursionError as error:
         raise UsageError(f"{where}: JSON nested too deeply to be read") from error
 
@@ -72,3 +76,29 @@ def loads(text: str) -> Any:
 
 def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= _DIGITS else float(digits)
+
+
+def deepest_line(text: str) -> int:
+    """The number of the line on which brackets are nested deepest: where to look when `loads` gave up."""
+    line, depth, deepest, found = 1, 0, 0, 1
+    for token in _BRACKETS.findall(text):
+        if token == "\n":
+            line += 1
+        elif token in ("[", "{"):
+            depth += 1
+            if depth > deepest:
+                deepest, found = depth, line
+        elif token in ("]", "}"):
+            depth -= 1
+    return found
+
+
+def half_character(text: str) -> int | None:
+    """The place of the first lone surrogate (JSON's "\\ud800"), which no tokenizer takes and no file can hold."""
+    if text.isascii():
+        return None
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
