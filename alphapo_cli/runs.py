@@ -29,7 +29,7 @@ from omegaconf import OmegaConf
 from alphapo_cli import __version__
 from alphapo_cli.compose import leaves, to_dict, to_yaml
 from alphapo_cli.errors import UsageError
-from alphapo_cli.files import read_jsonl, write_atomic, write_json
+from alphapo_cli.files import check_folder, read_jsonl, usable, write_atomic, write_json
 
 # Settings that say where and how a run is watched, not what it computes.
 FILES = ("summary.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "curves.png", "config.yaml", "samples", "model",
@@ -119,9 +119,17 @@ class RunDirectory:
         """Check that this directory may be used for `cfg`. Returns its state; creates nothing.
 
         Raises:
-            UsageError: it holds another configuration, or something that is not a run.
+            UsageError: it holds another configuration, or something that is not a run; it cannot be written.
         """
-        if not self.path.exists() or not any(self.path.iterdir()):
+        fix = "choose another run.dir or run.name"
+        with usable(self.path, fix):
+            state = self._claim(cfg, replace=replace)
+        if state != "complete":
+            check_folder(self.path, fix)
+        return state
+
+    def _claim(self, cfg: Any, *, replace: bool) -> str:
+        if not self.path.is_dir() or not any(self.path.iterdir()):
             return "pending"
         if not self.is_run:
             raise UsageError(f"{self.path} exists and is not a run directory; choose another run.name or move it away")
