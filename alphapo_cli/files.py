@@ -3,6 +3,9 @@
 Files are written under a temporary name in their own directory, flushed to disk and renamed, so that a reader sees the
 old content or the new one and never a part. Logs are the exception: they grow line by line, and a torn last line (the
 process died while writing it) is left out when read and cut off before the next line is added.
+
+Whether a place can be written at all is found out before any work, by writing there: permission bits say nothing about
+root, nor about a file system that takes no files.
 """
 
 from __future__ import annotations
@@ -13,13 +16,79 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.errors import AlphapoError
+from alphapo_cli.errors import AlphapoError, UsageError
 
 _TAIL_BLOCK = 1 << 16  # bytes read at a time when looking for the end of the last whole line
+
+
+@contextlib.contextmanager
+def usable(path: str | os.PathLike[str], fix: str) -> Iterator[None]:
+    """Turns an OSError within the block into a UsageError about `path`; `fix` ends the line ("choose another --out")."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be used ({error.strerror or error}); {fix}") from error
+
+
+def check_folder(path: str | os.PathLike[str], fix: str) -> None:
+    """Can files be written into the directory `path`, made first where it is missing? Nothing stays behind.
+
+    Raises:
+        UsageError: not, and why; `fix` ends the line.
+    """
+    with usable(path, fix):
+        place = Path(path).absolute()
+        existing = next(p for p in (place, *place.parents) if os.path.lexists(p))
+        if not existing.is_dir():
+            raise UsageError(f"{path}: {existing} is not a directory; {fix}")
+        for part in place.relative_to(existing).parts:
+            with contextlib.suppress(FileNotFoundError):
+                os.lstat(existing / part)  # refuses a name that is too long
+        _try_to_write(existing)
+
+
+def check_file(path: str, option: str) -> None:
+    """Can the file `path`, given as `option`, be written? Nothing stays behind.
+
+    Raises:
+        UsageError: it is a directory, its folder does not exist, or that cannot be written.
+    """
+    if not path:
+        raise UsageError(f"{option} '': the name is empty; name a file")
+    target = Path(path)
+    try:
+        if target.is_dir():
+            raise UsageError(f"{option} {path}: is a directory; name a file in it")
+        folder = target.absolute().parent
+        if not folder.is_dir():
+            raise UsageError(f"{option} {path}: no such folder {folder}")
+        if is_stream(target):
+            if not os.access(target, os.W_OK):  # not opened: the reader of a pipe would see it end
+                raise UsageError(f"{option} {path}: cannot be written; name another file")
+            return
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(target)  # refuses a name that is too long
+        _try_to_write(folder)
+    except OSError as error:
+        raise UsageError(
+            f"{option} {path}: cannot be written ({error.strerror or error}); name another file"
+        ) from error
+
+
+def is_stream(path: Path) -> bool:
+    """A device or a pipe, which is written into where it is and never replaced (a link in /dev may lead to a file)."""
+    return path.exists() and (path.is_relative_to("/dev") or not (path.is_file() or path.is_dir()))
+
+
+def _try_to_write(folder: Path) -> None:
+    handle, name = tempfile.mkstemp(prefix=".alphapo-", dir=folder)
+    os.close(handle)
+    os.unlink(name)
 
 
 def jsonable(value: Any) -> Any:

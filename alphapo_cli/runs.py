@@ -32,7 +32,7 @@ from alphapo_cli import __version__
 from alphapo_cli.claims import standing
 from alphapo_cli.compose import leaves, to_dict, to_yaml
 from alphapo_cli.errors import UsageError
-from alphapo_cli.files import json_line, read_jsonl, write_atomic, write_json
+from alphapo_cli.files import check_folder, json_line, read_jsonl, usable, write_atomic, write_json
 
 # What a run writes; `begin` removes these and nothing else. The claim outlives them.
 FILES = ("summary.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "curves.png", "config.yaml", "samples", "model",
@@ -139,8 +139,16 @@ class RunDirectory:
         """Check that this directory may be used for `cfg`. Returns its state; creates nothing.
 
         Raises:
-            UsageError: it holds another configuration, or something that is not a run.
+            UsageError: it holds another configuration, or something that is not a run; it cannot be written.
         """
+        fix = "choose another run.dir or run.name"
+        with usable(self.path, fix):
+            state = self._check(cfg, replace=replace)
+        if state != "complete":
+            check_folder(self.path, fix)
+        return state
+
+    def _check(self, cfg: Any, *, replace: bool) -> str:
         if self._is_empty():
             return "pending"
         if not self.is_run:

@@ -31,10 +31,14 @@ def sources(config_dir: Path | None) -> Any:
     """Where YAML is looked for.
 
     Raises:
-        UsageError: --config-dir is not a directory.
+        UsageError: --config-dir is not a directory, or the current directory is gone.
     """
     from alphapo_cli.overrides import Sources
 
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UsageError("the current directory does not exist any more; cd to one that does") from error
     if config_dir is not None and not config_dir.is_dir():
         raise UsageError(f"--config-dir {config_dir}: no such directory")
     return Sources(config_dir.resolve() if config_dir else None)
@@ -58,9 +62,13 @@ def emit(result: dict[str, Any], target: str | None) -> None:
     if target == "-":
         print(json.dumps(result, allow_nan=False), flush=True)
         return
-    from alphapo_cli.files import write_json
+    from alphapo_cli.files import is_stream, write_json
 
-    write_json(Path(target), result)
+    if is_stream(Path(target)):
+        with open(target, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(result, allow_nan=False) + "\n")
+        return
+    write_json(target, result)
 
 
 def print_table(table: Any) -> None:
@@ -75,10 +83,12 @@ def check_json_target(target: str | None) -> None:
     """Find out before any work that FILE can be written.
 
     Raises:
-        UsageError: its folder does not exist.
+        UsageError: it cannot.
     """
-    if target not in (None, "-") and not Path(str(target)).resolve().parent.is_dir():
-        raise UsageError(f"--json {target}: no such folder {Path(str(target)).resolve().parent}")
+    if target is not None and target != "-":
+        from alphapo_cli.files import check_file
+
+        check_file(target, "--json")
 
 
 def quiet_libraries() -> None:

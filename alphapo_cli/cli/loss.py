@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
+import sys
+import zlib
 from pathlib import Path
 from typing import Annotated
 
@@ -49,23 +52,23 @@ def loss(
     if print_config:
         print(to_yaml(cfg.objective), end="")
         return
-    lines = _lines(pairs)
+    content = _content(pairs)
 
     import json
 
     from alphapo_cli.objective import rows
     from alphapo_cli.objective.preference import build
 
-    for result in rows.evaluate(build(cfg.objective), rows.parse(lines, str(pairs)), str(pairs)):
-        print(json.dumps(result, allow_nan=False))
+    name = str(pairs)
+    results = rows.evaluate(build(cfg.objective), rows.parse(io.BytesIO(content), name), name)
+    # Not before every row has been computed: a reader of stdout sees all rows or none.
+    sys.stdout.write("".join(json.dumps(result, allow_nan=False) + "\n" for result in results))
 
 
-def _lines(path: Path) -> list[str]:
+def _content(path: Path) -> bytes:
     try:
-        if path.suffix == ".gz":
-            with gzip.open(path, "rt", encoding="utf-8") as stream:
-                return stream.read().splitlines()
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"{path}: cannot be read ({reason})") from error

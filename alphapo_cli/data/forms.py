@@ -15,12 +15,14 @@ import difflib
 import itertools
 import math
 import re
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 from alphapo_cli.data.records import ROLES, Conversation, Message, Side, TextPair, Verbatim
 from alphapo_cli.data.sources import CsvText, Row
 from alphapo_cli.errors import UsageError
+from alphapo_cli.json_input import half_character
 from alphapo_cli.schema import DataConfig
 
 _HEADER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
@@ -123,7 +125,7 @@ def _from_messages(
     sides: list[Conversation] = []
     for name, value in ((cfg.chosen_column, chosen), (cfg.rejected_column, rejected)):
         if isinstance(value, str) and isinstance(given, list):
-            messages: Conversation = ({"role": "assistant", "content": value},)
+            messages: Conversation = ({"role": "assistant", "content": _whole(value, row, name)},)
         else:
             messages = _messages(value, row, name)
         if not messages:
@@ -160,16 +162,26 @@ def _message(value: Any, row: Row, name: str) -> Message:
         raise UsageError(f"{row.where}: '{name}' is not a message with 'role' and 'content'{keys}")
     role, content = value["role"], value["content"]
     if role not in ROLES:
-        raise UsageError(f"{row.where}: '{name}' has role {role!r}; supported are {', '.join(ROLES)}")
+        raise UsageError(f"{row.where}: '{name}' has role {reprlib.repr(role)}; supported are {', '.join(ROLES)}")
     if not isinstance(content, str):
         raise UsageError(f"{row.where}: the content of '{name}' is {_type(content)}, not text")
-    return {"role": role, "content": content}
+    return {"role": role, "content": _whole(content, row, name)}
 
 
 def _text(value: Any, row: Row, name: str, form: str = "pairs") -> str:
     if not isinstance(value, str):
         raise UsageError(f"{row.where}: '{name}' is {_type(value)}, not text as in the form '{form}'; set data.format")
-    return str(value)
+    return _whole(str(value), row, name)
+
+
+def _whole(text: str, row: Row, name: str) -> str:
+    place = half_character(text)
+    if place is not None:
+        raise UsageError(
+            f"{row.where}: '{name}' holds half a character (\\u{ord(text[place]):04x}) at {place}; it cannot be written "
+            "as UTF-8; correct the row or leave it out"
+        )
+    return text
 
 
 def _column(row: Row, cfg: DataConfig, part: str, hint: str = "") -> Any:

@@ -15,11 +15,12 @@ import itertools
 import json
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alphapo_cli import json_input
 from alphapo_cli.errors import UsageError, nearest
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".parquet")
@@ -93,43 +94,34 @@ def _read_file(path: Path) -> Iterator[Row]:
                 yield from _read_lines(path, stream)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UsageError(f"{path}: not a whole gzip file ({error}); copy it again") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _open(path: Path) -> io.TextIOBase | io.TextIOWrapper:
-    # utf-8-sig: spreadsheets and some editors put a byte-order mark first.
-    if path.name.lower().endswith(".gz"):
-        return io.TextIOWrapper(gzip.open(path, "rb"), encoding="utf-8-sig")
-    return path.open(encoding="utf-8-sig", newline="")
+def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
+    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
 
 
-def _read_lines(path: Path, stream: Iterator[str] | io.TextIOBase) -> Iterator[Row]:
-    for number, line in enumerate(stream, 1):
-        if not line.strip():
-            continue
+def _read_lines(path: Path, stream: Iterable[bytes]) -> Iterator[Row]:
+    for number, line in json_input.lines(stream, str(path)):
         where = f"{path}: line {number}"
-        try:
-            value = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            what = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
-            raise UsageError(f"{where}: broken JSON ({what}); each line holds one JSON object") from error
-        yield Row(_object(value, where), number, where)
+        yield Row(_object(json_input.parse(line, where), where), number, where)
 
 
 def _read_json(path: Path) -> Iterator[Row]:
     with _open(path) as stream:
-        text = stream.read()
+        content = stream.read()
+    text = json_input.whole(content, str(path))
     try:
-        values = json.loads(text)
+        values = json_input.loads(text)
     except json.JSONDecodeError as error:
         # Many ".json" files hold one object a line.
         if error.msg == "Extra data" and text.lstrip().startswith("{"):
-            yield from _read_lines(path, io.StringIO(text))
+            yield from _read_lines(path, io.BytesIO(content))
             return
         raise UsageError(f"{path}: line {error.lineno}: broken JSON ({error.msg} at column {error.colno})") from error
+    except RecursionError as error:
+        raise UsageError(f"{path}: line {json_input.deepest_line(text)}: JSON nested too deeply to be read") from error
     if isinstance(values, dict):
         # {"data": [...]}, or a single row.
         inner = list(values.values())
@@ -143,17 +135,17 @@ def _read_json(path: Path) -> Iterator[Row]:
 
 def _read_csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    with _open(path) as stream:
-        reader = csv.DictReader(stream)
-        try:
-            for number, values in enumerate(reader, 1):
-                where = f"{path}: row {number}"
-                if None in values:
-                    raise UsageError(f"{where}: more fields than the header names; quote fields that hold commas")
-                fields = {key: CsvText(value) for key, value in values.items() if value is not None}
-                yield Row(fields, number, where)
-        except csv.Error as error:
-            raise UsageError(f"{path}: line {reader.line_num}: broken CSV ({error})") from error
+    text = json_input.whole(path.read_bytes(), str(path))
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        for number, values in enumerate(reader, 1):
+            where = f"{path}: row {number}"
+            if None in values:
+                raise UsageError(f"{where}: more fields than the header names; quote fields that hold commas")
+            fields = {key: CsvText(value) for key, value in values.items() if value is not None}
+            yield Row(fields, number, where)
+    except csv.Error as error:
+        raise UsageError(f"{path}: line {reader.line_num}: broken CSV ({error})") from error
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:

@@ -22,7 +22,7 @@ from typing import Any
 from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.judges.journal import FILE as JUDGEMENTS
 from alphapo_cli.evaluation.judges.journal import check_free
-from alphapo_cli.files import write_json
+from alphapo_cli.files import check_folder, usable, write_json
 from alphapo_cli.runs import digest
 
 
@@ -62,13 +62,17 @@ class EvalDirectory:
         """pending, continued, statistics (only these differ) or complete. Creates and removes nothing.
 
         Raises:
-            UsageError: the directory holds another evaluation, or something else.
+            UsageError: the directory holds another evaluation, or something else; it cannot be written.
         """
-        if not self.path.exists():
-            return "pending"
-        if not self.path.is_dir():
-            raise UsageError(f"--out {self.path} is a file, not a directory")
-        if not any(self.path.iterdir()):
+        fix = "choose another --out"
+        with usable(self.path, fix):
+            state = self._claim(identity, statistics, replace=replace)
+        if state != "complete":
+            check_folder(self.path, fix)
+        return state
+
+    def _claim(self, identity: dict[str, Any], statistics: dict[str, Any], *, replace: bool) -> str:
+        if not self.path.is_dir() or not any(self.path.iterdir()):
             return "pending"
         stored = _read(self.manifest)
         if stored is None or not isinstance(stored.get("identity"), dict):

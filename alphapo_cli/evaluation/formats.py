@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alphapo_cli import json_input
 from alphapo_cli.errors import UsageError
 
 DEFAULT_FILE = {"outputs": "model_outputs.json", "annotations": "annotations.json"}
@@ -189,7 +190,7 @@ def _inside(path: Path, kind: str) -> Path:
 def _rows(path: Path) -> Sequence[Mapping[str, Any]]:
     text = read_text(path)
     try:
-        loaded = json.loads(text)
+        loaded = json_input.loads(text)
     except json.JSONDecodeError as error:
         raise UsageError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
     except RecursionError as error:
@@ -210,14 +211,12 @@ def _text(row: Mapping[str, Any], column: str, where: str) -> str:
     value = row[column]
     if not isinstance(value, str):
         raise UsageError(f"{where}: '{column}' is {json.dumps(value)[:40]}, not text")
-    if not value.isascii():
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise UsageError(
-                f"{where}: '{column}' holds half a character (\\u{ord(value[error.start]):04x}) at {error.start}; "
-                "it cannot be written as UTF-8"
-            ) from error
+    place = json_input.half_character(value)
+    if place is not None:
+        raise UsageError(
+            f"{where}: '{column}' holds half a character (\\u{ord(value[place]):04x}) at {place}; it cannot be written "
+            "as UTF-8"
+        )
     return value
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.errors import UsageError
-from alphapo_cli.files import write_atomic
+from alphapo_cli.files import check_file, write_atomic
 
 COLUMNS = ("win_rate", "standard_error", "n_wins", "n_wins_base", "n_draws", "n_total", "discrete_win_rate", "mode",
            "avg_length", "length_controlled_winrate", "lc_standard_error")  # fmt: skip
@@ -22,10 +22,9 @@ def check(path: Path) -> None:
     """Find out before any work that `path` can take a row.
 
     Raises:
-        UsageError: its folder does not exist, or it is not a leaderboard.
+        UsageError: it cannot be written, or it is not a leaderboard.
     """
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"--leaderboard {path}: no such folder {path.absolute().parent}")
+    check_file(str(path), "--leaderboard")
     _read(path)
 
 

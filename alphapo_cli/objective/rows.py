@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
+import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
+from alphapo_cli import json_input
 from alphapo_cli.errors import UsageError
 from alphapo_cli.logprobs import AnswerLogProbs
 from alphapo_cli.objective.preference import Objective
@@ -18,22 +19,17 @@ TOKENS = ("chosen_tokens", "rejected_tokens")
 REFERENCE = ("ref_chosen_logp", "ref_rejected_logp")
 
 
-def parse(lines: Iterable[str], where: str) -> list[tuple[int, dict[str, Any]]]:
+def parse(stream: Iterable[bytes], where: str) -> list[tuple[int, dict[str, Any]]]:
     """(line number, row) of every line that is not blank.
 
     Raises:
-        UsageError: a line that is not a JSON object, with its number; no rows at all.
+        UsageError: a line that is not a JSON object in UTF-8, with its number; no rows at all.
     """
     rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UsageError(f"{where}, line {number}: not valid JSON ({error})") from error
+    for number, line in json_input.lines(stream, where):
+        row = json_input.parse(line, f"{where}: line {number}")
         if not isinstance(row, dict):
-            raise UsageError(f'{where}, line {number}: a row is a JSON object like {{"chosen_logp": -12.5, ...}}')
+            raise UsageError(f'{where}: line {number}: a row is a JSON object like {{"chosen_logp": -12.5, ...}}')
         rows.append((number, row))
     if not rows:
         raise UsageError(f"{where}: no rows; one JSON object a line with {', '.join((*LOGPS, *TOKENS))}")
@@ -44,12 +40,13 @@ def evaluate(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where
     """Loss, rewards, reward margin and gradients of every row, in order.
 
     The margin is the chosen minus the rejected reward, before gamma. Gradients are with respect to the summed
-    log-probs. An objective without a preference term gives null for a rejected side that is not there.
+    log-probs. An objective without a preference term gives null for a rejected side that is missing or null.
 
     Raises:
-        UsageError: a column that the objective needs is missing or not a finite number, with the row's number.
+        UsageError: a column that the objective needs is missing or not a finite number, or a result is not finite in
+            float64, with the row's number.
     """
-    two = objective.needs_rejected or all(LOGPS[1] in row and TOKENS[1] in row for _, row in rows)
+    two = objective.needs_rejected or all(row.get(n) is not None for _, row in rows for n in (LOGPS[1], TOKENS[1]))
     sides = 2 if two else 1
     needed = [*LOGPS[:sides], *TOKENS[:sides], *(REFERENCE[:sides] if objective.needs_reference else ())]
     values = {name: [_number(row, name, number, where, objective) for number, row in rows] for name in needed}
@@ -63,31 +60,42 @@ def evaluate(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where
     (gradient,) = torch.autograd.grad(result.loss.sum(), sums)
     margins = result.margins.tolist() if result.margins is not None else [None] * len(rows)
     out = []
-    for i in range(len(rows)):
-        out.append(
-            {
-                "loss": result.loss[i].item(),
-                "chosen_reward": result.rewards[0, i].item(),
-                "rejected_reward": result.rewards[1, i].item() if two else None,
-                "margin": margins[i],
-                "d_loss_d_chosen_logp": gradient[0, i].item(),
-                "d_loss_d_rejected_logp": gradient[1, i].item() if two else None,
-            }
-        )
+    for i, (number, row) in enumerate(rows):
+        found: dict[str, float | None] = {
+            "loss": result.loss[i].item(),
+            "chosen_reward": result.rewards[0, i].item(),
+            "rejected_reward": result.rewards[1, i].item() if two else None,
+            "margin": margins[i],
+            "d_loss_d_chosen_logp": gradient[0, i].item(),
+            "d_loss_d_rejected_logp": gradient[1, i].item() if two else None,
+        }
+        for name, value in found.items():
+            if value is not None and not math.isfinite(value):
+                given = ", ".join(f"{n}={row[n]}" for n in needed if n not in TOKENS)
+                raise UsageError(
+                    f"{where}: line {number}: {name} of objective '{objective.name}' is beyond float64 at {given}; "
+                    "correct the row"
+                )
+        out.append(found)
     return out
 
 
 def _number(row: Mapping[str, Any], name: str, number: int, where: str, objective: Objective) -> float:
     if name not in row:
         raise UsageError(
-            f"{where}, line {number}: no '{name}', which objective '{objective.name}' needs (the row has: {', '.join(row) or 'nothing'})"
+            f"{where}: line {number}: no '{name}', which objective '{objective.name}' needs (the row has: {', '.join(row) or 'nothing'})"
         )
     value = row[name]
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise UsageError(f"{where}, line {number}: {name}={value!r} must be a finite number")
+        raise UsageError(f"{where}: line {number}: {name}={_shown(value)} must be a finite number")
     if name in TOKENS and (value < 1 or value != int(value)):
-        raise UsageError(f"{where}, line {number}: {name}={value!r} must be a whole number of at least 1")
+        raise UsageError(f"{where}: line {number}: {name}={value!r} must be a whole number of at least 1")
     return float(value)
+
+
+def _shown(value: Any) -> str:
+    # Shortened: it may be very long, or nested as deep as could just be read.
+    return "null" if value is None else reprlib.repr(value)
 
 
 def _columns(rows: list[tuple[int, dict[str, Any]]], used: list[str]) -> dict[str, torch.Tensor]:

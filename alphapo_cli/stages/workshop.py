@@ -24,7 +24,7 @@ from alphapo_cli.data.prepare import PreparedData, prepare
 from alphapo_cli.data.records import LoadCounts, LoadedPairs
 from alphapo_cli.data.tokens import TokenPairs
 from alphapo_cli.errors import UsageError
-from alphapo_cli.files import write_atomic
+from alphapo_cli.files import check_folder, write_atomic
 from alphapo_cli.locations import cache_dir
 from alphapo_cli.models import Room, from_scratch, load_model, load_tokenizer, locate, room, state_hash
 from alphapo_cli.policy import PolicyModel
@@ -52,6 +52,7 @@ class Workshop:
     def __init__(self, *, warm: bool = False, cache: Path | None = None, processes: Processes | None = None) -> None:
         self.warm = warm
         self.cache = cache or cache_dir()
+        check_folder(self.cache, "set ALPHAPO_CACHE to a directory that can be written")
         self.processes = processes or Processes()
         self.kept: dict[str, Any] = {}
 

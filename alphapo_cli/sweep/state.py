@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.errors import UsageError
-from alphapo_cli.files import write_json
+from alphapo_cli.files import check_folder, write_json
 from alphapo_cli.runs import RunDirectory, version_changes, versions
 from alphapo_cli.sweep.grid import Grid
 
@@ -44,9 +44,10 @@ class SweepDirectory:
         """May this grid go on here?
 
         Raises:
-            UsageError: the directory holds another sweep, or something else.
+            UsageError: the directory holds another sweep, or something else; it cannot be written.
         """
-        if not self.path.exists() or not any(self.path.iterdir()):
+        check_folder(self.path, "choose another --out or run.dir")
+        if not self.path.is_dir() or not any(self.path.iterdir()):
             return
         old = self.record()
         if old is None:

@@ -244,7 +244,7 @@ def test_a_sweep_over_bad_data_writes_nothing(alphapo, tmp_path, inputs, tiny):
 LOSS = [
     ("gone.jsonl", "", "gone.jsonl: cannot be read"),
     (".", "", "cannot be read"),
-    ("rows.jsonl", '{"chosen_logp": -1}\n{', "rows.jsonl, line 2"),
+    ("rows.jsonl", '{"chosen_logp": -1}\n{', "rows.jsonl: line 2"),
     ("rows.jsonl", '{"chosen_logp": -1}', "line 1: no 'rejected_logp'"),
     ("rows.jsonl", "", "no rows"),
     ("rows.jsonl", "[1]", "line 1"),

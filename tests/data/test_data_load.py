@@ -277,6 +277,88 @@ def test_a_broken_line_is_named_by_its_number(tmp_path):
     assert f"{path}: line 2: broken JSON (" in error_of(path)
 
 
+LONG, LONGER = "1" * 400, "1" * 5000  # beyond float64; beyond what Python reads as an integer
+DEEP = "[" * 100_000 + "]" * 100_000
+JUST = "[" * 900 + "]" * 900  # read, but too deep to be written out in full
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "d.jsonl.gz", "d.json", "d.csv"])
+def test_a_byte_order_mark_is_passed_over_in_every_text_format(tmp_path, name):
+    content = write(tmp_path / name, ROWS).read_bytes()
+    if name.endswith(".gz"):
+        content = gzip.compress(b"\xef\xbb\xbf" + gzip.decompress(content))
+    else:
+        content = b"\xef\xbb\xbf" + content
+    (tmp_path / name).write_bytes(content)
+    assert [p.prompt for p in load(tmp_path / name)] == [row["prompt"] for row in ROWS]
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x1c"])
+@pytest.mark.parametrize("name", ["d.jsonl", "d.json"])
+def test_a_line_ends_at_a_line_feed_only(tmp_path, name, character):
+    """The first three may stand in a JSON string as they are; the others must be escaped, and are then text."""
+    rows = [ROWS[0] | {"chosen": f"a{character}b"}, ROWS[1]]
+    text = "".join(json.dumps(row, ensure_ascii=ord(character) < 0x20) + "\n" for row in rows)
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert [p.chosen for p in load(tmp_path / name)] == [f"a{character}b", "Seine."]
+
+
+@pytest.mark.parametrize("value", [LONG, LONGER, "1e999", "NaN", JUST])
+@pytest.mark.parametrize("name", ["d.jsonl", "d.json"])
+def test_columns_that_are_no_finite_numbers_are_left_aside(tmp_path, name, value):
+    row = json.dumps(ROWS[0] | {"more": 0}).replace('"more": 0', f'"more": {value}')
+    (tmp_path / name).write_text(row + "\n" if name == "d.jsonl" else f"[{row}]")
+    (pair,) = load(tmp_path / name)
+    assert pair.columns == {"score_chosen": 4.5, "score_rejected": 1}
+
+
+@pytest.mark.parametrize(
+    ("bad", "part"),
+    [
+        (
+            '{"prompt": "p", "chosen": "half \\ud800", "rejected": "r"}',
+            "'chosen' holds half a character (\\ud800) at 5",
+        ),
+        ('{"prompt": "\\udc00", "chosen": "c", "rejected": "r"}', "'prompt' holds half a character (\\udc00) at 0"),
+        (f'{{"prompt": "p", "chosen": {LONGER}, "rejected": "r"}}', "'chosen' is a number, not text"),
+        (f'{{"prompt": "p", "chosen": {JUST}, "rejected": "r"}}', "'chosen' is a list, not text"),
+        (f'{{"prompt": "p", "chosen": {DEEP}, "rejected": "r"}}', "nested too deeply"),
+        ('{"prompt": "é"}'.encode("latin-1"), "not UTF-8"),
+    ],
+)
+def test_what_cannot_be_read_is_named_by_its_line(tmp_path, bad, part):
+    bad = bad if isinstance(bad, bytes) else bad.encode()
+    good = json.dumps(ROWS[0], ensure_ascii=False).encode()
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(good + b"\n\n" + bad + b"\n" + good + b"\n")
+    message = error_of(path)
+    assert message.startswith(f"{path}: line 3: ")
+    assert part in message
+    assert len(message) < 300
+    assert load(path, limit=1).pairs[0].prompt == ROWS[0]["prompt"]  # what is not asked for is not looked at
+    whole = tmp_path / "d.json"
+    whole.write_bytes(b"[" + good + b",\n\n" + bad + b",\n" + good + b"]\n")
+    message = error_of(whole)
+    # Values of a list are counted, the text's own faults are found by their line.
+    assert message.startswith((f"{whole}: row 2: ", f"{whole}: line 3: "))
+    assert part in message
+
+
+def test_half_characters_in_messages(tmp_path):
+    rows = [{"prompt": [user("q")], "chosen": [assistant("x\ud83d")], "rejected": [assistant("b")]}]
+    assert "line 1: 'chosen[0]' holds half a character (\\ud83d) at 1" in rows_error(tmp_path, rows)
+    rows = [{"prompt": [user("q")], "chosen": "x\ud83d", "rejected": "b"}]
+    assert "line 1: 'chosen' holds half a character" in rows_error(tmp_path, rows)
+    # Two halves make one character.
+    assert load_rows(tmp_path, [{"prompt": "q", "chosen": "\ud83d\ude00", "rejected": "b"}]).pairs[0].chosen == "😀"
+
+
+def test_a_csv_that_is_not_utf8_is_named_by_its_line(tmp_path):
+    path = tmp_path / "d.csv"
+    path.write_bytes(b"prompt,chosen,rejected\na,b,c\n" + "d,é,f\n".encode("latin-1"))
+    assert error_of(path).startswith(f"{path}: line 3: not UTF-8")
+
+
 def test_missing_and_unreadable_files(tmp_path):
     write(tmp_path / "pairs.jsonl", ROWS)
     assert "no such file; did you mean 'pairs.jsonl'?" in error_of(tmp_path / "pair.jsonl")

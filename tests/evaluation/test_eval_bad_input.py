@@ -48,6 +48,10 @@ OUTPUTS: dict[str, tuple[Callable[[list[dict[str, Any]]], Any], tuple[str, ...]]
     "empty list": (lambda r: [], ("is empty",)),
     "not a list": (lambda r: {"rows": r}, ("list of rows",)),
     "not objects": (lambda r: [*r[:2], "text"], ("row 3",)),
+    "a number of 5000 digits": (
+        lambda r: json.dumps(with_(r, 0, output=0)).replace('"output": 0', f'"output": {"1" * 5000}'),
+        ("row 1", "'output' is Infinity, not text"),
+    ),
     "not JSON": (lambda r: json.dumps(r, indent=1).replace('"dataset": "made",', '"dataset": made,', 1), ("line 3",)),
 }
 
