@@ -107,7 +107,7 @@ def outside_nucleus(logits: Tensor, top_p: float) -> Tensor:
 
     The likeliest token is never outside.
     """
-    ordered, places = logits.sort(-1, descending=True, stable=True)
+    ordered, places = logits.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.softmax(-1)
     before = probabilities.cumsum(-1) - probabilities  # what the likelier tokens hold
     outside = before >= top_p

@@ -82,9 +82,7 @@ def first_difference(a: Sequence[int], b: Sequence[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _refuse(
-    what: str, first: str, expected: Sequence[int], second: str, found: Sequence[int], tokenizer: Any
-) -> None:
+def _refuse(what: str, first: str, expected: Sequence[int], second: str, found: Sequence[int], tokenizer: Any) -> None:
     at = first_difference(expected, found)
     raise UsageError(
         f"{what}: token ids differ at position {at} ({_token(expected, at, tokenizer)} against "

@@ -60,7 +60,9 @@ def load_prompts(cfg: DataConfig) -> Prompts:
         return Prompts(rows, "the embedded world's held-out instructions")
     source, name, description = _read(cfg)
     if not source:
-        raise UsageError(f"{description}: holds no rows; alphapo generate needs an instruction, prompt or messages column")
+        raise UsageError(
+            f"{description}: holds no rows; alphapo generate needs an instruction, prompt or messages column"
+        )
     column = _column(source[0], cfg)
     found: dict[str, Prompt] = {}
     for row in source:

@@ -20,7 +20,9 @@ class VLLMConfig:
     enforce_eager: bool | None = None  # null: true on a CPU, where compiling costs more than it saves
     gpu_memory_utilization: float = _number(0.9, gt=0, le=1)
     tensor_parallel_size: int = _number(1, ge=1)
-    kv_cache_gib: float | None = _number(None, gt=0)  # on a CPU; null: what max_num_seqs whole sequences need, at most 4
+    kv_cache_gib: float | None = _number(
+        None, gt=0
+    )  # on a CPU; null: what max_num_seqs whole sequences need, at most 4
 
 
 @dataclass

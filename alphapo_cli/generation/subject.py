@@ -37,6 +37,15 @@ class Subject:
     context: int | None
     dtype: str
     recorded: RunRecord | None
+    trust_remote_code: bool = False
+
+    @property
+    def adapter_rank(self) -> int | None:
+        """The largest rank in an adapter; None where there is none."""
+        if self.base is None:
+            return None
+        settings = adapter_settings(self.source)
+        return int(max([settings["r"], *(settings.get("rank_pattern") or {}).values()]))
 
     @property
     def whole(self) -> ModelSource:
@@ -67,8 +76,10 @@ class Subject:
         return {**weights, **adapter, "tokenizer": tokenizer_hash(self.tokenizer), "dtype": self.dtype}
 
 
-def find(model: str | None, cfg: SubjectConfig, cache: Path) -> Subject:
+def find(model: str | None, cfg: SubjectConfig, cache: Path, key: str = "model") -> Subject:
     """What `model` names; None: the embedded world's base, trained now where the cache does not hold it.
+
+    `key` is what messages call it.
 
     Raises:
         UsageError: nothing usable is there.
@@ -78,12 +89,12 @@ def find(model: str | None, cfg: SubjectConfig, cache: Path) -> Subject:
         from alphapo_cli.stages import base as world
 
         model, name = str(world.ensure(cache)), "glassbox-base"
-    source = locate(model, cfg.revision, key="model")
+    source = locate(model, cfg.revision, key=key)
     folder = run_folder(model)
     tokenizer = load_tokenizer(source, cfg.trust_remote_code)
     base = None
     if source.adapter:
-        settings = json.loads((Path(source.location) / "adapter_config.json").read_text())
+        settings = adapter_settings(source)
         base = locate(settings["base_model_name_or_path"], settings.get("revision"), key="its base")
     config = _config(base or source, cfg.trust_remote_code)
     text = config.get_text_config()
@@ -99,7 +110,14 @@ def find(model: str | None, cfg: SubjectConfig, cache: Path) -> Subject:
         context=next((int(limit) for limit in limits if isinstance(limit, int)), None),
         dtype=cfg.dtype if cfg.dtype != "auto" else str(saved or "float32").removeprefix("torch."),
         recorded=None if folder is None else run_record(folder),
+        trust_remote_code=cfg.trust_remote_code,
     )
+
+
+def adapter_settings(source: ModelSource) -> dict[str, Any]:
+    """peft's adapter_config.json."""
+    settings: dict[str, Any] = json.loads((Path(source.location) / "adapter_config.json").read_text())
+    return settings
 
 
 def _name(model: str, source: ModelSource) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from alphapo_cli.generation import parity
 from alphapo_cli.generation.base import Job, Record, Request
-from alphapo_cli.generation.vllm_process import Model, VLLMProcess, plan
+from alphapo_cli.generation.vllm_process import VLLMProcess, plan
 from alphapo_cli.sampling import until_end
 
 
@@ -29,7 +28,9 @@ class VLLMBackend:
             parity.check_engine(request.row + 1, request.ids, row["prompt_ids"], tokenizer)
             record(request, until_end(row["ids"], job.stop_ids))
 
-        with VLLMProcess(self._job(job, requests), self._rows(requests, greedy=cfg.temperature == 0), self.log) as engine:
+        with VLLMProcess(
+            self._job(job, requests), self._rows(requests, greedy=cfg.temperature == 0), self.log
+        ) as engine:
             for number, ids in engine.prompts():
                 parity.check_engine(requests[number].row + 1, requests[number].ids, ids, tokenizer)
             engine.go()
@@ -46,19 +47,8 @@ class VLLMBackend:
 
     @staticmethod
     def _job(job: Job, requests: Sequence[Request]) -> dict[str, Any]:
-        subject, cfg = job.subject, job.cfg.generation
-        adapter = subject.source.location if subject.base is not None else None
-        model = Model(
-            subject.whole.location,
-            subject.whole.revision,
-            subject.dtype,
-            subject.config,
-            job.cfg.model.trust_remote_code,
-            adapter,
-        )
+        cfg = job.cfg.generation
         longest = max(len(request.ids) for request in requests) + job.limit
-        # Cached prefixes change how prompts are put together, and with it the last bits of their logits.
-        settings = plan(model, cfg.vllm, longest, prefix_caching=False, rank=_rank(adapter))
         sampling = {
             "temperature": cfg.temperature,
             "top_p": cfg.top_p,
@@ -66,7 +56,8 @@ class VLLMBackend:
             "max_tokens": job.limit,
             "stop_token_ids": list(job.stop_ids),
         }
-        return {**settings, "sampling": sampling}
+        # Cached prefixes change how prompts are put together, and with it the last bits of their logits.
+        return plan(job.subject, cfg.vllm, longest, sampling, prefix_caching=False)
 
     @staticmethod
     def _rows(requests: Sequence[Request], *, greedy: bool) -> list[dict[str, Any]]:
@@ -74,11 +65,3 @@ class VLLMBackend:
             {"id": number, "ids": request.ids, **({} if greedy else {"sampling": {"seed": request.seed}})}
             for number, request in enumerate(requests)
         ]
-
-
-def _rank(adapter: str | None) -> int | None:
-    """The largest rank in an adapter."""
-    if adapter is None:
-        return None
-    settings = json.loads((Path(adapter) / "adapter_config.json").read_text())
-    return max([settings["r"], *(settings.get("rank_pattern") or {}).values()])

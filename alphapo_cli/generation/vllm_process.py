@@ -15,13 +15,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from alphapo_cli.errors import AlphapoError
+from alphapo_cli.errors import AlphapoError, UsageError
 from alphapo_cli.generation.schema import VLLMConfig
+from alphapo_cli.generation.subject import Subject
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
 # One process, no statistics sent anywhere; a user's own settings win.
@@ -38,32 +38,25 @@ BATCHED = 4096  # tokens that one step may take in, unless a single prompt has m
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has for adapters
 
 
-@dataclass(frozen=True)
-class Model:
-    """What vLLM is to load. `adapter`: a LoRA directory over it; config: transformers' configuration of the model."""
-
-    location: str
-    revision: str | None
-    dtype: str
-    config: Any
-    trust_remote_code: bool = False
-    adapter: str | None = None
-
-
-def plan(model: Model, cfg: VLLMConfig, longest: int, *, prefix_caching: bool, rank: int | None = None) -> dict[str, Any]:
-    """The job's engine settings for sequences of at most `longest` tokens; `rank`: of the adapter.
+def plan(
+    subject: Subject, cfg: VLLMConfig, longest: int, sampling: dict[str, Any], *, prefix_caching: bool
+) -> dict[str, Any]:
+    """The worker's job for sequences of at most `longest` tokens; `sampling`: vLLM's SamplingParams for all requests.
 
     On the CPU prompts are never split: vLLM 0.32 cannot take back a seeded draw there, and a split prompt ends the
     engine ("CPU Generator does not use offset"). Nor may it choose the size of its cache, which would be nearly all of
     the machine's memory.
+
+    Raises:
+        UsageError: an adapter of a rank that vLLM does not have.
     """
     engine: dict[str, Any] = {
-        "model": model.location,
-        "revision": model.revision,
-        "trust_remote_code": model.trust_remote_code,
+        "model": subject.whole.location,
+        "revision": subject.whole.revision,
+        "trust_remote_code": subject.trust_remote_code,
         "skip_tokenizer_init": True,  # ids in, ids out
         "generation_config": "vllm",  # none of the model's own sampling settings
-        "dtype": model.dtype,
+        "dtype": subject.dtype,
         "max_model_len": longest,
         "max_num_seqs": cfg.max_num_seqs,
         "tensor_parallel_size": cfg.tensor_parallel_size,
@@ -71,10 +64,13 @@ def plan(model: Model, cfg: VLLMConfig, longest: int, *, prefix_caching: bool, r
         "disable_log_stats": True,
         "seed": 0,
     }
-    if rank is not None:
+    if (rank := subject.adapter_rank) is not None:
         fitting = next((r for r in RANKS if r >= rank), None)
         if fitting is None:
-            raise AlphapoError(f"vLLM has no adapters of rank {rank} (at most {RANKS[-1]}); save the run merged")
+            raise UsageError(
+                f"{subject.asked}: vLLM has no adapters of rank {rank} (at most {RANKS[-1]}); "
+                "use generation=transformers, or train with model.merge=true"
+            )
         engine |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": fitting}
     return {
         "engine": engine,
@@ -82,24 +78,25 @@ def plan(model: Model, cfg: VLLMConfig, longest: int, *, prefix_caching: bool, r
             "enforce_eager": cfg.enforce_eager if cfg.enforce_eager is not None else True,
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(BATCHED, longest, cfg.max_num_seqs),
-            "kv_cache_memory_bytes": _cache_bytes(model, cfg, longest),
+            "kv_cache_memory_bytes": _cache_bytes(subject, cfg, longest),
         },
         "on_gpu": {
             "enforce_eager": bool(cfg.enforce_eager),
             "gpu_memory_utilization": cfg.gpu_memory_utilization,
         },
-        "adapter": model.adapter,
+        "adapter": None if subject.base is None else subject.source.location,
+        "sampling": sampling,
     }
 
 
-def _cache_bytes(model: Model, cfg: VLLMConfig, longest: int) -> int:
+def _cache_bytes(subject: Subject, cfg: VLLMConfig, longest: int) -> int:
     """Room for max_num_seqs whole sequences, between 1/4 and 4 GiB but never less than one sequence needs."""
     if cfg.kv_cache_gib is not None:
         return int(cfg.kv_cache_gib * 2**30)
-    text = model.config.get_text_config()
+    text = subject.config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    a_token = 2 * text.num_hidden_layers * heads * size * (4 if model.dtype == "float32" else 2)
+    a_token = 2 * text.num_hidden_layers * heads * size * (4 if subject.dtype == "float32" else 2)
     a_sequence = -(-longest // BLOCK) * BLOCK * a_token
     wanted = a_sequence * (cfg.max_num_seqs + 1)
     return int(max(min(max(wanted, 2**28), 2**32), 2 * a_sequence))

@@ -222,9 +222,7 @@ def _limit(cfg: GenerateConfig, subject: Subject, ids: tuple[list[int], ...]) ->
 
 
 def _kept(generation: Generation, done: dict[tuple[int, int], Sample], requests: list[Request]) -> str:
-    return (
-        f"{len(done)} of {len(requests)} answers are kept in {generation.directory.log}; the same line generates the rest"
-    )
+    return f"{len(done)} of {len(requests)} answers are kept in {generation.directory.log}; the same line generates the rest"
 
 
 def _write(generation: Generation, done: dict[tuple[int, int], Sample]) -> dict[str, Any]:
