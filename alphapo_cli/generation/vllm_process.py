@@ -146,6 +146,7 @@ class VLLMProcess:
         """
         for row in self._rows():
             if "ready" in row:
+                self._taken()
                 return
             yield row["prompt"], row["ids"]
         raise self._failure()
@@ -176,6 +177,7 @@ class VLLMProcess:
         while (row := self._next()) is not None:
             if "id" in row:
                 yield row
+            self._taken()
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         while True:
@@ -187,15 +189,18 @@ class VLLMProcess:
                 raise AlphapoError(f"vLLM: {row['error']} (its log: {self.log})")
             else:
                 yield row
+                self._taken()
 
     def _next(self) -> dict[str, Any] | None:
+        """The first row that has arrived; it stays until it is `_taken`, so that an interruption loses none."""
         end = self.buffer.find(b"\n")
         if end < 0:
             return None
-        line = bytes(self.buffer[:end])
-        del self.buffer[: end + 1]
-        row: dict[str, Any] = json.loads(line)
+        row: dict[str, Any] = json.loads(bytes(self.buffer[:end]))
         return row
+
+    def _taken(self) -> None:
+        del self.buffer[: self.buffer.find(b"\n") + 1]
 
     def _fill(self) -> bool:
         part = os.read(self.reading, 1 << 16)

@@ -55,7 +55,9 @@ class Generation:
         """What the user may not have meant."""
         found = []
         if self.prompts.repeated:
-            found.append(f"{self.prompts.repeated} rows repeat a prompt; each prompt is answered once")
+            found.append(
+                f"{self.prompts.repeated} of {self.prompts.repeated + len(self.ids)} rows repeat a prompt; each is answered once"
+            )
         recorded = self.job.subject.recorded
         strange = recorded is not None and recorded.source != "glassbox"
         if self.cfg.data.source == "glassbox" and self.cfg.data.path is None and strange:
@@ -139,11 +141,11 @@ def run(generation: Generation) -> dict[str, Any]:
             try:
                 facts = _backend(generation).generate(generation.job, left, record) if left else {}
             except KeyboardInterrupt as error:
-                raise Interrupted(f"interrupted: {_kept(generation, done, requests)}") from error
+                raise Interrupted(f"interrupted: {_kept(generation, requests)}") from error
             except UsageError:
                 raise
             except AlphapoError as error:
-                raise AlphapoError(f"{error}; {_kept(generation, done, requests)}") from error
+                raise AlphapoError(f"{error}; {_kept(generation, requests)}") from error
         metrics = _write(generation, done)
         seconds = facts.get("generate_seconds", 0.0)
         cost = {
@@ -221,13 +223,16 @@ def _limit(cfg: GenerateConfig, subject: Subject, ids: tuple[list[int], ...]) ->
     return limit
 
 
-def _kept(generation: Generation, done: dict[tuple[int, int], Sample], requests: list[Request]) -> str:
-    return f"{len(done)} of {len(requests)} answers are kept in {generation.directory.log}; the same line generates the rest"
+def _kept(generation: Generation, requests: list[Request]) -> str:
+    return f"{len(generation.directory.finished())} of {len(requests)} answers are kept in {generation.directory.log}; the same line generates the rest"
 
 
 def _write(generation: Generation, done: dict[tuple[int, int], Sample]) -> dict[str, Any]:
     tokenizer = generation.job.subject.tokenizer
-    texts = {key: str(tokenizer.decode(answer.ids, skip_special_tokens=True)) for key, answer in done.items()}
+    texts = {
+        key: str(tokenizer.decode(answer.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        for key, answer in done.items()
+    }
     for sample in range(generation.cfg.generation.samples):
         rows = [
             {
