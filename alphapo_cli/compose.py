@@ -11,6 +11,7 @@ import copy
 import difflib
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,6 +76,7 @@ def compose(primary: str, schema: type[T], layers: Sequence[Line], sources: Sour
             groups[choice.partition("=")[0]] = choice
     composed, choices = _compose_groups(primary, tuple(groups.values()), sources.user)
     raw = copy.deepcopy(composed)
+    _leave_aside(raw, primary, schema, choices, groups)
     parts = part_defaults(raw, choices.get("objective", ""), sources)
     try:
         cfg = OmegaConf.merge(OmegaConf.structured(schema), raw)
@@ -92,6 +94,22 @@ def compose(primary: str, schema: type[T], layers: Sequence[Line], sources: Sour
     typed = normalise(typed)
     check(typed)
     return typed  # type: ignore[no-any-return]
+
+
+def _leave_aside(
+    raw: DictConfig, primary: str, schema: type[Any], choices: Mapping[str, str], groups: Mapping[str, str]
+) -> None:
+    """Drop groups that another choice brought along for another stage; one that was typed is an error.
+
+    Raises:
+        ConfigError: a group was chosen that this stage does not have.
+    """
+    known = [f.name for f in fields(schema)]
+    for group in [g for g in choices if g in raw and g not in known]:
+        if group in groups:
+            raise ConfigError(f"{groups[group]}: {primary} has no group '{group}' (its keys: {', '.join(known)})")
+        with open_dict(raw):
+            del raw[group]
 
 
 def _expected(cfg: DictConfig, key: str) -> str | None:

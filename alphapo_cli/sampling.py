@@ -34,14 +34,16 @@ def sample(
     temperature: float,
     eos_ids: Sequence[int],
     pad_id: int,
+    top_p: float = 1.0,
     batch_size: int = 256,
 ) -> list[Sample]:
     """One answer for each of `prompts` (token ids) from `model`, any causal language model of transformers or peft.
 
-    `temperature` 0 takes the likeliest token and uses no seed. The model's own generation settings (top_k,
+    `temperature` 0 takes the likeliest token and uses no seed. `top_p` below 1 draws from the fewest tokens that hold
+    this share of the probability at that temperature (nucleus sampling, arXiv:1904.09751). The model's own generation settings (top_k,
     repetition_penalty, ...) are set aside: what is drawn is the policy's distribution. The model is in evaluation mode
     while this runs and afterwards as it was. Raises ValueError on an empty prompt, on unequal numbers of prompts and
-    seeds, and on a limit below 1 or a negative temperature.
+    seeds, on a limit below 1, a negative temperature and a top_p outside (0, 1].
     """
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
@@ -49,6 +51,8 @@ def sample(
         raise ValueError("an empty prompt has nothing to continue")
     if max_new_tokens < 1 or temperature < 0:
         raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1 and temperature={temperature} at least 0")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p} must be above 0 and at most 1")
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -63,7 +67,7 @@ def sample(
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             ids, mask = _left_padded([prompts[i] for i in rows], pad_id, model.device)
-            noise = [GumbelNoise([seeds[i] for i in rows], temperature)] if temperature > 0 else []
+            noise = [GumbelNoise([seeds[i] for i in rows], temperature, top_p)] if temperature > 0 else []
             out = model.generate(
                 input_ids=ids,
                 attention_mask=mask,
@@ -71,17 +75,20 @@ def sample(
                 logits_processor=LogitsProcessorList(noise),
             )
             for i, new in zip(rows, out[:, ids.shape[1] :].tolist(), strict=True):
-                answers[i] = _until_end(new, set(eos_ids))
+                answers[i] = until_end(new, eos_ids)
     return [answers[i] for i in range(len(prompts))]
 
 
 class GumbelNoise(LogitsProcessor):
-    """Adds row i's own Gumbel noise to row i's logits / temperature; one instance serves one batch."""
+    """Adds row i's own Gumbel noise to row i's logits / temperature; one instance serves one batch.
 
-    def __init__(self, seeds: Sequence[int], temperature: float) -> None:
+    Tokens outside the nucleus of `top_p` are left out before; the noise of the others does not depend on it.
+    """
+
+    def __init__(self, seeds: Sequence[int], temperature: float, top_p: float = 1.0) -> None:
         # The generators stay on the CPU: the same seed draws the same noise whatever the model runs on.
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.temperature = temperature
+        self.temperature, self.top_p = temperature, top_p
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         # float64: with 24 bits a large vocabulary meets 0 or 1 every few hundred steps, and noise of 0 or infinity.
@@ -89,7 +96,23 @@ class GumbelNoise(LogitsProcessor):
         for row, generator in zip(noise, self.generators, strict=True):
             torch.rand(row.shape, generator=generator, dtype=torch.float64, out=row)
         gumbel = noise.log_().neg_().log_().neg_()  # -log(-log u); u = 0 gives -inf, which argmax never takes
-        return scores.float() / self.temperature + gumbel.to(scores.device, torch.float32)
+        logits = scores.float() / self.temperature
+        if self.top_p < 1:
+            logits = logits.masked_fill(outside_nucleus(logits, self.top_p), -torch.inf)
+        return logits + gumbel.to(scores.device, torch.float32)
+
+
+def outside_nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """[B, V] bool: tokens that are not among the likeliest ones whose probabilities first add up to `top_p`.
+
+    The likeliest token is never outside.
+    """
+    ordered, places = logits.sort(dim=-1, descending=True, stable=True)
+    probabilities = ordered.softmax(-1)
+    before = probabilities.cumsum(-1) - probabilities  # what the likelier tokens hold
+    outside = before >= top_p
+    outside[..., 0] = False
+    return torch.zeros_like(outside).scatter(-1, places, outside)
 
 
 @contextmanager
@@ -119,6 +142,7 @@ def _left_padded(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.de
     return ids, mask
 
 
-def _until_end(ids: list[int], eos_ids: set[int]) -> Sample:
+def until_end(ids: list[int], eos_ids: Sequence[int]) -> Sample:
+    """`ids` up to the first end token, without it; cut where there is none."""
     end = next((i for i, token in enumerate(ids) if token in eos_ids), None)
     return Sample(ids, cut=True) if end is None else Sample(ids[:end], cut=False)

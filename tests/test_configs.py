@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from alphapo_cli.compose import compose
 from alphapo_cli.evaluation.schema import EvalConfig
+from alphapo_cli.generation.schema import GenerateConfig
 from alphapo_cli.locations import shipped
 from alphapo_cli.objective.parts import TABLES
 from alphapo_cli.objective.preference import build
@@ -20,9 +21,9 @@ from alphapo_cli.sweep.grid import make
 
 CONF, SWEEPS = shipped("conf"), shipped("sweeps")
 FILES = sorted(p.relative_to(CONF).with_suffix("").as_posix() for p in CONF.rglob("*.y*ml"))
-PRIMARIES = {"train": TrainConfig, "eval": EvalConfig}
+PRIMARIES = {"train": TrainConfig, "generate": GenerateConfig, "eval": EvalConfig}
 # The groups that only one stage knows; the others are training's.
-OWNERS = {"judge": "eval"}
+OWNERS = {"judge": "eval", "generation": "generate"}
 PARTS = [(kind, name) for kind, table in TABLES.items() for name in table]
 
 
@@ -83,6 +84,13 @@ def _leaves(content, prefix=""):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+@pytest.mark.parametrize("choice", [f.removeprefix("data/") for f in FILES if f.startswith("data/")])
+def test_every_data_set_is_also_a_source_of_prompts(choice):
+    """What a YAML brings for training only is left aside."""
+    found, trained = composed(f"data={choice}", primary="generate").data, composed(f"data={choice}").data
+    assert found == trained
 
 
 @pytest.mark.parametrize(("kind", "name"), PARTS)

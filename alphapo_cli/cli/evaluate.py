@@ -17,6 +17,7 @@ from alphapo_cli.cli.common import (
     check_json_target,
     emit,
     print_table,
+    quiet_libraries,
     sources,
 )
 from alphapo_cli.errors import UsageError
@@ -109,6 +110,7 @@ def evaluate(
     if reference is None:
         raise UsageError("--reference REF.json is missing: the outputs that these are compared with")
     check_json_target(json)
+    quiet_libraries()
     from alphapo_cli.stages.evaluate import Inputs, prepare, run
 
     inputs = Inputs(outputs, reference, annotations, difficulty, gamed, leaderboard)

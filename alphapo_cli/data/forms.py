@@ -119,7 +119,7 @@ def _from_messages(
     prompt: Conversation | None = None
     given = row.values.get(cfg.prompt_column)
     if isinstance(given, list):
-        prompt = _messages(given, row, cfg.prompt_column)
+        prompt = message_list(given, row, cfg.prompt_column)
     elif given is not None:
         prompt = ({"role": "user", "content": _text(given, row, cfg.prompt_column)},)
     sides: list[Conversation] = []
@@ -127,7 +127,7 @@ def _from_messages(
         if isinstance(value, str) and isinstance(given, list):
             messages: Conversation = ({"role": "assistant", "content": _whole(value, row, name)},)
         else:
-            messages = _messages(value, row, name)
+            messages = message_list(value, row, name)
         if not messages:
             return None
         if messages[0]["role"] == "assistant":
@@ -150,7 +150,8 @@ def _from_messages(
     return TextPair(prompt=first[:-1], chosen=first[-1:], rejected=second[-1:], columns=columns, row=row.number)
 
 
-def _messages(value: Any, row: Row, name: str) -> Conversation:
+def message_list(value: Any, row: Row, name: str) -> Conversation:
+    """The messages in column `name`. Raises UsageError, naming the row, when it holds something else."""
     if not isinstance(value, list):
         raise UsageError(f"{row.where}: '{name}' is {_type(value)}, not a message list; set data.format")
     return tuple(_message(message, row, f"{name}[{index}]") for index, message in enumerate(value))

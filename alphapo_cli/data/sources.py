@@ -185,9 +185,14 @@ def read_hub(
 ) -> list[Row]:
     """The first `limit` rows of a hub data set's split, from the network or the local cache.
 
+    OWNER/DATASET/FILE is one file of a data set, read as it is: for those that come with a loading script, which
+    `datasets` does not run any more (split and config are then not looked at).
+
     Raises UsageError when the data set, its configuration or its split does not exist or cannot be reached. A machine
     without network is told so in seconds: `datasets` itself retries for half a minute.
     """
+    if name.count("/") > 1:
+        return read_files(str(_hub_file(name, revision)), limit)
     import datasets
 
     local = "type data.path=FILE to read a local copy"
@@ -205,6 +210,23 @@ def read_hub(
     if limit is not None:
         rows = rows.select(range(min(limit, len(rows))))
     return [Row(dict(values), number, f"{name}: row {number}") for number, values in enumerate(rows, 1)]
+
+
+def _hub_file(name: str, revision: str | None) -> Path:
+    """The local copy of OWNER/DATASET/FILE. Raises UsageError when it cannot be had."""
+    import huggingface_hub
+
+    owner, dataset, file = name.split("/", 2)
+    with _offline_when_unreachable(f"{owner}/{dataset}", revision) as problem:
+        try:
+            return Path(
+                huggingface_hub.hf_hub_download(f"{owner}/{dataset}", file, repo_type="dataset", revision=revision)
+            )
+        except (OSError, ValueError) as error:  # the hub's own errors are among them
+            raise UsageError(
+                f"hub file '{name}': {problem or _first_line(error)}, and it is not in the cache; "
+                "type data.path=FILE to read a local copy"
+            ) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,34 +13,23 @@ compute them anew in place and never ask the judge again.
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.judges.journal import FILE as JUDGEMENTS
-from alphapo_cli.evaluation.judges.journal import check_free
-from alphapo_cli.files import check_folder, usable, write_json
-from alphapo_cli.runs import digest
-
-
-def name(generator: str, identity: dict[str, Any]) -> str:
-    """eval-<generator>-<hash8 of what is judged and by whom>."""
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", generator).strip("-.")[:60] or "model"
-    return f"eval-{safe}-{digest(identity)[:8]}"
+from alphapo_cli.files import write_json
+from alphapo_cli.keyed import KeyedDirectory, differing, read_object
 
 
 @dataclass(frozen=True)
-class EvalDirectory:
+class EvalDirectory(KeyedDirectory):
     """Paths and state."""
 
-    path: Path
-
-    @property
-    def manifest(self) -> Path:
-        return self.path / "manifest.json"
+    COMMAND: ClassVar[str] = "eval"
+    WHAT: ClassVar[tuple[str, str]] = ("an evaluation", "evaluation")
+    OWN: ClassVar[str] = "judge"
+    LOG: ClassVar[str] = JUDGEMENTS
 
     @property
     def annotations(self) -> Path:
@@ -64,60 +53,21 @@ class EvalDirectory:
         Raises:
             UsageError: the directory holds another evaluation, or something else; it cannot be written.
         """
-        fix = "choose another --out"
-        with usable(self.path, fix):
-            state = self._claim(identity, statistics, replace=replace)
-        if state != "complete":
-            check_folder(self.path, fix)
-        return state
-
-    def _claim(self, identity: dict[str, Any], statistics: dict[str, Any], *, replace: bool) -> str:
-        if not self.path.is_dir() or not any(self.path.iterdir()):
+        if not self.begun(identity, replace=replace):
+            self.check_writable()
             return "pending"
-        stored = _read(self.manifest)
-        if stored is None or not isinstance(stored.get("identity"), dict):
-            raise UsageError(f"{self.path} exists and is not an evaluation; choose another --out or move it away")
-        check_free(self.path)
-        if replace:
-            return "pending"
-        keys = _differing(stored["identity"], identity)
-        if keys:
-            raise UsageError(
-                f"{self.path} holds another evaluation (differs in: {', '.join(keys)}); "
-                "choose another --out, or start over with --replace"
-            )
-        results = _read(self.results)
+        results = read_object(self.results)
         if results is None or results.get("state") != "complete" or not self.annotations.is_file():
+            self.check_writable()
             return "continued"
-        return "statistics" if _differing(results.get("statistics") or {}, statistics) else "complete"
+        return "statistics" if differing(results.get("statistics") or {}, statistics) else "complete"
 
     def begin(self, manifest: dict[str, Any], *, replace: bool) -> None:
         """Make the directory; with `replace` remove what an earlier evaluation left, judgements included."""
         if replace:
-            for file in (self.results, self.annotations, self.leaderboard, self.picture, self.path / JUDGEMENTS):
+            for file in (self.results, self.annotations, self.leaderboard, self.picture, self.log):
                 file.unlink(missing_ok=True)
         write_json(self.manifest, manifest)
 
     def load_results(self) -> dict[str, Any]:
-        return _read(self.results) or {}
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return loaded if isinstance(loaded, dict) else None
-
-
-def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Dotted keys with different values."""
-    flat_old, flat_new = _flat(old), _flat(new)
-    return sorted(k for k in flat_old.keys() | flat_new.keys() if flat_old.get(k) != flat_new.get(k))
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        found |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
-    return found
+        return read_object(self.results) or {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from alphapo_cli.generation.schema import VLLMConfig
 from alphapo_cli.schema import RunConfig, _choice, _number
 
 
@@ -31,6 +32,9 @@ class JudgeConfig:
     price_input: float | None = _number(None, ge=0)  # USD for a million tokens; null: known models only
     price_output: float | None = _number(None, ge=0)
     max_cost: float | None = _number(None, ge=0)  # USD for the whole evaluation, earlier starts included
+    # A local model.
+    dtype: str = _choice("auto", "auto", "float32", "bfloat16")  # auto: as it was saved
+    vllm: VLLMConfig = field(default_factory=VLLMConfig)
 
 
 @dataclass

@@ -15,7 +15,7 @@ from alphapo_cli import __version__
 from alphapo_cli.errors import AlphapoError
 from alphapo_cli.evaluation import leaderboard
 from alphapo_cli.evaluation import length_controlled as lc
-from alphapo_cli.evaluation.directory import EvalDirectory, name
+from alphapo_cli.evaluation.directory import EvalDirectory
 from alphapo_cli.evaluation.formats import Annotation, ModelOutputs, Output, check_same_set, read_outputs
 from alphapo_cli.evaluation.judges import build
 from alphapo_cli.evaluation.judges.base import Judge, Verdict
@@ -23,6 +23,7 @@ from alphapo_cli.evaluation.judges.protocol import Pair
 from alphapo_cli.evaluation.results import LengthControl, summarise
 from alphapo_cli.evaluation.schema import EvalConfig
 from alphapo_cli.files import write_json
+from alphapo_cli.keyed import keyed_name
 from alphapo_cli.runs import digest, git_commit, versions
 
 
@@ -80,7 +81,7 @@ def prepare(cfg: EvalConfig, inputs: Inputs, out: Path | None = None, *, replace
         "judge": {"name": cfg.judge.name, **judge.identity()},
     }
     statistics = {**asdict(cfg.statistics), "length_control": control if isinstance(control, str) else _key(*control)}
-    folder = out or Path(cfg.run.dir) / (cfg.run.name or name(outputs.generator, identity))
+    folder = out or Path(cfg.run.dir) / (cfg.run.name or keyed_name("eval", outputs.generator, identity))
     directory = EvalDirectory(folder.expanduser())
     state = directory.claim(identity, statistics, replace=replace)
     left_out = directory.load_results().get("judging", {}).get("failed", 0)

@@ -42,7 +42,7 @@ CONFIGURATION = [
     ("objective=alphap", "objective=alphap", "did you mean 'alphapo'?", "choices: alphapo, alphapo_ratio, cpo, dpo"),
     ("objective=null", "objective=null", "choices: alphapo, alphapo_ratio"),
     ("objective/shape=powr", "objective/shape=powr", "did you mean 'power'?", "identity, power"),
-    ("data=nope", "data=nope", "choices: glassbox, hh_rlhf, hub, jsonl, ultrafeedback"),
+    ("data=nope", "data=nope", "choices: alpaca_eval, glassbox, hh_rlhf, hub, jsonl, ultrafeedback"),
     ("experiment=nope", "experiment=nope", "quick"),
     ("data.source=file", "data.source=file", "did you mean 'files'?", "glassbox, files, hub"),
     ("trainer.lr_scheduler_type=cosin", "trainer.lr_scheduler_type=cosin", "did you mean 'cosine'?"),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
-from alphapo_cli.errors import UsageError, missing_extra
+from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.formats import ModelOutputs, read_annotations
 from alphapo_cli.evaluation.judges.base import Judge
 from alphapo_cli.evaluation.schema import JudgeConfig
@@ -39,8 +38,6 @@ def build(cfg: JudgeConfig, outputs: ModelOutputs, annotations: Path | None) -> 
         from alphapo_cli.evaluation.judges.openai import OpenAIEngine
 
         return ModelJudge(OpenAIEngine.from_environment(cfg), cfg)
-    try:
-        local = importlib.import_module("alphapo_cli.evaluation.judges.vllm")
-    except ModuleNotFoundError as error:
-        raise missing_extra("vLLM", "vllm") from error
-    return ModelJudge(local.VLLMEngine(cfg), cfg)
+    from alphapo_cli.evaluation.judges.vllm import VLLMEngine
+
+    return ModelJudge(VLLMEngine(cfg), cfg)

@@ -7,18 +7,14 @@ paid for. Answers that could not be used are kept too, for their price alone. A 
 from __future__ import annotations
 
 import datetime
-import fcntl
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
-from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.judges.base import Reply, Unusable
 from alphapo_cli.evaluation.judges.protocol import Ask
-from alphapo_cli.files import jsonable, read_jsonl
+from alphapo_cli.files import read_jsonl
+from alphapo_cli.linelog import LineLog
 
 FILE = "judgements.jsonl"
 
@@ -34,29 +30,11 @@ class Answered:
         self.tokens = int(sum(row.get("tokens") or 0 for row in rows))
 
 
-class Journal:
-    """The file, open for adding; one writer at a time."""
+class Journal(LineLog):
+    """The file in `folder`, open for adding; one writer at a time."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / FILE
-
-    def __enter__(self) -> Journal:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "a+b", buffering=0)
-        try:
-            _lock(self._file, self.path)
-        except UsageError:
-            self._file.close()
-            raise
-        self._file.seek(0)
-        content = self._file.read()
-        self._file.truncate(content.rfind(b"\n") + 1)  # a line that a kill left torn
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
+        super().__init__(folder / FILE, "alphapo eval")
 
     def record(self, ask: Ask, answer: Reply | Unusable) -> None:
         """Add one answer; on disk when this returns."""
@@ -65,31 +43,7 @@ class Journal:
             row |= {"top_logprobs": answer.top_logprobs, "seconds": answer.seconds}
         else:
             row |= {"unusable": answer.reason}
-        row |= {"tokens": answer.tokens, "price": answer.price, "date": now()}
-        line = json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False) + "\n"
-        self._file.write(line.encode("utf-8"))
-        os.fsync(self._file.fileno())
-
-
-def check_free(folder: Path) -> None:
-    """Nobody else may be writing in `folder`.
-
-    Raises:
-        UsageError: somebody is.
-    """
-    if (folder / FILE).is_file():
-        with open(folder / FILE, "rb") as file:
-            _lock(file, folder / FILE)
-
-
-def _lock(file: IO[bytes], path: Path) -> None:
-    """Hold `file` until it is closed, where the file system has locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UsageError(f"{path.parent}: another alphapo eval is writing here; wait for it to end") from error
-    except OSError:
-        return
+        self.add({**row, "tokens": answer.tokens, "price": answer.price, "date": now()})
 
 
 def now() -> str:

@@ -1,0 +1,105 @@
+"""`alphapo generate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from alphapo_cli.cli.common import (
+    ConfigDir,
+    Json,
+    PrintConfig,
+    Replace,
+    announce,
+    check_json_target,
+    emit,
+    print_table,
+    quiet_libraries,
+    sources,
+)
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(generate)
+
+
+def generate(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN|MODEL] [OVERRIDES]...",
+            help="A run directory, a saved model's directory or a hub name (without: the embedded world's base model); then Hydra overrides.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Default runs/generate-<generator>-<hash8>.")
+    ] = None,
+    config_dir: ConfigDir = None,
+    print_config: PrintConfig = False,
+    replace: Replace = False,
+    json: Json = None,
+) -> None:
+    """Answers of a run or model to prompts, in AlpacaEval's format, by vLLM or transformers.
+
+    [bold]Examples[/bold]
+
+      alphapo generate runs/alphapo-1a2b3c4d
+
+      alphapo generate runs/dpo-5e6f7a8b data=alpaca_eval data.path=alpaca_eval.json generation.temperature=0.7
+
+      alphapo generate ./my-model data=jsonl data.path=prompts.jsonl generation=transformers generation.max_new_tokens=256
+    """
+    from alphapo_cli.compose import compose, to_yaml
+    from alphapo_cli.generation.run_settings import run_layer
+    from alphapo_cli.generation.schema import GenerateConfig, check_line
+    from alphapo_cli.overrides import read_line
+
+    given = list(arguments or [])
+    model = given.pop(0) if given and is_model(given[0]) else None
+    where = sources(config_dir)
+    line = read_line(given, where)
+    check_line(line)
+    cfg = compose("generate", GenerateConfig, [run_layer(model), line], where)
+    if print_config:
+        print(to_yaml(cfg), end="")
+        return
+    check_json_target(json)
+    quiet_libraries()
+    from alphapo_cli.stages.generate import prepare, run
+
+    generation = prepare(cfg, model, out, replace=replace)
+    announce(generation.directory.path)
+    if generation.state == "complete":
+        print("complete")
+        summary = generation.directory.summary()
+    else:
+        for note in generation.notes:
+            typer.echo(f"note: {note}", err=True)
+        summary = run(generation)
+        print_table(_table(summary))
+    emit({"path": str(generation.directory.path.resolve()), **summary}, json)
+
+
+def is_model(text: str) -> bool:
+    """Whether the first argument names a model rather than a setting (a path may hold a `=`)."""
+    return "=" not in text or Path(text).expanduser().exists()
+
+
+def _table(summary: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    metrics, cost = summary["metrics"], summary["cost"]
+    table = Table(title=f"{summary['generator']} by {summary['backend']}", title_justify="left", show_header=False)
+    table.add_row("answers", f"{metrics['answers']:,}")
+    table.add_row("mean length", f"{metrics['mean_length']:.1f} tokens, {metrics['mean_characters']:.1f} characters")
+    table.add_row("cut by the token limit", f"{metrics['share_cut']:.1%}")
+    if metrics["repetition_rate"] is not None:
+        table.add_row("repetition rate (4-grams)", f"{metrics['repetition_rate']:.1%}")
+    if metrics["share_empty"]:
+        table.add_row("empty", f"{metrics['share_empty']:.1%}")
+    if cost["tokens_per_second"] is not None:
+        table.add_row("speed", f"{cost['tokens_per_second']:,.0f} tokens/s ({cost['tokens']:,} tokens)")
+    return table

@@ -1,0 +1,130 @@
+"""A local model as the engine of a judge: vLLM in a process of its own, no server.
+
+The questions are the same as an endpoint's. They go in as token ids of the judge's own chat template, and what comes
+back is the log-probs of the first token, which do not depend on the token drawn.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from alphapo_cli.errors import AlphapoError, UsageError, missing_extra
+from alphapo_cli.evaluation.judges.base import Outcome, Record, Reply
+from alphapo_cli.evaluation.judges.protocol import Ask
+from alphapo_cli.evaluation.schema import JudgeConfig
+
+
+class VLLMEngine:
+    """Asks `cfg.model` (a directory, a run directory or a hub name) for one token and its top log-probs.
+
+    Raises:
+        UsageError: vLLM is not installed, or the model is not there or has no chat template.
+    """
+
+    def __init__(self, cfg: JudgeConfig) -> None:
+        if importlib.util.find_spec("vllm") is None:
+            raise missing_extra("vLLM", "vllm")
+        from alphapo_cli.generation.schema import SubjectConfig
+        from alphapo_cli.generation.subject import find
+        from alphapo_cli.locations import cache_dir
+
+        self.cfg = cfg
+        self.subject = find(str(cfg.model), SubjectConfig(dtype=cfg.dtype), cache_dir(), key="judge.model")
+        if not self.subject.tokenizer.chat_template:
+            raise UsageError(
+                f"judge.model={cfg.model}: its tokenizer has no chat template, so it cannot be asked; take an "
+                "instruction-tuned model"
+            )
+        self.model_identity = self.subject.identity(cache_dir())
+
+    def identity(self) -> dict[str, Any]:
+        return {"engine": "vllm", "model": self.model_identity, "top_logprobs": self.cfg.top_logprobs}
+
+    def check(self, asks: Sequence[Ask], spent: float) -> None:
+        """Every question must fit into the judge's context; as many as judge.max_failed may be left out."""
+        long = sum(not self._fits(ids) for ids in self._encoded(asks))
+        if long > self.cfg.max_failed:
+            raise UsageError(
+                f"judge.model={self.cfg.model}: {long} of {len(asks)} questions are longer than its context of "
+                f"{self.subject.context} tokens; take a judge with a longer one (judge.max_failed={long} leaves them out)"
+            )
+
+    def ask(self, asks: Sequence[Ask], spent: float, record: Record) -> Outcome:
+        encoded = self._encoded(asks)
+        outcome = Outcome()
+        kept = [number for number, ids in enumerate(encoded) if self._fits(ids)]
+        for number in set(range(len(asks))) - set(kept):
+            outcome.failed[asks[number].key] = f"longer than the context of {self.subject.context} tokens"
+        if not kept:
+            return outcome
+        with tempfile.NamedTemporaryFile(prefix="alphapo-judge-", suffix=".log", delete=False) as file:
+            log = Path(file.name)
+        try:
+            self._run([(asks[number], encoded[number]) for number in kept], log, record, outcome)
+        except UsageError:
+            raise
+        except AlphapoError as error:
+            outcome.stopped = str(error)  # names the log
+            return outcome
+        log.unlink()
+        return outcome
+
+    def _run(self, asks: Sequence[tuple[Ask, list[int]]], log: Path, record: Record, outcome: Outcome) -> None:
+        from alphapo_cli.generation.parity import check_engine
+        from alphapo_cli.generation.vllm_process import VLLMProcess
+
+        tokenizer, began = self.subject.tokenizer, time.perf_counter()
+        rows = [{"id": number, "ids": ids} for number, (_, ids) in enumerate(asks)]
+        print(f"starting vLLM with the judge {self.cfg.model} ...", file=sys.stderr, flush=True)
+        with VLLMProcess(self._job(max(len(ids) for _, ids in asks)), rows, log) as engine:
+
+            def keep(row: dict[str, Any]) -> None:
+                ask, ids = asks[row["id"]]
+                check_engine(ask.row + 1, ids, row["prompt_ids"], tokenizer)
+                top = tuple((str(tokenizer.decode([token])), logprob) for token, logprob in row["logprobs"])
+                record(ask, Reply(top, tokens=len(ids) + 1, price=0.0, seconds=time.perf_counter() - began))
+                bar.update()
+
+            try:
+                for number, ids in engine.prompts():
+                    check_engine(asks[number][0].row + 1, asks[number][1], ids, tokenizer)
+                began = time.perf_counter()
+                engine.go()
+                with tqdm(total=len(asks), unit=" judgements", disable=None, file=sys.stderr) as bar:
+                    try:
+                        for row in engine.answers():
+                            keep(row)
+                    except KeyboardInterrupt:
+                        for row in engine.finished():
+                            keep(row)
+                        raise
+            except KeyboardInterrupt:
+                outcome.interrupted, outcome.stopped = True, "interrupted"
+
+    def _job(self, longest: int) -> dict[str, Any]:
+        from alphapo_cli.generation.vllm_process import plan
+
+        # Questions begin alike, and a cached beginning need not be read again.
+        sampling = {"temperature": 0.0, "max_tokens": 1, "logprobs": self.cfg.top_logprobs}
+        return plan(self.subject, self.cfg.vllm, longest + 1, sampling, prefix_caching=True)
+
+    def _encoded(self, asks: Sequence[Ask]) -> list[list[int]]:
+        from alphapo_cli.data.tokenise import encode_prompt
+        from alphapo_cli.schema import DataConfig
+
+        chat = DataConfig(template="chat")
+        return [
+            encode_prompt(tuple({"role": m.role, "content": m.content} for m in ask.messages), self.subject.tokenizer, chat)
+            for ask in asks
+        ]  # fmt: skip
+
+    def _fits(self, ids: Sequence[int]) -> bool:
+        return self.subject.context is None or len(ids) < self.subject.context

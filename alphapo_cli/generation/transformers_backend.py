@@ -1,0 +1,48 @@
+"""transformers' generate, in this process, on the GPU where there is one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from alphapo_cli.generation.base import Job, Record, Request
+from alphapo_cli.models import load_model
+from alphapo_cli.sampling import sample
+from alphapo_cli.schema import ModelConfig
+
+
+class TransformersBackend:
+    """Batches of prompts of similar length, each answer with its own generator (see `sampling`)."""
+
+    def generate(self, job: Job, requests: Sequence[Request], record: Record) -> dict[str, Any]:
+        began = time.perf_counter()
+        settings, cfg = job.cfg.model, job.cfg.generation
+        model = load_model(
+            job.subject.source,
+            ModelConfig(
+                dtype=settings.dtype, attention=settings.attention, trust_remote_code=settings.trust_remote_code
+            ),
+        ).to("cuda" if torch.cuda.is_available() else "cpu")
+        tokenizer = job.subject.tokenizer
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else job.stop_ids[0]
+        loaded = time.perf_counter()
+        order = sorted(requests, key=lambda request: len(request.ids))
+        for start in range(0, len(order), cfg.batch_size):
+            batch = order[start : start + cfg.batch_size]
+            answers = sample(
+                model,
+                [request.ids for request in batch],
+                [request.seed for request in batch],
+                max_new_tokens=job.limit,
+                temperature=cfg.temperature,
+                top_p=cfg.top_p,
+                eos_ids=job.stop_ids,
+                pad_id=pad,
+                batch_size=cfg.batch_size,
+            )
+            for request, answer in zip(batch, answers, strict=True):
+                record(request, answer)
+        return {"start_seconds": loaded - began, "generate_seconds": time.perf_counter() - loaded}

@@ -1,0 +1,257 @@
+"""`alphapo generate`: a model and prompts in; AlpacaEval's model_outputs.json out.
+
+`prepare` reads and checks everything that can be wrong (exit 2) and writes nothing; `run` does the work.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from alphapo_cli.data.template import style_of
+from alphapo_cli.data.tokenise import encode_prompt
+from alphapo_cli.errors import AlphapoError, Interrupted, UsageError, missing_extra
+from alphapo_cli.files import write_json
+from alphapo_cli.generation import parity
+from alphapo_cli.generation.base import Backend, Job, Request, request_seed
+from alphapo_cli.generation.directory import GenerateDirectory
+from alphapo_cli.generation.prompts import Prompts, load_prompts
+from alphapo_cli.generation.schema import GenerateConfig
+from alphapo_cli.generation.statistics import describe
+from alphapo_cli.generation.subject import Subject, find
+from alphapo_cli.keyed import keyed_name
+from alphapo_cli.linelog import LineLog
+from alphapo_cli.locations import cache_dir
+from alphapo_cli.runs import digest, manifest
+from alphapo_cli.sampling import Sample
+from alphapo_cli.schema import DataConfig
+
+LONGEST = 2048  # tokens of an answer where neither the user nor the model says less
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Everything read and checked. `ids`: token ids by prompt; `backend`: vllm or transformers."""
+
+    cfg: GenerateConfig
+    job: Job
+    prompts: Prompts
+    ids: tuple[list[int], ...]
+    backend: str
+    directory: GenerateDirectory
+    identity: dict[str, Any]
+    generator: str
+    state: str
+    replace: bool
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user may not have meant."""
+        found = []
+        if self.prompts.repeated:
+            found.append(
+                f"{self.prompts.repeated} of {self.prompts.repeated + len(self.ids)} rows repeat a prompt; each is answered once"
+            )
+        recorded = self.job.subject.recorded
+        strange = recorded is not None and recorded.source != "glassbox"
+        if self.cfg.data.source == "glassbox" and self.cfg.data.path is None and strange:
+            found.append("the prompts are the embedded world's, the run's data were not; data=... chooses others")
+        return found
+
+    @property
+    def requests(self) -> list[Request]:
+        """All answers that are asked for."""
+        return [
+            Request(row, sample, ids, request_seed(self.cfg.seed, prompt.instruction, sample))
+            for sample in range(self.cfg.generation.samples)
+            for row, (prompt, ids) in enumerate(zip(self.prompts.rows, self.ids, strict=True))
+        ]
+
+
+def prepare(
+    cfg: GenerateConfig, model: str | None, out: Path | None = None, *, replace: bool = False, cache: Path | None = None
+) -> Generation:
+    """Read model (not its weights) and prompts, make the ids and compare them; the state says what there is to do.
+
+    Raises:
+        UsageError: any input, setting or directory that does not fit.
+    """
+    cache = cache or cache_dir()
+    backend = choose_backend(cfg.generation.backend)
+    prompts = load_prompts(cfg.data)
+    subject = find(model, cfg.model, cache)
+    ids = tuple(_encode(prompts, subject, cfg.data))
+    if subject.recorded is not None:
+        parity.check_run(subject.recorded, subject.tokenizer, cfg.data)
+    else:
+        parity.check_template([prompt.side for prompt in prompts.rows], ids, subject.tokenizer, cfg.data)
+    limit = _limit(cfg, subject, ids)
+    job = Job(subject, cfg, subject.stop_ids(cfg.data), limit)
+    generator = cfg.generation.generator or subject.name
+    identity = {
+        "generator": generator,
+        "model": subject.identity(cache),
+        "prompts": digest([[prompt.instruction, prompt.dataset, row] for prompt, row in zip(prompts.rows, ids, strict=True)]),
+        "generation": {
+            "backend": backend,
+            "samples": cfg.generation.samples,
+            "max_new_tokens": limit,
+            "temperature": cfg.generation.temperature,
+            "top_p": cfg.generation.top_p,
+            "stop_ids": list(job.stop_ids),
+            "seed": cfg.seed,
+        },
+    }  # fmt: skip
+    folder = out or Path(cfg.run.dir) / (cfg.run.name or keyed_name("generate", generator, identity))
+    directory = GenerateDirectory(folder.expanduser())
+    state = directory.claim(identity, replace=replace)
+    return Generation(cfg, job, prompts, ids, backend, directory, identity, generator, state, replace)
+
+
+def run(generation: Generation) -> dict[str, Any]:
+    """Generate what is missing and write everything. Returns the object of summary.json.
+
+    Raises:
+        UsageError: the weights cannot be read, or the engine was given other ids.
+        AlphapoError: the engine failed; finished answers are kept, and the same call continues.
+        Interrupted: likewise.
+    """
+    directory, began = generation.directory, time.perf_counter()
+    directory.begin(_manifest(generation), generation.cfg, replace=generation.replace)
+    requests = generation.requests
+    with LineLog(directory.log, "alphapo generate") as log:
+        done = directory.finished()
+        left = [request for request in requests if (request.row, request.sample) not in done]
+        tokens = 0
+        with tqdm(total=len(requests), initial=len(done), unit=" answers", disable=None, file=sys.stderr) as bar:
+
+            def record(request: Request, answer: Sample) -> None:
+                nonlocal tokens
+                log.add({"row": request.row, "sample": request.sample, "ids": answer.ids, "cut": answer.cut})
+                done[request.row, request.sample] = answer
+                tokens += len(answer.ids) + (not answer.cut)  # the end token was generated, too
+                bar.update()
+
+            try:
+                facts = _backend(generation).generate(generation.job, left, record) if left else {}
+            except KeyboardInterrupt as error:
+                raise Interrupted(f"interrupted: {_kept(generation, requests)}") from error
+            except UsageError:
+                raise
+            except AlphapoError as error:
+                raise AlphapoError(f"{error}; {_kept(generation, requests)}") from error
+        metrics = _write(generation, done)
+        seconds = facts.get("generate_seconds", 0.0)
+        cost = {
+            **facts,
+            "seconds": time.perf_counter() - began,
+            "tokens": tokens,
+            "tokens_per_second": tokens / seconds if seconds else None,
+            "answers_from_earlier_starts": len(requests) - len(left),
+        }
+        summary = directory.finish(
+            "complete", generator=generation.generator, backend=generation.backend, prompts=len(generation.ids),
+            samples=generation.cfg.generation.samples, metrics=metrics, cost=cost,
+        )  # fmt: skip
+    directory.log.unlink()
+    return summary
+
+
+def choose_backend(asked: str) -> str:
+    """vllm or transformers.
+
+    Raises:
+        UsageError: vLLM is asked for and not installed.
+    """
+    installed = importlib.util.find_spec("vllm") is not None
+    if asked == "vllm" and not installed:
+        raise missing_extra("vLLM", "vllm")
+    return asked if asked != "auto" else "vllm" if installed else "transformers"
+
+
+def _backend(generation: Generation) -> Backend:
+    if generation.backend == "vllm":
+        from alphapo_cli.generation.vllm_backend import VLLMBackend
+
+        return VLLMBackend(generation.directory.engine_log)
+    from alphapo_cli.generation.transformers_backend import TransformersBackend
+
+    return TransformersBackend()
+
+
+def _encode(prompts: Prompts, subject: Subject, data: DataConfig) -> list[list[int]]:
+    tokenizer = subject.tokenizer
+    style = style_of(tokenizer, data)
+    bare = [prompt for prompt in prompts.rows if prompt.plain is None]
+    if bare and not style.chat:
+        raise UsageError(
+            f"model={subject.asked}: its tokenizer has no chat template and {len(bare)} of {len(prompts.rows)} prompts "
+            "are instructions or messages; take an instruction-tuned model (data.template=plain feeds bare text)"
+        )
+    # Prompts are never cut here: one that does not fit is refused with the others (see _limit).
+    data = replace(data, max_prompt_length=None)
+    return [
+        encode_prompt(prompt.side if style.chat or prompt.plain is None else prompt.plain, tokenizer, data)
+        for prompt in prompts.rows
+    ]
+
+
+def _limit(cfg: GenerateConfig, subject: Subject, ids: tuple[list[int], ...]) -> int:
+    """Tokens of an answer at most.
+
+    Raises:
+        UsageError: prompts that leave no room for as many.
+    """
+    context, asked = subject.context, cfg.generation.max_new_tokens
+    limit = asked or min(LONGEST, context // 2 if context is not None else LONGEST)
+    empty = sum(not row for row in ids)
+    if empty:
+        raise UsageError(f"{empty} prompts have no tokens; there is nothing to continue")
+    longest = max(map(len, ids))
+    if context is not None and longest + limit > context:
+        many = sum(len(row) + limit > context for row in ids)
+        raise UsageError(
+            f"{many} of {len(ids)} prompts are too long: the longest has {longest} tokens, the model's context is "
+            f"{context} and an answer may have {limit} (generation.max_new_tokens); lower that, or leave the prompts out"
+        )
+    return limit
+
+
+def _kept(generation: Generation, requests: list[Request]) -> str:
+    return f"{len(generation.directory.finished())} of {len(requests)} answers are kept in {generation.directory.log}; the same line generates the rest"
+
+
+def _write(generation: Generation, done: dict[tuple[int, int], Sample]) -> dict[str, Any]:
+    tokenizer = generation.job.subject.tokenizer
+    texts = {
+        key: str(tokenizer.decode(answer.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        for key, answer in done.items()
+    }
+    for sample in range(generation.cfg.generation.samples):
+        rows = [
+            {
+                "dataset": prompt.dataset,
+                "instruction": prompt.instruction,
+                "output": texts[row, sample],
+                "generator": generation.generator,
+            }
+            for row, prompt in enumerate(generation.prompts.rows)
+        ]
+        write_json(generation.directory.outputs(sample), rows)
+    keys = sorted(done)
+    return describe([done[key] for key in keys], [texts[key] for key in keys])
+
+
+def _manifest(generation: Generation) -> dict[str, Any]:
+    return manifest(
+        identity=generation.identity,
+        model=generation.job.subject.asked,
+        data={"source": generation.prompts.description, "repeated": generation.prompts.repeated},
+        config=asdict(generation.cfg),
+    )

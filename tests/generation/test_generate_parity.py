@@ -1,0 +1,135 @@
+"""Generation sees the ids that training saw, or says where they differ and stops."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import BARE, TINY, Ran, run_here
+
+from alphapo_cli.data.tokenise import encode_prompt
+from alphapo_cli.errors import UsageError
+from alphapo_cli.generation.parity import check_engine, check_run, check_template
+from alphapo_cli.generation.run_settings import Recorded, RunRecord
+from alphapo_cli.schema import DataConfig
+from tests.data import data_tokenizers as kinds
+
+Alphapo = Callable[..., Ran]
+USER = ({"role": "user", "content": "Name three fruits, please."},)
+
+
+@pytest.fixture
+def run(trained: Ran, tmp_path: Path) -> Path:
+    """A copy of a run, to be changed."""
+    return shutil.copytree(trained.path, tmp_path / "copy", ignore=shutil.ignore_patterns("wandb", "samples"))
+
+
+def refused(ran: Ran, *parts: str) -> None:
+    assert (ran.code, ran.out) == (2, ""), ran.err
+    for part in parts:
+        assert part in ran.fault
+
+
+def template_of(run: Path) -> Path:
+    return run / "model" / "chat_template.jinja"
+
+
+def test_another_template_is_found_with_both_lists_and_the_place(run: Path, alphapo: Alphapo, tmp_path: Path) -> None:
+    recorded = json.loads((run / "prompts.json").read_text())[0]["ids"]
+    bos, user = recorded[:2]
+    file = template_of(run)
+    file.write_text(file.read_text().replace("'<s>'", "'<s> <s>'"))  # a second BOS
+    line = ("generate", str(run), "generation=transformers", "data.limit=2")
+    refused(
+        alphapo(*line), "differ at position 1", "'<user>' against '<s>'", f"training saw {recorded}",
+        f"generation makes {[bos, bos, user, *recorded[2:]]}",
+    )  # fmt: skip
+    assert not (tmp_path / "runs").exists()
+
+
+def test_template_settings_of_the_run_hold_and_others_are_found(
+    alphapo: Alphapo, scratch: Ran, pairs: dict[str, Path]
+) -> None:
+    """A system prompt that training did not have; the run's own tokenizer takes any."""
+    line = ("generate", str(scratch.path), "generation=transformers", f"data.path={pairs['plain']}", "data.limit=2")
+    short = "generation.max_new_tokens=2"
+    assert alphapo(*line, short).code == 0
+    refused(alphapo(*line, short, "data.system=Be brief."), "token ids differ at position 1", "'<|system|>'")
+    refused(alphapo(*line, short, "data.template=plain"), "leave data.template=auto")
+
+
+def test_a_run_that_recorded_nothing_is_not_trusted(run: Path, alphapo: Alphapo) -> None:
+    (run / "prompts.json").unlink()
+    refused(
+        alphapo("generate", str(run), "generation=transformers"),
+        "prompts.json (the ids that training saw) cannot be read",
+        str(run / "model"),
+    )
+
+
+def test_prompts_that_training_had_cut_are_recognised(
+    tmp_path_factory: pytest.TempPathFactory, shared_cache: Path, alphapo: Alphapo
+) -> None:
+    line = ("train", *TINY, *BARE, "data.max_prompt_length=5", "trainer.max_steps=1", "probe.samples=0")
+    ran = run_here(line, tmp_path_factory.mktemp("cut"), shared_cache)
+    recorded = json.loads((ran.path / "prompts.json").read_text())
+    assert {len(row["ids"]) for row in recorded} == {5}
+    again = alphapo("generate", str(ran.path), "generation=transformers", "data.limit=2")
+    assert again.code == 0, again.err
+
+
+@pytest.fixture(params=[kinds.bpe, kinds.llama2, kinds.chatml], ids=["template BOS", "both BOS", "no BOS"])
+def tokenizer(request: pytest.FixtureRequest) -> Any:
+    return request.param()
+
+
+def test_our_ids_are_the_templates_own(tokenizer: Any) -> None:
+    ids = encode_prompt(USER, tokenizer, DataConfig())
+    check_template([USER], [ids], tokenizer, DataConfig())
+    doubled = [ids[0], *ids]
+    with pytest.raises(UsageError) as error:
+        check_template([USER, USER], [ids, doubled], tokenizer, DataConfig())
+    assert "prompt 2: token ids differ at position 1" in str(error.value)
+    assert str(ids) in str(error.value)
+    assert str(doubled) in str(error.value)
+
+
+def test_a_bos_that_only_the_tokenizer_writes_is_no_difference() -> None:
+    tokenizer = kinds.with_template(kinds.BARE)
+    own = tokenizer.apply_chat_template(list(USER), add_generation_prompt=True, return_dict=False)
+    ids = encode_prompt(USER, tokenizer, DataConfig())
+    assert ids == [tokenizer.bos_token_id, *own]
+    check_template([USER], [ids], tokenizer, DataConfig())
+    with pytest.raises(UsageError, match="position 0"):
+        check_template([USER], [[tokenizer.bos_token_id, *ids]], tokenizer, DataConfig())
+
+
+def record(ids: list[int], max_length: int = 64, max_prompt_length: int | None = None) -> RunRecord:
+    return RunRecord((Recorded(USER, tuple(ids)),), "files", max_length, max_prompt_length)
+
+
+def test_a_system_prompt_is_not_taken_for_a_cut() -> None:
+    """What is missing at the beginning may be training's cut only where training cuts."""
+    tokenizer = kinds.bpe()
+    bare = encode_prompt(USER, tokenizer, DataConfig())
+    system = DataConfig(system="Be brief.")
+    longer = encode_prompt(USER, tokenizer, system)
+    assert longer[-(len(bare) - 1) :] == bare[1:], "the shape of a cut"
+    with pytest.raises(UsageError, match="position 1"):
+        check_run(record(bare), tokenizer, system)
+    check_run(record([bare[0], *bare[-4:]], max_prompt_length=5), tokenizer, DataConfig())
+    with pytest.raises(UsageError):
+        check_run(record([bare[0], *bare[-5:-1]], max_prompt_length=5), tokenizer, DataConfig())
+
+
+def test_the_engine_must_be_given_our_ids() -> None:
+    tokenizer = kinds.bpe()
+    check_engine(3, [0, 7, 8], [0, 7, 8], tokenizer)
+    with pytest.raises(
+        UsageError, match=r"prompt 3: token ids differ at position 2 \(8 against the end|against the end"
+    ):
+        check_engine(3, [0, 7, 8], [0, 7], tokenizer)

@@ -1,0 +1,148 @@
+"""Prompts from every kind of source, and bad input: exit code 2, one line, nothing written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Ran, write_rows
+
+from alphapo_cli.data import glassbox
+from alphapo_cli.generation.prompts import load_prompts
+from alphapo_cli.schema import DataConfig
+
+Alphapo = Callable[..., Ran]
+ASK = {"role": "user", "content": "Why?"}
+ANSWER = {"role": "assistant", "content": "Because."}
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+# row -> (instruction in model_outputs.json, prompt under a chat template, text without one)
+FORMS: list[tuple[dict[str, Any], str, Any, str | None]] = [
+    ({"instruction": "Why?", "output": "x", "generator": "y"}, "Why?", (ASK,), None),
+    ({"instruction": "Add.", "input": "1 2"}, "Add.\n\n1 2", ({"role": "user", "content": "Add.\n\n1 2"},), None),
+    ({"instruction": "Why?", "input": ""}, "Why?", (ASK,), None),
+    ({"prompt": "Why?"}, "Why?", "Why?", "Why?"),
+    ({"prompt": "Why?", "messages": [ASK, ANSWER]}, "Why?", "Why?", "Why?"),
+    ({"prompt": [ASK]}, "Why?", (ASK,), None),
+    ({"messages": [ASK, ANSWER]}, "Why?", (ASK,), None),
+    ({"messages": [SYSTEM, ASK]}, "System: Be brief.\n\nUser: Why?", (SYSTEM, ASK), None),
+    (
+        {"messages": [ASK, ANSWER, ASK]}, "User: Why?\n\nAssistant: Because.\n\nUser: Why?", (ASK, ANSWER, ASK), None,
+    ),
+    ({"chosen": [ASK, ANSWER], "rejected": [ASK, {**ANSWER, "content": "No."}]}, "Why?", (ASK,), None),
+    (
+        {"chosen": "\n\nHuman: Why?\n\nAssistant: Because.", "rejected": "\n\nHuman: Why?\n\nAssistant: No."},
+        "\n\nHuman: Why?\n\nAssistant:", (ASK,), "\n\nHuman: Why?\n\nAssistant:",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "instruction", "side", "plain"), FORMS)
+def test_every_form_of_a_prompt(
+    row: dict[str, Any], instruction: str, side: Any, plain: str | None, tmp_path: Path
+) -> None:
+    file = write_rows(tmp_path / "some_set.jsonl", [row])
+    (found,) = load_prompts(DataConfig(source="files", path=str(file))).rows
+    assert (found.instruction, found.side, found.plain, found.dataset) == (instruction, side, plain, "some_set")
+
+
+def test_a_list_in_json_its_datasets_and_repetitions(tmp_path: Path) -> None:
+    file = tmp_path / "alpaca_eval.json"
+    rows = [{"instruction": text, "dataset": "koala" if text == "b" else None} for text in "abca"]
+    file.write_text(json.dumps(rows))
+    found = load_prompts(DataConfig(source="files", path=str(file)))
+    assert [(p.instruction, p.dataset) for p in found.rows] == [
+        ("a", "alpaca_eval"),
+        ("b", "koala"),
+        ("c", "alpaca_eval"),
+    ]
+    assert found.repeated == 1
+    assert [p.instruction for p in load_prompts(DataConfig(source="files", path=str(file), limit=2)).rows] == ["a", "b"]
+
+
+def test_a_column_of_another_name(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "q.jsonl", [{"question": "Why?", "prompt": "not this"}])
+    (found,) = load_prompts(DataConfig(source="files", path=str(file), prompt_column="question")).rows
+    assert found.instruction == "Why?"
+
+
+def test_without_settings_the_worlds_held_out_instructions() -> None:
+    assert [p.instruction for p in load_prompts(DataConfig()).rows] == glassbox.instructions(256)
+    assert [p.instruction for p in load_prompts(DataConfig(limit=300)).rows] == glassbox.instructions(300)
+
+
+# ------------------------------------------------------------------------------------------------------- bad input
+
+
+def refused(ran: Ran, tmp_path: Path, *parts: str) -> None:
+    assert (ran.code, ran.out) == (2, ""), ran.err
+    assert ran.fault.startswith("alphapo: ")
+    for part in parts:
+        assert part in ran.fault
+    assert not (tmp_path / "runs").exists()
+
+
+ROWS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "no prompt": ([{"instruction": "a"}, {"text": "b"}], ("line 2", "'instruction'")),
+    "no column": ([{"text": "b"}], ("line 1", "'instruction' or 'prompt' or 'messages'", "columns: text", "data.prompt_column")),
+    "not text": ([{"prompt": 3}], ("line 1", "'prompt'", "not text or messages")),
+    "empty": ([{"instruction": "  "}], ("line 1", "the prompt is empty")),
+    "no user": ([{"messages": [SYSTEM]}], ("line 1", "no user message")),
+    "no rows": ([], ("prompts.jsonl", "holds no rows")),
+    "no object": ([3], ("line 1", "object")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_broken_rows(name: str, alphapo: Alphapo, tmp_path: Path) -> None:
+    rows, parts = ROWS[name]
+    file = write_rows(tmp_path / "prompts.jsonl", rows)
+    refused(alphapo("generate", f"data.path={file}"), tmp_path, *parts)
+
+
+LINES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "no model": ("./nothing", ("model=./nothing", "no such directory")),
+    "no file": ("data=jsonl data.path=nothing.jsonl", ("nothing.jsonl", "no such file")),
+    "no path": ("data=jsonl", ("data.path=FILE is missing",)),
+    "typo": ("generation.temprature=0", ("generation.temprature", "did you mean 'generation.temperature'?")),
+    "range": ("generation.top_p=1.5", ("generation.top_p=1.5", "at most 1")),
+    "choice": ("generation=vlm", ("generation=vlm", "did you mean 'vllm'?")),
+    "pairs only": ("data.duplicates=drop", ("data.duplicates", "training pairs")),
+    "another stage": ("trainer=small", ("trainer=small", "generate has no group 'trainer'")),
+    "too many": ("data.limit=5000", ("held-out instructions, not 5000",)),
+    "too long": (
+        "data.limit=8 generation=transformers generation.max_new_tokens=126",
+        ("8 of 8 prompts are too long", "context is 128", "may have 126", "generation.max_new_tokens"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_bad_lines(name: str, alphapo: Alphapo, tmp_path: Path) -> None:
+    line, parts = LINES[name]
+    refused(alphapo("generate", *line.split()), tmp_path, *parts)
+
+
+def test_some_prompts_too_long_are_counted_not_cut(alphapo: Alphapo, tmp_path: Path) -> None:
+    rows = [{"instruction": "name one fruit . " * n} for n in (1, 9, 40, 2, 33)]
+    file = write_rows(tmp_path / "prompts.jsonl", rows)
+    # 4 n words, <s>, <user> and <assistant>: 163 tokens at most; 28 + 100 is the most that fits.
+    refused(
+        alphapo("generate", "generation=transformers", f"data.path={file}", "generation.max_new_tokens=100"),
+        tmp_path, "3 of 5 prompts are too long", "the longest has 163 tokens", "context is 128",
+    )  # fmt: skip
+
+
+def test_instructions_need_a_chat_template(trained: Ran, alphapo: Alphapo, tmp_path: Path) -> None:
+    model = shutil.copytree(trained.path / "model", tmp_path / "model")
+    (model / "chat_template.jinja").unlink()
+    line = ("generate", str(model), "generation=transformers", "data.limit=3")
+    refused(alphapo(*line), tmp_path, "no chat template", "3 of 3 prompts", "data.template=plain")
+    file = write_rows(tmp_path / "prompts.jsonl", [{"instruction": "name one fruit ."}])
+    refused(alphapo(*line, f"data.path={file}"), tmp_path, "no chat template")
+    plain = alphapo(*line, f"data.path={file}", "data.template=plain")
+    assert plain.code == 0, plain.err
