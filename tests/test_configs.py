@@ -18,12 +18,13 @@ from alphapo_cli.objective.preference import build
 from alphapo_cli.overrides import Sources, read_line
 from alphapo_cli.schema import ObjectiveConfig, TrainConfig
 from alphapo_cli.sweep.grid import make
+from alphapo_cli.sweep.schema import SweepConfig
 
 CONF, SWEEPS = shipped("conf"), shipped("sweeps")
 FILES = sorted(p.relative_to(CONF).with_suffix("").as_posix() for p in CONF.rglob("*.y*ml"))
-PRIMARIES = {"train": TrainConfig, "generate": GenerateConfig, "eval": EvalConfig}
+PRIMARIES = {"train": TrainConfig, "generate": GenerateConfig, "eval": EvalConfig, "sweep": SweepConfig}
 # The groups that only one stage knows; the others are training's.
-OWNERS = {"judge": "eval", "generation": "generate"}
+OWNERS = {"launcher": "sweep", "judge": "eval", "generation": "generate"}
 PARTS = [(kind, name) for kind, table in TABLES.items() for name in table]
 
 

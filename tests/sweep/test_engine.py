@@ -40,6 +40,7 @@ def commits(path: Path) -> list[int]:
     return [len(list((cell / ".claim").glob("*.done"))) for cell in (path / "cells").iterdir()]
 
 
+@pytest.mark.slow
 class TestWorkers:
     def test_several_workers_give_what_one_process_gives(self, alphapo, small, tmp_path):
         line = ["sweep", "alpha", f"{ALPHA}=-1,0,1", *small]
@@ -65,7 +66,7 @@ class TestWorkers:
 
     def test_a_cell_that_kills_its_workers_has_failed_and_the_others_have_not(self, small, tmp_path, shared_cache):
         """As the kernel does when memory is out, whenever this cell runs."""
-        with started(small, tmp_path, shared_cache) as process:
+        with started((*small, "trainer.max_steps=60"), tmp_path, shared_cache) as process:
             first = None
             for _ in range(2):
                 worker, cell = working(process, tmp_path, only=first)
@@ -187,7 +188,15 @@ class TestRetries:
         assert [c["state"] for c in cells_of(ran.path).values()] == ["failed", "pending", "pending"]
 
     def test_stopped_cells_are_neither_repeated_nor_a_failure(self, alphapo, small, snapshot):
-        line = ("sweep", "alpha", f"{ALPHA}=0,1", *small, HERE, "guard.max_chosen_drop=1e-6", "trainer.learning_rate=1e-3")
+        line = (
+            "sweep",
+            "alpha",
+            f"{ALPHA}=0,1",
+            *small,
+            HERE,
+            "guard.max_chosen_drop=1e-6",
+            "trainer.learning_rate=1e-3",
+        )
         ran = alphapo(*line)
         assert ran.code == 0, ran.err
         assert {c["state"] for c in cells_of(ran.path).values()} == {"stopped"}
@@ -250,6 +259,7 @@ class TestLauncherKeys:
         assert one.path == two.path
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_sweep_share_the_cells(small, tmp_path, shared_cache):
     """Both end well, every cell was run once, and both print the whole table."""
     with started(small, tmp_path, shared_cache) as one, started(small, tmp_path, shared_cache) as two:

@@ -192,7 +192,7 @@ def diverging(pairs):
     """A sweep of three learning rates, the second of which diverges."""
     from conftest import BARE, SCRATCH
 
-    steps = ("trainer.max_steps=12", "trainer.warmup_ratio=0", "trainer.max_grad_norm=0")
+    steps = ("trainer.max_steps=12", "trainer.warmup_ratio=0", "trainer.max_grad_norm=0", "probe.every=12")
     data = ("data=jsonl", f"data.path={pairs['plain']}")
     return ("sweep", "objective=cpo", HERE, *SCRATCH, *BARE, *data, *steps, "trainer.learning_rate=0.001,1e30,0.002")
 
