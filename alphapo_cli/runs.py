@@ -7,6 +7,7 @@ probe.jsonl     per pair
 samples/        answers, AlpacaEval format
 curves.png
 .claim/         who works on it (see claims)
+outcome.json    what `alphapo run` found by generating and evaluating
 checkpoints/    where an interrupted run goes on
 model/          loads in plain transformers and vLLM
 summary.json    {"state", "reason", "step", "metrics", "cost"}; a run is complete only when it says so
@@ -36,7 +37,7 @@ from alphapo_cli.files import check_folder, json_line, read_jsonl, usable, write
 
 # What a run writes; `begin` removes these and nothing else. The claim outlives them.
 FILES = ("summary.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "curves.png", "config.yaml", "samples", "model",
-         "checkpoints", "trainer", "wandb", "manifest.json")  # fmt: skip
+         "checkpoints", "trainer", "wandb", "outcome.json", "manifest.json")  # fmt: skip
 # Settings that say where, how often saved and how watched a run is, not what it computes.
 NOT_IDENTITY = ("run.", "tracking.", "data.workers", "trainer.save_")
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "safetensors", "hydra-core",

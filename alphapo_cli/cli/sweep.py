@@ -17,9 +17,11 @@ from alphapo_cli.cli.common import (
     quiet_libraries,
     sources,
 )
+from alphapo_cli.cli.run import Annotations, Difficulty, Gamed, Reference
 from alphapo_cli.errors import AlphapoError
 
 if TYPE_CHECKING:
+    from alphapo_cli.stages.pipeline import make_plan, split_line
     from alphapo_cli.sweep.engine import Policy
     from alphapo_cli.sweep.grid import Grid
     from alphapo_cli.sweep.schema import LauncherConfig
@@ -42,6 +44,10 @@ def sweep(
     out: Annotated[
         Path | None, typer.Option("--out", help="The sweep's directory (default runs/<NAME>-<hash8>).")
     ] = None,
+    reference: Reference = None,
+    annotations: Annotations = None,
+    difficulty: Difficulty = None,
+    gamed: Gamed = None,
     config_dir: ConfigDir = None,
     print_config: PrintConfig = False,
     json: Json = None,
@@ -56,6 +62,9 @@ def sweep(
     ] = False,
 ) -> None:
     """Run a grid of trainings and draw what alpha does. The same line again continues it.
+
+    With overrides of `generation`, `prompts`, `judge` or `statistics`, or a --reference, every cell is also generated
+    from and evaluated, as by `alphapo run`, and the win rate is the sweep's outcome.
 
     [bold]Examples[/bold]
 
@@ -81,7 +90,10 @@ def sweep(
     name = texts.pop(0) if texts and "=" not in texts[0] else None
     where = sources(config_dir)
     how = [text for text in texts if text.startswith("launcher")]
-    grid = make(name, [text for text in texts if text not in how], where)
+    training, generation, evaluation = split_line([text for text in texts if text not in how])
+    grid = make(name, training, where)
+    files = {"reference": reference, "annotations": annotations, "difficulty": difficulty, "gamed": gamed}
+    plan = make_plan(generation, evaluation, where, **files) if generation or evaluation or reference else None
     launcher = compose("sweep", SweepConfig, [read_line(how, where)], where).launcher
     if max_parallel is not None:
         launcher.workers = max_parallel
@@ -111,7 +123,7 @@ def sweep(
 
     from alphapo_cli.stages.sweep import run_sweep, table
 
-    result = run_sweep(grid, directory, launcher, policy)
+    result = run_sweep(grid, directory, launcher, policy, plan)
     wide = Console()
     # A pipe has no width of its own; the table needs about this much.
     (wide if wide.is_terminal else Console(width=120)).print(table(directory))

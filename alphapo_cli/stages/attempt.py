@@ -122,7 +122,11 @@ class Attempt:
             self.directory.go_back(snapshot["step"])
         self.checkpoints.tidy()
         self.recorder = Recorder(
-            self.directory, self.schedule.total_steps, self.directory.path.name, self._tracker(), self.claim
+            self.directory,
+            self.schedule.total_steps,
+            self.directory.path.name,
+            run_tracker(self.cfg, self.directory, self.group),
+            self.claim,
         )
         return None, snapshot
 
@@ -329,18 +333,6 @@ class Attempt:
         run_curves(self.directory.rows(), path, self.directory.path.name)
         self.recorder.tracker.picture("curves", path, self._step())
 
-    def _tracker(self) -> Tracker:
-        return open_tracker(
-            self.cfg.tracking,
-            self.directory.path,
-            run_id=digest([identity(self.cfg), str(self.directory.path)])[:16],
-            name=self.directory.path.name,
-            group=self.group.name if self.group else self.cfg.tracking.group,
-            job_type=self.group.job_type if self.group else "train",
-            config=leaves(to_dict(self.cfg)),
-            history=self.directory.rows(),
-        )
-
     def _manifest(self) -> dict[str, Any]:
         data, tokenizer = self.materials.data, self.materials.tokenizer
         return manifest(
@@ -351,6 +343,20 @@ class Attempt:
             processes=self.processes.world,
             steps=self.schedule.total_steps,
         )
+
+
+def run_tracker(cfg: TrainConfig, directory: RunDirectory, group: Group | None) -> Tracker:
+    """The W&B run of a run directory, with what metrics.jsonl holds so far."""
+    return open_tracker(
+        cfg.tracking,
+        directory.path,
+        run_id=digest([identity(cfg), str(directory.path)])[:16],
+        name=directory.path.name,
+        group=group.name if group else cfg.tracking.group,
+        job_type=group.job_type if group else "train",
+        config=leaves(to_dict(cfg)),
+        history=directory.rows(),
+    )
 
 
 class _AfterStep(TrainerCallback):

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
+from alphapo_cli.stages.pipeline import Plan
 from alphapo_cli.sweep import best as best_of
 from alphapo_cli.sweep.display import Display
 from alphapo_cli.sweep.engine import OVER, Engine, Policy, todo
@@ -32,18 +33,20 @@ class SweepResult:
     sentence: str
 
 
-def run_sweep(grid: Grid, directory: SweepDirectory, launcher: LauncherConfig, policy: Policy) -> SweepResult:
+def run_sweep(
+    grid: Grid, directory: SweepDirectory, launcher: LauncherConfig, policy: Policy, plan: Plan | None = None
+) -> SweepResult:
     """Run what is not over. A failed cell does not stop the others, unless the policy says so.
 
     Raises:
         UsageError: bad input, found before the first cell.
         Interrupted: Ctrl-C or SIGTERM; the same line goes on.
     """
-    cells = todo(grid.cells, directory, policy)
+    cells = todo(grid.cells, directory, policy, plan)
     note = directory.version_note() if cells else None
     if note:
         _say(note)
-    ended = _run_cells(grid, cells, directory, launcher, policy) if cells else []
+    ended = _run_cells(grid, cells, directory, launcher, policy, plan) if cells else []
     failed = [f"{e.job.title}: {e.reason}" for e in ended if e.state not in OVER]
     found = best_of.find_best(directory)
     summary = directory.write_summary(found)
@@ -62,7 +65,12 @@ def _older(pictures: dict[str, Path], directory: SweepDirectory) -> bool:
 
 
 def _run_cells(
-    grid: Grid, cells: Sequence[Cell], directory: SweepDirectory, cfg: LauncherConfig, policy: Policy
+    grid: Grid,
+    cells: Sequence[Cell],
+    directory: SweepDirectory,
+    cfg: LauncherConfig,
+    policy: Policy,
+    plan: Plan | None,
 ) -> list[Ended]:
     """Check everything, then run `cells`; how each ended."""
     configs = [cell.cfg for cell in cells]
@@ -70,13 +78,13 @@ def _run_cells(
         directory.cell(cell.id).check(cell.cfg, replace=False)
     launcher = make_launcher(cfg, directory, configs)
     try:
-        launcher.prepare(configs)
+        launcher.prepare(configs, plan)
         directory.write(grid)
         done = len(grid.cells) - len(cells)
         _say(f"{grid.description or grid.name}: {len(grid.cells)} cells, {done} of them complete")
         with Display(directory, cells) as display:
             engine = Engine(directory, launcher, policy, display.tell, display.tick)
-            return engine.run(cells)
+            return engine.run(cells, plan)
     finally:
         launcher.close()
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from alphapo_cli.errors import AlphapoError, Interrupted
 from alphapo_cli.schema import TrainConfig
+from alphapo_cli.stages.pipeline import Plan, after_training, join_tracking, make_reference, outcome
 from alphapo_cli.sweep.launchers.base import Ended, Job
 from alphapo_cli.sweep.state import SweepDirectory
 
@@ -24,14 +25,22 @@ def _workshop() -> Workshop:
     return Workshop(warm=True)
 
 
-def prepare(cells: Sequence[TrainConfig]) -> None:
-    """Read and check what the cells train on, and fill the caches.
+def prepare(cells: Sequence[TrainConfig], plan: Plan | None) -> None:
+    """Read and check what the cells train on and are compared with, and fill the caches.
 
     Raises:
         UsageError: bad input.
     """
     for cfg in cells:
         _workshop().materials(cfg)
+    if plan is None:
+        return
+    for cfg in cells:
+        plan.check(cfg)
+    if plan.reference is None:
+        starts = {(cfg.model.path, cfg.seed, cfg.run.dir): cfg for cfg in cells}
+        for cfg in starts.values():
+            make_reference(plan, cfg)
 
 
 def run_job(job: Job) -> Ended:
@@ -56,4 +65,14 @@ def run_job(job: Job) -> Ended:
             directory.begin(job.cfg, manifest(note="refused before training"))
             directory.finish("failed", reason, 0, {}, {})
         return Ended(job, "failed", reason)
+    if job.plan is not None:
+        try:
+            before = outcome(directory)
+            found = after_training(job.plan, job.cfg, directory, inside=True)
+            if found != before:
+                join_tracking(job.cfg, directory, found, group)
+        except (KeyboardInterrupt, Interrupted) as error:
+            return Ended(job, "interrupted", str(error) or "stopped by the user")
+        except Exception as error:
+            return Ended(job, "failed", f"trained, but not evaluated: {error}".splitlines()[0])
     return Ended(job, str(summary["state"]), summary.get("reason"))

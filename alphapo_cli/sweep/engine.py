@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from alphapo_cli.claims import Claim, take
 from alphapo_cli.errors import Interrupted
 from alphapo_cli.runs import RunDirectory
+from alphapo_cli.stages.pipeline import Plan, outcome
 from alphapo_cli.sweep.grid import Cell
 from alphapo_cli.sweep.launchers.base import Ended, Job, Launcher
 from alphapo_cli.sweep.state import SweepDirectory
@@ -33,10 +34,18 @@ class Policy:
     crashes: int = 2
 
 
-def todo(cells: Sequence[Cell], directory: SweepDirectory, policy: Policy) -> list[Cell]:
+def todo(cells: Sequence[Cell], directory: SweepDirectory, policy: Policy, plan: Plan | None = None) -> list[Cell]:
     """Cells that a line runs: all that are not over, without failed ones where they are not to be retried."""
     left = (*OVER, *(() if policy.retry else ("failed",)))
-    return [cell for cell in cells if directory.cell(cell.id).state not in left]
+
+    def is_left(cell: Cell) -> bool:
+        run = directory.cell(cell.id)
+        state = run.state
+        if state in OVER and plan is not None:
+            return outcome(run).get("key") != plan.key
+        return state not in left
+
+    return [cell for cell in cells if is_left(cell)]
 
 
 @dataclass
@@ -52,14 +61,14 @@ class Engine:
     busy: dict[str, Job] = field(default_factory=dict)
     ended: dict[str, Ended] = field(default_factory=dict)
 
-    def run(self, cells: Sequence[Cell]) -> list[Ended]:
+    def run(self, cells: Sequence[Cell], plan: Plan | None = None) -> list[Ended]:
         """Run `cells`; how each one ended.
 
         Raises:
             Interrupted: Ctrl-C or SIGTERM. After the first one, what runs has saved a checkpoint.
         """
         sweep, here = str(self.directory.path.absolute()), os.getcwd()
-        jobs = [Job(sweep, here, cell.id, tuple(cell.overrides), cell.cfg) for cell in cells]
+        jobs = [Job(sweep, here, cell.id, tuple(cell.overrides), cell.cfg, plan) for cell in cells]
         self.launcher.start(jobs)
         recorded = looked = time.monotonic()
         try:

@@ -16,6 +16,7 @@ from typing import Any
 from alphapo_cli.errors import UsageError
 from alphapo_cli.files import check_folder, write_json
 from alphapo_cli.runs import RunDirectory, version_changes, versions
+from alphapo_cli.stages.pipeline import outcome
 from alphapo_cli.sweep.grid import Grid
 
 
@@ -92,7 +93,7 @@ class SweepDirectory:
                     "state": run.state,
                     "reason": summary.get("reason"),
                     "step": summary.get("step", 0),
-                    "metrics": summary.get("metrics", {}),
+                    "metrics": {**summary.get("metrics", {}), **outcome(run).get("metrics", {})},
                     "cost": summary.get("cost", {}),
                 }
             )

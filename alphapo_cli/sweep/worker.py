@@ -38,7 +38,7 @@ def main(connection: int, lifeline: int) -> None:
             parent.send(run_job(content))
             continue
         try:
-            prepare(content)
+            prepare(*content)
         except (AlphapoError, KeyboardInterrupt) as error:
             parent.send(error if isinstance(error, AlphapoError) else AlphapoError("interrupted"))
         except Exception as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from alphapo_cli.schema import TrainConfig
+from alphapo_cli.stages.pipeline import Plan
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Job:
     id: str
     overrides: tuple[str, ...]
     cfg: TrainConfig
+    plan: Plan | None = None  # what is done with the trained run
 
     @property
     def title(self) -> str:
@@ -40,7 +42,7 @@ class Ended:
 class Launcher(Protocol):
     """Runs jobs somewhere. Every job that was started ends exactly once, however it ends."""
 
-    def prepare(self, cells: Sequence[TrainConfig]) -> None:
+    def prepare(self, cells: Sequence[TrainConfig], plan: Plan | None) -> None:
         """Check what the cells train on, before the first of them starts, and fill the caches.
 
         Raises:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from alphapo_cli.schema import TrainConfig
+from alphapo_cli.stages.pipeline import Plan
 from alphapo_cli.sweep.cell import prepare, run_job
 from alphapo_cli.sweep.launchers.base import Ended, Job
 
@@ -16,8 +17,8 @@ class InlineLauncher:
     def __init__(self) -> None:
         self.queue: deque[Job] = deque()
 
-    def prepare(self, cells: Sequence[TrainConfig]) -> None:
-        prepare(cells)
+    def prepare(self, cells: Sequence[TrainConfig], plan: Plan | None) -> None:
+        prepare(cells, plan)
 
     def start(self, jobs: Sequence[Job]) -> None:
         self.queue.extend(jobs)

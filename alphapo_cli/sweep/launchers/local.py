@@ -15,6 +15,7 @@ from pathlib import Path
 
 from alphapo_cli.errors import AlphapoError
 from alphapo_cli.schema import TrainConfig
+from alphapo_cli.stages.pipeline import Plan
 from alphapo_cli.sweep.launchers.base import Ended, Job
 
 STILLBORN = 3
@@ -80,14 +81,14 @@ class LocalLauncher:
         worker = Worker(number, self.logs / f"worker-{number}.log", gpu)
         self.workers[worker.connection] = worker
 
-    def prepare(self, cells: Sequence[TrainConfig]) -> None:
+    def prepare(self, cells: Sequence[TrainConfig], plan: Plan | None) -> None:
         """Let the first worker check and read what the cells need, so that bad input is known before any cell runs.
 
         Raises:
             UsageError: bad input.
         """
         worker = next(iter(self.workers.values()))
-        worker.connection.send(("prepare", list(cells)))
+        worker.connection.send(("prepare", (list(cells), plan)))
         try:
             assert worker.receive() == "ready"
             worker.ready = True

@@ -13,6 +13,7 @@ from typing import Any
 
 from alphapo_cli.errors import UsageError, missing_extra
 from alphapo_cli.schema import TrainConfig
+from alphapo_cli.stages.pipeline import Plan
 from alphapo_cli.sweep.cell import run_job
 from alphapo_cli.sweep.launchers.base import Ended, Job
 from alphapo_cli.sweep.launchers.local import LocalLauncher
@@ -50,10 +51,10 @@ class RayLauncher:
         # A dead worker is the engine's to count; an exception of the task is part of its result.
         self.task = ray.remote(max_retries=0, num_cpus=cfg.cpus, num_gpus=cfg.gpus)(run_job)
 
-    def prepare(self, cells: Sequence[TrainConfig]) -> None:
+    def prepare(self, cells: Sequence[TrainConfig], plan: Plan | None) -> None:
         checker = LocalLauncher(1, self.logs)
         try:
-            checker.prepare(cells)
+            checker.prepare(cells, plan)
         finally:
             checker.close()
 

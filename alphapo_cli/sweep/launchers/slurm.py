@@ -16,6 +16,7 @@ from typing import Any
 
 from alphapo_cli.errors import UsageError, missing_extra
 from alphapo_cli.schema import TrainConfig
+from alphapo_cli.stages.pipeline import Plan
 from alphapo_cli.sweep.cell import run_job
 from alphapo_cli.sweep.launchers.base import Ended, Job
 from alphapo_cli.sweep.launchers.local import LocalLauncher
@@ -47,10 +48,10 @@ class SlurmLauncher:
         self.seen: dict[str, float] = {}  # when squeue last knew it
         self.asked = 0.0
 
-    def prepare(self, cells: Sequence[TrainConfig]) -> None:
+    def prepare(self, cells: Sequence[TrainConfig], plan: Plan | None) -> None:
         checker = LocalLauncher(1, self.logs)
         try:
-            checker.prepare(cells)
+            checker.prepare(cells, plan)
         finally:
             checker.close()
 

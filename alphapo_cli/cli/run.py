@@ -1,0 +1,115 @@
+"""`alphapo run`: train, generate and eval in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alphapo_cli.cli.common import (
+    ConfigDir,
+    Json,
+    Overrides,
+    PrintConfig,
+    Replace,
+    announce,
+    check_json_target,
+    emit,
+    quiet_libraries,
+    sources,
+)
+
+Reference = Annotated[
+    Path | None,
+    typer.Option("--reference", metavar="REF.json", help="Default: answers of the model that training started from."),
+]
+Annotations = Annotated[Path | None, typer.Option("--annotations", metavar="FILE", help="For judge=replay.")]
+Difficulty = Annotated[Path | None, typer.Option("--difficulty", metavar="CSV", help="For the length-controlled rate.")]
+Gamed = Annotated[Path | None, typer.Option("--gamed", metavar="CSV", help="For the same.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(run)
+
+
+def run(
+    overrides: Overrides = None,
+    reference: Reference = None,
+    annotations: Annotations = None,
+    difficulty: Difficulty = None,
+    gamed: Gamed = None,
+    config_dir: ConfigDir = None,
+    print_config: PrintConfig = False,
+    replace: Replace = False,
+    json: Json = None,
+) -> None:
+    """Train, generate and evaluate; a stage whose inputs have not changed is not run again.
+
+    Overrides of `generation`, `prompts` (what is answered; else as for `alphapo generate`), `judge` and `statistics`
+    go to the later stages, all others to training.
+
+    [bold]Examples[/bold]
+
+      alphapo run
+
+      alphapo run objective.shape.alpha=0.5 generation.temperature=0.7
+
+      alphapo run model.path=./my-model data=hh_rlhf data.path=pairs.jsonl.gz prompts=alpaca_eval prompts.path=alpaca_eval.json judge=openai --reference gpt4.json
+    """
+    from alphapo_cli.compose import compose, to_yaml
+    from alphapo_cli.overrides import read_line
+    from alphapo_cli.runs import RunDirectory, run_name
+    from alphapo_cli.schema import TrainConfig
+    from alphapo_cli.stages.pipeline import make_plan, split_line
+
+    where = sources(config_dir)
+    training, generation, evaluation = split_line(list(overrides or []))
+    cfg = compose("train", TrainConfig, [read_line(training, where)], where)
+    plan = make_plan(
+        generation, evaluation, where,
+        reference=reference, annotations=annotations, difficulty=difficulty, gamed=gamed,
+    )  # fmt: skip
+    if print_config:
+        print(to_yaml(cfg), end="")
+        return
+    plan.check(cfg)
+    check_json_target(json)
+    quiet_libraries()
+    from alphapo_cli.stages.pipeline import after_training, join_tracking, outcome
+
+    directory = RunDirectory(Path(cfg.run.dir).expanduser() / run_name(cfg))
+    over = directory.check(cfg, replace=replace) in ("complete", "stopped")
+    announce(directory.path)
+    if over and outcome(directory).get("key") == plan.key:
+        print("complete")
+        summary, found = directory.summary() or {}, outcome(directory)
+    else:
+        from alphapo_cli.objective.preference import build
+        from alphapo_cli.stages.train import leave_processes
+        from alphapo_cli.stages.train import run as train
+
+        build(cfg.objective)
+        summary = train(cfg, directory, replace=replace)
+        leave_processes()
+        found = after_training(plan, cfg, directory)
+        hint = join_tracking(cfg, directory, found)
+        if hint:
+            typer.echo(f"W&B kept offline; to upload: {hint}", err=True)
+        _report(found)
+    metrics = {**summary["metrics"], **found["metrics"]}
+    places = {"generate": found["generate"], "eval": found["eval"]}
+    emit({"path": str(directory.path.resolve()), **summary, "metrics": metrics, **places}, json)
+
+
+def _report(found: dict[str, object]) -> None:
+    from rich.table import Table
+
+    from alphapo_cli.cli.common import print_table
+
+    metrics = found["metrics"]
+    assert isinstance(metrics, dict)
+    table = Table(title="outcome", title_justify="left", show_header=False)
+    for key, value in metrics.items():
+        table.add_row(key.removeprefix("eval/").replace("_", " "), f"{value:.4g}")
+    print_table(table)

@@ -1,0 +1,161 @@
+"""Train, generate, evaluate: what comes after training, and where its result is kept.
+
+Every stage finds its own directory by what went in and leaves it alone when it is complete. The result joins the run
+that it judges: outcome.json in the run directory, and the W&B run that holds the curves.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alphapo_cli.compose import compose
+from alphapo_cli.errors import UsageError
+from alphapo_cli.evaluation.schema import EvalConfig
+from alphapo_cli.files import write_json
+from alphapo_cli.generation.run_settings import run_layer
+from alphapo_cli.generation.schema import GenerateConfig, check_line
+from alphapo_cli.overrides import Line, Sources, read_line
+from alphapo_cli.runs import RunDirectory, digest
+from alphapo_cli.schema import TrainConfig
+
+OUTCOME = "outcome.json"
+# What of results.json becomes a metric of the run, as eval/<name>.
+FIGURES = ("win_rate", "length_controlled_winrate", "discrete_win_rate", "standard_error", "lc_standard_error",
+           "avg_length", "n_total", "true_win_rate", "true_reward")  # fmt: skip
+GENERATE = ("generation", "prompts")
+EVALUATE = ("judge", "statistics")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done with a trained run. Lines are composed per run, because a run brings settings of its own."""
+
+    generate: Line
+    evaluate: Line
+    sources: Sources
+    reference: Path | None = None  # None: answers of the model that training started from
+    annotations: Path | None = None
+    difficulty: Path | None = None
+    gamed: Path | None = None
+
+    def check(self, cfg: TrainConfig) -> None:
+        """Find out before training what the later stages would refuse.
+
+        Raises:
+            UsageError: no reference can be made, a file is missing, or a setting does not fit.
+        """
+        check_line(self.generate)
+        compose("generate", GenerateConfig, [self.generate], self.sources)
+        compose("eval", EvalConfig, [self.evaluate], self.sources)
+        if self.reference is None and cfg.model.path is None and cfg.model.source == "from_scratch":
+            raise UsageError(
+                "a model from random weights has no answers to be compared with: give --reference REF.json"
+            )
+        for flag in ("reference", "annotations", "difficulty", "gamed"):
+            path = getattr(self, flag)
+            if path is not None and not path.exists():
+                raise UsageError(f"--{flag} {path}: no such file")
+
+    @property
+    def key(self) -> str:
+        """Changes with anything that the outcome depends on, apart from the run itself."""
+        lines = [[list(line.groups), dict(line.values)] for line in (self.generate, self.evaluate)]
+        files = [None if p is None else digest(p.read_bytes().hex()) for p in (self.reference, self.annotations)]
+        return digest([lines, files, *(str(p) for p in (self.difficulty, self.gamed))])
+
+
+def split_line(texts: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """(training's, generation's, evaluation's) part of a command line.
+
+    `prompts=NAME` and `prompts.KEY=...` are generation's `data=NAME` and `data.KEY=...`: `data` itself is what trains.
+    """
+    parts: tuple[list[str], list[str], list[str]] = ([], [], [])
+    for text in texts:
+        head = text.partition("=")[0].partition(".")[0]
+        if head == "prompts":
+            parts[1].append(text.replace("prompts", "data", 1))
+        else:
+            parts[1 if head in GENERATE else 2 if head in EVALUATE else 0].append(text)
+    return parts
+
+
+def make_plan(generate: list[str], evaluate: list[str], sources: Sources, **files: Path | None) -> Plan:
+    """A plan from the command line's parts. Raises ConfigError as `read_line` does."""
+    return Plan(read_line(generate, sources), read_line(evaluate, sources), sources, **files)
+
+
+def outcome(directory: RunDirectory) -> dict[str, Any]:
+    """outcome.json of a run; empty where there is none."""
+    try:
+        found = json.loads((directory.path / OUTCOME).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def after_training(plan: Plan, cfg: TrainConfig, directory: RunDirectory, *, inside: bool = False) -> dict[str, Any]:
+    """Generate and evaluate, unless this was done already. Returns the content of outcome.json.
+
+    `inside`: the run's answers and their evaluation lie in the run directory, as for the cells of a sweep.
+
+    Raises:
+        UsageError: a stage's input does not fit.
+        AlphapoError, Interrupted: a stage failed or was interrupted; the same line goes on.
+    """
+    from alphapo_cli.stages import evaluate
+
+    done = outcome(directory)
+    if done.get("key") == plan.key:
+        return done
+    own = _generate(plan, str(directory.path), cfg, {}, directory.path / "generate" if inside else None)
+    reference = plan.reference or make_reference(plan, cfg)
+    settings = compose("eval", EvalConfig, [plan.evaluate], plan.sources)
+    settings.run.dir = cfg.run.dir
+    inputs = evaluate.Inputs(own.outputs(), reference, plan.annotations, plan.difficulty, plan.gamed)
+    evaluation = evaluate.prepare(settings, inputs, directory.path / "eval" if inside else None)
+    results = evaluation.directory.load_results() if evaluation.state == "complete" else evaluate.run(evaluation)
+    found = {
+        "key": plan.key,
+        "generate": str(own.path.resolve()),
+        "eval": str(evaluation.directory.path.resolve()),
+        "metrics": {f"eval/{name}": results[name] for name in FIGURES if results.get(name) is not None},
+    }
+    write_json(directory.path / OUTCOME, found)
+    return found
+
+
+def make_reference(plan: Plan, cfg: TrainConfig) -> Path:
+    """Answers of the model that training started from; made once for all runs that start there with the same seed."""
+    # Other draws than the policy's own, so that an unchanged policy wins half of the time.
+    path: Path = _generate(plan, cfg.model.path, cfg, {"seed": cfg.seed + 1}).outputs()
+    return path
+
+
+def _generate(plan: Plan, model: str | None, cfg: TrainConfig, extra: dict[str, Any], out: Path | None = None) -> Any:
+    """The directory of a model's answers, complete."""
+    from alphapo_cli.stages import generate
+
+    base = Line((), {"seed": cfg.seed, "run.dir": cfg.run.dir, **extra})
+    settings = compose("generate", GenerateConfig, [run_layer(model), base, plan.generate], plan.sources)
+    generation = generate.prepare(settings, model, out)
+    if generation.state != "complete":
+        generate.run(generation)
+    return generation.directory
+
+
+def join_tracking(cfg: TrainConfig, directory: RunDirectory, found: dict[str, Any], group: Any = None) -> str | None:
+    """Put the outcome into the W&B run that holds the curves; the command that uploads it, where there is one."""
+    from alphapo_cli.stages.attempt import run_tracker
+
+    summary = directory.summary() or {}
+    tracker = run_tracker(cfg, directory, group)
+    step = int(summary.get("step", 0))
+    tracker.log(step, found["metrics"])
+    for name, picture in (("curves", directory.path / "curves.png"), ("eval", Path(found["eval"]) / "winrate.png")):
+        if picture.is_file() and cfg.tracking.pictures:
+            tracker.picture(name, picture, step)
+    tracker.finish({**summary.get("metrics", {}), **found["metrics"], "state": summary.get("state")}, 0)
+    return tracker.sync_hint()
