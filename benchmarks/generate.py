@@ -28,7 +28,7 @@ def make_model(folder: Path, rng: random.Random) -> int:
 
     texts = [words(rng, 400) for _ in range(400)]
     shape = ScratchConfig(
-        hidden_size=384, intermediate_size=1024, num_hidden_layers=9, num_attention_heads=6,
+        hidden_size=384, intermediate_size=1024, num_hidden_layers=10, num_attention_heads=6,
         max_position_embeddings=1024, vocab_size=8192,
     )  # fmt: skip
     model, tokenizer = from_scratch(shape, texts, seed=0)
@@ -52,7 +52,7 @@ def measure(backend: str, model: Path, prompts: Path, out: Path, tokens: int) ->
     ]  # fmt: skip
     package = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-    subprocess.run(line, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path})
+    subprocess.run(line, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": path})
     found: dict[str, Any] = json.loads((out / "summary.json").read_text())
     return found
 
