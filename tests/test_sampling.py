@@ -103,6 +103,31 @@ def test_later_tokens_are_drawn_given_the_earlier_ones():
     assert (share - expected).abs().max().item() < 4 * math.sqrt(0.25 / len(second))
 
 
+@pytest.mark.parametrize("top_p", [0.3, 0.6, 0.9])
+def test_top_p_draws_from_the_nucleus_in_proportion(top_p):
+    model, prompt, n = llama(), [3, 4, 5], 4000
+    drawn = draw(model, [prompt] * n, range(n), max_new_tokens=1, temperature=1.5, top_p=top_p, eos_ids=[])
+    share = torch.bincount(torch.tensor([answer.ids[0] for answer in drawn]), minlength=VOCAB) / n
+    probabilities = torch.softmax(next_logits(model, prompt).double() / 1.5, -1)
+    nucleus, held = [], 0.0  # the likeliest tokens, until they hold top_p
+    for token in sorted(range(VOCAB), key=lambda t: -probabilities[t]):
+        if held >= top_p:
+            break
+        nucleus.append(token)
+        held += float(probabilities[token])
+    assert 0 < len(nucleus) < VOCAB
+    for token in range(VOCAB):
+        expected = float(probabilities[token]) / held if token in nucleus else 0.0
+        # Four standard deviations of a share of n draws; exactly none outside.
+        assert abs(float(share[token]) - expected) <= 4 * math.sqrt(expected * (1 - expected) / n)
+
+
+def test_a_narrow_nucleus_is_greedy_and_a_whole_one_changes_nothing():
+    model = llama()
+    assert draw(model, top_p=1e-6) == draw(model, temperature=0.0)
+    assert draw(model, top_p=1.0) == draw(model)
+
+
 def test_temperature_zero_takes_the_likeliest_token():
     model = llama()
     for answer, prompt in zip(draw(model, temperature=0.0, eos_ids=[]), PROMPTS, strict=True):
@@ -182,8 +207,8 @@ def test_a_peft_model_is_sampled_with_its_adapter():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"seeds": [1]}, {"prompts": [[]] * 7}, {"max_new_tokens": 0}, {"temperature": -1.0}],
-    ids=["seeds", "empty prompt", "limit", "temperature"],
+    [{"seeds": [1]}, {"prompts": [[]] * 7}, {"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}],
+    ids=["seeds", "empty prompt", "limit", "temperature", "top_p"],
 )
 def test_bad_arguments_are_refused(wrong):
     with pytest.raises(ValueError):  # noqa: PT011 - each case has its own sentence

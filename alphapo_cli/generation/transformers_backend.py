@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from alphapo_cli.generation.base import Job, Record, Request
 from alphapo_cli.models import load_model
@@ -19,6 +21,8 @@ class TransformersBackend:
 
     def generate(self, job: Job, requests: Sequence[Request], record: Record) -> dict[str, Any]:
         began = time.perf_counter()
+        if not sys.stderr.isatty():
+            disable_progress_bar()  # transformers' own, for loading
         settings, cfg = job.cfg.model, job.cfg.generation
         model = load_model(
             job.subject.source,

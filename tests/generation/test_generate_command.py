@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import BARE, TINY, Ran, run_here, write_rows
+from conftest import Ran, write_rows
+from generate_world import load, merge, outputs, train_lora
 
 from alphapo_cli.data import glassbox
 from alphapo_cli.evaluation.formats import read_outputs
@@ -21,33 +22,10 @@ HERE = ("generation=transformers", "data.limit=12")
 Alphapo = Callable[..., Ran]
 
 
-def load(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def outputs(folder: Path, name: str = "model_outputs.json") -> list[str]:
-    return [row["output"] for row in load(folder / name)]
-
-
 @pytest.fixture(scope="module")
 def lora(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Path:
-    """A LoRA run of the embedded world that has moved. Read it, never write to it."""
-    line = ("train", *TINY, *BARE, "model.lora.r=4", "trainer.max_steps=8", "trainer.learning_rate=1e-2")
-    ran = run_here(line, tmp_path_factory.mktemp("lora"), shared_cache)
-    assert ran.code == 0, ran.err
-    return ran.path
-
-
-def merged(run: Path, to: Path) -> Path:
-    """The run's adapter merged into its base by peft itself, saved as a plain model."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    base = load(run / "model" / "adapter_config.json")["base_model_name_or_path"]
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), run / "model").merge_and_unload()
-    model.save_pretrained(to)
-    AutoTokenizer.from_pretrained(run / "model").save_pretrained(to)
-    return to
+    """Read it, never write to it."""
+    return train_lora(tmp_path_factory.mktemp("lora"), shared_cache)
 
 
 def test_writes_alpacaevals_format_and_prints_the_directory_first(
@@ -195,7 +173,7 @@ def test_an_interrupted_generation_keeps_what_it_has_and_goes_on(
 def test_a_lora_run_generates_what_its_merged_model_does(lora: Path, alphapo: Alphapo, tmp_path: Path) -> None:
     line = (*HERE, "generation.temperature=0")
     adapted = outputs(alphapo("generate", str(lora), *line).path)
-    assert adapted == outputs(alphapo("generate", str(merged(lora, tmp_path / "merged")), *line).path)
+    assert adapted == outputs(alphapo("generate", str(merge(lora, tmp_path / "merged")), *line).path)
     assert adapted != outputs(alphapo("generate", *line).path), "the adapter must matter for this to say anything"
 
 

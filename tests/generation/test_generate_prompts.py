@@ -70,6 +70,29 @@ def test_a_column_of_another_name(tmp_path: Path) -> None:
     assert found.instruction == "Why?"
 
 
+def test_alpaca_evals_list_is_one_file_of_the_hub(
+    alphapo: Alphapo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the hub's own cache holds it, without network; without it, what to type."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    line = ("generate", "generation=transformers", "data=alpaca_eval", "data.limit=2", "generation.max_new_tokens=2")
+    refused(alphapo(*line), tmp_path, "tatsu-lab/alpaca_eval/alpaca_eval.json", "not in the cache", "data.path=FILE")
+    folder = tmp_path / "hub" / "datasets--tatsu-lab--alpaca_eval"
+    commit = "0123456789" * 4
+    rows = [
+        {"dataset": "koala", "instruction": text, "output": "x", "generator": "y"} for text in ("name", "list", "one")
+    ]
+    for path, text in (("refs/main", commit), (f"snapshots/{commit}/alpaca_eval.json", json.dumps(rows))):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    ran = alphapo(*line)
+    assert ran.code == 0, ran.err
+    found = json.loads((ran.path / "model_outputs.json").read_text())
+    assert [(row["dataset"], row["instruction"]) for row in found] == [("koala", "name"), ("koala", "list")]
+
+
 def test_without_settings_the_worlds_held_out_instructions() -> None:
     assert [p.instruction for p in load_prompts(DataConfig()).rows] == glassbox.instructions(256)
     assert [p.instruction for p in load_prompts(DataConfig(limit=300)).rows] == glassbox.instructions(300)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from alphapo_cli.errors import UsageError
@@ -40,4 +41,6 @@ def build(cfg: JudgeConfig, outputs: ModelOutputs, annotations: Path | None) -> 
         return ModelJudge(OpenAIEngine.from_environment(cfg), cfg)
     from alphapo_cli.evaluation.judges.vllm import VLLMEngine
 
-    return ModelJudge(VLLMEngine(cfg), cfg)
+    engine = VLLMEngine(cfg)
+    # A model's path is no name for a judge.
+    return ModelJudge(engine, replace(cfg, annotator=cfg.annotator or f"alphapo_vllm_{engine.subject.name}"))

@@ -55,6 +55,10 @@ class LLMEngine:
             time.sleep(0.2)
         name, ids, params = self.waiting.pop()  # the last one first: order means nothing
         self.finished += 1
+        if getattr(params, "logprobs", None):
+            top = {token: SimpleNamespace(logprob=-1.0 - (7 * token + len(ids)) % 5) for token in range(20)}
+            first = SimpleNamespace(token_ids=[0], finish_reason="length", logprobs=[top])
+            return [SimpleNamespace(finished=True, request_id=name, prompt_token_ids=ids, outputs=[first])]
         new = ids[::-1][: params.max_tokens]
         ended = len(new) < params.max_tokens
         first = SimpleNamespace(
