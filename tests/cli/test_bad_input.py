@@ -81,6 +81,8 @@ CONFIGURATION = [
     ("'seed=range(0,3)'", "seed=range(0,3)", "alphapo sweep"),
     ("'objective.shape.alpha=choice(0,1)'", "objective.shape.alpha=choice(0,1)", "alphapo sweep"),
     ("word", "'word'", "key=value"),
+    ("objective=glob(*)", "objective=glob(*)", "list the choices"),
+    ("data.path=a,b.jsonl", "alphapo sweep data.path=a,b.jsonl", "or as one text"),
     ("objective.gamma=1 objective.gamma_beta_ratio=0.1", "objective.gamma and objective.gamma_beta_ratio", "give one"),
     ("--json missing/x.json", "--json missing/x.json", "no such folder"),
     ("--config-dir missing", "--config-dir missing", "no such directory"),
