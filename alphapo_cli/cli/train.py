@@ -18,6 +18,7 @@ from alphapo_cli.cli.common import (
     is_main_process,
     quiet_libraries,
     sources,
+    warn,
 )
 
 
@@ -67,6 +68,8 @@ def train(
     if state == "complete":
         if is_main_process():
             print("complete")
+            for setting in directory.changed_data(cfg):
+                warn(f"{setting} holds other data now than this run was trained on; --replace trains it anew")
         summary = directory.summary() or {}
     else:
         from alphapo_cli.stages.train import leave_processes, run

@@ -40,6 +40,7 @@ def run_sweep(grid: Grid, directory: SweepDirectory) -> SweepResult:
         Interrupted: Ctrl-C or SIGTERM; the same line goes on.
     """
     todo = [cell for cell in grid.cells if directory.cell(cell.id).state != "complete"]
+    _compare_data([cell for cell in grid.cells if cell not in todo], directory)
     failed = _run_cells(grid, todo, directory) if todo else []
     found = best_of.find_best(directory)
     summary = directory.write_summary(found)
@@ -48,6 +49,17 @@ def run_sweep(grid: Grid, directory: SweepDirectory) -> SweepResult:
         pictures = make_pictures(directory, grid)
         _track(grid, directory, pictures, summary, bool(failed))
     return SweepResult(summary, failed, pictures, best_of.sentence(directory, found))
+
+
+def _compare_data(complete: Sequence[Cell], directory: SweepDirectory) -> None:
+    """Say so when complete cells were trained on other data than their files hold now."""
+    changed = [settings for cell in complete if (settings := directory.cell(cell.id).changed_data(cell.cfg))]
+    if changed:
+        names = " and ".join(sorted({setting for settings in changed for setting in settings}))
+        _say(
+            f"alphapo: warning: {names} holds other data now than {len(changed)} of the complete cells were trained on; "
+            "another --out trains them anew"
+        )
 
 
 def _older(pictures: dict[str, Path], directory: SweepDirectory) -> bool:

@@ -202,6 +202,8 @@ INPUTS = [
     ("data=jsonl data.path=in/notes.txt", "in/notes.txt: unknown file type", ".jsonl"),
     ("data=jsonl data.path=in/foreign.jsonl", "does not know the data's words", "model=from_scratch"),
     ("data=jsonl data.path=in/messages.jsonl data.eval_path=in/gone.jsonl", "in/gone.jsonl: no such file"),
+    ("data.path=in/foreign.jsonl", "data.path=in/foreign.jsonl is not read", "add data=jsonl"),
+    ("data.name=some/where", "data.name=some/where is not read", "add data=hub"),
     ("data=hub", "data.name is not set", "data.name=OWNER/DATASET"),
     ("data=hub data.name=some/where", "hub data set 'some/where'", "data.path=FILE"),
     ("data=hh_rlhf", "hub data set 'Anthropic/hh-rlhf'", "data.path=FILE"),
