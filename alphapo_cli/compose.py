@@ -85,7 +85,7 @@ def compose(primary: str, schema: type[T], layers: Sequence[Line], sources: Sour
     assert isinstance(cfg, DictConfig)
     settle_gamma(cfg, choices, sources)
     for layer in layers:
-        _apply(cfg, layer.values, parts)
+        _apply(cfg, layer, parts)
     check_parts(cfg, parts)
     try:
         typed = OmegaConf.to_object(cfg)
@@ -114,9 +114,7 @@ def _leave_aside(
 
 def _expected(cfg: DictConfig, key: str) -> str | None:
     """What the schema takes at `key`, in words."""
-    parent, _, name = key.rpartition(".")
-    holder = OmegaConf.select(cfg, parent) if parent else cfg
-    node = holder._get_node(name) if isinstance(holder, DictConfig) else None
+    node = _node(cfg, key)
     words = next((words for kind, words in _KINDS.items() if isinstance(node, kind)), None)
     if node is None or words is None:
         return None
@@ -128,7 +126,24 @@ def _reason(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def _apply(cfg: DictConfig, values: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]]) -> None:
+def _node(cfg: DictConfig, key: str) -> Any:
+    """The typed node at `key`, None where there is none."""
+    parent, _, name = key.rpartition(".")
+    holder = OmegaConf.select(cfg, parent) if parent else cfg
+    return holder._get_node(name, validate_access=False) if isinstance(holder, DictConfig) else None
+
+
+def takes_text(schema: type[Any], key: str) -> bool:
+    """Whether the schema has a text at `key`."""
+    return _is_text(_node(OmegaConf.structured(schema), key))
+
+
+def _is_text(node: Any) -> bool:
+    return isinstance(node, StringNode) or (isinstance(node, ListConfig) and node._metadata.element_type is str)
+
+
+def _apply(cfg: DictConfig, layer: Line, parts: Mapping[str, Mapping[str, Any]]) -> None:
+    values = layer.values
     given = [key for key in GAMMAS if values.get(key) is not None]
     if len(given) == 2:
         raise ConfigError(f"{given[0]} and {given[1]} are both given: give one (gamma = beta x ratio)")
@@ -137,6 +152,8 @@ def _apply(cfg: DictConfig, values: Mapping[str, Any], parts: Mapping[str, Mappi
         OmegaConf.update(cfg, other, None)
     for key, value in values.items():
         _require(cfg, key, value, parts)
+        if _is_text(_node(cfg, key)):
+            value = layer.texts.get(key, value)
         try:
             OmegaConf.update(cfg, key, value, merge=True, force_add=False)
         except OmegaConfBaseException as error:

@@ -1,14 +1,20 @@
-"""The command line as overrides: Hydra's own grammar, with what hydra.compose would swallow refused."""
+"""The command line as overrides: Hydra's own grammar, with what hydra.compose would swallow refused.
+
+A value that the grammar does not know (`data.path=/tmp/ü`, `run.name=a=b`) is taken as the text it is; only where it
+could mean something else (commas, an opening quote or bracket) is it an error, which shows how to quote it.
+"""
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
 from hydra.errors import HydraException
 
 from alphapo_cli.errors import ConfigError, nearest
@@ -41,10 +47,14 @@ class Sources:
 
 @dataclass(frozen=True)
 class Line:
-    """One layer of overrides (a sweep's base, the command line, a cell), parsed and split in groups and values."""
+    """One layer of overrides (a sweep's base, the command line, a cell), parsed and split in groups and values.
+
+    `texts`: the values again, with numbers and booleans as they were typed, for keys that take a text.
+    """
 
     groups: tuple[str, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
+    texts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parse(texts: Iterable[str]) -> list[Override]:
@@ -58,8 +68,7 @@ def parse(texts: Iterable[str]) -> list[Override]:
         try:
             override = OverridesParser.create().parse_override(text)
         except HydraException as error:
-            reason = str(error).splitlines()[0].strip().rstrip(".")
-            raise ConfigError(f"'{text}' is not an override (write key=value): {reason}") from error
+            override = _verbatim(text, error)
         key = override.key_or_group
         if key == "hydra" or key.startswith(("hydra.", "hydra/")):
             raise ConfigError(
@@ -67,10 +76,66 @@ def parse(texts: Iterable[str]) -> list[Override]:
             )
         if override.is_delete():
             raise ConfigError(f"'{text}': keys cannot be deleted; set {key.lstrip('~')}=null")
+        if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
+            raise ConfigError(f"'{text}': glob() is not supported; list the choices, as in {key}=a,b")
         if override.package is not None:
             raise ConfigError(f"'{text}': packages (@) are not supported on the command line")
         parsed.append(override)
     return parsed
+
+
+def _verbatim(text: str, error: HydraException) -> Override:
+    """The override of a text that the grammar refused, its value taken as it is typed."""
+    key, equals, raw = text.partition("=")
+    reason = str(error).splitlines()[0].strip().rstrip(".")
+    try:
+        empty = OverridesParser.create().parse_override(f"{key}=")
+    except HydraException:
+        equals = ""
+    if not equals:
+        raise ConfigError(f"'{text}' is not an override (write key=value): {reason}") from error
+    raw = raw.strip()
+    if "," in raw or "${" in raw or raw.startswith(("'", '"', "[", "{", "(")):
+        hint = "" if "${" in raw else f"; as text, type {_typed(key, raw)}"
+        raise ConfigError(f"'{text}' is not an override: {reason}{hint}") from error
+    return replace(empty, _value=QuotedString(raw, Quote.single), input_line=text)
+
+
+def _typed(key: str, text: str) -> str:
+    """What to type in a shell for `key` to be that text."""
+    quote = "'" if '"' in text and "'" not in text else '"'
+    return shlex.quote(f"{key}={quoted(text, quote)}")
+
+
+def quoted(text: str, quote: str = "'") -> str:
+    """`text` as the grammar's quoted value. Backslashes are doubled before a quote and at the end, and only there."""
+    inner = re.sub(rf"(\\*){quote}", lambda m: m[1] * 2 + "\\" + quote, text)
+    inner += "\\" * (len(inner) - len(inner.rstrip("\\")))
+    return f"{quote}{inner}{quote}"
+
+
+def as_typed(values: list[Any], raw: str) -> list[Any]:
+    """Numbers and booleans among `values` as the texts that they were read from, `raw` being all of them with commas.
+
+    2024_01 and 1e3 are numbers to the grammar and may yet be names. Values stay as they are where their texts cannot be
+    told apart, and results of functions always.
+    """
+    items = [item.strip() for item in raw.split(",")]
+    if len(items) != len(values):
+        return values
+    return [i if isinstance(v, (bool, int, float)) and "(" not in i else v for v, i in zip(values, items, strict=True)]
+
+
+def raw_value(override: Override) -> str:
+    """What stands behind the first `=`."""
+    return str(override.input_line).partition("=")[2].strip()
+
+
+def _text_of(override: Override) -> Any:
+    value, raw = override.value(), raw_value(override)
+    if isinstance(value, list):
+        return as_typed(value, raw.removeprefix("[").removesuffix("]"))
+    return as_typed([value], raw)[0]
 
 
 def split(overrides: Sequence[Override], sources: Sources) -> Line:
@@ -79,12 +144,16 @@ def split(overrides: Sequence[Override], sources: Sources) -> Line:
     Raises:
         ConfigError: an unknown choice, or a sweep (comma list or range) outside `alphapo sweep`.
     """
-    groups, values = [], {}
+    groups, values, typed = [], {}, {}
     known = sources.groups()
     for override in overrides:
         key, text = override.key_or_group, override.input_line
         if override.is_sweep_override():
-            raise ConfigError(f"'{text}' lists several values: use alphapo sweep {text}")
+            words = override.is_choice_sweep() and any(
+                isinstance(v, (str, QuotedString)) for v in override.sweep_iterator()
+            )
+            hint = f", or as one text type {_typed(key, raw_value(override))}" if words and key not in known else ""
+            raise ConfigError(f"'{text}' lists several values: use alphapo sweep {text}{hint}")
         if key in known:
             choice = override.value()
             if choice not in known[key] and not (choice is None and key == "experiment"):
@@ -96,7 +165,8 @@ def split(overrides: Sequence[Override], sources: Sources) -> Line:
             raise ConfigError(f"'{text}': no such group '{key}'{nearest(key, known)} (groups: {', '.join(known)})")
         else:
             values[key] = override.value()
-    return Line(tuple(groups), values)
+            typed[key] = _text_of(override)
+    return Line(tuple(groups), values, typed)
 
 
 def read_line(texts: Iterable[str], sources: Sources) -> Line:

@@ -32,6 +32,7 @@ from omegaconf import OmegaConf
 from alphapo_cli import __version__
 from alphapo_cli.claims import standing
 from alphapo_cli.compose import leaves, to_dict, to_yaml
+from alphapo_cli.data.fingerprint import fingerprints
 from alphapo_cli.errors import UsageError
 from alphapo_cli.files import check_folder, json_line, read_jsonl, usable, write_atomic, write_json
 
@@ -136,6 +137,15 @@ class RunDirectory:
         new = identity(cfg)
         return sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
 
+    def changed_data(self, cfg: Any) -> list[str]:
+        """Settings (data.path, data.eval_path) whose files hold something else than when this run was made.
+
+        What cannot be told is not listed: files that are gone, data from the hub.
+        """
+        recorded = self.read_manifest().get("files", {})
+        now = fingerprints(cfg.data)
+        return [setting for setting, was in recorded.items() if now.get(setting, was) != was]
+
     def check(self, cfg: Any, *, replace: bool) -> str:
         """Check that this directory may be used for `cfg`. Returns its state; creates nothing.
 
@@ -169,14 +179,14 @@ class RunDirectory:
         return not self.path.exists() or all(entry == self.claim for entry in self.path.iterdir())
 
     def begin(self, cfg: Any, manifest: dict[str, Any]) -> None:
-        """Start from nothing: remove what an earlier attempt left, write configuration and manifest."""
+        """Start from nothing: remove what an earlier attempt left, write configuration and manifest (with `files`)."""
         if not self._is_empty() and not self.is_run:
             raise UsageError(f"{self.path} is not a run directory, so nothing in it is removed")
         for name in FILES:  # what a run writes, and nothing else
             entry = self.path / name
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.manifest, manifest)
+        write_json(self.manifest, {**manifest, "files": fingerprints(cfg.data)})
         write_atomic(self.config, to_yaml(cfg))
         self.finish("running", None, 0, {}, {})
 

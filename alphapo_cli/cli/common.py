@@ -71,6 +71,11 @@ def emit(result: dict[str, Any], target: str | None) -> None:
     write_json(target, result)
 
 
+def warn(text: str) -> None:
+    """One line on stderr about something that does not stop the command."""
+    print(f"alphapo: warning: {text}", file=sys.stderr, flush=True)
+
+
 def print_table(table: Any) -> None:
     """A rich table on stderr; a pipe, which has no width of its own, gets 120 columns."""
     from rich.console import Console

@@ -19,6 +19,7 @@ from alphapo_cli.cli.common import (
     is_main_process,
     quiet_libraries,
     sources,
+    warn,
 )
 
 
@@ -70,6 +71,8 @@ def train(
         summary = directory.summary() or {}
         if is_main_process():
             print(state if not summary.get("reason") else f"{state}: {summary['reason']}")
+            for setting in directory.changed_data(cfg):
+                warn(f"{setting} holds other data now than this run was trained on; --replace trains it anew")
     else:
         from alphapo_cli.stages.train import leave_processes, run
 

@@ -18,6 +18,16 @@ def has_evaluation(cfg: DataConfig) -> bool:
     return cfg.eval_path is not None or (cfg.source == "hub" and cfg.path is None and cfg.eval_split is not None)
 
 
+def check_source(cfg: DataConfig) -> None:
+    """Raises UsageError for a data file or hub name beside the embedded world, which would not be read."""
+    given = [name for name in ("path", "eval_path", "name") if getattr(cfg, name) is not None]
+    if cfg.source == "glassbox" and given:
+        group = "hub" if given == ["name"] else "jsonl"
+        raise UsageError(
+            f"data.{given[0]}={getattr(cfg, given[0])} is not read by data=glassbox, the embedded world; add data={group}"
+        )
+
+
 def load_pairs(cfg: DataConfig, *, evaluation: bool = False) -> LoadedPairs:
     """Reads the training pairs, or those of `data.eval_path` / `data.eval_split`.
 

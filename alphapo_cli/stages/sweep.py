@@ -48,6 +48,7 @@ def run_sweep(
         _say(note)
     ended = _run_cells(grid, cells, directory, launcher, policy, plan) if cells else []
     failed = [f"{e.job.title}: {e.reason}" for e in ended if e.state not in OVER]
+    _compare_data([cell for cell in grid.cells if cell not in cells], directory)
     found = best_of.find_best(directory)
     summary = directory.write_summary(found)
     pictures = {name: path for name in PICTURES if (path := directory.path / f"{name}.png").is_file()}
@@ -55,6 +56,17 @@ def run_sweep(
         pictures = make_pictures(directory, grid)
         _track(grid, directory, pictures, summary, bool(failed))
     return SweepResult(summary, failed, pictures, best_of.sentence(directory, found))
+
+
+def _compare_data(complete: Sequence[Cell], directory: SweepDirectory) -> None:
+    """Say so when complete cells were trained on other data than their files hold now."""
+    changed = [settings for cell in complete if (settings := directory.cell(cell.id).changed_data(cell.cfg))]
+    if changed:
+        names = " and ".join(sorted({setting for settings in changed for setting in settings}))
+        _say(
+            f"alphapo: warning: {names} holds other data now than {len(changed)} of the complete cells were trained on; "
+            "another --out trains them anew"
+        )
 
 
 def _older(pictures: dict[str, Path], directory: SweepDirectory) -> bool:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from alphapo_cli.data import glassbox
 from alphapo_cli.data.forms import answer_text
-from alphapo_cli.data.load import has_evaluation, load_pairs
+from alphapo_cli.data.load import check_source, has_evaluation, load_pairs
 from alphapo_cli.data.prepare import PreparedData, prepare
 from alphapo_cli.data.records import LoadCounts, LoadedPairs
 from alphapo_cli.data.tokens import TokenPairs
@@ -72,6 +72,7 @@ class Workshop:
 
     def _materials(self, cfg: TrainConfig) -> Materials:
         model = cfg.model
+        check_source(cfg.data)
         if model.path is None and model.source == "from_scratch":
             if model.lora.r is not None:
                 raise UsageError(

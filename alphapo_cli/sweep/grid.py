@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any
 from hydra.core.override_parser.types import Override, QuotedString
 from omegaconf import OmegaConf
 
-from alphapo_cli.compose import compose
+from alphapo_cli.compose import compose, takes_text
 from alphapo_cli.errors import ConfigError, nearest
 from alphapo_cli.locations import shipped
 from alphapo_cli.objective_config import GAMMAS
-from alphapo_cli.overrides import Line, Sources, parse, read_line, split
+from alphapo_cli.overrides import Line, Sources, as_typed, parse, raw_value, read_line, split
 from alphapo_cli.runs import digest, identity
 from alphapo_cli.schema import TrainConfig
 
@@ -131,12 +130,7 @@ def make(name: str | None, texts: Sequence[str], sources: Sources) -> Grid:
     cells: dict[str, Cell] = {}
     for point in points:
         overrides = tuple(f"{key}={_text(value)}" for key, value in point.items())
-        cfg = compose(
-            "train",
-            TrainConfig,
-            [*layers, read_line([f"{k}={_quoted(v)}" for k, v in point.items()], sources)],
-            sources,
-        )
+        cfg = compose("train", TrainConfig, [*layers, _line(point, sources)], sources)
         cell = Cell(digest(identity(cfg))[:10], point, overrides, cfg)
         cells.setdefault(cell.id, cell)
     first = next(iter(cells.values()))
@@ -157,19 +151,32 @@ def _base(cfg: TrainConfig, keys: tuple[str, ...], layers: Sequence[Line]) -> di
     return {**settings, **{f"given {k}": v for k, v in said.items()}}
 
 
+def _line(point: Mapping[str, Any], sources: Sources) -> Line:
+    """The layer of one cell. Values go in as they are: written out and read again, a text could become another type."""
+    known = sources.groups()
+    groups = {key: value for key, value in point.items() if "/" in key or key in known}
+    chosen = read_line([f"{key}={_text(value)}" for key, value in groups.items()], sources)
+    return Line(chosen.groups, {key: value for key, value in point.items() if key not in groups})
+
+
 def _values(override: Override) -> list[Any]:
-    if not override.is_sweep_override():
-        return [_plain(override.value())]
-    values = [_plain(v) for v in override.sweep_iterator()]
+    raw = raw_value(override)
+    values: list[Any]
+    if override.is_sweep_override():
+        values = [v.text if isinstance(v, QuotedString) else v for v in override.sweep_iterator()]
+        if raw.startswith("choice("):
+            raw = raw.removeprefix("choice(").removesuffix(")")
+    else:
+        values = [override.value()]
     if not values:
         raise ConfigError(f"'{override.input_line}' holds no value; write range(start,stop,step), stop left out")
-    return values
+    if takes_text(TrainConfig, override.key_or_group):
+        return as_typed(values, raw)
+    return [_plain(v) for v in values]
 
 
 def _plain(value: Any) -> Any:
     """Floats rounded to 12 decimals, whole ones as such: 0, 0.0 and -0.0 are one value."""
-    if isinstance(value, QuotedString):
-        return value.text
     if isinstance(value, float):
         value = round(value, 12) + 0.0
         return int(value) if value.is_integer() and abs(value) < 1e15 else value
@@ -182,12 +189,3 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value) if isinstance(value, float) else str(value)
-
-
-def _quoted(value: Any) -> str:
-    """As an override's value; text is quoted where the grammar would read more into it."""
-    text = _text(value)
-    if isinstance(value, str) and not re.fullmatch(r"[\w./+-]+", text):
-        escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-        return f"'{escaped}'"
-    return text

@@ -234,6 +234,29 @@ class TestTheSameLineAgain:
         assert (ran.code, ran.out.splitlines()) == (0, [str(trained.path), "complete"])
         assert snapshot(trained.path) == before
 
+    def test_data_that_has_changed_is_said(self, alphapo, scratch_line, pairs, snapshot, tmp_path):
+        """The run stays as it is: whether the old or the new data are meant is the user's to say."""
+        data, evaluation = tmp_path / "own.jsonl", tmp_path / "eval.jsonl"
+        for file in (data, evaluation):
+            shutil.copy(pairs["dialogue"], file)
+        line = ("train", *scratch_line, f"data.path={data}", f"data.eval_path={evaluation}", "run.name=x")
+        assert alphapo(*line).code == 0
+        before = snapshot(tmp_path / "runs")
+        data.touch()  # the same content at another time
+        again = alphapo(*line)
+        assert (again.code, again.out.splitlines()[1], again.err) == (0, "complete", "")
+        data.write_text(data.read_text().replace("carpet", "engine"))
+        changed = alphapo(*line)
+        assert (changed.code, changed.out.splitlines()[1]) == (0, "complete")
+        (warning,) = changed.err.splitlines()
+        assert warning.startswith("alphapo: warning: data.path holds other data")
+        assert "--replace" in warning
+        evaluation.write_text(evaluation.read_text().replace("carpet", "engine"))
+        assert len(alphapo(*line).err.splitlines()) == 2
+        assert snapshot(tmp_path / "runs") == before
+        data.unlink()
+        assert [w.split()[2] for w in alphapo(*line).err.splitlines()] == ["data.eval_path"]
+
     def test_replace_starts_over_with_another_configuration(self, alphapo, tiny, tmp_path):
         first = alphapo("train", *tiny, "run.name=x", "trainer.max_steps=1")
         (first.path / "samples" / "old.json").write_text("from the first attempt")

@@ -229,6 +229,21 @@ class TestFailure:
         assert [snapshot(first.path / "cells" / name) for name in done] == before
 
 
+def test_data_that_has_changed_under_complete_cells_is_said(alphapo, pairs, tmp_path):
+    from conftest import BARE, SCRATCH
+
+    shutil.copy(pairs["dialogue"], tmp_path / "own.jsonl")
+    line = ("sweep", *SCRATCH, *BARE, "data=jsonl", "data.path=own.jsonl", "trainer.max_steps=1")
+    assert alphapo(*line, "seed=0,1").code == 0
+    rows = (tmp_path / "own.jsonl").read_text()
+    (tmp_path / "own.jsonl").write_text(rows.replace("carpet", "engine"))
+    more = alphapo(*line, "seed=0,1,2")
+    assert more.code == 0
+    (warning,) = [text for text in more.err.splitlines() if "warning" in text]
+    assert "data.path holds other data now than 2 of the complete cells" in warning
+    assert "--out" in warning
+
+
 class TestInterrupted:
     def test_then_the_same_line_completes(self, alphapo, tiny, tmp_path, interrupt, snapshot):
         line = (
