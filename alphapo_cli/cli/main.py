@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from alphapo_cli import __version__
-from alphapo_cli.cli import compare, evaluate, inspect, loss, sweep, train
+from alphapo_cli.cli import compare, evaluate, inspect, loss, report, sweep, train
 from alphapo_cli.errors import AlphapoError
 
 # typer carries a click of its own; its public BadParameter is a UsageError, which is a ClickException.
@@ -47,6 +47,7 @@ train.register(app)
 sweep.register(app)
 evaluate.register(app)
 compare.register(app)
+report.register(app)
 loss.register(app)
 inspect.register(app)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from alphapo_cli import report
 from alphapo_cli.errors import AlphapoError, Interrupted
 from alphapo_cli.sweep import best as best_of
 from alphapo_cli.sweep.grid import Cell, Grid
@@ -47,6 +48,7 @@ def run_sweep(grid: Grid, directory: SweepDirectory) -> SweepResult:
     if todo or (grid.cells[0].cfg.tracking.pictures and _older(pictures, directory)):
         pictures = make_pictures(directory, grid)
         _track(grid, directory, pictures, summary, bool(failed))
+    report.refresh(directory, pictures=grid.cells[0].cfg.tracking.pictures)
     return SweepResult(summary, failed, pictures, best_of.sentence(directory, found))
 
 

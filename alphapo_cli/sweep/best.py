@@ -149,7 +149,7 @@ def _read(directory: SweepDirectory, cell: Mapping[str, Any], metric: str) -> tu
 
 def analyse(directory: SweepDirectory) -> Analysis:
     """Every point's outcome with its interval, and its advantage over alpha = 0."""
-    cells = directory.cells()
+    cells = [{**c, "metrics": c["metrics"] or {}} for c in directory.cells()]
     found, metric = points(cells), outcome_metric(cells)
     nothing: list[Any] = [None] * len(found)
     if metric is None:
@@ -191,9 +191,9 @@ def _seeds(point: Point) -> set[Any]:
     return {c["point"].get("seed") for c in point.cells}
 
 
-def find_best(directory: SweepDirectory) -> dict[str, Any] | None:
+def find_best(directory: SweepDirectory, analysis: Analysis | None = None) -> dict[str, Any] | None:
     """The `best` object of summary.json, or None where no cell is complete."""
-    analysis = analyse(directory)
+    analysis = analysis or analyse(directory)
     if analysis.best is None or analysis.metric is None:
         return None
     best = analysis.points[analysis.best]
