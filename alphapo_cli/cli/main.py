@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from alphapo_cli import __version__
-from alphapo_cli.cli import compare, evaluate, generate, inspect, loss, run, sweep, train
+from alphapo_cli.cli import compare, evaluate, generate, inspect, loss, report, run, sweep, train
 from alphapo_cli.errors import AlphapoError
 from alphapo_cli.interrupts import raise_interrupt
 
@@ -49,6 +49,7 @@ sweep.register(app)
 generate.register(app)
 evaluate.register(app)
 compare.register(app)
+report.register(app)
 loss.register(app)
 inspect.register(app)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
+from alphapo_cli import report
 from alphapo_cli.stages.pipeline import Plan
 from alphapo_cli.sweep import best as best_of
 from alphapo_cli.sweep.display import Display
@@ -55,6 +56,7 @@ def run_sweep(
     if cells or (grid.cells[0].cfg.tracking.pictures and _older(pictures, directory)):
         pictures = make_pictures(directory, grid)
         _track(grid, directory, pictures, summary, bool(failed))
+    report.refresh(directory, pictures=grid.cells[0].cfg.tracking.pictures)
     return SweepResult(summary, failed, pictures, best_of.sentence(directory, found))
 
 

@@ -1,29 +1,34 @@
 """Which point of a sweep is best, and whether that can be told from alpha = 0.
 
-Comparisons are paired: the same held-out prompts (or probe pairs) and the same seeds on both sides, resampled
-together. The best of many points is chosen on the same prompts it is judged on, which favours it; the sentence says
-how many there were.
+Comparisons are paired: the same held-out prompts (or probe pairs) and the same seeds on both sides. `statistics` says
+how the intervals allow for training noise and for having picked the best of many.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from alphapo_cli.data import glassbox
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import AlphapoError
 from alphapo_cli.files import read_jsonl
-from alphapo_cli.runs import RunDirectory
+from alphapo_cli.runs import RunDirectory, digest
+from alphapo_cli.sweep import noise, statistics
 from alphapo_cli.sweep.state import SweepDirectory
+from alphapo_cli.sweep.statistics import Estimate
 
 ALPHA = "objective.shape.alpha"
 RESAMPLES = 2000
+WIN_RATE = "glassbox/true_win_rate"
 # In order of preference; the first that every complete cell has is the outcome of the sweep.
-OUTCOMES = ("glassbox/true_win_rate", "rewards/accuracies")
+OUTCOMES = (WIN_RATE, "rewards/accuracies")
+_WORDS = {WIN_RATE: "true win rate against the start", "rewards/accuracies": "held-out preference accuracy"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,18 @@ class Point:
     def mean(self, key: str) -> float | None:
         values = [c["metrics"][key] for c in self.cells if c["metrics"].get(key) is not None]
         return float(np.mean(values)) if values else None
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The points of a sweep compared. Lists run parallel to `points`."""
+
+    metric: str | None  # None where no cell is complete
+    points: list[Point]
+    estimates: list[Estimate | None]  # of the outcome, with an interval of its own
+    controls: list[int | None]  # the point with alpha = 0 and the same other values; None for that point itself
+    advantages: list[Estimate | None]  # over the control; these intervals hold all together
+    best: int | None
 
 
 def points(cells: Sequence[Mapping[str, Any]]) -> list[Point]:
@@ -74,106 +91,157 @@ def outcome_metric(cells: Sequence[Mapping[str, Any]]) -> str | None:
     return next((m for m in OUTCOMES if done and all(c["metrics"].get(m) is not None for c in done)), None)
 
 
+_true_reward = lru_cache(maxsize=1 << 16)(glassbox.true_reward)
+
+
 def outcomes(run: RunDirectory, metric: str) -> np.ndarray:
     """The outcome per held-out prompt or probe pair at a run's last step, whose mean is the metric: [P] in [0, 1]."""
-    summary = run.summary() or {}
-    step = summary.get("step", 0)
-    if metric == "glassbox/true_win_rate":
+    return _outcomes(run, metric)[0]
+
+
+def _outcomes(run: RunDirectory, metric: str) -> tuple[np.ndarray, str]:
+    """`outcomes`, and a hash of what was asked: only answers to the same prompts can be paired."""
+    step = (run.summary() or {}).get("step", 0)
+    if metric == WIN_RATE:
         ours, base = (
             json.loads((run.path / "samples" / f).read_text()) for f in (f"step-{step}.json", "reference.json")
         )
-        scores = [[glassbox.true_reward(r["instruction"], r["output"]) for r in rows] for rows in (ours, base)]
+        scores = [[_true_reward(r["instruction"], r["output"]) for r in rows] for rows in (ours, base)]
         a, b = np.array(scores[0]), np.array(scores[1])
-        wins: np.ndarray = (a > b) + 0.5 * (a == b)
-        return wins
+        return (a > b) + 0.5 * (a == b), digest([r["instruction"] for r in ours])
     rows = [r for r in read_jsonl(run.path / "probe.jsonl") if r["step"] == step]
-    return np.array([float(r["rewards/chosen"] > r["rewards/rejected"]) for r in sorted(rows, key=lambda r: r["pair"])])
+    rows.sort(key=lambda r: r["pair"])
+    asked = digest([[r.get("tokens/chosen"), r.get("tokens/rejected")] for r in rows])
+    return np.array([float(r["rewards/chosen"] > r["rewards/rejected"]) for r in rows]), asked
 
 
-def resampled_means(values: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Bootstrap means of [S, P] values, resampling seeds and prompts independently: [RESAMPLES]."""
+def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean of one point's [S, P] values, seeds and prompts resampled independently.
+
+    Of the point taken alone. `analyse` gives better ones: it knows the training noise of the other points, too.
+    """
     rng = np.random.default_rng(seed)
     s, p = values.shape
+    # A resample of S seeds has (S - 1)/S of their variance: spread them out by as much beforehand.
+    means = values.mean(axis=1, keepdims=True)
+    values = values + (means - means.mean()) * (np.sqrt(s / max(s - 1, 1)) - 1)
     # How often each seed and each prompt is drawn; one product instead of a loop over resamples.
     rows = rng.multinomial(s, np.full(s, 1 / s), size=RESAMPLES)  # [R, S]
     columns = rng.multinomial(p, np.full(p, 1 / p), size=RESAMPLES)  # [R, P]
-    means: np.ndarray = ((rows @ values) * columns).sum(axis=1) / (s * p)
-    return means
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean of [S, P] values."""
-    low, high = np.percentile(resampled_means(values), [2.5, 97.5])
-    return float(low), float(high)
+    low, high = np.percentile(((rows @ values) * columns).sum(axis=1) / (s * p), [2.5, 97.5])
+    return max(float(low), 0.0), min(float(high), 1.0)
 
 
 def per_prompt(directory: SweepDirectory, point: Point, metric: str) -> np.ndarray | None:
     """Outcomes of a point, [seeds, P]; None where a file is missing."""
+    runs = [_read(directory, c, metric) for c in point.cells]
+    if not runs or any(r is None or r[1] != runs[0][1] for r in runs if runs[0] is not None):
+        return None
+    return np.stack([r[0] for r in runs if r is not None])
+
+
+def _read(directory: SweepDirectory, cell: Mapping[str, Any], metric: str) -> tuple[np.ndarray, str] | None:
     try:
-        return np.stack([outcomes(directory.cell(c["id"]), metric) for c in point.cells])
-    except (OSError, ValueError, KeyError, UsageError):
+        return _outcomes(directory.cell(cell["id"]), metric)
+    except (OSError, ValueError, KeyError, TypeError, AlphapoError):
         return None
 
 
-def find_best(directory: SweepDirectory) -> dict[str, Any] | None:
-    """The `best` object of summary.json, or None where no cell is complete."""
-    cells = directory.cells()
-    metric = outcome_metric(cells)
+def analyse(directory: SweepDirectory) -> Analysis:
+    """Every point's outcome with its interval, and its advantage over alpha = 0."""
+    cells = [{**c, "metrics": c["metrics"] or {}} for c in directory.cells()]
+    found, metric = points(cells), outcome_metric(cells)
+    nothing: list[Any] = [None] * len(found)
     if metric is None:
+        return Analysis(None, found, nothing, nothing, nothing, None)
+    answers = {c["id"]: _read(directory, c, metric) for p in found for c in p.cells}
+    # Cells that answered other prompts than most cannot be paired with them.
+    asked = Counter(a[1] for a in answers.values() if a is not None and len(a[0])).most_common(1)
+    runs: list[noise.Runs] = [
+        {c["point"].get("seed"): a[0] for c in p.cells if (a := answers[c["id"]]) is not None and a[1] == asked[0][0]}
+        for p in found
+    ]
+    controls = [_control(found, k) for k in range(len(found))]
+    pairs = [(k, control) for k, control in enumerate(controls) if control is not None]
+    lines = _lines(found)
+    compared = dict(zip([k for k, _ in pairs], statistics.advantages(runs, pairs, lines), strict=True))
+    means = [p.mean(metric) for p in found]
+    best = max((k for k, mean in enumerate(means) if mean is not None), key=lambda k: means[k] or 0.0)
+    return Analysis(
+        metric, found, statistics.means(runs, lines), controls, [compared.get(k) for k in range(len(found))], best
+    )
+
+
+def _lines(found: Sequence[Point]) -> list[noise.Line]:
+    """Points over alpha, a line for each combination of the other values: the outcome should change smoothly there."""
+    lines: dict[str, list[tuple[float, int]]] = {}
+    for k, point in enumerate(found):
+        if point.alpha is not None and point.cells:
+            lines.setdefault(point.series, []).append((point.alpha, k))
+    return [sorted(line) for line in lines.values()]
+
+
+def _control(found: Sequence[Point], k: int) -> int | None:
+    if found[k].alpha is None or found[k].alpha == 0.0:
         return None
-    candidates = [p for p in points(cells) if p.cells and p.mean(metric) is not None]
-    best = max(candidates, key=lambda p: p.mean(metric) or 0.0)
-    found: dict[str, Any] = {
+    return next((i for i, p in enumerate(found) if p.alpha == 0.0 and p.series == found[k].series and p.cells), None)
+
+
+def _seeds(point: Point) -> set[Any]:
+    return {c["point"].get("seed") for c in point.cells}
+
+
+def find_best(directory: SweepDirectory, analysis: Analysis | None = None) -> dict[str, Any] | None:
+    """The `best` object of summary.json, or None where no cell is complete."""
+    analysis = analysis or analyse(directory)
+    if analysis.best is None or analysis.metric is None:
+        return None
+    best = analysis.points[analysis.best]
+    # alpha = 0 has no advantage over itself.
+    advantage = Estimate(0.0, 0.0, 0.0) if best.alpha == 0.0 else analysis.advantages[analysis.best]
+    return {
         "id": best.cells[0]["id"],
         "overrides": best.cells[0]["overrides"],
-        "metric": metric,
-        "value": best.mean(metric),
-        "advantage_over_alpha_0": None,
-        "interval": None,
-        "distinguishable": None,
+        "metric": analysis.metric,
+        "value": best.mean(analysis.metric),
+        "advantage_over_alpha_0": None if advantage is None else advantage.value,
+        "interval": None if advantage is None else [advantage.low, advantage.high],
+        "distinguishable": None if advantage is None else advantage.excludes_zero,
     }
-    zero = next((p for p in candidates if p.alpha == 0.0 and _same_but_alpha(p, best)), None)
-    if zero is None:
-        return found
-    if zero is best:
-        return {**found, "advantage_over_alpha_0": 0.0, "interval": [0.0, 0.0], "distinguishable": False}
-    seeds = [c["point"].get("seed") for c in best.cells]
-    ours, theirs = per_prompt(directory, best, metric), per_prompt(directory, zero, metric)
-    if ours is None or theirs is None or seeds != [c["point"].get("seed") for c in zero.cells]:
-        return found
-    low, high = interval(ours - theirs)
-    return {
-        **found,
-        "advantage_over_alpha_0": float((ours - theirs).mean()),
-        "interval": [low, high],
-        "distinguishable": bool(low > 0 or high < 0),
-    }
-
-
-def _same_but_alpha(a: Point, b: Point) -> bool:
-    def rest(p: Point) -> dict[str, Any]:
-        return {k: v for k, v in p.cells[0]["point"].items() if k not in (ALPHA, "seed")}
-
-    return rest(a) == rest(b)
 
 
 def sentence(directory: SweepDirectory, best: Mapping[str, Any] | None) -> str:
     """What was found, in words."""
     if best is None:
         return "No cell is complete, so there is nothing to compare."
-    many = len(points(directory.cells()))
-    what = {
-        "glassbox/true_win_rate": "true win rate against the start",
-        "rewards/accuracies": "held-out preference accuracy",
-    }
-    name = what.get(best["metric"], best["metric"])
+    found = points(directory.cells())
+    at = next((k for k, p in enumerate(found) if any(c["id"] == best["id"] for c in p.members)), 0)
+    compared = sum(1 for p in found if p.cells)
     where = " ".join(o for o in best["overrides"] if not o.startswith("seed="))
-    text = f"Best {name}: {best['value']:.3f} at {where} (best of {many})."
-    advantage = best["advantage_over_alpha_0"]
-    if advantage is None:
+    text = f"Best {_WORDS.get(best['metric'], best['metric'])}: {best['value']:.3f} at {where} (best of {compared})."
+    advantage, control = best["advantage_over_alpha_0"], _control(found, at)
+    if advantage is None and control is None:
         return f"{text} There is no alpha = 0 cell to compare with."
-    if advantage == 0.0 and best["interval"] == [0.0, 0.0]:
+    if advantage is None:
+        return f"{text} It cannot be compared with alpha = 0: no complete seed of both answered the same prompts."
+    if control is None:
         return f"{text} That is alpha = 0 itself."
     low, high = best["interval"]
     verdict = "distinguishable from" if best["distinguishable"] else "not distinguishable from"
-    return f"{text} It is {verdict} alpha = 0: advantage {advantage:+.3f}, 95 % interval [{low:+.3f}, {high:+.3f}] (paired bootstrap over prompts and seeds)."
+    interval = f"95 % interval [{low:+.3f}, {high:+.3f}]"
+    return f"{text} It is {verdict} alpha = 0: advantage {advantage:+.3f}, {interval} ({_how(found, at, control)})."
+
+
+def _how(found: Sequence[Point], at: int, control: int) -> str:
+    """Where the interval comes from, and what one seed leaves open."""
+    compared = sum(1 for p in found if p.cells)
+    picked = f", corrected for picking the best of {compared}" if compared > 2 else ""
+    seeds = len(_seeds(found[at]) & _seeds(found[control]))
+    if seeds > 1:
+        return f"paired bootstrap over prompts and {seeds} seeds{picked}"
+    how = f"paired bootstrap over prompts{picked}; one seed each: "
+    if any(len(p.cells) > 1 for p in found):
+        return f"{how}training noise is that of the points with several"
+    if any(len(line) >= noise.LEAST_ON_A_LINE for line in _lines(found)):
+        return f"{how}training noise is read off neighbouring alphas, seed=0,1,2 would measure it"
+    return f"{how}another training may differ by more, add seed=0,1,2"

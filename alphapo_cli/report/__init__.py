@@ -1,0 +1,53 @@
+"""The report of a sweep: report.html, and beside it report/ with every figure as PNG and SVG and every number as CSV."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from alphapo_cli.files import write_atomic
+from alphapo_cli.sweep.state import SweepDirectory
+
+HTML, FOLDER = "report.html", "report"
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """What was written."""
+
+    html: Path
+    csv: dict[str, Path]
+    pictures: dict[str, list[Path]]  # figure -> PNG and SVG
+    sentence: str
+
+
+def write_report(directory: SweepDirectory, out: Path | None = None, *, pictures: bool = True) -> ReportFiles:
+    """Write the report of a sweep into its directory, or into `out`.
+
+    Raises:
+        UsageError: `directory` is not a sweep's.
+    """
+    # Here and not above: `alphapo --help` must not wait for them.
+    from alphapo_cli.report import collect, csv_files, page
+
+    sweep = collect.read(directory)
+    target = out or directory.path
+    drawn: dict[str, list[Path]] = {}
+    if pictures:
+        from alphapo_cli.report import pictures as drawing
+
+        drawn = drawing.write_pictures(sweep, target / FOLDER)
+    tables = csv_files.write_csv(sweep, target / FOLDER)
+    write_atomic(target / HTML, page.page(sweep))
+    return ReportFiles(target / HTML, tables, drawn, sweep.sentence)
+
+
+def refresh(directory: SweepDirectory, *, pictures: bool = True) -> Path | None:
+    """The report at the end of a sweep: written where there is none, or a cell has ended since. Its path."""
+    html = directory.path / HTML
+    ends = [f.stat().st_mtime for c in directory.cells() if (f := directory.cell(c["id"]).summary_file).is_file()]
+    if not ends:
+        return None
+    if html.is_file() and html.stat().st_mtime >= max(ends):
+        return html
+    return write_report(directory, pictures=pictures).html

@@ -1,0 +1,220 @@
+"""Everything a report says, read from a sweep's directory.
+
+A sweep may be half done or damaged: what cannot be read becomes a fault of its cell, shown beside it, never an error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import yaml
+
+from alphapo_cli.compose import leaves
+from alphapo_cli.errors import AlphapoError, UsageError
+from alphapo_cli.runs import NOT_IDENTITY, RunDirectory
+from alphapo_cli.sweep import best as best_of
+from alphapo_cli.sweep.state import SweepDirectory
+
+# What alpha = 0 is called in the two conventions.
+ZERO = {"alphapo": "SimPO", "alphapo_ratio": "DPO"}
+QUADRANTS = ("up_down", "up_up", "down_down", "down_up")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the sweep, as far as it went."""
+
+    run: RunDirectory
+    id: str
+    values: Mapping[str, Any]  # swept key -> value
+    overrides: tuple[str, ...]
+    point: int  # its place in `Sweep.points`
+    state: str
+    reason: str | None
+    step: int
+    rows: list[dict[str, Any]]  # of metrics.jsonl
+    final: Mapping[str, Any]  # the last value of every metric
+    cost: Mapping[str, Any]
+    settings: Mapping[str, Any]  # of config.yaml, dotted; without paths and tracking
+    manifest: Mapping[str, Any]
+    fault: str | None  # what could not be read
+
+    @property
+    def seed(self) -> Any:
+        return self.values.get("seed")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The swept key along which outcomes are drawn."""
+
+    key: str
+    name: str
+    kind: str  # "alpha", "ordered" (other numbers) or "category"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's directory, read once."""
+
+    directory: SweepDirectory
+    record: Mapping[str, Any]
+    cells: list[Cell]
+    analysis: best_of.Analysis
+    best: Mapping[str, Any] | None
+    sentence: str
+
+    @property
+    def points(self) -> list[best_of.Point]:
+        return self.analysis.points
+
+    @property
+    def name(self) -> str:
+        return str(self.record.get("name") or self.directory.path.resolve().name)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Swept keys but the seed, in order."""
+        named = [str(k) for k in self.record.get("keys") or []]
+        found = [k for c in self.cells for k in c.values]
+        return [k for k in dict.fromkeys([*named, *found]) if k != "seed"]
+
+    @cached_property
+    def axis(self) -> Axis:
+        """Alpha where it is swept, else the first key that takes several values."""
+        values = {key: list(dict.fromkeys(str(c.values.get(key)) for c in self.cells)) for key in self.keys}
+        over_alpha = bool(self.points) and all(p.alpha is not None for p in self.points)
+        several = [k for k in self.keys if len(values[k]) > 1] or self.keys
+        key = best_of.ALPHA if over_alpha else several[0] if several else "seed"
+        if over_alpha:
+            kind = "alpha"
+        else:
+            numbers = [number(c.values.get(key)) for c in self.cells]
+            kind = "ordered" if numbers and all(n is not None for n in numbers) and key != "seed" else "category"
+        return Axis(key, short(key), kind)
+
+    def x(self, point: int) -> float | str:
+        """Where a point stands on the axis."""
+        value = self.points[point].members[0]["point"].get(self.axis.key)
+        return value if self.axis.kind != "category" and number(value) is not None else shown(value)
+
+    def series(self, point: int) -> str:
+        """The point's other swept values: "beta=2.5"."""
+        values = self.points[point].members[0]["point"]
+        return " ".join(f"{short(k)}={shown(values.get(k))}" for k in self.keys if k != self.axis.key)
+
+    @property
+    def zero(self) -> str | None:
+        """The method that alpha = 0 is, where only alpha is swept."""
+        return ZERO.get(str((self.record.get("base") or {}).get("objective.name")))
+
+    def counts(self) -> dict[str, int]:
+        """How many cells are in each state."""
+        states = [c.state for c in self.cells]
+        return {state: states.count(state) for state in dict.fromkeys(states)}
+
+
+def number(value: Any) -> float | None:
+    """`value` as a float; None where it is null, missing, text or not finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def short(key: str) -> str:
+    """The last word of a dotted key."""
+    return key.rsplit(".", 1)[-1].rsplit("/", 1)[-1]
+
+
+def shown(value: Any) -> str:
+    """A swept value as it is typed."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def read(directory: SweepDirectory) -> Sweep:
+    """The sweep in `directory`.
+
+    Raises:
+        UsageError: there is no such directory, or it is not a sweep's.
+    """
+    record = _record(directory)
+    analysis = best_of.analyse(directory)
+    best = best_of.find_best(directory, analysis)
+    cells = [_cell(directory, made, k) for k, point in enumerate(analysis.points) for made in point.members]
+    return Sweep(directory, record, cells, analysis, best, best_of.sentence(directory, best))
+
+
+def _record(directory: SweepDirectory) -> dict[str, Any]:
+    path = directory.path
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such directory; give the directory that 'alphapo sweep' printed")
+    if not directory.file.is_file():
+        if (path / "manifest.json").is_file():
+            raise UsageError(f"{path} is one run, not a sweep; its picture is {path / 'curves.png'}")
+        inside = sorted(p.parent for p in path.glob("*/sweep.json"))
+        hint = f"; did you mean {inside[-1]}?" if inside else "; give the directory that 'alphapo sweep' printed"
+        raise UsageError(f"{path} is not a sweep's directory (no sweep.json){hint}")
+    record = directory.record()
+    cells = None if record is None else record.get("cells")
+    good = isinstance(cells, list) and all(
+        isinstance(c, dict)
+        and isinstance(c.get("id"), str)
+        and isinstance(c.get("point"), dict)
+        and isinstance(c.get("overrides"), list)
+        for c in cells
+    )
+    if record is None or not good:
+        raise UsageError(f"{directory.file} cannot be read; the same 'alphapo sweep' line writes it anew")
+    return record
+
+
+def _cell(directory: SweepDirectory, made: Mapping[str, Any], point: int) -> Cell:
+    run = directory.cell(made["id"])
+    faults: list[str] = []
+    try:
+        rows = run.rows()
+    except (OSError, ValueError, AlphapoError) as error:
+        rows = []
+        faults.append(str(error))
+    metrics = made.get("metrics") or {}
+    if made["state"] == "complete" and not rows:
+        faults.append("metrics.jsonl is missing or empty")
+    final = {**({} if made["state"] == "complete" and metrics else _last(rows)), **metrics}
+    return Cell(
+        run=run, id=made["id"], values=made["point"], overrides=tuple(map(str, made["overrides"])), point=point,
+        state=str(made["state"]), reason=made.get("reason"), step=int(number(made.get("step")) or 0),
+        rows=rows, final=final, cost=made.get("cost") or {}, settings=_settings(run), manifest=_manifest(run),
+        fault="; ".join(faults) or None,
+    )  # fmt: skip
+
+
+def _last(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The newest value of every probe metric of a run that has not ended."""
+    found: dict[str, Any] = {}
+    for row in rows:
+        found.update({k: v for k, v in row.items() if k != "step" and not k.startswith("train/")})
+    return found
+
+
+def _settings(run: RunDirectory) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(run.config.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    flat = leaves(loaded) if isinstance(loaded, dict) else {}
+    return {k: v for k, v in flat.items() if not k.startswith(NOT_IDENTITY)}
+
+
+def _manifest(run: RunDirectory) -> dict[str, Any]:
+    try:
+        loaded = json.loads(run.manifest.read_text())
+    except (OSError, ValueError):
+        return {}
+    return loaded if isinstance(loaded, dict) else {}

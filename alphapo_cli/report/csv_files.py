@@ -1,0 +1,88 @@
+"""Every number of a report as CSV: one row a point, a cell, or a step of a cell. An empty field is undefined."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from alphapo_cli import metrics_catalog as catalog
+from alphapo_cli.files import write_atomic
+from alphapo_cli.report.collect import Sweep, number
+from alphapo_cli.sweep.statistics import Estimate
+
+Row = Mapping[str, Any]
+
+
+def write_csv(sweep: Sweep, folder: Path) -> dict[str, Path]:
+    """points.csv, cells.csv and curves.csv in `folder`."""
+    tables = {"points": _points(sweep), "cells": _cells(sweep), "curves": _curves(sweep)}
+    paths = {}
+    for name, rows in tables.items():
+        paths[name] = folder / f"{name}.csv"
+        _write(paths[name], rows)
+    return paths
+
+
+def _points(sweep: Sweep) -> list[dict[str, Any]]:
+    """Means over complete seeds; `interval` is the point's own, those of the advantages hold all together."""
+    analysis, metrics = sweep.analysis, _ordered(k for c in sweep.cells for k in c.final)
+    rows = []
+    for k, point in enumerate(sweep.points):
+        values = point.members[0]["point"]
+        rows.append({
+            **{key: values.get(key) for key in sweep.keys},
+            "cells": len(point.members),
+            "complete": len(point.cells),
+            "outcome": analysis.metric,
+            **_bounds("outcome", analysis.estimates[k]),
+            **_bounds("advantage_over_alpha_0", analysis.advantages[k]),
+            **{key: point.mean(key) for key in metrics},
+        })  # fmt: skip
+    return rows
+
+
+def _bounds(name: str, estimate: Estimate | None) -> dict[str, Any]:
+    known = (None, None, None) if estimate is None else (estimate.value, estimate.low, estimate.high)
+    return dict(zip((f"{name}_value", f"{name}_low", f"{name}_high"), known, strict=True))
+
+
+def _cells(sweep: Sweep) -> list[dict[str, Any]]:
+    metrics = _ordered(k for c in sweep.cells for k in c.final)
+    costs = sorted({k for c in sweep.cells for k in c.cost})
+    return [
+        {
+            "cell": c.id, **{k: c.values.get(k) for k in (*sweep.keys, "seed") if k != "seed" or "seed" in c.values},
+            "state": c.state, "reason": c.reason, "step": c.step,
+            **{k: c.final.get(k) for k in metrics}, **{f"cost/{k}": c.cost.get(k) for k in costs},
+        }
+        for c in sweep.cells
+    ]  # fmt: skip
+
+
+def _curves(sweep: Sweep) -> list[dict[str, Any]]:
+    metrics = _ordered(k for c in sweep.cells for row in c.rows for k in row if k != "step")
+    return [
+        {"cell": c.id, **c.values, "step": row.get("step"), **{k: row.get(k) for k in metrics}}
+        for c in sweep.cells
+        for row in c.rows
+        if number(row.get("step")) is not None
+    ]
+
+
+def _ordered(keys: Iterable[str]) -> list[str]:
+    """Keys once each, in the catalogue's order, others behind."""
+    found, known = set(keys), catalog.keys()
+    return [k for k in known if k in found] + sorted(found - set(known))
+
+
+def _write(path: Path, rows: Sequence[Row]) -> None:
+    columns = list(dict.fromkeys(k for row in rows for k in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: "" if v is None else v for k, v in row.items()})
+    write_atomic(path, text.getvalue())

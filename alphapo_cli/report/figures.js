@@ -1,0 +1,241 @@
+// The figures. Each draws itself into its holder, again whenever what is picked, the theme or the width changes.
+
+const TITLES = {
+  "glassbox/true_win_rate": "share of prompts won",
+  "rewards/accuracies": "share of pairs ranked right",
+};
+const NEUTRAL = { "glassbox/true_win_rate": [0.5, "as good as the start"], "rewards/accuracies": [0.5, "chance"] };
+const ORDER = POINTS.map((_, k) => k);
+const shownPoints = () => ORDER.filter((k) => isOn(POINTS[k]));
+const SHARE = new Set(["glassbox/true_win_rate", "rewards/accuracies"]);
+
+/** The x axis over the swept value, and where each point stands on it; series stand side by side. */
+function valueAxis() {
+  const numeric = AXIS.kind === "alpha";
+  const places = new Map(XS.map((x, i) => [x, numeric ? x : i]));
+  const at = [...places.values()];
+  const gap = at.length > 1 ? Math.min(...at.slice().sort((a, b) => a - b).map((v, i, s) => (i ? v - s[i - 1] : Infinity))) : 1;
+  const [low, high] = [Math.min(...at), Math.max(...at)];
+  const aside = (k) => (SERIES.length > 1 ? 0.5 * gap * (SERIES.indexOf(POINTS[k].series) / (SERIES.length - 1) - 0.5) : 0);
+  const axis = numeric
+    ? { low: low - gap * 0.6, high: high + gap * 0.6, title: AXIS.name }
+    : { low: -0.6, high: at.length - 0.4, title: AXIS.name, labels: XS.map(named) };
+  return { axis, place: (k) => places.get(POINTS[k].x) + aside(k), joined: AXIS.kind !== "category" };
+}
+
+function zeroRule(frame) {
+  if (AXIS.kind === "alpha") frame.rule("x", 0, DATA.zero ? `α = 0: ${DATA.zero}` : "");
+}
+
+/** A value at the end of training against the swept value. `pick(k)` gives {mean, low, high, values, done, rows}. */
+function overValues(holder, { pick, title, around = [], neutral, label, log = false, band = false }) {
+  const { axis, place, joined } = valueAxis();
+  const found = ORDER.map((k) => [k, pick(k)]).filter(([, v]) => v);
+  const on = found.filter(([k]) => isOn(POINTS[k]));
+  if (!found.length) return empty(holder);
+  const [low, high] = extent((on.length ? on : found).flatMap(([, v]) => [v.low, v.high, v.mean]), around);
+  const frame = new Frame(holder, { x: axis, y: { low, high, title, log }, label });
+  zeroRule(frame);
+  if (neutral) frame.rule("y", ...neutral);
+  if (joined) {
+    for (const series of SERIES) {
+      const mine = on.filter(([k, v]) => POINTS[k].series === series && v.done).sort((a, b) => place(a[0]) - place(b[0]));
+      if (band) frame.area(mine.map(([k, v]) => [place(k), v.low, v.high]), "band", "var(--soft)");
+      if (mine.length) frame.line(mine.map(([k, v]) => [place(k), v.mean]), mine[0][0], { thin: true, colour: "var(--soft)" });
+    }
+  }
+  for (const [k, v] of found) {
+    const off = !isOn(POINTS[k]);
+    if (v.high > v.low) frame.bar(place(k), v.low, v.high, k, { off });
+    if (!off && (state.seeds || band)) v.values.forEach((one) => v.values.length > 1 && frame.dot(place(k), one, k, { small: true, hollow: true }));
+    frame.dot(place(k), v.mean, k, { hollow: !v.done || v.hollow, off });
+    if (!off) frame.hit(place(k), v.mean, k, v.rows);
+  }
+  return frame;
+}
+
+const range = (v) => (v.high > v.low ? `${written(v.low)} to ${written(v.high)}` : "");
+const finished = (v) => (v.done ? [] : [["", "not finished"]]);
+
+function outcomeFigure(holder) {
+  const key = DATA.outcome || "glassbox/true_win_rate";
+  const frame = overValues(holder, {
+    title: TITLES[key] || key, neutral: NEUTRAL[key], band: true, label: `Outcome against ${AXIS.name}`,
+    pick: (k) => {
+      const end = ending(k, key), own = POINTS[k].mean;
+      if (!end) return null;
+      const [low, high] = own ? [own[1], own[2]] : [end.mean, end.mean];
+      const rows = [[TITLES[key] || key, written(end.mean)], ["95 % interval", own ? range({ low, high }) : "–"], ["seeds", String(end.values.length)]];
+      return { ...end, low, high, rows: [...rows, ...finished(end)] };
+    },
+  });
+  if (frame && known(DATA.best) && isOn(POINTS[DATA.best])) {
+    const { place } = valueAxis(), end = ending(DATA.best, key);
+    svgNode("circle", { class: "best", cx: frame.px(place(DATA.best)), cy: frame.py(end.mean), r: 8.5, "data-p": DATA.best }, frame.marks);
+  }
+}
+
+function advantageFigure(holder) {
+  overValues(holder, {
+    title: "advantage over alpha = 0", around: [0], neutral: [0, ""], label: "Advantage over alpha = 0",
+    pick: (k) => {
+      const gain = POINTS[k].gain;
+      if (!gain) return null;
+      const sure = gain[1] > 0 || gain[2] < 0;
+      const rows = [["advantage", signed(gain[0])], ["95 % interval", range({ low: gain[1], high: gain[2] })], ["", sure ? "distinguishable" : "not distinguishable"]];
+      return { mean: gain[0], low: gain[1], high: gain[2], values: [], done: true, hollow: !sure, rows };
+    },
+  });
+}
+
+function endingFigure(holder, key, { title, around = [0], neutral }) {
+  overValues(holder, {
+    title, around, neutral, label: `${key} against ${AXIS.name}`,
+    pick: (k) => {
+      const end = ending(k, key);
+      return end && { ...end, rows: [[title, written(end.mean)], ...(end.high > end.low ? [["seeds", range(end)]] : []), ...finished(end)] };
+    },
+  });
+}
+
+/** Size of the mean gradient of both sides: filled at the end of training, hollow at step 0, on one logarithmic axis. */
+function gradientFigure(holder) {
+  const { axis, place, joined } = valueAxis();
+  const sides = [["chosen", "var(--chosen)", -1], ["rejected", "var(--rejected)", 1]];
+  const size = (cells, part, side) => {
+    const values = cells.map((c) => c[part][`gradient_weight/${side}`]).filter(known).map(Math.abs);
+    return values.length ? mean(values) : null;
+  };
+  const found = ORDER.flatMap((k) => {
+    const cells = complete(k).length ? complete(k) : cellsOf[k];
+    return sides.map(([side, colour, aside]) => ({ k, side, colour, aside, start: size(cells, "start", side), end: size(cells, "final", side) }));
+  }).filter((v) => v.start || v.end);
+  if (!found.length) return empty(holder);
+  const on = found.filter((v) => isOn(POINTS[v.k]));
+  const values = (on.length ? on : found).flatMap((v) => [v.start, v.end]).filter((v) => v > 0);
+  const log = Math.max(...values) / Math.min(...values) > 20;
+  const [low, high] = log ? [Math.min(...values) / 1.4, Math.max(...values) * 1.4] : extent(values, [0]);
+  const frame = new Frame(holder, { x: axis, y: { low, high, log, title: "size of the mean dL/ds" }, label: `Gradient weight against ${AXIS.name}` });
+  zeroRule(frame);
+  const gap = (axis.high - axis.low) / frame.width * 4; // four pixels aside
+  for (const [side, colour] of sides) {
+    for (const series of joined ? SERIES : []) {
+      const mine = on.filter((v) => v.side === side && v.end && POINTS[v.k].series === series).sort((a, b) => place(a.k) - place(b.k));
+      if (mine.length) frame.line(mine.map((v) => [place(v.k) + v.aside * gap, v.end]), mine[0].k, { thin: true, colour });
+    }
+  }
+  for (const v of found) {
+    const at = place(v.k) + v.aside * gap, off = !isOn(POINTS[v.k]);
+    if (known(v.start)) frame.dot(at, v.start, v.k, { colour: v.colour, hollow: true, small: true, off });
+    if (known(v.end)) frame.dot(at, v.end, v.k, { colour: v.colour, off });
+    if (!off) frame.hit(at, v.end ?? v.start, v.k, [["side", v.side], ["step 0", written(v.start)], ["end", written(v.end)]]);
+  }
+}
+
+/** One metric against steps: thick means, a band over seeds, thin seeds, a cross where a cell failed. */
+function curvesFigure(holder, key, { title, around = [], neutral, shared = [key] } = {}) {
+  const has = ORDER.filter((k) => cellsOf[k].some((c) => c.curves[key]));
+  if (!has.length) return empty(holder);
+  const on = has.filter((k) => isOn(POINTS[k]));
+  const drawn = on.length ? on : has;
+  const values = drawn.flatMap((k) => shared.flatMap((s) => cellsOf[k].flatMap((c) => curveOf(c, s).map(([, v]) => v))));
+  const last = Math.max(...has.flatMap((k) => cellsOf[k].flatMap((c) => curveOf(c, key).map(([step]) => step))), 1);
+  const [low, high] = extent(values, around);
+  const frame = new Frame(holder, { x: { low: 0, high: last, title: "optimizer step" }, y: { low, high, title }, label: `${key} against steps` });
+  if (neutral) frame.rule("y", ...neutral);
+  const curves = new Map(has.map((k) => [k, meanCurve(k, key)]));
+  const path = (k) => curves.get(k).map((p) => [p.step, p.mean]);
+  for (const k of has) if (!isOn(POINTS[k])) frame.line(path(k), k, { off: true });
+  const crowd = on.length > 6 ? "crowd" : "";
+  for (const k of on) frame.area(curves.get(k).filter((p) => p.high > p.low).map((p) => [p.step, p.low, p.high]), k, colourOf(k), crowd);
+  for (const k of on) {
+    if (state.seeds) cellsOf[k].forEach((c) => frame.line(curveOf(c, key), k, { thin: true }));
+    for (const c of cellsOf[k].filter((one) => one.state === "failed")) {
+      const curve = curveOf(c, key);
+      frame.line(curve, k, { thin: true });
+      if (curve.length) frame.cross(...curve.at(-1), k);
+      if (curve.length) frame.hit(...curve.at(-1), k, [["failed at step", written(curve.at(-1)[0])]]);
+    }
+    frame.line(path(k), k);
+    if (path(k).length === 1) frame.dot(...path(k)[0], k);
+    for (const p of curves.get(k)) frame.hit(p.step, p.mean, k, [["step", written(p.step)], [key, written(p.mean)], ...(p.high > p.low ? [["seeds", range(p)]] : [])]);
+  }
+}
+
+/** The path of each point through (x metric, y metric), from a common start (open) to its end (dot). */
+function pathsFigure(holder, xKey, yKey, { xTitle, yTitle, neutral }) {
+  const path = (k) => {
+    const xs = new Map(meanCurve(k, xKey).map((p) => [p.step, p.mean]));
+    return meanCurve(k, yKey).filter((p) => xs.has(p.step)).map((p) => [xs.get(p.step), p.mean, p.step]);
+  };
+  const paths = new Map(ORDER.map((k) => [k, path(k)]).filter(([, p]) => p.length));
+  if (!paths.size) return empty(holder);
+  const on = [...paths.keys()].filter((k) => isOn(POINTS[k]));
+  const places = (on.length ? on : [...paths.keys()]).flatMap((k) => paths.get(k));
+  const [xLow, xHigh] = extent(places.map((p) => p[0]), [0]);
+  const [yLow, yHigh] = extent(places.map((p) => p[1]));
+  const frame = new Frame(holder, { x: { low: xLow, high: xHigh, title: xTitle }, y: { low: yLow, high: yHigh, title: yTitle }, label: `${yKey} against ${xKey}` });
+  frame.rule("x", 0);
+  if (neutral) frame.rule("y", ...neutral);
+  for (const [k, p] of paths) {
+    const off = !isOn(POINTS[k]);
+    frame.line(p, k, { off });
+    if (off) continue;
+    frame.dot(p[0][0], p[0][1], k, { hollow: true, small: true });
+    frame.dot(p.at(-1)[0], p.at(-1)[1], k);
+    for (const [x, y, step] of p) frame.hit(x, y, k, [["step", written(step)], [xTitle, written(x)], [yTitle, written(y)]]);
+  }
+}
+
+const QUADRANTS = [ // drawn from the middle outwards: chosen up to the right, chosen down to the left
+  ["up_down", 1, "var(--q1)"], ["up_up", 1, "var(--q2)"], ["down_down", -1, "var(--q3)"], ["down_up", -1, "var(--q4)"],
+];
+const WORDS = { up_down: "chosen up, rejected down", up_up: "both up", down_down: "both down", down_up: "chosen down, rejected up" };
+
+function quadrantFigure(holder) {
+  const key = (name) => `displacement/quadrant/${name}`;
+  const rows = ORDER.filter((k) => QUADRANTS.every(([name]) => ending(k, key(name))));
+  if (!rows.length) return empty(holder);
+  const tall = Math.max(9, Math.min(44, 250 / rows.length));
+  const labels = rows.map((k) => (SERIES.length > 1 ? POINTS[k].label : named(POINTS[k].x)).slice(0, 28));
+  const every = Math.ceil(11 / tall);
+  const frame = new Frame(holder, {
+    x: { low: -1, high: 1, ticks: [-1, -0.5, 0, 0.5, 1], write: (v) => `${Math.abs(v) * 100} %`, title: "← chosen less likely · share of pairs · more likely →" },
+    y: { low: rows.length - 0.4, high: -0.6, labels: labels.map((text, i) => (i % every ? "" : text)) },
+    height: rows.length * tall + 60, label: "Quadrant shares",
+  });
+  rows.forEach((k, row) => {
+    const ends = { 1: 0, "-1": 0 };
+    const values = QUADRANTS.map(([name]) => [WORDS[name], `${(ending(k, key(name)).mean * 100).toFixed(1)} %`]);
+    for (const [name, side, fill] of QUADRANTS) {
+      const share = ending(k, key(name)).mean, from = ends[side], to = from + side * share;
+      ends[side] = to;
+      const [a, b] = [frame.px(Math.min(from, to)), frame.px(Math.max(from, to))];
+      if (b - a < 0.05) continue;
+      svgNode("rect", { class: isOn(POINTS[k]) ? "share" : "share off", x: a, width: b - a, y: frame.py(row) - tall * 0.38, height: tall * 0.76, fill, "data-p": k }, frame.marks);
+      if (isOn(POINTS[k])) frame.hit((from + to) / 2, row, k, values);
+    }
+  });
+  frame.rule("x", 0);
+}
+
+function empty(holder) {
+  holder.replaceChildren(html("p", { class: "nothing" }, "Not measured yet."));
+}
+
+const FIGURES = {
+  outcome: outcomeFigure,
+  advantage: advantageFigure,
+  chosen: (h) => curvesFigure(h, "displacement/chosen", { title: "nats per token since step 0", around: [0], neutral: [0, ""], shared: ["displacement/chosen", "displacement/rejected"] }),
+  rejected: (h) => curvesFigure(h, "displacement/rejected", { title: "nats per token since step 0", around: [0], neutral: [0, ""], shared: ["displacement/chosen", "displacement/rejected"] }),
+  trajectory: (h) => pathsFigure(h, "displacement/chosen", "rewards/margins", { xTitle: "displacement of chosen, nats per token", yTitle: "reward margin" }),
+  quadrants: quadrantFigure,
+  gradient: gradientFigure,
+  kl: (h) => endingFigure(h, "kl/reference", { title: "KL to the start, nats per token" }),
+  length: (h) => endingFigure(h, "glassbox/length", { title: "tokens per answer", around: [] }),
+  frontier: (h) => pathsFigure(h, "kl/reference", DATA.outcome || "rewards/accuracies", { xTitle: "KL to the start, nats per token", yTitle: TITLES[DATA.outcome] || "outcome", neutral: NEUTRAL[DATA.outcome] }),
+  explorer: (h) => {
+    const key = document.getElementById("metric").value;
+    curvesFigure(h, key, { title: METRICS[key]?.unit || "", neutral: NEUTRAL[key] });
+  },
+};

@@ -1,0 +1,238 @@
+"""The page: one HTML file with its style, its script and its data inside, that asks no other host for anything.
+
+The figures are drawn by about 500 lines of script of its own. Plotly's would be 4.5 MB in every report; the smaller
+chart libraries are not on PyPI, and would still need code for picking, for the colour scale and for the tips.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from alphapo_cli import metrics_catalog as catalog
+from alphapo_cli.report import settings
+from alphapo_cli.report.collect import Sweep, number, shown
+from alphapo_cli.report.payload import payload
+from alphapo_cli.report.samples import Samples, samples
+from alphapo_cli.sweep.statistics import Estimate
+
+_FOLDER = Path(__file__).parent
+_SCRIPTS = ("base.js", "chart.js", "figures.js", "page.js")
+# Columns of the table of numbers: metric, heading, format.
+_COLUMNS = (
+    ("displacement/chosen", "chosen", "+.3f"),
+    ("displacement/rejected", "rejected", "+.3f"),
+    ("displacement/share_chosen_down", "chosen down", ".0%"),
+    ("rewards/margins", "margin", ".3g"),
+    ("rewards/accuracies", "accuracy", ".3f"),
+    ("glassbox/true_reward", "true reward", ".2f"),
+    ("kl/reference", "KL", ".3f"),
+    ("entropy/chosen", "entropy", ".2f"),
+    ("glassbox/length", "length", ".1f"),
+)
+_OUTCOMES = {"glassbox/true_win_rate": "True win rate", "rewards/accuracies": "Held-out accuracy"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One field of the table of numbers; `value` is what it is sorted by."""
+
+    text: str
+    value: str = ""
+    extra: str = ""
+
+
+def page(sweep: Sweep) -> str:
+    """The report as HTML."""
+    answers = samples(sweep)
+    data = payload(sweep, answers)
+    configuration, commands = settings.settings(sweep), settings.Commands()
+    metric = sweep.analysis.metric
+    title, lead = _title(sweep)
+    metrics = list(data["metrics"])
+    template = _environment().get_template("page.html.j2")
+    return template.render(
+        sweep=sweep,
+        axis=sweep.axis,
+        directory=sweep.directory.path.resolve().name,
+        title=title,
+        lead=lead,
+        verdict=_verdict(sweep),
+        facts=_facts(sweep, answers),
+        warning=_warning(sweep),
+        outcome_title=_OUTCOMES.get(metric or "", metric or "Outcome"),
+        has_seeds=any(len(p.cells) > 1 for p in sweep.points),
+        by_neighbours=_by_neighbours(sweep),
+        has_advantage=any(a is not None for a in sweep.analysis.advantages),
+        has_length="glassbox/length" in metrics,
+        band_note=" The band spans the seeds." if any(len(p.members) > 1 for p in sweep.points) else "",
+        metric_groups=_groups(metrics),
+        first_metric="rewards/margins",
+        samples=answers,
+        numbers=_numbers(sweep),
+        unfinished=[c for c in sweep.cells if c.state != "complete" or c.fault],
+        settings=configuration,
+        typed=settings.typed(sweep),
+        cell_commands=[(c, line) for c in sweep.cells if (line := commands.of(c)) is not None],
+        report_command=settings.command_of_report(sweep),
+        versions=settings.versions(sweep),
+        glossary=[(key, catalog.explain(key), catalog.lookup(key).bad) for key in metrics],
+        data=Markup(embedded(data)),
+        css=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
+        js=Markup("\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)),
+    )
+
+
+def embedded(data: Any) -> str:
+    """JSON that may stand inside a script element: no text of a model can end it."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _title(sweep: Sweep) -> tuple[str, str]:
+    """The heading and the line below it: the description says more than the name."""
+    description = str(sweep.record.get("description") or "")
+    first, _, rest = description.partition(";")
+    if description:
+        return first.strip(), rest.strip()
+    return f"Sweep over {', '.join(k for k in sweep.keys) or 'seeds'}", ""
+
+
+def _verdict(sweep: Sweep) -> tuple[str, str]:
+    """Class and words of the pill above the sentence."""
+    best = sweep.best
+    if best is None:
+        return "open", "nothing complete yet"
+    at = sweep.points[sweep.analysis.best or 0]
+    name = f"best: {titled(at.label)}"
+    if best["distinguishable"] is None or at.alpha == 0.0:
+        return "open", name
+    if best["distinguishable"]:
+        return "yes", f"{name}, distinguishable from alpha = 0"
+    return "no", f"{name}, not distinguishable from alpha = 0"
+
+
+def _facts(sweep: Sweep, answers: Samples | None) -> list[tuple[str, str]]:
+    counts = sweep.counts()
+    first = next((c for c in sweep.cells if c.settings), None)
+    seeds = list(dict.fromkeys(shown(c.seed) for c in sweep.cells if c.seed is not None))
+    facts = [("cells", ", ".join(f"{n} {state}" for state, n in counts.items()) or "none")]
+    if seeds:
+        facts.append(("seeds", ", ".join(seeds)))
+    steps = sorted({c.step for c in sweep.cells if c.state == "complete"})
+    if steps:
+        facts.append(("steps", str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}"))
+    if first is not None:
+        s = first.settings
+        facts.append(("model", str(s.get("model.path") or s.get("model.source"))))
+        facts.append(("data", str(s.get("data.path") or s.get("data.name") or s.get("data.source"))))
+        pairs = first.manifest.get("data")
+        if isinstance(pairs, dict) and number(pairs.get("train_pairs")):
+            facts.append(("training pairs", f"{pairs['train_pairs']:,}"))
+        if isinstance(pairs, dict) and number(pairs.get("probe_pairs")):
+            facts.append(("held-out pairs", f"{pairs['probe_pairs']:,}"))
+    spent = sum(number(c.cost.get("seconds")) or 0.0 for c in sweep.cells)
+    if spent:
+        facts.append(("training time", _duration(spent)))
+    return facts
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _warning(sweep: Sweep) -> str | None:
+    """What the reader must know before reading on."""
+    counts = sweep.counts()
+    missing = {state: n for state, n in counts.items() if state != "complete"}
+    if not missing:
+        return None
+    done = counts.get("complete", 0)
+    said = ", ".join(f"{n} {state}" for state, n in missing.items())
+    return f"{done} of {len(sweep.cells)} cells are complete ({said}); this page shows what there is."
+
+
+def _by_neighbours(sweep: Sweep) -> bool:
+    single = all(len(p.cells) <= 1 for p in sweep.points)
+    return single and "neighbouring" in sweep.sentence
+
+
+def _groups(metrics: list[str]) -> list[tuple[str, list[str]]]:
+    """Metrics of the explorer's list under a heading each."""
+    groups = [
+        ("held-out pairs", [k for k in metrics if k in catalog.PROBE]),
+        ("embedded world", [k for k in metrics if k in catalog.GLASSBOX]),
+        ("training batches", [k for k in metrics if k.startswith("train/")]),
+    ]
+    return [(name, keys) for name, keys in groups if keys]
+
+
+def _numbers(sweep: Sweep) -> dict[str, Any]:
+    """Headings and rows of the table of points."""
+    analysis = sweep.analysis
+    columns = [c for c in _COLUMNS if any(p.mean(c[0]) is not None for p in sweep.points) and c[0] != analysis.metric]
+    heads = [{"name": "point", "explained": ""}]
+    if analysis.metric:
+        heads.append({"name": _OUTCOMES[analysis.metric].lower(), "explained": catalog.explain(analysis.metric)})
+    over_zero = any(a is not None for a in analysis.advantages)
+    if over_zero:
+        heads.append(
+            {"name": "over alpha = 0", "explained": "Advantage with an interval that holds for all points together"}
+        )
+    heads += [{"name": name, "explained": catalog.explain(key)} for key, name, _ in columns]
+    heads.append({"name": "complete", "explained": "Cells that are complete, of all seeds"})
+    rows = []
+    for k, point in enumerate(sweep.points):
+        cells = []
+        if analysis.metric:
+            cells.append(_bounded(point.mean(analysis.metric), analysis.estimates[k], ".3f"))
+        if over_zero:
+            gain = analysis.advantages[k]
+            cells.append(_bounded(None if gain is None else gain.value, gain, "+.3f"))
+        cells += [_entry(point.mean(key), form) for key, _, form in columns]
+        cells.append(Entry(f"{len(point.cells)} of {len(point.members)}"))
+        order = point.alpha if point.alpha is not None else k
+        rows.append({"point": k, "label": titled(point.label), "order": order, "cells": cells})
+    return {"heads": heads, "rows": rows}
+
+
+def _entry(value: float | None, form: str) -> Entry:
+    return Entry("–") if value is None else Entry(_minus(format(value, form)), repr(value))
+
+
+def _bounded(value: float | None, estimate: Estimate | None, form: str) -> Entry:
+    entry = _entry(value, form)
+    if value is None or estimate is None:
+        return entry
+    return Entry(entry.text, entry.value, _minus(f"[{estimate.low:{form}}, {estimate.high:{form}}]"))
+
+
+def titled(label: str) -> str:
+    """A point's label for people: "alpha = −1"."""
+    return label.replace("=", " = ").replace("= -", "= −")
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")

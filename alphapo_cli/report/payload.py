@@ -1,0 +1,143 @@
+"""What the page's figures are drawn from: one JSON object, small enough to travel by mail.
+
+Numbers keep five significant digits, and long curves are thinned to evenly spaced steps; the CSV files hold all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from alphapo_cli import metrics_catalog as catalog
+from alphapo_cli.report.collect import Cell, Sweep, number, short, shown
+from alphapo_cli.report.samples import Answer, Samples
+from alphapo_cli.sweep.statistics import Estimate
+
+# Values of all curves together (about 7 bytes each), and the least that a curve keeps of its points.
+CURVE_BUDGET, FEWEST = 60_000, 12
+TRAIN = ("train/loss", "train/grad_norm", "train/rewards/margins", "train/rewards/accuracies")
+# Finals also carry what the bars of the gradient weights need.
+SPREAD = tuple(f"gradient_weight/{side}/{q}" for side in ("chosen", "rejected") for q in ("p10", "p90"))
+
+
+def payload(sweep: Sweep, answers: Samples | None) -> dict[str, Any]:
+    """The page's data: points, cells with their curves, metrics with their explanations, answers."""
+    keys = [k for k in (*catalog.PROBE, *catalog.GLASSBOX, *TRAIN) if any(_known(c, k) for c in sweep.cells)]
+    most = max(CURVE_BUDGET // max(len(keys) * len(sweep.cells), 1), FEWEST)
+    grids: dict[tuple[int, ...], int] = {}
+    kept = {key: set(thinned(_steps(sweep, key), most)) for key in keys}
+    cells = [_cell(c, keys, kept, grids) for c in sweep.cells]
+    return {
+        "axis": {"key": sweep.axis.key, "name": sweep.axis.name, "kind": sweep.axis.kind},
+        "groups": _groups(sweep),
+        "points": [_point(sweep, k) for k in range(len(sweep.points))],
+        "cells": cells,
+        "grids": [list(grid) for grid in grids],
+        "metrics": {k: _metric(k) for k in keys},
+        "outcome": sweep.analysis.metric,
+        "zero": sweep.zero,
+        "best": sweep.analysis.best,
+        "samples": None if answers is None else _samples(answers),
+    }
+
+
+def _known(cell: Cell, key: str) -> bool:
+    return number(cell.final.get(key)) is not None or any(number(row.get(key)) is not None for row in cell.rows)
+
+
+def _groups(sweep: Sweep) -> list[dict[str, Any]]:
+    """The swept keys and their values, in order: what a reader can pick by."""
+    groups = []
+    for key in sweep.keys:
+        values = list(dict.fromkeys(shown(p.members[0]["point"].get(key)) for p in sweep.points))
+        groups.append({"key": key, "name": short(key), "values": values})
+    return groups
+
+
+def _point(sweep: Sweep, k: int) -> dict[str, Any]:
+    point, analysis = sweep.points[k], sweep.analysis
+    values = point.members[0]["point"]
+    return {
+        "label": point.label,
+        "x": sweep.x(k),
+        "series": sweep.series(k),
+        "picks": [shown(values.get(key)) for key in sweep.keys],
+        "alpha": point.alpha,
+        "mean": _estimate(analysis.estimates[k]),
+        "gain": _estimate(analysis.advantages[k]),
+    }
+
+
+def _estimate(estimate: Estimate | None) -> list[float] | None:
+    return None if estimate is None else [rounded(v) or 0.0 for v in (estimate.value, estimate.low, estimate.high)]
+
+
+def _steps(sweep: Sweep, key: str) -> list[int]:
+    """Every step at which any cell has a value of `key`."""
+    return sorted({step for cell in sweep.cells for step in _curve(cell, key)})
+
+
+def _curve(cell: Cell, key: str) -> dict[int, float]:
+    """Values of `key` by step."""
+    found = {}
+    for row in cell.rows:
+        step, value = number(row.get("step")), number(row.get(key))
+        if step is not None and value is not None:
+            found[int(step)] = value
+    return found
+
+
+def _cell(
+    cell: Cell, keys: Sequence[str], kept: Mapping[str, set[int]], grids: dict[tuple[int, ...], int]
+) -> dict[str, Any]:
+    """One cell. A curve is [index of its steps, values]: cells of a sweep share their steps."""
+    curves = {}
+    for key in keys:
+        points = _curve(cell, key)
+        steps = tuple(s for s in sorted(points) if s in kept[key] or s == max(points))
+        if steps:
+            curves[key] = [grids.setdefault(steps, len(grids)), [rounded(points[s]) for s in steps]]
+    first = next((row for row in cell.rows if number(row.get("step")) == 0), {})
+    return {
+        "id": cell.id,
+        "point": cell.point,
+        "seed": None if cell.seed is None else shown(cell.seed),
+        "state": cell.state,
+        "final": _numbers(cell.final, (*keys, *SPREAD)),
+        "start": _numbers(first, ("gradient_weight/chosen", "gradient_weight/rejected")),
+        "curves": curves,
+    }
+
+
+def _numbers(row: Mapping[str, Any], keys: Sequence[str]) -> dict[str, float]:
+    return {k: value for k in keys if (value := rounded(row.get(k))) is not None}
+
+
+def _metric(key: str) -> dict[str, Any]:
+    metric = catalog.lookup(key)
+    return {"text": metric.sentence, "bad": metric.bad, "unit": metric.unit}
+
+
+def _samples(answers: Samples) -> dict[str, Any]:
+    def written(column: Sequence[Answer]) -> list[list[Any]]:
+        return [[a.text, rounded(a.reward), a.cut] for a in column]
+
+    return {
+        "seed": None if answers.seed is None else shown(answers.seed),
+        "prompts": answers.prompts,
+        "start": written(answers.start),
+        "answers": {str(point): written(column) for point, column in answers.answers.items()},
+    }
+
+
+def rounded(value: Any) -> float | None:
+    """Five significant digits: a tenth of a pixel on any screen."""
+    known = number(value)
+    return None if known is None else float(f"{known:.5g}")
+
+
+def thinned(steps: Sequence[int], most: int) -> list[int]:
+    """At most `most` of the steps, evenly spaced in their order, the first and the last among them."""
+    if len(steps) <= most:
+        return list(steps)
+    return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]

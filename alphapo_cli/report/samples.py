@@ -1,0 +1,97 @@
+"""Answers of all points to the same prompts, for reading side by side."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alphapo_cli.data import glassbox
+from alphapo_cli.errors import AlphapoError
+from alphapo_cli.report.collect import Cell, Sweep
+
+MOST_PROMPTS = 32
+LONGEST = 1200  # characters shown of one answer
+BUDGET = 240_000  # characters of all answers together, so that the page stays small
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer. `reward` is the true reward, known in the embedded world alone."""
+
+    text: str
+    reward: float | None
+    cut: int  # characters left out at the end
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Answers to `prompts`; every list of answers runs parallel to it."""
+
+    seed: Any
+    prompts: list[str]
+    start: list[Answer]  # of the model before training
+    answers: dict[int, list[Answer]]  # point -> answers at its last step
+
+
+def samples(sweep: Sweep) -> Samples | None:
+    """The answers that one seed's complete cells sampled at their last step; None where there are none.
+
+    The prompts are drawn by a hash, so that nobody can have chosen them for what they show.
+    """
+    done = [c for c in sweep.cells if c.state == "complete" and (c.run.path / "samples").is_dir()]
+    seeds = Counter(json.dumps(c.seed) for c in done)
+    for seed, _ in seeds.most_common():
+        cells = {c.point: c for c in done if json.dumps(c.seed) == seed}
+        texts = {point: rows for point, cell in cells.items() if (rows := _last(cell))}
+        start = next((rows for cell in cells.values() if (rows := _read(cell, "reference.json"))), {})
+        shared = set(start).intersection(*texts.values()) if texts else set()
+        if shared:
+            return _drawn(json.loads(seed), shared, start, texts)
+    return None
+
+
+def _drawn(seed: Any, shared: set[str], start: dict[str, Any], texts: dict[int, dict[str, Any]]) -> Samples:
+    columns = [start, *texts.values()]
+    prompts: list[str] = []
+    spent = 0
+    for prompt in sorted(shared, key=lambda p: hashlib.sha256(p.encode()).digest())[:MOST_PROMPTS]:
+        spent += sum(min(len(str(rows[prompt]["output"])), LONGEST) for rows in columns)
+        if prompts and spent > BUDGET:
+            break
+        prompts.append(prompt)
+    return Samples(
+        seed,
+        prompts,
+        [_answer(start[p]) for p in prompts],
+        {point: [_answer(rows[p]) for p in prompts] for point, rows in texts.items()},
+    )
+
+
+def _last(cell: Cell) -> dict[str, Any]:
+    return _read(cell, f"step-{cell.step}.json")
+
+
+def _read(cell: Cell, name: str) -> dict[str, Any]:
+    """Rows in AlpacaEval's format by instruction; empty where the file is missing or is something else."""
+    path: Path = cell.run.path / "samples" / name
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(rows, list):
+        return {}
+    return {str(r["instruction"]): r for r in rows if isinstance(r, dict) and "instruction" in r and "output" in r}
+
+
+def _answer(row: dict[str, Any]) -> Answer:
+    text, reward = str(row["output"]), None
+    if row.get("dataset") == "glassbox":
+        try:
+            reward = glassbox.true_reward(str(row["instruction"]), text)
+        except AlphapoError:
+            reward = None
+    return Answer(text[:LONGEST], reward, max(len(text) - LONGEST, 0))

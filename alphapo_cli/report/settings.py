@@ -1,0 +1,179 @@
+"""How the cells are configured: what differs between them, what was changed from the defaults, and the commands."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import PurePath
+from typing import Any
+
+from alphapo_cli.compose import compose
+from alphapo_cli.errors import ConfigError
+from alphapo_cli.objective_config import GAMMAS, PARTS
+from alphapo_cli.overrides import Sources, read_line
+from alphapo_cli.report.collect import Cell, Sweep
+from alphapo_cli.runs import identity
+from alphapo_cli.schema import TrainConfig
+
+_ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key that all cells agree on; `default` is what `alphapo train` without overrides takes."""
+
+    key: str
+    value: str
+    default: str | None  # None where it is the default
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The configuration table."""
+
+    differing: list[str]  # keys that not all cells agree on
+    rows: list[tuple[Cell, list[str]]]  # a cell's values of these keys
+    shared: list[Setting]
+
+
+def settings(sweep: Sweep) -> Settings:
+    """The configuration of all cells that have begun."""
+    begun = [c for c in sweep.cells if c.settings]
+    keys = list(dict.fromkeys(k for c in begun for k in c.settings))
+    differing = [k for k in keys if any(_value(c, k) != _value(begun[0], k) for c in begun)]
+    # Swept keys first, as they were given; a group (objective=dpo,simpo) is not a key of the configuration.
+    swept = [k for k in sweep.keys if k in differing]
+    rest = [k for k in differing if k not in swept and k != "seed"]
+    differing = [*swept, *rest, *(["seed"] if "seed" in differing else [])]
+    defaults = _defaults(())
+    shared = []
+    for key in keys:
+        if key not in differing:
+            value, default = begun[0].settings[key], defaults.get(key, _ABSENT)
+            changed = None if value == default else "-" if default is _ABSENT else text(default)
+            shared.append(Setting(key, text(value), changed))
+    rows = [(c, [text(c.settings[k]) if k in c.settings else "-" for k in differing]) for c in begun]
+    return Settings(differing, rows, shared)
+
+
+def _value(cell: Cell, key: str) -> Any:
+    return cell.settings.get(key, _ABSENT)
+
+
+def typed(sweep: Sweep) -> list[str]:
+    """The command lines that made this sweep, as typed, oldest cells first."""
+    lines = []
+    for cell in sweep.cells:
+        argv = cell.manifest.get("command")
+        words = [str(word) for word in argv] if isinstance(argv, list) else []
+        # A worker of another engine has a command of its own, which says nothing here.
+        if len(words) > 1 and words[1] in ("sweep", "train", "run"):
+            lines.append(shlex.join(["alphapo", *words[1:]]))
+    return list(dict.fromkeys(lines))
+
+
+class Commands:
+    """`train` commands with the configuration of cells, whatever file or group it came from."""
+
+    def __init__(self) -> None:
+        # A compose costs a tenth of a second and a sweep may have hundreds of cells, which set the same few keys.
+        self.known: dict[tuple[str, ...], bool] = {}
+
+    def of(self, cell: Cell) -> str | None:
+        """The command; None where overrides of the shipped conf/ cannot say it (an objective from --config-dir)."""
+        groups, changed = self._difference(cell.settings)
+        overrides = [*groups, *(f"{k}={_typed(v)}" for k, v in changed.items())]
+        kind = (*groups, *changed)
+        if kind not in self.known:
+            self.known[kind] = bool(cell.settings) and _defaults(tuple(overrides)) == dict(cell.settings)
+        return shlex.join(["alphapo", "train", *overrides]) if self.known[kind] else None
+
+    def _difference(self, settings: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
+        """The groups to choose, and the values to set after that."""
+        objective = settings.get("objective.name")
+        groups = [f"objective={objective}"]
+        base = _defaults(tuple(groups))
+        if not base:
+            groups, base = [], _defaults(())
+        parts = {part: settings.get(f"objective.{part}.name") for part in PARTS}
+        groups += [
+            f"objective/{part}={name}" for part, name in parts.items() if name != base.get(f"objective.{part}.name")
+        ]
+        base = _defaults(tuple(groups))
+        changed = {k: v for k, v in settings.items() if base.get(k, _ABSENT) != v}
+        # One gamma is given, and the other is null by that.
+        for one, other in (GAMMAS, GAMMAS[::-1]):
+            if changed.get(one) is not None and settings.get(other) is None:
+                changed.pop(other, None)
+        return groups, changed
+
+
+@lru_cache(maxsize=256)
+def _defaults(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """The settings of `alphapo train` under `overrides`; empty where they do not compose."""
+    sources = Sources()
+    try:
+        return identity(compose("train", TrainConfig, [read_line(overrides, sources)], sources))
+    except ConfigError:
+        return {}
+
+
+def text(value: Any) -> str:
+    """A value as YAML shows it."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(text, value))}]"
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _typed(value: Any) -> str:
+    """A value as an override takes it; text is quoted where Hydra's grammar would read more into it."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_typed, value))}]"
+    if isinstance(value, str):
+        plain = value and all(c.isalnum() or c in "_./+-" for c in value)
+        reserved = value.lower() in ("null", "true", "false", "nan", "inf") or _is_number(value)
+        if not plain or reserved:
+            escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+            return f"'{escaped}'"
+    return text(value)
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def versions(sweep: Sweep) -> list[tuple[str, str]]:
+    """Versions, commit and hardware of the cells; several where a sweep was continued under others."""
+    packages = ("alphapo", "torch", "transformers", "python")
+    found: dict[str, list[str]] = {}
+    for cell in sweep.cells:
+        made = cell.manifest
+        known, hardware = _mapping(made.get("versions")), _mapping(made.get("hardware"))
+        gpus = hardware.get("gpus") or []
+        facts = {
+            **{p: known.get(p) for p in packages},
+            "commit": made.get("git_commit"),
+            "hardware": ", ".join(map(str, gpus)) or hardware.get("cpu"),
+            "data": str(_mapping(made.get("data")).get("key") or "")[:12] or None,
+        }
+        for name, value in facts.items():
+            if value:
+                found.setdefault(name, []).append(str(value))
+    return [(name, " and ".join(dict.fromkeys(values))) for name, values in found.items()]
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def command_of_report(sweep: Sweep) -> str:
+    """The line that writes this report again."""
+    return shlex.join(["alphapo", "report", PurePath(sweep.directory.path.resolve()).as_posix()])
