@@ -160,6 +160,28 @@ SAMPLES: dict[str, Metric] = {
     ),
 }
 
+# From generating and evaluating a trained model (`alphapo run`, sweeps with a judge).
+EVAL: dict[str, Metric] = {
+    "eval/win_rate": Metric(
+        "Share (0 to 1) of prompts",
+        "whose answer the judge prefers to the reference's, preferences between 0 and 1 counting in part",
+        None,
+        "below 0.5: worse than the reference",
+    ),
+    "eval/length_controlled_winrate": Metric(
+        "Share (0 to 1) of prompts", "that would be won were both answers of equal length (AlpacaEval 2)"
+    ),
+    "eval/discrete_win_rate": Metric("Share (0 to 1) of prompts", "won, a draw counting half"),
+    "eval/standard_error": Metric("Standard error of", "eval/win_rate over prompts"),
+    "eval/lc_standard_error": Metric("Standard error of", "eval/length_controlled_winrate, as AlpacaEval computes it"),
+    "eval/avg_length": Metric("Mean length of", "the evaluated answers", "characters"),
+    "eval/n_total": Metric("Number of", "prompts that were judged"),
+    "eval/true_win_rate": Metric(
+        "Share (0 to 1) of prompts", "whose evaluated answer has a higher true reward than the reference's"
+    ),
+    "eval/true_reward": Metric("Mean over the evaluated answers of", "the true reward", "reward units"),
+}
+
 # Values of the training batches that have no counterpart on the probe.
 TRAIN: dict[str, Metric] = {
     "train/loss": Metric(
@@ -178,7 +200,7 @@ TRAIN: dict[str, Metric] = {
     "train/epoch": Metric("Number of", "passes over the training pairs so far", "epochs"),
 }
 
-CATALOG: dict[str, Metric] = {**PROBE, **GLASSBOX, **SAMPLES, **TRAIN}
+CATALOG: dict[str, Metric] = {**PROBE, **GLASSBOX, **SAMPLES, **EVAL, **TRAIN}
 
 # What a training batch also reports, from the tensors that the loss used, under `train/<key>`.
 _ON_THE_BATCH = ("rewards/", "logps/", "ranking/accuracy", "gradient_weight/", "entropy/")

@@ -21,7 +21,6 @@ from alphapo_cli.cli.run import Annotations, Difficulty, Gamed, Reference
 from alphapo_cli.errors import AlphapoError
 
 if TYPE_CHECKING:
-    from alphapo_cli.stages.pipeline import make_plan, split_line
     from alphapo_cli.sweep.engine import Policy
     from alphapo_cli.sweep.grid import Grid
     from alphapo_cli.sweep.schema import LauncherConfig
@@ -80,6 +79,7 @@ def sweep(
     """
     from alphapo_cli.compose import compose, to_yaml
     from alphapo_cli.overrides import read_line
+    from alphapo_cli.stages.pipeline import make_plan, split_line
     from alphapo_cli.sweep.engine import Policy
     from alphapo_cli.sweep.grid import make
     from alphapo_cli.sweep.launchers import check_keys
@@ -106,6 +106,8 @@ def sweep(
         print(to_yaml(grid.cells[0].cfg), end="")
         print(to_yaml(SweepConfig(launcher)), end="")
         return
+    if plan is not None:
+        plan.check(grid.cells[0].cfg)
     check_json_target(json)
     quiet_libraries()
     directory = SweepDirectory((out or Path(grid.cells[0].cfg.run.dir) / f"{grid.name}-{grid.hash}").expanduser())

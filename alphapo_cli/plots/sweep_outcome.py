@@ -18,6 +18,7 @@ from alphapo_cli.plots.sweep_curves import SweepCurve, group_seeds, is_over_alph
 
 # Panel title and axis label of the metrics that are usual outcomes; any other key stands for itself.
 _NAMES = {
+    "eval/win_rate": ("Win rate by the judge", "share of prompts won"),
     "glassbox/true_win_rate": ("True win rate against the base", "share of prompts won"),
     "glassbox/true_reward": ("True reward", "reward units"),
     "rewards/accuracies": ("Reward accuracy on the probe", "share of pairs"),
@@ -28,6 +29,7 @@ _NAMES = {
 }
 # Where a metric means "no better than before" or "no better than chance".
 _NEUTRAL = {
+    "eval/win_rate": 0.5,
     "glassbox/true_win_rate": 0.5,
     "rewards/accuracies": 0.5,
     "win_rate": 50.0,

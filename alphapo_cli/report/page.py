@@ -36,7 +36,11 @@ _COLUMNS = (
     ("entropy/chosen", "entropy", ".2f"),
     ("glassbox/length", "length", ".1f"),
 )
-_OUTCOMES = {"glassbox/true_win_rate": "True win rate", "rewards/accuracies": "Held-out accuracy"}
+_OUTCOMES = {
+    "eval/win_rate": "Win rate by the judge",
+    "glassbox/true_win_rate": "True win rate",
+    "rewards/accuracies": "Held-out accuracy",
+}
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from alphapo_cli.runs import RunDirectory, digest
 from alphapo_cli.schema import TrainConfig
 
 OUTCOME = "outcome.json"
-# What of results.json becomes a metric of the run, as eval/<name>.
-FIGURES = ("win_rate", "length_controlled_winrate", "discrete_win_rate", "standard_error", "lc_standard_error",
-           "avg_length", "n_total", "true_win_rate", "true_reward")  # fmt: skip
+# What of results.json becomes a metric of the run, as eval/<name>; AlpacaEval counts rates in per cent.
+RATES = ("win_rate", "length_controlled_winrate", "discrete_win_rate", "standard_error", "lc_standard_error")
+FIGURES = (*RATES, "avg_length", "n_total", "true_win_rate", "true_reward")
 GENERATE = ("generation", "prompts")
 EVALUATE = ("judge", "statistics")
 
@@ -121,7 +121,11 @@ def after_training(plan: Plan, cfg: TrainConfig, directory: RunDirectory, *, ins
         "key": plan.key,
         "generate": str(own.path.resolve()),
         "eval": str(evaluation.directory.path.resolve()),
-        "metrics": {f"eval/{name}": results[name] for name in FIGURES if results.get(name) is not None},
+        "metrics": {
+            f"eval/{name}": results[name] / (100 if name in RATES else 1)
+            for name in FIGURES
+            if results.get(name) is not None
+        },
     }
     write_json(directory.path / OUTCOME, found)
     return found

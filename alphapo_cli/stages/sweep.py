@@ -145,9 +145,9 @@ def table(directory: SweepDirectory) -> Table:
     made.add_column("point")
     for title in ("chosen", "rejected", "chosen down", "margin", "accuracy"):
         made.add_column(title, justify="right")
-    win = metric == "glassbox/true_win_rate"
+    win = {best_of.WIN_RATE: "true win rate (95 %)", best_of.JUDGED: "win rate (95 %)"}.get(metric or "")
     if win:
-        made.add_column("true win rate (95 %)", justify="right")
+        made.add_column(win, justify="right")
     made.add_column("seeds", justify="right")
     made.add_column("state")
     for point in best_of.points(cells):

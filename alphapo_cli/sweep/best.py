@@ -26,9 +26,14 @@ from alphapo_cli.sweep.statistics import Estimate
 ALPHA = "objective.shape.alpha"
 RESAMPLES = 2000
 WIN_RATE = "glassbox/true_win_rate"
+JUDGED = "eval/win_rate"
 # In order of preference; the first that every complete cell has is the outcome of the sweep.
-OUTCOMES = (WIN_RATE, "rewards/accuracies")
-_WORDS = {WIN_RATE: "true win rate against the start", "rewards/accuracies": "held-out preference accuracy"}
+OUTCOMES = (JUDGED, WIN_RATE, "rewards/accuracies")
+_WORDS = {
+    JUDGED: "win rate by the judge",
+    WIN_RATE: "true win rate against the start",
+    "rewards/accuracies": "held-out preference accuracy",
+}
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,9 @@ def outcomes(run: RunDirectory, metric: str) -> np.ndarray:
 def _outcomes(run: RunDirectory, metric: str) -> tuple[np.ndarray, str]:
     """`outcomes`, and a hash of what was asked: only answers to the same prompts can be paired."""
     step = (run.summary() or {}).get("step", 0)
+    if metric == JUDGED:
+        judged = [r for r in json.loads((run.path / "eval" / "annotations.json").read_text()) if r["preference"]]
+        return np.array([r["preference"] - 1 for r in judged]), digest([r["instruction"] for r in judged])
     if metric == WIN_RATE:
         ours, base = (
             json.loads((run.path / "samples" / f).read_text()) for f in (f"step-{step}.json", "reference.json")

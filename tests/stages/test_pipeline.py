@@ -1,0 +1,128 @@
+"""`alphapo run` and sweeps with a judge: three stages in one line, each done once."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+import wandb_file
+
+ANSWERS = ("generation.max_new_tokens=12", "prompts.limit=24")
+ON_TRANSFORMERS = ("generation=transformers", *ANSWERS)
+
+
+def load(path):
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory, shared_cache):
+    from conftest import TINY, run_here
+
+    folder = tmp_path_factory.mktemp("run")
+    ran = run_here(("run", *TINY, *ON_TRANSFORMERS, "--json", "result.json"), folder, shared_cache)
+    assert ran.code == 0, ran.err
+    return ran
+
+
+class TestRun:
+    def test_what_it_leaves(self, first):
+        result = load(first.path.parent.parent / "result.json")
+        assert result["path"] == str(first.path)
+        outcome = load(first.path / "outcome.json")
+        answers = load(first.path.parent / result["generate"] / "model_outputs.json")
+        results = load(first.path.parent / result["eval"] / "results.json")
+        assert len(answers) == results["n_total"] == 24
+        assert {row["generator"] for row in answers} == {first.path.name}
+        assert outcome["metrics"]["eval/win_rate"] == results["win_rate"] / 100
+        assert result["metrics"]["eval/win_rate"] == results["win_rate"] / 100
+        assert (
+            result["metrics"]["displacement/chosen"]
+            == load(first.path / "summary.json")["metrics"]["displacement/chosen"]
+        )
+
+    def test_the_result_joins_the_curves_in_wandb(self, first):
+        (file,) = wandb_file.live_files(first.path)
+        run = wandb_file.read(file)
+        assert [row["_step"] for row in run.history if "displacement/chosen" in row] == [0, 2, 4]
+        (judged,) = [row for row in run.history if "eval/win_rate" in row]
+        assert judged["_step"] == 4
+        assert judged["eval/win_rate"] == load(first.path / "outcome.json")["metrics"]["eval/win_rate"]
+
+    def test_the_same_line_does_nothing(self, first, shared_cache, snapshot):
+        from conftest import TINY, run_here
+
+        folder = first.path.parent.parent
+        before = snapshot(folder)
+        again = run_here(("run", *TINY, *ON_TRANSFORMERS), folder, shared_cache)
+        assert (again.code, again.out.splitlines()) == (0, [str(first.path), "complete"])
+        assert snapshot(folder) == before
+
+    def test_another_judge_setting_repeats_neither_training_nor_generation(self, first, shared_cache, snapshot):
+        from conftest import TINY, run_here
+
+        folder = first.path.parent.parent
+        answers = load(first.path / "outcome.json")["generate"]
+        before = snapshot(folder)
+        again = run_here(("run", *TINY, *ON_TRANSFORMERS, "statistics.bootstrap=10"), folder, shared_cache)
+        assert again.code == 0, again.err
+        assert load(first.path / "outcome.json")["generate"] == answers
+        changed = {
+            str(k)
+            for k in snapshot(folder).keys() ^ before.keys()
+            | {k for k, v in before.items() if snapshot(folder).get(k) != v}
+        }
+        assert not any("model_outputs" in name or "metrics.jsonl" in name or "safetensors" in name for name in changed)
+
+
+def test_a_reference_of_ones_own(alphapo, tiny, tmp_path):
+    """Against its own answers every prompt is a draw."""
+    line = ["run", *tiny, *ON_TRANSFORMERS]
+    first = alphapo(*line)
+    assert first.code == 0, first.err
+    own = load(first.path / "outcome.json")["generate"] + "/model_outputs.json"
+    second = alphapo(*line, "--reference", own)
+    assert second.code == 0, second.err
+    assert load(second.path / "outcome.json")["metrics"]["eval/win_rate"] == 0.5
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(("texts", "says"), [
+        (["generation.temprature=1"], "did you mean 'generation.temperature'"),
+        (["judge=openay"], "did you mean 'openai'"),
+        (["prompts=nowhere"], "no such data"),
+        (["--reference", "missing.json"], "--reference missing.json: no such file"),
+        (["model=from_scratch", "data=jsonl", "data.path=x.jsonl"], "give --reference"),
+    ])  # fmt: skip
+    @pytest.mark.parametrize("command", [("run",), ("sweep", "alpha", "judge=glassbox")])
+    def test_is_found_before_training(self, command, texts, says, alphapo, tmp_path):
+        ran = alphapo(*command, *texts)
+        assert ran.code == 2
+        assert says in ran.fault
+        assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_with_a_judge_takes_its_win_rate_as_the_outcome(alphapo, tiny):
+    line = ("sweep", "alpha", "objective.shape.alpha=0,1", *tiny, "launcher.workers=0")
+    plain = alphapo(*line, "probe.samples=0")
+    assert plain.code == 0, plain.err
+    judged = alphapo(*line, "probe.samples=0", *ON_TRANSFORMERS, "judge=glassbox")
+    assert (judged.code, judged.path) == (0, plain.path), judged.err
+    summary = load(judged.path / "summary.json")
+    rates = [cell["metrics"]["eval/win_rate"] for cell in summary["cells"]]
+    assert (summary["best"]["metric"], summary["best"]["value"]) == ("eval/win_rate", max(rates))
+    assert "win rate (95 %)" in judged.out
+    for cell in summary["cells"]:
+        folder = judged.path / "cells" / cell["id"]
+        assert load(folder / "eval" / "results.json")["win_rate"] == 100 * cell["metrics"]["eval/win_rate"]
+
+
+@pytest.mark.vllm
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+def test_run_on_real_vllm(alphapo, tiny):
+    ran = alphapo("run", *tiny, *ANSWERS, "generation=vllm")
+    assert ran.code == 0, ran.err
+    outcome = load(ran.path / "outcome.json")
+    assert load(ran.path.parent / outcome["generate"] / "summary.json")["backend"] == "vllm"
+    assert outcome["metrics"]["eval/n_total"] == 24
