@@ -1,0 +1,135 @@
+"""`launcher=slurm` and `launcher=ray` on the engines themselves: the same numbers as here, and what is lost is found."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import slurm_cluster
+from test_engine import ALPHA, cells_of, commits, results
+
+CELL = ("trainer.max_steps=8", "probe.every=4", "trainer.save_steps=1", "trainer.threads=1")
+
+
+@pytest.fixture
+def small(tiny):
+    return (*tiny, *CELL)
+
+
+@pytest.fixture
+def inline(alphapo, small):
+    """What this process alone makes of a grid."""
+
+    def run(*grid):
+        ran = alphapo("sweep", "alpha", *grid, *small, "launcher.workers=0", "--out", "inline")
+        assert ran.code == 0, ran.err
+        return results(ran.path)
+
+    return run
+
+
+def start(line, folder, cache, extra=None) -> subprocess.Popen:
+    from conftest import entry_point, environment
+
+    return subprocess.Popen(
+        [*entry_point(), *line], cwd=folder, env=environment(cache, extra), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def under_way(folder: Path, known: set[Path], process, seconds: float = 300) -> tuple[Path, int]:
+    """(cell, process id of its owner) of a cell that has recorded a step and is not in `known`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        for claim in folder.glob("runs/*/cells/*/.claim/*.json"):
+            cell = claim.parent.parent
+            with contextlib.suppress(OSError, ValueError):
+                if cell not in known and (cell / "metrics.jsonl").read_text().count("\n") >= 1:
+                    return cell, json.loads(claim.read_text())["pid"]
+        time.sleep(0.02)
+    raise AssertionError("no cell got under way")
+
+
+@pytest.mark.slurm
+class TestSlurm:
+    @pytest.fixture
+    def slurm(self, tmp_path_factory):
+        reason = slurm_cluster.missing()
+        if reason:
+            pytest.skip(reason)
+        with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm")) as environment:
+            yield environment
+
+    @pytest.mark.timeout(1500)
+    def test_thirteen_tasks_one_cancelled_and_one_killed(self, slurm, inline, small, tmp_path, shared_cache):
+        line = ["sweep", "alpha", *small, "launcher=slurm"]
+        with start(line, tmp_path, shared_cache, slurm) as process:
+            killed, owner = under_way(tmp_path, set(), process)
+            os.kill(owner, signal.SIGKILL)
+            cancelled, _ = under_way(tmp_path, {killed}, process)
+            _scancel(cancelled, slurm)
+            out, err = process.communicate(timeout=1200)
+        path = Path(out.splitlines()[0])
+        if process.returncode != 0:  # the cancelled one waits for the line to be typed again
+            assert process.returncode == 1, err
+            with start(line, tmp_path, shared_cache, slurm) as process:
+                out, err = process.communicate(timeout=600)
+            assert process.returncode == 0, err
+        assert len(cells_of(path)) == 13
+        assert commits(path) == [1] * 13
+        assert list((killed / ".claim").glob("*.dead"))
+        assert results(path) == inline()
+
+    def test_dry_run_prints_the_script(self, slurm, alphapo, small, monkeypatch):
+        monkeypatch.setenv("SLURM_CONF", slurm["SLURM_CONF"])
+        ran = alphapo(
+            "sweep", "alpha", *small, "launcher=slurm", "launcher.time=7", "launcher.partition=main", "--dry-run"
+        )
+        assert ran.code == 0, ran.err
+        assert "#SBATCH --array=0-12" in ran.out
+        assert "#SBATCH --partition=main" in ran.out
+        assert "#SBATCH --time=7" in ran.out
+
+
+def _scancel(cell: Path, environment) -> None:
+    """Cancel the array task that runs a cell."""
+    claim = next((cell / ".claim").glob("*.json"))
+    pid = json.loads(claim.read_text())["pid"]
+    text = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    found = dict(item.split(b"=", 1) for item in text if b"=" in item)
+    task = f"{found[b'SLURM_ARRAY_JOB_ID'].decode()}_{found[b'SLURM_ARRAY_TASK_ID'].decode()}"
+    subprocess.run(["scancel", task], env={**os.environ, **environment}, check=True)
+
+
+def test_without_slurm_the_launcher_says_so(alphapo, small, monkeypatch):
+    if importlib.util.find_spec("submitit") is None:
+        pytest.skip("submitit is not installed")
+    monkeypatch.setenv("PATH", "/nowhere")
+    ran = alphapo("sweep", "alpha", *small, "launcher=slurm")
+    assert ran.code == 2
+    assert "there is no sbatch on this machine" in ran.fault
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+class TestRay:
+    @pytest.mark.timeout(900)
+    def test_a_killed_worker_is_retried(self, inline, small, tmp_path, shared_cache):
+        grid = f"{ALPHA}=-1,0,1"
+        with start(["sweep", "alpha", grid, *small, "launcher=ray"], tmp_path, shared_cache) as process:
+            cell, owner = under_way(tmp_path, set(), process)
+            os.kill(owner, signal.SIGKILL)
+            out, err = process.communicate(timeout=800)
+        assert process.returncode == 0, err
+        path = Path(out.splitlines()[0])
+        assert commits(path) == [1, 1, 1]
+        assert list((cell / ".claim").glob("*.dead"))
+        assert results(path) == inline(grid)
