@@ -93,6 +93,7 @@ def _table(summary: dict[str, Any]) -> Any:
 
     metrics, cost = summary["metrics"], summary["cost"]
     table = Table(title=f"{summary['generator']} by {summary['backend']}", title_justify="left", show_header=False)
+    table.add_row("prompts", f"{summary['prompts']:,} of {summary['source']}")
     table.add_row("answers", f"{metrics['answers']:,}")
     table.add_row("mean length", f"{metrics['mean_length']:.1f} tokens, {metrics['mean_characters']:.1f} characters")
     table.add_row("cut by the token limit", f"{metrics['share_cut']:.1%}")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from alphapo_cli.deferral import uninterrupted
 from alphapo_cli.generation.base import Job, Record, Request
 from alphapo_cli.models import load_model
 from alphapo_cli.sampling import sample
@@ -47,6 +48,7 @@ class TransformersBackend:
                 pad_id=pad,
                 batch_size=cfg.batch_size,
             )
-            for request, answer in zip(batch, answers, strict=True):
-                record(request, answer)
+            with uninterrupted():
+                for request, answer in zip(batch, answers, strict=True):
+                    record(request, answer)
         return {"start_seconds": loaded - began, "generate_seconds": time.perf_counter() - loaded}

@@ -33,15 +33,8 @@ class VLLMBackend:
         ) as engine:
             for number, ids in engine.prompts():
                 parity.check_engine(requests[number].row + 1, requests[number].ids, ids, tokenizer)
-            engine.go()
             started = time.perf_counter()
-            try:
-                for row in engine.answers():
-                    keep(row)
-            except KeyboardInterrupt:
-                for row in engine.finished():
-                    keep(row)
-                raise
+            engine.answer(keep)
             ended = time.perf_counter()
         return {"start_seconds": started - began, "generate_seconds": ended - started}
 

@@ -14,11 +14,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from alphapo_cli.deferral import uninterrupted
 from alphapo_cli.errors import AlphapoError, UsageError
 from alphapo_cli.generation.schema import VLLMConfig
 from alphapo_cli.generation.subject import Subject
@@ -139,47 +140,54 @@ class VLLMProcess:
         os.close(self.reading)
 
     def prompts(self) -> Iterator[tuple[int, list[int]]]:
-        """(id, token ids) of every request as the engine has it; then the engine is ready and waits for `go`.
+        """(id, token ids) of every request as the engine has it; then the engine is ready and waits for `answer`.
 
         Raises:
             AlphapoError: the engine did not start; the message says why.
         """
         for row in self._rows():
+            self._taken()
             if "ready" in row:
-                self._taken()
                 return
             yield row["prompt"], row["ids"]
         raise self._failure()
 
-    def go(self) -> None:
-        """Let it begin."""
-        self._send("go\n")
+    def answer(self, keep: Callable[[dict[str, Any]], None]) -> None:
+        """Let it begin; `keep` gets every finished request once: {"id", "prompt_ids", "ids", "finish", "logprobs"}.
 
-    def answers(self) -> Iterator[dict[str, Any]]:
-        """Finished requests as they come: {"id", "prompt_ids", "ids", "finish", "logprobs"}.
+        An interruption never cuts `keep` in two, and what has arrived by then is kept before it goes on.
 
         Raises:
             AlphapoError: the engine failed; the message says why.
+            KeyboardInterrupt: interrupted.
         """
+        self._send("go\n")
         left = len(self.requests)
-        for row in self._rows():
-            yield row
-            left -= 1
-            if not left:
-                return
+        try:
+            for _ in self._rows():
+                left -= self._give(keep)
+                if not left:
+                    return
+        except KeyboardInterrupt:
+            while select.select([self.reading], [], [], 0)[0] and self._fill():
+                pass
+            while self._next() is not None:
+                self._give(keep)
+            raise
         raise self._failure()
 
-    def finished(self) -> Iterator[dict[str, Any]]:
-        """What has arrived and was not taken yet, without waiting: for the end after an interruption."""
-        while select.select([self.reading], [], [], 0)[0]:
-            if not self._fill():
-                break
-        while (row := self._next()) is not None:
+    def _give(self, keep: Callable[[dict[str, Any]], None]) -> int:
+        """Hand the first row over and take it off; how many answers it held."""
+        with uninterrupted():
+            row = self._next()
+            assert row is not None
             if "id" in row:
-                yield row
+                keep(row)
             self._taken()
+        return int("id" in row)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
+        """Each row as it arrives; whoever iterates takes it off."""
         while True:
             row = self._next()
             if row is None:
@@ -189,10 +197,9 @@ class VLLMProcess:
                 raise AlphapoError(f"vLLM: {row['error']} (its log: {self.log})")
             else:
                 yield row
-                self._taken()
 
     def _next(self) -> dict[str, Any] | None:
-        """The first row that has arrived; it stays until it is `_taken`, so that an interruption loses none."""
+        """The first row that has arrived; it stays until it is `_taken`."""
         end = self.buffer.find(b"\n")
         if end < 0:
             return None

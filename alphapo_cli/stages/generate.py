@@ -156,7 +156,8 @@ def run(generation: Generation) -> dict[str, Any]:
             "answers_from_earlier_starts": len(requests) - len(left),
         }
         summary = directory.finish(
-            "complete", generator=generation.generator, backend=generation.backend, prompts=len(generation.ids),
+            "complete", generator=generation.generator, backend=generation.backend,
+            source=generation.prompts.description, prompts=len(generation.ids),
             samples=generation.cfg.generation.samples, metrics=metrics, cost=cost,
         )  # fmt: skip
     directory.log.unlink()
@@ -190,10 +191,14 @@ def _encode(prompts: Prompts, subject: Subject, data: DataConfig) -> list[list[i
     style = style_of(tokenizer, data)
     bare = [prompt for prompt in prompts.rows if prompt.plain is None]
     if bare and not style.chat:
-        raise UsageError(
-            f"model={subject.asked}: its tokenizer has no chat template and {len(bare)} of {len(prompts.rows)} prompts "
-            "are instructions or messages; take an instruction-tuned model (data.template=plain feeds bare text)"
+        asked = data.template == "plain"
+        who = "data.template=plain" if asked else f"model={subject.asked}: its tokenizer has no chat template"
+        fix = (
+            "leave data.template=auto"
+            if asked
+            else "take an instruction-tuned model (data.template=plain feeds bare text)"
         )
+        raise UsageError(f"{who} and {len(bare)} of {len(prompts.rows)} prompts are instructions or messages; {fix}")
     # Prompts are never cut here: one that does not fit is refused with the others (see _limit).
     data = replace(data, max_prompt_length=None)
     return [

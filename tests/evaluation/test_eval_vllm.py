@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,20 @@ def test_what_was_judged_survives_the_engine(
     assert [row["preference"] for row in rows] == pytest.approx(preferences(world, scores))
     assert judge(world, model) == 0
     assert "complete" in capsys.readouterr().out
+
+
+def test_an_interruption_keeps_what_was_judged(
+    world: Path, fake: pytest.MonkeyPatch, interrupt: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, kept = save(world / "judge"), world / "out" / "judgements.jsonl"
+    fake.setenv("FAKE_VLLM", "slow")
+    interrupt(lambda: kept.is_file() and len(journal(world)) >= 3)
+    assert judge(world, model) == 130
+    assert 3 <= len(journal(world)) < N - 2
+    assert f"interrupted: {len(journal(world))} of {N - 2} judgements are kept" in capsys.readouterr().err
+    fake.setenv("FAKE_VLLM", "")
+    assert judge(world, model) == 0
+    assert load(world / "out" / "results.json")["n_total"] == N
 
 
 def test_both_orders(world: Path, fake: pytest.MonkeyPatch) -> None:

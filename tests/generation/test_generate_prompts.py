@@ -135,6 +135,10 @@ LINES: dict[str, tuple[str, tuple[str, ...]]] = {
     "range": ("generation.top_p=1.5", ("generation.top_p=1.5", "at most 1")),
     "choice": ("generation=vlm", ("generation=vlm", "did you mean 'vllm'?")),
     "pairs only": ("data.duplicates=drop", ("data.duplicates", "training pairs")),
+    "messages as text": (
+        "data.limit=3 data.template=plain",
+        ("data.template=plain and 3 of 3 prompts are", "leave data.template=auto"),
+    ),
     "another stage": ("trainer=small", ("trainer=small", "generate has no group 'trainer'")),
     "too many": ("data.limit=5000", ("held-out instructions, not 5000",)),
     "too long": (

@@ -97,15 +97,8 @@ class VLLMEngine:
                 for number, ids in engine.prompts():
                     check_engine(asks[number][0].row + 1, asks[number][1], ids, tokenizer)
                 began = time.perf_counter()
-                engine.go()
                 with tqdm(total=len(asks), unit=" judgements", disable=None, file=sys.stderr) as bar:
-                    try:
-                        for row in engine.answers():
-                            keep(row)
-                    except KeyboardInterrupt:
-                        for row in engine.finished():
-                            keep(row)
-                        raise
+                    engine.answer(keep)
             except KeyboardInterrupt:
                 outcome.interrupted, outcome.stopped = True, "interrupted"
 
