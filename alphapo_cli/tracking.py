@@ -22,6 +22,7 @@ from alphapo_cli.schema import TrackingConfig
 from alphapo_cli.tracking_guard import one_line, online_obstacle, tracking_mode, warn, without_secrets
 
 Row = Mapping[str, Any]
+Lines = Mapping[str, Sequence[tuple[float, float]]]  # label -> (step, value)
 
 _INIT_TIMEOUT = 20.0  # seconds; wandb's own default of 90 is how long a run would stand still without a network
 _FINISH_TIMEOUT = 60.0  # seconds for uploading what is left; the rest stays on disk for `wandb sync`
@@ -42,6 +43,9 @@ class Tracker(Protocol):
     def tag(self, name: str) -> None:
         """Adds a tag to the run."""
 
+    def overlay(self, name: str, lines: Lines, step: int) -> None:
+        """Adds one chart with a line for each entry of `lines`."""
+
     def finish(self, summary: Row, exit_code: int) -> None:
         """Writes the summary and closes; 0 marks the run as finished, anything else as failed."""
 
@@ -59,6 +63,8 @@ class NullTracker:
     def table(self, name: str, rows: Sequence[Row], step: int) -> None: ...
 
     def tag(self, name: str) -> None: ...
+
+    def overlay(self, name: str, lines: Lines, step: int) -> None: ...
 
     def finish(self, summary: Row, exit_code: int) -> None: ...
 
@@ -102,6 +108,14 @@ class WandbTracker:
     def tag(self, name: str) -> None:
         def add() -> None:
             self._run.tags = (*(self._run.tags or ()), name)
+
+        self._guard(add)
+
+    def overlay(self, name: str, lines: Lines, step: int) -> None:
+        def add() -> None:
+            xs, ys = ([[point[axis] for point in line] for line in lines.values()] for axis in (0, 1))
+            chart = self._wandb.plot.line_series(xs, ys, keys=list(lines), title=name, xname="step")
+            self._run.log({f"overlay/{name}": chart}, step=self._advance(step))
 
         self._guard(add)
 
@@ -192,17 +206,21 @@ def log_group_summary(
     cells: Sequence[Row],
     summary: Row,
     exit_code: int = 0,
+    overlays: Callable[[], Mapping[str, Lines]] = dict,
 ) -> str | None:
     """One run of job type "sweep" in the sweep's group: its pictures, a table of its cells and its summary.
 
-    `pictures` maps names to PNG files, left out where cfg.pictures is off; `cells` are flat rows. Returns what
-    `sync_hint` returns.
+    `pictures` maps names to PNG files, left out where cfg.pictures is off; `cells` are flat rows; `overlays`, asked
+    for only where something is tracked, gives a chart a metric. Returns what `sync_hint` returns.
     """
     tracker = open_tracker(cfg, sweep_dir, run_id, name, group, "sweep", config)
     for title, path in pictures.items() if cfg.pictures else ():
         tracker.picture(title, path, 0)
     if cells:
         tracker.table("cells", cells, 0)
+    if not isinstance(tracker, NullTracker):
+        for metric, lines in overlays().items():
+            tracker.overlay(metric, lines, 0)
     tracker.finish(summary, exit_code)
     return tracker.sync_hint()
 

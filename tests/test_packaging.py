@@ -69,6 +69,13 @@ def test_every_module_is_in_it(wheel):
     assert modules <= names
 
 
+def test_the_parts_of_the_report_are_in_it(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    parts = {p.relative_to(ROOT).as_posix() for p in (ROOT / "alphapo_cli" / "report").iterdir() if p.is_file()}
+    assert {Path(p).suffix for p in parts} >= {".j2", ".css", ".js"}
+    assert parts <= names
+
+
 def test_its_metadata(wheel):
     archive = zipfile.ZipFile(wheel)
     (entry,) = [n for n in archive.namelist() if n.endswith("entry_points.txt")]

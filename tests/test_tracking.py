@@ -420,6 +420,20 @@ def test_the_sweeps_own_run_carries_pictures_and_table(tmp_path: Path) -> None:
     ]
 
 
+def test_an_overlay_chart_holds_every_point_of_every_line(tmp_path: Path) -> None:
+    lines = {"alpha=0": [(0.0, 0.0), (16.0, -0.5)], "alpha=1": [(0.0, 0.0), (16.0, -0.25)]}
+    log_group_summary(
+        TrackingConfig(), tmp_path, "s", "s", "g", {}, {}, [], {}, overlays=lambda: {"displacement/chosen": lines}
+    )
+    (path,) = live_files(tmp_path)
+    (row,) = (r for r in read(path).history if any("overlay" in key for key in r))
+    (value,) = (v for key, v in row.items() if "overlay/displacement/chosen" in key)
+    table = json.loads((path.parent / "files" / value["path"]).read_text())
+    drawn = [dict(zip(table["columns"], cells, strict=True)) for cells in table["data"]]
+    for label, line in lines.items():
+        assert [(d["step"], d["lineVal"]) for d in drawn if d["lineKey"] == label] == line
+
+
 def test_pictures_can_be_switched_off(tmp_path: Path) -> None:
     log_group_summary(
         TrackingConfig(pictures=False), tmp_path, "s", "s", "g", {}, {"outcome": tmp_path / "no.png"}, [], {}

@@ -123,6 +123,7 @@ def sweep(
 
     from rich.console import Console
 
+    from alphapo_cli.report import HTML
     from alphapo_cli.stages.sweep import run_sweep, table
 
     result = run_sweep(grid, directory, launcher, policy, plan)
@@ -132,6 +133,8 @@ def sweep(
     print(result.sentence)
     for title, path in result.pictures.items():
         print(f"{title}: {path.resolve()}")
+    if (directory.path / HTML).is_file():
+        print(f"report: {(directory.path / HTML).resolve()}")
     emit({"path": str(directory.path.resolve()), **result.summary}, json)
     if result.failed:
         raise AlphapoError(f"{len(result.failed)} of {len(grid.cells)} cells failed, first {result.failed[0]}")

@@ -42,6 +42,13 @@ def write_report(directory: SweepDirectory, out: Path | None = None, *, pictures
     return ReportFiles(target / HTML, tables, drawn, sweep.sentence)
 
 
+def overlays(directory: SweepDirectory) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """For every probe metric the mean curve of each point, label -> (step, value): an overlay chart for W&B."""
+    from alphapo_cli.report import collect, payload
+
+    return payload.overlays(collect.read(directory))
+
+
 def refresh(directory: SweepDirectory, *, pictures: bool = True) -> Path | None:
     """The report at the end of a sweep: written where there is none, or a cell has ended since. Its path."""
     html = directory.path / HTML

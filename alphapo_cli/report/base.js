@@ -105,7 +105,7 @@ const dashOf = (k) => DASHES[SERIES.indexOf(POINTS[k].series) % DASHES.length];
 function written(value) {
   if (!known(value)) return "–";
   const size = Math.abs(value);
-  const text = size !== 0 && (size < 1e-3 || size >= 1e5) ? value.toExponential(1) : String(Number(value.toPrecision(4)));
+  const text = size !== 0 && (size < 1e-3 || size >= 1e5) ? value.toExponential(1).replace(".0e", "e") : String(Number(value.toPrecision(4)));
   return text.replace("-", "−");
 }
 /** A point's label for people: "alpha = −1". */

@@ -90,16 +90,20 @@ class Sweep:
         values = {key: list(dict.fromkeys(str(c.values.get(key)) for c in self.cells)) for key in self.keys}
         over_alpha = bool(self.points) and all(p.alpha is not None for p in self.points)
         several = [k for k in self.keys if len(values[k]) > 1] or self.keys
-        key = best_of.ALPHA if over_alpha else several[0] if several else "seed"
+        if not several:
+            return Axis("", "configuration", "category")
+        key = best_of.ALPHA if over_alpha else several[0]
         if over_alpha:
             kind = "alpha"
         else:
             numbers = [number(c.values.get(key)) for c in self.cells]
-            kind = "ordered" if numbers and all(n is not None for n in numbers) and key != "seed" else "category"
+            kind = "ordered" if numbers and all(n is not None for n in numbers) else "category"
         return Axis(key, short(key), kind)
 
     def x(self, point: int) -> float | str:
         """Where a point stands on the axis."""
+        if not self.axis.key:  # seeds alone are swept
+            return self.points[point].label
         value = self.points[point].members[0]["point"].get(self.axis.key)
         return value if self.axis.kind != "category" and number(value) is not None else shown(value)
 

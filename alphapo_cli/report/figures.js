@@ -197,7 +197,7 @@ function quadrantFigure(holder) {
   const rows = ORDER.filter((k) => QUADRANTS.every(([name]) => ending(k, key(name))));
   if (!rows.length) return empty(holder);
   const tall = Math.max(9, Math.min(44, 250 / rows.length));
-  const labels = rows.map((k) => (SERIES.length > 1 ? POINTS[k].label : named(POINTS[k].x)).slice(0, 28));
+  const labels = rows.map((k) => (GROUPS.length ? POINTS[k].picks.join(" · ") : POINTS[k].label).replaceAll("-", "−").slice(0, 28));
   const every = Math.ceil(11 / tall);
   const frame = new Frame(holder, {
     x: { low: -1, high: 1, ticks: [-1, -0.5, 0, 0.5, 1], write: (v) => `${Math.abs(v) * 100} %`, title: "← chosen less likely · share of pairs · more likely →" },

@@ -33,6 +33,14 @@ function drawPicker() {
   if (all) all.disabled = !anyPicked();
 }
 
+/** With a second swept key, its values are told apart by dashes: a sample of the stroke for its chip. */
+function strokeOf(group, i) {
+  if (GROUPS.length !== 2 || group.key === AXIS.key) return [];
+  const made = svgNode("svg", { width: 26, height: 9, "aria-hidden": "true" });
+  svgNode("line", { x1: 0, x2: 26, y1: 5, y2: 5, stroke: "currentColor", "stroke-width": 1.8, "stroke-dasharray": DASHES[i % DASHES.length] || undefined }, made);
+  return [made];
+}
+
 function makePicker() {
   GROUPS.forEach((group, g) => {
     const chips = group.values.map((value, i) => html("button", {
@@ -43,7 +51,7 @@ function makePicker() {
         if (set.size === group.values.length) set.clear();
         drawAll();
       },
-    }, AXIS.kind === "alpha" && group.key === AXIS.key ? value.replace("-", "−") : value));
+    }, ...strokeOf(group, i), AXIS.kind === "alpha" && group.key === AXIS.key ? value.replace("-", "−") : value));
     picker.querySelector(".rows").append(html("div", { class: "chips", "data-group": g, role: "group", "aria-label": `Pick ${group.name}` }, html("span", { class: "name", title: group.key }, group.name), ...chips));
   });
   const tools = picker.querySelector(".tools");

@@ -64,6 +64,7 @@ def page(sweep: Sweep) -> str:
     return template.render(
         sweep=sweep,
         axis=sweep.axis,
+        mark="bar" if sweep.axis.kind == "category" else "band",
         directory=sweep.directory.path.resolve().name,
         title=title,
         lead=lead,

@@ -6,6 +6,7 @@ Numbers keep five significant digits, and long curves are thinned to evenly spac
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from alphapo_cli import metrics_catalog as catalog
@@ -107,6 +108,19 @@ def _cell(
         "start": _numbers(first, ("gradient_weight/chosen", "gradient_weight/rejected")),
         "curves": curves,
     }
+
+
+def overlays(sweep: Sweep) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Metric -> point's label -> its mean over complete seeds by step, at most 100 steps."""
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for key in (*catalog.PROBE, *catalog.GLASSBOX):
+        for k, point in enumerate(sweep.points):
+            curves = [c for c in (_curve(c, key) for c in sweep.cells if c.point == k and c.state == "complete") if c]
+            shared = sorted(set.intersection(*map(set, curves))) if curves else []
+            if shared:
+                means = [(float(s), fmean(c[s] for c in curves)) for s in thinned(shared, 100)]
+                found.setdefault(key, {})[point.label] = means
+    return found
 
 
 def _numbers(row: Mapping[str, Any], keys: Sequence[str]) -> dict[str, float]:

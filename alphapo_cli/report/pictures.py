@@ -72,5 +72,5 @@ def _curves(sweep: Sweep) -> list[SweepCurve]:
 
 
 def _plain(text: str) -> str:
-    """Text that matplotlib does not read as mathematics."""
-    return text.replace("$", r"\$")
+    """Text that matplotlib does not read as mathematics, and that leaves room for the picture."""
+    return (text if len(text) <= 30 else f"{text[:29]}…").replace("$", r"\$")

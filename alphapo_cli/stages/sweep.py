@@ -193,6 +193,7 @@ def _track(
         cells=rows,
         summary={"best": summary["best"]} if summary["best"] else {},
         exit_code=int(failed),
+        overlays=lambda: report.overlays(directory),
     )
     if hint:
         _say(

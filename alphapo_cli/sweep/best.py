@@ -226,7 +226,10 @@ def sentence(directory: SweepDirectory, best: Mapping[str, Any] | None) -> str:
     at = next((k for k, p in enumerate(found) if any(c["id"] == best["id"] for c in p.members)), 0)
     compared = sum(1 for p in found if p.cells)
     where = " ".join(o for o in best["overrides"] if not o.startswith("seed="))
-    text = f"Best {_WORDS.get(best['metric'], best['metric'])}: {best['value']:.3f} at {where} (best of {compared})."
+    name = _WORDS.get(best["metric"], best["metric"])
+    if not where:  # seeds alone are swept
+        return f"The {name} is {best['value']:.3f}, the mean of {len(found[at].cells)} seeds of one configuration."
+    text = f"Best {name}: {best['value']:.3f} at {where} (best of {compared})."
     advantage, control = best["advantage_over_alpha_0"], _control(found, at)
     if advantage is None and control is None:
         return f"{text} There is no alpha = 0 cell to compare with."

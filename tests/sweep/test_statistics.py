@@ -129,12 +129,12 @@ def won(shift, training):
 
 @pytest.fixture
 def fewer_draws(monkeypatch):
-    monkeypatch.setattr(statistics, "DRAWS", 1000)
+    monkeypatch.setattr(statistics, "DRAWS", 800)
 
 
 @pytest.mark.usefixtures("fewer_draws")
 class TestErrorRates:
-    @pytest.mark.parametrize("training", [0.0, 0.5])
+    @pytest.mark.parametrize("training", [0.5, pytest.param(0.0, marks=pytest.mark.slow)])
     def test_one_seed_each_over_alpha(self, training):
         """Neighbours tell training noise from an effect of alpha: thirteen models that differ by noise alone."""
         rng, claims = RNG(15), 0
@@ -160,13 +160,13 @@ class TestErrorRates:
     @pytest.mark.parametrize(
         ("points", "seeds", "training"),
         [
-            (13, 3, 0.0),
             (13, 3, 0.3),
-            (13, 2, 0.3),
             (4, 2, 0.6),
-            (2, 2, 0.3),
             (5, 3, (0.6, 0.05, 0.05, 0.05, 0.05)),  # alpha = 0 itself is the noisy one
-            (13, 1, 0.0),
+            pytest.param(13, 3, 0.0, marks=pytest.mark.slow),
+            pytest.param(13, 2, 0.3, marks=pytest.mark.slow),
+            pytest.param(2, 2, 0.3, marks=pytest.mark.slow),
+            pytest.param(13, 1, 0.0, marks=pytest.mark.slow),
         ],
     )
     def test_without_an_effect_the_winner_is_seldom_called_distinguishable(self, points, seeds, training):
@@ -178,7 +178,10 @@ class TestErrorRates:
                 claims += statistics.advantages(runs(values), against_first(values))[best - 1].excludes_zero
         assert claims <= ALLOWED
 
-    @pytest.mark.parametrize(("points", "seeds", "training", "shift"), [(7, 3, 0.2, 0.4), (7, 2, 0.0, 0.2)])
+    @pytest.mark.parametrize(
+        ("points", "seeds", "training", "shift"),
+        [(5, 3, 0.2, 0.4), pytest.param(7, 2, 0.0, 0.2, marks=pytest.mark.slow)],
+    )
     def test_the_winners_interval_covers_its_true_advantage(self, points, seeds, training, shift):
         rng, misses = RNG(12), 0
         for _ in range(SWEEPS):

@@ -50,7 +50,11 @@ def states(ran):
 class TestDirectory:
     def test_files(self, swept):
         names = {p.name for p in swept.path.iterdir()}
-        assert names == {"sweep.json", "cells", "summary.json", "displacement.png", "outcome.png", "wandb"}
+        assert names == {
+            "sweep.json", "cells", "summary.json", "displacement.png", "outcome.png", "wandb", "report.html", "report",
+        }  # fmt: skip
+        figures = {p.stem for p in (swept.path / "report").iterdir() if p.suffix == ".svg"}
+        assert {"outcome", "displacement", "trajectory", "quadrants", "gradient_weight", "kl", "length"} == figures
         for picture in ("displacement.png", "outcome.png"):
             assert (swept.path / picture).read_bytes().startswith(b"\x89PNG")
 
@@ -102,6 +106,7 @@ class TestDirectory:
         assert any(line.startswith("Best true win rate") and "alpha = 0" in line for line in out)
         assert f"displacement: {swept.path}/displacement.png" in out
         assert f"outcome: {swept.path}/outcome.png" in out
+        assert f"report: {swept.path}/report.html" in out
 
     def test_wandb_has_one_group_with_the_cells_and_the_pictures(self, swept):
         group = swept.path.name

@@ -1,0 +1,170 @@
+"""Which point is best and what is said about it, for sweeps written by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from crafted_sweep import ALPHA, craft
+
+from alphapo_cli.sweep import best as best_of
+from alphapo_cli.sweep.state import SweepDirectory
+
+
+def found(path):
+    directory = SweepDirectory(path)
+    best = best_of.find_best(directory)
+    return best, best_of.sentence(directory, best)
+
+
+def wins(**by_alpha):
+    """Each alpha's share of prompts won; a key such as a_1 is -1."""
+    rates = {float(key[1:].replace("_", "-")): rate for key, rate in by_alpha.items()}
+
+    def change(cell, made):
+        made.win = rates[float(cell.point[ALPHA])]
+
+    return change
+
+
+def test_a_clear_winner_is_distinguishable(tmp_path):
+    craft(tmp_path, f"{ALPHA}=-1,0,1", "seed=0,1,2", prompts=60, change=wins(a_1=0.9, a0=0.5, a1=0.3))
+    best, said = found(tmp_path)
+    assert best["overrides"] == [f"{ALPHA}=-1", "seed=0"]
+    assert best["metric"] == "glassbox/true_win_rate"
+    low, high = best["interval"]
+    assert 0 < low < best["advantage_over_alpha_0"] < high
+    assert best["distinguishable"] is True
+    assert said.startswith(f"Best true win rate against the start: {best['value']:.3f} at {ALPHA}=-1 (best of 3).")
+    assert "It is distinguishable from alpha = 0" in said
+    assert said.endswith("(paired bootstrap over prompts and 3 seeds, corrected for picking the best of 3).")
+
+
+def test_the_advantage_is_the_difference_of_the_means_over_shared_seeds(tmp_path):
+    craft(tmp_path, f"{ALPHA}=0,1", "seed=0,1", prompts=40, change=wins(a0=0.4, a1=0.7))
+    best, _ = found(tmp_path)
+    rates = {}
+    for cell in SweepDirectory(tmp_path).cells():
+        rates.setdefault(cell["point"][ALPHA], []).append(cell["metrics"]["glassbox/true_win_rate"])
+    assert best["value"] == pytest.approx(sum(rates[1]) / 2)
+    assert best["advantage_over_alpha_0"] == pytest.approx(sum(rates[1]) / 2 - sum(rates[0]) / 2)
+
+
+def test_a_winner_by_a_hair_is_not_distinguishable(tmp_path):
+    craft(tmp_path, f"{ALPHA}=0,1", "seed=0,1", prompts=40, change=wins(a0=0.5, a1=0.52))
+    best, said = found(tmp_path)
+    assert best["distinguishable"] is False
+    assert best["interval"][0] < 0
+    assert "It is not distinguishable from alpha = 0" in said
+    assert "picking" not in said  # there was nothing to pick from
+
+
+def test_seeds_that_disagree_widen_the_interval(tmp_path):
+    """The same mean advantage, once the same in both seeds, once from a single lucky training."""
+
+    def steady(cell, made):
+        made.win = 0.7 if cell.point[ALPHA] else 0.4
+
+    def lucky(cell, made):
+        made.win = (1.0 if cell.point["seed"] else 0.4) if cell.point[ALPHA] else 0.4
+
+    intervals = []
+    for name, change in (("steady", steady), ("lucky", lucky)):
+        craft(tmp_path / name, f"{ALPHA}=0,1", "seed=0,1", prompts=80, change=change)
+        best, _ = found(tmp_path / name)
+        intervals.append(best["interval"])
+    assert intervals[1][1] - intervals[1][0] > 2 * (intervals[0][1] - intervals[0][0])
+    assert intervals[1][0] < 0
+
+
+@pytest.mark.parametrize(
+    ("alphas", "words"),
+    [("0,1,2", "one seed each: another training may differ by more, add seed=0,1,2"),
+     ("-1,-0.5,0,0.5,1", "training noise is read off neighbouring alphas")],
+)  # fmt: skip
+def test_one_seed_says_what_it_leaves_open(tmp_path, alphas, words):
+    craft(
+        tmp_path, f"{ALPHA}={alphas}", change=lambda cell, made: setattr(made, "win", 0.8 if cell.point[ALPHA] else 0.4)
+    )
+    assert words in found(tmp_path)[1]
+
+
+def test_alpha_0_itself(tmp_path):
+    craft(tmp_path, f"{ALPHA}=0,1", change=wins(a0=0.8, a1=0.3))
+    best, said = found(tmp_path)
+    assert (best["advantage_over_alpha_0"], best["interval"], best["distinguishable"]) == (0.0, [0.0, 0.0], False)
+    assert said.endswith("That is alpha = 0 itself.")
+
+
+def test_without_alpha_0_there_is_nothing_to_compare_with(tmp_path):
+    craft(tmp_path, f"{ALPHA}=0.5,1", change=wins(**{"a0.5": 0.8, "a1": 0.3}))
+    best, said = found(tmp_path)
+    assert (best["advantage_over_alpha_0"], best["interval"], best["distinguishable"]) == (None, None, None)
+    assert said.endswith("There is no alpha = 0 cell to compare with.")
+
+
+def test_no_shared_seed(tmp_path):
+    def change(cell, made):
+        made.win = 0.8 if cell.point[ALPHA] else 0.4
+        made.state = "failed" if bool(cell.point["seed"]) == bool(cell.point[ALPHA]) else "complete"
+
+    craft(tmp_path, f"{ALPHA}=0,1", "seed=0,1", change=change)
+    best, said = found(tmp_path)
+    assert best["interval"] is None
+    assert "no complete seed of both answered the same prompts" in said
+
+
+def test_answers_to_other_prompts_are_not_paired(tmp_path):
+    """A cell whose samples answer other instructions has no paired difference with the rest."""
+    craft(tmp_path, f"{ALPHA}=0,1,2", change=wins(a0=0.4, a1=0.5, a2=0.9))
+    other = craft(tmp_path.parent / "other", f"{ALPHA}=2", prompts=30, change=wins(a2=0.9))
+    (cell,) = (c for c in SweepDirectory(tmp_path).cells() if c["point"][ALPHA] == 2)
+    for file in ("reference.json", "step-8.json"):
+        text = (other / "cells" / cell["id"] / "samples" / file).read_text()
+        (tmp_path / "cells" / cell["id"] / "samples" / file).write_text(text)
+    best, said = found(tmp_path)
+    assert best["overrides"] == [f"{ALPHA}=2"]
+    assert best["distinguishable"] is None
+    assert "It cannot be compared" in said
+
+
+def test_every_point_is_compared_with_alpha_0_of_its_own_other_values(tmp_path):
+    """Alpha = 1 wins by the second key's doing alone, and no credit goes to alpha."""
+
+    def change(cell, made):
+        made.win = 0.9 if cell.point["objective.gamma_beta_ratio"] else 0.2
+
+    craft(tmp_path, f"{ALPHA}=0,1", "objective.gamma_beta_ratio=0,0.5", prompts=60, change=change)
+    analysis = best_of.analyse(SweepDirectory(tmp_path))
+    assert [a is None for a in analysis.advantages] == [True, True, False, False]
+    assert [a.value for a in analysis.advantages if a] == [0.0, 0.0]
+
+
+def test_without_the_embedded_world_the_probe_pairs_are_compared(tmp_path):
+    def change(cell, made):
+        made.outcome = made.samples = False
+        right = 26 if cell.point[ALPHA] else 18
+        rows = [
+            {"step": 8, "pair": p, "tokens/chosen": 3 + p, "tokens/rejected": 4,
+             "rewards/chosen": 1.0 if p < right else -1.0, "rewards/rejected": 0.0}
+            for p in range(30)
+        ]  # fmt: skip
+        made.files = {"probe.jsonl": "".join(json.dumps(row) + "\n" for row in rows)}
+
+    craft(tmp_path, f"{ALPHA}=0,1", change=change)
+    analysis = best_of.analyse(SweepDirectory(tmp_path))
+    assert analysis.metric == "rewards/accuracies"
+    assert analysis.advantages[1].value == pytest.approx(8 / 30)
+    assert analysis.estimates[1].value == pytest.approx(26 / 30)
+
+
+def test_seeds_alone(tmp_path):
+    craft(tmp_path, "seed=0,1,2", name=None)
+    said = found(tmp_path)[1]
+    assert said.startswith("The true win rate against the start is ")
+    assert said.endswith("the mean of 3 seeds of one configuration.")
+
+
+def test_nothing_complete(tmp_path):
+    craft(tmp_path, f"{ALPHA}=0,1", change=lambda cell, made: setattr(made, "state", "running"))
+    assert found(tmp_path) == (None, "No cell is complete, so there is nothing to compare.")
