@@ -17,9 +17,10 @@ from torch import Tensor
 
 from alphapo_cli.data.tokens import TokenPairs
 from alphapo_cli.diagnostics import ProbeValues, objective_values
+from alphapo_cli.head import token_log_probs, token_statistics
 from alphapo_cli.layout import padded
 from alphapo_cli.layout.batch import PairBatch
-from alphapo_cli.logprobs import AnswerLogProbs, token_log_probs, token_statistics
+from alphapo_cli.logprobs import AnswerLogProbs
 from alphapo_cli.objective.preference import Objective
 from alphapo_cli.policy import PolicyModel, frozen_head, head_of, label
 
