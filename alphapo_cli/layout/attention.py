@@ -162,7 +162,7 @@ def _soft_capped(
     if mask is None:  # causal, or one more token that sees all
         mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device)
         mask = mask.tril() if q.shape[2] > 1 else mask
-    scores = scores.masked_fill(~mask, float("-inf"))
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)  # finite: padding may see nothing at all
     wide = scores if scores.dtype == torch.float64 else scores.float()
     return F.dropout(wide.softmax(-1).to(v.dtype), dropout) @ v
 
