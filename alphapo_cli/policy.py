@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from alphapo_cli.errors import UsageError
 from alphapo_cli.head import CHUNK_BYTES, Head, token_log_probs
+from alphapo_cli.layout import LAYOUTS
 from alphapo_cli.layout.adapt import is_prepared, prepare
 from alphapo_cli.layout.attention import UNREAD_MASK
 from alphapo_cli.layout.batch import PairBatch
 from alphapo_cli.logprobs import TokenLogProbs
+from alphapo_cli.schema import TrainConfig
 
 
 def bare(model: Any) -> Any:
@@ -68,11 +70,20 @@ class PolicyModel(nn.Module):
     make logits for every position, is never called.
     """
 
-    def __init__(self, lm: Any, chunk_bytes: int = CHUNK_BYTES) -> None:
-        """`chunk_bytes`: memory that logits may take, see `head`."""
+    def __init__(
+        self, lm: Any, *, layout: str = "padded", attention: str = "auto", chunk_bytes: int = CHUNK_BYTES
+    ) -> None:
+        """`lm` on the device where it stays; `chunk_bytes`: memory that logits may take at a time, see `head`.
+
+        Raises:
+            UsageError: the architecture or attention does not go with the layout.
+        """
         super().__init__()
         self.lm = lm
+        self.layout = LAYOUTS[layout]
         self.chunk_bytes = chunk_bytes
+        if layout == "packed":
+            prepare(lm, attention)
         self.config = bare(lm).config  # transformers.Trainer looks for it
 
     def hidden(self, batch: PairBatch) -> Tensor:
@@ -104,3 +115,18 @@ class PolicyModel(nn.Module):
 def label(logps: Tensor, batch: PairBatch) -> TokenLogProbs:
     """Per-token log-probs with the answer each belongs to."""
     return TokenLogProbs(logps, batch.answer, batch.targets, batch.num_pairs, batch.num_sides)
+
+
+def policy_of(lm: Any, cfg: TrainConfig, key: str = "model.path") -> PolicyModel:
+    """`lm`, which stays on its device, as `cfg` wants it run.
+
+    Raises:
+        UsageError: layout or attention cannot run the model here; `key` is the setting that named the model.
+    """
+    if cfg.model.attention == "flex" and lm.device.type != "cuda":
+        raise UsageError("model.attention=flex: needs a CUDA device; leave it auto")
+    chunk_bytes = int(cfg.trainer.logit_chunk_mb * 2**20)
+    try:
+        return PolicyModel(lm, layout=cfg.layout, attention=cfg.model.attention, chunk_bytes=chunk_bytes)
+    except UsageError as error:
+        raise UsageError(f"{key}: {error}") from error

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from alphapo_cli.data.tokens import TokenPair
+from alphapo_cli.data.tokens import Index, TokenPair, TokenPairs
 from alphapo_cli.layout.batch import PairBatch
 from alphapo_cli.layout.packing import Packing, Segment
 from alphapo_cli.layout.padded import stack_columns
@@ -71,6 +71,12 @@ def collate(
         columns=stack_columns([p.columns for p in pairs]),
         packing=Packing(tuple(segments), _tensor(rows)),
     )
+
+
+def positions(pairs: TokenPairs, sides: int) -> Index:
+    """[n] positions of each pair, at most: what answers begin with in common is counted for both."""
+    answers = pairs.chosen.lengths + (pairs.rejected.lengths if sides == 2 else 0)
+    return pairs.prompt.lengths + answers - sides
 
 
 def common_prefix(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> int:

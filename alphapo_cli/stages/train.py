@@ -27,7 +27,7 @@ from alphapo_cli.files import append_jsonl, write_json
 from alphapo_cli.models import add_lora, save_model
 from alphapo_cli.objective.preference import Objective, build
 from alphapo_cli.outcome import GlassboxOutcome
-from alphapo_cli.policy import PolicyModel
+from alphapo_cli.policy import policy_of
 from alphapo_cli.probe import Probe, Processes
 from alphapo_cli.runs import RunDirectory, digest, identity, manifest
 from alphapo_cli.schedule import Schedule
@@ -132,6 +132,7 @@ class _Run:
             lm = add_lora(lm, self.cfg.model, self.cfg.seed)
         folder = str(self.directory.path / "trainer")
         self.args = training_arguments(self.cfg.trainer, self.schedule, folder, self.cfg.seed)
+        self.policy = policy_of(lm.to(self.args.device), self.cfg)
         if self.main:
             self.directory.begin(self.cfg, self._manifest())
             write_json(self.directory.path / "prompts.json", self.materials.data.prompt_samples)
@@ -155,7 +156,7 @@ class _Run:
     def _train(self, lm: Any) -> dict[str, Any]:
         cfg, data = self.cfg, self.materials.data
         pad_id = self.materials.tokenizer.pad_token_id
-        policy = PolicyModel(lm.to(self.args.device))
+        policy = self.policy
         reference = (
             self.workshop.reference(cfg, self.materials, policy) if self.objective.needs_reference else (None, None)
         )
@@ -170,7 +171,6 @@ class _Run:
             logging_steps=cfg.trainer.logging_steps,
             on_log=self._log,
         )
-        self.policy = policy
         with self.trainer.compute_loss_context_manager():
             self.probe = Probe(
                 policy, self.objective, data.probe, batch_size=cfg.probe.batch_size, pad_id=pad_id,
