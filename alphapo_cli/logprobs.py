@@ -1,12 +1,11 @@
-"""From hidden states to log-probs of completion tokens, and from those to sums per answer.
+"""Log-probs of completion tokens, and sums of them per answer.
 
-Legend: N completion tokens in a micro-batch, B pairs, K sides (chosen first), H hidden size, V vocabulary.
-Logits exist only at completion positions, and only a chunk of them at a time where no gradient is needed.
+Legend: N completion tokens in a micro-batch, B pairs, K sides (chosen first), V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -92,40 +91,3 @@ def log_softmax_at(logits: Tensor, targets: Tensor) -> Tensor:
     """log p(target) at each row, in float32 or wider: [N, V], [N] -> [N]."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
     return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
-
-
-def token_log_probs(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor], *, chunk: int = 1024) -> Tensor:
-    """Log-probs of `targets` [N] under `head(hidden)`, hidden [N, H]: [N] float32."""
-    parts = [log_softmax_at(head(h), t) for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True)]
-    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
-
-
-@torch.no_grad()
-def token_statistics(
-    hidden: Tensor,
-    head: Callable[[Tensor], Tensor],
-    *,
-    start_hidden: Tensor | None = None,
-    start_head: Callable[[Tensor], Tensor] | None = None,
-    chunk: int = 256,
-) -> TokenStatistics:
-    """Entropy, sum p^2 and, given the start's hidden states and head, KL(now || start) at each row, all [N].
-
-    Keeping the start's hidden states [N, H] and head instead of its distributions [N, V] makes the exact KL
-    affordable: no second forward pass and nothing of vocabulary size is stored.
-    """
-    entropy, sum_p2, kl = [], [], []
-    for i in range(0, hidden.shape[0], chunk):
-        logp = head(hidden[i : i + chunk]).float().log_softmax(-1)  # [n, V]
-        p = logp.exp()
-        entropy.append(-(p * logp).sum(-1))
-        sum_p2.append((p * p).sum(-1))
-        if start_hidden is not None and start_head is not None:
-            start = start_head(start_hidden[i : i + chunk]).float().log_softmax(-1)
-            kl.append((p * (logp - start)).sum(-1))
-    none = hidden.new_zeros(0, dtype=torch.float32)
-    return TokenStatistics(
-        torch.cat(entropy) if entropy else none,
-        torch.cat(sum_p2) if sum_p2 else none,
-        torch.cat(kl) if kl else None,
-    )

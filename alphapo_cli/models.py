@@ -152,7 +152,7 @@ def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    attention = None if cfg.attention == "auto" else cfg.attention
+    attention = None if cfg.attention in ("auto", "flex") else cfg.attention
     try:
         model = AutoModelForCausalLM.from_pretrained(
             base_location(source),
@@ -168,6 +168,8 @@ def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
             model.requires_grad_(True)  # peft had frozen it
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"{source.key}={source.location}: {_load_reason(error, source, 'model')}") from error
+    if attention is None and getattr(model.config, "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")  # transformers' default, "sdpa", leaves soft-capping out
     check_head(model)
     return model.eval()
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from alphapo_cli.errors import UsageError
+from alphapo_cli.head import CHUNK_BYTES, Head, token_log_probs
+from alphapo_cli.layout import LAYOUTS
+from alphapo_cli.layout.adapt import is_prepared, prepare
+from alphapo_cli.layout.attention import UNREAD_MASK
 from alphapo_cli.layout.batch import PairBatch
-from alphapo_cli.logprobs import TokenLogProbs, token_log_probs
+from alphapo_cli.logprobs import TokenLogProbs
+from alphapo_cli.schema import TrainConfig
 
 
 def bare(model: Any) -> Any:
@@ -20,35 +24,24 @@ def bare(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def head_of(model: Any) -> Callable[[Tensor], Tensor]:
-    """Hidden states [N, H] to logits [N, V], with the scaling and soft-capping that the model's own forward applies."""
+def head_of(model: Any) -> Head:
+    """The model's output layer, with the scaling and soft-capping that its own forward applies."""
     inner = bare(model)
     return _head(inner.config.get_text_config(), inner.get_output_embeddings())
 
 
-def _head(config: Any, linear: nn.Module) -> Callable[[Tensor], Tensor]:
-    cap = getattr(config, "final_logit_softcapping", None)
+def _head(config: Any, linear: nn.Module) -> Head:
     scale = getattr(config, "logit_scale", None) or 1.0
     divide = getattr(config, "logits_scaling", None) or 1.0
-
-    def head(hidden: Tensor) -> Tensor:
-        logits: Tensor = linear(hidden)
-        if scale != 1.0 or divide != 1.0:
-            logits = logits * (scale / divide)
-        return cap * torch.tanh(logits / cap) if cap else logits
-
-    return head
+    return Head(linear, scale / divide, getattr(config, "final_logit_softcapping", None) or None)
 
 
-def frozen_head(model: Any) -> Callable[[Tensor], Tensor]:
+def frozen_head(model: Any) -> Head:
     """`head_of` as it is now: a copy of the weights where training may change them, the same ones otherwise."""
     linear = bare(model).get_output_embeddings()
     if not any(p.requires_grad for p in linear.parameters()):
         return head_of(model)
-    kept = copy.deepcopy(linear).requires_grad_(False)
-    inner = bare(model)
-
-    return _head(inner.config.get_text_config(), kept)
+    return _head(bare(model).config.get_text_config(), copy.deepcopy(linear).requires_grad_(False))
 
 
 @torch.no_grad()
@@ -78,10 +71,22 @@ class PolicyModel(nn.Module):
     make logits for every position, is never called.
     """
 
-    def __init__(self, lm: Any, *, bf16: bool = False) -> None:
+    def __init__(
+        self, lm: Any, *, layout: str = "padded", attention: str = "auto", chunk_bytes: int = CHUNK_BYTES,
+        bf16: bool = False,
+    ) -> None:  # fmt: skip
+        """`lm` on the device where it stays; `chunk_bytes`: memory that logits may take at a time, see `head`.
+
+        Raises:
+            UsageError: the architecture or attention does not go with the layout.
+        """
         super().__init__()
         self.lm = lm
         self.bf16 = bf16
+        self.layout = LAYOUTS[layout]
+        self.chunk_bytes = chunk_bytes
+        if layout == "packed":
+            prepare(lm, attention)
         self.config = bare(lm).config  # transformers.Trainer looks for it
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
@@ -95,19 +100,21 @@ class PolicyModel(nn.Module):
 
     def hidden(self, batch: PairBatch) -> Tensor:
         """Hidden states that predict the completion tokens, [N, H]."""
+        inputs: dict[str, Any] = {"attention_mask": batch.attention_mask}
+        if batch.packing is not None:
+            if not is_prepared(bare(self.lm)):
+                prepare(self.lm)
+            inputs = {"attention_mask": UNREAD_MASK, "packing": batch.packing}
         output = bare(self.lm).base_model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            use_cache=False,
+            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **inputs
         )
         states: Tensor = output.last_hidden_state
-        return states.flatten(0, 1)[batch.predict]
+        return states.flatten(0, 1).index_select(0, batch.predict)
 
     def forward(self, batch: PairBatch) -> Tensor:
         """Log-probs of the completion tokens, [N] float32."""
         with self.precision():
-            return token_log_probs(self.hidden(batch), batch.targets, head_of(self.lm))
+            return token_log_probs(self.hidden(batch), batch.targets, head_of(self.lm), chunk_bytes=self.chunk_bytes)
 
     def score(self, batch: PairBatch) -> TokenLogProbs:
         """`forward` with the answers the tokens belong to."""
@@ -121,3 +128,20 @@ class PolicyModel(nn.Module):
 def label(logps: Tensor, batch: PairBatch) -> TokenLogProbs:
     """Per-token log-probs with the answer each belongs to."""
     return TokenLogProbs(logps, batch.answer, batch.targets, batch.num_pairs, batch.num_sides)
+
+
+def policy_of(lm: Any, cfg: TrainConfig, key: str = "model.path") -> PolicyModel:
+    """`lm`, which stays on its device, as `cfg` wants it run.
+
+    Raises:
+        UsageError: layout or attention cannot run the model here; `key` is the setting that named the model.
+    """
+    if cfg.model.attention == "flex" and lm.device.type != "cuda":
+        raise UsageError("model.attention=flex: needs a CUDA device; leave it auto")
+    chunk_bytes = int(cfg.trainer.logit_chunk_mb * 2**20)
+    try:
+        return PolicyModel(
+            lm, layout=cfg.layout, attention=cfg.model.attention, chunk_bytes=chunk_bytes, bf16=cfg.trainer.bf16
+        )
+    except UsageError as error:
+        raise UsageError(f"{key}: {error}") from error

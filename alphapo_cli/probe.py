@@ -17,9 +17,10 @@ from torch import Tensor
 
 from alphapo_cli.data.tokens import TokenPairs
 from alphapo_cli.diagnostics import ProbeValues, objective_values
-from alphapo_cli.layout import padded
+from alphapo_cli.head import token_log_probs, token_statistics
+from alphapo_cli.layout import Layout
 from alphapo_cli.layout.batch import PairBatch
-from alphapo_cli.logprobs import AnswerLogProbs, token_log_probs, token_statistics
+from alphapo_cli.logprobs import AnswerLogProbs
 from alphapo_cli.objective.preference import Objective
 from alphapo_cli.policy import PolicyModel, frozen_head, head_of, label
 
@@ -73,16 +74,16 @@ def inference(policy: PolicyModel) -> Iterator[None]:
 class PairScorer:
     """A data set cut into fixed batches, and this process's share of them."""
 
-    def __init__(self, pairs: TokenPairs, batch_size: int, pad_id: int, processes: Processes) -> None:
+    def __init__(self, pairs: TokenPairs, batch_size: int, pad_id: int, processes: Processes, layout: Layout) -> None:
         widths = pairs.prompt.lengths + np.maximum(pairs.chosen.lengths, pairs.rejected.lengths)
         order = np.argsort(widths, kind="stable").tolist()
         chunks = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-        self.pairs, self.pad_id, self.processes = pairs, pad_id, processes
+        self.pairs, self.pad_id, self.processes, self.layout = pairs, pad_id, processes, layout
         self.mine = chunks[processes.rank :: processes.world]
 
     def batches(self, device: torch.device) -> Iterator[tuple[list[int], PairBatch]]:
         for chunk in self.mine:
-            yield chunk, padded.collate([self.pairs[i] for i in chunk], pad_id=self.pad_id).to(device)
+            yield chunk, self.layout.collate([self.pairs[i] for i in chunk], pad_id=self.pad_id).to(device)
 
     def collect(self, parts: list[tuple[list[int], dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
         """Join per-batch arrays [..., B] of all processes along their last axis, in the data set's order."""
@@ -105,7 +106,7 @@ def score_pairs(
     tick: Callable[[int], None] = lambda n: None,
 ) -> np.ndarray:
     """Summed log-probs of both answers of every pair, [2, n] float32; `tick(pairs)` after every batch."""
-    scorer = PairScorer(pairs, batch_size, pad_id, processes)
+    scorer = PairScorer(pairs, batch_size, pad_id, processes, policy.layout)
     parts = []
     with inference(policy):
         for chunk, batch in scorer.batches(next(policy.parameters()).device):
@@ -129,7 +130,7 @@ class Probe:
         reference: np.ndarray | None,
     ) -> None:
         self.objective = objective
-        self.scorer = PairScorer(pairs, batch_size, pad_id, processes)
+        self.scorer = PairScorer(pairs, batch_size, pad_id, processes, policy.layout)
         self.reference = reference  # [2, P]
         self.start_head = frozen_head(policy.lm)
         self.start_hidden: list[Tensor] = []  # chosen rows of each of this process's batches
@@ -143,12 +144,16 @@ class Probe:
             for i, (chunk, batch) in enumerate(self.scorer.batches(next(policy.parameters()).device)):
                 hidden = policy.hidden(batch)
                 head = head_of(policy.lm)
-                tokens = label(token_log_probs(hidden, batch.targets, head), batch)
+                tokens = label(token_log_probs(hidden, batch.targets, head, chunk_bytes=policy.chunk_bytes), batch)
                 chosen = tokens.side == 0
                 if first:
                     self.start_hidden.append(hidden[chosen])
                 facts = token_statistics(
-                    hidden[chosen], head, start_hidden=self.start_hidden[i], start_head=self.start_head
+                    hidden[chosen],
+                    head,
+                    start_hidden=self.start_hidden[i],
+                    start_head=self.start_head,
+                    chunk_bytes=policy.chunk_bytes,
                 )
                 answers = tokens.answers()
                 assert facts.kl is not None

@@ -8,7 +8,10 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from alphapo_cli.errors import ConfigError, nearest
-from alphapo_cli.schema import ObjectiveConfig, TrainerConfig
+from alphapo_cli.schema import ObjectiveConfig, TrainConfig, TrainerConfig
+
+# layout -> values of model.attention that it has no use for
+UNFIT = {"packed": ("eager", "flash_attention_2"), "padded": ("flex",)}
 
 
 def normalise(value: Any) -> Any:
@@ -47,6 +50,9 @@ def _faults(cfg: Any, prefix: str) -> Iterable[str]:
                 yield from _fault(f"{key}.{name}", inner, {})
     if isinstance(cfg, TrainerConfig) and cfg.max_steps == 0:
         yield f"{prefix}max_steps=0: must be at least 1, or -1 for {prefix}num_train_epochs"
+    if isinstance(cfg, TrainConfig) and cfg.model.attention in UNFIT[cfg.layout]:
+        other = next(layout for layout in UNFIT if layout != cfg.layout)
+        yield f"model.attention={cfg.model.attention}: not with layout={cfg.layout}; add layout={other}, or leave it auto"
     if isinstance(cfg, ObjectiveConfig) and cfg.gamma is not None and cfg.gamma_beta_ratio is not None:
         yield "objective.gamma and objective.gamma_beta_ratio are both set: give one (gamma = beta x ratio)"
 

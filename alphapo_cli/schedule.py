@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -25,6 +25,9 @@ class Schedule:
     world: int
     total_steps: int
     seed: int
+    micro_tokens: int | None = None  # positions a process holds at a time; None: micro_pairs pairs
+    sizes: np.ndarray | None = field(default=None, repr=False, compare=False)  # [num_pairs], see `sized`
+    as_widest: bool = False
 
     @classmethod
     def of(cls, cfg: TrainerConfig, num_pairs: int, world: int, seed: int) -> Schedule:
@@ -32,7 +35,23 @@ class Schedule:
         per_step = cfg.per_device_train_batch_size * cfg.gradient_accumulation_steps * world
         per_epoch = -(-num_pairs // per_step)
         total = cfg.max_steps if cfg.max_steps > 0 else max(1, math.ceil(cfg.num_train_epochs * per_epoch - 1e-9))
-        return cls(num_pairs, cfg.per_device_train_batch_size, cfg.gradient_accumulation_steps, world, total, seed)
+        return cls(
+            num_pairs,
+            cfg.per_device_train_batch_size,
+            cfg.gradient_accumulation_steps,
+            world,
+            total,
+            seed,
+            cfg.tokens_per_batch,
+        )
+
+    def sized(self, sizes: np.ndarray, as_widest: bool) -> Schedule:
+        """The same steps, their pairs dealt to micro-batches by the positions they take.
+
+        `sizes` [num_pairs]; `as_widest`: every pair of a micro-batch takes as many as its largest one, so that pairs of
+        like size go together.
+        """
+        return replace(self, sizes=sizes, as_widest=as_widest)
 
     @property
     def pairs_per_step(self) -> int:
@@ -56,13 +75,31 @@ class Schedule:
         with weight 0.
         """
         pairs = self.pairs(step)
-        rounds = -(-len(pairs) // (self.micro_pairs * self.world))
+        parts = self._parts(pairs)
+        rounds = -(-len(parts) // self.world)
         batches = []
         for k in range(rounds):
-            start = (k * self.world + rank) * self.micro_pairs
-            mine = pairs[start : start + self.micro_pairs]
+            place = k * self.world + rank
+            mine = parts[place] if place < len(parts) else pairs[:0]
             batches.append((mine, [1.0] * len(mine)) if len(mine) else (pairs[:1], [0.0]))
         return batches
+
+    def _parts(self, pairs: np.ndarray) -> list[np.ndarray]:
+        """A step's pairs cut into micro-batches: by number, or so that each takes at most `micro_tokens` positions."""
+        if self.sizes is not None and (self.as_widest or self.micro_tokens is not None):
+            pairs = pairs[np.argsort(-self.sizes[pairs], kind="stable")]
+        if self.sizes is None or self.micro_tokens is None:
+            return [pairs[i : i + self.micro_pairs] for i in range(0, len(pairs), self.micro_pairs)]
+        parts: list[list[int]] = []
+        total = 0
+        for pair, size in zip(pairs.tolist(), self.sizes[pairs].tolist(), strict=True):
+            # Sorted: the first pair of a micro-batch is its largest. One above the limit is alone.
+            total = (len(parts[-1]) + 1) * int(self.sizes[parts[-1][0]]) if parts and self.as_widest else total + size
+            if not parts or total > self.micro_tokens:
+                parts.append([])
+                total = size
+            parts[-1].append(pair)
+        return [np.asarray(part) for part in parts]
 
     def epoch(self, step: int) -> float:
         """Epochs done after `step` optimizer steps."""

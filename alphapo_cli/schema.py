@@ -73,7 +73,8 @@ class ModelConfig:
     revision: str | None = None
     reference: str | None = None  # null: the policy before its first step
     dtype: str = _choice("float32", "float32", "bfloat16", "auto")
-    attention: str = _choice("auto", "auto", "sdpa", "eager", "flash_attention_2")
+    # layout=packed takes auto, sdpa and flex (auto: flex on CUDA); layout=padded all but flex.
+    attention: str = _choice("auto", "auto", "sdpa", "flex", "eager", "flash_attention_2")
     trust_remote_code: bool = False
     merge: bool = False  # write merged weights instead of an adapter
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -145,6 +146,9 @@ class TrainerConfig:
     num_train_epochs: float = _number(1.0, gt=0)
     per_device_train_batch_size: int = _number(8, ge=1)
     gradient_accumulation_steps: int = _number(1, ge=1)
+    # Positions that a process holds at a time; null: per_device_train_batch_size pairs. The pairs of a step stay.
+    tokens_per_batch: int | None = _number(None, ge=1)
+    logit_chunk_mb: float = _number(64.0, gt=0)  # float32 logits that exist at a time, MiB; more are made again
     learning_rate: float = _number(1e-6, ge=0)
     lr_scheduler_type: str = _choice(
         "cosine", "linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"
@@ -208,5 +212,5 @@ class TrainConfig:
     guard: GuardConfig = field(default_factory=GuardConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     run: RunConfig = field(default_factory=RunConfig)
-    layout: str = _choice("padded", "padded")
+    layout: str = _choice("packed", "packed", "padded")
     seed: int = _number(0, ge=0)

@@ -23,7 +23,7 @@ from transformers.training_args import OptimizerNames
 from alphapo_cli import generators, guards
 from alphapo_cli.data.tokens import TokenPairs
 from alphapo_cli.errors import AlphapoError, UsageError, nearest
-from alphapo_cli.layout import padded
+from alphapo_cli.layout import Layout
 from alphapo_cli.layout.batch import PairBatch
 from alphapo_cli.objective.preference import Objective, PairLoss
 from alphapo_cli.policy import PolicyModel, label
@@ -44,9 +44,17 @@ class StepDataset(Dataset[StepBatch]):
     """Optimizer steps by number."""
 
     def __init__(
-        self, pairs: TokenPairs, schedule: Schedule, rank: int, pad_id: int, sides: int, reference: np.ndarray | None
+        self,
+        pairs: TokenPairs,
+        schedule: Schedule,
+        rank: int,
+        pad_id: int,
+        sides: int,
+        reference: np.ndarray | None,
+        layout: Layout,
     ) -> None:
-        self.pairs, self.schedule, self.rank = pairs, schedule, rank
+        self.pairs, self.rank, self.layout = pairs, rank, layout
+        self.schedule = schedule.sized(layout.positions(pairs, sides), layout.as_widest)
         self.pad_id, self.sides, self.reference = pad_id, sides, reference
 
     def __len__(self) -> int:
@@ -54,7 +62,7 @@ class StepDataset(Dataset[StepBatch]):
 
     def __getitem__(self, step: int) -> StepBatch:
         batches = [
-            padded.collate(
+            self.layout.collate(
                 [self.pairs[int(i)] for i in indices],
                 pad_id=self.pad_id,
                 weights=weights,
@@ -124,7 +132,7 @@ class PreferenceTrainer(Trainer):
         self.schedule = schedule
         self.sampler = StepIndices(schedule.total_steps)
         sides = 2 if objective.needs_rejected else 1
-        self.steps = StepDataset(pairs, schedule, args.process_index, pad_id, sides, reference)
+        self.steps = StepDataset(pairs, schedule, args.process_index, pad_id, sides, reference, policy.layout)
         self.window = Window()
         self.logging_steps = logging_steps
         self.on_log = on_log

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from alphapo_cli.data.tokens import TokenPair
+from alphapo_cli.head import token_log_probs, token_statistics
 from alphapo_cli.layout import padded
-from alphapo_cli.logprobs import TokenLogProbs, log_softmax_at, token_log_probs, token_statistics
+from alphapo_cli.logprobs import TokenLogProbs, log_softmax_at
 from alphapo_cli.policy import PolicyModel, frozen_head, head_of
 from tests import tiny
 
@@ -89,12 +90,15 @@ def test_chunks_do_not_show() -> None:
     targets = torch.randint(0, 97, (37,), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         whole = token_log_probs(hidden, targets, head_of(lm))
-        for chunk in (1, 5, 36, 37, 100):
-            assert torch.allclose(token_log_probs(hidden, targets, head_of(lm), chunk=chunk), whole, atol=1e-14)
+        for rows in (1, 5, 36, 37, 100):
+            pieces = token_log_probs(hidden, targets, head_of(lm), chunk_bytes=rows * 97 * 4)
+            assert torch.allclose(pieces, whole, atol=1e-14)
         facts = token_statistics(hidden, head_of(lm), start_hidden=hidden.flip(0), start_head=head_of(lm))
-        pieces = token_statistics(hidden, head_of(lm), start_hidden=hidden.flip(0), start_head=head_of(lm), chunk=7)
+        parts = token_statistics(
+            hidden, head_of(lm), start_hidden=hidden.flip(0), start_head=head_of(lm), chunk_bytes=7 * 97 * 4
+        )
         for name in ("entropy", "sum_p2", "kl"):
-            assert torch.allclose(getattr(facts, name), getattr(pieces, name), atol=1e-6)
+            assert torch.allclose(getattr(facts, name), getattr(parts, name), atol=1e-6)
 
 
 def test_token_statistics_are_those_of_the_whole_distribution() -> None:

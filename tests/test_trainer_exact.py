@@ -165,7 +165,8 @@ def test_every_step_is_the_mean_over_its_pairs(
     assert len(run.spy.gradients) == len(run.rows) == 3
     sizes = [len(run.schedule.pairs(step)) for step in range(3)]
     assert sizes == ([9, 9, 3] if split == (3, 3) else [8, 8, 5])
-    tolerance = 1e-6 if dtype == torch.float32 else 1e-11
+    # float32: a log-prob of -10 is rounded by 5e-7, and alphapo's weights are exponentials of such
+    tolerance = 2e-6 if dtype == torch.float32 else 1e-11
     for step, (number, row) in enumerate(run.rows):
         assert number == step + 1
         truth, size, values = oracle(lm, run.spy.parameters[step], run.schedule.pairs(step), name, reference)

@@ -17,6 +17,7 @@ import pytest
 from torch import Tensor
 
 from alphapo_cli.data.tokens import TokenPairs
+from alphapo_cli.layout import LAYOUTS
 from alphapo_cli.policy import PolicyModel
 from alphapo_cli.probe import Processes, score_pairs
 from alphapo_cli.schedule import Schedule
@@ -80,19 +81,19 @@ def material(request: pytest.FixtureRequest) -> Material:
     return Material(request.param)
 
 
-def ours(material: Material, overrides: tuple[str, ...], folder: Path) -> tuple[float, dict[str, Tensor]]:
+def ours(material: Material, overrides: tuple[str, ...], folder: Path, layout: str) -> tuple[float, dict[str, Tensor]]:
     """(loss, gradients) of one optimizer step of all pairs in four micro-batches, through the trainer itself."""
     objective = tiny.objective(*overrides)
     lm = copy.deepcopy(material.policy)
     reference = None
     if objective.needs_reference:
-        scorer = PolicyModel(material.reference)
+        scorer = PolicyModel(copy.deepcopy(material.reference), layout=layout)
         pad = material.tokenizer.pad_token_id
         reference = score_pairs(scorer, material.pairs, batch_size=3, pad_id=pad, processes=Processes())
     cfg = TrainerConfig(per_device_train_batch_size=2, gradient_accumulation_steps=4, use_cpu=True)
     schedule = Schedule.of(cfg, PAIRS, 1, seed=0)
     trainer = PreferenceTrainer(
-        PolicyModel(lm), objective, material.pairs, schedule, training_arguments(cfg, schedule, str(folder), 0),
+        PolicyModel(lm, layout=layout), objective, material.pairs, schedule, training_arguments(cfg, schedule, str(folder), 0),
         pad_id=material.tokenizer.pad_token_id, reference=reference, logging_steps=1, on_log=lambda step, row: None,
     )  # fmt: skip
     loss = trainer.training_step(trainer.model, trainer.steps[0])
@@ -146,14 +147,15 @@ def cpo_row(pairs: TokenPairs, i: int) -> dict[str, list[int]]:
 @pytest.mark.parametrize("method", METHODS)
 def test_loss_and_every_gradient_equal_trl(method: str, material: Material, tmp_path: Path) -> None:
     overrides, kind, settings = METHODS[method]
-    our_loss, our_gradients = ours(material, overrides, tmp_path)
     their_loss, their_gradients = theirs(material, kind, settings, tmp_path)
-    assert our_loss == pytest.approx(their_loss, rel=1e-5)
-    assert our_gradients.keys() == their_gradients.keys()
-    assert len(our_gradients) == len(list(material.policy.parameters()))
-    for name, gradient in their_gradients.items():
-        assert gradient.abs().max() > 0, name
-        assert tiny.relative_error(our_gradients[name], gradient) <= TOLERANCE, name
+    for layout in LAYOUTS:
+        our_loss, our_gradients = ours(material, overrides, tmp_path, layout)
+        assert our_loss == pytest.approx(their_loss, rel=1e-5)
+        assert our_gradients.keys() == their_gradients.keys()
+        assert len(our_gradients) == len(list(material.policy.parameters()))
+        for name, gradient in their_gradients.items():
+            assert gradient.abs().max() > 0, name
+            assert tiny.relative_error(our_gradients[name], gradient) <= TOLERANCE, (layout, name)
 
 
 def test_the_pairs_are_what_they_are_meant_to_be(material: Material) -> None:

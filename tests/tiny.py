@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from alphapo_cli.compose import compose
 from alphapo_cli.data.bpe import train_bpe
@@ -44,6 +45,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("Qwen3", {"head_dim": 16}),
     "mistral, window 8": ("Mistral", {"sliding_window": 8}),
     "gemma2, soft-capped": ("Gemma2", {"head_dim": 16, "final_logit_softcapping": 3.0, "sliding_window": 8}),
+    "gemma3": (
+        "Gemma3Text",
+        {"head_dim": 16, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
+    ),
     "cohere, scaled": ("Cohere", {"logit_scale": 0.25}),
     "granite, divided": ("Granite", {"logits_scaling": 4.0}),
     # The others normalise and rotate in float32 whatever their weights are; this one is float64 throughout.
@@ -79,7 +84,20 @@ def model(family: str = "llama", *, vocab: int = 97, seed: int = 0, spread: floa
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return getattr(transformers, f"{stem}ForCausalLM")(config).eval()
+        return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+class Wide(TorchFunctionMode):
+    """Within it, float64 stays float64: transformers' norms and softmax go through float32 whatever their input is."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if args and isinstance(args[0], torch.Tensor) and args[0].dtype == torch.float64:
+            if func is torch.Tensor.float or (func is torch.Tensor.to and torch.float32 in args[1:]):
+                return args[0]
+            if func in (torch.softmax, torch.nn.functional.softmax) and kwargs.get("dtype") == torch.float32:
+                kwargs["dtype"] = torch.float64
+        return func(*args, **kwargs)
 
 
 def perturbed(lm: nn.Module, seed: int, size: float = 0.02) -> Any:

@@ -8,14 +8,16 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from alphapo_cli.layout.packing import Packing
+
 
 @dataclass(frozen=True)
 class PairBatch:
     """A micro-batch of pairs as model input. R rows, T positions, N completion tokens, B pairs, K sides.
 
-    Hidden state `predict[i]` (an index into the flattened [R * T] positions) predicts completion token `targets[i]`,
-    which belongs to answer `answer[i]` = side * B + pair. Where the prompt is shared, both sides' first tokens are
-    predicted from the same position, which then occurs twice.
+    Hidden state `predict[i]` (an index into the flattened [R * T] positions, or into the rows that `packing` keeps)
+    predicts completion token `targets[i]`, which belongs to answer `answer[i]` = side * B + pair. Where the prompt is
+    shared, both sides' first tokens are predicted from the same position, which then occurs twice.
     """
 
     input_ids: Tensor  # [R, T] int64
@@ -30,12 +32,13 @@ class PairBatch:
     weight: Tensor  # [B] float32, 1 for a pair and 0 for one that only fills up a ragged step
     reference: Tensor | None  # [K, B] float32, summed reference log-probs
     columns: Mapping[str, Tensor]  # name -> [B] float32
+    packing: Packing | None = None  # who attends to whom in a packed row; None: rows are single answers
 
     def to(self, device: torch.device) -> PairBatch:
         """The same batch with its tensors on `device`."""
         moved: dict[str, object] = {}
         for f in fields(self):
             value = getattr(self, f.name)
-            if isinstance(value, Tensor):
-                moved[f.name] = value.to(device, non_blocking=True)
+            if isinstance(value, Tensor | Packing):
+                moved[f.name] = value.to(device) if isinstance(value, Packing) else value.to(device, non_blocking=True)
         return replace(self, **moved, columns={k: v.to(device) for k, v in self.columns.items()})  # type: ignore[arg-type]

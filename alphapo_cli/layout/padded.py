@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alphapo_cli.data.tokens import TokenPair
+from alphapo_cli.data.tokens import Index, TokenPair, TokenPairs
 from alphapo_cli.layout.batch import PairBatch
 
 
@@ -57,6 +57,12 @@ def collate(
         reference=None if reference is None else reference[:sides],
         columns=stack_columns([p.columns for p in pairs]),
     )
+
+
+def positions(pairs: TokenPairs, sides: int) -> Index:
+    """[n] positions of each pair's rows, were it alone."""
+    answers = pairs.chosen.lengths if sides == 1 else np.maximum(pairs.chosen.lengths, pairs.rejected.lengths)
+    return sides * (pairs.prompt.lengths + answers)
 
 
 def stack_columns(columns: Sequence[Mapping[str, float]]) -> dict[str, Tensor]:

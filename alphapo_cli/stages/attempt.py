@@ -25,7 +25,7 @@ from alphapo_cli.files import append_jsonl, write_json
 from alphapo_cli.interrupts import StopRequest
 from alphapo_cli.models import add_lora, save_model
 from alphapo_cli.objective.preference import Objective
-from alphapo_cli.policy import PolicyModel
+from alphapo_cli.policy import policy_of
 from alphapo_cli.probe import Processes
 from alphapo_cli.runs import RunDirectory, digest, identity, manifest, version_changes
 from alphapo_cli.schedule import Schedule
@@ -94,6 +94,7 @@ class Attempt:
         folder = str(self.directory.path / "trainer")
         self.args = training_arguments(self.cfg.trainer, self.schedule, folder, self.cfg.seed)
         check_optimizer(self.args)
+        self.policy = policy_of(lm.to(self.args.device), self.cfg)
         snapshot = None
         try:
             done, snapshot = self.processes.first(lambda: self._open(replace))
@@ -200,7 +201,7 @@ class Attempt:
         """Everything that needs the policy as it is before its first step."""
         cfg, data = self.cfg, self.materials.data
         pad_id = self.materials.tokenizer.pad_token_id
-        policy = PolicyModel(lm.to(self.args.device), bf16=cfg.trainer.bf16)
+        policy = self.policy
         reference = (
             self.workshop.reference(cfg, self.materials, policy) if self.objective.needs_reference else (None, None)
         )

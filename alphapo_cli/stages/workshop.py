@@ -27,7 +27,7 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.files import check_folder, write_atomic
 from alphapo_cli.locations import cache_dir
 from alphapo_cli.models import Room, from_scratch, load_model, load_tokenizer, locate, room, state_hash
-from alphapo_cli.policy import PolicyModel
+from alphapo_cli.policy import PolicyModel, policy_of
 from alphapo_cli.probe import Processes, score_pairs
 from alphapo_cli.runs import digest
 from alphapo_cli.schema import DataConfig, ModelConfig, ProbeConfig, TrainConfig
@@ -133,19 +133,19 @@ class Workshop:
         else:
             source = locate(cfg.model.reference, key="model.reference")
             lm = load_model(source, replace(cfg.model, lora=ModelConfig().lora)).to(next(policy.parameters()).device)
-            scorer = PolicyModel(lm, bf16=cfg.trainer.bf16)
+            scorer = policy_of(lm, cfg, key="model.reference")
         weights = state_hash(scorer.lm)
         sets = {"train": materials.data.train, "probe": materials.data.probe}
         sums = {}
         for name, pairs in sets.items():
             score = functools.partial(self._score, name, pairs, scorer, weights, cfg, materials)
-            sums[name] = self._keep(f"reference {name} {weights} {materials.data.key} {cfg.trainer.bf16}", score)
+            sums[name] = self._keep(f"reference {name} {weights} {materials.data.key} {rounding(cfg)}", score)
         return sums["train"], sums["probe"]
 
     def _score(
         self, name: str, pairs: TokenPairs, scorer: PolicyModel, weights: str, cfg: TrainConfig, materials: Materials
     ) -> np.ndarray:
-        key = digest([name, weights, materials.data.key, cfg.trainer.bf16, cfg.probe.batch_size])
+        key = digest([name, weights, materials.data.key, rounding(cfg), cfg.probe.batch_size])
         file = self.cache / "reference" / f"{key}.npy"
         cached = _read_npy(file)
         if cached is not None and cached.shape == (2, len(pairs)):
@@ -209,6 +209,11 @@ def check_same_tokens(policy: Any, reference: Any, name: str) -> None:
             f"model.reference={name}: its tokenizer differs from the policy's (token {differing!r} is {ours[differing]} "
             f"in the policy's, {theirs.get(differing, 'absent')} in it); take a reference with the policy's tokenizer"
         )
+
+
+def rounding(cfg: TrainConfig) -> list[Any]:
+    """What changes the last digits of a log-prob."""
+    return [cfg.trainer.bf16, cfg.layout, cfg.model.attention, cfg.trainer.logit_chunk_mb]
 
 
 def load_text(cfg: DataConfig, probe: ProbeConfig) -> tuple[LoadedPairs, LoadedPairs | None]:

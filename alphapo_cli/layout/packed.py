@@ -1,0 +1,90 @@
+"""`packed` (the default): all pairs of a micro-batch in one row without padding, each prompt encoded once.
+
+What the two token sequences of a pair have in common from the start is shared, whatever the texts say: a prompt that
+the answers tokenise differently at its end is shared up to there, and answers that begin alike share their beginning.
+The last token of an answer predicts nothing and is left out of the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from alphapo_cli.data.tokens import Index, TokenPair, TokenPairs
+from alphapo_cli.layout.batch import PairBatch
+from alphapo_cli.layout.packing import Packing, Segment
+from alphapo_cli.layout.padded import stack_columns
+
+
+def collate(
+    pairs: Sequence[TokenPair],
+    *,
+    pad_id: int,
+    weights: Sequence[float] | None = None,
+    reference: Tensor | None = None,
+    sides: int = 2,
+) -> PairBatch:
+    """One row, pair after pair; see `Packing` for the order within a pair, `padded.collate` for the arguments.
+
+    `predict` counts the rows that the last layer keeps (`Packing.rows`). Nothing is padded, so `pad_id` is not used.
+    """
+    answers = [p.chosen for p in pairs] + ([p.rejected for p in pairs] if sides == 2 else [])
+    segments, ids, positions, rows = [], [], [], []
+    predict: list[npt.NDArray[np.int64]] = [np.arange(len(answer)) for answer in answers]
+    begin = kept = 0
+    for i, pair in enumerate(pairs):
+        inputs = [answer[:-1] for answer in answers[i :: len(pairs)]]
+        alike = common_prefix(inputs[0], inputs[-1])
+        shared = len(pair.prompt) + alike
+        own = [len(tokens) - alike for tokens in inputs]
+        order = sorted(range(sides), key=lambda side: -own[side])
+        first, second = own[order[0]], own[order[1]] if sides == 2 else 0
+        unread = len(pair.prompt) - 1
+        segment = Segment(shared, first, second, unread)
+        segments.append(segment)
+        ids += [pair.prompt, inputs[0][:alike], *(inputs[side][alike:] for side in order)]
+        positions += [np.arange(shared + first), np.arange(shared, shared + second)]
+        rows.append(np.arange(begin + unread, begin + segment.length))
+        for side in range(sides):
+            at = predict[side * len(pairs) + i]  # token t of an answer is predicted at position unread + t
+            at += kept
+            if side != order[0]:
+                at[alike + 1 :] += first
+        begin += segment.length
+        kept += segment.length - unread
+    return PairBatch(
+        input_ids=_tensor(ids).unsqueeze(0),
+        attention_mask=None,
+        position_ids=_tensor(positions).unsqueeze(0),
+        predict=_tensor(predict),
+        targets=_tensor(answers),
+        answer=torch.from_numpy(np.repeat(np.arange(len(answers)), [len(answer) for answer in answers])),
+        num_pairs=len(pairs),
+        num_sides=sides,
+        index=torch.tensor([p.index for p in pairs]),
+        weight=torch.tensor(weights if weights is not None else [1.0] * len(pairs)),
+        reference=None if reference is None else reference[:sides],
+        columns=stack_columns([p.columns for p in pairs]),
+        packing=Packing(tuple(segments), _tensor(rows)),
+    )
+
+
+def positions(pairs: TokenPairs, sides: int) -> Index:
+    """[n] positions of each pair, at most: what answers begin with in common is counted for both."""
+    answers = pairs.chosen.lengths + (pairs.rejected.lengths if sides == 2 else 0)
+    return pairs.prompt.lengths + answers - sides
+
+
+def common_prefix(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> int:
+    """How many ids two sequences have in common from the start."""
+    n = min(len(a), len(b))
+    different = np.flatnonzero(a[:n] != b[:n])
+    return int(different[0]) if len(different) else n
+
+
+def _tensor(parts: Sequence[npt.NDArray[np.generic]]) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts).astype(np.int64))
