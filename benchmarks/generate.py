@@ -2,6 +2,7 @@
 
     python benchmarks/generate.py                    # 805 prompts x 128 tokens, as in AlpacaEval's list
     python benchmarks/generate.py --prompts 64       # a quick look
+    python benchmarks/generate.py --rounds 4         # in turns, where other work shares the machine
 
 Each backend runs as a user runs it, in a process of its own, on the same prompts and threads (OMP_NUM_THREADS). The
 model's weights are random, so that practically every answer has the full length. `start` is what passes before the
@@ -61,6 +62,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=805)
     parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="parts of the prompts; each goes to every backend in turn"
+    )
     parser.add_argument("--backends", nargs="+", default=["transformers", "vllm"])
     chosen = parser.parse_args()
     rng = random.Random(0)
@@ -69,19 +73,22 @@ def main() -> None:
         parameters = make_model(folder / "model", rng)
         # AlpacaEval's instructions have a median of about thirty words.
         rows = [{"instruction": words(rng, max(3, round(rng.lognormvariate(3.0, 0.7))))} for _ in range(chosen.prompts)]
-        file = folder / "prompts.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         print(f"{parameters / 1e6:.1f}M parameters, {chosen.prompts} prompts x {chosen.tokens} tokens, "
               f"{os.environ.get('OMP_NUM_THREADS', 'default')} threads")  # fmt: skip
+        costs: dict[str, list[dict[str, Any]]] = {backend: [] for backend in chosen.backends}
+        for number in range(chosen.rounds):
+            file = folder / f"prompts-{number}.jsonl"
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows[number :: chosen.rounds]))
+            for backend, found in costs.items():
+                out = folder / f"{backend}-{number}"
+                found.append(measure(backend, folder / "model", file, out, chosen.tokens)["cost"])
         speeds = {}
-        for backend in chosen.backends:
-            cost = measure(backend, folder / "model", file, folder / backend, chosen.tokens)["cost"]
-            speeds[backend] = cost["tokens_per_second"]
-            print(
-                f"{backend:>14}: {cost['tokens_per_second']:8,.0f} tokens/s, {cost['tokens']:,} tokens in "
-                f"{cost['generate_seconds']:.1f} s, start {cost['start_seconds']:.1f} s",
-                flush=True,
-            )
+        for backend, found in costs.items():
+            tokens, seconds = (sum(cost[key] for cost in found) for key in ("tokens", "generate_seconds"))
+            start = min(cost["start_seconds"] for cost in found)
+            speeds[backend] = tokens / seconds
+            print(f"{backend:>14}: {speeds[backend]:8,.0f} tokens/s, {tokens:,} tokens in {seconds:.1f} s, "
+                  f"start {start:.1f} s")  # fmt: skip
         if len(speeds) == 2:
             first, second = speeds
             print(f"{second} / {first}: {speeds[second] / speeds[first]:.2f}")
