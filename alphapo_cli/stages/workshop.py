@@ -62,6 +62,7 @@ class Workshop:
         Raises:
             UsageError: data, model or tokenizer are missing or do not fit together.
         """
+        check_prompts(cfg)
         parts = [
             asdict(cfg.model),
             asdict(cfg.data),
@@ -88,6 +89,8 @@ class Workshop:
         path = model.path if model.path is not None else str(base.ensure(self.cache))
         source = locate(path, model.revision)
         tokenizer = load_tokenizer(source, model.trust_remote_code)
+        if model.path is None:
+            tokenizer.name_or_path = "the embedded base"  # in messages; its directory says nothing to anybody
         train, probe = load_text(cfg.data, cfg.probe)
         # Attention, dtype and adapter settings are part of the key; the weights themselves are read once.
         key = f"weights {source.location} {source.revision} {model.dtype} {model.attention}"
@@ -160,6 +163,20 @@ class Workshop:
         if key not in self.kept:
             self.kept[key] = make()
         return self.kept[key]
+
+
+def check_prompts(cfg: TrainConfig) -> None:
+    """The embedded world must have as many held-out prompts as the probe asks for.
+
+    Raises:
+        UsageError: it has fewer.
+    """
+    if cfg.data.source == "glassbox":
+        for setting, wanted in (("probe.pairs", cfg.probe.pairs), ("probe.samples", cfg.probe.samples)):
+            if wanted is not None and wanted > glassbox.held_out():
+                raise UsageError(
+                    f"{setting}={wanted}: the embedded world has {glassbox.held_out()} held-out prompts; ask for fewer"
+                )
 
 
 def load_text(cfg: DataConfig, probe: ProbeConfig) -> tuple[LoadedPairs, LoadedPairs | None]:
