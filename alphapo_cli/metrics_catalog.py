@@ -102,12 +102,14 @@ PROBE: dict[str, Metric] = {
     "ranking/accuracy_length_normalised": _share("whose chosen completion has the higher log-prob per token"),
     "ranking/flipped": _share("whose order by summed log-prob differs from their order at step 0"),
     "gradient_weight/chosen": _mean(
-        "the derivative of the loss with respect to the chosen completion's score, negative where a step raises it",
+        "the derivative of the preference term of the loss (the NLL term left out) with respect to the chosen "
+        "completion's score, negative where a step raises it",
         "loss per unit of score",
         "near 0 on most pairs: the loss has let go of the chosen side",
     ),
     "gradient_weight/rejected": _mean(
-        "the derivative of the loss with respect to the rejected completion's score, positive where a step lowers it",
+        "the derivative of the preference term of the loss (the NLL term left out) with respect to the rejected "
+        "completion's score, positive where a step lowers it",
         "loss per unit of score",
         "far larger in size than on the chosen side: pushing down dominates, and displacement follows",
     ),

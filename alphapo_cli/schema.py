@@ -117,7 +117,7 @@ class DataConfig:
     max_prompt_length: int | None = _number(None, ge=1)
     duplicates: str = _choice("keep", "keep", "drop")
     max_unknown: float = _number(0.01, ge=0, le=1)  # largest share of unknown tokens before it is an error
-    workers: int = _number(1, ge=1)
+    workers: int | None = _number(None, ge=1)  # processes that tokenise; null: one, or all cores for large data
     glassbox: GlassboxConfig = field(default_factory=GlassboxConfig)
 
 

@@ -28,6 +28,8 @@ def test_every_key_of_the_catalogue_is_one_sentence() -> None:
         ("logps/chosen/p50", ["Median"]),
         ("train/rewards/margins", ["training batch", "gamma"]),
         ("train/gradient_weight/chosen/p90", ["90th percentile", "training batch"]),
+        ("gradient_weight/chosen", ["the preference term of the loss", "NLL term left out"]),
+        ("gradient_weight/rejected", ["the preference term of the loss", "NLL term left out"]),
         ("train/loss", ["loss"]),
         ("glassbox/true_win_rate", ["tie counting half"]),
     ],

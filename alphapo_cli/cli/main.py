@@ -88,6 +88,8 @@ def _run(arguments: list[str], debug: bool) -> int:
         return _say(
             f"{type(error).__name__}: {first} (--debug shows where; `alphapo env` is what a bug report needs)", 1
         )
+    if code == 130:  # typer's answer to Ctrl-C where no stage took it
+        return _say("interrupted", 130)
     return code if isinstance(code, int) else 0
 
 

@@ -47,7 +47,7 @@ def tokenizer_hash(tokenizer: Any) -> str:
 def encode_key(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig) -> str:
     """Hex SHA-256 that names the result of `encode_pairs` on the same arguments."""
     settings = [cfg.template, cfg.system, cfg.max_length, cfg.max_prompt_length, cfg.max_unknown]
-    # Some templates write today's date: what the template writes today belongs to the key.
+    # What the template writes may also depend on the renderer and on the day that stands for today.
     written = rendered_probe(tokenizer) if style_of(tokenizer, cfg).chat else None
     return digest([CODE_VERSION, tokenizer_hash(tokenizer), written, settings, [pair.content_key for pair in pairs]])
 

@@ -122,6 +122,11 @@ def _split() -> tuple[tuple[str, ...], tuple[str, ...]]:
     )
 
 
+def held_out() -> int:
+    """How many instructions are never trained on."""
+    return len(_split()[1])
+
+
 def instructions(n: int) -> list[str]:
     """The first `n` held-out instructions: distinct, never trained on, in a fixed mixed order.
 

@@ -12,6 +12,7 @@ import numpy as np
 from alphapo_cli.data.cache import encode_cached, tokenizer_hash
 from alphapo_cli.data.holdout import DEFAULT_PROBE_PAIRS, hold_out, ordered
 from alphapo_cli.data.records import LoadCounts, LoadedPairs, Side, TextPair, digest
+from alphapo_cli.data.template import written_date
 from alphapo_cli.data.tokenise import Encoded, TokenCounts
 from alphapo_cli.data.tokens import TokenPair, TokenPairs
 from alphapo_cli.schema import DataConfig, ProbeConfig
@@ -123,11 +124,13 @@ def _report(
     loaded: LoadedPairs, encoded: Encoded, train: TokenPairs, probe: TokenPairs, tokenizer: Any
 ) -> dict[str, Any]:
     load, token = loaded.counts, encoded.counts
+    date = written_date(tokenizer) if encoded.template == "chat" else None
     chosen, rejected = train.chosen.lengths, train.rejected.lengths
     return {
         "source": loaded.description,
         "form": loaded.form,
         "template": encoded.template,
+        **({"template_date": date} if date else {}),
         "tokenizer": tokenizer_hash(tokenizer),
         "pairs_read": load.read,
         "pairs_usable": len(encoded.kept),

@@ -8,6 +8,7 @@ dialogue as it was written.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -50,7 +51,7 @@ class TextPair:
         """Hex SHA-256 of the prompt's canonical JSON: equal for equal prompts, whatever the source."""
         return digest(self.prompt)
 
-    @property
+    @functools.cached_property
     def content_key(self) -> str:
         """Hex SHA-256 of everything that becomes tokens."""
         exact = None if self.verbatim is None else [self.verbatim.prompt, self.verbatim.chosen, self.verbatim.rejected]

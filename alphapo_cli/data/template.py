@@ -3,10 +3,14 @@
 The chat template is applied to the whole conversation, once for the prompt (with the generation prompt) and once for
 each side. The prompt's text is always the generation prompt, so that training conditions on what generation conditions
 on; the completion is what the template puts after it, cut behind the end token.
+
+Templates that write today's date (Llama 3.2) are given a fixed day instead: the same command is the same training
+tomorrow, and cached work stays good over midnight.
 """
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +19,8 @@ from alphapo_cli.data.records import Conversation, Side, TextPair
 from alphapo_cli.errors import UsageError
 from alphapo_cli.schema import DataConfig
 
+# The day that Llama 3's own template falls back to where it has no clock.
+TODAY = datetime.datetime(2024, 7, 26)
 _PROBE = "alphapo-probe"
 _NEEDS_TEMPLATE = (
     "the data are messages and need a chat template: set model.path to a model whose tokenizer has one and leave "
@@ -95,6 +101,11 @@ def rendered_probe(tokenizer: Any) -> str:
     return _apply(tokenizer, [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": _PROBE}], False)
 
 
+def written_date(tokenizer: Any) -> str | None:
+    """The day (ISO form) that stands for today in the tokenizer's chat template; None where it asks for none."""
+    return TODAY.date().isoformat() if "strftime_now" in str(tokenizer.chat_template) else None
+
+
 def _template_end(tokenizer: Any) -> str | None:
     """The first added token that the template writes after an answer, or None when it writes none."""
     text = rendered_probe(tokenizer)
@@ -113,7 +124,14 @@ def _apply(tokenizer: Any, messages: Sequence[dict[str, str]], generation: bool)
     import jinja2
 
     try:
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation))
+        return str(
+            tokenizer.apply_chat_template(
+                list(messages),
+                tokenize=False,
+                add_generation_prompt=generation,
+                strftime_now=TODAY.strftime,  # what is passed goes before the clock that transformers offers
+            )
+        )
     except (jinja2.TemplateError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TemplateRefusal(f"{tokenizer.name_or_path}: its chat template refuses: {reason}") from error

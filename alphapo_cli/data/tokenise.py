@@ -15,14 +15,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from tqdm import tqdm
+
 from alphapo_cli.data.known import check_known, round_trip_loss, unknown_id
 from alphapo_cli.data.records import Side, TextPair
 from alphapo_cli.data.template import Rendered, Style, TemplateRefusal, render_pair, render_prompt, style_of
 from alphapo_cli.data.tokens import Ragged
+from alphapo_cli.data.workers import automatic, in_order
 from alphapo_cli.errors import UsageError
 from alphapo_cli.schema import DataConfig
 
-_CHUNK = 512  # pairs whose texts are in memory at once
+_CHUNK = 512  # pairs that are tokenised in one call
 
 
 @dataclass(frozen=True)
@@ -81,43 +84,86 @@ def end_token_id(tokenizer: Any, cfg: DataConfig) -> int:
 
 
 def encode_pairs(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig) -> Encoded:
-    """Tokenises pairs and cuts them to `data.max_length`.
+    """Tokenises pairs and cuts them to `data.max_length`, in `data.workers` processes.
 
     Raises UsageError for message data without chat template, for a template in which the answer cannot be found, when
     no pair remains, and when more than `data.max_unknown` of the tokens are unknown to the tokenizer.
     """
     style = style_of(tokenizer, cfg)
-    counts = TokenCounts()
-    kept: list[int] = []
-    sides: tuple[list[list[int]], list[list[int]], list[list[int]]] = ([], [], [])
-    refusal: TemplateRefusal | None = None
-    for start in range(0, len(pairs), _CHUNK):
-        rendered: dict[int, Rendered] = {}
-        for place in range(start, min(start + _CHUNK, len(pairs))):
-            try:
-                texts = render_pair(pairs[place], tokenizer, cfg, style)
-            except TemplateRefusal as error:
-                refusal = refusal or error
-                counts += TokenCounts(refused=1)
-                continue
-            if texts is None:
-                counts += TokenCounts(emptied=1)
-            else:
-                rendered[place] = texts
-        for place, triple, of_pair in _encode_chunk(rendered, tokenizer, cfg, style):
-            counts += of_pair
-            if triple is not None:
-                kept.append(place)
-                for column, ids in zip(sides, triple, strict=True):
-                    column.append(ids)
+    counts, refusal = TokenCounts(), None
+    parts: list[_Part] = []
+    with tqdm(total=len(pairs), desc="tokenising", unit="pair", disable=None, leave=False, delay=2) as bar:
+        for part in in_order(_encode_part, (tokenizer, cfg, style), _chunks(pairs), _workers(pairs, cfg)):
+            parts.append(part)
+            counts += part.counts
+            refusal = refusal or part.refusal
+            bar.update(min(_CHUNK, len(pairs) - bar.n))
+    kept = tuple(place for part in parts for place in part.kept)
     if not kept:
         reason = str(refusal) if refusal else f"{counts.emptied} empty, {counts.identical} identical after tokenisation"
         raise UsageError(f"no pair is left to train on: {reason}")
     sample = [pairs[kept[i * len(kept) // min(64, len(kept))]] for i in range(min(64, len(kept)))]
     loss = (0.0, "") if counts.unknown else round_trip_loss(sample, tokenizer, cfg, style)
     check_known(counts.unknown, counts.tokens, loss, [pairs[place] for place in kept], tokenizer, cfg, style)
+    prompt, chosen, rejected = (Ragged.joined([part.sides[side] for part in parts]) for side in range(3))
+    return Encoded(prompt, chosen, rejected, kept, counts, style.name)
+
+
+Chunk = tuple[int, Sequence[TextPair]]  # the first pair's place, and the pairs
+
+
+def _chunks(pairs: Sequence[TextPair]) -> list[Chunk]:
+    return [(start, pairs[start : start + _CHUNK]) for start in range(0, len(pairs), _CHUNK)]
+
+
+def _workers(pairs: Sequence[TextPair], cfg: DataConfig) -> int:
+    if cfg.workers is not None:
+        return cfg.workers
+    # Lengths of a few pairs stand for all; what tokenising costs goes by them.
+    some = pairs[:: max(1, len(pairs) // 100)]
+    return automatic(sum(_characters(pair) for pair in some) * len(pairs) // max(1, len(some)))
+
+
+def _characters(pair: TextPair) -> int:
+    return sum(len(s) if isinstance(s, str) else sum(len(m["content"]) for m in s)
+               for s in (pair.prompt, pair.chosen, pair.rejected))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A chunk's pairs as ids. `kept`: their places among all pairs; `refusal`: the first one of a template."""
+
+    sides: tuple[Ragged, Ragged, Ragged]
+    kept: tuple[int, ...]
+    counts: TokenCounts
+    refusal: TemplateRefusal | None
+
+
+def _encode_part(shared: tuple[Any, DataConfig, Style], chunk: Chunk) -> _Part:
+    tokenizer, cfg, style = shared
+    counts, refusal = TokenCounts(), None
+    rendered: dict[int, Rendered] = {}
+    for place, pair in enumerate(chunk[1], chunk[0]):
+        try:
+            texts = render_pair(pair, tokenizer, cfg, style)
+        except TemplateRefusal as error:
+            refusal = refusal or error
+            counts += TokenCounts(refused=1)
+            continue
+        if texts is None:
+            counts += TokenCounts(emptied=1)
+        else:
+            rendered[place] = texts
+    kept: list[int] = []
+    sides: tuple[list[list[int]], list[list[int]], list[list[int]]] = ([], [], [])
+    for place, triple, of_pair in _encode_chunk(rendered, tokenizer, cfg, style):
+        counts += of_pair
+        if triple is not None:
+            kept.append(place)
+            for column, ids in zip(sides, triple, strict=True):
+                column.append(ids)
     prompt, chosen, rejected = (Ragged.from_lists(side) for side in sides)
-    return Encoded(prompt, chosen, rejected, tuple(kept), counts, style.name)
+    return _Part((prompt, chosen, rejected), tuple(kept), counts, refusal)
 
 
 Triple = tuple[list[int], list[int], list[int]]

@@ -28,6 +28,13 @@ class Ragged:
             flat[start:stop] = sequence
         return cls(flat, offsets)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Ragged]) -> Ragged:
+        """The sequences of all parts, one part after the other."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        return cls(np.concatenate([part.ids for part in parts]), offsets)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

@@ -62,6 +62,7 @@ class Workshop:
         Raises:
             UsageError: data, model or tokenizer are missing or do not fit together.
         """
+        check_prompts(cfg)
         parts = [
             asdict(cfg.model),
             asdict(cfg.data),
@@ -92,6 +93,8 @@ class Workshop:
                 "have no base to be saved for; give model.merge=true (writes whole weights)"
             )
         tokenizer = load_tokenizer(source, model.trust_remote_code)
+        if model.path is None:
+            tokenizer.name_or_path = "the embedded base"  # in messages; its directory says nothing to anybody
         train, probe = load_text(cfg.data, cfg.probe)
         # Attention, dtype and adapter settings are part of the key; the weights themselves are read once.
         key = f"weights {source.location} {source.revision} {model.dtype} {model.attention}"
@@ -214,6 +217,20 @@ def check_same_tokens(policy: Any, reference: Any, name: str) -> None:
 def rounding(cfg: TrainConfig) -> list[Any]:
     """What changes the last digits of a log-prob."""
     return [cfg.trainer.bf16, cfg.layout, cfg.model.attention, cfg.trainer.logit_chunk_mb]
+
+
+def check_prompts(cfg: TrainConfig) -> None:
+    """The embedded world must have as many held-out prompts as the probe asks for.
+
+    Raises:
+        UsageError: it has fewer.
+    """
+    if cfg.data.source == "glassbox":
+        for setting, wanted in (("probe.pairs", cfg.probe.pairs), ("probe.samples", cfg.probe.samples)):
+            if wanted is not None and wanted > glassbox.held_out():
+                raise UsageError(
+                    f"{setting}={wanted}: the embedded world has {glassbox.held_out()} held-out prompts; ask for fewer"
+                )
 
 
 def load_text(cfg: DataConfig, probe: ProbeConfig) -> tuple[LoadedPairs, LoadedPairs | None]:

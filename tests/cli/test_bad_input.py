@@ -177,6 +177,7 @@ def inputs(tmp_path, shared_cache):
         for file, content in replaced.items():
             (folder / name / file.replace("__", ".")).write_text(content)
 
+    model("good")
     model("no_weights", ["model.safetensors"])
     model("no_config", ["config.json"])
     model("no_tokenizer", ["tokenizer.json"])
@@ -200,7 +201,10 @@ INPUTS = [
     ("data=jsonl data.path=in/same.jsonl", "none of its 1 rows is usable", "1 identical"),
     ("data=jsonl data.path=in/empty_folder", "in/empty_folder: no data file in this folder", ".jsonl"),
     ("data=jsonl data.path=in/notes.txt", "in/notes.txt: unknown file type", ".jsonl"),
-    ("data=jsonl data.path=in/foreign.jsonl", "does not know the data's words", "model=from_scratch"),
+    ("data=jsonl data.path=in/foreign.jsonl", "the embedded base: does not know the data's words", "from_scratch"),
+    ("data=jsonl data.path=in/foreign.jsonl model.path=in/good", "in/good: does not know the data's words"),
+    ("probe.samples=100000", "probe.samples=100000", "held-out prompts"),
+    ("probe.pairs=100000", "probe.pairs=100000", "held-out prompts"),
     ("data=jsonl data.path=in/messages.jsonl data.eval_path=in/gone.jsonl", "in/gone.jsonl: no such file"),
     ("data.path=in/foreign.jsonl", "data.path=in/foreign.jsonl is not read", "add data=jsonl"),
     ("data.name=some/where", "data.name=some/where is not read", "add data=hub"),
@@ -280,6 +284,12 @@ def test_a_directory_that_is_not_a_run_is_left_alone(alphapo, tmp_path, tiny):
     for replace in ((), ("--replace",)):
         refused(alphapo("train", *tiny, "run.name=mine", *replace), "not a run directory", "another run.name")
     assert (tmp_path / "runs" / "mine" / "thesis.tex").read_text() == "x"
+
+
+def test_a_sweep_asks_for_the_prompts_of_every_cell_first(alphapo, tmp_path, tiny):
+    """A cell that shares its data with a good one is looked at all the same."""
+    refused(alphapo("sweep", *tiny, "probe.samples=8,100000"), "probe.samples=100000", "held-out prompts")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_in_a_process_of_its_own(cli, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import hashlib
 import json
 import random
@@ -188,6 +189,31 @@ def test_the_key_holds_what_changes_the_ids(make):
     assert len(set(keys)) == len(keys)
     # What only says where the data came from does not.
     assert make(pairs(30), path="elsewhere.jsonl", workers=3).key == keys[0]
+
+
+def test_a_template_that_writes_the_date_writes_the_same_one_every_day(make, monkeypatch):
+    """At midnight nothing changes: neither the ids, nor what generation is fed, nor the names of cached work."""
+    from transformers.utils import chat_template_utils
+
+    tokenizer, found = kinds.with_template(kinds.DATED), []
+    for day in (1, 2):
+
+        class Clock(datetime.datetime):
+            @classmethod
+            def now(cls, tz=None, day=day):
+                return cls(2031, 5, day)
+
+        monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+        live = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
+        assert f"0{day} May 2031" in live  # the clock is the one that templates see
+        prepared = make(pairs(30), tokenizer=tokenizer)
+        found.append((prepared.key, prepared.train.prompt.ids.tolist(), encode_prompt("Hi", tokenizer, DataConfig())))
+    assert found[0] == found[1]
+    text = tokenizer.decode(found[0][2])
+    assert "Today Date: 26 Jul 2024" in text
+    assert prepared.report["template_date"] == "2024-07-26"
+    assert "template_date" not in make(pairs(30)).report
+    assert "template_date" not in make(pairs(30), tokenizer=tokenizer, template="plain").report
 
 
 def test_tokenizer_hash_sees_template_and_tokens_but_not_calls():

@@ -38,6 +38,22 @@ class TestInterrupted:
         assert steps == list(range(len(steps)))
         assert not (stopped.path / "model").exists()
 
+    def test_before_anything_is_written(self, alphapo, tiny, tmp_path, interrupt, monkeypatch):
+        """While data are read: one line all the same, and no directory."""
+        from alphapo_cli.stages import workshop
+
+        reading = []
+
+        def read_slowly(*_):
+            reading.append(1)
+            time.sleep(60)
+
+        monkeypatch.setattr(workshop, "load_text", read_slowly)
+        interrupt(lambda: bool(reading))
+        ran = alphapo("train", *tiny, "run.name=x")
+        assert (ran.code, ran.err.splitlines()[-1]) == (130, "alphapo: interrupted")
+        assert not (tmp_path / "runs").exists()
+
     def test_the_same_line_gives_what_an_uninterrupted_run_gives(self, stopped, alphapo, tiny):
         line = ["train", *tiny, "trainer.max_steps=40", "probe.every=20", "probe.samples=0"]
         again, other = alphapo(*line, "run.name=x"), alphapo(*line, "run.name=y")
