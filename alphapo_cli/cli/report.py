@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from alphapo_cli.cli.common import Json, announce, check_json_target, emit
+from alphapo_cli.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +40,11 @@ def report(
 
     check_json_target(json)
     directory = SweepDirectory(sweep)
-    written = write_report(directory, out, pictures=pictures)
+    try:
+        written = write_report(directory, out, pictures=pictures)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UsageError(f"{out or sweep} cannot be written to ({reason}); choose another place by --out") from error
     announce(written.html)
     print(written.sentence)
     emit(

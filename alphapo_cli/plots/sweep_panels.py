@@ -28,6 +28,7 @@ def trajectory_figure(cells: Cells, name: str = "alpha") -> Figure:
     """Chosen displacement against reward margin, one path a value from step 0 (hollow) to the end (filled)."""
     figure, (ax,) = style.new_figure(1, 1, 4.2, f"Chosen displacement against reward margin, by {name}")
     groups = group_seeds(cells)
+    drawn: list[float] = []
     for place, group in enumerate(groups):
         chosen, margins = (mean_curve(group, key) for key in ("displacement/chosen", "rewards/margins"))
         steps = sorted(chosen.keys() & margins.keys())
@@ -38,7 +39,9 @@ def trajectory_figure(cells: Cells, name: str = "alpha") -> Figure:
         ax.plot(xs, ys, color=colour, linewidth=1.6, gid="path")
         ax.plot(xs[0], ys[0], "o", color=colour, markerfacecolor="white", markersize=3.5, gid="start")
         ax.plot(xs[-1], ys[-1], "o", color=colour, markersize=5, label=label_of(group), gid="end")
+        drawn += ys
     ax.axvline(0.0, color=style.GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+    _log_if_wide(ax, drawn)
     style.panel(ax, "", "reward margin", "displacement of the chosen responses, nats per token")
     _names(ax)
     return figure
@@ -88,10 +91,7 @@ def gradient_figure(cells: Cells, name: str = "alpha") -> Figure:
             ax.plot(*zip(*ends, strict=True), color=colour, linewidth=1.2 if over_alpha else 0, marker="o",
                     markersize=5, label=side, gid="end")  # fmt: skip
             drawn += [y for _, y in ends]
-    positive = [y for y in drawn if y > 0]
-    if positive and max(positive) > 20 * min(positive):
-        ax.set_yscale("log")
-    else:
+    if not _log_if_wide(ax, [y for y in drawn if y > 0]):
         ax.set_ylim(bottom=0)
     if not over_alpha:
         _categories(ax, groups)
@@ -159,6 +159,14 @@ def colour_of(groups: Sequence[Cells], place: int) -> Any:
 
 def label_of(group: Cells) -> str:
     return group[0].label
+
+
+def _log_if_wide(ax: Axes, values: Sequence[float]) -> bool:
+    """A logarithmic y axis where positive values span more than a factor of twenty; linear otherwise."""
+    wide = bool(values) and min(values) > 0 and max(values) > 20 * min(values)
+    if wide:
+        ax.set_yscale("log")
+    return wide
 
 
 def _names(ax: Axes) -> None:

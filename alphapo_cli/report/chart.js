@@ -165,7 +165,8 @@ class Frame {
       if (distance < 48 && (!nearest || distance < nearest.distance)) nearest = { ...target, distance };
     }
     if (!nearest) return unfocus();
-    focusRule.textContent = `svg [data-p]{opacity:.1} svg [data-p="${nearest.k}"]{opacity:1}`;
+    const others = `[data-p]:not([data-p="${nearest.k}"])`;
+    focusRule.textContent = `svg ${others}{opacity:.1} svg .area${others}{opacity:.03}`;
     tip.replaceChildren(
       html("strong", { style: { "--swatch": colourOf(nearest.k) } }, nearest.title),
       ...nearest.rows.map(([name, text]) => html("span", {}, html("i", {}, name), html("b", {}, text))),

@@ -27,6 +27,14 @@ function zeroRule(frame) {
   if (AXIS.kind === "alpha") frame.rule("x", 0, DATA.zero ? `α = 0: ${DATA.zero}` : "");
 }
 
+/** A linear axis, or a logarithmic one where positive values span more than a factor of twenty. */
+function scaleOf(values, around = []) {
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  if (low > 0 && high > 20 * low) return { low: low / 1.4, high: high * 1.4, log: true };
+  const [from, to] = extent(values, around);
+  return { low: from, high: to };
+}
+
 /** A value at the end of training against the swept value. `pick(k)` gives {mean, low, high, values, done, rows}. */
 function overValues(holder, { pick, title, around = [], neutral, label, log = false, band = false }) {
   const { axis, place, joined } = valueAxis();
@@ -112,10 +120,8 @@ function gradientFigure(holder) {
   }).filter((v) => v.start || v.end);
   if (!found.length) return empty(holder);
   const on = found.filter((v) => isOn(POINTS[v.k]));
-  const values = (on.length ? on : found).flatMap((v) => [v.start, v.end]).filter((v) => v > 0);
-  const log = Math.max(...values) / Math.min(...values) > 20;
-  const [low, high] = log ? [Math.min(...values) / 1.4, Math.max(...values) * 1.4] : extent(values, [0]);
-  const frame = new Frame(holder, { x: axis, y: { low, high, log, title: "size of the mean dL/ds" }, label: `Gradient weight against ${AXIS.name}` });
+  const y = scaleOf((on.length ? on : found).flatMap((v) => [v.start, v.end]).filter((v) => v > 0), [0]);
+  const frame = new Frame(holder, { x: axis, y: { ...y, title: "size of the mean dL/ds" + (y.log ? ", logarithmic" : "") }, label: `Gradient weight against ${AXIS.name}` });
   zeroRule(frame);
   const gap = (axis.high - axis.low) / frame.width * 4; // four pixels aside
   for (const [side, colour] of sides) {
@@ -173,8 +179,8 @@ function pathsFigure(holder, xKey, yKey, { xTitle, yTitle, neutral }) {
   const on = [...paths.keys()].filter((k) => isOn(POINTS[k]));
   const places = (on.length ? on : [...paths.keys()]).flatMap((k) => paths.get(k));
   const [xLow, xHigh] = extent(places.map((p) => p[0]), [0]);
-  const [yLow, yHigh] = extent(places.map((p) => p[1]));
-  const frame = new Frame(holder, { x: { low: xLow, high: xHigh, title: xTitle }, y: { low: yLow, high: yHigh, title: yTitle }, label: `${yKey} against ${xKey}` });
+  const y = scaleOf(places.map((p) => p[1]));
+  const frame = new Frame(holder, { x: { low: xLow, high: xHigh, title: xTitle }, y: { ...y, title: yTitle + (y.log ? ", logarithmic" : "") }, label: `${yKey} against ${xKey}` });
   frame.rule("x", 0);
   if (neutral) frame.rule("y", ...neutral);
   for (const [k, p] of paths) {

@@ -14,10 +14,10 @@ them hold together with 95 %, so the winner's does, whichever it is.
     interval   mean d[k] -+ c * scale[k],  c = 95 % quantile over r of max over k of |e[r, k]| / scale[k]
 
 Sources: comparisons with a control, Dunnett 1955; the studentised maximum over a bootstrap, Westfall and Young 1993 and
-Romano and Wolf 2005; crossed random effects of runs and prompts, Owen 2007. Measured on simulated sweeps without any
-effect (tests/sweep/test_statistics.py): with equal training noise the winner is called distinguishable in under 5 % of
-them, and where alpha = 0 alone is far noisier than all others in up to 11 % (two seeds) or 7 % (three). Resampling
-prompts alone says so in up to 70 %.
+Romano and Wolf 2005; crossed random effects of runs and prompts, Owen 2007. On simulated sweeps of 2 to 13 points
+without any effect (300 each; tests/sweep/test_statistics.py has some of them) the winner is called distinguishable in
+at most 3 % where training noise is the same everywhere, also with one seed over alpha. Where alpha = 0 alone is ten
+times as noisy as all others it is 10 % (two seeds) or 6 % (three). Resampling prompts alone says so in up to 70 %.
 """
 
 from __future__ import annotations

@@ -378,6 +378,13 @@ class TestCommand:
         assert ran.out.splitlines()[0] == str(tmp_path / "talk" / "report.html")
         assert snapshot(copy) == before
 
+    def test_a_place_that_cannot_be_written_to(self, copy, tmp_path):
+        (tmp_path / "taken").write_text("a file, not a folder")
+        ran = alphapo(tmp_path, "report", str(copy), "--no-pictures", "--out", "taken")
+        assert ran.code == 2
+        assert ran.fault == "alphapo: taken cannot be written to (Not a directory); choose another place by --out"
+        assert not (copy / "report.html").exists()
+
     def test_what_is_not_a_sweep(self, sweep, tmp_path):
         (tmp_path / "empty").mkdir()
         (tmp_path / "broken").mkdir()
