@@ -83,7 +83,11 @@ def test_a_broken_line_is_named_by_its_number(loss, line, part):
     assert part in ran.fault
 
 
-@pytest.mark.parametrize("content", [gzip.compress(GOOD * 50)[:-9], b"\x1f\x8b\x08\x00" + b"\xff" * 40, GOOD])
+@pytest.mark.parametrize(
+    "content",
+    [gzip.compress(GOOD * 50)[:-9], b"\x1f\x8b\x08\x00" + b"\xff" * 40, GOOD],
+    ids=["cut off", "no deflate stream", "not gzip"],
+)
 def test_a_damaged_gzip_file(loss, content):
     ran = loss(content, *SIMPO, name="rows.jsonl.gz")
     assert (ran.code, ran.out) == (2, "")
