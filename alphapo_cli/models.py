@@ -31,7 +31,8 @@ class ModelSource:
     local: bool
     adapter: bool
     revision: str | None = None
-    key: str = "model.path"  # the setting that named it, for messages
+    key: str = "model.path"  # the setting that named it, and what it said, for messages
+    asked: str = ""
 
 
 def locate(path: str, revision: str | None = None, key: str = "model.path") -> ModelSource:
@@ -57,7 +58,7 @@ def locate(path: str, revision: str | None = None, key: str = "model.path") -> M
     ):
         near = nearest(folder.name, [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else [])
         raise UsageError(f"{key}={path}: no such directory{near}")
-    return ModelSource(path, local=False, adapter=False, revision=revision, key=key)
+    return ModelSource(path, local=False, adapter=False, revision=revision, key=key, asked=path)
 
 
 def _local(folder: Path, asked: str, key: str) -> ModelSource:
@@ -81,7 +82,7 @@ def _local(folder: Path, asked: str, key: str) -> ModelSource:
                 f"{key}={asked}: {len(missing)} weight file(s) missing, first {missing[0]}; copy the directory whole"
             )
     # Absolute: an adapter records where its base is, and is used from other directories.
-    return ModelSource(str(folder.absolute()), local=True, adapter=adapter, key=key)
+    return ModelSource(str(folder.absolute()), local=True, adapter=adapter, key=key, asked=asked)
 
 
 def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
@@ -97,7 +98,7 @@ def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
             source.location, revision=source.revision, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{source.key}={source.location}: {_load_reason(error, source, 'tokenizer')}") from error
+        raise UsageError(f"{source.key}={source.asked}: {_load_reason(error, source, 'tokenizer')}") from error
 
 
 def base_location(source: ModelSource) -> str:
@@ -113,7 +114,7 @@ def base_location(source: ModelSource) -> str:
         base = str(stored["base_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            f"{source.key}={source.location}: adapter_config.json names no base model; save the adapter again"
+            f"{source.key}={source.asked}: adapter_config.json names no base model; save the adapter again"
         ) from error
     return locate(base, key=f"base model of {source.location}").location
 
@@ -139,7 +140,7 @@ def room(source: ModelSource, cfg: ModelConfig) -> Room:
             base_location(source), revision=source.revision, trust_remote_code=cfg.trust_remote_code
         ).get_text_config()
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{source.key}={source.location}: {_load_reason(error, source, 'configuration')}") from error
+        raise UsageError(f"{source.key}={source.asked}: {_load_reason(error, source, 'configuration')}") from error
     return Room(int(config.vocab_size), getattr(config, "max_position_embeddings", None))
 
 
@@ -167,7 +168,7 @@ def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
             model = PeftModel.from_pretrained(model, source.location).merge_and_unload()
             model.requires_grad_(True)  # peft had frozen it
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise UsageError(f"{source.key}={source.location}: {_load_reason(error, source, 'model')}") from error
+        raise UsageError(f"{source.key}={source.asked}: {_load_reason(error, source, 'model')}") from error
     if attention is None and getattr(model.config, "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")  # transformers' default, "sdpa", leaves soft-capping out
     check_head(model)

@@ -176,7 +176,7 @@ class RunDirectory:
         return self.state
 
     def _is_empty(self) -> bool:
-        return not self.path.exists() or all(entry == self.claim for entry in self.path.iterdir())
+        return not self.path.is_dir() or all(entry == self.claim for entry in self.path.iterdir())
 
     def begin(self, cfg: Any, manifest: dict[str, Any]) -> None:
         """Start from nothing: remove what an earlier attempt left, write configuration and manifest (with `files`)."""

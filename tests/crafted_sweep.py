@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli import metrics_catalog
+from alphapo_cli.claims import take
 from alphapo_cli.compose import to_yaml
 from alphapo_cli.data import glassbox
 from alphapo_cli.overrides import Sources
@@ -94,6 +95,8 @@ def _cell(folder: Path, cell: Cell, made: Made, prompts: int, command: list[str]
                     for i, o in zip(instructions, column, strict=True)
                 ]
             )
+    if made.state == "running":
+        take(folder / ".claim")  # by this process, which is alive
     for file, text in {**texts, **made.files}.items():
         if text is not None:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
@@ -109,8 +112,8 @@ def _answer(instruction: str, fate: str) -> str:
 def _row(step: int, last: int, made: Made) -> dict[str, Any]:
     """A row with every probe metric, moving evenly from step 0 to the last step."""
     part = step / last if last else 1.0
-    keys = metrics_catalog.keys()
-    row: dict[str, Any] = {key: 0.5 for key in keys if not key.startswith(("train/", "glassbox/"))}
+    known = metrics_catalog.keys()
+    row: dict[str, Any] = {key: 0.5 for key in known if not key.startswith(("train/", "glassbox/", "eval/"))}
     down = min(max(0.5 - made.fall, 0.0), 1.0) if step else 0.0
     row |= {
         "step": step, "displacement/chosen": made.fall * part, "displacement/rejected": 2 * made.fall * part,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,9 +92,15 @@ def _run_cells(
     configs = [cell.cfg for cell in cells]
     for cell in cells:
         directory.cell(cell.id).check(cell.cfg, replace=False)
+    made = [place for place in (directory.path, *directory.path.parents) if not place.exists()]
     launcher = make_launcher(cfg, directory, configs)
     try:
-        launcher.prepare(configs, plan)
+        try:
+            launcher.prepare(configs, plan)
+        except BaseException:
+            launcher.close()
+            _leave_no_trace(directory, made)
+            raise
         directory.write(grid)
         done = len(grid.cells) - len(cells)
         _say(f"{grid.description or grid.name}: {len(grid.cells)} cells, {done} of them complete")
@@ -101,6 +109,15 @@ def _run_cells(
             return engine.run(cells, plan)
     finally:
         launcher.close()
+
+
+def _leave_no_trace(directory: SweepDirectory, made: Sequence[Path]) -> None:
+    """Remove what workers logged before bad input was found, and the folders that were made for it."""
+    if directory.path in made:
+        shutil.rmtree(directory.path / "logs", ignore_errors=True)
+        for place in made:
+            with contextlib.suppress(OSError):
+                place.rmdir()
 
 
 def make_pictures(directory: SweepDirectory, grid: Grid) -> dict[str, Path]:

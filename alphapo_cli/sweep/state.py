@@ -93,7 +93,7 @@ class SweepDirectory:
                     "state": run.state,
                     "reason": summary.get("reason"),
                     "step": summary.get("step", 0),
-                    "metrics": {**summary.get("metrics", {}), **outcome(run).get("metrics", {})},
+                    "metrics": {**(summary.get("metrics") or {}), **outcome(run).get("metrics", {})},
                     "cost": summary.get("cost", {}),
                 }
             )
