@@ -126,12 +126,11 @@ def make_pictures(directory: SweepDirectory, grid: Grid) -> dict[str, Path]:
         return {}
     from alphapo_cli import plots
 
-    cells = directory.cells()
-    metric = best_of.outcome_metric(cells)
+    found = best_of.analyse(directory)
+    metric = found.metric
     curves = []
-    for point in best_of.points(cells):
-        values = best_of.per_prompt(directory, point, metric) if metric and point.cells else None
-        intervals = {} if metric is None or values is None else {metric: best_of.interval(values)}
+    for point, estimate in zip(found.points, found.estimates, strict=True):
+        intervals = {} if metric is None or estimate is None else {metric: (estimate.low, estimate.high)}
         for cell in point.members:
             curves.append(
                 plots.SweepCurve(
@@ -156,8 +155,8 @@ def make_pictures(directory: SweepDirectory, grid: Grid) -> dict[str, Path]:
 
 def table(directory: SweepDirectory) -> Table:
     """One row a point, means over its seeds."""
-    cells = directory.cells()
-    metric = best_of.outcome_metric(cells)
+    found = best_of.analyse(directory)
+    metric = found.metric
     made = Table(title=f"{directory.path.name}: displacement in nats per token", title_justify="left")
     made.add_column("point")
     for title in ("chosen", "rejected", "chosen down", "margin", "accuracy"):
@@ -167,7 +166,7 @@ def table(directory: SweepDirectory) -> Table:
         made.add_column(win, justify="right")
     made.add_column("seeds", justify="right")
     made.add_column("state")
-    for point in best_of.points(cells):
+    for point, estimate in zip(found.points, found.estimates, strict=True):
         row = [
             _cell(point.mean("displacement/chosen"), "+.3f"),
             _cell(point.mean("displacement/rejected"), "+.3f"),
@@ -176,8 +175,7 @@ def table(directory: SweepDirectory) -> Table:
             _cell(point.mean("rewards/accuracies"), ".3f"),
         ]
         if win:
-            values = best_of.per_prompt(directory, point, metric) if metric and point.cells else None
-            low_high = "" if values is None else " [{:.3f}, {:.3f}]".format(*best_of.interval(values))
+            low_high = "" if estimate is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
             row.append(_cell(point.mean(metric or ""), ".3f") + low_high)
         states = sorted({str(c["state"]) for c in point.members})
         made.add_row(point.label, *row, str(len(point.members)), ", ".join(states))

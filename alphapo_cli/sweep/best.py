@@ -24,7 +24,6 @@ from alphapo_cli.sweep.state import SweepDirectory
 from alphapo_cli.sweep.statistics import Estimate
 
 ALPHA = "objective.shape.alpha"
-RESAMPLES = 2000
 WIN_RATE = "glassbox/true_win_rate"
 JUDGED = "eval/win_rate"
 # In order of preference; the first that every complete cell has is the outcome of the sweep.
@@ -121,31 +120,6 @@ def _outcomes(run: RunDirectory, metric: str) -> tuple[np.ndarray, str]:
     rows.sort(key=lambda r: r["pair"])
     asked = digest([[r.get("tokens/chosen"), r.get("tokens/rejected")] for r in rows])
     return np.array([float(r["rewards/chosen"] > r["rewards/rejected"]) for r in rows]), asked
-
-
-def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of one point's [S, P] values, seeds and prompts resampled independently.
-
-    Of the point taken alone. `analyse` gives better ones: it knows the training noise of the other points, too.
-    """
-    rng = np.random.default_rng(seed)
-    s, p = values.shape
-    # A resample of S seeds has (S - 1)/S of their variance: spread them out by as much beforehand.
-    means = values.mean(axis=1, keepdims=True)
-    values = values + (means - means.mean()) * (np.sqrt(s / max(s - 1, 1)) - 1)
-    # How often each seed and each prompt is drawn; one product instead of a loop over resamples.
-    rows = rng.multinomial(s, np.full(s, 1 / s), size=RESAMPLES)  # [R, S]
-    columns = rng.multinomial(p, np.full(p, 1 / p), size=RESAMPLES)  # [R, P]
-    low, high = np.percentile(((rows @ values) * columns).sum(axis=1) / (s * p), [2.5, 97.5])
-    return max(float(low), 0.0), min(float(high), 1.0)
-
-
-def per_prompt(directory: SweepDirectory, point: Point, metric: str) -> np.ndarray | None:
-    """Outcomes of a point, [seeds, P]; None where a file is missing."""
-    runs = [_read(directory, c, metric) for c in point.cells]
-    if not runs or any(r is None or r[1] != runs[0][1] for r in runs if runs[0] is not None):
-        return None
-    return np.stack([r[0] for r in runs if r is not None])
 
 
 def _read(directory: SweepDirectory, cell: Mapping[str, Any], metric: str) -> tuple[np.ndarray, str] | None:
