@@ -93,6 +93,8 @@ def _run_cells(
     for cell in cells:
         directory.cell(cell.id).check(cell.cfg, replace=False)
     made = [place for place in (directory.path, *directory.path.parents) if not place.exists()]
+    if sys.stderr.isatty():
+        _say("reading data and starting model (the embedded world trains its own once) ...")
     launcher = make_launcher(cfg, directory, configs)
     try:
         try:

@@ -105,7 +105,7 @@ def test_all_values_out_of_range_are_told_at_once(alphapo):
 
 
 SWEEPS = [
-    ("alpah", "sweep 'alpah'", "did you mean 'alpha'?", "alpha, alpha_ratio"),
+    ("alpah", "sweep 'alpah'", "did you mean 'alpha'?", "alpha, alpha_gamma, alpha_ratio, methods"),
     ("missing.yaml", "missing.yaml", "no such file"),
     ("seed=1", "nothing to sweep", "seed=0,1,2"),
     ("", "nothing to sweep", "alphapo sweep alpha"),
@@ -245,7 +245,10 @@ def test_data_and_models(case, alphapo, tmp_path, inputs, tiny):
 
 
 def test_a_sweep_over_bad_data_writes_nothing(alphapo, tmp_path, inputs, tiny):
-    refused(alphapo("sweep", "alpha", *tiny, "data=jsonl", "data.path=in/broken.jsonl"), "in/broken.jsonl: line 3")
+    refused(
+        alphapo("sweep", "alpha", *tiny, "launcher.workers=0", "data=jsonl", "data.path=in/broken.jsonl"),
+        "in/broken.jsonl: line 3",
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
 
 
@@ -288,7 +291,11 @@ def test_a_directory_that_is_not_a_run_is_left_alone(alphapo, tmp_path, tiny):
 
 def test_a_sweep_asks_for_the_prompts_of_every_cell_first(alphapo, tmp_path, tiny):
     """A cell that shares its data with a good one is looked at all the same."""
-    refused(alphapo("sweep", *tiny, "probe.samples=8,100000"), "probe.samples=100000", "held-out prompts")
+    refused(
+        alphapo("sweep", *tiny, "launcher.workers=0", "probe.samples=8,100000"),
+        "probe.samples=100000",
+        "held-out prompts",
+    )
     assert not (tmp_path / "runs").exists()
 
 

@@ -57,7 +57,7 @@ JSON = [
 ]
 COMMANDS = {
     "train": ("train", *LATER),
-    "sweep": ("sweep", "alpha", "objective.shape.alpha=0", *LATER),
+    "sweep": ("sweep", "alpha", "objective.shape.alpha=0", "launcher.workers=0", *LATER),
     "eval": ("eval", "gone.json", "--reference", "gone.json"),
     "compare": ("compare", "gone", "gone.json"),
 }

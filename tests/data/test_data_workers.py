@@ -98,6 +98,7 @@ def test_small_data_stay_in_one_process():
     assert automatic(10_000 * workers.SMALL) == cores
 
 
+@pytest.mark.slow
 def test_a_killed_parent_leaves_nobody_behind(tmp_path):
     """SIGKILL, which nobody can catch; its workers see that it is gone."""
     program = (

@@ -61,6 +61,7 @@ def test_every_token_is_predicted_from_all_before_it(pairs: list[TokenPair], sid
     assert (batch.num_pairs, batch.num_sides) == (len(pairs), sides)
 
 
+@pytest.mark.slow
 @given(pair_lists)
 def test_padding_changes_nothing(pairs: list[TokenPair]) -> None:
     alone = torch.cat([sums([pair]) for pair in pairs], dim=1)

@@ -25,8 +25,9 @@ KINDS = {
     "accumulation": ("trainer.per_device_train_batch_size=4", "trainer.gradient_accumulation_steps=2"),
     "reference": ("objective=dpo",),
     "lora with dropout": ("model.lora.r=4", "model.lora.dropout=0.2"),
-    "sgd with momentum-free state": ("trainer.optim=sgd",),
+    "sgd": ("trainer.optim=sgd",),
 }
+QUICK = [("alphapo", 1), ("accumulation", 9), ("reference", 9), ("lora with dropout", 9)]
 
 
 def record(path: Path) -> dict[str, bytes]:
@@ -74,8 +75,15 @@ def killed_at(step: int) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("step", [1, 9])  # the first, and in the second epoch between two logs
+# The first step, and one in the second epoch between two logs.
+@pytest.mark.parametrize(
+    ("kind", "step"),
+    [
+        pytest.param(kind, step, marks=[] if (kind, step) in QUICK else [pytest.mark.slow])
+        for kind in KINDS
+        for step in (1, 9)
+    ],
+)
 def test_a_killed_run_ends_as_an_undisturbed_one(kind, step, alphapo, tiny, rows):
     line = ["train", *tiny, *LINE, *KINDS[kind]]
     whole = alphapo(*line, "run.name=whole")

@@ -238,7 +238,7 @@ def test_data_that_has_changed_under_complete_cells_is_said(alphapo, pairs, tmp_
     from conftest import BARE, SCRATCH
 
     shutil.copy(pairs["dialogue"], tmp_path / "own.jsonl")
-    line = ("sweep", *SCRATCH, *BARE, "data=jsonl", "data.path=own.jsonl", "trainer.max_steps=1")
+    line = ("sweep", HERE, *SCRATCH, *BARE, "data=jsonl", "data.path=own.jsonl", "trainer.max_steps=1")
     assert alphapo(*line, "seed=0,1").code == 0
     rows = (tmp_path / "own.jsonl").read_text()
     (tmp_path / "own.jsonl").write_text(rows.replace("carpet", "engine"))
