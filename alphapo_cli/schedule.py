@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from alphapo_cli.data.holdout import DEFAULT_PROBE_PAIRS
 from alphapo_cli.schema import TrainerConfig
 
 
@@ -104,6 +105,24 @@ class Schedule:
     def epoch(self, step: int) -> float:
         """Epochs done after `step` optimizer steps."""
         return step / self.steps_per_epoch
+
+
+STEPS_OF_PROBE = 8
+PROBE_EVERY = 16
+
+
+def probe_pairs(pairs_per_step: int) -> int:
+    """Pairs that the displacement probe has where none are asked for: 256, and at most eight steps' worth."""
+    return min(DEFAULT_PROBE_PAIRS, STEPS_OF_PROBE * pairs_per_step)
+
+
+def probe_every(wanted: int | None, pairs: int, pairs_per_step: int) -> int:
+    """Optimizer steps between two readings of a probe of `pairs` pairs.
+
+    Where nothing is asked for, 16, or as many more as it takes for readings to cost no more than about a sixteenth of
+    training: reading a pair takes a forward pass, training on it three times that.
+    """
+    return wanted or max(PROBE_EVERY, math.ceil(16 * pairs / (3 * pairs_per_step)))
 
 
 @dataclass

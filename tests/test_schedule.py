@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alphapo_cli.schedule import Schedule, StepIndices
+from alphapo_cli.schedule import Schedule, StepIndices, probe_every, probe_pairs
 from alphapo_cli.schema import TrainerConfig
 
 small = st.integers(1, 5)
@@ -104,3 +104,15 @@ def test_epoch_counts_whole_passes() -> None:
 def test_a_resumed_sampler_goes_on_where_it_was() -> None:
     assert list(StepIndices(5)) == [0, 1, 2, 3, 4]
     assert list(StepIndices(5, start=3)) == [3, 4]
+
+
+def test_the_default_probe_costs_at_most_a_tenth_of_training() -> None:
+    """Forward passes over the probe against three for each training pair: two to 300 steps, 2 to 512 pairs a step."""
+    for per_step in (2, 8, 16, 32, 128, 512):
+        pairs = probe_pairs(per_step)
+        assert pairs == min(256, 8 * per_step)
+        every = probe_every(None, pairs, per_step)
+        readings = [step for step in range(301) if step % every == 0 or step == 300]
+        assert len(readings) >= 7  # enough for a curve
+        assert len(readings) * pairs / 3 <= 0.08 * 300 * per_step  # the rest is for the probe's statistics
+    assert probe_every(5, 256, 8) == 5  # asked for is asked for

@@ -13,22 +13,25 @@ from alphapo_cli.errors import UsageError
 DEFAULT_PROBE_PAIRS = 256
 
 
-def probe_size(wanted: int | None, available: int) -> int:
-    """How many of `available` pairs are held out: `wanted` but at most half; by default 256 but at most a tenth."""
+def probe_size(wanted: int | None, available: int, default: int = DEFAULT_PROBE_PAIRS) -> int:
+    """How many of `available` pairs are held out: `wanted` but at most half; else `default` but at most a tenth."""
     if wanted is None:
-        return min(DEFAULT_PROBE_PAIRS, max(1, available // 10))
+        return min(default, max(1, available // 10))
     return min(wanted, max(1, available // 2))
 
 
 def hold_out(
-    prompt_keys: Sequence[str], content_keys: Sequence[str], wanted: int | None
+    prompt_keys: Sequence[str],
+    content_keys: Sequence[str],
+    wanted: int | None,
+    default: int = DEFAULT_PROBE_PAIRS,
 ) -> tuple[list[int], list[int]]:
     """Places of the training pairs (in source order) and of the probe pairs (in order of prompt hash).
 
     Prompts are taken in order of their hash, each with all of its pairs, passing over those that no longer fit. Raises
     UsageError when nothing would be left to train on.
     """
-    size = probe_size(wanted, len(prompt_keys))
+    size = probe_size(wanted, len(prompt_keys), default)
     groups: dict[str, list[int]] = {}
     for place in ordered(prompt_keys, content_keys):
         groups.setdefault(prompt_keys[place], []).append(place)

@@ -53,10 +53,11 @@ def prepare(
     train_pairs: LoadedPairs,
     probe_pairs: LoadedPairs | None,
     cache_dir: Path,
+    probe_default: int = DEFAULT_PROBE_PAIRS,
 ) -> PreparedData:
     """Tokenises pairs (through the cache) and holds out the probe.
 
-    With `probe_pairs` the probe is the first `probe.pairs` (256) of them in order of prompt hash, and all training
+    With `probe_pairs` the probe is the first `probe.pairs` (`probe_default`) of them in order of prompt hash, and all training
     pairs train; without, it is taken out of the training pairs (see `holdout`). Raises UsageError as `encode_pairs`
     does, and when no training pair remains.
     """
@@ -65,14 +66,14 @@ def prepare(
     contents = [train_pairs.pairs[place].content_key for place in encoded.kept]
     probe_report: dict[str, Any] = {}
     if probe_pairs is None:
-        train_places, probe_places = hold_out(every.prompt_keys, contents, probe.pairs)
+        train_places, probe_places = hold_out(every.prompt_keys, contents, probe.pairs, probe_default)
         train, held = every.select(train_places), every.select(probe_places)
         keys = [key, probe_places]
     else:
         probe_encoded, probe_key = encode_cached(probe_pairs.pairs, tokenizer, cfg, cache_dir)
         measured = _token_pairs(probe_pairs.pairs, probe_encoded)
         probe_contents = [probe_pairs.pairs[place].content_key for place in probe_encoded.kept]
-        places = ordered(measured.prompt_keys, probe_contents)[: probe.pairs or DEFAULT_PROBE_PAIRS]
+        places = ordered(measured.prompt_keys, probe_contents)[: probe.pairs or probe_default]
         train, held = every, measured.select(places)
         keys = [key, probe_key, places]
         known = set(train.prompt_keys)

@@ -30,7 +30,7 @@ from alphapo_cli.outcome import GlassboxOutcome
 from alphapo_cli.policy import policy_of
 from alphapo_cli.probe import Probe, Processes
 from alphapo_cli.runs import RunDirectory, digest, identity, manifest
-from alphapo_cli.schedule import Schedule
+from alphapo_cli.schedule import Schedule, probe_every
 from alphapo_cli.schema import TrainConfig
 from alphapo_cli.stages.base import threads
 from alphapo_cli.stages.recorder import Recorder
@@ -123,6 +123,7 @@ class _Run:
         self.probe_seconds = 0.0
         data = materials.data
         self.schedule = Schedule.of(cfg.trainer, len(data.train), processes.world, cfg.seed)
+        self.every = probe_every(cfg.probe.every, len(data.probe), self.schedule.pairs_per_step)
         self.recorder: Recorder | None = None
         self.outcome: GlassboxOutcome | None = None
 
@@ -215,7 +216,7 @@ class _Run:
         with self.trainer.compute_loss_context_manager():
             now = self.probe.measure(self.policy)
         row: dict[str, Any] = diagnostics.metrics(now, self.probe.start)
-        every = self.cfg.probe.sample_every or self.cfg.probe.every
+        every = self.cfg.probe.sample_every or self.every
         if self.outcome is not None and (step % every == 0 or step == self.schedule.total_steps):
             row.update(self.outcome.measure(self.policy.lm, step))
         if self.recorder is not None:
@@ -298,7 +299,7 @@ class _ProbeCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step = int(state.global_step)
-        if step % self.run.cfg.probe.every == 0 or step == self.run.schedule.total_steps:
+        if step % self.run.every == 0 or step == self.run.schedule.total_steps:
             self.run.measure(step)
         if self.run.recorder is not None:
             self.run.recorder.flush()

@@ -30,6 +30,7 @@ from alphapo_cli.models import from_scratch, load_model, load_tokenizer, locate,
 from alphapo_cli.policy import PolicyModel, policy_of
 from alphapo_cli.probe import Processes, score_pairs
 from alphapo_cli.runs import digest
+from alphapo_cli.schedule import Schedule, probe_pairs
 from alphapo_cli.schema import DataConfig, ModelConfig, ProbeConfig, TrainConfig
 from alphapo_cli.stages import base
 
@@ -65,6 +66,7 @@ class Workshop:
             asdict(cfg.model),
             asdict(cfg.data),
             cfg.probe.pairs,
+            self._probe_pairs(cfg),
             cfg.seed if cfg.model.source == "from_scratch" else 0,
         ]
         return self._keep(f"materials {digest(parts)}", lambda: self._materials(cfg))  # type: ignore[no-any-return]
@@ -106,7 +108,15 @@ class Workshop:
         if tokenizer.pad_token_id is None:
             # Padding is never looked at (see layout.padded); any valid id fills the row.
             tokenizer.pad_token = tokenizer.eos_token
-        data = prepare(cfg.data, cfg.probe, tokenizer, train_pairs=train, probe_pairs=probe, cache_dir=self.cache)
+        data = prepare(
+            cfg.data,
+            cfg.probe,
+            tokenizer,
+            train_pairs=train,
+            probe_pairs=probe,
+            cache_dir=self.cache,
+            probe_default=self._probe_pairs(cfg),
+        )
         return Materials(tokenizer, data, lambda: copy.deepcopy(master()) if self.warm else master(), start)
 
     def reference(self, cfg: TrainConfig, materials: Materials, policy: PolicyModel) -> tuple[np.ndarray, np.ndarray]:
@@ -151,6 +161,10 @@ class Workshop:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(file, _npy(sums))
         return sums
+
+    def _probe_pairs(self, cfg: TrainConfig) -> int:
+        """Pairs that the probe has by default."""
+        return probe_pairs(Schedule.of(cfg.trainer, 1, self.processes.world, cfg.seed).pairs_per_step)
 
     def _keep(self, key: str, make: Callable[[], Any]) -> Any:
         if not self.warm:
