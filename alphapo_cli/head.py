@@ -113,7 +113,7 @@ def token_statistics(
         start += size
         logits = head(hidden[rows])
         before = start_head(start_hidden[rows]) if start_hidden is not None and start_head is not None else None
-        for block in _blocks(size, width):
+        for block in _blocks(logits):
             logp = logits[block].float().log_softmax(-1)
             p = logp.exp()
             entropy.append(-(p * logp).sum(-1))
@@ -132,8 +132,10 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _blocks(rows: int, width: int) -> Iterator[slice]:
-    step = max(1, _BLOCK // width)
+def _blocks(logits: Tensor) -> Iterator[slice]:
+    """Rows of `logits` [n, V] to work on at a time: what stays in a core's cache, or everything where launches cost more."""
+    rows, width = logits.shape
+    step = max(1, _BLOCK // width) if logits.device.type == "cpu" else max(1, rows)
     return (slice(i, min(i + step, rows)) for i in range(0, rows, step))
 
 
@@ -166,10 +168,10 @@ class _LogProbs(torch.autograd.Function):
             for start, size in _offsets(sizes):
                 rows = slice(start, start + size)
                 part = _fill(logits[:size], narrow[rows], matrix, factor, cap)
-                for block in _blocks(size, len(weight)):
+                for block in _blocks(part):
                     here = slice(start + block.start, start + block.stop)
                     logp = part[block].log_softmax(-1)
-                    norm[here] = part[block][:, 0] - logp[:, 0]
+                    norm[here] = part[block].amax(-1) - logp.amax(-1)  # of the largest: nothing large cancels
                     if statistics:
                         p = logp.exp()
                         entropy[here] = -(p * logp).sum(-1)
@@ -203,7 +205,7 @@ class _LogProbs(torch.autograd.Function):
                 part = logits[:size]
                 if not kept:
                     _fill(part, narrow[rows], matrix, factor, cap)
-                for block in _blocks(size, len(weight)):
+                for block in _blocks(part):
                     here = slice(start + block.start, start + block.stop)
                     _to_gradient(part[block], kept, norm[here, None], targets[here, None], grad[here, None], cap)
                 kept = False

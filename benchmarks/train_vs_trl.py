@@ -1,0 +1,243 @@
+"""Training steps of alphapo and of TRL side by side: same pairs, model, loss and precision, in turns, step by step.
+
+    python benchmarks/train_vs_trl.py                                  # short/8k and short/32k, one thread and two
+    python benchmarks/train_vs_trl.py --cases long/8k --threads 1 --data harmless-base-test.jsonl.gz
+    python benchmarks/train_vs_trl.py --objective dpo --cases short/8k # reference log-probs computed before
+    python benchmarks/train_vs_trl.py --whole 300 --cases short/8k     # whole processes, start-up to saved model
+
+CPU time is that of the process, which a busy machine distorts less than wall time; ratios are TRL / ours. Peak memory is
+that of a process which runs one side only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import material
+import processes
+import torch
+import trainers
+
+from alphapo_cli.data.tokens import TokenPairs
+from alphapo_cli.layout import packed
+
+WARMUP = 1
+
+
+def main() -> None:
+    args = parser().parse_args()
+    if args.role:
+        print(json.dumps(ROLES[args.role](args)))
+        return
+    print(processes.machine(), file=sys.stderr)
+    rows = []
+    for name in args.cases.split(","):
+        material.case(name)
+        for threads in map(int, args.threads.split(",")):
+            row = whole(args, name, threads) if args.whole else steps(args, name, threads)
+            rows.append(row)
+            print_row(row, first=len(rows) == 1)
+            if args.json:
+                args.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--cases", default="short/8k,short/32k", help="of short/8k, short/32k, long/8k, long/32k")
+    p.add_argument("--threads", default="1,2", help="torch threads, one run each")
+    p.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="bfloat16: autocast, both sides")
+    p.add_argument("--objective", default="alphapo", choices=tuple(trainers.OURS))
+    p.add_argument("--layout", default="packed", choices=("packed", "padded"), help="ours")
+    p.add_argument("--model", help="a saved Llama, Mistral, Qwen or Gemma instead of a random Llama")
+    p.add_argument("--data", type=Path, help="preference pairs instead of generated ones")
+    p.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    p.add_argument("--steps", type=int, default=8, help="measured steps of 8 pairs, after a first one that is not")
+    p.add_argument("--whole", type=int, metavar="STEPS", help="measure whole processes that train so many steps")
+    p.add_argument("--json", type=Path, metavar="FILE")
+    p.add_argument("--role", choices=tuple(ROLES), help=argparse.SUPPRESS)
+    return p
+
+
+def steps(args: argparse.Namespace, name: str, threads: int) -> dict[str, Any]:
+    """One row: both sides in turns in one process, then each in a process of its own for its memory."""
+    line = [
+        "--cases", name, "--threads", str(threads), "--dtype", args.dtype, "--objective", args.objective,
+        "--layout", args.layout, "--device", args.device,
+    ]  # fmt: skip
+    line += [f"--{key}={value}" for key in ("model", "data") if (value := getattr(args, key))]
+    turns = processes.ask("train_vs_trl.py", [*line, "--role=turns", f"--steps={args.steps}"], threads)
+    # All batches once: the longest sets the peak.
+    peaks = {
+        side: processes.ask("train_vs_trl.py", [*line, f"--role={side}", f"--steps={args.steps}"], threads)["peak_mib"]
+        for side in ("trl", "ours")
+    }
+    t = turns["totals"]
+    n = args.steps
+    return {
+        "case": name, "threads": threads, "dtype": args.dtype,
+        "trl_cpu_s": t["trl"]["cpu"] / n, "our_cpu_s": t["ours"]["cpu"] / n,
+        "cpu_ratio": t["trl"]["cpu"] / t["ours"]["cpu"], "wall_ratio": t["trl"]["wall"] / t["ours"]["wall"],
+        "peak_rss_ratio": peaks["trl"] / peaks["ours"],
+        "loss_max_diff": turns["loss_max_diff"], "grad_rel_l2": turns["grad_rel_l2"],
+        "objective": args.objective, "layout": args.layout, "device": args.device,
+        "trl_wall_s": t["trl"]["wall"] / n, "our_wall_s": t["ours"]["wall"] / n,
+        "trl_peak_mib": peaks["trl"], "our_peak_mib": peaks["ours"],
+        "trl_share_of_limit": turns["flops"] / t["trl"]["cpu"] / turns["limit"],
+        "our_share_of_limit": turns["flops"] / t["ours"]["cpu"] / turns["limit"],
+        "positions_per_step": turns["positions"] / n,
+    }  # fmt: skip
+
+
+def load(args: argparse.Namespace) -> tuple[Any, TokenPairs, Any]:
+    """(tokenizer, pairs, a function that makes the model)."""
+    case = material.case(args.cases)
+    wanted = 8 * (args.steps + WARMUP)
+    tokenizer, pairs = material.tokens(material.texts(args.data, max(400, 2 * wanted)))
+    if case.long:
+        pairs = material.lengthened(pairs)
+    if args.model:
+        from transformers import AutoModelForCausalLM
+
+        return tokenizer, pairs, lambda: AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    size = material.BILLION if args.device == "cuda" else None
+    return tokenizer, pairs, lambda: material.random_llama(case.vocabulary, size)
+
+
+def sides(args: argparse.Namespace, names: tuple[str, ...], folder: str) -> dict[str, trainers.Side]:
+    torch.set_num_threads(int(args.threads))
+    tokenizer, pairs, model = load(args)
+    settings: dict[str, Any] = {
+        "objective": args.objective, "bf16": args.dtype == "bfloat16", "device": args.device, "folder": folder,
+    }  # fmt: skip
+    if args.objective == "dpo":
+        # Any numbers cost the same; these are near those of random weights.
+        lengths = torch.tensor([pairs.chosen.lengths.tolist(), pairs.rejected.lengths.tolist()])
+        settings["reference"] = (-9.0 * lengths).float().numpy()
+    total = args.steps + WARMUP
+    made = {}
+    for name in names:
+        if name == "trl":
+            made[name] = trainers.trl(model(), tokenizer, pairs, total, **settings)
+        else:
+            made[name] = trainers.ours(model(), pairs, total, layout=args.layout, **settings)
+    args.pairs, args.plan = pairs, trainers.schedule(pairs, total)
+    return made
+
+
+def turns(args: argparse.Namespace) -> dict[str, Any]:
+    """Both sides in turns; the gradient of the first batch from equal weights, then losses of all."""
+    with tempfile.TemporaryDirectory() as folder:
+        both = sides(args, ("trl", "ours"), folder)
+        first = {name: side.gradients(0) for name, side in both.items()}
+        truth = first["trl"][1].double()
+        error = ((first["ours"][1].double() - truth).norm() / truth.norm()).item()
+        difference = abs(first["ours"][0] - first["trl"][0])
+        totals = {name: {"cpu": 0.0, "wall": 0.0} for name in both}
+        limit = processes.matmul_rate(getattr(torch, args.dtype))
+        flops = positions = 0.0
+        for i in range(args.steps + WARMUP):
+            losses = {}
+            for name in both if i % 2 else reversed(both):  # neither always comes second
+                wall, cpu = time.perf_counter(), time.process_time()
+                losses[name] = both[name].step(i)
+                if i >= WARMUP:
+                    totals[name]["cpu"] += time.process_time() - cpu
+                    totals[name]["wall"] += time.perf_counter() - wall
+            difference = max(difference, abs(losses["ours"] - losses["trl"]))
+            if i >= WARMUP:
+                need, size = needed(args, i)
+                flops, positions = flops + need, positions + size
+        limit = max(limit, processes.matmul_rate(getattr(torch, args.dtype)))
+    return {
+        "totals": totals, "loss_max_diff": difference, "grad_rel_l2": error, "limit": limit, "flops": flops,
+        "positions": positions,
+    }  # fmt: skip
+
+
+def needed(args: argparse.Namespace, step: int) -> tuple[float, int]:
+    """(floating-point operations, positions) of a step without padding, prompts once and logits where they are read."""
+    batch = packed.collate([args.pairs[int(i)] for i in args.plan.pairs(step)], pad_id=0)
+    assert batch.packing is not None
+    size = material.BILLION if args.device == "cuda" else material.SIZE
+    hidden, layers = size["hidden_size"], size["num_hidden_layers"]
+    positions = batch.input_ids.numel()
+    weights = layers * (4 * hidden**2 + 3 * hidden * size["intermediate_size"])
+    area = sum((s.shared + s.first) ** 2 / 2 + s.second * (s.shared + s.second / 2) for s in batch.packing.segments)
+    head = len(batch.targets) * hidden * material.case(args.cases).vocabulary
+    return 6 * (positions * weights + head) + 3 * layers * 4 * hidden * area, positions
+
+
+def one_side(args: argparse.Namespace) -> dict[str, Any]:
+    """Peak memory of a process that runs one side."""
+    with tempfile.TemporaryDirectory() as folder:
+        side = sides(args, (args.role,), folder)[args.role]
+        for i in range(args.steps + WARMUP):
+            side.step(i)
+    if args.device == "cuda":
+        return {"peak_mib": torch.cuda.max_memory_allocated() / 2**20}
+    return {"peak_mib": processes.peak_mib()}
+
+
+def whole(args: argparse.Namespace, name: str, threads: int) -> dict[str, Any]:
+    """One row: `alphapo train` and a script around TRL's trainer.train(), from text to a saved model."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        model, pairs = material.write(folder, material.texts(args.data, 2303), material.case(name).vocabulary)
+        train = [
+            f"model.path={model}", "data=jsonl", f"data.path={pairs}", "data.max_length=1024",
+            f"trainer.per_device_train_batch_size={trainers.BATCH}", "trainer.gradient_accumulation_steps=1",
+            f"trainer.max_steps={args.whole}", f"trainer.threads={threads}", "trainer.use_cpu=true",
+            f"trainer.learning_rate={trainers.RATE}", f"layout={args.layout}", *trainers.OURS[args.objective],
+            f"trainer.bf16={str(args.dtype == 'bfloat16').lower()}",
+        ]  # fmt: skip
+        ours = processes.timed(
+            [sys.executable, "-m", "alphapo_cli", "train", *train], threads, folder, folder / "ours.log"
+        )
+        theirs = processes.timed(
+            [
+                sys.executable, str(processes.HERE / "trl_run.py"), str(model), str(pairs), str(folder / "trl"),
+                str(args.whole), args.objective, args.dtype, str(threads),
+            ],
+            threads, folder, folder / "trl.log",
+        )  # fmt: skip
+        (summary,) = folder.glob("runs/*/summary.json")
+        cost = json.loads(summary.read_text())["cost"]
+    return {
+        "case": name, "threads": threads, "dtype": args.dtype, "whole_steps": args.whole,
+        "trl_cpu_s": theirs.cpu_s, "our_cpu_s": ours.cpu_s, "cpu_ratio": theirs.cpu_s / ours.cpu_s,
+        "wall_ratio": theirs.wall_s / ours.wall_s, "peak_rss_ratio": theirs.peak_mib / ours.peak_mib,
+        "loss_max_diff": None, "grad_rel_l2": None, "objective": args.objective, "layout": args.layout,
+        "trl_wall_s": theirs.wall_s, "our_wall_s": ours.wall_s, "trl_peak_mib": theirs.peak_mib,
+        "our_peak_mib": ours.peak_mib, "probe_share": cost["probe_seconds"] / cost["seconds"],
+    }  # fmt: skip
+
+
+def print_row(row: dict[str, Any], first: bool) -> None:
+    columns = {
+        "case": row["case"], "threads": row["threads"], "dtype": row["dtype"],
+        "CPU-s TRL": f"{row['trl_cpu_s']:.2f}", "ours": f"{row['our_cpu_s']:.2f}", "ratio": f"{row['cpu_ratio']:.2f}",
+        "wall ratio": f"{row['wall_ratio']:.2f}",
+        "pairs/s": "-" if "whole_steps" in row else f"{trainers.BATCH / row['our_wall_s']:.1f}",
+        "peak MiB TRL": f"{row['trl_peak_mib']:.0f}", "ours ": f"{row['our_peak_mib']:.0f}",
+        "ratio ": f"{row['peak_rss_ratio']:.2f}",
+        "of GEMM limit": "-" if "whole_steps" in row else f"{row['our_share_of_limit']:.0%}",
+        "max loss diff": "-" if row["loss_max_diff"] is None else f"{row['loss_max_diff']:.1e}",
+        "grad rel L2": "-" if row["grad_rel_l2"] is None else f"{row['grad_rel_l2']:.1e}",
+        "probe": "-" if "whole_steps" not in row else f"{row['probe_share']:.1%}",
+    }  # fmt: skip
+    if first:
+        print("| " + " | ".join(name.strip() for name in columns) + " |")
+        print("|" + " --- |" * len(columns))
+    print("| " + " | ".join(map(str, columns.values())) + " |", flush=True)
+
+
+ROLES = {"turns": turns, "trl": one_side, "ours": one_side}
+
+if __name__ == "__main__":
+    main()
