@@ -23,6 +23,12 @@ PASSED_ON = ("ALPHAPO_CACHE", "WANDB_MODE", "HF_HUB_OFFLINE", "HF_HOME")  # none
 OBJECT_STORE = 100_000_000  # bytes; results travel through files
 
 
+def run_with(job: Job, environment: dict[str, str]) -> Ended:
+    """`run_job` under the environment in which the line was typed."""
+    os.environ.update(environment)
+    return run_job(job)
+
+
 class RayLauncher:
     """See `Launcher`."""
 
@@ -37,9 +43,10 @@ class RayLauncher:
         self.queue: deque[Job] = deque()
         self.running: dict[Any, Job] = {}
         self.stopping = False
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        # Not Ray's runtime_env, which needs ray[default] and an agent of its own.
+        self.environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        self.environment["TQDM_DISABLE"] = "1"
         common = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
-        common["runtime_env"] = {"env_vars": {**environment, "TQDM_DISABLE": "1"}}
         try:
             if cfg.address is not None:
                 ray.init(address=cfg.address, **common)
@@ -49,7 +56,7 @@ class RayLauncher:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UsageError(f"launcher=ray: no cluster ({first}); check launcher.address") from error
         # A dead worker is the engine's to count; an exception of the task is part of its result.
-        self.task = ray.remote(max_retries=0, num_cpus=cfg.cpus, num_gpus=cfg.gpus)(run_job)
+        self.task = ray.remote(max_retries=0, num_cpus=cfg.cpus, num_gpus=cfg.gpus)(run_with)
 
     def prepare(self, cells: Sequence[TrainConfig], plan: Plan | None) -> None:
         checker = LocalLauncher(1, self.logs)
@@ -65,7 +72,7 @@ class RayLauncher:
     def _feed(self) -> None:
         while self.queue and not self.stopping and (self.at_once is None or len(self.running) < self.at_once):
             job = self.queue.popleft()
-            self.running[self.task.remote(job)] = job
+            self.running[self.task.remote(job, self.environment)] = job
 
     def wait(self, seconds: float) -> list[Ended]:
         if not self.running:
