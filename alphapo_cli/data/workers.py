@@ -1,7 +1,7 @@
 """The same function over many chunks, in this process or in several, with the results in order.
 
 Processes are spawned, not forked: torch and the tokenizers may have started threads, which a fork would lose halfway.
-That costs each about two seconds of imports, so small work stays here.
+That costs each about three seconds of imports, so small work stays here.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from alphapo_cli.errors import AlphapoError
 C = TypeVar("C")
 R = TypeVar("R")
 
-# Characters for which another process is worth its start: they keep one busy for about 15 seconds.
-SMALL = 10_000_000
+# Characters for which another process is worth its start (three seconds): they keep one busy for about 30.
+SMALL = 20_000_000
 _shared: Any = None  # in a worker: what every chunk is computed with
 
 
