@@ -215,6 +215,9 @@ class TestSweepOutcome:
         assert _legend(figure) == ["best: alpha = -1", "alpha = 0: SimPO"]
         assert [0.5, 0.5] in [list(line.get_ydata()) for line in win.get_lines()]
 
+    def test_of_equals_alpha_0_is_the_best(self) -> None:
+        assert "best: alpha = 0" in _legend(outcome_figure([_cell(-1.0, 0.7), _cell(0.0, 0.7), _cell(1.0, 0.4)]))
+
     def test_the_best_is_the_callers_where_given(self) -> None:
         figure = outcome_figure([_cell(1.0, 0.4), _cell(-1.0, 0.7)], best=1.0)
         assert "best: alpha = 1" in _legend(figure)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from alphapo_cli.data.records import Side
-from alphapo_cli.data.template import style_of
+from alphapo_cli.data.template import TODAY, style_of
 from alphapo_cli.data.tokenise import encode_prompt
 from alphapo_cli.errors import UsageError
 from alphapo_cli.generation.run_settings import RunRecord
@@ -49,7 +49,13 @@ def check_template(prompts: Sequence[Side], ids: Sequence[Sequence[int]], tokeni
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         if data.system is not None and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": data.system}, *messages]
-        own = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+        own = tokenizer.apply_chat_template(
+            messages,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+            strftime_now=TODAY.strftime,  # the day that training saw, in templates that write one
+        )
         bos = len(style.prefix) == 1 and tuple(own[:1]) != style.prefix and list(ours) == [*style.prefix, *own]
         if list(ours) != list(own) and not bos:
             _refuse(f"prompt {number}", "the model's chat template makes", own, "generation makes", ours, tokenizer)

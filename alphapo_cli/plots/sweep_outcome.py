@@ -191,7 +191,7 @@ def _best(cells: Sequence[SweepCurve], metric: str) -> float | str | None:
         if known:
             key = _x_key(group[0])
             means[key] = max(means.get(key, float("-inf")), fmean(known))
-    return max(means, key=lambda key: means[key], default=None)
+    return max(means, key=lambda key: (round(means[key], 12), key == 0.0), default=None)  # of equals, alpha = 0
 
 
 def _mark_best(axes: Sequence[Axes], places: Mapping[float | str, float], best: float | str) -> None:

@@ -147,11 +147,17 @@ def analyse(directory: SweepDirectory) -> Analysis:
     pairs = [(k, control) for k, control in enumerate(controls) if control is not None]
     lines = _lines(found)
     compared = dict(zip([k for k, _ in pairs], statistics.advantages(runs, pairs, lines), strict=True))
-    means = [p.mean(metric) for p in found]
-    best = max((k for k, mean in enumerate(means) if mean is not None), key=lambda k: means[k] or 0.0)
+    tied = _tied(found, metric)
+    best = next((k for k in tied if found[k].alpha == 0.0), tied[0])
     return Analysis(
         metric, found, statistics.means(runs, lines), controls, [compared.get(k) for k in range(len(found))], best
     )
+
+
+def _tied(found: Sequence[Point], metric: str) -> list[int]:
+    """The points with the highest mean; among several, alpha = 0 is the one to name: it needs no alpha."""
+    means = {k: round(mean, 12) for k, p in enumerate(found) if (mean := p.mean(metric)) is not None}
+    return [k for k, mean in means.items() if mean == max(means.values())]
 
 
 def _lines(found: Sequence[Point]) -> list[noise.Line]:
@@ -203,7 +209,9 @@ def sentence(directory: SweepDirectory, best: Mapping[str, Any] | None) -> str:
     name = _WORDS.get(best["metric"], best["metric"])
     if not where:  # seeds alone are swept
         return f"The {name} is {best['value']:.3f}, the mean of {len(found[at].cells)} seeds of one configuration."
-    text = f"Best {name}: {best['value']:.3f} at {where} (best of {compared})."
+    others = [found[k].label for k in _tied(found, best["metric"]) if k != at]
+    tie = f", tied with {others[0]}{f' and {len(others) - 1} more' if len(others) > 1 else ''}" if others else ""
+    text = f"Best {name}: {best['value']:.3f} at {where} (best of {compared}{tie})."
     advantage, control = best["advantage_over_alpha_0"], _control(found, at)
     if advantage is None and control is None:
         return f"{text} There is no alpha = 0 cell to compare with."

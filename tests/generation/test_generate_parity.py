@@ -98,6 +98,13 @@ def test_our_ids_are_the_templates_own(tokenizer: Any) -> None:
     assert str(doubled) in str(error.value)
 
 
+def test_a_template_that_writes_the_date_has_the_day_of_training() -> None:
+    tokenizer = kinds.with_template(kinds.DATED)
+    ids = encode_prompt(USER, tokenizer, DataConfig())
+    assert "26 Jul 2024" in tokenizer.decode(ids)
+    check_template([USER], [ids], tokenizer, DataConfig())
+
+
 def test_a_bos_that_only_the_tokenizer_writes_is_no_difference() -> None:
     tokenizer = kinds.with_template(kinds.BARE)
     own = tokenizer.apply_chat_template(list(USER), add_generation_prompt=True, return_dict=False)

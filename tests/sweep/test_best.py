@@ -50,6 +50,46 @@ def test_the_advantage_is_the_difference_of_the_means_over_shared_seeds(tmp_path
     assert best["advantage_over_alpha_0"] == pytest.approx(sum(rates[1]) / 2 - sum(rates[0]) / 2)
 
 
+def test_of_equals_alpha_0_is_named_and_the_tie_said(tmp_path):
+    """Also by round-off: each mean is over three seeds."""
+    craft(tmp_path, f"{ALPHA}=-1,0,1,2", "seed=0,1,2", prompts=60, change=wins(a_1=0.7, a0=0.7, a1=0.3, a2=0.7))
+    best, said = found(tmp_path)
+    assert best["overrides"] == [f"{ALPHA}=0", "seed=0"]
+    assert (best["advantage_over_alpha_0"], best["distinguishable"]) == (0.0, False)
+    assert f"at {ALPHA}=0 (best of 4, tied with alpha=-1 and 1 more)." in said
+    assert said.endswith("That is alpha = 0 itself.")
+
+
+def test_equals_without_alpha_0(tmp_path):
+    craft(tmp_path, f"{ALPHA}=-1,1", prompts=20, change=wins(a_1=0.7, a1=0.7))
+    best, said = found(tmp_path)
+    assert best["overrides"] == [f"{ALPHA}=-1"]
+    assert "(best of 2, tied with alpha=1)" in said
+
+
+@pytest.mark.parametrize(
+    "row", ["not JSON\n", '{"step": 8, "pair": 0, "rewards/chosen": null, "rewards/rejected": null}\n']
+)
+def test_a_probe_file_that_cannot_be_compared_takes_the_interval_only(tmp_path, row):
+    def change(cell, made):
+        made.outcome, made.samples = False, False
+        made.files = {"probe.jsonl": row}
+
+    craft(tmp_path, f"{ALPHA}=0,1", change=change)
+    best, said = found(tmp_path)
+    assert (best["metric"], best["value"]) == ("rewards/accuracies", 0.5)
+    assert said.startswith("Best held-out preference accuracy: 0.500")
+
+
+def test_failed_cells_are_not_counted_among_the_compared(tmp_path):
+    def change(cell, made):
+        made.win = 0.8 if cell.point[ALPHA] == 1 else 0.4
+        made.state = "failed" if cell.point[ALPHA] > 1 else "complete"
+
+    craft(tmp_path, f"{ALPHA}=0,1,2,3", prompts=20, change=change)
+    assert "(best of 2)" in found(tmp_path)[1]
+
+
 def test_a_winner_by_a_hair_is_not_distinguishable(tmp_path):
     craft(tmp_path, f"{ALPHA}=0,1", "seed=0,1", prompts=40, change=wins(a0=0.5, a1=0.52))
     best, said = found(tmp_path)
