@@ -31,6 +31,7 @@ def prepare(cells: Sequence[TrainConfig], plan: Plan | None) -> None:
     Raises:
         UsageError: bad input.
     """
+    _workshop.cache_clear()  # what an earlier sweep of this process read may have changed, and where its cache was
     for cfg in cells:
         _workshop().materials(cfg)
     if plan is None:
