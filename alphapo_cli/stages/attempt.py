@@ -28,7 +28,7 @@ from alphapo_cli.objective.preference import Objective
 from alphapo_cli.policy import policy_of
 from alphapo_cli.probe import Processes
 from alphapo_cli.runs import RunDirectory, digest, identity, manifest, version_changes
-from alphapo_cli.schedule import Schedule
+from alphapo_cli.schedule import Schedule, probe_every
 from alphapo_cli.schema import TrainConfig
 from alphapo_cli.stages.readings import Readings
 from alphapo_cli.stages.recorder import Recorder
@@ -218,8 +218,9 @@ class Attempt:
             check_finite=cfg.guard.non_finite,
         )
         self.readings = Readings(
-            cfg, self.directory, self.materials, policy, self.objective, reference[1], self.processes
-        )
+            cfg, self.directory, self.materials, policy, self.objective, reference[1], self.processes,
+            every=probe_every(cfg.probe.every, len(self.materials.data.probe), self.schedule.pairs_per_step),
+        )  # fmt: skip
         self.trainer.add_callback(_AfterStep(self))
 
     def measure(self, step: int, *, probe: bool, samples: bool) -> dict[str, Any]:
