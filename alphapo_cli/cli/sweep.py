@@ -111,7 +111,7 @@ def sweep(
     check_json_target(json)
     quiet_libraries()
     directory = SweepDirectory((out or Path(grid.cells[0].cfg.run.dir) / f"{grid.name}-{grid.hash}").expanduser())
-    directory.check(grid)
+    directory.check(grid, looking=status or dry_run)
     policy = Policy(not no_retry, fail_fast, launcher.crashes)
     if status or dry_run:
         look(grid, directory, launcher, policy, dry_run=dry_run)

@@ -20,7 +20,7 @@ from alphapo_cli.claims import Claim, ClaimLost, Standing, take
 from alphapo_cli.compose import leaves, to_dict
 from alphapo_cli.data.prepare import tokenizer_hash
 from alphapo_cli.data.tokenise import end_token_id
-from alphapo_cli.errors import AlphapoError, Interrupted, UsageError
+from alphapo_cli.errors import AlphapoError, Interrupted, UsageError, in_words
 from alphapo_cli.files import append_jsonl, write_json
 from alphapo_cli.interrupts import StopRequest
 from alphapo_cli.models import add_lora, save_model
@@ -161,11 +161,11 @@ class Attempt:
         except (KeyboardInterrupt, SystemExit, Interrupted) as error:  # SystemExit: a scheduler requeues the job
             self._end("interrupted", "stopped by the user", 130)
             raise Interrupted(f"interrupted at step {self._step()}; the same line continues it") from error
-        except AlphapoError as error:
-            self._end("failed", str(error), 1)
-            raise
         except BaseException as error:
-            self._end("failed", f"{type(error).__name__}: {error}".splitlines()[0], 1)
+            with contextlib.suppress(
+                OSError
+            ):  # a full disk takes no summary either; the run counts as interrupted then
+                self._end("failed", in_words(error), 1)
             raise
 
     def _train(self, lm: Any, snapshot: dict[str, Any] | None) -> dict[str, Any]:

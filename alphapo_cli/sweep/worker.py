@@ -21,7 +21,7 @@ def main(connection: int, lifeline: int) -> None:
     from alphapo_cli.cli.common import quiet_libraries
 
     quiet_libraries()
-    from alphapo_cli.errors import AlphapoError
+    from alphapo_cli.errors import AlphapoError, in_words
     from alphapo_cli.sweep.cell import prepare, run_job
 
     parent: Connection = Connection(connection)
@@ -42,7 +42,7 @@ def main(connection: int, lifeline: int) -> None:
         except (AlphapoError, KeyboardInterrupt) as error:
             parent.send(error if isinstance(error, AlphapoError) else AlphapoError("interrupted"))
         except Exception as error:
-            parent.send(AlphapoError(f"{type(error).__name__}: {error}".splitlines()[0]))
+            parent.send(AlphapoError(in_words(error)))
         else:
             parent.send(None)
 

@@ -269,3 +269,17 @@ def test_two_processes_on_one_sweep_share_the_cells(small, tmp_path, shared_cach
     (path,) = paths
     assert commits(path) == [1, 1]
     assert {c["state"] for c in cells_of(path).values()} == {"complete"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_at_random_moments_it_ends_as_undisturbed(shared_cache, tmp_path, monkeypatch):
+    """A few of what `python tests/sweep/kill_at_random.py` does."""
+    import kill_at_random
+    from conftest import environment
+
+    for name, value in environment(shared_cache).items():
+        monkeypatch.setenv(name, value)
+    tally = kill_at_random.run(tmp_path, kills=5, seed=1)
+    assert tally.faults == []
+    assert tally.kills.total() >= 5
