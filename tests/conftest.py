@@ -7,6 +7,7 @@ what only a process of its own can show (exit codes as a shell sees them, signal
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -61,6 +62,13 @@ class Ran:
         """The one line on stderr of a refused command; it is all that stderr holds."""
         (line,) = self.err.splitlines()
         return line
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _young_garbage() -> None:
+    """Every run ends with a collection of garbage: not again through all that a hundred runs have imported."""
+    gc.collect()
+    gc.freeze()
 
 
 def environment(cache: Path, extra: dict[str, str] | None = None) -> dict[str, str]:

@@ -67,7 +67,7 @@ def generate(
         print(to_yaml(cfg), end="")
         return
     check_json_target(json)
-    quiet_libraries()
+    quiet_libraries(importing=True)
     from alphapo_cli.stages.generate import prepare, run
 
     generation = prepare(cfg, model, out, replace=replace)

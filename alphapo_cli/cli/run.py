@@ -75,7 +75,7 @@ def run(
         return
     plan.check(cfg)
     check_json_target(json)
-    quiet_libraries()
+    quiet_libraries(importing=True)
     from alphapo_cli.stages.pipeline import after_training, join_tracking, outcome
 
     directory = RunDirectory(Path(cfg.run.dir).expanduser() / run_name(cfg))

@@ -56,7 +56,7 @@ def train(
         print(to_yaml(cfg), end="")
         return
     check_json_target(json)
-    quiet_libraries()
+    quiet_libraries(importing=True)
     from alphapo_cli.runs import RunDirectory, run_name
 
     directory = RunDirectory(Path(cfg.run.dir).expanduser() / run_name(cfg))

@@ -7,6 +7,7 @@ end of the lifeline closes and the worker ends at once: the run goes on from its
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -28,6 +29,7 @@ def main(connection: int, lifeline: int) -> None:
     # What takes seconds to import is imported before the first request.
     import alphapo_cli.stages.train  # noqa: F401
 
+    gc.freeze()  # accelerate collects garbage after every run: not again through everything that was imported
     parent.send("ready")
     while True:
         try:

@@ -27,7 +27,7 @@ KINDS = {
     "lora with dropout": ("model.lora.r=4", "model.lora.dropout=0.2"),
     "sgd": ("trainer.optim=sgd",),
 }
-QUICK = [("alphapo", 1), ("accumulation", 9), ("reference", 9), ("lora with dropout", 9)]
+QUICK = [("alphapo", 1), ("lora with dropout", 9)]
 
 
 def record(path: Path) -> dict[str, bytes]:

@@ -166,7 +166,7 @@ class TestRetries:
 
     def test_a_failed_cell_is_tried_again_from_its_checkpoint(self, failed, alphapo):
         line, ran = failed
-        assert cells_of(ran.path)[f"{ALPHA}=1"]["reason"] == "OSError: [Errno 28] No space left on device"
+        assert cells_of(ran.path)[f"{ALPHA}=1"]["reason"].startswith("No space left on device: make room")
         again = alphapo(*line)
         assert again.code == 0
         assert "continues at step 4 of 8" in again.err
