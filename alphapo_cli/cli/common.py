@@ -16,7 +16,7 @@ from alphapo_cli.errors import UsageError
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[OVERRIDES]...", help="Hydra overrides: group=choice or key=value.", show_default=False),
+    typer.Argument(metavar="OVERRIDES", help="Hydra overrides: group=choice or key=value.", show_default=False),
 ]
 ConfigDir = Annotated[
     Path | None, typer.Option("--config-dir", help="A folder of your own YAML, searched before the shipped conf/.")

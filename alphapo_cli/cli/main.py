@@ -21,7 +21,7 @@ app = typer.Typer(
     name="alphapo",
     help="What does the shape of the reward do to preference training? Train, sweep alpha, and see which way the log-probs go.",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -36,14 +36,11 @@ def train(
 ) -> None:
     """Train one model and measure displacement on the way. Without overrides: AlphaPO on the embedded world.
 
-    [bold]Examples[/bold]
-
+    \b
+    Examples:
       alphapo train
-
       alphapo train objective.shape.alpha=0.5 seed=1
-
       alphapo train objective=dpo model.path=./my-model data=hh_rlhf data.path=pairs.jsonl.gz
-
       alphapo train objective=ipo objective/shape=power objective.shape.alpha=0.5
     """
     from alphapo_cli.compose import compose, to_yaml

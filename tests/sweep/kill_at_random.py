@@ -78,7 +78,7 @@ def disturb(folder: Path, kills: int, span: float, rng: random.Random, tally: Ta
     while True:
         wanted = tally.kills.total() < kills
         try:
-            code = process.wait(rng.uniform(0, span) if wanted else None)
+            code = process.wait(rng.uniform(0, span / 2) if wanted else None)
         except subprocess.TimeoutExpired:
             victim = rng.choice(VICTIMS)
             if strike(process, victim, rng):
