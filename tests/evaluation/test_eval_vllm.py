@@ -6,10 +6,15 @@ import importlib.util
 import json
 import math
 import random
-from collections.abc import Callable
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from eval_world import alphapo, load, one_line, write
 from local_judge import WORDS, save, tokenizer
@@ -19,6 +24,7 @@ from alphapo_cli.evaluation.judges import protocol
 
 FAKE = Path(__file__).parents[1] / "generation" / "fake"
 N = 24
+KEY = "sk-a-key-of-this-test-0123456789"
 
 
 @pytest.fixture
@@ -99,6 +105,64 @@ def test_preferences_are_the_models_own_log_probs(world: Path) -> None:
     assert results["judging"]["requests"] == N - 2
     assert results["judging"]["cost_usd"] == 0
     assert len(journal(world)) == N - 2
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """vLLM's own OpenAI-compatible server with the tiny judge on a free port of this machine; its base URL."""
+    model = save(tmp_path / "served")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    line = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", "judge",
+        "--host", "127.0.0.1", "--port", str(port), "--api-key", KEY, "--dtype", "float32", "--enforce-eager",
+        "--kv-cache-memory-bytes", str(1 << 27), "--max-num-seqs", "16",
+    ]  # fmt: skip
+    with (tmp_path / "server.log").open("wb") as log:
+        process = subprocess.Popen(line, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 240
+        while time.monotonic() < deadline:
+            assert process.poll() is None, (tmp_path / "server.log").read_text()[-3000:]
+            try:
+                httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).raise_for_status()
+                break
+            except httpx.HTTPError:
+                time.sleep(0.5)
+        else:
+            raise AssertionError("the server did not come up")
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.mark.vllm
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+def test_a_real_server_judges_as_the_same_model_without_one(
+    world: Path, server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """End to end over HTTP: key, questions, log-probs, annotations; and a wrong key."""
+    assert judge(world, save(world / "judge")) == 0
+    local = load(world / "out" / "annotations.json")
+    line = (
+        "eval", world / "outputs.json", "--reference", world / "reference.json", "--judge", "openai",
+        f"judge.base_url={server}", "judge.model=judge", "judge.api_key_env=JUDGE_KEY", "judge.top_logprobs=20",
+        "statistics.bootstrap=0", "--out", world / "served-out",
+    )  # fmt: skip
+    monkeypatch.setenv("JUDGE_KEY", "wrong-key-0123456789")
+    assert alphapo(*line) != 0
+    said = capsys.readouterr().err
+    assert "401" in said
+    assert "wrong-key" not in said
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    assert alphapo(*line) == 0, capsys.readouterr().err
+    served = load(world / "served-out" / "annotations.json")
+    assert [row["preference"] for row in served] == pytest.approx([row["preference"] for row in local], abs=1e-4)
+    assert load(world / "served-out" / "results.json")["judging"]["requests"] == N - 2
+    assert not [p for p in (world / "served-out").rglob("*") if p.is_file() and KEY in p.read_text(errors="ignore")]
 
 
 # ------------------------------------------------------------------------------------------- a stand-in for faults
