@@ -26,7 +26,14 @@ from yaml import YAMLError
 
 from alphapo_cli.errors import ConfigError, nearest
 from alphapo_cli.locations import shipped
-from alphapo_cli.objective_config import GAMMAS, check_parts, part_defaults, settle_gamma
+from alphapo_cli.objective_config import (
+    GAMMAS,
+    check_parts,
+    choose_optional,
+    leave_optional,
+    part_defaults,
+    settle_gamma,
+)
 from alphapo_cli.overrides import Line, Sources, shown
 from alphapo_cli.ranges import check, normalise
 
@@ -74,8 +81,10 @@ def compose(primary: str, schema: type[T], layers: Sequence[Line], sources: Sour
     for layer in layers:
         for choice in layer.groups:
             groups[choice.partition("=")[0]] = choice
+    optional = leave_optional(groups)
     composed, choices = _compose_groups(primary, tuple(groups.values()), sources.user)
     raw = copy.deepcopy(composed)
+    choose_optional(raw, optional)
     _leave_aside(raw, primary, schema, choices, groups)
     parts = part_defaults(raw, choices.get("objective", ""), sources)
     try:

@@ -21,6 +21,7 @@ from alphapo_cli.head import token_log_probs, token_statistics
 from alphapo_cli.layout import Layout
 from alphapo_cli.layout.batch import PairBatch
 from alphapo_cli.logprobs import AnswerLogProbs
+from alphapo_cli.objective.comparison import Moment
 from alphapo_cli.objective.preference import Objective
 from alphapo_cli.policy import PolicyModel, frozen_head, head_of, label
 
@@ -136,8 +137,8 @@ class Probe:
         self.start_hidden: list[Tensor] = []  # chosen rows of each of this process's batches
         self.start = self.measure(policy)
 
-    def measure(self, policy: PolicyModel) -> ProbeValues:
-        """Everything the metrics need, of the policy as it is now."""
+    def measure(self, policy: PolicyModel, moment: Moment | None = None) -> ProbeValues:
+        """Everything the metrics need, of the policy as it is now, its loss as it is at `moment`."""
         first = not self.start_hidden
         parts = []
         with inference(policy):
@@ -175,11 +176,8 @@ class Probe:
             None if self.reference is None else torch.from_numpy(self.reference).double(),
             columns={name: torch.from_numpy(values) for name, values in self.scorer.pairs.columns.items()},
         )
-        scores = self.objective.score_function(answers)
-        rewards, gradients = objective_values(self.objective, scores)
-        return ProbeValues(
-            values["sums"], values["lengths"], scores.numpy(), rewards, gradients, values["entropy"], values["kl"]
-        )
+        of_objective = objective_values(self.objective, answers, moment or Moment())
+        return ProbeValues(values["sums"], values["lengths"], *of_objective, values["entropy"], values["kl"])
 
 
 def _numpy(x: Tensor) -> np.ndarray:

@@ -25,6 +25,7 @@ from alphapo_cli.data.tokens import TokenPairs
 from alphapo_cli.errors import AlphapoError, UsageError, nearest
 from alphapo_cli.layout import Layout
 from alphapo_cli.layout.batch import PairBatch
+from alphapo_cli.objective.comparison import Memory, Moment
 from alphapo_cli.objective.preference import Objective, PairLoss
 from alphapo_cli.policy import PolicyModel, label
 from alphapo_cli.probe import Processes
@@ -139,9 +140,15 @@ class PreferenceTrainer(Trainer):
         self.check_finite = check_finite
         self.grad_norm: float | None = None
         self.first_step = 0
+        self.memory: dict[str, Memory] = {}  # what parts of the objective remember of earlier steps
         self._resumed: dict[str, Any] | None = None
         self.add_callback(_Restore(self))
         self.add_callback(_Log(self))
+
+    @property
+    def moment(self) -> Moment:
+        """Where training is, for the objective."""
+        return Moment(self.state.global_step / max(self.schedule.total_steps, 1), self.memory)
 
     def snapshot(self, processes: Processes) -> dict[str, Any]:
         """All that a continued run needs beside the weights it starts from; to be called between two steps."""
@@ -201,7 +208,8 @@ class PreferenceTrainer(Trainer):
             sync = contextlib.nullcontext() if i == last else self.accelerator.no_sync(model)
             with sync:
                 answers = label(model(batch), batch).answers()
-                result = self.objective(replace(answers, reference=batch.reference, columns=batch.columns))
+                answers = replace(answers, reference=batch.reference, columns=batch.columns)
+                result = self.objective(answers, self.moment)
                 # DDP averages gradients over processes; the step's gradient is the mean over its pairs.
                 share = torch.where(batch.weight > 0, result.loss, 0.0).sum() / inputs.num_pairs
                 self.accelerator.backward(share * self.args.world_size)

@@ -241,7 +241,7 @@ class TestOwnYaml:
             ("defaults: [alphapp, _self_]\n", "alphapp"),
             ("beta: [\n", "flow node"),
             ("", "score"),
-            ("name: mine\nbeta: 1\n", "choices: mean, ratio_mean"),
+            ("name: mine\nbeta: 1\n", "choices: mean, odds"),
             ("defaults: [alphapo, _self_]\nshape: {aplha: 1}\n", "aplha"),
         ],
     )

@@ -224,8 +224,9 @@ class Attempt:
 
     def measure(self, step: int, *, probe: bool, samples: bool) -> dict[str, Any]:
         """One reading, recorded as of `step`."""
+        assert self.trainer is not None
         self._mine()
-        row, per_pair = self.readings.read(step, probe=probe, samples=samples)
+        row, per_pair = self.readings.read(step, probe=probe, samples=samples, moment=self.trainer.moment)
         if self.recorder is not None:
             self.recorder.add(step, row)
             self.recorder.last_probe = row if probe else {**self.recorder.last_probe, **row}

@@ -11,6 +11,7 @@ from alphapo_cli import diagnostics, guards
 from alphapo_cli.data import glassbox
 from alphapo_cli.data.tokenise import encode_prompt, end_token_id
 from alphapo_cli.errors import AlphapoError
+from alphapo_cli.objective.comparison import Moment
 from alphapo_cli.objective.preference import Objective
 from alphapo_cli.outcome import Outcome, Prompts
 from alphapo_cli.policy import PolicyModel
@@ -68,8 +69,10 @@ class Readings:
         every = self.cfg.probe.every
         return step % every == 0 or last, step % (self.cfg.probe.sample_every or every) == 0 or last
 
-    def read(self, step: int, *, probe: bool, samples: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """(the row of metrics, a row per probe pair) of the policy as it is.
+    def read(
+        self, step: int, *, probe: bool, samples: bool, moment: Moment | None = None
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """(the row of metrics, a row per probe pair) of the policy as it is, and of the objective as it is at `moment`.
 
         Raises:
             AlphapoError: a log-prob of the probe is not finite.
@@ -78,7 +81,7 @@ class Readings:
         row: dict[str, Any] = {}
         per_pair: list[dict[str, Any]] = []
         if probe:
-            now = self.probe.start if step == 0 else self.probe.measure(self.policy)
+            now = self.probe.start if step == 0 else self.probe.measure(self.policy, moment)
             if self.cfg.guard.non_finite and not np.isfinite(now.sums).all():
                 worst = float(now.sums[~np.isfinite(now.sums)][0])
                 raise AlphapoError(guards.broken("a log-prob of the probe", worst, step))
