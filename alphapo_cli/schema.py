@@ -38,8 +38,8 @@ class ObjectiveConfig:
     label_smoothing: float = _number(0.0, ge=0, lt=0.5)
     # Weight of the chosen side's mean per-token negative log-likelihood.
     nll: float = _number(0.0, ge=0)
-    # mean: per token of the answer; sum: over its tokens.
-    nll_scope: str = _choice("mean", "mean", "sum")
+    # mean: per token of the answer; sum: over its tokens; tokens: per token of all chosen answers of the step.
+    nll_scope: str = _choice("mean", "mean", "sum", "tokens")
     preference: float = _number(1.0, ge=0)  # weight of the preference term
     # How label_smoothing is meant: smooth mixes both labels, unbiased undoes labels flipped with that probability.
     label_model: str = _choice("smooth", "smooth", "unbiased")

@@ -39,6 +39,7 @@ class StepBatch:
 
     micro_batches: list[PairBatch]
     num_pairs: int  # over all processes
+    chosen_tokens: float  # mean length of their chosen answers
 
 
 class StepDataset(Dataset[StepBatch]):
@@ -57,6 +58,7 @@ class StepDataset(Dataset[StepBatch]):
         self.pairs, self.rank, self.layout = pairs, rank, layout
         self.schedule = schedule.sized(layout.positions(pairs, sides), layout.as_widest)
         self.pad_id, self.sides, self.reference = pad_id, sides, reference
+        self.chosen_lengths = pairs.chosen.lengths
 
     def __len__(self) -> int:
         return self.schedule.total_steps
@@ -72,7 +74,8 @@ class StepDataset(Dataset[StepBatch]):
             )
             for indices, weights in self.schedule.micro_batches(step, self.rank)
         ]
-        return StepBatch(batches, len(self.schedule.pairs(step)))
+        everyone = self.schedule.pairs(step)
+        return StepBatch(batches, len(everyone), float(self.chosen_lengths[everyone].mean()))
 
 
 class Window:
@@ -208,7 +211,9 @@ class PreferenceTrainer(Trainer):
             sync = contextlib.nullcontext() if i == last else self.accelerator.no_sync(model)
             with sync:
                 answers = label(model(batch), batch).answers()
-                answers = replace(answers, reference=batch.reference, columns=batch.columns)
+                answers = replace(
+                    answers, reference=batch.reference, columns=batch.columns, chosen_tokens=inputs.chosen_tokens
+                )
                 result = self.objective(answers, self.moment)
                 # DDP averages gradients over processes; the step's gradient is the mean over its pairs.
                 share = torch.where(batch.weight > 0, result.loss, 0.0).sum() / inputs.num_pairs

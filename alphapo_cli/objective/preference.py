@@ -157,10 +157,17 @@ class Objective:
         both = scores.shape[0] > 1
         loss = here.preference_loss(scores, answers, moment) if both else torch.zeros_like(answers.sums[0])
         if self.nll:
-            total = answers.sums[0]
-            loss = loss - self.nll * (total / answers.lengths[0] if self.nll_scope == "mean" else total)
+            loss = loss - self.nll * answers.sums[0] / self._nll_tokens(answers)
         loss = loss + self.parts["regulariser"](Comparison(scores, rewards, self.beta, answers=answers))
         return PairLoss(loss, scores, rewards, rewards[0] - rewards[1] if both else None)
+
+    def _nll_tokens(self, answers: AnswerLogProbs) -> Tensor | float:
+        """What the chosen side's summed log-prob is divided by."""
+        if self.nll_scope == "sum":
+            return 1.0
+        if self.nll_scope == "mean":
+            return answers.lengths[0]
+        return answers.lengths[0].mean() if answers.chosen_tokens is None else answers.chosen_tokens
 
     def score_gradients(
         self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: Moment | None = None
