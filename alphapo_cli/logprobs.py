@@ -66,6 +66,7 @@ class AnswerLogProbs:
     reference: Tensor | None = None  # [K, B] the same sums under the reference
     columns: Mapping[str, Tensor] = field(default_factory=dict)  # name -> [B], numbers that came with the pairs
     tokens: TokenLogProbs | None = None
+    index: Tensor | None = None  # [B] place of each pair in its data set
     chosen_tokens: float | None = None  # mean length of the chosen answers of the optimizer step; None: of these
 
     def log_ratio(self) -> Tensor:

@@ -202,7 +202,29 @@ TRAIN: dict[str, Metric] = {
     "train/epoch": Metric("Number of", "passes over the training pairs so far", "epochs"),
 }
 
-CATALOG: dict[str, Metric] = {**PROBE, **GLASSBOX, **SAMPLES, **EVAL, **TRAIN}
+# What an objective's parts remember and move, as the step's loss used it.
+OBJECTIVE: dict[str, Metric] = {
+    "objective/scheduled": Metric("Value of", "the parameter that objective.schedule moves"),
+    "objective/kl_chosen": Metric(
+        "Mean over the step's chosen answers of", "the unscaled reward, at least 0 (KTO's z)"
+    ),
+    "objective/kl_rejected": Metric(
+        "Mean over the step's rejected answers of", "the unscaled reward, at least 0 (KTO's z)"
+    ),
+    "objective/shift": Metric("Mean over all answers so far of", "the reward, by which BCO shifts it", "reward units"),
+    "objective/seen": Metric("Number of", "answers in objective/shift"),
+    "objective/gap_mean": Metric(
+        "Exponential mean over steps of", "the mean gap between chosen and rejected log-ratio"
+    ),
+    "objective/gap_spread": Metric("Exponential mean over steps of", "the gap's standard deviation over pairs"),
+    "objective/population": Metric("Number of", "pairs among which gamma-PO shares the margin"),
+    "objective/factor": Metric("Ratio of", "the step's beta to objective.beta"),
+    "objective/threshold": Metric("Smallest of", "the sampling keys of pairs that are kept"),
+    "objective/kept": Metric("Share (0 to 1) of pairs", "of the step that are kept"),
+    "objective/step": Metric("Number of", "steps that the objective has seen"),
+}
+
+CATALOG: dict[str, Metric] = {**PROBE, **GLASSBOX, **SAMPLES, **EVAL, **TRAIN, **OBJECTIVE}
 
 # What a training batch also reports, from the tensors that the loss used, under `train/<key>`.
 _ON_THE_BATCH = ("rewards/", "logps/", "ranking/accuracy", "gradient_weight/", "entropy/")

@@ -176,7 +176,7 @@ class Probe:
             None if self.reference is None else torch.from_numpy(self.reference).double(),
             columns={name: torch.from_numpy(values) for name, values in self.scorer.pairs.columns.items()},
         )
-        of_objective = objective_values(self.objective, answers, moment or Moment())
+        of_objective = objective_values(self.objective, answers, moment or self.objective.start)
         return ProbeValues(values["sums"], values["lengths"], *of_objective, values["entropy"], values["kl"])
 
 

@@ -9,7 +9,7 @@ micro-batches and divides by the number of pairs in the step over all processes.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from alphapo_cli.data.tokens import TokenPairs
 from alphapo_cli.errors import AlphapoError, UsageError, nearest
 from alphapo_cli.layout import Layout
 from alphapo_cli.layout.batch import PairBatch
+from alphapo_cli.logprobs import AnswerLogProbs
 from alphapo_cli.objective.comparison import Memory, Moment
 from alphapo_cli.objective.preference import Objective, PairLoss
 from alphapo_cli.policy import PolicyModel, label
@@ -143,7 +144,8 @@ class PreferenceTrainer(Trainer):
         self.check_finite = check_finite
         self.grad_norm: float | None = None
         self.first_step = 0
-        self.memory: dict[str, Memory] = {}  # what parts of the objective remember of earlier steps
+        self.memory: Mapping[str, Memory] = objective.start.memory  # what its parts remember of earlier steps
+        self.used_moment = objective.start
         self._resumed: dict[str, Any] | None = None
         self.add_callback(_Restore(self))
         self.add_callback(_Log(self))
@@ -161,6 +163,7 @@ class PreferenceTrainer(Trainer):
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.lr_scheduler.state_dict(),
             "processes": processes.gather([mine]),
+            "objective": {kind: dict(memory) for kind, memory in self.memory.items()},
         }
 
     def restore(self, snapshot: dict[str, Any]) -> None:
@@ -189,6 +192,7 @@ class PreferenceTrainer(Trainer):
         self.optimizer.load_state_dict(self._resumed["optimizer"])
         self.lr_scheduler.load_state_dict(self._resumed["schedule"])
         self.state.global_step = self.first_step
+        self.memory = self._resumed["objective"]
         sums = self._resumed["processes"][self.args.process_index]["window"]
         self.window.sums = {name: value.to(self.args.device) for name, value in sums.items()}
 
@@ -206,15 +210,14 @@ class PreferenceTrainer(Trainer):
         model.train()
         total = torch.zeros((), device=self.args.device)
         last = len(inputs.micro_batches) - 1
+        ready = self._settle(model, inputs) if self.objective.observes else None
+        self.used_moment = self.moment
         for i, cpu_batch in enumerate(inputs.micro_batches):
             batch = cpu_batch.to(self.args.device)
             sync = contextlib.nullcontext() if i == last else self.accelerator.no_sync(model)
             with sync:
-                answers = label(model(batch), batch).answers()
-                answers = replace(
-                    answers, reference=batch.reference, columns=batch.columns, chosen_tokens=inputs.chosen_tokens
-                )
-                result = self.objective(answers, self.moment)
+                answers = ready if ready is not None else self._answers(model, batch, inputs)
+                result = self.objective(answers, self.used_moment)
                 # DDP averages gradients over processes; the step's gradient is the mean over its pairs.
                 share = torch.where(batch.weight > 0, result.loss, 0.0).sum() / inputs.num_pairs
                 self.accelerator.backward(share * self.args.world_size)
@@ -223,6 +226,35 @@ class PreferenceTrainer(Trainer):
         if self.check_finite and not torch.isfinite(total):
             raise AlphapoError(guards.broken("the loss", total.item(), self.state.global_step + 1))
         return total
+
+    @staticmethod
+    def _answers(model: Any, batch: PairBatch, inputs: StepBatch) -> AnswerLogProbs:
+        answers = label(model(batch), batch).answers()
+        return replace(
+            answers, reference=batch.reference, columns=batch.columns, index=batch.index,
+            chosen_tokens=inputs.chosen_tokens,
+        )  # fmt: skip
+
+    def _settle(self, model: Any, inputs: StepBatch) -> AnswerLogProbs | None:
+        """Show the objective the whole step, over all processes, before its loss.
+
+        Returns the answers with their graph where the step is one micro-batch, None where they are to be made again.
+        """
+        once = len(inputs.micro_batches) == 1
+        mine: list[tuple[int, dict[str, Tensor]]] = []
+        answers = None
+        with contextlib.nullcontext() if once else torch.no_grad():
+            for cpu_batch in inputs.micro_batches:
+                batch = cpu_batch.to(self.args.device)
+                answers = self._answers(model, batch, inputs)
+                seen = self.objective.observe(answers, self.moment)
+                for row in torch.nonzero(cpu_batch.weight > 0).flatten().tolist():
+                    mine.append((int(cpu_batch.index[row]), {kind: values[row] for kind, values in seen.items()}))
+        everyone = Processes(self.args.process_index, self.args.world_size).gather(mine)
+        everyone.sort(key=lambda item: item[0])
+        observed = {kind: torch.stack([values[kind] for _, values in everyone]) for kind in everyone[0][1]}
+        self.memory = self.objective.settle(self.memory, observed)
+        return answers if once else None
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -262,6 +294,7 @@ class _Log(TrainerCallback):
         row["train/grad_norm"] = t.grad_norm if t.grad_norm is not None else float("nan")
         row["train/learning_rate"] = t.used_learning_rate
         row["train/epoch"] = t.schedule.epoch(step)
+        row |= t.objective.readings(t.used_moment)
         t.on_log(step, row)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

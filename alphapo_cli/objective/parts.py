@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from alphapo_cli.errors import ConfigError, nearest
+from alphapo_cli.objective.state import State
 from alphapo_cli.objective_config import OPTIONAL, PARTS
 
 # What a score is the logarithm of: a probability (at most 0), or a ratio of two probabilities (either sign).
@@ -36,6 +37,7 @@ class Part:
     score_kind: ScoreKind = "log_prob"
     columns: tuple[str, ...] | Callable[..., tuple[str, ...]] = ()
     rule: Callable[..., Any] | None = None
+    state: State | None = None
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:

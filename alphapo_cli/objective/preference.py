@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from torch import Tensor
 from alphapo_cli.errors import ConfigError
 from alphapo_cli.logprobs import AnswerLogProbs
 from alphapo_cli.objective import (  # noqa: F401  (importing them fills the tables)
+    dynamic,
     link,
     margin,
     pointwise,
@@ -27,7 +30,8 @@ from alphapo_cli.objective import (  # noqa: F401  (importing them fills the tab
     shape,
     weight,
 )
-from alphapo_cli.objective.comparison import Comparison, Moment
+from alphapo_cli.objective import state as states
+from alphapo_cli.objective.comparison import Comparison, Memory, Moment
 from alphapo_cli.objective.parts import TABLES, Bound, Part, find
 from alphapo_cli.schema import ObjectiveConfig
 
@@ -91,6 +95,41 @@ class Objective:
         found = {name: bound.words for bound in self.parts.values() for name in bound.columns}
         return found if self.label_column is None else {**found, self.label_column: "label_column"}
 
+    @cached_property
+    def start(self) -> Moment:
+        """Before the first step."""
+        return Moment(0.0, states.begin(self.parts))
+
+    @property
+    def observes(self) -> bool:
+        """Whether it needs the values of a whole step before the step's loss."""
+        return any(b.part.state is not None and b.part.state.observe is not None for b in self.parts.values())
+
+    def observe(self, answers: AnswerLogProbs, moment: Moment) -> dict[str, Tensor]:
+        """What its parts want to know of each pair of a step: kind -> [B, F]."""
+        answers = answers.widened()
+        here = self.at(moment)
+        scores = here.score_function(answers)
+        return states.observe(self.parts, Comparison(scores, here.rewards(scores), self.beta, self.gamma, answers))
+
+    def settle(self, memory: Mapping[str, Memory], observed: Mapping[str, Tensor]) -> dict[str, Memory]:
+        """The memory with which a step is computed, from what was observed of all its pairs."""
+        return states.settle(self.parts, memory, observed)
+
+    def react(self, memory: Mapping[str, Memory], row: Mapping[str, Any]) -> dict[str, Memory]:
+        """The memory after a reading of the probe, `row` its metrics."""
+        return states.react(self.parts, memory, row)
+
+    def readings(self, moment: Moment) -> dict[str, float]:
+        """Numbers to log: the scheduled parameter, and what the parts remember."""
+        bound = self.parts["schedule"]
+        value = bound(moment, moment.memory.get("schedule", {}))
+        found = {} if value is None else {"objective/scheduled": float(value)}
+        for kind, memory in moment.memory.items():
+            if kind != "schedule":
+                found |= {f"objective/{name}": float(x) for name, x in memory.items() if x.dim() == 0}
+        return found
+
     def at(self, moment: Moment) -> Objective:
         """The same with its scheduled parameter as it is at `moment`."""
         bound = self.parts["schedule"]
@@ -109,16 +148,16 @@ class Objective:
         self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: Moment | None = None
     ) -> Comparison:
         """What the other parts read of `scores` [2, B]."""
-        memory = moment.memory if moment is not None else {}
-        c = Comparison(scores, self.rewards(scores), self.beta, answers=answers, memory=memory.get("margin", {}))
-        offset = self.gamma + self.parts["margin"](c)
-        return replace(c, offset=offset, memory={})
+        memory = (moment or self.start).memory
+        rewards = self.rewards(scores)
+        c = Comparison(scores, rewards, self.beta, self.gamma, answers, memory=memory.get("margin", {}))
+        return replace(c, offset=self.gamma + self.parts["margin"](c), memory={})
 
     def preference_loss(
         self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: Moment | None = None
     ) -> Tensor:
         """The loss of the preference term alone as a function of the scores: [2, B] -> [B]."""
-        memory = moment.memory if moment is not None else {}
+        memory = (moment or self.start).memory
         c = self.compare(scores, answers, moment)
         loss = self._labelled(replace(c, memory=memory.get("link", {})))
         factor = self.parts["weight"](replace(c, memory=memory.get("weight", {})))
@@ -145,12 +184,12 @@ class Objective:
 
         Args:
             answers: sums and lengths [K, B]; `reference` where `needs_reference`. bf16 or fp16 is widened to float32.
-            moment: when; a schedule stands at its start without it.
+            moment: when; schedules and memory stand at their start without it.
 
         Returns:
             PairLoss in float32 (float64 for float64 input).
         """
-        here = self.at(moment or Moment())
+        here = self.at(moment or self.start)
         answers = answers.widened()
         scores = here.score_function(answers)
         rewards = here.rewards(scores)
@@ -180,7 +219,7 @@ class Objective:
         """
         with torch.enable_grad():
             leaf = scores.detach().clone().requires_grad_(True)
-            loss = self.at(moment or Moment()).preference_loss(leaf, answers, moment).sum()
+            loss = self.at(moment or self.start).preference_loss(leaf, answers, moment).sum()
             if not loss.requires_grad:  # no preference term
                 return torch.zeros_like(scores)
             (gradient,) = torch.autograd.grad(loss, leaf)

@@ -226,7 +226,10 @@ class Attempt:
         """One reading, recorded as of `step`."""
         assert self.trainer is not None
         self._mine()
-        row, per_pair = self.readings.read(step, probe=probe, samples=samples, moment=self.trainer.moment)
+        trainer = self.trainer
+        row, per_pair = self.readings.read(step, probe=probe, samples=samples, moment=trainer.moment)
+        if probe and step > 0:
+            trainer.memory = trainer.objective.react(trainer.memory, row)
         if self.recorder is not None:
             self.recorder.add(step, row)
             self.recorder.last_probe = row if probe else {**self.recorder.last_probe, **row}

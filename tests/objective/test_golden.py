@@ -75,6 +75,15 @@ NAMED: list[tuple[str, dict[str, float], float, float]] = [
     ("objective=slic", {}, 1.2, 1.6),
     ("objective=kto_constant objective.link.kl=0.3 objective.link.undesirable=0", {}, 0.48250714, 0.58175938),
     ("objective=kto_constant objective.link.kl=0.3 objective.link.desirable=0", {}, 0.45512111, 0.46754569),
+    ("objective=kto_pair objective.link.kl=0.3 objective.link.undesirable=0", {}, 0.48250714, 0.58175938),
+    ("objective=bco objective.beta=0.1", {}, 1.26535371, 1.49875190),
+    (
+        "objective=alpha_dpo objective.gamma_beta_ratio=0.6 objective.margin.alpha=0.2 objective.margin.mean=1 "
+        "objective.margin.spread=2",
+        {},
+        0.73839765,
+        0.07503248,
+    ),
     ("objective=bce", {}, 1.26535371, 1.49875190),
     ("objective=nca_pair objective.beta=0.1", {}, 1.32707351, 1.45373120),
     ("objective=sppo_hard objective.beta=0.1", {}, 28.25, 80.0),

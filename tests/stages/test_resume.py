@@ -26,8 +26,19 @@ KINDS = {
     "reference": ("objective=dpo",),
     "lora with dropout": ("model.lora.r=4", "model.lora.dropout=0.2"),
     "sgd": ("trainer.optim=sgd",),
+    # A controller that follows the probe, and statistics of whole steps over two micro-batches.
+    "memory": (
+        "objective=kto_pair",
+        "objective/shape=power",
+        "objective.shape.convention=ratio",
+        "objective/schedule=adaptive",
+        "objective.schedule.gain=20",
+        "objective.beta=0.5",
+        "trainer.per_device_train_batch_size=4",
+        "trainer.gradient_accumulation_steps=2",
+    ),
 }
-QUICK = [("alphapo", 1), ("accumulation", 9), ("reference", 9), ("lora with dropout", 9)]
+QUICK = [("alphapo", 1), ("accumulation", 9), ("reference", 9), ("lora with dropout", 9), ("memory", 9)]
 
 
 def record(path: Path) -> dict[str, bytes]:
