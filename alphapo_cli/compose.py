@@ -81,6 +81,26 @@ def compose(primary: str, schema: type[T], layers: Sequence[Line], sources: Sour
     for layer in layers:
         for choice in layer.groups:
             groups[choice.partition("=")[0]] = choice
+    chosen, parts = _chosen(primary, schema, tuple(groups.values()), sources)  # type: ignore[arg-type]
+    cfg = copy.deepcopy(chosen)
+    for layer in layers:
+        _apply(cfg, layer, parts)
+    check_parts(cfg, parts)
+    try:
+        typed = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_reason(error)) from error
+    typed = normalise(typed)
+    check(typed)
+    return typed  # type: ignore[no-any-return]
+
+
+@functools.lru_cache(maxsize=256)  # the cells of a sweep differ in values more often than in groups
+def _chosen(
+    primary: str, schema: type[Any], choice: tuple[str, ...], sources: Sources
+) -> tuple[DictConfig, dict[str, dict[str, Any]]]:
+    """The typed configuration of a choice of groups, before any value is set, and what its parts declare."""
+    groups = {text.partition("=")[0]: text for text in choice}
     optional = leave_optional(groups)
     composed, choices = _compose_groups(primary, tuple(groups.values()), sources.user)
     raw = copy.deepcopy(composed)
@@ -93,16 +113,7 @@ def compose(primary: str, schema: type[T], layers: Sequence[Line], sources: Sour
         raise ConfigError(f"conf/{primary}.yaml with {' '.join(groups.values())}: {_reason(error)}") from error
     assert isinstance(cfg, DictConfig)
     settle_gamma(cfg, choices, sources)
-    for layer in layers:
-        _apply(cfg, layer, parts)
-    check_parts(cfg, parts)
-    try:
-        typed = OmegaConf.to_object(cfg)
-    except OmegaConfBaseException as error:
-        raise ConfigError(_reason(error)) from error
-    typed = normalise(typed)
-    check(typed)
-    return typed  # type: ignore[no-any-return]
+    return cfg, parts
 
 
 def _leave_aside(

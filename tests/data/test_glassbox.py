@@ -115,9 +115,11 @@ def test_columns_hold_the_true_rewards_and_answers_differ():
     for pair in glassbox.make_pairs(GlassboxConfig(pairs=200)):
         instruction, chosen, rejected = text(pair.prompt), text(pair.chosen), text(pair.rejected)
         assert chosen != rejected
+        better = glassbox.true_reward(instruction, chosen) - glassbox.true_reward(instruction, rejected)
         assert pair.columns == {
             "score_chosen": glassbox.true_reward(instruction, chosen),
             "score_rejected": glassbox.true_reward(instruction, rejected),
+            "win_probability": pytest.approx(1 / (1 + math.exp(-better)), rel=1e-12),
         }
         assert [pair.prompt[0]["role"], pair.chosen[0]["role"], pair.rejected[0]["role"]] == [
             "user",
