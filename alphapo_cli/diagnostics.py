@@ -90,7 +90,7 @@ def objective_values(
     objective: Objective, answers: AnswerLogProbs, moment: Moment
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(scores, rewards, d loss / d score), each [2, P], of P pairs' answers."""
-    scores = objective.score_function(answers)
+    scores = objective.scores(answers)
     rewards = objective.at(moment).rewards(scores)
     gradients = objective.score_gradients(scores, answers, moment)
     return scores.double().numpy(), rewards.double().numpy(), gradients.double().numpy()

@@ -18,7 +18,7 @@ from alphapo_cli.overrides import Sources, shown
 
 # Kinds of parts that every objective chooses in its defaults, and those that it may leave out, with what stands then.
 REQUIRED = ("score", "shape", "link")
-OPTIONAL = {"margin": "none", "weight": "none", "regulariser": "none", "schedule": "constant"}
+OPTIONAL = {"token": "all", "margin": "none", "weight": "none", "regulariser": "none", "schedule": "constant"}
 PARTS = (*REQUIRED, *OPTIONAL)
 GAMMAS = ("objective.gamma", "objective.gamma_beta_ratio")
 

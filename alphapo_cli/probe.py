@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from alphapo_cli.data.tokens import TokenPairs
 from alphapo_cli.diagnostics import ProbeValues, objective_values
-from alphapo_cli.head import token_log_probs, token_statistics
+from alphapo_cli.head import Head, token_log_probs, token_statistics
 from alphapo_cli.layout import Layout
 from alphapo_cli.layout.batch import PairBatch
 from alphapo_cli.logprobs import AnswerLogProbs
@@ -105,13 +105,20 @@ def score_pairs(
     pad_id: int,
     processes: Processes,
     tick: Callable[[int], None] = lambda n: None,
+    objective: Objective | None = None,
 ) -> np.ndarray:
-    """Summed log-probs of both answers of every pair, [2, n] float32; `tick(pairs)` after every batch."""
+    """Summed log-probs of both answers of every pair, [2, n] float32; `tick(pairs)` after every batch.
+
+    Tokens count as `objective` weighs them.
+    """
     scorer = PairScorer(pairs, batch_size, pad_id, processes, policy.layout)
     parts = []
     with inference(policy):
         for chunk, batch in scorer.batches(next(policy.parameters()).device):
-            parts.append((chunk, {"sums": policy.score(batch).answers().sums.float().cpu().numpy()}))
+            answers = replace(policy.score(batch).answers(), index=batch.index)
+            weighs = objective is not None and objective.weighs_tokens
+            sums = objective.weigh(answers)[0] if weighs and objective is not None else answers.sums
+            parts.append((chunk, {"sums": sums.float().cpu().numpy()}))
             tick(len(chunk))
     return scorer.collect(parts)["sums"]
 
@@ -156,8 +163,9 @@ class Probe:
                     start_head=self.start_head,
                     chunk_bytes=policy.chunk_bytes,
                 )
-                answers = tokens.answers()
+                answers = replace(tokens.answers(), index=batch.index)
                 assert facts.kl is not None
+                for_objective = self._for_objective(answers, hidden, head, policy.chunk_bytes)
                 parts.append(
                     (
                         chunk,
@@ -166,6 +174,7 @@ class Probe:
                             "lengths": _numpy(answers.lengths),
                             "entropy": _pair_means(facts.entropy, tokens.answer[chosen], answers),
                             "kl": _pair_means(facts.kl, tokens.answer[chosen], answers),
+                            **for_objective,
                         },
                     )
                 )
@@ -175,9 +184,25 @@ class Probe:
             torch.from_numpy(values["lengths"]),
             None if self.reference is None else torch.from_numpy(self.reference).double(),
             columns={name: torch.from_numpy(values) for name, values in self.scorer.pairs.columns.items()},
+            weighted=torch.from_numpy(values["weighted"]) if "weighted" in values else None,
+            log_p2=torch.from_numpy(values["log_p2"]) if "log_p2" in values else None,
         )
         of_objective = objective_values(self.objective, answers, moment or self.objective.start)
         return ProbeValues(values["sums"], values["lengths"], *of_objective, values["entropy"], values["kl"])
+
+    def _for_objective(
+        self, answers: AnswerLogProbs, hidden: Tensor, head: Head, chunk_bytes: int
+    ) -> dict[str, np.ndarray]:
+        """What the objective reads of single tokens, put together per answer."""
+        found = {}
+        if self.objective.weighs_tokens:
+            found["weighted"] = _numpy(self.objective.weigh(answers))
+        if self.objective.needs_statistics:
+            tokens = answers.tokens
+            assert tokens is not None
+            facts = token_statistics(hidden, head, chunk_bytes=chunk_bytes)
+            found["log_p2"] = _numpy(tokens.sum_over(facts.sum_p2.log()) / answers.lengths)
+        return found
 
 
 def _numpy(x: Tensor) -> np.ndarray:

@@ -44,6 +44,7 @@ class ObjectiveConfig:
     # How label_smoothing is meant: smooth mixes both labels, unbiased undoes labels flipped with that probability.
     label_model: str = _choice("smooth", "smooth", "unbiased")
     label_column: str | None = None  # column with the probability that the chosen answer is the better one
+    token: dict[str, Any] = field(default_factory=dict)
     margin: dict[str, Any] = field(default_factory=dict)
     weight: dict[str, Any] = field(default_factory=dict)
     regulariser: dict[str, Any] = field(default_factory=dict)

@@ -131,6 +131,7 @@ class PreferenceTrainer(Trainer):
     ) -> None:
         super().__init__(model=policy, args=args, callbacks=[*callbacks])
         self.policy = policy
+        policy.statistics = objective.needs_statistics
         for unwanted in (PrinterCallback, ProgressCallback):
             self.remove_callback(unwanted)
         self.objective = objective

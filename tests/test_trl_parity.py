@@ -67,7 +67,7 @@ METHODS = {
 # The library's methods, on real pairs where they are at hand. Where TRL departs from a paper or from us:
 # its `sft` and CPO's NLL average over the tokens of the batch, so nll_scope=tokens here; its ORPO adds an NLL over
 # prompt and completion, which is left out on both sides; its alpha divergence clamps at 80 where ours goes on
-# straight from 30, which no pair reaches; its SPPO sums both squares as ours does, the authors halve them.
+# straight from 30, which no pair reaches; its WPO has no limit of 1, which the authors' has; its SPPO sums both squares as ours does, the authors halve them.
 LIBRARY = {
     "robust_dpo": ((), "dpo", {"loss_type": "robust", "beta": 0.1, "label_smoothing": 0.1}),
     "hinge": ((), "dpo", {"loss_type": "hinge", "beta": 0.05}),
@@ -101,6 +101,10 @@ LIBRARY = {
         ("objective.nll=0", "objective.beta=0.1"), "cpo", {"loss_type": "hinge", "alpha": 0.0, "beta": 0.1, "cpo_alpha": 0.0},
     ),
     "orpo": (("objective.nll=0",), "orpo", {"beta": 0.1}),
+    "ld_dpo": ((), "dpo", {"loss_type": "sigmoid", "beta": 0.1, "ld_alpha": 0.5}),
+    "wpo": (
+        ("objective.weight.clamp=false",), "dpo", {"loss_type": "sigmoid", "beta": 0.01, "use_weighting": True},
+    ),
 }  # fmt: skip
 # A sum of L nats in float32 is off by about |L| 2^-24, and these multiply that by up to one a nat: on an answer of 700
 # nats as much as the tolerance. So they are compared on short answers.
@@ -133,7 +137,9 @@ def ours(material: Material, overrides: tuple[str, ...], folder: Path, layout: s
     if objective.needs_reference:
         scorer = PolicyModel(copy.deepcopy(material.reference), layout=layout)
         pad = material.tokenizer.pad_token_id
-        reference = score_pairs(scorer, material.pairs, batch_size=3, pad_id=pad, processes=Processes())
+        reference = score_pairs(
+            scorer, material.pairs, batch_size=3, pad_id=pad, processes=Processes(), objective=objective
+        )
     cfg = TrainerConfig(per_device_train_batch_size=2, gradient_accumulation_steps=4, use_cpu=True)
     schedule = Schedule.of(cfg, PAIRS, 1, seed=0)
     trainer = PreferenceTrainer(

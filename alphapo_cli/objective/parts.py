@@ -25,7 +25,7 @@ ScoreKind = Literal["log_prob", "log_ratio"]
 class Part:
     """A named function of one kind and what it needs from the data.
 
-    `columns`: names of per-pair numbers that it reads, or a function from its settings to them. `rule`: what these
+    `needs_statistics`: facts of the whole next-token distribution. `columns`: names of per-pair numbers that it reads, or a function from its settings to them. `rule`: what these
     numbers must be; (columns, **settings) -> (which pairs break it [B], what they must be in words).
     """
 
@@ -35,6 +35,7 @@ class Part:
     needs_reference: bool = False
     needs_rejected: bool = True
     score_kind: ScoreKind = "log_prob"
+    needs_statistics: bool = False
     columns: tuple[str, ...] | Callable[..., tuple[str, ...]] = ()
     rule: Callable[..., Any] | None = None
     state: State | None = None

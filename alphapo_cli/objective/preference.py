@@ -1,6 +1,6 @@
 """An objective: its parts put together. The only place where beta and gamma are applied.
 
-s = score(log-probs)                              [K, B]   K sides (chosen first), B pairs
+s = score(log-probs, token weights)               [K, B]   K sides (chosen first), B pairs
 r = beta h(s)                                     [K, B]   reward
 m = r_w - r_l - gamma - margin(...)               [B]
 loss = preference * weight(...) * link(r, m)      [B]      one value a pair; the caller takes the mean
@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphapo_cli.errors import ConfigError
-from alphapo_cli.logprobs import AnswerLogProbs
+from alphapo_cli.errors import ConfigError, UsageError
+from alphapo_cli.logprobs import AnswerLogProbs, TokenLogProbs
 from alphapo_cli.objective import (  # noqa: F401  (importing them fills the tables)
     dynamic,
     link,
@@ -28,11 +28,14 @@ from alphapo_cli.objective import (  # noqa: F401  (importing them fills the tab
     schedule,
     score,
     shape,
+    token,
     weight,
 )
 from alphapo_cli.objective import state as states
 from alphapo_cli.objective.comparison import Comparison, Memory, Moment
+from alphapo_cli.objective.numbers import absolute_gamma, check_schedule
 from alphapo_cli.objective.parts import TABLES, Bound, Part, find
+from alphapo_cli.objective_config import OPTIONAL
 from alphapo_cli.schema import ObjectiveConfig
 
 
@@ -90,6 +93,34 @@ class Objective:
         return self.link.needs_rejected
 
     @property
+    def weighs_tokens(self) -> bool:
+        return self.parts["token"].part.name != OPTIONAL["token"]
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether it reads facts of the whole next-token distribution."""
+        return any(bound.part.needs_statistics for bound in self.parts.values())
+
+    def weigh(self, answers: AnswerLogProbs) -> Tensor:
+        """Sums and lengths under the token weights: [2, K, B].
+
+        Raises:
+            UsageError: there are only sums.
+        """
+        tokens = answers.tokens
+        if tokens is None:
+            raise UsageError(f"objective '{self.name}' weighs single tokens, and only sums over answers were given")
+        weights = self.parts["token"](answers, tokens)
+        return torch.stack([tokens.sum_over(weights * tokens.logps), tokens.sum_over(weights)])
+
+    def scores(self, answers: AnswerLogProbs) -> Tensor:
+        """s of every answer, [K, B]."""
+        if self.weighs_tokens:
+            sums, lengths = self.weigh(answers) if answers.weighted is None else answers.weighted
+            answers = replace(answers, sums=sums, lengths=lengths)
+        return self.score_function(answers)
+
+    @property
     def columns(self) -> dict[str, str]:
         """Per-pair columns that it reads, each with what reads it in words."""
         found = {name: bound.words for bound in self.parts.values() for name in bound.columns}
@@ -109,7 +140,7 @@ class Objective:
         """What its parts want to know of each pair of a step: kind -> [B, F]."""
         answers = answers.widened()
         here = self.at(moment)
-        scores = here.score_function(answers)
+        scores = here.scores(answers)
         return states.observe(self.parts, Comparison(scores, here.rewards(scores), self.beta, self.gamma, answers))
 
     def settle(self, memory: Mapping[str, Memory], observed: Mapping[str, Tensor]) -> dict[str, Memory]:
@@ -191,7 +222,7 @@ class Objective:
         """
         here = self.at(moment or self.start)
         answers = answers.widened()
-        scores = here.score_function(answers)
+        scores = here.scores(answers)
         rewards = here.rewards(scores)
         both = scores.shape[0] > 1
         loss = here.preference_loss(scores, answers, moment) if both else torch.zeros_like(answers.sums[0])
@@ -226,21 +257,6 @@ class Objective:
         return gradient
 
 
-def absolute_gamma(cfg: ObjectiveConfig) -> float:
-    """gamma in units of the reward, whichever of the two ways it was given; 0 when neither was.
-
-    Raises:
-        ConfigError: both were given.
-    """
-    if cfg.gamma is not None and cfg.gamma_beta_ratio is not None:
-        raise ConfigError(
-            "objective.gamma and objective.gamma_beta_ratio are both set: give one (gamma = beta x ratio)"
-        )
-    if cfg.gamma is not None:
-        return cfg.gamma
-    return cfg.beta * cfg.gamma_beta_ratio if cfg.gamma_beta_ratio is not None else 0.0
-
-
 def build(cfg: ObjectiveConfig) -> Objective:
     """The objective that a configuration describes; every parameter is tried once, so a bad value is found here.
 
@@ -253,7 +269,7 @@ def build(cfg: ObjectiveConfig) -> Objective:
         raise ConfigError(
             f"objective.nll=0 with objective/link={link_part.name}: no loss is left; set objective.nll above 0 or choose another link"
         )
-    _check_schedule(parts)
+    check_schedule(parts)
     objective = Objective(
         name=cfg.name,
         parts=parts,
@@ -268,24 +284,6 @@ def build(cfg: ObjectiveConfig) -> Objective:
     )
     trial = torch.full((2, 1), -1.0)
     columns = {name: torch.full((1,), 0.5) for name in objective.columns}
-    objective(AnswerLogProbs(sums=trial, lengths=torch.ones_like(trial), reference=trial, columns=columns))
+    one = TokenLogProbs(trial[:, 0], torch.arange(2), torch.arange(2), 1, 2)
+    objective(AnswerLogProbs(trial, torch.ones_like(trial), trial, columns=columns, tokens=one, log_p2=trial))
     return objective
-
-
-def _check_schedule(parts: Mapping[str, Bound]) -> None:
-    """Raises ConfigError: the schedule's parameter is not there, or is no number."""
-    of = parts["schedule"].settings.get("of")
-    if of is None:
-        return
-    kind, _, parameter = str(of).partition(".")
-    known = [
-        f"{k}.{name}"
-        for k, bound in parts.items()
-        for name, value in bound.settings.items()
-        if k != "schedule" and isinstance(value, float)
-    ]
-    if f"{kind}.{parameter}" not in known:
-        raise ConfigError(
-            f"objective.schedule.of={of}: this objective has no such number (it has: {', '.join(known) or 'none'}); "
-            "for shape.alpha choose objective/shape=power"
-        )

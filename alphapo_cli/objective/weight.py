@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alphapo_cli.errors import UsageError
 from alphapo_cli.objective.comparison import Comparison
 from alphapo_cli.objective.parts import register
 
@@ -31,6 +32,21 @@ def column(c: Comparison, *, column: str = "weight") -> Tensor:
 def similarity(c: Comparison, *, column: str = "semantic_distance", alpha: float = 1.0) -> Tensor:
     """e^{-alpha d}, d a distance of prompt and chosen answer in meaning: Sem-DPO (2507.20133); alpha = 0 is none."""
     return torch.exp(-alpha * c.column(column))
+
+
+@register("weight", needs_statistics=True)
+def on_policy(c: Comparison, *, clamp: bool = True) -> Tensor:
+    """exp(mean_t[log p_t - log sum_v p(v)^2]) of both answers multiplied, without gradient: WPO (2406.11827).
+
+    Pairs that the policy would write itself count more. The authors keep the product at most 1 (`clamp`), TRL does not.
+    """
+    answers = c.given
+    if answers.log_p2 is None:
+        raise UsageError(
+            "the weight 'on_policy' reads the model's whole next-token distribution, and only sums were given"
+        )
+    likely = (answers.sums / answers.lengths - answers.log_p2).sum(0).detach()
+    return torch.exp(likely.clamp(max=0.0) if clamp else likely)
 
 
 @register("weight", columns=("score_chosen", "score_rejected"))

@@ -203,7 +203,9 @@ class Attempt:
         pad_id = self.materials.tokenizer.pad_token_id
         policy = self.policy
         reference = (
-            self.workshop.reference(cfg, self.materials, policy) if self.objective.needs_reference else (None, None)
+            self.workshop.reference(cfg, self.materials, policy, self.objective)
+            if self.objective.needs_reference
+            else (None, None)
         )
         self.trainer = PreferenceTrainer(
             policy,
