@@ -72,6 +72,11 @@ def inference(policy: PolicyModel) -> Iterator[None]:
         policy.train(training)
 
 
+def answers_of(policy: PolicyModel, batch: PairBatch) -> AnswerLogProbs:
+    """Log-probs of a batch's answers, with the pairs' places in their data."""
+    return replace(policy.score(batch).answers(), index=batch.index)
+
+
 class PairScorer:
     """A data set cut into fixed batches, and this process's share of them."""
 
@@ -115,7 +120,7 @@ def score_pairs(
     parts = []
     with inference(policy):
         for chunk, batch in scorer.batches(next(policy.parameters()).device):
-            answers = replace(policy.score(batch).answers(), index=batch.index)
+            answers = answers_of(policy, batch)
             weighs = objective is not None and objective.weighs_tokens
             sums = objective.weigh(answers)[0] if weighs and objective is not None else answers.sums
             parts.append((chunk, {"sums": sums.float().cpu().numpy()}))

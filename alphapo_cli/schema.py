@@ -44,6 +44,9 @@ class ObjectiveConfig:
     # How label_smoothing is meant: smooth mixes both labels, unbiased undoes labels flipped with that probability.
     label_model: str = _choice("smooth", "smooth", "unbiased")
     label_column: str | None = None  # column with the probability that the chosen answer is the better one
+    # Every so many optimizer steps: reference <- (1 - reference_mix) reference + reference_mix policy; null: never.
+    reference_every: int | None = _number(None, ge=1)
+    reference_mix: float = _number(1.0, ge=0, le=1)
     token: dict[str, Any] = field(default_factory=dict)
     margin: dict[str, Any] = field(default_factory=dict)
     weight: dict[str, Any] = field(default_factory=dict)

@@ -30,6 +30,7 @@ from alphapo_cli.objective.comparison import Memory, Moment
 from alphapo_cli.objective.preference import Objective, PairLoss
 from alphapo_cli.policy import PolicyModel, label
 from alphapo_cli.probe import Processes
+from alphapo_cli.reference import MovingReference
 from alphapo_cli.schedule import Schedule, StepIndices
 from alphapo_cli.schema import TrainerConfig
 
@@ -127,6 +128,7 @@ class PreferenceTrainer(Trainer):
         logging_steps: int,
         on_log: Callable[[int, dict[str, float]], None],
         check_finite: bool = True,
+        moving: MovingReference | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         super().__init__(model=policy, args=args, callbacks=[*callbacks])
@@ -135,6 +137,7 @@ class PreferenceTrainer(Trainer):
         for unwanted in (PrinterCallback, ProgressCallback):
             self.remove_callback(unwanted)
         self.objective = objective
+        self.moving = moving
         self.schedule = schedule
         self.sampler = StepIndices(schedule.total_steps)
         sides = 2 if objective.needs_rejected else 1
@@ -165,6 +168,7 @@ class PreferenceTrainer(Trainer):
             "schedule": self.lr_scheduler.state_dict(),
             "processes": processes.gather([mine]),
             "objective": {kind: dict(memory) for kind, memory in self.memory.items()},
+            "reference": self.moving.state() if self.moving is not None else {},
         }
 
     def restore(self, snapshot: dict[str, Any]) -> None:
@@ -194,6 +198,8 @@ class PreferenceTrainer(Trainer):
         self.lr_scheduler.load_state_dict(self._resumed["schedule"])
         self.state.global_step = self.first_step
         self.memory = self._resumed["objective"]
+        if self.moving is not None:
+            self.moving.load(self._resumed["reference"])
         sums = self._resumed["processes"][self.args.process_index]["window"]
         self.window.sums = {name: value.to(self.args.device) for name, value in sums.items()}
 
@@ -228,11 +234,11 @@ class PreferenceTrainer(Trainer):
             raise AlphapoError(guards.broken("the loss", total.item(), self.state.global_step + 1))
         return total
 
-    @staticmethod
-    def _answers(model: Any, batch: PairBatch, inputs: StepBatch) -> AnswerLogProbs:
+    def _answers(self, model: Any, batch: PairBatch, inputs: StepBatch) -> AnswerLogProbs:
         answers = label(model(batch), batch).answers()
+        reference = batch.reference if self.moving is None else self.moving.sums(batch, self.objective)
         return replace(
-            answers, reference=batch.reference, columns=batch.columns, index=batch.index,
+            answers, reference=reference, columns=batch.columns, index=batch.index,
             chosen_tokens=inputs.chosen_tokens,
         )  # fmt: skip
 
@@ -289,6 +295,8 @@ class _Log(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         t, step = self.trainer, int(state.global_step)
+        if t.moving is not None:
+            t.moving.after_step(step, t.policy)
         if step % t.logging_steps and step != t.schedule.total_steps:
             return
         row = t.window.means(t.reduce_sum)

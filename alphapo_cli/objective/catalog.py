@@ -67,7 +67,7 @@ class Method:
         """beta and what else its YAML sets away from the schema's own."""
         plain = ObjectiveConfig()
         numbers = ("gamma", "gamma_beta_ratio", "label_smoothing", "label_model", "label_column", "preference", "nll",
-                   "nll_scope")  # fmt: skip
+                   "nll_scope", "reference_every", "reference_mix")  # fmt: skip
         found: dict[str, object] = {"beta": self.cfg.beta}
         found |= {key: value for key in numbers if (value := getattr(self.cfg, key)) != getattr(plain, key)}
         for kind, bound in self.objective.parts.items():

@@ -63,6 +63,8 @@ class Objective:
     preference: float = 1.0
     nll: float = 0.0
     nll_scope: str = "mean"
+    reference_every: int | None = None  # optimizer steps between moves of the reference
+    reference_mix: float = 1.0
 
     @property
     def score(self) -> Part:
@@ -281,7 +283,13 @@ def build(cfg: ObjectiveConfig) -> Objective:
         preference=cfg.preference,
         nll=cfg.nll,
         nll_scope=cfg.nll_scope,
+        reference_every=cfg.reference_every,
+        reference_mix=cfg.reference_mix,
     )
+    if objective.reference_every is not None and not objective.needs_reference:
+        raise ConfigError(
+            f"objective.reference_every={cfg.reference_every}: objective '{cfg.name}' has no reference; set it to null"
+        )
     trial = torch.full((2, 1), -1.0)
     columns = {name: torch.full((1,), 0.5) for name in objective.columns}
     one = TokenLogProbs(trial[:, 0], torch.arange(2), torch.arange(2), 1, 2)

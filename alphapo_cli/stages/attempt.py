@@ -27,6 +27,7 @@ from alphapo_cli.models import add_lora, save_model
 from alphapo_cli.objective.preference import Objective
 from alphapo_cli.policy import policy_of
 from alphapo_cli.probe import Processes
+from alphapo_cli.reference import MovingReference
 from alphapo_cli.runs import RunDirectory, digest, identity, manifest, version_changes
 from alphapo_cli.schedule import Schedule
 from alphapo_cli.schema import TrainConfig
@@ -218,17 +219,29 @@ class Attempt:
             logging_steps=cfg.trainer.logging_steps,
             on_log=self._log,
             check_finite=cfg.guard.non_finite,
+            moving=self._moving(),
         )
         self.readings = Readings(
             cfg, self.directory, self.materials, policy, self.objective, reference[1], self.processes
         )
         self.trainer.add_callback(_AfterStep(self))
 
+    def _moving(self) -> MovingReference | None:
+        every = self.objective.reference_every
+        if every is None:
+            return None
+        start = self.workshop.reference_policy(self.cfg, self.policy)
+        moving = MovingReference(start, every, self.objective.reference_mix)
+        moving.check(self.policy)
+        return moving
+
     def measure(self, step: int, *, probe: bool, samples: bool) -> dict[str, Any]:
         """One reading, recorded as of `step`."""
         assert self.trainer is not None
         self._mine()
         trainer = self.trainer
+        if probe and step > 0 and trainer.moving is not None:
+            self.readings.follow(trainer.moving.policy, trainer.objective)
         row, per_pair = self.readings.read(step, probe=probe, samples=samples, moment=trainer.moment)
         if probe and step > 0:
             trainer.memory = trainer.objective.react(trainer.memory, row)

@@ -15,7 +15,7 @@ from alphapo_cli.objective.comparison import Moment
 from alphapo_cli.objective.preference import Objective
 from alphapo_cli.outcome import Outcome, Prompts
 from alphapo_cli.policy import PolicyModel
-from alphapo_cli.probe import Probe, Processes
+from alphapo_cli.probe import Probe, Processes, score_pairs
 from alphapo_cli.runs import RunDirectory
 from alphapo_cli.schema import TrainConfig
 from alphapo_cli.stages.workshop import Materials
@@ -63,6 +63,14 @@ class Readings:
             )
             self.outcome.start(policy.lm)
         self.seconds += time.perf_counter() - began
+
+    def follow(self, reference: PolicyModel, objective: Objective) -> None:
+        """Measure rewards against `reference` as it is now."""
+        scorer = self.probe.scorer
+        self.probe.reference = score_pairs(
+            reference, scorer.pairs, batch_size=self.cfg.probe.batch_size, pad_id=scorer.pad_id,
+            processes=scorer.processes, objective=objective,
+        )  # fmt: skip
 
     def due(self, step: int, last: bool) -> tuple[bool, bool]:
         """Whether `step` is one for the probe, and for the samples."""

@@ -127,6 +127,14 @@ class Workshop:
             check_room(data, room(source, cfg.model), "model.reference")
         return Materials(tokenizer, data, lambda: copy.deepcopy(master()) if self.warm else master(), start)
 
+    def reference_policy(self, cfg: TrainConfig, policy: PolicyModel) -> PolicyModel:
+        """The model that `model.reference` names, or `policy` itself."""
+        if cfg.model.reference is None:
+            return policy
+        source = locate(cfg.model.reference, key="model.reference")
+        lm = load_model(source, replace(cfg.model, lora=ModelConfig().lora)).to(next(policy.parameters()).device)
+        return policy_of(lm, cfg, key="model.reference")
+
     def reference(
         self, cfg: TrainConfig, materials: Materials, policy: PolicyModel, objective: Objective
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -134,12 +142,7 @@ class Workshop:
 
         The reference is `model.reference`, else the policy before its first step (fresh adapters change nothing).
         """
-        if cfg.model.reference is None:
-            scorer = policy
-        else:
-            source = locate(cfg.model.reference, key="model.reference")
-            lm = load_model(source, replace(cfg.model, lora=ModelConfig().lora)).to(next(policy.parameters()).device)
-            scorer = policy_of(lm, cfg, key="model.reference")
+        scorer = self.reference_policy(cfg, policy)
         weights = state_hash(scorer.lm)
         sets = {"train": materials.data.train, "probe": materials.data.probe}
         sums = {}

@@ -145,6 +145,7 @@ FORMULAS: dict[str, Callable[[Row], float]] = {
         (r.r_w - (r.win_probability - 0.5) / 1e-3) ** 2 + (r.r_l - (0.5 - r.win_probability) / 1e-3) ** 2
     ),
     "tempered_asft": lambda r: -ls(0.1 * odds(r.a_w)) - ls(-0.1 * odds(r.a_l)),
+    "tr_dpo": lambda r: -ls(0.05 * r.gap),  # with the reference where it is
     "tempered_orpo": lambda r: -ls(0.1 * (odds(r.a_w) - odds(r.a_l))),
 }
 # Formulas with parts that have no gradient: those are read from the second row, which stays where it is.

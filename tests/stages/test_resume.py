@@ -26,6 +26,7 @@ KINDS = {
     "reference": ("objective=dpo",),
     "lora with dropout": ("model.lora.r=4", "model.lora.dropout=0.2"),
     "sgd": ("trainer.optim=sgd",),
+    "moving reference": ("objective=tr_dpo", "objective.reference_every=2", "objective.beta=0.5"),
     # A controller that follows the probe, and statistics of whole steps over two micro-batches.
     "memory": (
         "objective=kto_pair",
@@ -38,7 +39,14 @@ KINDS = {
         "trainer.gradient_accumulation_steps=2",
     ),
 }
-QUICK = [("alphapo", 1), ("accumulation", 9), ("reference", 9), ("lora with dropout", 9), ("memory", 9)]
+QUICK = [
+    ("alphapo", 1),
+    ("accumulation", 9),
+    ("reference", 9),
+    ("lora with dropout", 9),
+    ("memory", 9),
+    ("moving reference", 9),
+]
 
 
 def record(path: Path) -> dict[str, bytes]:
