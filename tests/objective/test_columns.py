@@ -83,3 +83,17 @@ def test_training_reads_them(alphapo, tiny):
     ran = alphapo("train", *tiny, "objective=rpo_aware_squared", "--json", "-")
     assert ran.code == 0, ran.err
     assert json.loads(ran.out.splitlines()[-1])["state"] == "complete"
+
+
+def test_alphapo_objectives_lists_every_one_and_explains_one(alphapo):
+    every = alphapo("objectives")
+    assert every.code == 0
+    names = [line for line in every.out.splitlines() if line and line[0] != " "][:-1]  # the last line is the legend
+    assert len(names) > 50
+    assert {"dpo", "odpo", "alphapo", "wpo"} <= set(names)
+    one = alphapo("objectives", "odpo")
+    assert "needs:    reference, column score_chosen, column score_rejected" in one.out
+    assert "simpo" not in one.out
+    ran = alphapo("objectives", "odop")
+    assert (ran.code, ran.out) == (2, "")
+    assert "did you mean 'odpo'?" in ran.fault
