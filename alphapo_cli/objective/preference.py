@@ -157,10 +157,10 @@ class Objective:
         """Numbers to log: the scheduled parameter, and what the parts remember."""
         bound = self.parts["schedule"]
         value = bound(moment, moment.memory.get("schedule", {}))
-        found = {} if value is None else {"objective/scheduled": float(value)}
+        found = {} if value is None else {"train/objective/scheduled": float(value)}
         for kind, memory in moment.memory.items():
             if kind != "schedule":
-                found |= {f"objective/{name}": float(x) for name, x in memory.items() if x.dim() == 0}
+                found |= {f"train/objective/{name}": float(x) for name, x in memory.items() if x.dim() == 0}
         return found
 
     def at(self, moment: Moment) -> Objective:
