@@ -20,6 +20,7 @@ import re
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -135,8 +136,11 @@ def _age(path: Path) -> float:
         return probe.stat().st_mtime - then
     except FileNotFoundError:
         return 0.0
+    except OSError:  # a file system that takes no writes has no clock to ask; nobody works there either
+        return time.time() - then
     finally:
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            probe.unlink()
 
 
 class Claim:
@@ -218,17 +222,27 @@ def take(folder: Path) -> Claim | Standing:
 def _link(path: Path, owner: Owner) -> Path | None:
     """Make the claim file with its content in one step; None where another was faster."""
     beside = path.with_name(f".{os.getpid()}.{secrets.token_hex(6)}.tmp")
-    beside.write_text(json.dumps(asdict(owner)))
+    text = json.dumps(asdict(owner))
     try:
-        os.link(beside, path)
-    except FileExistsError:
-        return None
-    except OSError:  # a file system without hard links: the name is still made once, its content a moment later
+        beside.write_text(text)
         try:
-            with open(path, "x") as file:
-                file.write(json.dumps(asdict(owner)))
+            os.link(beside, path)
         except FileExistsError:
             return None
+        except OSError:  # a file system without hard links: the name is still made once, its content a moment later
+            return _write_new(path, text)
     finally:
         beside.unlink(missing_ok=True)
+    return path
+
+
+def _write_new(path: Path, text: str) -> Path | None:
+    try:
+        with open(path, "x") as file:
+            file.write(text)
+    except FileExistsError:
+        return None
+    except OSError:  # a full disk: a claim without content would stand in everybody's way
+        path.unlink(missing_ok=True)
+        raise
     return path

@@ -11,7 +11,7 @@ import copy
 import difflib
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -233,7 +233,5 @@ def to_yaml(cfg: Any) -> str:
 
 
 def to_dict(cfg: Any) -> dict[str, Any]:
-    """The resolved configuration as plain containers."""
-    plain = OmegaConf.to_container(OmegaConf.structured(cfg))
-    assert isinstance(plain, dict)
-    return {str(k): v for k, v in plain.items()}
+    """The resolved configuration, a dataclass, as plain containers."""
+    return asdict(cfg)

@@ -11,7 +11,9 @@ A message is one line: what is wrong, where, and what to type next.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import errno
+import os
+from collections.abc import Iterable, Iterator
 
 
 class AlphapoError(Exception):
@@ -45,3 +47,32 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 def missing_extra(package: str, extra: str) -> UsageError:
     """The one line for a package that an optional part needs and that is not installed."""
     return UsageError(f"{package} is not installed: type pip install 'alphapo[{extra}]'")
+
+
+_REFUSING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def in_words(error: BaseException) -> str:
+    """One line for any error."""
+    if isinstance(error, AlphapoError):
+        return " ".join(str(error).split())
+    first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    return refusal(error) or f"{type(error).__name__}: {first}"
+
+
+def refusal(error: BaseException) -> str | None:
+    """The line for a disk that is full or takes no writes, whatever a library made of it; None for other errors."""
+    for link in _chain(error):
+        for number in _REFUSING:
+            words = os.strerror(number)
+            if (isinstance(link, OSError) and link.errno == number) or words in str(link):
+                place = f" ({link.filename})" if isinstance(link, OSError) and link.filename else ""
+                return f"{words}{place}: make room or choose another place, then type the same line"
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what led to it. torch's writer of files, for one, buries the system's reason."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

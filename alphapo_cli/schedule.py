@@ -106,6 +106,18 @@ class Schedule:
         return step / self.steps_per_epoch
 
 
+PROBE_EVERY = 16
+
+
+def probe_every(wanted: int | None, pairs: int, pairs_per_step: int) -> int:
+    """Optimizer steps between two readings of a probe of `pairs` pairs.
+
+    Where nothing is asked for, 16, or as many more as it takes for readings to cost no more than about a sixteenth of
+    training: reading a pair takes a forward pass, training on it three times that.
+    """
+    return wanted or max(PROBE_EVERY, math.ceil(16 * pairs / (3 * pairs_per_step)))
+
+
 @dataclass
 class StepIndices:
     """Sampler: the optimizer steps from `start` on. `start` is set when a run resumes."""

@@ -140,7 +140,8 @@ class ProbeConfig:
     """The fixed held-out pairs on which displacement is measured."""
 
     pairs: int | None = _number(None, ge=1)  # null: 256, and at most a tenth of the data
-    every: int = _number(16, ge=1)
+    # Steps; null: 16, or more where that would cost more than about a sixteenth of training (see schedule.probe_every).
+    every: int | None = _number(None, ge=1)
     batch_size: int = _number(32, ge=1)  # pairs; changes round-off only
     # Answers sampled to held-out prompts, one each; 0: none, null: 256 in the embedded world and none elsewhere.
     samples: int | None = _number(None, ge=0)
@@ -174,7 +175,7 @@ class TrainerConfig:
     adam_beta2: float = _number(0.999, ge=0, lt=1)
     adam_epsilon: float = _number(1e-8, gt=0)
     max_grad_norm: float = _number(1.0, ge=0)
-    optim: str = "adamw_torch"
+    optim: str = "adamw_torch_fused"  # one pass over the weights; also on the CPU
     bf16: bool = False
     gradient_checkpointing: bool = False
     logging_steps: int = _number(1, ge=1)

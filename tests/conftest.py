@@ -7,6 +7,7 @@ what only a process of its own can show (exit codes as a shell sees them, signal
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -18,6 +19,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+# Before torch is imported: test processes side by side would wait for each other's threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings
@@ -61,6 +65,13 @@ class Ran:
         """The one line on stderr of a refused command; it is all that stderr holds."""
         (line,) = self.err.splitlines()
         return line
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _young_garbage() -> None:
+    """Every run ends with a collection of garbage: not again through all that a hundred runs have imported."""
+    gc.collect()
+    gc.freeze()
 
 
 def environment(cache: Path, extra: dict[str, str] | None = None) -> dict[str, str]:

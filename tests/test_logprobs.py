@@ -63,7 +63,15 @@ def test_bf16_model_outputs_are_read_as_what_they_are() -> None:
     assert torch.allclose(ours.double(), truth, rtol=1e-6, atol=2e-6)
 
 
-@pytest.mark.parametrize("overrides", [("objective=alphapo",), ("objective=simpo",), ("objective=cpo",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("objective=alphapo",),
+        pytest.param(("objective=simpo",), marks=pytest.mark.slow),
+        pytest.param(("objective=cpo",), marks=pytest.mark.slow),
+    ],
+    ids=" ".join,
+)
 def test_bf16_model_gives_the_margin_signs_of_float32_on_its_outputs(overrides: tuple[str, ...]) -> None:
     lm = tiny.model().bfloat16()
     pairs = list(tiny.token_pairs(48, seed=4))

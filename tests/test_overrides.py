@@ -57,13 +57,13 @@ def test_null_takes_a_text_away_unless_it_is_quoted():
 ANYTHING = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20).filter(lambda t: "${" not in t)
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(text=ANYTHING, quote=st.sampled_from("'\""))
 def test_every_text_can_be_quoted(text, quote):
     assert composed(f"data.system={quoted(text, quote)}").data.system == text
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(text=ANYTHING)
 def test_every_text_is_taken_verbatim_or_refused_with_the_line_to_type(text):
     """Never something else: but for white space around it, null, casts and the grammar's own escapes and quotes."""

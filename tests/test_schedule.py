@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alphapo_cli.schedule import Schedule, StepIndices
+from alphapo_cli.schedule import Schedule, StepIndices, probe_every
 from alphapo_cli.schema import TrainerConfig
 
 small = st.integers(1, 5)
@@ -104,3 +104,16 @@ def test_epoch_counts_whole_passes() -> None:
 def test_a_resumed_sampler_goes_on_where_it_was() -> None:
     assert list(StepIndices(5)) == [0, 1, 2, 3, 4]
     assert list(StepIndices(5, start=3)) == [3, 4]
+
+
+@pytest.mark.parametrize("per_step", [2, 8, 16, 32, 128, 512])
+@pytest.mark.parametrize("pairs", [32, 231, 256])
+def test_the_default_probe_costs_less_than_a_tenth_of_training(per_step: int, pairs: int) -> None:
+    """Forward passes over the probe against three for each training pair, without the first and the last reading."""
+    every = probe_every(None, pairs, per_step)
+    assert pairs / 3 <= 0.1 * every * per_step
+    assert every == 16 or pairs / 3 >= 0.05 * every * per_step  # no rarer than that takes
+
+
+def test_a_probe_as_often_as_asked() -> None:
+    assert probe_every(5, 256, 8) == 5

@@ -228,6 +228,7 @@ def test_a_missing_picture_does_not_end_the_run(tmp_path: Path, capsys: pytest.C
     assert "W&B failed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_service_may_be_killed_in_the_middle(tmp_path: Path) -> None:
     script = (
         "import os, sys, time, signal; from pathlib import Path\n"
@@ -307,6 +308,7 @@ def test_online_without_a_key_goes_offline_without_asking(tmp_path: Path) -> Non
     _assert_offline_file(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_online_with_a_silent_server_goes_offline_in_seconds(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"

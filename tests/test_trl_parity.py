@@ -225,6 +225,7 @@ def real() -> dict[bool, Material]:
     return {shortest: Material(source, shortest) for shortest in (False, True)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LIBRARY)
 def test_the_librarys_methods_equal_trls(name: str, real: dict[bool, Material], tmp_path: Path) -> None:
     overrides, kind, settings = LIBRARY[name]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import sys
@@ -14,7 +16,7 @@ from alphapo_cli.errors import UsageError
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[OVERRIDES]...", help="Hydra overrides: group=choice or key=value.", show_default=False),
+    typer.Argument(metavar="OVERRIDES", help="Hydra overrides: group=choice or key=value.", show_default=False),
 ]
 ConfigDir = Annotated[
     Path | None, typer.Option("--config-dir", help="A folder of your own YAML, searched before the shipped conf/.")
@@ -96,10 +98,17 @@ def check_json_target(target: str | None) -> None:
         check_file(target, "--json")
 
 
-def quiet_libraries() -> None:
-    """Keep the libraries' own chatter off the terminal; set before they are imported."""
+def quiet_libraries(*, importing: bool = False) -> None:
+    """Keep the libraries' own chatter off the terminal; set before they are imported.
+
+    `importing`: the command will need transformers in this process.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if os.environ.get("WANDB_MODE") == "offline" and importing:
+        # transformers says so on stdout, which is for results.
+        with contextlib.redirect_stdout(io.StringIO()):
+            import transformers.integrations.integration_utils  # noqa: F401

@@ -26,10 +26,9 @@ def compare(
 ) -> None:
     """Are two evaluated models distinguishable? Paired difference of the win rates, interval and permutation test.
 
-    [bold]Examples[/bold]
-
+    \b
+    Examples:
       alphapo compare runs/eval-alphapo-1a2b3c4d runs/eval-simpo-5e6f7a8b
-
       alphapo compare results/a/annotations.json results/b/annotations.json.gz --json -
     """
     from dataclasses import asdict

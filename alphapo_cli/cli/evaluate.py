@@ -76,14 +76,11 @@ def evaluate(
 ) -> None:
     """Win rate and length-controlled win rate of outputs against a reference, in AlpacaEval's formats.
 
-    [bold]Examples[/bold]
-
+    \b
+    Examples:
       alphapo eval samples/step-128.json --reference samples/reference.json
-
       alphapo eval model_outputs.json --reference gpt4.json --judge replay --annotations annotations.json --difficulty instruction_difficulty.csv --gamed df_gamed.csv
-
       alphapo eval model_outputs.json --reference gpt4.json --judge openai --max-cost 12
-
       alphapo eval model_outputs.json --reference gpt4.json --judge openai judge.base_url=http://127.0.0.1:8000/v1 judge.model=my-judge judge.api_key_env=null
     """
     from alphapo_cli.compose import compose, to_yaml

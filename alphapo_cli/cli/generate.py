@@ -44,12 +44,10 @@ def generate(
 ) -> None:
     """Answers of a run or model to prompts, in AlpacaEval's format, by vLLM or transformers.
 
-    [bold]Examples[/bold]
-
+    \b
+    Examples:
       alphapo generate runs/alphapo-1a2b3c4d
-
       alphapo generate runs/dpo-5e6f7a8b data=alpaca_eval data.path=alpaca_eval.json generation.temperature=0.7
-
       alphapo generate ./my-model data=jsonl data.path=prompts.jsonl generation=transformers generation.max_new_tokens=256
     """
     from alphapo_cli.compose import compose, to_yaml
@@ -67,7 +65,7 @@ def generate(
         print(to_yaml(cfg), end="")
         return
     check_json_target(json)
-    quiet_libraries()
+    quiet_libraries(importing=True)
     from alphapo_cli.stages.generate import prepare, run
 
     generation = prepare(cfg, model, out, replace=replace)

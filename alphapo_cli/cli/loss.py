@@ -31,10 +31,9 @@ def loss(
 
     Rows may hold ref_chosen_logp and ref_rejected_logp and any column that the objective needs.
 
-    [bold]Examples[/bold]
-
+    \b
+    Examples:
       alphapo loss pairs.jsonl objective=dpo objective.beta=0.05
-
       alphapo loss pairs.jsonl objective=alphapo objective.shape.alpha=-1
     """
     from alphapo_cli.compose import compose, to_yaml

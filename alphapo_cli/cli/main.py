@@ -11,7 +11,7 @@ import typer
 
 from alphapo_cli import __version__
 from alphapo_cli.cli import compare, evaluate, generate, inspect, loss, report, run, sweep, train
-from alphapo_cli.errors import AlphapoError
+from alphapo_cli.errors import AlphapoError, in_words, refusal
 from alphapo_cli.interrupts import raise_interrupt
 
 # typer carries a click of its own; its public BadParameter is a UsageError, which is a ClickException.
@@ -21,7 +21,7 @@ app = typer.Typer(
     name="alphapo",
     help="What does the shape of the reward do to preference training? Train, sweep alpha, and see which way the log-probs go.",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -84,10 +84,8 @@ def _run(arguments: list[str], debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
-        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        return _say(
-            f"{type(error).__name__}: {first} (--debug shows where; `alphapo env` is what a bug report needs)", 1
-        )
+        hint = "" if refusal(error) else " (--debug shows where; `alphapo env` is what a bug report needs)"
+        return _say(f"{in_words(error)}{hint}", 1)
     if code == 130:  # typer's answer to Ctrl-C where no stage took it
         return _say("interrupted", 130)
     return code if isinstance(code, int) else 0

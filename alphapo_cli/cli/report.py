@@ -29,10 +29,9 @@ def report(
 
     A sweep writes its report when it ends. Run this while one is going on, or after moving its directory.
 
-    [bold]Examples[/bold]
-
+    \b
+    Examples:
       alphapo report runs/alpha-32d923ab
-
       alphapo report runs/alpha-32d923ab --out talk --no-pictures
     """
     from alphapo_cli.report import write_report

@@ -49,12 +49,10 @@ def run(
     Overrides of `generation`, `prompts` (what is answered; else as for `alphapo generate`), `judge` and `statistics`
     go to the later stages, all others to training.
 
-    [bold]Examples[/bold]
-
+    \b
+    Examples:
       alphapo run
-
       alphapo run objective.shape.alpha=0.5 generation.temperature=0.7
-
       alphapo run model.path=./my-model data=hh_rlhf data.path=pairs.jsonl.gz prompts=alpaca_eval prompts.path=alpaca_eval.json judge=openai --reference gpt4.json
     """
     from alphapo_cli.compose import compose, to_yaml
@@ -75,7 +73,7 @@ def run(
         return
     plan.check(cfg)
     check_json_target(json)
-    quiet_libraries()
+    quiet_libraries(importing=True)
     from alphapo_cli.stages.pipeline import after_training, join_tracking, outcome
 
     directory = RunDirectory(Path(cfg.run.dir).expanduser() / run_name(cfg))

@@ -35,7 +35,7 @@ def sweep(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME|FILE.yaml] [OVERRIDES]...",
+            metavar="NAME|FILE.yaml OVERRIDES",
             help="A sweep and Hydra overrides; a list or range sweeps a key.",
             show_default=False,
         ),
@@ -65,16 +65,12 @@ def sweep(
     With overrides of `generation`, `prompts`, `judge` or `statistics`, or a --reference, every cell is also generated
     from and evaluated, as by `alphapo run`, and the win rate is the sweep's outcome.
 
-    [bold]Examples[/bold]
-
+    \b
+    Examples:
       alphapo sweep alpha
-
       alphapo sweep alpha objective.shape.alpha=-0.5,0,0.5,1 seed=0,1,2
-
       alphapo sweep alpha_ratio model.path=./my-model data=hh_rlhf data.path=pairs.jsonl.gz
-
       alphapo sweep objective=simpo,dpo,alphapo
-
       alphapo sweep alpha launcher=slurm launcher.partition=gpu launcher.gpus=1
     """
     from alphapo_cli.compose import compose, to_yaml
@@ -109,9 +105,9 @@ def sweep(
     if plan is not None:
         plan.check(grid.cells[0].cfg)
     check_json_target(json)
-    quiet_libraries()
+    quiet_libraries(importing=launcher.workers == 0)
     directory = SweepDirectory((out or Path(grid.cells[0].cfg.run.dir) / f"{grid.name}-{grid.hash}").expanduser())
-    directory.check(grid)
+    directory.check(grid, looking=status or dry_run)
     policy = Policy(not no_retry, fail_fast, launcher.crashes)
     if status or dry_run:
         look(grid, directory, launcher, policy, dry_run=dry_run)

@@ -36,14 +36,11 @@ def train(
 ) -> None:
     """Train one model and measure displacement on the way. Without overrides: AlphaPO on the embedded world.
 
-    [bold]Examples[/bold]
-
+    \b
+    Examples:
       alphapo train
-
       alphapo train objective.shape.alpha=0.5 seed=1
-
       alphapo train objective=dpo model.path=./my-model data=hh_rlhf data.path=pairs.jsonl.gz
-
       alphapo train objective=ipo objective/shape=power objective.shape.alpha=0.5
     """
     from alphapo_cli.compose import compose, to_yaml
@@ -56,7 +53,7 @@ def train(
         print(to_yaml(cfg), end="")
         return
     check_json_target(json)
-    quiet_libraries()
+    quiet_libraries(importing=True)
     from alphapo_cli.runs import RunDirectory, run_name
 
     directory = RunDirectory(Path(cfg.run.dir).expanduser() / run_name(cfg))

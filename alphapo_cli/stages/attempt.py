@@ -20,7 +20,7 @@ from alphapo_cli.claims import Claim, ClaimLost, Standing, take
 from alphapo_cli.compose import leaves, to_dict
 from alphapo_cli.data.prepare import tokenizer_hash
 from alphapo_cli.data.tokenise import end_token_id
-from alphapo_cli.errors import AlphapoError, Interrupted, UsageError
+from alphapo_cli.errors import AlphapoError, Interrupted, UsageError, in_words
 from alphapo_cli.files import append_jsonl, write_json
 from alphapo_cli.interrupts import StopRequest
 from alphapo_cli.models import add_lora, save_model
@@ -29,7 +29,7 @@ from alphapo_cli.policy import policy_of
 from alphapo_cli.probe import Processes
 from alphapo_cli.reference import MovingReference
 from alphapo_cli.runs import RunDirectory, digest, identity, manifest, version_changes
-from alphapo_cli.schedule import Schedule
+from alphapo_cli.schedule import Schedule, probe_every
 from alphapo_cli.schema import TrainConfig
 from alphapo_cli.stages.readings import Readings
 from alphapo_cli.stages.recorder import Recorder
@@ -162,11 +162,11 @@ class Attempt:
         except (KeyboardInterrupt, SystemExit, Interrupted) as error:  # SystemExit: a scheduler requeues the job
             self._end("interrupted", "stopped by the user", 130)
             raise Interrupted(f"interrupted at step {self._step()}; the same line continues it") from error
-        except AlphapoError as error:
-            self._end("failed", str(error), 1)
-            raise
         except BaseException as error:
-            self._end("failed", f"{type(error).__name__}: {error}".splitlines()[0], 1)
+            with contextlib.suppress(
+                OSError
+            ):  # a full disk takes no summary either; the run counts as interrupted then
+                self._end("failed", in_words(error), 1)
             raise
 
     def _train(self, lm: Any, snapshot: dict[str, Any] | None) -> dict[str, Any]:
@@ -222,8 +222,9 @@ class Attempt:
             moving=self._moving(),
         )
         self.readings = Readings(
-            cfg, self.directory, self.materials, policy, self.objective, reference[1], self.processes
-        )
+            cfg, self.directory, self.materials, policy, self.objective, reference[1], self.processes,
+            every=probe_every(cfg.probe.every, len(self.materials.data.probe), self.schedule.pairs_per_step),
+        )  # fmt: skip
         self.trainer.add_callback(_AfterStep(self))
 
     def _moving(self) -> MovingReference | None:

@@ -35,13 +35,15 @@ class Readings:
         objective: Objective,
         reference: np.ndarray | None,
         processes: Processes,
+        *,
+        every: int,
     ) -> None:
-        """`reference` [2, P]: summed log-probs of the probe pairs.
+        """`reference` [2, P]: summed log-probs of the probe pairs. `every`: steps from one reading to the next.
 
         Raises:
             AlphapoError: the model gives log-probs that are not finite.
         """
-        self.cfg, self.policy = cfg, policy
+        self.cfg, self.policy, self.every = cfg, policy, every
         self.seconds = 0.0
         began = time.perf_counter()
         self.probe = Probe(
@@ -74,8 +76,8 @@ class Readings:
 
     def due(self, step: int, last: bool) -> tuple[bool, bool]:
         """Whether `step` is one for the probe, and for the samples."""
-        every = self.cfg.probe.every
-        return step % every == 0 or last, step % (self.cfg.probe.sample_every or every) == 0 or last
+        every = self.cfg.probe.sample_every or self.every
+        return step % self.every == 0 or last, step % every == 0 or last
 
     def read(
         self, step: int, *, probe: bool, samples: bool, moment: Moment | None = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alphapo_cli.errors import AlphapoError, Interrupted
+from alphapo_cli.errors import Interrupted, in_words
 from alphapo_cli.schema import TrainConfig
 from alphapo_cli.stages.pipeline import Plan, after_training, join_tracking, make_reference, outcome
 from alphapo_cli.sweep.launchers.base import Ended, Job
@@ -61,10 +62,11 @@ def run_job(job: Job) -> Ended:
     except (KeyboardInterrupt, Interrupted) as error:
         return Ended(job, "interrupted", str(error) or "stopped by the user")
     except Exception as error:
-        reason = str(error) if isinstance(error, AlphapoError) else f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = in_words(error)
         if directory.state == "pending":  # refused before anything of it was written
-            directory.begin(job.cfg, manifest(note="refused before training"))
-            directory.finish("failed", reason, 0, {}, {})
+            with contextlib.suppress(OSError):
+                directory.begin(job.cfg, manifest(note="refused before training"))
+                directory.finish("failed", reason, 0, {}, {})
         return Ended(job, "failed", reason)
     if job.plan is not None:
         try:
@@ -75,5 +77,5 @@ def run_job(job: Job) -> Ended:
         except (KeyboardInterrupt, Interrupted) as error:
             return Ended(job, "interrupted", str(error) or "stopped by the user")
         except Exception as error:
-            return Ended(job, "failed", f"trained, but not evaluated: {error}".splitlines()[0])
+            return Ended(job, "failed", f"trained, but not evaluated: {in_words(error)}")
     return Ended(job, str(summary["state"]), summary.get("reason"))

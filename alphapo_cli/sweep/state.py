@@ -41,13 +41,14 @@ class SweepDirectory:
             return None
         return loaded if isinstance(loaded, dict) else None
 
-    def check(self, grid: Grid) -> None:
-        """May this grid go on here?
+    def check(self, grid: Grid, *, looking: bool = False) -> None:
+        """May this grid go on here, or be looked at?
 
         Raises:
-            UsageError: the directory holds another sweep, or something else; it cannot be written.
+            UsageError: the directory holds another sweep, or something else; it cannot be written (where not `looking`).
         """
-        check_folder(self.path, "choose another --out or run.dir")
+        if not looking:
+            check_folder(self.path, "choose another --out or run.dir")
         if not self.path.is_dir() or not any(self.path.iterdir()):
             return
         old = self.record()

@@ -7,6 +7,7 @@ end of the lifeline closes and the worker ends at once: the run goes on from its
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -21,13 +22,14 @@ def main(connection: int, lifeline: int) -> None:
     from alphapo_cli.cli.common import quiet_libraries
 
     quiet_libraries()
-    from alphapo_cli.errors import AlphapoError
+    from alphapo_cli.errors import AlphapoError, in_words
     from alphapo_cli.sweep.cell import prepare, run_job
 
     parent: Connection = Connection(connection)
     # What takes seconds to import is imported before the first request.
     import alphapo_cli.stages.train  # noqa: F401
 
+    gc.freeze()  # accelerate collects garbage after every run: not again through everything that was imported
     parent.send("ready")
     while True:
         try:
@@ -42,7 +44,7 @@ def main(connection: int, lifeline: int) -> None:
         except (AlphapoError, KeyboardInterrupt) as error:
             parent.send(error if isinstance(error, AlphapoError) else AlphapoError("interrupted"))
         except Exception as error:
-            parent.send(AlphapoError(f"{type(error).__name__}: {error}".splitlines()[0]))
+            parent.send(AlphapoError(in_words(error)))
         else:
             parent.send(None)
 

@@ -61,7 +61,7 @@ class TestHelp:
     @pytest.mark.parametrize("command", ["train", "sweep", "loss"])
     def test_the_examples_are_true(self, command, alphapo, tmp_path):
         """Every example of the help composes, from a directory that holds nothing."""
-        shown = re.sub(r"[│╭╰─╮╯]", "", alphapo(command, "--help", env={"COLUMNS": "200"}).out)
+        shown = alphapo(command, "--help").out
         examples = [line.split()[1:] for line in shown.splitlines() if line.strip().startswith(f"alphapo {command}")]
         assert len(examples) >= 2
         for example in examples:

@@ -52,6 +52,7 @@ def mixed_pairs(count):
     return pairs
 
 
+@pytest.mark.slow
 def test_encoding_in_two_processes_is_encoding_each_pair_alone(monkeypatch):
     monkeypatch.setattr(tokenise, "_CHUNK", 16)
     pairs, tokenizer, cfg = mixed_pairs(90), kinds.llama2(), DataConfig(max_length=64, workers=2)
@@ -76,6 +77,7 @@ def test_encoding_in_two_processes_is_encoding_each_pair_alone(monkeypatch):
         assert (side.ids.dtype, side.offsets.dtype) == (np.int32, np.int64)
 
 
+@pytest.mark.slow
 def test_results_come_in_order_from_other_processes_up_to_the_first_error():
     results = in_order(who, "shared", list(range(6)), 2)
     found = [next(results) for _ in range(3)]

@@ -82,6 +82,7 @@ def test_true_reward_of_each_fault(output, reward):
 words = st.sampled_from([*glassbox.vocabulary(), "<unk>", "Apple", "\n", "é"])
 
 
+@pytest.mark.slow
 @given(st.one_of(st.text(), st.lists(words, max_size=40).map(" ".join)))
 def test_every_text_has_a_reward_and_none_beats_the_perfect_answer(output):
     reward = glassbox.true_reward(FRUITS, output)

@@ -420,6 +420,7 @@ def test_kill_keeps_what_arrived_and_a_torn_line_is_asked_again(case: Case) -> N
     assert case.results()["n_total"] == 12
 
 
+@pytest.mark.slow
 def test_two_at_once_in_one_directory_are_refused(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     with serve(slow_after_six) as server:
         process = start(case, server)

@@ -170,6 +170,7 @@ def test_an_interrupted_generation_keeps_what_it_has_and_goes_on(
     assert not partial.exists()
 
 
+@pytest.mark.slow
 def test_a_lora_run_generates_what_its_merged_model_does(lora: Path, alphapo: Alphapo, tmp_path: Path) -> None:
     line = (*HERE, "generation.temperature=0")
     adapted = outputs(alphapo("generate", str(lora), *line).path)

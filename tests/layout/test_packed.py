@@ -316,6 +316,7 @@ def test_every_objective_has_the_same_loss_and_gradients(name: str) -> None:
     assert tiny.relative_error(grad, expected_grad) <= 1e-10
 
 
+@pytest.mark.slow
 def test_fifty_steps_draw_the_same_curve() -> None:
     pairs = list(tiny.token_pairs(24, seed=6, scale=0.1))
     objective = tiny.objective("objective=alphapo")

@@ -39,14 +39,7 @@ KINDS = {
         "trainer.gradient_accumulation_steps=2",
     ),
 }
-QUICK = [
-    ("alphapo", 1),
-    ("accumulation", 9),
-    ("reference", 9),
-    ("lora with dropout", 9),
-    ("memory", 9),
-    ("moving reference", 9),
-]
+QUICK = [("alphapo", 1), ("lora with dropout", 9)]
 
 
 def record(path: Path) -> dict[str, bytes]:

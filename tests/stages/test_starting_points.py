@@ -62,6 +62,7 @@ class TestFromScratch:
         assert metrics(ran)["displacement/chosen"] > 0.3
         assert metrics(ran)["gradient_weight/chosen"] == 0  # there is no preference term
 
+    @pytest.mark.slow
     def test_the_seed_decides_the_weights(self, alphapo, scratch_line, rows):
         line = [*scratch_line, "trainer.max_steps=1"]
         runs = [
@@ -127,12 +128,14 @@ class TestReference:
         expected = -0.1 * metrics(trained)["displacement/chosen_sum"]
         assert start_of(ran, rows)["rewards/chosen"] == pytest.approx(expected, abs=2e-5)
 
+    @pytest.mark.slow
     def test_alpha_zero_of_the_ratio_convention_is_dpo(self, alphapo, tiny):
         line = [*tiny, "objective.beta=0.1", "trainer.max_steps=2"]
         dpo = alphapo("train", *line, "objective=dpo")
         zero = alphapo("train", *line, "objective=alphapo_ratio", "objective.shape.alpha=0")
         assert (dpo.path / "metrics.jsonl").read_bytes() == (zero.path / "metrics.jsonl").read_bytes()
 
+    @pytest.mark.slow
     def test_alpha_zero_of_the_papers_convention_is_simpo(self, alphapo, tiny):
         line = [*tiny, "objective.beta=2.5", "objective.gamma=0.5", "trainer.max_steps=2"]
         simpo = alphapo("train", *line, "objective=simpo")

@@ -165,6 +165,7 @@ class TestAnotherLine:
         (note,) = [line for line in other.err.splitlines() if "another sweep" in line]
         assert note == f"another sweep than {first.path.name} (differs in: objective.beta)"
 
+    @pytest.mark.slow
     def test_another_key_is_another_sweep(self, first, alphapo, small):
         other = alphapo("sweep", "alpha", f"{ALPHA}=0", "seed=3,4", *small)
         assert other.path != first.path
@@ -291,6 +292,7 @@ def _read(path):
         return ""
 
 
+@pytest.mark.slow
 def test_seeds_are_averaged(alphapo, small):
     ran = alphapo("sweep", "alpha", f"{ALPHA}=0,1", "seed=0,1", *small)
     assert ran.code == 0

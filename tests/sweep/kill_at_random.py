@@ -1,0 +1,149 @@
+"""Kills a sweep at random moments until enough is killed; every cell must end as if nothing had happened.
+
+    python tests/sweep/kill_at_random.py                  # 20 kills: about ten minutes on two cores
+    python tests/sweep/kill_at_random.py --kills 100 --seed 7
+
+A sweep of four cells of the embedded world on two workers is started, and after a random time SIGKILL goes to the sweep
+process, to one of its workers, or to the sweep process and all of its workers. Then the same line is typed again (a lost
+worker is the sweep's own to replace), until the sweep is complete; the next kills go to the next sweep. Each is compared
+with one that nobody disturbed: every cell complete and committed once; metrics, readings of every pair and weights equal,
+bit by bit. Exit code 1 where they are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from test_engine import ALPHA, commits, results
+
+LINE = (
+    "sweep", "alpha", f"{ALPHA}=-1,0,1,2", "launcher.workers=2", "trainer.max_steps=32", "trainer.save_steps=4",
+    "probe.every=8", "probe.samples=32", "tracking.mode=disabled",
+)  # fmt: skip
+VICTIMS = ("sweep", "worker", "both")
+
+
+@dataclass
+class Tally:
+    """What was killed, and what was found wrong afterwards."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    sweeps: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def start(folder: Path, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-m", "alphapo_cli", *LINE, "--out", "sweep"], cwd=folder, stdout=stream, stderr=stream
+        )
+
+
+def workers(process: subprocess.Popen[bytes]) -> list[int]:
+    try:
+        return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def strike(process: subprocess.Popen[bytes], victim: str, rng: random.Random) -> bool:
+    """Whether there was something to kill."""
+    found = workers(process)
+    targets = {"sweep": [process.pid], "worker": [rng.choice(found)] if found else [], "both": [process.pid, *found]}
+    struck = False
+    for pid in targets[victim]:
+        try:
+            os.kill(pid, signal.SIGKILL)
+            struck = True
+        except ProcessLookupError:  # it ended by itself
+            pass
+    return struck
+
+
+def disturb(folder: Path, kills: int, span: float, rng: random.Random, tally: Tally) -> None:
+    """Bring one sweep to its end, disturbing it until `tally` has `kills`. `span`: seconds that it takes undisturbed."""
+    folder.mkdir()
+    log = folder / "output.log"
+    process = start(folder, log)
+    while True:
+        wanted = tally.kills.total() < kills
+        try:
+            code = process.wait(rng.uniform(0, span / 2) if wanted else None)
+        except subprocess.TimeoutExpired:
+            victim = rng.choice(VICTIMS)
+            if strike(process, victim, rng):
+                tally.kills[victim] += 1
+                print(f"{tally.kills.total()} of {kills}: killed {victim} of sweep {tally.sweeps}", flush=True)
+            if victim != "worker":
+                process.wait()
+                process = start(folder, log)
+            continue
+        if code == 0:
+            return
+        if code == 1:  # a worker was lost twice over the same cell: failed, which the same line tries again
+            process = start(folder, log)
+            continue
+        tally.faults.append(f"sweep {tally.sweeps}: exit code {code}: {log.read_text().splitlines()[-1]}")
+        return
+
+
+def check(path: Path, wanted: dict[str, tuple], tally: Tally) -> None:
+    found = results(path)
+    name = f"sweep {tally.sweeps}"
+    tally.faults += [f"{name}, {cell}: {made[0]}" for cell, made in found.items() if made[0] != "complete"]
+    tally.faults += [
+        f"{name}, {cell}: other results than undisturbed" for cell in wanted if found[cell] != wanted[cell]
+    ]
+    if commits(path) != [1] * len(wanted):
+        tally.faults.append(f"{name}: committed {commits(path)} times")
+
+
+def run(folder: Path, kills: int, seed: int) -> Tally:
+    rng, tally = random.Random(seed), Tally()
+    quiet = folder / "undisturbed"
+    quiet.mkdir()
+    if start(quiet, quiet / "output.log").wait() != 0:  # once before the clock: it also fills the cache
+        raise SystemExit((quiet / "output.log").read_text())
+    wanted = results(quiet / "sweep")
+    again = folder / "timed"
+    again.mkdir()
+    began = time.monotonic()
+    start(again, again / "output.log").wait()
+    span = time.monotonic() - began
+    print(f"undisturbed: {span:.0f} s", flush=True)
+    check(again / "sweep", wanted, tally)
+    while tally.kills.total() < kills and not tally.faults:
+        tally.sweeps += 1
+        disturb(folder / f"disturbed-{tally.sweeps}", kills, span, rng, tally)
+        if not tally.faults:
+            check(folder / f"disturbed-{tally.sweeps}" / "sweep", wanted, tally)
+    return tally
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+    with tempfile.TemporaryDirectory(prefix="alphapo-kill-") as scratch:
+        tally = run(Path(scratch), chosen.kills, chosen.seed)
+    kinds = ", ".join(f"{victim} {tally.kills[victim]}" for victim in VICTIMS)
+    print(f"{tally.kills.total()} kills ({kinds}) over {tally.sweeps} sweeps: {len(tally.faults)} faults")
+    for fault in tally.faults:
+        print(fault)
+    raise SystemExit(bool(tally.faults))
+
+
+if __name__ == "__main__":
+    main()
