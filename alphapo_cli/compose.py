@@ -26,7 +26,14 @@ from yaml import YAMLError
 
 from alphapo_cli.errors import ConfigError, nearest
 from alphapo_cli.locations import shipped
-from alphapo_cli.objective_config import GAMMAS, check_parts, part_defaults, settle_gamma
+from alphapo_cli.objective_config import (
+    GAMMAS,
+    check_parts,
+    choose_optional,
+    leave_optional,
+    part_defaults,
+    settle_gamma,
+)
 from alphapo_cli.overrides import Line, Sources, shown
 from alphapo_cli.ranges import check, normalise
 
@@ -74,16 +81,8 @@ def compose(primary: str, schema: type[T], layers: Sequence[Line], sources: Sour
     for layer in layers:
         for choice in layer.groups:
             groups[choice.partition("=")[0]] = choice
-    composed, choices = _compose_groups(primary, tuple(groups.values()), sources.user)
-    raw = copy.deepcopy(composed)
-    _leave_aside(raw, primary, schema, choices, groups)
-    parts = part_defaults(raw, choices.get("objective", ""), sources)
-    try:
-        cfg = OmegaConf.merge(OmegaConf.structured(schema), raw)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"conf/{primary}.yaml with {' '.join(groups.values())}: {_reason(error)}") from error
-    assert isinstance(cfg, DictConfig)
-    settle_gamma(cfg, choices, sources)
+    chosen, parts = _chosen(primary, schema, tuple(groups.values()), sources)  # type: ignore[arg-type]
+    cfg = copy.deepcopy(chosen)
     for layer in layers:
         _apply(cfg, layer, parts)
     check_parts(cfg, parts)
@@ -94,6 +93,27 @@ def compose(primary: str, schema: type[T], layers: Sequence[Line], sources: Sour
     typed = normalise(typed)
     check(typed)
     return typed  # type: ignore[no-any-return]
+
+
+@functools.lru_cache(maxsize=256)  # the cells of a sweep differ in values more often than in groups
+def _chosen(
+    primary: str, schema: type[Any], choice: tuple[str, ...], sources: Sources
+) -> tuple[DictConfig, dict[str, dict[str, Any]]]:
+    """The typed configuration of a choice of groups, before any value is set, and what its parts declare."""
+    groups = {text.partition("=")[0]: text for text in choice}
+    optional = leave_optional(groups)
+    composed, choices = _compose_groups(primary, tuple(groups.values()), sources.user)
+    raw = copy.deepcopy(composed)
+    choose_optional(raw, optional)
+    _leave_aside(raw, primary, schema, choices, groups)
+    parts = part_defaults(raw, choices.get("objective", ""), sources)
+    try:
+        cfg = OmegaConf.merge(OmegaConf.structured(schema), raw)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"conf/{primary}.yaml with {' '.join(groups.values())}: {_reason(error)}") from error
+    assert isinstance(cfg, DictConfig)
+    settle_gamma(cfg, choices, sources)
+    return cfg, parts
 
 
 def _leave_aside(

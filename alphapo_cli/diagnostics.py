@@ -9,8 +9,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
+from alphapo_cli.logprobs import AnswerLogProbs
+from alphapo_cli.objective.comparison import Moment
 from alphapo_cli.objective.preference import Objective
 
 QUANTILES = (10, 50, 90)
@@ -85,9 +86,14 @@ def per_pair(now: ProbeValues, start: ProbeValues, step: int) -> list[dict[str, 
     return rows
 
 
-def objective_values(objective: Objective, scores: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """(rewards, d loss / d score), each [2, P], of scores [2, P]."""
-    return objective.rewards(scores).double().numpy(), objective.score_gradients(scores).double().numpy()
+def objective_values(
+    objective: Objective, answers: AnswerLogProbs, moment: Moment
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(scores, rewards, d loss / d score), each [2, P], of P pairs' answers."""
+    scores = objective.scores(answers)
+    rewards = objective.at(moment).rewards(scores)
+    gradients = objective.score_gradients(scores, answers, moment)
+    return scores.double().numpy(), rewards.double().numpy(), gradients.double().numpy()
 
 
 def _spread(row: dict[str, float | None], key: str, values: np.ndarray, *, quantiles: bool = True) -> None:

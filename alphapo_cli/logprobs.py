@@ -42,6 +42,13 @@ class TokenLogProbs:
     def side(self) -> Tensor:  # [N], 0 chosen, 1 rejected
         return self.answer // self.num_pairs
 
+    @property
+    def position(self) -> Tensor:
+        """[N] place of each token in its answer, from 0; an answer's tokens stand together and in order."""
+        lengths = torch.bincount(self.answer, minlength=self.num_sides * self.num_pairs)
+        starts = lengths.cumsum(0) - lengths
+        return torch.arange(len(self.answer), device=self.answer.device) - starts[self.answer]
+
     def sum_over(self, values: Tensor) -> Tensor:
         """Sum of per-token `values` [N] per answer: [K, B], of their dtype.
 
@@ -54,7 +61,10 @@ class TokenLogProbs:
 
     def answers(self) -> AnswerLogProbs:
         """Sums and lengths per answer."""
-        return AnswerLogProbs(self.sum_over(self.logps), self.sum_over(torch.ones_like(self.logps)), tokens=self)
+        lengths = self.sum_over(torch.ones_like(self.logps))
+        facts = self.statistics
+        log_p2 = None if facts is None else self.sum_over(facts.sum_p2.log()) / lengths
+        return AnswerLogProbs(self.sum_over(self.logps), lengths, tokens=self, log_p2=log_p2)
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,10 @@ class AnswerLogProbs:
     reference: Tensor | None = None  # [K, B] the same sums under the reference
     columns: Mapping[str, Tensor] = field(default_factory=dict)  # name -> [B], numbers that came with the pairs
     tokens: TokenLogProbs | None = None
+    weighted: Tensor | None = None  # [2, K, B] sums and lengths as token weights make them, where tokens are gone
+    log_p2: Tensor | None = None  # [K, B] mean over the tokens of log sum p^2, where statistics were asked for
+    index: Tensor | None = None  # [B] place of each pair in its data set
+    chosen_tokens: float | None = None  # mean length of the chosen answers of the optimizer step; None: of these
 
     def log_ratio(self) -> Tensor:
         """Summed log-ratio to the reference, [K, B].

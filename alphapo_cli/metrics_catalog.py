@@ -202,7 +202,31 @@ TRAIN: dict[str, Metric] = {
     "train/epoch": Metric("Number of", "passes over the training pairs so far", "epochs"),
 }
 
-CATALOG: dict[str, Metric] = {**PROBE, **GLASSBOX, **SAMPLES, **EVAL, **TRAIN}
+# What an objective's parts remember and move, as the step's loss used it.
+OBJECTIVE: dict[str, Metric] = {
+    "train/objective/scheduled": Metric("Value of", "the parameter that objective.schedule moves"),
+    "train/objective/kl_chosen": Metric(
+        "Mean over the step's chosen answers of", "the unscaled reward, at least 0 (KTO's z)"
+    ),
+    "train/objective/kl_rejected": Metric(
+        "Mean over the step's rejected answers of", "the unscaled reward, at least 0 (KTO's z)"
+    ),
+    "train/objective/shift": Metric(
+        "Mean over all answers so far of", "the reward, by which BCO shifts it", "reward units"
+    ),
+    "train/objective/seen": Metric("Number of", "answers in train/objective/shift"),
+    "train/objective/gap_mean": Metric(
+        "Exponential mean over steps of", "the mean gap between chosen and rejected log-ratio"
+    ),
+    "train/objective/gap_spread": Metric("Exponential mean over steps of", "the gap's standard deviation over pairs"),
+    "train/objective/population": Metric("Number of", "pairs among which gamma-PO shares the margin"),
+    "train/objective/factor": Metric("Ratio of", "the step's beta to objective.beta"),
+    "train/objective/threshold": Metric("Smallest of", "the sampling keys of pairs that are kept"),
+    "train/objective/kept": Metric("Share (0 to 1) of pairs", "of the step that are kept"),
+    "train/objective/step": Metric("Number of", "steps that the objective has seen"),
+}
+
+CATALOG: dict[str, Metric] = {**PROBE, **GLASSBOX, **SAMPLES, **EVAL, **TRAIN, **OBJECTIVE}
 
 # What a training batch also reports, from the tensors that the loss used, under `train/<key>`.
 _ON_THE_BATCH = ("rewards/", "logps/", "ranking/accuracy", "gradient_weight/", "entropy/")

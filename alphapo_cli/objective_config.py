@@ -6,6 +6,7 @@ this stays free of torch.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from alphapo_cli.errors import ConfigError, nearest
 from alphapo_cli.overrides import Sources, shown
 
-PARTS = ("score", "shape", "link")
+# Kinds of parts that every objective chooses in its defaults, and those that it may leave out, with what stands then.
+REQUIRED = ("score", "shape", "link")
+OPTIONAL = {"token": "all", "margin": "none", "weight": "none", "regulariser": "none", "schedule": "constant"}
+PARTS = (*REQUIRED, *OPTIONAL)
 GAMMAS = ("objective.gamma", "objective.gamma_beta_ratio")
 
 
@@ -49,23 +53,36 @@ def _gammas_in(group: str, name: str, sources: Sources) -> tuple[Path, list[str]
 
 
 def _plain(file: Path | None) -> DictConfig:
-    loaded = OmegaConf.load(file) if file is not None else None
+    """A file's content, to be read only."""
+    if file is None:
+        return OmegaConf.create()
+    stat = file.stat()
+    return _loaded(file, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=512)  # a compose looks at every part's file, and a sweep composes for every cell
+def _loaded(file: Path, mtime_ns: int, size: int) -> DictConfig:
+    loaded = OmegaConf.load(file)
     return loaded if isinstance(loaded, DictConfig) else OmegaConf.create()
 
 
 def part_defaults(raw: DictConfig, objective: str, sources: Sources) -> dict[str, dict[str, Any]]:
-    """For objective.score, .shape and .link: the keys and defaults that the chosen part's YAML declares.
+    """For objective.score, .shape, .link and so on: the keys and defaults that the chosen part's YAML declares.
 
     Raises:
         ConfigError: the objective chooses no part of a kind, one that is not there, or sets what no part has.
     """
     declared: dict[str, dict[str, Any]] = {}
+    groups = sources.groups()
     for kind in PARTS if "objective" in raw else ():
         chosen = OmegaConf.select(raw, f"objective.{kind}") if isinstance(raw.objective, DictConfig) else None
-        known = {
-            name: _plain(sources.file(f"objective/{kind}", name)) for name in sources.groups()[f"objective/{kind}"]
-        }
-        name = chosen.get("name") if isinstance(chosen, DictConfig) else None
+        known = {name: _plain(sources.file(f"objective/{kind}", name)) for name in groups[f"objective/{kind}"]}
+        name = chosen.get("name", OPTIONAL.get(kind)) if isinstance(chosen, DictConfig) else OPTIONAL.get(kind)
+        if kind in OPTIONAL and name not in known:
+            raise ConfigError(
+                f"objective={objective}: its YAML chooses the {kind} {name!r}; there is no such {kind}"
+                f"{nearest(str(name), known)} (choices: {', '.join(known)})"
+            )
         if name not in known:
             raise ConfigError(
                 f"objective={objective}: its YAML chooses {f'no {kind}' if name is None else f'the {kind} {name!r}'}; add "
@@ -79,7 +96,31 @@ def part_defaults(raw: DictConfig, objective: str, sources: Sources) -> dict[str
                     f"objective={objective}: unknown key 'objective.{kind}.{key}' in its YAML{nearest(str(key), anywhere)}"
                 )
         declared[f"objective.{kind}"] = {str(k): v for k, v in known[str(name)].items()}
+        if kind in OPTIONAL:  # no defaults list has put them there
+            whole = {**declared[f"objective.{kind}"], **(chosen or {})}
+            OmegaConf.update(raw, f"objective.{kind}", whole, merge=False, force_add=True)
     return declared
+
+
+def leave_optional(groups: dict[str, str]) -> dict[str, str]:
+    """Takes the choices of kinds that an objective may leave out from `groups`, which Hydra would not know where to put.
+
+    Returns kind -> name.
+    """
+    taken = {}
+    for kind in OPTIONAL:
+        choice = groups.pop(f"objective/{kind}", None)
+        if choice is not None:
+            taken[kind] = choice.partition("=")[2]
+    return taken
+
+
+def choose_optional(raw: DictConfig, chosen: Mapping[str, str]) -> None:
+    """Put those choices into a composed configuration; settings of the part that stood there go."""
+    for kind, name in chosen.items():
+        key = f"objective.{kind}"
+        if "objective" in raw and OmegaConf.select(raw, f"{key}.name") != name:
+            OmegaConf.update(raw, key, {"name": name}, merge=False, force_add=True)
 
 
 def check_parts(cfg: DictConfig, parts: Mapping[str, Mapping[str, Any]]) -> None:

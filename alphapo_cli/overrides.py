@@ -157,9 +157,9 @@ def split(overrides: Sequence[Override], sources: Sources) -> Line:
         if key in known:
             choice = override.value()
             if choice not in known[key] and not (choice is None and key == "experiment"):
-                raise ConfigError(
-                    f"{key}={shown(choice)}: no such {key}{nearest(str(choice), known[key])} (choices: {', '.join(known[key])})"
-                )
+                many = key == "objective"
+                listed = "`alphapo objectives` lists them" if many else f"choices: {', '.join(known[key])}"
+                raise ConfigError(f"{key}={shown(choice)}: no such {key}{nearest(str(choice), known[key])} ({listed})")
             groups.append(f"{key}={'null' if choice is None else choice}")
         elif "/" in key:
             raise ConfigError(f"'{text}': no such group '{key}'{nearest(key, known)} (groups: {', '.join(known)})")

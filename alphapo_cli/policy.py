@@ -10,13 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from alphapo_cli.errors import UsageError
-from alphapo_cli.head import CHUNK_BYTES, Head, token_log_probs
+from alphapo_cli.head import CHUNK_BYTES, Head, log_probs_and_statistics, token_log_probs
 from alphapo_cli.layout import LAYOUTS
 from alphapo_cli.layout.adapt import is_prepared, prepare
 from alphapo_cli.layout.attention import UNREAD_MASK
 from alphapo_cli.layout.batch import PairBatch
-from alphapo_cli.logprobs import TokenLogProbs
+from alphapo_cli.logprobs import TokenLogProbs, TokenStatistics
 from alphapo_cli.schema import TrainConfig
+
+# Log-probs [N], or these with entropy and sum p^2 [N] each.
+Scored = Tensor | tuple[Tensor, Tensor, Tensor]
 
 
 def bare(model: Any) -> Any:
@@ -85,6 +88,7 @@ class PolicyModel(nn.Module):
         self.bf16 = bf16
         self.layout = LAYOUTS[layout]
         self.chunk_bytes = chunk_bytes
+        self.statistics = False  # set where the objective reads them
         if layout == "packed":
             prepare(lm, attention)
         self.config = bare(lm).config  # transformers.Trainer looks for it
@@ -111,10 +115,15 @@ class PolicyModel(nn.Module):
         states: Tensor = output.last_hidden_state
         return states.flatten(0, 1).index_select(0, batch.predict)
 
-    def forward(self, batch: PairBatch) -> Tensor:
-        """Log-probs of the completion tokens, [N] float32."""
+    def forward(self, batch: PairBatch) -> Scored:
+        """Log-probs of the completion tokens, [N] float32; with `statistics` also entropy and sum p^2 there."""
         with self.precision():
-            return token_log_probs(self.hidden(batch), batch.targets, head_of(self.lm), chunk_bytes=self.chunk_bytes)
+            hidden, head = self.hidden(batch), head_of(self.lm)
+            if not self.statistics:
+                return token_log_probs(hidden, batch.targets, head, chunk_bytes=self.chunk_bytes)
+            logps, facts = log_probs_and_statistics(hidden, batch.targets, head, chunk_bytes=self.chunk_bytes)
+            assert facts is not None
+            return logps, facts.entropy, facts.sum_p2
 
     def score(self, batch: PairBatch) -> TokenLogProbs:
         """`forward` with the answers the tokens belong to."""
@@ -125,9 +134,11 @@ class PolicyModel(nn.Module):
         bare(self.lm).enable_input_require_grads()
 
 
-def label(logps: Tensor, batch: PairBatch) -> TokenLogProbs:
+def label(scored: Scored, batch: PairBatch) -> TokenLogProbs:
     """Per-token log-probs with the answer each belongs to."""
-    return TokenLogProbs(logps, batch.answer, batch.targets, batch.num_pairs, batch.num_sides)
+    logps, *facts = (scored,) if isinstance(scored, Tensor) else scored
+    statistics = TokenStatistics(facts[0], facts[1]) if facts else None
+    return TokenLogProbs(logps, batch.answer, batch.targets, batch.num_pairs, batch.num_sides, statistics)
 
 
 def policy_of(lm: Any, cfg: TrainConfig, key: str = "model.path") -> PolicyModel:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,10 +17,11 @@ from torch import Tensor
 
 from alphapo_cli.data.tokens import TokenPairs
 from alphapo_cli.diagnostics import ProbeValues, objective_values
-from alphapo_cli.head import token_log_probs, token_statistics
+from alphapo_cli.head import Head, token_log_probs, token_statistics
 from alphapo_cli.layout import Layout
 from alphapo_cli.layout.batch import PairBatch
 from alphapo_cli.logprobs import AnswerLogProbs
+from alphapo_cli.objective.comparison import Moment
 from alphapo_cli.objective.preference import Objective
 from alphapo_cli.policy import PolicyModel, frozen_head, head_of, label
 
@@ -71,6 +72,11 @@ def inference(policy: PolicyModel) -> Iterator[None]:
         policy.train(training)
 
 
+def answers_of(policy: PolicyModel, batch: PairBatch) -> AnswerLogProbs:
+    """Log-probs of a batch's answers, with the pairs' places in their data."""
+    return replace(policy.score(batch).answers(), index=batch.index)
+
+
 class PairScorer:
     """A data set cut into fixed batches, and this process's share of them."""
 
@@ -104,13 +110,20 @@ def score_pairs(
     pad_id: int,
     processes: Processes,
     tick: Callable[[int], None] = lambda n: None,
+    objective: Objective | None = None,
 ) -> np.ndarray:
-    """Summed log-probs of both answers of every pair, [2, n] float32; `tick(pairs)` after every batch."""
+    """Summed log-probs of both answers of every pair, [2, n] float32; `tick(pairs)` after every batch.
+
+    Tokens count as `objective` weighs them.
+    """
     scorer = PairScorer(pairs, batch_size, pad_id, processes, policy.layout)
     parts = []
     with inference(policy):
         for chunk, batch in scorer.batches(next(policy.parameters()).device):
-            parts.append((chunk, {"sums": policy.score(batch).answers().sums.float().cpu().numpy()}))
+            answers = answers_of(policy, batch)
+            weighs = objective is not None and objective.weighs_tokens
+            sums = objective.weigh(answers)[0] if weighs and objective is not None else answers.sums
+            parts.append((chunk, {"sums": sums.float().cpu().numpy()}))
             tick(len(chunk))
     return scorer.collect(parts)["sums"]
 
@@ -136,8 +149,8 @@ class Probe:
         self.start_hidden: list[Tensor] = []  # chosen rows of each of this process's batches
         self.start = self.measure(policy)
 
-    def measure(self, policy: PolicyModel) -> ProbeValues:
-        """Everything the metrics need, of the policy as it is now."""
+    def measure(self, policy: PolicyModel, moment: Moment | None = None) -> ProbeValues:
+        """Everything the metrics need, of the policy as it is now, its loss as it is at `moment`."""
         first = not self.start_hidden
         parts = []
         with inference(policy):
@@ -155,8 +168,9 @@ class Probe:
                     start_head=self.start_head,
                     chunk_bytes=policy.chunk_bytes,
                 )
-                answers = tokens.answers()
+                answers = replace(tokens.answers(), index=batch.index)
                 assert facts.kl is not None
+                for_objective = self._for_objective(answers, hidden, head, policy.chunk_bytes)
                 parts.append(
                     (
                         chunk,
@@ -165,6 +179,7 @@ class Probe:
                             "lengths": _numpy(answers.lengths),
                             "entropy": _pair_means(facts.entropy, tokens.answer[chosen], answers),
                             "kl": _pair_means(facts.kl, tokens.answer[chosen], answers),
+                            **for_objective,
                         },
                     )
                 )
@@ -174,12 +189,25 @@ class Probe:
             torch.from_numpy(values["lengths"]),
             None if self.reference is None else torch.from_numpy(self.reference).double(),
             columns={name: torch.from_numpy(values) for name, values in self.scorer.pairs.columns.items()},
+            weighted=torch.from_numpy(values["weighted"]) if "weighted" in values else None,
+            log_p2=torch.from_numpy(values["log_p2"]) if "log_p2" in values else None,
         )
-        scores = self.objective.score_function(answers)
-        rewards, gradients = objective_values(self.objective, scores)
-        return ProbeValues(
-            values["sums"], values["lengths"], scores.numpy(), rewards, gradients, values["entropy"], values["kl"]
-        )
+        of_objective = objective_values(self.objective, answers, moment or self.objective.start)
+        return ProbeValues(values["sums"], values["lengths"], *of_objective, values["entropy"], values["kl"])
+
+    def _for_objective(
+        self, answers: AnswerLogProbs, hidden: Tensor, head: Head, chunk_bytes: int
+    ) -> dict[str, np.ndarray]:
+        """What the objective reads of single tokens, put together per answer."""
+        found = {}
+        if self.objective.weighs_tokens:
+            found["weighted"] = _numpy(self.objective.weigh(answers))
+        if self.objective.needs_statistics:
+            tokens = answers.tokens
+            assert tokens is not None
+            facts = token_statistics(hidden, head, chunk_bytes=chunk_bytes)
+            found["log_p2"] = _numpy(tokens.sum_over(facts.sum_p2.log()) / answers.lengths)
+        return found
 
 
 def _numpy(x: Tensor) -> np.ndarray:

@@ -4,7 +4,7 @@ YAML files under conf/ choose; these classes say what may be chosen, of which ty
 torch, so that a mistyped key is refused in milliseconds. Ranges stand in the field metadata and are checked by
 `compose.validate`, which names the dotted key.
 
-Parts of an objective (score, shape, link) are functions; their parameters are declared once, in the function and its
+Parts of an objective (score, shape, link, ...) are functions; their parameters are declared once, in the function and its
 YAML under conf/objective/, and checked against that YAML, which is why they appear here as plain mappings.
 """
 
@@ -25,7 +25,7 @@ def _choice(default: Any, *choices: str) -> Any:
 
 @dataclass
 class ObjectiveConfig:
-    """A point in score x shape x link. See `alphapo_cli.objective.preference` for how the parts are put together."""
+    """A point in score x shape x link x margin x weight. See `alphapo_cli.objective.preference` for how the parts are put together."""
 
     name: str = "alphapo"
     score: dict[str, Any] = field(default_factory=dict)
@@ -38,6 +38,20 @@ class ObjectiveConfig:
     label_smoothing: float = _number(0.0, ge=0, lt=0.5)
     # Weight of the chosen side's mean per-token negative log-likelihood.
     nll: float = _number(0.0, ge=0)
+    # mean: per token of the answer; sum: over its tokens; tokens: per token of all chosen answers of the step.
+    nll_scope: str = _choice("mean", "mean", "sum", "tokens")
+    preference: float = _number(1.0, ge=0)  # weight of the preference term
+    # How label_smoothing is meant: smooth mixes both labels, unbiased undoes labels flipped with that probability.
+    label_model: str = _choice("smooth", "smooth", "unbiased")
+    label_column: str | None = None  # column with the probability that the chosen answer is the better one
+    # Every so many optimizer steps: reference <- (1 - reference_mix) reference + reference_mix policy; null: never.
+    reference_every: int | None = _number(None, ge=1)
+    reference_mix: float = _number(1.0, ge=0, le=1)
+    token: dict[str, Any] = field(default_factory=dict)
+    margin: dict[str, Any] = field(default_factory=dict)
+    weight: dict[str, Any] = field(default_factory=dict)
+    regulariser: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

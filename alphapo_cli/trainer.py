@@ -9,7 +9,7 @@ micro-batches and divides by the number of pairs in the step over all processes.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,9 +25,12 @@ from alphapo_cli.data.tokens import TokenPairs
 from alphapo_cli.errors import AlphapoError, UsageError, nearest
 from alphapo_cli.layout import Layout
 from alphapo_cli.layout.batch import PairBatch
+from alphapo_cli.logprobs import AnswerLogProbs
+from alphapo_cli.objective.comparison import Memory, Moment
 from alphapo_cli.objective.preference import Objective, PairLoss
 from alphapo_cli.policy import PolicyModel, label
 from alphapo_cli.probe import Processes
+from alphapo_cli.reference import MovingReference
 from alphapo_cli.schedule import Schedule, StepIndices
 from alphapo_cli.schema import TrainerConfig
 
@@ -38,6 +41,7 @@ class StepBatch:
 
     micro_batches: list[PairBatch]
     num_pairs: int  # over all processes
+    chosen_tokens: float  # mean length of their chosen answers
 
 
 class StepDataset(Dataset[StepBatch]):
@@ -56,6 +60,7 @@ class StepDataset(Dataset[StepBatch]):
         self.pairs, self.rank, self.layout = pairs, rank, layout
         self.schedule = schedule.sized(layout.positions(pairs, sides), layout.as_widest)
         self.pad_id, self.sides, self.reference = pad_id, sides, reference
+        self.chosen_lengths = pairs.chosen.lengths
 
     def __len__(self) -> int:
         return self.schedule.total_steps
@@ -71,7 +76,8 @@ class StepDataset(Dataset[StepBatch]):
             )
             for indices, weights in self.schedule.micro_batches(step, self.rank)
         ]
-        return StepBatch(batches, len(self.schedule.pairs(step)))
+        everyone = self.schedule.pairs(step)
+        return StepBatch(batches, len(everyone), float(self.chosen_lengths[everyone].mean()))
 
 
 class Window:
@@ -122,13 +128,16 @@ class PreferenceTrainer(Trainer):
         logging_steps: int,
         on_log: Callable[[int, dict[str, float]], None],
         check_finite: bool = True,
+        moving: MovingReference | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         super().__init__(model=policy, args=args, callbacks=[*callbacks])
         self.policy = policy
+        policy.statistics = objective.needs_statistics
         for unwanted in (PrinterCallback, ProgressCallback):
             self.remove_callback(unwanted)
         self.objective = objective
+        self.moving = moving
         self.schedule = schedule
         self.sampler = StepIndices(schedule.total_steps)
         sides = 2 if objective.needs_rejected else 1
@@ -139,9 +148,16 @@ class PreferenceTrainer(Trainer):
         self.check_finite = check_finite
         self.grad_norm: float | None = None
         self.first_step = 0
+        self.memory: Mapping[str, Memory] = objective.start.memory  # what its parts remember of earlier steps
+        self.used_moment = objective.start
         self._resumed: dict[str, Any] | None = None
         self.add_callback(_Restore(self))
         self.add_callback(_Log(self))
+
+    @property
+    def moment(self) -> Moment:
+        """Where training is, for the objective."""
+        return Moment(self.state.global_step / max(self.schedule.total_steps, 1), self.memory)
 
     def snapshot(self, processes: Processes) -> dict[str, Any]:
         """All that a continued run needs beside the weights it starts from; to be called between two steps."""
@@ -151,6 +167,8 @@ class PreferenceTrainer(Trainer):
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.lr_scheduler.state_dict(),
             "processes": processes.gather([mine]),
+            "objective": {kind: dict(memory) for kind, memory in self.memory.items()},
+            "reference": self.moving.state() if self.moving is not None else {},
         }
 
     def restore(self, snapshot: dict[str, Any]) -> None:
@@ -179,6 +197,9 @@ class PreferenceTrainer(Trainer):
         self.optimizer.load_state_dict(self._resumed["optimizer"])
         self.lr_scheduler.load_state_dict(self._resumed["schedule"])
         self.state.global_step = self.first_step
+        self.memory = self._resumed["objective"]
+        if self.moving is not None:
+            self.moving.load(self._resumed["reference"])
         sums = self._resumed["processes"][self.args.process_index]["window"]
         self.window.sums = {name: value.to(self.args.device) for name, value in sums.items()}
 
@@ -196,12 +217,14 @@ class PreferenceTrainer(Trainer):
         model.train()
         total = torch.zeros((), device=self.args.device)
         last = len(inputs.micro_batches) - 1
+        ready = self._settle(model, inputs) if self.objective.observes else None
+        self.used_moment = self.moment
         for i, cpu_batch in enumerate(inputs.micro_batches):
             batch = cpu_batch.to(self.args.device)
             sync = contextlib.nullcontext() if i == last else self.accelerator.no_sync(model)
             with sync:
-                answers = label(model(batch), batch).answers()
-                result = self.objective(replace(answers, reference=batch.reference, columns=batch.columns))
+                answers = ready if ready is not None else self._answers(model, batch, inputs)
+                result = self.objective(answers, self.used_moment)
                 # DDP averages gradients over processes; the step's gradient is the mean over its pairs.
                 share = torch.where(batch.weight > 0, result.loss, 0.0).sum() / inputs.num_pairs
                 self.accelerator.backward(share * self.args.world_size)
@@ -210,6 +233,35 @@ class PreferenceTrainer(Trainer):
         if self.check_finite and not torch.isfinite(total):
             raise AlphapoError(guards.broken("the loss", total.item(), self.state.global_step + 1))
         return total
+
+    def _answers(self, model: Any, batch: PairBatch, inputs: StepBatch) -> AnswerLogProbs:
+        answers = label(model(batch), batch).answers()
+        reference = batch.reference if self.moving is None else self.moving.sums(batch, self.objective)
+        return replace(
+            answers, reference=reference, columns=batch.columns, index=batch.index,
+            chosen_tokens=inputs.chosen_tokens,
+        )  # fmt: skip
+
+    def _settle(self, model: Any, inputs: StepBatch) -> AnswerLogProbs | None:
+        """Show the objective the whole step, over all processes, before its loss.
+
+        Returns the answers with their graph where the step is one micro-batch, None where they are to be made again.
+        """
+        once = len(inputs.micro_batches) == 1
+        mine: list[tuple[int, dict[str, Tensor]]] = []
+        answers = None
+        with contextlib.nullcontext() if once else torch.no_grad():
+            for cpu_batch in inputs.micro_batches:
+                batch = cpu_batch.to(self.args.device)
+                answers = self._answers(model, batch, inputs)
+                seen = self.objective.observe(answers, self.moment)
+                for row in torch.nonzero(cpu_batch.weight > 0).flatten().tolist():
+                    mine.append((int(cpu_batch.index[row]), {kind: values[row] for kind, values in seen.items()}))
+        everyone = Processes(self.args.process_index, self.args.world_size).gather(mine)
+        everyone.sort(key=lambda item: item[0])
+        observed = {kind: torch.stack([values[kind] for _, values in everyone]) for kind in everyone[0][1]}
+        self.memory = self.objective.settle(self.memory, observed)
+        return answers if once else None
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -243,12 +295,15 @@ class _Log(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         t, step = self.trainer, int(state.global_step)
+        if t.moving is not None:
+            t.moving.after_step(step, t.policy)
         if step % t.logging_steps and step != t.schedule.total_steps:
             return
         row = t.window.means(t.reduce_sum)
         row["train/grad_norm"] = t.grad_norm if t.grad_norm is not None else float("nan")
         row["train/learning_rate"] = t.used_learning_rate
         row["train/epoch"] = t.schedule.epoch(step)
+        row |= t.objective.readings(t.used_moment)
         t.on_log(step, row)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

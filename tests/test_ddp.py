@@ -64,8 +64,10 @@ def torchrun(processes: int) -> list[str]:
         ("objective=alphapo",),
         # reference log-probs are then computed by both processes
         ("objective=alphapo_ratio", "objective.shape.alpha=0.5", "objective.nll=0.1"),
+        # the statistics of a step are those of both processes, and so is the number of its tokens
+        ("objective=kto_pair", "objective.nll=0.1", "objective.nll_scope=tokens"),
     ],
-    ids=["alphapo", "alphapo_ratio"],
+    ids=["alphapo", "alphapo_ratio", "kto_pair"],
 )
 def test_two_processes_are_one(objective: tuple[str, ...], start: Path, tmp_path: Path) -> None:
     one = train(

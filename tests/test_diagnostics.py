@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from alphapo_cli.diagnostics import ProbeValues, metrics, objective_values, per_pair
+from alphapo_cli.logprobs import AnswerLogProbs
+from alphapo_cli.objective.comparison import Moment
 from alphapo_cli.policy import PolicyModel
 from alphapo_cli.probe import Probe, Processes
 from tests import tiny
@@ -198,7 +200,10 @@ def test_gradient_weights_are_the_closed_form() -> None:
     # AlphaPO: -beta e^{-alpha s_w} sigmoid(gamma - m) and +beta e^{-alpha s_l} sigmoid(gamma - m)
     objective = tiny.objective("objective=alphapo", "objective.shape.alpha=0.5", "objective.gamma=0.4")
     scores = [[-0.5, -2.0, -1.0], [-1.5, -0.7, -1.0]]
-    rewards, weights = objective_values(objective, torch.tensor(scores, dtype=torch.float64))
+    sums = torch.tensor(scores, dtype=torch.float64)
+    answers = AnswerLogProbs(sums, torch.ones_like(sums))  # one token each: the mean is the sum
+    read, rewards, weights = objective_values(objective, answers, Moment())
+    assert read.tolist() == scores
     for i in range(3):
         r = [2.5 * (1 - math.exp(-0.5 * scores[side][i])) / 0.5 for side in range(2)]
         pull = 1 / (1 + math.exp(r[0] - r[1] - 0.4))

@@ -1,4 +1,4 @@
-"""`alphapo env`, `alphapo metrics`: what is installed, and what the curves mean."""
+"""`alphapo env`, `alphapo metrics`, `alphapo objectives`: what is installed, what the curves mean, what can be trained."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
+from alphapo_cli.cli.common import ConfigDir, sources
+
 
 def register(app: typer.Typer) -> None:
     app.command()(env)
     app.command()(metrics)
+    app.command()(objectives)
 
 
 def env() -> None:
@@ -45,3 +48,35 @@ def metrics(
         return
     for name in CATALOG:
         print(f"{name}\n    {explain(name)}")
+
+
+def objectives(
+    name: Annotated[str | None, typer.Argument(help="One objective; all when left out.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The page docs/objectives.md.")] = False,
+    config_dir: ConfigDir = None,
+) -> None:
+    """Every objective: loss, paper, defaults, what it needs, and how its formula was checked.
+
+    [bold]Examples[/bold]
+
+      alphapo objectives
+
+      alphapo objectives odpo
+    """
+    from alphapo_cli.errors import UsageError, nearest
+    from alphapo_cli.objective import catalog
+
+    found = catalog.methods(sources(config_dir))
+    if name is not None:
+        known = [m.name for m in found]
+        if name not in known:
+            raise UsageError(
+                f"objective '{name}': no such objective{nearest(name, known)} (there are: {', '.join(known)})"
+            )
+        found = [m for m in found if m.name == name]
+    if markdown:
+        print(catalog.markdown(found), end="")
+        return
+    for m in found:
+        print("\n".join(catalog.lines(m)))
+    print(f"\n{catalog.LEGEND}")

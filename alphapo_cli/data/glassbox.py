@@ -250,7 +250,8 @@ def _label(rng: Random, source: Iterator[str], cfg: GlassboxConfig) -> Iterator[
     """Two different answers to each instruction and a Bradley-Terry label.
 
     P(first chosen) = sigmoid((difference of true reward + length_bias * difference in words) / label_temperature); at
-    temperature 0 the better one is chosen and a coin decides ties.
+    temperature 0 the better one is chosen and a coin decides ties. Columns: both true rewards, and the probability with
+    which the labeller prefers the chosen answer.
     """
     for row, instruction in enumerate(source, start=1):
         task = parse(instruction)
@@ -262,14 +263,20 @@ def _label(rng: Random, source: Iterator[str], cfg: GlassboxConfig) -> Iterator[
         longer = len(first.split()) - len(second.split())
         preference = rewards[0] - rewards[1] + cfg.length_bias * longer
         pair = [(first, rewards[0]), (second, rewards[1])]
-        if rng.random() >= _probability(preference, cfg.label_temperature):
+        probability = _probability(preference, cfg.label_temperature)
+        if rng.random() >= probability:
             pair.reverse()
+            probability = 1 - probability
         (chosen, score_chosen), (rejected, score_rejected) = pair
         yield TextPair(
             prompt=({"role": "user", "content": instruction},),
             chosen=({"role": "assistant", "content": chosen},),
             rejected=({"role": "assistant", "content": rejected},),
-            columns={"score_chosen": score_chosen, "score_rejected": score_rejected},
+            columns={
+                "score_chosen": score_chosen,
+                "score_rejected": score_rejected,
+                "win_probability": probability,
+            },
             row=row,
         )
 

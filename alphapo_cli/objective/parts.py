@@ -1,4 +1,4 @@
-"""What a part of an objective is, and the three tables in which parts are found by name.
+"""What a part of an objective is, and the tables in which parts are found by name.
 
 A part is a plain function plus what it needs. Its keyword-only parameters are its configuration: `bind` checks a
 mapping (from conf/objective/<kind>/<name>.yaml and the command line) against the signature, so a new part is one
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from alphapo_cli.errors import ConfigError, nearest
+from alphapo_cli.objective.state import State
+from alphapo_cli.objective_config import OPTIONAL, PARTS
 
 # What a score is the logarithm of: a probability (at most 0), or a ratio of two probabilities (either sign).
 ScoreKind = Literal["log_prob", "log_ratio"]
@@ -21,7 +23,11 @@ ScoreKind = Literal["log_prob", "log_ratio"]
 
 @dataclass(frozen=True)
 class Part:
-    """A named function of one kind (score, shape or link) and what it needs from the data."""
+    """A named function of one kind and what it needs from the data.
+
+    `needs_statistics`: facts of the whole next-token distribution. `columns`: names of per-pair numbers that it reads, or a function from its settings to them. `rule`: what these
+    numbers must be; (columns, **settings) -> (which pairs break it [B], what they must be in words).
+    """
 
     kind: str
     name: str
@@ -29,32 +35,60 @@ class Part:
     needs_reference: bool = False
     needs_rejected: bool = True
     score_kind: ScoreKind = "log_prob"
+    needs_statistics: bool = False
+    columns: tuple[str, ...] | Callable[..., tuple[str, ...]] = ()
+    rule: Callable[..., Any] | None = None
+    state: State | None = None
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:
         signature = inspect.signature(self.function)
         return {n: p for n, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
-    def bind(self, settings: Mapping[str, Any]) -> Callable[..., Any]:
-        """The function with its parameters filled in.
+    def bind(self, settings: Mapping[str, Any]) -> Bound:
+        """The part with its parameters filled in.
 
         Raises:
             ConfigError: a parameter that the function does not have.
         """
-        chosen = {k: v for k, v in settings.items() if k != "name"}
-        for key in chosen:
+        chosen = {n: p.default for n, p in self.parameters.items()}
+        for key, value in settings.items():
+            if key == "name":
+                continue
             if key not in self.parameters:
                 raise ConfigError(
                     f"objective.{self.kind}.{key}: {self.kind} '{self.name}' has no such parameter"
                     f"{nearest(key, self.parameters)} (it has: {', '.join(self.parameters) or 'none'})"
                 )
-        return functools.partial(self.function, **chosen)
+            chosen[key] = value
+        return Bound(self, chosen)
 
 
-SCORES: dict[str, Part] = {}
-SHAPES: dict[str, Part] = {}
-LINKS: dict[str, Part] = {}
-TABLES = {"score": SCORES, "shape": SHAPES, "link": LINKS}
+@dataclass(frozen=True)
+class Bound:
+    """A part with its settings."""
+
+    part: Part
+    settings: Mapping[str, Any]
+
+    @functools.cached_property
+    def function(self) -> Callable[..., Any]:
+        return functools.partial(self.part.function, **self.settings)
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        wanted = self.part.columns
+        return wanted(**self.settings) if callable(wanted) else wanted
+
+    @property
+    def words(self) -> str:
+        return f"{self.part.kind} '{self.part.name}'"
+
+
+TABLES: dict[str, dict[str, Part]] = {kind: {} for kind in PARTS}
 
 
 def register(kind: str, **facts: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -69,13 +103,13 @@ def register(kind: str, **facts: Any) -> Callable[[Callable[..., Any]], Callable
 
 
 def find(kind: str, settings: Mapping[str, Any]) -> Part:
-    """The part that `settings["name"]` names.
+    """The part that `settings["name"]` names; of a kind that may be left out, the one that does nothing.
 
     Raises:
         ConfigError: no name, or a name that no function has.
     """
     table = TABLES[kind]
-    name = str(settings.get("name"))
+    name = str(settings.get("name", OPTIONAL.get(kind)))
     if name not in table:
         raise ConfigError(
             f"objective.{kind}.name={name}: no such {kind}{nearest(name, table)} (there are: {', '.join(sorted(table))})"

@@ -1,23 +1,41 @@
-"""An objective: score, shape and link put together. The only place where beta and gamma are applied.
+"""An objective: its parts put together. The only place where beta and gamma are applied.
 
-s = score(log-probs)            [K, B]   K sides (chosen first), B pairs
-r = beta h(s)                   [K, B]   reward
-m = r_w - r_l - gamma           [B]
-loss = link(m) + nll * NLL_w    [B]      one value a pair; the caller takes the mean
+s = score(log-probs, token weights)               [K, B]   K sides (chosen first), B pairs
+r = beta h(s)                                     [K, B]   reward
+m = r_w - r_l - gamma - margin(...)               [B]
+loss = preference * weight(...) * link(r, m)      [B]      one value a pair; the caller takes the mean
+     + nll * NLL_w + regulariser(...)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from alphapo_cli.errors import ConfigError
-from alphapo_cli.logprobs import AnswerLogProbs
-from alphapo_cli.objective import link, score, shape  # noqa: F401  (importing them fills the tables)
-from alphapo_cli.objective.parts import Part, find
+from alphapo_cli.errors import ConfigError, UsageError
+from alphapo_cli.logprobs import AnswerLogProbs, TokenLogProbs
+from alphapo_cli.objective import (  # noqa: F401  (importing them fills the tables)
+    dynamic,
+    link,
+    margin,
+    pointwise,
+    regulariser,
+    schedule,
+    score,
+    shape,
+    token,
+    weight,
+)
+from alphapo_cli.objective import state as states
+from alphapo_cli.objective.comparison import Comparison, Memory, Moment
+from alphapo_cli.objective.numbers import absolute_gamma, check_schedule
+from alphapo_cli.objective.parts import TABLES, Bound, Part, find
+from alphapo_cli.objective_config import OPTIONAL
 from alphapo_cli.schema import ObjectiveConfig
 
 
@@ -33,89 +51,212 @@ class PairLoss:
 
 @dataclass(frozen=True)
 class Objective:
-    """A point in score x shape x link with its numbers."""
+    """A point in score x shape x link x margin x weight x regulariser with its numbers."""
 
     name: str
-    score: Part
-    shape: Part
-    link: Part
-    score_function: Callable[[AnswerLogProbs], Tensor]
-    shape_function: Callable[..., Tensor]
-    link_function: Callable[..., Tensor]
+    parts: Mapping[str, Bound]  # kind -> part
     beta: float
-    gamma: float
-    label_smoothing: float
-    nll: float
+    gamma: float = 0.0
+    label_smoothing: float = 0.0
+    label_model: str = "smooth"
+    label_column: str | None = None
+    preference: float = 1.0
+    nll: float = 0.0
+    nll_scope: str = "mean"
+    reference_every: int | None = None  # optimizer steps between moves of the reference
+    reference_mix: float = 1.0
+
+    @property
+    def score(self) -> Part:
+        return self.parts["score"].part
+
+    @property
+    def shape(self) -> Part:
+        return self.parts["shape"].part
+
+    @property
+    def link(self) -> Part:
+        return self.parts["link"].part
+
+    @property
+    def score_function(self) -> Callable[[AnswerLogProbs], Tensor]:
+        return self.parts["score"]
+
+    @property
+    def shape_function(self) -> Callable[..., Tensor]:
+        return self.parts["shape"]
 
     @property
     def needs_reference(self) -> bool:
-        return self.score.needs_reference
+        return any(bound.part.needs_reference for bound in self.parts.values())
 
     @property
     def needs_rejected(self) -> bool:
         return self.link.needs_rejected
 
+    @property
+    def weighs_tokens(self) -> bool:
+        return self.parts["token"].part.name != OPTIONAL["token"]
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether it reads facts of the whole next-token distribution."""
+        return any(bound.part.needs_statistics for bound in self.parts.values())
+
+    def weigh(self, answers: AnswerLogProbs) -> Tensor:
+        """Sums and lengths under the token weights: [2, K, B].
+
+        Raises:
+            UsageError: there are only sums.
+        """
+        tokens = answers.tokens
+        if tokens is None:
+            raise UsageError(f"objective '{self.name}' weighs single tokens, and only sums over answers were given")
+        weights = self.parts["token"](answers, tokens)
+        return torch.stack([tokens.sum_over(weights * tokens.logps), tokens.sum_over(weights)])
+
+    def scores(self, answers: AnswerLogProbs) -> Tensor:
+        """s of every answer, [K, B]."""
+        if self.weighs_tokens:
+            sums, lengths = self.weigh(answers) if answers.weighted is None else answers.weighted
+            answers = replace(answers, sums=sums, lengths=lengths)
+        return self.score_function(answers)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Per-pair columns that it reads, each with what reads it in words."""
+        found = {name: bound.words for bound in self.parts.values() for name in bound.columns}
+        return found if self.label_column is None else {**found, self.label_column: "label_column"}
+
+    @cached_property
+    def start(self) -> Moment:
+        """Before the first step."""
+        return Moment(0.0, states.begin(self.parts))
+
+    @property
+    def observes(self) -> bool:
+        """Whether it needs the values of a whole step before the step's loss."""
+        return any(b.part.state is not None and b.part.state.observe is not None for b in self.parts.values())
+
+    def observe(self, answers: AnswerLogProbs, moment: Moment) -> dict[str, Tensor]:
+        """What its parts want to know of each pair of a step: kind -> [B, F]."""
+        answers = answers.widened()
+        here = self.at(moment)
+        scores = here.scores(answers)
+        return states.observe(self.parts, Comparison(scores, here.rewards(scores), self.beta, self.gamma, answers))
+
+    def settle(self, memory: Mapping[str, Memory], observed: Mapping[str, Tensor]) -> dict[str, Memory]:
+        """The memory with which a step is computed, from what was observed of all its pairs."""
+        return states.settle(self.parts, memory, observed)
+
+    def react(self, memory: Mapping[str, Memory], row: Mapping[str, Any]) -> dict[str, Memory]:
+        """The memory after a reading of the probe, `row` its metrics."""
+        return states.react(self.parts, memory, row)
+
+    def readings(self, moment: Moment) -> dict[str, float]:
+        """Numbers to log: the scheduled parameter, and what the parts remember."""
+        bound = self.parts["schedule"]
+        value = bound(moment, moment.memory.get("schedule", {}))
+        found = {} if value is None else {"train/objective/scheduled": float(value)}
+        for kind, memory in moment.memory.items():
+            if kind != "schedule":
+                found |= {f"train/objective/{name}": float(x) for name, x in memory.items() if x.dim() == 0}
+        return found
+
+    def at(self, moment: Moment) -> Objective:
+        """The same with its scheduled parameter as it is at `moment`."""
+        bound = self.parts["schedule"]
+        value = bound(moment, moment.memory.get("schedule", {}))
+        if value is None:
+            return self
+        kind, _, parameter = str(bound.settings["of"]).partition(".")
+        moved = self.parts[kind].part.bind({**self.parts[kind].settings, parameter: value})
+        return replace(self, parts={**self.parts, kind: moved})
+
     def rewards(self, scores: Tensor) -> Tensor:
         """r = beta h(s), of any shape."""
         return self.beta * self.shape_function(scores, self.score.score_kind)
 
-    def preference_loss(self, scores: Tensor) -> Tensor:
+    def compare(
+        self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: Moment | None = None
+    ) -> Comparison:
+        """What the other parts read of `scores` [2, B]."""
+        memory = (moment or self.start).memory
+        rewards = self.rewards(scores)
+        c = Comparison(scores, rewards, self.beta, self.gamma, answers, memory=memory.get("margin", {}))
+        return replace(c, offset=self.gamma + self.parts["margin"](c), memory={})
+
+    def preference_loss(
+        self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: Moment | None = None
+    ) -> Tensor:
         """The loss of the preference term alone as a function of the scores: [2, B] -> [B]."""
-        r = self.rewards(scores)
-        m = r[0] - r[1] - self.gamma
-        loss = self.link_function(m, self.beta)
-        if self.label_smoothing:
+        memory = (moment or self.start).memory
+        c = self.compare(scores, answers, moment)
+        loss = self._labelled(replace(c, memory=memory.get("link", {})))
+        factor = self.parts["weight"](replace(c, memory=memory.get("weight", {})))
+        return self.preference * factor * loss  # type: ignore[no-any-return]
+
+    def _labelled(self, c: Comparison) -> Tensor:
+        """The link under the label, which may be uncertain."""
+        one = self.parts["link"]
+        loss: Tensor = one(c)
+        if self.label_column is not None:
+            right = c.column(self.label_column)
+            loss = right * loss + (1 - right) * one(c.swapped())
+        wrong = self.label_smoothing
+        if wrong and self.label_model == "unbiased":
+            # Robust DPO's: its mean over labels flipped with probability `wrong` is the loss of the clean label.
+            loss = ((1 - wrong) * loss - wrong * one(c.swapped())) / (1 - 2 * wrong)
+        elif wrong:
             # cDPO's mixture: the label is wrong with probability label_smoothing.
-            loss = (1 - self.label_smoothing) * loss + self.label_smoothing * self.link_function(-m, self.beta)
+            loss = (1 - wrong) * loss + wrong * one(c.swapped())
         return loss
 
-    def __call__(self, answers: AnswerLogProbs) -> PairLoss:
+    def __call__(self, answers: AnswerLogProbs, moment: Moment | None = None) -> PairLoss:
         """Loss, scores and rewards of a batch.
 
         Args:
             answers: sums and lengths [K, B]; `reference` where `needs_reference`. bf16 or fp16 is widened to float32.
+            moment: when; schedules and memory stand at their start without it.
 
         Returns:
             PairLoss in float32 (float64 for float64 input).
         """
+        here = self.at(moment or self.start)
         answers = answers.widened()
-        scores = self.score_function(answers)
-        rewards = self.rewards(scores)
+        scores = here.scores(answers)
+        rewards = here.rewards(scores)
         both = scores.shape[0] > 1
-        loss = self.preference_loss(scores) if both else torch.zeros_like(answers.sums[0])
+        loss = here.preference_loss(scores, answers, moment) if both else torch.zeros_like(answers.sums[0])
         if self.nll:
-            loss = loss - self.nll * answers.sums[0] / answers.lengths[0]
+            loss = loss - self.nll * answers.sums[0] / self._nll_tokens(answers)
+        loss = loss + self.parts["regulariser"](Comparison(scores, rewards, self.beta, answers=answers))
         return PairLoss(loss, scores, rewards, rewards[0] - rewards[1] if both else None)
 
-    def score_gradients(self, scores: Tensor) -> Tensor:
+    def _nll_tokens(self, answers: AnswerLogProbs) -> Tensor | float:
+        """What the chosen side's summed log-prob is divided by."""
+        if self.nll_scope == "sum":
+            return 1.0
+        if self.nll_scope == "mean":
+            return answers.lengths[0]
+        return answers.lengths[0].mean() if answers.chosen_tokens is None else answers.chosen_tokens
+
+    def score_gradients(
+        self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: Moment | None = None
+    ) -> Tensor:
         """d loss / d s of the preference term, per side and pair: [2, B] -> [2, B], without the 1/B of a mean.
 
         This is the weight with which a pair pulls each side; for AlphaPO -beta e^{-alpha s_w} sigmoid(gamma - m') and
         +beta e^{-alpha s_l} sigmoid(gamma - m'), m' = r_w - r_l. Taken by differentiation, so that it is exact for
-        every shape and link.
+        every shape and link. What reads the log-probs past the score counts as constant.
         """
         with torch.enable_grad():
             leaf = scores.detach().clone().requires_grad_(True)
-            loss = self.preference_loss(leaf).sum()
+            loss = self.at(moment or self.start).preference_loss(leaf, answers, moment).sum()
             if not loss.requires_grad:  # no preference term
                 return torch.zeros_like(scores)
             (gradient,) = torch.autograd.grad(loss, leaf)
         return gradient
-
-
-def absolute_gamma(cfg: ObjectiveConfig) -> float:
-    """gamma in units of the reward, whichever of the two ways it was given; 0 when neither was.
-
-    Raises:
-        ConfigError: both were given.
-    """
-    if cfg.gamma is not None and cfg.gamma_beta_ratio is not None:
-        raise ConfigError(
-            "objective.gamma and objective.gamma_beta_ratio are both set: give one (gamma = beta x ratio)"
-        )
-    if cfg.gamma is not None:
-        return cfg.gamma
-    return cfg.beta * cfg.gamma_beta_ratio if cfg.gamma_beta_ratio is not None else 0.0
 
 
 def build(cfg: ObjectiveConfig) -> Objective:
@@ -124,22 +265,33 @@ def build(cfg: ObjectiveConfig) -> Objective:
     Raises:
         ConfigError: an unknown part or parameter, a value that a part refuses, gamma given twice, or no loss at all.
     """
-    parts = {kind: find(kind, getattr(cfg, kind)) for kind in ("score", "shape", "link")}
-    if not parts["link"].needs_rejected and not cfg.nll:
+    parts = {kind: find(kind, getattr(cfg, kind)).bind(getattr(cfg, kind)) for kind in TABLES}
+    link_part = parts["link"].part
+    if not link_part.needs_rejected and not cfg.nll:
         raise ConfigError(
-            f"objective.nll=0 with objective/link={parts['link'].name}: no loss is left; set objective.nll above 0 or choose another link"
+            f"objective.nll=0 with objective/link={link_part.name}: no loss is left; set objective.nll above 0 or choose another link"
         )
+    check_schedule(parts)
     objective = Objective(
         name=cfg.name,
-        **parts,
-        score_function=parts["score"].bind(cfg.score),
-        shape_function=parts["shape"].bind(cfg.shape),
-        link_function=parts["link"].bind(cfg.link),
+        parts=parts,
         beta=cfg.beta,
         gamma=absolute_gamma(cfg),
         label_smoothing=cfg.label_smoothing,
+        label_model=cfg.label_model,
+        label_column=cfg.label_column,
+        preference=cfg.preference,
         nll=cfg.nll,
+        nll_scope=cfg.nll_scope,
+        reference_every=cfg.reference_every,
+        reference_mix=cfg.reference_mix,
     )
+    if objective.reference_every is not None and not objective.needs_reference:
+        raise ConfigError(
+            f"objective.reference_every={cfg.reference_every}: objective '{cfg.name}' has no reference; set it to null"
+        )
     trial = torch.full((2, 1), -1.0)
-    objective(AnswerLogProbs(sums=trial, lengths=torch.ones_like(trial), reference=trial))
+    columns = {name: torch.full((1,), 0.5) for name in objective.columns}
+    one = TokenLogProbs(trial[:, 0], torch.arange(2), torch.arange(2), 1, 2)
+    objective(AnswerLogProbs(trial, torch.ones_like(trial), trial, columns=columns, tokens=one, log_p2=trial))
     return objective

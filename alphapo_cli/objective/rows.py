@@ -13,6 +13,7 @@ from alphapo_cli import json_input
 from alphapo_cli.errors import UsageError
 from alphapo_cli.logprobs import AnswerLogProbs
 from alphapo_cli.objective.preference import Objective
+from alphapo_cli.objective.requirements import broken_rules, lacking
 
 LOGPS = ("chosen_logp", "rejected_logp")
 TOKENS = ("chosen_tokens", "rejected_tokens")
@@ -49,6 +50,7 @@ def evaluate(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where
     two = objective.needs_rejected or all(row.get(n) is not None for _, row in rows for n in (LOGPS[1], TOKENS[1]))
     sides = 2 if two else 1
     needed = [*LOGPS[:sides], *TOKENS[:sides], *(REFERENCE[:sides] if objective.needs_reference else ())]
+    needed += [name for name in objective.columns if name not in needed]
     values = {name: [_number(row, name, number, where, objective) for number, row in rows] for name in needed}
 
     def stack(names: tuple[str, ...]) -> torch.Tensor:
@@ -56,7 +58,11 @@ def evaluate(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where
 
     sums = stack(LOGPS).requires_grad_(True)
     reference = stack(REFERENCE) if objective.needs_reference else None
-    result = objective(AnswerLogProbs(sums, stack(TOKENS), reference, columns=_columns(rows, needed)))
+    columns = {n: torch.tensor(values[n], dtype=torch.float64) for n in objective.columns}
+    for i, words in broken_rules(objective, columns)[:1]:
+        given = ", ".join(f"{n}={values[n][i]:g}" for n in columns)
+        raise UsageError(f"{where}: line {rows[i][0]} ({given}): {words}, as objective '{objective.name}' needs it")
+    result = objective(AnswerLogProbs(sums, stack(TOKENS), reference, columns=columns))
     (gradient,) = torch.autograd.grad(result.loss.sum(), sums)
     margins = result.margins.tolist() if result.margins is not None else [None] * len(rows)
     out = []
@@ -81,6 +87,10 @@ def evaluate(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where
 
 
 def _number(row: Mapping[str, Any], name: str, number: int, where: str, objective: Objective) -> float:
+    if name not in row and name in objective.columns:
+        raise UsageError(
+            f"{where}: line {number}: {lacking(objective, name)} (the row has: {', '.join(row) or 'nothing'})"
+        )
     if name not in row:
         raise UsageError(
             f"{where}: line {number}: no '{name}', which objective '{objective.name}' needs (the row has: {', '.join(row) or 'nothing'})"
@@ -96,13 +106,3 @@ def _number(row: Mapping[str, Any], name: str, number: int, where: str, objectiv
 def _shown(value: Any) -> str:
     # Shortened: it may be very long, or nested as deep as could just be read.
     return "null" if value is None else reprlib.repr(value)
-
-
-def _columns(rows: list[tuple[int, dict[str, Any]]], used: list[str]) -> dict[str, torch.Tensor]:
-    """Further columns that hold a number in every row."""
-
-    def numeric(value: Any) -> bool:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-    names = [n for n in rows[0][1] if n not in used and all(numeric(row.get(n)) for _, row in rows)]
-    return {n: torch.tensor([float(row[n]) for _, row in rows], dtype=torch.float64) for n in names}

@@ -1,4 +1,6 @@
-"""Shapes: h(s), elementwise, increasing, with h(0) = 0 and h'(0) = 1. Any shape of tensor in, the same out.
+"""Shapes: h(s), elementwise, increasing, with h(0) = 0. Any shape of tensor in, the same out.
+
+h'(0) = 1 but for the two divergences whose published form has another slope there (`js` 1/2, `chi` 2).
 
 One primitive serves both published conventions of the power shape; see `power`. What was dropped: exp(s)**(-alpha),
 which loses the sign of small margins in bf16 and is infinite for summed log-probs.
@@ -9,6 +11,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from alphapo_cli.errors import ConfigError
@@ -68,3 +71,35 @@ def power(s: Tensor, kind: ScoreKind, *, alpha: float = 0.25, convention: str = 
     if convention not in signs:
         raise ConfigError(f"objective.shape.convention={convention}: choose auto, paper or ratio")
     return box_cox(s, signs[convention] * alpha)
+
+
+@register("shape")
+def js(s: Tensor, kind: ScoreKind) -> Tensor:
+    """log(2 u/(1 + u)) of the ratio u = e^s: f-DPO with the Jensen-Shannon divergence (2309.16240). At most log 2."""
+    return F.logsigmoid(s) + math.log(2)
+
+
+@register("shape")
+def chi(s: Tensor, kind: ScoreKind) -> Tensor:
+    """s + e^s - 1: the divergence of chi-squared and KL together, chi-PO (2407.13399). e^s goes on straight from 30."""
+    return s + box_cox(s, 1.0)
+
+
+@register("shape")
+def tanh(s: Tensor, kind: ScoreKind, *, scale: float = 5.0) -> Tensor:
+    """scale tanh(s/scale): saturates on both sides. A baseline: does any bounded shape do what the power's does?"""
+    _positive("scale", scale)
+    return scale * torch.tanh(s / scale)
+
+
+@register("shape")
+def clipped(s: Tensor, kind: ScoreKind, *, low: float = -5.0, high: float = 5.0) -> Tensor:
+    """s kept within [low, high], without gradient outside: the other bounded baseline. low <= 0 <= high."""
+    if not low <= 0 <= high:
+        raise ConfigError(f"objective.shape.low={low}, high={high}: low must be at most 0 and high at least 0")
+    return s.clamp(low, high)
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ConfigError(f"objective.shape.{name}={value}: must be above 0")

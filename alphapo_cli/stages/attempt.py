@@ -27,6 +27,7 @@ from alphapo_cli.models import add_lora, save_model
 from alphapo_cli.objective.preference import Objective
 from alphapo_cli.policy import policy_of
 from alphapo_cli.probe import Processes
+from alphapo_cli.reference import MovingReference
 from alphapo_cli.runs import RunDirectory, digest, identity, manifest, version_changes
 from alphapo_cli.schedule import Schedule, probe_every
 from alphapo_cli.schema import TrainConfig
@@ -203,7 +204,9 @@ class Attempt:
         pad_id = self.materials.tokenizer.pad_token_id
         policy = self.policy
         reference = (
-            self.workshop.reference(cfg, self.materials, policy) if self.objective.needs_reference else (None, None)
+            self.workshop.reference(cfg, self.materials, policy, self.objective)
+            if self.objective.needs_reference
+            else (None, None)
         )
         self.trainer = PreferenceTrainer(
             policy,
@@ -216,6 +219,7 @@ class Attempt:
             logging_steps=cfg.trainer.logging_steps,
             on_log=self._log,
             check_finite=cfg.guard.non_finite,
+            moving=self._moving(),
         )
         self.readings = Readings(
             cfg, self.directory, self.materials, policy, self.objective, reference[1], self.processes,
@@ -223,10 +227,25 @@ class Attempt:
         )  # fmt: skip
         self.trainer.add_callback(_AfterStep(self))
 
+    def _moving(self) -> MovingReference | None:
+        every = self.objective.reference_every
+        if every is None:
+            return None
+        start = self.workshop.reference_policy(self.cfg, self.policy)
+        moving = MovingReference(start, every, self.objective.reference_mix)
+        moving.check(self.policy)
+        return moving
+
     def measure(self, step: int, *, probe: bool, samples: bool) -> dict[str, Any]:
         """One reading, recorded as of `step`."""
+        assert self.trainer is not None
         self._mine()
-        row, per_pair = self.readings.read(step, probe=probe, samples=samples)
+        trainer = self.trainer
+        if probe and step > 0 and trainer.moving is not None:
+            self.readings.follow(trainer.moving.policy, trainer.objective)
+        row, per_pair = self.readings.read(step, probe=probe, samples=samples, moment=trainer.moment)
+        if probe and step > 0:
+            trainer.memory = trainer.objective.react(trainer.memory, row)
         if self.recorder is not None:
             self.recorder.add(step, row)
             self.recorder.last_probe = row if probe else {**self.recorder.last_probe, **row}

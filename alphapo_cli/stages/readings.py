@@ -11,10 +11,11 @@ from alphapo_cli import diagnostics, guards
 from alphapo_cli.data import glassbox
 from alphapo_cli.data.tokenise import encode_prompt, end_token_id
 from alphapo_cli.errors import AlphapoError
+from alphapo_cli.objective.comparison import Moment
 from alphapo_cli.objective.preference import Objective
 from alphapo_cli.outcome import Outcome, Prompts
 from alphapo_cli.policy import PolicyModel
-from alphapo_cli.probe import Probe, Processes
+from alphapo_cli.probe import Probe, Processes, score_pairs
 from alphapo_cli.runs import RunDirectory
 from alphapo_cli.schema import TrainConfig
 from alphapo_cli.stages.workshop import Materials
@@ -65,13 +66,23 @@ class Readings:
             self.outcome.start(policy.lm)
         self.seconds += time.perf_counter() - began
 
+    def follow(self, reference: PolicyModel, objective: Objective) -> None:
+        """Measure rewards against `reference` as it is now."""
+        scorer = self.probe.scorer
+        self.probe.reference = score_pairs(
+            reference, scorer.pairs, batch_size=self.cfg.probe.batch_size, pad_id=scorer.pad_id,
+            processes=scorer.processes, objective=objective,
+        )  # fmt: skip
+
     def due(self, step: int, last: bool) -> tuple[bool, bool]:
         """Whether `step` is one for the probe, and for the samples."""
         every = self.cfg.probe.sample_every or self.every
         return step % self.every == 0 or last, step % every == 0 or last
 
-    def read(self, step: int, *, probe: bool, samples: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """(the row of metrics, a row per probe pair) of the policy as it is.
+    def read(
+        self, step: int, *, probe: bool, samples: bool, moment: Moment | None = None
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """(the row of metrics, a row per probe pair) of the policy as it is, and of the objective as it is at `moment`.
 
         Raises:
             AlphapoError: a log-prob of the probe is not finite.
@@ -80,7 +91,7 @@ class Readings:
         row: dict[str, Any] = {}
         per_pair: list[dict[str, Any]] = []
         if probe:
-            now = self.probe.start if step == 0 else self.probe.measure(self.policy)
+            now = self.probe.start if step == 0 else self.probe.measure(self.policy, moment)
             if self.cfg.guard.non_finite and not np.isfinite(now.sums).all():
                 worst = float(now.sums[~np.isfinite(now.sums)][0])
                 raise AlphapoError(guards.broken("a log-prob of the probe", worst, step))

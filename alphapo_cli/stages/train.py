@@ -15,6 +15,7 @@ from alphapo_cli.claims import standing
 from alphapo_cli.errors import UsageError
 from alphapo_cli.interrupts import stop_requests
 from alphapo_cli.objective.preference import build
+from alphapo_cli.objective.requirements import check_columns
 from alphapo_cli.probe import Processes
 from alphapo_cli.runs import RunDirectory
 from alphapo_cli.schema import TrainConfig
@@ -57,6 +58,8 @@ def run(
         objective = build(cfg.objective)
         with PartialState().main_process_first():
             materials = workshop.materials(cfg)
+        for what, pairs in (("the training data", materials.data.train), ("the probe's data", materials.data.probe)):
+            check_columns(objective, pairs.columns, (pairs.index + 1).tolist(), what)
         console.print(data_table(materials))
         _warn(cfg, console)
         with stop_requests() as stop:

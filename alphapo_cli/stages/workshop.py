@@ -27,6 +27,7 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.files import check_folder, write_atomic
 from alphapo_cli.locations import cache_dir
 from alphapo_cli.models import Room, from_scratch, load_model, load_tokenizer, locate, room, state_hash
+from alphapo_cli.objective.preference import Objective
 from alphapo_cli.policy import PolicyModel, policy_of
 from alphapo_cli.probe import Processes, score_pairs
 from alphapo_cli.runs import digest
@@ -126,29 +127,36 @@ class Workshop:
             check_room(data, room(source, cfg.model), "model.reference")
         return Materials(tokenizer, data, lambda: copy.deepcopy(master()) if self.warm else master(), start)
 
-    def reference(self, cfg: TrainConfig, materials: Materials, policy: PolicyModel) -> tuple[np.ndarray, np.ndarray]:
+    def reference_policy(self, cfg: TrainConfig, policy: PolicyModel) -> PolicyModel:
+        """The model that `model.reference` names, or `policy` itself."""
+        if cfg.model.reference is None:
+            return policy
+        source = locate(cfg.model.reference, key="model.reference")
+        lm = load_model(source, replace(cfg.model, lora=ModelConfig().lora)).to(next(policy.parameters()).device)
+        return policy_of(lm, cfg, key="model.reference")
+
+    def reference(
+        self, cfg: TrainConfig, materials: Materials, policy: PolicyModel, objective: Objective
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Summed reference log-probs of the training and of the probe pairs, each [2, n].
 
         The reference is `model.reference`, else the policy before its first step (fresh adapters change nothing).
         """
-        if cfg.model.reference is None:
-            scorer = policy
-        else:
-            source = locate(cfg.model.reference, key="model.reference")
-            lm = load_model(source, replace(cfg.model, lora=ModelConfig().lora)).to(next(policy.parameters()).device)
-            scorer = policy_of(lm, cfg, key="model.reference")
+        scorer = self.reference_policy(cfg, policy)
         weights = state_hash(scorer.lm)
         sets = {"train": materials.data.train, "probe": materials.data.probe}
         sums = {}
         for name, pairs in sets.items():
-            score = functools.partial(self._score, name, pairs, scorer, weights, cfg, materials)
-            sums[name] = self._keep(f"reference {name} {weights} {materials.data.key} {rounding(cfg)}", score)
+            # Token weights change what is summed; without them the key is that of the sums alone.
+            key = [name, weights, materials.data.key, rounding(cfg), cfg.probe.batch_size, *_weighing(objective)]
+            score = functools.partial(self._score, name, pairs, scorer, digest(key), cfg, materials, objective)
+            sums[name] = self._keep(f"reference {digest(key)}", score)
         return sums["train"], sums["probe"]
 
     def _score(
-        self, name: str, pairs: TokenPairs, scorer: PolicyModel, weights: str, cfg: TrainConfig, materials: Materials
-    ) -> np.ndarray:
-        key = digest([name, weights, materials.data.key, rounding(cfg), cfg.probe.batch_size])
+        self, name: str, pairs: TokenPairs, scorer: PolicyModel, key: str, cfg: TrainConfig, materials: Materials,
+        objective: Objective,
+    ) -> np.ndarray:  # fmt: skip
         file = self.cache / "reference" / f"{key}.npy"
         cached = _read_npy(file)
         if cached is not None and cached.shape == (2, len(pairs)):
@@ -163,6 +171,7 @@ class Workshop:
                 pad_id=materials.tokenizer.pad_token_id,
                 processes=self.processes,
                 tick=lambda n: _tick(bar, n),
+                objective=objective,
             )
         if self.processes.rank == 0:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -212,6 +221,12 @@ def check_same_tokens(policy: Any, reference: Any, name: str) -> None:
             f"model.reference={name}: its tokenizer differs from the policy's (token {differing!r} is {ours[differing]} "
             f"in the policy's, {theirs.get(differing, 'absent')} in it); take a reference with the policy's tokenizer"
         )
+
+
+def _weighing(objective: Objective) -> list[Any]:
+    """The token weights of an objective as part of a key: nothing where every token counts once."""
+    bound = objective.parts["token"]
+    return [bound.part.name, dict(bound.settings)] if objective.weighs_tokens else []
 
 
 def rounding(cfg: TrainConfig) -> list[Any]:

@@ -39,9 +39,14 @@ CONFIGURATION = [
     ("objective/shape=identity objective.shape.alpha=1", "objective.shape.alpha", "'identity' has no parameters"),
     ("objective/link=hinge objective.link.dleta=1", "objective.link.dleta", "did you mean 'objective.link.delta'?"),
     # a choice that does not exist
-    ("objective=alphap", "objective=alphap", "did you mean 'alphapo'?", "choices: alphapo, alphapo_ratio, cpo, dpo"),
-    ("objective=null", "objective=null", "choices: alphapo, alphapo_ratio"),
-    ("objective/shape=powr", "objective/shape=powr", "did you mean 'power'?", "identity, power"),
+    ("objective=alphap", "objective=alphap", "did you mean 'alphapo'?", "`alphapo objectives` lists them"),
+    ("objective=null", "objective=null", "`alphapo objectives` lists them"),
+    (
+        "objective/shape=powr",
+        "objective/shape=powr",
+        "did you mean 'power'?",
+        "choices: chi, clipped, identity, js, power, tanh",
+    ),
     ("data=nope", "data=nope", "choices: alpaca_eval, glassbox, hh_rlhf, hub, jsonl, ultrafeedback"),
     ("experiment=nope", "experiment=nope", "quick"),
     ("data.source=file", "data.source=file", "did you mean 'files'?", "glassbox, files, hub"),
@@ -105,14 +110,14 @@ def test_all_values_out_of_range_are_told_at_once(alphapo):
 
 
 SWEEPS = [
-    ("alpah", "sweep 'alpah'", "did you mean 'alpha'?", "alpha, alpha_gamma, alpha_ratio, methods"),
+    ("alpah", "sweep 'alpah'", "did you mean 'alpha'?", "alpha, alpha_everywhere, alpha_gamma, alpha_ratio, methods"),
     ("missing.yaml", "missing.yaml", "no such file"),
     ("seed=1", "nothing to sweep", "seed=0,1,2"),
     ("", "nothing to sweep", "alphapo sweep alpha"),
     ("alpha objective.shape.alpha=0,x", "objective.shape.alpha=x", "must be a number"),
     ("alpha objective.beta=1,-1", "objective.beta=-1", "above 0"),
     ("alpha objective.shape.aplha=0,1", "objective.shape.aplha", "did you mean 'objective.shape.alpha'?"),
-    ("objective=simpo,dpp", "objective=dpp", "did you mean 'dpo'?"),
+    ("objective=simpo,dppo", "objective=dppo", "did you mean 'dpo'?"),
     ("alpha hydra.sweep.dir=x", "hydra.sweep.dir=x"),
     ("alpha --json missing/x.json", "missing/x.json", "no such folder"),
     ("objective.gamma=0.1,0.2 objective.gamma_beta_ratio=0.3", "objective.gamma and objective.gamma_beta_ratio"),

@@ -116,9 +116,11 @@ def test_columns_hold_the_true_rewards_and_answers_differ():
     for pair in glassbox.make_pairs(GlassboxConfig(pairs=200)):
         instruction, chosen, rejected = text(pair.prompt), text(pair.chosen), text(pair.rejected)
         assert chosen != rejected
+        better = glassbox.true_reward(instruction, chosen) - glassbox.true_reward(instruction, rejected)
         assert pair.columns == {
             "score_chosen": glassbox.true_reward(instruction, chosen),
             "score_rejected": glassbox.true_reward(instruction, rejected),
+            "win_probability": pytest.approx(1 / (1 + math.exp(-better)), rel=1e-12),
         }
         assert [pair.prompt[0]["role"], pair.chosen[0]["role"], pair.rejected[0]["role"]] == [
             "user",
@@ -167,7 +169,9 @@ def test_seeds_change_the_draws():
 def test_the_world_is_the_same_on_every_machine_and_python():
     # Recorded once. A change here changes every number measured in the embedded world: say so in CHANGELOG.
     pairs = [*glassbox.make_pairs(GlassboxConfig(pairs=100)), *glassbox.probe_pairs(100, GlassboxConfig())]
-    rows = [[text(p.prompt), text(p.chosen), text(p.rejected), sorted(p.columns.items())] for p in pairs]
+    # Texts and true rewards; a probability's last digit is its machine's.
+    scores = ("score_chosen", "score_rejected")
+    rows = [[text(p.prompt), text(p.chosen), text(p.rejected), [(k, p.columns[k]) for k in scores]] for p in pairs]
     rows += [list(shown) for shown in glassbox.demonstrations(100, seed=0)]
     assert hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] == "dbc48df30d7a64f4"
 

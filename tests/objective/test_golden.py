@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from alphapo_cli.cli.main import main
+from alphapo_cli.objective.catalog import methods
 
 # Two hand-made pairs: B is displaced (its chosen answer became less likely than under the reference).
 ROW_A = {
@@ -55,6 +56,52 @@ GOLDEN = [
     ("objective=cpo objective/link=hinge objective.beta=1 objective.nll=0", 0.0, 0.0),
     ("objective=simpo objective.gamma_beta_ratio=0.1", 0.31326169, 0.02975042),
 ]
+# Columns that some of them read: a gap of 2 for ODPO, whose log is then ln 2, and of 0.4 for the others.
+WIDE = {"score_chosen": 3.0, "score_rejected": 1.0}
+NARROW = {"score_chosen": 0.9, "score_rejected": 0.5}
+OTHER = {"other_reward_chosen": 1.0, "other_reward_rejected": 0.0}
+# The same of the objectives by name. MODPO's was given by its authors' code as well.
+NAMED: list[tuple[str, dict[str, float], float, float]] = [
+    ("objective=cdpo", {}, 0.60093942, 0.77813887),
+    ("objective=robust_dpo", {}, 0.54468942, 0.82313887),
+    ("objective=hinge objective.beta=0.1", {}, 0.75, 1.2),
+    ("objective=ln_dpo objective.beta=0.1", {}, 0.67559563, 0.70361810),
+    ("objective=f_dpo_forward_kl", {}, 0.50846348, 1.89892606),
+    ("objective=f_dpo_js", {}, 0.62614638, 0.78367294),
+    ("objective=f_dpo_alpha", {}, 0.55346472, 1.01604694),
+    ("objective=orpo objective.nll=0", {}, 0.04519316, 0.01814380),
+    ("objective=asft objective.nll=0", {}, 2.08565048, 2.03066272),
+    ("objective=slic objective.nll=0", {}, 0.0, 0.0),
+    ("objective=slic", {}, 1.2, 1.6),
+    ("objective=kto_constant objective.link.kl=0.3 objective.link.undesirable=0", {}, 0.48250714, 0.58175938),
+    ("objective=kto_constant objective.link.kl=0.3 objective.link.desirable=0", {}, 0.45512111, 0.46754569),
+    ("objective=kto_pair objective.link.kl=0.3 objective.link.undesirable=0", {}, 0.48250714, 0.58175938),
+    ("objective=bco objective.beta=0.1", {}, 1.26535371, 1.49875190),
+    (
+        "objective=alpha_dpo objective.gamma_beta_ratio=0.6 objective.margin.alpha=0.2 objective.margin.mean=1 "
+        "objective.margin.spread=2",
+        {},
+        0.73839765,
+        0.07503248,
+    ),
+    ("objective=bce", {}, 1.26535371, 1.49875190),
+    ("objective=nca_pair objective.beta=0.1", {}, 1.32707351, 1.45373120),
+    ("objective=sppo_hard objective.beta=0.1", {}, 28.25, 80.0),
+    ("objective=exo", {}, 2.33954475, 3.11039702),
+    ("objective=apo_zero", {}, 0.93759097, 1.04946333),
+    ("objective=apo_down", {}, 0.96280269, 0.97539148),
+    ("objective=dpop objective.margin.weight=5", {}, 0.57593942, 1.86778603),
+    ("objective=dpo_shift objective.beta=0.1", {}, 0.57923002, 0.80089113),
+    ("objective=mappo", NARROW, 0.61634377, 0.83157349),
+    ("objective=h_dpo objective.score.alpha=0.9", {}, 0.61175534, 0.82593942),
+    ("objective=r_dpo", {}, 0.62095705, 0.74439666),
+    ("objective=odpo", WIDE, 0.93906993, 1.23628670),
+    ("objective=focalpo", {}, 0.55959064, 0.76691476),
+    ("objective=rpo_aware_squared", NARROW, 0.0225, 0.36),
+    ("objective=rpo_aware_kl", NARROW, 0.00272732, 0.04433621),
+    ("objective=discopop", {}, 0.86354011, 0.78740201),
+    ("objective=modpo", OTHER, 0.97407698, 1.62041741),
+]
 GOLDEN_TOLERANCE = 6e-9  # half of the last digit that is written, and a little
 
 
@@ -82,6 +129,21 @@ def test_golden_values(overrides: str, a: float, b: float, tmp_path: Path, capsy
     results = run_loss([ROW_A, ROW_B, ROW_A], overrides, tmp_path, capsys)
     assert [r["loss"] for r in results] == pytest.approx([a, b, a], abs=GOLDEN_TOLERANCE, rel=0)
     assert results[0] == results[2]
+
+
+@pytest.mark.parametrize(("overrides", "columns", "a", "b"), NAMED, ids=[g[0] for g in NAMED])
+def test_golden_values_of_the_library(
+    overrides: str, columns: dict[str, float], a: float, b: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{**row, **columns} for row in (ROW_A, ROW_B)]
+    results = run_loss(rows, overrides, tmp_path, capsys)
+    assert [r["loss"] for r in results] == pytest.approx([a, b], abs=GOLDEN_TOLERANCE, rel=0)
+
+
+def test_what_is_called_golden_is_in_a_table() -> None:
+    shown = {entry[0].split()[0].removeprefix("objective=") for entry in (*GOLDEN, *NAMED)}
+    claimed = {m.name for m in methods() if "golden" in m.checked}
+    assert claimed <= shown
 
 
 # ---------------------------------------------------------------------- every method written out for one pair of floats

@@ -26,6 +26,18 @@ KINDS = {
     "reference": ("objective=dpo",),
     "lora with dropout": ("model.lora.r=4", "model.lora.dropout=0.2"),
     "sgd": ("trainer.optim=sgd",),
+    "moving reference": ("objective=tr_dpo", "objective.reference_every=2", "objective.beta=0.5"),
+    # A controller that follows the probe, and statistics of whole steps over two micro-batches.
+    "memory": (
+        "objective=kto_pair",
+        "objective/shape=power",
+        "objective.shape.convention=ratio",
+        "objective/schedule=adaptive",
+        "objective.schedule.gain=20",
+        "objective.beta=0.5",
+        "trainer.per_device_train_batch_size=4",
+        "trainer.gradient_accumulation_steps=2",
+    ),
 }
 QUICK = [("alphapo", 1), ("lora with dropout", 9)]
 

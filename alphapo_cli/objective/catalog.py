@@ -1,0 +1,179 @@
+"""The methods that conf/objective/ holds: what each YAML's head says, and what its parts need.
+
+A head is comment lines: sentences that describe the method, then `paper:`, `loss:` and `checked:` lines, and
+`experimental:` with the reason where a formula's source was not read or its authors published no code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from alphapo_cli.objective.parts import TABLES
+from alphapo_cli.objective.preference import Objective, build
+from alphapo_cli.objective_config import PARTS
+from alphapo_cli.overrides import Sources
+from alphapo_cli.schema import ObjectiveConfig
+
+KEYS = ("paper", "loss", "checked", "experimental")
+# What `checked:` may say: tests/objective and tests/test_trl_parity.py hold the proof.
+LEVELS = ("golden", "TRL", "identity")
+LEGEND = (
+    "L summed log-prob, R the reference's, n tokens, a = L/n, r = L - R, D = r_w - r_l (w chosen, l rejected); "
+    "s sigmoid, ls log-sigmoid; odds = a - log(1 - e^a). golden: values of independent or the authors' own code; "
+    "TRL: loss and every gradient equal TRL's trainers; identity: equals another method in a limit, or a formula "
+    "written out by hand."
+)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One YAML of conf/objective/."""
+
+    name: str
+    file: Path
+    cfg: ObjectiveConfig
+
+    @cached_property
+    def objective(self) -> Objective:
+        return build(self.cfg)
+
+    @cached_property
+    def _head(self) -> list[str]:
+        lines = self.file.read_text(encoding="utf-8").splitlines()
+        return [
+            line.removeprefix("#").strip() for line in lines[: next(i for i, t in enumerate(lines) if t[:1] != "#")]
+        ]
+
+    @property
+    def text(self) -> str:
+        """What it is, in a sentence or two."""
+        return " ".join(line for line in self._head if line.partition(":")[0] not in KEYS)
+
+    def said(self, key: str) -> str:
+        """What the head says of one of `KEYS`; empty where nothing."""
+        return next((line.partition(":")[2].strip() for line in self._head if line.startswith(f"{key}:")), "")
+
+    @property
+    def checked(self) -> list[str]:
+        return [level.strip() for level in self.said("checked").split(",") if level.strip()]
+
+    @property
+    def defaults(self) -> dict[str, object]:
+        """beta and what else its YAML sets away from the schema's own."""
+        plain = ObjectiveConfig()
+        numbers = ("gamma", "gamma_beta_ratio", "label_smoothing", "label_model", "label_column", "preference", "nll",
+                   "nll_scope", "reference_every", "reference_mix")  # fmt: skip
+        found: dict[str, object] = {"beta": self.cfg.beta}
+        found |= {key: value for key in numbers if (value := getattr(self.cfg, key)) != getattr(plain, key)}
+        for kind, bound in self.objective.parts.items():
+            found |= {f"{kind}.{key}": value for key, value in bound.settings.items()}
+        return found
+
+    @property
+    def needs(self) -> list[str]:
+        """What it needs beside the pairs' own log-probs, in words."""
+        o = self.objective
+        found = ["reference"] if o.needs_reference else []
+        if not o.needs_rejected:
+            found.append("chosen side only")
+        return [*found, *(f"column {name}" for name in o.columns)]
+
+
+def methods(sources: Sources | None = None) -> list[Method]:
+    """Every method, by name."""
+    sources = sources or Sources()
+    found = []
+    for name in sources.groups()["objective"]:
+        file = sources.file("objective", name)
+        assert file is not None
+        found.append(Method(name, file, ObjectiveConfig(**_settings_of(file, sources))))
+    return found
+
+
+def _settings_of(file: Path, sources: Sources) -> dict[str, Any]:
+    """What an objective's YAML and those it builds on set, as Hydra merges them (a test compares), in a hundredth of
+    the time."""
+    content: Any = OmegaConf.to_container(OmegaConf.load(file))
+    body = {key: value for key, value in content.items() if key != "defaults"}
+    found: Any = OmegaConf.create()
+    for entry in [*content.get("defaults", []), *([] if "_self_" in content.get("defaults", []) else ["_self_"])]:
+        if entry == "_self_":
+            layer = body
+        elif isinstance(entry, str):
+            base = sources.file("objective", entry)
+            assert base is not None, f"{file}: no objective '{entry}'"
+            layer = _settings_of(base, sources)
+        else:
+            ((kind, name),) = entry.items()
+            layer = {kind.removeprefix("override ").rpartition("/")[2]: {"name": name}}
+        found = OmegaConf.merge(found, layer)
+    settings: Any = OmegaConf.to_container(found)
+    for kind in PARTS:
+        if kind in settings:  # parameters left over from another part of that kind
+            part = TABLES[kind].get(settings[kind].get("name"))
+            known = part.parameters if part is not None else {}
+            settings[kind] = {k: v for k, v in settings[kind].items() if k == "name" or k in known}
+    return settings  # type: ignore[no-any-return]
+
+
+def needing(column: str) -> list[str]:
+    """Names of the shipped methods that read a column of the data."""
+    return [m.name for m in methods() if column in m.objective.columns]
+
+
+def markdown(found: list[Method]) -> str:
+    """docs/objectives.md."""
+    lines = [
+        "# Objectives",
+        "",
+        "Written by `alphapo objectives --markdown`; a test keeps the two equal. Any of them: `alphapo train objective=NAME`.",
+        "",
+        LEGEND,
+        "",
+        "| name | loss of a pair | parts | defaults | needs | checked | paper |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for m in found:
+        checked = ", ".join(m.checked) + (" (experimental)" if m.said("experimental") else "")
+        cells = [
+            f"`{m.name}`",
+            f"`{m.said('loss')}`",
+            parts_of(m),
+            _settings(m),
+            ", ".join(m.needs),
+            checked,
+            m.said("paper"),
+        ]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    lines += ["", "## What each is", ""]
+    for m in found:
+        experimental = f" *Experimental: {m.said('experimental')}.*" if m.said("experimental") else ""
+        lines.append(f"- `{m.name}`: {m.text}{experimental}")
+    return "\n".join(lines) + "\n"
+
+
+def parts_of(method: Method) -> str:
+    """Names of its parts, without those that do nothing."""
+    names = (bound.part.name for bound in method.objective.parts.values())
+    return " x ".join(name for name in names if name not in ("none", "constant")) or "none"
+
+
+def _settings(method: Method) -> str:
+    return ", ".join(f"{key}={value}" for key, value in method.defaults.items())
+
+
+def lines(method: Method) -> list[str]:
+    """One method for a terminal."""
+    checked = ", ".join(method.checked) or "not checked"
+    if method.said("experimental"):
+        checked += f"; experimental: {method.said('experimental')}"
+    rows = {
+        "loss": method.said("loss"), "parts": parts_of(method), "defaults": _settings(method),
+        "needs": ", ".join(method.needs) or "nothing more", "paper": method.said("paper"), "checked": checked,
+    }  # fmt: skip
+    return [method.name, f"    {method.text}", *(f"    {key + ':':10}{value}" for key, value in rows.items())]

@@ -1,0 +1,27 @@
+"""Regularisers: a term added to a pair's loss beside the preference term and the NLL; `Comparison` to [B] or a number."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from alphapo_cli.objective.comparison import Comparison
+from alphapo_cli.objective.parts import register
+
+
+@register("regulariser")
+def none(c: Comparison) -> Tensor | float:
+    """Nothing."""
+    return 0.0
+
+
+@register("regulariser", needs_reference=True, columns=("score_chosen",))
+def good_chosen(c: Comparison, *, weight: float = 1e-3, threshold: float = 3.2) -> Tensor:
+    """weight x NLL per token of chosen answers that score at least `threshold` and lie below the reference.
+
+    Omni-DPO (2506.10054). The reference is what the NLL compares with, whatever the score does.
+    """
+    answers = c.given
+    below = answers.log_ratio()[0] < 0
+    good = c.column("score_chosen") >= threshold
+    return -weight * torch.where(below & good, answers.sums[0] / answers.lengths[0], 0.0)

@@ -1,0 +1,87 @@
+"""Token weights: how much each completion token counts in a score, before the score adds them up.
+
+[N] weights from an answer's tokens, without gradient. A score's sum L becomes sum_t w_t log p_t and its length n
+becomes sum_t w_t; the reference's sums are made by the same rule from the reference's own tokens. The NLL and what is
+logged count every token once.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+import torch
+from torch import Tensor
+
+from alphapo_cli.errors import ConfigError
+from alphapo_cli.logprobs import AnswerLogProbs, TokenLogProbs
+from alphapo_cli.objective.parts import register
+
+
+@register("token")
+def all_(answers: AnswerLogProbs, tokens: TokenLogProbs) -> Tensor | None:
+    """Every token counts once."""
+    return None
+
+
+def _shorter(answers: AnswerLogProbs, tokens: TokenLogProbs) -> Tensor:
+    """[N] length of the shorter answer of each token's pair."""
+    return answers.lengths.amin(0)[tokens.pair]
+
+
+@register("token")
+def prefix(answers: AnswerLogProbs, tokens: TokenLogProbs, *, alpha: float = 0.5) -> Tensor:
+    """1 for the first m tokens, m the shorter answer's length, alpha for what follows: LD-DPO (2409.06411).
+
+    alpha = 1 is `all`.
+    """
+    inside = tokens.position < _shorter(answers, tokens)
+    return torch.where(inside, 1.0, alpha).to(tokens.logps)
+
+
+@register("token")
+def sampled(answers: AnswerLogProbs, tokens: TokenLogProbs, *, seed: int = 0) -> Tensor:
+    """1 for m tokens of each answer drawn at random, m the shorter answer's length, 0 for the rest: SamPO (2406.10957).
+
+    One draw for policy and reference, of the pair's place in the data and `seed` alone: the authors draw anew for
+    each, and at every step.
+    """
+    keep = answers.lengths.amin(0)
+    index = torch.arange(tokens.num_pairs) if answers.index is None else answers.index.cpu()
+    position = tokens.position
+    weights = torch.zeros_like(tokens.logps)
+    for answer in range(tokens.num_pairs * tokens.num_sides):
+        side, pair = divmod(answer, tokens.num_pairs)
+        count, size = int(answers.lengths[side, pair]), int(keep[pair])
+        mine = tokens.answer == answer
+        if size == count:
+            weights[mine] = 1.0
+            continue
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + int(index[pair])) * 2 + side)
+        drawn = torch.zeros(count, dtype=weights.dtype)
+        drawn[torch.randperm(count, generator=generator)[:size]] = 1.0
+        weights[mine] = drawn.to(weights.device)[position[mine]]
+    return weights
+
+
+@register("token")
+def differing(answers: AnswerLogProbs, tokens: TokenLogProbs, *, delta: float = 2.0) -> Tensor:
+    """1 + min(1/p, delta) for tokens that only one answer of the pair has, 1 for the others: BMC (2408.07471).
+
+    Which tokens differ is found by difflib's matching blocks, as in the authors' code; they leave stop words out.
+    """
+    if not delta >= 0:
+        raise ConfigError(f"objective.token.delta={delta}: must be at least 0")
+    weights = torch.ones_like(tokens.logps)
+    if tokens.num_sides < 2:
+        return weights
+    ids = [tokens.tokens[tokens.answer == a].tolist() for a in range(2 * tokens.num_pairs)]
+    changed = torch.ones(len(weights), dtype=torch.bool)
+    start = torch.zeros(2 * tokens.num_pairs, dtype=torch.long)
+    start[1:] = torch.tensor([len(x) for x in ids[:-1]]).cumsum(0)
+    for pair in range(tokens.num_pairs):
+        a, b = pair, pair + tokens.num_pairs
+        for block in difflib.SequenceMatcher(None, ids[a], ids[b], autojunk=False).get_matching_blocks():
+            changed[start[a] + block.a : start[a] + block.a + block.size] = False
+            changed[start[b] + block.b : start[b] + block.b + block.size] = False
+    boost = torch.exp(-tokens.logps.detach()).clamp(max=delta)
+    return torch.where(changed.to(boost.device), 1 + boost, 1.0)

@@ -1,0 +1,180 @@
+"""Objectives that remember: the same step however it is cut up, with the statistics that numpy gives."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from alphapo_cli.objective.comparison import Moment
+from alphapo_cli.objective.preference import Objective
+from alphapo_cli.policy import PolicyModel
+from alphapo_cli.probe import Processes, score_pairs
+from alphapo_cli.schedule import Schedule
+from alphapo_cli.schema import TrainerConfig
+from alphapo_cli.trainer import PreferenceTrainer, training_arguments
+from tests import tiny
+
+PAIRS = 12
+STATEFUL = ["kto_pair", "bco", "alpha_dpo", "gamma_po", "beta_dpo"]
+
+
+def trained(objective: Objective, folder: Path, size: int, steps: int) -> tuple[list[float], PreferenceTrainer]:
+    """Losses of `steps` steps of all pairs in micro-batches of `size`, plain gradient descent, and the trainer."""
+    lm = tiny.model(spread=0.15)
+    pairs = tiny.token_pairs(PAIRS, seed=4)
+    other = PolicyModel(tiny.perturbed(copy.deepcopy(lm), seed=5, size=0.05))
+    reference = score_pairs(other, pairs, batch_size=4, pad_id=tiny.PAD, processes=Processes())
+    cfg = TrainerConfig(
+        per_device_train_batch_size=size, gradient_accumulation_steps=PAIRS // size, use_cpu=True, max_steps=steps
+    )
+    schedule = Schedule.of(cfg, PAIRS, 1, seed=0)
+    trainer = PreferenceTrainer(
+        PolicyModel(lm), objective, pairs, schedule, training_arguments(cfg, schedule, str(folder), 0),
+        pad_id=tiny.PAD, reference=reference, logging_steps=1, on_log=lambda step, row: None,
+    )  # fmt: skip
+    losses = []
+    for step in range(steps):
+        lm.zero_grad()
+        losses.append(trainer.training_step(trainer.model, trainer.steps[step]).item())
+        with torch.no_grad():
+            for p in lm.parameters():
+                p -= 0.02 * p.grad if p.grad is not None else 0.0
+    return losses, trainer
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_how_a_step_is_cut_up_changes_nothing(name: str, tmp_path: Path) -> None:
+    objective = tiny.objective(f"objective={name}")
+    runs = [trained(objective, tmp_path, size, 3) for size in (12, 6, 3)]
+    losses, one = runs[0]
+    assert len({round(x, 6) for x in losses}) == 3  # it does learn
+    for other_losses, other in runs[1:]:
+        # Two float32 passes that add in different orders, three steps long.
+        assert other_losses == pytest.approx(losses, rel=2e-5, abs=1e-6)
+        for kind, memory in one.memory.items():
+            for key, value in memory.items():
+                assert torch.allclose(other.memory[kind][key], value, rtol=1e-4, atol=1e-5), (kind, key)
+        for a, b in zip(one.policy.parameters(), other.policy.parameters(), strict=True):
+            assert tiny.relative_error(b.detach(), a.detach()) < 1e-5
+
+
+def answers(objective: Objective, seed: int) -> tuple[object, Tensor, Tensor]:
+    from alphapo_cli.logprobs import AnswerLogProbs
+
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(2, 20, (2, 30), generator=generator).double()
+    sums = -lengths * torch.rand(2, 30, generator=generator, dtype=torch.float64) * 2
+    reference = sums + torch.randn(2, 30, generator=generator, dtype=torch.float64) * 2
+    given = AnswerLogProbs(sums, lengths, reference, index=torch.arange(30))
+    return given, sums - reference, lengths
+
+
+def after(objective: Objective, seeds: list[int]) -> Moment:
+    moment = objective.start
+    for seed in seeds:
+        given, _, _ = answers(objective, seed)
+        moment = Moment(0.0, objective.settle(moment.memory, objective.observe(given, moment)))
+    return moment
+
+
+def test_kto_measures_each_half_against_the_other() -> None:
+    objective = tiny.objective("objective=kto_pair")
+    given, ratio, _ = answers(objective, 3)
+    z_w, z_l = np.maximum(ratio.numpy().mean(1), 0)
+    r = 0.1 * ratio.numpy()
+    expected = 1 / (1 + np.exp(r[0] - 0.1 * z_l)) + 1 / (1 + np.exp(0.1 * z_w - r[1]))
+    assert objective(given, after(objective, [3])).loss.numpy() == pytest.approx(expected, rel=1e-12)
+
+
+def test_bco_shifts_by_the_mean_of_everything_so_far() -> None:
+    objective = tiny.objective("objective=bco", "objective.beta=0.3")
+    given, ratio, _ = answers(objective, 2)
+    rewards = [0.3 * answers(objective, seed)[1].numpy() for seed in (1, 2)]
+    d = np.concatenate([r.ravel() for r in rewards]).mean()
+    expected = np.log1p(np.exp(d - rewards[1][0])) + np.log1p(np.exp(rewards[1][1] - d))
+    assert objective(given, after(objective, [1, 2])).loss.numpy() == pytest.approx(expected, rel=1e-12)
+    assert ratio.shape == (2, 30)
+
+
+def test_alpha_dpo_keeps_exponential_means() -> None:
+    objective = tiny.objective("objective=alpha_dpo", "objective.margin.alpha=0.3")
+    mean, spread = 0.0, 1.0
+    for seed in (1, 2, 3):
+        given, ratio, lengths = answers(objective, seed)
+        per = (ratio / lengths).numpy()
+        g = per[0] - per[1]
+        mean, spread = 0.9 * mean + 0.1 * g.mean(), 0.9 * spread + 0.1 * g.std(ddof=1)
+    a = (given.sums / lengths).numpy()
+    m = 2.5 * (a[0] - a[1] - 0.15 - 0.3 * (g - mean) / spread)
+    assert objective(given, after(objective, [1, 2, 3])).loss.numpy() == pytest.approx(np.log1p(np.exp(-m)), rel=1e-10)
+
+
+def test_gamma_po_finds_the_shares_that_minimise_its_objective() -> None:
+    """Many steps: the result is the minimum, where p's slope is the same for every pair."""
+    objective = tiny.objective("objective=gamma_po", "objective.margin.steps=400", "objective.margin.tau=3")
+    given, _, lengths = answers(objective, 5)
+    moment = after(objective, [5])
+    c = objective.compare(objective.score_function(given), given, moment)
+    gaps = 2.5 * ((given.sums / lengths)[0] - (given.sums / lengths)[1]).numpy()
+    margins = c.offset.numpy()  # gamma n p
+    p = margins / (0.375 * 30)
+    assert p.sum() == pytest.approx(1, rel=1e-9)
+    slope = 3 * (1 + np.log(30 * p)) + 0.375 / (1 + np.exp(gaps - margins))
+    assert slope == pytest.approx(np.full(30, slope[0]), rel=1e-6)
+    assert (np.argsort(margins) == np.argsort(gaps)).all()  # larger gaps get larger margins
+    # A queue of earlier gaps joins in.
+    assert float(after(objective, [5, 6]).memory["margin"]["population"]) == 60
+
+
+def test_beta_dpo_keeps_its_share_and_moves_beta() -> None:
+    objective = tiny.objective("objective=beta_dpo", "objective.beta=0.1")
+    given, ratio, _ = answers(objective, 7)
+    moment = after(objective, [7])
+    result = objective(given, moment).loss
+    keeps = result != 0
+    assert keeps.sum() == 24  # of 30
+    gaps = (ratio[0] - ratio[1]).numpy()
+    mean = 0.1 * gaps.mean()
+    beta = max(1e-3, 0.1 * (1 + 0.6 * (gaps[keeps.numpy()].mean() - mean)))
+    expected = np.where(keeps.numpy(), np.log1p(np.exp(-beta * gaps)) / 0.8, 0)
+    assert result.numpy() == pytest.approx(expected, rel=1e-10)
+    # Another step, another draw.
+    again = Moment(0.0, objective.settle(moment.memory, objective.observe(given, moment)))
+    assert ((objective(given, again).loss != 0) != keeps).any()
+
+
+def test_outlying_pairs_are_mostly_left_out() -> None:
+    objective = tiny.objective("objective=beta_dpo")
+    moment = objective.start
+    given, ratio, _ = answers(objective, 9)
+    far = ((ratio[0] - ratio[1]) - (ratio[0] - ratio[1]).mean()).abs() > 4
+    assert 3 <= far.sum() <= 15
+    left_out = torch.zeros(30)
+    for _ in range(40):
+        moment = Moment(0.0, objective.settle(moment.memory, objective.observe(given, moment)))
+        left_out += objective(given, moment).loss == 0
+    assert left_out.sum() == 40 * 6
+    assert left_out[far].mean() > 2 * left_out[~far].mean()
+
+
+def test_the_controller_moves_towards_its_target_and_stops_at_its_ends() -> None:
+    objective = tiny.objective("objective=alphapo_adaptive", "objective.schedule.start=0.2")
+
+    def alpha(memory: object) -> object:
+        return objective.at(Moment(0.0, memory)).parts["shape"].settings["alpha"]
+
+    memory = objective.start.memory
+    assert alpha(memory) == 0.2
+    memory = objective.react(memory, {"displacement/chosen": -0.3})  # the chosen side has fallen: alpha goes down
+    assert alpha(memory) == pytest.approx(-0.1, abs=1e-15)
+    memory = objective.react(memory, {"displacement/chosen": 0.5})
+    assert alpha(memory) == pytest.approx(0.4, abs=1e-15)
+    memory = objective.react(memory, {"displacement/chosen": None})
+    assert alpha(memory) == pytest.approx(0.4, abs=1e-15)
+    assert alpha(objective.react(memory, {"displacement/chosen": -10.0})) == -1.0
+    assert alpha(objective.react(memory, {"displacement/chosen": 10.0})) == 2.0
