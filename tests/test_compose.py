@@ -230,7 +230,7 @@ class TestOwnYaml:
 
     def test_its_names_are_among_the_choices(self, own):
         sources = own("objective/mine", "defaults: [alphapo, _self_]\nname: mine\n")
-        with pytest.raises(ConfigError, match=r"did you mean 'mine'.*choices: .*alphapo, .*mine"):
+        with pytest.raises(ConfigError, match=r"did you mean 'mine'"):
             composed("objective=mien", sources=sources)
 
     @pytest.mark.parametrize(
