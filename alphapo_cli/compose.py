@@ -77,6 +77,44 @@ def compose(primary: str, schema: type[T], layers: Sequence[Line], sources: Sour
     Raises:
         ConfigError: an unknown key, a wrong type or a value out of range; all faults of a kind in one line.
     """
+    cfg, _ = _resolved(primary, schema, layers, sources)
+    return _checked(_typed(cfg))  # type: ignore[no-any-return]
+
+
+def compose_each(
+    primary: str, schema: type[T], layers: Sequence[Line], cells: Sequence[Line], sources: Sources
+) -> list[T]:
+    """`compose` under [*layers, cell] for every cell; those that set the same keys cost a tenth of it from the second on.
+
+    Raises:
+        ConfigError: as `compose`.
+    """
+    begun: dict[Any, tuple[DictConfig, dict[str, dict[str, Any]], T]] = {}
+    made = []
+    for cell in cells:
+        kind = (cell.groups, tuple(cell.values))
+        if kind not in begun:
+            cfg, parts = _resolved(primary, schema, [*layers, cell], sources)
+            begun[kind] = cfg, parts, _typed(cfg)
+            typed = copy.deepcopy(begun[kind][2])
+        else:
+            cfg, parts, first = begun[kind]
+            typed = copy.deepcopy(first)
+            _apply(cfg, cell, parts)
+            # One of the two ways to give gamma takes the other one away.
+            keys = [*cell.values, *(GAMMAS if any(key in GAMMAS for key in cell.values) else ())]
+            touched = {path: parts[path] for path in parts if any(key.startswith(f"{path}.") for key in keys)}
+            check_parts(cfg, touched)
+            for key in [*keys, *touched]:
+                _put(typed, key, OmegaConf.select(cfg, key))
+        made.append(_checked(typed))
+    return made
+
+
+def _resolved(
+    primary: str, schema: type[Any], layers: Sequence[Line], sources: Sources
+) -> tuple[DictConfig, dict[str, dict[str, Any]]]:
+    """The typed configuration under `layers`, and what its parts declare."""
     groups: dict[str, str] = {}
     for layer in layers:
         for choice in layer.groups:
@@ -86,13 +124,32 @@ def compose(primary: str, schema: type[T], layers: Sequence[Line], sources: Sour
     for layer in layers:
         _apply(cfg, layer, parts)
     check_parts(cfg, parts)
+    return cfg, parts
+
+
+def _typed(cfg: DictConfig) -> Any:
     try:
-        typed = OmegaConf.to_object(cfg)
+        return OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise ConfigError(_reason(error)) from error
+
+
+def _checked(typed: Any) -> Any:
     typed = normalise(typed)
     check(typed)
-    return typed  # type: ignore[no-any-return]
+    return typed
+
+
+def _put(typed: Any, key: str, value: Any) -> None:
+    """Set a dotted key of nested dataclasses and mappings."""
+    *path, name = key.split(".")
+    for part in path:
+        typed = typed[part] if isinstance(typed, dict) else getattr(typed, part)
+    plain = OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+    if isinstance(typed, dict):
+        typed[name] = plain
+    else:
+        setattr(typed, name, plain)
 
 
 @functools.lru_cache(maxsize=256)  # the cells of a sweep differ in values more often than in groups

@@ -6,6 +6,7 @@ could mean something else (commas, an opening quote or bracket) is it an error, 
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,6 +32,7 @@ class Sources:
     def roots(self) -> list[Path]:
         return [*([self.user] if self.user else []), shipped("conf")]
 
+    @functools.lru_cache(maxsize=16)  # noqa: B019 - a frozen value of a path
     def groups(self) -> dict[str, list[str]]:
         """Every group and its choices, e.g. {"objective/shape": ["identity", "power"]}."""
         found: dict[str, set[str]] = {}

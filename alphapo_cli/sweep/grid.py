@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override, QuotedString
 from omegaconf import OmegaConf
 
-from alphapo_cli.compose import compose, takes_text
+from alphapo_cli.compose import compose_each, takes_text
 from alphapo_cli.errors import ConfigError, nearest
 from alphapo_cli.locations import shipped
 from alphapo_cli.objective_config import GAMMAS
@@ -128,9 +128,9 @@ def make(name: str | None, texts: Sequence[str], sources: Sources) -> Grid:
         dict(zip(swept, values, strict=True)) for values in itertools.product(*(_values(o) for o in swept.values()))
     ]
     cells: dict[str, Cell] = {}
-    for point in points:
+    lines = [_line(point, sources) for point in points]
+    for point, cfg in zip(points, compose_each("train", TrainConfig, layers, lines, sources), strict=True):
         overrides = tuple(f"{key}={_text(value)}" for key, value in point.items())
-        cfg = compose("train", TrainConfig, [*layers, _line(point, sources)], sources)
         cell = Cell(digest(identity(cfg))[:10], point, overrides, cfg)
         cells.setdefault(cell.id, cell)
     first = next(iter(cells.values()))

@@ -117,3 +117,34 @@ class TestIdentity:
         assert [(c.cfg.objective.name, c.cfg.objective.beta, c.cfg.seed) for c in made.cells] == [
             ("dpo", 0.1, 4), ("dpo", 0.2, 4),
         ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["alpha"],
+        ["alpha", "seed=0,1", "trainer.learning_rate=1e-4,0.001"],
+        ["alpha_gamma"],
+        [None, "objective.gamma=0.5,1", "objective=simpo"],
+        [None, "objective=simpo,alphapo,dpo", "seed=1,2"],
+        [None, "data.limit=null,10", "run.name=a,b"],
+        [None, "objective/shape=tanh", "objective.shape.scale=1,2"],
+        ["methods"],
+    ],
+    ids=str,
+)
+def test_cells_composed_together_are_those_composed_alone(line):
+    from alphapo_cli import compose as module
+    from alphapo_cli.sweep import grid
+
+    def alone(primary, schema, layers, cells, sources):
+        return [module.compose(primary, schema, [*layers, cell], sources) for cell in cells]
+
+    name, *texts = line
+    together = grid.make(name, texts, Sources())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid, "compose_each", alone)
+        one_by_one = grid.make(name, texts, Sources())
+    assert [c.cfg for c in together.cells] == [c.cfg for c in one_by_one.cells]
+    assert [c.id for c in together.cells] == [c.id for c in one_by_one.cells]
+    assert len(together.cells) > 1
