@@ -26,6 +26,15 @@ def keyed_name(command: str, generator: str, identity: dict[str, Any]) -> str:
     return f"{command}-{safe}-{digest(identity)[:8]}"
 
 
+def place_inside(run: Path, command: str, identity: dict[str, Any]) -> Path:
+    """Where a run directory keeps what `command` made of it: <command>/, or <command>-<hash8> beside one of another identity."""
+    first = run / command
+    stored = (read_object(first / "manifest.json") or {}).get("identity")
+    if not isinstance(stored, dict) or not differing(stored, identity):
+        return first
+    return run / f"{command}-{digest(identity)[:8]}"
+
+
 @dataclass(frozen=True)
 class KeyedDirectory:
     """Paths and state of one kind of directory.

@@ -108,6 +108,7 @@ def evaluate(
         raise UsageError("--reference REF.json is missing: the outputs that these are compared with")
     check_json_target(json)
     quiet_libraries()
+    from alphapo_cli.evaluation.leaderboard import update
     from alphapo_cli.stages.evaluate import Inputs, prepare, run
 
     inputs = Inputs(outputs, reference, annotations, difficulty, gamed, leaderboard)
@@ -116,6 +117,8 @@ def evaluate(
     if evaluation.state == "complete":
         print("complete")
         results = evaluation.directory.load_results()
+        if leaderboard is not None:
+            update(leaderboard, evaluation.outputs.generator, results)
     else:
         if evaluation.state == "statistics":
             typer.echo("other statistics: computed anew from the judgements that are there", err=True)

@@ -78,8 +78,11 @@ def run(
 
     directory = RunDirectory(Path(cfg.run.dir).expanduser() / run_name(cfg))
     over = directory.check(cfg, replace=replace) in ("complete", "stopped")
+    done = over and outcome(directory).get("key") == plan.key
+    if not done:
+        plan.check_key()
     announce(directory.path)
-    if over and outcome(directory).get("key") == plan.key:
+    if done:
         print("complete")
         summary, found = directory.summary() or {}, outcome(directory)
     else:

@@ -21,6 +21,7 @@ from alphapo_cli.cli.run import Annotations, Difficulty, Gamed, Reference
 from alphapo_cli.errors import AlphapoError
 
 if TYPE_CHECKING:
+    from alphapo_cli.stages.pipeline import Plan
     from alphapo_cli.sweep.engine import Policy
     from alphapo_cli.sweep.grid import Grid
     from alphapo_cli.sweep.schema import LauncherConfig
@@ -89,7 +90,9 @@ def sweep(
     training, generation, evaluation = split_line([text for text in texts if text not in how])
     grid = make(name, training, where)
     files = {"reference": reference, "annotations": annotations, "difficulty": difficulty, "gamed": gamed}
-    plan = make_plan(generation, evaluation, where, **files) if generation or evaluation or reference else None
+    plan = (
+        make_plan(generation, evaluation, where, **files) if generation or evaluation or any(files.values()) else None
+    )
     launcher = compose("sweep", SweepConfig, [read_line(how, where)], where).launcher
     if max_parallel is not None:
         launcher.workers = max_parallel
@@ -110,7 +113,7 @@ def sweep(
     directory.check(grid, looking=status or dry_run)
     policy = Policy(not no_retry, fail_fast, launcher.crashes)
     if status or dry_run:
-        look(grid, directory, launcher, policy, dry_run=dry_run)
+        look(grid, directory, launcher, policy, plan, dry_run=dry_run)
         return
     announce(directory.path)
     note = another(directory.path, grid)
@@ -136,7 +139,15 @@ def sweep(
         raise AlphapoError(f"{len(result.failed)} of {len(grid.cells)} cells failed, first {result.failed[0]}")
 
 
-def look(grid: Grid, directory: SweepDirectory, launcher: LauncherConfig, policy: Policy, *, dry_run: bool) -> None:
+def look(
+    grid: Grid,
+    directory: SweepDirectory,
+    launcher: LauncherConfig,
+    policy: Policy,
+    plan: Plan | None,
+    *,
+    dry_run: bool,
+) -> None:
     """`--status` and `--dry-run`: read state files, run nothing, write nothing."""
     from rich.console import Console
 
@@ -145,6 +156,8 @@ def look(grid: Grid, directory: SweepDirectory, launcher: LauncherConfig, policy
     from alphapo_cli.sweep.status import status_table
 
     wide = Console()
-    (wide if wide.is_terminal else Console(width=160)).print(status_table(grid, directory, policy, dry_run=dry_run))
+    (wide if wide.is_terminal else Console(width=160)).print(
+        status_table(grid, directory, policy, plan, dry_run=dry_run)
+    )
     if dry_run:
-        print(script(launcher, directory, len(todo(grid.cells, directory, policy))), end="")
+        print(script(launcher, directory, len(todo(grid.cells, directory, policy, plan))), end="")

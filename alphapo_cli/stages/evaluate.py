@@ -23,7 +23,7 @@ from alphapo_cli.evaluation.judges.protocol import Pair
 from alphapo_cli.evaluation.results import LengthControl, summarise
 from alphapo_cli.evaluation.schema import EvalConfig
 from alphapo_cli.files import write_json
-from alphapo_cli.keyed import keyed_name
+from alphapo_cli.keyed import keyed_name, place_inside
 from alphapo_cli.runs import digest, git_commit, versions
 
 
@@ -61,8 +61,12 @@ class Evaluation:
         return [Pair(base.instruction, base.output, own.output) for base, own in self.rows]
 
 
-def prepare(cfg: EvalConfig, inputs: Inputs, out: Path | None = None, *, replace: bool = False) -> Evaluation:
+def prepare(
+    cfg: EvalConfig, inputs: Inputs, out: Path | None = None, *, replace: bool = False, inside: Path | None = None
+) -> Evaluation:
     """Read and check everything; the state says whether there is anything to do.
+
+    `inside`: a run directory that keeps the evaluation, in place of `out`.
 
     Raises:
         UsageError: any input, setting or directory that does not fit.
@@ -81,6 +85,8 @@ def prepare(cfg: EvalConfig, inputs: Inputs, out: Path | None = None, *, replace
         "judge": {"name": cfg.judge.name, **judge.identity()},
     }
     statistics = {**asdict(cfg.statistics), "length_control": control if isinstance(control, str) else _key(*control)}
+    if inside is not None:
+        out = place_inside(inside, "eval", identity)
     folder = out or Path(cfg.run.dir) / (cfg.run.name or keyed_name("eval", outputs.generator, identity))
     directory = EvalDirectory(folder.expanduser())
     state = directory.claim(identity, statistics, replace=replace)

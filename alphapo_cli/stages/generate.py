@@ -25,7 +25,7 @@ from alphapo_cli.generation.prompts import Prompts, load_prompts
 from alphapo_cli.generation.schema import GenerateConfig
 from alphapo_cli.generation.statistics import describe
 from alphapo_cli.generation.subject import Subject, find
-from alphapo_cli.keyed import keyed_name
+from alphapo_cli.keyed import keyed_name, place_inside
 from alphapo_cli.linelog import LineLog
 from alphapo_cli.locations import cache_dir
 from alphapo_cli.runs import digest, manifest
@@ -75,9 +75,17 @@ class Generation:
 
 
 def prepare(
-    cfg: GenerateConfig, model: str | None, out: Path | None = None, *, replace: bool = False, cache: Path | None = None
+    cfg: GenerateConfig,
+    model: str | None,
+    out: Path | None = None,
+    *,
+    replace: bool = False,
+    cache: Path | None = None,
+    inside: Path | None = None,
 ) -> Generation:
     """Read model (not its weights) and prompts, make the ids and compare them; the state says what there is to do.
+
+    `inside`: a run directory that keeps the answers, in place of `out`.
 
     Raises:
         UsageError: any input, setting or directory that does not fit.
@@ -108,6 +116,8 @@ def prepare(
             "seed": cfg.seed,
         },
     }  # fmt: skip
+    if inside is not None:
+        out = place_inside(inside, "generate", identity)
     folder = out or Path(cfg.run.dir) / (cfg.run.name or keyed_name("generate", generator, identity))
     directory = GenerateDirectory(folder.expanduser())
     state = directory.claim(identity, replace=replace)

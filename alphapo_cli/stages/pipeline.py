@@ -6,13 +6,16 @@ that it judges: outcome.json in the run directory, and the W&B run that holds th
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from alphapo_cli.compose import compose
 from alphapo_cli.errors import UsageError
+from alphapo_cli.evaluation.judges import check_key, check_settings
 from alphapo_cli.evaluation.schema import EvalConfig
 from alphapo_cli.files import write_json
 from alphapo_cli.generation.run_settings import run_layer
@@ -25,6 +28,7 @@ OUTCOME = "outcome.json"
 # What of results.json becomes a metric of the run, as eval/<name>; AlpacaEval counts rates in per cent.
 RATES = ("win_rate", "length_controlled_winrate", "discrete_win_rate", "standard_error", "lc_standard_error")
 FIGURES = (*RATES, "avg_length", "n_total", "true_win_rate", "true_reward")
+LARGE = 256 << 20  # bytes from which a file is not read to see whether it changed
 GENERATE = ("generation", "prompts")
 EVALUATE = ("judge", "statistics")
 
@@ -49,7 +53,8 @@ class Plan:
         """
         check_line(self.generate)
         compose("generate", GenerateConfig, [self.generate], self.sources)
-        compose("eval", EvalConfig, [self.evaluate], self.sources)
+        judge = compose("eval", EvalConfig, [self.evaluate], self.sources).judge
+        check_settings(judge, self.annotations)
         if self.reference is None and cfg.model.path is None and cfg.model.source == "from_scratch":
             raise UsageError(
                 "a model from random weights has no answers to be compared with: give --reference REF.json"
@@ -59,12 +64,43 @@ class Plan:
             if path is not None and not path.exists():
                 raise UsageError(f"--{flag} {path}: no such file")
 
-    @property
+    def check_key(self) -> None:
+        """Before training: a judge's key that is missing would be missed after it.
+
+        Raises:
+            UsageError: it is missing.
+        """
+        check_key(compose("eval", EvalConfig, [self.evaluate], self.sources).judge)
+
+    @cached_property
     def key(self) -> str:
         """Changes with anything that the outcome depends on, apart from the run itself."""
         lines = [[list(line.groups), dict(line.values)] for line in (self.generate, self.evaluate)]
-        files = [None if p is None else digest(p.read_bytes().hex()) for p in (self.reference, self.annotations)]
-        return digest([lines, files, *(str(p) for p in (self.difficulty, self.gamed))])
+        named = [value for line in (self.generate, self.evaluate) for value in line.values.values()]
+        files = [_content(p) for p in (self.reference, self.annotations, self.difficulty, self.gamed, *named)]
+        return digest([lines, files])
+
+
+def _content(named: object) -> str | None:
+    """A hash of what a file, or the files directly in a directory, hold; None for anything else.
+
+    Weights are told apart by size and time of change: reading them takes minutes.
+    """
+    if not isinstance(named, str | Path):
+        return None
+    path = Path(named).expanduser()
+    try:
+        files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
+        return digest([[file.name, _file_content(file)] for file in files]) if files else None
+    except OSError:  # such as a name too long for a file
+        return None
+
+
+def _file_content(file: Path) -> str:
+    facts = file.stat()
+    if facts.st_size > LARGE:
+        return f"{facts.st_size} bytes of {facts.st_mtime_ns}"
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def split_line(texts: list[str]) -> tuple[list[str], list[str], list[str]]:
@@ -110,12 +146,13 @@ def after_training(plan: Plan, cfg: TrainConfig, directory: RunDirectory, *, ins
     done = outcome(directory)
     if done.get("key") == plan.key:
         return done
-    own = _generate(plan, str(directory.path), cfg, {}, directory.path / "generate" if inside else None)
+    keeper = directory.path if inside else None
+    own = _generate(plan, str(directory.path), cfg, {}, keeper)
     reference = plan.reference or make_reference(plan, cfg)
     settings = compose("eval", EvalConfig, [plan.evaluate], plan.sources)
     settings.run.dir = cfg.run.dir
     inputs = evaluate.Inputs(own.outputs(), reference, plan.annotations, plan.difficulty, plan.gamed)
-    evaluation = evaluate.prepare(settings, inputs, directory.path / "eval" if inside else None)
+    evaluation = evaluate.prepare(settings, inputs, inside=keeper)
     results = evaluation.directory.load_results() if evaluation.state == "complete" else evaluate.run(evaluation)
     found = {
         "key": plan.key,
@@ -138,13 +175,15 @@ def make_reference(plan: Plan, cfg: TrainConfig) -> Path:
     return path
 
 
-def _generate(plan: Plan, model: str | None, cfg: TrainConfig, extra: dict[str, Any], out: Path | None = None) -> Any:
+def _generate(
+    plan: Plan, model: str | None, cfg: TrainConfig, extra: dict[str, Any], inside: Path | None = None
+) -> Any:
     """The directory of a model's answers, complete."""
     from alphapo_cli.stages import generate
 
     base = Line((), {"seed": cfg.seed, "run.dir": cfg.run.dir, **extra})
     settings = compose("generate", GenerateConfig, [run_layer(model), base, plan.generate], plan.sources)
-    generation = generate.prepare(settings, model, out)
+    generation = generate.prepare(settings, model, inside=inside)
     if generation.state != "complete":
         generate.run(generation)
     return generation.directory

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from alphapo_cli.data import glassbox
 from alphapo_cli.errors import AlphapoError
 from alphapo_cli.files import read_jsonl
 from alphapo_cli.runs import RunDirectory, digest
+from alphapo_cli.stages.pipeline import outcome
 from alphapo_cli.sweep import noise, statistics
 from alphapo_cli.sweep.state import SweepDirectory
 from alphapo_cli.sweep.statistics import Estimate
@@ -107,7 +109,9 @@ def _outcomes(run: RunDirectory, metric: str) -> tuple[np.ndarray, str]:
     """`outcomes`, and a hash of what was asked: only answers to the same prompts can be paired."""
     step = (run.summary() or {}).get("step", 0)
     if metric == JUDGED:
-        judged = [r for r in json.loads((run.path / "eval" / "annotations.json").read_text()) if r["preference"]]
+        # By its name: the path is that of the machine that wrote it, and sweeps are moved.
+        folder = run.path / Path(outcome(run).get("eval", "eval")).name
+        judged = [r for r in json.loads((folder / "annotations.json").read_text()) if r["preference"]]
         return np.array([r["preference"] - 1 for r in judged]), digest([r["instruction"] for r in judged])
     if metric == WIN_RATE:
         ours, base = (

@@ -253,6 +253,9 @@ def test_one_leaderboard_for_many_evaluations(case: Case, capsys: pytest.Capture
     assert [row[0] for row in rows] == ["other", "tuned"]  # a controlled rate goes before none
     assert float(rows[1][1]) == case.results()["win_rate"]
     assert not (case.out / "leaderboard.csv").exists()
+    late = case.folder / "late.csv"  # asked for when the evaluation is complete
+    assert case.replay("--leaderboard", late) == 0
+    assert [row[0] for row in read(late)[1]] == ["tuned"]
     write(board, "name,score\nx,1\n")
     assert case.replay("--leaderboard", board, "--replace") == 2
     assert "is not a leaderboard" in capsys.readouterr().err

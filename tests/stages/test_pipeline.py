@@ -126,3 +126,63 @@ def test_run_on_real_vllm(alphapo, tiny):
     outcome = load(ran.path / "outcome.json")
     assert load(ran.path.parent / outcome["generate"] / "summary.json")["backend"] == "vllm"
     assert outcome["metrics"]["eval/n_total"] == 24
+
+
+def test_contents_of_files_decide_whether_the_outcome_stands(tmp_path, monkeypatch):
+    from alphapo_cli.overrides import Sources
+    from alphapo_cli.stages.pipeline import make_plan
+
+    monkeypatch.chdir(tmp_path)
+    names = ("prompts.jsonl", "template.txt", "difficulty.csv", "answers/model_outputs.json")
+    (tmp_path / "answers").mkdir()
+    for name in names:
+        (tmp_path / name).write_text("one")
+
+    def key():
+        line = (["data=jsonl", "data.path=prompts.jsonl"], ["judge.prompt_file=template.txt"])
+        files = {"reference": tmp_path / "answers", "difficulty": tmp_path / "difficulty.csv"}
+        return make_plan(*line, Sources(None), **files).key
+
+    before = key()
+    assert key() == before
+    for name in names:
+        (tmp_path / name).write_text("two")
+        assert key() != before, name
+        (tmp_path / name).write_text("one")
+    assert key() == before
+
+
+@pytest.mark.parametrize(("texts", "says"), [
+    (["judge=replay"], "--judge replay needs --annotations"),
+    (["judge=vllm"], "needs judge.model"),
+    (["judge=openai", "judge.model=m", "judge.api_key_env=sk-se-cret"], "takes the name of an environment variable"),
+    (["judge=openai", "judge.model=m", "judge.api_key_env=NO_KEY_HERE"], "environment variable NO_KEY_HERE"),
+])  # fmt: skip
+def test_what_the_judge_lacks_is_found_before_training(texts, says, alphapo, tiny, tmp_path):
+    ran = alphapo("run", *tiny, *ON_TRANSFORMERS, *texts)
+    assert ran.code == 2
+    assert says in ran.fault
+    assert "sk-se-cret" not in ran.err
+    assert not list(tmp_path.glob("runs/*/model"))
+
+
+def test_another_setting_of_generation_evaluates_the_cells_anew_beside_the_first(alphapo, tiny):
+    line = ("sweep", "alpha", "objective.shape.alpha=0,1", *tiny, "launcher.workers=0", "probe.samples=0")
+    first = alphapo(*line, *ON_TRANSFORMERS, "judge=glassbox")
+    cooler = (*line, *ON_TRANSFORMERS, "judge=glassbox", "generation.temperature=0.2")
+    looked = alphapo(*cooler, "--dry-run")
+    assert "not evaluated" in " ".join(looked.out.split())
+    second = alphapo(*cooler)
+    assert (first.code, second.code) == (0, 0), second.err
+    assert second.path == first.path
+    for cell in load(second.path / "summary.json")["cells"]:
+        folder = second.path / "cells" / cell["id"]
+        (anew,) = folder.glob("eval-*")
+        assert (folder / "eval" / "results.json").is_file()
+        assert load(anew / "results.json")["win_rate"] == 100 * cell["metrics"]["eval/win_rate"]
+
+
+def test_a_file_for_the_judge_is_never_swallowed(alphapo, tiny):
+    ran = alphapo("sweep", "alpha", *tiny, "--annotations", "missing.json")
+    assert ran.code == 2
+    assert "--annotations" in ran.fault

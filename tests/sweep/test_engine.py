@@ -286,3 +286,11 @@ def test_killed_at_random_moments_it_ends_as_undisturbed(shared_cache, tmp_path,
     tally = kill_at_random.run(tmp_path, kills=5, seed=1)
     assert tally.faults == []
     assert tally.kills.total() >= 5
+
+
+def test_a_dry_run_on_slurm_with_nothing_to_run_prints_no_script(tmp_path):
+    from alphapo_cli.sweep.launchers import script
+    from alphapo_cli.sweep.schema import LauncherConfig
+    from alphapo_cli.sweep.state import SweepDirectory
+
+    assert script(LauncherConfig(name="slurm"), SweepDirectory(tmp_path), 0) == ""

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from alphapo_cli.errors import UsageError
+from alphapo_cli.evaluation.judges import check_key
 from alphapo_cli.evaluation.judges.base import Outcome, Record
 from alphapo_cli.evaluation.judges.openai_session import Session
 from alphapo_cli.evaluation.judges.protocol import Ask, estimate_tokens
@@ -35,7 +36,7 @@ class OpenAIEngine:
 
     @classmethod
     def from_environment(cls, cfg: JudgeConfig) -> OpenAIEngine:
-        """With the key in the variable `cfg.api_key_env`; that it is missing is said by `check`.
+        """With the key in the variable `cfg.api_key_env`, that it is missing is said by `check`.
 
         Raises:
             UsageError: an unusable base URL, or a key that no header can hold.
@@ -55,11 +56,7 @@ class OpenAIEngine:
 
     def check(self, asks: Sequence[Ask], spent: float) -> None:
         """Key, cost limit and whether anybody listens at the base URL; says what is about to be asked and its price."""
-        if self.cfg.api_key_env and not self.key:
-            raise UsageError(
-                f"no API key: put it into the environment variable {self.cfg.api_key_env} "
-                "(judge.api_key_env=NAME for another one, judge.api_key_env=null for a server without keys)"
-            )
+        check_key(self.cfg)
         tokens = sum(estimate_tokens(ask.messages) for ask in asks)
         costs = [self.estimate(ask) for ask in asks]
         known = [cost for cost in costs if cost is not None]

@@ -39,7 +39,7 @@ def script(cfg: LauncherConfig, directory: SweepDirectory, cells: int) -> str:
     Raises:
         UsageError: the launcher's engine is not installed or not there.
     """
-    if cfg.name == "slurm":
+    if cfg.name == "slurm" and cells:
         from alphapo_cli.sweep.launchers import slurm
 
         return slurm.script(cfg, directory.path / "logs", cells)

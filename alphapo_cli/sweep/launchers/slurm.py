@@ -125,9 +125,9 @@ def make_executor(cfg: LauncherConfig, logs: Path) -> Any:
 
 def script(cfg: LauncherConfig, logs: Path, cells: int) -> str:
     """The batch script that would be submitted for `cells` cells."""
+    slurm = make_executor(cfg, logs)._executor  # first: it says in one line that submitit is not installed
     from submitit.slurm.slurm import _make_sbatch_string
 
-    slurm = make_executor(cfg, logs)._executor
     parallel = min(cells, cfg.workers or cells)
     slurm.update_parameters(array_parallelism=parallel)
     settings = {**slurm.parameters, "map_count": cells}
