@@ -21,7 +21,7 @@ from alphapo_cli.sweep.grid import Cell, Grid
 from alphapo_cli.sweep.launchers import make_launcher
 from alphapo_cli.sweep.launchers.base import Ended
 from alphapo_cli.sweep.schema import LauncherConfig
-from alphapo_cli.sweep.state import SweepDirectory
+from alphapo_cli.sweep.state import JUDGED, WIN_RATE, SweepDirectory
 
 PICTURES = ("displacement", "outcome")
 
@@ -163,7 +163,7 @@ def table(directory: SweepDirectory) -> Table:
     made.add_column("point")
     for title in ("chosen", "rejected", "chosen down", "margin", "accuracy"):
         made.add_column(title, justify="right")
-    win = {best_of.WIN_RATE: "true win rate (95 %)", best_of.JUDGED: "win rate (95 %)"}.get(metric or "")
+    win = {WIN_RATE: "true win rate (95 %)", JUDGED: "win rate (95 %)"}.get(metric or "")
     if win:
         made.add_column(win, justify="right")
     made.add_column("seeds", justify="right")

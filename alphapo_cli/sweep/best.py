@@ -22,14 +22,10 @@ from alphapo_cli.files import read_jsonl
 from alphapo_cli.runs import RunDirectory, digest
 from alphapo_cli.stages.pipeline import outcome
 from alphapo_cli.sweep import noise, statistics
-from alphapo_cli.sweep.state import SweepDirectory
+from alphapo_cli.sweep.state import JUDGED, OUTCOMES, WIN_RATE, SweepDirectory
 from alphapo_cli.sweep.statistics import Estimate
 
 ALPHA = "objective.shape.alpha"
-WIN_RATE = "glassbox/true_win_rate"
-JUDGED = "eval/win_rate"
-# In order of preference; the first that every complete cell has is the outcome of the sweep.
-OUTCOMES = (JUDGED, WIN_RATE, "rewards/accuracies")
 _WORDS = {
     JUDGED: "win rate by the judge",
     WIN_RATE: "true win rate against the start",

@@ -19,6 +19,11 @@ from alphapo_cli.runs import RunDirectory, version_changes, versions
 from alphapo_cli.stages.pipeline import outcome
 from alphapo_cli.sweep.grid import Grid
 
+WIN_RATE = "glassbox/true_win_rate"
+JUDGED = "eval/win_rate"
+# In order of preference; the first that every complete cell has is the outcome of the sweep.
+OUTCOMES = (JUDGED, WIN_RATE, "rewards/accuracies")
+
 
 @dataclass(frozen=True)
 class SweepDirectory:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from rich.table import Table
 
 from alphapo_cli.stages.pipeline import Plan, outcome
-from alphapo_cli.sweep.best import OUTCOMES
 from alphapo_cli.sweep.display import last_row
 from alphapo_cli.sweep.engine import OVER, Policy, todo
 from alphapo_cli.sweep.grid import Grid
-from alphapo_cli.sweep.state import SweepDirectory
+from alphapo_cli.sweep.state import OUTCOMES, SweepDirectory
 
 
 def status_table(
