@@ -54,7 +54,10 @@ class SweepDirectory:
         """
         if not looking:
             check_folder(self.path, "choose another --out or run.dir")
-        if not self.path.is_dir() or not any(self.path.iterdir()):
+        if not self.path.is_dir():
+            return
+        # Killed while its input was checked, a sweep has left no more than this.
+        if all(p.name == "logs" or p.name.startswith(".sweep.json.") for p in self.path.iterdir()):
             return
         old = self.record()
         if old is None:

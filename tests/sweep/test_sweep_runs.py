@@ -192,6 +192,12 @@ class TestAnotherLine:
         assert (refused.code, [p.name for p in (tmp_path / "mine").iterdir()]) == (2, ["thesis.tex"])
         assert "not a sweep" in refused.fault
 
+    def test_what_a_kill_before_the_first_cell_leaves_is_no_hindrance(self, alphapo, small, tmp_path):
+        (tmp_path / "mine" / "logs").mkdir(parents=True)
+        (tmp_path / "mine" / ".sweep.json.77.12ab34cd.tmp").write_text('{"na')
+        ran = alphapo("sweep", "alpha", f"{ALPHA}=0", *small, "--out", "mine")
+        assert (ran.code, states(ran)) == (0, {"0": "complete"})
+
 
 @pytest.fixture(scope="module")
 def diverging(pairs):
