@@ -288,7 +288,7 @@ def interrupt() -> Iterator[Callable[[Callable[[], bool]], None]]:
                 # Only while a command is there to take it; the signal would end the tests otherwise.
                 handler = signal.getsignal(signal.SIGTERM)
                 if getattr(handler, "__module__", "") == "alphapo_cli.interrupts" and condition():
-                    # To the thread that Python lets handle it: another one would leave a sleeping main thread asleep.
+                    # To the thread that Python lets handle it.
                     main_thread = threading.main_thread().ident
                     assert main_thread is not None
                     signal.pthread_kill(main_thread, signal.SIGTERM)

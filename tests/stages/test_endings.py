@@ -46,7 +46,7 @@ class TestInterrupted:
 
         def read_slowly(*_):
             reading.append(1)
-            for _ in range(600):
+            for _ in range(600):  # one sleep of a minute was not cut short late in a whole suite; why is not known
                 time.sleep(0.1)
 
         monkeypatch.setattr(workshop, "load_text", read_slowly)
