@@ -112,7 +112,7 @@ def score_pairs(
     tick: Callable[[int], None] = lambda n: None,
     objective: Objective | None = None,
 ) -> np.ndarray:
-    """Summed log-probs of both answers of every pair, [2, n] float32; `tick(pairs)` after every batch.
+    """Summed log-probs of both answers of every pair, [2, n] float64; `tick(pairs)` after every batch.
 
     Tokens count as `objective` weighs them.
     """
@@ -123,7 +123,7 @@ def score_pairs(
             answers = answers_of(policy, batch)
             weighs = objective is not None and objective.weighs_tokens
             sums = objective.weigh(answers)[0] if weighs and objective is not None else answers.sums
-            parts.append((chunk, {"sums": sums.float().cpu().numpy()}))
+            parts.append((chunk, {"sums": _numpy(sums)}))
             tick(len(chunk))
     return scorer.collect(parts)["sums"]
 
@@ -187,7 +187,7 @@ class Probe:
         answers = AnswerLogProbs(
             torch.from_numpy(values["sums"]),
             torch.from_numpy(values["lengths"]),
-            None if self.reference is None else torch.from_numpy(self.reference).double(),
+            None if self.reference is None else torch.from_numpy(self.reference),
             columns={name: torch.from_numpy(values) for name, values in self.scorer.pairs.columns.items()},
             weighted=torch.from_numpy(values["weighted"]) if "weighted" in values else None,
             log_p2=torch.from_numpy(values["log_p2"]) if "log_p2" in values else None,
@@ -218,4 +218,4 @@ def _numpy(x: Tensor) -> np.ndarray:
 def _pair_means(values: Tensor, pair: Tensor, answers: AnswerLogProbs) -> np.ndarray:
     """Mean of per-token `values` over the chosen answer of each pair, [B]; `pair` is the token's pair."""
     total = torch.zeros(answers.sums.shape[1], dtype=torch.float64, device=values.device)
-    return _numpy(total.index_add(0, pair, values.double()) / answers.lengths[0].double())
+    return _numpy(total.index_add(0, pair, values.double()) / answers.lengths[0])

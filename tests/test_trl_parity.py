@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from alphapo_cli.data.tokens import TokenPairs
@@ -56,7 +59,7 @@ METHODS = {
     "dpo": (("objective=dpo",), "dpo", {"loss_type": "sigmoid", "beta": 0.1}),
     "dpo, hinge": (("objective=dpo", "objective/link=hinge"), "dpo", {"loss_type": "hinge", "beta": 0.1}),
     "ipo": (("objective=ipo",), "dpo", {"loss_type": "ipo", "beta": 0.1}),
-    # A small exponent: it multiplies the round-off of log-probs summed over a whole answer, ours as well as theirs.
+    # A small exponent: it multiplies the round-off of the log-probs that TRL sums over a whole answer in float32.
     "alphapo_ratio": (
         ("objective=alphapo_ratio", "objective.shape.alpha=-0.1"),
         "dpo", {"loss_type": "sigmoid", "beta": 0.1, "f_divergence_type": "alpha_divergence",
@@ -106,9 +109,20 @@ LIBRARY = {
         ("objective.weight.clamp=false",), "dpo", {"loss_type": "sigmoid", "beta": 0.01, "use_weighting": True},
     ),
 }  # fmt: skip
-# On the first eight HH pairs these two differ from TRL by 2.3e-5 and 2.6e-5, above the tolerance; on the shortest pairs
-# by 0.9e-5 and 1.8e-5. Round-off of long sums is a guess: nobody has shown it. Open; see CONTRIBUTING, "Known doubts".
-STEEP = ("discopop", "f_dpo_forward_kl")
+# Their weights multiply the error of a summed log-ratio. TRL sums log-probs in float32: near -1,000 nats, as on the first
+# eight HH pairs, each sum is off by up to half a last digit, 3e-5, and so are these losses' gradients. There they are
+# compared with float64 (below), with TRL on the shortest pairs.
+# The formulas are written from the papers, of the log-ratios of chosen and rejected.
+STEEP: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    # DiscoPOP (Lu et al. 2024, eq. 5), beta = tau = 0.05
+    "discopop": lambda chosen, rejected: (
+        -torch.sigmoid(rejected - chosen) * F.logsigmoid(0.05 * (chosen - rejected))
+        + torch.sigmoid(chosen - rejected) * torch.exp(0.05 * (rejected - chosen))
+    ),
+    # f-DPO (Wang et al. 2024, table 1), beta = 0.1: f'(t) = -1/t and (1 - t^-0.5) / 0.5, up to constants
+    "f_dpo_forward_kl": lambda chosen, rejected: -F.logsigmoid(0.1 * (torch.exp(-rejected) - torch.exp(-chosen))),
+    "f_dpo_alpha": lambda chosen, rejected: -F.logsigmoid(0.2 * (torch.exp(-rejected / 2) - torch.exp(-chosen / 2))),
+}
 
 
 class Material:
@@ -237,6 +251,44 @@ def test_the_librarys_methods_equal_trls(name: str, real: dict[bool, Material], 
     for parameter, gradient in their_gradients.items():
         assert gradient.abs().max() > 0, parameter
         assert tiny.relative_error(our_gradients[parameter], gradient) <= TOLERANCE, parameter
+
+
+def exact(material: Material, loss: Callable[[Tensor, Tensor], Tensor]) -> tuple[float, dict[str, Tensor]]:
+    """(mean loss, gradients) in float64, one plain forward pass an answer."""
+    lm, reference = (copy.deepcopy(m).double() for m in (material.policy, material.reference))
+
+    def log_ratio(prompt: list[int], answer: list[int]) -> Tensor:
+        def summed(model: Any) -> Tensor:
+            logits = model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+            assert logits.dtype == torch.float64
+            return logits.log_softmax(-1)[torch.arange(len(answer)), answer].sum()
+
+        with torch.no_grad():
+            start = summed(reference)
+        return summed(lm) - start
+
+    rows = [dpo_row(material.pairs, i) for i in range(PAIRS)]
+    mean = torch.stack(
+        [loss(*(log_ratio(r["prompt_ids"], r[f"{side}_ids"]) for side in ("chosen", "rejected"))) for r in rows]
+    ).mean()
+    mean.backward()
+    return mean.item(), {n: p.grad for n, p in lm.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STEEP)
+def test_steep_losses_keep_to_float64_on_long_pairs(name: str, real: dict[bool, Material], tmp_path: Path) -> None:
+    true_loss, truth = exact(real[False], STEEP[name])
+    off = {}
+    for who, (loss, gradients) in {
+        "ours": ours(real[False], (f"objective={name}",), tmp_path, "packed"),
+        "TRL's": theirs(real[False], *LIBRARY[name][1:], tmp_path),
+    }.items():
+        assert loss == pytest.approx(true_loss, rel=1e-5)
+        assert gradients.keys() == truth.keys()
+        off[who] = max(tiny.relative_error(g, truth[n]) for n, g in gradients.items())
+    assert off["ours"] <= TOLERANCE
+    assert off["TRL's"] <= 2 * 2**-15  # half a last digit of numbers from 512 to 1,024, for policy and reference
 
 
 def test_what_is_called_equal_to_trl_is_compared_here() -> None:

@@ -159,7 +159,7 @@ class Workshop:
     ) -> np.ndarray:  # fmt: skip
         file = self.cache / "reference" / f"{key}.npy"
         cached = _read_npy(file)
-        if cached is not None and cached.shape == (2, len(pairs)):
+        if cached is not None and cached.shape == (2, len(pairs)) and cached.dtype == np.float64:
             return cached
         with tqdm(
             total=len(pairs), desc=f"reference log-probs ({name})", unit="pair", disable=None, leave=False

@@ -317,13 +317,21 @@ def test_every_objective_has_the_same_loss_and_gradients(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_fifty_steps_draw_the_same_curve() -> None:
+@pytest.mark.parametrize("adapters", [False, True], ids=["weights", "fresh adapters"])
+def test_fifty_steps_draw_the_same_curve(adapters: bool) -> None:
+    from peft import LoraConfig, get_peft_model
+
     pairs = list(tiny.token_pairs(24, seed=6, scale=0.1))
     objective = tiny.objective("objective=alphapo")
     curves = []
     for layout in (packed, padded):
-        lm = tiny.model(spread=0.1).double()
-        policy, optimizer = PolicyModel(lm), torch.optim.AdamW(lm.parameters(), lr=1e-3)
+        lm: Any = tiny.model(spread=0.1)
+        if adapters:
+            torch.manual_seed(0)
+            lm = get_peft_model(lm, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+        policy = PolicyModel(lm.double())
+        trained = [p for p in lm.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=3e-3 if adapters else 1e-3, fused=True)
         curve = []
         for step in range(50):
             batch = layout.collate([pairs[(4 * step + i) % 24] for i in range(4)], pad_id=tiny.PAD)

@@ -46,7 +46,9 @@ class TestInterrupted:
 
         def read_slowly(*_):
             reading.append(1)
-            for _ in range(600):  # one sleep of a minute was not cut short late in a whole suite; why is not known
+            # Short sleeps: CPython looks for signals before it hands the interpreter lock to a waiting thread and not
+            # after, so one that this test's own thread sends in that moment meets a sleep about to begin.
+            for _ in range(600):
                 time.sleep(0.1)
 
         monkeypatch.setattr(workshop, "load_text", read_slowly)
