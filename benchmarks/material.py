@@ -132,10 +132,8 @@ def random_llama(vocabulary: int, size: dict[str, int] | None = None, **more: An
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=vocabulary, max_position_embeddings=2048, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-        **{**SIZE, **(size or {}), **more},
-    )  # fmt: skip
+    shape = {"max_position_embeddings": 2048, **SIZE, **(size or {}), **more}
+    config = LlamaConfig(vocab_size=vocabulary, bos_token_id=1, eos_token_id=2, pad_token_id=0, **shape)
     return LlamaForCausalLM(config)
 
 
