@@ -30,7 +30,7 @@ class PairBatch:
     num_sides: int
     index: Tensor  # [B] int64, position of the pair in its data set
     weight: Tensor  # [B] float32, 1 for a pair and 0 for one that only fills up a ragged step
-    reference: Tensor | None  # [K, B] float32, summed reference log-probs
+    reference: Tensor | None  # [K, B] float64, summed reference log-probs
     columns: Mapping[str, Tensor]  # name -> [B] float32
     packing: Packing | None = None  # who attends to whom in a packed row; None: rows are single answers
 
