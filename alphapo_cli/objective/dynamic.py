@@ -14,7 +14,10 @@ from torch import Tensor
 
 from alphapo_cli.objective.comparison import Comparison, Memory
 from alphapo_cli.objective.parts import register
+from alphapo_cli.objective.pointwise import SIDES
 from alphapo_cli.objective.state import State
+
+MOMENTS = {"momentum": {"ge": 0, "lt": 1}, "spread": {"gt": 0}}  # of exponential means; see `_moments`
 
 # -------------------------------------------------------------------------------------------- links
 
@@ -28,7 +31,7 @@ def _kl_settle(memory: Memory, values: Tensor, **_: Any) -> Memory:
     return {"kl_chosen": chosen, "kl_rejected": rejected}
 
 
-@register("link", state=State(_kl_begin, lambda c, **_: c.unscaled.T, _kl_settle))
+@register("link", reads_margin=False, limits=SIDES, state=State(_kl_begin, lambda c, **_: c.unscaled.T, _kl_settle))
 def kto_pair(c: Comparison, *, desirable: float = 1.0, undesirable: float = 1.0, kl: float = 0.0) -> Tensor:
     """w_d (1 - sigmoid(r_w - beta z_l)) + w_u (1 - sigmoid(beta z_w - r_l)): KTO (2402.01306) on pairs.
 
@@ -49,7 +52,7 @@ def _shift_settle(memory: Memory, values: Tensor, **_: Any) -> Memory:
     return {"shift": (memory["shift"] * memory["seen"] + values.sum()) / seen, "seen": seen}
 
 
-@register("link", state=State(_shift_begin, lambda c, **_: c.rewards.T, _shift_settle))
+@register("link", reads_margin=False, state=State(_shift_begin, lambda c, **_: c.rewards.T, _shift_settle))
 def bco(c: Comparison, *, shift: float = 0.0) -> Tensor:
     """-log sigmoid(r_w - d) - log sigmoid(-(r_l - d)): BCO (2404.04656), d the mean of all rewards so far.
 
@@ -86,7 +89,7 @@ def _instance_settle(memory: Memory, values: Tensor, *, momentum: float, **_: An
 
 
 @register(
-    "margin", needs_reference=True,
+    "margin", needs_reference=True, limits=MOMENTS,
     state=State(_moments_begin, lambda c, **_: _reference_gap(c).unsqueeze(1), _instance_settle),
 )  # fmt: skip
 def instance(
@@ -135,7 +138,10 @@ def _queue_settle(memory: Memory, values: Tensor, *, tau: float, steps: int, siz
     }
 
 
-@register("margin", state=State(_queue_begin, _queue_observe, _queue_settle))
+@register(
+    "margin", limits={"tau": {"gt": 0}, "steps": {"ge": 0}, "size": {"ge": 0}},
+    state=State(_queue_begin, _queue_observe, _queue_settle),
+)  # fmt: skip
 def shared(c: Comparison, *, tau: float = 10.0, steps: int = 20, size: int = 256) -> Tensor:
     """gamma n p - gamma without gradient: pairs share the margin gamma unequally, gamma-PO (2506.03690).
 
@@ -207,9 +213,10 @@ def _batch_settle(
 
 
 _BATCH = State(_batch_begin, _batch_observe, _batch_settle)
+_BATCH_LIMITS = {**MOMENTS, "drop": {"ge": 0, "lt": 1}}
 
 
-@register("margin", state=_BATCH)
+@register("margin", state=_BATCH, limits=_BATCH_LIMITS)
 def batch_beta(
     c: Comparison, *, scale: float = 0.6, drop: float = 0.2, momentum: float = 0.9, mean: float = 0.0,
     spread: float = 1.0,
@@ -221,7 +228,7 @@ def batch_beta(
     return (1 - c.memory["factor"].to(c.rewards)) * (c.rewards[0] - c.rewards[1])
 
 
-@register("weight", state=_BATCH)
+@register("weight", state=_BATCH, limits=_BATCH_LIMITS)
 def kept(c: Comparison, *, drop: float = 0.2, momentum: float = 0.9, mean: float = 0.0, spread: float = 1.0) -> Tensor:
     """1/share for the share 1 - drop of a step's pairs that is kept, 0 for the others: beta-DPO (2407.08639).
 

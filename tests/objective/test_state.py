@@ -63,6 +63,19 @@ def test_how_a_step_is_cut_up_changes_nothing(name: str, tmp_path: Path) -> None
             assert tiny.relative_error(b.detach(), a.detach()) < 1e-5
 
 
+def test_a_schedule_moves_what_a_memory_is_made_with(tmp_path: Path) -> None:
+    """Half of beta-DPO's pairs are dropped by a step at the end of a schedule from 0 to 0.5, none at its beginning."""
+    moving = tiny.objective(
+        "objective=beta_dpo", "objective.weight.drop=0", "objective/schedule=linear",
+        "objective.schedule.of=weight.drop", "objective.schedule.end=0.5",
+    )  # fmt: skip
+    _, trainer = trained(moving, tmp_path, 12, 1)
+    assert trainer.memory["weight"]["kept"] == 1
+    trainer.state.global_step = trainer.schedule.total_steps
+    trainer.training_step(trainer.model, trainer.steps[0])
+    assert trainer.memory["weight"]["kept"] == 0.5
+
+
 def answers(objective: Objective, seed: int) -> tuple[object, Tensor, Tensor]:
     from alphapo_cli.logprobs import AnswerLogProbs
 
