@@ -74,9 +74,11 @@ def _local(folder: Path, asked: str, key: str) -> ModelSource:
         )
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        missing = sorted(
-            {f for f in json.loads(index.read_text())["weight_map"].values() if not (folder / f).is_file()}
-        )
+        try:
+            parts = {str(file) for file in json.loads(index.read_text())["weight_map"].values()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"{key}={asked}: {index.name} is damaged; copy the directory whole") from error
+        missing = sorted(file for file in parts if not (folder / file).is_file())
         if missing:
             raise UsageError(
                 f"{key}={asked}: {len(missing)} weight file(s) missing, first {missing[0]}; copy the directory whole"
@@ -179,7 +181,7 @@ def _load_reason(error: Exception, source: ModelSource, what: str) -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if not source.local:
         return f"the {what} could not be had from the hub ({first}); check the name and the network, or give a local directory"
-    return f"no usable {what} there ({first})"
+    return f"no usable {what} there ({first.strip(' :')}); save the model there again, or copy its directory whole"
 
 
 def random_llama(tokenizer: Any, seed: int, **settings: Any) -> Any:
