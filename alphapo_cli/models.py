@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import nn
 
 from alphapo_cli.errors import UsageError, nearest
 from alphapo_cli.policy import bare, check_head
+from alphapo_cli.schema import LoraConfig as LoraSettings
 from alphapo_cli.schema import ModelConfig, ScratchConfig
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
@@ -231,6 +232,18 @@ def from_scratch(cfg: ScratchConfig, texts: Iterable[str], seed: int) -> tuple[A
         tie_word_embeddings=cfg.tie_word_embeddings,
     )
     return model, tokenizer
+
+
+def check_lora(cfg: LoraSettings) -> None:
+    """Raises UsageError: settings of adapters while there are none, or adapters on no layer."""
+    given = [f.name for f in fields(cfg) if f.name != "r" and getattr(cfg, f.name) != getattr(LoraSettings(), f.name)]
+    if cfg.r is None and given:
+        shown = f"model.lora.{given[0]}={getattr(cfg, given[0])}"
+        raise UsageError(
+            f"{shown}: there are no adapters while model.lora.r is null; add model.lora.r=16, or leave it out"
+        )
+    if cfg.target_modules == []:
+        raise UsageError("model.lora.target_modules=[]: names no layer; leave it null for every linear layer")
 
 
 def add_lora(model: Any, cfg: ModelConfig, seed: int) -> Any:

@@ -27,7 +27,7 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.files import check_folder, write_atomic
 from alphapo_cli.fingerprint import weights_hash
 from alphapo_cli.locations import cache_dir
-from alphapo_cli.models import Room, from_scratch, load_model, load_tokenizer, locate, room, state_hash
+from alphapo_cli.models import Room, check_lora, from_scratch, load_model, load_tokenizer, locate, room, state_hash
 from alphapo_cli.objective.preference import Objective
 from alphapo_cli.policy import PolicyModel, policy_of
 from alphapo_cli.probe import Processes, score_pairs
@@ -66,6 +66,7 @@ class Workshop:
             UsageError: data, model or tokenizer are missing or do not fit together.
         """
         check_prompts(cfg)
+        check_lora(cfg.model.lora)
         parts = [
             asdict(cfg.model),
             asdict(cfg.data),

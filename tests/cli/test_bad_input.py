@@ -239,6 +239,8 @@ INPUTS = [
     ("model=from_scratch model.lora.r=4", "model.lora.r", "model.path"),
     ("model=from_scratch model.scratch.hidden_size=17", "hidden_size=17", "multiple"),
     ("model.lora.r=2 model.lora.target_modules=[nope]", "model.lora.target_modules", "q_proj"),
+    ("model.lora.alpha=32", "model.lora.alpha=32", "add model.lora.r=16"),
+    ("model.lora.r=2 model.lora.target_modules=[]", "model.lora.target_modules=[]", "names no layer"),
     ("objective=dpo model.reference=in/no_weights", "model.reference=in/no_weights", "holds no weights"),
     ("objective.shape.convention=papr", "objective.shape.convention=papr", "auto, paper or ratio"),
     ("trainer.optim=adamm", "trainer.optim=adamm", "adamw_torch"),
