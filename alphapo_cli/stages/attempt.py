@@ -238,6 +238,11 @@ class Attempt:
         every = self.objective.reference_every
         if every is None:
             return None
+        if every > self.schedule.total_steps:
+            self._say(
+                f"note: objective.reference_every={every}: the reference never moves in a run of "
+                f"{self.schedule.total_steps} steps; take fewer"
+            )
         start = self.workshop.reference_policy(self.cfg, self.policy)
         moving = MovingReference(start, every, self.objective.reference_mix)
         moving.check(self.policy)
