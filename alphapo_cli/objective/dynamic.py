@@ -6,6 +6,7 @@ the whole optimizer step, this one included; `alphapo loss` stands before the fi
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -105,7 +106,7 @@ def instance(
 
 
 def _queue_begin(**_: Any) -> dict[str, float | Tensor]:
-    return {"normalisers": torch.zeros(0), "queue": torch.zeros(0), "population": 1.0}
+    return {"log_normalisers": torch.zeros(0), "queue": torch.zeros(0), "population": 1.0}
 
 
 def _queue_observe(c: Comparison, **_: Any) -> Tensor:
@@ -113,10 +114,13 @@ def _queue_observe(c: Comparison, **_: Any) -> Tensor:
     return torch.stack([gap, torch.full_like(gap, float(c.offset))], dim=1)
 
 
-def _share_step(p: Tensor, gaps: Tensor, gamma: Tensor | float, n: Tensor | float, tau: float) -> Tensor:
-    """p times the exponential of its step, before it is normalised; p = share of the margin, n pairs share it."""
-    slope = tau * (1 + torch.log(n * p)) + gamma * torch.sigmoid(n * gamma * p - gaps)
-    return p * torch.exp(-min(0.5 / tau, 1.0) * slope)
+def _share_step(share: Tensor, gaps: Tensor, gamma: Tensor | float, tau: float) -> Tensor:
+    """log(n p) after one step, before it is normalised, from `share` = log(n p); n pairs share the margin, each p of it.
+
+    In logarithms: a step of a large gamma takes p itself below what float32 holds.
+    """
+    slope = tau * (1 + share) + gamma * torch.sigmoid(gamma * share.exp() - gaps)
+    return share - min(0.5 / tau, 1.0) * slope
 
 
 def _queue_settle(memory: Memory, values: Tensor, *, tau: float, steps: int, size: int, **_: Any) -> Memory:
@@ -126,15 +130,15 @@ def _queue_settle(memory: Memory, values: Tensor, *, tau: float, steps: int, siz
     # Spread evenly over the queue: the authors draw at random, which a resumed run could not repeat.
     sampled = queue[torch.linspace(0, len(queue) - 1, room).round().long()] if room else queue[:0]
     everyone = torch.cat([sampled, gaps])
-    p, normalisers = torch.full_like(everyone, 1 / len(everyone)), []
+    share, normalisers = torch.zeros_like(everyone), []
     for _step in range(steps):
-        p = _share_step(p, everyone, gamma, len(everyone), tau)
-        normalisers.append(p.sum())
-        p = p / normalisers[-1]
+        share = _share_step(share, everyone, gamma, tau)
+        normalisers.append(share.logsumexp(0) - math.log(len(everyone)))
+        share = share - normalisers[-1]
     return {
-        "normalisers": torch.stack(normalisers) if normalisers else torch.zeros(0, dtype=torch.float64),
+        "log_normalisers": torch.stack(normalisers) if normalisers else torch.zeros(0, dtype=torch.float64),
         "queue": torch.cat([queue, gaps])[-2048:],
-        "population": torch.tensor(float(len(everyone)), dtype=torch.float64),
+        "population": torch.tensor(float(len(everyone)), dtype=torch.float64),  # to be logged
     }
 
 
@@ -150,11 +154,10 @@ def shared(c: Comparison, *, tau: float = 10.0, steps: int = 20, size: int = 256
     the steps' normalisers, from which each finds its own share. Before the first step all are equal: none.
     """
     gamma, gaps = float(c.offset), (c.rewards[0] - c.rewards[1]).detach()
-    n = c.memory["population"].to(gaps)
-    p = torch.ones_like(gaps) / n
-    for total in c.memory["normalisers"].to(gaps):
-        p = _share_step(p, gaps, gamma, n, tau) / total
-    return gamma * n * p - gamma
+    share = torch.zeros_like(gaps)
+    for total in c.memory["log_normalisers"].to(gaps):
+        share = _share_step(share, gaps, gamma, tau) - total
+    return gamma * share.exp() - gamma
 
 
 # ----------------------------------------------------------------------------------------- beta-DPO
