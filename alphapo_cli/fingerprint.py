@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alphapo_cli.files import write_atomic
+from alphapo_cli.models import ModelSource, base_location
 from alphapo_cli.runs import digest
 
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "config.json", "adapter_config.json")
 PATTERNS = ("*.safetensors", "pytorch_model*.bin", "config.json", "generation_config.json", "adapter_config.json")
 REMEMBERED = 64 << 20  # bytes from which a file's hash is kept in the cache
 
@@ -21,6 +23,14 @@ def folder_hash(folder: Path, cache: Path, patterns: Sequence[str] = PATTERNS) -
     """
     files = sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
     return digest([[file.name, _file_hash(file, cache)] for file in files])
+
+
+def weights_hash(source: ModelSource, cache: Path) -> str:
+    """One hash of what training starts from: of an adapter also its base, of a model on the hub its name."""
+    if not source.local:
+        return digest([source.location, source.revision])
+    folders = dict.fromkeys([source.location, base_location(source)])
+    return digest([folder_hash(Path(folder), cache, WEIGHTS) for folder in folders])
 
 
 def _file_hash(file: Path, cache: Path) -> str:

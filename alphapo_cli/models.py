@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import nn
 
 from alphapo_cli.errors import UsageError, nearest
 from alphapo_cli.policy import bare, check_head
+from alphapo_cli.schema import LoraConfig as LoraSettings
 from alphapo_cli.schema import ModelConfig, ScratchConfig
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
@@ -74,9 +75,11 @@ def _local(folder: Path, asked: str, key: str) -> ModelSource:
         )
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        missing = sorted(
-            {f for f in json.loads(index.read_text())["weight_map"].values() if not (folder / f).is_file()}
-        )
+        try:
+            parts = {str(file) for file in json.loads(index.read_text())["weight_map"].values()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"{key}={asked}: {index.name} is damaged; copy the directory whole") from error
+        missing = sorted(file for file in parts if not (folder / file).is_file())
         if missing:
             raise UsageError(
                 f"{key}={asked}: {len(missing)} weight file(s) missing, first {missing[0]}; copy the directory whole"
@@ -179,7 +182,7 @@ def _load_reason(error: Exception, source: ModelSource, what: str) -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if not source.local:
         return f"the {what} could not be had from the hub ({first}); check the name and the network, or give a local directory"
-    return f"no usable {what} there ({first})"
+    return f"no usable {what} there ({first.strip(' :')}); save the model there again, or copy its directory whole"
 
 
 def random_llama(tokenizer: Any, seed: int, **settings: Any) -> Any:
@@ -229,6 +232,18 @@ def from_scratch(cfg: ScratchConfig, texts: Iterable[str], seed: int) -> tuple[A
         tie_word_embeddings=cfg.tie_word_embeddings,
     )
     return model, tokenizer
+
+
+def check_lora(cfg: LoraSettings) -> None:
+    """Raises UsageError: settings of adapters while there are none, or adapters on no layer."""
+    given = [f.name for f in fields(cfg) if f.name != "r" and getattr(cfg, f.name) != getattr(LoraSettings(), f.name)]
+    if cfg.r is None and given:
+        shown = f"model.lora.{given[0]}={getattr(cfg, given[0])}"
+        raise UsageError(
+            f"{shown}: there are no adapters while model.lora.r is null; add model.lora.r=16, or leave it out"
+        )
+    if cfg.target_modules == []:
+        raise UsageError("model.lora.target_modules=[]: names no layer; leave it null for every linear layer")
 
 
 def add_lora(model: Any, cfg: ModelConfig, seed: int) -> Any:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import PurePath
 from typing import Any
 
 from alphapo_cli.errors import ConfigError, nearest
-from alphapo_cli.schema import ObjectiveConfig, TrainConfig, TrainerConfig
+from alphapo_cli.schema import ObjectiveConfig, RunConfig, TrainConfig, TrainerConfig
 
 # layout -> values of model.attention that it has no use for
 UNFIT = {"packed": ("eager", "flash_attention_2"), "padded": ("flex",)}
@@ -44,12 +45,14 @@ def _faults(cfg: Any, prefix: str) -> Iterable[str]:
         if is_dataclass(value):
             yield from _faults(value, f"{key}.")
             continue
-        yield from _fault(key, value, f.metadata)
+        yield from fault(key, value, f.metadata)
         if isinstance(value, dict):
             for name, inner in value.items():
-                yield from _fault(f"{key}.{name}", inner, {})
+                yield from fault(f"{key}.{name}", inner, {})
     if isinstance(cfg, TrainerConfig) and cfg.max_steps == 0:
         yield f"{prefix}max_steps=0: must be at least 1, or -1 for {prefix}num_train_epochs"
+    if isinstance(cfg, RunConfig) and cfg.name and _leaves(cfg.name):
+        yield f"{prefix}name={cfg.name}: must be a name inside {prefix}dir, without '..'; set {prefix}dir to write elsewhere"
     if isinstance(cfg, TrainConfig) and cfg.model.attention in UNFIT[cfg.layout]:
         other = next(layout for layout in UNFIT if layout != cfg.layout)
         yield f"model.attention={cfg.model.attention}: not with layout={cfg.layout}; add layout={other}, or leave it auto"
@@ -57,7 +60,8 @@ def _faults(cfg: Any, prefix: str) -> Iterable[str]:
         yield "objective.gamma and objective.gamma_beta_ratio are both set: give one (gamma = beta x ratio)"
 
 
-def _fault(key: str, value: Any, limits: Mapping[str, Any]) -> Iterable[str]:
+def fault(key: str, value: Any, limits: Mapping[str, Any]) -> Iterable[str]:
+    """What is wrong with `value` under `limits`: ge, gt, le, lt, choices."""
     if isinstance(value, float) and not math.isfinite(value):
         yield f"{key}={value}: must be a finite number"
         return
@@ -70,3 +74,9 @@ def _fault(key: str, value: Any, limits: Mapping[str, Any]) -> Iterable[str]:
     for name, word in words.items():
         if name in limits and not tests[name](value, limits[name]):
             yield f"{key}={value}: must be {word} {limits[name]}"
+
+
+def _leaves(name: str) -> bool:
+    """Whether a directory of that name would not lie inside another one."""
+    path = PurePath(name)
+    return path.is_absolute() or not path.parts or ".." in path.parts

@@ -157,7 +157,7 @@ class TrainerConfig:
     One optimizer step covers per_device_train_batch_size x gradient_accumulation_steps x processes pairs.
     """
 
-    max_steps: int = _number(-1, ge=-1)
+    max_steps: int = _number(-1, ge=-1, lt=2**31)
     num_train_epochs: float = _number(1.0, gt=0)
     per_device_train_batch_size: int = _number(8, ge=1)
     gradient_accumulation_steps: int = _number(1, ge=1)
@@ -182,7 +182,7 @@ class TrainerConfig:
     save_steps: int = _number(500, ge=1)  # optimizer steps between checkpoints
     save_total_limit: int | None = _number(1, ge=1)  # checkpoints kept while the run goes on; null: all
     use_cpu: bool = False
-    threads: int | None = _number(None, ge=1)  # torch threads; null: torch's own choice
+    threads: int | None = _number(None, ge=1, le=1024)  # torch threads; null: torch's own choice
 
 
 @dataclass
@@ -228,4 +228,4 @@ class TrainConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     run: RunConfig = field(default_factory=RunConfig)
     layout: str = _choice("packed", "packed", "padded")
-    seed: int = _number(0, ge=0)
+    seed: int = _number(0, ge=0, lt=2**32)  # what numpy takes

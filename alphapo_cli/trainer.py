@@ -260,7 +260,7 @@ class PreferenceTrainer(Trainer):
         everyone = Processes(self.args.process_index, self.args.world_size).gather(mine)
         everyone.sort(key=lambda item: item[0])
         observed = {kind: torch.stack([values[kind] for _, values in everyone]) for kind in everyone[0][1]}
-        self.memory = self.objective.settle(self.memory, observed)
+        self.memory = self.objective.at(self.moment).settle(self.memory, observed)
         return answers if once else None
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:

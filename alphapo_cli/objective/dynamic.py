@@ -6,6 +6,7 @@ the whole optimizer step, this one included; `alphapo loss` stands before the fi
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,7 +15,10 @@ from torch import Tensor
 
 from alphapo_cli.objective.comparison import Comparison, Memory
 from alphapo_cli.objective.parts import register
+from alphapo_cli.objective.pointwise import SIDES
 from alphapo_cli.objective.state import State
+
+MOMENTS = {"momentum": {"ge": 0, "lt": 1}, "spread": {"gt": 0}}  # of exponential means; see `_moments`
 
 # -------------------------------------------------------------------------------------------- links
 
@@ -28,7 +32,7 @@ def _kl_settle(memory: Memory, values: Tensor, **_: Any) -> Memory:
     return {"kl_chosen": chosen, "kl_rejected": rejected}
 
 
-@register("link", state=State(_kl_begin, lambda c, **_: c.unscaled.T, _kl_settle))
+@register("link", reads_margin=False, limits=SIDES, state=State(_kl_begin, lambda c, **_: c.unscaled.T, _kl_settle))
 def kto_pair(c: Comparison, *, desirable: float = 1.0, undesirable: float = 1.0, kl: float = 0.0) -> Tensor:
     """w_d (1 - sigmoid(r_w - beta z_l)) + w_u (1 - sigmoid(beta z_w - r_l)): KTO (2402.01306) on pairs.
 
@@ -49,7 +53,7 @@ def _shift_settle(memory: Memory, values: Tensor, **_: Any) -> Memory:
     return {"shift": (memory["shift"] * memory["seen"] + values.sum()) / seen, "seen": seen}
 
 
-@register("link", state=State(_shift_begin, lambda c, **_: c.rewards.T, _shift_settle))
+@register("link", reads_margin=False, state=State(_shift_begin, lambda c, **_: c.rewards.T, _shift_settle))
 def bco(c: Comparison, *, shift: float = 0.0) -> Tensor:
     """-log sigmoid(r_w - d) - log sigmoid(-(r_l - d)): BCO (2404.04656), d the mean of all rewards so far.
 
@@ -86,7 +90,7 @@ def _instance_settle(memory: Memory, values: Tensor, *, momentum: float, **_: An
 
 
 @register(
-    "margin", needs_reference=True,
+    "margin", needs_reference=True, limits=MOMENTS,
     state=State(_moments_begin, lambda c, **_: _reference_gap(c).unsqueeze(1), _instance_settle),
 )  # fmt: skip
 def instance(
@@ -102,7 +106,7 @@ def instance(
 
 
 def _queue_begin(**_: Any) -> dict[str, float | Tensor]:
-    return {"normalisers": torch.zeros(0), "queue": torch.zeros(0), "population": 1.0}
+    return {"log_normalisers": torch.zeros(0), "queue": torch.zeros(0), "population": 1.0}
 
 
 def _queue_observe(c: Comparison, **_: Any) -> Tensor:
@@ -110,10 +114,13 @@ def _queue_observe(c: Comparison, **_: Any) -> Tensor:
     return torch.stack([gap, torch.full_like(gap, float(c.offset))], dim=1)
 
 
-def _share_step(p: Tensor, gaps: Tensor, gamma: Tensor | float, n: Tensor | float, tau: float) -> Tensor:
-    """p times the exponential of its step, before it is normalised; p = share of the margin, n pairs share it."""
-    slope = tau * (1 + torch.log(n * p)) + gamma * torch.sigmoid(n * gamma * p - gaps)
-    return p * torch.exp(-min(0.5 / tau, 1.0) * slope)
+def _share_step(share: Tensor, gaps: Tensor, gamma: Tensor | float, tau: float) -> Tensor:
+    """log(n p) after one step, before it is normalised, from `share` = log(n p); n pairs share the margin, each p of it.
+
+    In logarithms: a step of a large gamma takes p itself below what float32 holds.
+    """
+    slope = tau * (1 + share) + gamma * torch.sigmoid(gamma * share.exp() - gaps)
+    return share - min(0.5 / tau, 1.0) * slope
 
 
 def _queue_settle(memory: Memory, values: Tensor, *, tau: float, steps: int, size: int, **_: Any) -> Memory:
@@ -123,19 +130,22 @@ def _queue_settle(memory: Memory, values: Tensor, *, tau: float, steps: int, siz
     # Spread evenly over the queue: the authors draw at random, which a resumed run could not repeat.
     sampled = queue[torch.linspace(0, len(queue) - 1, room).round().long()] if room else queue[:0]
     everyone = torch.cat([sampled, gaps])
-    p, normalisers = torch.full_like(everyone, 1 / len(everyone)), []
+    share, normalisers = torch.zeros_like(everyone), []
     for _step in range(steps):
-        p = _share_step(p, everyone, gamma, len(everyone), tau)
-        normalisers.append(p.sum())
-        p = p / normalisers[-1]
+        share = _share_step(share, everyone, gamma, tau)
+        normalisers.append(share.logsumexp(0) - math.log(len(everyone)))
+        share = share - normalisers[-1]
     return {
-        "normalisers": torch.stack(normalisers) if normalisers else torch.zeros(0, dtype=torch.float64),
+        "log_normalisers": torch.stack(normalisers) if normalisers else torch.zeros(0, dtype=torch.float64),
         "queue": torch.cat([queue, gaps])[-2048:],
-        "population": torch.tensor(float(len(everyone)), dtype=torch.float64),
+        "population": torch.tensor(float(len(everyone)), dtype=torch.float64),  # to be logged
     }
 
 
-@register("margin", state=State(_queue_begin, _queue_observe, _queue_settle))
+@register(
+    "margin", limits={"tau": {"gt": 0}, "steps": {"ge": 0}, "size": {"ge": 0}},
+    state=State(_queue_begin, _queue_observe, _queue_settle),
+)  # fmt: skip
 def shared(c: Comparison, *, tau: float = 10.0, steps: int = 20, size: int = 256) -> Tensor:
     """gamma n p - gamma without gradient: pairs share the margin gamma unequally, gamma-PO (2506.03690).
 
@@ -144,11 +154,10 @@ def shared(c: Comparison, *, tau: float = 10.0, steps: int = 20, size: int = 256
     the steps' normalisers, from which each finds its own share. Before the first step all are equal: none.
     """
     gamma, gaps = float(c.offset), (c.rewards[0] - c.rewards[1]).detach()
-    n = c.memory["population"].to(gaps)
-    p = torch.ones_like(gaps) / n
-    for total in c.memory["normalisers"].to(gaps):
-        p = _share_step(p, gaps, gamma, n, tau) / total
-    return gamma * n * p - gamma
+    share = torch.zeros_like(gaps)
+    for total in c.memory["log_normalisers"].to(gaps):
+        share = _share_step(share, gaps, gamma, tau) - total
+    return gamma * share.exp() - gamma
 
 
 # ----------------------------------------------------------------------------------------- beta-DPO
@@ -207,9 +216,10 @@ def _batch_settle(
 
 
 _BATCH = State(_batch_begin, _batch_observe, _batch_settle)
+_BATCH_LIMITS = {**MOMENTS, "drop": {"ge": 0, "lt": 1}}
 
 
-@register("margin", state=_BATCH)
+@register("margin", state=_BATCH, limits=_BATCH_LIMITS)
 def batch_beta(
     c: Comparison, *, scale: float = 0.6, drop: float = 0.2, momentum: float = 0.9, mean: float = 0.0,
     spread: float = 1.0,
@@ -221,7 +231,7 @@ def batch_beta(
     return (1 - c.memory["factor"].to(c.rewards)) * (c.rewards[0] - c.rewards[1])
 
 
-@register("weight", state=_BATCH)
+@register("weight", state=_BATCH, limits=_BATCH_LIMITS)
 def kept(c: Comparison, *, drop: float = 0.2, momentum: float = 0.9, mean: float = 0.0, spread: float = 1.0) -> Tensor:
     """1/share for the share 1 - drop of a step's pairs that is kept, 0 for the others: beta-DPO (2407.08639).
 

@@ -79,7 +79,7 @@ def discopop(c: Comparison, *, tau: float = 0.05) -> Tensor:
     return torch.sigmoid(-m / tau) * -F.logsigmoid(m) + torch.sigmoid(m / tau) * exponential
 
 
-@register("link")
+@register("link", limits={"power": {"ge": 0}})
 def focal(c: Comparison, *, power: float = 0.05) -> Tensor:
     """-p^power log p, p = sigmoid(m): FocalPO (2501.06645) turns the focal loss round and trusts pairs already ranked.
 

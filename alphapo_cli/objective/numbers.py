@@ -1,11 +1,16 @@
-"""Rules for an objective's numbers that need its parts: which gamma counts, and what a schedule may move."""
+"""Rules for an objective's numbers that need its parts: which gamma counts, what a schedule may move, what is no loss."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 
+import torch
+
 from alphapo_cli.errors import ConfigError
+from alphapo_cli.objective.comparison import Memory, Moment
 from alphapo_cli.objective.parts import Bound
+from alphapo_cli.objective_config import OPTIONAL
 from alphapo_cli.schema import ObjectiveConfig
 
 
@@ -24,8 +29,30 @@ def absolute_gamma(cfg: ObjectiveConfig) -> float:
     return cfg.beta * cfg.gamma_beta_ratio if cfg.gamma_beta_ratio is not None else 0.0
 
 
+def check_loss(cfg: ObjectiveConfig, parts: Mapping[str, Bound]) -> None:
+    """Raises ConfigError: nothing is left to minimise, or a margin part that the link does not read."""
+    link, margin = parts["link"].part, parts["margin"].part
+    if not link.needs_rejected and not cfg.nll:
+        raise ConfigError(
+            f"objective.nll=0 with objective/link={link.name}: no loss is left; set objective.nll above 0 or choose another link"
+        )
+    if not cfg.preference and not cfg.nll and parts["regulariser"].part.name == OPTIONAL["regulariser"]:
+        raise ConfigError("objective.preference=0 with objective.nll=0: no loss is left; set one of them above 0")
+    if not link.reads_margin and margin.name != OPTIONAL["margin"]:
+        raise ConfigError(
+            f"objective/margin={margin.name}: objective/link={link.name} reads each reward by itself and no margin; "
+            "set objective/margin=none, or choose a link of the difference such as logistic"
+        )
+
+
 def check_schedule(parts: Mapping[str, Bound]) -> None:
-    """Raises ConfigError: the schedule's parameter is not there, or is no number."""
+    """A schedule may move a number that a part reads at every step.
+
+    Not those of token weights, with which the reference's sums were made once, nor those where a memory begins.
+
+    Raises:
+        ConfigError: the schedule's parameter is none of them.
+    """
     of = parts["schedule"].settings.get("of")
     if of is None:
         return
@@ -34,10 +61,26 @@ def check_schedule(parts: Mapping[str, Bound]) -> None:
         f"{k}.{name}"
         for k, bound in parts.items()
         for name, value in bound.settings.items()
-        if k != "schedule" and isinstance(value, float)
+        if k not in ("schedule", "token") and isinstance(value, float) and name not in _beginnings(bound)
     ]
     if f"{kind}.{parameter}" not in known:
         raise ConfigError(
             f"objective.schedule.of={of}: this objective has no such number (it has: {', '.join(known) or 'none'}); "
             "for shape.alpha choose objective/shape=power"
         )
+
+
+def _beginnings(bound: Bound) -> set[str]:
+    """The settings that only say where a part's memory begins: those that its `initial` names."""
+    if bound.part.state is None:
+        return set()
+    named = inspect.signature(bound.part.state.initial).parameters.values()
+    return {p.name for p in named if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def ends(schedule: Bound, memory: Mapping[str, Memory]) -> list[Moment]:
+    """Moments at which the schedule's parameter is as far as it goes."""
+    if "schedule" not in memory:
+        return [Moment(1.0, memory)]
+    values = (torch.tensor(float(schedule.settings[name]), dtype=torch.float64) for name in ("low", "high"))
+    return [Moment(1.0, {**memory, "schedule": {"value": value}}) for value in values]

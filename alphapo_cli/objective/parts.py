@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from alphapo_cli import ranges
 from alphapo_cli.errors import ConfigError, nearest
 from alphapo_cli.objective.state import State
 from alphapo_cli.objective_config import OPTIONAL, PARTS
@@ -26,7 +27,8 @@ class Part:
     """A named function of one kind and what it needs from the data.
 
     `needs_statistics`: facts of the whole next-token distribution. `columns`: names of per-pair numbers that it reads, or a function from its settings to them. `rule`: what these
-    numbers must be; (columns, **settings) -> (which pairs break it [B], what they must be in words).
+    numbers must be; (columns, **settings) -> (which pairs break it [B], what they must be in words). `limits`: parameter ->
+    its range, as in `schema`. `reads_margin`: whether gamma and a margin part mean anything to this link.
     """
 
     kind: str
@@ -39,6 +41,8 @@ class Part:
     columns: tuple[str, ...] | Callable[..., tuple[str, ...]] = ()
     rule: Callable[..., Any] | None = None
     state: State | None = None
+    limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    reads_margin: bool = True
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:
@@ -49,7 +53,7 @@ class Part:
         """The part with its parameters filled in.
 
         Raises:
-            ConfigError: a parameter that the function does not have.
+            ConfigError: a parameter that the function does not have, or a value outside its limits.
         """
         chosen = {n: p.default for n, p in self.parameters.items()}
         for key, value in settings.items():
@@ -61,6 +65,9 @@ class Part:
                     f"{nearest(key, self.parameters)} (it has: {', '.join(self.parameters) or 'none'})"
                 )
             chosen[key] = value
+        for name, limits in self.limits.items():
+            for words in ranges.fault(f"objective.{self.kind}.{name}", chosen[name], limits):
+                raise ConfigError(words)
         return Bound(self, chosen)
 
 

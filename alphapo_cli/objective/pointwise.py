@@ -15,8 +15,10 @@ from alphapo_cli.objective.comparison import Comparison
 from alphapo_cli.objective.link import square
 from alphapo_cli.objective.parts import register
 
+SIDES = {"desirable": {"ge": 0}, "undesirable": {"ge": 0}}
 
-@register("link")
+
+@register("link", reads_margin=False, limits=SIDES)
 def kto(c: Comparison, *, desirable: float = 1.0, undesirable: float = 1.0, kl: float = 0.0) -> Tensor:
     """w_d (1 - sigmoid(r_w - beta z)) + w_u (1 - sigmoid(beta z - r_l)): KTO (2402.01306), both examples of a pair.
 
@@ -26,7 +28,7 @@ def kto(c: Comparison, *, desirable: float = 1.0, undesirable: float = 1.0, kl: 
     return desirable * torch.sigmoid(z - c.rewards[0]) + undesirable * torch.sigmoid(c.rewards[1] - z)
 
 
-@register("link")
+@register("link", reads_margin=False)
 def bce(c: Comparison, *, shift: float = 0.0) -> Tensor:
     """-log sigmoid(r_w - d) - log sigmoid(-(r_l - d)): each answer told from the other kind.
 
@@ -36,14 +38,14 @@ def bce(c: Comparison, *, shift: float = 0.0) -> Tensor:
     return -F.logsigmoid(c.rewards[0] - shift) - F.logsigmoid(shift - c.rewards[1])
 
 
-@register("link")
+@register("link", reads_margin=False)
 def nca(c: Comparison) -> Tensor:
     """-log sigmoid(r_w) - 1/2 log sigmoid(-r_w) - 1/2 log sigmoid(-r_l): NCA for a pair (2402.05369)."""
     r_w, r_l = c.rewards[0], c.rewards[1]
     return -F.logsigmoid(r_w) - 0.5 * F.logsigmoid(-r_w) - 0.5 * F.logsigmoid(-r_l)
 
 
-@register("link")
+@register("link", reads_margin=False)
 def apo_zero(c: Comparison) -> Tensor:
     """1 - sigmoid(r_w) + sigmoid(r_l): chosen up, rejected down (2408.06266, eq. 7)."""
     return torch.sigmoid(-c.rewards[0]) + torch.sigmoid(c.rewards[1])
@@ -60,7 +62,7 @@ def _share(columns: dict[str, Tensor], **_: Any) -> tuple[Tensor, str]:
     return (p < 0) | (p > 1), "must be between 0 and 1"
 
 
-@register("link")
+@register("link", reads_margin=False)
 def sppo(c: Comparison) -> Tensor:
     """(h_w - 1/(2 beta))^2 + (h_l + 1/(2 beta))^2, h = r/beta: SPPO (2405.00675) with hard labels.
 
@@ -70,14 +72,14 @@ def sppo(c: Comparison) -> Tensor:
     return square(h[0] - 0.5 / c.beta) + square(h[1] + 0.5 / c.beta)
 
 
-@register("link", columns=("win_probability",), rule=_share)
+@register("link", reads_margin=False, columns=("win_probability",), rule=_share)
 def sppo_soft(c: Comparison) -> Tensor:
     """`sppo` towards (P - 1/2)/beta with P = win_probability for the chosen answer and 1 - P for the rejected one."""
     h, target = c.unscaled, (c.column("win_probability") - 0.5) / c.beta
     return square(h[0] - target) + square(h[1] + target)
 
 
-@register("link")
+@register("link", limits={"weight": {"ge": 0}})
 def calibrated(c: Comparison, *, weight: float = 1.0) -> Tensor:
     """-log sigmoid(m/beta) + weight [(h_w - 1/(2 beta))^2 + (h_l + 1/(2 beta))^2]: Cal-DPO.
 

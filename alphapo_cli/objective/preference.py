@@ -33,7 +33,7 @@ from alphapo_cli.objective import (  # noqa: F401  (importing them fills the tab
 )
 from alphapo_cli.objective import state as states
 from alphapo_cli.objective.comparison import Comparison, Memory, Moment
-from alphapo_cli.objective.numbers import absolute_gamma, check_schedule
+from alphapo_cli.objective.numbers import absolute_gamma, check_loss, check_schedule, ends
 from alphapo_cli.objective.parts import TABLES, Bound, Part, find
 from alphapo_cli.objective_config import OPTIONAL
 from alphapo_cli.schema import ObjectiveConfig
@@ -266,11 +266,7 @@ def build(cfg: ObjectiveConfig) -> Objective:
         ConfigError: an unknown part or parameter, a value that a part refuses, gamma given twice, or no loss at all.
     """
     parts = {kind: find(kind, getattr(cfg, kind)).bind(getattr(cfg, kind)) for kind in TABLES}
-    link_part = parts["link"].part
-    if not link_part.needs_rejected and not cfg.nll:
-        raise ConfigError(
-            f"objective.nll=0 with objective/link={link_part.name}: no loss is left; set objective.nll above 0 or choose another link"
-        )
+    check_loss(cfg, parts)
     check_schedule(parts)
     objective = Objective(
         name=cfg.name,
@@ -293,5 +289,11 @@ def build(cfg: ObjectiveConfig) -> Objective:
     trial = torch.full((2, 1), -1.0)
     columns = {name: torch.full((1,), 0.5) for name in objective.columns}
     one = TokenLogProbs(trial[:, 0], torch.arange(2), torch.arange(2), 1, 2)
-    objective(AnswerLogProbs(trial, torch.ones_like(trial), trial, columns=columns, tokens=one, log_p2=trial))
+    answers = AnswerLogProbs(trial, torch.ones_like(trial), trial, columns=columns, tokens=one, log_p2=trial)
+    objective(answers)
+    for moment in ends(parts["schedule"], objective.start.memory):
+        try:
+            objective(answers, moment)
+        except ConfigError as error:
+            raise ConfigError(f"{error}; objective.schedule moves it there") from error
     return objective

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from alphapo_cli.errors import ConfigError
 from alphapo_cli.objective.comparison import Memory, Moment
 from alphapo_cli.objective.parts import register
 from alphapo_cli.objective.state import State
@@ -38,7 +39,9 @@ def cosine(
     return end + (start - end) * (1 + math.cos(math.pi * moment.progress)) / 2
 
 
-def _begin(*, start: float, **_: Any) -> dict[str, float | Tensor]:
+def _begin(*, start: float, low: float, high: float, **_: Any) -> dict[str, float | Tensor]:
+    if not low <= start <= high:
+        raise ConfigError(f"objective.schedule.start={start}: must be between low={low} and high={high}")
     return {"value": start}
 
 

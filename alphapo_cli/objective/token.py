@@ -28,7 +28,7 @@ def _shorter(answers: AnswerLogProbs, tokens: TokenLogProbs) -> Tensor:
     return answers.lengths.amin(0)[tokens.pair]
 
 
-@register("token")
+@register("token", limits={"alpha": {"ge": 0}})
 def prefix(answers: AnswerLogProbs, tokens: TokenLogProbs, *, alpha: float = 0.5) -> Tensor:
     """1 for the first m tokens, m the shorter answer's length, alpha for what follows: LD-DPO (2409.06411).
 
@@ -38,7 +38,7 @@ def prefix(answers: AnswerLogProbs, tokens: TokenLogProbs, *, alpha: float = 0.5
     return torch.where(inside, 1.0, alpha).to(tokens.logps)
 
 
-@register("token")
+@register("token", limits={"seed": {"ge": 0, "lt": 2**32}})  # torch takes 64 bits, of which each pair needs some
 def sampled(answers: AnswerLogProbs, tokens: TokenLogProbs, *, seed: int = 0) -> Tensor:
     """1 for m tokens of each answer drawn at random, m the shorter answer's length, 0 for the rest: SamPO (2406.10957).
 

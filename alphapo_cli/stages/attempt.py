@@ -143,6 +143,13 @@ class Attempt:
                 f"{self.directory.path} was begun on other data (the files or their tokenisation changed); "
                 "start over with --replace, or choose another run.name"
             )
+        was = old.get("weights", {})
+        moved = [setting for setting, now in self.materials.weights.items() if was.get(setting, now) != now]
+        if moved:
+            raise UsageError(
+                f"{self.directory.path} was begun from other weights ({' and '.join(moved)} changed since); "
+                "start over with --replace, or choose another run.name"
+            )
         if old.get("processes") != self.processes.world:
             raise UsageError(
                 f"{self.directory.path} was begun with {old.get('processes')} process(es), not {self.processes.world}; "
@@ -231,6 +238,11 @@ class Attempt:
         every = self.objective.reference_every
         if every is None:
             return None
+        if every > self.schedule.total_steps:
+            self._say(
+                f"note: objective.reference_every={every}: the reference never moves in a run of "
+                f"{self.schedule.total_steps} steps; take fewer"
+            )
         start = self.workshop.reference_policy(self.cfg, self.policy)
         moving = MovingReference(start, every, self.objective.reference_mix)
         moving.check(self.policy)
@@ -361,6 +373,7 @@ class Attempt:
             tokenizer=tokenizer_hash(tokenizer),
             template=digest(tokenizer.chat_template) if tokenizer.chat_template else None,
             start=self.materials.start,
+            weights=dict(self.materials.weights),
             processes=self.processes.world,
             steps=self.schedule.total_steps,
         )

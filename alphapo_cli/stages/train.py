@@ -14,7 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 from alphapo_cli.claims import standing
 from alphapo_cli.errors import UsageError
 from alphapo_cli.interrupts import stop_requests
-from alphapo_cli.objective.preference import build
+from alphapo_cli.objective.preference import Objective, build
 from alphapo_cli.objective.requirements import check_columns
 from alphapo_cli.probe import Processes
 from alphapo_cli.runs import RunDirectory
@@ -61,7 +61,7 @@ def run(
         for what, pairs in (("the training data", materials.data.train), ("the probe's data", materials.data.probe)):
             check_columns(objective, pairs.columns, (pairs.index + 1).tolist(), what)
         console.print(data_table(materials))
-        _warn(cfg, console)
+        _warn(cfg, objective, console)
         with stop_requests() as stop:
             attempt = Attempt(cfg, directory, workshop, processes, objective, materials, group, stop)
             return attempt.go(replace=replace)
@@ -87,7 +87,15 @@ def data_table(materials: Materials) -> Table:
     return table
 
 
-def _warn(cfg: TrainConfig, console: Console) -> None:
+def _warn(cfg: TrainConfig, objective: Objective, console: Console) -> None:
+    """Settings that are allowed and do nothing, or hardly anything."""
+    unread = []
+    if objective.gamma and not objective.link.reads_margin:
+        unread.append(f"gamma={objective.gamma:g}: the link '{objective.link.name}' reads each reward by itself")
+    if cfg.model.reference is not None and not objective.needs_reference:
+        unread.append(f"model.reference={cfg.model.reference}: objective '{objective.name}' compares with no reference")
+    for what in unread:
+        console.print(f"note: not read: {what}", style="yellow", markup=False, soft_wrap=True)
     if cfg.model.path is None and cfg.model.source == "from_scratch" and cfg.trainer.learning_rate < 1e-5:
         console.print(
             f"note: trainer.learning_rate={cfg.trainer.learning_rate} is a setting for large pretrained models; "

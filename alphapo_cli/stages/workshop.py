@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import functools
 import io
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ from alphapo_cli.data.records import LoadCounts, LoadedPairs
 from alphapo_cli.data.tokens import TokenPairs
 from alphapo_cli.errors import UsageError
 from alphapo_cli.files import check_folder, write_atomic
+from alphapo_cli.fingerprint import weights_hash
 from alphapo_cli.locations import cache_dir
-from alphapo_cli.models import Room, from_scratch, load_model, load_tokenizer, locate, room, state_hash
+from alphapo_cli.models import Room, check_lora, from_scratch, load_model, load_tokenizer, locate, room, state_hash
 from alphapo_cli.objective.preference import Objective
 from alphapo_cli.policy import PolicyModel, policy_of
 from alphapo_cli.probe import Processes, score_pairs
@@ -45,6 +46,7 @@ class Materials:
     data: PreparedData
     policy: Callable[[], Any]
     start: str  # where the weights come from, in words
+    weights: Mapping[str, str] = field(default_factory=dict)  # setting -> hash of the local directory that it names
 
 
 class Workshop:
@@ -64,6 +66,7 @@ class Workshop:
             UsageError: data, model or tokenizer are missing or do not fit together.
         """
         check_prompts(cfg)
+        check_lora(cfg.model.lora)
         parts = [
             asdict(cfg.model),
             asdict(cfg.data),
@@ -102,7 +105,7 @@ class Workshop:
         start = "the embedded base" if model.path is None else path
         return self._assemble(
             cfg, tokenizer, train, probe, lambda: self._keep(key, lambda: load_model(source, model)), start,
-            room(source, model),
+            room(source, model), {} if model.path is None else {"model.path": weights_hash(source, self.cache)},
         )  # fmt: skip
 
     def _assemble(
@@ -114,6 +117,7 @@ class Workshop:
         master: Callable[[], Any],
         start: str,
         space: Room,
+        weights: Mapping[str, str] | None = None,
     ) -> Materials:
         if tokenizer.pad_token_id is None:
             # Padding is never looked at (see layout.padded); any valid id fills the row.
@@ -125,7 +129,10 @@ class Workshop:
             source = locate(cfg.model.reference, key="model.reference")
             check_same_tokens(tokenizer, load_tokenizer(source, cfg.model.trust_remote_code), cfg.model.reference)
             check_room(data, room(source, cfg.model), "model.reference")
-        return Materials(tokenizer, data, lambda: copy.deepcopy(master()) if self.warm else master(), start)
+            weights = {**(weights or {}), "model.reference": weights_hash(source, self.cache)}
+        return Materials(
+            tokenizer, data, lambda: copy.deepcopy(master()) if self.warm else master(), start, weights or {}
+        )
 
     def reference_policy(self, cfg: TrainConfig, policy: PolicyModel) -> PolicyModel:
         """The model that `model.reference` names, or `policy` itself."""

@@ -74,6 +74,13 @@ CONFIGURATION = [
     ("objective.label_smoothing=0.5", "objective.label_smoothing=0.5", "below 0.5"),
     ("objective.nll=-0.1", "objective.nll=-0.1", "at least 0"),
     ("seed=-1", "seed=-1", "at least 0"),
+    ("seed=4294967296", "seed=4294967296", "below 4294967296"),  # numpy's generators take no more
+    ("trainer.max_steps=99999999999999999999", "trainer.max_steps=9", "below"),
+    ("trainer.threads=100000", "trainer.threads=100000", "at most"),  # the process would end for want of memory
+    ("run.name=../out", "run.name=../out", "inside run.dir", "set run.dir"),
+    ("run.name=..", "run.name=..", "inside run.dir"),
+    ("run.name=.", "run.name=.", "inside run.dir"),
+    ("run.name=/out", "run.name=/out", "inside run.dir"),
     ("data.limit=0", "data.limit=0", "at least 1"),
     ("trainer.max_steps=0", "trainer.max_steps=0", "-1"),
     ("probe.every=0", "probe.every=0", "at least 1"),
@@ -189,6 +196,7 @@ def inputs(tmp_path, shared_cache):
     model("no_template", ["chat_template.jinja"])
     model("cut_weights", model__safetensors="garbage")
     model("cut_config", config__json="{")
+    model("cut_index", model__safetensors__index__json="{")
     return folder
 
 
@@ -218,9 +226,10 @@ INPUTS = [
     ("data=hh_rlhf", "hub data set 'Anthropic/hh-rlhf'", "data.path=FILE"),
     ("model.path=in/no_weights", "model.path=in/no_weights", "holds no weights", "*.safetensors"),
     ("model.path=in/no_config", "model.path=in/no_config", "no config.json"),
-    ("model.path=in/no_tokenizer", "model.path=in/no_tokenizer", "no usable tokenizer"),
+    ("model.path=in/no_tokenizer", "model.path=in/no_tokenizer", "no usable tokenizer", "copy its directory whole"),
     ("model.path=in/cut_weights", "model.path=in/cut_weights", "no usable model"),
     ("model.path=in/cut_config", "model.path=in/cut_config", "config.json"),
+    ("model.path=in/cut_index", "model.path=in/cut_index", "model.safetensors.index.json is damaged"),
     ("model.path=in/notes.txt", "model.path=in/notes.txt", "is a file"),
     ("model.path=./gone", "model.path=./gone: no such directory"),
     ("model.path=runs/gone", "model.path=runs/gone: no such directory"),
@@ -230,6 +239,8 @@ INPUTS = [
     ("model=from_scratch model.lora.r=4", "model.lora.r", "model.path"),
     ("model=from_scratch model.scratch.hidden_size=17", "hidden_size=17", "multiple"),
     ("model.lora.r=2 model.lora.target_modules=[nope]", "model.lora.target_modules", "q_proj"),
+    ("model.lora.alpha=32", "model.lora.alpha=32", "add model.lora.r=16"),
+    ("model.lora.r=2 model.lora.target_modules=[]", "model.lora.target_modules=[]", "names no layer"),
     ("objective=dpo model.reference=in/no_weights", "model.reference=in/no_weights", "holds no weights"),
     ("objective.shape.convention=papr", "objective.shape.convention=papr", "auto, paper or ratio"),
     ("trainer.optim=adamm", "trainer.optim=adamm", "adamw_torch"),

@@ -6,6 +6,7 @@ The same formulas give the gradients, by finite differences: nothing of our code
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -359,3 +360,47 @@ def test_schedules_move_a_parameter_over_training() -> None:
 def test_a_schedule_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"objective\.schedule\.of=shape\.alpha: .*objective/shape=power"):
         tiny.objective("objective=dpo", "objective/schedule=linear")
+
+
+@pytest.mark.parametrize(
+    ("of", "objective", "because"),
+    [
+        ("token.alpha", "ld_dpo", "it has: none"),  # the reference's sums were made with one value
+        ("margin.spread", "alpha_dpo", "it has: margin.alpha"),  # where a memory begins is read once
+        ("link.shift", "bco", "it has: none"),
+    ],
+)
+def test_a_schedule_moves_nothing_that_is_not_read_at_every_step(of: str, objective: str, because: str) -> None:
+    with pytest.raises(ConfigError, match=rf"objective\.schedule\.of={of}: .*{because}"):
+        tiny.objective(f"objective={objective}", "objective/schedule=linear", f"objective.schedule.of={of}")
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("objective=gamma_po objective.margin.tau=0", "objective.margin.tau=0.0: must be above 0"),
+        ("objective=gamma_po objective.margin.size=-1", "objective.margin.size=-1: must be at least 0"),
+        ("objective=alpha_dpo objective.margin.spread=0", "objective.margin.spread=0.0: must be above 0"),
+        ("objective=alpha_dpo objective.margin.momentum=1", "objective.margin.momentum=1.0: must be below 1"),
+        ("objective=beta_dpo objective.weight.drop=-1", "objective.weight.drop=-1.0: must be at least 0"),
+        ("objective=beta_dpo objective.margin.drop=1", "objective.margin.drop=1.0: must be below 1"),
+        ("objective=kto_pair objective.link.desirable=-1", "objective.link.desirable=-1.0: must be at least 0"),
+        ("objective=focalpo objective.link.power=-1", "objective.link.power=-1.0: must be at least 0"),
+        ("objective=sampo objective.token.seed=4294967296", "objective.token.seed=4294967296: must be below"),
+        ("objective=alphapo_adaptive objective.schedule.start=9", "between low=-1.0 and high=2.0"),
+        # Where a schedule leads is asked at once, not when training gets there.
+        (
+            "objective=exo objective/schedule=linear objective.schedule.of=link.epsilon objective.schedule.start=0.1 objective.schedule.end=-1",
+            "objective.link.epsilon=-1.0: must be above 0 and below 1; objective.schedule moves it there",
+        ),
+        (
+            "objective=alphapo objective/shape=tanh objective/schedule=adaptive objective.schedule.of=shape.scale objective.schedule.start=1",
+            "objective.shape.scale=-1.0: must be above 0; objective.schedule moves it there",
+        ),
+        ("objective=kto_pair objective/margin=length", "objective/link=kto_pair reads each reward by itself and no margin"),
+        ("objective=dpo objective.preference=0", "no loss is left"),
+    ],
+)  # fmt: skip
+def test_numbers_that_no_step_could_use_are_refused_before_any(line: str, fault: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(fault)):
+        tiny.objective(*line.split())

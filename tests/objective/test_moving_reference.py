@@ -49,6 +49,16 @@ def test_a_reference_that_moves_by_nothing_is_dpo(alphapo: Callable[..., Ran], t
             assert end(moving)[key] == pytest.approx(value, rel=1e-3, abs=1e-4), key
 
 
+def test_settings_that_do_nothing_are_named(alphapo: Callable[..., Ran], tiny: tuple[str, ...]) -> None:
+    late = alphapo("train", *tiny, *LINE, "objective.reference_every=5", "trainer.max_steps=4")
+    assert "note: objective.reference_every=5: the reference never moves in a run of 4 steps" in late.err
+    link = alphapo("train", *tiny, "objective=simpo", "objective/link=nca", f"model.reference={late.path}")
+    assert "note: not read: gamma=0.25: the link 'nca' reads each reward by itself" in link.err
+    assert f"note: not read: model.reference={late.path}: objective 'simpo' compares with no reference" in link.err
+    plain = alphapo("train", *tiny, *LINE, "objective.reference_every=4", "trainer.max_steps=4")
+    assert "note:" not in plain.err
+
+
 def test_the_soft_move_is_a_mean_of_weights() -> None:
     start, now = PolicyModel(small.model(seed=1)), PolicyModel(small.model(seed=2))
     moving = MovingReference(start, every=3, mix=0.25)

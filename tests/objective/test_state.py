@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from alphapo_cli.logprobs import AnswerLogProbs
 from alphapo_cli.objective.comparison import Moment
 from alphapo_cli.objective.preference import Objective
 from alphapo_cli.policy import PolicyModel
@@ -63,9 +65,20 @@ def test_how_a_step_is_cut_up_changes_nothing(name: str, tmp_path: Path) -> None
             assert tiny.relative_error(b.detach(), a.detach()) < 1e-5
 
 
-def answers(objective: Objective, seed: int) -> tuple[object, Tensor, Tensor]:
-    from alphapo_cli.logprobs import AnswerLogProbs
+def test_a_schedule_moves_what_a_memory_is_made_with(tmp_path: Path) -> None:
+    """Half of beta-DPO's pairs are dropped by a step at the end of a schedule from 0 to 0.5, none at its beginning."""
+    moving = tiny.objective(
+        "objective=beta_dpo", "objective.weight.drop=0", "objective/schedule=linear",
+        "objective.schedule.of=weight.drop", "objective.schedule.end=0.5",
+    )  # fmt: skip
+    _, trainer = trained(moving, tmp_path, 12, 1)
+    assert trainer.memory["weight"]["kept"] == 1
+    trainer.state.global_step = trainer.schedule.total_steps
+    trainer.training_step(trainer.model, trainer.steps[0])
+    assert trainer.memory["weight"]["kept"] == 0.5
 
+
+def answers(objective: Objective, seed: int) -> tuple[AnswerLogProbs, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(2, 20, (2, 30), generator=generator).double()
     sums = -lengths * torch.rand(2, 30, generator=generator, dtype=torch.float64) * 2
@@ -129,6 +142,17 @@ def test_gamma_po_finds_the_shares_that_minimise_its_objective() -> None:
     assert (np.argsort(margins) == np.argsort(gaps)).all()  # larger gaps get larger margins
     # A queue of earlier gaps joins in.
     assert float(after(objective, [5, 6]).memory["margin"]["population"]) == 60
+
+
+def test_gamma_po_with_a_large_gamma_is_finite_in_float32() -> None:
+    """One step takes a share to e^-160, below float32's 1e-45; the next ones bring it back."""
+    line = ("objective=gamma_po", "objective.beta=100", "objective.gamma_beta_ratio=1.6", "objective.margin.tau=0.5")
+    objective = tiny.objective(*line)
+    given, _, _ = answers(objective, 5)
+    moment = after(objective, [5])
+    narrow = replace(given, sums=given.sums.float(), lengths=given.lengths.float())
+    # Margins of some hundred, whose last float32 digit is 3e-5.
+    assert objective(narrow, moment).loss.numpy() == pytest.approx(objective(given, moment).loss.numpy(), abs=1e-2)
 
 
 def test_beta_dpo_keeps_its_share_and_moves_beta() -> None:

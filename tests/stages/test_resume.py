@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 STEPS = 12  # of 8 pairs, out of 52: mid-epoch 2
 LINE = (
@@ -168,6 +169,26 @@ def test_other_data_is_not_continued(alphapo, scratch_line, pairs, tmp_path):
     last = again.err.splitlines()[-1]
     assert "was begun on other data" in last
     assert "--replace" in last
+
+
+@pytest.mark.parametrize("setting", ["model.path", "model.reference"])
+def test_other_weights_are_not_continued(setting, alphapo, tiny, tmp_path):
+    """Displacement is measured from the weights that training started from, and rewards from the reference."""
+    assert alphapo("train", *tiny, "trainer.max_steps=1", "run.name=start").code == 0
+    shutil.copytree(tmp_path / "runs" / "start" / "model", tmp_path / "start")
+    line = ["train", *tiny, *LINE, "objective=dpo", f"{setting}=start", "run.name=x"]
+    with killed_at(2):
+        alphapo(*line)
+    file = tmp_path / "start" / "model.safetensors"
+    same = file.read_bytes()
+    save_file({name: 1.01 * w for name, w in load_file(file).items()}, file, metadata={"format": "pt"})
+    again = alphapo(*line)
+    assert again.code == 2
+    last = again.err.splitlines()[-1]
+    assert f"was begun from other weights ({setting} changed since)" in last
+    assert "--replace" in last
+    file.write_bytes(same)
+    assert alphapo(*line).code == 0  # nothing was lost
 
 
 @pytest.mark.slow
