@@ -6,14 +6,13 @@ that it judges: outcome.json in the run directory, and the W&B run that holds th
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from alphapo_cli.compose import compose
+from alphapo_cli.contents import plan_key
 from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.judges import check_key, check_settings
 from alphapo_cli.evaluation.schema import EvalConfig
@@ -21,14 +20,13 @@ from alphapo_cli.files import write_json
 from alphapo_cli.generation.run_settings import run_layer
 from alphapo_cli.generation.schema import GenerateConfig, check_line
 from alphapo_cli.overrides import Line, Sources, read_line
-from alphapo_cli.runs import RunDirectory, digest
+from alphapo_cli.run_state import OUTCOME
+from alphapo_cli.runs import RunDirectory
 from alphapo_cli.schema import TrainConfig
 
-OUTCOME = "outcome.json"
 # What of results.json becomes a metric of the run, as eval/<name>; AlpacaEval counts rates in per cent.
 RATES = ("win_rate", "length_controlled_winrate", "discrete_win_rate", "standard_error", "lc_standard_error")
 FIGURES = (*RATES, "avg_length", "n_total", "true_win_rate", "true_reward")
-LARGE = 256 << 20  # bytes from which a file is not read to see whether it changed
 GENERATE = ("generation", "prompts")
 EVALUATE = ("judge", "statistics")
 
@@ -72,35 +70,15 @@ class Plan:
         """
         check_key(compose("eval", EvalConfig, [self.evaluate], self.sources).judge)
 
+    @property
+    def lines(self) -> list[Any]:
+        """[groups, values] of generation and of evaluation, as JSON has them."""
+        return [[list(line.groups), dict(line.values)] for line in (self.generate, self.evaluate)]
+
     @cached_property
     def key(self) -> str:
         """Changes with anything that the outcome depends on, apart from the run itself."""
-        lines = [[list(line.groups), dict(line.values)] for line in (self.generate, self.evaluate)]
-        named = [value for line in (self.generate, self.evaluate) for value in line.values.values()]
-        files = [_content(p) for p in (self.reference, self.annotations, self.difficulty, self.gamed, *named)]
-        return digest([lines, files])
-
-
-def _content(named: object) -> str | None:
-    """A hash of what a file, or the files directly in a directory, hold; None for anything else.
-
-    Weights are told apart by size and time of change: reading them takes minutes.
-    """
-    if not isinstance(named, str | Path):
-        return None
-    path = Path(named).expanduser()
-    try:
-        files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
-        return digest([[file.name, _file_content(file)] for file in files]) if files else None
-    except OSError:  # such as a name too long for a file
-        return None
-
-
-def _file_content(file: Path) -> str:
-    facts = file.stat()
-    if facts.st_size > LARGE:
-        return f"{facts.st_size} bytes of {facts.st_mtime_ns}"
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+        return plan_key(self.lines, (self.reference, self.annotations, self.difficulty, self.gamed))
 
 
 def split_line(texts: list[str]) -> tuple[list[str], list[str], list[str]]:
@@ -123,15 +101,6 @@ def make_plan(generate: list[str], evaluate: list[str], sources: Sources, **file
     return Plan(read_line(generate, sources), read_line(evaluate, sources), sources, **files)
 
 
-def outcome(directory: RunDirectory) -> dict[str, Any]:
-    """outcome.json of a run; empty where there is none."""
-    try:
-        found = json.loads((directory.path / OUTCOME).read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def after_training(plan: Plan, cfg: TrainConfig, directory: RunDirectory, *, inside: bool = False) -> dict[str, Any]:
     """Generate and evaluate, unless this was done already. Returns the content of outcome.json.
 
@@ -143,7 +112,7 @@ def after_training(plan: Plan, cfg: TrainConfig, directory: RunDirectory, *, ins
     """
     from alphapo_cli.stages import evaluate
 
-    done = outcome(directory)
+    done = directory.outcome()
     if done.get("key") == plan.key:
         return done
     keeper = directory.path if inside else None

@@ -13,15 +13,17 @@ from typing import Any
 from rich.table import Table
 
 from alphapo_cli import report
+from alphapo_cli.run_state import OVER
 from alphapo_cli.stages.pipeline import Plan
 from alphapo_cli.sweep import best as best_of
 from alphapo_cli.sweep.display import Display
-from alphapo_cli.sweep.engine import OVER, Engine, Policy, todo
+from alphapo_cli.sweep.engine import Engine, Policy, todo
 from alphapo_cli.sweep.grid import Cell, Grid
 from alphapo_cli.sweep.launchers import make_launcher
 from alphapo_cli.sweep.launchers.base import Ended
+from alphapo_cli.sweep.record import JUDGED, WIN_RATE, Typed
 from alphapo_cli.sweep.schema import LauncherConfig
-from alphapo_cli.sweep.state import JUDGED, WIN_RATE, SweepDirectory
+from alphapo_cli.sweep.state import SweepDirectory
 
 PICTURES = ("displacement", "outcome")
 
@@ -37,7 +39,12 @@ class SweepResult:
 
 
 def run_sweep(
-    grid: Grid, directory: SweepDirectory, launcher: LauncherConfig, policy: Policy, plan: Plan | None = None
+    grid: Grid,
+    directory: SweepDirectory,
+    launcher: LauncherConfig,
+    policy: Policy,
+    plan: Plan | None = None,
+    typed: Typed | None = None,
 ) -> SweepResult:
     """Run what is not over. A failed cell does not stop the others, unless the policy says so.
 
@@ -49,7 +56,7 @@ def run_sweep(
     note = directory.version_note() if cells else None
     if note:
         _say(note)
-    ended = _run_cells(grid, cells, directory, launcher, policy, plan) if cells else []
+    ended = _run_cells(grid, cells, directory, launcher, policy, plan, typed) if cells else []
     failed = [f"{e.job.title}: {e.reason}" for e in ended if e.state not in OVER]
     _compare_data([cell for cell in grid.cells if cell not in cells], directory)
     found = best_of.find_best(directory)
@@ -87,6 +94,7 @@ def _run_cells(
     cfg: LauncherConfig,
     policy: Policy,
     plan: Plan | None,
+    typed: Typed | None,
 ) -> list[Ended]:
     """Check everything, then run `cells`; how each ended."""
     configs = [cell.cfg for cell in cells]
@@ -103,7 +111,7 @@ def _run_cells(
             launcher.close()
             _leave_no_trace(directory, made)
             raise
-        directory.write(grid)
+        directory.write(grid, typed, plan)
         done = len(grid.cells) - len(cells)
         _say(f"{grid.description or grid.name}: {len(grid.cells)} cells, {done} of them complete")
         with Display(directory, cells) as display:

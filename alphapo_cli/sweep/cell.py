@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from alphapo_cli.errors import Interrupted, in_words
 from alphapo_cli.schema import TrainConfig
-from alphapo_cli.stages.pipeline import Plan, after_training, join_tracking, make_reference, outcome
+from alphapo_cli.stages.pipeline import Plan, after_training, join_tracking, make_reference
 from alphapo_cli.sweep.launchers.base import Ended, Job
 from alphapo_cli.sweep.state import SweepDirectory
 
@@ -71,7 +71,7 @@ def run_job(job: Job) -> Ended:
         return Ended(job, "failed", reason)
     if job.plan is not None:
         try:
-            before = outcome(directory)
+            before = directory.outcome()
             found = after_training(job.plan, job.cfg, directory, inside=True)
             if found != before:
                 join_tracking(job.cfg, directory, found, group)

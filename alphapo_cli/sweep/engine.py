@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 
 from alphapo_cli.claims import Claim, take
 from alphapo_cli.errors import Interrupted
+from alphapo_cli.run_state import OVER
 from alphapo_cli.runs import RunDirectory
-from alphapo_cli.stages.pipeline import Plan, outcome
+from alphapo_cli.stages.pipeline import Plan
 from alphapo_cli.sweep.grid import Cell
 from alphapo_cli.sweep.launchers.base import Ended, Job, Launcher
 from alphapo_cli.sweep.state import SweepDirectory
 
-OVER = ("complete", "stopped")
 LOOK = 0.5  # seconds between two looks at a cell that another process holds
 RECORD = 5.0  # seconds between two writings of summary.json
 
@@ -42,7 +42,7 @@ def todo(cells: Sequence[Cell], directory: SweepDirectory, policy: Policy, plan:
         run = directory.cell(cell.id)
         state = run.state
         if state in OVER and plan is not None:
-            return outcome(run).get("key") != plan.key
+            return run.outcome().get("key") != plan.key
         return state not in left
 
     return [cell for cell in cells if is_left(cell)]

@@ -1,13 +1,12 @@
 """The directory of a sweep. The run directories are the state; sweep.json says which cells there are.
 
-sweep.json      name, hash, base settings, swept keys, resolved cells
+sweep.json      name, hash, base settings, swept keys, resolved cells, and which of them each typed line named
 cells/<id>/     run directories
 summary.json    {"name", "hash", "cells": [...], "best": ...}, made from the run directories
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,9 @@ from typing import Any
 from alphapo_cli.errors import UsageError
 from alphapo_cli.files import check_folder, write_json
 from alphapo_cli.runs import RunDirectory, version_changes, versions
-from alphapo_cli.stages.pipeline import outcome
+from alphapo_cli.stages.pipeline import Plan
 from alphapo_cli.sweep.grid import Grid
-
-WIN_RATE = "glassbox/true_win_rate"
-JUDGED = "eval/win_rate"
-# In order of preference; the first that every complete cell has is the outcome of the sweep.
-OUTCOMES = (JUDGED, WIN_RATE, "rewards/accuracies")
+from alphapo_cli.sweep.record import KEPT, Typed, read
 
 
 @dataclass(frozen=True)
@@ -40,11 +35,7 @@ class SweepDirectory:
 
     def record(self) -> dict[str, Any] | None:
         """sweep.json, or None where there is none."""
-        try:
-            loaded = json.loads(self.file.read_text())
-        except (OSError, ValueError):
-            return None
-        return loaded if isinstance(loaded, dict) else None
+        return read(self.path)
 
     def check(self, grid: Grid, *, looking: bool = False) -> None:
         """May this grid go on here, or be looked at?
@@ -72,10 +63,16 @@ class SweepDirectory:
         changes = version_changes((self.record() or {}).get("versions", {}), versions())
         return f"note: this sweep was begun under other versions ({changes})" if changes else None
 
-    def write(self, grid: Grid) -> None:
-        """Add this grid's cells to sweep.json; cells of earlier lines stay."""
+    def write(self, grid: Grid, typed: Typed | None = None, plan: Plan | None = None) -> None:
+        """Add this grid's cells to sweep.json, and the line that named them; cells of earlier lines stay."""
         self.path.mkdir(parents=True, exist_ok=True)
-        cells = {c["id"]: c for c in (self.record() or {}).get("cells", [])}
+        old = self.record() or {}
+        cells = {c["id"]: c for c in old.get("cells", [])}
+        lines = {line["key"]: line for line in old.get("lines", [])}
+        if typed is not None:
+            lines.pop(typed.key, None)
+            overrides = {cell.id: cell.overrides for cell in grid.cells}
+            lines[typed.key] = typed.record(overrides, None if plan is None else plan.lines)
         for cell in grid.cells:
             cells[cell.id] = {"id": cell.id, "point": dict(cell.point), "overrides": list(cell.overrides)}
         write_json(self.file, {
@@ -86,6 +83,7 @@ class SweepDirectory:
             "keys": list(grid.keys),
             "versions": versions(),
             "cells": sorted(cells.values(), key=lambda c: [_order(v) for v in c["point"].values()]),
+            "lines": list(lines.values())[-KEPT:],
         })  # fmt: skip
 
     def cells(self) -> list[dict[str, Any]]:
@@ -99,10 +97,10 @@ class SweepDirectory:
                     "id": cell["id"],
                     "point": cell["point"],
                     "overrides": cell["overrides"],
-                    "state": run.state,
+                    "state": run.state_of(summary),
                     "reason": summary.get("reason"),
                     "step": summary.get("step", 0),
-                    "metrics": {**(summary.get("metrics") or {}), **outcome(run).get("metrics", {})},
+                    "metrics": {**(summary.get("metrics") or {}), **run.outcome().get("metrics", {})},
                     "cost": summary.get("cost", {}),
                 }
             )
