@@ -11,6 +11,7 @@ from alphapo_cli.claims import standing
 
 OVER = ("complete", "stopped")  # states of runs that no line takes up again
 OUTCOME = "outcome.json"
+NOT_EVALUATED = "trained, not evaluated as this line says"
 TAIL = 1 << 16  # bytes, more than a row of metrics takes
 
 

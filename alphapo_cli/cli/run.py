@@ -70,6 +70,7 @@ def run(
     )  # fmt: skip
     if print_config:
         print(to_yaml(cfg), end="")
+        print(plan.to_yaml(), end="")
         return
     plan.check(cfg)
     check_json_target(json)
@@ -80,7 +81,7 @@ def run(
     over = directory.check(cfg, replace=replace) in ("complete", "stopped")
     done = over and directory.outcome().get("key") == plan.key
     if not done:
-        plan.check_key()
+        plan.check_inputs()
     announce(directory.path)
     if done:
         print("complete")

@@ -108,6 +108,8 @@ def sweep(
         )
         print(to_yaml(grid.cells[0].cfg), end="")
         print(to_yaml(SweepConfig(launcher)), end="")
+        if plan is not None:
+            print(plan.to_yaml(), end="")
         return
     if plan is not None:
         plan.check(grid.cells[0].cfg)
@@ -149,5 +151,9 @@ def sweep(
     if (directory.path / HTML).is_file():
         print(f"report: {(directory.path / HTML).resolve()}")
     emit({"path": str(directory.path.resolve()), **result.summary}, json)
+    rest = f"{len(result.unfinished)} interrupted, which the same line continues"
     if result.failed:
-        raise AlphapoError(f"{len(result.failed)} of {len(grid.cells)} cells failed, first {result.failed[0]}")
+        also = f" ({rest})" if result.unfinished else ""
+        raise AlphapoError(f"{len(result.failed)} of {len(grid.cells)} cells failed{also}, first {result.failed[0]}")
+    if result.unfinished:
+        raise AlphapoError(f"{len(grid.cells)} cells, of them {rest}: first {result.unfinished[0]}")

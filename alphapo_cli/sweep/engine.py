@@ -122,7 +122,8 @@ class Engine:
             if state == "running":
                 continue
             del self.busy[job.id]
-            if state in (*OVER, "failed"):
+            judged = job.plan is None or self._run(job).outcome().get("key") == job.plan.key
+            if state == "failed" or (state in OVER and judged):
                 self._take(Ended(job, state, (self._run(job).summary() or {}).get("reason")))
             else:
                 self.launcher.start([job])

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from alphapo_cli.run_state import OVER, RunState, last_row
+from alphapo_cli.run_state import NOT_EVALUATED, OVER, RunState, last_row
 from alphapo_cli.sweep.record import OUTCOMES
 
 
@@ -40,7 +40,7 @@ def status_table(
         judged = run.outcome()
         found = {**metrics, **judged.get("metrics", {})}
         result = next((found[name] for name in OUTCOMES if found.get(name) is not None), None)
-        missing = "trained, not evaluated as this line says"
+        missing = judged.get("reason") or NOT_EVALUATED
         drop = metrics.get("displacement/chosen")
         made.add_row(
             cell,
