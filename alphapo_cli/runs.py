@@ -15,6 +15,7 @@ summary.json    {"state", "reason", "step", "metrics", "cost"}; a run is complet
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import shutil
@@ -157,6 +158,11 @@ class RunDirectory(RunState):
 
 def versions() -> dict[str, str]:
     """Installed versions of what results may depend on."""
+    return dict(_installed())
+
+
+@functools.cache  # reading the packages' metadata takes longer than all else that a small cell writes
+def _installed() -> dict[str, str]:
     found = {"alphapo": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
