@@ -94,3 +94,35 @@ def test_an_outcome_of_other_answers_is_not_this_lines(alphapo, line, tmp_path):
     assert changed.out.count("not evaluated") == 2
     reference.unlink()
     assert alphapo(*judged, "--status").code == 2
+
+
+def test_a_cell_that_another_process_evaluates_is_waited_for(tmp_path, monkeypatch):
+    """It is trained, but over for this line only when its outcome is there: it is asked for again until then."""
+    from types import SimpleNamespace
+
+    from alphapo_cli.sweep import engine
+    from alphapo_cli.sweep.launchers.base import Ended
+    from alphapo_cli.sweep.state import SweepDirectory
+
+    monkeypatch.setattr(engine, "LOOK", 0.0)
+    directory, plan = SweepDirectory(tmp_path), SimpleNamespace(key="this")
+    run = directory.cell("a").path
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    (run / "summary.json").write_text('{"state": "complete"}')
+    asked = []
+
+    class Launcher:
+        def start(self, jobs):
+            asked.extend(jobs)
+
+        def wait(self, seconds):
+            if len(asked) < 3:
+                return [Ended(asked[-1], "busy")]
+            (run / "outcome.json").write_text('{"key": "this"}')
+            return [Ended(asked[-1], "complete")]
+
+    one = engine.Engine(directory, Launcher(), engine.Policy(), lambda ended: None, lambda: None)
+    cell = SimpleNamespace(id="a", overrides=("seed=0",), cfg=None)
+    (ended,) = one.run([cell], plan)
+    assert (ended.state, len(asked)) == ("complete", 3)
