@@ -22,7 +22,8 @@ from alphapo_cli.sweep.launchers.base import Ended, Job, Launcher
 from alphapo_cli.sweep.state import SweepDirectory
 
 LOOK = 0.5  # seconds between two looks at a cell that another process holds
-RECORD = 5.0  # seconds between two writings of summary.json
+RECORD = 5.0  # seconds at least between two writings of summary.json,
+SPENT = 0.02  # and of the time at most this share for them: workers wait meanwhile
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class Engine:
         sweep, here = str(self.directory.path.absolute()), os.getcwd()
         jobs = [Job(sweep, here, cell.id, tuple(cell.overrides), cell.cfg, plan) for cell in cells]
         self.launcher.start(jobs)
-        recorded = looked = time.monotonic()
+        looked = time.monotonic()
+        due = looked + RECORD
         try:
             while len(self.ended) < len(jobs):
                 for ended in self.launcher.wait(0.2):
@@ -79,9 +81,10 @@ class Engine:
                 if now - looked > LOOK:
                     looked = now
                     self._look_again()
-                if now - recorded > RECORD:
-                    recorded = now
+                if now > due:
                     self.directory.write_summary(None)
+                    took = time.monotonic() - now
+                    due = now + max(RECORD, took / SPENT)
                 self.tick()
                 if self.policy.fail_fast and any(e.state == "failed" for e in self.ended.values()):
                     self._wind_down()
