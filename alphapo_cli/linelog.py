@@ -18,6 +18,10 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.files import jsonable
 
 
+class InUse(UsageError):
+    """Another process is writing the file."""
+
+
 class LineLog:
     """The file, open for adding within the `with` block; `command` is who says so when another process has it."""
 
@@ -29,7 +33,7 @@ class LineLog:
         self._file = open(self.path, "a+b", buffering=0)
         try:
             _lock(self._file, self.path, self.command)
-        except UsageError:
+        except InUse:
             self._file.close()
             raise
         self._file.seek(0)
@@ -53,7 +57,7 @@ def check_free(path: Path, command: str) -> None:
     """Nobody else may be writing the file at `path`.
 
     Raises:
-        UsageError: somebody is.
+        InUse: somebody is.
     """
     if path.is_file():
         with open(path, "rb") as file:
@@ -65,6 +69,6 @@ def _lock(file: IO[bytes], path: Path, command: str) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise UsageError(f"{path.parent}: another {command} is writing here; wait for it to end") from error
+        raise InUse(f"{path.parent}: another {command} is writing here; wait for it to end") from error
     except OSError:
         return

@@ -15,8 +15,7 @@ summary.json    {"state", "reason", "step", "metrics", "cost"}; a run is complet
 
 from __future__ import annotations
 
-import hashlib
-import json
+import functools
 import os
 import platform
 import shutil
@@ -30,15 +29,16 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from alphapo_cli import __version__
-from alphapo_cli.claims import standing
 from alphapo_cli.compose import leaves, to_dict, to_yaml
+from alphapo_cli.contents import digest as digest
 from alphapo_cli.data.fingerprint import fingerprints
 from alphapo_cli.errors import UsageError
 from alphapo_cli.files import check_folder, json_line, read_jsonl, usable, write_atomic, write_json
+from alphapo_cli.run_state import OUTCOME, RunState
 
 # What a run writes; `begin` removes these and nothing else. The claim outlives them.
 FILES = ("summary.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "curves.png", "config.yaml", "samples", "model",
-         "checkpoints", "trainer", "wandb", "outcome.json", "manifest.json")  # fmt: skip
+         "checkpoints", "trainer", "wandb", OUTCOME, "manifest.json")  # fmt: skip
 # Settings that say where, how often saved and how watched a run is, not what it computes.
 NOT_IDENTITY = ("run.", "tracking.", "data.workers", "trainer.save_")
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "safetensors", "hydra-core",
@@ -50,81 +50,27 @@ def identity(cfg: Any) -> dict[str, Any]:
     return {k: v for k, v in leaves(to_dict(cfg)).items() if not k.startswith(NOT_IDENTITY)}
 
 
-def digest(settings: Any) -> str:
-    """sha256 of anything that json can write, in one canonical form."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
 def run_name(cfg: Any) -> str:
     """`run.name`, or <objective>-<hash8 of the resolved configuration>."""
     return cfg.run.name or f"{cfg.objective.name}-{digest(identity(cfg))[:8]}"
 
 
 @dataclass(frozen=True)
-class RunDirectory:
-    """Paths and state of one run."""
-
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def manifest(self) -> Path:
-        return self.path / "manifest.json"
+class RunDirectory(RunState):
+    """A run's directory, for who makes the run."""
 
     @property
     def is_run(self) -> bool:
         """Whether `begin` made this directory: only such a one is ever started over."""
         return self.read_manifest().get("made_by") == "alphapo"
 
-    def read_manifest(self) -> dict[str, Any]:
-        """manifest.json, empty where there is none or it cannot be read."""
-        try:
-            made = json.loads(self.manifest.read_text())
-        except (OSError, ValueError):
-            return {}
-        return made if isinstance(made, dict) else {}
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def summary_file(self) -> Path:
-        return self.path / "summary.json"
-
     @property
     def model(self) -> Path:
         return self.path / "model"
 
-    def summary(self) -> dict[str, Any] | None:
-        """summary.json, or None where there is none or it cannot be read."""
-        try:
-            loaded = json.loads(self.summary_file.read_text())
-        except (OSError, ValueError):
-            return None
-        return loaded if isinstance(loaded, dict) else None
-
-    @property
-    def claim(self) -> Path:
-        return self.path / ".claim"
-
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
-
-    @property
-    def state(self) -> str:
-        """complete, running, interrupted, stopped, failed, or pending where there is nothing yet."""
-        if not self.config.is_file():
-            return "pending"
-        state = str((self.summary() or {}).get("state", "interrupted"))
-        if state == "running":
-            now = standing(self.claim)
-            return "running" if now is not None and now.held else "interrupted"
-        return state
 
     def rows(self) -> list[dict[str, Any]]:
         return read_jsonl(self.metrics) if self.metrics.is_file() else []
@@ -212,6 +158,11 @@ class RunDirectory:
 
 def versions() -> dict[str, str]:
     """Installed versions of what results may depend on."""
+    return dict(_installed())
+
+
+@functools.cache  # reading the packages' metadata takes longer than all else that a small cell writes
+def _installed() -> dict[str, str]:
     found = {"alphapo": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:

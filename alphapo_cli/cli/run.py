@@ -70,21 +70,22 @@ def run(
     )  # fmt: skip
     if print_config:
         print(to_yaml(cfg), end="")
+        print(plan.to_yaml(), end="")
         return
     plan.check(cfg)
     check_json_target(json)
     quiet_libraries(importing=True)
-    from alphapo_cli.stages.pipeline import after_training, join_tracking, outcome
+    from alphapo_cli.stages.pipeline import after_training, join_tracking
 
     directory = RunDirectory(Path(cfg.run.dir).expanduser() / run_name(cfg))
     over = directory.check(cfg, replace=replace) in ("complete", "stopped")
-    done = over and outcome(directory).get("key") == plan.key
+    done = over and directory.outcome().get("key") == plan.key
     if not done:
-        plan.check_key()
+        plan.check_inputs()
     announce(directory.path)
     if done:
         print("complete")
-        summary, found = directory.summary() or {}, outcome(directory)
+        summary, found = directory.summary() or {}, directory.outcome()
     else:
         from alphapo_cli.objective.preference import build
         from alphapo_cli.stages.train import leave_processes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -19,13 +19,6 @@ from alphapo_cli.cli.common import (
 )
 from alphapo_cli.cli.run import Annotations, Difficulty, Gamed, Reference
 from alphapo_cli.errors import AlphapoError
-
-if TYPE_CHECKING:
-    from alphapo_cli.stages.pipeline import Plan
-    from alphapo_cli.sweep.engine import Policy
-    from alphapo_cli.sweep.grid import Grid
-    from alphapo_cli.sweep.schema import LauncherConfig
-    from alphapo_cli.sweep.state import SweepDirectory
 
 
 def register(app: typer.Typer) -> None:
@@ -74,6 +67,18 @@ def sweep(
       alphapo sweep objective=simpo,dpo,alphapo
       alphapo sweep alpha launcher=slurm launcher.partition=gpu launcher.gpus=1
     """
+    from alphapo_cli.sweep.record import Typed, recorded
+
+    files = {"reference": reference, "annotations": annotations, "difficulty": difficulty, "gamed": gamed}
+    typed = Typed(tuple(arguments or []), config_dir, files)
+    if status and not (dry_run or print_config):
+        from alphapo_cli.sweep.status import show
+
+        known = recorded(typed, out)
+        if known is not None:
+            show(known.path, known.cells, known.key)
+            return
+
     from alphapo_cli.compose import compose, to_yaml
     from alphapo_cli.overrides import read_line
     from alphapo_cli.stages.pipeline import make_plan, split_line
@@ -89,7 +94,6 @@ def sweep(
     how = [text for text in texts if text.startswith("launcher")]
     training, generation, evaluation = split_line([text for text in texts if text not in how])
     grid = make(name, training, where)
-    files = {"reference": reference, "annotations": annotations, "difficulty": difficulty, "gamed": gamed}
     plan = (
         make_plan(generation, evaluation, where, **files) if generation or evaluation or any(files.values()) else None
     )
@@ -104,6 +108,8 @@ def sweep(
         )
         print(to_yaml(grid.cells[0].cfg), end="")
         print(to_yaml(SweepConfig(launcher)), end="")
+        if plan is not None:
+            print(plan.to_yaml(), end="")
         return
     if plan is not None:
         plan.check(grid.cells[0].cfg)
@@ -113,7 +119,17 @@ def sweep(
     directory.check(grid, looking=status or dry_run)
     policy = Policy(not no_retry, fail_fast, launcher.crashes)
     if status or dry_run:
-        look(grid, directory, launcher, policy, plan, dry_run=dry_run)
+        from alphapo_cli.sweep.engine import todo
+        from alphapo_cli.sweep.launchers import script
+        from alphapo_cli.sweep.status import show
+
+        cells = {cell.id: cell.overrides for cell in grid.cells}
+        left = {cell.id for cell in todo(grid.cells, directory, policy, plan)}
+        if not dry_run:
+            typer.echo("note: this very line has not been run here; its cells were composed anew", err=True)
+        show(directory.path, cells, None if plan is None else plan.key, left if dry_run else None)
+        if dry_run:
+            print(script(launcher, directory, len(left)), end="")
         return
     announce(directory.path)
     note = another(directory.path, grid)
@@ -125,7 +141,7 @@ def sweep(
     from alphapo_cli.report import HTML
     from alphapo_cli.stages.sweep import run_sweep, table
 
-    result = run_sweep(grid, directory, launcher, policy, plan)
+    result = run_sweep(grid, directory, launcher, policy, plan, typed)
     wide = Console()
     # A pipe has no width of its own; the table needs about this much.
     (wide if wide.is_terminal else Console(width=120)).print(table(directory))
@@ -135,29 +151,9 @@ def sweep(
     if (directory.path / HTML).is_file():
         print(f"report: {(directory.path / HTML).resolve()}")
     emit({"path": str(directory.path.resolve()), **result.summary}, json)
+    rest = f"{len(result.unfinished)} interrupted, which the same line continues"
     if result.failed:
-        raise AlphapoError(f"{len(result.failed)} of {len(grid.cells)} cells failed, first {result.failed[0]}")
-
-
-def look(
-    grid: Grid,
-    directory: SweepDirectory,
-    launcher: LauncherConfig,
-    policy: Policy,
-    plan: Plan | None,
-    *,
-    dry_run: bool,
-) -> None:
-    """`--status` and `--dry-run`: read state files, run nothing, write nothing."""
-    from rich.console import Console
-
-    from alphapo_cli.sweep.engine import todo
-    from alphapo_cli.sweep.launchers import script
-    from alphapo_cli.sweep.status import status_table
-
-    wide = Console()
-    (wide if wide.is_terminal else Console(width=160)).print(
-        status_table(grid, directory, policy, plan, dry_run=dry_run)
-    )
-    if dry_run:
-        print(script(launcher, directory, len(todo(grid.cells, directory, policy, plan))), end="")
+        also = f" ({rest})" if result.unfinished else ""
+        raise AlphapoError(f"{len(result.failed)} of {len(grid.cells)} cells failed{also}, first {result.failed[0]}")
+    if result.unfinished:
+        raise AlphapoError(f"{len(grid.cells)} cells, of them {rest}: first {result.unfinished[0]}")

@@ -66,9 +66,6 @@ class GenerateDirectory(KeyedDirectory):
         rows = read_jsonl(self.log) if self.log.is_file() else []
         return {(row["row"], row["sample"]): Sample(row["ids"], row["cut"]) for row in rows}
 
-    def write_outputs(self, rows: list[dict[str, Any]], sample: int) -> None:
-        write_json(self.outputs(sample), rows)
-
     def finish(self, state: str, **facts: Any) -> dict[str, Any]:
         """Write summary.json, the last thing a generation writes."""
         write_json(self.summary_file, {"state": state, **facts})

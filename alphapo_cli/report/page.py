@@ -81,7 +81,7 @@ def page(sweep: Sweep) -> str:
         first_metric="rewards/margins",
         samples=answers,
         numbers=_numbers(sweep),
-        unfinished=[c for c in sweep.cells if c.state != "complete" or c.fault],
+        unfinished=[c for c in sweep.cells if c.state != "complete" or c.fault or c.reason],
         settings=configuration,
         typed=settings.typed(sweep),
         cell_commands=[(c, line) for c in sweep.cells if (line := commands.of(c)) is not None],

@@ -6,31 +6,36 @@ that it judges: outcome.json in the run directory, and the W&B run that holds th
 
 from __future__ import annotations
 
-import hashlib
-import json
+import re
+import sys
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from alphapo_cli.compose import compose
+from alphapo_cli.contents import plan_key
 from alphapo_cli.errors import UsageError
-from alphapo_cli.evaluation.judges import check_key, check_settings
+from alphapo_cli.evaluation.judges import check_judge, check_settings
 from alphapo_cli.evaluation.schema import EvalConfig
 from alphapo_cli.files import write_json
 from alphapo_cli.generation.run_settings import run_layer
 from alphapo_cli.generation.schema import GenerateConfig, check_line
+from alphapo_cli.linelog import InUse
 from alphapo_cli.overrides import Line, Sources, read_line
-from alphapo_cli.runs import RunDirectory, digest
+from alphapo_cli.run_state import OUTCOME
+from alphapo_cli.runs import RunDirectory
 from alphapo_cli.schema import TrainConfig
 
-OUTCOME = "outcome.json"
 # What of results.json becomes a metric of the run, as eval/<name>; AlpacaEval counts rates in per cent.
 RATES = ("win_rate", "length_controlled_winrate", "discrete_win_rate", "standard_error", "lc_standard_error")
 FIGURES = (*RATES, "avg_length", "n_total", "true_win_rate", "true_reward")
-LARGE = 256 << 20  # bytes from which a file is not read to see whether it changed
 GENERATE = ("generation", "prompts")
 EVALUATE = ("judge", "statistics")
+LOOK = 0.5  # seconds between two looks at answers that another process generates
 
 
 @dataclass(frozen=True)
@@ -52,9 +57,7 @@ class Plan:
             UsageError: no reference can be made, a file is missing, or a setting does not fit.
         """
         check_line(self.generate)
-        compose("generate", GenerateConfig, [self.generate], self.sources)
-        judge = compose("eval", EvalConfig, [self.evaluate], self.sources).judge
-        check_settings(judge, self.annotations)
+        check_settings(self.settings()[1].judge, self.annotations)
         if self.reference is None and cfg.model.path is None and cfg.model.source == "from_scratch":
             raise UsageError(
                 "a model from random weights has no answers to be compared with: give --reference REF.json"
@@ -64,43 +67,59 @@ class Plan:
             if path is not None and not path.exists():
                 raise UsageError(f"--{flag} {path}: no such file")
 
-    def check_key(self) -> None:
-        """Before training: a judge's key that is missing would be missed after it.
+    def settings(self) -> tuple[GenerateConfig, EvalConfig]:
+        """Of the later stages, without what a run brings along."""
+        generate = compose("generate", GenerateConfig, [self.generate], self.sources)
+        return generate, compose("eval", EvalConfig, [self.evaluate], self.sources)
+
+    def to_yaml(self) -> str:
+        """The resolved settings of the later stages under the names that a command line has for them."""
+        generate, evaluate = self.settings()
+        parts = {"generation": generate.generation, "prompts": generate.data}
+        parts |= {"judge": evaluate.judge, "statistics": evaluate.statistics}
+        return str(
+            OmegaConf.to_yaml(OmegaConf.create({name: OmegaConf.structured(part) for name, part in parts.items()}))
+        )
+
+    def check_inputs(self) -> None:
+        """Before training: read what the later stages read, and see whether the judge is there.
 
         Raises:
-            UsageError: it is missing.
+            UsageError: a file does not fit, the reference lacks prompts, or the judge lacks something.
         """
-        check_key(compose("eval", EvalConfig, [self.evaluate], self.sources).judge)
+        from alphapo_cli.evaluation import length_controlled
+        from alphapo_cli.evaluation.formats import read_outputs, short
+        from alphapo_cli.generation.prompts import load_prompts
+        from alphapo_cli.stages.generate import choose_backend
+
+        generate, evaluate = self.settings()
+        check_judge(evaluate.judge, self.annotations)
+        choose_backend(generate.generation.backend)
+        prompts = load_prompts(generate.data)
+        if self.gamed is not None:
+            length_controlled.read_gamed(self.gamed)
+        if self.reference is None:
+            return
+        reference = read_outputs(self.reference)
+        known = reference.by_instruction()
+        missing = [prompt.instruction for prompt in prompts.rows if prompt.instruction not in known]
+        if missing:
+            raise UsageError(
+                f"--reference {self.reference}: has no answer to {len(missing)} of {len(prompts.rows)} prompts, first "
+                f"{short(missing[0])}; take a reference to the same prompts (prompts=..., prompts.path=FILE)"
+            )
+        if self.difficulty is not None:
+            length_controlled.read_difficulty(self.difficulty, reference)
+
+    @property
+    def lines(self) -> list[Any]:
+        """[groups, values] of generation and of evaluation, as JSON has them."""
+        return [[list(line.groups), dict(line.values)] for line in (self.generate, self.evaluate)]
 
     @cached_property
     def key(self) -> str:
         """Changes with anything that the outcome depends on, apart from the run itself."""
-        lines = [[list(line.groups), dict(line.values)] for line in (self.generate, self.evaluate)]
-        named = [value for line in (self.generate, self.evaluate) for value in line.values.values()]
-        files = [_content(p) for p in (self.reference, self.annotations, self.difficulty, self.gamed, *named)]
-        return digest([lines, files])
-
-
-def _content(named: object) -> str | None:
-    """A hash of what a file, or the files directly in a directory, hold; None for anything else.
-
-    Weights are told apart by size and time of change: reading them takes minutes.
-    """
-    if not isinstance(named, str | Path):
-        return None
-    path = Path(named).expanduser()
-    try:
-        files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
-        return digest([[file.name, _file_content(file)] for file in files]) if files else None
-    except OSError:  # such as a name too long for a file
-        return None
-
-
-def _file_content(file: Path) -> str:
-    facts = file.stat()
-    if facts.st_size > LARGE:
-        return f"{facts.st_size} bytes of {facts.st_mtime_ns}"
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+        return plan_key(self.lines, (self.reference, self.annotations, self.difficulty, self.gamed))
 
 
 def split_line(texts: list[str]) -> tuple[list[str], list[str], list[str]]:
@@ -118,18 +137,21 @@ def split_line(texts: list[str]) -> tuple[list[str], list[str], list[str]]:
     return parts
 
 
+def differing_lines(old: list[Any], new: list[Any]) -> list[str]:
+    """What two plans' `lines` say differently, as typed."""
+
+    def flat(lines: list[Any]) -> dict[str, Any]:
+        chosen = {name: choice for groups, _ in lines for name, _, choice in (g.partition("=") for g in groups)}
+        values = {key: value for _, values in lines for key, value in values.items()}
+        return {re.sub(r"^data\b", "prompts", key): value for key, value in (chosen | values).items()}
+
+    was, now = flat(old), flat(new)
+    return sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
+
+
 def make_plan(generate: list[str], evaluate: list[str], sources: Sources, **files: Path | None) -> Plan:
     """A plan from the command line's parts. Raises ConfigError as `read_line` does."""
     return Plan(read_line(generate, sources), read_line(evaluate, sources), sources, **files)
-
-
-def outcome(directory: RunDirectory) -> dict[str, Any]:
-    """outcome.json of a run; empty where there is none."""
-    try:
-        found = json.loads((directory.path / OUTCOME).read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def after_training(plan: Plan, cfg: TrainConfig, directory: RunDirectory, *, inside: bool = False) -> dict[str, Any]:
@@ -143,7 +165,7 @@ def after_training(plan: Plan, cfg: TrainConfig, directory: RunDirectory, *, ins
     """
     from alphapo_cli.stages import evaluate
 
-    done = outcome(directory)
+    done = directory.outcome()
     if done.get("key") == plan.key:
         return done
     keeper = directory.path if inside else None
@@ -169,10 +191,21 @@ def after_training(plan: Plan, cfg: TrainConfig, directory: RunDirectory, *, ins
 
 
 def make_reference(plan: Plan, cfg: TrainConfig) -> Path:
-    """Answers of the model that training started from; made once for all runs that start there with the same seed."""
-    # Other draws than the policy's own, so that an unchanged policy wins half of the time.
-    path: Path = _generate(plan, cfg.model.path, cfg, {"seed": cfg.seed + 1}).outputs()
-    return path
+    """Answers of the model that training started from; made once for all runs that start there with the same seed.
+
+    While another process makes them, this one waits.
+    """
+    said = False
+    while True:
+        try:
+            # Other draws than the policy's own, so that an unchanged policy wins half of the time.
+            path: Path = _generate(plan, cfg.model.path, cfg, {"seed": cfg.seed + 1}).outputs()
+            return path
+        except InUse as error:
+            if not said:
+                print(f"waiting for the reference answers: {error}", file=sys.stderr, flush=True)
+            said = True
+            time.sleep(LOOK)
 
 
 def _generate(

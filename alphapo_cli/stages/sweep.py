@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,17 @@ from typing import Any
 from rich.table import Table
 
 from alphapo_cli import report
+from alphapo_cli.run_state import OVER
 from alphapo_cli.stages.pipeline import Plan
 from alphapo_cli.sweep import best as best_of
 from alphapo_cli.sweep.display import Display
-from alphapo_cli.sweep.engine import OVER, Engine, Policy, todo
+from alphapo_cli.sweep.engine import Engine, Policy, todo
 from alphapo_cli.sweep.grid import Cell, Grid
 from alphapo_cli.sweep.launchers import make_launcher
 from alphapo_cli.sweep.launchers.base import Ended
+from alphapo_cli.sweep.record import JUDGED, WIN_RATE, Typed
 from alphapo_cli.sweep.schema import LauncherConfig
-from alphapo_cli.sweep.state import JUDGED, WIN_RATE, SweepDirectory
+from alphapo_cli.sweep.state import SweepDirectory
 
 PICTURES = ("displacement", "outcome")
 
@@ -31,13 +33,19 @@ class SweepResult:
     """What a sweep left behind."""
 
     summary: dict[str, Any]
-    failed: list[str]  # "<overrides>: <reason>" of cells of this line that did not end well
+    failed: list[str]  # "<overrides>: <reason>" of cells of this line
+    unfinished: list[str]  # overrides of cells that were interrupted or lost; the same line goes on
     pictures: dict[str, Path]
     sentence: str
 
 
 def run_sweep(
-    grid: Grid, directory: SweepDirectory, launcher: LauncherConfig, policy: Policy, plan: Plan | None = None
+    grid: Grid,
+    directory: SweepDirectory,
+    launcher: LauncherConfig,
+    policy: Policy,
+    plan: Plan | None = None,
+    typed: Typed | None = None,
 ) -> SweepResult:
     """Run what is not over. A failed cell does not stop the others, unless the policy says so.
 
@@ -46,11 +54,13 @@ def run_sweep(
         Interrupted: Ctrl-C or SIGTERM; the same line goes on.
     """
     cells = todo(grid.cells, directory, policy, plan)
-    note = directory.version_note() if cells else None
-    if note:
-        _say(note)
-    ended = _run_cells(grid, cells, directory, launcher, policy, plan) if cells else []
-    failed = [f"{e.job.title}: {e.reason}" for e in ended if e.state not in OVER]
+    if cells:
+        for note in (directory.version_note(), None if plan is None else directory.plan_note(plan)):
+            if note is not None:
+                _say(note)
+    ended = _run_cells(grid, cells, directory, launcher, policy, plan, typed) if cells else []
+    failed = [f"{e.job.title}: {e.reason}" for e in ended if e.state == "failed"]
+    unfinished = [e.job.title for e in ended if e.state not in (*OVER, "failed")]
     _compare_data([cell for cell in grid.cells if cell not in cells], directory)
     found = best_of.find_best(directory)
     summary = directory.write_summary(found)
@@ -59,7 +69,7 @@ def run_sweep(
         pictures = make_pictures(directory, grid)
         _track(grid, directory, pictures, summary, bool(failed))
     report.refresh(directory, pictures=grid.cells[0].cfg.tracking.pictures)
-    return SweepResult(summary, failed, pictures, best_of.sentence(directory, found))
+    return SweepResult(summary, failed, unfinished, pictures, best_of.sentence(directory, found))
 
 
 def _compare_data(complete: Sequence[Cell], directory: SweepDirectory) -> None:
@@ -87,6 +97,7 @@ def _run_cells(
     cfg: LauncherConfig,
     policy: Policy,
     plan: Plan | None,
+    typed: Typed | None,
 ) -> list[Ended]:
     """Check everything, then run `cells`; how each ended."""
     configs = [cell.cfg for cell in cells]
@@ -103,7 +114,7 @@ def _run_cells(
             launcher.close()
             _leave_no_trace(directory, made)
             raise
-        directory.write(grid)
+        directory.write(grid, typed, plan)
         done = len(grid.cells) - len(cells)
         _say(f"{grid.description or grid.name}: {len(grid.cells)} cells, {done} of them complete")
         with Display(directory, cells) as display:
@@ -179,9 +190,14 @@ def table(directory: SweepDirectory) -> Table:
         if win:
             low_high = "" if estimate is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
             row.append(_cell(point.mean(metric or ""), ".3f") + low_high)
-        states = sorted({str(c["state"]) for c in point.members})
+        states = sorted({_state(c) for c in point.members})
         made.add_row(point.label, *row, str(len(point.members)), ", ".join(states))
     return made
+
+
+def _state(cell: Mapping[str, Any]) -> str:
+    """A complete cell has a reason only where it was not evaluated."""
+    return "trained, not evaluated" if cell["state"] == "complete" and cell["reason"] else str(cell["state"])
 
 
 def _cell(value: float | None, form: str) -> str:

@@ -20,9 +20,9 @@ from alphapo_cli.data import glassbox
 from alphapo_cli.errors import AlphapoError
 from alphapo_cli.files import read_jsonl
 from alphapo_cli.runs import RunDirectory, digest
-from alphapo_cli.stages.pipeline import outcome
 from alphapo_cli.sweep import noise, statistics
-from alphapo_cli.sweep.state import JUDGED, OUTCOMES, WIN_RATE, SweepDirectory
+from alphapo_cli.sweep.record import JUDGED, OUTCOMES, WIN_RATE
+from alphapo_cli.sweep.state import SweepDirectory
 from alphapo_cli.sweep.statistics import Estimate
 
 ALPHA = "objective.shape.alpha"
@@ -106,7 +106,7 @@ def _outcomes(run: RunDirectory, metric: str) -> tuple[np.ndarray, str]:
     step = (run.summary() or {}).get("step", 0)
     if metric == JUDGED:
         # By its name: the path is that of the machine that wrote it, and sweeps are moved.
-        folder = run.path / Path(outcome(run).get("eval", "eval")).name
+        folder = run.path / Path(run.outcome().get("eval", "eval")).name
         judged = [r for r in json.loads((folder / "annotations.json").read_text()) if r["preference"]]
         return np.array([r["preference"] - 1 for r in judged]), digest([r["instruction"] for r in judged])
     if metric == WIN_RATE:

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alphapo_cli.errors import Interrupted, in_words
+from alphapo_cli.files import write_json
+from alphapo_cli.linelog import InUse
+from alphapo_cli.run_state import OUTCOME
 from alphapo_cli.schema import TrainConfig
-from alphapo_cli.stages.pipeline import Plan, after_training, join_tracking, make_reference, outcome
+from alphapo_cli.stages.pipeline import Plan, after_training, join_tracking, make_reference
 from alphapo_cli.sweep.launchers.base import Ended, Job
 from alphapo_cli.sweep.state import SweepDirectory
 
@@ -39,7 +42,7 @@ def prepare(cells: Sequence[TrainConfig], plan: Plan | None) -> None:
         return
     for cfg in cells:
         plan.check(cfg)
-    plan.check_key()
+    plan.check_inputs()
     if plan.reference is None:
         starts = {(cfg.model.path, cfg.seed, cfg.run.dir): cfg for cfg in cells}
         for cfg in starts.values():
@@ -71,12 +74,18 @@ def run_job(job: Job) -> Ended:
         return Ended(job, "failed", reason)
     if job.plan is not None:
         try:
-            before = outcome(directory)
+            before = directory.outcome()
             found = after_training(job.plan, job.cfg, directory, inside=True)
             if found != before:
                 join_tracking(job.cfg, directory, found, group)
         except (KeyboardInterrupt, Interrupted) as error:
             return Ended(job, "interrupted", str(error) or "stopped by the user")
+        except InUse as error:
+            return Ended(job, "busy", str(error))
         except Exception as error:
-            return Ended(job, "failed", f"trained, but not evaluated: {in_words(error)}")
+            reason = f"trained, but not evaluated: {in_words(error)}"
+            with contextlib.suppress(OSError):
+                if directory.outcome().get("key") != job.plan.key:  # another process may have had more luck
+                    write_json(directory.path / OUTCOME, {"key": None, "reason": reason, "metrics": {}})
+            return Ended(job, "failed", reason)
     return Ended(job, str(summary["state"]), summary.get("reason"))

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from alphapo_cli.run_state import last_row
 from alphapo_cli.sweep.grid import Cell
 from alphapo_cli.sweep.launchers.base import Ended
 from alphapo_cli.sweep.state import SweepDirectory
 
 REFRESH = 0.5  # seconds
-TAIL = 1 << 16  # bytes, more than a row of metrics takes
 
 
 class Display:
@@ -75,20 +72,3 @@ class Display:
         task = self.tasks.pop(cell_id, None)
         if task is not None:
             self.progress.remove_task(task)
-
-
-def last_row(path: Path) -> dict[str, Any]:
-    """The last whole line of a JSONL file, without reading all of it; empty where there is none."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, file.seek(0, 2) - TAIL))
-            lines = file.read().split(b"\n")
-    except OSError:
-        return {}
-    for line in reversed(lines[:-1]):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        return row if isinstance(row, dict) else {}
-    return {}

@@ -14,15 +14,16 @@ from dataclasses import dataclass, field
 
 from alphapo_cli.claims import Claim, take
 from alphapo_cli.errors import Interrupted
+from alphapo_cli.run_state import OVER
 from alphapo_cli.runs import RunDirectory
-from alphapo_cli.stages.pipeline import Plan, outcome
+from alphapo_cli.stages.pipeline import Plan
 from alphapo_cli.sweep.grid import Cell
 from alphapo_cli.sweep.launchers.base import Ended, Job, Launcher
 from alphapo_cli.sweep.state import SweepDirectory
 
-OVER = ("complete", "stopped")
 LOOK = 0.5  # seconds between two looks at a cell that another process holds
-RECORD = 5.0  # seconds between two writings of summary.json
+RECORD = 5.0  # seconds at least between two writings of summary.json,
+SPENT = 0.02  # and of the time at most this share for them: workers wait meanwhile
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def todo(cells: Sequence[Cell], directory: SweepDirectory, policy: Policy, plan:
         run = directory.cell(cell.id)
         state = run.state
         if state in OVER and plan is not None:
-            return outcome(run).get("key") != plan.key
+            return run.outcome().get("key") != plan.key
         return state not in left
 
     return [cell for cell in cells if is_left(cell)]
@@ -70,7 +71,8 @@ class Engine:
         sweep, here = str(self.directory.path.absolute()), os.getcwd()
         jobs = [Job(sweep, here, cell.id, tuple(cell.overrides), cell.cfg, plan) for cell in cells]
         self.launcher.start(jobs)
-        recorded = looked = time.monotonic()
+        looked = time.monotonic()
+        due = looked + RECORD
         try:
             while len(self.ended) < len(jobs):
                 for ended in self.launcher.wait(0.2):
@@ -79,9 +81,10 @@ class Engine:
                 if now - looked > LOOK:
                     looked = now
                     self._look_again()
-                if now - recorded > RECORD:
-                    recorded = now
+                if now > due:
                     self.directory.write_summary(None)
+                    took = time.monotonic() - now
+                    due = now + max(RECORD, took / SPENT)
                 self.tick()
                 if self.policy.fail_fast and any(e.state == "failed" for e in self.ended.values()):
                     self._wind_down()
@@ -122,7 +125,8 @@ class Engine:
             if state == "running":
                 continue
             del self.busy[job.id]
-            if state in (*OVER, "failed"):
+            judged = job.plan is None or self._run(job).outcome().get("key") == job.plan.key
+            if state == "failed" or (state in OVER and judged):
                 self._take(Ended(job, state, (self._run(job).summary() or {}).get("reason")))
             else:
                 self.launcher.start([job])

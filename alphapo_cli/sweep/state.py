@@ -1,13 +1,12 @@
 """The directory of a sweep. The run directories are the state; sweep.json says which cells there are.
 
-sweep.json      name, hash, base settings, swept keys, resolved cells
+sweep.json      name, hash, base settings, swept keys, resolved cells, and which of them each typed line named
 cells/<id>/     run directories
 summary.json    {"name", "hash", "cells": [...], "best": ...}, made from the run directories
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,11 @@ from typing import Any
 
 from alphapo_cli.errors import UsageError
 from alphapo_cli.files import check_folder, write_json
+from alphapo_cli.run_state import NOT_EVALUATED, OVER
 from alphapo_cli.runs import RunDirectory, version_changes, versions
-from alphapo_cli.stages.pipeline import outcome
+from alphapo_cli.stages.pipeline import Plan, differing_lines
 from alphapo_cli.sweep.grid import Grid
-
-WIN_RATE = "glassbox/true_win_rate"
-JUDGED = "eval/win_rate"
-# In order of preference; the first that every complete cell has is the outcome of the sweep.
-OUTCOMES = (JUDGED, WIN_RATE, "rewards/accuracies")
+from alphapo_cli.sweep.record import KEPT, Typed, read
 
 
 @dataclass(frozen=True)
@@ -40,11 +36,7 @@ class SweepDirectory:
 
     def record(self) -> dict[str, Any] | None:
         """sweep.json, or None where there is none."""
-        try:
-            loaded = json.loads(self.file.read_text())
-        except (OSError, ValueError):
-            return None
-        return loaded if isinstance(loaded, dict) else None
+        return read(self.path)
 
     def check(self, grid: Grid, *, looking: bool = False) -> None:
         """May this grid go on here, or be looked at?
@@ -72,10 +64,28 @@ class SweepDirectory:
         changes = version_changes((self.record() or {}).get("versions", {}), versions())
         return f"note: this sweep was begun under other versions ({changes})" if changes else None
 
-    def write(self, grid: Grid) -> None:
-        """Add this grid's cells to sweep.json; cells of earlier lines stay."""
+    def plan_note(self, plan: Plan) -> str | None:
+        """One line where the cells so far were evaluated under other settings."""
+        old = (self.record() or {}).get("outcome")
+        if not old or old["key"] == plan.key:
+            return None
+        keys = differing_lines(old["lines"], plan.lines) or ["the content of a file"]
+        return (
+            f"note: this sweep was evaluated under other settings (differs in: {', '.join(keys)}); "
+            "its cells are evaluated anew, earlier evaluations stay beside"
+        )
+
+    def write(self, grid: Grid, typed: Typed | None = None, plan: Plan | None = None) -> None:
+        """Add this grid's cells to sweep.json, and the line that named them; cells of earlier lines stay."""
         self.path.mkdir(parents=True, exist_ok=True)
-        cells = {c["id"]: c for c in (self.record() or {}).get("cells", [])}
+        old = self.record() or {}
+        cells = {c["id"]: c for c in old.get("cells", [])}
+        lines = {line["key"]: line for line in old.get("lines", [])}
+        if typed is not None:
+            lines.pop(typed.key, None)
+            overrides = {cell.id: cell.overrides for cell in grid.cells}
+            lines[typed.key] = typed.record(overrides, None if plan is None else plan.lines)
+        outcome = old.get("outcome") if plan is None else {"key": plan.key, "lines": plan.lines}
         for cell in grid.cells:
             cells[cell.id] = {"id": cell.id, "point": dict(cell.point), "overrides": list(cell.overrides)}
         write_json(self.file, {
@@ -86,23 +96,33 @@ class SweepDirectory:
             "keys": list(grid.keys),
             "versions": versions(),
             "cells": sorted(cells.values(), key=lambda c: [_order(v) for v in c["point"].values()]),
+            "outcome": outcome,
+            "lines": list(lines.values())[-KEPT:],
         })  # fmt: skip
 
     def cells(self) -> list[dict[str, Any]]:
-        """Every cell with its state and results, in the order of the grid."""
+        """Every cell with its state and results, in the order of the grid.
+
+        Outcomes of other settings of generation and judge than the last line's are left out: they are not comparable.
+        """
         found = []
-        for cell in (self.record() or {}).get("cells", []):
+        record = self.record() or {}
+        asked = (record.get("outcome") or {}).get("key")
+        for cell in record.get("cells", []):
             run = self.cell(cell["id"])
             summary = run.summary() or {}
+            state, judged = run.state_of(summary), run.outcome()
+            theirs = asked is None or judged.get("key") == asked
+            missing = judged.get("reason") or NOT_EVALUATED if state in OVER and not theirs else None
             found.append(
                 {
                     "id": cell["id"],
                     "point": cell["point"],
                     "overrides": cell["overrides"],
-                    "state": run.state,
-                    "reason": summary.get("reason"),
+                    "state": state,
+                    "reason": summary.get("reason") or missing,
                     "step": summary.get("step", 0),
-                    "metrics": {**(summary.get("metrics") or {}), **outcome(run).get("metrics", {})},
+                    "metrics": {**(summary.get("metrics") or {}), **(judged.get("metrics", {}) if theirs else {})},
                     "cost": summary.get("cost", {}),
                 }
             )

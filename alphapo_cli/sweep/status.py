@@ -2,44 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
 from rich.table import Table
 
-from alphapo_cli.stages.pipeline import Plan, outcome
-from alphapo_cli.sweep.display import last_row
-from alphapo_cli.sweep.engine import OVER, Policy, todo
-from alphapo_cli.sweep.grid import Grid
-from alphapo_cli.sweep.state import OUTCOMES, SweepDirectory
+from alphapo_cli.run_state import NOT_EVALUATED, OVER, RunState, last_row
+from alphapo_cli.sweep.record import OUTCOMES
+
+
+def show(
+    path: Path, cells: Mapping[str, Sequence[str]], key: str | None, would_run: Collection[str] | None = None
+) -> None:
+    """Print the table; a pipe, which has no width of its own, gets 160 columns."""
+    wide = Console()
+    (wide if wide.is_terminal else Console(width=160)).print(status_table(path, cells, key, would_run))
 
 
 def status_table(
-    grid: Grid, directory: SweepDirectory, policy: Policy, plan: Plan | None = None, *, dry_run: bool
+    path: Path, cells: Mapping[str, Sequence[str]], key: str | None, would_run: Collection[str] | None = None
 ) -> Table:
-    """State, step, displacement, outcome and reason of the grid's cells; with `dry_run` also whether each would run."""
-    made = Table(title=f"{directory.path.name}: {len(grid.cells)} cells", title_justify="left")
-    columns = ("cell", "", "state", *(("would run",) if dry_run else ()), "step", "displacement", "outcome", "reason")
-    for column in columns:
+    """State, step, displacement, outcome and reason of cells of the sweep at `path`, given as id -> overrides.
+
+    `key`: of the outcome that the line asks for, if it asks for any; `would_run`: ids, for a column of its own.
+    """
+    made = Table(title=f"{path.name}: {len(cells)} cells", title_justify="left")
+    dry = ("would run",) if would_run is not None else ()
+    for column in ("cell", "", "state", *dry, "step", "displacement", "outcome", "reason"):
         made.add_column(column, overflow="fold")
-    chosen = {cell.id for cell in todo(grid.cells, directory, policy, plan)}
-    key = None if plan is None else plan.key
-    for cell in grid.cells:
-        run = directory.cell(cell.id)
+    for cell, overrides in cells.items():
+        run = RunState(path / "cells" / cell)
         summary = run.summary() or {}
-        state = run.state
+        state = run.state_of(summary)
         metrics = last_row(run.metrics) if state == "running" else summary.get("metrics") or {}
         step = metrics.get("step") if state == "running" else summary.get("step")
-        judged = outcome(run)
+        judged = run.outcome()
         found = {**metrics, **judged.get("metrics", {})}
         result = next((found[name] for name in OUTCOMES if found.get(name) is not None), None)
-        missing = "trained, not evaluated as this line says" if state in OVER and judged.get("key") != key else ""
+        missing = judged.get("reason") or NOT_EVALUATED
         drop = metrics.get("displacement/chosen")
         made.add_row(
-            cell.id,
-            " ".join(cell.overrides),
+            cell,
+            " ".join(overrides),
             state,
-            *(("yes" if cell.id in chosen else "no",) if dry_run else ()),
+            *(("yes" if cell in would_run else "no",) if would_run is not None else ()),
             "-" if step is None else str(step),
             "-" if drop is None else f"{drop:+.3f}",
             "-" if result is None else f"{result:.3f}",
-            summary.get("reason") or (missing if plan is not None else ""),
+            summary.get("reason") or (missing if key and state in OVER and judged.get("key") != key else ""),
         )
     return made

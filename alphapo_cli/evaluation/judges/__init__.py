@@ -56,6 +56,36 @@ def check_key(cfg: JudgeConfig) -> None:
         )
 
 
+def check_judge(cfg: JudgeConfig, annotations: Path | None) -> None:
+    """What a judge lacks, as far as that shows before there is anything to judge: so before training.
+
+    Raises:
+        UsageError: a setting, file, model, key or price is missing, or nobody listens at its address.
+    """
+    check_settings(cfg, annotations)
+    if cfg.name == "replay":
+        from alphapo_cli.evaluation.formats import read_annotations
+
+        assert annotations is not None
+        read_annotations(annotations)
+    if cfg.name not in ("openai", "vllm"):
+        return
+    from alphapo_cli.evaluation.judges.protocol import load_template
+
+    load_template(cfg.prompt_file)
+    if cfg.name == "openai":
+        from alphapo_cli.evaluation.judges.openai import OpenAIEngine
+
+        check_key(cfg)
+        engine = OpenAIEngine.from_environment(cfg)
+        engine.check_price()
+        engine.reach()
+        return
+    from alphapo_cli.evaluation.judges.vllm import VLLMEngine
+
+    VLLMEngine(cfg)
+
+
 def build(cfg: JudgeConfig, outputs: ModelOutputs, annotations: Path | None) -> Judge:
     """The judge of `cfg`, its files read and checked; imports no more than it needs.
 

@@ -61,11 +61,7 @@ class OpenAIEngine:
         costs = [self.estimate(ask) for ask in asks]
         known = [cost for cost in costs if cost is not None]
         limit = self.cfg.max_cost
-        if limit is not None and len(known) < len(asks):
-            raise UsageError(
-                f"--max-cost: no price is known for {self.cfg.model}; set judge.price_input and judge.price_output "
-                "(USD for a million tokens)"
-            )
+        self.check_price()
         expected = sum(known)
         if limit is not None and spent + expected > limit:
             already = f" on top of {_usd(spent)} spent already" if spent else ""
@@ -73,11 +69,23 @@ class OpenAIEngine:
                 f"--max-cost {limit:g}: {len(asks)} requests to {self.cfg.model} cost about {_usd(expected)}{already}; "
                 "raise the limit or evaluate fewer outputs"
             )
-        self._reach()
+        self.reach()
         price = (
             f"about {_usd(expected)}" if len(known) == len(asks) else "price unknown (judge.price_input, price_output)"
         )
         print(f"{len(asks)} requests to {self.cfg.model}: about {tokens:,} tokens, {price}", file=sys.stderr)
+
+    def check_price(self) -> None:
+        """A cost limit can be kept only where a price is known.
+
+        Raises:
+            UsageError: there is a limit and no price.
+        """
+        if self.cfg.max_cost is not None and self.price(0, 0) is None:
+            raise UsageError(
+                f"--max-cost: no price is known for {self.cfg.model}; set judge.price_input and judge.price_output "
+                "(USD for a million tokens)"
+            )
 
     def ask(self, asks: Sequence[Ask], spent: float, record: Record) -> Outcome:
         session = Session(self.cfg, self.base_url, self.headers(), self.clean, self.estimate, self.price, spent, record)
@@ -104,7 +112,12 @@ class OpenAIEngine:
         """About what one request costs, USD."""
         return self.price(estimate_tokens(ask.messages), 1)
 
-    def _reach(self) -> None:
+    def reach(self) -> None:
+        """Does anybody listen at the base URL, and take the key?
+
+        Raises:
+            UsageError: not.
+        """
         url = f"{self.base_url}/models"
         try:
             answer = httpx.get(url, headers=self.headers(), timeout=min(self.cfg.timeout, PREFLIGHT))

@@ -1,6 +1,9 @@
 """`launcher=ray`: one Ray task per cell, on a running cluster or on one of this machine's own.
 
 Ray keeps a worker process for the next task of the same kind, so what cells share stays in memory there.
+
+A judge's key is not handed to Ray, whose arguments and logs others may read: on a running cluster it must be in the
+environment under which Ray was started on every node. A cluster of this machine's own inherits it.
 """
 
 from __future__ import annotations

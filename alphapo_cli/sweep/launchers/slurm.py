@@ -91,8 +91,8 @@ class SlurmLauncher:
         self.stop()
 
 
-def make_executor(cfg: LauncherConfig, logs: Path) -> Any:
-    """submitit's executor with the settings of `launcher.*`.
+def make_executor(cfg: LauncherConfig, logs: Path, *, dry: bool = False) -> Any:
+    """submitit's executor with the settings of `launcher.*`; `dry`: only to write a script, on any machine.
 
     Raises:
         UsageError: submitit or Slurm are not there.
@@ -101,11 +101,21 @@ def make_executor(cfg: LauncherConfig, logs: Path) -> Any:
         import submitit
     except ImportError:
         raise missing_extra("submitit", "slurm") from None
-    if shutil.which("sbatch") is None:
+    if shutil.which("sbatch") is None and not dry:
         raise UsageError(
             "launcher=slurm: there is no sbatch on this machine; type the line on a login node, or use launcher=local"
         )
-    executor = submitit.AutoExecutor(folder=logs / "slurm", cluster="slurm", slurm_max_num_timeout=cfg.requeues)
+    if dry:
+
+        class Unsubmitted(submitit.SlurmExecutor):  # asks nobody whether there is a cluster
+            @classmethod
+            def affinity(cls) -> int:
+                return 1
+
+        executor = submitit.AutoExecutor(folder=logs / "slurm", cluster="debug")
+        executor.cluster, executor._executor = "slurm", Unsubmitted(logs / "slurm", max_num_timeout=cfg.requeues)
+    else:
+        executor = submitit.AutoExecutor(folder=logs / "slurm", cluster="slurm", slurm_max_num_timeout=cfg.requeues)
     optional = {
         "slurm_partition": cfg.partition,
         "slurm_account": cfg.account,
@@ -125,7 +135,7 @@ def make_executor(cfg: LauncherConfig, logs: Path) -> Any:
 
 def script(cfg: LauncherConfig, logs: Path, cells: int) -> str:
     """The batch script that would be submitted for `cells` cells."""
-    slurm = make_executor(cfg, logs)._executor  # first: it says in one line that submitit is not installed
+    slurm = make_executor(cfg, logs, dry=True)._executor  # first: it says in one line that submitit is not installed
     from submitit.slurm.slurm import _make_sbatch_string
 
     parallel = min(cells, cfg.workers or cells)

@@ -1,0 +1,119 @@
+"""sweep.json, read without a configuration's schema: which cells a sweep has, and which of them a typed line named.
+
+Composing a grid takes longer than reading the state of all its cells. So sweep.json keeps the cells of every line that
+ran, under a key of all that its meaning depends on; `--status` of the same line reads them there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from alphapo_cli.contents import digest, plan_key
+from alphapo_cli.locations import shipped
+
+WIN_RATE = "glassbox/true_win_rate"
+JUDGED = "eval/win_rate"
+# In order of preference; the first that every complete cell has is the outcome of the sweep.
+OUTCOMES = (JUDGED, WIN_RATE, "rewards/accuracies")
+KEPT = 16  # lines that sweep.json remembers, the newest
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A line of `alphapo sweep` as it was typed, apart from where its results go."""
+
+    texts: tuple[str, ...]  # name and overrides
+    config_dir: Path | None = None
+    files: Mapping[str, Path | None] = field(default_factory=dict)  # --reference and its like
+
+    @property
+    def name(self) -> str:
+        """What the sweep's directory is called before its hash."""
+        named = bool(self.texts) and "=" not in self.texts[0]
+        return Path(self.texts[0]).stem if named else "sweep"
+
+    @cached_property
+    def key(self) -> str:
+        """Changes with anything that could make the line mean other cells: its text, YAML, or the program."""
+        package = Path(__file__).resolve().parents[1]
+        folders = {package, shipped("conf"), shipped("sweeps"), *([self.config_dir] if self.config_dir else [])}
+        own = [Path(text) for text in self.texts[:1] if text.endswith((".yaml", ".yml"))]
+        files = {name: str(path) for name, path in self.files.items() if path is not None}
+        stamps = [_stamp(folder) for folder in sorted(folders)] + [_facts(path) for path in own]
+        return digest([list(self.texts), str(self.config_dir), files, stamps])
+
+    def record(self, cells: Mapping[str, Sequence[str]], plan: Sequence[Any] | None) -> dict[str, Any]:
+        """What sweep.json keeps: overrides by cell, and a plan's `lines`."""
+        return {"key": self.key, "cells": {k: list(v) for k, v in cells.items()}, "plan": plan}
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What sweep.json says of a typed line."""
+
+    path: Path  # the sweep's directory
+    cells: Mapping[str, Sequence[str]]  # overrides by cell, in the grid's order
+    key: str | None  # of the outcome that the line asks for; None: it asks for none
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """sweep.json of a directory, or None where there is none."""
+    try:
+        loaded = json.loads((path / "sweep.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return loaded if isinstance(loaded, dict) else None
+
+
+def recorded(typed: Typed, out: Path | None) -> Recorded | None:
+    """What a sweep remembers of this very line; None where composing it must tell (also who to blame for a bad one)."""
+    try:
+        if any(path is not None and not path.exists() for path in typed.files.values()):
+            return None
+        for place in _places(typed, out):
+            found = read(place) or {}
+            if out is None and place.name != f"{found.get('name')}-{found.get('hash')}":
+                continue
+            for line in found.get("lines", []):
+                if line["key"] == typed.key:
+                    plan = line["plan"]
+                    return Recorded(
+                        place, line["cells"], None if plan is None else plan_key(plan, typed.files.values())
+                    )
+    except OSError:
+        return None
+    return None
+
+
+def _places(typed: Typed, out: Path | None) -> Iterator[Path]:
+    """Directories where the line's sweep may be: a run.dir that YAML sets is not looked into."""
+    if out is not None:
+        yield out.expanduser()
+        return
+    given = [text.partition("=")[2] for text in typed.texts if text.startswith("run.dir=")]
+    root = Path(given[-1] if given else "runs").expanduser()
+    yield from (file.parent for file in root.glob(f"{typed.name}-*/sweep.json"))
+
+
+def _stamp(folder: Path) -> list[Any]:
+    """Name, size and time of change of every file that a grid's meaning depends on."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        within = os.path.relpath(place, folder)
+        found += [[within, name, *_facts(Path(place, name))] for name in sorted(files)]
+    return found
+
+
+def _facts(path: Path) -> list[int]:
+    try:
+        facts = path.stat()
+    except OSError:
+        return []
+    return [facts.st_size, facts.st_mtime_ns]

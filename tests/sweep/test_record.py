@@ -1,0 +1,128 @@
+"""`--status` of a line that ran: its cells come from sweep.json, and only as long as the line still means them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+ALPHA = "objective.shape.alpha"
+
+
+@pytest.fixture
+def line(tiny):
+    return ("sweep", "alpha", f"{ALPHA}=1,0", *tiny, "trainer.max_steps=1", "launcher.workers=0")
+
+
+@pytest.fixture
+def unrecorded():
+    """Makes a sweep forget the lines that were typed, so that they are composed again."""
+
+    def forget(path):
+        record = json.loads((path / "sweep.json").read_text())
+        (path / "sweep.json").write_text(json.dumps(record | {"lines": []}))
+
+    return forget
+
+
+def test_a_recorded_line_is_not_composed_and_the_table_is_the_same(alphapo, line, tmp_path, shared_cache, unrecorded):
+    from conftest import environment
+
+    ran = alphapo(*line)
+    assert ran.code == 0, ran.err
+    looked = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "alphapo_cli", *line, "--status"],
+        cwd=tmp_path, env=environment(shared_cache), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert looked.returncode == 0
+    assert {name for name in ("hydra", "omegaconf", "torch", "numpy") if f"| {name}\n" in looked.stderr} == set()
+    unrecorded(ran.path)
+    composed = alphapo(*line, "--status")
+    assert composed.out == looked.stdout
+    assert "composed" in composed.fault
+    # In the order of the line: 1 before 0.
+    rows = [row.split("│")[2].strip() for row in looked.stdout.splitlines() if f"{ALPHA}=" in row]
+    assert rows == [f"{ALPHA}=1", f"{ALPHA}=0"]
+
+
+def test_another_line_and_another_place_are_looked_at_for_themselves(alphapo, line, tmp_path):
+    alphapo(*line)
+    more = alphapo(*[text.replace("=1,0", "=1,0,2") for text in line], "--status")
+    assert (more.out.count("complete"), more.out.count("pending")) == (2, 1)
+    elsewhere = alphapo(*line, "--out", "elsewhere", "--status")
+    assert elsewhere.out.count("pending") == 2
+    wrong = alphapo(*line, "objective.shape.alhpa=2", "--status")
+    assert wrong.code == 2
+
+
+def test_yaml_that_changed_since_makes_other_cells(alphapo, cli, tiny, tmp_path, shared_cache):
+    """The same line under an edited file of the user's own means cells that have not been run."""
+    own = tmp_path / "own"
+    (own / "experiment").mkdir(parents=True)
+    file = own / "experiment" / "mine.yaml"
+    file.write_text("# @package _global_\nobjective:\n  beta: 2\n")
+    line = ("sweep", f"{ALPHA}=0,1", "experiment=mine", *tiny, "trainer.max_steps=1", "launcher.workers=0")
+    ran = alphapo(*line, "--config-dir", str(own))
+    assert ran.code == 0, ran.err
+    same = alphapo(*line, "--config-dir", str(own), "--status")
+    assert (same.err, same.out.count("complete")) == ("", 2)
+    file.write_text("# @package _global_\nobjective:\n  beta: 3\n")
+    os.utime(file, (0, 0))  # as an editor that keeps no time of change might leave it
+    # In a process of its own: this one remembers what it has read.
+    edited = cli(*line, "--config-dir", str(own), "--status", cache=shared_cache)
+    assert edited.out.count("pending") == 2
+
+
+def test_an_outcome_of_other_answers_is_not_this_lines(alphapo, line, tmp_path):
+    """A recorded line with a judge: when a file that it names changes, the cells count as not evaluated."""
+    asked = ("generation=transformers", "generation.max_new_tokens=4", "prompts.limit=4", "statistics.bootstrap=10")
+    first = alphapo(*line, *asked, "judge=glassbox")
+    assert first.code == 0, first.err
+    cell = json.loads((first.path / "summary.json").read_text())["cells"][0]["id"]
+    reference = tmp_path / "reference.json"
+    reference.write_bytes((first.path / "cells" / cell / "generate" / "model_outputs.json").read_bytes())
+    judged = (*line, *asked, "judge=glassbox", "--reference", "reference.json")
+    assert alphapo(*judged).code == 0
+    looked = alphapo(*judged, "--status")
+    assert (looked.err, looked.out.count("complete"), "not evaluated" in looked.out) == ("", 2, False)
+    reference.write_text(reference.read_text().replace("\n", "\n "))
+    changed = alphapo(*judged, "--status")
+    assert changed.err == ""
+    assert changed.out.count("not evaluated") == 2
+    reference.unlink()
+    assert alphapo(*judged, "--status").code == 2
+
+
+def test_a_cell_that_another_process_evaluates_is_waited_for(tmp_path, monkeypatch):
+    """It is trained, but over for this line only when its outcome is there: it is asked for again until then."""
+    from types import SimpleNamespace
+
+    from alphapo_cli.sweep import engine
+    from alphapo_cli.sweep.launchers.base import Ended
+    from alphapo_cli.sweep.state import SweepDirectory
+
+    monkeypatch.setattr(engine, "LOOK", 0.0)
+    directory, plan = SweepDirectory(tmp_path), SimpleNamespace(key="this")
+    run = directory.cell("a").path
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    (run / "summary.json").write_text('{"state": "complete"}')
+    asked = []
+
+    class Launcher:
+        def start(self, jobs):
+            asked.extend(jobs)
+
+        def wait(self, seconds):
+            if len(asked) < 3:
+                return [Ended(asked[-1], "busy")]
+            (run / "outcome.json").write_text('{"key": "this"}')
+            return [Ended(asked[-1], "complete")]
+
+    one = engine.Engine(directory, Launcher(), engine.Policy(), lambda ended: None, lambda: None)
+    cell = SimpleNamespace(id="a", overrides=("seed=0",), cfg=None)
+    (ended,) = one.run([cell], plan)
+    assert (ended.state, len(asked)) == ("complete", 3)
