@@ -61,6 +61,7 @@ class TestBeforeTraining:
         assert "--reference reference.json: has no answer to 4 of 4 prompts" in said
 
 
+@pytest.mark.slow
 def test_a_trained_cell_says_why_it_was_not_evaluated(alphapo, line):
     from judge_server import error, judged, serve
 

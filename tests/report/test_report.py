@@ -324,6 +324,7 @@ class TestOddSweeps:
         assert "0 of 2 cells are complete (2 pending)" in text
         assert "No cell has begun." in text
 
+    @pytest.mark.slow
     def test_methods(self, tmp_path):
         path = craft(tmp_path, "objective=dpo,simpo,ipo", "seed=0,1", name=None)
         written = write_report(SweepDirectory(path))

@@ -166,6 +166,7 @@ def test_what_the_judge_lacks_is_found_before_training(texts, says, alphapo, tin
     assert not list(tmp_path.glob("runs/*/model"))
 
 
+@pytest.mark.slow
 def test_another_setting_of_generation_evaluates_the_cells_anew_beside_the_first(alphapo, tiny):
     line = ("sweep", "alpha", "objective.shape.alpha=0,1", *tiny, "launcher.workers=0", "probe.samples=0")
     first = alphapo(*line, *ON_TRANSFORMERS, "judge=glassbox")

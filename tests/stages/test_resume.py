@@ -171,7 +171,7 @@ def test_other_data_is_not_continued(alphapo, scratch_line, pairs, tmp_path):
     assert "--replace" in last
 
 
-@pytest.mark.parametrize("setting", ["model.path", "model.reference"])
+@pytest.mark.parametrize("setting", ["model.path", pytest.param("model.reference", marks=pytest.mark.slow)])
 def test_other_weights_are_not_continued(setting, alphapo, tiny, tmp_path):
     """Displacement is measured from the weights that training started from, and rewards from the reference."""
     assert alphapo("train", *tiny, "trainer.max_steps=1", "run.name=start").code == 0

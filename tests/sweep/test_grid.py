@@ -129,7 +129,7 @@ class TestIdentity:
         [None, "objective=simpo,alphapo,dpo", "seed=1,2"],
         [None, "data.limit=null,10", "run.name=a,b"],
         [None, "objective/shape=tanh", "objective.shape.scale=1,2"],
-        ["methods"],
+        pytest.param(["methods"], marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -76,6 +76,7 @@ def test_yaml_that_changed_since_makes_other_cells(alphapo, cli, tiny, tmp_path,
     assert edited.out.count("pending") == 2
 
 
+@pytest.mark.slow
 def test_an_outcome_of_other_answers_is_not_this_lines(alphapo, line, tmp_path):
     """A recorded line with a judge: when a file that it names changes, the cells count as not evaluated."""
     asked = ("generation=transformers", "generation.max_new_tokens=4", "prompts.limit=4", "statistics.bootstrap=10")
