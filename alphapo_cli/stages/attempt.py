@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import resource
 import sys
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +14,8 @@ from transformers import TrainerCallback
 from alphapo_cli import guards
 from alphapo_cli.checkpoints import Checkpoints
 from alphapo_cli.claims import Claim, ClaimLost, Standing, take
-from alphapo_cli.compose import leaves, to_dict
-from alphapo_cli.data.prepare import tokenizer_hash
 from alphapo_cli.data.tokenise import end_token_id
-from alphapo_cli.errors import AlphapoError, Interrupted, UsageError, in_words
+from alphapo_cli.errors import AlphapoError, Interrupted, in_words
 from alphapo_cli.files import append_jsonl, write_json
 from alphapo_cli.interrupts import StopRequest
 from alphapo_cli.models import add_lora, save_model
@@ -28,31 +23,16 @@ from alphapo_cli.objective.preference import Objective
 from alphapo_cli.policy import policy_of
 from alphapo_cli.probe import Processes
 from alphapo_cli.reference import MovingReference
-from alphapo_cli.runs import RunDirectory, digest, identity, manifest, version_changes
+from alphapo_cli.runs import RunDirectory
 from alphapo_cli.schedule import Schedule, probe_every
 from alphapo_cli.schema import TrainConfig
+from alphapo_cli.stages.continuing import Busy, check_continuable, facts_of
+from alphapo_cli.stages.cost import Cost
 from alphapo_cli.stages.readings import Readings
 from alphapo_cli.stages.recorder import Recorder
+from alphapo_cli.stages.run_tracker import Group, run_tracker
 from alphapo_cli.stages.workshop import Materials, Workshop
-from alphapo_cli.tracking import Tracker, open_tracker
 from alphapo_cli.trainer import PreferenceTrainer, check_optimizer, training_arguments
-
-
-@dataclass(frozen=True)
-class Group:
-    """The sweep that a run belongs to, for W&B."""
-
-    name: str
-    job_type: str = "train"
-
-
-class Busy(UsageError):
-    """Another process works on the run."""
-
-    @classmethod
-    def of(cls, directory: RunDirectory, claim: Standing) -> Busy:
-        who = claim.owner.words if claim.owner else "another process"
-        return cls(f"{directory.path}: {who} is working on this run; wait for it, or choose another run.name")
 
 
 @dataclass(frozen=True)
@@ -73,8 +53,7 @@ class Attempt:
         self.cfg, self.directory, self.workshop, self.processes = cfg, directory, workshop, processes
         self.objective, self.materials, self.group, self.stop = objective, materials, group, stop
         self.main = processes.rank == 0
-        self.started = time.time()
-        self.earlier = {"seconds": 0.0, "probe_seconds": 0.0, "attempts": 0}  # what attempts before this one took
+        self.cost = Cost()
         self.schedule = Schedule.of(cfg.trainer, len(materials.data.train), processes.world, cfg.seed)
         self.checkpoints = Checkpoints(directory.checkpoints, cfg.trainer.save_total_limit)
         self.claim: Claim | None = None
@@ -115,8 +94,11 @@ class Attempt:
         state = self.directory.check(self.cfg, replace=replace)  # under the claim: it may have changed
         if state in ("complete", "stopped"):
             return self.directory.summary(), None
-        facts = self._manifest()
-        snapshot = None if state == "pending" else self._continuable(facts)
+        facts = facts_of(self.materials, self.processes.world, self.schedule.total_steps)
+        snapshot = None if state == "pending" else self.checkpoints.load()
+        if snapshot is not None:
+            check_continuable(self.directory, facts)
+            self.cost.earlier = dict(snapshot["cost"])
         if snapshot is None:
             self.directory.begin(self.cfg, facts)
             write_json(self.directory.path / "prompts.json", self.materials.data.prompt_samples)
@@ -131,35 +113,6 @@ class Attempt:
             self.claim,
         )
         return None, snapshot
-
-    def _continuable(self, facts: dict[str, Any]) -> dict[str, Any] | None:
-        """The checkpoint of an earlier attempt, or None to begin anew."""
-        snapshot = self.checkpoints.load()
-        if snapshot is None:
-            return None
-        old = self.directory.read_manifest()
-        if old.get("data", {}).get("key") != facts["data"]["key"]:
-            raise UsageError(
-                f"{self.directory.path} was begun on other data (the files or their tokenisation changed); "
-                "start over with --replace, or choose another run.name"
-            )
-        was = old.get("weights", {})
-        moved = [setting for setting, now in self.materials.weights.items() if was.get(setting, now) != now]
-        if moved:
-            raise UsageError(
-                f"{self.directory.path} was begun from other weights ({' and '.join(moved)} changed since); "
-                "start over with --replace, or choose another run.name"
-            )
-        if old.get("processes") != self.processes.world:
-            raise UsageError(
-                f"{self.directory.path} was begun with {old.get('processes')} process(es), not {self.processes.world}; "
-                "use as many to continue, or start over with --replace"
-            )
-        changes = version_changes(old.get("versions", {}), facts["versions"])
-        if changes:
-            print(f"note: continued under other versions ({changes}): results may differ in round-off", file=sys.stderr)
-        self.earlier = dict(snapshot["cost"])
-        return snapshot
 
     def _guarded(self, lm: Any, snapshot: dict[str, Any] | None) -> dict[str, Any]:
         try:
@@ -291,7 +244,7 @@ class Attempt:
         state = self.trainer.snapshot(self.processes)
         if self.main:
             self._mine()
-            self.checkpoints.save(step, {**state, "step": step, "cost": self._cost_so_far()})
+            self.checkpoints.save(step, {**state, "step": step, "cost": self.cost.so_far(self._probe_seconds())})
 
     def _flush(self, step: int) -> None:
         if self.recorder is not None:
@@ -320,13 +273,8 @@ class Attempt:
     def _step(self) -> int:
         return 0 if self.trainer is None else int(self.trainer.state.global_step)
 
-    def _cost_so_far(self) -> dict[str, Any]:
-        probe = self.readings.seconds if hasattr(self, "readings") else 0.0
-        return {
-            "seconds": round(self.earlier["seconds"] + time.time() - self.started, 3),
-            "probe_seconds": round(self.earlier["probe_seconds"] + probe, 3),
-            "attempts": self.earlier["attempts"] + 1,
-        }
+    def _probe_seconds(self) -> float:
+        return self.readings.seconds if hasattr(self, "readings") else 0.0
 
     def _end(self, state: str, reason: str | None, code: int) -> dict[str, Any]:
         """Pictures, tracker, then summary.json, which makes the end known."""
@@ -337,17 +285,8 @@ class Attempt:
         metrics = dict(self.recorder.last_probe)
         if state != "interrupted":
             self._pictures()
-        cost = self._cost_so_far()
-        seconds = max(time.time() - self.started, 1e-9)
         steps = self._step() - (self.trainer.first_step if self.trainer else 0)
-        cost |= {
-            "pairs_per_second": round(steps * self.schedule.pairs_per_step / seconds, 2),
-            "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-            "peak_gpu_mib": torch.cuda.max_memory_allocated() // 2**20 if torch.cuda.is_available() else None,
-            "generation": self.claim.generation,
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "host": os.uname().nodename,
-        }
+        cost = self.cost.final(self._probe_seconds(), steps * self.schedule.pairs_per_step, self.claim.generation)
         if state == "stopped":
             self.recorder.tracker.tag("stopped")
         self.recorder.tracker.finish({**metrics, "state": state, "reason": reason}, code)
@@ -365,32 +304,6 @@ class Attempt:
         path = self.directory.path / "curves.png"
         run_curves(self.directory.rows(), path, self.directory.path.name)
         self.recorder.tracker.picture("curves", path, self._step())
-
-    def _manifest(self) -> dict[str, Any]:
-        data, tokenizer = self.materials.data, self.materials.tokenizer
-        return manifest(
-            data={"key": data.key, **data.report},
-            tokenizer=tokenizer_hash(tokenizer),
-            template=digest(tokenizer.chat_template) if tokenizer.chat_template else None,
-            start=self.materials.start,
-            weights=dict(self.materials.weights),
-            processes=self.processes.world,
-            steps=self.schedule.total_steps,
-        )
-
-
-def run_tracker(cfg: TrainConfig, directory: RunDirectory, group: Group | None) -> Tracker:
-    """The W&B run of a run directory, with what metrics.jsonl holds so far."""
-    return open_tracker(
-        cfg.tracking,
-        directory.path,
-        run_id=digest([identity(cfg), str(directory.path)])[:16],
-        name=directory.path.name,
-        group=group.name if group else cfg.tracking.group,
-        job_type=group.job_type if group else "train",
-        config=leaves(to_dict(cfg)),
-        history=directory.rows(),
-    )
 
 
 class _AfterStep(TrainerCallback):

@@ -224,7 +224,7 @@ def _generate(
 
 def join_tracking(cfg: TrainConfig, directory: RunDirectory, found: dict[str, Any], group: Any = None) -> str | None:
     """Put the outcome into the W&B run that holds the curves; the command that uploads it, where there is one."""
-    from alphapo_cli.stages.attempt import run_tracker
+    from alphapo_cli.stages.run_tracker import run_tracker
 
     summary = directory.summary() or {}
     tracker = run_tracker(cfg, directory, group)

@@ -19,8 +19,10 @@ from alphapo_cli.objective.requirements import check_columns
 from alphapo_cli.probe import Processes
 from alphapo_cli.runs import RunDirectory
 from alphapo_cli.schema import TrainConfig
-from alphapo_cli.stages.attempt import Attempt, Busy, Group
+from alphapo_cli.stages.attempt import Attempt
 from alphapo_cli.stages.base import threads
+from alphapo_cli.stages.continuing import Busy
+from alphapo_cli.stages.run_tracker import Group
 from alphapo_cli.stages.workshop import Materials, Workshop
 
 
