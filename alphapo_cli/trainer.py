@@ -140,7 +140,7 @@ class PreferenceTrainer(Trainer):
         self.moving = moving
         self.schedule = schedule
         self.sampler = StepIndices(schedule.total_steps)
-        sides = 2 if objective.needs_rejected else 1
+        sides = objective.sides(pairs.num_sides)
         self.steps = StepDataset(pairs, schedule, args.process_index, pad_id, sides, reference, policy.layout)
         self.window = Window()
         self.logging_steps = logging_steps

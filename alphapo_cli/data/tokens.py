@@ -55,7 +55,7 @@ class Ragged:
 class TokenPair:
     """One pair: token ids of the prompt and of both completions, each completion with its end token.
 
-    `index` is its place in the data set that it was taken from.
+    `index` is its place in the data set that it was taken from. `others`: further answers. An absent side is empty.
     """
 
     prompt: Ids
@@ -63,6 +63,12 @@ class TokenPair:
     rejected: Ids
     columns: Mapping[str, float]
     index: int
+    others: tuple[Ids, ...] = ()
+
+    @property
+    def answers(self) -> tuple[Ids, ...]:
+        """Chosen, rejected and the others."""
+        return (self.chosen, self.rejected, *self.others)
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,8 @@ class TokenPairs:
     """n tokenised pairs.
 
     `columns`: per-pair numbers [n] float64, NaN where a row has none. `prompt_keys`: n hex digests, equal for equal
-    prompts. `index` [n]: each pair's place among the usable pairs of its source.
+    prompts. `index` [n]: each pair's place among the usable pairs of its source. `others`: sides 2, 3, ... of pairs
+    with more than two answers. An unpaired row has no tokens on one side.
     """
 
     prompt: Ragged
@@ -79,9 +86,29 @@ class TokenPairs:
     prompt_keys: tuple[str, ...]
     index: Index
     columns: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    others: tuple[Ragged, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompt)
+
+    @property
+    def answers(self) -> tuple[Ragged, ...]:
+        """Chosen, rejected and the others."""
+        return (self.chosen, self.rejected, *self.others)
+
+    @property
+    def num_sides(self) -> int:
+        return len(self.answers)
+
+    @property
+    def unpaired(self) -> bool:
+        """Whether some row has one side alone."""
+        return any(bool((side.lengths == 0).any()) for side in self.answers)
+
+    def longest(self, sides: int | None = None) -> Index:
+        """[n] tokens of the longest of the first `sides` answers (all, if None)."""
+        longest: Index = np.max([side.lengths for side in self.answers[:sides]], axis=0)
+        return longest
 
     def __getitem__(self, position: int) -> TokenPair:
         if not -len(self) <= position < len(self):
@@ -93,6 +120,7 @@ class TokenPairs:
             rejected=self.rejected[position],
             columns={name: float(values[position]) for name, values in self.columns.items()},
             index=int(self.index[position]),
+            others=tuple(side[position] for side in self.others),
         )
 
     def __iter__(self) -> Iterator[TokenPair]:
@@ -108,4 +136,5 @@ class TokenPairs:
             prompt_keys=tuple(self.prompt_keys[int(place)] for place in places),
             index=self.index[places],
             columns={name: values[places] for name, values in self.columns.items()},
+            others=tuple(side.select(places) for side in self.others),
         )

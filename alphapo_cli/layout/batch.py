@@ -17,7 +17,7 @@ class PairBatch:
 
     Hidden state `predict[i]` (an index into the flattened [R * T] positions, or into the rows that `packing` keeps)
     predicts completion token `targets[i]`, which belongs to answer `answer[i]` = side * B + pair. Where the prompt is
-    shared, both sides' first tokens are predicted from the same position, which then occurs twice.
+    shared, all sides' first tokens are predicted from the same position, which then occurs once for each.
     """
 
     input_ids: Tensor  # [R, T] int64

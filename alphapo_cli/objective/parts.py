@@ -27,6 +27,9 @@ class Part:
 
     `needs_statistics`: facts of the whole next-token distribution. `columns`: names of per-pair numbers that it reads, or a function from its settings to them. `rule`: what these
     numbers must be; (columns, **settings) -> (which pairs break it [B], what they must be in words).
+
+    `sides`: it is shown the first so many answers of a row; None: all there are, and of a column <name>_chosen that it
+    reads also <name>_2, <name>_3 and so on. `pointwise`: each answer counts by itself, so that a row may have one alone.
     """
 
     kind: str
@@ -39,6 +42,8 @@ class Part:
     columns: tuple[str, ...] | Callable[..., tuple[str, ...]] = ()
     rule: Callable[..., Any] | None = None
     state: State | None = None
+    sides: int | None = 2
+    pointwise: bool = False
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:

@@ -15,7 +15,7 @@ from alphapo_cli.claims import standing
 from alphapo_cli.errors import UsageError
 from alphapo_cli.interrupts import stop_requests
 from alphapo_cli.objective.preference import build
-from alphapo_cli.objective.requirements import check_columns
+from alphapo_cli.objective.requirements import check_columns, check_sides
 from alphapo_cli.probe import Processes
 from alphapo_cli.runs import RunDirectory
 from alphapo_cli.schema import TrainConfig
@@ -59,7 +59,9 @@ def run(
         with PartialState().main_process_first():
             materials = workshop.materials(cfg)
         for what, pairs in (("the training data", materials.data.train), ("the probe's data", materials.data.probe)):
-            check_columns(objective, pairs.columns, (pairs.index + 1).tolist(), what)
+            check_sides(objective, pairs.num_sides, pairs.unpaired, what)
+            sides = objective.sides(pairs.num_sides)
+            check_columns(objective, pairs.columns, (pairs.index + 1).tolist(), what, sides)
         console.print(data_table(materials))
         _warn(cfg, console)
         with stop_requests() as stop:
