@@ -63,7 +63,7 @@ class TokenLogProbs:
         """Sums and lengths per answer."""
         lengths = self.sum_over(torch.ones_like(self.logps))
         facts = self.statistics
-        log_p2 = None if facts is None else self.sum_over(facts.sum_p2.log()) / lengths
+        log_p2 = None if facts is None else self.sum_over(facts.sum_p2.log()) / lengths.clamp(min=1)
         return AnswerLogProbs(self.sum_over(self.logps), lengths, tokens=self, log_p2=log_p2, present=self.present)
 
 

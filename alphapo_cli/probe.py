@@ -202,6 +202,7 @@ class Probe:
             columns={name: torch.from_numpy(values) for name, values in self.scorer.pairs.columns.items()},
             weighted=torch.from_numpy(values["weighted"]) if "weighted" in values else None,
             log_p2=torch.from_numpy(values["log_p2"]) if "log_p2" in values else None,
+            present=None if (values["lengths"] > 0).all() else torch.from_numpy(values["lengths"] > 0),
         )
         of_objective = objective_values(self.objective, answers, moment or self.objective.start)
         return ProbeValues(values["sums"], values["lengths"], *of_objective, values["entropy"], values["kl"])
@@ -217,7 +218,7 @@ class Probe:
             tokens = answers.tokens
             assert tokens is not None
             facts = token_statistics(hidden, head, chunk_bytes=chunk_bytes)
-            found["log_p2"] = _numpy(tokens.sum_over(facts.sum_p2.log()) / answers.lengths)
+            found["log_p2"] = _numpy(tokens.sum_over(facts.sum_p2.log()) / answers.lengths.clamp(min=1))
         return found
 
 
@@ -227,6 +228,6 @@ def _numpy(x: Tensor) -> np.ndarray:
 
 
 def _pair_means(values: Tensor, pair: Tensor, answers: AnswerLogProbs) -> np.ndarray:
-    """Mean of per-token `values` over the chosen answer of each pair, [B]; `pair` is the token's pair."""
+    """Mean of per-token `values` over the chosen answer of each pair, [B], 0 if absent; `pair` is the token's pair."""
     total = torch.zeros(answers.sums.shape[1], dtype=torch.float64, device=values.device)
-    return _numpy(total.index_add(0, pair, values.double()) / answers.lengths[0])
+    return _numpy(total.index_add(0, pair, values.double()) / answers.lengths[0].clamp(min=1))

@@ -84,32 +84,36 @@ class Window:
     """Sums over pairs since the last log, in float64, so that a logged value is the mean over exactly those pairs."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}  # name -> [2], the sum and how many rows have it
 
     def add(self, result: PairLoss, batch: PairBatch, lengths: Tensor, sums: Tensor) -> None:
         """Fold in one micro-batch; `lengths`, `sums` [K, B] of the answers."""
-        values = {"loss": result.loss}
+        counted = batch.weight > 0
+        present = [counted & (side > 0) for side in lengths[:2]]
+        self._fold("loss", result.loss, counted)
         for side, name in enumerate(("chosen", "rejected")[: batch.num_sides]):
-            values[f"rewards/{name}"] = result.rewards[side]
-            values[f"logps/{name}"] = sums[side] / lengths[side]
-            values[f"logps/{name}_sum"] = sums[side]
+            self._fold(f"rewards/{name}", result.rewards[side], present[side])
+            self._fold(f"logps/{name}", sums[side] / lengths[side], present[side])
+            self._fold(f"logps/{name}_sum", sums[side], present[side])
         if result.margins is not None:
-            values["rewards/margins"] = result.margins
-            values["rewards/accuracies"] = (result.margins > 0).double()
-        weight = batch.weight.double()
-        for name, value in {**values, "pairs": torch.ones_like(weight)}.items():
-            # where, not a product: a filling pair must not spread a NaN
-            part = torch.where(weight > 0, value.detach().double(), 0.0).sum()
-            self.sums[name] = self.sums[name] + part if name in self.sums else part
+            both = present[0] & present[1]
+            self._fold("rewards/margins", result.margins, both)
+            self._fold("rewards/accuracies", (result.margins > 0).double(), both)
+
+    def _fold(self, name: str, value: Tensor, rows: Tensor) -> None:
+        # where, not a product: a filling pair or an absent answer must not spread a NaN
+        part = torch.stack([torch.where(rows, value.detach().double(), 0.0).sum(), rows.double().sum()])
+        self.sums[name] = self.sums[name] + part if name in self.sums else part
 
     def means(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Means over all processes, and an empty window again."""
+        """Means over all processes, NaN for what no row has, and an empty window again."""
         names = sorted(self.sums)
-        total = reduce(torch.stack([self.sums[n] for n in names]))
+        total = reduce(torch.stack([self.sums[n] for n in names])).tolist()
         self.sums = {}
-        by_name = dict(zip(names, total.tolist(), strict=True))
-        pairs = by_name.pop("pairs")
-        return {f"train/{name}": value / pairs for name, value in by_name.items()}
+        return {
+            f"train/{n}": value / count if count else float("nan")
+            for n, (value, count) in zip(names, total, strict=True)
+        }
 
 
 class PreferenceTrainer(Trainer):

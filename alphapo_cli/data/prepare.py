@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,11 @@ class PreparedData:
     report: dict[str, Any]
     key: str
     prompt_samples: list[PromptSample]
+
+    def with_mismatched(self) -> PreparedData:
+        """The same with an answer to another prompt beside each row's own, see `TokenPairs.with_mismatched`."""
+        train, probe = self.train.with_mismatched(), self.probe.with_mismatched()
+        return replace(self, train=train, probe=probe, key=digest([self.key, "mismatched"]))
 
 
 def prepare(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -125,6 +125,22 @@ class TokenPairs:
 
     def __iter__(self) -> Iterator[TokenPair]:
         return (self[position] for position in range(len(self)))
+
+    def with_mismatched(self) -> TokenPairs:
+        """The same with one further answer each: that of the next row, in the data's order, which has another prompt.
+
+        Rows with two answers give them by turns. No row becomes longer than the longest one was: answers are cut there.
+        """
+        n = len(self)
+        limit = int((self.prompt.lengths + self.longest(2)).max())
+        taken: list[list[int]] = []
+        for i in range(n):
+            others = ((i + step) % n for step in range(1, n))
+            j = next((j for j in others if self.prompt_keys[j] != self.prompt_keys[i]), (i + 1) % n)
+            there = [side for side in (self.chosen[j], self.rejected[j]) if len(side)]
+            room = max(1, limit - len(self.prompt[i]))
+            taken.append(there[i % len(there)][:room].tolist())
+        return replace(self, others=(Ragged.from_lists(taken),))
 
     def select(self, indices: Sequence[int] | Index) -> TokenPairs:
         """The pairs at `indices`, in that order."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from alphapo_cli.data.tokens import Index, TokenPair, TokenPairs
 from alphapo_cli.layout.batch import PairBatch
 from alphapo_cli.layout.packing import Packing, Segment
-from alphapo_cli.layout.padded import stack_columns
+from alphapo_cli.layout.padded import presence, stack_columns
 
 
 def collate(
@@ -69,6 +69,7 @@ def collate(
         weight=torch.tensor(weights if weights is not None else [1.0] * len(pairs)),
         reference=None if reference is None else reference[:sides],
         columns=stack_columns([p.columns for p in pairs]),
+        present=presence(pairs, sides),
         packing=Packing(tuple(segments), _tensor(rows)),
     )
 

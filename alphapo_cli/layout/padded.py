@@ -58,12 +58,19 @@ def collate(
         weight=torch.tensor(weights if weights is not None else [1.0] * len(pairs)),
         reference=None if reference is None else reference[:sides],
         columns=stack_columns([p.columns for p in pairs]),
+        present=presence(pairs, sides),
     )
 
 
 def positions(pairs: TokenPairs, sides: int) -> Index:
     """[n] positions of each pair's rows, were it alone."""
     return sides * (pairs.prompt.lengths + pairs.longest(sides))
+
+
+def presence(pairs: Sequence[TokenPair], sides: int) -> Tensor | None:
+    """[K, B] whether each row has each answer; None where none is absent."""
+    there = torch.tensor([[len(p.answers[side]) > 0 for p in pairs] for side in range(sides)])
+    return None if bool(there.all()) else there
 
 
 def stack_columns(columns: Sequence[Mapping[str, float]]) -> dict[str, Tensor]:

@@ -83,6 +83,8 @@ class Method:
             found.append("chosen side only")
         if o.reads_all is not None:
             found.append("K scored answers (K >= 2)")
+        if o.needs_mismatched:
+            found.append("answers to other prompts (made in training)")
         if o.sides(2) > 2:
             found.append(f"{o.sides(2)} answers")
         if o.pairing is None:

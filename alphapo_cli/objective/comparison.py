@@ -60,11 +60,17 @@ class Comparison:
 
     def each(self, chosen: Tensor, rejected: Tensor) -> Tensor:
         """A term of the chosen and one of the rejected answer, [B] each: their sum, without that of an absent answer."""
-        present = None if self.answers is None else self.answers.present
-        if present is None:
+        first, second = self.present(0), self.present(1)
+        if first is None or second is None:
             return chosen + rejected
-        first, second = (present[1], present[0]) if self.flipped else (present[0], present[1])
         return chosen * first + rejected * second
+
+    def present(self, side: int) -> Tensor | None:
+        """[B] whether each row has the answer of that side; None: all have."""
+        present = None if self.answers is None else self.answers.present
+        if present is None or side > 1:
+            return None if present is None else present[side]
+        return present[1 - side] if self.flipped else present[side]
 
     def columns_of_sides(self, name: str) -> Tensor:
         """[K, B] a column of every answer: <name>_chosen, <name>_rejected, <name>_2, and so on.

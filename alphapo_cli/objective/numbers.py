@@ -47,7 +47,7 @@ def check_schedule(parts: Mapping[str, Bound]) -> None:
 
 def check_readers(cfg: ObjectiveConfig, parts: Mapping[str, Bound]) -> None:
     """Raises ConfigError: a setting about two answers stands beside a part that reads more of them."""
-    more = next((bound for bound in parts.values() if bound.part.sides is None or bound.part.sides > 2), None)
+    more = next((bound for bound in parts.values() if bound.part.sides != 2), None)
     if more is None:
         return
     if parts["token"].part.name != OPTIONAL["token"]:

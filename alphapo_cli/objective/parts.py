@@ -30,6 +30,7 @@ class Part:
 
     `sides`: it is shown the first so many answers of a row; None: all there are, and of a column <name>_chosen that it
     reads also <name>_2, <name>_3 and so on. `pointwise`: each answer counts by itself, so that a row may have one alone.
+    `mismatched`: in training its third answer is one to another prompt (`TokenPairs.with_mismatched`).
     """
 
     kind: str
@@ -44,6 +45,7 @@ class Part:
     state: State | None = None
     sides: int | None = 2
     pointwise: bool = False
+    mismatched: bool = False
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:

@@ -82,15 +82,21 @@ class Point:
 
     def sides(self, available: int) -> int:
         """How many answers of each row it reads, where there are so many."""
-        asked = [bound.part.sides for bound in self.parts.values()]
-        if None in asked:
+        if self.reads_all is not None:
             return available
-        return max(2 if self.needs_rejected else 1, *(n for n in asked if n is not None and n > 2), 0)
+        asked = [bound.part.sides or 0 for bound in self.parts.values() if not bound.part.mismatched]
+        third = min(available, 3) if self.needs_mismatched else 0
+        return max(2 if self.needs_rejected else 1, third, *(n for n in asked if n > 2))
 
     @property
     def reads_all(self) -> Bound | None:
         """The part that reads all answers of a row, if one does."""
         return next((bound for bound in self.parts.values() if bound.part.sides is None), None)
+
+    @property
+    def needs_mismatched(self) -> bool:
+        """Whether it is trained with an answer to another prompt beside each row's own."""
+        return any(bound.part.mismatched for bound in self.parts.values())
 
     @property
     def pairing(self) -> Bound | None:

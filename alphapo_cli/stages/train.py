@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from typing import Any
 
@@ -58,6 +59,8 @@ def run(
         objective = build(cfg.objective)
         with PartialState().main_process_first():
             materials = workshop.materials(cfg)
+        if objective.needs_mismatched:
+            materials = dataclasses.replace(materials, data=materials.data.with_mismatched())
         for what, pairs in (("the training data", materials.data.train), ("the probe's data", materials.data.probe)):
             check_sides(objective, pairs.num_sides, pairs.unpaired, what)
             sides = objective.sides(pairs.num_sides)

@@ -122,6 +122,7 @@ FORMULAS: dict[str, Callable[[Row], float]] = {
     "infonca": lambda r: -ls(0.01 * r.gap),
     "ipo": lambda r: (r.r_w / r.n_w - r.r_l / r.n_l - 5) ** 2,
     "irpo": lambda r: -ls(0.1 * r.gap) - r.a_w,
+    "kto": lambda r: s(-0.1 * r.r_w) + s(0.1 * r.r_l),  # before the first step
     "kto_constant": lambda r: s(-0.1 * r.r_w) + s(0.1 * r.r_l),
     "kto_pair": lambda r: s(-0.1 * r.r_w) + s(0.1 * r.r_l),  # before the first step
     "ln_dpo": lambda r: -ls(5 * (r.r_w / r.n_w - r.r_l / r.n_l)),
@@ -280,6 +281,7 @@ IDENTITIES = [
     ("cdpo", {"label_smoothing": 0.0}, "dpo", {}),
     ("robust_dpo", {"label_smoothing": 0.0}, "dpo", {}),
     ("kto_constant", {}, "apo_zero", {}),
+    ("kto", {}, "apo_zero", {}),  # before the first step
     ("f_dpo_forward_kl", {}, "alphapo_ratio", {"shape": {"alpha": -1.0}}),
     ("f_dpo_alpha", {"shape": {"alpha": 0.0}}, "dpo", {}),  # TRL's coefficient 1
     ("dpo_shift_linear", {}, "dpo_shift", {}),  # at the start
