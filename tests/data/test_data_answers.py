@@ -181,6 +181,85 @@ def test_evaluation_rows_have_as_many_answers_as_training_rows(tmp_path):
         load_text(DataConfig(source="files", path=str(evaluation), eval_path=str(train)), ProbeConfig())
 
 
+# ----------------------------------------------------------------------------------------------------------- unpaired
+
+
+@pytest.mark.parametrize(
+    ("label", "good"),
+    [
+        (True, True),
+        (1, True),
+        (1.0, True),
+        ("1", None),
+        (False, False),
+        (0, False),
+        (2, None),
+        (None, None),
+        ("yes", None),
+    ],
+)
+def test_labels(tmp_path, label, good):
+    written = [
+        {"prompt": "q", "completion": "a", "label": True, "weight": 2},
+        {"prompt": "q", "completion": "b", "label": label},
+    ]
+    if good is None:
+        assert "line 2: label=" in fault(tmp_path, written)
+        assert "must be true or 1 (desirable), false or 0 (undesirable)" in fault(tmp_path, written)
+        return
+    loaded = load(tmp_path, written)
+    assert loaded.form == "unpaired"
+    first, second = loaded
+    assert (first.chosen, first.rejected, first.columns) == ("a", (), {"weight": 2.0})
+    assert (second.chosen, second.rejected) == (("b", ()) if good else ((), "b"))
+
+
+def test_unpaired_rows_of_csv_and_of_messages(tmp_path):
+    path = tmp_path / "d.csv"
+    path.write_text("prompt,completion,label\nq,a,True\nr,b,0\n")
+    assert [bool(p.chosen) for p in load_pairs(DataConfig(source="files", path=str(path)))] == [True, False]
+    talk = {"prompt": [user("q")], "completion": [assistant("a")], "label": False}
+    (pair,) = load(tmp_path, [talk])
+    assert (pair.prompt, pair.chosen, pair.rejected) == ((user("q"),), (), (assistant("a"),))
+
+
+def test_unpaired_rows_that_are_broken_or_empty(tmp_path):
+    good = {"prompt": "q", "completion": "a", "label": True}
+    assert load(tmp_path, [good, {**good, "completion": " "}]).counts.emptied == 1
+    assert "line 2: no 'completion' beside 'label'" in fault(tmp_path, [good, {"prompt": "q", "label": 1}])
+    assert "line 2: column 'prompt' is null" in fault(tmp_path, [good, {**good, "prompt": None}])
+    assert "data.answers=2: " in fault(tmp_path, [good], answers=2)
+    # One answer called good and bad is two rows; the same said twice is a duplicate.
+    assert load(tmp_path, [good, {**good, "label": False}, good]).counts.duplicates == 1
+
+
+def test_an_absent_side_has_no_tokens_and_is_not_counted(tmp_path):
+    rows = [{"prompt": f"Question {n}?", "completion": "yes " * (n + 1), "label": n % 3 > 0} for n in range(20)]
+    cfg = DataConfig(source="files", path=str(write(tmp_path, rows)), max_length=18)
+    folder = tmp_path / "cache"
+    made = [
+        prepare(cfg, ProbeConfig(pairs=4), kinds.bpe(), train_pairs=load_pairs(cfg), probe_pairs=None, cache_dir=folder)
+        for _ in range(2)
+    ]
+    assert made[0].key == made[1].key  # the second from the cache
+    for prepared in made:
+        assert prepared.train.unpaired
+        assert prepared.train.num_sides == 2
+        for pair in prepared.train:
+            there, absent = (pair.chosen, pair.rejected) if pair.index % 3 else (pair.rejected, pair.chosen)
+            assert len(absent) == 0
+            assert 0 < len(there) <= 18 - len(pair.prompt)
+        report = prepared.report
+        assert report["desirable"] + report["undesirable"] == report["train_pairs"] == 16
+        assert report["truncated_completions"] > 0
+        assert report["mean_rejected_tokens"] == np.mean([len(p.rejected) for p in prepared.train if len(p.rejected)])
+        assert report["mean_chosen_minus_rejected_tokens"] is None
+        assert json.loads(json.dumps(report, allow_nan=False)) == report
+        table = dict(prepared.table)
+        assert table["mean chosen minus rejected"] == "none"
+        assert int(table["desirable training rows"]) == report["desirable"]
+
+
 # ------------------------------------------------------------------------------------------------------------- as ids
 
 
