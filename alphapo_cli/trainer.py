@@ -41,7 +41,7 @@ class StepBatch:
 
     micro_batches: list[PairBatch]
     num_pairs: int  # over all processes
-    chosen_tokens: float  # mean length of their chosen answers
+    chosen_tokens: float  # mean length of their chosen answers, 0 for an absent one
 
 
 class StepDataset(Dataset[StepBatch]):

@@ -133,10 +133,13 @@ class TokenPairs:
         """
         n = len(self)
         limit = int((self.prompt.lengths + self.longest(2)).max())
+        following = [(i + 1) % n for i in range(n)]
+        for i in reversed(range(2 * n)):  # twice round, so that the last rows know what the first ones found
+            after = (i + 1) % n
+            same = self.prompt_keys[after] == self.prompt_keys[i % n]
+            following[i % n] = following[after] if same and i < 2 * n - 1 else after
         taken: list[list[int]] = []
-        for i in range(n):
-            others = ((i + step) % n for step in range(1, n))
-            j = next((j for j in others if self.prompt_keys[j] != self.prompt_keys[i]), (i + 1) % n)
+        for i, j in enumerate(following):
             there = [side for side in (self.chosen[j], self.rejected[j]) if len(side)]
             room = max(1, limit - len(self.prompt[i]))
             taken.append(there[i % len(there)][:room].tolist())

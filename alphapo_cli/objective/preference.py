@@ -177,8 +177,8 @@ class Objective(Point):
         both = scores.shape[0] > 1
         loss = here.preference_loss(scores, answers, moment) if both else torch.zeros_like(answers.sums[0])
         if self.nll:
-            nll = -answers.sums[0] / self._nll_tokens(answers)
-            loss = loss + self.nll * (nll if answers.present is None else nll * answers.present[0])
+            logp = self.nll * answers.sums[0] / self._nll_tokens(answers)
+            loss = loss - (logp if answers.present is None else logp * answers.present[0])
         loss = loss + self._part("regulariser", Comparison(scores, rewards, self.beta, answers=answers))
         return PairLoss(loss, scores, rewards, rewards[0] - rewards[1] if both else None)
 
