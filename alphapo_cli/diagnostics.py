@@ -20,13 +20,16 @@ SIDES = ("chosen", "rejected")
 
 @dataclass(frozen=True)
 class ProbeValues:
-    """Per-pair values of P probe pairs, float64 arrays."""
+    """Per-pair values of P probe pairs, float64 arrays; K sides, of which the metrics read the first two.
 
-    sums: np.ndarray  # [2, P] summed log-probs, chosen first
-    lengths: np.ndarray  # [2, P] completion tokens
-    scores: np.ndarray  # [2, P] the objective's score
-    rewards: np.ndarray  # [2, P] beta h(s)
-    gradients: np.ndarray  # [2, P] d loss / d score
+    An absent answer has no tokens, and its other values stand for nothing.
+    """
+
+    sums: np.ndarray  # [K, P] summed log-probs, chosen first
+    lengths: np.ndarray  # [K, P] completion tokens
+    scores: np.ndarray  # [K, P] the objective's score
+    rewards: np.ndarray  # [K, P] beta h(s)
+    gradients: np.ndarray  # [K, P] d loss / d score
     entropy: np.ndarray  # [P] mean over the chosen completion's tokens, nats
     kl: np.ndarray  # [P] mean over the chosen completion's tokens of KL(now || step 0), nats
 
@@ -38,16 +41,19 @@ def metrics(now: ProbeValues, start: ProbeValues) -> dict[str, float | None]:
     Displacement is in nats per token (sum difference over the number of completion tokens), `_sum` in nats per answer.
     """
     row: dict[str, float | None] = {}
-    change = now.sums - start.sums  # [2, P]
+    change = now.sums - start.sums  # [K, P]
+    there = now.lengths > 0
     for i, side in enumerate(SIDES):
-        _spread(row, f"displacement/{side}", change[i] / now.lengths[i])
-        _spread(row, f"displacement/{side}_sum", change[i], quantiles=False)
-        _spread(row, f"logps/{side}", now.sums[i] / now.lengths[i])
-        _spread(row, f"logps/{side}_sum", now.sums[i], quantiles=False)
-        _spread(row, f"rewards/{side}", now.rewards[i])
-        _spread(row, f"gradient_weight/{side}", now.gradients[i])
-    down = change < 0
-    row["displacement/share_chosen_down"] = _mean(down[0])
+        p = there[i]
+        _spread(row, f"displacement/{side}", change[i, p] / now.lengths[i, p])
+        _spread(row, f"displacement/{side}_sum", change[i, p], quantiles=False)
+        _spread(row, f"logps/{side}", now.sums[i, p] / now.lengths[i, p])
+        _spread(row, f"logps/{side}_sum", now.sums[i, p], quantiles=False)
+        _spread(row, f"rewards/{side}", now.rewards[i, p])
+        _spread(row, f"gradient_weight/{side}", now.gradients[i, p])
+    row["displacement/share_chosen_down"] = _mean(change[0, there[0]] < 0)
+    both = there[0] & there[1]  # what follows compares the two, and is null where no row has both
+    down = change[:, both] < 0
     for name, chosen_down, rejected_down in (
         ("up_up", False, False),
         ("up_down", False, True),
@@ -55,19 +61,23 @@ def metrics(now: ProbeValues, start: ProbeValues) -> dict[str, float | None]:
         ("down_down", True, True),
     ):
         row[f"displacement/quadrant/{name}"] = _mean((down[0] == chosen_down) & (down[1] == rejected_down))
-    margins = now.rewards[0] - now.rewards[1]
-    growth = margins.mean() - (start.rewards[0] - start.rewards[1]).mean()
-    from_chosen = now.rewards[0].mean() - start.rewards[0].mean()
-    row["displacement/margin_from_chosen"] = _finite(from_chosen / growth) if growth > 0 else None
+    rewards, rewards_before = now.rewards[:2, both], start.rewards[:2, both]
+    margins = rewards[0] - rewards[1]
+    row["displacement/margin_from_chosen"] = None
+    if margins.size:
+        growth = margins.mean() - (rewards_before[0] - rewards_before[1]).mean()
+        from_chosen = rewards[0].mean() - rewards_before[0].mean()
+        row["displacement/margin_from_chosen"] = _finite(from_chosen / growth) if growth > 0 else None
     _spread(row, "rewards/margins", margins)
     row["rewards/accuracies"] = _mean(margins > 0)
-    order, before = now.sums[0] > now.sums[1], start.sums[0] > start.sums[1]
-    means = now.sums / now.lengths
+    sums, sums_before = now.sums[:, both], start.sums[:, both]
+    order, before = sums[0] > sums[1], sums_before[0] > sums_before[1]
+    means = sums / now.lengths[:, both]
     row["ranking/accuracy"] = _mean(order)
     row["ranking/accuracy_length_normalised"] = _mean(means[0] > means[1])
     row["ranking/flipped"] = _mean(order != before)
-    row["kl/reference"] = _mean(now.kl)
-    row["entropy/chosen"] = _mean(now.entropy)
+    row["kl/reference"] = _mean(now.kl[there[0]])
+    row["entropy/chosen"] = _mean(now.entropy[there[0]])
     return row
 
 
@@ -77,11 +87,13 @@ def per_pair(now: ProbeValues, start: ProbeValues, step: int) -> list[dict[str, 
     for p in range(now.sums.shape[1]):
         row: dict[str, float | int | None] = {"step": step, "pair": p}
         for i, side in enumerate(SIDES):
-            row[f"logps/{side}_sum"] = _finite(now.sums[i, p])
+            there = now.lengths[i, p] > 0
+            change = (now.sums[i, p] - start.sums[i, p]) / max(now.lengths[i, p], 1)
+            row[f"logps/{side}_sum"] = _finite(now.sums[i, p]) if there else None
             row[f"tokens/{side}"] = int(now.lengths[i, p])
-            row[f"displacement/{side}"] = _finite((now.sums[i, p] - start.sums[i, p]) / now.lengths[i, p])
-            row[f"rewards/{side}"] = _finite(now.rewards[i, p])
-            row[f"gradient_weight/{side}"] = _finite(now.gradients[i, p])
+            row[f"displacement/{side}"] = _finite(change) if there else None
+            row[f"rewards/{side}"] = _finite(now.rewards[i, p]) if there else None
+            row[f"gradient_weight/{side}"] = _finite(now.gradients[i, p]) if there else None
         rows.append(row)
     return rows
 
@@ -89,7 +101,8 @@ def per_pair(now: ProbeValues, start: ProbeValues, step: int) -> list[dict[str, 
 def objective_values(
     objective: Objective, answers: AnswerLogProbs, moment: Moment
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(scores, rewards, d loss / d score), each [2, P], of P pairs' answers."""
+    """(scores, rewards, d loss / d score), each [K, P], of P pairs' answers."""
+    answers = answers.widened()
     scores = objective.scores(answers)
     rewards = objective.at(moment).rewards(scores)
     gradients = objective.score_gradients(scores, answers, moment)

@@ -124,7 +124,7 @@ def token_statistics(
     return TokenStatistics(
         torch.cat(entropy) if entropy else none,
         torch.cat(sum_p2) if sum_p2 else none,
-        torch.cat(kl) if kl else None,
+        torch.cat(kl) if kl else none if start_head is not None else None,
     )
 
 

@@ -33,6 +33,7 @@ class TokenLogProbs:
     num_pairs: int
     num_sides: int
     statistics: TokenStatistics | None = None
+    present: Tensor | None = None  # [K, B] bool, whether the row has the answer; None: every row has every one
 
     @property
     def pair(self) -> Tensor:  # [N]
@@ -62,8 +63,8 @@ class TokenLogProbs:
         """Sums and lengths per answer."""
         lengths = self.sum_over(torch.ones_like(self.logps))
         facts = self.statistics
-        log_p2 = None if facts is None else self.sum_over(facts.sum_p2.log()) / lengths
-        return AnswerLogProbs(self.sum_over(self.logps), lengths, tokens=self, log_p2=log_p2)
+        log_p2 = None if facts is None else self.sum_over(facts.sum_p2.log()) / lengths.clamp(min=1)
+        return AnswerLogProbs(self.sum_over(self.logps), lengths, tokens=self, log_p2=log_p2, present=self.present)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ class AnswerLogProbs:
     weighted: Tensor | None = None  # [2, K, B] sums and lengths as token weights make them, where tokens are gone
     log_p2: Tensor | None = None  # [K, B] mean over the tokens of log sum p^2, where statistics were asked for
     index: Tensor | None = None  # [B] place of each pair in its data set
-    chosen_tokens: float | None = None  # mean length of the chosen answers of the optimizer step; None: of these
+    chosen_tokens: float | None = None  # chosen tokens per row of the optimizer step; None: of these
+    present: Tensor | None = None  # [K, B] bool, whether the row has the answer; None: every row has every one
 
     def log_ratio(self) -> Tensor:
         """Summed log-ratio to the reference, [K, B].
@@ -90,14 +92,32 @@ class AnswerLogProbs:
             raise UsageError("this objective compares with a reference, and no reference log-probs were given")
         return self.sums - self.reference
 
+    def first(self, sides: int) -> AnswerLogProbs:
+        """The same with the first `sides` answers of each row; `tokens` stays whole."""
+
+        def cut(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x[:sides]
+
+        return replace(
+            self, sums=self.sums[:sides], lengths=self.lengths[:sides], reference=cut(self.reference),
+            weighted=None if self.weighted is None else self.weighted[:, :sides], log_p2=cut(self.log_p2),
+            present=cut(self.present),
+        )  # fmt: skip
+
     def widened(self) -> AnswerLogProbs:
-        """The same with at least float32 values: nothing in an objective runs below it."""
+        """The same as an objective computes with it: in float32 or wider, an absent answer as one token of -1 nat.
+
+        That stands for no answer, has no gradient and keeps every score finite; what it gives is never counted.
+        """
 
         def widen(x: Tensor) -> Tensor:
             return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
-        reference = None if self.reference is None else widen(self.reference)
-        return replace(self, sums=widen(self.sums), lengths=widen(self.lengths), reference=reference)
+        def fill(x: Tensor, value: float) -> Tensor:
+            return widen(x) if self.present is None else torch.where(self.present, widen(x), value)
+
+        reference = None if self.reference is None else fill(self.reference, -1.0)
+        return replace(self, sums=fill(self.sums, -1.0), lengths=fill(self.lengths, 1.0), reference=reference)
 
 
 def log_softmax_at(logits: Tensor, targets: Tensor) -> Tensor:

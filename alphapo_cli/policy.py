@@ -138,7 +138,9 @@ def label(scored: Scored, batch: PairBatch) -> TokenLogProbs:
     """Per-token log-probs with the answer each belongs to."""
     logps, *facts = (scored,) if isinstance(scored, Tensor) else scored
     statistics = TokenStatistics(facts[0], facts[1]) if facts else None
-    return TokenLogProbs(logps, batch.answer, batch.targets, batch.num_pairs, batch.num_sides, statistics)
+    return TokenLogProbs(
+        logps, batch.answer, batch.targets, batch.num_pairs, batch.num_sides, statistics, batch.present
+    )
 
 
 def policy_of(lm: Any, cfg: TrainConfig, key: str = "model.path") -> PolicyModel:

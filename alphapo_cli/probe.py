@@ -77,11 +77,19 @@ def answers_of(policy: PolicyModel, batch: PairBatch) -> AnswerLogProbs:
     return replace(policy.score(batch).answers(), index=batch.index)
 
 
+def measured_sides(objective: Objective, pairs: TokenPairs) -> int:
+    """Answers of each pair that a measurement looks at: chosen and rejected, and what else the objective reads."""
+    return max(2, objective.sides(pairs.num_sides))
+
+
 class PairScorer:
     """A data set cut into fixed batches, and this process's share of them."""
 
-    def __init__(self, pairs: TokenPairs, batch_size: int, pad_id: int, processes: Processes, layout: Layout) -> None:
-        widths = pairs.prompt.lengths + np.maximum(pairs.chosen.lengths, pairs.rejected.lengths)
+    def __init__(
+        self, pairs: TokenPairs, batch_size: int, pad_id: int, processes: Processes, layout: Layout, sides: int = 2
+    ) -> None:
+        self.sides = sides
+        widths = pairs.prompt.lengths + pairs.longest(sides)
         order = np.argsort(widths, kind="stable").tolist()
         chunks = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
         self.pairs, self.pad_id, self.processes, self.layout = pairs, pad_id, processes, layout
@@ -89,7 +97,8 @@ class PairScorer:
 
     def batches(self, device: torch.device) -> Iterator[tuple[list[int], PairBatch]]:
         for chunk in self.mine:
-            yield chunk, self.layout.collate([self.pairs[i] for i in chunk], pad_id=self.pad_id).to(device)
+            batch = self.layout.collate([self.pairs[i] for i in chunk], pad_id=self.pad_id, sides=self.sides)
+            yield chunk, batch.to(device)
 
     def collect(self, parts: list[tuple[list[int], dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
         """Join per-batch arrays [..., B] of all processes along their last axis, in the data set's order."""
@@ -114,9 +123,10 @@ def score_pairs(
 ) -> np.ndarray:
     """Summed log-probs of both answers of every pair, [2, n] float64; `tick(pairs)` after every batch.
 
-    Tokens count as `objective` weighs them.
+    Tokens count as `objective` weighs them; where it reads more than two answers, it is [K, n].
     """
-    scorer = PairScorer(pairs, batch_size, pad_id, processes, policy.layout)
+    sides = 2 if objective is None else measured_sides(objective, pairs)
+    scorer = PairScorer(pairs, batch_size, pad_id, processes, policy.layout, sides)
     parts = []
     with inference(policy):
         for chunk, batch in scorer.batches(next(policy.parameters()).device):
@@ -143,8 +153,9 @@ class Probe:
         reference: np.ndarray | None,
     ) -> None:
         self.objective = objective
-        self.scorer = PairScorer(pairs, batch_size, pad_id, processes, policy.layout)
-        self.reference = reference  # [2, P]
+        sides = measured_sides(objective, pairs)
+        self.scorer = PairScorer(pairs, batch_size, pad_id, processes, policy.layout, sides)
+        self.reference = reference  # [K, P]
         self.start_head = frozen_head(policy.lm)
         self.start_hidden: list[Tensor] = []  # chosen rows of each of this process's batches
         self.start = self.measure(policy)
@@ -191,6 +202,7 @@ class Probe:
             columns={name: torch.from_numpy(values) for name, values in self.scorer.pairs.columns.items()},
             weighted=torch.from_numpy(values["weighted"]) if "weighted" in values else None,
             log_p2=torch.from_numpy(values["log_p2"]) if "log_p2" in values else None,
+            present=None if (values["lengths"] > 0).all() else torch.from_numpy(values["lengths"] > 0),
         )
         of_objective = objective_values(self.objective, answers, moment or self.objective.start)
         return ProbeValues(values["sums"], values["lengths"], *of_objective, values["entropy"], values["kl"])
@@ -206,7 +218,7 @@ class Probe:
             tokens = answers.tokens
             assert tokens is not None
             facts = token_statistics(hidden, head, chunk_bytes=chunk_bytes)
-            found["log_p2"] = _numpy(tokens.sum_over(facts.sum_p2.log()) / answers.lengths)
+            found["log_p2"] = _numpy(tokens.sum_over(facts.sum_p2.log()) / answers.lengths.clamp(min=1))
         return found
 
 
@@ -216,6 +228,6 @@ def _numpy(x: Tensor) -> np.ndarray:
 
 
 def _pair_means(values: Tensor, pair: Tensor, answers: AnswerLogProbs) -> np.ndarray:
-    """Mean of per-token `values` over the chosen answer of each pair, [B]; `pair` is the token's pair."""
+    """Mean of per-token `values` over the chosen answer of each pair, [B], 0 if absent; `pair` is the token's pair."""
     total = torch.zeros(answers.sums.shape[1], dtype=torch.float64, device=values.device)
-    return _numpy(total.index_add(0, pair, values.double()) / answers.lengths[0])
+    return _numpy(total.index_add(0, pair, values.double()) / answers.lengths[0].clamp(min=1))

@@ -120,10 +120,14 @@ class DataConfig:
     eval_split: str | None = None
     limit: int | None = _number(None, ge=1)
     # auto looks at the columns; dialogue: whole "\n\nHuman: ... \n\nAssistant: ..." texts in chosen and rejected.
-    format: str = _choice("auto", "auto", "pairs", "messages", "dialogue")
+    # answers: a list of scored answers a row; unpaired: one answer a row, labelled good or bad.
+    format: str = _choice("auto", "auto", "pairs", "messages", "dialogue", "answers", "unpaired")
     prompt_column: str = "prompt"
     chosen_column: str = "chosen"
     rejected_column: str = "rejected"
+    gold_column: str | None = None  # a third answer beside chosen and rejected; null: none
+    # Answers of a list that are used: the best-scored ones and the worst; null: as many as the shortest list has.
+    answers: int | None = _number(None, ge=2)
     # auto: the tokenizer's chat template where it has one, plain text otherwise.
     template: str = _choice("auto", "auto", "chat", "plain")
     system: str | None = None

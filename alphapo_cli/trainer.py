@@ -10,106 +10,29 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from alphapo_cli import generators, guards
 from alphapo_cli.data.tokens import TokenPairs
 from alphapo_cli.errors import AlphapoError, UsageError, nearest
-from alphapo_cli.layout import Layout
 from alphapo_cli.layout.batch import PairBatch
 from alphapo_cli.logprobs import AnswerLogProbs
 from alphapo_cli.objective.comparison import Memory, Moment
-from alphapo_cli.objective.preference import Objective, PairLoss
+from alphapo_cli.objective.preference import Objective
 from alphapo_cli.policy import PolicyModel, label
 from alphapo_cli.probe import Processes
 from alphapo_cli.reference import MovingReference
 from alphapo_cli.schedule import Schedule, StepIndices
 from alphapo_cli.schema import TrainerConfig
-
-
-@dataclass(frozen=True)
-class StepBatch:
-    """One optimizer step of one process."""
-
-    micro_batches: list[PairBatch]
-    num_pairs: int  # over all processes
-    chosen_tokens: float  # mean length of their chosen answers
-
-
-class StepDataset(Dataset[StepBatch]):
-    """Optimizer steps by number."""
-
-    def __init__(
-        self,
-        pairs: TokenPairs,
-        schedule: Schedule,
-        rank: int,
-        pad_id: int,
-        sides: int,
-        reference: np.ndarray | None,
-        layout: Layout,
-    ) -> None:
-        self.pairs, self.rank, self.layout = pairs, rank, layout
-        self.schedule = schedule.sized(layout.positions(pairs, sides), layout.as_widest)
-        self.pad_id, self.sides, self.reference = pad_id, sides, reference
-        self.chosen_lengths = pairs.chosen.lengths
-
-    def __len__(self) -> int:
-        return self.schedule.total_steps
-
-    def __getitem__(self, step: int) -> StepBatch:
-        batches = [
-            self.layout.collate(
-                [self.pairs[int(i)] for i in indices],
-                pad_id=self.pad_id,
-                weights=weights,
-                reference=None if self.reference is None else torch.from_numpy(self.reference[:, indices]),
-                sides=self.sides,
-            )
-            for indices, weights in self.schedule.micro_batches(step, self.rank)
-        ]
-        everyone = self.schedule.pairs(step)
-        return StepBatch(batches, len(everyone), float(self.chosen_lengths[everyone].mean()))
-
-
-class Window:
-    """Sums over pairs since the last log, in float64, so that a logged value is the mean over exactly those pairs."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-
-    def add(self, result: PairLoss, batch: PairBatch, lengths: Tensor, sums: Tensor) -> None:
-        """Fold in one micro-batch; `lengths`, `sums` [K, B] of the answers."""
-        values = {"loss": result.loss}
-        for side, name in enumerate(("chosen", "rejected")[: batch.num_sides]):
-            values[f"rewards/{name}"] = result.rewards[side]
-            values[f"logps/{name}"] = sums[side] / lengths[side]
-            values[f"logps/{name}_sum"] = sums[side]
-        if result.margins is not None:
-            values["rewards/margins"] = result.margins
-            values["rewards/accuracies"] = (result.margins > 0).double()
-        weight = batch.weight.double()
-        for name, value in {**values, "pairs": torch.ones_like(weight)}.items():
-            # where, not a product: a filling pair must not spread a NaN
-            part = torch.where(weight > 0, value.detach().double(), 0.0).sum()
-            self.sums[name] = self.sums[name] + part if name in self.sums else part
-
-    def means(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Means over all processes, and an empty window again."""
-        names = sorted(self.sums)
-        total = reduce(torch.stack([self.sums[n] for n in names]))
-        self.sums = {}
-        by_name = dict(zip(names, total.tolist(), strict=True))
-        pairs = by_name.pop("pairs")
-        return {f"train/{name}": value / pairs for name, value in by_name.items()}
+from alphapo_cli.steps import StepBatch, StepDataset, Window
 
 
 class PreferenceTrainer(Trainer):
@@ -140,7 +63,7 @@ class PreferenceTrainer(Trainer):
         self.moving = moving
         self.schedule = schedule
         self.sampler = StepIndices(schedule.total_steps)
-        sides = 2 if objective.needs_rejected else 1
+        sides = objective.sides(pairs.num_sides)
         self.steps = StepDataset(pairs, schedule, args.process_index, pad_id, sides, reference, policy.layout)
         self.window = Window()
         self.logging_steps = logging_steps

@@ -168,7 +168,7 @@ def needed(args: argparse.Namespace, step: int) -> tuple[float, int]:
     hidden, layers = size["hidden_size"], size["num_hidden_layers"]
     positions = batch.input_ids.numel()
     weights = layers * (4 * hidden**2 + 3 * hidden * size["intermediate_size"])
-    area = sum((s.shared + s.first) ** 2 / 2 + s.second * (s.shared + s.second / 2) for s in batch.packing.segments)
+    area = sum(s.shared**2 / 2 + sum(n * (s.shared + n / 2) for n in s.own) for s in batch.packing.segments)
     head = len(batch.targets) * hidden * material.case(args.cases).vocabulary
     return 6 * (positions * weights + head) + 3 * layers * 4 * hidden * area, positions
 

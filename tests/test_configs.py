@@ -20,7 +20,7 @@ from alphapo_cli.locations import shipped
 from alphapo_cli.objective.catalog import Method, methods
 from alphapo_cli.objective.parts import TABLES
 from alphapo_cli.objective.preference import build
-from alphapo_cli.objective.requirements import check_columns
+from alphapo_cli.objective.requirements import check_columns, check_sides
 from alphapo_cli.overrides import Sources, read_line
 from alphapo_cli.schema import GlassboxConfig, ObjectiveConfig, TrainConfig
 from alphapo_cli.sweep.grid import make
@@ -147,6 +147,7 @@ def test_the_sweep_of_methods_has_every_objective_that_the_embedded_world_can_tr
 
     def fits(method):
         try:
+            check_sides(method.objective, 2, False, "the embedded world")
             check_columns(method.objective, columns, range(len(pairs)), "the embedded world")
         except UsageError:
             return False

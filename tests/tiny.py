@@ -243,6 +243,23 @@ def saved_start(folder: Path, train_pairs: int, eval_pairs: int) -> Path:
     return folder
 
 
+def other_rows(start: Path) -> Path:
+    """Writes the pairs of `saved_start` as lists of four scored answers and as unpaired rows, into files beside them."""
+    rng = Random(3)
+    for name in ("train", "eval"):
+        pairs = [json.loads(line) for line in (start / f"{name}.jsonl").read_text().splitlines()]
+        lists, alone = [], []
+        for i, row in enumerate(pairs):
+            other = pairs[(i + 1) % len(pairs)]
+            answers = [row["chosen"], row["rejected"], other["chosen"], other["rejected"]]
+            scored = [{"content": a[-1]["content"], "score": rng.random()} for a in answers]
+            lists.append({"prompt": row["prompt"], "responses": scored})
+            alone.append({"prompt": row["prompt"], "completion": answers[i % 2], "label": i % 2 == 0})
+        for kind, rows in (("lists", lists), ("unpaired", alone)):
+            (start / f"{name}-{kind}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return start
+
+
 def line_from(start: Path) -> list[str]:
     """Overrides of `alphapo train` for one epoch from `saved_start`'s folder, the probe every other step."""
     return [

@@ -8,6 +8,7 @@ the same one and a killed process leaves none half written.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -29,7 +30,7 @@ from alphapo_cli.schema import DataConfig
 
 # Change it whenever the same pairs, tokenizer and settings give other ids or counts than before.
 CODE_VERSION = 1
-_SIDES = ("prompt", "chosen", "rejected")
+_COLUMNS = ("prompt", "chosen", "rejected")  # and answer_2, answer_3, ... where there are more
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
@@ -73,9 +74,15 @@ def _read(folder: Path) -> Encoded | None:
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         with np.load(folder / "tokens.npz", allow_pickle=False) as arrays:
-            prompt, chosen, rejected = (Ragged(arrays[f"{side}_ids"], arrays[f"{side}_offsets"]) for side in _SIDES)
+            further = itertools.takewhile(
+                lambda name: f"{name}_ids" in arrays, (f"answer_{side}" for side in itertools.count(2))
+            )
+            prompt, chosen, rejected, *others = (
+                Ragged(arrays[f"{name}_ids"], arrays[f"{name}_offsets"]) for name in (*_COLUMNS, *further)
+            )
             kept = tuple(arrays["kept"].tolist())
-        return Encoded(prompt, chosen, rejected, kept, TokenCounts(**meta["counts"]), meta["template"])
+        counts = TokenCounts(**meta["counts"])
+        return Encoded(prompt, chosen, rejected, kept, counts, meta["template"], tuple(others))
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
 
@@ -86,9 +93,10 @@ def _write(folder: Path, encoded: Encoded) -> None:
     beside.mkdir()
     try:
         arrays: dict[str, Any] = {"kept": np.asarray(encoded.kept, np.int64)}
-        for side in _SIDES:
-            ragged: Ragged = getattr(encoded, side)
-            arrays |= {f"{side}_ids": ragged.ids, f"{side}_offsets": ragged.offsets}
+        columns = dict(zip(_COLUMNS, (encoded.prompt, encoded.chosen, encoded.rejected), strict=True))
+        columns |= {f"answer_{side}": ragged for side, ragged in enumerate(encoded.others, 2)}
+        for name, ragged in columns.items():
+            arrays |= {f"{name}_ids": ragged.ids, f"{name}_offsets": ragged.offsets}
         np.savez(beside / "tokens.npz", **arrays)
         meta = {"counts": asdict(encoded.counts), "template": encoded.template}
         (beside / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")

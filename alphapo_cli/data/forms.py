@@ -1,10 +1,12 @@
-"""From a source row to a pair, for the four forms in which preference data is published.
+"""From a source row to a pair, for the forms in which preference data is published.
 
     form       prompt            chosen, rejected
     pairs      text              answers as text
     messages   messages or text  answers as message lists, alone or after the whole conversation
     messages   none, or a copy   whole conversations that differ in the last message (UltraFeedback-binarized)
     dialogue   none              whole texts "\\n\\nHuman: ...\\n\\nAssistant: ..." (HH-RLHF)
+    answers    text or messages  none: a list of scored answers instead, see `answers`
+    unpaired   text or messages  none: one answer and its label instead, see `answers`
 
 Whatever the form, an answer is what follows the prompt that both sides share, up to the end of one assistant turn.
 """
@@ -16,9 +18,10 @@ import itertools
 import math
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from alphapo_cli.data import answers
 from alphapo_cli.data.records import ROLES, Conversation, Message, Side, TextPair, Verbatim
 from alphapo_cli.data.sources import CsvText, Row
 from alphapo_cli.errors import UsageError
@@ -30,12 +33,17 @@ _DIALOGUE_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def detect_form(row: Row, cfg: DataConfig) -> str:
-    """pairs, messages or dialogue: as `data.format` says, or from the columns and types of the first row.
+    """pairs, messages, dialogue, answers or unpaired: as `data.format` says, or from the columns and types of the first row.
 
     Raises UsageError when an answer column is missing or when text answers come without a prompt.
     """
     if cfg.format != "auto":
         return cfg.format
+    if row.values.get(cfg.chosen_column) is None and row.values.get(cfg.rejected_column) is None:
+        if answers.list_column(row) is not None:
+            return "answers"
+        if all(row.values.get(name) is not None for name in answers.UNPAIRED):
+            return "unpaired"
     chosen, rejected = _column(row, cfg, "chosen"), _column(row, cfg, "rejected")
     if isinstance(chosen, list) or isinstance(rejected, list):
         return "messages"
@@ -55,8 +63,11 @@ def to_pair(row: Row, form: str, cfg: DataConfig) -> TextPair | None:
 
     Raises UsageError, naming the row, when a column is missing or of another type than the form asks for.
     """
+    if form in ("answers", "unpaired"):
+        return _from_answers(row, form, cfg)
     chosen, rejected = _column(row, cfg, "chosen"), _column(row, cfg, "rejected")
     columns = _numbers(row.values, (cfg.prompt_column, cfg.chosen_column, cfg.rejected_column))
+    gold = [] if cfg.gold_column is None else [(cfg.gold_column, _column(row, cfg, "gold"))]
     if form == "pairs":
         return TextPair(
             prompt=_text(_column(row, cfg, "prompt"), row, cfg.prompt_column),
@@ -64,12 +75,48 @@ def to_pair(row: Row, form: str, cfg: DataConfig) -> TextPair | None:
             rejected=_text(rejected, row, cfg.rejected_column),
             columns=columns,
             row=row.number,
+            others=tuple(_text(value, row, name) for name, value in gold),
         )
     if form == "dialogue":
         return _from_dialogue(
             _text(chosen, row, cfg.chosen_column, form), _text(rejected, row, cfg.rejected_column, form), columns, row
         )
-    return _from_messages(chosen, rejected, columns, row, cfg)
+    given = [(cfg.chosen_column, chosen), (cfg.rejected_column, rejected), *gold]
+    sides = _conversations(given, isinstance(row.values.get(cfg.prompt_column), list), row, cfg)
+    if sides is None:
+        return None
+    first, second, *others = sides
+    return TextPair(first[:-1], first[-1:], second[-1:], columns, row.number, others=tuple(x[-1:] for x in others))
+
+
+def _from_answers(row: Row, form: str, cfg: DataConfig) -> TextPair | None:
+    """A list of scored answers, or one answer with its label."""
+    prompt = _column(row, cfg, "prompt")
+    used = (cfg.prompt_column, *answers.LISTS, answers.SCORES, *answers.UNPAIRED)
+    columns = _numbers(row.values, used)
+    if form == "answers":
+        name = answers.list_column(row)
+        found = answers.scored(row)
+        given = [(f"{name}[{i}]", answer) for i, (answer, _) in enumerate(found)]
+    else:
+        name, desirable = "completion", answers.label_of(row)
+        if row.values.get(name) is None:
+            raise UsageError(f"{row.where}: no '{name}' beside 'label' (columns: {', '.join(map(str, row.values))})")
+        given = [(name, row.values[name])]
+    sides: list[Side]
+    start: Side
+    if isinstance(prompt, str) and all(isinstance(value, str) for _, value in given):
+        start, sides = _text(prompt, row, cfg.prompt_column), [_text(value, row, where) for where, value in given]
+    else:
+        whole = _conversations(given, True, row, cfg)
+        if whole is None:
+            return None
+        start, sides = whole[0][:-1], [messages[-1:] for messages in whole]
+    if form == "unpaired":
+        return TextPair(start, *answers.unpaired_sides(sides[0], desirable), columns, row.number)
+    scores = [score for _, score in found]
+    (first, second, *others), own = answers.ranked(list(zip(sides, scores, strict=True)), cfg.answers)
+    return TextPair(start, first, second, {**columns, **own}, row.number, others=tuple(others))
 
 
 def _from_dialogue(chosen: str, rejected: str, columns: Mapping[str, float], row: Row) -> TextPair | None:
@@ -113,9 +160,13 @@ def _answer(text: str) -> Conversation:
     return ({"role": "assistant", "content": text.strip()},)
 
 
-def _from_messages(
-    chosen: Any, rejected: Any, columns: Mapping[str, float], row: Row, cfg: DataConfig
-) -> TextPair | None:
+def _conversations(
+    given_answers: Sequence[tuple[str, Any]], text_too: bool, row: Row, cfg: DataConfig
+) -> list[Conversation] | None:
+    """Each answer with the turns before it, or None when they do not answer one prompt.
+
+    `given_answers`: what each is called, and its value. `text_too`: an answer may be text.
+    """
     prompt: Conversation | None = None
     given = row.values.get(cfg.prompt_column)
     if isinstance(given, list):
@@ -123,8 +174,8 @@ def _from_messages(
     elif given is not None:
         prompt = ({"role": "user", "content": _text(given, row, cfg.prompt_column)},)
     sides: list[Conversation] = []
-    for name, value in ((cfg.chosen_column, chosen), (cfg.rejected_column, rejected)):
-        if isinstance(value, str) and isinstance(given, list):
+    for name, value in given_answers:
+        if isinstance(value, str) and text_too:
             messages: Conversation = ({"role": "assistant", "content": _whole(value, row, name)},)
         else:
             messages = message_list(value, row, name)
@@ -144,10 +195,8 @@ def _from_messages(
                 f"{row.where}: '{name}' ends with role '{messages[-1]['role']}'; the answer is 'assistant'"
             )
         sides.append(messages)
-    first, second = sides
-    if first[:-1] != second[:-1] or len(first) < 2:
-        return None
-    return TextPair(prompt=first[:-1], chosen=first[-1:], rejected=second[-1:], columns=columns, row=row.number)
+    before = sides[0][:-1]
+    return sides if before and all(side[:-1] == before for side in sides) else None
 
 
 def message_list(value: Any, row: Row, name: str) -> Conversation:

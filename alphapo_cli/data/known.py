@@ -32,7 +32,7 @@ def round_trip_loss(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig, 
         texts = render_pair(pair, tokenizer, cfg, style)
         if texts is None:
             continue
-        for text in (texts.prompt, texts.chosen, texts.rejected):
+        for text in (texts.prompt, *texts.present):
             ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
             back = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
             before = _letters(text)
@@ -79,7 +79,7 @@ def _unknown_word(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig, st
         texts = render_pair(pair, tokenizer, cfg, style)
         if texts is None:
             continue
-        for text in (texts.prompt + texts.chosen, texts.prompt + texts.rejected):
+        for text in (texts.prompt + completion for completion in texts.present):
             encoding = tokenizer([text], add_special_tokens=False, verbose=False).encodings[0]
             for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
                 if token == tokenizer.unk_token_id and text[start:stop].strip():

@@ -1,11 +1,14 @@
 """Preference pairs from files and from the hub: read, brought to one form, and cleaned of what cannot train.
 
-A row whose two sides share no prompt, whose answer is empty or whose answers are the same carries no preference: it is
-left out and counted. A row that is broken (no `rejected`, a number where text belongs) is an error that names it.
+A row whose two sides share no prompt, whose answer is empty, of whose answers two are the same or whose scores are all
+equal carries no preference: it is left out and counted. A row that is broken (no `rejected`, a number where text belongs) is an error that names it.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from alphapo_cli.data.answers import agreed, tied
 from alphapo_cli.data.forms import answer_text, detect_form, to_pair
 from alphapo_cli.data.records import LoadCounts, LoadedPairs, TextPair
 from alphapo_cli.data.sources import Row, read_files, read_hub
@@ -38,7 +41,8 @@ def load_pairs(cfg: DataConfig, *, evaluation: bool = False) -> LoadedPairs:
     if not rows:
         raise UsageError(f"{description}: holds no pairs; alphapo needs rows with prompt, chosen and rejected")
     form = detect_form(rows[0], cfg)
-    counts = {"no_common_prompt": 0, "emptied": 0, "identical": 0, "duplicates": 0, "duplicates_dropped": 0}
+    cfg = replace(cfg, answers=_answers(rows, form, cfg, description))
+    counts = {"no_common_prompt": 0, "emptied": 0, "identical": 0, "duplicates": 0, "duplicates_dropped": 0, "tied": 0}
     pairs: list[TextPair] = []
     seen: set[str] = set()
     for row in rows:
@@ -46,12 +50,15 @@ def load_pairs(cfg: DataConfig, *, evaluation: bool = False) -> LoadedPairs:
         if pair is None:
             counts["no_common_prompt"] += 1
             continue
-        chosen, rejected = answer_text(pair.chosen).strip(), answer_text(pair.rejected).strip()
-        if not chosen or not rejected:
+        texts = [answer_text(answer).strip() for answer in pair.answers]
+        if not all(texts):
             counts["emptied"] += 1
             continue
-        if chosen == rejected:
+        if len(set(texts)) < len(texts):
             counts["identical"] += 1
+            continue
+        if form == "answers" and tied(pair):
+            counts["tied"] += 1
             continue
         key = pair.content_key
         if key in seen:
@@ -65,6 +72,21 @@ def load_pairs(cfg: DataConfig, *, evaluation: bool = False) -> LoadedPairs:
         reasons = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items() if value)
         raise UsageError(f"{description}: none of its {len(rows)} rows is usable as {form} ({reasons})")
     return LoadedPairs(pairs, LoadCounts(read=len(rows), **counts), f"{description} ({form})", form)
+
+
+def _answers(rows: list[Row], form: str, cfg: DataConfig, description: str) -> int | None:
+    """How many answers a row has."""
+    if cfg.gold_column is not None and form not in ("pairs", "messages"):
+        raise UsageError(f"data.gold_column={cfg.gold_column}: {description} holds {form}; leave it out")
+    if form == "answers":
+        return agreed(rows, cfg, description)
+    there = {"unpaired": 1}.get(form, 2 if cfg.gold_column is None else 3)
+    if cfg.answers not in (None, there):
+        raise UsageError(
+            f"data.answers={cfg.answers}: {description} holds {form}, {there} answer(s) a row; leave it out, or give rows "
+            "with a list 'responses' and 'scores'"
+        )
+    return there
 
 
 def _read(cfg: DataConfig, evaluation: bool) -> tuple[list[Row], str]:

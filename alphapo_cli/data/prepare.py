@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from alphapo_cli.data.holdout import DEFAULT_PROBE_PAIRS, hold_out, ordered
 from alphapo_cli.data.records import LoadCounts, LoadedPairs, Side, TextPair, digest
 from alphapo_cli.data.template import written_date
 from alphapo_cli.data.tokenise import Encoded, TokenCounts
-from alphapo_cli.data.tokens import TokenPair, TokenPairs
+from alphapo_cli.data.tokens import Index, TokenPair, TokenPairs
 from alphapo_cli.schema import DataConfig, ProbeConfig
 
 __all__ = ["PreparedData", "PromptSample", "TokenPair", "TokenPairs", "prepare", "tokenizer_hash"]
@@ -44,6 +44,11 @@ class PreparedData:
     report: dict[str, Any]
     key: str
     prompt_samples: list[PromptSample]
+
+    def with_mismatched(self) -> PreparedData:
+        """The same with an answer to another prompt beside each row's own, see `TokenPairs.with_mismatched`."""
+        train, probe = self.train.with_mismatched(), self.probe.with_mismatched()
+        return replace(self, train=train, probe=probe, key=digest([self.key, "mismatched"]))
 
 
 def prepare(
@@ -80,7 +85,7 @@ def prepare(
         probe_report = {
             "probe_source": probe_pairs.description,
             "probe_prompts_in_training": len({name for name in held.prompt_keys if name in known}),
-            **{f"probe_{name}": value for name, value in asdict(probe_pairs.counts).items()},
+            **{f"probe_{name}": value for name, value in asdict(probe_pairs.counts).items() if name != "tied" or value},
         }
     report = _report(train_pairs, encoded, train, held, tokenizer) | probe_report
     return PreparedData(
@@ -104,6 +109,7 @@ def _token_pairs(pairs: Sequence[TextPair], encoded: Encoded) -> TokenPairs:
         rejected=encoded.rejected,
         prompt_keys=tuple(pair.prompt_key for pair in kept),
         index=np.asarray(encoded.kept, np.int64),
+        others=encoded.others,
         columns={name: np.array([pair.columns.get(name, np.nan) for pair in kept], np.float64) for name in names},
     )
 
@@ -126,6 +132,11 @@ def _report(
     load, token = loaded.counts, encoded.counts
     date = written_date(tokenizer) if encoded.template == "chat" else None
     chosen, rejected = train.chosen.lengths, train.rejected.lengths
+    more: dict[str, Any] = {}
+    if train.others or load.tied:
+        more = {"answers": train.num_sides, "tied": load.tied}
+    if train.unpaired:
+        more |= {"desirable": int((chosen > 0).sum()), "undesirable": int((rejected > 0).sum())}
     return {
         "source": loaded.description,
         "form": loaded.form,
@@ -149,11 +160,20 @@ def _report(
         "train_pairs": len(train),
         "probe_pairs": len(probe),
         "mean_prompt_tokens": float(train.prompt.lengths.mean()),
-        "mean_chosen_tokens": float(chosen.mean()),
-        "mean_rejected_tokens": float(rejected.mean()),
-        "mean_chosen_minus_rejected_tokens": float((chosen - rejected).mean()),
+        "mean_chosen_tokens": _mean(chosen[chosen > 0]),
+        "mean_rejected_tokens": _mean(rejected[rejected > 0]),
+        "mean_chosen_minus_rejected_tokens": _mean((chosen - rejected)[(chosen > 0) & (rejected > 0)]),
         "unknown_share": token.unknown / max(token.tokens, 1),
+        **more,
     }
+
+
+def _mean(values: Index) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "none" if value is None else format(value, form)
 
 
 def _table(report: dict[str, Any], load: LoadCounts, token: TokenCounts) -> list[tuple[str, str]]:
@@ -178,6 +198,10 @@ def _table(report: dict[str, Any], load: LoadCounts, token: TokenCounts) -> list
         ("split with a change of text", token.inexact),
         ("answers spelling special tokens", token.special_inside),
         ("probe prompts also in training", report.get("probe_prompts_in_training", 0)),
+        ("skipped: all scores equal", load.tied),
+        ("answers a row", report.get("answers", 0)),
+        ("desirable training rows", report.get("desirable", 0)),
+        ("undesirable training rows", report.get("undesirable", 0)),
     ]
     rows += [(label, f"{value:,}") for label, value in rare if value]
     return [
@@ -185,9 +209,9 @@ def _table(report: dict[str, Any], load: LoadCounts, token: TokenCounts) -> list
         ("training pairs", f"{report['train_pairs']:,}"),
         ("probe pairs", f"{report['probe_pairs']:,}"),
         ("mean prompt tokens", f"{report['mean_prompt_tokens']:.1f}"),
-        ("mean chosen tokens", f"{report['mean_chosen_tokens']:.1f}"),
-        ("mean rejected tokens", f"{report['mean_rejected_tokens']:.1f}"),
-        ("mean chosen minus rejected", f"{report['mean_chosen_minus_rejected_tokens']:+.1f}"),
+        ("mean chosen tokens", _shown(report["mean_chosen_tokens"], ".1f")),
+        ("mean rejected tokens", _shown(report["mean_rejected_tokens"], ".1f")),
+        ("mean chosen minus rejected", _shown(report["mean_chosen_minus_rejected_tokens"], "+.1f")),
         ("unknown tokens", f"{report['unknown_share']:.2%}"),
         ("template", report["template"]),
     ]

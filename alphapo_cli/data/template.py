@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alphapo_cli.data.records import Conversation, Side, TextPair
+from alphapo_cli.data.records import ABSENT, Conversation, Side, TextPair
 from alphapo_cli.errors import UsageError
 from alphapo_cli.schema import DataConfig
 
@@ -34,13 +34,19 @@ class TemplateRefusal(UsageError):
 
 @dataclass(frozen=True)
 class Rendered:
-    """Texts of one pair. A completion that does not hold its own end token gets the tokenizer's (`*_ends` false)."""
+    """Texts of one pair: the prompt and each side's completion, None for an absent one.
+
+    `ends`: whether a completion holds its own end token; one that does not gets the tokenizer's.
+    """
 
     prompt: str
-    chosen: str
-    rejected: str
-    chosen_ends: bool
-    rejected_ends: bool
+    completions: tuple[str | None, ...]
+    ends: tuple[bool, ...]
+
+    @property
+    def present(self) -> list[str]:
+        """The completions without an absent one."""
+        return [text for text in self.completions if text is not None]
 
 
 @dataclass(frozen=True)
@@ -156,12 +162,14 @@ def _conversation(prompt: Side, cfg: DataConfig) -> Conversation:
     return messages
 
 
-def plain_pair(pair: TextPair) -> tuple[str, str, str]:
-    """Prompt, chosen and rejected as text without template. Raises UsageError for message data."""
+def plain_pair(pair: TextPair) -> tuple[str, list[str | None]]:
+    """Prompt and completions as text without template. Raises UsageError for message data."""
     if pair.verbatim is not None:
-        return pair.verbatim.prompt, pair.verbatim.chosen, pair.verbatim.rejected
-    if isinstance(pair.prompt, str) and isinstance(pair.chosen, str) and isinstance(pair.rejected, str):
-        return pair.prompt, pair.chosen, pair.rejected
+        return pair.verbatim.prompt, [pair.verbatim.chosen, pair.verbatim.rejected]
+    sides = [None if side == ABSENT else side for side in pair.sides]
+    texts = [side for side in sides if side is None or isinstance(side, str)]
+    if isinstance(pair.prompt, str) and len(texts) == len(sides):
+        return pair.prompt, texts
     raise UsageError(_NEEDS_TEMPLATE)
 
 
@@ -172,22 +180,25 @@ def render_pair(pair: TextPair, tokenizer: Any, cfg: DataConfig, style: Style) -
     template's text the answer begins.
     """
     if not style.chat:
-        prompt, *answers = plain_pair(pair)
-        chosen, rejected = (without_end(answer, style.ends) for answer in answers)
-        if not chosen.strip() or not rejected.strip():
+        prompt, answers = plain_pair(pair)
+        bare = tuple(None if answer is None else without_end(answer, style.ends) for answer in answers)
+        if any(text is not None and not text.strip() for text in bare):
             return None
-        return Rendered(prompt, chosen, rejected, False, False)
+        return Rendered(prompt, bare, (False,) * len(bare))
     conversation = _conversation(pair.prompt, cfg)
     prompt = _apply(tokenizer, conversation, True)
-    sides: list[tuple[str, bool]] = []
-    for answer in (pair.chosen, pair.rejected):
+    sides: list[tuple[str | None, bool]] = []
+    for answer in pair.sides:
+        if answer == ABSENT:
+            sides.append((None, False))
+            continue
         content = without_end(answer if isinstance(answer, str) else answer[-1]["content"], style.ends)
         if not content.strip():
             return None
         whole = _apply(tokenizer, (*conversation, {"role": "assistant", "content": content}), False)
         sides.append(cut_after_end(_after_prompt(prompt, whole, content, style.ends, pair, tokenizer), style.ends))
-    (chosen, chosen_ends), (rejected, rejected_ends) = sides
-    return Rendered(prompt, chosen, rejected, chosen_ends, rejected_ends)
+    completions, ends = zip(*sides, strict=True)
+    return Rendered(prompt, completions, ends)
 
 
 def _after_prompt(prompt: str, whole: str, answer: str, ends: tuple[str, ...], pair: TextPair, tokenizer: Any) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from alphapo_cli.data.boundary import Split, encodings_of, ids_of, split
 from alphapo_cli.data.known import check_known, round_trip_loss, unknown_id
 from alphapo_cli.data.records import Side, TextPair
 from alphapo_cli.data.template import Rendered, Style, TemplateRefusal, render_pair, render_prompt, style_of
@@ -56,7 +57,10 @@ class TokenCounts:
 
 @dataclass(frozen=True)
 class Encoded:
-    """n pairs as ids. `kept` [n]: their places among the pairs that were given. `template`: chat or plain."""
+    """n pairs as ids, `others` their sides 2, 3, ...; an absent side has no tokens.
+
+    `kept` [n]: their places among the pairs that were given. `template`: chat or plain.
+    """
 
     prompt: Ragged
     chosen: Ragged
@@ -64,6 +68,7 @@ class Encoded:
     kept: tuple[int, ...]
     counts: TokenCounts
     template: str
+    others: tuple[Ragged, ...] = ()
 
 
 def encode_prompt(prompt: Side, tokenizer: Any, cfg: DataConfig) -> list[int]:
@@ -73,7 +78,7 @@ def encode_prompt(prompt: Side, tokenizer: Any, cfg: DataConfig) -> list[int]:
     `data.max_prompt_length`, keeping a leading BOS. Raises UsageError for messages without chat template.
     """
     style = style_of(tokenizer, cfg)
-    bare = _ids(tokenizer, [render_prompt(prompt, tokenizer, cfg, style)])[0]
+    bare = ids_of(tokenizer, [render_prompt(prompt, tokenizer, cfg, style)])[0]
     whole, lead = _with_prefix(bare, style, tokenizer)
     return _cut_left(whole, cfg.max_prompt_length, lead)
 
@@ -105,8 +110,10 @@ def encode_pairs(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig) -> 
     sample = [pairs[kept[i * len(kept) // min(64, len(kept))]] for i in range(min(64, len(kept)))]
     loss = (0.0, "") if counts.unknown else round_trip_loss(sample, tokenizer, cfg, style)
     check_known(counts.unknown, counts.tokens, loss, [pairs[place] for place in kept], tokenizer, cfg, style)
-    prompt, chosen, rejected = (Ragged.joined([part.sides[side] for part in parts]) for side in range(3))
-    return Encoded(prompt, chosen, rejected, kept, counts, style.name)
+    prompt, chosen, rejected, *others = (
+        Ragged.joined(column) for column in zip(*(p.columns for p in parts), strict=True)
+    )
+    return Encoded(prompt, chosen, rejected, kept, counts, style.name, tuple(others))
 
 
 Chunk = tuple[int, Sequence[TextPair]]  # the first pair's place, and the pairs
@@ -125,15 +132,15 @@ def _workers(pairs: Sequence[TextPair], cfg: DataConfig) -> int:
 
 
 def _characters(pair: TextPair) -> int:
-    return sum(len(s) if isinstance(s, str) else sum(len(m["content"]) for m in s)
-               for s in (pair.prompt, pair.chosen, pair.rejected))  # fmt: skip
+    return sum(len(s) if isinstance(s, str) else sum(len(m["content"]) for m in s) for s in (pair.prompt, *pair.sides))
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A chunk's pairs as ids. `kept`: their places among all pairs; `refusal`: the first one of a template."""
+    """A chunk's pairs as ids, prompt and then every side. `kept`: their places among all pairs; `refusal`: the first
+    one of a template."""
 
-    sides: tuple[Ragged, Ragged, Ragged]
+    columns: tuple[Ragged, ...]
     kept: tuple[int, ...]
     counts: TokenCounts
     refusal: TemplateRefusal | None
@@ -155,79 +162,80 @@ def _encode_part(shared: tuple[Any, DataConfig, Style], chunk: Chunk) -> _Part:
         else:
             rendered[place] = texts
     kept: list[int] = []
-    sides: tuple[list[list[int]], list[list[int]], list[list[int]]] = ([], [], [])
-    for place, triple, of_pair in _encode_chunk(rendered, tokenizer, cfg, style):
+    columns: list[list[list[int]]] = [[] for _ in range(1 + len(chunk[1][0].sides))]
+    for place, row, of_pair in _encode_chunk(rendered, tokenizer, cfg, style):
         counts += of_pair
-        if triple is not None:
+        if row is not None:
             kept.append(place)
-            for column, ids in zip(sides, triple, strict=True):
+            for column, ids in zip(columns, row, strict=True):
                 column.append(ids)
-    prompt, chosen, rejected = (Ragged.from_lists(side) for side in sides)
-    return _Part((prompt, chosen, rejected), tuple(kept), counts, refusal)
+    return _Part(tuple(Ragged.from_lists(column) for column in columns), tuple(kept), counts, refusal)
 
 
-Triple = tuple[list[int], list[int], list[int]]
+Ids = list[list[int]]  # a prompt's, then those of every side
 
 
 def _encode_chunk(
     rendered: dict[int, Rendered], tokenizer: Any, cfg: DataConfig, style: Style
-) -> list[tuple[int, Triple | None, TokenCounts]]:
+) -> list[tuple[int, Ids | None, TokenCounts]]:
     if not rendered:
         return []
     texts = list(rendered.values())
-    prompts = _ids(tokenizer, [text.prompt for text in texts])
-    encodings = _encodings(
-        tokenizer, [text.prompt + answer for text in texts for answer in (text.chosen, text.rejected)]
-    )
+    prompts = ids_of(tokenizer, [text.prompt for text in texts])
+    encodings = iter(encodings_of(tokenizer, [text.prompt + answer for text in texts for answer in text.present]))
     unknown = unknown_id(tokenizer, style)
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    out: list[tuple[int, Triple | None, TokenCounts]] = []
+    out: list[tuple[int, Ids | None, TokenCounts]] = []
     for n, (place, text) in enumerate(rendered.items()):
         prompt, lead = _with_prefix(prompts[n], style, tokenizer)
+        wholes = [None if answer is None else next(encodings) for answer in text.completions]
         if not prompt:
             # Without a BOS an empty prompt leaves the first token of a completion without a context to predict it from.
             out.append((place, None, TokenCounts(emptied=1)))
             continue
-        first = _split(prompts[n], text.prompt, text.chosen, encodings[2 * n], tokenizer)
-        second = _split(prompts[n], text.prompt, text.rejected, encodings[2 * n + 1], tokenizer)
-        chosen = first.ids if text.chosen_ends else [*first.ids, style.end_id]
-        rejected = second.ids if text.rejected_ends else [*second.ids, style.end_id]
-        triple, cut = truncate(prompt, chosen, rejected, lead, cfg)
-        if triple[1] == triple[2]:
+        splits = [
+            Split([]) if answer is None else split(prompts[n], text.prompt, answer, whole, tokenizer)
+            for answer, whole in zip(text.completions, wholes, strict=True)
+        ]
+        answers = [
+            one.ids if whole is None or ends else [*one.ids, style.end_id]
+            for one, whole, ends in zip(splits, wholes, text.ends, strict=True)
+        ]
+        (prompt, *cut_answers), cut = truncate(prompt, answers, lead, cfg)
+        if len({tuple(ids) for ids in cut_answers}) < len(cut_answers):
             out.append((place, None, TokenCounts(identical=1)))
             continue
+        row = [prompt, *cut_answers]
         counts = replace(
             cut,
-            boundary=int(first.straddled or second.straddled),
-            inexact=int(not (first.exact and second.exact)),
-            special_inside=int(any(not special.isdisjoint(ids[:-1]) for ids in (chosen, rejected))),
-            tokens=sum(map(len, triple)),
-            unknown=0 if unknown is None else sum(ids.count(unknown) for ids in triple),
+            boundary=int(any(one.straddled for one in splits)),
+            inexact=int(not all(one.exact for one in splits)),
+            special_inside=int(any(not special.isdisjoint(ids[:-1]) for ids in answers)),
+            tokens=sum(map(len, row)),
+            unknown=0 if unknown is None else sum(ids.count(unknown) for ids in row),
         )
-        out.append((place, triple, counts))
+        out.append((place, row, counts))
     return out
 
 
-def truncate(
-    prompt: list[int], chosen: list[int], rejected: list[int], lead: int, cfg: DataConfig
-) -> tuple[Triple, TokenCounts]:
-    """Cuts a pair to `max_prompt_length` and `max_length`.
+def truncate(prompt: list[int], answers: list[list[int]], lead: int, cfg: DataConfig) -> tuple[Ids, TokenCounts]:
+    """Cuts a prompt and its answers to `max_prompt_length` and `max_length`.
 
     The prompt loses its beginning (but not its `lead` first ids), down to half of max_length; then completions lose
     their end, end token included, since a model must not learn to stop where the data was cut. A completion keeps at
     least one token.
     """
     kept = _cut_left(prompt, cfg.max_prompt_length, lead)
-    longest = max(len(chosen), len(rejected))
+    longest = max(map(len, answers))
     if len(kept) + longest > cfg.max_length:
         kept = _cut_left(kept, max(cfg.max_length - longest, min(len(kept), cfg.max_length // 2)), lead)
     room = cfg.max_length - len(kept)
     prompts = int(len(kept) < len(prompt))
-    completions = (len(chosen) > room) + (len(rejected) > room)
+    completions = sum(len(ids) > room for ids in answers)
     counts = TokenCounts(
         truncated_prompts=prompts, truncated_completions=completions, truncated_pairs=int(prompts + completions > 0)
     )
-    return (kept, chosen[:room], rejected[:room]), counts
+    return [kept, *(ids[:room] for ids in answers)], counts
 
 
 def _cut_left(ids: list[int], length: int | None, lead: int) -> list[int]:
@@ -243,70 +251,3 @@ def _with_prefix(ids: list[int], style: Style, tokenizer: Any) -> tuple[list[int
     if lead and tuple(ids[:lead]) != style.prefix:
         return [*style.prefix, *ids], lead
     return ids, lead or int(bool(ids) and ids[0] == tokenizer.bos_token_id)
-
-
-@dataclass(frozen=True)
-class _Split:
-    ids: list[int]
-    straddled: bool = False
-    exact: bool = True
-
-
-def _split(prompt_ids: list[int], prompt: str, completion: str, whole: Any, tokenizer: Any) -> _Split:
-    """The completion's ids out of the whole text's encoding (a tokenizers.Encoding)."""
-    ids: list[int] = whole.ids
-    if ids[: len(prompt_ids)] == prompt_ids:
-        return _Split(ids[len(prompt_ids) :])
-    # A token reaches over the boundary, or the text behind the prompt changes the prompt's own tokens.
-    want = _decode(tokenizer, ids)
-    attempts = [[*fragment, *rest] for fragment, rest in _repairs(prompt, completion, whole, tokenizer)]
-    for attempt in attempts:
-        if _decode(tokenizer, [*prompt_ids, *attempt]) == want:
-            return _Split(attempt, straddled=True)
-    return _Split(attempts[0], straddled=True, exact=False)
-
-
-def _repairs(prompt: str, completion: str, whole: Any, tokenizer: Any) -> list[tuple[list[int], list[int]]]:
-    """Ways to tokenise anew the text between the boundary and a later token: the least first, all of it last.
-
-    A token later than the first one behind the boundary is tried too, because some tokenizers' offsets leave out the
-    space that belongs to a token.
-    """
-    offsets: list[tuple[int, int]] = whole.offsets
-    inside = [k for k, (start, stop) in enumerate(offsets) if start >= len(prompt) and stop > start]
-    stops = [(offsets[k][0] - len(prompt), k) for k in inside[:2]]
-    repairs: list[tuple[list[int], list[int]]] = []
-    for length, k in [*stops, (len(completion), len(offsets))]:
-        fragment = completion[:length]
-        if not fragment:
-            repairs.append(([], whole.ids[k:]))
-            continue
-        repairs.extend((ids, whole.ids[k:]) for ids in _fragment_ids(fragment, tokenizer))
-    return repairs
-
-
-def _fragment_ids(fragment: str, tokenizer: Any) -> list[list[int]]:
-    # By itself; and behind a line break, for tokenizers that put a space before the beginning of a text.
-    behind = _encodings(tokenizer, ["\n" + fragment])[0]
-    anchored = [i for i, (start, _) in zip(behind.ids, behind.offsets, strict=True) if start >= 1]
-    return [_ids(tokenizer, [fragment])[0], anchored]
-
-
-def _decode(tokenizer: Any, ids: list[int]) -> str:
-    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-
-def _encode(tokenizer: Any, texts: list[str]) -> Any:
-    return tokenizer(
-        texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
-    )
-
-
-def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    ids: list[list[int]] = _encode(tokenizer, texts)["input_ids"]
-    return ids
-
-
-def _encodings(tokenizer: Any, texts: list[str]) -> list[Any]:
-    encodings: list[Any] = _encode(tokenizer, texts).encodings
-    return encodings

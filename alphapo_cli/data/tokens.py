@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +55,7 @@ class Ragged:
 class TokenPair:
     """One pair: token ids of the prompt and of both completions, each completion with its end token.
 
-    `index` is its place in the data set that it was taken from.
+    `index` is its place in the data set that it was taken from. `others`: further answers. An absent side is empty.
     """
 
     prompt: Ids
@@ -63,6 +63,12 @@ class TokenPair:
     rejected: Ids
     columns: Mapping[str, float]
     index: int
+    others: tuple[Ids, ...] = ()
+
+    @property
+    def answers(self) -> tuple[Ids, ...]:
+        """Chosen, rejected and the others."""
+        return (self.chosen, self.rejected, *self.others)
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,8 @@ class TokenPairs:
     """n tokenised pairs.
 
     `columns`: per-pair numbers [n] float64, NaN where a row has none. `prompt_keys`: n hex digests, equal for equal
-    prompts. `index` [n]: each pair's place among the usable pairs of its source.
+    prompts. `index` [n]: each pair's place among the usable pairs of its source. `others`: sides 2, 3, ... of pairs
+    with more than two answers. An unpaired row has no tokens on one side.
     """
 
     prompt: Ragged
@@ -79,9 +86,29 @@ class TokenPairs:
     prompt_keys: tuple[str, ...]
     index: Index
     columns: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    others: tuple[Ragged, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompt)
+
+    @property
+    def answers(self) -> tuple[Ragged, ...]:
+        """Chosen, rejected and the others."""
+        return (self.chosen, self.rejected, *self.others)
+
+    @property
+    def num_sides(self) -> int:
+        return len(self.answers)
+
+    @property
+    def unpaired(self) -> bool:
+        """Whether some row has one side alone."""
+        return any(bool((side.lengths == 0).any()) for side in self.answers)
+
+    def longest(self, sides: int | None = None) -> Index:
+        """[n] tokens of the longest of the first `sides` answers (all, if None)."""
+        longest: Index = np.max([side.lengths for side in self.answers[:sides]], axis=0)
+        return longest
 
     def __getitem__(self, position: int) -> TokenPair:
         if not -len(self) <= position < len(self):
@@ -93,10 +120,30 @@ class TokenPairs:
             rejected=self.rejected[position],
             columns={name: float(values[position]) for name, values in self.columns.items()},
             index=int(self.index[position]),
+            others=tuple(side[position] for side in self.others),
         )
 
     def __iter__(self) -> Iterator[TokenPair]:
         return (self[position] for position in range(len(self)))
+
+    def with_mismatched(self) -> TokenPairs:
+        """The same with one further answer each: that of the next row, in the data's order, which has another prompt.
+
+        Rows with two answers give them by turns. No row becomes longer than the longest one was: answers are cut there.
+        """
+        n = len(self)
+        limit = int((self.prompt.lengths + self.longest(2)).max())
+        following = [(i + 1) % n for i in range(n)]
+        for i in reversed(range(2 * n)):  # twice round, so that the last rows know what the first ones found
+            after = (i + 1) % n
+            same = self.prompt_keys[after] == self.prompt_keys[i % n]
+            following[i % n] = following[after] if same and i < 2 * n - 1 else after
+        taken: list[list[int]] = []
+        for i, j in enumerate(following):
+            there = [side for side in (self.chosen[j], self.rejected[j]) if len(side)]
+            room = max(1, limit - len(self.prompt[i]))
+            taken.append(there[i % len(there)][:room].tolist())
+        return replace(self, others=(Ragged.from_lists(taken),))
 
     def select(self, indices: Sequence[int] | Index) -> TokenPairs:
         """The pairs at `indices`, in that order."""
@@ -108,4 +155,5 @@ class TokenPairs:
             prompt_keys=tuple(self.prompt_keys[int(place)] for place in places),
             index=self.index[places],
             columns={name: values[places] for name, values in self.columns.items()},
+            others=tuple(side.select(places) for side in self.others),
         )

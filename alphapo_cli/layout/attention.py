@@ -57,9 +57,9 @@ def segment_attention(
     pruned = query.shape[2] < key.shape[2]
     segments = packing.segments
     # split, never slices of the whole row: the backward of a slice fills a tensor as large as what it was cut from
-    queries = query.split([n for s in segments for n in (s.shared + s.first - s.unread * pruned, s.second)], 2)
-    keys = key.split([n for s in segments for n in (s.shared + s.first, s.second)], 2)
-    values = value.split([n for s in segments for n in (s.shared + s.first, s.second)], 2)
+    lengths = [n for s in segments for n in (s.shared + s.own[0], *s.own[1:])]
+    queries = query.split([n for s in segments for n in (s.shared + s.own[0] - s.unread * pruned, *s.own[1:])], 2)
+    keys, values = key.split(lengths, 2), value.split(lengths, 2)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         mask = packing.causal(q.shape[2], k.shape[2], sliding_window, q.device)
@@ -77,11 +77,14 @@ def segment_attention(
         )
 
     out = []
-    for i, s in enumerate(segments):
-        out.append(attend(queries[2 * i], keys[2 * i], values[2 * i]))
-        if s.second:
-            k, v = (torch.cat((x[2 * i][:, :, : s.shared], x[2 * i + 1]), 2) for x in (keys, values))
-            out.append(attend(queries[2 * i + 1], k, v))
+    first = 0  # place of a pair's first part in the lists
+    for s in segments:
+        out.append(attend(queries[first], keys[first], values[first]))
+        for part, length in enumerate(s.own[1:], first + 1):
+            if length:
+                k, v = (torch.cat((x[first][:, :, : s.shared], x[part]), 2) for x in (keys, values))
+                out.append(attend(queries[part], k, v))
+        first += len(s.own)
     return torch.cat(out, 2).transpose(1, 2), None
 
 

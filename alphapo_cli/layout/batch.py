@@ -17,7 +17,7 @@ class PairBatch:
 
     Hidden state `predict[i]` (an index into the flattened [R * T] positions, or into the rows that `packing` keeps)
     predicts completion token `targets[i]`, which belongs to answer `answer[i]` = side * B + pair. Where the prompt is
-    shared, both sides' first tokens are predicted from the same position, which then occurs twice.
+    shared, all sides' first tokens are predicted from the same position, which then occurs once for each.
     """
 
     input_ids: Tensor  # [R, T] int64
@@ -32,6 +32,7 @@ class PairBatch:
     weight: Tensor  # [B] float32, 1 for a pair and 0 for one that only fills up a ragged step
     reference: Tensor | None  # [K, B] float64, summed reference log-probs
     columns: Mapping[str, Tensor]  # name -> [B] float32
+    present: Tensor | None = None  # [K, B] bool, whether the row has the answer; None: every row has every one
     packing: Packing | None = None  # who attends to whom in a packed row; None: rows are single answers
 
     def to(self, device: torch.device) -> PairBatch:

@@ -1,6 +1,6 @@
 """`packed` (the default): all pairs of a micro-batch in one row without padding, each prompt encoded once.
 
-What the two token sequences of a pair have in common from the start is shared, whatever the texts say: a prompt that
+What the token sequences of a pair have in common from the start is shared, whatever the texts say: a prompt that
 the answers tokenise differently at its end is shared up to there, and answers that begin alike share their beginning.
 The last token of an answer predicts nothing and is left out of the input.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from alphapo_cli.data.tokens import Index, TokenPair, TokenPairs
 from alphapo_cli.layout.batch import PairBatch
 from alphapo_cli.layout.packing import Packing, Segment
-from alphapo_cli.layout.padded import stack_columns
+from alphapo_cli.layout.padded import presence, stack_columns
 
 
 def collate(
@@ -32,28 +32,28 @@ def collate(
 
     `predict` counts the rows that the last layer keeps (`Packing.rows`). Nothing is padded, so `pad_id` is not used.
     """
-    answers = [p.chosen for p in pairs] + ([p.rejected for p in pairs] if sides == 2 else [])
+    answers = [p.answers[side] for side in range(sides) for p in pairs]
     segments, ids, positions, rows = [], [], [], []
     predict: list[npt.NDArray[np.int64]] = [np.arange(len(answer)) for answer in answers]
     begin = kept = 0
     for i, pair in enumerate(pairs):
         inputs = [answer[:-1] for answer in answers[i :: len(pairs)]]
-        alike = common_prefix(inputs[0], inputs[-1])
+        alike = min(common_prefix(inputs[0], other) for other in inputs)
         shared = len(pair.prompt) + alike
         own = [len(tokens) - alike for tokens in inputs]
         order = sorted(range(sides), key=lambda side: -own[side])
-        first, second = own[order[0]], own[order[1]] if sides == 2 else 0
         unread = len(pair.prompt) - 1
-        segment = Segment(shared, first, second, unread)
+        segment = Segment(shared, tuple(own[side] for side in order), unread)
         segments.append(segment)
         ids += [pair.prompt, inputs[0][:alike], *(inputs[side][alike:] for side in order)]
-        positions += [np.arange(shared + first), np.arange(shared, shared + second)]
+        positions += [np.arange(shared), *(np.arange(shared, shared + own[side]) for side in order)]
         rows.append(np.arange(begin + unread, begin + segment.length))
-        for side in range(sides):
+        before = 0  # what other answers have of their own, ahead of this one's
+        for side in order:
             at = predict[side * len(pairs) + i]  # token t of an answer is predicted at position unread + t
             at += kept
-            if side != order[0]:
-                at[alike + 1 :] += first
+            at[alike + 1 :] += before
+            before += own[side]
         begin += segment.length
         kept += segment.length - unread
     return PairBatch(
@@ -69,14 +69,16 @@ def collate(
         weight=torch.tensor(weights if weights is not None else [1.0] * len(pairs)),
         reference=None if reference is None else reference[:sides],
         columns=stack_columns([p.columns for p in pairs]),
+        present=presence(pairs, sides),
         packing=Packing(tuple(segments), _tensor(rows)),
     )
 
 
 def positions(pairs: TokenPairs, sides: int) -> Index:
-    """[n] positions of each pair, at most: what answers begin with in common is counted for both."""
-    answers = pairs.chosen.lengths + (pairs.rejected.lengths if sides == 2 else 0)
-    return pairs.prompt.lengths + answers - sides
+    """[n] positions of each pair, at most: what answers begin with in common is counted for each."""
+    inputs = [np.maximum(side.lengths - 1, 0) for side in pairs.answers[:sides]]
+    total: Index = pairs.prompt.lengths + np.sum(inputs, axis=0)
+    return total
 
 
 def common_prefix(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> int:

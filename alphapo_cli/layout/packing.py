@@ -2,11 +2,11 @@
 
 A row is one pair after another. A pair is
 
-    [ shared | first | second ]
+    [ shared | own 0 | own 1 | ... ]
 
-the tokens that both answers begin with (the prompt, and what the answers have in common), then what only one answer
-has, then what only the other has. Both answers see `shared`; neither sees the other; no pair sees another pair.
-Positions count within each answer, so `second` begins again where `shared` ends.
+the tokens that all its answers begin with (the prompt, and what the answers have in common), then what only one answer
+has, for each answer. All answers see `shared`; none sees another; no pair sees another pair. Positions count within
+each answer, so every part of its own begins where `shared` ends.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ from torch import Tensor
 
 
 class Segment(NamedTuple):
-    """Lengths of one pair. `first` is at least `second`: the longer answer needs no mask of its own."""
+    """Lengths of one pair. The longest of `own` stands first: the longest answer needs no mask of its own."""
 
     shared: int
-    first: int
-    second: int
+    own: tuple[int, ...]
     unread: int  # leading positions whose last hidden state predicts no completion token: all but the prompt's last
 
     @property
     def length(self) -> int:
-        return self.shared + self.first + self.second
+        return self.shared + sum(self.own)
 
 
 @dataclass(frozen=True)
@@ -80,10 +79,11 @@ class Packing:
         return self._masks[place]
 
     def coordinates(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(pair, part, position) of each of the T positions, int64; parts are 0 shared, 1 first, 2 second."""
+        """(pair, part, position) of each of the T positions, int64; part 0 is shared, the others follow in order."""
         pair, part, position = [], [], []
         for i, s in enumerate(self.segments):
             pair.append(torch.full((s.length,), i))
-            part.append(torch.repeat_interleave(torch.arange(3), torch.tensor([s.shared, s.first, s.second])))
-            position += [torch.arange(s.shared + s.first), torch.arange(s.shared, s.shared + s.second)]
+            lengths = torch.tensor([s.shared, *s.own])
+            part.append(torch.repeat_interleave(torch.arange(len(lengths)), lengths))
+            position += [torch.arange(s.shared), *(torch.arange(s.shared, s.shared + n) for n in s.own)]
         return torch.cat(pair), torch.cat(part), torch.cat(position)

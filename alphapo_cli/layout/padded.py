@@ -23,17 +23,18 @@ def collate(
     reference: Tensor | None = None,
     sides: int = 2,
 ) -> PairBatch:
-    """Rows: all chosen answers, then all rejected ones.
+    """Rows: all chosen answers, then all rejected ones, then those of further sides. An absent answer has no row.
 
     Args:
         pairs: at least one.
         pad_id: fills rows up; never seen by a completion.
         weights: one per pair; default 1.
-        reference: [2, B] summed reference log-probs of these pairs.
-        sides: 1 leaves the rejected answers out.
+        reference: [K, B] summed reference log-probs of these pairs.
+        sides: how many answers of each pair; 1 leaves the rejected answers out.
     """
-    answers = [p.chosen for p in pairs] + ([p.rejected for p in pairs] if sides == 2 else [])
-    prompts = [p.prompt for p in pairs] * sides
+    places = [(side, i) for side in range(sides) for i, p in enumerate(pairs) if len(p.answers[side])]
+    answers = [pairs[i].answers[side] for side, i in places]
+    prompts = [pairs[i].prompt for _, i in places]
     width = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
     ids = np.full((len(answers), width), pad_id, dtype=np.int64)
     predict, answer = [], []
@@ -42,7 +43,8 @@ def collate(
         ids[row, len(p) : len(p) + len(a)] = a
         start = row * width + len(p) - 1
         predict.append(np.arange(start, start + len(a)))
-        answer.append(np.full(len(a), row))
+        side, i = places[row]
+        answer.append(np.full(len(a), side * len(pairs) + i))
     return PairBatch(
         input_ids=torch.from_numpy(ids),
         attention_mask=None,
@@ -56,13 +58,19 @@ def collate(
         weight=torch.tensor(weights if weights is not None else [1.0] * len(pairs)),
         reference=None if reference is None else reference[:sides],
         columns=stack_columns([p.columns for p in pairs]),
+        present=presence(pairs, sides),
     )
 
 
 def positions(pairs: TokenPairs, sides: int) -> Index:
     """[n] positions of each pair's rows, were it alone."""
-    answers = pairs.chosen.lengths if sides == 1 else np.maximum(pairs.chosen.lengths, pairs.rejected.lengths)
-    return sides * (pairs.prompt.lengths + answers)
+    return sides * (pairs.prompt.lengths + pairs.longest(sides))
+
+
+def presence(pairs: Sequence[TokenPair], sides: int) -> Tensor | None:
+    """[K, B] whether each row has each answer; None where none is absent."""
+    there = torch.tensor([[len(p.answers[side]) > 0 for p in pairs] for side in range(sides)])
+    return None if bool(there.all()) else there
 
 
 def stack_columns(columns: Sequence[Mapping[str, float]]) -> dict[str, Tensor]:

@@ -81,6 +81,14 @@ class Method:
         found = ["reference"] if o.needs_reference else []
         if not o.needs_rejected:
             found.append("chosen side only")
+        if o.reads_all is not None:
+            found.append("K scored answers (K >= 2)")
+        if o.needs_mismatched:
+            found.append("answers to other prompts (made in training)")
+        if o.sides(2) > 2:
+            found.append(f"{o.sides(2)} answers")
+        if o.pairing is None:
+            found.append("pairs or unpaired rows")
         return [*found, *(f"column {name}" for name in o.columns)]
 
 
@@ -124,6 +132,11 @@ def _settings_of(file: Path, sources: Sources) -> dict[str, Any]:
 def needing(column: str) -> list[str]:
     """Names of the shipped methods that read a column of the data."""
     return [m.name for m in methods() if column in m.objective.columns]
+
+
+def reading_unpaired() -> list[str]:
+    """Names of the shipped methods that can be trained on rows with one answer alone."""
+    return [m.name for m in methods() if m.objective.pairing is None]
 
 
 def markdown(found: list[Method]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from alphapo_cli.errors import UsageError
@@ -31,6 +32,7 @@ class Comparison:
     offset: Tensor | float = 0.0  # subtracted from the reward margin: gamma and what the margin part adds
     answers: AnswerLogProbs | None = None
     memory: Memory = field(default_factory=dict)  # of the part that is called
+    flipped: bool = False  # whether chosen and rejected have changed places
 
     @property
     def margin(self) -> Tensor:
@@ -44,7 +46,40 @@ class Comparison:
 
     def swapped(self) -> Comparison:
         """The same pairs under the opposite label: the margin changes its sign."""
-        return replace(self, scores=self.scores.flip(0), rewards=self.rewards.flip(0), offset=-self.offset)
+        order = [1, 0, *range(2, self.scores.shape[0])]
+        return replace(
+            self, scores=self.scores[order], rewards=self.rewards[order], offset=-self.offset, flipped=not self.flipped
+        )
+
+    def first(self, sides: int) -> Comparison:
+        """The same with at most the first `sides` answers of each row."""
+        if self.scores.shape[0] <= sides:
+            return self
+        answers = None if self.answers is None else self.answers.first(sides)
+        return replace(self, scores=self.scores[:sides], rewards=self.rewards[:sides], answers=answers)
+
+    def each(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+        """A term of the chosen and one of the rejected answer, [B] each: their sum, without that of an absent answer."""
+        first, second = self.present(0), self.present(1)
+        if first is None or second is None:
+            return chosen + rejected
+        return chosen * first + rejected * second
+
+    def present(self, side: int) -> Tensor | None:
+        """[B] whether each row has the answer of that side; None: all have."""
+        present = None if self.answers is None else self.answers.present
+        if present is None or side > 1:
+            return None if present is None else present[side]
+        return present[1 - side] if self.flipped else present[side]
+
+    def columns_of_sides(self, name: str) -> Tensor:
+        """[K, B] a column of every answer: <name>_chosen, <name>_rejected, <name>_2, and so on.
+
+        Raises:
+            UsageError: one is missing.
+        """
+        sides = ("chosen", "rejected", *range(2, self.scores.shape[0]))
+        return torch.stack([self.column(f"{name}_{side}") for side in sides])
 
     @property
     def given(self) -> AnswerLogProbs:

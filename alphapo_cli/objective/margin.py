@@ -14,7 +14,7 @@ from alphapo_cli.objective.parts import register
 SCORES = ("score_chosen", "score_rejected")
 
 
-@register("margin")
+@register("margin", pointwise=True)
 def none(c: Comparison) -> Tensor | float:
     """Nothing beside gamma."""
     return 0.0

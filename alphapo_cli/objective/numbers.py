@@ -1,4 +1,5 @@
-"""Rules for an objective's numbers that need its parts: which gamma counts, what a schedule may move, what is no loss."""
+"""Rules for an objective's numbers that need its parts: which gamma counts, what a schedule may move, what is no loss,
+and what does not go with more than two answers."""
 
 from __future__ import annotations
 
@@ -84,3 +85,21 @@ def ends(schedule: Bound, memory: Mapping[str, Memory]) -> list[Moment]:
         return [Moment(1.0, memory)]
     values = (torch.tensor(float(schedule.settings[name]), dtype=torch.float64) for name in ("low", "high"))
     return [Moment(1.0, {**memory, "schedule": {"value": value}}) for value in values]
+
+
+def check_readers(cfg: ObjectiveConfig, parts: Mapping[str, Bound]) -> None:
+    """Raises ConfigError: a setting about two answers stands beside a part that reads more of them."""
+    more = next((bound for bound in parts.values() if bound.part.sides != 2), None)
+    if more is None:
+        return
+    if parts["token"].part.name != OPTIONAL["token"]:
+        raise ConfigError(
+            f"objective/token={parts['token'].part.name}: token weights compare two answers, and {more.words} reads more; "
+            f"take objective/token={OPTIONAL['token']}"
+        )
+    if more.part.sides is None and (cfg.label_smoothing or cfg.label_column is not None):
+        setting = "label_smoothing" if cfg.label_smoothing else "label_column"
+        raise ConfigError(
+            f"objective.{setting}={getattr(cfg, setting)}: {more.words} reads the scores of all answers and no label that "
+            f"may be wrong; leave it out"
+        )

@@ -26,9 +26,13 @@ ScoreKind = Literal["log_prob", "log_ratio"]
 class Part:
     """A named function of one kind and what it needs from the data.
 
-    `needs_statistics`: facts of the whole next-token distribution. `columns`: names of per-pair numbers that it reads, or a function from its settings to them. `rule`: what these
-    numbers must be; (columns, **settings) -> (which pairs break it [B], what they must be in words). `limits`: parameter ->
+    `needs_statistics`: facts of the whole next-token distribution. `columns`: names of per-pair numbers that it reads, or
+    a function from its settings to them. `rule`: what these numbers must be; (columns, **settings) -> (which pairs break it [B], what they must be in words). `limits`: parameter ->
     its range, as in `schema`. `reads_margin`: whether gamma and a margin part mean anything to this link.
+
+    `sides`: it is shown the first so many answers of a row; None: all there are, and of a column <name>_chosen that it
+    reads also <name>_2, <name>_3 and so on. `pointwise`: each answer counts by itself, so that a row may have one alone.
+    `mismatched`: in training its third answer is one to another prompt (`TokenPairs.with_mismatched`).
     """
 
     kind: str
@@ -43,6 +47,9 @@ class Part:
     state: State | None = None
     limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     reads_margin: bool = True
+    sides: int | None = 2
+    pointwise: bool = False
+    mismatched: bool = False
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:

@@ -1,15 +1,18 @@
 """An objective: its parts put together. The only place where beta and gamma are applied.
 
-s = score(log-probs, token weights)               [K, B]   K sides (chosen first), B pairs
+s = score(log-probs, token weights)               [K, B]   K sides (chosen, rejected, others), B pairs
 r = beta h(s)                                     [K, B]   reward
 m = r_w - r_l - gamma - margin(...)               [B]
 loss = preference * weight(...) * link(r, m)      [B]      one value a pair; the caller takes the mean
      + nll * NLL_w + regulariser(...)
+
+Parts see the first two sides unless they ask for more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -22,6 +25,7 @@ from alphapo_cli.logprobs import AnswerLogProbs, TokenLogProbs
 from alphapo_cli.objective import (  # noqa: F401  (importing them fills the tables)
     dynamic,
     link,
+    listwise,
     margin,
     pointwise,
     regulariser,
@@ -33,9 +37,9 @@ from alphapo_cli.objective import (  # noqa: F401  (importing them fills the tab
 )
 from alphapo_cli.objective import state as states
 from alphapo_cli.objective.comparison import Comparison, Memory, Moment
-from alphapo_cli.objective.numbers import absolute_gamma, check_loss, check_schedule, ends
-from alphapo_cli.objective.parts import TABLES, Bound, Part, find
-from alphapo_cli.objective_config import OPTIONAL
+from alphapo_cli.objective.numbers import absolute_gamma, check_loss, check_readers, check_schedule, ends
+from alphapo_cli.objective.parts import TABLES, find
+from alphapo_cli.objective.point import Point
 from alphapo_cli.schema import ObjectiveConfig
 
 
@@ -50,58 +54,8 @@ class PairLoss:
 
 
 @dataclass(frozen=True)
-class Objective:
-    """A point in score x shape x link x margin x weight x regulariser with its numbers."""
-
-    name: str
-    parts: Mapping[str, Bound]  # kind -> part
-    beta: float
-    gamma: float = 0.0
-    label_smoothing: float = 0.0
-    label_model: str = "smooth"
-    label_column: str | None = None
-    preference: float = 1.0
-    nll: float = 0.0
-    nll_scope: str = "mean"
-    reference_every: int | None = None  # optimizer steps between moves of the reference
-    reference_mix: float = 1.0
-
-    @property
-    def score(self) -> Part:
-        return self.parts["score"].part
-
-    @property
-    def shape(self) -> Part:
-        return self.parts["shape"].part
-
-    @property
-    def link(self) -> Part:
-        return self.parts["link"].part
-
-    @property
-    def score_function(self) -> Callable[[AnswerLogProbs], Tensor]:
-        return self.parts["score"]
-
-    @property
-    def shape_function(self) -> Callable[..., Tensor]:
-        return self.parts["shape"]
-
-    @property
-    def needs_reference(self) -> bool:
-        return any(bound.part.needs_reference for bound in self.parts.values())
-
-    @property
-    def needs_rejected(self) -> bool:
-        return self.link.needs_rejected
-
-    @property
-    def weighs_tokens(self) -> bool:
-        return self.parts["token"].part.name != OPTIONAL["token"]
-
-    @property
-    def needs_statistics(self) -> bool:
-        """Whether it reads facts of the whole next-token distribution."""
-        return any(bound.part.needs_statistics for bound in self.parts.values())
+class Objective(Point):
+    """A point that can be evaluated."""
 
     def weigh(self, answers: AnswerLogProbs) -> Tensor:
         """Sums and lengths under the token weights: [2, K, B].
@@ -115,6 +69,11 @@ class Objective:
         weights = self.parts["token"](answers, tokens)
         return torch.stack([tokens.sum_over(weights * tokens.logps), tokens.sum_over(weights)])
 
+    def _part(self, kind: str, c: Comparison) -> Tensor | float:
+        """What a part says of the answers that it is to see."""
+        bound = self.parts[kind]
+        return bound(c if bound.part.sides is None else c.first(bound.part.sides))  # type: ignore[no-any-return]
+
     def scores(self, answers: AnswerLogProbs) -> Tensor:
         """s of every answer, [K, B]."""
         if self.weighs_tokens:
@@ -122,21 +81,10 @@ class Objective:
             answers = replace(answers, sums=sums, lengths=lengths)
         return self.score_function(answers)
 
-    @property
-    def columns(self) -> dict[str, str]:
-        """Per-pair columns that it reads, each with what reads it in words."""
-        found = {name: bound.words for bound in self.parts.values() for name in bound.columns}
-        return found if self.label_column is None else {**found, self.label_column: "label_column"}
-
     @cached_property
     def start(self) -> Moment:
         """Before the first step."""
         return Moment(0.0, states.begin(self.parts))
-
-    @property
-    def observes(self) -> bool:
-        """Whether it needs the values of a whole step before the step's loss."""
-        return any(b.part.state is not None and b.part.state.observe is not None for b in self.parts.values())
 
     def observe(self, answers: AnswerLogProbs, moment: Moment) -> dict[str, Tensor]:
         """What its parts want to know of each pair of a step: kind -> [B, F]."""
@@ -180,26 +128,26 @@ class Objective:
     def compare(
         self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: Moment | None = None
     ) -> Comparison:
-        """What the other parts read of `scores` [2, B]."""
+        """What the other parts read of `scores` [K, B]."""
         memory = (moment or self.start).memory
         rewards = self.rewards(scores)
         c = Comparison(scores, rewards, self.beta, self.gamma, answers, memory=memory.get("margin", {}))
-        return replace(c, offset=self.gamma + self.parts["margin"](c), memory={})
+        return replace(c, offset=self.gamma + self._part("margin", c), memory={})
 
     def preference_loss(
         self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: Moment | None = None
     ) -> Tensor:
-        """The loss of the preference term alone as a function of the scores: [2, B] -> [B]."""
+        """The loss of the preference term alone as a function of the scores: [K, B] -> [B]."""
         memory = (moment or self.start).memory
         c = self.compare(scores, answers, moment)
         loss = self._labelled(replace(c, memory=memory.get("link", {})))
-        factor = self.parts["weight"](replace(c, memory=memory.get("weight", {})))
-        return self.preference * factor * loss  # type: ignore[no-any-return]
+        factor = self._part("weight", replace(c, memory=memory.get("weight", {})))
+        return self.preference * factor * loss
 
     def _labelled(self, c: Comparison) -> Tensor:
         """The link under the label, which may be uncertain."""
-        one = self.parts["link"]
-        loss: Tensor = one(c)
+        one = functools.partial(self._part, "link")
+        loss = torch.as_tensor(one(c))
         if self.label_column is not None:
             right = c.column(self.label_column)
             loss = right * loss + (1 - right) * one(c.swapped())
@@ -229,8 +177,9 @@ class Objective:
         both = scores.shape[0] > 1
         loss = here.preference_loss(scores, answers, moment) if both else torch.zeros_like(answers.sums[0])
         if self.nll:
-            loss = loss - self.nll * answers.sums[0] / self._nll_tokens(answers)
-        loss = loss + self.parts["regulariser"](Comparison(scores, rewards, self.beta, answers=answers))
+            logp = self.nll * answers.sums[0] / self._nll_tokens(answers)
+            loss = loss - (logp if answers.present is None else logp * answers.present[0])
+        loss = loss + self._part("regulariser", Comparison(scores, rewards, self.beta, answers=answers))
         return PairLoss(loss, scores, rewards, rewards[0] - rewards[1] if both else None)
 
     def _nll_tokens(self, answers: AnswerLogProbs) -> Tensor | float:
@@ -239,12 +188,14 @@ class Objective:
             return 1.0
         if self.nll_scope == "mean":
             return answers.lengths[0]
-        return answers.lengths[0].mean() if answers.chosen_tokens is None else answers.chosen_tokens
+        if answers.chosen_tokens is None:
+            return answers.lengths[0].mean()
+        return answers.chosen_tokens or 1.0  # a step of undesirable answers has none, and its NLL does not count
 
     def score_gradients(
         self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: Moment | None = None
     ) -> Tensor:
-        """d loss / d s of the preference term, per side and pair: [2, B] -> [2, B], without the 1/B of a mean.
+        """d loss / d s of the preference term, per side and pair: [K, B] -> [K, B], without the 1/B of a mean.
 
         This is the weight with which a pair pulls each side; for AlphaPO -beta e^{-alpha s_w} sigmoid(gamma - m') and
         +beta e^{-alpha s_l} sigmoid(gamma - m'), m' = r_w - r_l. Taken by differentiation, so that it is exact for
@@ -268,6 +219,7 @@ def build(cfg: ObjectiveConfig) -> Objective:
     parts = {kind: find(kind, getattr(cfg, kind)).bind(getattr(cfg, kind)) for kind in TABLES}
     check_loss(cfg, parts)
     check_schedule(parts)
+    check_readers(cfg, parts)
     objective = Objective(
         name=cfg.name,
         parts=parts,
@@ -286,9 +238,10 @@ def build(cfg: ObjectiveConfig) -> Objective:
         raise ConfigError(
             f"objective.reference_every={cfg.reference_every}: objective '{cfg.name}' has no reference; set it to null"
         )
-    trial = torch.full((2, 1), -1.0)
-    columns = {name: torch.full((1,), 0.5) for name in objective.columns}
-    one = TokenLogProbs(trial[:, 0], torch.arange(2), torch.arange(2), 1, 2)
+    sides = max(2, objective.sides(2))
+    trial = torch.full((sides, 1), -1.0)
+    columns = {name: torch.full((1,), 0.5) for name in objective.columns_of(sides)}
+    one = TokenLogProbs(trial[:, 0], torch.arange(sides), torch.arange(sides), 1, sides)
     answers = AnswerLogProbs(trial, torch.ones_like(trial), trial, columns=columns, tokens=one, log_p2=trial)
     objective(answers)
     for moment in ends(parts["schedule"], objective.start.memory):

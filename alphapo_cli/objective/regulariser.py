@@ -9,10 +9,17 @@ from alphapo_cli.objective.comparison import Comparison
 from alphapo_cli.objective.parts import register
 
 
-@register("regulariser")
+@register("regulariser", pointwise=True)
 def none(c: Comparison) -> Tensor | float:
     """Nothing."""
     return 0.0
+
+
+@register("regulariser", sides=3)
+def gold(c: Comparison, *, weight: float = 1.0) -> Tensor:
+    """weight x NLL per token of the third answer: Triple PO (2405.16681), whose gold answer that is; weight = 0 is none."""
+    answers = c.given
+    return -weight * answers.sums[2] / answers.lengths[2]
 
 
 @register("regulariser", needs_reference=True, columns=("score_chosen",))

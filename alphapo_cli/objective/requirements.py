@@ -1,4 +1,4 @@
-"""Columns that an objective reads: are they there, and are they what they must be? Asked before any work starts."""
+"""What an objective reads of the data: is it there, and is it what it must be? Asked before any work starts."""
 
 from __future__ import annotations
 
@@ -11,13 +11,36 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.objective.preference import Objective
 
 
-def lacking(objective: Objective, name: str) -> str:
+def lacking(objective: Objective, name: str, sides: int = 2) -> str:
     """What is missing, what reads it, and which methods do: the first part of an error's line."""
     from alphapo_cli.objective.catalog import needing  # only an error composes every YAML
 
     methods = needing(name)
     known = f"; methods that need it: {', '.join(methods)}" if methods else ""
-    return f"no column '{name}', which objective '{objective.name}' needs ({objective.columns[name]}{known})"
+    reader = objective.columns_of(sides)[name]
+    return f"no column '{name}', which objective '{objective.name}' needs ({reader}{known})"
+
+
+def check_sides(objective: Objective, available: int, unpaired: bool, where: str) -> None:
+    """The data's rows hold the answers that the objective reads: `available` of them, or (`unpaired`) perhaps one alone.
+
+    Raises:
+        UsageError: they do not.
+    """
+    from alphapo_cli.objective.catalog import reading_unpaired
+
+    wanted = objective.sides(available)
+    if wanted > available:
+        raise UsageError(
+            f"{where}: objective '{objective.name}' reads {wanted} answers of a row, which has {available}; give lists of "
+            "scored answers, or data.gold_column for a third answer"
+        )
+    pairing = objective.pairing
+    if unpaired and pairing is not None:
+        raise UsageError(
+            f"{where}: rows with one answer alone, and objective '{objective.name}' reads pairs ({pairing.words}); "
+            f"methods that take unpaired rows: {', '.join(reading_unpaired())}"
+        )
 
 
 def broken_rules(objective: Objective, columns: Mapping[str, torch.Tensor]) -> list[tuple[int, str]]:
@@ -35,26 +58,30 @@ def broken_rules(objective: Objective, columns: Mapping[str, torch.Tensor]) -> l
     return sorted(found)
 
 
-def check_columns(objective: Objective, columns: Mapping[str, np.ndarray], rows: Sequence[int], where: str) -> None:
+def check_columns(
+    objective: Objective, columns: Mapping[str, np.ndarray], rows: Sequence[int], where: str, sides: int = 2
+) -> None:
     """Every column that the objective reads is there for every pair, and is what its part says.
 
     Args:
         columns: name -> [n], NaN where a pair has none.
         rows: [n] what each pair is called in messages.
         where: the data, in words.
+        sides: answers of a row that the objective reads.
 
     Raises:
         UsageError: a column is missing (altogether or for a pair), or a value breaks a rule.
     """
-    for name in objective.columns:
+    wanted = objective.columns_of(sides)
+    for name in wanted:
         if name not in columns:
             raise UsageError(
-                f"{where}: {lacking(objective, name)}; add it to the data (its columns: {', '.join(columns) or 'none'})"
+                f"{where}: {lacking(objective, name, sides)}; add it to the data (its columns: {', '.join(columns) or 'none'})"
             )
         absent = np.flatnonzero(~np.isfinite(columns[name]))
         if len(absent):
-            raise UsageError(f"{where}: pair {rows[int(absent[0])]} has {lacking(objective, name)}")
-    tensors = {name: torch.from_numpy(np.asarray(columns[name], np.float64)) for name in objective.columns}
+            raise UsageError(f"{where}: pair {rows[int(absent[0])]} has {lacking(objective, name, sides)}")
+    tensors = {name: torch.from_numpy(np.asarray(columns[name], np.float64)) for name in wanted}
     for i, words in broken_rules(objective, tensors)[:1]:
         values = ", ".join(f"{n}={tensors[n][i].item():g}" for n in tensors)
         raise UsageError(f"{where}: pair {rows[i]} ({values}): {words}, as objective '{objective.name}' needs it")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ import torch
 from alphapo_cli import json_input
 from alphapo_cli.errors import UsageError
 from alphapo_cli.logprobs import AnswerLogProbs
+from alphapo_cli.objective import list_rows
 from alphapo_cli.objective.preference import Objective
-from alphapo_cli.objective.requirements import broken_rules, lacking
+from alphapo_cli.objective.requirements import broken_rules, check_sides, lacking
 
 LOGPS = ("chosen_logp", "rejected_logp")
 TOKENS = ("chosen_tokens", "rejected_tokens")
@@ -37,8 +38,23 @@ def parse(stream: Iterable[bytes], where: str) -> list[tuple[int, dict[str, Any]
     return rows
 
 
-def evaluate(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where: str) -> list[dict[str, float | None]]:
-    """Loss, rewards, reward margin and gradients of every row, in order.
+def evaluate(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where: str) -> Sequence[Mapping[str, Any]]:
+    """Loss, rewards, reward margin and gradients of every row, in order: of pairs, or of lists (see `list_rows`).
+
+    Raises:
+        UsageError: as for pairs, with the row's number.
+    """
+    lists = [number for number, row in rows if "logps" in row]
+    if not lists:
+        return pairs(objective, rows, where)
+    if len(lists) < len(rows):
+        other = next(number for number, row in rows if "logps" not in row)
+        raise UsageError(f"{where}: line {other}: no 'logps', which line {lists[0]} has; give pairs or lists, not both")
+    return [list_rows.evaluate(objective, row, f"{where}: line {number}") for number, row in rows]
+
+
+def pairs(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where: str) -> list[dict[str, float | None]]:
+    """Loss, rewards, reward margin and gradients of every pair, in order.
 
     The margin is the chosen minus the rejected reward, before gamma. Gradients are with respect to the summed
     log-probs. An objective without a preference term gives null for a rejected side that is missing or null.
@@ -47,6 +63,7 @@ def evaluate(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where
         UsageError: a column that the objective needs is missing or not a finite number, or a result is not finite in
             float64, with the row's number.
     """
+    check_sides(objective, 2, False, where)
     two = objective.needs_rejected or all(row.get(n) is not None for _, row in rows for n in (LOGPS[1], TOKENS[1]))
     sides = 2 if two else 1
     needed = [*LOGPS[:sides], *TOKENS[:sides], *(REFERENCE[:sides] if objective.needs_reference else ())]

@@ -52,7 +52,8 @@ def observe(parts: Mapping[str, Bound], c: Comparison) -> dict[str, Tensor]:
     for kind, bound in parts.items():
         state = bound.part.state
         if state is not None and state.observe is not None:
-            found[kind] = state.observe(c, **bound.settings).detach().double().cpu()
+            seen = c if bound.part.sides is None else c.first(bound.part.sides)
+            found[kind] = state.observe(seen, **bound.settings).detach().double().cpu()
     return found
 
 

@@ -17,7 +17,7 @@ from alphapo_cli.logprobs import AnswerLogProbs, TokenLogProbs
 from alphapo_cli.objective.parts import register
 
 
-@register("token")
+@register("token", pointwise=True)
 def all_(answers: AnswerLogProbs, tokens: TokenLogProbs) -> Tensor | None:
     """Every token counts once."""
     return None

@@ -12,7 +12,7 @@ from alphapo_cli.objective.comparison import Comparison
 from alphapo_cli.objective.parts import register
 
 
-@register("weight")
+@register("weight", pointwise=True)
 def none(c: Comparison) -> Tensor | float:
     """Every pair counts the same."""
     return 1.0
@@ -22,7 +22,7 @@ def _not_negative(columns: dict[str, Tensor], *, column: str, **_: Any) -> tuple
     return columns[column] < 0, f"{column} must be at least 0"
 
 
-@register("weight", columns=lambda column: (column,), rule=_not_negative)
+@register("weight", columns=lambda column: (column,), rule=_not_negative, pointwise=True)
 def column(c: Comparison, *, column: str = "weight") -> Tensor:
     """A column of the data."""
     return c.column(column)

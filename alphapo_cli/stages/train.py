@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from typing import Any
 
@@ -15,7 +16,7 @@ from alphapo_cli.claims import standing
 from alphapo_cli.errors import UsageError
 from alphapo_cli.interrupts import stop_requests
 from alphapo_cli.objective.preference import Objective, build
-from alphapo_cli.objective.requirements import check_columns
+from alphapo_cli.objective.requirements import check_columns, check_sides
 from alphapo_cli.probe import Processes
 from alphapo_cli.runs import RunDirectory
 from alphapo_cli.schema import TrainConfig
@@ -60,8 +61,12 @@ def run(
         objective = build(cfg.objective)
         with PartialState().main_process_first():
             materials = workshop.materials(cfg)
+        if objective.needs_mismatched:
+            materials = dataclasses.replace(materials, data=materials.data.with_mismatched())
         for what, pairs in (("the training data", materials.data.train), ("the probe's data", materials.data.probe)):
-            check_columns(objective, pairs.columns, (pairs.index + 1).tolist(), what)
+            check_sides(objective, pairs.num_sides, pairs.unpaired, what)
+            sides = objective.sides(pairs.num_sides)
+            check_columns(objective, pairs.columns, (pairs.index + 1).tolist(), what, sides)
         console.print(data_table(materials))
         _warn(cfg, objective, console)
         with stop_requests() as stop:

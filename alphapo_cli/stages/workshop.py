@@ -30,7 +30,7 @@ from alphapo_cli.locations import cache_dir
 from alphapo_cli.models import Room, check_lora, from_scratch, load_model, load_tokenizer, locate, room, state_hash
 from alphapo_cli.objective.preference import Objective
 from alphapo_cli.policy import PolicyModel, policy_of
-from alphapo_cli.probe import Processes, score_pairs
+from alphapo_cli.probe import Processes, measured_sides, score_pairs
 from alphapo_cli.runs import digest
 from alphapo_cli.schema import DataConfig, ModelConfig, ProbeConfig, TrainConfig
 from alphapo_cli.stages import base
@@ -145,7 +145,7 @@ class Workshop:
     def reference(
         self, cfg: TrainConfig, materials: Materials, policy: PolicyModel, objective: Objective
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Summed reference log-probs of the training and of the probe pairs, each [2, n].
+        """Summed reference log-probs of the training and of the probe pairs, each [K, n].
 
         The reference is `model.reference`, else the policy before its first step (fresh adapters change nothing).
         """
@@ -156,6 +156,8 @@ class Workshop:
         for name, pairs in sets.items():
             # Token weights change what is summed; without them the key is that of the sums alone.
             key = [name, weights, materials.data.key, rounding(cfg), cfg.probe.batch_size, *_weighing(objective)]
+            sides = measured_sides(objective, pairs)
+            key += [sides] if sides > 2 else []
             score = functools.partial(self._score, name, pairs, scorer, digest(key), cfg, materials, objective)
             sums[name] = self._keep(f"reference {digest(key)}", score)
         return sums["train"], sums["probe"]
@@ -166,7 +168,8 @@ class Workshop:
     ) -> np.ndarray:  # fmt: skip
         file = self.cache / "reference" / f"{key}.npy"
         cached = _read_npy(file)
-        if cached is not None and cached.shape == (2, len(pairs)) and cached.dtype == np.float64:
+        shape = (measured_sides(objective, pairs), len(pairs))
+        if cached is not None and cached.shape == shape and cached.dtype == np.float64:
             return cached
         with tqdm(
             total=len(pairs), desc=f"reference log-probs ({name})", unit="pair", disable=None, leave=False
@@ -200,14 +203,14 @@ def check_room(data: PreparedData, space: Room, who: str) -> None:
         UsageError: some do not.
     """
     sets = [s for s in (data.train, data.probe) if len(s)]
-    sides = [side for s in sets for side in (s.prompt, s.chosen, s.rejected)]
+    sides = [side for s in sets for side in (s.prompt, *s.answers)]
     top = max(int(side.ids.max()) for side in sides if len(side.ids))
     if top >= space.tokens:
         raise UsageError(
             f"{who}: the tokenizer gives id {top}, but the model has embeddings for {space.tokens} tokens; "
             "save model and tokenizer that belong together (model.resize_token_embeddings)"
         )
-    longest = max(int((s.prompt.lengths + np.maximum(s.chosen.lengths, s.rejected.lengths)).max()) for s in sets)
+    longest = max(int((s.prompt.lengths + s.longest()).max()) for s in sets)
     if space.positions is not None and longest > space.positions:
         raise UsageError(
             f"{who}: the longest pair has {longest} tokens, but the model has {space.positions} positions; "
@@ -261,7 +264,11 @@ def load_text(cfg: DataConfig, probe: ProbeConfig) -> tuple[LoadedPairs, LoadedP
         pairs = glassbox.make_pairs(cfg.glassbox)[: cfg.limit]
         held_out = glassbox.probe_pairs(probe.pairs or GLASSBOX_PROBE, cfg.glassbox)
         return _glassbox(pairs), _glassbox(held_out)
-    return load_pairs(cfg), load_pairs(cfg, evaluation=True) if has_evaluation(cfg) else None
+    train = load_pairs(cfg)
+    if not has_evaluation(cfg):
+        return train, None
+    # A list objective's value depends on how many answers it sees: as many as in training.
+    return train, load_pairs(replace(cfg, answers=train.num_sides) if train.form == "answers" else cfg, evaluation=True)
 
 
 def _glassbox(pairs: list[Any]) -> LoadedPairs:
@@ -272,7 +279,7 @@ def _texts(pairs: LoadedPairs) -> list[str]:
     texts = []
     for pair in pairs:
         prompt = pair.prompt if isinstance(pair.prompt, str) else "\n".join(m["content"] for m in pair.prompt)
-        texts += [prompt, answer_text(pair.chosen), answer_text(pair.rejected)]
+        texts += [prompt, *map(answer_text, pair.answers)]
     return texts
 
 

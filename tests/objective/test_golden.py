@@ -76,6 +76,8 @@ NAMED: list[tuple[str, dict[str, float], float, float]] = [
     ("objective=kto_constant objective.link.kl=0.3 objective.link.undesirable=0", {}, 0.48250714, 0.58175938),
     ("objective=kto_constant objective.link.kl=0.3 objective.link.desirable=0", {}, 0.45512111, 0.46754569),
     ("objective=kto_pair objective.link.kl=0.3 objective.link.undesirable=0", {}, 0.48250714, 0.58175938),
+    ("objective=kto objective.link.kl=0.3 objective.link.undesirable=0", {}, 0.48250714, 0.58175938),
+    ("objective=kto objective.link.kl=0.3 objective.link.desirable=0", {}, 0.45512111, 0.46754569),
     ("objective=bco objective.beta=0.1", {}, 1.26535371, 1.49875190),
     (
         "objective=alpha_dpo objective.gamma_beta_ratio=0.6 objective.margin.alpha=0.2 objective.margin.mean=1 "

@@ -112,6 +112,7 @@ FORMULAS: dict[str, Callable[[Row], float]] = {
     "dpo_shift_linear": lambda r: -ls(0.01 * (r.r_w - 0.95 * r.r_l)),  # at the start
     "dpop": lambda r: -ls(0.1 * (r.gap - 50 * max(0.0, -r.r_w))),
     "exo": lambda r: kl(s(0.1 * r.gap), 1 - 1e-3),
+    "exo_list": lambda r: kl(s(0.1 * r.gap), s(r.better)),  # lists as pairs; more answers: test_lists.py
     "f_dpo_alpha": lambda r: -ls(0.1 * (math.exp(-0.5 * r.r_l) - math.exp(-0.5 * r.r_w)) / 0.5),
     "f_dpo_forward_kl": lambda r: -ls(0.1 * (math.exp(-r.r_l) - math.exp(-r.r_w))),
     "f_dpo_js": lambda r: -ls(0.1 * (ls(r.r_w) - ls(r.r_l))),
@@ -119,13 +120,17 @@ FORMULAS: dict[str, Callable[[Row], float]] = {
     "gamma_po": lambda r: -ls(2.5 * (r.a_w - r.a_l) - 0.375),  # before the first step
     "h_dpo": lambda r: -ls(0.1 * (0.95 * (r.w - r.l) - (r.ref_w - r.ref_l))),
     "hinge": lambda r: max(0.0, 1 - 0.05 * r.gap),
+    "infonca": lambda r: -ls(0.01 * r.gap),
     "ipo": lambda r: (r.r_w / r.n_w - r.r_l / r.n_l - 5) ** 2,
     "irpo": lambda r: -ls(0.1 * r.gap) - r.a_w,
+    "kto": lambda r: s(-0.1 * r.r_w) + s(0.1 * r.r_l),  # before the first step
     "kto_constant": lambda r: s(-0.1 * r.r_w) + s(0.1 * r.r_l),
     "kto_pair": lambda r: s(-0.1 * r.r_w) + s(0.1 * r.r_l),  # before the first step
     "ln_dpo": lambda r: -ls(5 * (r.r_w / r.n_w - r.r_l / r.n_l)),
     "mappo": lambda r: -ls(0.1 * (r.r_w - r.better * r.r_l)),
     "modpo": lambda r: -ls((0.1 * r.gap - 0.5 * (r.other_reward_chosen - r.other_reward_rejected)) / 0.5),
+    "mpo": lambda r: -ls(0.1 * r.gap),
+    "nca_list": lambda r: -ls(0.01 * r.r_w) - 0.5 * ls(-0.01 * r.r_w) - 0.5 * ls(-0.01 * r.r_l),
     "nca_pair": lambda r: -ls(0.01 * r.r_w) - 0.5 * ls(-0.01 * r.r_w) - 0.5 * ls(-0.01 * r.r_l),
     "odpo": lambda r: -ls(0.1 * r.gap - math.log(r.better)),
     "omni_dpo": omni,
@@ -224,7 +229,9 @@ def test_the_formula_and_its_derivative(name: str) -> None:
 
 def test_every_objective_has_its_formula_here() -> None:
     tokens = {n for n, m in METHODS.items() if m.objective.weighs_tokens or m.objective.needs_statistics}
-    assert set(METHODS) == set(FORMULAS) | set(DETACHED) | tokens  # those of tokens: test_tokens.py
+    more = {n for n, m in METHODS.items() if m.objective.sides(2) > 2}
+    # Those of tokens: test_tokens.py; those that cannot do with two answers: test_lists.py
+    assert set(METHODS) == set(FORMULAS) | set(DETACHED) | tokens | more
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -246,7 +253,8 @@ def test_finite_at_the_ends_of_the_range(name: str) -> None:
     for shape in shapes:
         for beta in (0.01, cfg.beta, 100.0):
             objective = build(replace(cfg, shape=dict(shape), beta=beta))
-            given = AnswerLogProbs(grid[:, :2].T.contiguous(), lengths, grid[:, 2:].T.contiguous(),
+            sides = [0, 1, 0][: max(2, objective.sides(2))]  # where a third answer is read, it is the chosen one
+            given = AnswerLogProbs(grid[:, :2].T[sides].contiguous(), lengths[sides], grid[:, 2:].T[sides].contiguous(),
                                    columns={k: torch.full((count,), v) for k, v in columns.items()})  # fmt: skip
             loss, gradient = loss_and_gradient(objective, given)
             assert loss.dtype == torch.float32
@@ -274,6 +282,7 @@ IDENTITIES = [
     ("cdpo", {"label_smoothing": 0.0}, "dpo", {}),
     ("robust_dpo", {"label_smoothing": 0.0}, "dpo", {}),
     ("kto_constant", {}, "apo_zero", {}),
+    ("kto", {}, "apo_zero", {}),  # before the first step
     ("f_dpo_forward_kl", {}, "alphapo_ratio", {"shape": {"alpha": -1.0}}),
     ("f_dpo_alpha", {"shape": {"alpha": 0.0}}, "dpo", {}),  # TRL's coefficient 1
     ("dpo_shift_linear", {}, "dpo_shift", {}),  # at the start

@@ -1,0 +1,93 @@
+"""`rows` for lists of answers: {"logps": [...], "tokens": [...], "ref_logps": [...], "scores": [...]} a line.
+
+With scores the answers take their sides as in training (best, worst, then the next best); without, the list's order is
+chosen, rejected, third. Results stand in the list's order.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alphapo_cli.data.answers import ranked
+from alphapo_cli.errors import UsageError
+from alphapo_cli.logprobs import AnswerLogProbs
+from alphapo_cli.objective.preference import Objective
+from alphapo_cli.objective.requirements import broken_rules, check_sides, lacking
+
+LISTS = ("logps", "tokens", "ref_logps", "scores")
+Result = dict[str, float | list[float] | None]
+
+
+def evaluate(objective: Objective, row: Mapping[str, Any], where: str) -> Result:
+    """Loss, rewards, margin of best against worst, and gradients of one row, in float64.
+
+    Raises:
+        UsageError: a list is missing, of another length, or holds what is no finite number; a column is missing; a
+            result is not finite.
+    """
+    logps = _numbers(row, "logps", None, where)
+    count = len(logps)
+    tokens = _numbers(row, "tokens", count, where)
+    if any(n < 1 or n != int(n) for n in tokens):
+        raise UsageError(f"{where}: tokens={row['tokens']} must be whole numbers of at least 1")
+    reference = _numbers(row, "ref_logps", count, where) if objective.needs_reference else None
+    check_sides(objective, count, False, where)
+    order = list(range(count))
+    scores: dict[str, float] = {}
+    if row.get("scores") is not None:
+        order, scores = ranked(list(enumerate(_numbers(row, "scores", count, where))), None)
+
+    def sides(values: list[float]) -> Tensor:
+        return torch.tensor([[values[i]] for i in order], dtype=torch.float64)
+
+    columns = {}
+    for name in objective.columns_of(objective.sides(count)):
+        value = scores.get(name, row.get(name))
+        if value is None:
+            raise UsageError(f"{where}: {lacking(objective, name, count)}; give the list 'scores' or that column")
+        columns[name] = torch.tensor([_number(value, name, where)], dtype=torch.float64)
+    for _, words in broken_rules(objective, columns)[:1]:
+        raise UsageError(f"{where}: {words}, as objective '{objective.name}' needs it")
+    sums = sides(logps).requires_grad_(True)
+    given = None if reference is None else sides(reference)
+    result = objective(AnswerLogProbs(sums, sides(tokens), given, columns=columns))
+    (gradient,) = torch.autograd.grad(result.loss.sum(), sums)
+    back = sorted(range(count), key=lambda side: order[side])
+    found: Result = {
+        "loss": result.loss.item(),
+        "rewards": result.rewards[back, 0].tolist(),
+        "margin": None if result.margins is None else result.margins.item(),
+        "d_loss_d_logps": gradient[back, 0].tolist(),
+    }
+    for name, values in found.items():
+        if not all(math.isfinite(x) for x in (values if isinstance(values, list) else [values or 0.0])):
+            raise UsageError(
+                f"{where}: {name} of objective '{objective.name}' is beyond float64 at logps={row['logps']}; correct the row"
+            )
+    return found
+
+
+def _numbers(row: Mapping[str, Any], name: str, count: int | None, where: str) -> list[float]:
+    values = row.get(name)
+    if values is None:
+        raise UsageError(f"{where}: no '{name}' (the row has: {', '.join(row) or 'nothing'})")
+    if not isinstance(values, list) or (len(values) < 2 if count is None else len(values) != count):
+        wanted = "a list of two numbers or more" if count is None else f"a list of {count} numbers, as many as logps"
+        raise UsageError(f"{where}: {name}={reprlib.repr(values)} must be {wanted}")
+    return [_number(value, f"{name}[{i}]", where) for i, value in enumerate(values)]
+
+
+def _number(value: Any, name: str, where: str) -> float:
+    try:
+        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        good = False
+    if not good:
+        raise UsageError(f"{where}: {name}={'null' if value is None else reprlib.repr(value)} must be a finite number")
+    return float(value)
