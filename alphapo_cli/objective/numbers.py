@@ -41,7 +41,7 @@ def check_loss(cfg: ObjectiveConfig, parts: Mapping[str, Bound]) -> None:
         raise ConfigError("objective.preference=0 with objective.nll=0: no loss is left; set one of them above 0")
     if not link.reads_margin and margin.name != OPTIONAL["margin"]:
         raise ConfigError(
-            f"objective/margin={margin.name}: objective/link={link.name} reads each reward by itself and no margin; "
+            f"objective/margin={margin.name}: objective/link={link.name} reads rewards and no margin; "
             "set objective/margin=none, or choose a link of the difference such as logistic"
         )
 

@@ -149,7 +149,6 @@ def test_z_is_at_least_zero() -> None:
         ("objective=infonca", "link 'infonca'"),
         ("objective=apo_down", "link 'apo_down'"),
         ("objective=sft", "link 'none'"),
-        ("objective=kto objective/margin=length", "margin 'length'"),
         ("objective=bco objective/weight=on_policy", "weight 'on_policy'"),
         ("objective=bco objective/token=prefix", "token 'prefix'"),
     ],
