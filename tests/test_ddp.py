@@ -43,7 +43,7 @@ def train(start: Path, where: Path, launcher: list[str], *overrides: str) -> Pat
     common = [word for word in tiny.line_from(start) if word.partition("=")[0] not in named]
     line = [*launcher, "-m", "alphapo_cli", "train", *common, *given]
     done = subprocess.run(line, cwd=where, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-9000:]
+    assert done.returncode == 0, done.stderr[-3000:]
     path = Path(done.stdout.splitlines()[0])
     assert done.stdout.count(str(path)) == 1  # one process speaks
     return path

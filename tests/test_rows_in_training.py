@@ -191,7 +191,7 @@ def line(start: Path, kind: str, *more: str) -> list[str]:
 KINDS = {"lists": ("objective=infonca", "objective.link.temperature=0.5"), "unpaired": ("objective=kto",)}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["lists", pytest.param("unpaired", marks=pytest.mark.slow)])
 def test_whole_runs_are_the_same_for_every_split_and_layout(
     kind: str, start: Path, alphapo: Callable[..., Any], rows: Callable[[Path], list[dict[str, Any]]]
 ) -> None:

@@ -31,6 +31,8 @@ def loss(
 
     Rows may hold ref_chosen_logp and ref_rejected_logp and any column that the objective needs.
 
+    Objectives that read each answer by itself take rows with the chosen or the rejected answer alone.
+
     A row with more answers holds lists instead: logps (sums), tokens, ref_logps, scores. With scores the best answer
     is chosen and the worst rejected; without, the first and the second. Its line then has loss, rewards, margin and
     d_loss_d_logps, lists in the row's order.

@@ -6,6 +6,7 @@ A head is comment lines: sentences that describe the method, then `paper:`, `los
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -129,14 +130,19 @@ def _settings_of(file: Path, sources: Sources) -> dict[str, Any]:
     return settings  # type: ignore[no-any-return]
 
 
+@functools.cache  # a sweep may ask for every cell
+def _shipped() -> tuple[Method, ...]:
+    return tuple(methods())
+
+
 def needing(column: str) -> list[str]:
     """Names of the shipped methods that read a column of the data."""
-    return [m.name for m in methods() if column in m.objective.columns]
+    return [m.name for m in _shipped() if column in m.objective.columns]
 
 
 def reading_unpaired() -> list[str]:
     """Names of the shipped methods that can be trained on rows with one answer alone."""
-    return [m.name for m in methods() if m.objective.pairing is None]
+    return [m.name for m in _shipped() if m.objective.pairing is None]
 
 
 def markdown(found: list[Method]) -> str:

@@ -57,7 +57,8 @@ def pairs(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where: s
     """Loss, rewards, reward margin and gradients of every pair, in order.
 
     The margin is the chosen minus the rejected reward, before gamma. Gradients are with respect to the summed
-    log-probs. An objective without a preference term gives null for a rejected side that is missing or null.
+    log-probs. An objective without a preference term gives null for a rejected side that is missing or null, and one
+    that reads each answer by itself for either side.
 
     Raises:
         UsageError: a column that the objective needs is missing or not a finite number, or a result is not finite in
@@ -68,7 +69,14 @@ def pairs(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where: s
     sides = 2 if two else 1
     needed = [*LOGPS[:sides], *TOKENS[:sides], *(REFERENCE[:sides] if objective.needs_reference else ())]
     needed += [name for name in objective.columns if name not in needed]
-    values = {name: [_number(row, name, number, where, objective) for number, row in rows] for name in needed}
+    present = torch.tensor([[not _absent(objective, row, side) for _, row in rows] for side in range(sides)])
+
+    def read(name: str, number: int, row: dict[str, Any], i: int) -> float:
+        side = next((names.index(name) for names in (LOGPS, TOKENS, REFERENCE) if name in names), None)
+        here = side is None or bool(present[side, i])
+        return _number(row, name, number, where, objective) if here else 0.0
+
+    values = {name: [read(name, number, row, i) for i, (number, row) in enumerate(rows)] for name in needed}
 
     def stack(names: tuple[str, ...]) -> torch.Tensor:
         return torch.tensor([values[name] for name in names[:sides]], dtype=torch.float64)
@@ -79,28 +87,38 @@ def pairs(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where: s
     for i, words in broken_rules(objective, columns)[:1]:
         given = ", ".join(f"{n}={values[n][i]:g}" for n in columns)
         raise UsageError(f"{where}: line {rows[i][0]} ({given}): {words}, as objective '{objective.name}' needs it")
-    result = objective(AnswerLogProbs(sums, stack(TOKENS), reference, columns=columns))
+    some = None if bool(present.all()) else present
+    result = objective(AnswerLogProbs(sums, stack(TOKENS), reference, columns=columns, present=some))
     (gradient,) = torch.autograd.grad(result.loss.sum(), sums)
     margins = result.margins.tolist() if result.margins is not None else [None] * len(rows)
     out = []
     for i, (number, row) in enumerate(rows):
+        chosen, rejected = bool(present[0, i]), two and bool(present[1, i])
         found: dict[str, float | None] = {
             "loss": result.loss[i].item(),
-            "chosen_reward": result.rewards[0, i].item(),
-            "rejected_reward": result.rewards[1, i].item() if two else None,
-            "margin": margins[i],
-            "d_loss_d_chosen_logp": gradient[0, i].item(),
-            "d_loss_d_rejected_logp": gradient[1, i].item() if two else None,
+            "chosen_reward": result.rewards[0, i].item() if chosen else None,
+            "rejected_reward": result.rewards[1, i].item() if rejected else None,
+            "margin": margins[i] if chosen and rejected else None,
+            "d_loss_d_chosen_logp": gradient[0, i].item() if chosen else None,
+            "d_loss_d_rejected_logp": gradient[1, i].item() if rejected else None,
         }
         for name, value in found.items():
             if value is not None and not math.isfinite(value):
-                given = ", ".join(f"{n}={row[n]}" for n in needed if n not in TOKENS)
+                given = ", ".join(f"{n}={row.get(n)}" for n in needed if n not in TOKENS)
                 raise UsageError(
                     f"{where}: line {number}: {name} of objective '{objective.name}' is beyond float64 at {given}; "
                     "correct the row"
                 )
         out.append(found)
     return out
+
+
+def _absent(objective: Objective, row: Mapping[str, Any], side: int) -> bool:
+    """Whether an unpaired row lacks that side; a row that lacks both is broken, not unpaired."""
+    here = [
+        row.get(logp) is not None or row.get(tokens) is not None for logp, tokens in zip(LOGPS, TOKENS, strict=True)
+    ]
+    return objective.pairing is None and not here[side] and here[1 - side]
 
 
 def _number(row: Mapping[str, Any], name: str, number: int, where: str, objective: Objective) -> float:

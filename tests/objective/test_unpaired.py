@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,6 +164,27 @@ def test_what_reads_pairs_refuses_and_names_what_does_not(line: str, reader: str
     assert said.startswith("the training data: rows with one answer alone, and objective ")
     assert f"reads pairs ({reader}); methods that take unpaired rows: " in said
     assert {"kto", "bco", "bce"} <= set(said.partition("rows: ")[2].split(", "))
+
+
+def test_alphapo_loss_takes_rows_with_one_answer_alone(alphapo: Callable[..., Any], tmp_path: Path) -> None:
+    good = {"chosen_logp": -12.0, "chosen_tokens": 6, "ref_chosen_logp": -13.0}
+    bad = {"rejected_logp": -20.0, "rejected_tokens": 8, "ref_rejected_logp": -18.5, "chosen_logp": None}
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (good, bad, {**bad, **good})))
+    ran = alphapo("loss", "rows.jsonl", "objective=kto", "objective.link.kl=0.3")
+    assert (ran.code, ran.err) == (0, "")
+    first, second, both = (json.loads(line) for line in ran.out.splitlines())
+    assert first["loss"] == pytest.approx(s(0.1 * (0.3 - 1)), rel=1e-12)  # the golden pair A's halves
+    assert second["loss"] == pytest.approx(s(0.1 * (-1.5 - 0.3)), rel=1e-12)
+    assert both["loss"] == pytest.approx(first["loss"] + second["loss"], rel=1e-12)
+    assert [first[k] for k in ("rejected_reward", "margin", "d_loss_d_rejected_logp")] == [None] * 3
+    assert [second[k] for k in ("chosen_reward", "margin", "d_loss_d_chosen_logp")] == [None] * 3
+    assert second["d_loss_d_rejected_logp"] == both["d_loss_d_rejected_logp"] > 0
+    (tmp_path / "rows.jsonl").write_text(json.dumps(good))
+    refused = alphapo("loss", "rows.jsonl", "objective=dpo")
+    assert refused.code == 2
+    assert "line 1: no 'rejected_logp', which objective 'dpo' needs" in refused.fault
+    (tmp_path / "rows.jsonl").write_text("{}")
+    assert "line 1: no 'chosen_logp'" in alphapo("loss", "rows.jsonl", "objective=kto").fault
 
 
 # ------------------------------------------------------------------------------------------------ mismatched answers

@@ -80,7 +80,7 @@ def gradients(lm: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(rows=lists())
 @example(rows=CORNERS)
 @example(rows=ABSENT)
@@ -116,6 +116,7 @@ def test_only_the_first_sides_are_laid_out(sides: int) -> None:
         assert torch.equal(ours.predict, whole.predict)
 
 
+@settings(max_examples=40)
 @given(lists())
 def test_no_answer_sees_another(rows: list[TokenPair]) -> None:
     """What a position may attend to, read in order of positions, is its own row's text up to there."""
@@ -137,6 +138,7 @@ def test_the_prompt_is_encoded_once_for_all_answers() -> None:
     assert batch.input_ids.tolist() == [[*range(10, 30), 5, 9, 3, 6]]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_sees_the_same() -> None:
     lm = MODELS["gemma2"]
