@@ -293,6 +293,7 @@ class TestSweepOutcome:
             [_cell(None, label="dpo", metrics={WIN: None}, rows=[{"step": 0, "displacement/chosen": None}])],
         ],
     )
+    @pytest.mark.slow
     def test_little_or_nothing_to_show(self, cells: list[SweepCurve], tmp_path: Path) -> None:
         sweep_outcome(cells, tmp_path / "outcome.png")
         sweep_displacement(cells, tmp_path / "displacement.png")

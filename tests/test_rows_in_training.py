@@ -213,6 +213,7 @@ def test_whole_runs_are_the_same_for_every_split_and_layout(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_a_killed_run_ends_as_an_undisturbed_one(kind: str, start: Path, alphapo: Callable[..., Any]) -> None:
     from tests.stages.test_resume import assert_same, killed_at
 

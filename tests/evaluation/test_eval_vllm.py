@@ -201,6 +201,7 @@ def test_what_was_judged_survives_the_engine(
     assert "complete" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_interruption_keeps_what_was_judged(
     world: Path, fake: pytest.MonkeyPatch, interrupt: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:

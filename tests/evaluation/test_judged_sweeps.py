@@ -85,6 +85,7 @@ def test_a_trained_cell_says_why_it_was_not_evaluated(alphapo, line):
     }
 
 
+@pytest.mark.slow
 def test_outcomes_under_other_settings_are_not_mixed(alphapo, line):
     """A second line evaluates one of two cells at another temperature: the other cell's rate is not compared with it."""
     assert alphapo(*line, "judge=glassbox").code == 0

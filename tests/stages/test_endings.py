@@ -57,6 +57,7 @@ class TestInterrupted:
         assert (ran.code, ran.err.splitlines()[-1]) == (130, "alphapo: interrupted")
         assert not (tmp_path / "runs").exists()
 
+    @pytest.mark.slow
     def test_the_same_line_gives_what_an_uninterrupted_run_gives(self, stopped, alphapo, tiny):
         line = ["train", *tiny, "trainer.max_steps=40", "probe.every=20", "probe.samples=0"]
         again, other = alphapo(*line, "run.name=x"), alphapo(*line, "run.name=y")

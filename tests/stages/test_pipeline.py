@@ -76,6 +76,7 @@ class TestRun:
         assert not any("model_outputs" in name or "metrics.jsonl" in name or "safetensors" in name for name in changed)
 
 
+@pytest.mark.slow
 def test_a_reference_of_ones_own(alphapo, tiny, tmp_path):
     """Against its own answers every prompt is a draw."""
     line = ["run", *tiny, *ON_TRANSFORMERS]

@@ -112,6 +112,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(kind, step, alphapo, tiny, rows
     assert not (again.path / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_what_was_recorded_after_the_checkpoint_is_cut(alphapo, tiny, rows):
     line = ["train", *tiny, *LINE, "trainer.save_steps=5"]
     with killed_at(9):

@@ -42,6 +42,7 @@ class TestFromScratch:
         assert not (ran.path / "samples").exists()
 
     @pytest.mark.parametrize("objective", ["alphapo", "alphapo_ratio", "simpo", "dpo", "ipo", "cpo", "sft"])
+    @pytest.mark.slow
     def test_every_objective_from_a_run_as_it_was_printed(self, objective, alphapo, scratch, scratch_line, rows):
         line = [text for text in scratch_line if not text.startswith("model")]
         ran = alphapo("train", f"objective={objective}", *line, f"model.path={scratch.path}")

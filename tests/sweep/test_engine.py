@@ -173,6 +173,7 @@ class TestRetries:
         whole = alphapo(*line, "--out", "whole")
         assert results(again.path) == results(whole.path)
 
+    @pytest.mark.slow
     def test_no_retry_leaves_it(self, failed, alphapo, snapshot):
         line, ran = failed
         before = snapshot(ran.path / "cells")
@@ -180,6 +181,7 @@ class TestRetries:
         assert again.code == 0  # nothing of this line failed
         assert snapshot(ran.path / "cells") == before
 
+    @pytest.mark.slow
     def test_fail_fast_starts_nothing_more(self, failed, alphapo, small):
         line, _ = failed
         from alphapo_cli.stages.attempt import Attempt

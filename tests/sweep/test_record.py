@@ -58,6 +58,7 @@ def test_another_line_and_another_place_are_looked_at_for_themselves(alphapo, li
     assert wrong.code == 2
 
 
+@pytest.mark.slow
 def test_yaml_that_changed_since_makes_other_cells(alphapo, cli, tiny, tmp_path, shared_cache):
     """The same line under an edited file of the user's own means cells that have not been run."""
     own = tmp_path / "own"

@@ -257,6 +257,7 @@ def test_data_that_has_changed_under_complete_cells_is_said(alphapo, pairs, tmp_
 
 
 class TestInterrupted:
+    @pytest.mark.slow
     def test_then_the_same_line_completes(self, alphapo, tiny, tmp_path, interrupt, snapshot):
         line = (
             "sweep",
