@@ -140,6 +140,7 @@ class Attempt:
                 self.trainer.restore(snapshot)
                 self._say(f"continues at step {snapshot['step']} of {self.schedule.total_steps}")
         self.trainer.train()
+        PartialState().wait_for_everyone()  # until then another process may look into the directory
         with contextlib.suppress(OSError):
             (self.directory.path / "trainer").rmdir()
         if self.ending is not None and self.ending.state == "interrupted":
