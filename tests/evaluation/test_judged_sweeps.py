@@ -157,6 +157,7 @@ def test_interrupted_cells_are_no_failures(alphapo, tiny, monkeypatch):
     )  # fmt: skip
 
 
+@pytest.mark.slurm  # test-all installs submitit
 def test_slurms_dry_run_needs_no_slurm(alphapo, tmp_path, monkeypatch):
     pytest.importorskip("submitit")
     line = ("sweep", "alpha", f"{ALPHA}=0,1", "launcher=slurm", "launcher.partition=gpu", "launcher.time=90")

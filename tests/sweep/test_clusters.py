@@ -109,6 +109,7 @@ def _scancel(cell: Path, environment) -> None:
     subprocess.run(["scancel", task], env={**os.environ, **environment}, check=True)
 
 
+@pytest.mark.slurm  # test-all installs submitit
 def test_without_slurm_the_launcher_says_so(alphapo, small, monkeypatch):
     if importlib.util.find_spec("submitit") is None:
         pytest.skip("submitit is not installed")
