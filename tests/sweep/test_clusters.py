@@ -88,6 +88,14 @@ class TestSlurm:
         assert list((killed / ".claim").glob("*.dead"))
         assert results(path) == inline()
 
+    @pytest.mark.timeout(600)
+    def test_one_cell_alone_is_there_while_squeue_knows_it(self, slurm, alphapo, small, monkeypatch):
+        """One cell is no array to Slurm: with no grace at all, it counts as gone unless squeue's name of it is read."""
+        monkeypatch.setenv("SLURM_CONF", slurm["SLURM_CONF"])
+        monkeypatch.setattr("alphapo_cli.sweep.launchers.slurm.GRACE", 1e-9)
+        ran = alphapo("sweep", "alpha", f"{ALPHA}=0.5", *small, "launcher=slurm", "launcher.crashes=1")
+        assert ran.code == 0, ran.err
+
     def test_dry_run_prints_the_script(self, slurm, alphapo, small, monkeypatch):
         monkeypatch.setenv("SLURM_CONF", slurm["SLURM_CONF"])
         ran = alphapo(

@@ -145,13 +145,14 @@ def script(cfg: LauncherConfig, logs: Path, cells: int) -> str:
 
 
 def _in_queue(arrays: Sequence[str]) -> set[str] | None:
-    """Names of the arrays' tasks that Slurm still has; None where it does not answer."""
+    """Names of the tasks that Slurm still has, as submitit writes them; None where it does not answer."""
     asked = subprocess.run(
         ["squeue", "--noheader", "--array", "--format=%F_%K", "--jobs", ",".join(arrays)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if asked.returncode == 0:
-        return set(asked.stdout.split())
+        # submitit submits one cell alone without an array: its name is the job's number, and squeue has no index of it.
+        return {name.removesuffix("_N/A") for name in asked.stdout.split()}
     # What has left the queue altogether is an invalid id to squeue.
     return set() if "Invalid job id" in asked.stderr else None
 
