@@ -133,7 +133,7 @@ def _report(
     date = written_date(tokenizer) if encoded.template == "chat" else None
     chosen, rejected = train.chosen.lengths, train.rejected.lengths
     more: dict[str, Any] = {}
-    if train.others or load.tied:
+    if train.others or loaded.form == "answers":  # lists are cut to as many answers: say so even where two are left
         more = {"answers": train.num_sides, "tied": load.tied}
     if train.unpaired:
         more |= {"desirable": int((chosen > 0).sum()), "undesirable": int((rejected > 0).sum())}

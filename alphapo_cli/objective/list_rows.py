@@ -24,8 +24,20 @@ LISTS = ("logps", "tokens", "ref_logps", "scores")
 Result = dict[str, float | list[float] | None]
 
 
-def evaluate(objective: Objective, row: Mapping[str, Any], where: str) -> Result:
+def chosen_tokens(row: Mapping[str, Any], where: str) -> float:
+    """Tokens of the answer that is chosen.
+
+    Raises:
+        UsageError: as `evaluate`, of the lists that say so.
+    """
+    tokens = _tokens(row, len(_numbers(row, "logps", None, where)), where)
+    return tokens[_sides(row, len(tokens), where)[0][0]]
+
+
+def evaluate(objective: Objective, row: Mapping[str, Any], where: str, chosen: float) -> Result:
     """Loss, rewards, margin of best against worst, and gradients of one row, in float64.
+
+    `chosen`: mean tokens of the chosen answers of all rows, which an NLL per token of the batch is divided by.
 
     Raises:
         UsageError: a list is missing, of another length, or holds what is no finite number; a column is missing; a
@@ -33,15 +45,10 @@ def evaluate(objective: Objective, row: Mapping[str, Any], where: str) -> Result
     """
     logps = _numbers(row, "logps", None, where)
     count = len(logps)
-    tokens = _numbers(row, "tokens", count, where)
-    if any(n < 1 or n != int(n) for n in tokens):
-        raise UsageError(f"{where}: tokens={row['tokens']} must be whole numbers of at least 1")
+    tokens = _tokens(row, count, where)
     reference = _numbers(row, "ref_logps", count, where) if objective.needs_reference else None
     check_sides(objective, count, False, where)
-    order = list(range(count))
-    scores: dict[str, float] = {}
-    if row.get("scores") is not None:
-        order, scores = ranked(list(enumerate(_numbers(row, "scores", count, where))), None)
+    order, scores = _sides(row, count, where)
 
     def sides(values: list[float]) -> Tensor:
         return torch.tensor([[values[i]] for i in order], dtype=torch.float64)
@@ -56,7 +63,7 @@ def evaluate(objective: Objective, row: Mapping[str, Any], where: str) -> Result
         raise UsageError(f"{where}: {words}, as objective '{objective.name}' needs it")
     sums = sides(logps).requires_grad_(True)
     given = None if reference is None else sides(reference)
-    result = objective(AnswerLogProbs(sums, sides(tokens), given, columns=columns))
+    result = objective(AnswerLogProbs(sums, sides(tokens), given, columns=columns, chosen_tokens=chosen))
     (gradient,) = torch.autograd.grad(result.loss.sum(), sums)
     back = sorted(range(count), key=lambda side: order[side])
     found: Result = {
@@ -71,6 +78,20 @@ def evaluate(objective: Objective, row: Mapping[str, Any], where: str) -> Result
                 f"{where}: {name} of objective '{objective.name}' is beyond float64 at logps={row['logps']}; correct the row"
             )
     return found
+
+
+def _tokens(row: Mapping[str, Any], count: int, where: str) -> list[float]:
+    tokens = _numbers(row, "tokens", count, where)
+    if any(n < 1 or n != int(n) for n in tokens):
+        raise UsageError(f"{where}: tokens={row['tokens']} must be whole numbers of at least 1")
+    return tokens
+
+
+def _sides(row: Mapping[str, Any], count: int, where: str) -> tuple[list[int], dict[str, float]]:
+    """The answers' places in the order of their sides, and their scores as columns where there are any."""
+    if row.get("scores") is None:
+        return list(range(count)), {}
+    return ranked(list(enumerate(_numbers(row, "scores", count, where))), None)
 
 
 def _numbers(row: Mapping[str, Any], name: str, count: int | None, where: str) -> list[float]:

@@ -189,7 +189,10 @@ class Objective(Point):
         if self.nll_scope == "mean":
             return answers.lengths[0]
         if answers.chosen_tokens is None:
-            return answers.lengths[0].mean()
+            lengths = answers.lengths[0]
+            # An absent answer has no tokens, though it was widened to one; where all are absent, none counts.
+            here = lengths if answers.present is None else lengths * answers.present[0]
+            return here.mean().clamp(min=1 / len(here))
         return answers.chosen_tokens or 1.0  # a step of undesirable answers has none, and its NLL does not count
 
     def score_gradients(

@@ -76,11 +76,13 @@ def check_columns(
     for name in wanted:
         if name not in columns:
             raise UsageError(
-                f"{where}: {lacking(objective, name, sides)}; add it to the data (its columns: {', '.join(columns) or 'none'})"
+                f"{where}: {lacking(objective, name, sides)}; add it to the data as numbers "
+                f"(its columns with finite numbers: {', '.join(columns) or 'none'})"
             )
         absent = np.flatnonzero(~np.isfinite(columns[name]))
         if len(absent):
-            raise UsageError(f"{where}: pair {rows[int(absent[0])]} has {lacking(objective, name, sides)}")
+            needed = lacking(objective, name, sides).removeprefix("no ")
+            raise UsageError(f"{where}: pair {rows[int(absent[0])]} has no finite number in {needed}")
     tensors = {name: torch.from_numpy(np.asarray(columns[name], np.float64)) for name in wanted}
     for i, words in broken_rules(objective, tensors)[:1]:
         values = ", ".join(f"{n}={tensors[n][i].item():g}" for n in tensors)

@@ -50,7 +50,9 @@ def evaluate(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where
     if len(lists) < len(rows):
         other = next(number for number, row in rows if "logps" not in row)
         raise UsageError(f"{where}: line {other}: no 'logps', which line {lists[0]} has; give pairs or lists, not both")
-    return [list_rows.evaluate(objective, row, f"{where}: line {number}") for number, row in rows]
+    named = [(row, f"{where}: line {number}") for number, row in rows]
+    chosen = sum(list_rows.chosen_tokens(*one) for one in named) / len(named)
+    return [list_rows.evaluate(objective, row, name, chosen) for row, name in named]
 
 
 def pairs(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where: str) -> list[dict[str, float | None]]:

@@ -289,6 +289,8 @@ def test_every_answer_becomes_ids_and_is_selected_with_its_row(make):
             assert [decode(a) for a in pair.answers] == [f"{text} {n}{more}<|end|>" for text in RANKED]
     assert prepared.report["answers"] == 4
     assert dict(prepared.table)["answers a row"] == "4"
+    cut = make(answers=2)
+    assert dict(cut.table)["answers a row"] == "2"  # the others are left out, which nobody should have to guess
     some = prepared.train.select([3, 1])
     assert [x.tolist() for x in some[0].others] == [x.tolist() for x in prepared.train[3].others]
     assert prepared.train.longest().tolist() == [max(map(len, p.answers)) for p in prepared.train]

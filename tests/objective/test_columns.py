@@ -72,6 +72,22 @@ def test_training_looks_at_the_columns_first(alphapo, tiny, tmp_path, pairs):
     assert ran.code == 2
     line = ran.err.splitlines()[-1]
     assert "the training data: no column 'other_reward_chosen', which objective 'modpo' needs" in line
+    # A column of text, and one with a gap, are there: what they lack is numbers.
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {"prompt": f"q{i}", "chosen": "a", "rejected": "b", "score_chosen": "7", "score_rejected": i or None}
+            )
+            + "\n"
+            for i in range(4)
+        )
+    )
+    used = ("data=jsonl", f"data.path={tmp_path}/rows.jsonl", "model=from_scratch")
+    line = alphapo("train", *used, "objective=odpo").err.splitlines()[-1]
+    assert "add it to the data as numbers (its columns with finite numbers: score_rejected)" in line
+    used = (*used, "objective=dpo", "objective/weight=column", "objective.weight.column=score_rejected")
+    line = alphapo("train", *used).err.splitlines()[-1]
+    assert "pair 1 has no finite number in column 'score_rejected', which objective 'dpo' needs" in line
     # The embedded world's true rewards do not always agree with its labels.
     ran = alphapo("train", *tiny, "objective=odpo")
     assert ran.code == 2

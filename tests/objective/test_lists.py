@@ -304,6 +304,21 @@ def test_loss_of_a_pair_objective_on_a_list_is_best_against_worst(loss) -> None:
     assert triple == pytest.approx(cpo - 12 / 6 + 16 / 7, rel=1e-12)
 
 
+def test_lists_of_two_are_pairs_under_an_nll_per_token_of_the_batch(loss) -> None:
+    rows = [{**LIST_ROW, **{k: LIST_ROW[k][:2] for k in LIST_ROW}} for _ in range(2)]
+    rows[1] |= {"logps": [-9.0, -10.0], "tokens": [5, 2]}
+    named = (
+        ("rejected_logp", "chosen_logp"),
+        ("rejected_tokens", "chosen_tokens"),
+        ("ref_rejected_logp", "ref_chosen_logp"),
+    )
+    keys = dict(zip(("logps", "tokens", "ref_logps"), named, strict=True))
+    as_pairs = [{n: x for k, ns in keys.items() for n, x in zip(ns, row[k], strict=True)} for row in rows]
+    words = ("objective=dpo", "objective.nll=1", "objective.nll_scope=tokens")
+    lists, pairs = ([json.loads(x)["loss"] for x in loss(r, *words).out.splitlines()] for r in (rows, as_pairs))
+    assert lists == pytest.approx(pairs, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("change", "line", "fault"),
     [

@@ -187,6 +187,25 @@ def test_alphapo_loss_takes_rows_with_one_answer_alone(alphapo: Callable[..., An
     assert "line 1: no 'chosen_logp'" in alphapo("loss", "rows.jsonl", "objective=kto").fault
 
 
+def test_an_nll_per_token_of_the_batch_counts_no_token_of_an_absent_answer(
+    alphapo: Callable[..., Any], tmp_path: Path
+) -> None:
+    good = {"chosen_logp": -12.0, "chosen_tokens": 6, "ref_chosen_logp": -13.0}
+    bad = {"rejected_logp": -20.0, "rejected_tokens": 8, "ref_rejected_logp": -18.5}
+    other = {**good, "chosen_logp": -10.0, "chosen_tokens": 2, "ref_chosen_logp": -10.0}
+
+    def losses(rows: list[dict[str, Any]], *more: str) -> list[float]:
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        ran = alphapo("loss", "rows.jsonl", "objective=kto", *more)
+        assert ran.code == 0, ran.err
+        return [json.loads(line)["loss"] for line in ran.out.splitlines()]
+
+    for rows in ([good, bad, other, bad], [bad, bad]):
+        nll = np.subtract(losses(rows, "objective.nll=1", "objective.nll_scope=tokens"), losses(rows))
+        # The mean over the rows is the NLL of all chosen tokens over their number: 22 nats, 8 tokens.
+        assert nll.mean() == pytest.approx(22 / 8 if good in rows else 0.0, rel=1e-12)
+
+
 # ------------------------------------------------------------------------------------------------ mismatched answers
 
 
