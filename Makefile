@@ -2,7 +2,8 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-MARKED := slow or vllm or slurm or ray or browser
+# Marked tests that fill two cores with processes of their own: one after another. The other marked ones are `slow`.
+ALONE := vllm or slurm or ray or browser
 
 .PHONY: help install demo test test-all check format clean
 
@@ -23,7 +24,8 @@ test: install  ## the default suite: offline, two cores, under five minutes
 
 test-all: test  ## adds the marked tests: slow, vllm, slurm, ray, browser
 	VENV=$(VENV) EXTRAS=slurm,ray .ci/install
-	$(PY) -m pytest -m "$(MARKED)"
+	$(PY) -m pytest -n 2 --dist loadfile -m "slow and not ($(ALONE))" --durations=10
+	$(PY) -m pytest -m "$(ALONE)" --durations=10
 
 check: install  ## ruff and strict mypy
 	$(VENV)/bin/ruff check .

@@ -255,6 +255,7 @@ def test_a_pair_objective_trains_best_against_worst(start: Path, alphapo: Callab
         ("unpaired", ("objective=dpo",), "objective 'dpo' reads pairs (link 'logistic'); methods that take unpaired rows: "),
         ("unpaired", ("objective=infonca",), "reads pairs (link 'infonca')"),
         ("lists", ("objective=triple_po", "data.answers=2"), "objective 'triple_po' reads 3 answers of a row, which has 2"),
+        ("lists", ("objective=triple_po",), "the third of scored answers is their second best"),
         ("lists", ("objective=infonca", "data.answers=5"), "21 of 21 rows have fewer than data.answers=5 answers"),
         ("pairs", ("objective=infonca",), "no column 'score_chosen', which objective 'infonca' needs"),
     ],

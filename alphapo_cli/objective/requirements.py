@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,8 +21,12 @@ def lacking(objective: Objective, name: str, sides: int = 2) -> str:
     return f"no column '{name}', which objective '{objective.name}' needs ({reader}{known})"
 
 
-def check_sides(objective: Objective, available: int, unpaired: bool, where: str) -> None:
+def check_sides(
+    objective: Objective, available: int, unpaired: bool, where: str, columns: Collection[str] = ()
+) -> None:
     """The data's rows hold the answers that the objective reads: `available` of them, or (`unpaired`) perhaps one alone.
+
+    With `columns`, the numbers that came with the rows, a third answer that is to be gold is not a scored list's.
 
     Raises:
         UsageError: they do not.
@@ -32,8 +36,13 @@ def check_sides(objective: Objective, available: int, unpaired: bool, where: str
     wanted = objective.sides(available)
     if wanted > available:
         raise UsageError(
-            f"{where}: objective '{objective.name}' reads {wanted} answers of a row, which has {available}; give lists of "
-            "scored answers, or data.gold_column for a third answer"
+            f"{where}: objective '{objective.name}' reads {wanted} answers of a row, which has {available}; the third is a "
+            "gold answer: name its column with data.gold_column"
+        )
+    if wanted > 2 and "score_2" in columns and objective.reads_all is None and not objective.needs_mismatched:
+        raise UsageError(
+            f"{where}: objective '{objective.name}' reads a gold answer as a row's third, and the third of scored answers is "
+            "their second best; give pairs, with data.gold_column for the gold answer"
         )
     pairing = objective.pairing
     if unpaired and pairing is not None:

@@ -64,7 +64,7 @@ def run(
         if objective.needs_mismatched:
             materials = dataclasses.replace(materials, data=materials.data.with_mismatched())
         for what, pairs in (("the training data", materials.data.train), ("the probe's data", materials.data.probe)):
-            check_sides(objective, pairs.num_sides, pairs.unpaired, what)
+            check_sides(objective, pairs.num_sides, pairs.unpaired, what, pairs.columns)
             sides = objective.sides(pairs.num_sides)
             check_columns(objective, pairs.columns, (pairs.index + 1).tolist(), what, sides)
         console.print(data_table(materials))
