@@ -98,6 +98,23 @@ def test_a_failed_cell_that_another_process_tries_again_is_waited_for(directory)
     assert [e.state for e in told] == ["complete"]
 
 
+def test_status_does_not_show_what_other_settings_found(directory):
+    from rich.console import Console
+
+    from alphapo_cli.sweep.status import status_table
+
+    run = written(directory, "complete")
+    (run.path / "outcome.json").write_text(json.dumps({"key": "other", "metrics": {"eval/win_rate": 0.987}}))
+    console = Console(width=160)
+
+    def shown(key: str) -> str:
+        with console.capture() as capture:
+            console.print(status_table(directory.path, {"c": ["seed=0"]}, key))
+        return capture.get()
+
+    assert ("0.987" in shown("other"), "0.987" in shown("asked")) == (True, False)
+
+
 def test_ctrl_c_while_the_first_jobs_are_handed_out(directory):
     directory.path.mkdir()
 
