@@ -34,7 +34,7 @@ from alphapo_cli.compose import leaves, to_dict, to_yaml
 from alphapo_cli.contents import digest as digest
 from alphapo_cli.data.fingerprint import fingerprints
 from alphapo_cli.errors import UsageError
-from alphapo_cli.files import check_folder, json_line, read_jsonl, usable, write_atomic, write_json
+from alphapo_cli.files import UNBEGUN, check_folder, json_line, read_jsonl, usable, write_atomic, write_json
 from alphapo_cli.run_state import OUTCOME, RunState
 
 # What a run writes; `begin` removes these and nothing else. The claim outlives them.
@@ -129,7 +129,7 @@ class RunDirectory(RunState):
         """Nothing there but a claim, and what a kill leaves of writing the first file."""
         if not self.path.is_dir():
             return True
-        return all(e == self.claim or e.name.startswith((".manifest.json.", ".alphapo-")) for e in self.path.iterdir())
+        return all(e == self.claim or e.name.startswith(UNBEGUN) for e in self.path.iterdir())
 
     def begin(self, cfg: Any, manifest: dict[str, Any]) -> None:
         """Start from nothing: remove what an earlier attempt left, write configuration and manifest (with `files`)."""

@@ -214,6 +214,13 @@ class TestKilledRuns:
         (run.path / ".manifest.json.1.ab.tmp").write_text("{")
         assert run.check(self.CFG, replace=False) == "pending"
 
+    def test_while_the_manifest_of_its_answers_was_written(self, tmp_path):
+        from alphapo_cli.generation.directory import GenerateDirectory
+
+        (tmp_path / "generate").mkdir()
+        (tmp_path / "generate" / ".manifest.json.1.ab.tmp").write_text("{")
+        assert GenerateDirectory(tmp_path / "generate").claim({"model": "m"}, replace=False) == "pending"
+
     @pytest.mark.parametrize("removed", range(1, 5))
     def test_while_it_was_started_over(self, removed, tmp_path, monkeypatch):
         """Nothing may go on from a checkpoint whose rows are gone."""
