@@ -228,7 +228,8 @@ def _link(path: Path, owner: Owner) -> Path | None:
         try:
             os.link(beside, path)
         except FileExistsError:
-            return None
+            # A network file system may make the link, lose its answer, and refuse the second try: then it is ours.
+            return path if beside.stat().st_nlink > 1 else None
         except OSError:  # a file system without hard links: the name is still made once, its content a moment later
             return _write_new(path, text)
     finally:

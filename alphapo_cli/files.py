@@ -23,6 +23,8 @@ from typing import Any
 
 from alphapo_cli.errors import AlphapoError, UsageError
 
+# How names begin that a kill leaves in a directory whose first file, manifest.json, was not there yet.
+UNBEGUN = (".manifest.json.", ".alphapo-")
 _TAIL_BLOCK = 1 << 16  # bytes read at a time when looking for the end of the last whole line
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from alphapo_cli.errors import UsageError
-from alphapo_cli.files import check_folder, usable
+from alphapo_cli.files import UNBEGUN, check_folder, usable
 from alphapo_cli.linelog import check_free
 from alphapo_cli.runs import digest
 
@@ -73,7 +73,7 @@ class KeyedDirectory:
             UsageError: the directory holds another identity, something else, or another process is writing in it.
         """
         with usable(self.path, FIX):
-            if not self.path.is_dir() or not any(self.path.iterdir()):
+            if not self.path.is_dir() or all(p.name.startswith(UNBEGUN) for p in self.path.iterdir()):
                 return False
         stored = (read_object(self.manifest) or {}).get("identity")
         if not isinstance(stored, dict) or self.OWN not in stored:

@@ -15,6 +15,7 @@ summary.json    {"state", "reason", "step", "metrics", "cost"}; a run is complet
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
@@ -33,11 +34,12 @@ from alphapo_cli.compose import leaves, to_dict, to_yaml
 from alphapo_cli.contents import digest as digest
 from alphapo_cli.data.fingerprint import fingerprints
 from alphapo_cli.errors import UsageError
-from alphapo_cli.files import check_folder, json_line, read_jsonl, usable, write_atomic, write_json
+from alphapo_cli.files import UNBEGUN, check_folder, json_line, read_jsonl, usable, write_atomic, write_json
 from alphapo_cli.run_state import OUTCOME, RunState
 
 # What a run writes; `begin` removes these and nothing else. The claim outlives them.
-FILES = ("summary.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "curves.png", "config.yaml", "samples", "model",
+# config.yaml first: without it, nothing goes on from what a kill in between has left.
+FILES = ("config.yaml", "summary.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "curves.png", "samples", "model",
          "checkpoints", "trainer", "wandb", OUTCOME, "manifest.json")  # fmt: skip
 # Settings that say where, how often saved and how watched a run is, not what it computes.
 NOT_IDENTITY = ("run.", "tracking.", "data.workers", "trainer.save_")
@@ -119,10 +121,15 @@ class RunDirectory(RunState):
                 f"{self.path} holds a run with another configuration (differs in: {shown}); "
                 "choose another run.name, or start over with --replace"
             )
+        with contextlib.suppress(FileNotFoundError):
+            self.summary_file.read_bytes()  # one that cannot be read just now may say "complete"
         return self.state
 
     def _is_empty(self) -> bool:
-        return not self.path.is_dir() or all(entry == self.claim for entry in self.path.iterdir())
+        """Nothing there but a claim, and what a kill leaves of writing the first file."""
+        if not self.path.is_dir():
+            return True
+        return all(e == self.claim or e.name.startswith(UNBEGUN) for e in self.path.iterdir())
 
     def begin(self, cfg: Any, manifest: dict[str, Any]) -> None:
         """Start from nothing: remove what an earlier attempt left, write configuration and manifest (with `files`)."""

@@ -26,6 +26,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from hypothesis import settings
 
+# A shell starts what it puts into the background with Ctrl-C ignored, and every process started here would inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # A shared machine may stop for longer than Hypothesis allows an example.
 settings.register_profile("here", deadline=None)
 settings.load_profile("here")

@@ -132,3 +132,15 @@ def test_the_heartbeat_goes_on_while_python_is_busy(tmp_path, monkeypatch):
         assert time.monotonic() < deadline
         sum(range(20_000))
     claim.release()
+
+
+def test_a_link_whose_answer_got_lost_is_ours(tmp_path, monkeypatch):
+    """A network file system tries again and is told that the name exists."""
+    link = os.link
+
+    def twice(source, target):
+        link(source, target)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", twice)
+    assert isinstance(take(tmp_path / ".claim"), Claim)

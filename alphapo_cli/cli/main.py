@@ -64,7 +64,8 @@ def main(argv: list[str] | None = None) -> None:
 def _run(arguments: list[str], debug: bool) -> int:
     # A scheduler's SIGTERM and a closed terminal are interruptions like Ctrl-C: exit code 130.
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, raise_interrupt)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves SIGHUP
+            signal.signal(number, raise_interrupt)
     try:
         code = app(arguments, standalone_mode=False)
     except ClickException as error:

@@ -170,7 +170,7 @@ def run(generation: Generation) -> dict[str, Any]:
             source=generation.prompts.description, prompts=len(generation.ids),
             samples=generation.cfg.generation.samples, metrics=metrics, cost=cost,
         )  # fmt: skip
-    directory.log.unlink()
+    directory.log.unlink(missing_ok=True)  # who finished the same just before has done it already
     return summary
 
 

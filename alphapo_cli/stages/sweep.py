@@ -61,6 +61,9 @@ def run_sweep(
     ended = _run_cells(grid, cells, directory, launcher, policy, plan, typed) if cells else []
     failed = [f"{e.job.title}: {e.reason}" for e in ended if e.state == "failed"]
     unfinished = [e.job.title for e in ended if e.state not in (*OVER, "failed")]
+    known = {cell["id"] for cell in (directory.record() or {}).get("cells", [])}
+    if not known.issuperset(cell.id for cell in grid.cells):  # another line wrote sweep.json at the same moment
+        directory.write(grid, typed, plan)
     _compare_data([cell for cell in grid.cells if cell not in cells], directory)
     found = best_of.find_best(directory)
     summary = directory.write_summary(found)

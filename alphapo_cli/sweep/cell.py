@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alphapo_cli.claims import Claim, ClaimLost, take
 from alphapo_cli.errors import Interrupted, in_words
 from alphapo_cli.files import write_json
 from alphapo_cli.linelog import InUse
@@ -61,7 +62,7 @@ def run_job(job: Job) -> Ended:
     group, quiet = Group(Path(job.sweep).name, "cell"), Console(stderr=True, quiet=True)
     try:
         summary = run(job.cfg, directory, workshop=_workshop(), group=group, console=quiet)
-    except Busy as error:
+    except (Busy, ClaimLost) as error:
         return Ended(job, "busy", str(error))
     except (KeyboardInterrupt, Interrupted) as error:
         return Ended(job, "interrupted", str(error) or "stopped by the user")
@@ -69,8 +70,14 @@ def run_job(job: Job) -> Ended:
         reason = in_words(error)
         if directory.state == "pending":  # refused before anything of it was written
             with contextlib.suppress(OSError):
-                directory.begin(job.cfg, manifest(note="refused before training"))
-                directory.finish("failed", reason, 0, {}, {})
+                claim = take(directory.claim)
+                if isinstance(claim, Claim):  # else somebody works on it
+                    try:
+                        if directory.state == "pending":
+                            directory.begin(job.cfg, manifest(note="refused before training"))
+                            directory.finish("failed", reason, 0, {}, {})
+                    finally:
+                        claim.release()
         return Ended(job, "failed", reason)
     if job.plan is not None:
         try:

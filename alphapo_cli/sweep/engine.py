@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from alphapo_cli.claims import Claim, take
+from alphapo_cli.claims import Claim, standing, take
 from alphapo_cli.errors import Interrupted
-from alphapo_cli.run_state import OVER
+from alphapo_cli.files import write_json
+from alphapo_cli.run_state import OUTCOME, OVER
 from alphapo_cli.runs import RunDirectory
 from alphapo_cli.stages.pipeline import Plan
 from alphapo_cli.sweep.grid import Cell
@@ -70,10 +71,10 @@ class Engine:
         """
         sweep, here = str(self.directory.path.absolute()), os.getcwd()
         jobs = [Job(sweep, here, cell.id, tuple(cell.overrides), cell.cfg, plan) for cell in cells]
-        self.launcher.start(jobs)
         looked = time.monotonic()
         due = looked + RECORD
         try:
+            self.launcher.start(jobs)
             while len(self.ended) < len(jobs):
                 for ended in self.launcher.wait(0.2):
                     self._take(ended)
@@ -105,7 +106,7 @@ class Engine:
             return
         if ended.state == "lost":
             state = self._run(job).state
-            if state in OVER:
+            if state in OVER and self._judged(job):
                 ended = Ended(job, state)
             else:
                 self.lost[job.id] += 1
@@ -121,12 +122,12 @@ class Engine:
     def _look_again(self) -> None:
         """Cells that other processes held: over by now, or free."""
         for job in list(self.busy.values()):
+            held = standing(self._run(job).claim)
+            if held is not None and held.held:
+                continue  # until it has written its own first state, the one of an earlier attempt is there
             state = self._run(job).state
-            if state == "running":
-                continue
             del self.busy[job.id]
-            judged = job.plan is None or self._run(job).outcome().get("key") == job.plan.key
-            if state == "failed" or (state in OVER and judged):
+            if state == "failed" or (state in OVER and self._judged(job)):
                 self._take(Ended(job, state, (self._run(job).summary() or {}).get("reason")))
             else:
                 self.launcher.start([job])
@@ -143,6 +144,10 @@ class Engine:
         except KeyboardInterrupt:
             self.launcher.close()
 
+    def _judged(self, job: Job) -> bool:
+        """Whether a trained cell has the outcome that the line asks for, if it asks for any."""
+        return job.plan is None or self._run(job).outcome().get("key") == job.plan.key
+
     def _run(self, job: Job) -> RunDirectory:
         return self.directory.cell(job.id)
 
@@ -155,6 +160,11 @@ def mark_failed(run: RunDirectory, job: Job, reason: str) -> None:
     if not isinstance(claim, Claim):
         return  # somebody else has it by now
     try:
+        if run.state in OVER:  # what was trained stays
+            if job.plan is not None and run.outcome().get("key") != job.plan.key:
+                words = f"trained, but not evaluated: {reason}"
+                write_json(run.path / OUTCOME, {"key": None, "reason": words, "metrics": {}})
+            return
         if run.state == "pending":
             run.begin(job.cfg, manifest(note="its worker died before training"))
         step = int((run.summary() or {}).get("step", 0))

@@ -63,12 +63,46 @@ class Recorded:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """sweep.json of a directory, or None where there is none."""
+    """sweep.json of a directory, or None where there is none that can be read; damaged lines in it are left out."""
     try:
         loaded = json.loads((path / "sweep.json").read_bytes())
     except (OSError, ValueError):
         return None
-    return loaded if isinstance(loaded, dict) else None
+    cells = loaded.get("cells", []) if isinstance(loaded, dict) else None
+    if not isinstance(cells, list) or not all(map(_is_cell, cells)):
+        return None
+    lines, outcome = loaded.get("lines"), loaded.get("outcome")
+    return {
+        **loaded,
+        "lines": [line for line in lines if _is_line(line)] if isinstance(lines, list) else [],
+        "outcome": outcome
+        if isinstance(outcome, dict) and "key" in outcome and _is_plan(outcome.get("lines"))
+        else None,
+    }
+
+
+def _is_cell(found: Any) -> bool:
+    return isinstance(found, dict) and (
+        isinstance(found.get("id"), str) and isinstance(found.get("point"), dict) and _are_texts(found.get("overrides"))
+    )
+
+
+def _is_line(found: Any) -> bool:
+    if not (isinstance(found, dict) and isinstance(found.get("key"), str) and isinstance(found.get("cells"), dict)):
+        return False
+    plan = found.get("plan", "")
+    return all(map(_are_texts, found["cells"].values())) and (plan is None or _is_plan(plan))
+
+
+def _is_plan(found: Any) -> bool:
+    """Whether these are `Plan.lines`."""
+    return isinstance(found, list) and all(
+        isinstance(p, list) and len(p) == 2 and isinstance(p[1], dict) for p in found
+    )
+
+
+def _are_texts(found: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(text, str) for text in found)
 
 
 def recorded(typed: Typed, out: Path | None) -> Recorded | None:

@@ -49,9 +49,11 @@ class SweepDirectory:
         if not self.path.is_dir():
             return
         # Killed while its input was checked, a sweep has left no more than this.
-        if all(p.name == "logs" or p.name.startswith(".sweep.json.") for p in self.path.iterdir()):
+        if all(p.name == "logs" or p.name.startswith((".sweep.json.", ".alphapo-")) for p in self.path.iterdir()):
             return
         old = self.record()
+        if old is None and self.file.exists():
+            raise UsageError(f"{self.file}: cannot be read as a sweep's record; put it back, or choose another --out")
         if old is None:
             raise UsageError(f"{self.path} exists and is not a sweep's directory; choose another --out")
         if old.get("hash") != grid.hash:

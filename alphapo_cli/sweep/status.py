@@ -38,7 +38,8 @@ def status_table(
         metrics = last_row(run.metrics) if state == "running" else summary.get("metrics") or {}
         step = metrics.get("step") if state == "running" else summary.get("step")
         judged = run.outcome()
-        found = {**metrics, **judged.get("metrics", {})}
+        theirs = key is None or judged.get("key") == key  # what other settings found is not this line's outcome
+        found = {**metrics, **(judged.get("metrics", {}) if theirs else {})}
         result = next((found[name] for name in OUTCOMES if found.get(name) is not None), None)
         missing = judged.get("reason") or NOT_EVALUATED
         drop = metrics.get("displacement/chosen")

@@ -89,10 +89,11 @@ class TestWorkers:
             gone(worker)
 
     def test_ctrl_c_leaves_checkpoints_and_the_same_line_goes_on(self, small, alphapo, tmp_path, shared_cache):
-        long = (*small, "trainer.max_steps=400")
+        """As a terminal does it: the signal goes to the worker, too."""
+        long = (*small, "trainer.max_steps=400", "trainer.save_steps=1000")
         with started(long, tmp_path, shared_cache) as process:
             working(process, tmp_path)
-            process.send_signal(signal.SIGINT)
+            os.killpg(process.pid, signal.SIGINT)
             out, err = process.communicate(timeout=120)
         assert process.returncode == 130
         assert err.splitlines()[-1].startswith("alphapo: interrupted; 0 of 2 cells of this line done")
@@ -110,8 +111,9 @@ def started(overrides, folder, cache) -> subprocess.Popen:
 
     line = [*entry_point(), "sweep", "alpha", f"{ALPHA}=0,1", *overrides, "launcher.workers=1"]
     return subprocess.Popen(
-        line, cwd=folder, env=environment(cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        line, cwd=folder, env=environment(cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
 
 
 def working(process, folder, only=None, dead=(), steps=2) -> tuple[int, Path]:

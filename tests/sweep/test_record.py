@@ -128,3 +128,38 @@ def test_a_cell_that_another_process_evaluates_is_waited_for(tmp_path, monkeypat
     cell = SimpleNamespace(id="a", overrides=("seed=0",), cfg=None)
     (ended,) = one.run([cell], plan)
     assert (ended.state, len(asked)) == ("complete", 3)
+
+
+@pytest.mark.parametrize(
+    "damaged", ["text", {"cells": {}}, {"key": "KEY", "cells": 3}, {"key": "KEY", "cells": {"x": 1}, "plan": 7}]
+)
+def test_a_damaged_line_is_as_one_that_was_never_typed(damaged, tmp_path):
+    from alphapo_cli.sweep.record import Typed, recorded
+
+    typed = Typed(("alpha",))
+    if isinstance(damaged, dict) and "key" in damaged:
+        damaged["key"] = typed.key
+    record = {"name": "alpha", "hash": "0", "cells": [], "lines": [damaged]}
+    (tmp_path / "sweep.json").write_text(json.dumps(record))
+    assert recorded(typed, tmp_path) is None
+    record["lines"].append(typed.record({"x": ["seed=1"]}, None))
+    (tmp_path / "sweep.json").write_text(json.dumps(record))
+    assert recorded(typed, tmp_path).cells == {"x": ["seed=1"]}
+
+
+def test_damaged_sweep_json_is_put_right_or_refused_in_one_line(alphapo, line):
+    """Lines are left out; cells that another line overwrote come back; a file that is no record is not overwritten."""
+    ran = alphapo(*line)
+    file = ran.path / "sweep.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps(record | {"cells": record["cells"][:1], "lines": [{}], "outcome": 5}))
+    again = alphapo(*line)
+    assert again.code == 0, again.err
+    assert json.loads(file.read_text())["cells"] == record["cells"]
+    assert len(json.loads((ran.path / "summary.json").read_text())["cells"]) == 2
+    for broken in ("", "{", "[]", '{"cells": [{}]}'):
+        file.write_text(broken)
+        refused = alphapo(*line)
+        assert refused.code == 2
+        assert "sweep.json: cannot be read" in refused.fault
+        assert file.read_text() == broken

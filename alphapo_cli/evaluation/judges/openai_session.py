@@ -115,6 +115,8 @@ class Session:
         with contextlib.suppress(ValueError, RuntimeError):  # not the main thread: its owner handles signals
             for number in (signal.SIGINT, signal.SIGTERM):
                 handler = signal.getsignal(number)
+                if handler == signal.SIG_IGN:  # a sweep's worker leaves Ctrl-C to its parent
+                    continue
                 loop.add_signal_handler(number, self._interrupt)
                 before[number] = handler
         try:

@@ -135,7 +135,7 @@ class LocalLauncher:
             self.stillborn += 1
             if self.stillborn >= STILLBORN:
                 raise AlphapoError(f"worker processes die at their start ({how}); see {self.logs}")
-        if not self.stopping and (self.queue or worker.job):
+        if not self.stopping:  # an idle one, too: a cell that another process holds now may come back
             self._add(worker.number)
         return [] if worker.job is None else [Ended(worker.job, "lost", f"the worker died ({how})")]
 
