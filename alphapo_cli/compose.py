@@ -263,8 +263,8 @@ def _require(cfg: DictConfig, key: str, value: Any, parts: Mapping[str, Mapping[
 
 
 def _nearest_anywhere(cfg: DictConfig, key: str) -> str:
-    """A key of that, or nearly that, last name elsewhere: `objective.beta` for `beta`."""
-    known: dict[str, str] = {}
+    """A key of that, or nearly that, last name elsewhere: `objective.beta` for `beta`; a group comes before its keys."""
+    known: dict[str, str] = {str(k): str(k) for k in cfg}
     for k in leaves(cfg):
         known.setdefault(k.rsplit(".", 1)[-1], k)
     close = difflib.get_close_matches(key.rsplit(".", 1)[-1], known, n=1, cutoff=0.7)

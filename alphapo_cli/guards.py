@@ -15,8 +15,8 @@ from alphapo_cli.schema import GuardConfig
 def broken(what: str, value: float, step: int) -> str:
     """The reason of a run whose numbers are not finite any more."""
     return (
-        f"{what} is {value} at step {step}: lower trainer.learning_rate or objective.beta, or set "
-        "trainer.max_grad_norm below its present value"
+        f"{what} is {value} at step {step}: lower trainer.learning_rate or objective.beta, or clip "
+        "harder by a smaller trainer.max_grad_norm (0 clips nothing)"
     )
 
 

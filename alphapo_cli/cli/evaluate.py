@@ -37,7 +37,9 @@ def evaluate(
     ] = None,
     judge: Annotated[
         str | None,
-        typer.Option("--judge", metavar="NAME", help="replay, openai, vllm or glassbox; same as judge=NAME."),
+        typer.Option(
+            "--judge", metavar="NAME", help="replay, openai, vllm or glassbox (the default); same as judge=NAME."
+        ),
     ] = None,
     annotations: Annotated[
         Path | None, typer.Option("--annotations", metavar="FILE", help="For replay: AlpacaEval's annotations.json.")

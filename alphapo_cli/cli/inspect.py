@@ -57,10 +57,9 @@ def objectives(
 ) -> None:
     """Every objective: loss, paper, defaults, what it needs, and how its formula was checked.
 
-    [bold]Examples[/bold]
-
+    \b
+    Examples:
       alphapo objectives
-
       alphapo objectives odpo
     """
     from alphapo_cli.errors import UsageError, nearest

@@ -97,7 +97,8 @@ def run(
         found = after_training(plan, cfg, directory)
         hint = join_tracking(cfg, directory, found)
         if hint:
-            typer.echo(f"W&B kept offline; to upload: {hint}", err=True)
+            # Joining wrote the W&B run anew: the directory that training named is set aside by now.
+            typer.echo(f"W&B kept offline, now with the outcome; to upload, and no line before this: {hint}", err=True)
         _report(found)
     metrics = {**summary["metrics"], **found["metrics"]}
     places = {"generate": found["generate"], "eval": found["eval"]}

@@ -31,6 +31,9 @@ CONFIGURATION = [
     ("trainer.max_step=3", "'trainer.max_step'", "did you mean 'trainer.max_steps'?"),
     ("beta=1", "'beta'", "did you mean 'objective.beta'?"),
     ("bta=1", "'bta'", "did you mean 'objective.beta'?"),
+    # a group, or a key of the top, before a key that only ends so
+    ("objectiv=dpo", "'objectiv'", "did you mean 'objective'?"),
+    ("sed=3", "'sed'", "did you mean 'seed'?"),
     ("objective/shap=power", "'objective/shap'", "did you mean 'objective/shape'?"),
     ("+typo=3", "'typo'", "keys: objective, model, data"),
     ("++typo=3", "'typo'", "keys: objective, model, data"),
