@@ -123,6 +123,11 @@ class RunDirectory(RunState):
             )
         with contextlib.suppress(FileNotFoundError):
             self.summary_file.read_bytes()  # one that cannot be read just now may say "complete"
+            if self.summary() is None:  # and so may one that is damaged
+                raise UsageError(
+                    f"{self.summary_file} is damaged, and may have said that the run is complete; restore it, remove it to "
+                    "go on from the last checkpoint, or start over with --replace"
+                )
         return self.state
 
     def _is_empty(self) -> bool:

@@ -62,6 +62,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str], debug: bool) -> int:
+    # A script's `&` starts a process with Ctrl-C ignored; who sends it by hand means it, and a run can be continued.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # A scheduler's SIGTERM and a closed terminal are interruptions like Ctrl-C: exit code 130.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves SIGHUP

@@ -68,13 +68,15 @@ class TestInterrupted:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_process_of_its_own_is_stopped(number, tmp_path, shared_cache, tiny):
+@pytest.mark.parametrize("behind", [False, True], ids=["", "started behind a script's &"])
+def test_a_process_of_its_own_is_stopped(number, behind, tmp_path, shared_cache, tiny):
     from conftest import entry_point, environment
 
     line = [*entry_point(), "train", *tiny, "tracking.mode=offline", "run.name=x", "trainer.max_steps=5000"]
     with subprocess.Popen(
-        line, cwd=tmp_path, env=environment(shared_cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+        line, cwd=tmp_path, env=environment(shared_cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if behind else None,
+    ) as process:  # fmt: skip
         deadline = time.monotonic() + 120
         while steps_written(tmp_path / "runs" / "x" / "metrics.jsonl") < 3:
             assert process.poll() is None
