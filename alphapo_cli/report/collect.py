@@ -210,7 +210,7 @@ def _last(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _settings(run: RunDirectory) -> dict[str, Any]:
     try:
-        loaded = yaml.load(run.config.read_text(), Loader=_LOADER)
+        loaded = yaml.load(run.config.read_text(encoding="utf-8"), Loader=_LOADER)
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     flat = leaves(loaded) if isinstance(loaded, dict) else {}
@@ -219,7 +219,7 @@ def _settings(run: RunDirectory) -> dict[str, Any]:
 
 def _manifest(run: RunDirectory) -> dict[str, Any]:
     try:
-        loaded = json.loads(run.manifest.read_text())
+        loaded = json.loads(run.manifest.read_bytes())
     except (OSError, ValueError):
         return {}
     return loaded if isinstance(loaded, dict) else {}

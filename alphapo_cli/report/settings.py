@@ -12,7 +12,7 @@ from typing import Any
 from alphapo_cli.compose import compose
 from alphapo_cli.errors import ConfigError
 from alphapo_cli.objective_config import GAMMAS, PARTS
-from alphapo_cli.overrides import Sources, read_line
+from alphapo_cli.overrides import Sources, quoted, read_line
 from alphapo_cli.report.collect import Cell, Sweep
 from alphapo_cli.runs import identity
 from alphapo_cli.schema import TrainConfig
@@ -137,8 +137,7 @@ def _typed(value: Any) -> str:
         plain = value and all(c.isalnum() or c in "_./+-" for c in value)
         reserved = value.lower() in ("null", "true", "false", "nan", "inf") or _is_number(value)
         if not plain or reserved:
-            escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-            return f"'{escaped}'"
+            return quoted(value)
     return text(value)
 
 

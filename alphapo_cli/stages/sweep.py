@@ -88,9 +88,8 @@ def _compare_data(complete: Sequence[Cell], directory: SweepDirectory) -> None:
 
 def _older(pictures: dict[str, Path], directory: SweepDirectory) -> bool:
     """True where a picture is missing, or a cell ended after it was drawn (by a line that was then killed)."""
-    ends = [f.stat().st_mtime for c in directory.cells() if (f := directory.cell(c["id"]).summary_file).is_file()]
-    drawn = [path.stat().st_mtime for path in pictures.values()]
-    return len(drawn) < len(PICTURES) or min(drawn) < max(ends, default=0.0)
+    drawn = [path.stat().st_mtime_ns for path in pictures.values()]
+    return len(drawn) < len(PICTURES) or min(drawn) < max(report.ends_of(directory), default=0)
 
 
 def _run_cells(

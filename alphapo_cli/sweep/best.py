@@ -107,11 +107,11 @@ def _outcomes(run: RunDirectory, metric: str) -> tuple[np.ndarray, str]:
     if metric == JUDGED:
         # By its name: the path is that of the machine that wrote it, and sweeps are moved.
         folder = run.path / Path(run.outcome().get("eval", "eval")).name
-        judged = [r for r in json.loads((folder / "annotations.json").read_text()) if r["preference"]]
+        judged = [r for r in json.loads((folder / "annotations.json").read_bytes()) if r["preference"]]
         return np.array([r["preference"] - 1 for r in judged]), digest([r["instruction"] for r in judged])
     if metric == WIN_RATE:
         ours, base = (
-            json.loads((run.path / "samples" / f).read_text()) for f in (f"step-{step}.json", "reference.json")
+            json.loads((run.path / "samples" / f).read_bytes()) for f in (f"step-{step}.json", "reference.json")
         )
         scores = [[_true_reward(r["instruction"], r["output"]) for r in rows] for rows in (ours, base)]
         a, b = np.array(scores[0]), np.array(scores[1])

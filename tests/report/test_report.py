@@ -16,6 +16,7 @@ from conftest import run_here
 from crafted_sweep import ALPHA, craft
 
 from alphapo_cli.report import page, payload, refresh, write_report
+from alphapo_cli.report.collect import read
 from alphapo_cli.sweep.state import SweepDirectory
 
 EVIL = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)> & "quoted" \u2028'
@@ -208,7 +209,8 @@ class TestWords:
         "line",
         [(f"{ALPHA}=0.25", "seed=3"), ("objective=dpo,ipo", "trainer.learning_rate=1e-05"),
          ("objective=ipo", "objective/shape=power", f"{ALPHA}=0.5,1", "objective.gamma=0.3"),
-         ("seed=1,2", "data=jsonl", "data.path='my data, v2.jsonl'", "tracking.tags=[a,b]", "model.lora.target_modules=[q,v]")],
+         ("seed=1,2", "data=jsonl", "data.path='my data, v2.jsonl'", "tracking.tags=[a,b]", "model.lora.target_modules=[q,v]"),
+         (r"data.system='Say C:\dir, not /dir','Be brief.'",)],
     )  # fmt: skip
     def test_a_cells_command_gives_the_cells_configuration(self, line, tmp_path):
         """Typed back into `alphapo train --print-config`, it resolves to what the cell recorded."""
@@ -413,3 +415,35 @@ class TestCommand:
         summary = next((copy / "cells").iterdir()) / "summary.json"
         summary.write_text(summary.read_text())
         assert refresh(directory, pictures=False).stat().st_mtime_ns > first
+
+    def test_a_cell_that_ends_while_the_report_is_written_is_in_the_next_one(self, copy, monkeypatch):
+        directory = SweepDirectory(copy)
+        summary = next((copy / "cells").iterdir()) / "summary.json"
+        text = summary.read_text()
+        summary.write_text(text.replace('"complete"', '"running"'))
+        draw = page.page
+
+        def slow(sweep):
+            drawn = draw(sweep)
+            summary.write_text(text)  # by another process
+            return drawn
+
+        monkeypatch.setattr(page, "page", slow)
+        assert "this page shows what there is" in refresh(directory, pictures=False).read_text()
+        monkeypatch.setattr(page, "page", draw)
+        assert "this page shows what there is" not in refresh(directory, pictures=False).read_text()
+
+    def test_a_judgement_of_complete_cells_makes_it_anew(self, copy):
+        directory = SweepDirectory(copy)
+        refresh(directory, pictures=False)
+        for cell in (copy / "cells").iterdir():
+            (cell / "outcome.json").write_text(json.dumps({"key": "k", "metrics": {"eval/win_rate": 0.6137}}))
+        assert "0.6137" in refresh(directory, pictures=False).read_text()
+
+    def test_texts_are_read_as_utf8_whatever_the_locale_says(self, copy, monkeypatch):
+        for cell in (copy / "cells").iterdir():
+            config = (cell / "config.yaml").read_text(encoding="utf-8")
+            (cell / "config.yaml").write_text(config.replace("system: null", "system: Sei höflich"), encoding="utf-8")
+        monkeypatch.setattr("locale.getencoding", lambda: "ascii")
+        monkeypatch.setattr("io.text_encoding", lambda encoding, *level: encoding or "ascii")
+        assert "Sei höflich" in page.page(read(SweepDirectory(copy)))
