@@ -125,7 +125,9 @@ def as_typed(values: list[Any], raw: str) -> list[Any]:
     items = [item.strip() for item in raw.split(",")]
     if len(items) != len(values):
         return values
-    return [i if isinstance(v, (bool, int, float)) and "(" not in i else v for v, i in zip(values, items, strict=True)]
+    if "(" in raw:
+        return values
+    return [i if isinstance(v, (bool, int, float)) else v for v, i in zip(values, items, strict=True)]
 
 
 def raw_value(override: Override) -> str:

@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from alphapo_cli.compose import compose_each, takes_text
 from alphapo_cli.errors import ConfigError, nearest
 from alphapo_cli.locations import shipped
 from alphapo_cli.objective_config import GAMMAS
-from alphapo_cli.overrides import Line, Sources, as_typed, parse, raw_value, read_line, split
+from alphapo_cli.overrides import Line, Sources, as_typed, parse, quoted, raw_value, read_line, split
 from alphapo_cli.runs import digest, identity
 from alphapo_cli.schema import TrainConfig
 
@@ -94,7 +96,18 @@ def find(name: str) -> SweepFile:
 
 
 def _sweep_text(value: Any) -> str:
-    return ",".join(_text(v) for v in value) if isinstance(value, list) else str(value)
+    """One value of the grid as the grammar takes it. An item of a list is one value, also where it holds a comma."""
+    return ",".join(_item(v) for v in value) if isinstance(value, list) else str(value)
+
+
+def _item(value: Any) -> str:
+    if not isinstance(value, str):
+        return _text(value)
+    try:
+        several = OverridesParser.create().parse_override(f"item={value}").is_choice_sweep()
+    except HydraException:
+        return quoted(value)
+    return quoted(value) if not value or (several and not value.startswith("choice(")) else value
 
 
 def make(name: str | None, texts: Sequence[str], sources: Sources) -> Grid:
@@ -112,7 +125,7 @@ def make(name: str | None, texts: Sequence[str], sources: Sources) -> Grid:
         (swept[key],) = parse([f"{key}={values}"])
     single: list[Override] = []
     for override in parse(texts):
-        if override.is_sweep_override() or override.key_or_group in file.grid:
+        if override.is_sweep_override() or override.key_or_group in swept:  # the last one counts
             swept[override.key_or_group] = override
         else:
             single.append(override)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from alphapo_cli.errors import ConfigError
@@ -52,6 +54,20 @@ class TestCells:
         assert values(made) == [-0.1, 0, 0.1, 0.2, 0.3]
         assert [repr(c.cfg.objective.shape["alpha"]) for c in made.cells] == ["-0.1", "0.0", "0.1", "0.2", "0.3"]
         assert [c.id for c in made.cells] == [c.id for c in grid(f"{ALPHA}=-0.1,0,0.1,0.2,0.3").cells]
+
+    def test_the_last_of_two_settings_of_a_key_counts(self):
+        assert values(grid("seed=0,1 seed=2"), "seed") == [2]
+        assert values(grid("seed=2 seed=0,1"), "seed") == [0, 1]
+
+    def test_a_range_over_a_key_that_takes_a_text(self):
+        assert values(grid("model.revision=range(1,4)"), "model.revision") == [1, 2, 3]
+        assert values(grid("model.revision=range(1,3)"), "model.revision") == [1, 2]
+
+    def test_an_item_of_a_files_list_is_one_value(self, tmp_path):
+        texts = ["Be brief, please.", "Say 'no' (or yes)", "short", ""]
+        file = tmp_path / "s.yaml"
+        file.write_text(json.dumps({"description": "d", "grid": {"data.system": texts}}))
+        assert [cell.cfg.data.system for cell in grid("", str(file)).cells] == texts
 
     def test_zero_is_zero_however_it_is_written(self):
         assert values(grid(f"{ALPHA}=0,0.0,-0.0,1,1.0,1e0")) == [0, 1]
