@@ -63,7 +63,7 @@ def _compose_groups(primary: str, groups: tuple[str, ...], user: Path | None) ->
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ or error
         raise ConfigError(f"{primary}: {str(cause).splitlines()[0]}") from error
-    except YAMLError as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{primary} with {' '.join(groups)}: {' '.join(str(error).split())}") from error
     choices = {str(k): str(v) for k, v in cfg.hydra.runtime.choices.items()}
     with open_dict(cfg):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from alphapo_cli.errors import ConfigError, nearest
 from alphapo_cli.overrides import Sources, shown
@@ -62,7 +63,10 @@ def _plain(file: Path | None) -> DictConfig:
 
 @functools.lru_cache(maxsize=512)  # a compose looks at every part's file, and a sweep composes for every cell
 def _loaded(file: Path, mtime_ns: int, size: int) -> DictConfig:
-    loaded = OmegaConf.load(file)
+    try:
+        loaded = OmegaConf.load(file)
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not a YAML file ({' '.join(str(error).split())}); correct it") from error
     return loaded if isinstance(loaded, DictConfig) else OmegaConf.create()
 
 

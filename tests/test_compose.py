@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
@@ -283,3 +284,15 @@ def test_the_printed_configuration_composes_to_itself():
     printed = yaml.safe_load(to_yaml(cfg))
     assert printed["objective"]["shape"]["name"] == "power"
     assert (printed["data"]["limit"], printed["tracking"]["tags"], printed["run"]["name"]) == (3, ["a"], None)
+
+
+@pytest.mark.parametrize("content", [b"name: mine\nrate: [1\n", b"name: mine\nword: \xff\n"])
+@pytest.mark.parametrize("line", [[], ["objective/shape=mine"]])
+def test_a_users_file_that_is_no_yaml_is_named(tmp_path, line, content):
+    """Also one that was not chosen: all parts of a kind are read for their parameters."""
+    file = tmp_path / "objective" / "shape" / "mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    sources = Sources(tmp_path)
+    with pytest.raises(ConfigError, match=re.escape("mine")):
+        compose("train", TrainConfig, [read_line(line, sources)], sources)
