@@ -53,6 +53,15 @@ def read_files(path: str, limit: int | None = None) -> list[Row]:
 
 def find_files(path: str) -> list[Path]:
     """The files that `path` names. Raises UsageError with the nearest existing name when there is none."""
+    try:
+        return _find_files(path)
+    except (OSError, RuntimeError) as error:  # no right to look, a name too long; ~ of nobody
+        raise UsageError(
+            f"{path}: cannot be looked at ({getattr(error, 'strerror', None) or error}); correct it"
+        ) from error
+
+
+def _find_files(path: str) -> list[Path]:
     given = Path(path).expanduser()
     if given.is_dir():
         found = sorted(file for file in given.iterdir() if file.is_file() and _suffix(file))
@@ -136,7 +145,8 @@ def _read_json(path: Path) -> Iterator[Row]:
 def _read_csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     text = json_input.whole(path.read_bytes(), str(path))
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    # Strict: else a quote that is never closed takes all rows behind it into its field, without a word.
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         for number, values in enumerate(reader, 1):
             where = f"{path}: row {number}"
@@ -145,7 +155,10 @@ def _read_csv(path: Path) -> Iterator[Row]:
             fields = {key: CsvText(value) for key, value in values.items() if value is not None}
             yield Row(fields, number, where)
     except csv.Error as error:
-        raise UsageError(f"{path}: line {reader.line_num}: broken CSV ({error})") from error
+        line = reader.line_num + 1  # behind the last row that was read: where the broken one begins
+        raise UsageError(
+            f"{path}: line {line}: broken CSV ({error}); close every quote, and double those within a field"
+        ) from error
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
@@ -159,7 +172,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
                 for values in batch.to_pylist():
                     number += 1
                     yield Row(values, number, f"{path}: row {number}")
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"{path}: not a readable Parquet file ({reason})") from error
 

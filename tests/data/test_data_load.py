@@ -359,6 +359,20 @@ def test_a_csv_that_is_not_utf8_is_named_by_its_line(tmp_path):
     assert error_of(path).startswith(f"{path}: line 3: not UTF-8")
 
 
+def test_a_quote_that_is_not_closed_takes_no_rows_with_it(tmp_path):
+    """Python's csv would read three rows as two, the second with an answer of two lines."""
+    path = tmp_path / "d.csv"
+    path.write_text('prompt,chosen,rejected\np1,a,b\np2,c,"d\np3,e,f\n')
+    assert error_of(path).startswith(f"{path}: line 3: broken CSV (unexpected end of data)")
+    path.write_text('prompt,chosen,rejected\np1,a,b\np2,"c\\"",d\np3,e,f\n')
+    assert error_of(path).startswith(f"{path}: line 3: broken CSV")
+    path.write_text('prompt,chosen,rejected\r\n"p ""1""",a 5" pipe,"b,\r\nc"\r\n')
+    assert load(path).pairs[0].rejected == "b,\r\nc"
+
+
+ROWS_OF_ONE = {"prompt": ["p"], "chosen": ["c"], "rejected": ["r"]}
+
+
 def test_missing_and_unreadable_files(tmp_path):
     write(tmp_path / "pairs.jsonl", ROWS)
     assert "no such file; did you mean 'pairs.jsonl'?" in error_of(tmp_path / "pair.jsonl")
@@ -378,6 +392,11 @@ def test_missing_and_unreadable_files(tmp_path):
     assert "not UTF-8" in error_of(tmp_path / "latin.jsonl")
     (tmp_path / "d.csv").write_text("prompt,chosen,rejected\na,b,c,d\n")
     assert "row 1: more fields than the header names" in error_of(tmp_path / "d.csv")
+    invalid = pyarrow.array([b"a\xff"]).cast(pyarrow.large_binary()).view(pyarrow.large_string())
+    pyarrow.parquet.write_table(pyarrow.table({**ROWS_OF_ONE, "chosen": invalid}), tmp_path / "bytes.parquet")
+    assert "bytes.parquet: not a readable Parquet file ('utf-8' codec" in error_of(tmp_path / "bytes.parquet")
+    assert "File name too long" in error_of(tmp_path / f"{'x' * 300}.jsonl")
+    assert "~nobody-of-that-name/d.jsonl: cannot be looked at" in error_of("~nobody-of-that-name/d.jsonl")
     (tmp_path / "number.json").write_text("3")
     assert "holds a JSON number; a list of objects is expected" in error_of(tmp_path / "number.json")
 
