@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,7 +84,7 @@ def generate(
 
 def is_model(text: str) -> bool:
     """Whether the first argument names a model rather than a setting (a path may hold a `=`)."""
-    return "=" not in text or Path(text).expanduser().exists()
+    return "=" not in text or os.path.exists(os.path.expanduser(text))  # also for text that no file can be named
 
 
 def _table(summary: dict[str, Any]) -> Any:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json as jsonlib
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,11 +25,7 @@ def env() -> None:
     from alphapo_cli.runs import git_commit, hardware, versions
 
     cache = cache_dir()
-    sizes = (
-        {p.name: sum(f.stat().st_size for f in p.rglob("*") if f.is_file()) for p in cache.iterdir() if p.is_dir()}
-        if cache.is_dir()
-        else {}
-    )
+    sizes = {p.name: _bytes(p) for p in cache.iterdir() if p.is_dir()} if cache.is_dir() else {}
     facts = {
         "versions": versions(),
         "hardware": hardware(),
@@ -35,6 +34,16 @@ def env() -> None:
         "cache": {"path": str(cache), "bytes": sizes},
     }
     print(jsonlib.dumps(facts, indent=2))
+
+
+def _bytes(folder: Path) -> int:
+    """Bytes of the files in a folder; what another process takes away meanwhile is passed over."""
+    total = 0
+    for place, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total
 
 
 def metrics(

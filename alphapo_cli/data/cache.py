@@ -66,7 +66,9 @@ def encode_cached(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig, ca
         try:
             _write(folder, found)
         except OSError as error:
-            raise UsageError(f"{folder}: the cache cannot be written ({error.strerror or error})") from error
+            raise UsageError(
+                f"{folder}: the cache cannot be written ({error.strerror or error}); set ALPHAPO_CACHE to a folder that can"
+            ) from error
     return found, key
 
 

@@ -116,7 +116,7 @@ def find(model: str | None, cfg: SubjectConfig, cache: Path, key: str = "model")
 
 def adapter_settings(source: ModelSource) -> dict[str, Any]:
     """peft's adapter_config.json."""
-    settings: dict[str, Any] = json.loads((Path(source.location) / "adapter_config.json").read_text())
+    settings: dict[str, Any] = json.loads((Path(source.location) / "adapter_config.json").read_bytes())
     return settings
 
 

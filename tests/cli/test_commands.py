@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import statistics
@@ -14,6 +15,10 @@ import pytest
 import yaml
 
 from alphapo_cli import __version__, metrics_catalog
+from alphapo_cli.cli import inspect
+from alphapo_cli.cli.generate import is_model
+from alphapo_cli.errors import UsageError
+from alphapo_cli.locations import cache_dir
 
 
 class TestImports:
@@ -122,6 +127,29 @@ class TestEnv:
         assert facts["cache"]["path"] == str(shared_cache)
         assert facts["cache"]["bytes"]["base"] > 100_000
 
+    def test_while_another_process_takes_files_away(self, tmp_path, monkeypatch, capsys):
+        (tmp_path / "tokens" / "key").mkdir(parents=True)
+        for name in ("a", "b"):
+            (tmp_path / "tokens" / "key" / name).write_text("12345")
+        look = os.lstat
+
+        def late(path, **settings):
+            if str(path).endswith("/a") and settings == {}:
+                os.unlink(path)
+            return look(path, **settings)
+
+        monkeypatch.setenv("ALPHAPO_CACHE", str(tmp_path))
+        monkeypatch.setattr(os, "lstat", late)
+        inspect.env()
+        assert json.loads(capsys.readouterr().out)["cache"]["bytes"] == {"tokens": 5}
+
+    def test_without_a_home_directory(self, monkeypatch):
+        monkeypatch.delenv("ALPHAPO_CACHE", raising=False)
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr("os.path.expanduser", lambda path: path)
+        with pytest.raises(UsageError, match="set ALPHAPO_CACHE"):
+            cache_dir()
+
     def test_it_shows_no_secret_of_the_environment(self, alphapo):
         secrets = {
             "WANDB_API_KEY": "a1b2c3d4e5f6a7b8c9d0a1b2c3d4e5f6a7b8c9d0",
@@ -167,6 +195,10 @@ def test_completion_script(shell, cli):
     assert "_ALPHAPO_COMPLETE" in ran.out
     if shutil.which(shell):
         assert subprocess.run([shell, "-n"], input=ran.out, text=True, timeout=20).returncode == 0
+
+
+def test_a_first_setting_too_long_for_a_file_is_a_setting():
+    assert not is_model(f"data.system={'be brief ' * 40}")
 
 
 def test_completion_of_commands(cli):
