@@ -147,6 +147,7 @@ def _like(default: Any, value: Any, key: str) -> Any:
         good, value = number, float(value) if number else value
     elif isinstance(default, int):
         good = number and float(value).is_integer()
+        value = int(value) if good else value  # 20.0 is 20, also in the name of a run
     elif isinstance(default, str):
         good = isinstance(value, str)
     else:

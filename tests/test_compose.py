@@ -296,3 +296,16 @@ def test_a_users_file_that_is_no_yaml_is_named(tmp_path, line, content):
     sources = Sources(tmp_path)
     with pytest.raises(ConfigError, match=re.escape("mine")):
         compose("train", TrainConfig, [read_line(line, sources)], sources)
+
+
+def test_a_whole_number_of_a_part_is_the_same_however_it_is_written():
+    def composed(steps):
+        return compose(
+            "train",
+            TrainConfig,
+            [read_line(["objective=gamma_po", f"objective.margin.steps={steps}"], Sources())],
+            Sources(),
+        )
+
+    assert repr(composed("30.0").objective.margin["steps"]) == "30"
+    assert run_name(composed("30.0")) == run_name(composed("30"))

@@ -67,7 +67,7 @@ def sweep(
       alphapo sweep objective=simpo,dpo,alphapo
       alphapo sweep alpha launcher=slurm launcher.partition=gpu launcher.gpus=1
     """
-    from alphapo_cli.sweep.record import Typed, recorded
+    from alphapo_cli.sweep.record import Typed, names_sweep, recorded
 
     files = {"reference": reference, "annotations": annotations, "difficulty": difficulty, "gamed": gamed}
     typed = Typed(tuple(arguments or []), config_dir, files)
@@ -89,7 +89,7 @@ def sweep(
     from alphapo_cli.sweep.state import SweepDirectory, another
 
     texts = list(arguments or [])
-    name = texts.pop(0) if texts and "=" not in texts[0] else None
+    name = texts.pop(0) if texts and names_sweep(texts[0]) else None
     where = sources(config_dir)
     how = [text for text in texts if text.startswith("launcher")]
     training, generation, evaluation = split_line([text for text in texts if text not in how])

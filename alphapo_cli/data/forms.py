@@ -29,6 +29,7 @@ from alphapo_cli.json_input import half_character
 from alphapo_cli.schema import DataConfig
 
 _HEADER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_WRITTEN = re.compile(r"""\s*\[\s*\{\s*["'](role|content)["']\s*:""")
 _DIALOGUE_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
@@ -49,6 +50,12 @@ def detect_form(row: Row, cfg: DataConfig) -> str:
         return "messages"
     if isinstance(chosen, str) and isinstance(rejected, str) and _is_dialogue(chosen) and _is_dialogue(rejected):
         return "dialogue"
+    for name, text in ((cfg.chosen_column, chosen), (cfg.rejected_column, rejected)):
+        if isinstance(text, str) and _WRITTEN.match(text):
+            raise UsageError(
+                f"{row.where}: '{name}' is a message list written out as text, as CSV files hold them; save the data as "
+                "JSONL or Parquet, or set data.format=pairs to train on this very text"
+            )
     _column(row, cfg, "prompt", "; answers without a prompt are read only as dialogues or as message lists")
     return "messages" if isinstance(row.values[cfg.prompt_column], list) else "pairs"
 

@@ -53,6 +53,8 @@ def read_files(path: str, limit: int | None = None) -> list[Row]:
 
 def find_files(path: str) -> list[Path]:
     """The files that `path` names. Raises UsageError with the nearest existing name when there is none."""
+    if not path:  # as data.path=$UNSET gives; to Path it is the current folder
+        raise UsageError("data.path (or data.eval_path) is empty: type data.path=FILE")
     try:
         return _find_files(path)
     except (OSError, RuntimeError) as error:  # no right to look, a name too long; ~ of nobody

@@ -24,6 +24,11 @@ OUTCOMES = (JUDGED, WIN_RATE, "rewards/accuracies")
 KEPT = 16  # lines that sweep.json remembers, the newest
 
 
+def names_sweep(text: str) -> bool:
+    """Whether the first argument names a sweep rather than a setting (a path may hold a `=`)."""
+    return "=" not in text or (text.endswith((".yaml", ".yml")) and os.path.isfile(text))
+
+
 @dataclass(frozen=True)
 class Typed:
     """A line of `alphapo sweep` as it was typed, apart from where its results go."""
@@ -35,7 +40,7 @@ class Typed:
     @property
     def name(self) -> str:
         """What the sweep's directory is called before its hash."""
-        named = bool(self.texts) and "=" not in self.texts[0]
+        named = bool(self.texts) and names_sweep(self.texts[0])
         return Path(self.texts[0]).stem if named else "sweep"
 
     @cached_property

@@ -201,6 +201,15 @@ def test_a_first_setting_too_long_for_a_file_is_a_setting():
     assert not is_model(f"data.system={'be brief ' * 40}")
 
 
+def test_a_sweep_file_whose_path_holds_an_equals_sign(alphapo, tmp_path):
+    file = tmp_path / "lr=1" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text("grid:\n  seed: 0,1\n")
+    ran = alphapo("sweep", str(file), "--print-config")
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith("# 2 cells over seed: seed=0; seed=1")
+
+
 def test_completion_of_commands(cli):
     """What the script asks the command for when a user types `alphapo sw<TAB>`."""
     asked = {"_ALPHAPO_COMPLETE": "complete_bash", "COMP_WORDS": "alphapo sw", "COMP_CWORD": "1"}

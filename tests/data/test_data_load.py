@@ -370,6 +370,15 @@ def test_a_quote_that_is_not_closed_takes_no_rows_with_it(tmp_path):
     assert load(path).pairs[0].rejected == "b,\r\nc"
 
 
+@pytest.mark.parametrize("form", [json.dumps, str])
+def test_message_lists_written_out_as_text_are_not_trained_on_as_text(tmp_path, form):
+    """pandas writes them so into CSV files."""
+    rows = [{"prompt": "q", "chosen": form([user("q"), assistant("a")]), "rejected": form([user("q"), assistant("b")])}]
+    path = write(tmp_path / "d.csv", rows)
+    assert "row 1: 'chosen' is a message list written out as text" in error_of(path)
+    assert load(path, format="pairs").pairs[0].chosen == rows[0]["chosen"]
+
+
 ROWS_OF_ONE = {"prompt": ["p"], "chosen": ["c"], "rejected": ["r"]}
 
 
@@ -395,6 +404,7 @@ def test_missing_and_unreadable_files(tmp_path):
     invalid = pyarrow.array([b"a\xff"]).cast(pyarrow.large_binary()).view(pyarrow.large_string())
     pyarrow.parquet.write_table(pyarrow.table({**ROWS_OF_ONE, "chosen": invalid}), tmp_path / "bytes.parquet")
     assert "bytes.parquet: not a readable Parquet file ('utf-8' codec" in error_of(tmp_path / "bytes.parquet")
+    assert error_of("") == "data.path (or data.eval_path) is empty: type data.path=FILE"
     assert "File name too long" in error_of(tmp_path / f"{'x' * 300}.jsonl")
     assert "~nobody-of-that-name/d.jsonl: cannot be looked at" in error_of("~nobody-of-that-name/d.jsonl")
     (tmp_path / "number.json").write_text("3")
