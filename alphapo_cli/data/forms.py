@@ -18,6 +18,7 @@ import itertools
 import math
 import re
 import reprlib
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from alphapo_cli.data.records import ROLES, Conversation, Message, Side, TextPai
 from alphapo_cli.data.sources import CsvText, Row
 from alphapo_cli.errors import UsageError
 from alphapo_cli.json_input import half_character
+from alphapo_cli.overrides import quoted
 from alphapo_cli.schema import DataConfig
 
 _HEADER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
@@ -247,9 +249,14 @@ def _column(row: Row, cfg: DataConfig, part: str, hint: str = "") -> Any:
         state = "is null" if name in row.values else "is missing"
         present = [str(key) for key in row.values]
         close = difflib.get_close_matches(name, [key for key in present if key != name], n=1, cutoff=0.6)
-        fix = f"; did you mean data.{part}_column={close[0]}?" if close else hint
+        fix = f"; did you mean {_typed(f'data.{part}_column', close[0])}?" if close else hint
         raise UsageError(f"{row.where}: column '{name}' {state} (columns: {', '.join(present) or 'none'}){fix}")
     return row.values[name]
+
+
+def _typed(key: str, name: str) -> str:
+    """What to type in a shell for `key` to be a column's name, which may hold spaces and commas."""
+    return f"{key}={name}" if re.fullmatch(r"[\w.-]+", name) else shlex.quote(f"{key}={quoted(name, chr(34))}")
 
 
 def _numbers(values: Mapping[str, Any], used: tuple[str, ...]) -> dict[str, float]:

@@ -15,6 +15,7 @@ import itertools
 import json
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +151,9 @@ def _read_csv(path: Path) -> Iterator[Row]:
     # Strict: else a quote that is never closed takes all rows behind it into its field, without a word.
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
+        for name, times in Counter(reader.fieldnames or ()).items():
+            if name and times > 1:  # the last one would be read, without a word
+                raise UsageError(f"{path}: its header names '{name}' {times} times; rename all but one")
         for number, values in enumerate(reader, 1):
             where = f"{path}: row {number}"
             if None in values:

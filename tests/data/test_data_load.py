@@ -7,6 +7,9 @@ import gzip
 import itertools
 import json
 import random
+import re
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -16,9 +19,11 @@ import pyarrow.parquet
 import pytest
 from huggingface_hub import constants
 
+from alphapo_cli.compose import compose
 from alphapo_cli.data.load import has_evaluation, load_pairs
 from alphapo_cli.errors import UsageError
-from alphapo_cli.schema import DataConfig
+from alphapo_cli.overrides import Sources, read_line
+from alphapo_cli.schema import DataConfig, TrainConfig
 
 HH = Path(__file__).parents[3] / "shared" / "data" / "hh-rlhf" / "harmless-base-test.jsonl.gz"
 
@@ -377,6 +382,21 @@ def test_message_lists_written_out_as_text_are_not_trained_on_as_text(tmp_path, 
     path = write(tmp_path / "d.csv", rows)
     assert "row 1: 'chosen' is a message list written out as text" in error_of(path)
     assert load(path, format="pairs").pairs[0].chosen == rows[0]["chosen"]
+
+
+def test_a_csv_header_that_names_a_column_twice(tmp_path):
+    path = tmp_path / "d.csv"
+    path.write_text("chosen,rejected,prompt,prompt,,\nb,c,x,y,,\n")
+    assert error_of(path) == f"{path}: its header names 'prompt' 2 times; rename all but one"
+
+
+def test_the_column_that_is_meant_can_be_typed(tmp_path):
+    path = tmp_path / "d.csv"
+    path.write_text("prompt, chosen, rejected\na,b,c\n")
+    hint = re.search(r"did you mean (.*)\?$", error_of(path)).group(1)
+    line = [*shlex.split(hint), "data.rejected_column=' rejected'", "data=jsonl"]
+    cfg = compose("train", TrainConfig, [read_line(line, Sources())], Sources()).data
+    assert load_pairs(replace(cfg, path=str(path))).pairs[0].chosen == "b"
 
 
 ROWS_OF_ONE = {"prompt": ["p"], "chosen": ["c"], "rejected": ["r"]}
