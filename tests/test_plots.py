@@ -311,6 +311,12 @@ def test_saved_pictures_are_wide_enough_and_the_same_twice(tmp_path: Path) -> No
     assert [path.name for path in first.parent.iterdir()] == ["curves.png"]
 
 
+def test_a_run_whose_name_holds_dollar_signs_has_a_picture(tmp_path: Path) -> None:
+    """Between two of them matplotlib reads mathematics, and fails where it is none."""
+    run_curves(_rows(), tmp_path / "a.png", "cost_$5_or_$6_")
+    assert (tmp_path / "a.png").is_file()
+
+
 def test_no_pyplot_and_no_torch() -> None:
     script = "import sys, alphapo_cli.plots; print([m for m in ('matplotlib.pyplot', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -5,6 +5,7 @@ object-oriented API is used: no pyplot, no global state, no display. Importing t
 stages import it when they draw.
 """
 
+from alphapo_cli.plots import style
 from alphapo_cli.plots.run import run_curves, run_figure
 from alphapo_cli.plots.sweep_curves import SweepCurve, displacement_figure, sweep_displacement
 from alphapo_cli.plots.sweep_outcome import outcome_figure, sweep_outcome
@@ -15,6 +16,7 @@ __all__ = [
     "outcome_figure",
     "run_curves",
     "run_figure",
+    "style",
     "sweep_displacement",
     "sweep_outcome",
 ]

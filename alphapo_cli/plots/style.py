@@ -56,12 +56,17 @@ def new_figure(rows: int, columns: int, height: float, title: str, **layout: Any
     spacing = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, wspace=0.03, hspace=0.05)
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout=spacing, facecolor="white")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=TITLE_SIZE, fontweight="bold", color=INK, x=0.01, ha="left")
+    figure.suptitle(plain(title), fontsize=TITLE_SIZE, fontweight="bold", color=INK, x=0.01, ha="left")
     axes = figure.subplots(rows, columns, squeeze=False, **layout)
     flat = [ax for line in axes for ax in line]
     for ax in flat:
         _plain(ax)
     return figure, flat
+
+
+def plain(text: str) -> str:
+    """`text` for matplotlib, which would read what stands between two dollar signs as mathematics, or fail to."""
+    return text.replace("$", r"\$")
 
 
 def panel(ax: Axes, title: str, y_label: str, x_label: str = "") -> None:

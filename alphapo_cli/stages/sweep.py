@@ -150,11 +150,11 @@ def make_pictures(directory: SweepDirectory, grid: Grid) -> dict[str, Path]:
             curves.append(
                 plots.SweepCurve(
                     alpha=point.alpha,
-                    label=point.label,
+                    label=plots.style.plain(point.label),
                     rows=directory.cell(cell["id"]).rows(),
                     metrics=cell["metrics"],
                     state=cell["state"],
-                    series=point.series,
+                    series=plots.style.plain(point.series),
                     intervals=intervals,
                 )
             )

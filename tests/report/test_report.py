@@ -202,6 +202,14 @@ class TestWords:
         assert ALPHA in differs
         assert "trainer.learning_rate" not in differs
 
+    def test_long_values_that_begin_alike_are_points_of_their_own_in_the_pictures(self, tmp_path):
+        """By their first 29 characters they would be averaged, as seeds of one another."""
+        models = [f"/data/models/llama-3-8b-instruct-sft-$epoch_{n}$" for n in (1, 2)]
+        path = craft(tmp_path / "sweep", f"model.path={','.join(models)}", name=None)
+        written = write_report(SweepDirectory(path))
+        svg = written.pictures["outcome"][1].read_text()
+        assert all(f"…{model[-29:]}" in svg for model in models)
+
     def test_commands_as_typed(self, written):
         assert f"alphapo sweep alpha {ALPHA}=-1,0,1 seed=0,1" in Page(written.html.read_text()).commands
 
