@@ -98,7 +98,7 @@ def prepare(
     )
     if state != "complete":
         # With --replace the judgements that are there will be gone: nothing may be counted on.
-        judge.check(evaluation.pairs, folder / "replaced" if replace else folder)
+        judge.check(evaluation.pairs, directory.path / "replaced" if replace else directory.path)
     return evaluation
 
 
