@@ -69,11 +69,8 @@ def check_free(path: Path, command: str) -> None:
     """
     if not path.is_file():
         return
-    try:
-        file = open(path, "r+b")  # NFS gives an exclusive lock only to who may write
-    except PermissionError:
-        file = open(path, "rb")
-    with file:
+    # NFS gives an exclusive lock only to who opened the file for writing.
+    with open(path, "r+b" if os.access(path, os.W_OK) else "rb") as file:
         _lock(file, path, command)
 
 
