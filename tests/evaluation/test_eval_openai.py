@@ -397,11 +397,12 @@ def slow_after_six(number: int, body: dict[str, Any]) -> Answer:
     return good
 
 
-def test_ctrl_c_waits_for_what_is_paid_for_and_the_same_line_continues(case: Case) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_waits_for_what_is_paid_for_and_the_same_line_continues(case: Case, number: signal.Signals) -> None:
     with serve(slow_after_six) as server:
         process = start(case, server)
         wait_for(lambda: len(server.seen) >= 9)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, said = process.communicate(timeout=60)
         assert process.returncode == 130, said
         assert len(server.seen) == 9
@@ -513,3 +514,18 @@ def test_an_address_that_no_client_takes_is_wrong_usage(
 ) -> None:
     assert judge(case, f"'{url}'") == 2
     assert "judge.base_url" in one_line(capsys.readouterr().err)
+
+
+def test_other_statistics_never_ask_again_for_what_was_allowed_to_fail(
+    case: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusal = error(400, "filtered")
+    with serve(lambda n, body: refusal if "Question 4:" in body["messages"][-1]["content"] else judged()) as server:
+        assert judge(case, server.url, "judge.max_failed=1") == 0
+    monkeypatch.delenv("OPENAI_API_KEY")  # and nobody listens any more
+    capsys.readouterr()
+    assert judge(case, server.url, "judge.max_failed=1", "statistics.confidence=0.5") == 0, capsys.readouterr().err
+    assert (case.results()["confidence"], case.results()["n_total"], case.results()["n_null"]) == (0.5, 11, 1)
+    assert judge(case, server.url, "statistics.confidence=0.6") == 2  # now it may not
+    (case.out / "judgements.jsonl").unlink()
+    assert judge(case, server.url, "judge.max_failed=1", "statistics.confidence=0.6") == 2  # all is to be asked

@@ -28,17 +28,17 @@ class ModelJudge:
         order = {"seed": self.cfg.seed, "both_orders": self.cfg.both_orders, "annotator": self.annotator}
         return {**self.engine.identity(), "prompt": self.template.text, **order}
 
-    def check(self, pairs: Sequence[Pair], folder: Path) -> None:
+    def check(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> None:
         answered = Answered(folder / FILE)
         left = self._left(self._asks(pairs), answered)
-        if left:
+        if left and (asking or len(left) > self.cfg.max_failed):
             self.engine.check(left, answered.spent)
 
-    def judge(self, pairs: Sequence[Pair], folder: Path) -> Judged:
+    def judge(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> Judged:
         asks = self._asks(pairs)
         answered = Answered(folder / FILE)
         left, outcome = self._left(asks, answered), Outcome()
-        if left:
+        if left and (asking or len(left) > self.cfg.max_failed):
             with Journal(folder) as journal:
                 outcome = self.engine.ask(left, answered.spent, journal.record)
             answered = Answered(folder / FILE)

@@ -26,6 +26,7 @@ from typing import Any
 import httpx
 from tqdm import tqdm
 
+from alphapo_cli.deferral import SIGNALS
 from alphapo_cli.evaluation.judges.base import Outcome, Record, Reply, Unusable
 from alphapo_cli.evaluation.judges.protocol import Ask, Message
 from alphapo_cli.evaluation.schema import JudgeConfig
@@ -114,12 +115,12 @@ class Session:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM lets what is under way finish, the second does not."""
+        """The first Ctrl-C, SIGTERM or SIGHUP lets what is under way finish, the second does not."""
         loop, before = asyncio.get_running_loop(), {}
         with contextlib.suppress(ValueError, RuntimeError):  # not the main thread: its owner handles signals
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in SIGNALS:
                 handler = signal.getsignal(number)
-                if handler == signal.SIG_IGN:  # a sweep's worker leaves Ctrl-C to its parent
+                if handler == signal.SIG_IGN:  # a sweep's worker leaves Ctrl-C to its parent, nohup a closed terminal
                     continue
                 loop.add_signal_handler(number, self._interrupt)
                 before[number] = handler
@@ -136,8 +137,9 @@ class Session:
             return
         self.outcome.interrupted = True
         self.hurry.set()
-        self.bar.write("interrupted: waiting for the requests under way (again: stop now)", file=sys.stderr)
         self._halt("interrupted")
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            self.bar.write("interrupted: waiting for the requests under way (again: stop now)", file=sys.stderr)
 
     def _halt(self, reason: str) -> None:
         if self.outcome.stopped is None:
