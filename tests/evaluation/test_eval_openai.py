@@ -529,3 +529,15 @@ def test_other_statistics_never_ask_again_for_what_was_allowed_to_fail(
     assert judge(case, server.url, "statistics.confidence=0.6") == 2  # now it may not
     (case.out / "judgements.jsonl").unlink()
     assert judge(case, server.url, "judge.max_failed=1", "statistics.confidence=0.6") == 2  # all is to be asked
+
+
+def test_a_server_that_asks_for_no_wait_is_not_asked_seven_times_in_a_blink(case: Case) -> None:
+    """Waits of 0.1, 0.2, 0.4 and 0.8 s, each halved at most: the fifth attempt comes after 0.75 s at the earliest."""
+    began: list[float] = []
+
+    def busy(number: int, body: dict[str, Any]) -> Answer:
+        began.append(time.monotonic())
+        return error(429, "slow down", {"Retry-After": "0"}) if began[-1] - began[0] < 0.6 else judged()
+
+    with serve(busy) as server:
+        assert judge(case, server.url, "judge.wait=0.1", "judge.attempts=5") == 0

@@ -205,12 +205,14 @@ class Session:
             self._halt(f"{self.in_a_row} judgements in a row had failed")
 
     def _delay(self, attempt: int, after: float | None) -> float:
-        """Seconds before the next attempt: the server's wish, which holds for all workers, else doubling with jitter."""
-        if after is not None:
-            self.not_before = max(self.not_before, time.monotonic() + after)
-            return after * (1.0 + 0.1 * random.random())
+        """Seconds before the next attempt: doubling with jitter, and no less than the server wishes of all workers."""
         longest = min(self.cfg.max_wait, self.cfg.wait * 2.0 ** (attempt - 1))
-        return longest * (0.5 + 0.5 * random.random())
+        own = longest * (0.5 + 0.5 * random.random())
+        if after is None:
+            return own
+        self.not_before = max(self.not_before, time.monotonic() + after)
+        # A short wish comes again as long as the limit holds: a "0" each time would use up all attempts at once.
+        return max(own, after * (1.0 + 0.1 * random.random()))
 
     async def _wait(self, seconds: float) -> None:
         """Sleep, unless stopped."""
