@@ -36,7 +36,7 @@ class Replay:
             UsageError: they name another model, share no instruction, or judge other texts.
         """
         other = self.annotations.generator
-        if other is not None and other != outputs.generator:
+        if other is not None and outputs.named and other != outputs.generator:
             raise UsageError(
                 f"{self.annotations.path} judges the model {other!r}, {outputs.path} is by {outputs.generator!r}: "
                 "give the annotations of these outputs"
