@@ -6,6 +6,7 @@ asked for, so that neither Ctrl-C nor a kill nor a full disk loses it.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -49,8 +50,15 @@ class LineLog:
     def add(self, row: Mapping[str, Any]) -> None:
         """One line more; on disk when this returns."""
         line = json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False) + "\n"
-        self._file.write(line.encode("utf-8"))
-        os.fsync(self._file.fileno())
+        left, end = memoryview(line.encode("utf-8")), self._file.seek(0, os.SEEK_END)
+        try:
+            while left:
+                left = left[self._file.write(left) :]  # a disk that is nearly full takes a part and says so only then
+            os.fsync(self._file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(end)  # the next line must not be added to a torn one
+            raise
 
 
 def check_free(path: Path, command: str) -> None:
@@ -59,9 +67,11 @@ def check_free(path: Path, command: str) -> None:
     Raises:
         InUse: somebody is.
     """
-    if path.is_file():
-        with open(path, "rb") as file:
-            _lock(file, path, command)
+    if not path.is_file():
+        return
+    # NFS gives an exclusive lock only to who opened the file for writing.
+    with open(path, "r+b" if os.access(path, os.W_OK) else "rb") as file:
+        _lock(file, path, command)
 
 
 def _lock(file: IO[bytes], path: Path, command: str) -> None:

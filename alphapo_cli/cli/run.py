@@ -94,9 +94,9 @@ def run(
         build(cfg.objective)
         summary = train(cfg, directory, replace=replace)
         leave_processes()
-        found = after_training(plan, cfg, directory)
-        hint = join_tracking(cfg, directory, found)
-        if hint:
+        hints: list[str | None] = []
+        found = after_training(plan, cfg, directory, lambda found: hints.append(join_tracking(cfg, directory, found)))
+        for hint in filter(None, hints):
             # Joining wrote the W&B run anew: the directory that training named is set aside by now.
             typer.echo(f"W&B kept offline, now with the outcome; to upload, and no line before this: {hint}", err=True)
         _report(found)

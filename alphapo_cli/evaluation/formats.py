@@ -39,11 +39,15 @@ class Output:
 
 @dataclass(frozen=True)
 class ModelOutputs:
-    """A model_outputs.json: one `Output` an instruction, no instruction twice."""
+    """A model_outputs.json: one `Output` an instruction, no instruction twice.
+
+    `named`: the file says who wrote it; else `generator` is the name of its folder.
+    """
 
     path: str
     generator: str
     rows: tuple[Output, ...]
+    named: bool = True
 
     def by_instruction(self) -> dict[str, Output]:
         return {row.instruction: row for row in self.rows}
@@ -107,7 +111,8 @@ def read_outputs(path: Path) -> ModelOutputs:
         shown = ", ".join(repr(name) for name in distinct[:3])
         raise UsageError(f"{path}: outputs of {len(distinct)} generators in one file ({shown}); split it by generator")
     fallback = path.name.partition(".")[0]
-    return ModelOutputs(str(path), distinct[0] or (path.absolute().parent.name or fallback), tuple(rows))
+    name = distinct[0] or path.absolute().parent.name or fallback
+    return ModelOutputs(str(path), name, tuple(rows), named=bool(distinct[0]))
 
 
 def read_annotations(path: Path) -> Annotations:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from alphapo_cli.compose import to_yaml
+from alphapo_cli.errors import UsageError
 from alphapo_cli.files import read_jsonl, write_atomic, write_json
 from alphapo_cli.keyed import KeyedDirectory, read_object
 from alphapo_cli.sampling import Sample
@@ -45,9 +46,15 @@ class GenerateDirectory(KeyedDirectory):
         """pending, continued or complete. Creates and removes nothing.
 
         Raises:
-            UsageError: the directory holds another generation, or something else.
+            UsageError: the directory holds another generation, or something else; its summary is damaged.
         """
         begun = self.begun(identity, replace=replace)
+        if begun and self.summary_file.exists() and not self.summary():
+            self.summary_file.read_bytes()  # one that cannot be read just now may say "complete"
+            raise UsageError(  # and so may one that is damaged
+                f"{self.summary_file} is damaged, and may have said that the answers are complete; restore it, or "
+                "remove it to generate again"
+            )
         if begun and self.summary().get("state") == "complete" and self.outputs().is_file():
             return "complete"
         self.check_writable()

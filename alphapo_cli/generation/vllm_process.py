@@ -210,8 +210,10 @@ class VLLMProcess:
         del self.buffer[: self.buffer.find(b"\n") + 1]
 
     def _fill(self) -> bool:
-        part = os.read(self.reading, 1 << 16)
-        self.buffer += part
+        select.select([self.reading], [], [])
+        with uninterrupted():  # a signal between the two would lose what was read
+            part = os.read(self.reading, 1 << 16)
+            self.buffer += part
         return bool(part)
 
     def _send(self, text: str) -> None:

@@ -57,6 +57,11 @@ class Evaluation:
     replace: bool
 
     @property
+    def asking(self) -> bool:
+        """Whether what failed and was allowed to is asked again: other statistics are no reason to."""
+        return self.state != "statistics"
+
+    @property
     def pairs(self) -> list[Pair]:
         return [Pair(base.instruction, base.output, own.output) for base, own in self.rows]
 
@@ -91,14 +96,15 @@ def prepare(
     directory = EvalDirectory(folder.expanduser())
     state = directory.claim(identity, statistics, replace=replace)
     left_out = directory.load_results().get("judging", {}).get("failed", 0)
-    if state == "complete" and left_out > cfg.judge.max_failed:
+    if state in ("complete", "statistics") and left_out > cfg.judge.max_failed:
         state = "continued"  # what was allowed to fail then is not any more
     evaluation = Evaluation(
         cfg, inputs, outputs, reference, rows, judge, control, directory, identity, statistics, state, replace
     )
     if state != "complete":
         # With --replace the judgements that are there will be gone: nothing may be counted on.
-        judge.check(evaluation.pairs, folder / "replaced" if replace else folder)
+        kept = directory.path / "replaced" if replace else directory.path
+        judge.check(evaluation.pairs, kept, asking=evaluation.asking)
     return evaluation
 
 
@@ -111,7 +117,7 @@ def run(evaluation: Evaluation) -> dict[str, Any]:
     """
     cfg, directory = evaluation.cfg, evaluation.directory
     directory.begin(_manifest(evaluation), replace=evaluation.replace)
-    judged = evaluation.judge.judge(evaluation.pairs, directory.path)
+    judged = evaluation.judge.judge(evaluation.pairs, directory.path, asking=evaluation.asking)
     annotations = [
         _annotation(base, own, verdict, evaluation)
         for (base, own), verdict in zip(evaluation.rows, judged.verdicts, strict=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.judges import check_judge, check_settings
 from alphapo_cli.evaluation.schema import EvalConfig
 from alphapo_cli.files import write_json
-from alphapo_cli.generation.run_settings import run_layer
+from alphapo_cli.generation.run_settings import TAKEN_OVER, run_layer
 from alphapo_cli.generation.schema import GenerateConfig, check_line
 from alphapo_cli.linelog import InUse
 from alphapo_cli.overrides import Line, Sources, read_line
@@ -154,9 +155,17 @@ def make_plan(generate: list[str], evaluate: list[str], sources: Sources, **file
     return Plan(read_line(generate, sources), read_line(evaluate, sources), sources, **files)
 
 
-def after_training(plan: Plan, cfg: TrainConfig, directory: RunDirectory, *, inside: bool = False) -> dict[str, Any]:
+def after_training(
+    plan: Plan,
+    cfg: TrainConfig,
+    directory: RunDirectory,
+    join: Callable[[dict[str, Any]], object],
+    *,
+    inside: bool = False,
+) -> dict[str, Any]:
     """Generate and evaluate, unless this was done already. Returns the content of outcome.json.
 
+    `join`: tells W&B what was found; outcome.json comes after it, because a run that has one is not taken up again.
     `inside`: the run's answers and their evaluation lie in the run directory, as for the cells of a sweep.
 
     Raises:
@@ -186,6 +195,7 @@ def after_training(plan: Plan, cfg: TrainConfig, directory: RunDirectory, *, ins
             if results.get(name) is not None
         },
     }
+    join(found)
     write_json(directory.path / OUTCOME, found)
     return found
 
@@ -215,7 +225,10 @@ def _generate(
     from alphapo_cli.stages import generate
 
     base = Line((), {"seed": cfg.seed, "run.dir": cfg.run.dir, **extra})
-    settings = compose("generate", GenerateConfig, [run_layer(model), base, plan.generate], plan.sources)
+    # The answers of a run and those that it is compared with are drawn alike; a run that `model` names has its own way.
+    alike = {key: OmegaConf.select(OmegaConf.structured(cfg), key) for key in (*TAKEN_OVER, "model.revision")}
+    start = Line((), {key: value for key, value in alike.items() if value is not None})
+    settings = compose("generate", GenerateConfig, [start, run_layer(model), base, plan.generate], plan.sources)
     generation = generate.prepare(settings, model, inside=inside)
     if generation.state != "complete":
         generate.run(generation)

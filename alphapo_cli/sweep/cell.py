@@ -81,10 +81,13 @@ def run_job(job: Job) -> Ended:
         return Ended(job, "failed", reason)
     if job.plan is not None:
         try:
-            before = directory.outcome()
-            found = after_training(job.plan, job.cfg, directory, inside=True)
-            if found != before:
-                join_tracking(job.cfg, directory, found, group)
+            after_training(
+                job.plan,
+                job.cfg,
+                directory,
+                lambda found: join_tracking(job.cfg, directory, found, group),
+                inside=True,
+            )
         except (KeyboardInterrupt, Interrupted) as error:
             return Ended(job, "interrupted", str(error) or "stopped by the user")
         except InUse as error:

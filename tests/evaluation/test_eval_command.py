@@ -292,3 +292,13 @@ def test_a_folder_stands_for_its_usual_file(case: Case) -> None:
     case.outputs, case.reference, case.annotations = (case.folder / x for x in ("run", "base", "judged"))
     assert case.replay("statistics.bootstrap=0") == 0
     assert case.results()["win_rate_interval"] is None
+
+
+def test_outputs_without_a_name_are_known_by_their_texts(tmp_path: Path) -> None:
+    """AlpacaEval asks for `instruction` and `output` only; a folder's name contradicts no annotation."""
+    case = Case(tmp_path)
+    write(case.outputs, [{k: v for k, v in row.items() if k != "generator"} for row in case.rows])
+    assert case.replay() == 0
+    case.rows[3]["output"] += " changed"
+    write(case.outputs, [{k: v for k, v in row.items() if k != "generator"} for row in case.rows])
+    assert case.replay(out=tmp_path / "other") == 2

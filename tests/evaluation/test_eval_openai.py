@@ -359,7 +359,14 @@ def test_an_unreachable_base_url_is_wrong_usage(case: Case, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    "url", ["not-a-url", "ftp://host/v1", "http://user:hidden@127.0.0.1/v1", "http://h/v1?k=hidden"]
+    "url",
+    [
+        "not-a-url",
+        "ftp://host/v1",
+        "http://user:hidden@127.0.0.1/v1",
+        "http://user:hidden@127.0.0.1:x/v1",
+        "http://h/v1?k=hidden",
+    ],
 )
 def test_a_broken_base_url_is_wrong_usage(case: Case, capsys: pytest.CaptureFixture[str], url: str) -> None:
     assert judge(case, f"'{url}'") == 2
@@ -390,11 +397,12 @@ def slow_after_six(number: int, body: dict[str, Any]) -> Answer:
     return good
 
 
-def test_ctrl_c_waits_for_what_is_paid_for_and_the_same_line_continues(case: Case) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_waits_for_what_is_paid_for_and_the_same_line_continues(case: Case, number: signal.Signals) -> None:
     with serve(slow_after_six) as server:
         process = start(case, server)
         wait_for(lambda: len(server.seen) >= 9)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, said = process.communicate(timeout=60)
         assert process.returncode == 130, said
         assert len(server.seen) == 9
@@ -430,3 +438,106 @@ def test_two_at_once_in_one_directory_are_refused(case: Case, capsys: pytest.Cap
         assert judge(case, server.url, "--replace") == 2  # nor may its judgements be taken away
         process.communicate(timeout=60)
         assert process.returncode == 0
+
+
+def test_what_may_fail_never_keeps_the_same_line_from_finishing(case: Case, tmp_path: Path) -> None:
+    """The second start asks only for what failed before: more failures in a row than a dead server would give."""
+    many = Case(tmp_path / "many", n=30)
+
+    def third(number: int, body: dict[str, Any]) -> Answer:
+        match = re.search(r"Question (\d+): why\?", body["messages"][-1]["content"])
+        assert match
+        return error(400, "filtered") if int(match.group(1)) % 3 == 0 else judged()
+
+    with serve(third) as server:
+        assert judge(many, server.url) == 1
+        assert judge(many, server.url, "judge.max_failed=10") == 0
+    assert (many.results()["n_total"], many.results()["n_null"]) == (20, 10)
+
+
+def test_a_failure_for_good_says_how_to_go_on_without(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    with serve(lambda n, b: error(400, "no") if "Question 4:" in b["messages"][-1]["content"] else judged()) as server:
+        assert judge(case, server.url) == 1
+    assert "judge.max_failed=1 leaves them out" in capsys.readouterr().err
+
+
+def test_a_prompt_that_is_moderated_away_fails_alone(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    """OpenRouter answers 403 to a flagged input (openrouter.ai/docs/errors)."""
+    flagged = error(403, "your input was flagged")
+    with serve(lambda n, b: flagged if "Question 0:" in b["messages"][-1]["content"] else judged()) as server:
+        assert judge(case, server.url, "judge.concurrency=1", "judge.max_failed=1") == 0
+    assert (case.results()["n_total"], case.results()["n_null"]) == (11, 1)
+
+
+def test_a_stop_that_nobody_waits_for_keeps_what_is_under_way(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    from alphapo_cli.evaluation.judges import openai_session
+
+    monkeypatch.setattr(openai_session, "GRACE", 0.2)  # of an interruption
+
+    def answer(number: int, body: dict[str, Any]) -> Answer:
+        if number == 2:
+            return error(401, "expired")
+        good = judged()
+        good.wait = 1.0
+        return good
+
+    with serve(answer) as server:
+        assert judge(case, server.url) == 1
+    assert len(journal(case)) == len(server.seen) - 1 == 2
+
+
+def test_half_a_key_is_never_shown(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    page = "<html>" + " " * 380 + f"Bearer {KEY}</html>"
+    with serve(lambda n, b: Answer(text=page, status=400)) as server:
+        assert judge(case, server.url) == 1
+    said = capsys.readouterr().err
+    assert "Bearer" in said
+    assert KEY[:6] not in said
+
+
+def test_a_home_directory_is_looked_into_before_asking(
+    case: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(case.folder))
+    case.out = case.folder / "out"
+    with serve(lambda n, b: judged()) as server:
+        assert judge(case, server.url) == 0
+        (case.out / "results.json").unlink()
+        monkeypatch.delenv("OPENAI_API_KEY")  # nothing is left to be asked
+        case.out = Path("~/out")
+        assert judge(case, server.url) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["http://exa mple/v1", "http://[::1]x/v1", "http://h\u00ff..h/v1", "http://xn--/v1"])
+def test_an_address_that_no_client_takes_is_wrong_usage(
+    case: Case, capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    assert judge(case, f"'{url}'") == 2
+    assert "judge.base_url" in one_line(capsys.readouterr().err)
+
+
+def test_other_statistics_never_ask_again_for_what_was_allowed_to_fail(
+    case: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusal = error(400, "filtered")
+    with serve(lambda n, body: refusal if "Question 4:" in body["messages"][-1]["content"] else judged()) as server:
+        assert judge(case, server.url, "judge.max_failed=1") == 0
+    monkeypatch.delenv("OPENAI_API_KEY")  # and nobody listens any more
+    capsys.readouterr()
+    assert judge(case, server.url, "judge.max_failed=1", "statistics.confidence=0.5") == 0, capsys.readouterr().err
+    assert (case.results()["confidence"], case.results()["n_total"], case.results()["n_null"]) == (0.5, 11, 1)
+    assert judge(case, server.url, "statistics.confidence=0.6") == 2  # now it may not
+    (case.out / "judgements.jsonl").unlink()
+    assert judge(case, server.url, "judge.max_failed=1", "statistics.confidence=0.6") == 2  # all is to be asked
+
+
+def test_a_server_that_asks_for_no_wait_is_not_asked_seven_times_in_a_blink(case: Case) -> None:
+    """Waits of 0.1, 0.2, 0.4 and 0.8 s, each halved at most: the fifth attempt comes after 0.75 s at the earliest."""
+    began: list[float] = []
+
+    def busy(number: int, body: dict[str, Any]) -> Answer:
+        began.append(time.monotonic())
+        return error(429, "slow down", {"Retry-After": "0"}) if began[-1] - began[0] < 0.6 else judged()
+
+    with serve(busy) as server:
+        assert judge(case, server.url, "judge.wait=0.1", "judge.attempts=5") == 0

@@ -21,6 +21,7 @@ from local_judge import WORDS, save, tokenizer
 
 from alphapo_cli.data import glassbox
 from alphapo_cli.evaluation.judges import protocol
+from alphapo_cli.generation.vllm_process import VLLMProcess
 
 FAKE = Path(__file__).parents[1] / "generation" / "fake"
 N = 24
@@ -208,7 +209,16 @@ def test_an_interruption_keeps_what_was_judged(
     model, kept = save(world / "judge"), world / "out" / "judgements.jsonl"
     fake.setenv("FAKE_VLLM", "slow")
     interrupt(lambda: kept.is_file() and len(journal(world)) >= 3)
+    leave, took = VLLMProcess.__exit__, []
+
+    def timed(*arguments: Any) -> None:
+        began = time.monotonic()
+        leave(*arguments)
+        took.append(time.monotonic() - began)
+
+    fake.setattr(VLLMProcess, "__exit__", timed)
     assert judge(world, model) == 130
+    assert took[0] < 2  # the engine is ended; left to itself it would need 0.2 s for each of the others
     assert 3 <= len(journal(world)) < N - 2
     assert f"interrupted: {len(journal(world))} of {N - 2} judgements are kept" in capsys.readouterr().err
     fake.setenv("FAKE_VLLM", "")

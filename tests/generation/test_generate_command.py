@@ -78,6 +78,20 @@ def test_the_same_line_again_is_complete_and_changes_nothing(
     assert same.out.splitlines()[:2] == [str(first.path), "complete"]
 
 
+def test_a_damaged_summary_is_not_taken_for_unfinished_work(alphapo: Alphapo) -> None:
+    first = alphapo("generate", *HERE)
+    answers = (first.path / "model_outputs.json").read_bytes()
+    (first.path / "model_outputs.json").write_bytes(answers + b"\n")  # to see whether it is written anew
+    (first.path / "summary.json").write_text('{"state": "comp')
+    again = alphapo("generate", *HERE)
+    assert again.code == 2
+    assert "summary.json is damaged" in again.fault
+    assert (first.path / "model_outputs.json").read_bytes() == answers + b"\n"
+    (first.path / "summary.json").unlink()
+    assert alphapo("generate", *HERE).code == 0
+    assert (first.path / "model_outputs.json").read_bytes() == answers
+
+
 def test_another_configuration_needs_another_directory(alphapo: Alphapo, tmp_path: Path) -> None:
     line = ("generate", *HERE, "--out", str(tmp_path / "out"))
     assert alphapo(*line).code == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -174,3 +175,23 @@ def test_no_prompt_is_ever_split_on_the_cpu(longest: int, seqs: int) -> None:
 def test_an_adapters_rank_is_rounded_up_to_one_that_vllm_has() -> None:
     assert [planned(64, rank=r)["engine"]["max_lora_rank"] for r in (1, 2, 8, 9, 100)] == [1, 8, 8, 16, 128]
     assert "enable_lora" not in planned(64)["engine"]
+
+
+def test_a_signal_at_the_moment_of_reading_loses_nothing(
+    go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It arrives when the pipe has been emptied: what was read must not be gone."""
+    read = os.read
+
+    def interrupted(file: int, size: int) -> bytes:
+        part = read(file, size)
+        if b'"finish"' in part:
+            monkeypatch.setattr(os, "read", read)
+            signal.raise_signal(signal.SIGINT)
+        return part
+
+    monkeypatch.setattr(os, "read", interrupted)
+    assert go("slow").code == 130
+    assert kept(tmp_path / "out") >= 1
+    assert go().code == 0
+    assert outputs(tmp_path / "out") == backwards()

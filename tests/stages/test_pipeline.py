@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import wandb_file
@@ -188,3 +190,41 @@ def test_a_file_for_the_judge_is_never_swallowed(alphapo, tiny):
     ran = alphapo("sweep", "alpha", *tiny, "--annotations", "missing.json")
     assert ran.code == 2
     assert "--annotations" in ran.fault
+
+
+def test_the_reference_answers_are_drawn_as_the_runs_own(first, alphapo, tiny, tmp_path):
+    """The same system prompt on both sides: a win rate against answers without it would measure the prompt."""
+    model = shutil.copytree(first.path / "model", tmp_path / "base")
+    template = model / "chat_template.jinja"
+    refusal = "raise_exception('the embedded world knows the roles user and assistant only')"
+    assert refusal in template.read_text()
+    template.write_text(template.read_text().replace(refusal, "' <user> ' + message['content']"))
+    ran = alphapo(
+        "run", *tiny, *ON_TRANSFORMERS, f"model.path={model}", "data.system=answer", "data.max_unknown=1",
+        "model.dtype=bfloat16",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    own = Path(load(ran.path / "outcome.json")["generate"])
+    (reference,) = [p for p in own.parent.glob("generate-*") if p != own]
+    first, second = (load(p / "manifest.json")["identity"] for p in (own, reference))
+    assert first["prompts"] == second["prompts"]
+    assert first["model"]["dtype"] == second["model"]["dtype"] == "bfloat16"
+
+
+def test_a_kill_before_the_outcome_is_in_wandb_does_not_keep_it_out(alphapo, monkeypatch):
+    from conftest import TINY
+
+    from alphapo_cli.stages import pipeline
+
+    line = ("run", *TINY, *ON_TRANSFORMERS)
+    with monkeypatch.context() as killed:
+
+        def dies(*_):
+            raise KeyboardInterrupt
+
+        killed.setattr(pipeline, "join_tracking", dies)
+        assert alphapo(*line).code == 130
+    ran = alphapo(*line)
+    assert ran.code == 0, ran.err
+    (file,) = wandb_file.live_files(ran.path)
+    assert [row["_step"] for row in wandb_file.read(file).history if "eval/win_rate" in row] == [4]

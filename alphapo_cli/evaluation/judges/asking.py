@@ -28,17 +28,17 @@ class ModelJudge:
         order = {"seed": self.cfg.seed, "both_orders": self.cfg.both_orders, "annotator": self.annotator}
         return {**self.engine.identity(), "prompt": self.template.text, **order}
 
-    def check(self, pairs: Sequence[Pair], folder: Path) -> None:
+    def check(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> None:
         answered = Answered(folder / FILE)
         left = self._left(self._asks(pairs), answered)
-        if left:
+        if left and (asking or len(left) > self.cfg.max_failed):
             self.engine.check(left, answered.spent)
 
-    def judge(self, pairs: Sequence[Pair], folder: Path) -> Judged:
+    def judge(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> Judged:
         asks = self._asks(pairs)
         answered = Answered(folder / FILE)
         left, outcome = self._left(asks, answered), Outcome()
-        if left:
+        if left and (asking or len(left) > self.cfg.max_failed):
             with Journal(folder) as journal:
                 outcome = self.engine.ask(left, answered.spent, journal.record)
             answered = Answered(folder / FILE)
@@ -72,7 +72,9 @@ class ModelJudge:
             raise Interrupted(f"interrupted: {kept}; the same line asks for the rest")
         if outcome.stopped is None and len(left) <= self.cfg.max_failed:
             return
-        parts = []
+        parts, again = [], "the same line asks for the rest"
+        if outcome.stopped is None:  # what is refused for good stays refused
+            again += f" (judge.max_failed={len(left)} leaves them out)"
         if outcome.failed:
             reasons = Counter(outcome.failed.values()).most_common(3)
             more = len(set(outcome.failed.values())) - len(reasons)
@@ -80,7 +82,7 @@ class ModelJudge:
             parts.append(f"{len(outcome.failed)} of {total} judgements failed ({listed})")
         if outcome.stopped is not None:
             parts.append(f"{len(left) - len(outcome.failed)} were not asked for: {outcome.stopped}")
-        raise AlphapoError(f"{'; '.join(parts)}; {kept}; the same line asks for the rest")
+        raise AlphapoError(f"{'; '.join(parts)}; {kept}; {again}")
 
     def _verdict(self, asks: Sequence[Ask], answered: Answered) -> Verdict:
         if not asks:

@@ -44,7 +44,7 @@ class Judge(Protocol):
         """Everything a verdict depends on besides the pair; no secrets."""
         ...
 
-    def check(self, pairs: Sequence[Pair], folder: Path) -> None:
+    def check(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> None:
         """Find out before any work what would fail.
 
         Raises:
@@ -52,8 +52,8 @@ class Judge(Protocol):
         """
         ...
 
-    def judge(self, pairs: Sequence[Pair], folder: Path) -> Judged:
-        """Judge every pair; what is paid for is kept in `folder` as it arrives.
+    def judge(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> Judged:
+        """Judge every pair; what is paid for is kept in `folder` as it arrives. Not `asking`: what may fail is left out.
 
         Raises:
             AlphapoError: some judgements failed; the same call continues.

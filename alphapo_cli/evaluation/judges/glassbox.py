@@ -20,14 +20,14 @@ class Glassbox:
     def identity(self) -> dict[str, Any]:
         return {"annotator": self.annotator}
 
-    def check(self, pairs: Sequence[Pair], folder: Path) -> None:
+    def check(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> None:
         for pair in pairs:
             try:
                 glassbox.parse(pair.instruction)
             except UsageError as error:
                 raise UsageError(f"judge glassbox: {error}; choose a judge for other outputs with --judge") from error
 
-    def judge(self, pairs: Sequence[Pair], folder: Path) -> Judged:
+    def judge(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> Judged:
         rewards = [
             (glassbox.true_reward(pair.instruction, pair.output_1), glassbox.true_reward(pair.instruction, pair.output_2))
             for pair in pairs

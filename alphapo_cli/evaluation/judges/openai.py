@@ -136,8 +136,10 @@ def _checked_url(url: str | None) -> str:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        raise UsageError(f"judge.base_url={url}: not a URL; write http://HOST:PORT/v1") from None
+        usable = usable and bool(httpx.URL(url).host)  # stricter than urlsplit, and here before it is in the way
+    except (ValueError, httpx.InvalidURL):
+        shown = "" if any(mark in url for mark in "@?#") else f"={url}"  # what stands there may be a secret
+        raise UsageError(f"judge.base_url{shown}: not a URL; write http://HOST:PORT/v1") from None
     if parts.username or parts.password or parts.query or parts.fragment:
         # Not shown: what stands there is often a secret, and the URL goes into the manifest.
         raise UsageError("judge.base_url must hold no user, password or query; keys come from judge.api_key_env")

@@ -26,6 +26,7 @@ from typing import Any
 import httpx
 from tqdm import tqdm
 
+from alphapo_cli.deferral import SIGNALS
 from alphapo_cli.evaluation.judges.base import Outcome, Record, Reply, Unusable
 from alphapo_cli.evaluation.judges.protocol import Ask, Message
 from alphapo_cli.evaluation.schema import JudgeConfig
@@ -33,7 +34,7 @@ from alphapo_cli.evaluation.schema import JudgeConfig
 GRACE = 20.0  # seconds that requests under way get after Ctrl-C: they are paid for
 PAID_ATTEMPTS = 3  # how often an answer that may cost money can be useless or late before its judgement fails
 RETRIED = {408, 409, 425, 429}
-FATAL = {401, 403, 404, 405}
+FATAL = {401, 404, 405}  # not 403: endpoints that moderate answer so to a single flagged prompt
 
 
 class Retry(Exception):
@@ -81,7 +82,8 @@ class Session:
         self.patience = max(8, cfg.concurrency)  # failures in a row after which the server counts as gone
 
     async def run(self, asks: Sequence[Ask]) -> Outcome:
-        self.queue, self.stop, self.again = deque(asks), asyncio.Event(), asyncio.Event()
+        self.queue, self.stop = deque(asks), asyncio.Event()
+        self.hurry, self.again = asyncio.Event(), asyncio.Event()  # the first interruption, the second
         with tqdm(total=len(asks), unit=" judgements", disable=None, file=sys.stderr) as self.bar, self._signals():
             limits = httpx.Limits(max_connections=self.cfg.concurrency)
             async with httpx.AsyncClient(headers=self.headers, limits=limits, timeout=None) as client:
@@ -97,25 +99,28 @@ class Session:
     async def _until_done(self, workers: Sequence[asyncio.Task[None]]) -> None:
         work: asyncio.Future[Any] = asyncio.gather(*workers)
         stopped: asyncio.Future[Any] = asyncio.create_task(self.stop.wait())
+        hurry: asyncio.Future[Any] = asyncio.create_task(self.hurry.wait())
         again: asyncio.Future[Any] = asyncio.create_task(self.again.wait())
         try:
             await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            # Stopped by what an answer said, nobody is waiting: what is under way ends by its own time-out.
+            await asyncio.wait({work, hurry}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 await asyncio.wait({work, again}, timeout=GRACE, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 work.result()  # raises what a worker raised, such as a full disk
         finally:
-            stopped.cancel()
-            again.cancel()
+            for waiting in (stopped, hurry, again):
+                waiting.cancel()
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM lets what is under way finish, the second does not."""
+        """The first Ctrl-C, SIGTERM or SIGHUP lets what is under way finish, the second does not."""
         loop, before = asyncio.get_running_loop(), {}
         with contextlib.suppress(ValueError, RuntimeError):  # not the main thread: its owner handles signals
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in SIGNALS:
                 handler = signal.getsignal(number)
-                if handler == signal.SIG_IGN:  # a sweep's worker leaves Ctrl-C to its parent
+                if handler == signal.SIG_IGN:  # a sweep's worker leaves Ctrl-C to its parent, nohup a closed terminal
                     continue
                 loop.add_signal_handler(number, self._interrupt)
                 before[number] = handler
@@ -131,8 +136,10 @@ class Session:
             self.again.set()
             return
         self.outcome.interrupted = True
-        self.bar.write("interrupted: waiting for the requests under way (again: stop now)", file=sys.stderr)
+        self.hurry.set()
         self._halt("interrupted")
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            self.bar.write("interrupted: waiting for the requests under way (again: stop now)", file=sys.stderr)
 
     def _halt(self, reason: str) -> None:
         if self.outcome.stopped is None:
@@ -193,16 +200,19 @@ class Session:
         self.outcome.failed[ask.key] = reason
         self.bar.update()
         self.in_a_row += 1
-        if self.in_a_row >= self.patience and not self.stop.is_set():
+        # As many as may fail are no reason to stop: when the same line comes again, they are all that is left to ask.
+        if self.in_a_row >= self.patience and len(self.outcome.failed) > self.cfg.max_failed and not self.stop.is_set():
             self._halt(f"{self.in_a_row} judgements in a row had failed")
 
     def _delay(self, attempt: int, after: float | None) -> float:
-        """Seconds before the next attempt: the server's wish, which holds for all workers, else doubling with jitter."""
-        if after is not None:
-            self.not_before = max(self.not_before, time.monotonic() + after)
-            return after * (1.0 + 0.1 * random.random())
+        """Seconds before the next attempt: doubling with jitter, and no less than the server wishes of all workers."""
         longest = min(self.cfg.max_wait, self.cfg.wait * 2.0 ** (attempt - 1))
-        return longest * (0.5 + 0.5 * random.random())
+        own = longest * (0.5 + 0.5 * random.random())
+        if after is None:
+            return own
+        self.not_before = max(self.not_before, time.monotonic() + after)
+        # A short wish comes again as long as the limit holds: a "0" each time would use up all attempts at once.
+        return max(own, after * (1.0 + 0.1 * random.random()))
 
     async def _wait(self, seconds: float) -> None:
         """Sleep, unless stopped."""
@@ -296,11 +306,11 @@ def retry_after(value: str | None, now: float) -> float | None:
 
 
 def _message(answer: httpx.Response) -> str:
-    """What the server says went wrong: its error message, or the beginning of its text."""
+    """What the server says went wrong: its error message, or its text. Not cut: half a key would not be recognised."""
     try:
         body = json.loads(answer.text)
     except (ValueError, RecursionError):
-        return answer.text[:400]
+        return answer.text
     error = body.get("error", body) if isinstance(body, dict) else body
     said = error.get("message") if isinstance(error, dict) else error
-    return said if isinstance(said, str) else json.dumps(error)[:400]
+    return said if isinstance(said, str) else json.dumps(error)

@@ -36,7 +36,7 @@ class Replay:
             UsageError: they name another model, share no instruction, or judge other texts.
         """
         other = self.annotations.generator
-        if other is not None and other != outputs.generator:
+        if other is not None and outputs.named and other != outputs.generator:
             raise UsageError(
                 f"{self.annotations.path} judges the model {other!r}, {outputs.path} is by {outputs.generator!r}: "
                 "give the annotations of these outputs"
@@ -51,7 +51,7 @@ class Replay:
                 f"texts differ, first at instruction {short(changed[0].instruction)}"
             )
 
-    def check(self, pairs: Sequence[Pair], folder: Path) -> None:
+    def check(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> None:
         changed = [p for p in pairs if p.instruction in self.rows and self.rows[p.instruction].output_1 != p.output_1]
         if changed:
             raise UsageError(
@@ -59,7 +59,7 @@ class Replay:
                 f"{len(changed)} instructions, first {short(changed[0].instruction)}"
             )
 
-    def judge(self, pairs: Sequence[Pair], folder: Path) -> Judged:
+    def judge(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> Judged:
         return Judged([self._verdict(pair.instruction) for pair in pairs])
 
     def _verdict(self, instruction: str) -> Verdict | None:

@@ -68,7 +68,9 @@ class VLLMEngine:
         with tempfile.NamedTemporaryFile(prefix="alphapo-judge-", suffix=".log", delete=False) as file:
             log = Path(file.name)
         try:
-            self._run([(asks[number], encoded[number]) for number in kept], log, record, outcome)
+            self._run([(asks[number], encoded[number]) for number in kept], log, record)
+        except KeyboardInterrupt:
+            outcome.interrupted, outcome.stopped = True, "interrupted"
         except UsageError:
             raise
         except AlphapoError as error:
@@ -77,7 +79,7 @@ class VLLMEngine:
         log.unlink()
         return outcome
 
-    def _run(self, asks: Sequence[tuple[Ask, list[int]]], log: Path, record: Record, outcome: Outcome) -> None:
+    def _run(self, asks: Sequence[tuple[Ask, list[int]]], log: Path, record: Record) -> None:
         from alphapo_cli.generation.parity import check_engine
         from alphapo_cli.generation.vllm_process import VLLMProcess
 
@@ -93,14 +95,11 @@ class VLLMEngine:
                 record(ask, Reply(top, tokens=len(ids) + 1, price=0.0, seconds=time.perf_counter() - began))
                 bar.update()
 
-            try:
-                for number, ids in engine.prompts():
-                    check_engine(asks[number][0].row + 1, asks[number][1], ids, tokenizer)
-                began = time.perf_counter()
-                with tqdm(total=len(asks), unit=" judgements", disable=None, file=sys.stderr) as bar:
-                    engine.answer(keep)
-            except KeyboardInterrupt:
-                outcome.interrupted, outcome.stopped = True, "interrupted"
+            for number, ids in engine.prompts():
+                check_engine(asks[number][0].row + 1, asks[number][1], ids, tokenizer)
+            began = time.perf_counter()
+            with tqdm(total=len(asks), unit=" judgements", disable=None, file=sys.stderr) as bar:
+                engine.answer(keep)
 
     def _job(self, longest: int) -> dict[str, Any]:
         from alphapo_cli.generation.vllm_process import plan
