@@ -149,8 +149,8 @@ class Claim:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.generation = int(path.stem)
+        self.committed = False  # the work is final
         self._over = threading.Event()
-        self._checked = 0.0
         threading.Thread(target=self._beat, name="claim", daemon=True).start()
 
     def _beat(self) -> None:
@@ -186,6 +186,7 @@ class Claim:
         """
         self._move("end")
         yield
+        self.committed = True
         self._over.set()
         self._move("done")
 
