@@ -74,15 +74,16 @@ def alive(owner: Owner) -> bool | None:
     """Whether the process runs; None where that cannot be known from here."""
     if owner.host != _host():
         return None
-    if owner.started:
-        return _started(owner.pid) == owner.started
+    now = _started(owner.pid)
+    if now and owner.started:
+        return now == owner.started
     try:
         os.kill(owner.pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        return None if owner.started else True  # /proc hides it (hidepid): the owner, or one with its id since
+    return not owner.started  # else a zombie
 
 
 @dataclass(frozen=True)

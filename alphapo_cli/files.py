@@ -173,7 +173,14 @@ def append_jsonl(path: str | os.PathLike[str], *rows: Mapping[str, Any]) -> None
         whole = _end_of_last_line(file, end)
         if whole < end:
             file.truncate(whole)
-        file.write(lines.encode("utf-8"))
+        write_whole(file, lines.encode("utf-8"))
+
+
+def write_whole(file: Any, data: bytes) -> None:
+    """Writes all of `data` to the unbuffered `file`: a disk that fills up takes a part at first, without an error."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from alphapo_cli.errors import UsageError
-from alphapo_cli.files import jsonable
+from alphapo_cli.files import jsonable, write_whole
 
 
 class InUse(UsageError):
@@ -49,7 +49,7 @@ class LineLog:
     def add(self, row: Mapping[str, Any]) -> None:
         """One line more; on disk when this returns."""
         line = json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False) + "\n"
-        self._file.write(line.encode("utf-8"))
+        write_whole(self._file, line.encode("utf-8"))
         os.fsync(self._file.fileno())
 
 
