@@ -23,7 +23,7 @@ def run_tracker(cfg: TrainConfig, directory: RunDirectory, group: Group | None) 
     return open_tracker(
         cfg.tracking,
         directory.path,
-        run_id=digest([identity(cfg), str(directory.path)])[:16],
+        run_id=digest([identity(cfg), str(directory.path.resolve())])[:16],  # however the directory was named
         name=directory.path.name,
         group=group.name if group else cfg.tracking.group,
         job_type=group.job_type if group else "train",

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -288,6 +289,24 @@ class TestTheSameLineAgain:
         assert ran.code == 2
         assert "not a run directory" in ran.fault
         assert sorted(p.name for p in project.iterdir()) == ["config.yaml", "precious.py"]
+
+
+def test_a_directory_is_one_run_in_wandb_however_it_is_named(tmp_path, monkeypatch):
+    from alphapo_cli.compose import compose
+    from alphapo_cli.overrides import Sources, read_line
+    from alphapo_cli.runs import RunDirectory
+    from alphapo_cli.schema import TrainConfig
+    from alphapo_cli.stages import run_tracker
+
+    monkeypatch.setattr(run_tracker, "open_tracker", lambda *args, run_id, **kwargs: run_id)
+    cfg = compose("train", TrainConfig, [read_line([], Sources())], Sources())
+    ids = []
+    for here in ("one", "other"):
+        (tmp_path / here).mkdir()
+        monkeypatch.chdir(tmp_path / here)
+        for name in (Path("runs/x"), tmp_path / here / "runs" / "x"):
+            ids.append(run_tracker.run_tracker(cfg, RunDirectory(name), None))
+    assert ids[0] == ids[1] != ids[2] == ids[3]
 
 
 class TestSameNumbers:
