@@ -175,7 +175,8 @@ class Workshop:
         objective: Objective,
     ) -> np.ndarray:  # fmt: skip
         file = self.cache / "reference" / f"{key}.npy"
-        cached = _read_npy(file)
+        # Of several processes one looks: the others may see another state of the file, and all must score or none.
+        cached = self.processes.first(lambda: _read_npy(file))
         shape = (measured_sides(objective, pairs), len(pairs))
         if cached is not None and cached.shape == shape and cached.dtype == np.float64:
             return cached

@@ -135,6 +135,42 @@ class TestReference:
         ends = [json.loads((ran.path / "summary.json").read_text())["metrics"] for ran in (cold, warm)]
         assert ends[0]["rewards/margins"] == pytest.approx(ends[1]["rewards/margins"], abs=1e-6)
 
+    def test_of_several_processes_all_take_it_or_none(self, tmp_path):
+        """Another command may write it, or a node's own cache lack it, between the looks of two processes."""
+        from alphapo_cli.compose import compose
+        from alphapo_cli.objective.preference import build
+        from alphapo_cli.overrides import Sources, read_line
+        from alphapo_cli.policy import policy_of
+        from alphapo_cli.probe import Processes
+        from alphapo_cli.schema import TrainConfig
+        from alphapo_cli.stages.workshop import Workshop
+
+        line = ["objective=dpo", "model=from_scratch", "data.limit=8", "probe.pairs=4"]
+        cfg = compose("train", TrainConfig, [read_line(line, Sources())], Sources())
+        objective = build(cfg.objective)
+        found = []
+
+        class First(Processes):
+            def first(self, make):
+                found.append(make())
+                return found[-1]
+
+        class Second(Processes):
+            def first(self, make):
+                return found.pop(0)
+
+        def reference(cache, processes):
+            workshop = Workshop(cache=cache, processes=processes)
+            materials = workshop.materials(cfg)
+            return workshop.reference(cfg, materials, policy_of(materials.policy(), cfg), objective)
+
+        made = reference(tmp_path / "one", Processes())
+        reference(tmp_path / "one", First())
+        for ours, theirs in zip(reference(tmp_path / "other", Second()), made, strict=True):
+            assert (ours == theirs).all()
+        assert not found
+        assert not (tmp_path / "other" / "reference").exists()  # nothing was scored
+
     def test_a_damaged_cache_entry_is_made_again(self, alphapo, tiny, shared_cache, tmp_path):
         cache = tmp_path / "cache"
         shutil.copytree(shared_cache / "base", cache / "base")
