@@ -181,6 +181,32 @@ def test_nothing_behind_the_end_takes_a_result_back(error, alphapo, tiny, monkey
     assert (first.path / "summary.json").read_bytes() == end
 
 
+def test_a_model_that_a_kill_left_half_written_is_none(alphapo, tiny, monkeypatch):
+    """Weights and tokenizer without the generation config that says where an answer ends would be used as they are."""
+    from transformers import GenerationConfig
+
+    from alphapo_cli.stages.attempt import Attempt
+
+    def killed(*_, **__):
+        raise Killed
+
+    line = ["train", *tiny, "run.name=x", "trainer.max_steps=2", "trainer.save_steps=1", "probe.samples=0"]
+    with monkeypatch.context() as patch:
+        patch.setattr(GenerationConfig, "save_pretrained", killed)
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a killed process tidies nothing up
+        patch.setattr(Attempt, "_end", lambda *_: {})
+        broken = alphapo(*line)
+    assert broken.code == 1
+    assert not (broken.path / "model").exists()
+    refused = alphapo("generate", "runs/x")
+    assert refused.code == 2
+    assert "its training did not end" in refused.fault
+    again = alphapo(*line)
+    assert again.code == 0, again.err
+    assert (again.path / "model" / "generation_config.json").is_file()
+    assert not (again.path / ".model").exists()
+
+
 def test_a_half_written_checkpoint_is_not_seen(alphapo, tiny):
     line = ["train", *tiny, *LINE]
     with killed_at(7):

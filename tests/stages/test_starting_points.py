@@ -129,7 +129,7 @@ class TestReference:
         line = [*tiny, "objective=dpo", "trainer.max_steps=1", "probe.samples=0"]
         cold = alphapo("train", *line, "trainer.threads=1", "run.name=cold", cache=cache)
         for stored in (cache / "reference").iterdir():
-            np.save(stored, np.load(stored) + [[1.0], [0.0]])  # far more than round-off: it would show
+            np.save(stored, np.load(stored) + np.array([[1.0], [0.0]]))  # far more than round-off: it would show
         warm = alphapo("train", *line, "trainer.threads=2", "run.name=warm", cache=cache)
         assert warm.code == 0, warm.err
         ends = [json.loads((ran.path / "summary.json").read_text())["metrics"] for ran in (cold, warm)]
