@@ -16,6 +16,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -145,6 +146,21 @@ def write_json(path: str | os.PathLike[str], value: Any, *, sort_keys: bool = Fa
     """Writes `jsonable(value)` at `path`, indented by two and ended by a newline, in one step."""
     text = json.dumps(jsonable(value), indent=2, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
     write_atomic(path, text + "\n")
+
+
+@contextlib.contextmanager
+def whole_directory(target: Path) -> Iterator[Path]:
+    """A directory to fill, .<name> beside `target`, which takes the place of `target` once the block has ended."""
+    beside = target.with_name(f".{target.name}")
+    shutil.rmtree(beside, ignore_errors=True)  # what a kill left
+    try:
+        yield beside
+        if target.exists():
+            shutil.rmtree(target)
+        os.rename(beside, target)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
 
 
 def sync_directory(path: str | os.PathLike[str]) -> None:

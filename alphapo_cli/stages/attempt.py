@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +17,7 @@ from alphapo_cli.claims import Claim, ClaimLost, Standing, take
 from alphapo_cli.data.tokenise import end_token_id
 from alphapo_cli.deferral import uninterrupted
 from alphapo_cli.errors import AlphapoError, Interrupted, in_words
-from alphapo_cli.files import append_jsonl, jsonable, write_json
+from alphapo_cli.files import append_jsonl, jsonable, whole_directory, write_json
 from alphapo_cli.interrupts import StopRequest
 from alphapo_cli.models import add_lora, save_model
 from alphapo_cli.objective.preference import Objective
@@ -160,7 +158,10 @@ class Attempt:
         if self.main:
             self._check_weights(lm)
             self._mine()
-            self._save_model(lm)
+            end_id = end_token_id(self.materials.tokenizer, self.cfg.data)
+            # Whole or not at all: without its generation config it would load, and not stop where it should.
+            with whole_directory(self.directory.model) as folder:
+                save_model(lm, self.materials.tokenizer, folder, end_id=end_id, merge=self.cfg.model.merge)
             if self.ending is None:
                 summary = self._end("complete", None, 0)
                 self.checkpoints.remove()
@@ -259,21 +260,6 @@ class Attempt:
             if self.ending is not None and self.ending.state == "stopped":  # killed from here on, it has stopped still
                 ours["stopped"] = self.ending.reason
             self.checkpoints.save(step, {**state, "step": step, **ours})
-
-    def _save_model(self, lm: Any) -> None:
-        """model/, whole or not at all: without its generation config it would load, and not stop where it should."""
-        tokenizer, target = self.materials.tokenizer, self.directory.model
-        beside = target.with_name(f".{target.name}")
-        shutil.rmtree(beside, ignore_errors=True)  # what a kill left
-        try:
-            end_id = end_token_id(tokenizer, self.cfg.data)
-            save_model(lm, tokenizer, beside, end_id=end_id, merge=self.cfg.model.merge)
-            if target.exists():
-                shutil.rmtree(target)
-            os.rename(beside, target)
-        except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
-            raise
 
     def _flush(self, step: int) -> None:
         if self.recorder is not None:
