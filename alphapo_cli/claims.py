@@ -74,15 +74,16 @@ def alive(owner: Owner) -> bool | None:
     """Whether the process runs; None where that cannot be known from here."""
     if owner.host != _host():
         return None
-    if owner.started:
-        return _started(owner.pid) == owner.started
+    now = _started(owner.pid)
+    if now and owner.started:
+        return now == owner.started
     try:
         os.kill(owner.pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        return None if owner.started else True  # /proc hides it (hidepid): the owner, or one with its id since
+    return not owner.started  # else a zombie
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,8 @@ class Claim:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.generation = int(path.stem)
+        self.committed = False  # the work is final
         self._over = threading.Event()
-        self._checked = 0.0
         threading.Thread(target=self._beat, name="claim", daemon=True).start()
 
     def _beat(self) -> None:
@@ -186,6 +187,7 @@ class Claim:
         """
         self._move("end")
         yield
+        self.committed = True
         self._over.set()
         self._move("done")
 

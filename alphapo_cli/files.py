@@ -16,6 +16,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -147,6 +148,21 @@ def write_json(path: str | os.PathLike[str], value: Any, *, sort_keys: bool = Fa
     write_atomic(path, text + "\n")
 
 
+@contextlib.contextmanager
+def whole_directory(target: Path) -> Iterator[Path]:
+    """A directory to fill, .<name> beside `target`, which takes the place of `target` once the block has ended."""
+    beside = target.with_name(f".{target.name}")
+    shutil.rmtree(beside, ignore_errors=True)  # what a kill left
+    try:
+        yield beside
+        if target.exists():
+            shutil.rmtree(target)
+        os.rename(beside, target)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
 def sync_directory(path: str | os.PathLike[str]) -> None:
     """Flush the names in a directory to disk, where the file system can."""
     with contextlib.suppress(OSError):
@@ -173,7 +189,14 @@ def append_jsonl(path: str | os.PathLike[str], *rows: Mapping[str, Any]) -> None
         whole = _end_of_last_line(file, end)
         if whole < end:
             file.truncate(whole)
-        file.write(lines.encode("utf-8"))
+        write_whole(file, lines.encode("utf-8"))
+
+
+def write_whole(file: Any, data: bytes) -> None:
+    """Writes all of `data` to the unbuffered `file`: a disk that fills up takes a part at first, without an error."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from alphapo_cli.errors import UsageError
-from alphapo_cli.files import jsonable
+from alphapo_cli.files import jsonable, write_whole
 
 
 class InUse(UsageError):
@@ -50,10 +50,9 @@ class LineLog:
     def add(self, row: Mapping[str, Any]) -> None:
         """One line more; on disk when this returns."""
         line = json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False) + "\n"
-        left, end = memoryview(line.encode("utf-8")), self._file.seek(0, os.SEEK_END)
+        end = self._file.seek(0, os.SEEK_END)
         try:
-            while left:
-                left = left[self._file.write(left) :]  # a disk that is nearly full takes a part and says so only then
+            write_whole(self._file, line.encode("utf-8"))
             os.fsync(self._file.fileno())
         except OSError:
             with contextlib.suppress(OSError):

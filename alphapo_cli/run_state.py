@@ -71,8 +71,16 @@ class RunState:
 
 def _object(path: Path) -> dict[str, Any] | None:
     try:
-        loaded = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return parsed(path.read_bytes())
+    except OSError:
+        return None
+
+
+def parsed(content: bytes) -> dict[str, Any] | None:
+    """The JSON object that a file holds; None where it is damaged."""
+    try:
+        loaded = json.loads(content)
+    except ValueError:
         return None
     return loaded if isinstance(loaded, dict) else None
 

@@ -35,7 +35,7 @@ from alphapo_cli.contents import digest as digest
 from alphapo_cli.data.fingerprint import fingerprints
 from alphapo_cli.errors import UsageError
 from alphapo_cli.files import UNBEGUN, check_folder, json_line, read_jsonl, usable, write_atomic, write_json
-from alphapo_cli.run_state import OUTCOME, RunState
+from alphapo_cli.run_state import OUTCOME, RunState, parsed
 
 # What a run writes; `begin` removes these and nothing else. The claim outlives them.
 # config.yaml first: without it, nothing goes on from what a kill in between has left.
@@ -121,14 +121,16 @@ class RunDirectory(RunState):
                 f"{self.path} holds a run with another configuration (differs in: {shown}); "
                 "choose another run.name, or start over with --replace"
             )
+        summary = None
         with contextlib.suppress(FileNotFoundError):
-            self.summary_file.read_bytes()  # one that cannot be read just now may say "complete"
-            if self.summary() is None:  # and so may one that is damaged
+            # Read once: one that cannot be read just now may say "complete", and so may one that is damaged.
+            summary = parsed(self.summary_file.read_bytes())
+            if summary is None:
                 raise UsageError(
                     f"{self.summary_file} is damaged, and may have said that the run is complete; restore it, remove it to "
                     "go on from the last checkpoint, or start over with --replace"
                 )
-        return self.state
+        return self.state_of(summary)
 
     def _is_empty(self) -> bool:
         """Nothing there but a claim, and what a kill leaves of writing the first file."""

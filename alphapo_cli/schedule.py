@@ -68,6 +68,12 @@ class Schedule:
         start = within * self.pairs_per_step
         return order[start : start + self.pairs_per_step]
 
+    def pairs_in(self, steps: range) -> int:
+        """How many pairs `steps` train on together."""
+        lasts = sum((step + 1) % self.steps_per_epoch == 0 for step in steps)
+        missing = self.steps_per_epoch * self.pairs_per_step - self.num_pairs  # of an epoch's last step
+        return len(steps) * self.pairs_per_step - lasts * missing
+
     def micro_batches(self, step: int, rank: int) -> list[tuple[np.ndarray, list[float]]]:
         """(indices, weights) of each micro-batch of one process.
 

@@ -111,12 +111,15 @@ class PreferenceTrainer(Trainer):
         return found
 
     @torch.no_grad()
+    def load_weights(self, stored: Mapping[str, Tensor]) -> None:
+        """Put a snapshot's "weights" in place."""
+        for name, tensor in self._trained():
+            tensor.copy_(stored[name])
+
     def _load(self) -> None:
         """Weights, optimizer and schedule of the snapshot; generators follow at the first step."""
         assert self._resumed is not None
-        stored = self._resumed["weights"]
-        for name, tensor in self._trained():
-            tensor.copy_(stored[name])
+        self.load_weights(self._resumed["weights"])
         self.optimizer.load_state_dict(self._resumed["optimizer"])
         self.lr_scheduler.load_state_dict(self._resumed["schedule"])
         self.state.global_step = self.first_step

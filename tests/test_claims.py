@@ -65,6 +65,23 @@ class TestTake:
         assert isinstance(take(tmp_path), Claim)
 
     @pytest.mark.parametrize(("silent_for", "held"), [(30, True), (90, False)])
+    def test_another_users_process_that_proc_hides_lives_by_its_heartbeat(
+        self, silent_for, held, tmp_path, monkeypatch
+    ):
+        """As where /proc is mounted with hidepid: its files cannot be read, a signal to it is not permitted."""
+        claim = take(tmp_path)
+        assert isinstance(claim, Claim)
+        claim._over.set()
+        os.utime(claim.path, (time.time() - silent_for,) * 2)
+
+        def not_permitted(*_):
+            raise PermissionError
+
+        monkeypatch.setattr(claims, "_started", lambda pid: "")
+        monkeypatch.setattr(os, "kill", not_permitted)
+        assert isinstance(take(tmp_path), Standing if held else Claim)
+
+    @pytest.mark.parametrize(("silent_for", "held"), [(30, True), (90, False)])
     def test_an_owner_on_another_host_is_dead_after_a_minute_of_silence(self, tmp_path, silent_for, held):
         other_host(tmp_path, silent_for=silent_for)
         assert isinstance(take(tmp_path), Standing if held else Claim)

@@ -180,3 +180,23 @@ def test_a_kill_leaves_whole_rows(tmp_path: Path) -> None:
     rows = read_jsonl(path)
     assert [row["step"] for row in rows] == list(range(len(rows)))
     assert len(rows) > 50
+
+
+@pytest.mark.parametrize("log", ["append_jsonl", "LineLog"])
+def test_a_row_that_only_half_fits_on_the_disk_is_an_error(log: str, tmp_path: Path) -> None:
+    """A file system with room for a part of a row takes that part without an error; so does a limit on the size."""
+    path = tmp_path / "rows.jsonl"
+    code = (
+        "import resource, sys; from pathlib import Path; from alphapo_cli.files import append_jsonl\n"
+        "from alphapo_cli.linelog import LineLog\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))\n"
+        "path, row = Path(sys.argv[1]), {'pad': 'x' * 200}\n"
+        "if sys.argv[2] == 'append_jsonl':\n"
+        "    append_jsonl(path, row)\n"
+        "else:\n"
+        "    with LineLog(path, 'x') as log:\n"
+        "        log.add(row)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, path, log], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "OSError: [Errno 27] File too large" in ended.stderr

@@ -117,3 +117,10 @@ def test_the_default_probe_costs_less_than_a_tenth_of_training(per_step: int, pa
 
 def test_a_probe_as_often_as_asked() -> None:
     assert probe_every(5, 256, 8) == 5
+
+
+@pytest.mark.parametrize("pairs", [1, 8, 13, 16])
+def test_pairs_trained_on_are_counted_in_ragged_steps_too(pairs: int) -> None:
+    schedule = Schedule(pairs, micro_pairs=2, accumulation=2, world=2, total_steps=9, seed=0)
+    for steps in (range(0), range(9), range(3, 8)):
+        assert schedule.pairs_in(steps) == sum(len(schedule.pairs(step)) for step in steps)

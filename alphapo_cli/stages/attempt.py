@@ -15,8 +15,9 @@ from alphapo_cli import guards
 from alphapo_cli.checkpoints import Checkpoints
 from alphapo_cli.claims import Claim, ClaimLost, Standing, take
 from alphapo_cli.data.tokenise import end_token_id
+from alphapo_cli.deferral import uninterrupted
 from alphapo_cli.errors import AlphapoError, Interrupted, in_words
-from alphapo_cli.files import append_jsonl, write_json
+from alphapo_cli.files import append_jsonl, jsonable, whole_directory, write_json
 from alphapo_cli.interrupts import StopRequest
 from alphapo_cli.models import add_lora, save_model
 from alphapo_cli.objective.preference import Objective
@@ -61,6 +62,7 @@ class Attempt:
         self.readings: Readings
         self.trainer: PreferenceTrainer | None = None
         self.ending: _Ending | None = None
+        self.begun_at = 0  # the step where this attempt goes on
 
     def go(self, *, replace: bool) -> dict[str, Any]:
         """Run it, from its last checkpoint where it has one. Returns the content of summary.json.
@@ -112,6 +114,9 @@ class Attempt:
             run_tracker(self.cfg, self.directory, self.group),
             self.claim,
         )
+        if snapshot is not None:
+            self.begun_at = snapshot["step"]
+            self.recorder.last_probe = dict(snapshot.get("last_probe", {}))
         return None, snapshot
 
     def _guarded(self, lm: Any, snapshot: dict[str, Any] | None) -> dict[str, Any]:
@@ -139,7 +144,11 @@ class Attempt:
             else:
                 self.trainer.restore(snapshot)
                 self._say(f"continues at step {snapshot['step']} of {self.schedule.total_steps}")
-        self.trainer.train()
+        if snapshot is not None and "stopped" in snapshot:
+            self.ending = _Ending("stopped", snapshot["stopped"])
+            self.trainer.load_weights(snapshot["weights"])
+        else:
+            self.trainer.train()
         PartialState().wait_for_everyone()  # until then another process may look into the directory
         with contextlib.suppress(OSError):
             (self.directory.path / "trainer").rmdir()
@@ -150,7 +159,9 @@ class Attempt:
             self._check_weights(lm)
             self._mine()
             end_id = end_token_id(self.materials.tokenizer, self.cfg.data)
-            save_model(lm, self.materials.tokenizer, self.directory.model, end_id=end_id, merge=self.cfg.model.merge)
+            # Whole or not at all: without its generation config it would load, and not stop where it should.
+            with whole_directory(self.directory.model) as folder:
+                save_model(lm, self.materials.tokenizer, folder, end_id=end_id, merge=self.cfg.model.merge)
             if self.ending is None:
                 summary = self._end("complete", None, 0)
                 self.checkpoints.remove()
@@ -243,9 +254,12 @@ class Attempt:
     def _save(self, step: int) -> None:
         assert self.trainer is not None
         state = self.trainer.snapshot(self.processes)
-        if self.main:
+        if self.main and self.recorder is not None:
             self._mine()
-            self.checkpoints.save(step, {**state, "step": step, "cost": self.cost.so_far(self._probe_seconds())})
+            ours = {"cost": self.cost.so_far(self._probe_seconds()), "last_probe": jsonable(self.recorder.last_probe)}
+            if self.ending is not None and self.ending.state == "stopped":  # killed from here on, it has stopped still
+                ours["stopped"] = self.ending.reason
+            self.checkpoints.save(step, {**state, "step": step, **ours})
 
     def _flush(self, step: int) -> None:
         if self.recorder is not None:
@@ -272,29 +286,29 @@ class Attempt:
             print(f"{self.directory.path.name}: {text}", file=sys.stderr, flush=True)
 
     def _step(self) -> int:
-        return 0 if self.trainer is None else int(self.trainer.state.global_step)
+        return self.begun_at if self.trainer is None else max(self.begun_at, int(self.trainer.state.global_step))
 
     def _probe_seconds(self) -> float:
         return self.readings.seconds if hasattr(self, "readings") else 0.0
 
     def _end(self, state: str, reason: str | None, code: int) -> dict[str, Any]:
-        """Pictures, tracker, then summary.json, which makes the end known."""
-        if self.recorder is None or self.claim is None:
+        """Pictures, tracker, then summary.json, which makes the end known; a result that is on record stays."""
+        if self.recorder is None or self.claim is None or self.claim.committed:
             return {}
         self._mine()
         self.recorder.close()
         metrics = dict(self.recorder.last_probe)
         if state != "interrupted":
             self._pictures()
-        steps = self._step() - (self.trainer.first_step if self.trainer else 0)
-        cost = self.cost.final(self._probe_seconds(), steps * self.schedule.pairs_per_step, self.claim.generation)
+        pairs = self.schedule.pairs_in(range(self.begun_at, self._step()))
+        cost = self.cost.final(self._probe_seconds(), pairs, self.claim.generation)
         if state == "stopped":
             self.recorder.tracker.tag("stopped")
         self.recorder.tracker.finish({**metrics, "state": state, "reason": reason}, code)
         hint = self.recorder.tracker.sync_hint()
         if hint and self.group is None:
             print(f"W&B kept offline; to upload: {hint}", file=sys.stderr)
-        with self.claim.committing() if state in ("complete", "stopped") else contextlib.nullcontext():
+        with uninterrupted(), self.claim.committing() if state in ("complete", "stopped") else contextlib.nullcontext():
             return self.directory.finish(state, reason, self._step(), metrics, cost)
 
     def _pictures(self) -> None:

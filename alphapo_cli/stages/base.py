@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -73,7 +74,8 @@ def ensure(cache: Path, say: bool = True) -> Path:
     if say:
         print("training the embedded world's base policy once (cached afterwards) ...", file=sys.stderr, flush=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    beside = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+    beside.mkdir()  # not mkdtemp, whose directories only their owner may read: a cache is often shared by a group
     try:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             _train_alone(beside)

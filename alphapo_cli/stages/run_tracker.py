@@ -20,10 +20,12 @@ class Group:
 
 def run_tracker(cfg: TrainConfig, directory: RunDirectory, group: Group | None) -> Tracker:
     """The W&B run of a run directory, with what metrics.jsonl holds so far."""
+    # However the directory is named; and anew where the run was begun anew, whose rows W&B would hold for old ones.
+    begun = [str(directory.path.resolve()), directory.read_manifest()]
     return open_tracker(
         cfg.tracking,
         directory.path,
-        run_id=digest([identity(cfg), str(directory.path)])[:16],
+        run_id=digest([identity(cfg), *begun])[:16],
         name=directory.path.name,
         group=group.name if group else cfg.tracking.group,
         job_type=group.job_type if group else "train",

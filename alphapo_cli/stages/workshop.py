@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from alphapo_cli.data import glassbox
@@ -155,7 +156,14 @@ class Workshop:
         sums = {}
         for name, pairs in sets.items():
             # Token weights change what is summed; without them the key is that of the sums alone.
-            key = [name, weights, materials.data.key, rounding(cfg), cfg.probe.batch_size, *_weighing(objective)]
+            key = [
+                name,
+                weights,
+                materials.data.key,
+                *rounding(cfg, scorer),
+                cfg.probe.batch_size,
+                *_weighing(objective),
+            ]
             sides = measured_sides(objective, pairs)
             key += [sides] if sides > 2 else []
             score = functools.partial(self._score, name, pairs, scorer, digest(key), cfg, materials, objective)
@@ -167,7 +175,8 @@ class Workshop:
         objective: Objective,
     ) -> np.ndarray:  # fmt: skip
         file = self.cache / "reference" / f"{key}.npy"
-        cached = _read_npy(file)
+        # Of several processes one looks: the others may see another state of the file, and all must score or none.
+        cached = self.processes.first(lambda: _read_npy(file))
         shape = (measured_sides(objective, pairs), len(pairs))
         if cached is not None and cached.shape == shape and cached.dtype == np.float64:
             return cached
@@ -239,9 +248,12 @@ def _weighing(objective: Objective) -> list[Any]:
     return [bound.part.name, dict(bound.settings)] if objective.weighs_tokens else []
 
 
-def rounding(cfg: TrainConfig) -> list[Any]:
-    """What changes the last digits of a log-prob."""
-    return [cfg.trainer.bf16, cfg.layout, cfg.model.attention, cfg.trainer.logit_chunk_mb]
+def rounding(cfg: TrainConfig, scorer: PolicyModel) -> list[Any]:
+    """What changes the last digits of a log-prob: settings, and what computes it."""
+    device = next(scorer.parameters()).device
+    computes = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    settings = [cfg.trainer.bf16, cfg.layout, cfg.model.attention, cfg.trainer.logit_chunk_mb]
+    return [settings, torch.__version__, computes]
 
 
 def check_prompts(cfg: TrainConfig) -> None:

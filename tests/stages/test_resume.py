@@ -125,6 +125,88 @@ def test_what_was_recorded_after_the_checkpoint_is_cut(alphapo, tiny, rows):
     assert_same(alphapo(*line, "run.name=whole").path, again.path)
 
 
+def test_a_kill_does_not_undo_a_guards_stop(alphapo, tiny):
+    """Killed after the guard has spoken and before that is on record, a run stops at the same step again."""
+    line = ["train", *tiny, *LINE, "guard.max_chosen_drop=1e-12", "objective=ipo", "objective.beta=0.01"]
+    whole = alphapo(*line, "run.name=whole")
+    end = json.loads((whole.path / "summary.json").read_text())
+    assert (end["state"], end["step"]) == ("stopped", 4), whole.err
+    with killed_at(4):
+        broken = alphapo(*line, "run.name=broken")
+    assert broken.code == 1
+    again = alphapo(*line, "run.name=broken")
+    assert again.code == 0, again.err
+    assert_same(whole.path, again.path)
+
+
+def test_stopped_while_it_gets_ready_to_go_on(alphapo, tiny, rows, monkeypatch):
+    """The summary says how far the run has come and what its last probe found, not what this attempt did: nothing."""
+    from alphapo_cli.stages.attempt import Attempt
+
+    line = ["train", *tiny, *LINE, "run.name=broken"]
+    with killed_at(6):
+        broken = alphapo(*line)
+    probe = {r["step"]: r for r in rows(broken.path / "metrics.jsonl")}[4]["displacement/chosen"]
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Attempt, "_prepare", interrupted)
+    again = alphapo(*line)
+    assert again.code == 130
+    assert "interrupted at step 6" in again.err
+    end = json.loads((again.path / "summary.json").read_text())
+    assert (end["state"], end["step"], end["metrics"]["displacement/chosen"]) == ("interrupted", 6, probe)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError], ids=["Ctrl-C", "another process died"])
+def test_nothing_behind_the_end_takes_a_result_back(error, alphapo, tiny, monkeypatch):
+    """Neither a second Ctrl-C while checkpoints are removed nor a process of several that is gone by then."""
+    from alphapo_cli.checkpoints import Checkpoints
+
+    remove = Checkpoints.remove
+
+    def then_fails(self):
+        remove(self)
+        raise error
+
+    line = ["train", *tiny, "run.name=x"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "remove", then_fails)
+        first = alphapo(*line)
+    assert first.code == (130 if error is KeyboardInterrupt else 1)
+    end = (first.path / "summary.json").read_bytes()
+    assert json.loads(end)["state"] == "complete"
+    assert alphapo(*line).code == 0
+    assert (first.path / "summary.json").read_bytes() == end
+
+
+def test_a_model_that_a_kill_left_half_written_is_none(alphapo, tiny, monkeypatch):
+    """Weights and tokenizer without the generation config that says where an answer ends would be used as they are."""
+    from transformers import GenerationConfig
+
+    from alphapo_cli.stages.attempt import Attempt
+
+    def killed(*_, **__):
+        raise Killed
+
+    line = ["train", *tiny, "run.name=x", "trainer.max_steps=2", "trainer.save_steps=1", "probe.samples=0"]
+    with monkeypatch.context() as patch:
+        patch.setattr(GenerationConfig, "save_pretrained", killed)
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a killed process tidies nothing up
+        patch.setattr(Attempt, "_end", lambda *_: {})
+        broken = alphapo(*line)
+    assert broken.code == 1
+    assert not (broken.path / "model").exists()
+    refused = alphapo("generate", "runs/x")
+    assert refused.code == 2
+    assert "its training did not end" in refused.fault
+    again = alphapo(*line)
+    assert again.code == 0, again.err
+    assert (again.path / "model" / "generation_config.json").is_file()
+    assert not (again.path / ".model").exists()
+
+
 def test_a_half_written_checkpoint_is_not_seen(alphapo, tiny):
     line = ["train", *tiny, *LINE]
     with killed_at(7):

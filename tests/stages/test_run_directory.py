@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -288,6 +290,60 @@ class TestTheSameLineAgain:
         assert ran.code == 2
         assert "not a run directory" in ran.fault
         assert sorted(p.name for p in project.iterdir()) == ["config.yaml", "precious.py"]
+
+
+def test_a_directory_is_one_run_in_wandb_however_it_is_named(tmp_path, monkeypatch):
+    from alphapo_cli.compose import compose
+    from alphapo_cli.overrides import Sources, read_line
+    from alphapo_cli.runs import RunDirectory
+    from alphapo_cli.schema import TrainConfig
+    from alphapo_cli.stages import run_tracker
+
+    monkeypatch.setattr(run_tracker, "open_tracker", lambda *args, run_id, **kwargs: run_id)
+    cfg = compose("train", TrainConfig, [read_line([], Sources())], Sources())
+    ids = []
+    for here in ("one", "other"):
+        (tmp_path / here).mkdir()
+        monkeypatch.chdir(tmp_path / here)
+        for name in (Path("runs/x"), tmp_path / here / "runs" / "x"):
+            ids.append(run_tracker.run_tracker(cfg, RunDirectory(name), None))
+    assert ids[0] == ids[1] != ids[2] == ids[3]
+
+
+def test_a_run_that_starts_over_is_another_one_in_wandb(alphapo, tiny, monkeypatch):
+    """W&B goes on above the last step that it has of an id, so that it would keep the rows of the run before."""
+    from alphapo_cli.stages import run_tracker
+    from alphapo_cli.tracking import NullTracker
+
+    ids = []
+    monkeypatch.setattr(run_tracker, "open_tracker", lambda *_, run_id, **__: ids.append(run_id) or NullTracker())
+    line = ["train", *tiny, "run.name=x", "trainer.max_steps=2", "trainer.save_steps=1", "probe.samples=0"]
+    first = alphapo(*line)
+    summary = json.loads((first.path / "summary.json").read_text())
+    (first.path / "summary.json").write_text(json.dumps({**summary, "state": "interrupted"}))
+    assert alphapo(*line).code == 0
+    assert alphapo(*line, "--replace").code == 0
+    assert len(ids) == 3
+    assert ids[1] != ids[2]
+
+
+def test_a_complete_run_that_can_be_read_only_once_is_complete(trained, tmp_path, monkeypatch):
+    """A network file system answers with an error now and then: what was read stands."""
+    from alphapo_cli.runs import RunDirectory
+
+    path = shutil.copytree(trained.path, tmp_path / "runs" / trained.path.name)
+    read, reads = Path.read_bytes, []
+
+    def once(self):
+        if self.name == "summary.json":
+            reads.append(self)
+            if len(reads) > 1:
+                raise OSError(errno.EIO, "Input/output error")
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", once)
+    monkeypatch.setattr(RunDirectory, "differing", lambda *_: [])
+    assert RunDirectory(path).check(None, replace=False) == "complete"
 
 
 class TestSameNumbers:

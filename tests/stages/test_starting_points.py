@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -99,6 +100,16 @@ class TestModelPath:
             assert json.loads((ran.path / "manifest.json").read_text())["data"]["template"] == "plain"
 
 
+def test_a_group_that_shares_a_cache_can_read_the_embedded_base(tmp_path, monkeypatch):
+    from alphapo_cli.stages import base
+
+    monkeypatch.setattr(base, "_train", lambda folder: (folder / "model.safetensors").write_bytes(b"weights"))
+    (tmp_path / "other").mkdir()
+    folder = base.ensure(tmp_path, say=False)
+    assert folder.stat().st_mode == (tmp_path / "other").stat().st_mode
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
 class TestReference:
     def test_it_is_computed_once_and_changes_nothing(self, alphapo, tiny, shared_cache, tmp_path, rows):
         cache = tmp_path / "cache"
@@ -110,6 +121,55 @@ class TestReference:
         warm = alphapo("train", *line, "run.dir=warm", cache=cache)
         assert {p: p.stat().st_mtime_ns for p in (cache / "reference").iterdir()} == stored
         assert (cold.path / "metrics.jsonl").read_bytes() == (warm.path / "metrics.jsonl").read_bytes()
+
+    def test_what_another_number_of_threads_computed_is_not_taken(self, alphapo, tiny, shared_cache, tmp_path):
+        """A cold and a warm cache give the same bits; sums of many terms depend on how threads share them."""
+        cache = tmp_path / "cache"
+        shutil.copytree(shared_cache / "base", cache / "base")
+        line = [*tiny, "objective=dpo", "trainer.max_steps=1", "probe.samples=0"]
+        cold = alphapo("train", *line, "trainer.threads=1", "run.name=cold", cache=cache)
+        for stored in (cache / "reference").iterdir():
+            np.save(stored, np.load(stored) + np.array([[1.0], [0.0]]))  # far more than round-off: it would show
+        warm = alphapo("train", *line, "trainer.threads=2", "run.name=warm", cache=cache)
+        assert warm.code == 0, warm.err
+        ends = [json.loads((ran.path / "summary.json").read_text())["metrics"] for ran in (cold, warm)]
+        assert ends[0]["rewards/margins"] == pytest.approx(ends[1]["rewards/margins"], abs=1e-6)
+
+    def test_of_several_processes_all_take_it_or_none(self, tmp_path):
+        """Another command may write it, or a node's own cache lack it, between the looks of two processes."""
+        from alphapo_cli.compose import compose
+        from alphapo_cli.objective.preference import build
+        from alphapo_cli.overrides import Sources, read_line
+        from alphapo_cli.policy import policy_of
+        from alphapo_cli.probe import Processes
+        from alphapo_cli.schema import TrainConfig
+        from alphapo_cli.stages.workshop import Workshop
+
+        line = ["objective=dpo", "model=from_scratch", "data.limit=8", "probe.pairs=4"]
+        cfg = compose("train", TrainConfig, [read_line(line, Sources())], Sources())
+        objective = build(cfg.objective)
+        found = []
+
+        class First(Processes):
+            def first(self, make):
+                found.append(make())
+                return found[-1]
+
+        class Second(Processes):
+            def first(self, make):
+                return found.pop(0)
+
+        def reference(cache, processes):
+            workshop = Workshop(cache=cache, processes=processes)
+            materials = workshop.materials(cfg)
+            return workshop.reference(cfg, materials, policy_of(materials.policy(), cfg), objective)
+
+        made = reference(tmp_path / "one", Processes())
+        reference(tmp_path / "one", First())
+        for ours, theirs in zip(reference(tmp_path / "other", Second()), made, strict=True):
+            assert (ours == theirs).all()
+        assert not found
+        assert not (tmp_path / "other" / "reference").exists()  # nothing was scored
 
     def test_a_damaged_cache_entry_is_made_again(self, alphapo, tiny, shared_cache, tmp_path):
         cache = tmp_path / "cache"
