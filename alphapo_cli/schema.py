@@ -86,6 +86,7 @@ class ModelConfig:
     path: str | None = None  # run directory, model directory or hub name
     revision: str | None = None
     reference: str | None = None  # null: the policy before its first step
+    guide: str | None = None  # a third model, frozen, that some objectives read: TGDPO's guide, MRPO's second reference
     dtype: str = _choice("float32", "float32", "bfloat16", "auto")
     # layout=packed takes auto, sdpa and flex (auto: flex on CUDA); layout=padded all but flex.
     attention: str = _choice("auto", "auto", "sdpa", "flex", "eager", "flash_attention_2")

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 Ids = npt.NDArray[np.int32]
 Index = npt.NDArray[np.int64]
+Logs = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class TokenPair:
     """One pair: token ids of the prompt and of both completions, each completion with its end token.
 
     `index` is its place in the data set that it was taken from. `others`: further answers. An absent side is empty.
+    `guide`: for each answer the log-ratio of a guide model to the reference at each token, where there is one.
     """
 
     prompt: Ids
@@ -64,6 +66,7 @@ class TokenPair:
     columns: Mapping[str, float]
     index: int
     others: tuple[Ids, ...] = ()
+    guide: tuple[Logs, ...] = ()
 
     @property
     def answers(self) -> tuple[Ids, ...]:
@@ -77,7 +80,8 @@ class TokenPairs:
 
     `columns`: per-pair numbers [n] float64, NaN where a row has none. `prompt_keys`: n hex digests, equal for equal
     prompts. `index` [n]: each pair's place among the usable pairs of its source. `others`: sides 2, 3, ... of pairs
-    with more than two answers. An unpaired row has no tokens on one side.
+    with more than two answers. An unpaired row has no tokens on one side. `guide`: see `TokenPair`, the answers of a
+    side one after the other; what `select` makes has none.
     """
 
     prompt: Ragged
@@ -87,6 +91,7 @@ class TokenPairs:
     index: Index
     columns: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     others: tuple[Ragged, ...] = ()
+    guide: tuple[Logs, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -121,6 +126,10 @@ class TokenPairs:
             columns={name: float(values[position]) for name, values in self.columns.items()},
             index=int(self.index[position]),
             others=tuple(side[position] for side in self.others),
+            guide=tuple(
+                logs[side.offsets[position] : side.offsets[position + 1]]
+                for logs, side in zip(self.guide, self.answers, strict=False)
+            ),
         )
 
     def __iter__(self) -> Iterator[TokenPair]:

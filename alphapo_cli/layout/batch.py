@@ -31,8 +31,9 @@ class PairBatch:
     index: Tensor  # [B] int64, position of the pair in its data set
     weight: Tensor  # [B] float32, 1 for a pair and 0 for one that only fills up a ragged step
     reference: Tensor | None  # [K, B] float64, summed reference log-probs
-    columns: Mapping[str, Tensor]  # name -> [B] float32
+    columns: Mapping[str, Tensor]  # name -> [B] float64
     present: Tensor | None = None  # [K, B] bool, whether the row has the answer; None: every row has every one
+    guide: Tensor | None = None  # [N] float32, log-ratio of a guide model to the reference
     packing: Packing | None = None  # who attends to whom in a packed row; None: rows are single answers
 
     def to(self, device: torch.device) -> PairBatch:

@@ -12,7 +12,7 @@ import difflib
 import torch
 from torch import Tensor
 
-from alphapo_cli.errors import ConfigError
+from alphapo_cli.errors import ConfigError, UsageError
 from alphapo_cli.logprobs import AnswerLogProbs, TokenLogProbs
 from alphapo_cli.objective.parts import register
 
@@ -85,3 +85,15 @@ def differing(answers: AnswerLogProbs, tokens: TokenLogProbs, *, delta: float = 
             changed[start[b] + block.b : start[b] + block.b + block.size] = False
     boost = torch.exp(-tokens.logps.detach()).clamp(max=delta)
     return torch.where(changed.to(boost.device), 1 + boost, 1.0)
+
+
+@register("token", needs_guide=True)
+def guided(answers: AnswerLogProbs, tokens: TokenLogProbs, *, strength: float = 0.05) -> Tensor:
+    """1 + strength q for chosen and 1 - strength q for rejected tokens, q = log(guide/reference): TGDPO (2506.14574).
+
+    strength is the paper's alpha beta. The guide is an already trained model, `model.guide`; strength = 0 is `all`.
+    """
+    if tokens.guide is None:
+        raise UsageError("this objective weighs tokens by a guide model, and none was given; name one in model.guide")
+    sign = torch.where(tokens.side == 0, 1.0, -1.0).to(tokens.guide)
+    return (1 + strength * sign * tokens.guide).to(tokens.logps)
