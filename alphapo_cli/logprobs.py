@@ -36,6 +36,7 @@ class TokenLogProbs:
     present: Tensor | None = None  # [K, B] bool, whether the row has the answer; None: every row has every one
     kl: Tensor | None = None  # [N] nats, KL(reference || policy) at each position, with the policy's gradient
     guide: Tensor | None = None  # [N] nats, log-ratio of a guide model to the reference
+    turn: Tensor | None = None  # [N] int64, which turn of its answer a token belongs to; None: answers are one turn
 
     @property
     def pair(self) -> Tensor:  # [N]

@@ -165,8 +165,9 @@ def label(scored: Scored, batch: PairBatch) -> TokenLogProbs:
     statistics = TokenStatistics(facts[0], facts[1]) if len(facts) > 1 else None
     kl = facts[-1] if len(facts) % 2 else None
     return TokenLogProbs(
-        logps, batch.answer, batch.targets, batch.num_pairs, batch.num_sides, statistics, batch.present, kl, batch.guide
-    )
+        logps, batch.answer, batch.targets, batch.num_pairs, batch.num_sides, statistics, batch.present, kl,
+        batch.guide, batch.turn,
+    )  # fmt: skip
 
 
 def policy_of(lm: Any, cfg: TrainConfig, key: str = "model.path") -> PolicyModel:

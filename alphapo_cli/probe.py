@@ -148,7 +148,7 @@ def score_tokens(
     sides: int,
     tick: Callable[[int], None] = lambda n: None,
 ) -> list[Logs]:
-    """Log-probs of every completion token of the first `sides` answers, for each side as its `ids` stand."""
+    """Log-probs of the tokens of the first `sides` answers, for each side as its `ids` stand; 0 where none is trained."""
     scorer = PairScorer(pairs, batch_size, pad_id, processes, policy.layout, sides)
     parts = []
     with inference(policy):
@@ -157,11 +157,12 @@ def score_tokens(
             lengths = torch.bincount(tokens.answer, minlength=sides * len(chunk)).tolist()
             parts.append((chunk, [logps.cpu().numpy() for logps in tokens.logps.float().split(lengths)]))
             tick(len(chunk))
-    found = [np.empty(len(side.ids), np.float32) for side in pairs.answers[:sides]]
+    found = [np.zeros(len(side.ids), np.float32) for side in pairs.answers[:sides]]
     for chunk, logps in processes.gather(parts):
         for k, side in enumerate(pairs.answers[:sides]):
             for place, values in zip(chunk, logps[k * len(chunk) :], strict=False):
-                found[k][side.offsets[place] : side.offsets[place + 1]] = values
+                here = found[k][side.offsets[place] : side.offsets[place + 1]]
+                here[pairs.turns[k][place] >= 0 if pairs.turns else ...] = values
     return found
 
 

@@ -72,7 +72,7 @@ def collate(
         present=presence(pairs, sides),
         guide=guide_of([p.guide[side] for side in range(sides) for p in pairs if p.guide]),
         packing=Packing(tuple(segments), _tensor(rows)),
-    )
+    ).trained([p.turns[side] for side in range(sides) for p in pairs if p.turns])
 
 
 def positions(pairs: TokenPairs, sides: int) -> Index:

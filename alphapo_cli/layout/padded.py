@@ -60,7 +60,7 @@ def collate(
         columns=stack_columns([p.columns for p in pairs]),
         present=presence(pairs, sides),
         guide=guide_of([pairs[i].guide[side] for side, i in places if pairs[i].guide]),
-    )
+    ).trained([pairs[i].turns[side] for side, i in places if pairs[i].turns])
 
 
 def positions(pairs: TokenPairs, sides: int) -> Index:
