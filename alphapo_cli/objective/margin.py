@@ -96,4 +96,5 @@ def sequence_kl(c: Comparison, *, alpha: float = 0.5, stop: bool = True) -> Tens
     alpha = 0 is none.
     """
     chosen, rejected = c.given.sequence_kl()[:2]
-    return c.beta * alpha * (rejected - (chosen.detach() if stop else chosen))
+    difference: Tensor = rejected - (chosen.detach() if stop else chosen)
+    return c.beta * alpha * difference
