@@ -128,6 +128,29 @@ def token_statistics(
     )
 
 
+def kl_from(
+    start_hidden: Tensor, start_head: Head, hidden: Tensor, head: Head, *, chunk_bytes: int = CHUNK_BYTES
+) -> Tensor:
+    """KL(start || now) at each row, [N] float32 or wider; the gradient goes to now alone.
+
+    Both logits of a chunk are made again in the backward pass, so that memory does not grow with the vocabulary.
+    """
+    width = head(hidden[:1]).shape[-1] if len(hidden) else 1
+    sizes = chunks(len(hidden), width, chunk_bytes // 2)
+    parts = []
+    for before, now in zip(start_hidden.split(sizes), hidden.split(sizes), strict=True):
+        again = torch.is_grad_enabled()
+        arguments = (start_head, before, head, now)
+        parts.append(checkpoint(_kl, *arguments, use_reentrant=False) if again else _kl(*arguments))
+    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+
+
+def _kl(start_head: Head, start_hidden: Tensor, head: Head, hidden: Tensor) -> Tensor:
+    with torch.no_grad():
+        before = _wide(start_head(start_hidden)).log_softmax(-1)
+    return (before.exp() * (before - _wide(head(hidden)).log_softmax(-1))).sum(-1)
+
+
 def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 

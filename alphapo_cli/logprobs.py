@@ -34,6 +34,9 @@ class TokenLogProbs:
     num_sides: int
     statistics: TokenStatistics | None = None
     present: Tensor | None = None  # [K, B] bool, whether the row has the answer; None: every row has every one
+    kl: Tensor | None = None  # [N] nats, KL(reference || policy) at each position, with the policy's gradient
+    guide: Tensor | None = None  # [N] nats, log-ratio of a guide model to the reference
+    turn: Tensor | None = None  # [N] int64, which turn of its answer a token belongs to; None: answers are one turn
 
     @property
     def pair(self) -> Tensor:  # [N]
@@ -64,7 +67,10 @@ class TokenLogProbs:
         lengths = self.sum_over(torch.ones_like(self.logps))
         facts = self.statistics
         log_p2 = None if facts is None else self.sum_over(facts.sum_p2.log()) / lengths.clamp(min=1)
-        return AnswerLogProbs(self.sum_over(self.logps), lengths, tokens=self, log_p2=log_p2, present=self.present)
+        kl = None if self.kl is None else self.sum_over(self.kl)
+        return AnswerLogProbs(
+            self.sum_over(self.logps), lengths, tokens=self, log_p2=log_p2, present=self.present, kl=kl
+        )
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,17 @@ class AnswerLogProbs:
     index: Tensor | None = None  # [B] place of each pair in its data set
     chosen_tokens: float | None = None  # chosen tokens per row of the optimizer step; None: of these
     present: Tensor | None = None  # [K, B] bool, whether the row has the answer; None: every row has every one
+    kl: Tensor | None = None  # [K, B] nats, sum over an answer's positions of KL(reference || policy)
+
+    def given_reference(self) -> Tensor:
+        """`reference`, [K, B].
+
+        Raises:
+            UsageError: there are no reference log-probs.
+        """
+        if self.reference is None:
+            raise UsageError("this objective compares with a reference, and no reference log-probs were given")
+        return self.reference
 
     def log_ratio(self) -> Tensor:
         """Summed log-ratio to the reference, [K, B].
@@ -88,9 +105,30 @@ class AnswerLogProbs:
         Raises:
             UsageError: there are no reference log-probs.
         """
-        if self.reference is None:
-            raise UsageError("this objective compares with a reference, and no reference log-probs were given")
-        return self.sums - self.reference
+        return self.sums - self.given_reference()
+
+    def sequence_kl(self) -> Tensor:
+        """KL(reference || policy) summed over an answer's positions, [K, B].
+
+        Raises:
+            UsageError: it was not made.
+        """
+        if self.kl is None:
+            raise UsageError("this objective reads the policy's KL from its reference, and none was given")
+        return self.kl
+
+    def column_of_sides(self, name: str) -> Tensor:
+        """[K, B] a column of each answer, `name` with chosen, rejected, 2, 3 and so on in the place of {}.
+
+        Raises:
+            UsageError: one is missing.
+        """
+        count = self.sums.shape[0]
+        wanted = [name.format(side) for side in ("chosen", "rejected", *range(2, count))[:count]]
+        for column in wanted:
+            if column not in self.columns:
+                raise UsageError(f"no column '{column}' (there are: {', '.join(self.columns) or 'none'})")
+        return torch.stack([self.columns[column].to(self.sums) for column in wanted])
 
     def first(self, sides: int) -> AnswerLogProbs:
         """The same with the first `sides` answers of each row; `tokens` stays whole."""
@@ -101,7 +139,7 @@ class AnswerLogProbs:
         return replace(
             self, sums=self.sums[:sides], lengths=self.lengths[:sides], reference=cut(self.reference),
             weighted=None if self.weighted is None else self.weighted[:, :sides], log_p2=cut(self.log_p2),
-            present=cut(self.present),
+            present=cut(self.present), kl=cut(self.kl),
         )  # fmt: skip
 
     def widened(self) -> AnswerLogProbs:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from alphapo_cli.errors import UsageError
-from alphapo_cli.head import CHUNK_BYTES, Head, log_probs_and_statistics, token_log_probs
+from alphapo_cli.head import CHUNK_BYTES, Head, kl_from, log_probs_and_statistics, token_log_probs
 from alphapo_cli.layout import LAYOUTS
 from alphapo_cli.layout.adapt import is_prepared, prepare
 from alphapo_cli.layout.attention import UNREAD_MASK
@@ -18,8 +18,8 @@ from alphapo_cli.layout.batch import PairBatch
 from alphapo_cli.logprobs import TokenLogProbs, TokenStatistics
 from alphapo_cli.schema import TrainConfig
 
-# Log-probs [N], or these with entropy and sum p^2 [N] each.
-Scored = Tensor | tuple[Tensor, Tensor, Tensor]
+# Log-probs [N], or these with entropy and sum p^2, with KL(reference || policy), or with all three, [N] each.
+Scored = Tensor | tuple[Tensor, ...]
 
 
 def bare(model: Any) -> Any:
@@ -89,6 +89,8 @@ class PolicyModel(nn.Module):
         self.layout = LAYOUTS[layout]
         self.chunk_bytes = chunk_bytes
         self.statistics = False  # set where the objective reads them
+        # The frozen reference, where the objective reads the KL from it; in a tuple, lest it be saved and reduced.
+        self.compared: tuple[PolicyModel, ...] = ()
         if layout == "packed":
             prepare(lm, attention)
         self.config = bare(lm).config  # transformers.Trainer looks for it
@@ -116,14 +118,37 @@ class PolicyModel(nn.Module):
         return states.flatten(0, 1).index_select(0, batch.predict)
 
     def forward(self, batch: PairBatch) -> Scored:
-        """Log-probs of the completion tokens, [N] float32; with `statistics` also entropy and sum p^2 there."""
+        """Log-probs of the completion tokens, [N] float32; see `Scored` for what comes with them."""
         with self.precision():
             hidden, head = self.hidden(batch), head_of(self.lm)
+            kl = [self.kl(batch, hidden, head)] if self.compared else []
             if not self.statistics:
-                return token_log_probs(hidden, batch.targets, head, chunk_bytes=self.chunk_bytes)
+                logps = token_log_probs(hidden, batch.targets, head, chunk_bytes=self.chunk_bytes)
+                return (logps, *kl) if kl else logps
             logps, facts = log_probs_and_statistics(hidden, batch.targets, head, chunk_bytes=self.chunk_bytes)
             assert facts is not None
-            return logps, facts.entropy, facts.sum_p2
+            return logps, facts.entropy, facts.sum_p2, *kl
+
+    def compare_with(self, reference: PolicyModel) -> None:
+        """From now on `forward` also gives the KL from `reference`, which must give logits for the same tokens.
+
+        Raises:
+            UsageError: it does not.
+        """
+        ours, theirs = (m.get_output_embeddings().weight.shape[0] for m in (bare(self.lm), bare(reference.lm)))
+        if ours != theirs:
+            raise UsageError(
+                f"model.reference: it gives {theirs} logits and the policy {ours}, so that there is no KL between them; take "
+                "a reference of the policy's vocabulary"
+            )
+        self.compared = (reference,)
+
+    def kl(self, batch: PairBatch, hidden: Tensor, head: Head) -> Tensor:
+        """KL(reference || policy) at each completion token, [N]; `hidden` [N, H] and `head` are the policy's."""
+        (reference,) = self.compared
+        with torch.no_grad():
+            before = reference.hidden(batch)
+        return kl_from(before, head_of(reference.lm), hidden, head, chunk_bytes=self.chunk_bytes)
 
     def score(self, batch: PairBatch) -> TokenLogProbs:
         """`forward` with the answers the tokens belong to."""
@@ -137,10 +162,12 @@ class PolicyModel(nn.Module):
 def label(scored: Scored, batch: PairBatch) -> TokenLogProbs:
     """Per-token log-probs with the answer each belongs to."""
     logps, *facts = (scored,) if isinstance(scored, Tensor) else scored
-    statistics = TokenStatistics(facts[0], facts[1]) if facts else None
+    statistics = TokenStatistics(facts[0], facts[1]) if len(facts) > 1 else None
+    kl = facts[-1] if len(facts) % 2 else None
     return TokenLogProbs(
-        logps, batch.answer, batch.targets, batch.num_pairs, batch.num_sides, statistics, batch.present
-    )
+        logps, batch.answer, batch.targets, batch.num_pairs, batch.num_sides, statistics, batch.present, kl,
+        batch.guide, batch.turn,
+    )  # fmt: skip
 
 
 def policy_of(lm: Any, cfg: TrainConfig, key: str = "model.path") -> PolicyModel:

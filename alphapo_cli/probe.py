@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alphapo_cli.data.tokens import TokenPairs
+from alphapo_cli.data.tokens import Logs, TokenPairs
 from alphapo_cli.diagnostics import ProbeValues, objective_values
 from alphapo_cli.head import Head, token_log_probs, token_statistics
 from alphapo_cli.layout import Layout
@@ -138,6 +138,34 @@ def score_pairs(
     return scorer.collect(parts)["sums"]
 
 
+def score_tokens(
+    policy: PolicyModel,
+    pairs: TokenPairs,
+    *,
+    batch_size: int,
+    pad_id: int,
+    processes: Processes,
+    sides: int,
+    tick: Callable[[int], None] = lambda n: None,
+) -> list[Logs]:
+    """Log-probs of the tokens of the first `sides` answers, for each side as its `ids` stand; 0 where none is trained."""
+    scorer = PairScorer(pairs, batch_size, pad_id, processes, policy.layout, sides)
+    parts = []
+    with inference(policy):
+        for chunk, batch in scorer.batches(next(policy.parameters()).device):
+            tokens = policy.score(batch)
+            lengths = torch.bincount(tokens.answer, minlength=sides * len(chunk)).tolist()
+            parts.append((chunk, [logps.cpu().numpy() for logps in tokens.logps.float().split(lengths)]))
+            tick(len(chunk))
+    found = [np.zeros(len(side.ids), np.float32) for side in pairs.answers[:sides]]
+    for chunk, logps in processes.gather(parts):
+        for k, side in enumerate(pairs.answers[:sides]):
+            for place, values in zip(chunk, logps[k * len(chunk) :], strict=False):
+                here = found[k][side.offsets[place] : side.offsets[place + 1]]
+                here[pairs.turns[k][place] >= 0 if pairs.turns else ...] = values
+    return found
+
+
 class Probe:
     """The fixed held-out pairs of a run. Made before the first step, from the policy as it then is."""
 
@@ -182,6 +210,8 @@ class Probe:
                 answers = replace(tokens.answers(), index=batch.index)
                 assert facts.kl is not None
                 for_objective = self._for_objective(answers, hidden, head, policy.chunk_bytes)
+                if self.objective.needs_kl:
+                    for_objective["sequence_kl"] = _numpy(tokens.sum_over(policy.kl(batch, hidden, head)))
                 parts.append(
                     (
                         chunk,
@@ -202,6 +232,7 @@ class Probe:
             columns={name: torch.from_numpy(values) for name, values in self.scorer.pairs.columns.items()},
             weighted=torch.from_numpy(values["weighted"]) if "weighted" in values else None,
             log_p2=torch.from_numpy(values["log_p2"]) if "log_p2" in values else None,
+            kl=torch.from_numpy(values["sequence_kl"]) if "sequence_kl" in values else None,
             present=None if (values["lengths"] > 0).all() else torch.from_numpy(values["lengths"] > 0),
         )
         of_objective = objective_values(self.objective, answers, moment or self.objective.start)

@@ -14,12 +14,17 @@ from alphapo_cli.policy import PolicyModel
 from alphapo_cli.probe import answers_of, inference
 
 
+def frozen_copy(policy: PolicyModel) -> PolicyModel:
+    """The policy as it is now, for good."""
+    return copy.deepcopy(policy).requires_grad_(False).eval()
+
+
 class MovingReference:
     """A frozen copy of a policy that moves towards the one that trains, every so many optimizer steps."""
 
     def __init__(self, start: PolicyModel, every: int, mix: float) -> None:
         """`start`: copied as it is now. reference <- (1 - mix) reference + mix policy; mix = 1 is the policy itself."""
-        self.policy = copy.deepcopy(start).requires_grad_(False).eval()
+        self.policy = frozen_copy(start)
         self.every, self.mix = every, mix
 
     def check(self, policy: PolicyModel) -> None:

@@ -86,6 +86,7 @@ class ModelConfig:
     path: str | None = None  # run directory, model directory or hub name
     revision: str | None = None
     reference: str | None = None  # null: the policy before its first step
+    guide: str | None = None  # a third model, frozen, that some objectives read: TGDPO's guide, MRPO's second reference
     dtype: str = _choice("float32", "float32", "bfloat16", "auto")
     # layout=packed takes auto, sdpa and flex (auto: flex on CUDA); layout=padded all but flex.
     attention: str = _choice("auto", "auto", "sdpa", "flex", "eager", "flash_attention_2")
@@ -126,6 +127,9 @@ class DataConfig:
     chosen_column: str = "chosen"
     rejected_column: str = "rejected"
     gold_column: str | None = None  # a third answer beside chosen and rejected; null: none
+    # true: an answer is all that follows the messages that every side shares; its assistant turns are trained, what
+    # others say in between is only read. false: an answer is the last turn, and rows that part before it are left out.
+    trajectories: bool = False
     # Answers of a list that are used: the best-scored ones and the worst; null: as many as the shortest list has.
     answers: int | None = _number(None, ge=2)
     # auto: the tokenizer's chat template where it has one, plain text otherwise.

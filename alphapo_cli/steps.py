@@ -42,7 +42,7 @@ class StepDataset(Dataset[StepBatch]):
         self.pairs, self.rank, self.layout = pairs, rank, layout
         self.schedule = schedule.sized(layout.positions(pairs, sides), layout.as_widest)
         self.pad_id, self.sides, self.reference = pad_id, sides, reference
-        self.chosen_lengths = pairs.chosen.lengths
+        self.chosen_lengths = pairs.trained_lengths(0)
 
     def __len__(self) -> int:
         return self.schedule.total_steps

@@ -59,8 +59,8 @@ def infonca(ratios: list[list[Tensor]], pairs: TokenPairs, indices: list[int]) -
     """Mean over the rows of -sum t log softmax(0.1 r), t = softmax(2 score)."""
     losses = []
     for i, r in zip(indices, ratios, strict=True):
-        scores = torch.tensor([v[i] for v in pairs.columns.values()]).float()  # as a batch holds them
-        t = scores.double().mul(2).softmax(0)
+        scores = torch.tensor([v[i] for v in pairs.columns.values()], dtype=torch.float64)
+        t = scores.mul(2).softmax(0)
         losses.append(-(t * torch.stack(r).mul(0.1).log_softmax(0)).sum())
     return torch.stack(losses).mean()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,17 @@ def _fragment_ids(fragment: str, tokenizer: Any) -> list[list[int]]:
     behind = encodings_of(tokenizer, ["\n" + fragment])[0]
     anchored = [i for i, (start, _) in zip(behind.ids, behind.offsets, strict=True) if start >= 1]
     return [ids_of(tokenizer, [fragment])[0], anchored]
+
+
+def turns_of(ids: list[int], whole: Any, prompt: str, spans: Sequence[tuple[int, int]]) -> list[int]:
+    """Which of the turns at `spans` (characters behind the prompt) each id of a completion belongs to, -1 for none.
+
+    Ids that were made anew at the boundary are not in the whole text's encoding; they belong to the first turn.
+    """
+    known = min(len(ids), sum(stop > len(prompt) for _, stop in whole.offsets))
+    starts = [start - len(prompt) for start, _ in whole.offsets[len(whole.offsets) - known :]]
+    found = [next((n for n, (a, b) in enumerate(spans) if a <= start < b), -1) for start in starts]
+    return [0] * (len(ids) - known) + [max(n, 0) if start <= 0 else n for n, start in zip(found, starts, strict=True)]
 
 
 def _decode(tokenizer: Any, ids: list[int]) -> str:

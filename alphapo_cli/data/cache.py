@@ -30,7 +30,7 @@ from alphapo_cli.schema import DataConfig
 
 # Change it whenever the same pairs, tokenizer and settings give other ids or counts than before.
 CODE_VERSION = 1
-_COLUMNS = ("prompt", "chosen", "rejected")  # and answer_2, answer_3, ... where there are more
+_COLUMNS = ("prompt", "chosen", "rejected")  # and answer_2, answer_3, ... where there are more, turns_0, ... of each
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
@@ -48,6 +48,7 @@ def tokenizer_hash(tokenizer: Any) -> str:
 def encode_key(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig) -> str:
     """Hex SHA-256 that names the result of `encode_pairs` on the same arguments."""
     settings = [cfg.template, cfg.system, cfg.max_length, cfg.max_prompt_length, cfg.max_unknown]
+    settings += ["trajectories"] if cfg.trajectories else []
     # What the template writes may also depend on the renderer and on the day that stands for today.
     written = rendered_probe(tokenizer) if style_of(tokenizer, cfg).chat else None
     return digest([CODE_VERSION, tokenizer_hash(tokenizer), written, settings, [pair.content_key for pair in pairs]])
@@ -76,15 +77,21 @@ def _read(folder: Path) -> Encoded | None:
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         with np.load(folder / "tokens.npz", allow_pickle=False) as arrays:
-            further = itertools.takewhile(
-                lambda name: f"{name}_ids" in arrays, (f"answer_{side}" for side in itertools.count(2))
-            )
-            prompt, chosen, rejected, *others = (
-                Ragged(arrays[f"{name}_ids"], arrays[f"{name}_offsets"]) for name in (*_COLUMNS, *further)
-            )
+
+            def further(stem: str, first: int) -> list[Ragged]:
+                there = itertools.takewhile(
+                    lambda name: f"{name}_ids" in arrays, (f"{stem}_{side}" for side in itertools.count(first))
+                )
+                return list(map(ragged, there))
+
+            def ragged(name: str) -> Ragged:
+                return Ragged(arrays[f"{name}_ids"], arrays[f"{name}_offsets"])
+
+            prompt, chosen, rejected = map(ragged, _COLUMNS)
+            others, turns = further("answer", 2), further("turns", 0)
             kept = tuple(arrays["kept"].tolist())
         counts = TokenCounts(**meta["counts"])
-        return Encoded(prompt, chosen, rejected, kept, counts, meta["template"], tuple(others))
+        return Encoded(prompt, chosen, rejected, kept, counts, meta["template"], tuple(others), tuple(turns))
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
 
@@ -97,6 +104,7 @@ def _write(folder: Path, encoded: Encoded) -> None:
         arrays: dict[str, Any] = {"kept": np.asarray(encoded.kept, np.int64)}
         columns = dict(zip(_COLUMNS, (encoded.prompt, encoded.chosen, encoded.rejected), strict=True))
         columns |= {f"answer_{side}": ragged for side, ragged in enumerate(encoded.others, 2)}
+        columns |= {f"turns_{side}": ragged for side, ragged in enumerate(encoded.turns)}
         for name, ragged in columns.items():
             arrays |= {f"{name}_ids": ragged.ids, f"{name}_offsets": ragged.offsets}
         np.savez(beside / "tokens.npz", **arrays)

@@ -8,7 +8,8 @@
     answers    text or messages  none: a list of scored answers instead, see `answers`
     unpaired   text or messages  none: one answer and its label instead, see `answers`
 
-Whatever the form, an answer is what follows the prompt that both sides share, up to the end of one assistant turn.
+Whatever the form, an answer is what follows the prompt that both sides share, up to the end of one assistant turn; with
+`data.trajectories` message lists may go on for several.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ def to_pair(row: Row, form: str, cfg: DataConfig) -> TextPair | None:
     sides = _conversations(given, isinstance(row.values.get(cfg.prompt_column), list), row, cfg)
     if sides is None:
         return None
-    first, second, *others = sides
-    return TextPair(first[:-1], first[-1:], second[-1:], columns, row.number, others=tuple(x[-1:] for x in others))
+    start, (first, second, *others) = sides
+    return TextPair(start, first, second, columns, row.number, others=tuple(others))
 
 
 def _from_answers(row: Row, form: str, cfg: DataConfig) -> TextPair | None:
@@ -120,7 +121,7 @@ def _from_answers(row: Row, form: str, cfg: DataConfig) -> TextPair | None:
         whole = _conversations(given, True, row, cfg)
         if whole is None:
             return None
-        start, sides = whole[0][:-1], [messages[-1:] for messages in whole]
+        start, sides = whole[0], list(whole[1])
     if form == "unpaired":
         return TextPair(start, *answers.unpaired_sides(sides[0], desirable), columns, row.number)
     scores = [score for _, score in found]
@@ -171,8 +172,8 @@ def _answer(text: str) -> Conversation:
 
 def _conversations(
     given_answers: Sequence[tuple[str, Any]], text_too: bool, row: Row, cfg: DataConfig
-) -> list[Conversation] | None:
-    """Each answer with the turns before it, or None when they do not answer one prompt.
+) -> tuple[Conversation, list[Conversation]] | None:
+    """The prompt and each answer, or None when they do not answer one prompt.
 
     `given_answers`: what each is called, and its value. `text_too`: an answer may be text.
     """
@@ -204,8 +205,14 @@ def _conversations(
                 f"{row.where}: '{name}' ends with role '{messages[-1]['role']}'; the answer is 'assistant'"
             )
         sides.append(messages)
-    before = sides[0][:-1]
-    return sides if before and all(side[:-1] == before for side in sides) else None
+    last = min(map(len, sides)) - 1
+    shared = next((n for n in range(last) if any(side[n] != sides[0][n] for side in sides)), last)
+    if cfg.trajectories:
+        while shared and any(side[shared]["role"] != "assistant" for side in sides):
+            shared -= 1
+    elif any(len(side) != shared + 1 for side in sides):
+        return None
+    return (sides[0][:shared], [side[shared:] for side in sides]) if shared else None
 
 
 def message_list(value: Any, row: Row, name: str) -> Conversation:
@@ -287,5 +294,5 @@ def _type(value: Any) -> str:
 
 
 def answer_text(answer: Side) -> str:
-    """The answer as text, whichever way it is written."""
-    return answer if isinstance(answer, str) else answer[-1]["content"]
+    """The answer as text, whichever way it is written; of several turns, all."""
+    return answer if isinstance(answer, str) else "\n\n".join(message["content"] for message in answer)

@@ -110,6 +110,7 @@ def _token_pairs(pairs: Sequence[TextPair], encoded: Encoded) -> TokenPairs:
         prompt_keys=tuple(pair.prompt_key for pair in kept),
         index=np.asarray(encoded.kept, np.int64),
         others=encoded.others,
+        turns=encoded.turns,
         columns={name: np.array([pair.columns.get(name, np.nan) for pair in kept], np.float64) for name in names},
     )
 

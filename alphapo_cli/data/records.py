@@ -1,9 +1,9 @@
 """What a preference pair is before it is tokenised.
 
 A pair has one prompt and two answers, perhaps further ones, or one answer alone with the other side absent. All are
-text, or all are message lists; an answer of the second kind is exactly one assistant message, because turns that both
-sides share are part of the prompt. Dialogues in the
-HH-RLHF form are messages that also keep their exact text, so that a tokenizer without chat template sees the
+text, or all are message lists; an answer of the second kind is one assistant message, because turns that both sides
+share are part of the prompt, or with `data.trajectories` a conversation that an assistant begins and ends. Dialogues in
+the HH-RLHF form are messages that also keep their exact text, so that a tokenizer without chat template sees the
 dialogue as it was written.
 """
 

@@ -32,16 +32,21 @@ class TemplateRefusal(UsageError):
     """A chat template that does not take a conversation (roles that do not alternate, no system message, ...)."""
 
 
+Spans = tuple[tuple[int, int], ...]
+
+
 @dataclass(frozen=True)
 class Rendered:
     """Texts of one pair: the prompt and each side's completion, None for an absent one.
 
-    `ends`: whether a completion holds its own end token; one that does not gets the tokenizer's.
+    `ends`: whether a completion holds its own end token; one that does not gets the tokenizer's. `turns`: with
+    `data.trajectories`, where in each completion (characters) each of its assistant turns stands.
     """
 
     prompt: str
     completions: tuple[str | None, ...]
     ends: tuple[bool, ...]
+    turns: tuple[Spans, ...] = ()
 
     @property
     def present(self) -> list[str]:
@@ -188,17 +193,43 @@ def render_pair(pair: TextPair, tokenizer: Any, cfg: DataConfig, style: Style) -
     conversation = _conversation(pair.prompt, cfg)
     prompt = _apply(tokenizer, conversation, True)
     sides: list[tuple[str | None, bool]] = []
+    turns: list[Spans] = []
     for answer in pair.sides:
         if answer == ABSENT:
             sides.append((None, False))
+            turns += [()] if cfg.trajectories else []
             continue
         content = without_end(answer if isinstance(answer, str) else answer[-1]["content"], style.ends)
         if not content.strip():
             return None
-        whole = _apply(tokenizer, (*conversation, {"role": "assistant", "content": content}), False)
+        between = () if isinstance(answer, str) else answer[:-1]
+        messages = (*conversation, *between, {"role": "assistant", "content": content})
+        whole = _apply(tokenizer, messages, False)
         sides.append(cut_after_end(_after_prompt(prompt, whole, content, style.ends, pair, tokenizer), style.ends))
+        if cfg.trajectories:
+            turns.append(_turns(prompt, messages, len(conversation), whole, tokenizer, style))
     completions, ends = zip(*sides, strict=True)
-    return Rendered(prompt, completions, ends)
+    return Rendered(prompt, completions, ends, tuple(turns))
+
+
+def _turns(prompt: str, messages: Conversation, first: int, whole: str, tokenizer: Any, style: Style) -> Spans:
+    """Where behind the prompt the assistant's turns stand, end tokens included.
+
+    Raises TemplateRefusal when the template writes a turn differently once the conversation goes on.
+    """
+    if len(messages) == first + 1:
+        return ((0, len(whole) - len(prompt)),)
+    spans = []
+    for n in range(first, len(messages)):
+        if messages[n]["role"] == "assistant":
+            before = _apply(tokenizer, messages[:n], True)
+            turn = cut_after_end(_apply(tokenizer, messages[: n + 1], False), style.ends)[0]
+            if not (whole.startswith(before) and whole.startswith(turn) and turn.startswith(before)):
+                raise TemplateRefusal(
+                    f"{tokenizer.name_or_path}: its chat template writes earlier turns differently in a longer conversation"
+                )
+            spans.append((len(before) - len(prompt), len(turn) - len(prompt)))
+    return tuple(spans)
 
 
 def _after_prompt(prompt: str, whole: str, answer: str, ends: tuple[str, ...], pair: TextPair, tokenizer: Any) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from alphapo_cli.data.boundary import Split, encodings_of, ids_of, split
+from alphapo_cli.data.boundary import Split, encodings_of, ids_of, split, turns_of
 from alphapo_cli.data.known import check_known, round_trip_loss, unknown_id
 from alphapo_cli.data.records import Side, TextPair
 from alphapo_cli.data.template import Rendered, Style, TemplateRefusal, render_pair, render_prompt, style_of
@@ -59,7 +59,8 @@ class TokenCounts:
 class Encoded:
     """n pairs as ids, `others` their sides 2, 3, ...; an absent side has no tokens.
 
-    `kept` [n]: their places among the pairs that were given. `template`: chat or plain.
+    `kept` [n]: their places among the pairs that were given. `template`: chat or plain. `turns`: with
+    `data.trajectories`, for every side which of the assistant's turns each id belongs to, -1 for none.
     """
 
     prompt: Ragged
@@ -69,6 +70,7 @@ class Encoded:
     counts: TokenCounts
     template: str
     others: tuple[Ragged, ...] = ()
+    turns: tuple[Ragged, ...] = ()
 
 
 def encode_prompt(prompt: Side, tokenizer: Any, cfg: DataConfig) -> list[int]:
@@ -110,10 +112,10 @@ def encode_pairs(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig) -> 
     sample = [pairs[kept[i * len(kept) // min(64, len(kept))]] for i in range(min(64, len(kept)))]
     loss = (0.0, "") if counts.unknown else round_trip_loss(sample, tokenizer, cfg, style)
     check_known(counts.unknown, counts.tokens, loss, [pairs[place] for place in kept], tokenizer, cfg, style)
-    prompt, chosen, rejected, *others = (
-        Ragged.joined(column) for column in zip(*(p.columns for p in parts), strict=True)
-    )
-    return Encoded(prompt, chosen, rejected, kept, counts, style.name, tuple(others))
+    prompt, *columns = (Ragged.joined(column) for column in zip(*(p.columns for p in parts), strict=True))
+    sides = len(pairs[0].sides)
+    chosen, rejected, *others = columns[:sides]
+    return Encoded(prompt, chosen, rejected, kept, counts, style.name, tuple(others), tuple(columns[sides:]))
 
 
 Chunk = tuple[int, Sequence[TextPair]]  # the first pair's place, and the pairs
@@ -137,7 +139,7 @@ def _characters(pair: TextPair) -> int:
 
 @dataclass(frozen=True)
 class _Part:
-    """A chunk's pairs as ids, prompt and then every side. `kept`: their places among all pairs; `refusal`: the first
+    """A chunk's pairs as ids, prompt and then every side (and then their turns). `kept`: their places among all pairs; `refusal`: the first
     one of a template."""
 
     columns: tuple[Ragged, ...]
@@ -162,7 +164,8 @@ def _encode_part(shared: tuple[Any, DataConfig, Style], chunk: Chunk) -> _Part:
         else:
             rendered[place] = texts
     kept: list[int] = []
-    columns: list[list[list[int]]] = [[] for _ in range(1 + len(chunk[1][0].sides))]
+    sides = len(chunk[1][0].sides)
+    columns: list[list[list[int]]] = [[] for _ in range(1 + (2 if cfg.trajectories else 1) * sides)]
     for place, row, of_pair in _encode_chunk(rendered, tokenizer, cfg, style):
         counts += of_pair
         if row is not None:
@@ -172,7 +175,7 @@ def _encode_part(shared: tuple[Any, DataConfig, Style], chunk: Chunk) -> _Part:
     return _Part(tuple(Ragged.from_lists(column) for column in columns), tuple(kept), counts, refusal)
 
 
-Ids = list[list[int]]  # a prompt's, then those of every side
+Ids = list[list[int]]  # a prompt's, then those of every side; with data.trajectories, then the turns of every side
 
 
 def _encode_chunk(
@@ -206,6 +209,10 @@ def _encode_chunk(
             out.append((place, None, TokenCounts(identical=1)))
             continue
         row = [prompt, *cut_answers]
+        turns = [
+            [] if whole is None else _with_end(turns_of(one.ids, whole, text.prompt, spans))[: len(kept)]
+            for one, whole, spans, kept in zip(splits, wholes, text.turns, cut_answers, strict=False)
+        ]
         counts = replace(
             cut,
             boundary=int(any(one.straddled for one in splits)),
@@ -214,8 +221,13 @@ def _encode_chunk(
             tokens=sum(map(len, row)),
             unknown=0 if unknown is None else sum(ids.count(unknown) for ids in row),
         )
-        out.append((place, row, counts))
+        out.append((place, [*row, *turns], counts))
     return out
+
+
+def _with_end(turns: list[int]) -> list[int]:
+    """And the end token's, which closes the last turn."""
+    return [*turns, max(turns, default=0)]
 
 
 def truncate(prompt: list[int], answers: list[list[int]], lead: int, cfg: DataConfig) -> tuple[Ids, TokenCounts]:

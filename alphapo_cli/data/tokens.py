@@ -8,8 +8,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from alphapo_cli.errors import UsageError
+
 Ids = npt.NDArray[np.int32]
 Index = npt.NDArray[np.int64]
+Logs = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class TokenPair:
     """One pair: token ids of the prompt and of both completions, each completion with its end token.
 
     `index` is its place in the data set that it was taken from. `others`: further answers. An absent side is empty.
+    `guide`: for each answer the log-ratio of a guide model to the reference at each token, where there is one.
+    `turns`: for each answer of several turns which of them each token belongs to, -1 for what is read and not trained.
     """
 
     prompt: Ids
@@ -64,6 +69,8 @@ class TokenPair:
     columns: Mapping[str, float]
     index: int
     others: tuple[Ids, ...] = ()
+    guide: tuple[Logs, ...] = ()
+    turns: tuple[Ids, ...] = ()
 
     @property
     def answers(self) -> tuple[Ids, ...]:
@@ -77,7 +84,8 @@ class TokenPairs:
 
     `columns`: per-pair numbers [n] float64, NaN where a row has none. `prompt_keys`: n hex digests, equal for equal
     prompts. `index` [n]: each pair's place among the usable pairs of its source. `others`: sides 2, 3, ... of pairs
-    with more than two answers. An unpaired row has no tokens on one side.
+    with more than two answers. An unpaired row has no tokens on one side. `guide`: see `TokenPair`, the answers of a
+    side one after the other; what `select` makes has none. `turns`: see `TokenPair`.
     """
 
     prompt: Ragged
@@ -87,6 +95,8 @@ class TokenPairs:
     index: Index
     columns: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     others: tuple[Ragged, ...] = ()
+    guide: tuple[Logs, ...] = ()
+    turns: tuple[Ragged, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -105,6 +115,14 @@ class TokenPairs:
         """Whether some row has one side alone."""
         return any(bool((side.lengths == 0).any()) for side in self.answers)
 
+    def trained_lengths(self, side: int) -> Index:
+        """[n] tokens of an answer that are trained: all, but of several turns only the assistant's."""
+        if not self.turns:
+            return self.answers[side].lengths
+        turns = self.turns[side]
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(turns.ids >= 0)])
+        return np.diff(before[turns.offsets])
+
     def longest(self, sides: int | None = None) -> Index:
         """[n] tokens of the longest of the first `sides` answers (all, if None)."""
         longest: Index = np.max([side.lengths for side in self.answers[:sides]], axis=0)
@@ -121,6 +139,11 @@ class TokenPairs:
             columns={name: float(values[position]) for name, values in self.columns.items()},
             index=int(self.index[position]),
             others=tuple(side[position] for side in self.others),
+            guide=tuple(
+                logs[side.offsets[position] : side.offsets[position + 1]]
+                for logs, side in zip(self.guide, self.answers, strict=False)
+            ),
+            turns=tuple(side[position] for side in self.turns),
         )
 
     def __iter__(self) -> Iterator[TokenPair]:
@@ -130,7 +153,14 @@ class TokenPairs:
         """The same with one further answer each: that of the next row, in the data's order, which has another prompt.
 
         Rows with two answers give them by turns. No row becomes longer than the longest one was: answers are cut there.
+
+        Raises:
+            UsageError: answers have several turns.
         """
+        if self.turns:
+            raise UsageError(
+                "data.trajectories: an objective that reads mismatched answers takes single turns; leave it out"
+            )
         n = len(self)
         limit = int((self.prompt.lengths + self.longest(2)).max())
         following = [(i + 1) % n for i in range(n)]
@@ -156,4 +186,5 @@ class TokenPairs:
             index=self.index[places],
             columns={name: values[places] for name, values in self.columns.items()},
             others=tuple(side.select(places) for side in self.others),
+            turns=tuple(side.select(places) for side in self.turns),
         )

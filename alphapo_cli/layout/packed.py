@@ -17,7 +17,7 @@ from torch import Tensor
 from alphapo_cli.data.tokens import Index, TokenPair, TokenPairs
 from alphapo_cli.layout.batch import PairBatch
 from alphapo_cli.layout.packing import Packing, Segment
-from alphapo_cli.layout.padded import presence, stack_columns
+from alphapo_cli.layout.padded import guide_of, presence, stack_columns
 
 
 def collate(
@@ -70,8 +70,9 @@ def collate(
         reference=None if reference is None else reference[:sides],
         columns=stack_columns([p.columns for p in pairs]),
         present=presence(pairs, sides),
+        guide=guide_of([p.guide[side] for side in range(sides) for p in pairs if p.guide]),
         packing=Packing(tuple(segments), _tensor(rows)),
-    )
+    ).trained([p.turns[side] for side in range(sides) for p in pairs if p.turns])
 
 
 def positions(pairs: TokenPairs, sides: int) -> Index:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alphapo_cli.data.tokens import Index, TokenPair, TokenPairs
+from alphapo_cli.data.tokens import Index, Logs, TokenPair, TokenPairs
 from alphapo_cli.layout.batch import PairBatch
 
 
@@ -59,7 +59,8 @@ def collate(
         reference=None if reference is None else reference[:sides],
         columns=stack_columns([p.columns for p in pairs]),
         present=presence(pairs, sides),
-    )
+        guide=guide_of([pairs[i].guide[side] for side, i in places if pairs[i].guide]),
+    ).trained([pairs[i].turns[side] for side, i in places if pairs[i].turns])
 
 
 def positions(pairs: TokenPairs, sides: int) -> Index:
@@ -73,7 +74,12 @@ def presence(pairs: Sequence[TokenPair], sides: int) -> Tensor | None:
     return None if bool(there.all()) else there
 
 
+def guide_of(values: Sequence[Logs]) -> Tensor | None:
+    """[N] what a guide model says of each token, answer after answer; None where there is no guide."""
+    return torch.from_numpy(np.concatenate(values)) if values else None
+
+
 def stack_columns(columns: Sequence[Mapping[str, float]]) -> dict[str, Tensor]:
     """Per-pair numbers as one tensor [B] a name; only names that every pair has."""
     names = set(columns[0]).intersection(*columns[1:]) if columns else set()
-    return {name: torch.tensor([float(c[name]) for c in columns]) for name in sorted(names)}
+    return {name: torch.tensor([c[name] for c in columns], dtype=torch.float64) for name in sorted(names)}

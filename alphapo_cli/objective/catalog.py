@@ -80,6 +80,10 @@ class Method:
         """What it needs beside the pairs' own log-probs, in words."""
         o = self.objective
         found = ["reference"] if o.needs_reference else []
+        if o.needs_kl:
+            found.append("reference run at every step")
+        if o.needs_guide:
+            found.append("guide model (model.guide)")
         if not o.needs_rejected:
             found.append("chosen side only")
         if o.reads_all is not None:

@@ -26,7 +26,8 @@ ScoreKind = Literal["log_prob", "log_ratio"]
 class Part:
     """A named function of one kind and what it needs from the data.
 
-    `needs_statistics`: facts of the whole next-token distribution. `columns`: names of per-pair numbers that it reads, or
+    `needs_statistics`: facts of the whole next-token distribution. `needs_kl`: the reference's whole distribution at
+    every position, so that it is run at every step. `needs_guide`: a third model's token log-probs (`model.guide`). `columns`: names of per-pair numbers that it reads, or
     a function from its settings to them. `rule`: what these numbers must be; (columns, **settings) -> (which pairs break it [B], what they must be in words). `limits`: parameter ->
     its range, as in `schema`. `reads_margin`: whether gamma and a margin part mean anything to this link.
 
@@ -42,6 +43,8 @@ class Part:
     needs_rejected: bool = True
     score_kind: ScoreKind = "log_prob"
     needs_statistics: bool = False
+    needs_kl: bool = False
+    needs_guide: bool = False
     columns: tuple[str, ...] | Callable[..., tuple[str, ...]] = ()
     rule: Callable[..., Any] | None = None
     state: State | None = None

@@ -67,6 +67,16 @@ class Point:
         return any(bound.part.needs_statistics for bound in self.parts.values())
 
     @property
+    def needs_kl(self) -> bool:
+        """Whether it reads KL(reference || policy), for which the reference is run at every step."""
+        return any(bound.part.needs_kl for bound in self.parts.values())
+
+    @property
+    def needs_guide(self) -> bool:
+        """Whether it weighs tokens by what a guide model says of them."""
+        return any(bound.part.needs_guide for bound in self.parts.values())
+
+    @property
     def columns(self) -> dict[str, str]:
         """Per-pair columns that it reads, each with what reads it in words."""
         found = {name: bound.words for bound in self.parts.values() for name in bound.columns}

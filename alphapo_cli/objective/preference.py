@@ -244,8 +244,10 @@ def build(cfg: ObjectiveConfig) -> Objective:
     sides = max(2, objective.sides(2))
     trial = torch.full((sides, 1), -1.0)
     columns = {name: torch.full((1,), 0.5) for name in objective.columns_of(sides)}
-    one = TokenLogProbs(trial[:, 0], torch.arange(sides), torch.arange(sides), 1, sides)
-    answers = AnswerLogProbs(trial, torch.ones_like(trial), trial, columns=columns, tokens=one, log_p2=trial)
+    one = TokenLogProbs(trial[:, 0], torch.arange(sides), torch.arange(sides), 1, sides, guide=torch.zeros(sides))
+    answers = AnswerLogProbs(
+        trial, torch.ones_like(trial), trial, columns=columns, tokens=one, log_p2=trial, kl=torch.zeros_like(trial)
+    )
     objective(answers)
     for moment in ends(parts["schedule"], objective.start.memory):
         try:

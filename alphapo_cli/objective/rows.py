@@ -19,6 +19,7 @@ from alphapo_cli.objective.requirements import broken_rules, check_sides, lackin
 LOGPS = ("chosen_logp", "rejected_logp")
 TOKENS = ("chosen_tokens", "rejected_tokens")
 REFERENCE = ("ref_chosen_logp", "ref_rejected_logp")
+KL = ("kl_chosen", "kl_rejected")
 
 
 def parse(stream: Iterable[bytes], where: str) -> list[tuple[int, dict[str, Any]]]:
@@ -70,11 +71,12 @@ def pairs(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where: s
     two = objective.needs_rejected or all(row.get(n) is not None for _, row in rows for n in (LOGPS[1], TOKENS[1]))
     sides = 2 if two else 1
     needed = [*LOGPS[:sides], *TOKENS[:sides], *(REFERENCE[:sides] if objective.needs_reference else ())]
+    needed += KL[:sides] if objective.needs_kl else ()
     needed += [name for name in objective.columns if name not in needed]
     present = torch.tensor([[not _absent(objective, row, side) for _, row in rows] for side in range(sides)])
 
     def read(name: str, number: int, row: dict[str, Any], i: int) -> float:
-        side = next((names.index(name) for names in (LOGPS, TOKENS, REFERENCE) if name in names), None)
+        side = next((names.index(name) for names in (LOGPS, TOKENS, REFERENCE, KL) if name in names), None)
         here = side is None or bool(present[side, i])
         return _number(row, name, number, where, objective) if here else 0.0
 
@@ -90,7 +92,8 @@ def pairs(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where: s
         given = ", ".join(f"{n}={values[n][i]:g}" for n in columns)
         raise UsageError(f"{where}: line {rows[i][0]} ({given}): {words}, as objective '{objective.name}' needs it")
     some = None if bool(present.all()) else present
-    result = objective(AnswerLogProbs(sums, stack(TOKENS), reference, columns=columns, present=some))
+    kl = stack(KL) if objective.needs_kl else None
+    result = objective(AnswerLogProbs(sums, stack(TOKENS), reference, columns=columns, present=some, kl=kl))
     (gradient,) = torch.autograd.grad(result.loss.sum(), sums)
     margins = result.margins.tolist() if result.margins is not None else [None] * len(rows)
     out = []

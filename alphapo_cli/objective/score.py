@@ -62,3 +62,24 @@ def ratio_entropy(answers: AnswerLogProbs, *, alpha: float = 0.95) -> Tensor:
     alpha below 1 makes the policy sharper; alpha = 1 is `ratio_sum`.
     """
     return answers.log_ratio() if alpha == 1 else answers.log_ratio() - (1 - alpha) * answers.sums
+
+
+# Summed log-probs of each answer under a second reference: columns of the data, or made of `model.guide`.
+GUIDE = "guide_{}_logp"
+
+
+@register(
+    "score", needs_reference=True, score_kind="log_ratio", limits={"weight": {"ge": 0, "le": 1}, "clip": {"ge": 0}},
+    columns=(GUIDE.format("chosen"), GUIDE.format("rejected")),
+)  # fmt: skip
+def ratio_mixed(answers: AnswerLogProbs, *, weight: float = 0.5, clip: float = 0.1) -> Tensor:
+    """s = L - V, V = -log[(1 - weight) e^{-R} + weight e^{-R'}]: MRPO (2405.16388), two references' harmonic mean.
+
+    R' is the second reference's log-prob, clipped to R (1 -+ clip). Equal references, or weight = 0, give `ratio_sum`.
+    """
+    reference = answers.given_reference()
+    reach = clip * reference.abs()
+    second = answers.column_of_sides(GUIDE).clamp(reference - reach, reference + reach)
+    both = torch.stack([-reference, -second])
+    share = torch.tensor([1 - weight, weight], dtype=both.dtype, device=both.device).log()
+    return answers.sums + torch.logsumexp(both + share[:, None, None], 0)

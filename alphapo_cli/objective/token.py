@@ -8,11 +8,12 @@ logged count every token once.
 from __future__ import annotations
 
 import difflib
+import math
 
 import torch
 from torch import Tensor
 
-from alphapo_cli.errors import ConfigError
+from alphapo_cli.errors import ConfigError, UsageError
 from alphapo_cli.logprobs import AnswerLogProbs, TokenLogProbs
 from alphapo_cli.objective.parts import register
 
@@ -85,3 +86,33 @@ def differing(answers: AnswerLogProbs, tokens: TokenLogProbs, *, delta: float = 
             changed[start[b] + block.b : start[b] + block.b + block.size] = False
     boost = torch.exp(-tokens.logps.detach()).clamp(max=delta)
     return torch.where(changed.to(boost.device), 1 + boost, 1.0)
+
+
+@register("token", limits={"gamma": {"gt": 0, "le": 1}})
+def turns(answers: AnswerLogProbs, tokens: TokenLogProbs, *, gamma: float = 0.7) -> Tensor:
+    """gamma^j (1 - gamma^(T-j))/(1 - gamma^T) for the tokens of turn j of an answer of T turns: DMPO (2406.14868).
+
+    Turns count from 0, those of the assistant alone (`data.trajectories`); gamma = 1 is (T - j)/T. One turn is `all`.
+    """
+    if tokens.turn is None:
+        return torch.ones_like(tokens.logps)
+    turn = tokens.turn.double()
+    count = torch.zeros(tokens.num_sides * tokens.num_pairs, dtype=turn.dtype, device=turn.device)
+    total = count.scatter_reduce(0, tokens.answer, turn + 1, "amax")[tokens.answer]
+    if gamma == 1:
+        return ((total - turn) / total).to(tokens.logps)
+    rate = math.log(gamma)
+    share = torch.expm1(rate * (total - turn)) / torch.expm1(rate * total)
+    return (torch.exp(rate * turn) * share).to(tokens.logps)
+
+
+@register("token", needs_guide=True)
+def guided(answers: AnswerLogProbs, tokens: TokenLogProbs, *, strength: float = 0.05) -> Tensor:
+    """1 + strength q for chosen and 1 - strength q for rejected tokens, q = log(guide/reference): TGDPO (2506.14574).
+
+    strength is the paper's alpha beta. The guide is an already trained model, `model.guide`; strength = 0 is `all`.
+    """
+    if tokens.guide is None:
+        raise UsageError("this objective weighs tokens by a guide model, and none was given; name one in model.guide")
+    sign = torch.where(tokens.side == 0, 1.0, -1.0).to(tokens.guide)
+    return (1 + strength * sign * tokens.guide).to(tokens.logps)

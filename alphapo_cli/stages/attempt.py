@@ -23,12 +23,13 @@ from alphapo_cli.models import add_lora, save_model
 from alphapo_cli.objective.preference import Objective
 from alphapo_cli.policy import policy_of
 from alphapo_cli.probe import Processes
-from alphapo_cli.reference import MovingReference
+from alphapo_cli.reference import MovingReference, frozen_copy
 from alphapo_cli.runs import RunDirectory
 from alphapo_cli.schedule import Schedule, probe_every
 from alphapo_cli.schema import TrainConfig
 from alphapo_cli.stages.continuing import Busy, check_continuable, facts_of
 from alphapo_cli.stages.cost import Cost
+from alphapo_cli.stages.guide import guided
 from alphapo_cli.stages.readings import Readings
 from alphapo_cli.stages.recorder import Recorder
 from alphapo_cli.stages.run_tracker import Group, run_tracker
@@ -172,14 +173,18 @@ class Attempt:
 
     def _prepare(self, lm: Any) -> None:
         """Everything that needs the policy as it is before its first step."""
-        cfg, data = self.cfg, self.materials.data
-        pad_id = self.materials.tokenizer.pad_token_id
-        policy = self.policy
+        cfg, policy = self.cfg, self.policy
+        self.materials, guide = guided(cfg, self.materials, self.workshop, policy, self.objective)
+        data, pad_id = self.materials.data, self.materials.tokenizer.pad_token_id
         reference = (
-            self.workshop.reference(cfg, self.materials, policy, self.objective)
+            self.workshop.reference(cfg, self.materials, policy, self.objective, guide)
             if self.objective.needs_reference
             else (None, None)
         )
+        moving = self._moving()
+        if self.objective.needs_kl:
+            frozen = moving.policy if moving else frozen_copy(self.workshop.reference_policy(cfg, policy))
+            policy.compare_with(frozen)
         self.trainer = PreferenceTrainer(
             policy,
             self.objective,
@@ -191,7 +196,7 @@ class Attempt:
             logging_steps=cfg.trainer.logging_steps,
             on_log=self._log,
             check_finite=cfg.guard.non_finite,
-            moving=self._moving(),
+            moving=moving,
         )
         self.readings = Readings(
             cfg, self.directory, self.materials, policy, self.objective, reference[1], self.processes,

@@ -23,6 +23,7 @@ from alphapo_cli.schema import TrainConfig
 from alphapo_cli.stages.attempt import Attempt
 from alphapo_cli.stages.base import threads
 from alphapo_cli.stages.continuing import Busy
+from alphapo_cli.stages.guide import check_guide, reads_guide, to_come
 from alphapo_cli.stages.run_tracker import Group
 from alphapo_cli.stages.workshop import Materials, Workshop
 
@@ -65,8 +66,9 @@ def run(
             materials = dataclasses.replace(materials, data=materials.data.with_mismatched())
         for what, pairs in (("the training data", materials.data.train), ("the probe's data", materials.data.probe)):
             check_sides(objective, pairs.num_sides, pairs.unpaired, what, pairs.columns)
+            check_guide(cfg, objective, pairs, what)
             sides = objective.sides(pairs.num_sides)
-            check_columns(objective, pairs.columns, (pairs.index + 1).tolist(), what, sides)
+            check_columns(objective, to_come(cfg, pairs), (pairs.index + 1).tolist(), what, sides)
         console.print(data_table(materials))
         _warn(cfg, objective, console)
         with stop_requests() as stop:
@@ -101,6 +103,8 @@ def _warn(cfg: TrainConfig, objective: Objective, console: Console) -> None:
         unread.append(f"gamma={objective.gamma:g}: the link '{objective.link.name}' reads each reward by itself")
     if cfg.model.reference is not None and not objective.needs_reference:
         unread.append(f"model.reference={cfg.model.reference}: objective '{objective.name}' compares with no reference")
+    if cfg.model.guide is not None and not reads_guide(objective):
+        unread.append(f"model.guide={cfg.model.guide}: objective '{objective.name}' reads no third model")
     for what in unread:
         console.print(f"note: not read: {what}", style="yellow", markup=False, soft_wrap=True)
     if cfg.model.path is None and cfg.model.source == "from_scratch" and cfg.trainer.learning_rate < 1e-5:

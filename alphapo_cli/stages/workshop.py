@@ -125,30 +125,36 @@ class Workshop:
             tokenizer.pad_token = tokenizer.eos_token
         data = prepare(cfg.data, cfg.probe, tokenizer, train_pairs=train, probe_pairs=probe, cache_dir=self.cache)
         check_room(data, space, "model.path" if cfg.model.path else "the model")
-        if cfg.model.reference is not None:
-            # Read after the run has begun; so looked at before.
-            source = locate(cfg.model.reference, key="model.reference")
-            check_same_tokens(tokenizer, load_tokenizer(source, cfg.model.trust_remote_code), cfg.model.reference)
-            check_room(data, room(source, cfg.model), "model.reference")
-            weights = {**(weights or {}), "model.reference": weights_hash(source, self.cache)}
+        for key, name in (("model.reference", cfg.model.reference), ("model.guide", cfg.model.guide)):
+            if name is not None:
+                # Read after the run has begun; so looked at before.
+                source = locate(name, key=key)
+                check_same_tokens(tokenizer, load_tokenizer(source, cfg.model.trust_remote_code), key, name)
+                check_room(data, room(source, cfg.model), key)
+                weights = {**(weights or {}), key: weights_hash(source, self.cache)}
         return Materials(
             tokenizer, data, lambda: copy.deepcopy(master()) if self.warm else master(), start, weights or {}
         )
 
     def reference_policy(self, cfg: TrainConfig, policy: PolicyModel) -> PolicyModel:
         """The model that `model.reference` names, or `policy` itself."""
-        if cfg.model.reference is None:
-            return policy
-        source = locate(cfg.model.reference, key="model.reference")
-        lm = load_model(source, replace(cfg.model, lora=ModelConfig().lora)).to(next(policy.parameters()).device)
-        return policy_of(lm, cfg, key="model.reference")
+        return self.frozen_policy(cfg, "model.reference", cfg.model.reference, policy) or policy
+
+    def frozen_policy(self, cfg: TrainConfig, key: str, name: str | None, policy: PolicyModel) -> PolicyModel | None:
+        """The model that the setting `key` names, where `policy` is; None where it names none."""
+        if name is None:
+            return None
+        lm = load_model(locate(name, key=key), replace(cfg.model, lora=ModelConfig().lora))
+        return policy_of(lm.to(next(policy.parameters()).device), cfg, key=key)
 
     def reference(
-        self, cfg: TrainConfig, materials: Materials, policy: PolicyModel, objective: Objective
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, cfg: TrainConfig, materials: Materials, policy: PolicyModel, objective: Objective,
+        guide: str | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """Summed reference log-probs of the training and of the probe pairs, each [K, n].
 
         The reference is `model.reference`, else the policy before its first step (fresh adapters change nothing).
+        `guide`: hash of the weights of the model that token weights come from, if any.
         """
         scorer = self.reference_policy(cfg, policy)
         weights = state_hash(scorer.lm)
@@ -156,14 +162,8 @@ class Workshop:
         sums = {}
         for name, pairs in sets.items():
             # Token weights change what is summed; without them the key is that of the sums alone.
-            key = [
-                name,
-                weights,
-                materials.data.key,
-                *rounding(cfg, scorer),
-                cfg.probe.batch_size,
-                *_weighing(objective),
-            ]
+            key = [name, weights, materials.data.key, *rounding(cfg, scorer), cfg.probe.batch_size]
+            key += _weighing(objective, guide)
             sides = measured_sides(objective, pairs)
             key += [sides] if sides > 2 else []
             score = functools.partial(self._score, name, pairs, scorer, digest(key), cfg, materials, objective)
@@ -174,28 +174,36 @@ class Workshop:
         self, name: str, pairs: TokenPairs, scorer: PolicyModel, key: str, cfg: TrainConfig, materials: Materials,
         objective: Objective,
     ) -> np.ndarray:  # fmt: skip
-        file = self.cache / "reference" / f"{key}.npy"
-        # Of several processes one looks: the others may see another state of the file, and all must score or none.
-        cached = self.processes.first(lambda: _read_npy(file))
-        shape = (measured_sides(objective, pairs), len(pairs))
-        if cached is not None and cached.shape == shape and cached.dtype == np.float64:
-            return cached
-        with tqdm(
-            total=len(pairs), desc=f"reference log-probs ({name})", unit="pair", disable=None, leave=False
-        ) as bar:
-            sums = score_pairs(
+        def make(tick: Callable[[int], None]) -> np.ndarray:
+            return score_pairs(
                 scorer,
                 pairs,
                 batch_size=cfg.probe.batch_size,
                 pad_id=materials.tokenizer.pad_token_id,
                 processes=self.processes,
-                tick=lambda n: _tick(bar, n),
+                tick=tick,
                 objective=objective,
             )
+
+        shape = (measured_sides(objective, pairs), len(pairs))
+        return self.cached_array(key, f"reference log-probs ({name})", shape, np.float64, len(pairs), make)
+
+    def cached_array(
+        self, key: str, title: str, shape: tuple[int, ...], dtype: type[np.floating[Any]], pairs: int,
+        make: Callable[[Callable[[int], None]], np.ndarray],
+    ) -> np.ndarray:  # fmt: skip
+        """What the cache holds under `key`, if that is of the shape and type; else what `make(tick)` makes of `pairs`."""
+        file = self.cache / "reference" / f"{key}.npy"
+        # Of several processes one looks: the others may see another state of the file, and all must score or none.
+        cached = self.processes.first(lambda: _read_npy(file))
+        if cached is not None and cached.shape == shape and cached.dtype == dtype:
+            return cached
+        with tqdm(total=pairs, desc=title, unit="pair", disable=None, leave=False) as bar:
+            made = make(lambda n: _tick(bar, n))
         if self.processes.rank == 0:
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(file, _npy(sums))
-        return sums
+            write_atomic(file, _npy(made))
+        return made
 
     def _keep(self, key: str, make: Callable[[], Any]) -> Any:
         if not self.warm:
@@ -227,8 +235,8 @@ def check_room(data: PreparedData, space: Room, who: str) -> None:
         )
 
 
-def check_same_tokens(policy: Any, reference: Any, name: str) -> None:
-    """A reference must read the policy's token ids as the policy does.
+def check_same_tokens(policy: Any, reference: Any, key: str, name: str) -> None:
+    """A reference or guide, which the setting `key` names, must read the policy's token ids as the policy does.
 
     Raises:
         UsageError: their vocabularies differ.
@@ -237,15 +245,16 @@ def check_same_tokens(policy: Any, reference: Any, name: str) -> None:
     differing = next((t for t, i in sorted(ours.items(), key=lambda x: x[1]) if theirs.get(t) != i), None)
     if differing is not None:
         raise UsageError(
-            f"model.reference={name}: its tokenizer differs from the policy's (token {differing!r} is {ours[differing]} "
-            f"in the policy's, {theirs.get(differing, 'absent')} in it); take a reference with the policy's tokenizer"
+            f"{key}={name}: its tokenizer differs from the policy's (token {differing!r} is {ours[differing]} "
+            f"in the policy's, {theirs.get(differing, 'absent')} in it); take one with the policy's tokenizer"
         )
 
 
-def _weighing(objective: Objective) -> list[Any]:
+def _weighing(objective: Objective, guide: str | None) -> list[Any]:
     """The token weights of an objective as part of a key: nothing where every token counts once."""
     bound = objective.parts["token"]
-    return [bound.part.name, dict(bound.settings)] if objective.weighs_tokens else []
+    found = [bound.part.name, dict(bound.settings)] if objective.weighs_tokens else []
+    return [*found, guide] if objective.needs_guide else found
 
 
 def rounding(cfg: TrainConfig, scorer: PolicyModel) -> list[Any]:

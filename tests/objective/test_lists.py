@@ -179,9 +179,11 @@ PAIRED = [
 def test_what_reads_pairs_sees_the_best_against_the_worst(name: str) -> None:
     given = rows(40, 5, seed=7)
     extra = {"win_probability": 0.7, "other_reward_chosen": 1.0, "other_reward_rejected": 0.5, "semantic_distance": 0.2}
+    extra |= {f"guide_{side}_logp": -20.0 for side in ("chosen", "rejected", 2, 3, 4)}
     given = replace(
-        given, columns={**given.columns, **{k: torch.full((40,), v) for k, v in extra.items()}}, index=torch.arange(40)
-    )
+        given, columns={**given.columns, **{k: torch.full((40,), v) for k, v in extra.items()}}, index=torch.arange(40),
+        kl=torch.ones_like(given.sums),
+    )  # fmt: skip
     objective = METHODS[name].objective
     given = replace(given, log_p2=-torch.ones_like(given.sums))
     observed = objective.observe(given, objective.start)

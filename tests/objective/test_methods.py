@@ -43,6 +43,10 @@ class Row:
     other_reward_chosen: float
     other_reward_rejected: float
     semantic_distance: float
+    guide_chosen_logp: float  # under a second reference
+    guide_rejected_logp: float
+    kl_w: float  # KL(reference || policy) summed over the answer
+    kl_l: float
 
     @property
     def r_w(self) -> float:
@@ -91,6 +95,12 @@ def omni(r: Row) -> float:
     return -weight * ls(2 * (r.r_w / r.n_w - r.r_l / r.n_l)) + nll
 
 
+def mixed(reference: float, second: float) -> float:
+    """MRPO's reference: half of each probability's inverse, the second one within a tenth of the first."""
+    second = min(max(second, 1.1 * reference), 0.9 * reference)
+    return -math.log(0.5 * math.exp(-reference) + 0.5 * math.exp(-second))
+
+
 FORMULAS: dict[str, Callable[[Row], float]] = {
     "alphapo_adaptive": lambda r: -ls(2.5 * (r.a_w - r.a_l) - 0.25),  # at the start
     "alphapo": lambda r: -ls(2.5 * (math.exp(-r.a_l / 4) - math.exp(-r.a_w / 4)) / 0.25 - 0.25),
@@ -130,6 +140,9 @@ FORMULAS: dict[str, Callable[[Row], float]] = {
     "mappo": lambda r: -ls(0.1 * (r.r_w - r.better * r.r_l)),
     "modpo": lambda r: -ls((0.1 * r.gap - 0.5 * (r.other_reward_chosen - r.other_reward_rejected)) / 0.5),
     "mpo": lambda r: -ls(0.1 * r.gap),
+    "mrpo": lambda r: (
+        -ls(0.1 * (r.w - mixed(r.ref_w, r.guide_chosen_logp) - r.l + mixed(r.ref_l, r.guide_rejected_logp)))
+    ),
     "nca_list": lambda r: -ls(0.01 * r.r_w) - 0.5 * ls(-0.01 * r.r_w) - 0.5 * ls(-0.01 * r.r_l),
     "nca_pair": lambda r: -ls(0.01 * r.r_w) - 0.5 * ls(-0.01 * r.r_w) - 0.5 * ls(-0.01 * r.r_l),
     "odpo": lambda r: -ls(0.1 * r.gap - math.log(r.better)),
@@ -150,6 +163,7 @@ FORMULAS: dict[str, Callable[[Row], float]] = {
     "sppo_soft": lambda r: (
         (r.r_w - (r.win_probability - 0.5) / 1e-3) ** 2 + (r.r_l - (0.5 - r.win_probability) / 1e-3) ** 2
     ),
+    "tdpo": lambda r: -ls(0.1 * (r.gap - 0.5 * (r.kl_l - r.kl_w))),  # the KL's own gradient: test_third_model.py
     "tempered_asft": lambda r: -ls(0.1 * odds(r.a_w)) - ls(-0.1 * odds(r.a_l)),
     "tr_dpo": lambda r: -ls(0.05 * r.gap),  # with the reference where it is
     "tempered_orpo": lambda r: -ls(0.1 * (odds(r.a_w) - odds(r.a_l))),
@@ -171,10 +185,17 @@ def rows(count: int, seed: int, scale: float = 1.0) -> list[Row]:
         found.append(
             Row(
                 chosen, rejected, n_w, n_l, chosen - rng.gauss(0, 2), rejected - rng.gauss(0, 2), scale * (low + rng.uniform(0.05, 0.6)),
-                scale * low, rng.random(), rng.gauss(0, 1), rng.gauss(0, 1), rng.random(),
+                scale * low, rng.random(), rng.gauss(0, 1), rng.gauss(0, 1), rng.random(), 0.0, 0.0, 0.0, 0.0,
             )
         )  # fmt: skip
-    return found
+    more = Random(seed)  # of its own: what came before stays as it is
+    return [
+        replace(
+            r, guide_chosen_logp=r.ref_w - more.gauss(0, 2), guide_rejected_logp=r.ref_l - more.gauss(0, 2),
+            kl_w=more.expovariate(1), kl_l=more.expovariate(1),
+        )
+        for r in found
+    ]  # fmt: skip
 
 
 def answers(found: list[Row], dtype: torch.dtype = torch.float64) -> AnswerLogProbs:
@@ -182,10 +203,11 @@ def answers(found: list[Row], dtype: torch.dtype = torch.float64) -> AnswerLogPr
         return torch.tensor([[getattr(r, name) for r in found] for name in names], dtype=dtype)
 
     columns = ("score_chosen", "score_rejected", "win_probability", "other_reward_chosen", "other_reward_rejected",
-               "semantic_distance")  # fmt: skip
+               "semantic_distance", "guide_chosen_logp", "guide_rejected_logp")  # fmt: skip
     return AnswerLogProbs(
-        of("w", "l"), of("n_w", "n_l"), of("ref_w", "ref_l"), columns={name: of(name)[0] for name in columns}
-    )
+        of("w", "l"), of("n_w", "n_l"), of("ref_w", "ref_l"), columns={name: of(name)[0] for name in columns},
+        kl=of("kl_w", "kl_l"),
+    )  # fmt: skip
 
 
 def loss_and_gradient(
@@ -243,7 +265,8 @@ def test_finite_at_the_ends_of_the_range(name: str) -> None:
     count = len(grid)
     lengths = torch.tensor([[1.0], [1.0]]).expand(2, count)
     columns = {"score_chosen": 0.9, "score_rejected": 0.1, "win_probability": 1.0, "other_reward_chosen": 5.0,
-               "other_reward_rejected": -5.0, "semantic_distance": 2.0}  # fmt: skip
+               "other_reward_rejected": -5.0, "semantic_distance": 2.0, "guide_chosen_logp": -1e4,
+               "guide_rejected_logp": -0.5}  # fmt: skip
     # Omni-DPO's weight has a gradient, which multiplies the loss itself: only with its own shape.
     shapes = (
         [cfg.shape]
@@ -255,7 +278,8 @@ def test_finite_at_the_ends_of_the_range(name: str) -> None:
             objective = build(replace(cfg, shape=dict(shape), beta=beta))
             sides = [0, 1, 0][: max(2, objective.sides(2))]  # where a third answer is read, it is the chosen one
             given = AnswerLogProbs(grid[:, :2].T[sides].contiguous(), lengths[sides], grid[:, 2:].T[sides].contiguous(),
-                                   columns={k: torch.full((count,), v) for k, v in columns.items()})  # fmt: skip
+                                   columns={k: torch.full((count,), v) for k, v in columns.items()},
+                                   kl=torch.full((len(sides), count), 1e3))  # fmt: skip
             loss, gradient = loss_and_gradient(objective, given)
             assert loss.dtype == torch.float32
             worst = (gradient * gradient).sum(0)
@@ -291,6 +315,8 @@ IDENTITIES = [
     ("sppo_soft", {"columns": {"win_probability": 1.0}}, "sppo_hard", {}),
     ("soft_labels", {"columns": {"win_probability": 1.0}}, "dpo", {}),
     ("soft_labels", {"columns": {"win_probability": 0.9}}, "cdpo", {}),
+    ("tdpo", {"margin": {"alpha": 0.0}}, "dpo", {}),
+    ("mrpo", {"score": {"weight": 0.0}}, "dpo", {}),
     ("mappo", {"columns": {"score_chosen": 1.0, "score_rejected": 0.0}}, "dpo", {}),
 ]
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from alphapo_cli.errors import UsageError
 from alphapo_cli.logprobs import AnswerLogProbs, TokenLogProbs, TokenStatistics
 from tests import tiny
 from tests.conftest import Ran
@@ -79,6 +80,24 @@ def test_sampo_takes_as_many_tokens_and_draws_by_pair_and_seed_alone() -> None:
     alone = TokenLogProbs(logps(given)[[0, 1, 2, 3, 4, 7, 8, 9]], torch.tensor([0] * 5 + [1] * 3), torch.zeros(8), 1, 2)
     single = replace(alone.answers(), index=torch.tensor([7]))
     assert tiny.objective("objective=sampo").parts["token"](single, alone).tolist() == drawn[:5] + drawn[7:10]
+
+
+def test_tgdpo_counts_what_the_guide_prefers_more_where_chosen_and_less_where_rejected() -> None:
+    given = tokens(9)
+    assert given.tokens is not None
+    q = torch.linspace(-2, 3, len(ANSWER), dtype=torch.float64)
+    guided = replace(given, tokens=replace(given.tokens, guide=q))
+    expected = [1 + 0.05 * float(x) if a < 2 else 1 - 0.05 * float(x) for x, a in zip(q, ANSWER, strict=True)]
+    assert weights(guided, "objective=tgdpo") == pytest.approx(expected, rel=1e-12)
+    p = logps(given)
+    d = [sum(expected[t] * float(p[t]) for t, a in enumerate(ANSWER) if a == answer) for answer in range(4)]
+    loss = tiny.objective("objective=tgdpo")(guided).loss
+    for pair in range(2):
+        assert loss[pair].item() == pytest.approx(math.log1p(math.exp(-0.1 * (d[pair] - d[pair + 2]))), rel=1e-12)
+    plain = tiny.objective("objective=tgdpo", "objective.token.strength=0")(guided).loss
+    assert torch.allclose(plain, tiny.objective("objective=dpo")(given).loss, rtol=1e-13)
+    with pytest.raises(UsageError, match=r"name one in model\.guide"):
+        tiny.objective("objective=tgdpo")(given)
 
 
 @pytest.mark.parametrize("name", ["sampo", "ld_dpo"])
