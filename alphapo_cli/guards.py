@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from alphapo_cli.errors import AlphapoError
 from alphapo_cli.schema import GuardConfig
 
 
@@ -18,6 +19,15 @@ def broken(what: str, value: float, step: int) -> str:
         f"{what} is {value} at step {step}: lower trainer.learning_rate or objective.beta, or clip "
         "harder by a smaller trainer.max_grad_norm (0 clips nothing)"
     )
+
+
+def check_weights(model: Any, step: int) -> None:
+    """Raises AlphapoError: a weight of `model` is not finite."""
+    import torch
+
+    for name, weights in model.named_parameters():
+        if not torch.isfinite(weights).all():
+            raise AlphapoError(broken(f"weight {name}", float("nan"), step))
 
 
 def crossed(cfg: GuardConfig, row: Mapping[str, Any], step: int) -> str | None:

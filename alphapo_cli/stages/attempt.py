@@ -7,7 +7,6 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from transformers import TrainerCallback
 
@@ -16,20 +15,19 @@ from alphapo_cli.checkpoints import Checkpoints
 from alphapo_cli.claims import Claim, ClaimLost, Standing, take
 from alphapo_cli.data.tokenise import end_token_id
 from alphapo_cli.deferral import uninterrupted
-from alphapo_cli.errors import AlphapoError, Interrupted, in_words
+from alphapo_cli.errors import Interrupted, in_words
 from alphapo_cli.files import append_jsonl, jsonable, whole_directory, write_json
 from alphapo_cli.interrupts import StopRequest
 from alphapo_cli.models import add_lora, save_model
 from alphapo_cli.objective.preference import Objective
 from alphapo_cli.policy import policy_of
 from alphapo_cli.probe import Processes
-from alphapo_cli.reference import MovingReference, frozen_copy
 from alphapo_cli.runs import RunDirectory
 from alphapo_cli.schedule import Schedule, probe_every
 from alphapo_cli.schema import TrainConfig
+from alphapo_cli.stages.beside import guided, running_reference
 from alphapo_cli.stages.continuing import Busy, check_continuable, facts_of
 from alphapo_cli.stages.cost import Cost
-from alphapo_cli.stages.guide import guided
 from alphapo_cli.stages.readings import Readings
 from alphapo_cli.stages.recorder import Recorder
 from alphapo_cli.stages.run_tracker import Group, run_tracker
@@ -157,7 +155,8 @@ class Attempt:
             raise Interrupted(self.ending.reason)
         summary: dict[str, Any] = {}
         if self.main:
-            self._check_weights(lm)
+            if self.cfg.guard.non_finite:
+                guards.check_weights(lm, self._step())
             self._mine()
             end_id = end_token_id(self.materials.tokenizer, self.cfg.data)
             # Whole or not at all: without its generation config it would load, and not stop where it should.
@@ -181,10 +180,8 @@ class Attempt:
             if self.objective.needs_reference
             else (None, None)
         )
-        moving = self._moving()
-        if self.objective.needs_kl:
-            frozen = moving.policy if moving else frozen_copy(self.workshop.reference_policy(cfg, policy))
-            policy.compare_with(frozen)
+        steps = self.schedule.total_steps
+        moving = running_reference(cfg, self.workshop, policy, self.objective, steps, self._say)
         self.trainer = PreferenceTrainer(
             policy,
             self.objective,
@@ -203,20 +200,6 @@ class Attempt:
             every=probe_every(cfg.probe.every, len(self.materials.data.probe), self.schedule.pairs_per_step),
         )  # fmt: skip
         self.trainer.add_callback(_AfterStep(self))
-
-    def _moving(self) -> MovingReference | None:
-        every = self.objective.reference_every
-        if every is None:
-            return None
-        if every > self.schedule.total_steps:
-            self._say(
-                f"note: objective.reference_every={every}: the reference never moves in a run of "
-                f"{self.schedule.total_steps} steps; take fewer"
-            )
-        start = self.workshop.reference_policy(self.cfg, self.policy)
-        moving = MovingReference(start, every, self.objective.reference_mix)
-        moving.check(self.policy)
-        return moving
 
     def measure(self, step: int, *, probe: bool, samples: bool) -> dict[str, Any]:
         """One reading, recorded as of `step`."""
@@ -274,13 +257,6 @@ class Attempt:
     def _mine(self) -> None:
         if self.claim is not None:
             self.claim.check()
-
-    def _check_weights(self, lm: Any) -> None:
-        if not self.cfg.guard.non_finite:
-            return
-        for name, weights in lm.named_parameters():
-            if not torch.isfinite(weights).all():
-                raise AlphapoError(guards.broken(f"weight {name}", float("nan"), self._step()))
 
     def _log(self, step: int, row: dict[str, float]) -> None:
         if self.recorder is not None:

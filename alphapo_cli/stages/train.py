@@ -22,8 +22,8 @@ from alphapo_cli.runs import RunDirectory
 from alphapo_cli.schema import TrainConfig
 from alphapo_cli.stages.attempt import Attempt
 from alphapo_cli.stages.base import threads
+from alphapo_cli.stages.beside import check_guide, reads_guide, to_come
 from alphapo_cli.stages.continuing import Busy
-from alphapo_cli.stages.guide import check_guide, reads_guide, to_come
 from alphapo_cli.stages.run_tracker import Group
 from alphapo_cli.stages.workshop import Materials, Workshop
 

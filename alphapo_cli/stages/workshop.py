@@ -35,6 +35,7 @@ from alphapo_cli.probe import Processes, measured_sides, score_pairs
 from alphapo_cli.runs import digest
 from alphapo_cli.schema import DataConfig, ModelConfig, ProbeConfig, TrainConfig
 from alphapo_cli.stages import base
+from alphapo_cli.stages.fits import check_prompts, check_room, check_same_tokens
 
 GLASSBOX_PROBE = 256
 
@@ -213,43 +214,6 @@ class Workshop:
         return self.kept[key]
 
 
-def check_room(data: PreparedData, space: Room, who: str) -> None:
-    """Every id must have an embedding and every token a position.
-
-    Raises:
-        UsageError: some do not.
-    """
-    sets = [s for s in (data.train, data.probe) if len(s)]
-    sides = [side for s in sets for side in (s.prompt, *s.answers)]
-    top = max(int(side.ids.max()) for side in sides if len(side.ids))
-    if top >= space.tokens:
-        raise UsageError(
-            f"{who}: the tokenizer gives id {top}, but the model has embeddings for {space.tokens} tokens; "
-            "save model and tokenizer that belong together (model.resize_token_embeddings)"
-        )
-    longest = max(int((s.prompt.lengths + s.longest()).max()) for s in sets)
-    if space.positions is not None and longest > space.positions:
-        raise UsageError(
-            f"{who}: the longest pair has {longest} tokens, but the model has {space.positions} positions; "
-            f"give data.max_length={space.positions} to cut longer pairs"
-        )
-
-
-def check_same_tokens(policy: Any, reference: Any, key: str, name: str) -> None:
-    """A reference or guide, which the setting `key` names, must read the policy's token ids as the policy does.
-
-    Raises:
-        UsageError: their vocabularies differ.
-    """
-    ours, theirs = policy.get_vocab(), reference.get_vocab()
-    differing = next((t for t, i in sorted(ours.items(), key=lambda x: x[1]) if theirs.get(t) != i), None)
-    if differing is not None:
-        raise UsageError(
-            f"{key}={name}: its tokenizer differs from the policy's (token {differing!r} is {ours[differing]} "
-            f"in the policy's, {theirs.get(differing, 'absent')} in it); take one with the policy's tokenizer"
-        )
-
-
 def _weighing(objective: Objective, guide: str | None) -> list[Any]:
     """The token weights of an objective as part of a key: nothing where every token counts once."""
     bound = objective.parts["token"]
@@ -263,20 +227,6 @@ def rounding(cfg: TrainConfig, scorer: PolicyModel) -> list[Any]:
     computes = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     settings = [cfg.trainer.bf16, cfg.layout, cfg.model.attention, cfg.trainer.logit_chunk_mb]
     return [settings, torch.__version__, computes]
-
-
-def check_prompts(cfg: TrainConfig) -> None:
-    """The embedded world must have as many held-out prompts as the probe asks for.
-
-    Raises:
-        UsageError: it has fewer.
-    """
-    if cfg.data.source == "glassbox":
-        for setting, wanted in (("probe.pairs", cfg.probe.pairs), ("probe.samples", cfg.probe.samples)):
-            if wanted is not None and wanted > glassbox.held_out():
-                raise UsageError(
-                    f"{setting}={wanted}: the embedded world has {glassbox.held_out()} held-out prompts; ask for fewer"
-                )
 
 
 def load_text(cfg: DataConfig, probe: ProbeConfig) -> tuple[LoadedPairs, LoadedPairs | None]:

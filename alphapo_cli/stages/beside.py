@@ -1,7 +1,8 @@
-"""A third model beside policy and reference, `model.guide`: what objectives read of it, made before the first step.
+"""Models beside the policy: a reference that is run at every step, and a third model, `model.guide`.
 
-TGDPO weighs tokens by its log-ratio to the reference, MRPO takes it for a second reference. Both are constants of
-training, so they are made once, of all pairs, and kept in the cache.
+What objectives read of a guide is made before the first step: TGDPO weighs tokens by its log-ratio to the reference,
+MRPO takes it for a second reference. Both are constants of training, so they are made once, of all pairs, and kept in
+the cache.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from alphapo_cli.objective.requirements import lacking
 from alphapo_cli.objective.score import GUIDE
 from alphapo_cli.policy import PolicyModel
 from alphapo_cli.probe import measured_sides, score_tokens
+from alphapo_cli.reference import MovingReference, frozen_copy
 from alphapo_cli.runs import digest
 from alphapo_cli.schema import TrainConfig
 from alphapo_cli.stages.workshop import Materials, Workshop, rounding
@@ -106,3 +108,33 @@ def _sums(logps: Logs, pairs: TokenPairs, side: int) -> npt.NDArray[np.float64]:
     offsets = pairs.answers[side].offsets
     sums: npt.NDArray[np.float64] = total[offsets[1:]] - total[offsets[:-1]]
     return sums
+
+
+def running_reference(
+    cfg: TrainConfig,
+    workshop: Workshop,
+    policy: PolicyModel,
+    objective: Objective,
+    steps: int,
+    say: Callable[[str], None],
+) -> MovingReference | None:
+    """The reference that follows the policy, if one does; where the objective reads the KL, `policy` learns its reference.
+
+    Raises:
+        UsageError: `model.reference` cannot be mixed with the policy, or compared with it token by token.
+    """
+    every = objective.reference_every
+    if every is None and not objective.needs_kl:
+        return None
+    start = workshop.reference_policy(cfg, policy)
+    moving = None
+    if every is not None:
+        if every > steps:
+            say(
+                f"note: objective.reference_every={every}: the reference never moves in a run of {steps} steps; take fewer"
+            )
+        moving = MovingReference(start, every, objective.reference_mix)
+        moving.check(policy)
+    if objective.needs_kl:
+        policy.compare_with(frozen_copy(start) if moving is None else moving.policy)
+    return moving
