@@ -9,6 +9,7 @@ micro-batches and divides by the number of pairs in the step over all processes.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -274,7 +275,7 @@ def training_arguments(cfg: TrainerConfig, schedule: Schedule, output_dir: str, 
         raise UsageError(
             f"trainer.optim={cfg.optim}: no such optimizer{nearest(cfg.optim, known)} (choices: {', '.join(known)})"
         )
-    warmup = cfg.warmup_steps or round(cfg.warmup_ratio * schedule.total_steps)
+    warmup = cfg.warmup_steps or math.ceil(cfg.warmup_ratio * schedule.total_steps)  # as transformers
     return TrainingArguments(
         output_dir=output_dir,
         max_steps=schedule.total_steps,

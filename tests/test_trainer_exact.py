@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from alphapo_cli.data.tokens import TokenPair, TokenPairs
 from alphapo_cli.errors import AlphapoError
@@ -226,6 +226,14 @@ def test_learning_rate_is_the_one_the_step_used(scheduler: str, at: Callable[[in
     for step, row in run.rows:
         assert row["train/learning_rate"] == pytest.approx(1e-3 * at(step - 1), abs=1e-12)
         assert row["train/epoch"] == pytest.approx(step / 3)
+
+
+def test_a_share_of_the_steps_is_warmed_up_as_transformers_rounds_it(tmp_path: Path) -> None:
+    cfg = TrainerConfig(max_steps=25, warmup_ratio=0.1, use_cpu=True)
+    schedule = Schedule.of(cfg, 100, 1, seed=0)
+    ours = training_arguments(cfg, schedule, str(tmp_path), 0)
+    theirs = TrainingArguments(output_dir=str(tmp_path), max_steps=25, warmup_steps=0.1, use_cpu=True)
+    assert ours.get_warmup_steps(25) == theirs.get_warmup_steps(25) == 3
 
 
 def test_a_step_with_plain_gradient_descent_moves_by_minus_the_gradient(tmp_path: Path) -> None:

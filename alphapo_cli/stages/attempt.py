@@ -298,7 +298,13 @@ class Attempt:
         from alphapo_cli.plots import run_curves
 
         path = self.directory.path / "curves.png"
-        run_curves(self.directory.rows(), path, self.directory.path.name)
+        try:
+            run_curves(self.directory.rows(), path, self.directory.path.name)
+        except OSError:
+            raise
+        except Exception as error:  # a picture is no reason to lose a run
+            self._say(f"note: curves.png was not drawn ({in_words(error)})")
+            return
         self.recorder.tracker.picture("curves", path, self._step())
 
 

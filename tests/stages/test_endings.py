@@ -90,6 +90,17 @@ def test_a_process_of_its_own_is_stopped(number, behind, tmp_path, shared_cache,
     assert summary(tmp_path / "runs" / "x")["state"] == "interrupted"
 
 
+def test_a_picture_that_cannot_be_drawn_costs_no_run(alphapo, tiny, monkeypatch):
+    def broken(*_):
+        raise ValueError("no font")
+
+    monkeypatch.setattr("alphapo_cli.plots.run_curves", broken)
+    ran = alphapo("train", *(x for x in tiny if "pictures" not in x))
+    assert ran.code == 0
+    assert summary(ran.path)["state"] == "complete"
+    assert "note: curves.png was not drawn (" in ran.err
+
+
 class TestDiverged:
     def test_a_loss_that_is_not_a_number_fails_the_run_with_its_reason(self, alphapo, scratch_line, rows):
         ran = alphapo(
