@@ -28,6 +28,7 @@ from hypothesis import settings
 
 # A shell starts what it puts into the background with Ctrl-C ignored, and every process started here would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup with this one
 
 # A shared machine may stop for longer than Hypothesis allows an example.
 settings.register_profile("here", deadline=None)
