@@ -397,7 +397,7 @@ def slow_after_six(number: int, body: dict[str, Any]) -> Answer:
     return good
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_ctrl_c_waits_for_what_is_paid_for_and_the_same_line_continues(case: Case, number: signal.Signals) -> None:
     with serve(slow_after_six) as server:
         process = start(case, server)

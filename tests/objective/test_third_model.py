@@ -174,7 +174,7 @@ def guide(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Path:
     return ran.path
 
 
-@pytest.mark.parametrize("name", ["tgdpo", "mrpo"])
+@pytest.mark.parametrize("name", ["tgdpo", pytest.param("mrpo", marks=pytest.mark.slow)])
 def test_training_beside_a_third_model(
     name: str, guide: Path, alphapo: Callable[..., Ran], tiny: tuple[str, ...]
 ) -> None:

@@ -202,6 +202,7 @@ class TestWords:
         assert ALPHA in differs
         assert "trainer.learning_rate" not in differs
 
+    @pytest.mark.slow
     def test_long_values_that_begin_alike_are_points_of_their_own_in_the_pictures(self, tmp_path):
         """By their first 29 characters they would be averaged, as seeds of one another."""
         models = [f"/data/models/llama-3-8b-instruct-sft-$epoch_{n}$" for n in (1, 2)]

@@ -211,6 +211,7 @@ def test_the_reference_answers_are_drawn_as_the_runs_own(first, alphapo, tiny, t
     assert first["model"]["dtype"] == second["model"]["dtype"] == "bfloat16"
 
 
+@pytest.mark.slow
 def test_a_kill_before_the_outcome_is_in_wandb_does_not_keep_it_out(alphapo, monkeypatch):
     from conftest import TINY
 
