@@ -84,6 +84,8 @@ def style_of(tokenizer: Any, cfg: DataConfig) -> Style:
     chat = has_template and cfg.template != "plain"
     if cfg.system is not None and not chat:
         raise UsageError(f"data.system needs a chat template and {who} is used without one; leave data.system out")
+    if cfg.trajectories and not chat:
+        raise UsageError(f"data.trajectories needs a chat template and {who} is used without one; leave it out")
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     special |= set(map(str, tokenizer.all_special_tokens))
     special.discard("")

@@ -92,6 +92,14 @@ def test_a_template_that_rewrites_earlier_turns_is_no_template_for_them():
         encode_pairs([PAIR], kinds.with_template(forgets), CONFIG)
 
 
+def test_text_is_one_turn_and_a_tokenizer_without_a_template_has_none():
+    text = TextPair("How do I get to Paris?", "Follow the river.", "I do not know.")
+    encoded = encode_pairs([text], kinds.chatml(), CONFIG)
+    assert [set(side.ids.tolist()) for side in encoded.turns] == [{0}, {0}]
+    with pytest.raises(UsageError, match=r"data\.trajectories needs a chat template"):
+        encode_pairs([text], kinds.plain(), CONFIG)
+
+
 def test_rows_part_where_the_assistant_first_speaks_differently(tmp_path):
     rows = [
         {"prompt": list(PAIR.prompt), "chosen": list(LONG), "rejected": list(SHORT)},
