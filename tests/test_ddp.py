@@ -37,7 +37,8 @@ def train(start: Path, where: Path, launcher: list[str], *overrides: str) -> Pat
     env = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     env |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ALPHAPO_CACHE": str(where / "cache")}
     where.mkdir(parents=True)
-    given = [word.replace("START", str(start)) for word in overrides]
+    # Every step moves the weights: of five steps the first would be one of warmup, at a learning rate of nothing.
+    given = ["trainer.warmup_ratio=0", *(word.replace("START", str(start)) for word in overrides)]
     named = {word.partition("=")[0] for word in given}
     common = [word for word in tiny.line_from(start) if word.partition("=")[0] not in named]
     line = [*launcher, "-m", "alphapo_cli", "train", *common, *given]
