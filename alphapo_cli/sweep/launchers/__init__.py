@@ -40,9 +40,9 @@ def script(cfg: LauncherConfig, directory: SweepDirectory, cells: int) -> str:
         UsageError: the launcher's engine is not installed or not there.
     """
     if cfg.name == "slurm" and cells:
-        from alphapo_cli.sweep.launchers import slurm
+        from alphapo_cli.sweep.launchers import submission
 
-        return slurm.script(cfg, directory.path / "logs", cells)
+        return submission.script(cfg, directory.path / "logs", cells)
     return ""
 
 
