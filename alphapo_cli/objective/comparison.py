@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
 from alphapo_cli.errors import UsageError
@@ -78,8 +77,7 @@ class Comparison:
         Raises:
             UsageError: one is missing.
         """
-        sides = ("chosen", "rejected", *range(2, self.scores.shape[0]))
-        return torch.stack([self.column(f"{name}_{side}") for side in sides])
+        return self.given.column_of_sides(name + "_{}").to(self.scores)
 
     @property
     def given(self) -> AnswerLogProbs:

@@ -92,8 +92,8 @@ def other_reward(c: Comparison, *, column: str = "other_reward", weight: float =
 def sequence_kl(c: Comparison, *, alpha: float = 0.5, stop: bool = True) -> Tensor:
     """beta alpha (K_l - K_w), K the sum over an answer of KL(reference || policy): TDPO (2404.11999).
 
-    `stop` passes no gradient through K_w: the paper's second loss. Its first one has alpha = 1 and stop=false.
-    alpha = 0 is none.
+    As two other projects' codes have it, the second of its losses; `stop` passes no gradient through K_w. alpha = 0 is
+    none.
     """
     chosen, rejected = c.given.sequence_kl()[:2]
     difference: Tensor = rejected - (chosen.detach() if stop else chosen)
