@@ -7,6 +7,7 @@ the time. A prompt's seed depends on the run's seed and on nothing else: all cel
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from alphapo_cli.schema import ProbeConfig
 
 NGRAM = 4
 TrueReward = Callable[[str, str], float]  # (instruction, answer)
+Keep = Callable[
+    [str, Callable[[], Any]], Any
+]  # (key, make): what was made under the key before, else what `make` makes
 
 
 @dataclass(frozen=True)
@@ -44,21 +48,26 @@ class Outcome:
     """Samples, and where it can scores, one policy over a run; `folder` is the run's samples/."""
 
     def __init__(
-        self, tokenizer: Any, end_id: int, cfg: ProbeConfig, prompts: Prompts, seed: int, folder: Path, name: str
-    ) -> None:
+        self, tokenizer: Any, end_id: int, cfg: ProbeConfig, prompts: Prompts, seed: int, folder: Path, name: str,
+        keep: Keep = lambda _, make: make(),
+    ) -> None:  # fmt: skip
+        """`keep`: for the answers of the policy before its first step, which other runs may share."""
+        self.keep = keep
         self.tokenizer, self.end_id, self.cfg, self.prompts = tokenizer, end_id, cfg, prompts
         self.seed, self.folder, self.name = seed, folder, name
         self.reference: Answers | None = None
 
     def start(self, lm: Any) -> None:
         """Draw the reference answers and keep them in samples/reference.json."""
-        self.reference = self._answers(lm, "reference")
+        self.reference = self.keep("reference", lambda: self._answers(lm, "reference"))
+        assert self.reference is not None
         self._write("reference.json", self.reference, f"{self.name}-step-0")
 
     def measure(self, lm: Any, step: int) -> dict[str, float]:
         """samples/* and glassbox/* of the policy as it is; its answers are kept in samples/step-N.json."""
         assert self.reference is not None
-        answers = self._answers(lm, "policy")
+        draw = functools.partial(self._answers, lm, "policy")
+        answers: Answers = self.keep("policy", draw) if step == 0 else draw()
         self._write(f"step-{step}.json", answers, self.name)
         length = _mean([len(ids) for ids in answers.ids])
         row = {"samples/length": length, "samples/repetition": _mean([repetition(ids) for ids in answers.ids])}

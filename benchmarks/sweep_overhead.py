@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -52,6 +53,7 @@ def main() -> None:
     p.add_argument("--cells", type=int, default=200)
     p.add_argument("--workers", type=int, default=2)
     args = p.parse_args()
+    os.environ["WANDB_MODE"] = "disabled"  # the environment's word is the last: one from outside would track cells
     print(processes.machine(), file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="alphapo-bench-") as scratch:
         folder = Path(scratch)

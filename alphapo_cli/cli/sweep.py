@@ -144,7 +144,7 @@ def sweep(
     result = run_sweep(grid, directory, launcher, policy, plan, typed)
     wide = Console()
     # A pipe has no width of its own; the table needs about this much.
-    (wide if wide.is_terminal else Console(width=120)).print(table(directory))
+    (wide if wide.is_terminal else Console(width=120)).print(table(directory.path.name, result.analysis))
     print(result.sentence)
     for title, path in result.pictures.items():
         print(f"{title}: {path.resolve()}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alphapo_cli.files import write_atomic
-from alphapo_cli.run_state import OUTCOME
+from alphapo_cli.sweep.best import Analysis
 from alphapo_cli.sweep.state import SweepDirectory
 
 HTML, FOLDER = "report.html", "report"
@@ -24,8 +24,10 @@ class ReportFiles:
     sentence: str
 
 
-def write_report(directory: SweepDirectory, out: Path | None = None, *, pictures: bool = True) -> ReportFiles:
-    """Write the report of a sweep into its directory, or into `out`.
+def write_report(
+    directory: SweepDirectory, out: Path | None = None, analysis: Analysis | None = None, *, pictures: bool = True
+) -> ReportFiles:
+    """Write the report of a sweep into its directory, or into `out`; `analysis`: its outcome, where it is known.
 
     Raises:
         UsageError: `directory` is not a sweep's.
@@ -33,8 +35,7 @@ def write_report(directory: SweepDirectory, out: Path | None = None, *, pictures
     # Here and not above: `alphapo --help` must not wait for them.
     from alphapo_cli.report import collect, csv_files, page
 
-    ends = ends_of(directory)
-    sweep = collect.read(directory)
+    sweep = collect.read(directory, analysis)
     target = out or directory.path
     drawn: dict[str, list[Path]] = {}
     if pictures:
@@ -43,32 +44,25 @@ def write_report(directory: SweepDirectory, out: Path | None = None, *, pictures
         drawn = drawing.write_pictures(sweep, target / FOLDER)
     tables = csv_files.write_csv(sweep, target / FOLDER)
     write_atomic(target / HTML, page.page(sweep))
-    if ends:  # as old as what it shows: a cell that ended while it was drawn is newer than it
+    ended = sweep.analysis.ended
+    if ended:  # as old as what it shows: a cell that ended while it was drawn is newer than it
         with contextlib.suppress(OSError):
-            os.utime(target / HTML, ns=(max(ends), max(ends)))
+            os.utime(target / HTML, ns=(ended, ended))
     return ReportFiles(target / HTML, tables, drawn, sweep.sentence)
 
 
-def overlays(directory: SweepDirectory) -> dict[str, dict[str, list[tuple[float, float]]]]:
+def overlays(directory: SweepDirectory, analysis: Analysis) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """For every probe metric the mean curve of each point, label -> (step, value): an overlay chart for W&B."""
     from alphapo_cli.report import collect, payload
 
-    return payload.overlays(collect.read(directory))
+    return payload.overlays(collect.read(directory, analysis))
 
 
-def refresh(directory: SweepDirectory, *, pictures: bool = True) -> Path | None:
+def refresh(directory: SweepDirectory, analysis: Analysis, *, pictures: bool = True) -> Path | None:
     """The report at the end of a sweep: written where there is none, or a cell was trained or judged since. Its path."""
     html = directory.path / HTML
-    ends = ends_of(directory)
-    if not ends:
+    if not analysis.ended:
         return None
-    if html.is_file() and html.stat().st_mtime_ns >= max(ends):
+    if html.is_file() and html.stat().st_mtime_ns >= analysis.ended:
         return html
-    return write_report(directory, pictures=pictures).html
-
-
-def ends_of(directory: SweepDirectory) -> list[int]:
-    """When the cells ended, in training and in evaluation: times of change in ns."""
-    runs = [directory.cell(c["id"]) for c in directory.cells()]
-    files = [file for run in runs for file in (run.summary_file, run.path / OUTCOME)]
-    return [f.stat().st_mtime_ns for f in files if f.is_file()]
+    return write_report(directory, analysis=analysis, pictures=pictures).html

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import yaml
@@ -143,17 +144,17 @@ def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def read(directory: SweepDirectory) -> Sweep:
-    """The sweep in `directory`.
+def read(directory: SweepDirectory, analysis: best_of.Analysis | None = None) -> Sweep:
+    """The sweep in `directory`; `analysis`: its outcome, where it is known.
 
     Raises:
         UsageError: there is no such directory, or it is not a sweep's.
     """
     record = _record(directory)
-    analysis = best_of.analyse(directory)
-    best = best_of.find_best(directory, analysis)
+    analysis = analysis or best_of.analyse(directory)
+    best = best_of.find_best(analysis)
     cells = [_cell(directory, made, k) for k, point in enumerate(analysis.points) for made in point.members]
-    return Sweep(directory, record, cells, analysis, best, best_of.sentence(directory, best))
+    return Sweep(directory, record, cells, analysis, best, best_of.sentence(analysis, best))
 
 
 def _record(directory: SweepDirectory) -> dict[str, Any]:
@@ -210,11 +211,19 @@ def _last(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _settings(run: RunDirectory) -> dict[str, Any]:
     try:
-        loaded = yaml.load(run.config.read_text(encoding="utf-8"), Loader=_LOADER)
+        # Group by group: cells of a sweep differ in one or two, and reading the others again takes most of a report.
+        groups = [_group(text) for text in re.split(r"^(?=\S)", run.config.read_text(encoding="utf-8"), flags=re.M)]
     except (OSError, ValueError, yaml.YAMLError):
         return {}
-    flat = leaves(loaded) if isinstance(loaded, dict) else {}
+    flat = {key: value for group in groups for key, value in group}
     return {k: v for k, v in flat.items() if not k.startswith(NOT_IDENTITY)}
+
+
+@lru_cache(maxsize=1024)
+def _group(text: str) -> tuple[tuple[str, Any], ...]:
+    """Dotted keys and values of one top-level key of a config.yaml."""
+    loaded = yaml.load(text, Loader=_LOADER)
+    return tuple(leaves(loaded).items()) if isinstance(loaded, dict) else ()
 
 
 def _manifest(run: RunDirectory) -> dict[str, Any]:

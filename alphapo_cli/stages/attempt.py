@@ -198,6 +198,7 @@ class Attempt:
         self.readings = Readings(
             cfg, self.directory, self.materials, policy, self.objective, reference[1], self.processes,
             every=probe_every(cfg.probe.every, len(self.materials.data.probe), self.schedule.pairs_per_step),
+            keep=self.workshop.before_training(cfg, policy),
         )  # fmt: skip
         self.trainer.add_callback(_AfterStep(self))
 

@@ -13,7 +13,7 @@ from alphapo_cli.data.tokenise import encode_prompt, end_token_id
 from alphapo_cli.errors import AlphapoError
 from alphapo_cli.objective.comparison import Moment
 from alphapo_cli.objective.preference import Objective
-from alphapo_cli.outcome import Outcome, Prompts
+from alphapo_cli.outcome import Keep, Outcome, Prompts
 from alphapo_cli.policy import PolicyModel
 from alphapo_cli.probe import Probe, Processes, score_pairs
 from alphapo_cli.runs import RunDirectory
@@ -37,8 +37,10 @@ class Readings:
         processes: Processes,
         *,
         every: int,
+        keep: Keep,
     ) -> None:
         """`reference` [2, P]: summed log-probs of the probe pairs. `every`: steps from one reading to the next.
+        `keep`: shares what depends on the starting weights, the data and the seed alone.
 
         Raises:
             AlphapoError: the model gives log-probs that are not finite.
@@ -56,12 +58,12 @@ class Readings:
                 "its weights are damaged, or need model.dtype=float32"
             )
         self.outcome: Outcome | None = None
-        prompts = _prompts(cfg, materials) if processes.rank == 0 else None
+        prompts = keep("prompts", lambda: _prompts(cfg, materials)) if processes.rank == 0 else None
         if prompts is not None:
             end_id = end_token_id(materials.tokenizer, cfg.data)
             folder = directory.path / "samples"
             self.outcome = Outcome(
-                materials.tokenizer, end_id, cfg.probe, prompts, cfg.seed, folder, directory.path.name
+                materials.tokenizer, end_id, cfg.probe, prompts, cfg.seed, folder, directory.path.name, keep
             )
             self.outcome.start(policy.lm)
         self.seconds += time.perf_counter() - began

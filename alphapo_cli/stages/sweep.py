@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,7 @@ class SweepResult:
     """What a sweep left behind."""
 
     summary: dict[str, Any]
+    analysis: best_of.Analysis
     failed: list[str]  # "<overrides>: <reason>" of cells of this line
     unfinished: list[str]  # overrides of cells that were interrupted or lost; the same line goes on
     pictures: dict[str, Path]
@@ -65,14 +67,15 @@ def run_sweep(
     if not known.issuperset(cell.id for cell in grid.cells):  # another line wrote sweep.json at the same moment
         directory.write(grid, typed, plan)
     _compare_data([cell for cell in grid.cells if cell not in cells], directory)
-    found = best_of.find_best(directory)
+    analysis = best_of.analyse(directory)
+    found = best_of.find_best(analysis)
     summary = directory.write_summary(found)
     pictures = {name: path for name in PICTURES if (path := directory.path / f"{name}.png").is_file()}
-    if cells or (grid.cells[0].cfg.tracking.pictures and _older(pictures, directory)):
-        pictures = make_pictures(directory, grid)
-        _track(grid, directory, pictures, summary, bool(failed))
-    report.refresh(directory, pictures=grid.cells[0].cfg.tracking.pictures)
-    return SweepResult(summary, failed, unfinished, pictures, best_of.sentence(directory, found))
+    if cells or (grid.cells[0].cfg.tracking.pictures and _older(pictures, analysis)):
+        pictures = make_pictures(directory, analysis, grid)
+        _track(grid, directory, analysis, pictures, summary, bool(failed))
+    report.refresh(directory, analysis, pictures=grid.cells[0].cfg.tracking.pictures)
+    return SweepResult(summary, analysis, failed, unfinished, pictures, best_of.sentence(analysis, found))
 
 
 def _compare_data(complete: Sequence[Cell], directory: SweepDirectory) -> None:
@@ -86,10 +89,10 @@ def _compare_data(complete: Sequence[Cell], directory: SweepDirectory) -> None:
         )
 
 
-def _older(pictures: dict[str, Path], directory: SweepDirectory) -> bool:
+def _older(pictures: dict[str, Path], analysis: best_of.Analysis) -> bool:
     """True where a picture is missing, or a cell ended after it was drawn (by a line that was then killed)."""
     drawn = [path.stat().st_mtime_ns for path in pictures.values()]
-    return len(drawn) < len(PICTURES) or min(drawn) < max(report.ends_of(directory), default=0)
+    return len(drawn) < len(PICTURES) or min(drawn) < analysis.ended
 
 
 def _run_cells(
@@ -135,13 +138,12 @@ def _leave_no_trace(directory: SweepDirectory, made: Sequence[Path]) -> None:
                 place.rmdir()
 
 
-def make_pictures(directory: SweepDirectory, grid: Grid) -> dict[str, Path]:
+def make_pictures(directory: SweepDirectory, found: best_of.Analysis, grid: Grid) -> dict[str, Path]:
     """displacement.png and outcome.png of the whole sweep; nothing where no cell has a curve or tracking.pictures is off."""
     if not grid.cells[0].cfg.tracking.pictures:
         return {}
     from alphapo_cli import plots
 
-    found = best_of.analyse(directory)
     metric = found.metric
     curves = []
     for point, estimate in zip(found.points, found.estimates, strict=True):
@@ -165,14 +167,16 @@ def make_pictures(directory: SweepDirectory, grid: Grid) -> dict[str, Path]:
     pictures = {picture: directory.path / f"{picture}.png" for picture in PICTURES}
     plots.sweep_displacement(curves, pictures["displacement"], name=name)
     plots.sweep_outcome(curves, pictures["outcome"], metric, zero_name=zero, name=name)
+    if found.ended:  # as old as what they show: a cell that ended while they were drawn is newer than they are
+        for path in pictures.values():
+            os.utime(path, ns=(found.ended, found.ended))
     return pictures
 
 
-def table(directory: SweepDirectory) -> Table:
+def table(name: str, found: best_of.Analysis) -> Table:
     """One row a point, means over its seeds."""
-    found = best_of.analyse(directory)
     metric = found.metric
-    made = Table(title=f"{directory.path.name}: displacement in nats per token", title_justify="left")
+    made = Table(title=f"{name}: displacement in nats per token", title_justify="left")
     made.add_column("point")
     for title in ("chosen", "rejected", "chosen down", "margin", "accuracy"):
         made.add_column(title, justify="right")
@@ -207,7 +211,12 @@ def _cell(value: float | None, form: str) -> str:
 
 
 def _track(
-    grid: Grid, directory: SweepDirectory, pictures: dict[str, Path], summary: dict[str, Any], failed: bool
+    grid: Grid,
+    directory: SweepDirectory,
+    analysis: best_of.Analysis,
+    pictures: dict[str, Path],
+    summary: dict[str, Any],
+    failed: bool,
 ) -> None:
     """One W&B run of the sweep's own, in the group of its cells, with the pictures and the table."""
     from alphapo_cli.tracking import log_group_summary
@@ -228,7 +237,7 @@ def _track(
         cells=rows,
         summary={"best": summary["best"]} if summary["best"] else {},
         exit_code=int(failed),
-        overlays=lambda: report.overlays(directory),
+        overlays=lambda: report.overlays(directory, analysis),
     )
     if hint:
         _say(

@@ -69,7 +69,8 @@ def run(
             check_guide(cfg, objective, pairs, what)
             sides = objective.sides(pairs.num_sides)
             check_columns(objective, to_come(cfg, pairs), (pairs.index + 1).tolist(), what, sides)
-        console.print(data_table(materials))
+        if not console.quiet:  # a table takes as long to lay out where nobody sees it
+            console.print(data_table(materials))
         _warn(cfg, objective, console)
         with stop_requests() as stop:
             attempt = Attempt(cfg, directory, workshop, processes, objective, materials, group, stop)

@@ -30,6 +30,7 @@ from alphapo_cli.fingerprint import weights_hash
 from alphapo_cli.locations import cache_dir
 from alphapo_cli.models import Room, check_lora, from_scratch, load_model, load_tokenizer, locate, room, state_hash
 from alphapo_cli.objective.preference import Objective
+from alphapo_cli.outcome import Keep
 from alphapo_cli.policy import PolicyModel, policy_of
 from alphapo_cli.probe import Processes, measured_sides, score_pairs
 from alphapo_cli.runs import digest
@@ -69,13 +70,12 @@ class Workshop:
         """
         check_prompts(cfg)
         check_lora(cfg.model.lora)
-        parts = [
-            asdict(cfg.model),
-            asdict(cfg.data),
-            cfg.probe.pairs,
-            cfg.seed if cfg.model.source == "from_scratch" else 0,
-        ]
-        return self._keep(f"materials {digest(parts)}", lambda: self._materials(cfg))  # type: ignore[no-any-return]
+        return self._keep(f"materials {_made_of(cfg)}", lambda: self._materials(cfg))  # type: ignore[no-any-return]
+
+    def before_training(self, cfg: TrainConfig, policy: PolicyModel) -> Keep:
+        """Keeps what is made of the policy before its first step, and of nothing but `cfg`'s model, data, probe and seed."""
+        key = digest([_made_of(cfg), asdict(cfg.probe), cfg.seed, *rounding(cfg, policy)])
+        return lambda what, make: self._keep(f"{what} {key}", make)
 
     def _materials(self, cfg: TrainConfig) -> Materials:
         model = cfg.model
@@ -212,6 +212,12 @@ class Workshop:
         if key not in self.kept:
             self.kept[key] = make()
         return self.kept[key]
+
+
+def _made_of(cfg: TrainConfig) -> str:
+    """A hash of the settings that materials depend on."""
+    seed = cfg.seed if cfg.model.source == "from_scratch" else 0
+    return digest([asdict(cfg.model), asdict(cfg.data), cfg.probe.pairs, seed])
 
 
 def _weighing(objective: Objective, guide: str | None) -> list[Any]:

@@ -49,7 +49,7 @@ class Point:
 
     def mean(self, key: str) -> float | None:
         values = [c["metrics"][key] for c in self.cells if c["metrics"].get(key) is not None]
-        return float(np.mean(values)) if values else None
+        return float(sum(values) / len(values)) if values else None
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class Analysis:
     controls: list[int | None]  # the point with alpha = 0 and the same other values; None for that point itself
     advantages: list[Estimate | None]  # over the control; these intervals hold all together
     best: int | None
+    ended: int  # when the newest of the cells that it knows of ended; see `SweepDirectory.ended`
 
 
 def points(cells: Sequence[Mapping[str, Any]]) -> list[Point]:
@@ -131,11 +132,12 @@ def _read(directory: SweepDirectory, cell: Mapping[str, Any], metric: str) -> tu
 
 def analyse(directory: SweepDirectory) -> Analysis:
     """Every point's outcome with its interval, and its advantage over alpha = 0."""
+    ended = directory.ended()  # before they are read: a cell that ends meanwhile is newer than this
     cells = [{**c, "metrics": c["metrics"] or {}} for c in directory.cells()]
     found, metric = points(cells), outcome_metric(cells)
     nothing: list[Any] = [None] * len(found)
     if metric is None:
-        return Analysis(None, found, nothing, nothing, nothing, None)
+        return Analysis(None, found, nothing, nothing, nothing, None, ended)
     answers = {c["id"]: _read(directory, c, metric) for p in found for c in p.cells}
     # Cells that answered other prompts than most cannot be paired with them.
     asked = Counter(a[1] for a in answers.values() if a is not None and len(a[0])).most_common(1)
@@ -149,9 +151,8 @@ def analyse(directory: SweepDirectory) -> Analysis:
     compared = dict(zip([k for k, _ in pairs], statistics.advantages(runs, pairs, lines), strict=True))
     tied = _tied(found, metric)
     best = next((k for k in tied if found[k].alpha == 0.0), tied[0])
-    return Analysis(
-        metric, found, statistics.means(runs, lines), controls, [compared.get(k) for k in range(len(found))], best
-    )
+    estimates = statistics.means(runs, lines)
+    return Analysis(metric, found, estimates, controls, [compared.get(k) for k in range(len(found))], best, ended)
 
 
 def _tied(found: Sequence[Point], metric: str) -> list[int]:
@@ -179,9 +180,8 @@ def _seeds(point: Point) -> set[Any]:
     return {c["point"].get("seed") for c in point.cells}
 
 
-def find_best(directory: SweepDirectory, analysis: Analysis | None = None) -> dict[str, Any] | None:
+def find_best(analysis: Analysis) -> dict[str, Any] | None:
     """The `best` object of summary.json, or None where no cell is complete."""
-    analysis = analysis or analyse(directory)
     if analysis.best is None or analysis.metric is None:
         return None
     best = analysis.points[analysis.best]
@@ -198,11 +198,11 @@ def find_best(directory: SweepDirectory, analysis: Analysis | None = None) -> di
     }
 
 
-def sentence(directory: SweepDirectory, best: Mapping[str, Any] | None) -> str:
+def sentence(analysis: Analysis, best: Mapping[str, Any] | None) -> str:
     """What was found, in words."""
     if best is None:
         return "No cell is complete, so there is nothing to compare."
-    found = points(directory.cells())
+    found = analysis.points
     at = next((k for k, p in enumerate(found) if any(c["id"] == best["id"] for c in p.members)), 0)
     compared = sum(1 for p in found if p.cells)
     where = " ".join(o for o in best["overrides"] if not o.startswith("seed="))

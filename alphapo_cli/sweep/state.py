@@ -14,7 +14,7 @@ from typing import Any
 
 from alphapo_cli.errors import UsageError
 from alphapo_cli.files import check_folder, write_json
-from alphapo_cli.run_state import NOT_EVALUATED, OVER
+from alphapo_cli.run_state import NOT_EVALUATED, OUTCOME, OVER
 from alphapo_cli.runs import RunDirectory, version_changes, versions
 from alphapo_cli.stages.pipeline import Plan, differing_lines
 from alphapo_cli.sweep.grid import Grid
@@ -129,6 +129,12 @@ class SweepDirectory:
                 }
             )
         return found
+
+    def ended(self) -> int:
+        """When the newest of its cells ended, in training or in evaluation: its file's time of change in ns; 0 before."""
+        runs = [self.cell(c["id"]) for c in (self.record() or {}).get("cells", [])]
+        files = [file for run in runs for file in (run.summary_file, run.path / OUTCOME)]
+        return max((f.stat().st_mtime_ns for f in files if f.is_file()), default=0)
 
     def write_summary(self, best: Mapping[str, Any] | None) -> dict[str, Any]:
         """summary.json from what the run directories say now."""

@@ -17,6 +17,7 @@ from crafted_sweep import ALPHA, craft
 
 from alphapo_cli.report import page, payload, refresh, write_report
 from alphapo_cli.report.collect import read
+from alphapo_cli.sweep.best import analyse
 from alphapo_cli.sweep.state import SweepDirectory
 
 EVIL = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)> & "quoted" \u2028'
@@ -51,6 +52,11 @@ class Page(HTMLParser):
 def data_of(html):
     (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
     return json.loads(found)
+
+
+def refreshed(directory):
+    """The report as the end of a sweep leaves it."""
+    return refresh(directory, analyse(directory), pictures=False)
 
 
 def alphapo(cwd, *arguments):
@@ -418,12 +424,12 @@ class TestCommand:
 
     def test_at_the_end_of_a_sweep_it_is_written_only_when_a_cell_has_ended_since(self, copy):
         directory = SweepDirectory(copy)
-        html = refresh(directory, pictures=False)
+        html = refreshed(directory)
         first = html.stat().st_mtime_ns
-        assert refresh(directory, pictures=False).stat().st_mtime_ns == first
+        assert refreshed(directory).stat().st_mtime_ns == first
         summary = next((copy / "cells").iterdir()) / "summary.json"
         summary.write_text(summary.read_text())
-        assert refresh(directory, pictures=False).stat().st_mtime_ns > first
+        assert refreshed(directory).stat().st_mtime_ns > first
 
     def test_a_cell_that_ends_while_the_report_is_written_is_in_the_next_one(self, copy, monkeypatch):
         directory = SweepDirectory(copy)
@@ -438,16 +444,16 @@ class TestCommand:
             return drawn
 
         monkeypatch.setattr(page, "page", slow)
-        assert "this page shows what there is" in refresh(directory, pictures=False).read_text()
+        assert "this page shows what there is" in refreshed(directory).read_text()
         monkeypatch.setattr(page, "page", draw)
-        assert "this page shows what there is" not in refresh(directory, pictures=False).read_text()
+        assert "this page shows what there is" not in refreshed(directory).read_text()
 
     def test_a_judgement_of_complete_cells_makes_it_anew(self, copy):
         directory = SweepDirectory(copy)
-        refresh(directory, pictures=False)
+        refreshed(directory)
         for cell in (copy / "cells").iterdir():
             (cell / "outcome.json").write_text(json.dumps({"key": "k", "metrics": {"eval/win_rate": 0.6137}}))
-        assert "0.6137" in refresh(directory, pictures=False).read_text()
+        assert "0.6137" in refreshed(directory).read_text()
 
     def test_texts_are_read_as_utf8_whatever_the_locale_says(self, copy, monkeypatch):
         for cell in (copy / "cells").iterdir():

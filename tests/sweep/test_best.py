@@ -12,9 +12,9 @@ from alphapo_cli.sweep.state import SweepDirectory
 
 
 def found(path):
-    directory = SweepDirectory(path)
-    best = best_of.find_best(directory)
-    return best, best_of.sentence(directory, best)
+    analysis = best_of.analyse(SweepDirectory(path))
+    best = best_of.find_best(analysis)
+    return best, best_of.sentence(analysis, best)
 
 
 def wins(**by_alpha):

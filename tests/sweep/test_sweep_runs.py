@@ -43,6 +43,10 @@ def summary(ran):
     return json.loads((ran.path / "summary.json").read_text())
 
 
+def answers(run, name):
+    return [row["output"] for row in json.loads((run / "samples" / f"{name}.json").read_text())]
+
+
 def states(ran):
     return {c["overrides"][0].partition("=")[2]: c["state"] for c in summary(ran)["cells"]}
 
@@ -131,6 +135,8 @@ def test_a_cell_is_what_a_single_run_is(swept, alphapo, small):
     assert json.loads((alone.path / "summary.json").read_text())["metrics"] == cell["metrics"]
     name = "model/model.safetensors"
     assert (alone.path / name).read_bytes() == (theirs / name).read_bytes()
+    for name in ("reference", "step-0", "step-2"):
+        assert answers(alone.path, name) == answers(theirs, name)
 
 
 class TestAnotherLine:
@@ -308,6 +314,9 @@ def test_seeds_are_averaged(alphapo, small):
     assert len(rates) == 4
     means = [(rates[f"{ALPHA}={a}", "seed=0"] + rates[f"{ALPHA}={a}", "seed=1"]) / 2 for a in (0, 1)]
     assert found["best"]["value"] == pytest.approx(max(means))
+    drawn = {tuple(c["overrides"]): answers(ran.path / "cells" / c["id"], "reference") for c in found["cells"]}
+    assert drawn[f"{ALPHA}=0", "seed=0"] == drawn[f"{ALPHA}=1", "seed=0"]
+    assert drawn[f"{ALPHA}=0", "seed=0"] != drawn[f"{ALPHA}=0", "seed=1"]
 
 
 def test_print_config_runs_nothing(alphapo, tmp_path):
