@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 import xml.etree.ElementTree
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import pytest
 from matplotlib.axes import Axes
 
 from alphapo_cli.plots import SweepCurve, style
+from alphapo_cli.plots.sweep_curves import displacement_figure
+from alphapo_cli.plots.sweep_outcome import outcome_figure
 from alphapo_cli.plots.sweep_panels import ending_figure, gradient_figure, quadrant_figure, trajectory_figure
 
 
@@ -93,3 +97,36 @@ def test_an_svg_is_the_same_twice_and_keeps_its_text(tmp_path: Path) -> None:
     text = "".join(xml.etree.ElementTree.parse(tmp_path / "a.svg").getroot().itertext())
     assert "reward margin" in text
     assert "alpha=0.5" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("alphas", [True, False], ids=["alphas", "methods"])
+def test_sixty_values_find_room_in_every_picture(alphas: bool, tmp_path: Path) -> None:
+    cells = [cell(i / 30 if alphas else None, 1.0 + i, label=f"method_with_a_name_{i}") for i in range(60)]
+    figures = {
+        "outcome": outcome_figure(cells, "kl/reference"),
+        "displacement": displacement_figure(cells),
+        "trajectory": trajectory_figure(cells),
+        "quadrants": quadrant_figure(cells),
+        "gradient": gradient_figure(cells),
+        "ending": ending_figure(cells, "kl/reference", "KL", "nats"),
+    }
+    for name, figure in figures.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # matplotlib's word for panels that were squeezed to nothing
+            style.save(figure, tmp_path / f"{name}.png")
+        room = figure.bbox
+        boxes = [ax.get_window_extent() for ax in figure.axes if ax.get_label() != "<colorbar>"]
+        assert all(box.width > 0.25 * room.width and box.height > 100 for box in boxes), name
+        legends = [*figure.legends, *(found for ax in figure.axes if (found := ax.get_legend()))]
+        texts = [text for legend in legends for text in legend.get_texts()]
+        for ax in figure.axes:
+            for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
+                shown = [label for label in labels if label.get_text().startswith("method")]
+                edges = sorted(
+                    e.x0 if label.get_rotation() else e.y0 for label in shown if (e := label.get_tightbbox())
+                )
+                assert all(b - a > 12 for a, b in pairwise(edges)), name  # 200 dpi: text of 6 points is 17 pixels high
+                texts += shown
+        assert all(room.x0 <= box.x0 and box.x1 <= room.x1 for box in (t.get_window_extent() for t in texts)), name
+        assert all(room.y0 <= box.y0 and box.y1 <= room.y1 for box in (t.get_window_extent() for t in texts)), name

@@ -15,9 +15,11 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 
 from alphapo_cli.files import write_atomic
 
@@ -30,6 +32,8 @@ CHOSEN, REJECTED = BLUE, VERMILLION
 CATEGORIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, INK, GREY)
 DASHES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P")
+
+MANY = 16  # names from which on they no longer find room in the usual places
 
 TITLE_SIZE, PANEL_SIZE, LABEL_SIZE, TICK_SIZE = 10.5, 9.0, 8.5, 8.0
 
@@ -83,19 +87,54 @@ def legend(ax: Axes, **options: Any) -> None:
         ax.legend(**{"fontsize": TICK_SIZE, "frameon": False, "handlelength": 1.6, "labelspacing": 0.3, **options})
 
 
-def figure_legend(figure: Figure, handles: Sequence[Any]) -> None:
-    """One line of explanations under all panels, where it can hide no data."""
+def figure_legend(figure: Figure, handles: Sequence[Any], columns: int = 6) -> None:
+    """Lines of explanations under all panels, where they can hide no data."""
     if handles:
         figure.legend(
             handles=handles,
             loc="outside lower center",
-            ncols=min(len(handles), 6),
+            ncols=min(len(handles), columns),
             fontsize=TICK_SIZE,
             frameon=False,
             handlelength=1.4,
             columnspacing=1.8,
             handletextpad=0.5,
         )
+
+
+def beside_or_below(figure: Figure, ax: Axes, handles: Sequence[Any]) -> None:
+    """Names to the right of `ax`; of very many, in columns below, for which the figure grows."""
+    if len(handles) > MANY:
+        columns = 4
+        figure.set_figheight(figure.get_figheight() + 0.17 * math.ceil(len(handles) / columns))
+        figure_legend(figure, handles, columns)
+    elif handles:
+        ax.legend(handles=handles, fontsize=TICK_SIZE, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def colour_bar(figure: Figure, axes: Sequence[Axes], alphas: Sequence[float], name: str) -> None:
+    """The bar over the swept range and 0, with a tick at 0 and a notch at every alpha of the sweep."""
+    norm = centred(alphas)
+    bar = figure.colorbar(ScalarMappable(norm, DIVERGING), ax=list(axes), pad=0.02, aspect=28, fraction=0.05)
+    low, high = min(0.0, *alphas), max(0.0, *alphas)
+    if low == high:
+        low, high = float(norm.vmin or 0.0), float(norm.vmax or 0.0)
+    bar.ax.set_ylim(low, high)
+    bar.ax.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
+    bar.ax.hlines(alphas, 0.0, 0.35, color="white", linewidth=0.9, transform=bar.ax.get_yaxis_transform())
+    bar.set_label(name, fontsize=LABEL_SIZE, color=INK)
+    bar.ax.tick_params(labelsize=TICK_SIZE, length=3, color=GREY)
+    bar.outline.set_visible(False)
+
+
+def name_places(ax: Axes, labels: Sequence[str]) -> None:
+    """`labels` at 0, 1, 2, ... of the x axis, turned as far as they need to find room."""
+    room = 90 * ax.get_position().width  # letters that stand side by side
+    turned = 0 if sum(map(len, labels)) <= room else 35 if len(labels) <= MANY else 90
+    size = TICK_SIZE if len(labels) <= 2 * MANY else 6.0
+    ax.set_xticks(range(len(labels)), labels, rotation=turned, ha="right" if turned == 35 else "center", fontsize=size)
+    ax.set_xlim(-0.6, len(labels) - 0.4)
+    ax.set_xlabel("")
 
 
 def reference_line(ax: Axes, y: float) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -66,9 +65,9 @@ def displacement_figure(cells: Sequence[SweepCurve], title: str | None = None, n
         style.panel(ax, panel_title, "log-prob since step 0, nats per token" if ax is axes[0] else "", "optimizer step")
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if by_alpha:
-        _colour_bar(figure, axes, sorted({cell.alpha for cell in cells if cell.alpha is not None}), norm, name)
+        style.colour_bar(figure, axes, [cell.alpha for cell in cells if cell.alpha is not None], name)
     else:
-        _name_labels(axes[1], labels)
+        style.beside_or_below(figure, axes[1], _label_handles(labels))
     handles = _series_handles(all_series) if len(all_series) > 1 else []
     if any(line.get_gid() == "failed" for ax in axes for line in ax.get_lines()):
         handles.append(Line2D([], [], color=style.INK, marker="x", linestyle="", label="failed here"))
@@ -112,24 +111,9 @@ def _draw_group(ax: Axes, group: Sequence[SweepCurve], key: str, colour: Any, da
     ax.plot(shared, means, color=colour, linewidth=1.9, linestyle=dash, marker=marker, markersize=4, gid="mean")
 
 
-def _colour_bar(figure: Figure, axes: Sequence[Axes], alphas: Sequence[float], norm: Any, name: str) -> None:
-    """The bar over the swept range and 0, with a tick at 0 and a notch at every alpha of the sweep."""
-    bar = figure.colorbar(ScalarMappable(norm, style.DIVERGING), ax=list(axes), pad=0.02, aspect=28, fraction=0.05)
-    low, high = min(0.0, alphas[0]), max(0.0, alphas[-1])
-    if low == high:
-        low, high = float(norm.vmin), float(norm.vmax)
-    bar.ax.set_ylim(low, high)
-    bar.ax.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
-    bar.ax.hlines(alphas, 0.0, 0.35, color="white", linewidth=0.9, transform=bar.ax.get_yaxis_transform())
-    bar.set_label(name, fontsize=style.LABEL_SIZE, color=style.INK)
-    bar.ax.tick_params(labelsize=style.TICK_SIZE, length=3, color=style.GREY)
-    bar.outline.set_visible(False)
-
-
-def _name_labels(ax: Axes, labels: Sequence[str]) -> None:
+def _label_handles(labels: Sequence[str]) -> list[Line2D]:
     colours = [style.CATEGORIES[i % len(style.CATEGORIES)] for i in range(len(labels))]
-    handles = [Line2D([], [], color=c, linewidth=1.9, label=text) for c, text in zip(colours, labels, strict=True)]
-    ax.legend(handles=handles, fontsize=style.TICK_SIZE, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return [Line2D([], [], color=c, linewidth=1.9, label=text) for c, text in zip(colours, labels, strict=True)]
 
 
 def _series_handles(names: Sequence[str]) -> list[Line2D]:

@@ -73,10 +73,15 @@ def outcome_figure(
     """
     metric = metric or _default_metric(cells)
     keys = (metric, "displacement/chosen", "displacement/share_chosen_down")
-    figure, axes = style.new_figure(
-        1, 3, 3.4, title or f"Outcome and displacement at the end of training, by {name}", sharex=True
-    )
     places = _places(cells)
+    over_alpha = is_over_alpha(cells)
+    # Many names find room under one wide panel only.
+    stacked = not over_alpha and len(places) > style.MANY
+    figure, axes = style.new_figure(
+        *((3, 1, 8.0) if stacked else (1, 3, 3.4)),
+        title or f"Outcome and displacement at the end of training, by {name}",
+        sharex=True,
+    )
     by_series: dict[str, list[list[SweepCurve]]] = {}
     for group in group_seeds(cells):
         by_series.setdefault(group[0].series, []).append(group)
@@ -98,13 +103,12 @@ def outcome_figure(
         best = _best(cells, metric)
     if best in places and len(places) > 1:
         _mark_best(axes, places, best)
-    over_alpha = is_over_alpha(cells)
     if over_alpha and min(places.values()) <= 0.0 <= max(places.values()):
         for ax in axes:
             ax.axvline(0.0, color=style.GREY, linewidth=1.0, linestyle=":", zorder=1, gid="zero")
     if not over_alpha:
         for ax in axes:
-            _label_categories(ax, places)
+            style.name_places(ax, [str(key) for key in places])
     style.figure_legend(figure, _handles(axes, list(by_series), colour_of, name, zero_name, best))
     return figure
 
@@ -241,11 +245,3 @@ def _half_width(places: Mapping[float | str, float]) -> float:
     at = sorted(set(places.values()))
     gaps = [b - a for a, b in pairwise(at)]
     return 0.3 * min(gaps, default=1.0)
-
-
-def _label_categories(ax: Axes, places: Mapping[float | str, float]) -> None:
-    labels: list[Any] = [str(key) for key in places]
-    crowded = sum(len(label) for label in labels) > 24
-    ax.set_xticks(list(places.values()), labels, rotation=35 if crowded else 0, ha="right" if crowded else "center")
-    ax.set_xlim(-0.6, len(labels) - 0.4)
-    ax.set_xlabel("")

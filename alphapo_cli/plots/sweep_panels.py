@@ -43,7 +43,11 @@ def trajectory_figure(cells: Cells, name: str = "alpha") -> Figure:
     ax.axvline(0.0, color=style.GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     _log_if_wide(ax, drawn)
     style.panel(ax, "", "reward margin", "displacement of the chosen responses, nats per token")
-    _names(ax)
+    handles, _ = ax.get_legend_handles_labels()
+    if len(handles) > style.MANY and is_over_alpha(cells):
+        style.colour_bar(figure, [ax], [cell.alpha for cell in cells if cell.alpha is not None], name)
+    else:
+        style.beside_or_below(figure, ax, handles)
     return figure
 
 
@@ -51,7 +55,7 @@ def quadrant_figure(cells: Cells, name: str = "alpha") -> Figure:
     """Shares of probe pairs by what became of both responses; to the left of 0 the chosen one became less likely."""
     key = "displacement/quadrant/{}".format
     rows = [g for g in group_seeds(cells) if all(ending(g, key(q)) is not None for q, *_ in _QUADRANTS)]
-    height = min(1.6 + 0.24 * max(len(rows), 4), 12.0)
+    height = 1.6 + 0.24 * max(len(rows), 4) if len(rows) <= 3 * style.MANY else 1.6 + 0.14 * len(rows)
     figure, (ax,) = style.new_figure(1, 1, height, f"Which way both responses went, by {name}")
     for y, group in enumerate(rows):
         ends = {1: 0.0, -1: 0.0}
@@ -60,7 +64,7 @@ def quadrant_figure(cells: Cells, name: str = "alpha") -> Figure:
             ax.barh(y, side * share, left=ends[side], height=0.72, color=colour, gid=quadrant)
             ends[side] += side * share
     ax.set_yticks(range(len(rows)), [label_of(group) for group in rows])
-    ax.invert_yaxis()
+    ax.set_ylim(max(len(rows), 1) - 0.4, -0.6)
     ax.set_xlim(-1.02, 1.02)
     ax.set_xticks([-1, -0.5, 0, 0.5, 1], ["100 %", "50 %", "0", "50 %", "100 %"])
     ax.axvline(0.0, color=style.GREY, linewidth=0.8)
@@ -94,7 +98,7 @@ def gradient_figure(cells: Cells, name: str = "alpha") -> Figure:
     if not _log_if_wide(ax, [y for y in drawn if y > 0]):
         ax.set_ylim(bottom=0)
     if not over_alpha:
-        _categories(ax, groups)
+        style.name_places(ax, [label_of(group) for group in groups])
     style.panel(ax, "", "size of the mean dL/ds", name if over_alpha else "")
     hollow = Line2D([], [], color=style.INK, marker="o", markerfacecolor="white", linestyle="", label="at step 0")
     style.figure_legend(figure, [*ax.get_legend_handles_labels()[0], *([hollow] if drawn else [])])
@@ -119,7 +123,7 @@ def ending_figure(cells: Cells, key: str, title: str, unit: str, name: str = "al
     for line in lines.values() if over_alpha else ():
         ax.plot(*zip(*line, strict=True), color=style.GREY, linewidth=1.0, zorder=1.5)
     if not over_alpha:
-        _categories(ax, groups)
+        style.name_places(ax, [label_of(group) for group in groups])
     style.panel(ax, "", unit, name if over_alpha else "")
     return figure
 
@@ -167,18 +171,3 @@ def _log_if_wide(ax: Axes, values: Sequence[float]) -> bool:
     if wide:
         ax.set_yscale("log")
     return wide
-
-
-def _names(ax: Axes) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    if handles:
-        ax.legend(
-            handles, labels, fontsize=style.TICK_SIZE, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5)
-        )
-
-
-def _categories(ax: Axes, groups: Sequence[Cells]) -> None:
-    labels = [label_of(group) for group in groups]
-    crowded = sum(map(len, labels)) > 60
-    ax.set_xticks(range(len(labels)), labels, rotation=35 if crowded else 0, ha="right" if crowded else "center")
-    ax.set_xlim(-0.6, len(labels) - 0.4)
