@@ -259,10 +259,13 @@ def test_a_cache_that_cannot_be_written_is_named(make, tmp_path):
         make(pairs(30), cache_dir=tmp_path / "file")
 
 
-def test_real_or_generated_dialogues_end_to_end(make, tmp_path):
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["generated", "real"])
+def test_dialogues_end_to_end(make, tmp_path, real):
     from test_data_load import HH, generated_dialogues, load, write
 
-    path = HH if HH.is_file() else write(tmp_path / "d.jsonl", generated_dialogues(random.Random(1)))
+    if real and not HH.is_file():
+        pytest.skip(f"no {HH}")
+    path = HH if real else write(tmp_path / "d.jsonl", generated_dialogues(random.Random(1)))
     found = load(path)
     expected = 2303 if path == HH else 40
     prepared = make(found)

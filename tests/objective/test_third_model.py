@@ -115,6 +115,7 @@ def losses(ran: Ran) -> list[float]:
     return [row["train/loss"] for row in strict_rows(ran.path / "metrics.jsonl") if "train/loss" in row]
 
 
+@pytest.mark.slow
 def test_training_by_tdpo(alphapo: Callable[..., Ran], tiny: tuple[str, ...]) -> None:
     """At the start there is no KL, and with alpha = 0 it is DPO; two micro-batches a step, the probe has it, too."""
     line = ("train", *tiny, "trainer.learning_rate=1e-3", "trainer.gradient_accumulation_steps=2")
