@@ -200,6 +200,11 @@ def after_training(
     return found
 
 
+def note_failure(plan: Plan, directory: RunDirectory, reason: str) -> None:
+    """Record that what `plan` asks of a trained run could not be done."""
+    write_json(directory.path / OUTCOME, {"key": None, "failed": plan.key, "reason": reason, "metrics": {}})
+
+
 def make_reference(plan: Plan, cfg: TrainConfig) -> Path:
     """Answers of the model that training started from; made once for all runs that start there with the same seed.
 

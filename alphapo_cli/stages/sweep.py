@@ -15,6 +15,7 @@ from rich.table import Table
 
 from alphapo_cli import report
 from alphapo_cli.run_state import OVER
+from alphapo_cli.runs import digest
 from alphapo_cli.stages.pipeline import Plan
 from alphapo_cli.sweep import best as best_of
 from alphapo_cli.sweep.display import Display
@@ -229,7 +230,7 @@ def _track(
     hint = log_group_summary(
         cfg,
         directory.path,
-        run_id=f"sweep-{grid.hash}",
+        run_id=f"sweep-{digest([grid.hash, str(directory.path.resolve())])[:12]}",  # the same grid may run elsewhere
         name=directory.path.name,
         group=directory.path.name,
         config=dict(grid.base),

@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING
 
 from alphapo_cli.claims import Claim, ClaimLost, take
 from alphapo_cli.errors import Interrupted, in_words
-from alphapo_cli.files import write_json
 from alphapo_cli.linelog import InUse
-from alphapo_cli.run_state import OUTCOME
 from alphapo_cli.schema import TrainConfig
-from alphapo_cli.stages.pipeline import Plan, after_training, join_tracking, make_reference
+from alphapo_cli.stages.pipeline import Plan, after_training, join_tracking, make_reference, note_failure
 from alphapo_cli.sweep.launchers.base import Ended, Job
 from alphapo_cli.sweep.state import SweepDirectory
 
@@ -96,6 +94,6 @@ def run_job(job: Job) -> Ended:
             reason = f"trained, but not evaluated: {in_words(error)}"
             with contextlib.suppress(OSError):
                 if directory.outcome().get("key") != job.plan.key:  # another process may have had more luck
-                    write_json(directory.path / OUTCOME, {"key": None, "reason": reason, "metrics": {}})
+                    note_failure(job.plan, directory, reason)
             return Ended(job, "failed", reason)
     return Ended(job, str(summary["state"]), summary.get("reason"))

@@ -6,6 +6,7 @@ It hands jobs to a launcher and looks at how they end. A cell whose worker died 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import Counter
@@ -14,10 +15,9 @@ from dataclasses import dataclass, field
 
 from alphapo_cli.claims import Claim, standing, take
 from alphapo_cli.errors import Interrupted
-from alphapo_cli.files import write_json
-from alphapo_cli.run_state import OUTCOME, OVER
+from alphapo_cli.run_state import OVER
 from alphapo_cli.runs import RunDirectory
-from alphapo_cli.stages.pipeline import Plan
+from alphapo_cli.stages.pipeline import Plan, note_failure
 from alphapo_cli.sweep.grid import Cell
 from alphapo_cli.sweep.launchers.base import Ended, Job, Launcher
 from alphapo_cli.sweep.state import SweepDirectory
@@ -44,7 +44,10 @@ def todo(cells: Sequence[Cell], directory: SweepDirectory, policy: Policy, plan:
         run = directory.cell(cell.id)
         state = run.state
         if state in OVER and plan is not None:
-            return run.outcome().get("key") != plan.key
+            found = run.outcome()
+            if found.get("failed") == plan.key and not policy.retry:
+                return False
+            return found.get("key") != plan.key
         return state not in left
 
     return [cell for cell in cells if is_left(cell)]
@@ -83,7 +86,7 @@ class Engine:
                     looked = now
                     self._look_again()
                 if now > due:
-                    self.directory.write_summary(None)
+                    self._note_progress()
                     took = time.monotonic() - now
                     due = now + max(RECORD, took / SPENT)
                 self.tick()
@@ -92,12 +95,17 @@ class Engine:
                     break
         except KeyboardInterrupt:
             self._wind_down()
-            self.directory.write_summary(None)
+            self._note_progress()
             done = sum(e.state in OVER for e in self.ended.values())
             raise Interrupted(
                 f"interrupted; {done} of {len(jobs)} cells of this line done; the same line goes on"
             ) from None
         return [self.ended[job.id] for job in jobs if job.id in self.ended]
+
+    def _note_progress(self) -> None:
+        """summary.json of an unfinished sweep; on a full disk the cells go on without, each for as long as it has room."""
+        with contextlib.suppress(OSError):
+            self.directory.write_summary(None)
 
     def _take(self, ended: Ended) -> None:
         job = ended.job
@@ -162,8 +170,7 @@ def mark_failed(run: RunDirectory, job: Job, reason: str) -> None:
     try:
         if run.state in OVER:  # what was trained stays
             if job.plan is not None and run.outcome().get("key") != job.plan.key:
-                words = f"trained, but not evaluated: {reason}"
-                write_json(run.path / OUTCOME, {"key": None, "reason": words, "metrics": {}})
+                note_failure(job.plan, run, f"trained, but not evaluated: {reason}")
             return
         if run.state == "pending":
             run.begin(job.cfg, manifest(note="its worker died before training"))

@@ -76,6 +76,10 @@ def test_a_trained_cell_says_why_it_was_not_evaluated(alphapo, line):
         looked = alphapo(*line, *OPENAI, f"judge.base_url={server.url}", "--status")
         assert looked.out.count("trained, but not evaluated") == 2
         assert "no such model" in (ran.path / "report" / "cells.csv").read_text()
+        asked = len(server.seen)
+        left = alphapo(*line, *OPENAI, f"judge.base_url={server.url}", "--no-retry")
+        assert (left.code, len(server.seen)) == (0, asked)  # nothing of this line failed
+        assert left.out.count("trained, not evaluated") == 2
         url = server.url
     with serve(lambda number, body: judged(), port=int(url.split(":")[2].split("/")[0])):
         again = alphapo(*line, *OPENAI, f"judge.base_url={url}")
