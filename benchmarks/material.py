@@ -1,8 +1,9 @@
 """What both sides of a benchmark are given: token pairs, a random Llama, and the same as files on disk.
 
 Without data of your own, pairs are generated with the lengths of HH-RLHF's harmless-base test split under a BPE of 8,192
-tokens: log-normal, mean prompt 126, chosen 41, rejected 52 tokens, answers correlated by 0.3. `long` puts earlier
-dialogues before each prompt, up to about 726 tokens.
+tokens: log-normal, mean prompt 126, chosen 41, rejected 52 tokens, answers correlated by 0.3; the spread of the prompts is such
+that batches of eight pairs need as much padding as with the real ones (3.9 times the packed tokens). `long` puts
+earlier dialogues before each prompt, up to about 726 tokens.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from alphapo_cli.schema import DataConfig
 VOCABULARIES = {"8k": 8192, "32k": 32768}
 LONG = 726
 # mean of the length, standard deviation of its logarithm, longest; tokens
-PROMPT, CHOSEN, REJECTED = (126, 1.06, 825), (41, 0.86, 281), (52, 0.91, 575)
+PROMPT, CHOSEN, REJECTED = (126, 0.85, 825), (41, 0.86, 281), (52, 0.91, 575)
 CORRELATION = 0.3
 SIZE = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 6}
 BILLION = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 20, "num_attention_heads": 16}

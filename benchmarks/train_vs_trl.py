@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import material
+import numpy as np
 import processes
 import torch
 import trainers
@@ -72,7 +73,6 @@ def steps(args: argparse.Namespace, name: str, threads: int) -> dict[str, Any]:
     ]  # fmt: skip
     line += [f"--{key}={value}" for key in ("model", "data") if (value := getattr(args, key))]
     turns = processes.ask("train_vs_trl.py", [*line, "--role=turns", f"--steps={args.steps}"], threads)
-    # All batches once: the longest sets the peak.
     peaks = {
         side: processes.ask("train_vs_trl.py", [*line, f"--role={side}", f"--steps={args.steps}"], threads)["peak_mib"]
         for side in ("trl", "ours")
@@ -174,10 +174,13 @@ def needed(args: argparse.Namespace, step: int) -> tuple[float, int]:
 
 
 def one_side(args: argparse.Namespace) -> dict[str, Any]:
-    """Peak memory of a process that runs one side."""
+    """Peak memory of a process that runs one side, on the batches that are largest padded and largest packed."""
     with tempfile.TemporaryDirectory() as folder:
         side = sides(args, (args.role,), folder)[args.role]
-        for i in range(args.steps + WARMUP):
+        lengths = sum(side.lengths for side in args.pairs.answers) + args.pairs.prompt.lengths
+        batches = [lengths[args.plan.pairs(i)] for i in range(args.steps + WARMUP)]
+        largest = [max(range(len(batches)), key=lambda i: size(batches[i])) for size in (np.max, np.sum)]
+        for i in (*largest, largest[0]):  # the optimizer's state is there from the second step on
             side.step(i)
     if args.device == "cuda":
         return {"peak_mib": torch.cuda.max_memory_allocated() / 2**20}
