@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--model", help="a saved Llama, Mistral, Qwen or Gemma instead of a random Llama")
     p.add_argument("--data", type=Path, help="preference pairs instead of generated ones")
     p.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    p.add_argument("--steps", type=int, default=8, help="measured steps of 8 pairs, after a first one that is not")
+    p.add_argument("--steps", type=int, default=6, help="measured steps of 8 pairs, after a first one that is not")
     p.add_argument("--whole", type=int, metavar="STEPS", help="measure whole processes that train so many steps")
     p.add_argument("--json", type=Path, metavar="FILE")
     p.add_argument("--role", choices=tuple(ROLES), help=argparse.SUPPRESS)

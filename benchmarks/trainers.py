@@ -125,7 +125,7 @@ def trl(
     else:
         from trl import DPOConfig, DPOTrainer
 
-        trainer = DPOTrainer(ref_model=lm, args=DPOConfig(**common), **more)
+        trainer = DPOTrainer(args=DPOConfig(**common), **more)
     plan = schedule(pairs, steps)
     row = _cpo_row if objective == "alphapo" else _dpo_row
 

@@ -35,8 +35,7 @@ def main() -> None:
     else:
         from trl import DPOConfig, DPOTrainer
 
-        reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-        trainer = DPOTrainer(ref_model=reference, args=DPOConfig(**settings), **more)
+        trainer = DPOTrainer(args=DPOConfig(**settings), **more)  # scores with the model itself, before it trains
     trainer.train()
     trainer.save_model(out)
 
