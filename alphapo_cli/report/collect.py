@@ -223,7 +223,9 @@ def _settings(run: RunDirectory) -> dict[str, Any]:
 def _group(text: str) -> tuple[tuple[str, Any], ...]:
     """Dotted keys and values of one top-level key of a config.yaml."""
     loaded = yaml.load(text, Loader=_LOADER)
-    return tuple(leaves(loaded).items()) if isinstance(loaded, dict) else ()
+    if loaded is not None and not isinstance(loaded, dict):
+        raise yaml.YAMLError(f"not a mapping: {text[:40]!r}")  # a torn file says nothing, rather than a part of it
+    return tuple(leaves(loaded).items()) if loaded else ()
 
 
 def _manifest(run: RunDirectory) -> dict[str, Any]:

@@ -169,8 +169,9 @@ def make_pictures(directory: SweepDirectory, found: best_of.Analysis, grid: Grid
     plots.sweep_displacement(curves, pictures["displacement"], name=name)
     plots.sweep_outcome(curves, pictures["outcome"], metric, zero_name=zero, name=name)
     if found.ended:  # as old as what they show: a cell that ended while they were drawn is newer than they are
-        for path in pictures.values():
-            os.utime(path, ns=(found.ended, found.ended))
+        with contextlib.suppress(OSError):
+            for path in pictures.values():
+                os.utime(path, ns=(found.ended, found.ended))
     return pictures
 
 
