@@ -177,7 +177,9 @@ def _record(directory: SweepDirectory) -> dict[str, Any]:
         for c in cells
     )
     if record is None or not good:
-        raise UsageError(f"{directory.file} cannot be read; the same 'alphapo sweep' line writes it anew")
+        raise UsageError(
+            f"{directory.file} cannot be read; put it back from a copy, or run the sweep under another --out"
+        )
     return record
 
 

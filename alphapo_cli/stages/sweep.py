@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from alphapo_cli import report
@@ -178,7 +179,7 @@ def make_pictures(directory: SweepDirectory, found: best_of.Analysis, grid: Grid
 def table(name: str, found: best_of.Analysis) -> Table:
     """One row a point, means over its seeds."""
     metric = found.metric
-    made = Table(title=f"{name}: displacement in nats per token", title_justify="left")
+    made = Table(title=f"{escape(name)}: displacement in nats per token", title_justify="left")
     made.add_column("point")
     for title in ("chosen", "rejected", "chosen down", "margin", "accuracy"):
         made.add_column(title, justify="right")
@@ -199,7 +200,7 @@ def table(name: str, found: best_of.Analysis) -> Table:
             low_high = "" if estimate is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
             row.append(_cell(point.mean(metric or ""), ".3f") + low_high)
         states = sorted({_state(c) for c in point.members})
-        made.add_row(point.label, *row, str(len(point.members)), ", ".join(states))
+        made.add_row(escape(point.label), *row, str(len(point.members)), ", ".join(states))
     return made
 
 

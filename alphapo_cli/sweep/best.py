@@ -7,6 +7,7 @@ how the intervals allow for training noise and for having picked the best of man
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Point:
         return tuple(c for c in self.members if c["state"] == "complete")
 
     def mean(self, key: str) -> float | None:
-        values = [c["metrics"][key] for c in self.cells if c["metrics"].get(key) is not None]
+        values = [value for c in self.cells if _is_number(value := c["metrics"].get(key))]
         return float(sum(values) / len(values)) if values else None
 
 
@@ -91,7 +92,12 @@ def points(cells: Sequence[Mapping[str, Any]]) -> list[Point]:
 def outcome_metric(cells: Sequence[Mapping[str, Any]]) -> str | None:
     """The metric by which points are compared, or None where nothing is complete."""
     done = [c for c in cells if c["state"] == "complete"]
-    return next((m for m in OUTCOMES if done and all(c["metrics"].get(m) is not None for c in done)), None)
+    return next((m for m in OUTCOMES if done and all(_is_number(c["metrics"].get(m)) for c in done)), None)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a metric says anything: a damaged file may hold NaN or text."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 _true_reward = lru_cache(maxsize=1 << 16)(glassbox.true_reward)

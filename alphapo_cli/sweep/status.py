@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from alphapo_cli.run_state import NOT_EVALUATED, OVER, RunState, last_row
@@ -27,7 +28,7 @@ def status_table(
 
     `key`: of the outcome that the line asks for, if it asks for any; `would_run`: ids, for a column of its own.
     """
-    made = Table(title=f"{path.name}: {len(cells)} cells", title_justify="left")
+    made = Table(title=f"{escape(path.name)}: {len(cells)} cells", title_justify="left")
     dry = ("would run",) if would_run is not None else ()
     for column in ("cell", "", "state", *dry, "step", "displacement", "outcome", "reason"):
         made.add_column(column, overflow="fold")
@@ -45,12 +46,12 @@ def status_table(
         drop = metrics.get("displacement/chosen")
         made.add_row(
             cell,
-            " ".join(overrides),
+            escape(" ".join(overrides)),
             state,
             *(("yes" if cell in would_run else "no",) if would_run is not None else ()),
             "-" if step is None else str(step),
             "-" if drop is None else f"{drop:+.3f}",
             "-" if result is None else f"{result:.3f}",
-            summary.get("reason") or (missing if key and state in OVER and judged.get("key") != key else ""),
+            escape(summary.get("reason") or (missing if key and state in OVER and judged.get("key") != key else "")),
         )
     return made

@@ -208,3 +208,19 @@ def test_seeds_alone(tmp_path):
 def test_nothing_complete(tmp_path):
     craft(tmp_path, f"{ALPHA}=0,1", change=lambda cell, made: setattr(made, "state", "running"))
     assert found(tmp_path) == (None, "No cell is complete, so there is nothing to compare.")
+
+
+@pytest.mark.parametrize("value", ["NaN", '"much"'])
+def test_a_metric_that_is_no_number_is_none(tmp_path, value):
+    craft(tmp_path, f"{ALPHA}=0,1", prompts=20, change=wins(a0=0.5, a1=0.9))
+    for cell in (tmp_path / "cells").iterdir():
+        text = json.loads((cell / "summary.json").read_text())
+        text["metrics"] = dict.fromkeys(text["metrics"], json.loads(value))
+        (cell / "summary.json").write_text(json.dumps(text))
+    assert found(tmp_path) == (None, "No cell is complete, so there is nothing to compare.")
+
+
+def test_swept_text_is_no_markup(tmp_path):
+    from alphapo_cli.sweep.status import show
+
+    show(tmp_path, {"a": ["data.system='[/]'"]}, None)
