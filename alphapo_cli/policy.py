@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from alphapo_cli.errors import UsageError
 from alphapo_cli.head import CHUNK_BYTES, Head, kl_from, log_probs_and_statistics, token_log_probs
 from alphapo_cli.layout import LAYOUTS
-from alphapo_cli.layout.adapt import is_prepared, prepare
+from alphapo_cli.layout.adapt import is_prepared, keep_all, prepare
 from alphapo_cli.layout.attention import UNREAD_MASK
 from alphapo_cli.layout.batch import PairBatch
 from alphapo_cli.logprobs import TokenLogProbs, TokenStatistics
@@ -156,6 +156,7 @@ class PolicyModel(nn.Module):
 
     def gradient_checkpointing_enable(self, **settings: Any) -> None:
         self.lm.gradient_checkpointing_enable(**settings)
+        keep_all(self.lm)
         bare(self.lm).enable_input_require_grads()
 
 

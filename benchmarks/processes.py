@@ -28,10 +28,10 @@ class Cost:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """For children: this repository's package, so many threads that sleep while they wait, no network."""
+    """For children: this repository's package, so many threads, no network."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {
-        **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive",
+        **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads),
         "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRL_EXPERIMENTAL_SILENCE": "1",
         "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Makes a transformers model take packed rows: which architectures can, their attention, and a shorter last layer.
+"""Makes a transformers model take packed rows: which architectures can, their attention, a shorter last layer, and lean MLPs.
 
 Only what predicts a completion token is read from the last layer. Its keys and values are needed at every position,
 its queries, output projection, MLP and norms at those rows alone; prompts thus cost one layer less, nearly.
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from alphapo_cli.errors import UsageError
 from alphapo_cli.layout import attention as packed_attention
+from alphapo_cli.layout.lean import lean, restore
 from alphapo_cli.layout.packing import Packing
 
 
@@ -65,6 +66,16 @@ def prepare(lm: Any, attention: str = "auto") -> None:
         model.config._attn_implementation = name
         last = model.base_model.layers[model.config.num_hidden_layers - 1]
         last.forward = types.MethodType(_last_layer, last)
+        for layer in model.base_model.layers:
+            lean(layer.mlp)
+
+
+def keep_all(lm: Any) -> None:
+    """Let the MLPs of a prepared model keep what their own forward keeps, for gradient checkpointing."""
+    model = lm.get_base_model() if hasattr(lm, "get_base_model") else lm
+    if is_prepared(model):
+        for layer in model.base_model.layers:
+            restore(layer.mlp)
 
 
 def is_prepared(lm: Any) -> bool:
