@@ -94,20 +94,22 @@ class RunDirectory(RunState):
         now = fingerprints(cfg.data)
         return [setting for setting, was in recorded.items() if now.get(setting, was) != was]
 
-    def check(self, cfg: Any, *, replace: bool) -> str:
+    def check(self, cfg: Any, *, replace: bool, anew: str = "start over with --replace") -> str:
         """Check that this directory may be used for `cfg`. Returns its state; creates nothing.
+
+        `anew`: what to do to train it from nothing, for the messages.
 
         Raises:
             UsageError: it holds another configuration, or something that is not a run; it cannot be written.
         """
         fix = "choose another run.dir or run.name"
         with usable(self.path, fix):
-            state = self._check(cfg, replace=replace)
+            state = self._check(cfg, replace, anew)
         if state != "complete":
             check_folder(self.path, fix)
         return state
 
-    def _check(self, cfg: Any, *, replace: bool) -> str:
+    def _check(self, cfg: Any, replace: bool, anew: str) -> str:
         if self._is_empty():
             return "pending"
         if not self.is_run:
@@ -119,7 +121,7 @@ class RunDirectory(RunState):
             shown = ", ".join(keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
             raise UsageError(
                 f"{self.path} holds a run with another configuration (differs in: {shown}); "
-                "choose another run.name, or start over with --replace"
+                f"choose another run.name, or {anew}"
             )
         summary = None
         with contextlib.suppress(FileNotFoundError):
@@ -128,7 +130,7 @@ class RunDirectory(RunState):
             if summary is None:
                 raise UsageError(
                     f"{self.summary_file} is damaged, and may have said that the run is complete; restore it, remove it to "
-                    "go on from the last checkpoint, or start over with --replace"
+                    f"go on from the last checkpoint, or {anew}"
                 )
         return self.state_of(summary)
 

@@ -109,7 +109,8 @@ def _run_cells(
     """Check everything, then run `cells`; how each ended."""
     configs = [cell.cfg for cell in cells]
     for cell in cells:
-        directory.cell(cell.id).check(cell.cfg, replace=False)
+        run = directory.cell(cell.id)
+        run.check(cell.cfg, replace=False, anew=f"remove {run.path} to train the cell from nothing")
     made = [place for place in (directory.path, *directory.path.parents) if not place.exists()]
     if sys.stderr.isatty():
         _say("reading data and starting model (the embedded world trains its own once) ...")

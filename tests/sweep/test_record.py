@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -163,3 +164,18 @@ def test_damaged_sweep_json_is_put_right_or_refused_in_one_line(alphapo, line):
         assert refused.code == 2
         assert "sweep.json: cannot be read" in refused.fault
         assert file.read_text() == broken
+
+
+def test_a_cell_with_a_damaged_summary_is_named_with_a_way_on_that_a_sweep_has(alphapo, line):
+    ran = alphapo(*line)
+    folder = next(ran.path.rglob("metrics.jsonl")).parent
+    whole = (folder / "metrics.jsonl").read_text()
+    (folder / "summary.json").write_text("{")
+    refused = alphapo(*line)
+    assert refused.code == 2
+    assert f"{folder.name}/summary.json is damaged" in refused.fault
+    assert f"remove {folder.relative_to(ran.path.parents[1])} to train" in refused.fault
+    assert "--replace" not in refused.fault
+    shutil.rmtree(folder)
+    assert alphapo(*line).code == 0
+    assert (folder / "metrics.jsonl").read_text() == whole
