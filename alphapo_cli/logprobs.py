@@ -79,10 +79,10 @@ class AnswerLogProbs:
 
     sums: Tensor  # [K, B] summed log-probs, nats; float64 where they come from tokens
     lengths: Tensor  # [K, B] completion tokens, as floats
-    reference: Tensor | None = None  # [K, B] the same sums under the reference
+    reference: Tensor | None = None  # [K, B] the same sums under the reference, made with the token weights if any are
     columns: Mapping[str, Tensor] = field(default_factory=dict)  # name -> [B], numbers that came with the pairs
     tokens: TokenLogProbs | None = None
-    weighted: Tensor | None = None  # [2, K, B] sums and lengths as token weights make them, where tokens are gone
+    weighted: Tensor | None = None  # [2, K, B] sums and lengths as token weights make them; None: each counts once
     log_p2: Tensor | None = None  # [K, B] mean over the tokens of log sum p^2, where statistics were asked for
     index: Tensor | None = None  # [B] place of each pair in its data set
     chosen_tokens: float | None = None  # chosen tokens per row of the optimizer step; None: of these
@@ -99,13 +99,19 @@ class AnswerLogProbs:
             raise UsageError("this objective compares with a reference, and no reference log-probs were given")
         return self.reference
 
+    def counted(self) -> AnswerLogProbs:
+        """The same with sums and lengths as token weights make them, which are what goes with `reference`."""
+        if self.weighted is None:
+            return self
+        return replace(self, sums=self.weighted[0], lengths=self.weighted[1], weighted=None)
+
     def log_ratio(self) -> Tensor:
-        """Summed log-ratio to the reference, [K, B].
+        """Summed log-ratio to the reference under the token weights, [K, B].
 
         Raises:
             UsageError: there are no reference log-probs.
         """
-        return self.sums - self.given_reference()
+        return self.counted().sums - self.given_reference()
 
     def sequence_kl(self) -> Tensor:
         """KL(reference || policy) summed over an answer's positions, [K, B].

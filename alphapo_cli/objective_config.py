@@ -24,6 +24,29 @@ PARTS = (*REQUIRED, *OPTIONAL)
 GAMMAS = ("objective.gamma", "objective.gamma_beta_ratio")
 
 
+# (score, link, whether the chosen side's NLL is added) -> what these are called when alpha = 0 makes a power the identity.
+_AT_ZERO = {
+    ("mean", "logistic", False): "SimPO",
+    ("ratio_sum", "logistic", False): "DPO",
+    ("ratio_mean", "squared", False): "IPO",
+    ("sum", "logistic", True): "CPO",
+    ("odds", "logistic", True): "ORPO",
+}
+
+
+def at_zero(settings: Mapping[str, Any]) -> str | None:
+    """The published method that an objective with a power shape is at alpha = 0; None where it has no name of its own.
+
+    `settings`: a configuration's dotted keys and values.
+    """
+    if settings.get("objective.shape.name") != "power":
+        return None
+    if any(settings.get(f"objective.{kind}.name", name) != name for kind, name in OPTIONAL.items()):
+        return None
+    score, link = (settings.get(f"objective.{kind}.name") for kind in ("score", "link"))
+    return _AT_ZERO.get((str(score), str(link), bool(settings.get("objective.nll"))))
+
+
 def settle_gamma(cfg: DictConfig, choices: Mapping[str, str], sources: Sources) -> None:
     """The gamma of an experiment replaces its objective's, that of an objective the one's it builds on.
 

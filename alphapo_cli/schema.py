@@ -127,8 +127,9 @@ class DataConfig:
     chosen_column: str = "chosen"
     rejected_column: str = "rejected"
     gold_column: str | None = None  # a third answer beside chosen and rejected; null: none
-    # true: an answer is all that follows the messages that every side shares; its assistant turns are trained, what
-    # others say in between is only read. false: an answer is the last turn, and rows that part before it are left out.
+    # true: an answer is all that follows the prompt column, or without one the messages that every side shares; its
+    # assistant turns are trained, what others say in between is only read. false: an answer is the last turn, and rows
+    # that part before it are left out.
     trajectories: bool = False
     # Answers of a list that are used: the best-scored ones and the worst; null: as many as the shortest list has.
     answers: int | None = _number(None, ge=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from alphapo_cli.compose import compose
+from alphapo_cli.compose import compose, leaves
 from alphapo_cli.data import glassbox
 from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.schema import EvalConfig
@@ -21,6 +22,7 @@ from alphapo_cli.objective.catalog import Method, methods
 from alphapo_cli.objective.parts import TABLES
 from alphapo_cli.objective.preference import build
 from alphapo_cli.objective.requirements import check_columns, check_sides
+from alphapo_cli.objective_config import at_zero
 from alphapo_cli.overrides import Sources, read_line
 from alphapo_cli.schema import GlassboxConfig, ObjectiveConfig, TrainConfig
 from alphapo_cli.sweep.grid import make
@@ -163,3 +165,21 @@ def test_the_alpha_sweeps_are_thirteen_values_from_minus_one_to_two(name, object
     assert [c.cfg.objective.shape["alpha"] for c in grid.cells] == [-1 + k / 4 for k in range(13)]
     assert {c.cfg.objective.name for c in grid.cells} == {objective}
     assert {c.cfg.data.source for c in grid.cells} == {"glassbox"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "method"),
+    [
+        (["objective=alphapo"], "SimPO"),
+        (["objective=alphapo_ratio"], "DPO"),
+        (["objective=ipo", "objective/shape=power"], "IPO"),
+        (["objective=cpo", "objective/shape=power"], "CPO"),
+        (["objective=orpo", "objective/shape=power"], "ORPO"),
+        (["objective=alphapo", "objective/score=sum"], None),
+        (["objective=alphapo", "objective/token=prefix"], None),
+        (["objective=alphapo_adaptive"], None),
+        (["objective=dpo"], None),
+    ],
+)
+def test_what_alpha_0_is_called_goes_by_the_parts(overrides, method):
+    assert at_zero(leaves(asdict(composed(*overrides)))) == method

@@ -120,7 +120,8 @@ def _moments(memory: Memory, gaps: Tensor, momentum: float) -> Memory:
 
 def _reference_gap(c: Comparison) -> Tensor:
     """(a_w - a_l) less the same of the reference, per token: [B]."""
-    ratio = c.given.log_ratio() / c.given.lengths
+    answers = c.given.counted()
+    ratio = answers.log_ratio() / answers.lengths
     return ratio[0] - ratio[1]
 
 

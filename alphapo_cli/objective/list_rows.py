@@ -47,8 +47,8 @@ def evaluate(objective: Objective, row: Mapping[str, Any], where: str, chosen: f
     count = len(logps)
     tokens = _tokens(row, count, where)
     reference = _numbers(row, "ref_logps", count, where) if objective.needs_reference else None
-    check_sides(objective, count, False, where)
     order, scores = _sides(row, count, where)
+    check_sides(objective, count, False, where, scores)
 
     def sides(values: list[float]) -> Tensor:
         return torch.tensor([[values[i]] for i in order], dtype=torch.float64)

@@ -88,7 +88,13 @@ def ends(schedule: Bound, memory: Mapping[str, Memory]) -> list[Moment]:
 
 
 def check_readers(cfg: ObjectiveConfig, parts: Mapping[str, Bound]) -> None:
-    """Raises ConfigError: a setting about two answers stands beside a part that reads more of them."""
+    """Raises ConfigError: a setting about two answers beside a part that reads more, or about tokens beside sums."""
+    score, token = parts["score"], parts["token"].part.name
+    if score.columns and token != OPTIONAL["token"]:
+        raise ConfigError(
+            f"objective/token={token}: {score.words} reads sums over whole answers ({', '.join(score.columns)}), in which "
+            f"every token counts once; take objective/token={OPTIONAL['token']}"
+        )
     more = next((bound for bound in parts.values() if bound.part.sides != 2), None)
     if more is None:
         return

@@ -31,8 +31,8 @@ class Part:
     a function from its settings to them. `rule`: what these numbers must be; (columns, **settings) -> (which pairs break it [B], what they must be in words). `limits`: parameter ->
     its range, as in `schema`. `reads_margin`: whether gamma and a margin part mean anything to this link.
 
-    `sides`: it is shown the first so many answers of a row; None: all there are, and of a column <name>_chosen that it
-    reads also <name>_2, <name>_3 and so on. `pointwise`: each answer counts by itself, so that a row may have one alone.
+    `sides`: it is shown the first so many answers of a row; None: all there are, as a score always is, and of a column
+    <name>_chosen that it reads also <name>_2, <name>_3 and so on. `pointwise`: each answer counts by itself, so that a row may have one alone.
     `mismatched`: in training its third answer is one to another prompt (`TokenPairs.with_mismatched`).
     """
 

@@ -83,11 +83,12 @@ class Point:
         return found if self.label_column is None else {**found, self.label_column: "label_column"}
 
     def columns_of(self, sides: int) -> dict[str, str]:
-        """`columns` on rows of `sides` answers: what reads all answers reads a column of each."""
+        """`columns` on rows of `sides` answers: what reads all answers, as a score does, reads a column of each."""
         found = dict(self.columns)
         for bound in self.parts.values():
-            stems = [n.removesuffix("_chosen") for n in bound.columns if bound.part.sides is None and "_chosen" in n]
-            found |= {f"{stem}_{side}": bound.words for stem in stems for side in range(2, sides)}
+            if bound.part.sides is None or bound.part.kind == "score":
+                names = [name for name in bound.columns if "_chosen" in name]
+                found |= {n.replace("_chosen", f"_{side}"): bound.words for n in names for side in range(2, sides)}
         return found
 
     def sides(self, available: int) -> int:

@@ -74,12 +74,16 @@ class Objective(Point):
         bound = self.parts[kind]
         return bound(c if bound.part.sides is None else c.first(bound.part.sides))  # type: ignore[no-any-return]
 
+    def given(self, answers: AnswerLogProbs) -> AnswerLogProbs:
+        """`answers` as it computes with them: widened, and with what its token weights make of them."""
+        answers = answers.widened()
+        if self.weighs_tokens and answers.weighted is None:
+            answers = replace(answers, weighted=self.weigh(answers))
+        return answers
+
     def scores(self, answers: AnswerLogProbs) -> Tensor:
         """s of every answer, [K, B]."""
-        if self.weighs_tokens:
-            sums, lengths = self.weigh(answers) if answers.weighted is None else answers.weighted
-            answers = replace(answers, sums=sums, lengths=lengths)
-        return self.score_function(answers)
+        return self.score_function(self.given(answers).counted())
 
     @cached_property
     def start(self) -> Moment:
@@ -88,7 +92,7 @@ class Objective(Point):
 
     def observe(self, answers: AnswerLogProbs, moment: Moment) -> dict[str, Tensor]:
         """What its parts want to know of each pair of a step: kind -> [B, F]."""
-        answers = answers.widened()
+        answers = self.given(answers)
         here = self.at(moment)
         scores = here.scores(answers)
         return states.observe(self.parts, Comparison(scores, here.rewards(scores), self.beta, self.gamma, answers))
@@ -171,7 +175,7 @@ class Objective(Point):
             PairLoss in float32 (float64 for float64 input).
         """
         here = self.at(moment or self.start)
-        answers = answers.widened()
+        answers = self.given(answers)
         scores = here.scores(answers)
         rewards = here.rewards(scores)
         both = scores.shape[0] > 1
@@ -204,6 +208,7 @@ class Objective(Point):
         +beta e^{-alpha s_l} sigmoid(gamma - m'), m' = r_w - r_l. Taken by differentiation, so that it is exact for
         every shape and link. What reads the log-probs past the score counts as constant.
         """
+        answers = None if answers is None else self.given(answers)
         with torch.enable_grad():
             leaf = scores.detach().clone().requires_grad_(True)
             loss = self.at(moment or self.start).preference_loss(leaf, answers, moment).sum()

@@ -68,7 +68,8 @@ def sampled(answers: AnswerLogProbs, tokens: TokenLogProbs, *, seed: int = 0) ->
 def differing(answers: AnswerLogProbs, tokens: TokenLogProbs, *, delta: float = 2.0) -> Tensor:
     """1 + min(1/p, delta) for tokens that only one answer of the pair has, 1 for the others: BMC (2408.07471).
 
-    Which tokens differ is found by difflib's matching blocks, as in the authors' code; they leave stop words out.
+    Which tokens differ is found by difflib's matching blocks of the two answers, rejected first. The authors' code runs
+    it over prompt and answer and leaves stop words out.
     """
     if not delta >= 0:
         raise ConfigError(f"objective.token.delta={delta}: must be at least 0")
@@ -81,9 +82,9 @@ def differing(answers: AnswerLogProbs, tokens: TokenLogProbs, *, delta: float = 
     start[1:] = torch.tensor([len(x) for x in ids[:-1]]).cumsum(0)
     for pair in range(tokens.num_pairs):
         a, b = pair, pair + tokens.num_pairs
-        for block in difflib.SequenceMatcher(None, ids[a], ids[b], autojunk=False).get_matching_blocks():
-            changed[start[a] + block.a : start[a] + block.a + block.size] = False
-            changed[start[b] + block.b : start[b] + block.b + block.size] = False
+        for block in difflib.SequenceMatcher(None, ids[b], ids[a], autojunk=False).get_matching_blocks():
+            changed[start[b] + block.a : start[b] + block.a + block.size] = False
+            changed[start[a] + block.b : start[a] + block.b + block.size] = False
     boost = torch.exp(-tokens.logps.detach()).clamp(max=delta)
     return torch.where(changed.to(boost.device), 1 + boost, 1.0)
 
@@ -92,7 +93,8 @@ def differing(answers: AnswerLogProbs, tokens: TokenLogProbs, *, delta: float = 
 def turns(answers: AnswerLogProbs, tokens: TokenLogProbs, *, gamma: float = 0.7) -> Tensor:
     """gamma^j (1 - gamma^(T-j))/(1 - gamma^T) for the tokens of turn j of an answer of T turns: DMPO (2406.14868).
 
-    Turns count from 0, those of the assistant alone (`data.trajectories`); gamma = 1 is (T - j)/T. One turn is `all`.
+    Turns count from 0, those of the assistant alone (`data.trajectories`) that truncation left; gamma = 1 is (T - j)/T.
+    One turn is `all`.
     """
     if tokens.turn is None:
         return torch.ones_like(tokens.logps)

@@ -17,12 +17,11 @@ import yaml
 
 from alphapo_cli.compose import leaves
 from alphapo_cli.errors import AlphapoError, UsageError
+from alphapo_cli.objective_config import at_zero
 from alphapo_cli.runs import NOT_IDENTITY, RunDirectory
 from alphapo_cli.sweep import best as best_of
 from alphapo_cli.sweep.state import SweepDirectory
 
-# What alpha = 0 is called in the two conventions.
-ZERO = {"alphapo": "SimPO", "alphapo_ratio": "DPO"}
 # In C where PyYAML has it: ten times as fast, and a sweep has hundreds of these files.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -117,7 +116,8 @@ class Sweep:
     @property
     def zero(self) -> str | None:
         """The method that alpha = 0 is, where only alpha is swept."""
-        return ZERO.get(str((self.record.get("base") or {}).get("objective.name")))
+        base = self.record.get("base")
+        return at_zero(base) if isinstance(base, Mapping) else None
 
     def counts(self) -> dict[str, int]:
         """How many cells are in each state."""

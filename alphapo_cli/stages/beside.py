@@ -30,6 +30,11 @@ from alphapo_cli.stages.workshop import Materials, Workshop, rounding
 COLUMNS = tuple(GUIDE.format(side) for side in ("chosen", "rejected"))
 
 
+def _columns(sides: int) -> tuple[str, ...]:
+    """The columns of so many answers."""
+    return (*COLUMNS, *(GUIDE.format(side) for side in range(2, sides)))
+
+
 def reads_guide(objective: Objective) -> bool:
     """Whether `model.guide` means anything to the objective."""
     return objective.needs_guide or any(name in COLUMNS for name in objective.columns)
@@ -55,7 +60,7 @@ def to_come(cfg: TrainConfig, pairs: TokenPairs) -> Mapping[str, npt.NDArray[np.
     """The columns of `pairs` as they will be once the guide has read them: with its log-probs, of which none is known."""
     if cfg.model.guide is None:
         return pairs.columns
-    return {**pairs.columns, **dict.fromkeys(COLUMNS, np.zeros(len(pairs)))}
+    return {**pairs.columns, **dict.fromkeys(_columns(pairs.num_sides), np.zeros(len(pairs)))}
 
 
 def guided(
@@ -70,11 +75,12 @@ def guided(
     reference = workshop.reference_policy(cfg, policy) if objective.needs_guide else None
     found = {}
     for name, pairs in {"train": materials.data.train, "probe": materials.data.probe}.items():
-        logps = functools.partial(
-            _token_log_probs, cfg, materials, workshop, pairs, name, measured_sides(objective, pairs)
-        )
+        count = measured_sides(objective, pairs)
+        logps = functools.partial(_token_log_probs, cfg, materials, workshop, pairs, name, count)
         theirs = logps(guide, weights)
-        sums = {column: _sums(side, pairs, k) for k, (column, side) in enumerate(zip(COLUMNS, theirs, strict=False))}
+        sums = {
+            column: _sums(side, pairs, k) for k, (column, side) in enumerate(zip(_columns(count), theirs, strict=True))
+        }
         found[name] = replace(pairs, columns={**pairs.columns, **sums})
         if reference is not None:
             ours = logps(reference, state_hash(reference.lm))

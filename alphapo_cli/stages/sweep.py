@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from alphapo_cli import report
+from alphapo_cli.objective_config import at_zero
 from alphapo_cli.run_state import OVER
 from alphapo_cli.runs import digest
 from alphapo_cli.stages.pipeline import Plan
@@ -165,11 +166,10 @@ def make_pictures(directory: SweepDirectory, found: best_of.Analysis, grid: Grid
             )
     if not any(curve.rows for curve in curves):
         return {}
-    zero = {"alphapo": "SimPO", "alphapo_ratio": "DPO"}.get(grid.cells[0].cfg.objective.name)
     name = "alpha" if any(c.alpha is not None for c in curves) else ", ".join(k for k in grid.keys if k != "seed")
     pictures = {picture: directory.path / f"{picture}.png" for picture in PICTURES}
     plots.sweep_displacement(curves, pictures["displacement"], name=name)
-    plots.sweep_outcome(curves, pictures["outcome"], metric, zero_name=zero, name=name)
+    plots.sweep_outcome(curves, pictures["outcome"], metric, zero_name=at_zero(grid.base), name=name)
     if found.ended:  # as old as what they show: a cell that ended while they were drawn is newer than they are
         with contextlib.suppress(OSError):
             for path in pictures.values():

@@ -106,13 +106,18 @@ def test_rows_part_where_the_assistant_first_speaks_differently(tmp_path):
         {"chosen": [*PAIR.prompt, *LONG], "rejected": [*PAIR.prompt, *LONG[:2], say("assistant", "Swim.")]},
         # they part at what a user says: the assistant's turn before it is part of both answers
         {"chosen": [*PAIR.prompt, *LONG[:3]], "rejected": [*PAIR.prompt, LONG[0], say("user", "No map."), LONG[2]]},
+        # a prompt column says where the trajectories begin, even where both take the same first turn
+        {"prompt": list(PAIR.prompt), "chosen": list(LONG), "rejected": [*LONG[:2], say("assistant", "Swim.")]},
+        {"prompt": PAIR.prompt[0]["content"], "chosen": list(LONG), "rejected": [*LONG[:2], say("assistant", "Swim.")]},
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     cfg = DataConfig(source="files", path=str(tmp_path / "rows.jsonl"), format="messages")
-    with pytest.raises(UsageError, match="3 no common prompt"):
+    with pytest.raises(UsageError, match="5 no common prompt"):
         load_pairs(cfg)
     found = load_pairs(DataConfig(source="files", path=cfg.path, format="messages", trajectories=True)).pairs
-    assert [(len(p.prompt), len(p.chosen), len(p.rejected)) for p in found] == [(1, 5, 1), (3, 3, 1), (1, 3, 3)]
+    assert [(len(p.prompt), len(p.chosen), len(p.rejected)) for p in found] == [
+        (1, 5, 1), (3, 3, 1), (1, 3, 3), (1, 5, 3), (1, 5, 3),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])

@@ -348,6 +348,12 @@ def test_pairs_and_lists_do_not_mix(loss) -> None:
     assert "reads 3 answers of a row, which has 2" in ran.fault
 
 
+def test_the_second_best_of_a_scored_list_is_no_gold_answer(loss) -> None:
+    ran = loss([LIST_ROW], "objective=triple_po")
+    assert (ran.code, ran.out) == (2, "")
+    assert "line 1: objective 'triple_po' reads a gold answer as a row's third" in ran.fault
+
+
 def test_ranked_ties_keep_the_lists_order() -> None:
     from alphapo_cli.data.answers import ranked
 

@@ -175,6 +175,26 @@ def guide(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Path:
     return ran.path
 
 
+@pytest.mark.slow
+def test_a_second_reference_reads_every_answer_that_the_link_does(
+    guide: Path, alphapo: Callable[..., Ran], tiny: tuple[str, ...]
+) -> None:
+    """KTO's third answer, one to another prompt, under two references that are one: KTO itself."""
+    both = (f"model.reference={guide}", "trainer.learning_rate=1e-3")
+    kto = alphapo("train", *tiny, "objective=kto", *both)
+    mixed = alphapo(
+        "train",
+        *tiny,
+        "objective=mrpo",
+        "objective/link=kto_mismatched",
+        *both,
+        f"model.guide={guide}",
+        "run.name=mixed",
+    )
+    assert (kto.code, mixed.code) == (0, 0), kto.err + mixed.err
+    assert losses(mixed) == pytest.approx(losses(kto), abs=1e-6)
+
+
 @pytest.mark.parametrize("name", ["tgdpo", pytest.param("mrpo", marks=pytest.mark.slow)])
 def test_training_beside_a_third_model(
     name: str, guide: Path, alphapo: Callable[..., Ran], tiny: tuple[str, ...]

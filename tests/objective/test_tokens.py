@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import ConfigError, UsageError
 from alphapo_cli.logprobs import AnswerLogProbs, TokenLogProbs, TokenStatistics
 from tests import tiny
 from tests.conftest import Ran
@@ -162,3 +162,32 @@ def test_sums_alone_are_refused(name: str, alphapo: Callable[..., Ran], tmp_path
     ran = alphapo("loss", "rows.jsonl", f"objective={name}")
     assert ran.code == 2
     assert "only sums" in ran.fault
+
+
+def test_what_compares_with_the_reference_reads_the_same_tokens_as_it() -> None:
+    """Only the first two tokens of each answer count; by them the chosen answer leads the reference by 0.5 a token.
+
+    By all tokens of the policy against the counted ones of the reference it would lag behind.
+    """
+    four_and_two = TokenLogProbs(
+        torch.full((6,), -1.0, dtype=torch.float64), torch.tensor([0, 0, 0, 0, 1, 1]), torch.arange(6), 1, 2
+    )
+    reference = torch.tensor([[-3.0], [-2.0]], dtype=torch.float64)  # 2 x -1.5 and 2 x -1
+    given = replace(four_and_two.answers(), reference=reference, columns={"score_chosen": torch.tensor([4.0]),
+                                                                          "score_rejected": torch.tensor([1.0])})  # fmt: skip
+    cut = ("objective/token=prefix", "objective.token.alpha=0")
+    margin = tiny.objective("objective=alpha_dpo", *cut, "objective.gamma_beta_ratio=0")
+    by_hand = margin.beta * margin.parts["margin"].settings["alpha"] * 0.5
+    loss = margin(given).loss.item()
+    assert loss == pytest.approx(math.log1p(math.exp(by_hand)), rel=1e-12)  # equal mean log-probs, less the margin
+    omni = ("objective=omni_dpo", *cut)
+    with_nll, without = (tiny.objective(*omni, f"objective.regulariser.weight={w}")(given).loss for w in (1, 0))
+    assert with_nll.item() == without.item()  # L_w = -2 is above R_w = -3: no NLL is due
+    below = replace(given, reference=torch.tensor([[-1.5], [-2.0]], dtype=torch.float64))
+    with_nll, without = (tiny.objective(*omni, f"objective.regulariser.weight={w}")(below).loss for w in (1, 0))
+    assert with_nll.item() - without.item() == pytest.approx(1.0, rel=1e-12)  # of all four tokens, -1 each
+
+
+def test_sums_over_whole_answers_do_not_go_with_token_weights() -> None:
+    with pytest.raises(ConfigError, match=r"objective/token=prefix: score 'ratio_mixed' reads sums over whole answers"):
+        tiny.objective("objective=mrpo", "objective/token=prefix")
