@@ -7,7 +7,7 @@
 
 CPU time is that of the process, which a busy machine distorts less than wall time; ratios are TRL / ours. Measured steps
 are some of a run of 300: its steps are cut into strata by the size of their padded batches, and the most ordinary one of
-each is taken. (A few batches at random need 3 to 5 times as many positions padded as packed; all 300 need 3.9.) Peak memory is that of a process which runs one side only, on the largest batches of the 300.
+each is taken. (A few batches at random need 3 to 5 times as many positions padded as packed; all 300 need 3.9.) Peak memory is that of a process which runs one side only, on its largest batch of the 300.
 """
 
 from __future__ import annotations
@@ -193,12 +193,12 @@ def needed(args: argparse.Namespace, step: int) -> tuple[float, int]:
 
 
 def one_side(args: argparse.Namespace) -> dict[str, Any]:
-    """Peak memory of a process that runs one side, on the batches that are largest padded and largest packed."""
+    """Peak memory of a process that runs one side, on its largest batch of the run."""
     with tempfile.TemporaryDirectory() as folder:
         side = sides(args, (args.role,), folder)[args.role]
-        largest = [int(np.argmax(size)) for size in sizes(args)]
-        for i in (*largest, largest[0]):  # the optimizer's state is there from the second step on
-            side.step(i)
+        size = sizes(args)[args.role == "ours" and args.layout == "packed"]
+        for i in (np.argmin(size), np.argmax(size)):  # the optimizer's state is there from the second step on
+            side.step(int(i))
     if args.device == "cuda":
         return {"peak_mib": torch.cuda.max_memory_allocated() / 2**20}
     return {"peak_mib": processes.peak_mib()}
