@@ -142,14 +142,28 @@ def make(name: str | None, texts: Sequence[str], sources: Sources) -> Grid:
     ]
     cells: dict[str, Cell] = {}
     lines = [_line(point, sources) for point in points]
+    ids = []
     for point, cfg in zip(points, compose_each("train", TrainConfig, layers, lines, sources), strict=True):
         overrides = tuple(f"{key}={_text(value)}" for key, value in point.items())
         cell = Cell(digest(identity(cfg))[:10], point, overrides, cfg)
         cells.setdefault(cell.id, cell)
+        ids.append(cell.id)
+    _check_keys(swept, points, ids)
     first = next(iter(cells.values()))
     return Grid(
         file.name, file.description, _base(first.cfg, tuple(swept), layers), tuple(swept), tuple(cells.values())
     )
+
+
+def _check_keys(swept: Mapping[str, Override], points: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> None:
+    """Raises ConfigError: a swept key makes no difference to any cell; its other values would be left out silently."""
+    for key, override in swept.items():
+        found: dict[str, set[str]] = {}
+        for point, cell in zip(points, ids, strict=True):
+            found.setdefault(repr({k: v for k, v in point.items() if k != key}), set()).add(cell)
+        several = len({repr(point[key]) for point in points}) > 1
+        if several and all(len(cells) == 1 for cells in found.values()):
+            raise ConfigError(f"'{override.input_line}': no cell differs by it; give it one value")
 
 
 def _base(cfg: TrainConfig, keys: tuple[str, ...], layers: Sequence[Line]) -> dict[str, Any]:

@@ -38,6 +38,11 @@ class TestCells:
         assert made.keys == (ALPHA,)
         assert {c.cfg.objective.beta for c in made.cells} == {7.0}
 
+    @pytest.mark.parametrize("idle", ["tracking.project=a,b", "run.name=a,b", "data.workers=1,2"])
+    def test_a_key_by_which_no_cell_differs_is_refused(self, idle):
+        with pytest.raises(ConfigError, match=f"'{idle}': no cell differs by it; give it one value"):
+            grid(f"{ALPHA}=0,1 {idle}", "alpha")
+
     def test_objectives(self):
         made = grid("objective=simpo,dpo,alphapo")
         assert [c.cfg.objective.name for c in made.cells] == ["simpo", "dpo", "alphapo"]
@@ -143,7 +148,7 @@ class TestIdentity:
         ["alpha_gamma"],
         [None, "objective.gamma=0.5,1", "objective=simpo"],
         [None, "objective=simpo,alphapo,dpo", "seed=1,2"],
-        [None, "data.limit=null,10", "run.name=a,b"],
+        [None, "data.limit=null,10", "data.prompt_column=a,b"],
         [None, "objective/shape=tanh", "objective.shape.scale=1,2"],
         pytest.param(["methods"], marks=pytest.mark.slow),
     ],
