@@ -29,12 +29,28 @@ def _forward(self: Any, x: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return type(self).forward(self, x)  # type: ignore[no-any-return]
     gate, up = self.gate_proj(x), self.up_proj(x)
-    known_gate, known_up = gate.detach(), up.detach()
     active = self.act_fn(gate)
-    with _made_again(active, lambda: self.act_fn(known_gate)):
+    again = _Again(self.act_fn, gate.detach(), up.detach())
+    with _made_again(active, again.active):
         product = active * up
-    with _made_again(product, lambda: self.act_fn(known_gate) * known_up):
+    with _made_again(product, again.product):
         return self.down_proj(product)  # type: ignore[no-any-return]
+
+
+class _Again:
+    """What is made again. The backward pass asks for the product first, and for the activation right after it."""
+
+    def __init__(self, act: Callable[[Tensor], Tensor], gate: Tensor, up: Tensor) -> None:
+        self.act, self.gate, self.up = act, gate, up
+        self.made: Tensor | None = None
+
+    def product(self) -> Tensor:
+        self.made = self.act(self.gate)
+        return self.made * self.up
+
+    def active(self) -> Tensor:
+        made, self.made = self.made, None
+        return self.act(self.gate) if made is None else made
 
 
 def _made_again(tensor: Tensor, make: Callable[[], Tensor]) -> saved_tensors_hooks:
