@@ -208,8 +208,7 @@ def _conversations(
     last = min(map(len, sides)) - 1
     shared = next((n for n in range(last) if any(side[n] != sides[0][n] for side in sides)), last)
     if cfg.trajectories:
-        # A prompt column says where the trajectories begin, though they may take the same turns at first.
-        start = len(prompt or ())
+        start = len(prompt or ())  # a prompt column says where trajectories begin, whatever turns they share behind it
         if 0 < start < shared and sides[0][:start] == prompt and sides[0][start]["role"] == "assistant":
             shared = start
         while shared and any(side[shared]["role"] != "assistant" for side in sides):

@@ -58,7 +58,9 @@ def _made_again(tensor: Tensor, make: Callable[[], Tensor]) -> saved_tensors_hoo
     place, size = tensor.data_ptr(), tensor.numel()
 
     def pack(kept: Tensor) -> Tensor | torch.Size:
-        return kept.shape if kept.data_ptr() == place and kept.numel() == size else kept
+        # A transposed view begins at the same place, too; it could not be made again from its shape alone.
+        same = kept.data_ptr() == place and kept.numel() == size and kept.is_contiguous()
+        return kept.shape if same else kept
 
     def unpack(packed: Tensor | torch.Size) -> Tensor:
         if isinstance(packed, Tensor):

@@ -32,7 +32,8 @@ class Part:
     its range, as in `schema`. `reads_margin`: whether gamma and a margin part mean anything to this link.
 
     `sides`: it is shown the first so many answers of a row; None: all there are, as a score always is, and of a column
-    <name>_chosen that it reads also <name>_2, <name>_3 and so on. `pointwise`: each answer counts by itself, so that a row may have one alone.
+    <name>_chosen that it reads also <name>_2, <name>_3 and so on. `pointwise`: each answer counts by itself, so that a
+    row may have one alone.
     `mismatched`: in training its third answer is one to another prompt (`TokenPairs.with_mismatched`).
     """
 

@@ -94,6 +94,26 @@ def test_adapters_keep_less_too() -> None:
     assert sum(some) < sum(everything)
 
 
+def test_a_transposed_view_is_kept_as_it_is() -> None:
+    """A projection that saves its input transposed gets its own numbers back, not others of the same shape."""
+
+    class Transposing(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (self.weight @ x.flatten(0, 1).t()).t().view(*x.shape[:-1], -1)
+
+    grads = []
+    for lean in (True, False):
+        policy = PolicyModel(tiny.model(), layout="packed").train()
+        for layer in policy.lm.base_model.layers:
+            down = layer.mlp.down_proj
+            layer.mlp.down_proj = Transposing(down.in_features, down.out_features, bias=False)
+            layer.mlp.down_proj.weight = down.weight
+            if not lean:
+                restore(layer.mlp)
+        grads.append(step(policy)[0])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
 def test_under_gradient_checkpointing_nothing_is_kept() -> None:
     policy = PolicyModel(tiny.model(), layout="packed").train()
     policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
