@@ -92,40 +92,59 @@ def _statistics(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def token_statistics(
+def observe(
     hidden: Tensor,
+    targets: Tensor,
     head: Head,
     *,
-    start_hidden: Tensor | None = None,
-    start_head: Head | None = None,
+    described: int,
+    start: tuple[Tensor, Head] | None = None,
     chunk_bytes: int = CHUNK_BYTES,
-) -> TokenStatistics:
-    """Entropy, sum p^2 and, given the start's hidden states and head, KL(now || start) at each row, all [N] float32.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`token_log_probs` [N], and of the first M = `described` rows entropy [M] and KL(now || start) [M], nats.
 
-    Keeping the start's hidden states [N, H] and head instead of its distributions [N, V] makes the exact KL
-    affordable: no second forward pass and nothing of vocabulary size is stored.
+    `start`: hidden states [M, H] of these rows and the head that goes with them; None: the KL is 0, this is the start.
+    Keeping hidden states instead of distributions [M, V] makes the exact KL affordable: no second pass through the
+    model and nothing of vocabulary size is stored.
     """
-    entropy, sum_p2, kl = [], [], []
     width = head(hidden[:1]).shape[-1] if len(hidden) else 1
-    start = 0
-    for size in chunks(len(hidden), width, chunk_bytes // 2):  # two sets of logits
-        rows = slice(start, start + size)
-        start += size
-        logits = head(hidden[rows])
-        before = start_head(start_hidden[rows]) if start_hidden is not None and start_head is not None else None
+    sizes = chunks(len(hidden), width, chunk_bytes)  # as in training, so that both round alike
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    logps, entropy, kl = (hidden.new_zeros(n, dtype=wide) for n in (len(hidden), described, described))
+    room, other = (hidden.new_empty(max(sizes, default=0), width, dtype=wide) for _ in range(2))
+    for begin, size in _offsets(sizes):
+        logits = _logits(head, hidden[begin : begin + size], room)
+        before = None if start is None else _logits(start[1], start[0][begin : begin + size], other)
         for block in _blocks(logits):
-            logp = logits[block].float().log_softmax(-1)
+            first = begin + block.start
+            logp = logits[block].log_softmax(-1)
+            last = first + len(logp)
+            logps[first:last] = logp.gather(1, targets[first:last].unsqueeze(1)).squeeze(1)
+            if first >= described:
+                continue
+            rows, logp = slice(first, min(last, described)), logp[: described - first]
             p = logp.exp()
-            entropy.append(-(p * logp).sum(-1))
-            sum_p2.append((p * p).sum(-1))
+            entropy[rows] = -(p * logp).sum(-1)
             if before is not None:
-                kl.append((p * (logp - before[block].float().log_softmax(-1))).sum(-1))
-    none = hidden.new_zeros(0, dtype=torch.float32)
-    return TokenStatistics(
-        torch.cat(entropy) if entropy else none,
-        torch.cat(sum_p2) if sum_p2 else none,
-        torch.cat(kl) if kl else none if start_head is not None else None,
-    )
+                kl[rows] = (p * (logp - before[block].log_softmax(-1))).sum(-1)
+    return logps, entropy, kl
+
+
+def _logits(head: Head, hidden: Tensor, room: Tensor) -> Tensor:
+    """head(hidden), float32 or wider, by the operations that training goes through; `room` may be written to."""
+    matrix = head.matrix
+    if matrix is None:
+        return _wide(head(hidden))
+    device = hidden.device.type
+    dtype = _computed_in(hidden)
+    with torch.autocast(device, enabled=False):
+        return _fill(room[: len(hidden)], hidden.to(dtype), matrix.to(dtype), head.factor, head.cap)
+
+
+def _computed_in(hidden: Tensor) -> torch.dtype:
+    """The type that matrix products of `hidden` run in: autocast's, or its own."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
 def kl_from(
@@ -181,7 +200,7 @@ class _LogProbs(torch.autograd.Function):
         statistics: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         device = hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        dtype = _computed_in(hidden)
         sizes = chunks(len(hidden), len(weight), chunk_bytes)
         wide = torch.promote_types(dtype, torch.float32)
         logps, entropy, sum_p2, norm = (torch.empty(len(hidden), dtype=wide, device=hidden.device) for _ in range(4))

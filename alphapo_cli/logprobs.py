@@ -20,7 +20,6 @@ class TokenStatistics:
 
     entropy: Tensor  # nats
     sum_p2: Tensor  # sum over the vocabulary of p^2
-    kl: Tensor | None = None  # nats, to a start distribution where one was given
 
 
 @dataclass(frozen=True)

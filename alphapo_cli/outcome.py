@@ -17,12 +17,10 @@ from typing import Any
 from alphapo_cli.files import write_json
 from alphapo_cli.sampling import sample
 from alphapo_cli.schema import ProbeConfig
+from alphapo_cli.sharing import Keep, alone
 
 NGRAM = 4
 TrueReward = Callable[[str, str], float]  # (instruction, answer)
-Keep = Callable[
-    [str, Callable[[], Any]], Any
-]  # (key, make): what was made under the key before, else what `make` makes
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Outcome:
 
     def __init__(
         self, tokenizer: Any, end_id: int, cfg: ProbeConfig, prompts: Prompts, seed: int, folder: Path, name: str,
-        keep: Keep = lambda _, make: make(),
+        keep: Keep = alone,
     ) -> None:  # fmt: skip
         """`keep`: for the answers of the policy before its first step, which other runs may share."""
         self.keep = keep

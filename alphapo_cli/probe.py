@@ -17,13 +17,14 @@ from torch import Tensor
 
 from alphapo_cli.data.tokens import Logs, TokenPairs
 from alphapo_cli.diagnostics import ProbeValues, objective_values
-from alphapo_cli.head import Head, token_log_probs, token_statistics
+from alphapo_cli.head import Head, log_probs_and_statistics, observe
 from alphapo_cli.layout import Layout
 from alphapo_cli.layout.batch import PairBatch
 from alphapo_cli.logprobs import AnswerLogProbs
 from alphapo_cli.objective.comparison import Moment
 from alphapo_cli.objective.preference import Objective
 from alphapo_cli.policy import PolicyModel, frozen_head, head_of, label
+from alphapo_cli.sharing import Keep, alone
 
 T = TypeVar("T")
 
@@ -179,52 +180,58 @@ class Probe:
         pad_id: int,
         processes: Processes,
         reference: np.ndarray | None,
+        keep: Keep = alone,
     ) -> None:
+        """`keep`: for the first reading, as far as it is the same under other objectives."""
         self.objective = objective
         sides = measured_sides(objective, pairs)
         self.scorer = PairScorer(pairs, batch_size, pad_id, processes, policy.layout, sides)
         self.reference = reference  # [K, P]
-        self.start_head = frozen_head(policy.lm)
-        self.start_hidden: list[Tensor] = []  # chosen rows of each of this process's batches
-        self.start = self.measure(policy)
+        # Of the start: its head, and the chosen rows of each of this process's batches.
+        self.start_head, self.start_hidden = frozen_head(policy.lm), list[Tensor]()
+        if objective.weighs_tokens or objective.needs_statistics or objective.needs_kl:
+            first = self._look(policy)
+        else:
+            first = keep(f"probe {sides}", lambda: self._look(policy))
+        values, self.start_hidden = first
+        self.start = self._values(values, objective.start)
 
     def measure(self, policy: PolicyModel, moment: Moment | None = None) -> ProbeValues:
         """Everything the metrics need, of the policy as it is now, its loss as it is at `moment`."""
-        first = not self.start_hidden
-        parts = []
+        return self._values(self._look(policy)[0], moment or self.objective.start)
+
+    def _look(self, policy: PolicyModel) -> tuple[dict[str, np.ndarray], list[Tensor]]:
+        """(values of every pair; at the start the chosen answers' hidden states of each of this process's batches)."""
+        rows, parts = [], []
         with inference(policy):
             for i, (chunk, batch) in enumerate(self.scorer.batches(next(policy.parameters()).device)):
-                hidden = policy.hidden(batch)
-                head = head_of(policy.lm)
-                tokens = label(token_log_probs(hidden, batch.targets, head, chunk_bytes=policy.chunk_bytes), batch)
-                chosen = tokens.side == 0
-                if first:
-                    self.start_hidden.append(hidden[chosen])
-                facts = token_statistics(
-                    hidden[chosen],
+                hidden, head = policy.hidden(batch), head_of(policy.lm)
+                chosen = int((batch.answer < batch.num_pairs).sum())  # answers stand in order of their sides
+                logps, entropy, kl = observe(
+                    hidden,
+                    batch.targets,
                     head,
-                    start_hidden=self.start_hidden[i],
-                    start_head=self.start_head,
+                    described=chosen,
+                    start=(self.start_hidden[i], self.start_head) if self.start_hidden else None,
                     chunk_bytes=policy.chunk_bytes,
                 )
+                if not self.start_hidden:
+                    rows.append(hidden[:chosen].clone())  # not a view, which would keep the rest
+                tokens = label(logps, batch)
                 answers = replace(tokens.answers(), index=batch.index)
-                assert facts.kl is not None
-                for_objective = self._for_objective(answers, hidden, head, policy.chunk_bytes)
+                found = {
+                    "sums": _numpy(answers.sums),
+                    "lengths": _numpy(answers.lengths),
+                    "entropy": _pair_means(entropy, batch.answer[:chosen], answers),
+                    "kl": _pair_means(kl, batch.answer[:chosen], answers),
+                    **self._for_objective(answers, hidden, head, policy.chunk_bytes),
+                }
                 if self.objective.needs_kl:
-                    for_objective["sequence_kl"] = _numpy(tokens.sum_over(policy.kl(batch, hidden, head)))
-                parts.append(
-                    (
-                        chunk,
-                        {
-                            "sums": _numpy(answers.sums),
-                            "lengths": _numpy(answers.lengths),
-                            "entropy": _pair_means(facts.entropy, tokens.answer[chosen], answers),
-                            "kl": _pair_means(facts.kl, tokens.answer[chosen], answers),
-                            **for_objective,
-                        },
-                    )
-                )
-        values = self.scorer.collect(parts)
+                    found["sequence_kl"] = _numpy(tokens.sum_over(policy.kl(batch, hidden, head)))
+                parts.append((chunk, found))
+        return self.scorer.collect(parts), rows
+
+    def _values(self, values: dict[str, np.ndarray], moment: Moment) -> ProbeValues:
         answers = AnswerLogProbs(
             torch.from_numpy(values["sums"]),
             torch.from_numpy(values["lengths"]),
@@ -235,7 +242,7 @@ class Probe:
             kl=torch.from_numpy(values["sequence_kl"]) if "sequence_kl" in values else None,
             present=None if (values["lengths"] > 0).all() else torch.from_numpy(values["lengths"] > 0),
         )
-        of_objective = objective_values(self.objective, answers, moment or self.objective.start)
+        of_objective = objective_values(self.objective, answers, moment)
         return ProbeValues(values["sums"], values["lengths"], *of_objective, values["entropy"], values["kl"])
 
     def _for_objective(
@@ -248,7 +255,8 @@ class Probe:
         if self.objective.needs_statistics:
             tokens = answers.tokens
             assert tokens is not None
-            facts = token_statistics(hidden, head, chunk_bytes=chunk_bytes)
+            _, facts = log_probs_and_statistics(hidden, tokens.tokens, head, chunk_bytes=chunk_bytes)
+            assert facts is not None
             found["log_p2"] = _numpy(tokens.sum_over(facts.sum_p2.log()) / answers.lengths.clamp(min=1))
         return found
 

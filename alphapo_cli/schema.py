@@ -151,7 +151,7 @@ class ProbeConfig:
     pairs: int | None = _number(None, ge=1)  # null: 256, and at most a tenth of the data
     # Steps; null: 16, or more where that would cost more than about a sixteenth of training (see schedule.probe_every).
     every: int | None = _number(None, ge=1)
-    batch_size: int = _number(32, ge=1)  # pairs; changes round-off only
+    batch_size: int = _number(8, ge=1)  # pairs; few stay in a CPU's cache; changes round-off only
     # Answers sampled to held-out prompts, one each; 0: none, null: 256 in the embedded world and none elsewhere.
     samples: int | None = _number(None, ge=0)
     sample_every: int | None = _number(None, ge=1)  # steps; null: as often as the probe

@@ -196,6 +196,50 @@ def test_the_probe_reads_the_model_pair_by_pair(batch_size: int) -> None:
                 assert now.kl[i] == pytest.approx(kl, rel=1e-5)
 
 
+def test_runs_from_one_start_share_the_first_look_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another objective reads of the same log-probs is the same; one with token weights looks for itself."""
+    pairs, kept = tiny.token_pairs(5, seed=8), dict[str, Any]()
+    policy = PolicyModel(tiny.model())
+    looks: list[int] = []
+    hidden = PolicyModel.hidden
+
+    def counted(self: PolicyModel, batch: Any) -> Any:
+        looks.append(1)
+        return hidden(self, batch)
+
+    def keep(key: str, make: Any) -> Any:
+        if key not in kept:
+            kept[key] = make()
+        return kept[key]
+
+    def probe(objective: str, **more: Any) -> Probe:
+        looks.clear()
+        return Probe(
+            policy, tiny.objective(f"objective={objective}"), pairs, batch_size=5, pad_id=tiny.PAD,
+            processes=Processes(), **more,
+        )  # fmt: skip
+
+    monkeypatch.setattr(PolicyModel, "hidden", counted)
+    reference = np.full((2, 5), -3.0)
+    first = probe("alphapo", reference=None, keep=keep)
+    assert len(looks) == 1
+    second = probe("dpo", reference=reference, keep=keep)
+    assert not looks
+    alone = probe("dpo", reference=reference)
+    assert len(looks) == 1
+    assert np.array_equal(first.start.sums, second.start.sums)
+    for name in ("rewards", "scores", "gradients", "entropy", "kl"):
+        assert np.array_equal(getattr(second.start, name), getattr(alone.start, name))
+    weighted = probe("ld_dpo", reference=reference, keep=keep)
+    assert len(looks) == 1
+    assert not np.array_equal(weighted.start.rewards, second.start.rewards)
+    with torch.no_grad():
+        policy.lm.get_output_embeddings().weight.mul_(1.5)
+    ours, theirs = second.measure(policy), alone.measure(policy)
+    assert np.array_equal(ours.kl, theirs.kl)
+    assert (ours.kl > 0).all()
+
+
 def test_gradient_weights_are_the_closed_form() -> None:
     # AlphaPO: -beta e^{-alpha s_w} sigmoid(gamma - m) and +beta e^{-alpha s_l} sigmoid(gamma - m)
     objective = tiny.objective("objective=alphapo", "objective.shape.alpha=0.5", "objective.gamma=0.4")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alphapo_cli.data.tokens import TokenPair
-from alphapo_cli.head import token_log_probs, token_statistics
+from alphapo_cli.head import Head, observe, token_log_probs
 from alphapo_cli.layout import padded
 from alphapo_cli.logprobs import TokenLogProbs, log_softmax_at
 from alphapo_cli.policy import PolicyModel, frozen_head, head_of
@@ -103,39 +103,54 @@ def test_chunks_do_not_show() -> None:
         for rows in (1, 5, 36, 37, 100):
             pieces = token_log_probs(hidden, targets, head_of(lm), chunk_bytes=rows * 97 * 4)
             assert torch.allclose(pieces, whole, atol=1e-14)
-        facts = token_statistics(hidden, head_of(lm), start_hidden=hidden.flip(0), start_head=head_of(lm))
-        parts = token_statistics(
-            hidden, head_of(lm), start_hidden=hidden.flip(0), start_head=head_of(lm), chunk_bytes=7 * 97 * 4
-        )
-        for name in ("entropy", "sum_p2", "kl"):
-            assert torch.allclose(getattr(facts, name), getattr(parts, name), atol=1e-6)
+        start = (hidden.flip(0)[:20], head_of(lm))
+        ours = observe(hidden, targets, head_of(lm), described=20, start=start)
+        for rows in (1, 7, 19, 20, 21, 36):
+            parts = observe(hidden, targets, head_of(lm), described=20, start=start, chunk_bytes=rows * 97 * 4)
+            assert all(torch.allclose(a, b, atol=1e-14) for a, b in zip(ours, parts, strict=True))
 
 
-def test_token_statistics_are_those_of_the_whole_distribution() -> None:
-    lm = tiny.model().double()
-    other = tiny.perturbed(lm, seed=1, size=0.1)
-    generator = torch.Generator().manual_seed(0)
-    now = torch.randn(20, 32, dtype=torch.float64, generator=generator)
-    start = now + 0.3 * torch.randn(20, 32, dtype=torch.float64, generator=generator)
-    facts = token_statistics(now, head_of(lm), start_hidden=start, start_head=head_of(other))
-    assert facts.kl is not None
+@pytest.mark.parametrize("described", [0, 1, 13, 20])
+@pytest.mark.parametrize("bias", [False, True])
+def test_what_is_observed_is_of_the_whole_distribution(described: int, bias: bool) -> None:
+    g = torch.Generator().manual_seed(0)
+    layers = [torch.nn.Linear(32, 97, bias=bias).double() for _ in range(2)]
+    now, start = (torch.randn(20, 32, dtype=torch.float64, generator=g) for _ in range(2))
+    targets = torch.randint(0, 97, (20,), generator=g)
+    heads = [Head(layer, 1.5, 4.0) for layer in layers]
+    logps, entropy, kl = observe(
+        now, targets, heads[0], described=described, start=(start[:described], heads[1]), chunk_bytes=7 * 97 * 4
+    )
+    assert len(entropy) == len(kl) == described
     for i in range(20):
         with torch.no_grad():
-            p = lm.lm_head(now[i]).softmax(-1).tolist()
-            q = other.lm_head(start[i]).softmax(-1).tolist()
-        assert facts.entropy[i].item() == pytest.approx(-sum(x * math.log(x) for x in p), rel=2e-6)
-        assert facts.sum_p2[i].item() == pytest.approx(sum(x * x for x in p), rel=2e-6)
-        kl = sum(x * math.log(x / y) for x, y in zip(p, q, strict=True))
-        assert facts.kl[i].item() == pytest.approx(kl, rel=1e-4, abs=2e-6)
-        assert facts.kl[i] > 0
+            p, q = (
+                (4 * torch.tanh(1.5 * layer(x[i]) / 4)).softmax(-1).tolist()
+                for layer, x in zip(layers, (now, start), strict=True)
+            )
+        assert logps[i].item() == pytest.approx(math.log(p[int(targets[i])]), rel=1e-12)
+        if i < described:
+            assert entropy[i].item() == pytest.approx(-sum(x * math.log(x) for x in p), rel=1e-12)
+            divergence = sum(x * math.log(x / y) for x, y in zip(p, q, strict=True))
+            assert kl[i].item() == pytest.approx(divergence, rel=1e-10)
+            assert kl[i] > 0
 
 
-def test_token_statistics_need_no_start() -> None:
-    facts = token_statistics(torch.zeros(3, 32), head_of(tiny.model()))
-    assert facts.kl is None
-    # equal logits: the uniform distribution
-    assert facts.entropy.tolist() == pytest.approx([torch.tensor(97.0).log().item()] * 3, rel=1e-6)
-    assert facts.sum_p2.tolist() == pytest.approx([1 / 97] * 3, rel=1e-6)
+def test_the_start_has_no_kl() -> None:
+    _, entropy, kl = observe(torch.zeros(3, 32), torch.tensor([0, 1, 2]), head_of(tiny.model()), described=2)
+    assert kl.tolist() == [0, 0]
+    assert entropy.tolist() == pytest.approx([math.log(97)] * 2, rel=1e-6)  # equal logits: the uniform distribution
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_what_is_observed_is_what_training_sees(bf16: bool) -> None:
+    """To the last bit: a log-ratio to a reference that is the policy itself is 0."""
+    g = torch.Generator().manual_seed(0)
+    hidden, targets = torch.randn(50, 32, generator=g), torch.randint(0, 97, (50,), generator=g)
+    head = head_of(tiny.model())
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        logps = observe(hidden, targets, head, described=20, chunk_bytes=7 * 97 * 4)[0]
+        assert torch.equal(logps, token_log_probs(hidden, targets, head, chunk_bytes=7 * 97 * 4))
 
 
 def test_frozen_head_stays_while_the_model_moves() -> None:

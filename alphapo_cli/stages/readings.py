@@ -13,11 +13,12 @@ from alphapo_cli.data.tokenise import encode_prompt, end_token_id
 from alphapo_cli.errors import AlphapoError
 from alphapo_cli.objective.comparison import Moment
 from alphapo_cli.objective.preference import Objective
-from alphapo_cli.outcome import Keep, Outcome, Prompts
+from alphapo_cli.outcome import Outcome, Prompts
 from alphapo_cli.policy import PolicyModel
 from alphapo_cli.probe import Probe, Processes, score_pairs
 from alphapo_cli.runs import RunDirectory
 from alphapo_cli.schema import TrainConfig
+from alphapo_cli.sharing import Keep
 from alphapo_cli.stages.workshop import Materials
 
 SAMPLES = 256  # answers at a reading in the embedded world
@@ -50,7 +51,7 @@ class Readings:
         began = time.perf_counter()
         self.probe = Probe(
             policy, objective, materials.data.probe, batch_size=cfg.probe.batch_size,
-            pad_id=materials.tokenizer.pad_token_id, processes=processes, reference=reference,
+            pad_id=materials.tokenizer.pad_token_id, processes=processes, reference=reference, keep=keep,
         )  # fmt: skip
         if cfg.guard.non_finite and not np.isfinite(self.probe.start.sums).all():
             raise AlphapoError(

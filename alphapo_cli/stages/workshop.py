@@ -30,11 +30,11 @@ from alphapo_cli.fingerprint import weights_hash
 from alphapo_cli.locations import cache_dir
 from alphapo_cli.models import Room, check_lora, from_scratch, load_model, load_tokenizer, locate, room, state_hash
 from alphapo_cli.objective.preference import Objective
-from alphapo_cli.outcome import Keep
 from alphapo_cli.policy import PolicyModel, policy_of
 from alphapo_cli.probe import Processes, measured_sides, score_pairs
 from alphapo_cli.runs import digest
 from alphapo_cli.schema import DataConfig, ModelConfig, ProbeConfig, TrainConfig
+from alphapo_cli.sharing import Keep
 from alphapo_cli.stages import base
 from alphapo_cli.stages.fits import check_prompts, check_room, check_same_tokens
 
