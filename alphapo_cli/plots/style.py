@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib import rc_context
@@ -71,6 +71,24 @@ def new_figure(rows: int, columns: int, height: float, title: str, **layout: Any
 def plain(text: str) -> str:
     """`text` for matplotlib, which would read what stands between two dollar signs as mathematics, or fail to."""
     return text.replace("$", r"\$")
+
+
+def names(texts: Iterable[str], *, bare: bool = False) -> dict[str, str]:
+    """What each text is called in a picture: short, and no two the same.
+
+    `bare`: without a "key=" that all of them begin with, where the picture says elsewhere what the key is.
+    """
+    known = list(dict.fromkeys(texts))
+    keys = {text.partition("=")[0] for text in known}
+    values = [text.partition("=")[2] for text in known]
+    bare = bare and len(keys) == 1 and all(value and " " not in value for value in values)
+    found: dict[str, str] = {}
+    for cut in ("{0:.29}…", "…{1}", "{2}"):
+        texts = values if bare else known
+        found = {k: plain(t if len(t) <= 30 else cut.format(t, t[-29:], t)) for k, t in zip(known, texts, strict=True)}
+        if len(set(found.values())) == len(known):
+            break
+    return found
 
 
 def panel(ax: Axes, title: str, y_label: str, x_label: str = "") -> None:

@@ -78,7 +78,7 @@ def outcome_figure(
     # Many names find room under one wide panel only.
     stacked = not over_alpha and len(places) > style.MANY
     figure, axes = style.new_figure(
-        *((3, 1, 8.0) if stacked else (1, 3, 3.4)),
+        *((3, 1, 9.0) if stacked else (1, 3, 3.4)),
         title or f"Outcome and displacement at the end of training, by {name}",
         sharex=True,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -54,12 +54,13 @@ def _best(sweep: Sweep) -> float | str | None:
     if sweep.analysis.best is None:
         return None
     point = sweep.points[sweep.analysis.best]
-    return _names(p.label for p in sweep.points)[point.label] if point.alpha is None else point.alpha
+    return style.names((p.label for p in sweep.points), bare=True)[point.label] if point.alpha is None else point.alpha
 
 
 def _curves(sweep: Sweep) -> list[SweepCurve]:
     made = []
-    labels, series = _names(p.label for p in sweep.points), _names(p.series for p in sweep.points)
+    labels = style.names((p.label for p in sweep.points), bare=True)
+    series = style.names(p.series for p in sweep.points)
     for cell in sweep.cells:
         point, estimate = sweep.points[cell.point], sweep.analysis.estimates[cell.point]
         metric = sweep.analysis.metric
@@ -70,14 +71,3 @@ def _curves(sweep: Sweep) -> list[SweepCurve]:
             )
         )
     return made
-
-
-def _names(texts: Iterable[str]) -> dict[str, str]:
-    """What each text is called in a picture: it leaves room for it, and no two are called the same."""
-    known = list(dict.fromkeys(texts))
-    names: dict[str, str] = {}
-    for cut in ("{0:.29}…", "…{1}", "{2}"):
-        names = {t: style.plain(t if len(t) <= 30 else cut.format(t, t[-29:], t)) for t in known}
-        if len(set(names.values())) == len(known):
-            break
-    return names

@@ -150,17 +150,19 @@ def make_pictures(directory: SweepDirectory, found: best_of.Analysis, grid: Grid
 
     metric = found.metric
     curves = []
+    labels = plots.style.names((point.label for point in found.points), bare=True)
+    series = plots.style.names(point.series for point in found.points)
     for point, estimate in zip(found.points, found.estimates, strict=True):
         intervals = {} if metric is None or estimate is None else {metric: (estimate.low, estimate.high)}
         for cell in point.members:
             curves.append(
                 plots.SweepCurve(
                     alpha=point.alpha,
-                    label=plots.style.plain(point.label),
+                    label=labels[point.label],
                     rows=directory.cell(cell["id"]).rows(),
                     metrics=cell["metrics"],
                     state=cell["state"],
-                    series=plots.style.plain(point.series),
+                    series=series[point.series],
                     intervals=intervals,
                 )
             )

@@ -40,7 +40,7 @@ class Point:
 
     label: str
     alpha: float | None
-    series: str  # the swept values other than alpha
+    series: str  # the swept values other than alpha, where alpha is an axis
     members: tuple[Mapping[str, Any], ...]  # all cells, by seed
 
     @property
@@ -82,7 +82,7 @@ def points(cells: Sequence[Mapping[str, Any]]) -> list[Point]:
             Point(
                 " ".join(words.values()) or "all",
                 float(alpha) if isinstance(alpha, (int, float)) else None,
-                " ".join(word for k, word in words.items() if k != ALPHA),
+                " ".join(word for k, word in words.items() if k != ALPHA and ALPHA in point),
                 by_seed,
             )
         )
