@@ -274,3 +274,16 @@ def test_data_that_cannot_be_read_are_refused_before_a_model_is(
     assert ran.code == 2
     assert fault in ran.err.splitlines()[-1]
     assert not list(tmp_path.glob("runs/*/config.yaml"))
+
+
+def test_a_sweep_shares_no_reading_of_other_answers(
+    start: Path, alphapo: Callable[..., Any], rows: Callable[[Path], list[dict[str, Any]]]
+) -> None:
+    """InfoNCA reads a list's third answer, KTO puts one to another prompt in its place: three answers, not the same."""
+    words = line(start, "lists", "data.answers=3", "trainer.max_steps=2", "trainer.learning_rate=1e-2")
+    swept = alphapo("sweep", "objective=infonca,kto", *words, "launcher.workers=0")
+    assert swept.code == 0, swept.err
+    single = alphapo("train", "objective=kto", *words)
+    assert single.code == 0, single.err
+    (cell,) = (path for path in (swept.path / "cells").iterdir() if "name: kto\n" in (path / "config.yaml").read_text())
+    assert rows(cell / "metrics.jsonl") == rows(single.path / "metrics.jsonl")

@@ -51,7 +51,9 @@ class Readings:
         began = time.perf_counter()
         self.probe = Probe(
             policy, objective, materials.data.probe, batch_size=cfg.probe.batch_size,
-            pad_id=materials.tokenizer.pad_token_id, processes=processes, reference=reference, keep=keep,
+            pad_id=materials.tokenizer.pad_token_id, processes=processes, reference=reference,
+            # Objectives may read other answers of the same rows (`needs_mismatched`); their data has a key of its own.
+            keep=lambda what, make: keep(f"{what} {materials.data.key}", make),
         )  # fmt: skip
         if cfg.guard.non_finite and not np.isfinite(self.probe.start.sums).all():
             raise AlphapoError(

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from alphapo_cli.data.tokens import TokenPair
 from alphapo_cli.layout import packed
 from alphapo_cli.layout.batch import PairBatch
-from alphapo_cli.layout.lean import restore
+from alphapo_cli.layout.lean import lean, restore
 from alphapo_cli.policy import PolicyModel
 from tests import tiny
 
@@ -63,10 +63,10 @@ def step(policy: PolicyModel) -> tuple[list[torch.Tensor], list[int]]:
 @pytest.mark.parametrize("bf16", [False, True])
 def test_the_same_gradients_from_half_as_many_tensors(family: str, bf16: bool) -> None:
     grads, left = [], []
-    for lean in (True, False):
+    for leaner in (True, False):
         policy = PolicyModel(tiny.model(family), layout="packed", bf16=bf16).train()
         for layer in policy.lm.base_model.layers:
-            if not lean:
+            if not leaner:
                 restore(layer.mlp)
         made, waiting = step(policy)
         grads.append(made)
@@ -94,7 +94,8 @@ def test_adapters_keep_less_too() -> None:
     assert sum(some) < sum(everything)
 
 
-def test_a_transposed_view_is_kept_as_it_is() -> None:
+@pytest.mark.parametrize("names", [("down_proj",), ("gate_proj", "up_proj", "down_proj")], ids=len)
+def test_transposed_tensors_are_kept_as_they_are(names: tuple[str, ...]) -> None:
     """A projection that saves its input transposed gets its own numbers back, not others of the same shape."""
 
     class Transposing(torch.nn.Linear):
@@ -102,16 +103,53 @@ def test_a_transposed_view_is_kept_as_it_is() -> None:
             return (self.weight @ x.flatten(0, 1).t()).t().view(*x.shape[:-1], -1)
 
     grads = []
-    for lean in (True, False):
+    for leaner in (True, False):
         policy = PolicyModel(tiny.model(), layout="packed").train()
         for layer in policy.lm.base_model.layers:
-            down = layer.mlp.down_proj
-            layer.mlp.down_proj = Transposing(down.in_features, down.out_features, bias=False)
-            layer.mlp.down_proj.weight = down.weight
-            if not lean:
+            for name in names:
+                plain = getattr(layer.mlp, name)
+                setattr(layer.mlp, name, Transposing(plain.in_features, plain.out_features, bias=False))
+                getattr(layer.mlp, name).weight = plain.weight
+            if not leaner:
                 restore(layer.mlp)
         grads.append(step(policy)[0])
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+def test_what_autocast_widens_is_wide_when_made_again() -> None:
+    """On CUDA autocast takes powers, as in gelu_new, in float32; on the CPU products, which make a SiLU here."""
+
+    class SiLU(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([x, x.sigmoid()]).prod(0)
+
+    grads = []
+    for leaner in (True, False):
+        policy = PolicyModel(tiny.model(), layout="packed", bf16=True).train()
+        for layer in policy.lm.base_model.layers:
+            layer.mlp.act_fn = SiLU()
+            if not leaner:
+                restore(layer.mlp)
+        grads.append(step(policy)[0])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("what", ["weight", "output"])
+def test_what_was_modified_in_place_is_an_error_as_without(what: str) -> None:
+    """Not gradients of other numbers than the forward pass saw."""
+    mlp = tiny.model().base_model.layers[0].mlp
+    x = torch.ones(1, 5, 32, requires_grad=True)
+    for leaner in (False, True):
+        if leaner:
+            lean(mlp)
+        outputs: list[torch.Tensor] = []
+        hook = mlp.up_proj.register_forward_hook(lambda module, args, out, seen=outputs: seen.append(out))
+        made = mlp(x).sum()
+        hook.remove()
+        with torch.no_grad():
+            (mlp.down_proj.weight if what == "weight" else outputs[0]).mul_(2)
+        with pytest.raises(RuntimeError, match="modified"):
+            made.backward()
 
 
 def test_under_gradient_checkpointing_nothing_is_kept() -> None:
