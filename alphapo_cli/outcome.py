@@ -57,7 +57,7 @@ class Outcome:
 
     def start(self, lm: Any) -> None:
         """Draw the reference answers and keep them in samples/reference.json."""
-        self.reference = self.keep("reference", lambda: self._answers(lm, "reference"))
+        self.reference = self.keep(f"reference {self.seed}", lambda: self._answers(lm, "reference"))
         assert self.reference is not None
         self._write("reference.json", self.reference, f"{self.name}-step-0")
 
@@ -65,7 +65,7 @@ class Outcome:
         """samples/* and glassbox/* of the policy as it is; its answers are kept in samples/step-N.json."""
         assert self.reference is not None
         draw = functools.partial(self._answers, lm, "policy")
-        answers: Answers = self.keep("policy", draw) if step == 0 else draw()
+        answers: Answers = self.keep(f"policy {self.seed}", draw) if step == 0 else draw()
         self._write(f"step-{step}.json", answers, self.name)
         length = _mean([len(ids) for ids in answers.ids])
         row = {"samples/length": length, "samples/repetition": _mean([repetition(ids) for ids in answers.ids])}

@@ -300,6 +300,19 @@ class TestSweepOutcome:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["displacement.png", "outcome.png"]
 
 
+def test_names_leave_out_what_all_begin_with() -> None:
+    assert style.names(["objective=dpo", "objective=ipo"], bare=True) == {
+        "objective=dpo": "dpo",
+        "objective=ipo": "ipo",
+    }
+    # in a legend the key has to be said
+    assert style.names(["beta=1", "beta=2"]) == {"beta=1": "beta=1", "beta=2": "beta=2"}
+    for texts in (["beta=1", "gamma=1"], ["a=1 b=2", "a=1 b=3"], ["all"]):
+        assert style.names(texts, bare=True) == {text: text for text in texts}
+    long = ["model=" + "x" * 40 + end for end in "ab"]
+    assert len(set(style.names(long, bare=True).values())) == 2
+
+
 def test_saved_pictures_are_wide_enough_and_the_same_twice(tmp_path: Path) -> None:
     run_curves(_rows(), tmp_path / "a" / "curves.png", "run")
     run_curves(_rows(), tmp_path / "b" / "curves.png", "run")

@@ -73,8 +73,8 @@ class Workshop:
         return self._keep(f"materials {_made_of(cfg)}", lambda: self._materials(cfg))  # type: ignore[no-any-return]
 
     def before_training(self, cfg: TrainConfig, policy: PolicyModel) -> Keep:
-        """Keeps what is made of the policy before its first step, and of nothing but `cfg`'s model, data, probe and seed."""
-        key = digest([_made_of(cfg), asdict(cfg.probe), cfg.seed, *rounding(cfg, policy)])
+        """Keeps what is made of the policy before its first step, and of nothing but `cfg`'s model, data and probe."""
+        key = digest([_made_of(cfg), asdict(cfg.probe), *rounding(cfg, policy)])
         return lambda what, make: self._keep(f"{what} {key}", make)
 
     def _materials(self, cfg: TrainConfig) -> Materials:

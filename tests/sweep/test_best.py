@@ -198,6 +198,18 @@ def test_without_the_embedded_world_the_probe_pairs_are_compared(tmp_path):
     assert analysis.estimates[1].value == pytest.approx(26 / 30)
 
 
+def test_what_else_is_swept_is_a_series_only_beside_alpha():
+    def series(*points):
+        cells = [{"point": point, "state": "complete", "metrics": {}} for point in points]
+        return [(point.label, point.series) for point in best_of.points(cells)]
+
+    alpha = {"objective.shape.alpha": 0.5}
+    assert series({"objective": "ipo", **alpha, "seed": 0}) == [("objective=ipo alpha=0.5", "objective=ipo")]
+    assert series({"objective": "ipo", "seed": 0}, {"objective": "dpo", "seed": 0}) == [
+        ("objective=ipo", ""), ("objective=dpo", ""),
+    ]  # fmt: skip
+
+
 def test_seeds_alone(tmp_path):
     craft(tmp_path, "seed=0,1,2", name=None)
     said = found(tmp_path)[1]
