@@ -16,10 +16,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
+
 from alphapo_cli.plots import style
 
 HERE = Path(__file__).parent
 WINS, CHOSEN, REJECTED = "glassbox/true_win_rate", "displacement/chosen", "displacement/rejected"
+ACCURACY, RANKING, UP_DOWN = "rewards/accuracies", "ranking/accuracy", "displacement/quadrant/up_down"
 DOWN, KL, LENGTH = "displacement/share_chosen_down", "kl/reference", "glassbox/length"
 
 Runs = Sequence[Mapping[str, Any]]  # metrics of the seeds, in order of the seed
@@ -29,6 +32,7 @@ def main(methods: Path, everywhere: Path) -> None:
     by_method = {key[0]: runs for key, runs in grouped(methods, "objective").items()}
     order = sorted(by_method, key=lambda name: -mean(by_method[name], WINS))
     print(method_table(by_method, order), end="\n\n")
+    print(rank_table(list(by_method.values())), end="\n\n")
     draw_methods(by_method, order, HERE / "methods.png")
     by_alpha = grouped(everywhere, "objective", "objective.shape.alpha")
     for metric in (WINS, CHOSEN, DOWN):
@@ -81,6 +85,20 @@ def method_table(methods: Mapping[str, Runs], order: Sequence[str]) -> str:
             for name in order
         ),
     )  # fmt: skip
+
+
+def rank_table(runs: Sequence[Runs]) -> str:
+    """Spearman's rank correlation of an objective's mean with its true win rate."""
+
+    def ranks(metric: str) -> Any:
+        _, place, count = np.unique([mean(r, metric) for r in runs], return_inverse=True, return_counts=True)
+        return (count.cumsum() - (count + 1) / 2)[place]  # equals share the mean of their ranks
+
+    metrics = (UP_DOWN, DOWN, LENGTH, KL, CHOSEN, REJECTED, RANKING, ACCURACY)
+    return table(
+        ("on the probe, last step", "rank correlation with the true win rate"),
+        ((f"`{m}`", f"{np.corrcoef(ranks(m), ranks(WINS))[0, 1]:+.2f}") for m in metrics),
+    )
 
 
 def axes_of(cells: Mapping[tuple[str, ...], Runs]) -> tuple[list[str], list[str]]:
