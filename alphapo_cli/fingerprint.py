@@ -1,13 +1,18 @@
-"""The content of a model directory as one hash, so that equal weights are recognised wherever they lie."""
+"""What a model is as one hash, on disk or in memory, so that equal weights are recognised wherever they lie."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from alphapo_cli.files import write_atomic
 from alphapo_cli.models import ModelSource, base_location
+from alphapo_cli.policy import bare
 from alphapo_cli.runs import digest
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "config.json", "adapter_config.json")
@@ -31,6 +36,32 @@ def weights_hash(source: ModelSource, cache: Path) -> str:
         return digest([source.location, source.revision])
     folders = dict.fromkeys([source.location, base_location(source)])
     return digest([folder_hash(Path(folder), cache, WEIGHTS) for folder in folders])
+
+
+def state_hash(lm: Any) -> str:
+    """sha256 over a model's configuration and the names, types, shapes and bytes of its parameters and buffers.
+
+    The identity of a reference: two models of equal weights and, say, another rope_theta are two references. A model
+    and the same one under fresh adapters, which change nothing, are one.
+    """
+    found = hashlib.sha256(bare(lm).config.to_json_string(use_diff=False).encode())
+    for name, tensor in sorted(_without_idle_adapters(lm.state_dict()).items()):
+        found.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return found.hexdigest()
+
+
+def _without_idle_adapters(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """`state` as it would be without adapters, if every one of them adds a product with zero; else `state`."""
+    adapters = {name: tensor for name, tensor in state.items() if ".lora_" in name}
+    zeros = [tensor for name, tensor in adapters.items() if ".lora_B." in name or ".lora_embedding_A." in name]
+    if not zeros or any(tensor.any() for tensor in zeros):
+        return state
+    return {
+        name.removeprefix("base_model.model.").replace(".base_layer.", "."): tensor
+        for name, tensor in state.items()
+        if name not in adapters
+    }
 
 
 def _file_hash(file: Path, cache: Path) -> str:

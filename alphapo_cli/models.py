@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -272,18 +271,6 @@ def add_lora(model: Any, cfg: ModelConfig, seed: int) -> Any:
         raise UsageError(
             f"model.lora.target_modules={lora.target_modules}: not in this model (linear layers: {', '.join(names)})"
         ) from error
-
-
-def state_hash(lm: Any) -> str:
-    """sha256 over a model's configuration and the names, types, shapes and bytes of its parameters and buffers.
-
-    The identity of a reference: two models of equal weights and, say, another rope_theta are two references.
-    """
-    digest = hashlib.sha256(bare(lm).config.to_json_string(use_diff=False).encode())
-    for name, tensor in sorted(lm.state_dict().items()):
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return digest.hexdigest()
 
 
 def save_model(lm: Any, tokenizer: Any, folder: Path, *, end_id: int, merge: bool = False) -> None:

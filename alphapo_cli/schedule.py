@@ -118,8 +118,9 @@ PROBE_EVERY = 16
 def probe_every(wanted: int | None, pairs: int, pairs_per_step: int) -> int:
     """Optimizer steps between two readings of a probe of `pairs` pairs.
 
-    Where nothing is asked for, 16, or as many more as it takes for readings to cost no more than about a sixteenth of
-    training: reading a pair takes a forward pass, training on it three times that.
+    Where nothing is asked for, 16, or as many more as it takes for readings on the way to cost no more than about a
+    sixteenth of training: reading a pair takes a forward pass, training on it three times that. Those before the first
+    and after the last step come on top, which tells in short runs.
     """
     return wanted or max(PROBE_EVERY, math.ceil(16 * pairs / (3 * pairs_per_step)))
 

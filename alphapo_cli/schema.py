@@ -149,7 +149,8 @@ class ProbeConfig:
     """The fixed held-out pairs on which displacement is measured."""
 
     pairs: int | None = _number(None, ge=1)  # null: 256, and at most a tenth of the data
-    # Steps; null: 16, or more where that would cost more than about a sixteenth of training (see schedule.probe_every).
+    # Steps; null: 16, or more where readings on the way would cost more than about a sixteenth of training (see
+    # schedule.probe_every); those before the first and after the last step come on top.
     every: int | None = _number(None, ge=1)
     batch_size: int = _number(8, ge=1)  # pairs; few stay in a CPU's cache; changes round-off only
     # Answers sampled to held-out prompts, one each; 0: none, null: 256 in the embedded world and none elsewhere.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 Keep = Callable[
@@ -13,3 +14,34 @@ Keep = Callable[
 def alone(key: str, make: Callable[[], Any]) -> Any:
     """A `Keep` that keeps nothing: there is no other run."""
     return make()
+
+
+@dataclass
+class _Kept:
+    value: Any
+    owners: set[str]
+
+
+class Shelf:
+    """Keeps what is made by key, as long as one of its latest owners has asked for it; the rest is let go."""
+
+    def __init__(self, owners: int) -> None:
+        self.most = owners
+        self.owners: list[str] = []  # the latest one last
+        self.kept: dict[str, _Kept] = {}
+
+    def open(self, owner: str) -> None:
+        """From now on `owner` asks."""
+        self.owners = [*(name for name in self.owners if name != owner), owner]
+        for gone in self.owners[: -self.most]:
+            for kept in self.kept.values():
+                kept.owners.discard(gone)
+        self.owners = self.owners[-self.most :]
+        self.kept = {key: kept for key, kept in self.kept.items() if kept.owners}
+
+    def keep(self, key: str, make: Callable[[], Any]) -> Any:
+        """What was made under the key before, else what `make` makes; for the owner that asks."""
+        if key not in self.kept:
+            self.kept[key] = _Kept(make(), set())
+        self.kept[key].owners.add(self.owners[-1])
+        return self.kept[key].value

@@ -5,7 +5,8 @@
 
 A batch of one answer is a supervised step (no rejected side); of 2, 4 and 8, one, two and four pairs. Answers have 64
 tokens. Tokens are those of the texts: a prompt counts once a pair. Peak memory is resident memory beyond weights,
-gradients and optimizer state, of a process for each cell; the last lines fit it by a straight line in the tokens.
+gradients and optimizer state, of a process for each cell; the last line fits it by a straight line in the tokens. The
+model is a Llama; on a CPU, architectures that cap attention scores (Gemma 2) also need memory for a text's scores.
 """
 
 from __future__ import annotations

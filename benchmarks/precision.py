@@ -81,9 +81,10 @@ def agreement(objective: str, wide: Rows, narrow: Rows) -> list[str]:
             {r["pair"]: r["rewards/chosen"] - r["rewards/rejected"] for r in rows_ if r["step"] == step}
             for rows_ in (wide, narrow)
         )
-        other = [abs(a[pair]) for pair in a if (a[pair] > 0) != (b[pair] > 0)]
-        share = 1 - len(other) / len(a)
-        rows.append(f"| {objective} | {when} | {len(a)} | {share:.1%} | {max(other, default=0):.4f} |")
+        signed = [pair for pair in a if a[pair] or b[pair]]  # at the start a policy is its own reference: no sign
+        other = [abs(a[pair]) for pair in signed if (a[pair] > 0) != (b[pair] > 0)]
+        share = f"{1 - len(other) / len(signed):.1%} | {max(other, default=0):.4f}" if signed else "- | -"
+        rows.append(f"| {objective} | {when} | {len(signed)} | {share} |")
     return rows
 
 

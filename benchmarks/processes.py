@@ -27,25 +27,27 @@ class Cost:
     peak_mib: float
 
 
-def environment(threads: int) -> dict[str, str]:
-    """For children: this repository's package, so many threads, no network."""
+def environment(threads: int, cache: Path | None = None) -> dict[str, str]:
+    """For children: this repository's package, so many threads, no network; `cache` instead of alphapo's own, if given."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {
-        **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads),
+        **os.environ, **({"ALPHAPO_CACHE": str(cache)} if cache else {}), "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads),
         "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRL_EXPERIMENTAL_SILENCE": "1",
         "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error",
     }  # fmt: skip
 
 
-def timed(command: list[str], threads: int, cwd: Path | None = None, log: Path | None = None) -> Cost:
-    """Run a command to its end.
+def timed(
+    command: list[str], threads: int, cwd: Path | None = None, log: Path | None = None, cache: Path | None = None
+) -> Cost:
+    """Run a command to its end. `cache`: alphapo's, so that a run does not find what an earlier one has left.
 
     Raises:
         SystemExit: it failed; its last words are shown.
     """
     began = time.perf_counter()
     sink = open(log, "w") if log else subprocess.DEVNULL  # noqa: SIM115
-    child = subprocess.Popen(command, cwd=cwd, env=environment(threads), stdout=sink, stderr=subprocess.STDOUT)
+    child = subprocess.Popen(command, cwd=cwd, env=environment(threads, cache), stdout=sink, stderr=subprocess.STDOUT)
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
@@ -75,17 +77,24 @@ def peak_mib() -> float:
 
 
 def matmul_rate(
-    dtype: torch.dtype, rows: int = 1332, size: tuple[int, int] = (384, 1024), seconds: float = 0.5
+    dtype: torch.dtype, device: str = "cpu", rows: int = 1332, size: tuple[int, int] = (384, 1024), seconds: float = 0.5
 ) -> float:
-    """Floating-point operations per CPU-second of a matrix product of the size that a layer has; the best of many."""
-    a, b = torch.randn(rows, size[0]).to(dtype), torch.randn(size[1], size[0]).to(dtype)
-    out = torch.empty(rows, size[1], dtype=dtype)
-    best, end = 0.0, time.process_time() + seconds
-    while time.process_time() < end:
-        began = time.process_time()
+    """Floating-point operations per second of a matrix product of the size that a layer has; the best of many.
+
+    Per CPU-second on the CPU, per second of wall time on a CUDA device.
+    """
+    cuda = device == "cuda"
+    clock = time.perf_counter if cuda else time.process_time
+    a, b = (torch.randn(n, size[0], device=device).to(dtype) for n in (rows, size[1]))
+    out = torch.empty(rows, size[1], dtype=dtype, device=device)
+    best, end = 0.0, clock() + seconds
+    while clock() < end:
+        began = clock()
         for _ in range(5):
             torch.mm(a, b.t(), out=out)
-        best = max(best, 5 * 2 * rows * size[0] * size[1] / (time.process_time() - began))
+        if cuda:
+            torch.cuda.synchronize()
+        best = max(best, 5 * 2 * rows * size[0] * size[1] / (clock() - began))
     return best
 
 

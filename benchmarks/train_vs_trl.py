@@ -7,12 +7,15 @@
 
 CPU time is that of the process, which a busy machine distorts less than wall time; ratios are TRL / ours. Measured steps
 are some of a run of 300: its steps are cut into strata by the size of their padded batches, and the most ordinary one of
-each is taken. (A few batches at random need 3 to 5 times as many positions padded as packed; all 300 need 3.9.) Peak memory is that of a process which runs one side only, on its largest batch of the 300.
+each is taken. (A few batches at random need 3 to 5 times as many positions padded as packed; all 300 need 3.9.) Peak
+memory is that of a process which runs one side only, on its largest batch of the 300. The share of the GEMM limit is what a
+step without padding has to compute, over what a matrix product of a layer's size reaches here in the same time.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import tempfile
@@ -39,6 +42,8 @@ def main() -> None:
         return
     print(processes.machine(), file=sys.stderr)
     rows = []
+    if args.whole and (args.model or args.device != "cpu" or "long" in args.cases):
+        raise SystemExit("--whole: has short cases on the CPU and a random Llama only; leave --model and --device out")
     for name in args.cases.split(","):
         material.case(name)
         for threads in map(int, args.threads.split(",")):
@@ -78,8 +83,8 @@ def steps(args: argparse.Namespace, name: str, threads: int) -> dict[str, Any]:
         side: processes.ask("train_vs_trl.py", [*line, f"--role={side}", f"--steps={args.steps}"], threads)["peak_mib"]
         for side in ("trl", "ours")
     }
-    t = turns["totals"]
-    n = args.steps
+    t, n = turns["totals"], args.steps
+    clock = "wall" if args.device == "cuda" else "cpu"
     return {
         "case": name, "threads": threads, "dtype": args.dtype,
         "trl_cpu_s": t["trl"]["cpu"] / n, "our_cpu_s": t["ours"]["cpu"] / n,
@@ -89,8 +94,8 @@ def steps(args: argparse.Namespace, name: str, threads: int) -> dict[str, Any]:
         "objective": args.objective, "layout": args.layout, "device": args.device,
         "trl_wall_s": t["trl"]["wall"] / n, "our_wall_s": t["ours"]["wall"] / n,
         "trl_peak_mib": peaks["trl"], "our_peak_mib": peaks["ours"],
-        "trl_share_of_limit": turns["flops"] / t["trl"]["cpu"] / turns["limit"],
-        "our_share_of_limit": turns["flops"] / t["ours"]["cpu"] / turns["limit"],
+        "trl_share_of_limit": turns["flops"] / t["trl"][clock] / turns["limit"],
+        "our_share_of_limit": turns["flops"] / t["ours"][clock] / turns["limit"],
         "positions_per_step": turns["positions"] / n,
     }  # fmt: skip
 
@@ -153,12 +158,15 @@ def turns(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         both = sides(args, ("trl", "ours"), folder)
         order = sample(args)
+        shape = shape_of(args)
+        layer = (shape["hidden_size"], shape["intermediate_size"])
+        rate = functools.partial(processes.matmul_rate, getattr(torch, args.dtype), args.device, size=layer)
         first = {name: side.gradients(order[0]) for name, side in both.items()}
         truth = first["trl"][1].double()
         error = ((first["ours"][1].double() - truth).norm() / truth.norm()).item()
         difference = abs(first["ours"][0] - first["trl"][0])
         totals = {name: {"cpu": 0.0, "wall": 0.0} for name in both}
-        limit = processes.matmul_rate(getattr(torch, args.dtype))
+        limit = rate()
         flops = positions = 0.0
         for turn, i in enumerate(order):
             losses = {}
@@ -172,7 +180,7 @@ def turns(args: argparse.Namespace) -> dict[str, Any]:
             if turn:
                 need, size = needed(args, i)
                 flops, positions = flops + need, positions + size
-        limit = max(limit, processes.matmul_rate(getattr(torch, args.dtype)))
+        limit = max(limit, rate())
     return {
         "totals": totals, "loss_max_diff": difference, "grad_rel_l2": error, "limit": limit, "flops": flops,
         "positions": positions,
@@ -183,13 +191,33 @@ def needed(args: argparse.Namespace, step: int) -> tuple[float, int]:
     """(floating-point operations, positions) of a step without padding, prompts once and logits where they are read."""
     batch = packed.collate([args.pairs[int(i)] for i in args.plan.pairs(step)], pad_id=0)
     assert batch.packing is not None
-    size = material.BILLION if args.device == "cuda" else material.SIZE
-    hidden, layers = size["hidden_size"], size["num_hidden_layers"]
+    shape = shape_of(args)
+    hidden, layers, wide = shape["hidden_size"], shape["num_hidden_layers"], shape["query_size"]
     positions = batch.input_ids.numel()
-    weights = layers * (4 * hidden**2 + 3 * hidden * size["intermediate_size"])
+    weights = layers * (2 * hidden * (wide + shape["key_size"]) + 3 * hidden * shape["intermediate_size"])
     area = sum(s.shared**2 / 2 + sum(n * (s.shared + n / 2) for n in s.own) for s in batch.packing.segments)
-    head = len(batch.targets) * hidden * material.case(args.cases).vocabulary
-    return 6 * (positions * weights + head) + 3 * layers * 4 * hidden * area, positions
+    head = len(batch.targets) * hidden * shape["vocab_size"]
+    return 6 * (positions * weights + head) + 3 * layers * 4 * wide * area, positions
+
+
+@functools.cache
+def _config(model: str) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(model)
+
+
+def shape_of(args: argparse.Namespace) -> dict[str, int]:
+    """Sizes of the model that is measured: `query_size` and `key_size` are heads times their dimension."""
+    if not args.model:
+        size = material.BILLION if args.device == "cuda" else material.SIZE
+        more = {"query_size": size["hidden_size"], "key_size": size["hidden_size"]}
+        return {**size, **more, "vocab_size": material.case(args.cases).vocabulary}
+    c = _config(args.model)
+    dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
+    more = {"query_size": c.num_attention_heads * dim, "key_size": c.num_key_value_heads * dim}
+    return {**{name: getattr(c, name) for name in names}, **more}
 
 
 def one_side(args: argparse.Namespace) -> dict[str, Any]:
@@ -217,7 +245,11 @@ def whole(args: argparse.Namespace, name: str, threads: int) -> dict[str, Any]:
             f"trainer.bf16={str(args.dtype == 'bfloat16').lower()}",
         ]  # fmt: skip
         ours = processes.timed(
-            [sys.executable, "-m", "alphapo_cli", "train", *train], threads, folder, folder / "ours.log"
+            [sys.executable, "-m", "alphapo_cli", "train", *train],
+            threads,
+            folder,
+            folder / "ours.log",
+            folder / "cache",
         )
         theirs = processes.timed(
             [
@@ -242,6 +274,7 @@ def print_row(row: dict[str, Any], first: bool) -> None:
     columns = {
         "case": row["case"], "threads": row["threads"], "dtype": row["dtype"],
         "CPU-s TRL": f"{row['trl_cpu_s']:.2f}", "ours": f"{row['our_cpu_s']:.2f}", "ratio": f"{row['cpu_ratio']:.2f}",
+        "wall s TRL": f"{row['trl_wall_s']:.2f}", " ours": f"{row['our_wall_s']:.2f}",
         "wall ratio": f"{row['wall_ratio']:.2f}",
         "pairs/s": "-" if "whole_steps" in row else f"{trainers.BATCH / row['our_wall_s']:.1f}",
         "peak MiB TRL": f"{row['trl_peak_mib']:.0f}", "ours ": f"{row['our_peak_mib']:.0f}",

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from alphapo_cli.data.tokens import Logs, TokenPairs
 from alphapo_cli.errors import UsageError
-from alphapo_cli.models import state_hash
+from alphapo_cli.fingerprint import state_hash
 from alphapo_cli.objective.preference import Objective
 from alphapo_cli.objective.requirements import lacking
 from alphapo_cli.objective.score import GUIDE

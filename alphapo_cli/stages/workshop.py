@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from tqdm import tqdm
 
 from alphapo_cli.data import glassbox
@@ -26,19 +27,20 @@ from alphapo_cli.data.records import LoadCounts, LoadedPairs
 from alphapo_cli.data.tokens import TokenPairs
 from alphapo_cli.errors import UsageError
 from alphapo_cli.files import check_folder, write_atomic
-from alphapo_cli.fingerprint import weights_hash
+from alphapo_cli.fingerprint import state_hash, weights_hash
 from alphapo_cli.locations import cache_dir
-from alphapo_cli.models import Room, check_lora, from_scratch, load_model, load_tokenizer, locate, room, state_hash
+from alphapo_cli.models import Room, check_lora, from_scratch, load_model, load_tokenizer, locate, room
 from alphapo_cli.objective.preference import Objective
 from alphapo_cli.policy import PolicyModel, policy_of
 from alphapo_cli.probe import Processes, measured_sides, score_pairs
 from alphapo_cli.runs import digest
 from alphapo_cli.schema import DataConfig, ModelConfig, ProbeConfig, TrainConfig
-from alphapo_cli.sharing import Keep
+from alphapo_cli.sharing import Keep, Shelf
 from alphapo_cli.stages import base
 from alphapo_cli.stages.fits import check_prompts, check_room, check_same_tokens
 
 GLASSBOX_PROBE = 256
+KEPT = 4  # combinations of model and data whose weights, tokens and log-probs stay in memory
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Workshop:
         self.cache = cache or cache_dir()
         check_folder(self.cache, "set ALPHAPO_CACHE to a directory that can be written")
         self.processes = processes or Processes()
-        self.kept: dict[str, Any] = {}
+        self.shelf = Shelf(KEPT)
 
     def materials(self, cfg: TrainConfig) -> Materials:
         """Load, check and tokenise; the weights are read when `policy` is first called.
@@ -70,6 +72,7 @@ class Workshop:
         """
         check_prompts(cfg)
         check_lora(cfg.model.lora)
+        self.shelf.open(_made_of(cfg))
         return self._keep(f"materials {_made_of(cfg)}", lambda: self._materials(cfg))  # type: ignore[no-any-return]
 
     def before_training(self, cfg: TrainConfig, policy: PolicyModel) -> Keep:
@@ -145,7 +148,11 @@ class Workshop:
         """The model that the setting `key` names, where `policy` is; None where it names none."""
         if name is None:
             return None
-        lm = load_model(locate(name, key=key), replace(cfg.model, lora=ModelConfig().lora))
+        settings = replace(cfg.model, lora=ModelConfig().lora)
+        source = locate(name, key=key)
+        # The layout, because a packed one changes the model's attention for good.
+        what = f"frozen {source.location} {source.revision} {settings.dtype} {settings.attention} {cfg.layout}"
+        lm = self._keep(what, lambda: load_model(source, settings))  # nobody trains it
         return policy_of(lm.to(next(policy.parameters()).device), cfg, key=key)
 
     def reference(
@@ -158,7 +165,7 @@ class Workshop:
         `guide`: hash of the weights of the model that token weights come from, if any.
         """
         scorer = self.reference_policy(cfg, policy)
-        weights = state_hash(scorer.lm)
+        weights = self._keep(f"hash {_made_of(cfg)}", lambda: state_hash(scorer.lm))
         sets = {"train": materials.data.train, "probe": materials.data.probe}
         sums = {}
         for name, pairs in sets.items():
@@ -207,11 +214,7 @@ class Workshop:
         return made
 
     def _keep(self, key: str, make: Callable[[], Any]) -> Any:
-        if not self.warm:
-            return make()
-        if key not in self.kept:
-            self.kept[key] = make()
-        return self.kept[key]
+        return self.shelf.keep(key, make) if self.warm else make()
 
 
 def _made_of(cfg: TrainConfig) -> str:
@@ -230,9 +233,11 @@ def _weighing(objective: Objective, guide: str | None) -> list[Any]:
 def rounding(cfg: TrainConfig, scorer: PolicyModel) -> list[Any]:
     """What changes the last digits of a log-prob: settings, and what computes it."""
     device = next(scorer.parameters()).device
-    computes = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    computes = f"{torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        computes = torch.cuda.get_device_name(device)
     settings = [cfg.trainer.bf16, cfg.layout, cfg.model.attention, cfg.trainer.logit_chunk_mb]
-    return [settings, torch.__version__, computes]
+    return [settings, torch.__version__, transformers.__version__, computes]
 
 
 def load_text(cfg: DataConfig, probe: ProbeConfig) -> tuple[LoadedPairs, LoadedPairs | None]:
