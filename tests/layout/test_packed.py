@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -19,75 +18,12 @@ from torch import Tensor
 from alphapo_cli.data.tokens import TokenPair
 from alphapo_cli.errors import UsageError
 from alphapo_cli.layout import packed, padded
-from alphapo_cli.layout.adapt import prepare
+from alphapo_cli.layout.adapt import FAMILIES, prepare
 from alphapo_cli.layout.batch import PairBatch
 from alphapo_cli.policy import PolicyModel
 from alphapo_cli.probe import inference
 from tests import tiny
-
-LIMIT = 64  # positions of the models
-# Windows shorter than most sequences; caps low enough that scores feel them.
-ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("llama", {}),
-    "llama tied": ("llama tied", {}),
-    "llama, all heads": ("llama", {"num_key_value_heads": 2, "attention_bias": True, "mlp_bias": True}),
-    "mistral": ("mistral, window 8", {}),
-    "qwen2": ("qwen2", {}),
-    "qwen2, window 5": (
-        "qwen2",
-        {"use_sliding_window": True, "sliding_window": 5, "layer_types": ["full_attention", "sliding_attention"]},
-    ),
-    "qwen3": ("qwen3", {}),
-    "gemma2": (
-        "gemma2, soft-capped",
-        {"attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 4, "attn_implementation": "eager"},
-    ),
-    "gemma3": ("gemma3", {"query_pre_attn_scalar": 4}),
-    "gemma3, last layer sliding": (
-        "gemma3",
-        {"layer_types": ["full_attention", "sliding_attention"], "final_logit_softcapping": 2.0},
-    ),
-}
-
-
-def model(name: str, **settings: Any) -> Any:
-    family, more = ARCHITECTURES[name]
-    return tiny.model(family, max_position_embeddings=LIMIT, **more, **settings)
-
-
-MODELS = {name: model(name).double() for name in ARCHITECTURES}
-
-
-def pair_of(prompt: list[int], chosen: list[int], rejected: list[int], index: int = 0) -> TokenPair:
-    arrays = (np.asarray(x, np.int32) for x in (prompt, chosen, rejected))
-    return TokenPair(*arrays, columns={}, index=index)
-
-
-def ids(low: int, high: int) -> st.SearchStrategy[list[int]]:
-    return st.lists(st.integers(tiny.FIRST, 12), min_size=low, max_size=high)  # few ids, so that beginnings agree
-
-
-@st.composite
-def any_pair(draw: st.DrawFn) -> TokenPair:
-    """A prompt, what both answers begin with (a boundary split differently, or a common opening), then each its own."""
-    prompt, opening = draw(ids(1, 14)), draw(ids(0, 3))
-    chosen, rejected = draw(ids(0, 5)), draw(st.one_of(ids(0, 5), ids(20, 30)))
-    if draw(st.booleans()):
-        chosen, rejected = rejected, chosen
-    return pair_of(prompt, [*opening, *chosen] or [tiny.EOS], [*opening, *rejected] or [tiny.EOS])
-
-
-pair_lists = st.lists(any_pair(), min_size=1, max_size=4)
-# The shapes that go wrong first, whatever Hypothesis draws.
-CORNERS = [
-    pair_of([tiny.BOS], [5, 6], [7, 8, 9]),  # nothing in common but the BOS
-    pair_of([5, 6, 7], [8], [9]),  # answers of one token: no position of their own
-    pair_of([5, 6], [7, 8, 9, tiny.EOS], [7, 8, 10, tiny.EOS]),  # the same beginning behind the prompt
-    pair_of([5, 6], [7, 8], [7, 8, 9, 10]),  # one answer begins the other
-    pair_of([5], [6], list(range(20, 60))),  # one side much longer
-    pair_of(list(range(10, 10 + LIMIT - 1)), [8], [9]),  # the prompt fills the model
-    pair_of(list(range(10, 10 + LIMIT - 4)), [8, 9, 10, 11], [12, 13, 14, 15]),
-]
+from tests.pair_shapes import ARCHITECTURES, CORNERS, MODELS, model, pair_lists, pair_of
 
 
 def gradients(lm: Any, batch: PairBatch, weights: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -113,6 +49,10 @@ def assert_equal(lm: Any, pairs: list[TokenPair], sides: int = 2) -> None:
         # A gradient may cancel to nothing (one-token prompts leave queries without effect); so against the largest.
         scale = max(1.0, expected_grads[name].abs().max().item())
         assert torch.allclose(grad, expected_grads[name], rtol=0, atol=1e-10 * scale), name
+
+
+def test_every_architecture_that_can_be_packed_is_here() -> None:
+    assert {lm.config.model_type for lm in MODELS.values()} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -141,17 +81,20 @@ def test_packed_equals_the_models_own_logits(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_float32_gradients_agree_to_round_off(name: str) -> None:
+def test_float32_loss_and_gradients_agree_to_round_off(name: str) -> None:
     lm = model(name, spread=0.1)
     pairs = [*CORNERS, *tiny.token_pairs(8, seed=3, scale=0.1)]
-    made = []
+    losses, grads = [], []
     for layout in (packed, padded):
         own = copy.deepcopy(lm)
-        tiny.objective("objective=alphapo")(
-            PolicyModel(own).score(layout.collate(pairs, pad_id=tiny.PAD)).answers()
-        ).loss.mean().backward()
-        made.append(torch.cat([p.grad.flatten() for p in own.parameters()]))
-    assert 0 < tiny.relative_error(made[0], made[1]) <= 2e-5  # not bitwise: they are two computations
+        answers = PolicyModel(own).score(layout.collate(pairs, pad_id=tiny.PAD)).answers()
+        loss = tiny.objective("objective=alphapo")(answers).loss
+        loss.mean().backward()
+        losses.append(loss.detach())
+        grads.append(torch.cat([p.grad.flatten() for p in own.parameters()]))
+    # not bitwise: they are two computations
+    assert 0 < tiny.relative_error(*losses) <= 2e-5
+    assert 0 < tiny.relative_error(*grads) <= 2e-5
 
 
 @given(pair_lists)
@@ -309,39 +252,19 @@ def test_bf16_autocast_keeps_log_probs_in_float32() -> None:
     assert ((ours * 32).round() / 32 != ours).float().mean() > 0.9
 
 
-@pytest.mark.parametrize("name", ["alphapo", "alphapo_ratio", "simpo", "dpo", "ipo", "cpo", "sft"])
-def test_every_objective_has_the_same_loss_and_gradients(name: str) -> None:
-    objective = tiny.objective(f"objective={name}")
-    sides = 2 if objective.needs_rejected else 1
-    pairs = [*CORNERS, *tiny.token_pairs(3, seed=4, scale=0.1)]
-    made = []
-    for layout in (packed, padded):
-        lm = copy.deepcopy(MODELS["llama"])
-        with tiny.Wide():
-            reference = None
-            if objective.needs_reference:
-                other = PolicyModel(tiny.perturbed(lm, seed=1))
-                reference = other.score(layout.collate(pairs, pad_id=tiny.PAD)).answers().sums.detach()
-            batch = layout.collate(pairs, pad_id=tiny.PAD, sides=sides, reference=reference)
-            answers = PolicyModel(lm).score(batch).answers()
-            loss = objective(type(answers)(answers.sums, answers.lengths, batch.reference)).loss
-            loss.mean().backward()
-        made.append((loss.detach(), torch.cat([p.grad.flatten() for p in lm.parameters()])))
-    (loss, grad), (expected, expected_grad) = made
-    assert torch.allclose(loss, expected, rtol=1e-10, atol=1e-10)
-    assert tiny.relative_error(grad, expected_grad) <= 1e-10
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("adapters", [False, True], ids=["weights", "fresh adapters"])
-def test_fifty_steps_draw_the_same_curve(adapters: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "adapters"),
+    [*(pytest.param(name, False, id=name) for name in ARCHITECTURES), pytest.param("llama", True, id="fresh adapters")],
+)
+def test_fifty_steps_draw_the_same_curve(name: str, adapters: bool) -> None:
     from peft import LoraConfig, get_peft_model
 
     pairs = list(tiny.token_pairs(24, seed=6, scale=0.1))
     objective = tiny.objective("objective=alphapo")
     curves = []
     for layout in (packed, padded):
-        lm: Any = tiny.model(spread=0.1)
+        lm: Any = model(name, spread=0.1)
         if adapters:
             torch.manual_seed(0)
             lm = get_peft_model(lm, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
