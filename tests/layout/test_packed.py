@@ -23,7 +23,7 @@ from alphapo_cli.layout.batch import PairBatch
 from alphapo_cli.policy import PolicyModel
 from alphapo_cli.probe import inference
 from tests import tiny
-from tests.pair_shapes import ARCHITECTURES, CORNERS, MODELS, model, pair_lists, pair_of
+from tests.pair_shapes import ARCHITECTURES, CORNERS, LIMIT, MODELS, model, pair_lists, pair_of
 
 
 def gradients(lm: Any, batch: PairBatch, weights: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

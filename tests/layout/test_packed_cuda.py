@@ -12,7 +12,7 @@ from alphapo_cli.layout.attention import FLEX
 from alphapo_cli.layout.batch import PairBatch
 from alphapo_cli.policy import PolicyModel
 from tests import tiny
-from tests.layout.test_packed import ARCHITECTURES, CORNERS, model
+from tests.pair_shapes import ARCHITECTURES, CORNERS, model
 
 pytestmark = [
     pytest.mark.gpu,
@@ -40,4 +40,3 @@ def test_packed_equals_padded(name: str, bf16: bool) -> None:
     tolerance = 2e-2 if bf16 else 2e-5
     assert abs(loss - expected) <= tolerance * max(1.0, abs(expected))
     assert tiny.relative_error(ours, theirs) <= tolerance
-
