@@ -1,10 +1,15 @@
-"""What is the same in several runs of one process is made once."""
+"""What is the same in several runs of one process is made once. Imports nothing heavy: a sweep orders its cells by it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+from alphapo_cli.contents import digest
+from alphapo_cli.schema import TrainConfig
+
+T = TypeVar("T")
 
 Keep = Callable[
     [str, Callable[[], Any]], Any
@@ -45,3 +50,17 @@ class Shelf:
             self.kept[key] = _Kept(make(), set())
         self.kept[key].owners.add(self.owners[-1])
         return self.kept[key].value
+
+
+def made_of(cfg: TrainConfig) -> str:
+    """A hash of the settings that a run's model and data depend on."""
+    seed = cfg.seed if cfg.model.source == "from_scratch" else 0
+    return digest([asdict(cfg.model), asdict(cfg.data), cfg.probe.pairs, seed])
+
+
+def together(runs: Iterable[T], cfg: Callable[[T], TrainConfig]) -> list[T]:
+    """The runs in their order, but those of the same model and data one after the other."""
+    groups: dict[str, list[T]] = {}
+    for run in runs:
+        groups.setdefault(made_of(cfg(run)), []).append(run)
+    return [run for group in groups.values() for run in group]

@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import processes
 
 CURVES = ("displacement/chosen", "displacement/rejected", "displacement/share_chosen_down")
@@ -82,7 +83,7 @@ def agreement(objective: str, wide: Rows, narrow: Rows) -> list[str]:
             for rows_ in (wide, narrow)
         )
         signed = [pair for pair in a if a[pair] or b[pair]]  # at the start a policy is its own reference: no sign
-        other = [abs(a[pair]) for pair in signed if (a[pair] > 0) != (b[pair] > 0)]
+        other = [abs(a[pair]) for pair in signed if np.sign(a[pair]) != np.sign(b[pair])]
         share = f"{1 - len(other) / len(signed):.1%} | {max(other, default=0):.4f}" if signed else "- | -"
         rows.append(f"| {objective} | {when} | {len(signed)} | {share} |")
     return rows

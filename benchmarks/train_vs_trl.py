@@ -193,11 +193,13 @@ def needed(args: argparse.Namespace, step: int) -> tuple[float, int]:
     assert batch.packing is not None
     shape = shape_of(args)
     hidden, layers, wide = shape["hidden_size"], shape["num_hidden_layers"], shape["query_size"]
-    positions = batch.input_ids.numel()
-    weights = layers * (2 * hidden * (wide + shape["key_size"]) + 3 * hidden * shape["intermediate_size"])
-    area = sum(s.shared**2 / 2 + sum(n * (s.shared + n / 2) for n in s.own) for s in batch.packing.segments)
+    positions, read = batch.input_ids.numel(), len(batch.packing.rows)
+    keys, others = 2 * hidden * shape["key_size"], 2 * hidden * wide + 3 * hidden * shape["intermediate_size"]
+    weights = positions * (layers * keys + (layers - 1) * others) + read * others  # the last layer where it is read
+    area = [s.shared**2 / 2 + sum(n * (s.shared + n / 2) for n in s.own) for s in batch.packing.segments]
+    unread = [s.unread**2 / 2 for s in batch.packing.segments]
     head = len(batch.targets) * hidden * shape["vocab_size"]
-    return 6 * (positions * weights + head) + 3 * layers * 4 * wide * area, positions
+    return 6 * (weights + head) + 3 * 4 * wide * (layers * sum(area) - sum(unread)), positions
 
 
 @functools.cache

@@ -36,10 +36,10 @@ def few_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-def benchmark(name: str, *line: object, cache: Path | None = None) -> str:
+def benchmark(name: str, *line: object, cache: Path) -> str:
     """What it prints."""
     command = [sys.executable, ROOT / "benchmarks" / f"{name}.py", *map(str, line)]
-    environment = {**os.environ, **({"ALPHAPO_CACHE": str(cache)} if cache else {})}
+    environment = {**os.environ, "ALPHAPO_CACHE": str(cache)}
     ran = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
@@ -53,7 +53,7 @@ def test_steps_of_both_sides_have_the_same_loss_and_gradient(
     pytest.importorskip("trl")
     line = ["--cases=short/8k", "--threads=1", "--steps=1", f"--objective={objective}"]
     line += [f"--model={tiny_llama}", f"--data={few_pairs}", f"--json={tmp_path / 'rows.json'}"]
-    shown = benchmark("train_vs_trl", *line)
+    shown = benchmark("train_vs_trl", *line, cache=tmp_path)
     (row,) = json.loads((tmp_path / "rows.json").read_text())
     assert row.keys() >= KEYS
     assert row["case"] in shown
@@ -78,29 +78,32 @@ def test_whole_processes_start_from_an_empty_cache(few_pairs: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_a_sweep_is_compared_with_as_many_processes_as_it_has_cells(few_pairs: Path, tmp_path: Path) -> None:
     pytest.importorskip("trl")
-    benchmark("sweep_cost", "--steps=1", "--trl-runs=1", f"--data={few_pairs}", f"--json={tmp_path / 'rows.json'}")
+    line = ["--steps=1", "--trl-runs=1", f"--data={few_pairs}", f"--json={tmp_path / 'rows.json'}"]
+    benchmark("sweep_cost", *line, cache=tmp_path)
     (row,) = json.loads((tmp_path / "rows.json").read_text())
     assert row["trl_cpu_s"] == pytest.approx(13 * row["trl_timed_cpu_s"])
     assert row["cpu_ratio"] == pytest.approx(row["trl_cpu_s"] / row["our_cpu_s"])
 
 
 @pytest.mark.parametrize("line", [("train_vs_trl", "--whole=2"), ("sweep_cost",)], ids=lambda line: line[0])
-def test_long_prompts_are_not_measured_as_whole_processes(line: tuple[str, ...]) -> None:
+def test_long_prompts_are_not_measured_as_whole_processes(line: tuple[str, ...], tmp_path: Path) -> None:
     """Their files would have the short ones."""
     with pytest.raises(AssertionError, match="short"):
-        benchmark(*line, "--cases=long/8k")
+        benchmark(*line, "--cases=long/8k", cache=tmp_path)
 
 
 @pytest.mark.slow
 def test_growth_counts_a_prompt_once_a_pair(tmp_path: Path) -> None:
-    out = benchmark("growth", "--lengths=16", "--answers=1,4", "--steps=1", f"--json={tmp_path / 'rows.json'}")
+    line = ["--lengths=16", "--answers=1,4", "--steps=1", f"--json={tmp_path / 'rows.json'}"]
+    out = benchmark("growth", *line, cache=tmp_path)
     assert [row["tokens"] for row in json.loads((tmp_path / "rows.json").read_text())] == [16 + 64, 2 * (16 + 128)]
     assert "MiB per 1,000 tokens" in out
 
 
 @pytest.mark.slow
-def test_precision_says_nothing_of_margins_that_are_zero(few_pairs: Path) -> None:
-    out = benchmark("precision", "--steps=2", "--sft-steps=2", "--objectives=alphapo,dpo", f"--data={few_pairs}")
+def test_precision_says_nothing_of_margins_that_are_zero(few_pairs: Path, tmp_path: Path) -> None:
+    line = ["--steps=2", "--sft-steps=2", "--objectives=alphapo,dpo", f"--data={few_pairs}"]
+    out = benchmark("precision", *line, cache=tmp_path)
     assert "| dpo | start | 0 | - | - |" in out  # a policy that is its own reference
     assert re.search(r"\| alphapo \| start \| [1-9]\d* \| \d+\.\d% ", out)
 

@@ -37,16 +37,13 @@ FAMILIES = {
     "gemma3_text": Family(),
 }
 ATTENTIONS = ("auto", "sdpa", "flex")
-# Rotary embeddings of which transformers takes other frequencies from some length on, for the whole batch: there one
-# long pair would change all pairs of its row.
-BY_LENGTH = ("dynamic", "longrope")
 
 
 def prepare(lm: Any, attention: str = "auto") -> None:
     """Let `lm`, a bare or peft-wrapped causal language model, take `packing`. Again changes nothing.
 
     Args:
-        attention: "sdpa", "flex", or "auto": flex where the model is on a CUDA device, else sdpa.
+        attention: "sdpa", "flex", or "auto": flex where the model is on a CUDA device and has no dropout, else sdpa.
 
     Raises:
         UsageError: this architecture or attention cannot be packed.
@@ -58,21 +55,17 @@ def prepare(lm: Any, attention: str = "auto") -> None:
         raise UsageError(f"layout=packed cannot run architecture '{kind}' (it can: {', '.join(FAMILIES)}); {instead}")
     if getattr(model.config, "use_bidirectional_attention", None):
         raise UsageError(f"layout=packed cannot run bidirectional attention ('{kind}'); {instead}")
-    for angles in _rope_types(model.config):
-        if angles in BY_LENGTH:
-            raise UsageError(
-                f"layout=packed cannot run rope_type '{angles}', whose angles depend on the longest text of a batch; {instead}"
-            )
     if attention not in ATTENTIONS:
         raise UsageError(
             f"layout=packed has no model.attention={attention} (choices: {', '.join(ATTENTIONS)}); choose one or {instead}"
         )
+    drops = bool(getattr(model.config, "attention_dropout", None))
     if attention == "auto":
-        attention = "flex" if model.device.type == "cuda" else "sdpa"
-    if attention == "flex" and getattr(model.config, "attention_dropout", None):
+        attention = "flex" if model.device.type == "cuda" and not drops else "sdpa"
+    if attention == "flex" and drops:
         raise UsageError(
-            "FlexAttention has no dropout and this model's config.json sets attention_dropout; take model.attention=sdpa, "
-            f"or {instead}"
+            f"model.attention=flex: FlexAttention has no dropout, and this model's config.json sets attention_dropout; "
+            f"leave it auto, or {instead}"
         )
     name = packed_attention.FLEX if attention == "flex" else packed_attention.SDPA
     if model.config._attn_implementation != name:
@@ -81,13 +74,6 @@ def prepare(lm: Any, attention: str = "auto") -> None:
         last.forward = types.MethodType(_last_layer, last)
         for layer in model.base_model.layers:
             lean(layer.mlp)
-
-
-def _rope_types(config: Any) -> set[str]:
-    """The kinds of rotary embedding in a config, which has one for all layers or one for each type of layer."""
-    found = getattr(config, "rope_parameters", None) or {}
-    each = [found, *(value for value in found.values() if isinstance(value, dict))]
-    return {one["rope_type"] for one in each if "rope_type" in one}
 
 
 def keep_all(lm: Any) -> None:

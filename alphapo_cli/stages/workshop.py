@@ -35,7 +35,7 @@ from alphapo_cli.policy import PolicyModel, policy_of
 from alphapo_cli.probe import Processes, measured_sides, score_pairs
 from alphapo_cli.runs import digest
 from alphapo_cli.schema import DataConfig, ModelConfig, ProbeConfig, TrainConfig
-from alphapo_cli.sharing import Keep, Shelf
+from alphapo_cli.sharing import Keep, Shelf, made_of
 from alphapo_cli.stages import base
 from alphapo_cli.stages.fits import check_prompts, check_room, check_same_tokens
 
@@ -72,12 +72,12 @@ class Workshop:
         """
         check_prompts(cfg)
         check_lora(cfg.model.lora)
-        self.shelf.open(_made_of(cfg))
-        return self._keep(f"materials {_made_of(cfg)}", lambda: self._materials(cfg))  # type: ignore[no-any-return]
+        self.shelf.open(made_of(cfg))
+        return self._keep(f"materials {made_of(cfg)}", lambda: self._materials(cfg))  # type: ignore[no-any-return]
 
     def before_training(self, cfg: TrainConfig, policy: PolicyModel) -> Keep:
         """Keeps what is made of the policy before its first step, and of nothing but `cfg`'s model, data and probe."""
-        key = digest([_made_of(cfg), asdict(cfg.probe), *rounding(cfg, policy)])
+        key = digest([made_of(cfg), asdict(cfg.probe), *rounding(cfg, policy)])
         return lambda what, make: self._keep(f"{what} {key}", make)
 
     def _materials(self, cfg: TrainConfig) -> Materials:
@@ -153,7 +153,10 @@ class Workshop:
         # The layout, because a packed one changes the model's attention for good.
         what = f"frozen {source.location} {source.revision} {settings.dtype} {settings.attention} {cfg.layout}"
         lm = self._keep(what, lambda: load_model(source, settings))  # nobody trains it
-        return policy_of(lm.to(next(policy.parameters()).device), cfg, key=key)
+        device = next(policy.parameters()).device
+        if self.warm and device != lm.device:
+            lm = copy.deepcopy(lm)  # what is kept does not stay on a GPU
+        return policy_of(lm.to(device), cfg, key=key)
 
     def reference(
         self, cfg: TrainConfig, materials: Materials, policy: PolicyModel, objective: Objective,
@@ -165,7 +168,7 @@ class Workshop:
         `guide`: hash of the weights of the model that token weights come from, if any.
         """
         scorer = self.reference_policy(cfg, policy)
-        weights = self._keep(f"hash {_made_of(cfg)}", lambda: state_hash(scorer.lm))
+        weights = self._keep(f"hash {made_of(cfg)}", lambda: state_hash(scorer.lm))
         sets = {"train": materials.data.train, "probe": materials.data.probe}
         sums = {}
         for name, pairs in sets.items():
@@ -215,12 +218,6 @@ class Workshop:
 
     def _keep(self, key: str, make: Callable[[], Any]) -> Any:
         return self.shelf.keep(key, make) if self.warm else make()
-
-
-def _made_of(cfg: TrainConfig) -> str:
-    """A hash of the settings that materials depend on."""
-    seed = cfg.seed if cfg.model.source == "from_scratch" else 0
-    return digest([asdict(cfg.model), asdict(cfg.data), cfg.probe.pairs, seed])
 
 
 def _weighing(objective: Objective, guide: str | None) -> list[Any]:

@@ -23,7 +23,7 @@ from alphapo_cli.layout.batch import PairBatch
 from alphapo_cli.policy import PolicyModel
 from alphapo_cli.probe import inference
 from tests import tiny
-from tests.pair_shapes import ARCHITECTURES, CORNERS, LIMIT, MODELS, model, pair_lists, pair_of
+from tests.pair_shapes import ARCHITECTURES, CORNERS, MODELS, model, pair_lists, pair_of
 
 
 def gradients(lm: Any, batch: PairBatch, weights: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -220,20 +220,11 @@ def test_other_attentions_are_refused_by_name(attention: str) -> None:
         prepare(tiny.model(), attention)
 
 
-@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
-def test_angles_that_depend_on_the_batch_are_refused(kind: str) -> None:
-    """One long pair would turn the angles of all others in its row."""
-    more = {"long_factor": [1.0] * 8, "short_factor": [1.0] * 8, "original_max_position_embeddings": 32}
-    scaling = {"rope_type": kind, "rope_theta": 10000.0, "factor": 2.0, **(more if kind == "longrope" else {})}
-    with pytest.raises(UsageError, match=rf"rope_type '{kind}'.*layout=padded$"):
-        prepare(tiny.model(max_position_embeddings=LIMIT, rope_parameters=scaling))
-
-
 def test_flex_attention_refuses_dropout_before_training() -> None:
     lm = tiny.model(attention_dropout=0.1)
-    with pytest.raises(UsageError, match=r"attention_dropout.*model.attention=sdpa.*layout=padded$"):
+    with pytest.raises(UsageError, match=r"model.attention=flex.*attention_dropout.*auto.*layout=padded$"):
         prepare(lm, "flex")
-    prepare(lm, "sdpa")
+    prepare(lm, "auto")
 
 
 def test_bf16_autocast_keeps_log_probs_in_float32() -> None:
