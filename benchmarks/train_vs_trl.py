@@ -4,6 +4,7 @@
     python benchmarks/train_vs_trl.py --cases long/8k --threads 1 --data harmless-base-test.jsonl.gz
     python benchmarks/train_vs_trl.py --objective dpo --cases short/8k # reference log-probs computed before
     python benchmarks/train_vs_trl.py --whole 300 --cases short/8k     # whole processes, start-up to saved model
+    python benchmarks/train_vs_trl.py --device cuda --dtype bfloat16 --cases long/32k --length 1900 --liger
 
 CPU time is that of the process, which a busy machine distorts less than wall time; ratios are TRL / ours. Measured steps
 are some of a run of 300: its steps are cut into strata by the size of their padded batches, and the most ordinary one of
@@ -63,7 +64,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--layout", default="packed", choices=("packed", "padded"), help="ours")
     p.add_argument("--model", help="a saved Llama, Mistral, Qwen or Gemma instead of a random Llama")
     p.add_argument("--data", type=Path, help="preference pairs instead of generated ones")
-    p.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    p.add_argument("--length", type=int, default=material.LONG, help="prompt tokens of long cases")
+    p.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="cuda: a Llama of a billion parameters")
+    p.add_argument("--liger", action="store_true", help="TRL with the fused kernels of Liger (to be installed; CUDA)")
     p.add_argument("--steps", type=int, default=4, help="measured steps of 8 pairs, after one that is not")
     p.add_argument("--whole", type=int, metavar="STEPS", help="measure whole processes that train so many steps")
     p.add_argument("--json", type=Path, metavar="FILE")
@@ -75,7 +78,7 @@ def steps(args: argparse.Namespace, name: str, threads: int) -> dict[str, Any]:
     """One row: both sides in turns in one process, then each in a process of its own for its memory."""
     line = [
         "--cases", name, "--threads", str(threads), "--dtype", args.dtype, "--objective", args.objective,
-        "--layout", args.layout, "--device", args.device,
+        "--layout", args.layout, "--device", args.device, f"--length={args.length}", *["--liger"] * args.liger,
     ]  # fmt: skip
     line += [f"--{key}={value}" for key in ("model", "data") if (value := getattr(args, key))]
     turns = processes.ask("train_vs_trl.py", [*line, "--role=turns", f"--steps={args.steps}"], threads)
@@ -96,7 +99,7 @@ def steps(args: argparse.Namespace, name: str, threads: int) -> dict[str, Any]:
         "trl_peak_mib": peaks["trl"], "our_peak_mib": peaks["ours"],
         "trl_share_of_limit": turns["flops"] / t["trl"][clock] / turns["limit"],
         "our_share_of_limit": turns["flops"] / t["ours"][clock] / turns["limit"],
-        "positions_per_step": turns["positions"] / n,
+        "positions_per_step": turns["positions"] / n, "our_positions_per_s": turns["positions"] / t["ours"]["wall"],
     }  # fmt: skip
 
 
@@ -105,7 +108,7 @@ def load(args: argparse.Namespace) -> tuple[Any, TokenPairs, Any]:
     case = material.case(args.cases)
     tokenizer, pairs = material.tokens(material.texts(args.data, RUN * trainers.BATCH))
     if case.long:
-        pairs = material.lengthened(pairs)
+        pairs = material.lengthened(pairs, args.length)
     if args.model:
         from transformers import AutoModelForCausalLM
 
@@ -127,7 +130,7 @@ def sides(args: argparse.Namespace, names: tuple[str, ...], folder: str) -> dict
     made = {}
     for name in names:
         if name == "trl":
-            made[name] = trainers.trl(model(), tokenizer, pairs, RUN, **settings)
+            made[name] = trainers.trl(model(), tokenizer, pairs, RUN, **settings, use_liger_kernel=args.liger)
         else:
             made[name] = trainers.ours(model(), pairs, RUN, layout=args.layout, **settings)
     args.pairs, args.plan = pairs, trainers.schedule(pairs, RUN)
