@@ -18,7 +18,7 @@ from alphapo_cli.objective.preference import build
 from alphapo_cli.overrides import Sources, read_line
 from alphapo_cli.policy import policy_of
 from alphapo_cli.schema import LoraConfig, ModelConfig, TrainConfig
-from alphapo_cli.sharing import Shelf
+from alphapo_cli.sharing import Shelf, together
 from alphapo_cli.stages import workshop as module
 from alphapo_cli.stages.workshop import Workshop
 from tests import tiny
@@ -123,6 +123,16 @@ def test_models_of_cells_that_are_over_are_let_go(start: Path, tmp_path: Path) -
             a_cell(workshop, config(start, f"model.path={another_model(start, seed)}"))
     gc.collect()
     assert [master() is None for master in masters] == [True] + [False] * module.KEPT
+
+
+def test_cells_of_the_same_model_run_one_after_the_other(start: Path) -> None:
+    """Else five models in turns would push each other off the shelf at every cell."""
+    line = ("model.path=null", "model=from_scratch")
+    cells = [config(start, *line, f"objective.beta={beta}", f"seed={seed}") for beta in (0.1, 0.2) for seed in range(5)]
+    ran = [(cfg.seed, cfg.objective.beta) for cfg in together(cells, lambda cfg: cfg)]
+    assert ran == [(seed, beta) for seed in range(5) for beta in (0.1, 0.2)]
+    weights = [config(start, f"objective.beta={beta}", f"seed={seed}") for beta in (0.1, 0.2) for seed in range(5)]
+    assert together(weights, lambda cfg: cfg) == weights  # a saved model is the same for every seed
 
 
 def test_a_shelf_keeps_what_one_of_its_latest_owners_asked_for() -> None:
