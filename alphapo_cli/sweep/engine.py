@@ -17,7 +17,6 @@ from alphapo_cli.claims import Claim, standing, take
 from alphapo_cli.errors import Interrupted
 from alphapo_cli.run_state import OVER
 from alphapo_cli.runs import RunDirectory
-from alphapo_cli.sharing import together
 from alphapo_cli.stages.pipeline import Plan, note_failure
 from alphapo_cli.sweep.grid import Cell
 from alphapo_cli.sweep.launchers.base import Ended, Job, Launcher
@@ -78,7 +77,7 @@ class Engine:
         looked = time.monotonic()
         due = looked + RECORD
         try:
-            self.launcher.start(together(jobs, lambda job: job.cfg))
+            self.launcher.start(jobs)
             while len(self.ended) < len(jobs):
                 for ended in self.launcher.wait(0.2):
                     self._take(ended)

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from alphapo_cli.schema import TrainConfig
+from alphapo_cli.sharing import together
 from alphapo_cli.stages.pipeline import Plan
 from alphapo_cli.sweep.cell import prepare, run_job
 from alphapo_cli.sweep.launchers.base import Ended, Job
@@ -21,7 +22,7 @@ class InlineLauncher:
         prepare(cells, plan)
 
     def start(self, jobs: Sequence[Job]) -> None:
-        self.queue.extend(jobs)
+        self.queue.extend(together(jobs, lambda job: job.cfg))
 
     def wait(self, seconds: float) -> list[Ended]:
         if not self.queue:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from alphapo_cli.errors import AlphapoError
 from alphapo_cli.schema import TrainConfig
+from alphapo_cli.sharing import together
 from alphapo_cli.stages.pipeline import Plan
 from alphapo_cli.sweep.launchers.base import Ended, Job
 from alphapo_cli.sweep.launchers.worker_process import Worker
@@ -55,7 +56,7 @@ class LocalLauncher:
             raise problem
 
     def start(self, jobs: Sequence[Job]) -> None:
-        self.queue.extend(jobs)
+        self.queue.extend(together(jobs, lambda job: job.cfg))
         self._feed()
 
     def _feed(self) -> None:
