@@ -145,8 +145,8 @@ def write(folder: Path, pairs: list[TextPair], vocabulary: int) -> tuple[Path, P
     tokenizer.save_pretrained(folder / "model")
     rows = []
     for p in pairs:
-        v = p.verbatim
-        if v is None:
+        v = p.verbatim or p
+        if not isinstance(v.prompt, str):
             raise SystemExit("--data: whole processes need dialogues or plain text, not messages")
         rows.append(json.dumps({"prompt": v.prompt, "chosen": v.chosen, "rejected": v.rejected}) + "\n")
     (folder / "pairs.jsonl").write_text("".join(rows))
