@@ -249,13 +249,8 @@ def whole(args: argparse.Namespace, name: str, threads: int) -> dict[str, Any]:
             f"trainer.learning_rate={trainers.RATE}", f"layout={args.layout}", *trainers.OURS[args.objective],
             f"trainer.bf16={str(args.dtype == 'bfloat16').lower()}",
         ]  # fmt: skip
-        ours = processes.timed(
-            [sys.executable, "-m", "alphapo_cli", "train", *train],
-            threads,
-            folder,
-            folder / "ours.log",
-            folder / "cache",
-        )
+        command = [sys.executable, "-m", "alphapo_cli", "train", *train]
+        ours = processes.timed(command, threads, folder, folder / "ours.log", folder / "cache")
         theirs = processes.timed(
             [
                 sys.executable, str(processes.HERE / "trl_run.py"), str(model), str(pairs), str(folder / "trl"),
