@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alphapo_cli.logprobs import AnswerLogProbs
+from alphapo_cli.logprobs import AnswerLogProbs, above
 from alphapo_cli.objective.comparison import Moment
 from alphapo_cli.objective.preference import Objective
 
@@ -32,6 +32,8 @@ class ProbeValues:
     gradients: np.ndarray  # [K, P] d loss / d score
     entropy: np.ndarray  # [P] mean over the chosen completion's tokens, nats
     kl: np.ndarray  # [P] mean over the chosen completion's tokens of KL(now || step 0), nats
+    rounding: np.ndarray  # [K, P] bound on the rounding error of the sums, nats
+    reward_rounding: np.ndarray  # [K, P] bound on the rounding error of the rewards
 
 
 @np.errstate(invalid="ignore")  # what infinities make undefined becomes null, not a warning
@@ -39,9 +41,12 @@ def metrics(now: ProbeValues, start: ProbeValues) -> dict[str, float | None]:
     """The probe's row of metrics.jsonl.
 
     Displacement is in nats per token (sum difference over the number of completion tokens), `_sum` in nats per answer.
+    What lies within rounding has no sign (see `logprobs.above`): an order is a tie there, which counts half, and a
+    log-prob has not moved.
     """
     row: dict[str, float | None] = {}
     change = now.sums - start.sums  # [K, P]
+    fell = change < -np.hypot(now.rounding, start.rounding)
     there = now.lengths > 0
     for i, side in enumerate(SIDES):
         p = there[i]
@@ -51,9 +56,9 @@ def metrics(now: ProbeValues, start: ProbeValues) -> dict[str, float | None]:
         _spread(row, f"logps/{side}_sum", now.sums[i, p], quantiles=False)
         _spread(row, f"rewards/{side}", now.rewards[i, p])
         _spread(row, f"gradient_weight/{side}", now.gradients[i, p])
-    row["displacement/share_chosen_down"] = _mean(change[0, there[0]] < 0)
+    row["displacement/share_chosen_down"] = _mean(fell[0, there[0]])
     both = there[0] & there[1]  # what follows compares the two, and is null where no row has both
-    down = change[:, both] < 0
+    down = fell[:, both]
     for name, chosen_down, rejected_down in (
         ("up_up", False, False),
         ("up_down", False, True),
@@ -67,15 +72,16 @@ def metrics(now: ProbeValues, start: ProbeValues) -> dict[str, float | None]:
     if margins.size:
         growth = margins.mean() - (rewards_before[0] - rewards_before[1]).mean()
         from_chosen = rewards[0].mean() - rewards_before[0].mean()
-        row["displacement/margin_from_chosen"] = _finite(from_chosen / growth) if growth > 0 else None
+        four = np.stack([now.reward_rounding[:2, both], start.reward_rounding[:2, both]])
+        grown = growth > np.sqrt((four**2).sum()) / margins.size  # independent errors add in squares
+        row["displacement/margin_from_chosen"] = _finite(from_chosen / growth) if grown else None
     _spread(row, "rewards/margins", margins)
-    row["rewards/accuracies"] = _mean(margins > 0)
-    sums, sums_before = now.sums[:, both], start.sums[:, both]
-    order, before = sums[0] > sums[1], sums_before[0] > sums_before[1]
-    means = sums / now.lengths[:, both]
+    row["rewards/accuracies"] = _mean(_accuracy(now)[both])
+    order, before = (_order(v.sums, v.rounding)[both] for v in (now, start))
+    lengths = np.maximum(now.lengths, 1)
     row["ranking/accuracy"] = _mean(order)
-    row["ranking/accuracy_length_normalised"] = _mean(means[0] > means[1])
-    row["ranking/flipped"] = _mean(order != before)
+    row["ranking/accuracy_length_normalised"] = _mean(_order(now.sums / lengths, now.rounding / lengths)[both])
+    row["ranking/flipped"] = _mean(np.abs(order - before))
     row["kl/reference"] = _mean(now.kl[there[0]])
     row["entropy/chosen"] = _mean(now.entropy[there[0]])
     return row
@@ -84,6 +90,7 @@ def metrics(now: ProbeValues, start: ProbeValues) -> dict[str, float | None]:
 def per_pair(now: ProbeValues, start: ProbeValues, step: int) -> list[dict[str, float | int | None]]:
     """Rows of probe.jsonl, one a pair: the values behind the means."""
     rows: list[dict[str, float | int | None]] = []
+    accuracy = _accuracy(now)
     for p in range(now.sums.shape[1]):
         row: dict[str, float | int | None] = {"step": step, "pair": p}
         for i, side in enumerate(SIDES):
@@ -94,19 +101,34 @@ def per_pair(now: ProbeValues, start: ProbeValues, step: int) -> list[dict[str, 
             row[f"displacement/{side}"] = _finite(change) if there else None
             row[f"rewards/{side}"] = _finite(now.rewards[i, p]) if there else None
             row[f"gradient_weight/{side}"] = _finite(now.gradients[i, p]) if there else None
+        row["rewards/accuracies"] = float(accuracy[p]) if (now.lengths[:2, p] > 0).all() else None
         rows.append(row)
     return rows
 
 
-def objective_values(
-    objective: Objective, answers: AnswerLogProbs, moment: Moment
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(scores, rewards, d loss / d score), each [K, P], of P pairs' answers."""
+def _order(values: np.ndarray, rounding: np.ndarray) -> np.ndarray:
+    """[P] whether the chosen answer has the higher of `values` [K, P]: 1, 0 or, within rounding, 0.5."""
+    ordered: np.ndarray = above(values[0] - values[1], rounding[0] + rounding[1])
+    return ordered
+
+
+def _accuracy(now: ProbeValues) -> np.ndarray:
+    """[P] whether the chosen answer has the higher reward: 1, 0 or, within rounding, 0.5."""
+    return _order(now.rewards, now.reward_rounding)
+
+
+def objective_values(objective: Objective, answers: AnswerLogProbs, moment: Moment) -> dict[str, np.ndarray]:
+    """scores, rewards, gradients (d loss / d score) and reward_rounding, each [K, P], of P pairs' answers."""
     answers = answers.widened()
     scores = objective.scores(answers)
-    rewards = objective.at(moment).rewards(scores)
-    gradients = objective.score_gradients(scores, answers, moment)
-    return scores.double().numpy(), rewards.double().numpy(), gradients.double().numpy()
+    here = objective.at(moment)
+    found = {
+        "scores": scores,
+        "rewards": here.rewards(scores),
+        "gradients": objective.score_gradients(scores, answers, moment),
+        "reward_rounding": here.reward_rounding(answers),
+    }
+    return {name: values.double().numpy() for name, values in found.items()}
 
 
 def _spread(row: dict[str, float | None], key: str, values: np.ndarray, *, quantiles: bool = True) -> None:

@@ -57,16 +57,16 @@ PROBE: dict[str, Metric] = {
         summed=True,
     ),
     "displacement/share_chosen_down": _share(
-        "whose chosen completion is less likely now than at step 0",
+        "whose chosen completion is less likely now than at step 0, by more than rounding",
         "above about 0.5: most preferred answers are being pushed away",
     ),
-    "displacement/quadrant/up_up": _share("whose chosen and rejected completions both became more likely"),
+    "displacement/quadrant/up_up": _share("of which neither completion became less likely"),
     "displacement/quadrant/up_down": _share(
-        "whose chosen completion became more and whose rejected completion less likely",
+        "whose rejected completion became less likely and whose chosen completion did not",
         "small: this is the quadrant that training aims at",
     ),
     "displacement/quadrant/down_up": _share(
-        "whose chosen completion became less and whose rejected completion more likely",
+        "whose chosen completion became less likely and whose rejected completion did not",
         "well above 0: pairs are being learnt the wrong way round",
     ),
     "displacement/quadrant/down_down": _share(
@@ -88,7 +88,7 @@ PROBE: dict[str, Metric] = {
         "flat near 0: nothing is learnt; still growing while the win rate falls: over-optimisation",
     ),
     "rewards/accuracies": _share(
-        "whose chosen reward is above the rejected reward",
+        "whose chosen reward is above the rejected reward; a margin within rounding is a tie and counts half",
         "near 0.5 at the end: no better than a coin; near 1 on train/ only: overfitting",
     ),
     "logps/chosen": _mean("the chosen completion's log-prob divided by its number of tokens", _PER_TOKEN, summed=True),
@@ -96,11 +96,13 @@ PROBE: dict[str, Metric] = {
         "the rejected completion's log-prob divided by its number of tokens", _PER_TOKEN, summed=True
     ),
     "ranking/accuracy": _share(
-        "whose chosen completion has the higher summed log-prob",
+        "whose chosen completion has the higher summed log-prob (half where the two differ by rounding alone)",
         "unchanged while the reward accuracy rises: the reward has learnt what the likelihood has not",
     ),
     "ranking/accuracy_length_normalised": _share("whose chosen completion has the higher log-prob per token"),
-    "ranking/flipped": _share("whose order by summed log-prob differs from their order at step 0"),
+    "ranking/flipped": _share(
+        "whose order by summed log-prob differs from their order at step 0; from or to a tie counts half"
+    ),
     "gradient_weight/chosen": _mean(
         "the derivative of the preference term of the loss (the NLL term left out) with respect to the chosen "
         "completion's score, negative where a step raises it",

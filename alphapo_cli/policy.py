@@ -15,7 +15,7 @@ from alphapo_cli.layout import LAYOUTS
 from alphapo_cli.layout.adapt import is_prepared, keep_all, prepare
 from alphapo_cli.layout.attention import UNREAD_MASK
 from alphapo_cli.layout.batch import PairBatch
-from alphapo_cli.logprobs import TokenLogProbs, TokenStatistics
+from alphapo_cli.logprobs import TokenLogProbs, TokenStatistics, token_rounding
 from alphapo_cli.schema import TrainConfig
 
 # Log-probs [N], or these with entropy and sum p^2, with KL(reference || policy), or with all three, [N] each.
@@ -94,6 +94,9 @@ class PolicyModel(nn.Module):
         if layout == "packed":
             prepare(lm, attention)
         self.config = bare(lm).config  # transformers.Trainer looks for it
+        text = self.config.get_text_config()
+        computes = torch.bfloat16 if bf16 else next(lm.parameters()).dtype
+        self.token_rounding = token_rounding(text.num_hidden_layers, text.hidden_size, computes)
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
         """What the model's matrix products run in, in training, probe and reference alike: bfloat16 or as they are.

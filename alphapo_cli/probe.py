@@ -187,6 +187,7 @@ class Probe:
         sides = measured_sides(objective, pairs)
         self.scorer = PairScorer(pairs, batch_size, pad_id, processes, policy.layout, sides)
         self.reference = reference  # [K, P]
+        self.token_rounding = policy.token_rounding
         # Of the start: its head, and the chosen rows of each of this process's batches.
         self.start_head, self.start_hidden = frozen_head(policy.lm), list[Tensor]()
         if objective.weighs_tokens or objective.needs_statistics or objective.needs_kl:
@@ -241,9 +242,13 @@ class Probe:
             log_p2=torch.from_numpy(values["log_p2"]) if "log_p2" in values else None,
             kl=torch.from_numpy(values["sequence_kl"]) if "sequence_kl" in values else None,
             present=None if (values["lengths"] > 0).all() else torch.from_numpy(values["lengths"] > 0),
+            token_rounding=self.token_rounding,
         )
-        of_objective = objective_values(self.objective, answers, moment)
-        return ProbeValues(values["sums"], values["lengths"], *of_objective, values["entropy"], values["kl"])
+        return ProbeValues(
+            sums=values["sums"], lengths=values["lengths"], entropy=values["entropy"], kl=values["kl"],
+            rounding=replace(answers, weighted=None).widened().rounding().numpy(),
+            **objective_values(self.objective, answers, moment),
+        )  # fmt: skip
 
     def _for_objective(
         self, answers: AnswerLogProbs, hidden: Tensor, head: Head, chunk_bytes: int

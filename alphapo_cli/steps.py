@@ -77,10 +77,10 @@ class Window:
             self._fold(f"rewards/{name}", result.rewards[side], present[side])
             self._fold(f"logps/{name}", sums[side] / lengths[side], present[side])
             self._fold(f"logps/{name}_sum", sums[side], present[side])
-        if result.margins is not None:
+        if result.margins is not None and result.accuracy is not None:
             both = present[0] & present[1]
             self._fold("rewards/margins", result.margins, both)
-            self._fold("rewards/accuracies", (result.margins > 0).double(), both)
+            self._fold("rewards/accuracies", result.accuracy, both)
 
     def _fold(self, name: str, value: Tensor, rows: Tensor) -> None:
         # where, not a product: a filling pair or an absent answer must not spread a NaN

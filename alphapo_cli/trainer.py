@@ -166,7 +166,7 @@ class PreferenceTrainer(Trainer):
         reference = batch.reference if self.moving is None else self.moving.sums(batch, self.objective)
         return replace(
             answers, reference=reference, columns=batch.columns, index=batch.index,
-            chosen_tokens=inputs.chosen_tokens,
+            chosen_tokens=inputs.chosen_tokens, token_rounding=self.policy.token_rounding,
         )  # fmt: skip
 
     def _settle(self, model: Any, inputs: StepBatch) -> AnswerLogProbs | None:

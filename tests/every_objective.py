@@ -128,11 +128,19 @@ class _Rows(Window):
 
 
 def trainer_of(
-    lm: Any, layout: str, objective: Objective, data: TokenPairs, folder: Path, **settings: Any
+    lm: Any,
+    layout: str,
+    objective: Objective,
+    data: TokenPairs,
+    folder: Path,
+    *,
+    at_start: bool = False,
+    **settings: Any,
 ) -> tuple[PreferenceTrainer, list[dict[str, float]]]:
-    """The trainer of `lm`, beside a reference that differs from it, and the rows that it will log."""
+    """The trainer of `lm`, and the rows that it will log; beside a reference that differs from it, or that it still is."""
     policy = PolicyModel(lm, layout=layout)
-    before = PolicyModel(tiny.perturbed(lm, seed=1), layout=layout).requires_grad_(False)
+    other = copy.deepcopy(lm) if at_start else tiny.perturbed(lm, seed=1)
+    before = PolicyModel(other, layout=layout).requires_grad_(False)
     reference = None
     if objective.needs_reference:
         reference = score_pairs(before, data, batch_size=3, pad_id=tiny.PAD, processes=Processes(), objective=objective)
@@ -158,21 +166,20 @@ class Step:
     memory: dict[str, Tensor]  # what the objective will remember of it
 
 
-def step(lm: Any, layout: str, objective: Objective, data: TokenPairs, folder: Path) -> Step:
+def step(lm: Any, layout: str, objective: Objective, data: TokenPairs, folder: Path, *, at_start: bool = False) -> Step:
     """The first step of training a copy of `lm`, its rows in two micro-batches, in float64 for a float64 model."""
     lm, n = copy.deepcopy(lm), len(data)
     with tiny.Wide():
         trainer, _ = trainer_of(
-            lm, layout, objective, data, folder, per_device_train_batch_size=-(-n // 2), gradient_accumulation_steps=2
-        )
+            lm, layout, objective, data, folder, at_start=at_start, per_device_train_batch_size=-(-n // 2),
+            gradient_accumulation_steps=2,
+        )  # fmt: skip
         trainer.window = rows = _Rows()
         trainer.training_step(trainer.model, trainer.steps[0])
     assert sorted(rows.losses) == list(range(n))
-    logged = rows.means(lambda sums: sums)
-    logged.pop("train/rewards/accuracies", None)  # a pair of the same answers has a margin of 0, and round-off its sign
     return Step(
         losses=torch.stack([rows.losses[i] for i in range(n)]),
         gradients={name: p.grad for name, p in lm.named_parameters() if p.grad is not None},
-        logged=logged,
+        logged=rows.means(lambda sums: sums),
         memory={f"{kind} {name}": x for kind, found in trainer.memory.items() for name, x in found.items()},
     )

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from alphapo_cli.diagnostics import ProbeValues, metrics, objective_values, per_pair
+from alphapo_cli.layout import LAYOUTS
 from alphapo_cli.logprobs import AnswerLogProbs
 from alphapo_cli.objective.comparison import Moment
 from alphapo_cli.policy import PolicyModel
-from alphapo_cli.probe import Probe, Processes
+from alphapo_cli.probe import Probe, Processes, score_pairs
 from tests import tiny
 
 Row = dict[str, float | None]
@@ -35,6 +36,8 @@ def values(rng: Random, pairs: int, lengths: list[list[int]] | None = None, drif
         gradients=table(-1, 1),
         entropy=table(0, 4, 1)[0],
         kl=table(0, 1, 1)[0],
+        rounding=np.zeros((2, pairs)),
+        reward_rounding=np.zeros((2, pairs)),
     )
 
 
@@ -117,6 +120,53 @@ def test_before_the_first_step_nothing_has_moved() -> None:
         assert row[key] == 0.0
     assert row["displacement/quadrant/up_up"] == 1.0
     assert row["displacement/margin_from_chosen"] is None  # the margin has not grown: no share to speak of
+
+
+def test_within_rounding_nothing_has_a_sign() -> None:
+    """Four pairs: clearly right, right by less than rounding, wrong by less, clearly wrong."""
+    start = values(Random(0), 4, [[4] * 4] * 2)
+    sums = np.array([[-3.0, -5.0, -5.0, -9.0], [-6.0, -5.1, -4.9, -6.0]])
+    moved = sums + np.array([[-1.0, -0.1, 0.1, 1.0], [-1.0, 1.0, -0.1, -1.0]])
+    rounding = np.full((2, 4), 0.2)
+    start = ProbeValues(**{**vars(start), "sums": sums, "rounding": rounding, "reward_rounding": rounding})
+    now = ProbeValues(**{**vars(start), "sums": moved, "rewards": np.array([[3.0, 1.3, 1.0, 1.0], [1, 1, 1.3, 3]])})
+    row = metrics(now, start)
+    assert row["rewards/accuracies"] == (1 + 0.5 + 0.5 + 0) / 4
+    assert [r["rewards/accuracies"] for r in per_pair(now, start, 1)] == [1, 0.5, 0.5, 0]
+    assert row["displacement/share_chosen_down"] == 1 / 4  # the second one's fall is less than two roundings' 0.28
+    assert row["displacement/quadrant/down_down"] == 1 / 4
+    assert row["displacement/quadrant/up_down"] == 1 / 4
+    assert row["displacement/quadrant/up_up"] == 2 / 4
+    assert row["ranking/accuracy"] == (1 + 0 + 0.5 + 0) / 4  # -4 and -7; -5.1 and -4.1; -4.9 and -5.0; -8 and -7
+    assert row["ranking/flipped"] == (0 + 0.5 + 0 + 0) / 4  # a tie before
+    assert row["ranking/accuracy_length_normalised"] == row["ranking/accuracy"]
+    assert metrics(start, start)["ranking/flipped"] == 0
+
+
+def test_a_margin_that_grew_by_rounding_alone_has_no_parts() -> None:
+    start = values(Random(0), 100)
+    apart = np.full((2, 100), 1.0)
+    rewards = start.rewards + np.array([[0.15], [0.0]])
+    exact = ProbeValues(**{**vars(start), "rewards": rewards})
+    assert metrics(exact, start)["displacement/margin_from_chosen"] == pytest.approx(1)
+    # 100 pairs, four terms each rounded by at most 1: their mean by 4^(1/2) 100^(-1/2) = 0.2
+    before = ProbeValues(**{**vars(start), "reward_rounding": apart})
+    now = ProbeValues(**{**vars(exact), "reward_rounding": apart})
+    assert metrics(now, before)["displacement/margin_from_chosen"] is None
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_policy_that_is_its_reference_is_right_about_half(layout: str) -> None:
+    """Its sums made in other batches than the probe's: every margin is round-off."""
+    policy = PolicyModel(tiny.model(), layout=layout)
+    pairs, objective = tiny.token_pairs(24, seed=5), tiny.objective("objective=dpo")
+    reference = score_pairs(policy, pairs, batch_size=5, pad_id=tiny.PAD, processes=Processes())
+    probe = Probe(policy, objective, pairs, batch_size=3, pad_id=tiny.PAD, processes=Processes(), reference=reference)
+    margins = probe.start.rewards[0] - probe.start.rewards[1]
+    assert 0 < np.abs(margins).max() < 1e-4
+    assert metrics(probe.start, probe.start)["rewards/accuracies"] == 0.5
+    probe.reference = reference + np.array([[-1e-3], [0.0]])  # a thousandth of a nat is seen
+    assert metrics(probe.measure(policy), probe.start)["rewards/accuracies"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -246,7 +296,9 @@ def test_gradient_weights_are_the_closed_form() -> None:
     scores = [[-0.5, -2.0, -1.0], [-1.5, -0.7, -1.0]]
     sums = torch.tensor(scores, dtype=torch.float64)
     answers = AnswerLogProbs(sums, torch.ones_like(sums))  # one token each: the mean is the sum
-    read, rewards, weights = objective_values(objective, answers, Moment())
+    read, rewards, weights = (
+        objective_values(objective, answers, Moment())[name] for name in ("scores", "rewards", "gradients")
+    )
     assert read.tolist() == scores
     for i in range(3):
         r = [2.5 * (1 - math.exp(-0.5 * scores[side][i])) / 0.5 for side in range(2)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from alphapo_cli.data.tokens import TokenPair
 from alphapo_cli.head import Head, observe, token_log_probs
 from alphapo_cli.layout import padded
-from alphapo_cli.logprobs import TokenLogProbs, log_softmax_at
+from alphapo_cli.logprobs import TokenLogProbs, above, log_softmax_at
 from alphapo_cli.policy import PolicyModel, frozen_head, head_of
 from tests import tiny
 
@@ -54,6 +54,30 @@ def test_float32_log_probs_are_within_its_round_off() -> None:
     assert ours.tokens.logps.dtype == torch.float32
     # two layers of 32-term sums: some tens of roundings of numbers of this size
     assert torch.allclose(ours.sums, truth.sums, rtol=5e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("family", ["llama", "gemma2, soft-capped"])
+def test_the_bound_on_rounding_holds_and_is_near(family: str, bf16: bool) -> None:
+    """Of each answer's sum, in the dtype that computes, against float64: never over the bound, and seldom far below."""
+    lm, pairs = tiny.model(family, spread=0.1), list(tiny.token_pairs(64, seed=3))
+    with torch.no_grad():
+        policy = PolicyModel(lm, bf16=bf16)
+        ours = replace(
+            policy.score(padded.collate(pairs, pad_id=tiny.PAD)).answers(), token_rounding=policy.token_rounding
+        )
+        with tiny.Wide():
+            truth = PolicyModel(lm.double()).score(padded.collate(pairs, pad_id=tiny.PAD)).answers()
+    errors = (ours.sums - truth.sums).abs() / ours.rounding()
+    assert errors.max() <= 1
+    assert errors.square().mean().sqrt() >= 1 / 3 / 20  # a standard error is a third of the bound
+
+
+def test_above_halves_what_rounding_decides() -> None:
+    difference, rounding = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -1.5, math.nan]), 1.0
+    assert above(difference, rounding).tolist() == [1, 0.5, 0.5, 0.5, 0.5, 0, 0]
+    assert above(difference.numpy(), rounding).tolist() == [1, 0.5, 0.5, 0.5, 0.5, 0, 0]
+    assert above(difference[:4], 0.0).tolist() == [1, 1, 1, 0.5]
 
 
 def test_bf16_model_outputs_are_read_as_what_they_are() -> None:

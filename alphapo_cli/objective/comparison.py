@@ -32,6 +32,7 @@ class Comparison:
     answers: AnswerLogProbs | None = None
     memory: Memory = field(default_factory=dict)  # of the part that is called
     flipped: bool = False  # whether chosen and rejected have changed places
+    rounding: Tensor | float = 0.0  # [K, B] bound on the rounding error of each reward
 
     @property
     def margin(self) -> Tensor:
@@ -47,15 +48,19 @@ class Comparison:
         """The same pairs under the opposite label: the margin changes its sign."""
         order = [1, 0, *range(2, self.scores.shape[0])]
         return replace(
-            self, scores=self.scores[order], rewards=self.rewards[order], offset=-self.offset, flipped=not self.flipped
-        )
+            self, scores=self.scores[order], rewards=self.rewards[order], offset=-self.offset, flipped=not self.flipped,
+            rounding=self.rounding if isinstance(self.rounding, float) else self.rounding[order],
+        )  # fmt: skip
 
     def first(self, sides: int) -> Comparison:
         """The same with at most the first `sides` answers of each row."""
         if self.scores.shape[0] <= sides:
             return self
         answers = None if self.answers is None else self.answers.first(sides)
-        return replace(self, scores=self.scores[:sides], rewards=self.rewards[:sides], answers=answers)
+        rounding = self.rounding if isinstance(self.rounding, float) else self.rounding[:sides]
+        return replace(
+            self, scores=self.scores[:sides], rewards=self.rewards[:sides], answers=answers, rounding=rounding
+        )
 
     def each(self, chosen: Tensor, rejected: Tensor) -> Tensor:
         """A term of the chosen and one of the rejected answer, [B] each: their sum, without that of an absent answer."""

@@ -39,8 +39,14 @@ def length(c: Comparison, *, alpha: float = 0.05) -> Tensor:
 
 @register("margin")
 def chosen_drop(c: Comparison, *, weight: float = 50.0) -> Tensor:
-    """weight max(0, -r_w): the chosen side must not fall below the reference. DPOP (2402.13228); weight = 0 is none."""
-    return weight * torch.relu(-c.rewards[0])
+    """weight max(0, -r_w): the chosen side must not fall below the reference. DPOP (2402.13228); weight = 0 is none.
+
+    Where the policy is its reference, rounding alone decides which branch an answer is on; there the slope is the mean
+    of the two branches', as at a tie of torch.maximum.
+    """
+    drop = -c.rewards[0]
+    rounding = c.rounding if isinstance(c.rounding, float) else c.rounding[0]
+    return weight * torch.where(drop.abs() <= rounding, drop / 2, torch.relu(drop))
 
 
 @register("margin")

@@ -12,6 +12,7 @@ Parts see the first two sides unless they ask for more.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from alphapo_cli.errors import ConfigError, UsageError
-from alphapo_cli.logprobs import AnswerLogProbs, TokenLogProbs
+from alphapo_cli.logprobs import AnswerLogProbs, TokenLogProbs, above
 from alphapo_cli.objective import (  # noqa: F401  (importing them fills the tables)
     dynamic,
     link,
@@ -51,6 +52,12 @@ class PairLoss:
     scores: Tensor  # [K, B]
     rewards: Tensor  # [K, B], beta h(s)
     margins: Tensor | None  # [B], chosen minus rejected reward, before gamma; None where no rejected side was given
+    rounding: Tensor  # [K, B], bound on the rounding error of each reward; 0 where log-probs are exact
+
+    @property
+    def accuracy(self) -> Tensor | None:
+        """[B] 1 where the chosen reward is the higher one, 0 where it is the lower, 0.5 where rounding may decide."""
+        return None if self.margins is None else above(self.margins, self.rounding[0] + self.rounding[1])
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Objective(Point):
     """A point that can be evaluated."""
 
     def weigh(self, answers: AnswerLogProbs) -> Tensor:
-        """Sums and lengths under the token weights: [2, K, B].
+        """Sums, lengths and sums of squares under the token weights: [3, K, B].
 
         Raises:
             UsageError: there are only sums.
@@ -67,7 +74,9 @@ class Objective(Point):
         if tokens is None:
             raise UsageError(f"objective '{self.name}' weighs single tokens, and only sums over answers were given")
         weights = self.parts["token"](answers, tokens)
-        return torch.stack([tokens.sum_over(weights * tokens.logps), tokens.sum_over(weights)])
+        return torch.stack(
+            [tokens.sum_over(weights * tokens.logps), tokens.sum_over(weights), tokens.sum_over(weights.detach() ** 2)]
+        )
 
     def _part(self, kind: str, c: Comparison) -> Tensor | float:
         """What a part says of the answers that it is to see."""
@@ -129,13 +138,28 @@ class Objective(Point):
         """r = beta h(s), of any shape."""
         return self.beta * self.shape_function(scores, self.score.score_kind)
 
+    @torch.no_grad()
+    def reward_rounding(self, answers: AnswerLogProbs) -> Tensor:
+        """Bound on the rounding error of the rewards, [K, B]: half of what they span over the bounds of the log-probs.
+
+        A reward is a monotone function of its answer's summed log-prob. Where it reads a reference, whose sums are
+        rounded as well and independently, the bounds of the two add in squares.
+        """
+        if not answers.token_rounding:
+            return torch.zeros_like(answers.sums)
+        answers = self.given(answers)
+        bound = answers.rounding() * (math.sqrt(2) if self.needs_reference else 1.0)
+        high, low = (self.rewards(self.scores(answers.shifted(by))) for by in (bound, -bound))
+        return (high - low).abs() / 2
+
     def compare(
         self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: Moment | None = None
     ) -> Comparison:
         """What the other parts read of `scores` [K, B]."""
         memory = (moment or self.start).memory
         rewards = self.rewards(scores)
-        c = Comparison(scores, rewards, self.beta, self.gamma, answers, memory=memory.get("margin", {}))
+        rounding = 0.0 if answers is None else self.reward_rounding(answers)
+        c = Comparison(scores, rewards, self.beta, self.gamma, answers, memory.get("margin", {}), rounding=rounding)
         return replace(c, offset=self.gamma + self._part("margin", c), memory={})
 
     def preference_loss(
@@ -184,7 +208,8 @@ class Objective(Point):
             logp = self.nll * answers.sums[0] / self._nll_tokens(answers)
             loss = loss - (logp if answers.present is None else logp * answers.present[0])
         loss = loss + self._part("regulariser", Comparison(scores, rewards, self.beta, answers=answers))
-        return PairLoss(loss, scores, rewards, rewards[0] - rewards[1] if both else None)
+        margins = rewards[0] - rewards[1] if both else None
+        return PairLoss(loss, scores, rewards, margins, here.reward_rounding(answers))
 
     def _nll_tokens(self, answers: AnswerLogProbs) -> Tensor | float:
         """What the chosen side's summed log-prob is divided by."""

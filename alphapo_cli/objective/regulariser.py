@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from alphapo_cli.logprobs import above
 from alphapo_cli.objective.comparison import Comparison
 from alphapo_cli.objective.parts import register
 
@@ -26,9 +29,11 @@ def gold(c: Comparison, *, weight: float = 1.0) -> Tensor:
 def good_chosen(c: Comparison, *, weight: float = 1e-3, threshold: float = 3.2) -> Tensor:
     """weight x NLL per token of chosen answers that score at least `threshold` and lie below the reference.
 
-    Omni-DPO (2506.10054). The reference is what the NLL compares with, whatever the score does.
+    Omni-DPO (2506.10054). The reference is what the NLL compares with, whatever the score does. An answer whose
+    log-ratio is within rounding of 0 lies neither below nor above it and counts half.
     """
     answers = c.given
-    below = answers.log_ratio()[0] < 0
+    bound = math.sqrt(2) * answers.rounding()[0]  # of two independent sums
+    below = above(-answers.log_ratio()[0].detach(), bound)
     good = c.column("score_chosen") >= threshold
-    return -weight * torch.where(below & good, answers.sums[0] / answers.lengths[0], 0.0)
+    return -weight * torch.where(good, below * (answers.sums[0] / answers.lengths[0]), 0.0)

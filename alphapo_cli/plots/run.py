@@ -89,7 +89,7 @@ def _margin(ax: Axes, rows: Rows) -> None:
 
 
 def _shares(ax: Axes, rows: Rows) -> None:
-    _curve(ax, rows, "rewards/accuracies", style.INK, "margin above 0 (accuracy)")
+    _curve(ax, rows, "rewards/accuracies", style.INK, "margin above 0 (accuracy; ties half)")
     _curve(ax, rows, "displacement/share_chosen_down", style.PURPLE, "chosen displaced")
     ax.set_ylim(-0.02, 1.02)
     style.panel(ax, "Shares of the probe pairs", "share of pairs")

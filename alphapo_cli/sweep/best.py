@@ -126,7 +126,9 @@ def _outcomes(run: RunDirectory, metric: str) -> tuple[np.ndarray, str]:
     rows = [r for r in read_jsonl(run.path / "probe.jsonl") if r["step"] == step]
     rows.sort(key=lambda r: r["pair"])
     asked = digest([[r.get("tokens/chosen"), r.get("tokens/rejected")] for r in rows])
-    return np.array([float(r["rewards/chosen"] > r["rewards/rejected"]) for r in rows]), asked
+    # Rows of versions that did not write it: the sign, which rounding may have decided where the two are alike.
+    named = [r.get("rewards/accuracies", float(r["rewards/chosen"] > r["rewards/rejected"])) for r in rows]
+    return np.array(named, float), asked
 
 
 def _read(directory: SweepDirectory, cell: Mapping[str, Any], metric: str) -> tuple[np.ndarray, str] | None:

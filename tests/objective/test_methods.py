@@ -215,7 +215,7 @@ def loss_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Where single tokens are read: as if every one counted once, and the distributions were flat."""
     leaf = given.sums.clone().requires_grad_(True)
-    weighted = torch.stack([leaf, given.lengths]) if objective.weighs_tokens else None
+    weighted = torch.stack([leaf, given.lengths, given.lengths]) if objective.weighs_tokens else None
     loss = objective(replace(given, sums=leaf, weighted=weighted, log_p2=-torch.ones_like(leaf)), moment).loss
     return loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]
 
