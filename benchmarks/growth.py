@@ -71,13 +71,13 @@ def parser() -> argparse.ArgumentParser:
 
 def measure(args: argparse.Namespace, length: int, answers: int) -> dict[str, Any]:
     """One cell, in this process."""
-    from alphapo_cli.compose import compose
-    from alphapo_cli.data.tokens import TokenPair
-    from alphapo_cli.layout import LAYOUTS
-    from alphapo_cli.objective.preference import build
-    from alphapo_cli.overrides import Sources, read_line
-    from alphapo_cli.policy import policy_of
-    from alphapo_cli.schema import TrainConfig
+    from alphapo_cli.config.compose import compose
+    from alphapo_cli.config.overrides import Sources, read_line
+    from alphapo_cli.config.schema import TrainConfig
+    from alphapo_cli.data.token_pairs import TokenPair
+    from alphapo_cli.modeling.layout.registry import LAYOUTS
+    from alphapo_cli.modeling.policy import policy_of
+    from alphapo_cli.objective.objective import build
 
     torch.set_num_threads(args.threads)
     where = Sources()

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.bpe import train_bpe
 from alphapo_cli.data.load import load_pairs
-from alphapo_cli.data.records import TextPair, Verbatim
+from alphapo_cli.data.text_pairs import TextPair, Verbatim
+from alphapo_cli.data.token_pairs import Ragged, TokenPairs
 from alphapo_cli.data.tokenise import encode_pairs
-from alphapo_cli.data.tokens import Ragged, TokenPairs
-from alphapo_cli.schema import DataConfig
 
 VOCABULARIES = {"8k": 8192, "32k": 32768}
 LONG = 726

@@ -30,8 +30,8 @@ import processes
 import torch
 import trainers
 
-from alphapo_cli.data.tokens import TokenPairs
-from alphapo_cli.layout import packed
+from alphapo_cli.data.token_pairs import TokenPairs
+from alphapo_cli.modeling.layout import packed
 
 RUN = 300  # steps of the run that measured ones are taken from
 

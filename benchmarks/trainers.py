@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphapo_cli.data.tokens import TokenPairs
-from alphapo_cli.schedule import Schedule
-from alphapo_cli.schema import TrainConfig, TrainerConfig
+from alphapo_cli.config.schema import TrainConfig, TrainerConfig
+from alphapo_cli.data.token_pairs import TokenPairs
+from alphapo_cli.training.data_order import Schedule
 
 BATCH = 8  # pairs
 RATE = 1e-6
@@ -79,11 +79,11 @@ def ours(
     reference: Any = None,
 ) -> Side:  # fmt: skip
     """Our trainer on micro-batches of `BATCH` pairs."""
-    from alphapo_cli.compose import compose
-    from alphapo_cli.objective.preference import build
-    from alphapo_cli.overrides import Sources, read_line
-    from alphapo_cli.policy import policy_of
-    from alphapo_cli.trainer import PreferenceTrainer, training_arguments
+    from alphapo_cli.config.compose import compose
+    from alphapo_cli.config.overrides import Sources, read_line
+    from alphapo_cli.modeling.policy import policy_of
+    from alphapo_cli.objective.objective import build
+    from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
 
     where = Sources()
     line = [

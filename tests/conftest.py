@@ -122,12 +122,12 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     It holds a stand-in for the embedded base policy, made by the same code from a tenth of its demonstrations, under
     the real one's name: two seconds instead of twenty. `real_cache` has the real one.
     """
-    from alphapo_cli.stages import base
+    from alphapo_cli.stages.training import glassbox_base
 
     cache = tmp_path_factory.mktemp("cache")
-    folder = cache / "base" / base.base_key()
-    with unittest.mock.patch.object(base, "DEMONSTRATIONS", base.DEMONSTRATIONS // 10):
-        made = base.ensure(cache, say=False)
+    folder = cache / "base" / glassbox_base.base_key()
+    with unittest.mock.patch.object(glassbox_base, "DEMONSTRATIONS", glassbox_base.DEMONSTRATIONS // 10):
+        made = glassbox_base.ensure(cache, say=False)
     made.rename(folder)
     return cache
 
@@ -135,10 +135,10 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def real_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the embedded base policy as users get it. For slow tests."""
-    from alphapo_cli.stages import base
+    from alphapo_cli.stages.training import glassbox_base
 
     cache = tmp_path_factory.mktemp("real-cache")
-    base.ensure(cache, say=False)
+    glassbox_base.ensure(cache, say=False)
     return cache
 
 
@@ -291,7 +291,7 @@ def interrupt() -> Iterator[Callable[[Callable[[], bool]], None]]:
             while not over.is_set():
                 # Only while a command is there to take it; the signal would end the tests otherwise.
                 handler = signal.getsignal(signal.SIGTERM)
-                if getattr(handler, "__module__", "") == "alphapo_cli.interrupts" and condition():
+                if getattr(handler, "__module__", "") == "alphapo_cli.runtime.signals" and condition():
                     # To the thread that Python lets handle it.
                     main_thread = threading.main_thread().ident
                     assert main_thread is not None

@@ -10,12 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli import metrics_catalog
-from alphapo_cli.claims import take
-from alphapo_cli.compose import to_yaml
-from alphapo_cli.data import glassbox
-from alphapo_cli.overrides import Sources
+from alphapo_cli.config.compose import to_yaml
+from alphapo_cli.config.overrides import Sources
+from alphapo_cli.data.glassbox import world
+from alphapo_cli.storage.run_lock import take
 from alphapo_cli.sweep.grid import Cell, Grid, make
+from alphapo_cli.tracking import metrics
 
 ALPHA = "objective.shape.alpha"
 OPENING = {"won": "sure ,", "tied": "", "lost": "hmm ,"}  # worth +1.4, 0 and -1.4 of true reward
@@ -67,7 +67,7 @@ def _grid(name: str | None, line: tuple[str, ...]) -> Grid:
 
 
 def _cell(folder: Path, cell: Cell, made: Made, prompts: int, command: list[str]) -> None:
-    instructions = glassbox.instructions(prompts)
+    instructions = world.instructions(prompts)
     reference = [_answer(i, "tied") for i in instructions]
     rng = random.Random(cell.cfg.seed)
     rank = {i: rng.random() for i in instructions}
@@ -104,15 +104,15 @@ def _cell(folder: Path, cell: Cell, made: Made, prompts: int, command: list[str]
 
 
 def _answer(instruction: str, fate: str) -> str:
-    task = glassbox.parse(instruction)
-    things = glassbox.CATEGORIES[task.category][1 : 1 + task.count]
-    return glassbox.Answer(OPENING[fate], tuple(things)).text()
+    task = world.parse(instruction)
+    things = world.CATEGORIES[task.category][1 : 1 + task.count]
+    return world.Answer(OPENING[fate], tuple(things)).text()
 
 
 def _row(step: int, last: int, made: Made) -> dict[str, Any]:
     """A row with every probe metric, moving evenly from step 0 to the last step."""
     part = step / last if last else 1.0
-    known = metrics_catalog.keys()
+    known = metrics.keys()
     row: dict[str, Any] = {key: 0.5 for key in known if not key.startswith(("train/", "glassbox/", "eval/"))}
     down = min(max(0.5 - made.fall, 0.0), 1.0) if step else 0.0
     row |= {

@@ -18,18 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alphapo_cli.data.tokens import Ragged, TokenPair, TokenPairs
-from alphapo_cli.layout.batch import PairBatch
-from alphapo_cli.objective.preference import Objective, PairLoss
-from alphapo_cli.objective.requirements import check_columns, check_sides
-from alphapo_cli.objective.score import GUIDE
-from alphapo_cli.policy import PolicyModel
-from alphapo_cli.probe import Processes, measured_sides, score_pairs, score_tokens
-from alphapo_cli.schedule import Schedule
-from alphapo_cli.schema import TrainConfig, TrainerConfig
-from alphapo_cli.stages.beside import reads_guide, running_reference
-from alphapo_cli.steps import Window
-from alphapo_cli.trainer import PreferenceTrainer, training_arguments
+from alphapo_cli.config.schema import TrainConfig, TrainerConfig
+from alphapo_cli.data.token_pairs import Ragged, TokenPair, TokenPairs
+from alphapo_cli.modeling.layout.batch import PairBatch
+from alphapo_cli.modeling.policy import PolicyModel
+from alphapo_cli.objective.data_requirements import check_columns, check_sides
+from alphapo_cli.objective.objective import Objective, PairLoss
+from alphapo_cli.objective.parts.score import GUIDE
+from alphapo_cli.probe.probe import Processes, measured_sides, score_pairs, score_tokens
+from alphapo_cli.stages.training.extra_models import reads_guide, running_reference
+from alphapo_cli.training.data_order import Schedule
+from alphapo_cli.training.step_data import Window
+from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
 from tests import tiny
 from tests.pair_shapes import LIMIT
 

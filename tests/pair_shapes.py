@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from alphapo_cli.data.tokens import TokenPair
+from alphapo_cli.data.token_pairs import TokenPair
 from tests import tiny
 
 LIMIT = 64  # positions of the models

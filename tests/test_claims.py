@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from alphapo_cli import claims
-from alphapo_cli.claims import Claim, ClaimLost, Owner, Standing, standing, take
+from alphapo_cli.storage import run_lock
+from alphapo_cli.storage.run_lock import Claim, ClaimLost, Owner, Standing, standing, take
 
 
 def other_host(folder: Path, *, silent_for: float) -> Path:
@@ -30,7 +30,7 @@ def other_host(folder: Path, *, silent_for: float) -> Path:
 
 def dead_owner(folder: Path) -> None:
     """A claim by a process that has ended."""
-    code = f"from pathlib import Path; from alphapo_cli.claims import take; take(Path({str(folder)!r}))"
+    code = f"from pathlib import Path; from alphapo_cli.storage.run_lock import take; take(Path({str(folder)!r}))"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -77,7 +77,7 @@ class TestTake:
         def not_permitted(*_):
             raise PermissionError
 
-        monkeypatch.setattr(claims, "_started", lambda pid: "")
+        monkeypatch.setattr(run_lock, "_started", lambda pid: "")
         monkeypatch.setattr(os, "kill", not_permitted)
         assert isinstance(take(tmp_path), Standing if held else Claim)
 
@@ -140,7 +140,7 @@ class TestLost:
 
 
 def test_the_heartbeat_goes_on_while_python_is_busy(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "HEARTBEAT", 0.02)
+    monkeypatch.setattr(run_lock, "HEARTBEAT", 0.02)
     claim = take(tmp_path)
     assert isinstance(claim, Claim)
     os.utime(claim.path, (0, 0))

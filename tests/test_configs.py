@@ -12,21 +12,21 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from alphapo_cli.compose import compose, leaves
-from alphapo_cli.data import glassbox
+from alphapo_cli.config.compose import compose, leaves
+from alphapo_cli.config.objective_parts import at_zero
+from alphapo_cli.config.overrides import Sources, read_line
+from alphapo_cli.config.schema import GlassboxConfig, ObjectiveConfig, TrainConfig
+from alphapo_cli.data.glassbox import world
 from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.schema import EvalConfig
 from alphapo_cli.generation.schema import GenerateConfig
-from alphapo_cli.locations import shipped
+from alphapo_cli.launch.schema import SweepConfig
 from alphapo_cli.objective.catalog import Method, methods
-from alphapo_cli.objective.parts import TABLES
-from alphapo_cli.objective.preference import build
-from alphapo_cli.objective.requirements import check_columns, check_sides
-from alphapo_cli.objective_config import at_zero
-from alphapo_cli.overrides import Sources, read_line
-from alphapo_cli.schema import GlassboxConfig, ObjectiveConfig, TrainConfig
+from alphapo_cli.objective.data_requirements import check_columns, check_sides
+from alphapo_cli.objective.objective import build
+from alphapo_cli.objective.part import TABLES
+from alphapo_cli.storage.paths import shipped
 from alphapo_cli.sweep.grid import make
-from alphapo_cli.sweep.schema import SweepConfig
 
 CONF, SWEEPS = shipped("conf"), shipped("sweeps")
 FILES = sorted(p.relative_to(CONF).with_suffix("").as_posix() for p in CONF.rglob("*.y*ml"))
@@ -144,7 +144,7 @@ def test_every_sweep(file: Path):
 
 
 def test_the_sweep_of_methods_has_every_objective_that_the_embedded_world_can_train():
-    pairs = glassbox.make_pairs(GlassboxConfig(pairs=300))
+    pairs = world.make_pairs(GlassboxConfig(pairs=300))
     columns = {name: np.array([pair.columns[name] for pair in pairs]) for name in pairs[0].columns}
 
     def fits(method):

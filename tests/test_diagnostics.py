@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from alphapo_cli.diagnostics import ProbeValues, metrics, objective_values, per_pair
-from alphapo_cli.layout import LAYOUTS
-from alphapo_cli.logprobs import AnswerLogProbs
-from alphapo_cli.objective.comparison import Moment
-from alphapo_cli.policy import PolicyModel
-from alphapo_cli.probe import Probe, Processes, score_pairs
+from alphapo_cli.modeling.layout.registry import LAYOUTS
+from alphapo_cli.modeling.logprobs import AnswerLogProbs
+from alphapo_cli.modeling.policy import PolicyModel
+from alphapo_cli.objective.inputs import Moment
+from alphapo_cli.probe.displacement import ProbeValues, metrics, objective_values, per_pair
+from alphapo_cli.probe.probe import Probe, Processes, score_pairs
 from tests import tiny
 
 Row = dict[str, float | None]

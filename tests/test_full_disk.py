@@ -137,7 +137,7 @@ def test_a_place_that_takes_no_writes(command, disk, read_only, alphapo, tiny, l
 
 def test_a_disk_that_turns_read_only_under_a_sweep(disk, read_only, alphapo, line, undisturbed, monkeypatch):
     """As the kernel does after an error of the device, here between two cells."""
-    from alphapo_cli.sweep.launchers import inline
+    from alphapo_cli.launch.launchers import inline
 
     run_job = inline.run_job
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 
-from alphapo_cli.head import Head, chunks, log_probs_and_statistics, token_log_probs
+from alphapo_cli.modeling.lm_head import Head, chunks, log_probs_and_statistics, token_log_probs
 
 N, H, V = 7, 5, 11
 ROW = V * 4  # bytes of one row of float32 logits
@@ -124,8 +124,8 @@ def test_no_tokens_is_no_error() -> None:
 
 PEAK = """
 import sys, torch
-from alphapo_cli.layout import packed
-from alphapo_cli.policy import PolicyModel
+from alphapo_cli.modeling.layout.registry import packed
+from alphapo_cli.modeling.policy import PolicyModel
 from tests import tiny
 
 torch.set_num_threads(1)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from alphapo_cli.linelog import InUse, LineLog, check_free
+from alphapo_cli.storage.jsonl import InUse, LineLog, check_free
 
 
 def rows(path: Path) -> list[Any]:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from alphapo_cli.data.tokens import TokenPair
-from alphapo_cli.head import Head, observe, token_log_probs
-from alphapo_cli.layout import padded
-from alphapo_cli.logprobs import TokenLogProbs, above, log_softmax_at
-from alphapo_cli.policy import PolicyModel, frozen_head, head_of
+from alphapo_cli.data.token_pairs import TokenPair
+from alphapo_cli.modeling.layout import padded
+from alphapo_cli.modeling.lm_head import Head, observe, token_log_probs
+from alphapo_cli.modeling.logprobs import TokenLogProbs, above, log_softmax_at
+from alphapo_cli.modeling.policy import PolicyModel, frozen_head, head_of
 from tests import tiny
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from alphapo_cli import metrics_catalog
 from alphapo_cli.errors import UsageError
+from alphapo_cli.tracking import metrics
 
-KEYS = metrics_catalog.keys()
+KEYS = metrics.keys()
 
 
 def test_every_key_of_the_catalogue_is_one_sentence() -> None:
     assert len(KEYS) == len(set(KEYS))
     for key in KEYS:
-        sentence = metrics_catalog.explain(key)
+        sentence = metrics.explain(key)
         assert sentence.endswith("."), key
         assert sentence.count(". ") == 0, key
         assert sentence[0] == sentence[0].upper(), key
@@ -37,13 +37,13 @@ def test_every_key_of_the_catalogue_is_one_sentence() -> None:
 def test_explanations(key: str, parts: list[str]) -> None:
     assert key in KEYS
     for part in parts:
-        assert part in metrics_catalog.explain(key)
+        assert part in metrics.explain(key)
 
 
 @pytest.mark.parametrize("key", ["displacement/chosn", "kl/reference/p10", "train/train/loss", "train/glassbox/length"])
 def test_a_key_that_no_run_writes(key: str) -> None:
     with pytest.raises(UsageError, match=f"no metric is called '{key}'; did you mean"):
-        metrics_catalog.explain(key)
+        metrics.explain(key)
 
 
 def test_the_probes_keys_of_the_design_are_all_there() -> None:
@@ -60,5 +60,5 @@ def test_the_probes_keys_of_the_design_are_all_there() -> None:
 
 
 def test_what_bad_looks_like_goes_along_with_the_batchs_key() -> None:
-    assert "likelihood displacement" in str(metrics_catalog.lookup("displacement/chosen").bad)
-    assert metrics_catalog.lookup("train/rewards/margins").bad == metrics_catalog.lookup("rewards/margins").bad
+    assert "likelihood displacement" in str(metrics.lookup("displacement/chosen").bad)
+    assert metrics.lookup("train/rewards/margins").bad == metrics.lookup("rewards/margins").bad

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alphapo_cli.compose import compose
+from alphapo_cli.config.compose import compose
+from alphapo_cli.config.overrides import Sources, quoted, read_line
+from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import ConfigError
-from alphapo_cli.overrides import Sources, quoted, read_line
-from alphapo_cli.schema import TrainConfig
 from alphapo_cli.sweep.grid import make
 
 SOURCES = Sources()

@@ -14,15 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from alphapo_cli.plots import (
+from alphapo_cli.plots import style, sweep_outcome
+from alphapo_cli.plots.figures import (
     SweepCurve,
     displacement_figure,
     outcome_figure,
     run_curves,
     run_figure,
-    style,
     sweep_displacement,
-    sweep_outcome,
 )
 
 WIN = "glassbox/true_win_rate"
@@ -331,6 +330,8 @@ def test_a_run_whose_name_holds_dollar_signs_has_a_picture(tmp_path: Path) -> No
 
 
 def test_no_pyplot_and_no_torch() -> None:
-    script = "import sys, alphapo_cli.plots; print([m for m in ('matplotlib.pyplot', 'torch') if m in sys.modules])"
+    script = (
+        "import sys, alphapo_cli.plots.figures; print([m for m in ('matplotlib.pyplot', 'torch') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -18,14 +18,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from alphapo_cli.data.tokens import Ragged, TokenPairs
-from alphapo_cli.diagnostics import metrics, per_pair
-from alphapo_cli.layout import LAYOUTS
-from alphapo_cli.policy import PolicyModel
-from alphapo_cli.probe import Probe, Processes, score_pairs
-from alphapo_cli.schedule import Schedule
-from alphapo_cli.schema import TrainerConfig
-from alphapo_cli.trainer import PreferenceTrainer, training_arguments
+from alphapo_cli.config.schema import TrainerConfig
+from alphapo_cli.data.token_pairs import Ragged, TokenPairs
+from alphapo_cli.modeling.layout.registry import LAYOUTS
+from alphapo_cli.modeling.policy import PolicyModel
+from alphapo_cli.probe.displacement import metrics, per_pair
+from alphapo_cli.probe.probe import Probe, Processes, score_pairs
+from alphapo_cli.training.data_order import Schedule
+from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
 from tests import tiny
 
 ROWS = 11  # a step of eight and one of three
@@ -265,9 +265,9 @@ def test_data_that_cannot_be_read_are_refused_before_a_model_is(
     kind: str, words: tuple[str, ...], fault: str, start: Path, alphapo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    from alphapo_cli.stages import workshop
+    from alphapo_cli.stages.training import inputs
 
-    monkeypatch.setattr(workshop, "load_model", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(inputs, "load_model", lambda *_: pytest.fail("a model was loaded"))
     used = line(start, kind, *words)
     if kind == "pairs":
         used = [*tiny.line_from(start), *words]

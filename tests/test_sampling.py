@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from alphapo_cli.sampling import sample
+from alphapo_cli.modeling.sampling import sample
 
 VOCAB, PAD, EOS = 12, 0, 1
 PROMPTS = [[3, 4, 5], [6], [7, 8, 9, 10, 11, 2, 3], [4, 4], [5, 6, 7, 8], [9], [3, 4, 5]]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alphapo_cli.schedule import Schedule, StepIndices, probe_every
-from alphapo_cli.schema import TrainerConfig
+from alphapo_cli.config.schema import TrainerConfig
+from alphapo_cli.training.data_order import Schedule, StepIndices, probe_every
 
 small = st.integers(1, 5)
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from matplotlib.axes import Axes
 
-from alphapo_cli.plots import SweepCurve, style
+from alphapo_cli.plots import style
+from alphapo_cli.plots.figures import SweepCurve
 from alphapo_cli.plots.sweep_curves import displacement_figure
 from alphapo_cli.plots.sweep_outcome import outcome_figure
 from alphapo_cli.plots.sweep_panels import ending_figure, gradient_figure, quadrant_figure, trajectory_figure

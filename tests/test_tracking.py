@@ -20,14 +20,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from alphapo_cli import metrics_catalog, tracking, tracking_guard
-from alphapo_cli.schema import TrackingConfig
-from alphapo_cli.tracking import NullTracker, WandbTracker, log_group_summary, open_tracker
-from alphapo_cli.tracking_guard import tracking_mode, without_secrets
+from alphapo_cli.config.schema import TrackingConfig
+from alphapo_cli.tracking import metrics, wandb_preflight
+from alphapo_cli.tracking.wandb import NullTracker, WandbTracker, log_group_summary, open_tracker
+from alphapo_cli.tracking.wandb_preflight import tracking_mode, without_secrets
 from tests.wandb_file import live_files, read
 
 STEPS = range(0, 65, 16)
-KEYS = metrics_catalog.keys()
+KEYS = metrics.keys()
 
 
 @pytest.fixture(autouse=True)
@@ -176,7 +176,7 @@ def test_an_unknown_mode_is_said_and_passed_over(
 def test_disabled_writes_nothing_and_never_imports_wandb(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
-        "from alphapo_cli.tracking import open_tracker; from alphapo_cli.schema import TrackingConfig\n"
+        "from alphapo_cli.tracking.wandb import open_tracker; from alphapo_cli.config.schema import TrackingConfig\n"
         "t = open_tracker(TrackingConfig(mode='online'), Path(sys.argv[1]), 'i', 'n', None, 'train', {})\n"
         "t.log(0, {'a': 1}); t.picture('p', Path('x.png'), 0); t.table('t', [], 0); t.finish({}, 0)\n"
         "assert t.sync_hint() is None\n"
@@ -232,7 +232,7 @@ def test_a_missing_picture_does_not_end_the_run(tmp_path: Path, capsys: pytest.C
 def test_the_service_may_be_killed_in_the_middle(tmp_path: Path) -> None:
     script = (
         "import os, sys, time, signal; from pathlib import Path\n"
-        "from alphapo_cli.tracking import open_tracker; from alphapo_cli.schema import TrackingConfig\n"
+        "from alphapo_cli.tracking.wandb import open_tracker; from alphapo_cli.config.schema import TrackingConfig\n"
         "def start(i): return open_tracker(TrackingConfig(), Path(sys.argv[1]), i, 'n', None, 'train', {})\n"
         "t = start('first'); t.log(0, {'a': 1})\n"
         "children = Path(f'/proc/{os.getpid()}/task/{os.getpid()}/children').read_text().split()\n"
@@ -279,7 +279,7 @@ def _online(run_dir: Path, environment: dict[str, str]) -> tuple[str, float]:
     """stderr and the seconds of a process that tracks online, asks nothing (stdin is a closed pipe) and succeeds."""
     script = (
         "import sys; from pathlib import Path\n"
-        "from alphapo_cli.tracking import open_tracker; from alphapo_cli.schema import TrackingConfig\n"
+        "from alphapo_cli.tracking.wandb import open_tracker; from alphapo_cli.config.schema import TrackingConfig\n"
         "t = open_tracker(TrackingConfig(mode='online'), Path(sys.argv[1]), 'abc', 'n', None, 'train', {})\n"
         "t.log(0, {'a': 1.5}); t.finish({}, 0)\n"
     )
@@ -343,7 +343,7 @@ def test_online_continues_above_the_servers_last_step(tmp_path: Path, monkeypatc
         asked.update(arguments)
         return run
 
-    monkeypatch.setattr(tracking, "online_obstacle", lambda _: None)
+    monkeypatch.setattr(wandb, "online_obstacle", lambda _: None)
     monkeypatch.setattr(wandb, "init", init)
     tracker = _open(tmp_path, mode="online", history=[{"step": step, "a": step} for step in (0, 16, 32)])
     tracker.log(48, {"a": 48})
@@ -357,13 +357,13 @@ def test_the_key_is_found_in_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     fake = SimpleNamespace(
         setup=lambda: SimpleNamespace(settings=SimpleNamespace(base_url="https://wandb.example", api_key=None))
     )
-    monkeypatch.setattr(tracking_guard, "_answers", lambda _: True)
-    assert str(tracking_guard.online_obstacle(fake)).startswith("no API key")
+    monkeypatch.setattr(wandb_preflight, "_answers", lambda _: True)
+    assert str(wandb_preflight.online_obstacle(fake)).startswith("no API key")
     netrc = tmp_path / "netrc"
     netrc.write_text("machine wandb.example\n  login user\n  password 1234\n")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
-    assert tracking_guard.online_obstacle(fake) is None
+    assert wandb_preflight.online_obstacle(fake) is None
 
 
 def test_secrets_stay_here() -> None:

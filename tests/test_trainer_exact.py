@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainingArguments
 
-from alphapo_cli.data.tokens import TokenPair, TokenPairs
+from alphapo_cli.config.schema import TrainerConfig
+from alphapo_cli.data.token_pairs import TokenPair, TokenPairs
 from alphapo_cli.errors import AlphapoError
-from alphapo_cli.objective.preference import Objective
-from alphapo_cli.policy import PolicyModel
-from alphapo_cli.probe import Processes, score_pairs
-from alphapo_cli.schedule import Schedule
-from alphapo_cli.schema import TrainerConfig
-from alphapo_cli.trainer import PreferenceTrainer, training_arguments
+from alphapo_cli.modeling.policy import PolicyModel
+from alphapo_cli.objective.objective import Objective
+from alphapo_cli.probe.probe import Processes, score_pairs
+from alphapo_cli.training.data_order import Schedule
+from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
 from tests import tiny
 
 OBJECTIVES = {

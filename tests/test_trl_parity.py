@@ -19,14 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alphapo_cli.data.tokens import TokenPairs
-from alphapo_cli.layout import LAYOUTS
+from alphapo_cli.config.schema import TrainerConfig
+from alphapo_cli.data.token_pairs import TokenPairs
+from alphapo_cli.modeling.layout.registry import LAYOUTS
+from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.objective.catalog import methods
-from alphapo_cli.policy import PolicyModel
-from alphapo_cli.probe import Processes, score_pairs
-from alphapo_cli.schedule import Schedule
-from alphapo_cli.schema import TrainerConfig
-from alphapo_cli.trainer import PreferenceTrainer, training_arguments
+from alphapo_cli.probe.probe import Processes, score_pairs
+from alphapo_cli.training.data_order import Schedule
+from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
 from tests import tiny
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")

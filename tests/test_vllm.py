@@ -35,9 +35,9 @@ print("ROWS " + json.dumps(rows))
 def test_a_runs_model_loads_in_vllm(trained: Ran, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from alphapo_cli.data import glassbox
+    from alphapo_cli.data.glassbox import world
 
-    prompts = glassbox.instructions(4)
+    prompts = world.instructions(4)
     env = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1"}
     ran = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(trained.path / "model"), json.dumps(prompts)],

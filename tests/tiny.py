@@ -18,15 +18,15 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from alphapo_cli.compose import compose
+from alphapo_cli.config.compose import compose
+from alphapo_cli.config.overrides import Sources, read_line
+from alphapo_cli.config.schema import DataConfig, ObjectiveConfig, TrainConfig
 from alphapo_cli.data.bpe import train_bpe
 from alphapo_cli.data.load import load_pairs
-from alphapo_cli.data.records import TextPair, Verbatim
+from alphapo_cli.data.text_pairs import TextPair, Verbatim
+from alphapo_cli.data.token_pairs import Ragged, TokenPairs
 from alphapo_cli.data.tokenise import encode_pairs
-from alphapo_cli.data.tokens import Ragged, TokenPairs
-from alphapo_cli.objective.preference import Objective, build
-from alphapo_cli.overrides import Sources, read_line
-from alphapo_cli.schema import DataConfig, ObjectiveConfig, TrainConfig
+from alphapo_cli.objective.objective import Objective, build
 
 HH = Path(__file__).resolve().parents[2] / "shared" / "data" / "hh-rlhf" / "harmless-base-test.jsonl.gz"
 

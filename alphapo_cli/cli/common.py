@@ -35,7 +35,7 @@ def sources(config_dir: Path | None) -> Any:
     Raises:
         UsageError: --config-dir is not a directory, or the current directory is gone.
     """
-    from alphapo_cli.overrides import Sources
+    from alphapo_cli.config.overrides import Sources
 
     try:
         os.getcwd()
@@ -64,7 +64,7 @@ def emit(result: dict[str, Any], target: str | None) -> None:
     if target == "-":
         print(json.dumps(result, allow_nan=False), flush=True)
         return
-    from alphapo_cli.files import is_stream, write_json
+    from alphapo_cli.storage.atomic import is_stream, write_json
 
     if is_stream(Path(target)):
         with open(target, "a", encoding="utf-8") as stream:
@@ -93,7 +93,7 @@ def check_json_target(target: str | None) -> None:
         UsageError: it cannot.
     """
     if target is not None and target != "-":
-        from alphapo_cli.files import check_file
+        from alphapo_cli.storage.atomic import check_file
 
         check_file(target, "--json")
 

@@ -85,9 +85,9 @@ def evaluate(
       alphapo eval model_outputs.json --reference gpt4.json --judge openai --max-cost 12
       alphapo eval model_outputs.json --reference gpt4.json --judge openai judge.base_url=http://127.0.0.1:8000/v1 judge.model=my-judge judge.api_key_env=null
     """
-    from alphapo_cli.compose import compose, to_yaml
+    from alphapo_cli.config.compose import compose, to_yaml
+    from alphapo_cli.config.overrides import Line, read_line
     from alphapo_cli.evaluation.schema import EvalConfig
-    from alphapo_cli.overrides import Line, read_line
 
     where = sources(config_dir)
     line = read_line(overrides or [], where)

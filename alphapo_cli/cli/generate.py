@@ -51,10 +51,10 @@ def generate(
       alphapo generate runs/dpo-5e6f7a8b data=alpaca_eval data.path=alpaca_eval.json generation.temperature=0.7
       alphapo generate ./my-model data=jsonl data.path=prompts.jsonl generation=transformers generation.max_new_tokens=256
     """
-    from alphapo_cli.compose import compose, to_yaml
+    from alphapo_cli.config.compose import compose, to_yaml
+    from alphapo_cli.config.overrides import read_line
     from alphapo_cli.generation.run_settings import run_layer
     from alphapo_cli.generation.schema import GenerateConfig, check_line
-    from alphapo_cli.overrides import read_line
 
     given = list(arguments or [])
     model = given.pop(0) if given and is_model(given[0]) else None

@@ -21,8 +21,8 @@ def register(app: typer.Typer) -> None:
 
 def env() -> None:
     """Versions, hardware and caches: what a bug report needs. Nothing secret is shown."""
-    from alphapo_cli.locations import cache_dir, shipped
-    from alphapo_cli.runs import git_commit, hardware, versions
+    from alphapo_cli.runs.directory import git_commit, hardware, versions
+    from alphapo_cli.storage.paths import cache_dir, shipped
 
     cache = cache_dir()
     sizes = {p.name: _bytes(p) for p in cache.iterdir() if p.is_dir()} if cache.is_dir() else {}
@@ -50,7 +50,7 @@ def metrics(
     key: Annotated[str | None, typer.Argument(help="One metric; all when left out.")] = None,
 ) -> None:
     """What each metric means, one sentence each."""
-    from alphapo_cli.metrics_catalog import CATALOG, explain
+    from alphapo_cli.tracking.metrics import CATALOG, explain
 
     if key is not None:
         print(explain(key))

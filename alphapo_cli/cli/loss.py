@@ -42,9 +42,9 @@ def loss(
       alphapo loss pairs.jsonl objective=dpo objective.beta=0.05
       alphapo loss pairs.jsonl objective=alphapo objective.shape.alpha=-1
     """
-    from alphapo_cli.compose import compose, to_yaml
-    from alphapo_cli.overrides import parse, split
-    from alphapo_cli.schema import TrainConfig
+    from alphapo_cli.config.compose import compose, to_yaml
+    from alphapo_cli.config.overrides import parse, split
+    from alphapo_cli.config.schema import TrainConfig
 
     where = sources(config_dir)
     parsed = parse(overrides or [])
@@ -61,11 +61,11 @@ def loss(
 
     import json
 
-    from alphapo_cli.objective import rows
-    from alphapo_cli.objective.preference import build
+    from alphapo_cli.objective.objective import build
+    from alphapo_cli.stages import loss_pairs
 
     name = str(pairs)
-    results = rows.evaluate(build(cfg.objective), rows.parse(io.BytesIO(content), name), name)
+    results = loss_pairs.evaluate(build(cfg.objective), loss_pairs.parse(io.BytesIO(content), name), name)
     # Not before every row has been computed: a reader of stdout sees all rows or none.
     sys.stdout.write("".join(json.dumps(result, allow_nan=False) + "\n" for result in results))
 

@@ -12,7 +12,7 @@ import typer
 from alphapo_cli import __version__
 from alphapo_cli.cli import compare, evaluate, generate, inspect, loss, report, run, sweep, train
 from alphapo_cli.errors import AlphapoError, in_words, refusal
-from alphapo_cli.interrupts import raise_interrupt
+from alphapo_cli.runtime.signals import raise_interrupt
 
 # typer carries a click of its own; its public BadParameter is a UsageError, which is a ClickException.
 ClickException: Any = typer.BadParameter.__mro__[2]

@@ -34,8 +34,8 @@ def report(
       alphapo report runs/alpha-32d923ab
       alphapo report runs/alpha-32d923ab --out talk --no-pictures
     """
-    from alphapo_cli.report import write_report
-    from alphapo_cli.sweep.state import SweepDirectory
+    from alphapo_cli.report.write import write_report
+    from alphapo_cli.sweep.directory import SweepDirectory
 
     check_json_target(json)
     directory = SweepDirectory(sweep)

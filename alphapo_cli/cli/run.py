@@ -55,11 +55,11 @@ def run(
       alphapo run objective.shape.alpha=0.5 generation.temperature=0.7
       alphapo run model.path=./my-model data=hh_rlhf data.path=pairs.jsonl.gz prompts=alpaca_eval prompts.path=alpaca_eval.json judge=openai --reference gpt4.json
     """
-    from alphapo_cli.compose import compose, to_yaml
-    from alphapo_cli.overrides import read_line
-    from alphapo_cli.runs import RunDirectory, run_name
-    from alphapo_cli.schema import TrainConfig
-    from alphapo_cli.stages.pipeline import make_plan, split_line
+    from alphapo_cli.config.compose import compose, to_yaml
+    from alphapo_cli.config.overrides import read_line
+    from alphapo_cli.config.schema import TrainConfig
+    from alphapo_cli.runs.directory import RunDirectory, run_name
+    from alphapo_cli.stages.train_generate_evaluate import make_plan, split_line
 
     where = sources(config_dir)
     training, generation, evaluation = split_line(list(overrides or []))
@@ -75,7 +75,7 @@ def run(
     plan.check(cfg)
     check_json_target(json)
     quiet_libraries(importing=True)
-    from alphapo_cli.stages.pipeline import after_training, join_tracking
+    from alphapo_cli.stages.train_generate_evaluate import after_training, join_tracking
 
     directory = RunDirectory(Path(cfg.run.dir).expanduser() / run_name(cfg))
     over = directory.check(cfg, replace=replace) in ("complete", "stopped")
@@ -87,7 +87,7 @@ def run(
         print("complete")
         summary, found = directory.summary() or {}, directory.outcome()
     else:
-        from alphapo_cli.objective.preference import build
+        from alphapo_cli.objective.objective import build
         from alphapo_cli.stages.train import leave_processes
         from alphapo_cli.stages.train import run as train
 

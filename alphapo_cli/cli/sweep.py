@@ -79,14 +79,14 @@ def sweep(
             show(known.path, known.cells, known.key)
             return
 
-    from alphapo_cli.compose import compose, to_yaml
-    from alphapo_cli.overrides import read_line
-    from alphapo_cli.stages.pipeline import make_plan, split_line
-    from alphapo_cli.sweep.engine import Policy
+    from alphapo_cli.config.compose import compose, to_yaml
+    from alphapo_cli.config.overrides import read_line
+    from alphapo_cli.launch.engine import Policy
+    from alphapo_cli.launch.launchers.registry import check_keys
+    from alphapo_cli.launch.schema import SweepConfig
+    from alphapo_cli.stages.train_generate_evaluate import make_plan, split_line
+    from alphapo_cli.sweep.directory import SweepDirectory, another
     from alphapo_cli.sweep.grid import make
-    from alphapo_cli.sweep.launchers import check_keys
-    from alphapo_cli.sweep.schema import SweepConfig
-    from alphapo_cli.sweep.state import SweepDirectory, another
 
     texts = list(arguments or [])
     name = texts.pop(0) if texts and names_sweep(texts[0]) else None
@@ -119,8 +119,8 @@ def sweep(
     directory.check(grid, looking=status or dry_run)
     policy = Policy(not no_retry, fail_fast, launcher.crashes)
     if status or dry_run:
-        from alphapo_cli.sweep.engine import todo
-        from alphapo_cli.sweep.launchers import script
+        from alphapo_cli.launch.engine import todo
+        from alphapo_cli.launch.launchers.registry import script
         from alphapo_cli.sweep.status import show
 
         cells = {cell.id: cell.overrides for cell in grid.cells}
@@ -138,8 +138,8 @@ def sweep(
 
     from rich.console import Console
 
-    from alphapo_cli.report import HTML
-    from alphapo_cli.stages.sweep import run_sweep, table
+    from alphapo_cli.launch.run import run_sweep, table
+    from alphapo_cli.report.write import HTML
 
     result = run_sweep(grid, directory, launcher, policy, plan, typed)
     wide = Console()

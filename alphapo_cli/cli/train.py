@@ -43,9 +43,9 @@ def train(
       alphapo train objective=dpo model.path=./my-model data=hh_rlhf data.path=pairs.jsonl.gz
       alphapo train objective=ipo objective/shape=power objective.shape.alpha=0.5
     """
-    from alphapo_cli.compose import compose, to_yaml
-    from alphapo_cli.overrides import read_line
-    from alphapo_cli.schema import TrainConfig
+    from alphapo_cli.config.compose import compose, to_yaml
+    from alphapo_cli.config.overrides import read_line
+    from alphapo_cli.config.schema import TrainConfig
 
     where = sources(config_dir)
     cfg = compose("train", TrainConfig, [read_line(overrides or [], where)], where)
@@ -54,13 +54,13 @@ def train(
         return
     check_json_target(json)
     quiet_libraries(importing=True)
-    from alphapo_cli.runs import RunDirectory, run_name
+    from alphapo_cli.runs.directory import RunDirectory, run_name
 
     directory = RunDirectory(Path(cfg.run.dir).expanduser() / run_name(cfg))
     state = directory.check(cfg, replace=replace)
     over = state in ("complete", "stopped")
     if not over:
-        from alphapo_cli.objective.preference import build
+        from alphapo_cli.objective.objective import build
 
         build(cfg.objective)  # what only the parts themselves can refuse
     announce(directory.path)

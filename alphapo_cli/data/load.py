@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from alphapo_cli.data.answers import agreed, tied
-from alphapo_cli.data.forms import answer_text, detect_form, to_pair
-from alphapo_cli.data.records import LoadCounts, LoadedPairs, TextPair
+from alphapo_cli.config.schema import DataConfig
+from alphapo_cli.data.row_formats import answer_text, detect_form, to_pair
+from alphapo_cli.data.scored_answers import agreed, tied
 from alphapo_cli.data.sources import Row, read_files, read_hub
+from alphapo_cli.data.text_pairs import LoadCounts, LoadedPairs, TextPair
 from alphapo_cli.errors import UsageError
-from alphapo_cli.schema import DataConfig
 
 
 def has_evaluation(cfg: DataConfig) -> bool:

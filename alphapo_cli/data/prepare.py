@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from alphapo_cli.data.cache import encode_cached, tokenizer_hash
-from alphapo_cli.data.holdout import DEFAULT_PROBE_PAIRS, hold_out, ordered
-from alphapo_cli.data.records import LoadCounts, LoadedPairs, Side, TextPair, digest
+from alphapo_cli.config.schema import DataConfig, ProbeConfig
+from alphapo_cli.data.probe_split import DEFAULT_PROBE_PAIRS, hold_out, ordered
 from alphapo_cli.data.template import written_date
+from alphapo_cli.data.text_pairs import LoadCounts, LoadedPairs, Side, TextPair, digest
+from alphapo_cli.data.token_cache import encode_cached, tokenizer_hash
+from alphapo_cli.data.token_pairs import Index, TokenPair, TokenPairs
 from alphapo_cli.data.tokenise import Encoded, TokenCounts
-from alphapo_cli.data.tokens import Index, TokenPair, TokenPairs
-from alphapo_cli.schema import DataConfig, ProbeConfig
 
 __all__ = ["PreparedData", "PromptSample", "TokenPair", "TokenPairs", "prepare", "tokenizer_hash"]
 

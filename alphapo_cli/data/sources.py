@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli import json_input
 from alphapo_cli.errors import UsageError, nearest
+from alphapo_cli.storage import strict_json
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".parquet")
 REACH_SECONDS = 5.0
@@ -115,17 +115,17 @@ def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
 
 
 def _read_lines(path: Path, stream: Iterable[bytes]) -> Iterator[Row]:
-    for number, line in json_input.lines(stream, str(path)):
+    for number, line in strict_json.lines(stream, str(path)):
         where = f"{path}: line {number}"
-        yield Row(_object(json_input.parse(line, where), where), number, where)
+        yield Row(_object(strict_json.parse(line, where), where), number, where)
 
 
 def _read_json(path: Path) -> Iterator[Row]:
     with _open(path) as stream:
         content = stream.read()
-    text = json_input.whole(content, str(path))
+    text = strict_json.whole(content, str(path))
     try:
-        values = json_input.loads(text)
+        values = strict_json.loads(text)
     except json.JSONDecodeError as error:
         # Many ".json" files hold one object a line.
         if error.msg == "Extra data" and text.lstrip().startswith("{"):
@@ -133,7 +133,7 @@ def _read_json(path: Path) -> Iterator[Row]:
             return
         raise UsageError(f"{path}: line {error.lineno}: broken JSON ({error.msg} at column {error.colno})") from error
     except RecursionError as error:
-        raise UsageError(f"{path}: line {json_input.deepest_line(text)}: JSON nested too deeply to be read") from error
+        raise UsageError(f"{path}: line {strict_json.deepest_line(text)}: JSON nested too deeply to be read") from error
     if isinstance(values, dict):
         # {"data": [...]}, or a single row.
         inner = list(values.values())
@@ -147,7 +147,7 @@ def _read_json(path: Path) -> Iterator[Row]:
 
 def _read_csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    text = json_input.whole(path.read_bytes(), str(path))
+    text = strict_json.whole(path.read_bytes(), str(path))
     # Strict: else a quote that is never closed takes all rows behind it into its field, without a word.
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alphapo_cli.data.records import ABSENT, Conversation, Side, TextPair
+from alphapo_cli.config.schema import DataConfig
+from alphapo_cli.data.text_pairs import ABSENT, Conversation, Side, TextPair
 from alphapo_cli.errors import UsageError
-from alphapo_cli.schema import DataConfig
 
 # The day that Llama 3's own template falls back to where it has no clock.
 TODAY = datetime.datetime(2024, 7, 26)

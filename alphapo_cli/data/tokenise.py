@@ -17,14 +17,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from alphapo_cli.data.boundary import Split, encodings_of, ids_of, split, turns_of
-from alphapo_cli.data.known import check_known, round_trip_loss, unknown_id
-from alphapo_cli.data.records import Side, TextPair
+from alphapo_cli.config.schema import DataConfig
+from alphapo_cli.data.parallel import automatic, in_order
+from alphapo_cli.data.prompt_boundary import Split, encodings_of, ids_of, split, turns_of
 from alphapo_cli.data.template import Rendered, Style, TemplateRefusal, render_pair, render_prompt, style_of
-from alphapo_cli.data.tokens import Ragged
-from alphapo_cli.data.workers import automatic, in_order
+from alphapo_cli.data.text_pairs import Side, TextPair
+from alphapo_cli.data.token_pairs import Ragged
+from alphapo_cli.data.vocabulary_check import check_known, round_trip_loss, unknown_id
 from alphapo_cli.errors import UsageError
-from alphapo_cli.schema import DataConfig
 
 _CHUNK = 512  # pairs that are tokenised in one call
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from alphapo_cli.evaluation.judges.journal import FILE as JUDGEMENTS
-from alphapo_cli.files import write_json
-from alphapo_cli.keyed import KeyedDirectory, differing, read_object
+from alphapo_cli.runs.keyed_directory import KeyedDirectory, differing, read_object
+from alphapo_cli.storage.atomic import write_json
 
 
 @dataclass(frozen=True)

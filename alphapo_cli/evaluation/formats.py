@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli import json_input
 from alphapo_cli.errors import UsageError
+from alphapo_cli.storage import strict_json
 
 DEFAULT_FILE = {"outputs": "model_outputs.json", "annotations": "annotations.json"}
 # Columns of 0.6.6 by their names in earlier versions.
@@ -195,7 +195,7 @@ def _inside(path: Path, kind: str) -> Path:
 def _rows(path: Path) -> Sequence[Mapping[str, Any]]:
     text = read_text(path)
     try:
-        loaded = json_input.loads(text)
+        loaded = strict_json.loads(text)
     except json.JSONDecodeError as error:
         raise UsageError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
     except RecursionError as error:
@@ -216,7 +216,7 @@ def _text(row: Mapping[str, Any], column: str, where: str) -> str:
     value = row[column]
     if not isinstance(value, str):
         raise UsageError(f"{where}: '{column}' is {json.dumps(value)[:40]}, not text")
-    place = json_input.half_character(value)
+    place = strict_json.half_character(value)
     if place is not None:
         raise UsageError(
             f"{where}: '{column}' holds half a character (\\u{ord(value[place]):04x}) at {place}; it cannot be written "

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.errors import UsageError
-from alphapo_cli.files import check_file, write_atomic
+from alphapo_cli.storage.atomic import check_file, write_atomic
 
 COLUMNS = ("win_rate", "standard_error", "n_wins", "n_wins_base", "n_draws", "n_total", "discrete_win_rate", "mode",
            "avg_length", "length_controlled_winrate", "lc_standard_error")  # fmt: skip

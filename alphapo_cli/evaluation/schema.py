@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from alphapo_cli.config.schema import RunConfig, _choice, _number
 from alphapo_cli.generation.schema import VLLMConfig
-from alphapo_cli.schema import RunConfig, _choice, _number
 
 
 @dataclass

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from alphapo_cli.compose import to_yaml
+from alphapo_cli.config.compose import to_yaml
 from alphapo_cli.errors import UsageError
-from alphapo_cli.files import read_jsonl, write_atomic, write_json
-from alphapo_cli.keyed import KeyedDirectory, read_object
-from alphapo_cli.sampling import Sample
+from alphapo_cli.modeling.sampling import Sample
+from alphapo_cli.runs.keyed_directory import KeyedDirectory, read_object
+from alphapo_cli.storage.atomic import read_jsonl, write_atomic, write_json
 
 
 @dataclass(frozen=True)

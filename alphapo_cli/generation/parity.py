@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from alphapo_cli.data.records import Side
+from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.template import TODAY, style_of
+from alphapo_cli.data.text_pairs import Side
 from alphapo_cli.data.tokenise import encode_prompt
 from alphapo_cli.errors import UsageError
 from alphapo_cli.generation.run_settings import RunRecord
-from alphapo_cli.schema import DataConfig
 
 
 def check_run(record: RunRecord, tokenizer: Any, data: DataConfig) -> None:

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.data import glassbox
-from alphapo_cli.data.forms import detect_form, message_list, to_pair
+from alphapo_cli.config.schema import DataConfig
+from alphapo_cli.data.glassbox import world
 from alphapo_cli.data.load import has_evaluation
-from alphapo_cli.data.records import Conversation, Side
+from alphapo_cli.data.row_formats import detect_form, message_list, to_pair
 from alphapo_cli.data.sources import Row, find_files, read_files, read_hub
+from alphapo_cli.data.text_pairs import Conversation, Side
 from alphapo_cli.errors import UsageError
-from alphapo_cli.schema import DataConfig
 
 GLASSBOX_PROMPTS = 256  # as many as the probe samples
 _PROMPT = "prompt"
@@ -55,7 +55,7 @@ def load_prompts(cfg: DataConfig) -> Prompts:
         UsageError: nothing is there, it cannot be read, or a row holds no prompt (which row).
     """
     if cfg.source == "glassbox" and cfg.path is None:
-        texts = glassbox.instructions(cfg.limit or GLASSBOX_PROMPTS)
+        texts = world.instructions(cfg.limit or GLASSBOX_PROMPTS)
         rows = tuple(Prompt(text, _user(text), "glassbox") for text in texts)
         return Prompts(rows, "the embedded world's held-out instructions")
     source, name, description = _read(cfg)

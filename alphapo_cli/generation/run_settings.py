@@ -9,9 +9,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from alphapo_cli.data.records import Side
+from alphapo_cli.config.overrides import Line
+from alphapo_cli.data.text_pairs import Side
 from alphapo_cli.errors import UsageError
-from alphapo_cli.overrides import Line
 
 TAKEN_OVER = ("data.template", "data.system", "model.dtype", "model.trust_remote_code")
 

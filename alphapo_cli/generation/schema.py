@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from alphapo_cli.config.overrides import Line
+from alphapo_cli.config.schema import DataConfig, RunConfig, _choice, _number
 from alphapo_cli.errors import ConfigError
-from alphapo_cli.overrides import Line
-from alphapo_cli.schema import DataConfig, RunConfig, _choice, _number
 
 # Settings of data that concern pairs only. They may stand in a shared YAML of conf/data/, but typing one is a mistake.
 PAIRS_ONLY = ("eval_path", "max_length", "max_prompt_length", "duplicates", "max_unknown", "workers", "glassbox")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from alphapo_cli.sampling import Sample
+from alphapo_cli.modeling.sampling import Sample
 
 NGRAM = 4
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from alphapo_cli.deferral import uninterrupted
-from alphapo_cli.generation.base import Job, Record, Request
-from alphapo_cli.models import load_model
-from alphapo_cli.sampling import sample
-from alphapo_cli.schema import ModelConfig
+from alphapo_cli.config.schema import ModelConfig
+from alphapo_cli.generation.backend import Job, Record, Request
+from alphapo_cli.modeling.loading import load_model
+from alphapo_cli.modeling.sampling import sample
+from alphapo_cli.runtime.deferral import uninterrupted
 
 
 class TransformersBackend:

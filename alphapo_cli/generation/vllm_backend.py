@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.generation import parity
-from alphapo_cli.generation.base import Job, Record, Request
+from alphapo_cli.generation.backend import Job, Record, Request
 from alphapo_cli.generation.vllm_process import VLLMProcess, plan
-from alphapo_cli.sampling import until_end
+from alphapo_cli.modeling.sampling import until_end
 
 
 class VLLMBackend:

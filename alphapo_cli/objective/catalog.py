@@ -14,11 +14,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from alphapo_cli.objective.parts import TABLES
-from alphapo_cli.objective.preference import Objective, build
-from alphapo_cli.objective_config import PARTS
-from alphapo_cli.overrides import Sources
-from alphapo_cli.schema import ObjectiveConfig
+from alphapo_cli.config.objective_parts import PARTS
+from alphapo_cli.config.overrides import Sources
+from alphapo_cli.config.schema import ObjectiveConfig
+from alphapo_cli.objective.objective import Objective, build
+from alphapo_cli.objective.part import TABLES
 
 KEYS = ("paper", "loss", "checked", "experimental")
 # What `checked:` may say: tests/objective and tests/test_trl_parity.py hold the proof.

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from alphapo_cli.files import write_atomic
+from alphapo_cli.storage.atomic import write_atomic
 
 WIDTH = 8.0  # inches
 DPI = 200

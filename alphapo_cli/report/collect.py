@@ -15,12 +15,12 @@ from typing import Any
 
 import yaml
 
-from alphapo_cli.compose import leaves
+from alphapo_cli.config.compose import leaves
+from alphapo_cli.config.objective_parts import at_zero
 from alphapo_cli.errors import AlphapoError, UsageError
-from alphapo_cli.objective_config import at_zero
-from alphapo_cli.runs import NOT_IDENTITY, RunDirectory
-from alphapo_cli.sweep import best as best_of
-from alphapo_cli.sweep.state import SweepDirectory
+from alphapo_cli.runs.directory import NOT_IDENTITY, RunDirectory
+from alphapo_cli.sweep import analysis as best_of
+from alphapo_cli.sweep.directory import SweepDirectory
 
 # In C where PyYAML has it: ten times as fast, and a sweep has hundreds of these files.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

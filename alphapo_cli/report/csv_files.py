@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli import metrics_catalog as catalog
-from alphapo_cli.files import write_atomic
 from alphapo_cli.report.collect import Sweep, number
-from alphapo_cli.sweep.statistics import Estimate
+from alphapo_cli.storage.atomic import write_atomic
+from alphapo_cli.sweep.intervals import Estimate
+from alphapo_cli.tracking import metrics as catalog
 
 Row = Mapping[str, Any]
 

@@ -15,12 +15,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from alphapo_cli import metrics_catalog as catalog
 from alphapo_cli.report import settings
 from alphapo_cli.report.collect import Sweep, number, shown
 from alphapo_cli.report.payload import payload
 from alphapo_cli.report.samples import Samples, samples
-from alphapo_cli.sweep.statistics import Estimate
+from alphapo_cli.sweep.intervals import Estimate
+from alphapo_cli.tracking import metrics as catalog
 
 _FOLDER = Path(__file__).parent
 _SCRIPTS = ("base.js", "chart.js", "figures.js", "page.js")

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from alphapo_cli import metrics_catalog as catalog
 from alphapo_cli.report.collect import Cell, Sweep, number, short, shown
 from alphapo_cli.report.samples import Answer, Samples
-from alphapo_cli.sweep.statistics import Estimate
+from alphapo_cli.sweep.intervals import Estimate
+from alphapo_cli.tracking import metrics as catalog
 
 # Values of all curves together (about 7 bytes each), and the least that a curve keeps of its points.
 CURVE_BUDGET, FEWEST = 60_000, 12

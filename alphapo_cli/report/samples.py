@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.data import glassbox
+from alphapo_cli.data.glassbox import world
 from alphapo_cli.errors import AlphapoError
 from alphapo_cli.report.collect import Cell, Sweep
 
@@ -91,7 +91,7 @@ def _answer(row: dict[str, Any]) -> Answer:
     text, reward = str(row["output"]), None
     if row.get("dataset") == "glassbox":
         try:
-            reward = glassbox.true_reward(str(row["instruction"]), text)
+            reward = world.true_reward(str(row["instruction"]), text)
         except AlphapoError:
             reward = None
     return Answer(text[:LONGEST], reward, max(len(text) - LONGEST, 0))

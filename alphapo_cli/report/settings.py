@@ -9,13 +9,13 @@ from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
 
-from alphapo_cli.compose import compose
+from alphapo_cli.config.compose import compose
+from alphapo_cli.config.objective_parts import GAMMAS, PARTS
+from alphapo_cli.config.overrides import Sources, quoted, read_line
+from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import ConfigError
-from alphapo_cli.objective_config import GAMMAS, PARTS
-from alphapo_cli.overrides import Sources, quoted, read_line
 from alphapo_cli.report.collect import Cell, Sweep
-from alphapo_cli.runs import identity
-from alphapo_cli.schema import TrainConfig
+from alphapo_cli.runs.directory import identity
 
 _ABSENT = object()
 

@@ -17,14 +17,14 @@ from alphapo_cli.evaluation import leaderboard
 from alphapo_cli.evaluation import length_controlled as lc
 from alphapo_cli.evaluation.directory import EvalDirectory
 from alphapo_cli.evaluation.formats import Annotation, ModelOutputs, Output, check_same_set, read_outputs
-from alphapo_cli.evaluation.judges import build
-from alphapo_cli.evaluation.judges.base import Judge, Verdict
+from alphapo_cli.evaluation.judges.judge import Judge, Verdict
 from alphapo_cli.evaluation.judges.protocol import Pair
+from alphapo_cli.evaluation.judges.registry import build
 from alphapo_cli.evaluation.results import LengthControl, summarise
 from alphapo_cli.evaluation.schema import EvalConfig
-from alphapo_cli.files import write_json
-from alphapo_cli.keyed import keyed_name, place_inside
-from alphapo_cli.runs import digest, git_commit, versions
+from alphapo_cli.runs.directory import digest, git_commit, versions
+from alphapo_cli.runs.keyed_directory import keyed_name, place_inside
+from alphapo_cli.storage.atomic import write_json
 
 
 @dataclass(frozen=True)

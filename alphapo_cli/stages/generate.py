@@ -14,23 +14,23 @@ from typing import Any
 
 from tqdm import tqdm
 
+from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.template import style_of
 from alphapo_cli.data.tokenise import encode_prompt
 from alphapo_cli.errors import AlphapoError, Interrupted, UsageError, missing_extra
-from alphapo_cli.files import write_json
 from alphapo_cli.generation import parity
-from alphapo_cli.generation.base import Backend, Job, Request, request_seed
+from alphapo_cli.generation.backend import Backend, Job, Request, request_seed
 from alphapo_cli.generation.directory import GenerateDirectory
 from alphapo_cli.generation.prompts import Prompts, load_prompts
 from alphapo_cli.generation.schema import GenerateConfig
 from alphapo_cli.generation.statistics import describe
-from alphapo_cli.generation.subject import Subject, find
-from alphapo_cli.keyed import keyed_name, place_inside
-from alphapo_cli.linelog import LineLog
-from alphapo_cli.locations import cache_dir
-from alphapo_cli.runs import digest, manifest
-from alphapo_cli.sampling import Sample
-from alphapo_cli.schema import DataConfig
+from alphapo_cli.generation.target_model import Subject, find
+from alphapo_cli.modeling.sampling import Sample
+from alphapo_cli.runs.directory import digest, manifest
+from alphapo_cli.runs.keyed_directory import keyed_name, place_inside
+from alphapo_cli.storage.atomic import write_json
+from alphapo_cli.storage.jsonl import LineLog
+from alphapo_cli.storage.paths import cache_dir
 
 LONGEST = 2048  # tokens of an answer where neither the user nor the model says less
 

@@ -12,20 +12,20 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
-from alphapo_cli.claims import standing
+from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import UsageError
-from alphapo_cli.interrupts import stop_requests
-from alphapo_cli.objective.preference import Objective, build
-from alphapo_cli.objective.requirements import check_columns, check_sides
-from alphapo_cli.probe import Processes
-from alphapo_cli.runs import RunDirectory
-from alphapo_cli.schema import TrainConfig
-from alphapo_cli.stages.attempt import Attempt
-from alphapo_cli.stages.base import threads
-from alphapo_cli.stages.beside import check_guide, reads_guide, to_come
-from alphapo_cli.stages.continuing import Busy
-from alphapo_cli.stages.run_tracker import Group
-from alphapo_cli.stages.workshop import Materials, Workshop
+from alphapo_cli.objective.data_requirements import check_columns, check_sides
+from alphapo_cli.objective.objective import Objective, build
+from alphapo_cli.probe.probe import Processes
+from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.runtime.signals import stop_requests
+from alphapo_cli.stages.training.extra_models import check_guide, reads_guide, to_come
+from alphapo_cli.stages.training.glassbox_base import threads
+from alphapo_cli.stages.training.inputs import Materials, Workshop
+from alphapo_cli.stages.training.resume import Busy
+from alphapo_cli.stages.training.session import Attempt
+from alphapo_cli.stages.training.tracker import Group
+from alphapo_cli.storage.run_lock import standing
 
 
 def run(

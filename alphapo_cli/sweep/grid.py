@@ -13,13 +13,13 @@ from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from alphapo_cli.compose import compose_each, takes_text
+from alphapo_cli.config.compose import compose_each, takes_text
+from alphapo_cli.config.objective_parts import GAMMAS
+from alphapo_cli.config.overrides import Line, Sources, as_typed, parse, quoted, raw_value, read_line, split
+from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import ConfigError, nearest
-from alphapo_cli.locations import shipped
-from alphapo_cli.objective_config import GAMMAS
-from alphapo_cli.overrides import Line, Sources, as_typed, parse, quoted, raw_value, read_line, split
-from alphapo_cli.runs import digest, identity
-from alphapo_cli.schema import TrainConfig
+from alphapo_cli.runs.directory import digest, identity
+from alphapo_cli.storage.paths import shipped
 
 
 @dataclass(frozen=True)

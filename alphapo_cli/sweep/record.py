@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.contents import digest, plan_key
-from alphapo_cli.locations import shipped
+from alphapo_cli.storage.hashing import digest, plan_key
+from alphapo_cli.storage.paths import shipped
 
 WIN_RATE = "glassbox/true_win_rate"
 JUDGED = "eval/win_rate"

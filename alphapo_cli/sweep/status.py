@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from alphapo_cli.run_state import NOT_EVALUATED, OVER, RunState, last_row
+from alphapo_cli.runs.state import NOT_EVALUATED, OVER, RunState, last_row
 from alphapo_cli.sweep.record import OUTCOMES
 
 

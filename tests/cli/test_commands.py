@@ -14,11 +14,12 @@ import time
 import pytest
 import yaml
 
-from alphapo_cli import __version__, metrics_catalog
+from alphapo_cli import __version__
 from alphapo_cli.cli import inspect
 from alphapo_cli.cli.generate import is_model
 from alphapo_cli.errors import UsageError
-from alphapo_cli.locations import cache_dir
+from alphapo_cli.storage.paths import cache_dir
+from alphapo_cli.tracking import metrics
 
 
 class TestImports:
@@ -176,7 +177,7 @@ def test_no_secret_gets_into_a_run(alphapo, tiny):
 class TestMetrics:
     def test_one_sentence_for_each(self, alphapo):
         lines = alphapo("metrics").out.splitlines()
-        assert set(lines[::2]) == set(metrics_catalog.CATALOG)
+        assert set(lines[::2]) == set(metrics.CATALOG)
         assert all(line.startswith("    ") and line.rstrip().endswith(".") for line in lines[1::2])
 
     def test_of_one(self, alphapo):

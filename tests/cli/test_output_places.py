@@ -151,12 +151,12 @@ def test_a_current_directory_that_is_gone(tmp_path):
 
 def test_a_complete_run_is_shown_wherever_it_lies(alphapo, trained, monkeypatch):
     """Nothing will be written, so nothing is asked of the place."""
-    from alphapo_cli import files
+    from alphapo_cli.storage import atomic
 
     def refuse(folder):
         raise OSError("read-only file system")
 
-    monkeypatch.setattr(files, "_try_to_write", refuse)
+    monkeypatch.setattr(atomic, "_try_to_write", refuse)
     line = json.loads((trained.path / "manifest.json").read_text())["command"][1:-2]
     ran = alphapo(*line, cwd=trained.path.parent.parent)
     assert (ran.code, ran.out.splitlines()) == (0, [str(trained.path), "complete"])

@@ -10,12 +10,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from alphapo_cli.data import cache
+from alphapo_cli.config.schema import DataConfig, ProbeConfig
+from alphapo_cli.data import token_cache
 from alphapo_cli.data.load import load_pairs
 from alphapo_cli.data.prepare import prepare
 from alphapo_cli.errors import UsageError
-from alphapo_cli.schema import DataConfig, ProbeConfig
-from alphapo_cli.stages.workshop import load_text
+from alphapo_cli.stages.training.inputs import load_text
 
 TEXTS = ["fair", "best", "worst", "good"]
 SCORES = [2.0, 9.5, -1.0, 7]
@@ -305,7 +305,7 @@ def test_every_answer_is_cut(make):
 def test_the_cache_holds_every_answer_and_its_key_every_text(make, monkeypatch):
     first = make()
     calls = []
-    monkeypatch.setattr(cache, "encode_pairs", lambda *_: calls.append(1))
+    monkeypatch.setattr(token_cache, "encode_pairs", lambda *_: calls.append(1))
     again = make()
     assert not calls
     assert again.key == first.key

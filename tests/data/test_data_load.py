@@ -19,11 +19,11 @@ import pyarrow.parquet
 import pytest
 from huggingface_hub import constants
 
-from alphapo_cli.compose import compose
+from alphapo_cli.config.compose import compose
+from alphapo_cli.config.overrides import Sources, read_line
+from alphapo_cli.config.schema import DataConfig, TrainConfig
 from alphapo_cli.data.load import has_evaluation, load_pairs
 from alphapo_cli.errors import UsageError
-from alphapo_cli.overrides import Sources, read_line
-from alphapo_cli.schema import DataConfig, TrainConfig
 
 HH = Path(__file__).parents[3] / "shared" / "data" / "hh-rlhf" / "harmless-base-test.jsonl.gz"
 

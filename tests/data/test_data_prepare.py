@@ -14,12 +14,12 @@ import data_tokenizers as kinds
 import numpy as np
 import pytest
 
-from alphapo_cli.data import cache
+from alphapo_cli.config.schema import DataConfig, ProbeConfig
+from alphapo_cli.data import token_cache
 from alphapo_cli.data.prepare import prepare, tokenizer_hash
-from alphapo_cli.data.records import LoadCounts, LoadedPairs, TextPair
+from alphapo_cli.data.text_pairs import LoadCounts, LoadedPairs, TextPair
 from alphapo_cli.data.tokenise import encode_prompt
 from alphapo_cli.errors import UsageError
-from alphapo_cli.schema import DataConfig, ProbeConfig
 
 
 def pairs(count, per_prompt=1, start=0):
@@ -169,7 +169,7 @@ def same(one, two):
 def test_the_cache_saves_the_work_and_changes_nothing(make, monkeypatch, tmp_path):
     first = make(pairs(30))
     calls = []
-    monkeypatch.setattr(cache, "encode_pairs", lambda *_: calls.append(1))
+    monkeypatch.setattr(token_cache, "encode_pairs", lambda *_: calls.append(1))
     again = make(pairs(30))
     assert not calls
     assert same(first, again)

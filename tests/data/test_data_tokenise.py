@@ -7,10 +7,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from alphapo_cli.data.records import TextPair, Verbatim
+from alphapo_cli.config.schema import DataConfig
+from alphapo_cli.data.text_pairs import TextPair, Verbatim
 from alphapo_cli.data.tokenise import encode_pairs, encode_prompt, end_token_id
 from alphapo_cli.errors import UsageError
-from alphapo_cli.schema import DataConfig
 
 KINDS = {"bpe": kinds.bpe, "llama2": kinds.llama2, "chatml": kinds.chatml, "plain": kinds.plain}
 END = {"bpe": "<|end|>", "llama2": "</s>", "chatml": "<|im_end|>", "plain": "</s>"}

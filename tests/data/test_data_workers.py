@@ -14,12 +14,12 @@ import data_tokenizers as kinds
 import numpy as np
 import pytest
 
-from alphapo_cli.data import tokenise, workers
-from alphapo_cli.data.records import TextPair
+from alphapo_cli.config.schema import DataConfig
+from alphapo_cli.data import parallel, tokenise
+from alphapo_cli.data.parallel import automatic, in_order
+from alphapo_cli.data.text_pairs import TextPair
 from alphapo_cli.data.tokenise import TokenCounts, encode_pairs
-from alphapo_cli.data.workers import automatic, in_order
 from alphapo_cli.errors import UsageError
-from alphapo_cli.schema import DataConfig
 
 
 def who(shared, chunk):
@@ -94,10 +94,10 @@ def test_it_stays_here_where_processes_would_not_help(shared, count):
 
 
 def test_small_data_stay_in_one_process():
-    assert automatic(0) == automatic(workers.SMALL - 1) == 1
+    assert automatic(0) == automatic(parallel.SMALL - 1) == 1
     cores = len(os.sched_getaffinity(0))
-    assert automatic(workers.SMALL) == min(2, cores)
-    assert automatic(10_000 * workers.SMALL) == cores
+    assert automatic(parallel.SMALL) == min(2, cores)
+    assert automatic(10_000 * parallel.SMALL) == cores
 
 
 @pytest.mark.slow
@@ -105,7 +105,7 @@ def test_a_killed_parent_leaves_nobody_behind(tmp_path):
     """SIGKILL, which nobody can catch; its workers see that it is gone."""
     program = (
         "import sys, time\nsys.path.insert(0, sys.argv[1])\n"
-        "from test_data_workers import linger\nfrom alphapo_cli.data.workers import in_order\n"
+        "from test_data_workers import linger\nfrom alphapo_cli.data.parallel import in_order\n"
         "if __name__ == '__main__':\n    list(in_order(linger, sys.argv[2], [1, 2], 2))\n"
     )
     (tmp_path / "program.py").write_text(program)

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from alphapo_cli.data.cache import encode_cached
+from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.load import load_pairs
-from alphapo_cli.data.records import TextPair
+from alphapo_cli.data.text_pairs import TextPair
+from alphapo_cli.data.token_cache import encode_cached
+from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.data.tokenise import encode_pairs
-from alphapo_cli.data.tokens import TokenPairs
 from alphapo_cli.errors import UsageError
-from alphapo_cli.layout import LAYOUTS
-from alphapo_cli.policy import PolicyModel, label
-from alphapo_cli.probe import Processes, score_tokens
-from alphapo_cli.schema import DataConfig
+from alphapo_cli.modeling.layout.registry import LAYOUTS
+from alphapo_cli.modeling.policy import PolicyModel, label
+from alphapo_cli.probe.probe import Processes, score_tokens
 from tests import tiny as small
 
 CONFIG = DataConfig(trajectories=True)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from eval_world import ROOT, Case, alphapo, load, outputs, write
 
-from alphapo_cli.data import glassbox
+from alphapo_cli.data.glassbox import world
 from alphapo_cli.evaluation.leaderboard import COLUMNS, update
 
 
@@ -161,7 +161,7 @@ def test_nulls_are_no_draws(case: Case) -> None:
 
 
 def test_glassbox_counts_true_wins(tmp_path: Path) -> None:
-    texts = glassbox.instructions(4)
+    texts = world.instructions(4)
     answers = {  # by what the true reward says of each: better, worse, the same, other words of the same worth
         0: ("sure , nothing .", "ugh , nothing ."),
         1: ("ugh , nothing .", "sure , nothing ."),
@@ -192,20 +192,20 @@ class Spelling:
 
 def test_glassbox_equals_the_probe_for_the_samples_it_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the last bit, over draws with wins, losses and ties."""
-    from alphapo_cli import outcome
-    from alphapo_cli.sampling import Sample
-    from alphapo_cli.schema import ProbeConfig
+    from alphapo_cli.config.schema import ProbeConfig
+    from alphapo_cli.modeling.sampling import Sample
+    from alphapo_cli.probe import sampled_answers
 
-    texts, rng = glassbox.instructions(97), random.Random(0)
+    texts, rng = world.instructions(97), random.Random(0)
     quality = {"now": 0.4}
 
     def sampled(*args: Any, **kwargs: Any) -> list[Sample]:
-        answers = [glassbox.draw_answer(rng, glassbox.parse(t), quality["now"]).text() for t in texts]
+        answers = [world.draw_answer(rng, world.parse(t), quality["now"]).text() for t in texts]
         return [Sample([ord(c) for c in text], cut=False) for text in answers]
 
-    monkeypatch.setattr(outcome, "sample", sampled)
-    prompts = outcome.Prompts("glassbox", texts, [[1]] * 97, glassbox.true_reward)
-    probe = outcome.Outcome(Spelling(), 0, ProbeConfig(), prompts, 0, tmp_path, "policy")
+    monkeypatch.setattr(sampled_answers, "sample", sampled)
+    prompts = sampled_answers.Prompts("glassbox", texts, [[1]] * 97, world.true_reward)
+    probe = sampled_answers.Outcome(Spelling(), 0, ProbeConfig(), prompts, 0, tmp_path, "policy")
     probe.start(None)
     quality["now"] = 0.7
     measured = probe.measure(None, 16)

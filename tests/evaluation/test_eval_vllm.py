@@ -19,7 +19,7 @@ import pytest
 from eval_world import alphapo, load, one_line, write
 from local_judge import WORDS, save, tokenizer
 
-from alphapo_cli.data import glassbox
+from alphapo_cli.data.glassbox import world as glassbox
 from alphapo_cli.evaluation.judges import protocol
 from alphapo_cli.generation.vllm_process import VLLMProcess
 

@@ -108,11 +108,11 @@ def test_outcomes_under_other_settings_are_not_mixed(alphapo, line):
 
 
 def test_a_reference_that_another_process_makes_is_waited_for(tmp_path, shared_cache, monkeypatch, capsys):
-    from alphapo_cli.compose import compose
-    from alphapo_cli.linelog import LineLog
-    from alphapo_cli.overrides import Sources, read_line
-    from alphapo_cli.schema import TrainConfig
-    from alphapo_cli.stages.pipeline import make_plan, make_reference
+    from alphapo_cli.config.compose import compose
+    from alphapo_cli.config.overrides import Sources, read_line
+    from alphapo_cli.config.schema import TrainConfig
+    from alphapo_cli.stages.train_generate_evaluate import make_plan, make_reference
+    from alphapo_cli.storage.jsonl import LineLog
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ALPHAPO_CACHE", str(shared_cache))
@@ -143,8 +143,8 @@ def test_a_reference_that_another_process_makes_is_waited_for(tmp_path, shared_c
 
 def test_interrupted_cells_are_no_failures(alphapo, tiny, monkeypatch):
     """After --fail-fast: one cell failed, one saved a checkpoint, one lost its worker."""
-    from alphapo_cli.stages import sweep as stage
-    from alphapo_cli.sweep.launchers.base import Ended, Job
+    from alphapo_cli.launch import run as stage
+    from alphapo_cli.launch.launchers.launcher import Ended, Job
 
     def ended(grid, cells, directory, *rest):
         directory.write(grid)

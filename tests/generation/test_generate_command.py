@@ -15,7 +15,7 @@ import torch
 from conftest import Ran, write_rows
 from generate_world import load, merge, outputs, train_lora
 
-from alphapo_cli.data import glassbox
+from alphapo_cli.data.glassbox import world
 from alphapo_cli.evaluation.formats import read_outputs
 
 HERE = ("generation=transformers", "data.limit=12")
@@ -37,7 +37,7 @@ def test_writes_alpacaevals_format_and_prints_the_directory_first(
     assert ran.path.name.startswith(f"generate-{trained.path.name}-")
     rows = load(ran.path / "model_outputs.json")
     assert [list(row) for row in rows] == [["dataset", "instruction", "output", "generator"]] * 12
-    assert [row["instruction"] for row in rows] == glassbox.instructions(12)
+    assert [row["instruction"] for row in rows] == world.instructions(12)
     assert {(row["dataset"], row["generator"]) for row in rows} == {("glassbox", trained.path.name)}
     assert {p.name for p in ran.path.iterdir()} == {
         "manifest.json", "config.yaml", "model_outputs.json", "summary.json"
@@ -117,7 +117,7 @@ def test_greedy_answers_are_the_models_own(alphapo: Alphapo) -> None:
     ran = alphapo("generate", *HERE, "generation.temperature=0")
     base = load(ran.path / "manifest.json")["model"]
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base).eval(), AutoTokenizer.from_pretrained(base)
-    for text, found in zip(glassbox.instructions(12), outputs(ran.path), strict=True):
+    for text, found in zip(world.instructions(12), outputs(ran.path), strict=True):
         messages = [{"role": "user", "content": text}]
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         start = len(ids)
@@ -128,8 +128,8 @@ def test_greedy_answers_are_the_models_own(alphapo: Alphapo) -> None:
 
 def test_an_answer_depends_on_its_prompt_and_seed_alone(alphapo: Alphapo, tmp_path: Path) -> None:
     whole = alphapo("generate", *HERE).path
-    answers = dict(zip(glassbox.instructions(12), outputs(whole), strict=True))
-    backwards = [{"instruction": text} for text in reversed(glassbox.instructions(12)[3:])]
+    answers = dict(zip(world.instructions(12), outputs(whole), strict=True))
+    backwards = [{"instruction": text} for text in reversed(world.instructions(12)[3:])]
     file = write_rows(tmp_path / "prompts.jsonl", backwards)
     part = alphapo("generate", "generation=transformers", f"data.path={file}", "generation.batch_size=2").path
     assert {row["instruction"]: row["output"] for row in load(part / "model_outputs.json")} == {
@@ -153,8 +153,7 @@ def test_eval_judges_the_outputs(trained: Ran, alphapo: Alphapo, tmp_path: Path)
     assert ran.code == 0, ran.err
     found = load(tmp_path / "eval" / "results.json")
     rewards = [
-        [glassbox.true_reward(t, o) for t, o in zip(glassbox.instructions(12), outputs(p), strict=True)]
-        for p in (ours, base)
+        [world.true_reward(t, o) for t, o in zip(world.instructions(12), outputs(p), strict=True)] for p in (ours, base)
     ]
     wins = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(*rewards, strict=True))
     assert (found["n_total"], found["generator"]) == (12, trained.path.name)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from conftest import Ran, write_rows
 
-from alphapo_cli.data import glassbox
+from alphapo_cli.config.schema import DataConfig
+from alphapo_cli.data.glassbox import world
 from alphapo_cli.generation.prompts import load_prompts
-from alphapo_cli.schema import DataConfig
 
 Alphapo = Callable[..., Ran]
 ASK = {"role": "user", "content": "Why?"}
@@ -94,8 +94,8 @@ def test_alpaca_evals_list_is_one_file_of_the_hub(
 
 
 def test_without_settings_the_worlds_held_out_instructions() -> None:
-    assert [p.instruction for p in load_prompts(DataConfig()).rows] == glassbox.instructions(256)
-    assert [p.instruction for p in load_prompts(DataConfig(limit=300)).rows] == glassbox.instructions(300)
+    assert [p.instruction for p in load_prompts(DataConfig()).rows] == world.instructions(256)
+    assert [p.instruction for p in load_prompts(DataConfig(limit=300)).rows] == world.instructions(300)
 
 
 # ------------------------------------------------------------------------------------------------------- bad input

@@ -10,7 +10,7 @@ import pytest
 from conftest import Ran, run_here
 from generate_world import load, merge, outputs, train_lora
 
-from alphapo_cli.data import glassbox
+from alphapo_cli.data.glassbox import world
 
 pytestmark = [
     pytest.mark.vllm,
@@ -39,7 +39,7 @@ def greedy(tmp_path_factory: pytest.TempPathFactory, real_cache: Path) -> dict[s
 def agreement(a: Path, b: Path) -> float:
     """Share of equal answers."""
     one, two = load(a / "model_outputs.json"), load(b / "model_outputs.json")
-    assert [row["instruction"] for row in one] == [row["instruction"] for row in two] == glassbox.instructions(256)
+    assert [row["instruction"] for row in one] == [row["instruction"] for row in two] == world.instructions(256)
     return sum(x["output"] == y["output"] for x, y in zip(one, two, strict=True)) / len(one)
 
 

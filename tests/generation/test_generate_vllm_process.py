@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import Ran
 
-from alphapo_cli.data import glassbox
+from alphapo_cli.data.glassbox import world
 from alphapo_cli.generation.vllm_process import WORKER, plan
 
 FAKE = Path(__file__).parent / "fake"
@@ -40,7 +40,7 @@ def outputs(folder: Path) -> list[str]:
 
 def backwards(n: int = 12) -> list[str]:
     """What the stand-in says: the prompt's words from the end, without roles and beginning."""
-    return [" ".join(reversed(text.split())) for text in glassbox.instructions(n)]
+    return [" ".join(reversed(text.split())) for text in world.instructions(n)]
 
 
 def kept(folder: Path) -> int:

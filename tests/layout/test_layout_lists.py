@@ -15,10 +15,11 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from alphapo_cli.data.tokens import Ragged, TokenPair, TokenPairs
-from alphapo_cli.layout import LAYOUTS, packed, padded
-from alphapo_cli.layout.adapt import prepare
-from alphapo_cli.policy import PolicyModel, label
+from alphapo_cli.data.token_pairs import Ragged, TokenPair, TokenPairs
+from alphapo_cli.modeling.layout import packed, padded
+from alphapo_cli.modeling.layout.patching import prepare
+from alphapo_cli.modeling.layout.registry import LAYOUTS
+from alphapo_cli.modeling.policy import PolicyModel, label
 from tests import tiny
 
 SOFT = {"attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 4, "attn_implementation": "eager"}

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alphapo_cli.layout import LAYOUTS
-from alphapo_cli.schedule import Schedule
-from alphapo_cli.schema import TrainerConfig
+from alphapo_cli.config.schema import TrainerConfig
+from alphapo_cli.modeling.layout.registry import LAYOUTS
+from alphapo_cli.training.data_order import Schedule
 from tests import tiny
 
 Rows = list[dict[str, Any]]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from alphapo_cli.data.tokens import TokenPair
-from alphapo_cli.layout import packed
-from alphapo_cli.layout.batch import PairBatch
-from alphapo_cli.layout.lean import lean, restore
-from alphapo_cli.policy import PolicyModel
+from alphapo_cli.data.token_pairs import TokenPair
+from alphapo_cli.modeling.layout import packed
+from alphapo_cli.modeling.layout.batch import PairBatch
+from alphapo_cli.modeling.layout.mlp_recompute import lean, restore
+from alphapo_cli.modeling.policy import PolicyModel
 from tests import tiny
 
 INNER = 48

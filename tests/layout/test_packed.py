@@ -15,13 +15,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from alphapo_cli.data.tokens import TokenPair
+from alphapo_cli.data.token_pairs import TokenPair
 from alphapo_cli.errors import UsageError
-from alphapo_cli.layout import packed, padded
-from alphapo_cli.layout.adapt import FAMILIES, prepare
-from alphapo_cli.layout.batch import PairBatch
-from alphapo_cli.policy import PolicyModel
-from alphapo_cli.probe import inference
+from alphapo_cli.modeling.layout import packed, padded
+from alphapo_cli.modeling.layout.batch import PairBatch
+from alphapo_cli.modeling.layout.patching import FAMILIES, prepare
+from alphapo_cli.modeling.policy import PolicyModel
+from alphapo_cli.probe.probe import inference
 from tests import tiny
 from tests.pair_shapes import ARCHITECTURES, CORNERS, MODELS, model, pair_lists, pair_of
 

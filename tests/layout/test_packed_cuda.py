@@ -7,10 +7,10 @@ import copy
 import pytest
 import torch
 
-from alphapo_cli.layout import packed, padded
-from alphapo_cli.layout.attention import FLEX
-from alphapo_cli.layout.batch import PairBatch
-from alphapo_cli.policy import PolicyModel
+from alphapo_cli.modeling.layout import packed, padded
+from alphapo_cli.modeling.layout.attention import FLEX
+from alphapo_cli.modeling.layout.batch import PairBatch
+from alphapo_cli.modeling.policy import PolicyModel
 from tests import tiny
 from tests.pair_shapes import ARCHITECTURES, CORNERS, model
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from alphapo_cli.data.tokens import TokenPair
+from alphapo_cli.data.token_pairs import TokenPair
 from tests import tiny
 from tests.every_objective import CASES, NAMES, data_of, guided, objective_of, step, trainer_of
 from tests.pair_shapes import ARCHITECTURES, CORNERS, MODELS, drawn_pairs, model, pair_lists

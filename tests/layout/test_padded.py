@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from alphapo_cli.data.tokens import TokenPair
-from alphapo_cli.layout import padded
-from alphapo_cli.layout.batch import PairBatch
-from alphapo_cli.policy import PolicyModel
+from alphapo_cli.data.token_pairs import TokenPair
+from alphapo_cli.modeling.layout import padded
+from alphapo_cli.modeling.layout.batch import PairBatch
+from alphapo_cli.modeling.policy import PolicyModel
 from tests import tiny
 
 ids = st.integers(tiny.FIRST, 96)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from alphapo_cli.errors import ConfigError, UsageError
-from alphapo_cli.logprobs import AnswerLogProbs
+from alphapo_cli.modeling.logprobs import AnswerLogProbs
 from alphapo_cli.objective.catalog import methods
-from alphapo_cli.objective.preference import Objective, build
-from alphapo_cli.objective.requirements import check_columns, check_sides
+from alphapo_cli.objective.data_requirements import check_columns, check_sides
+from alphapo_cli.objective.objective import Objective, build
 from tests import tiny
 
 METHODS = {m.name: m for m in methods()}
@@ -355,7 +355,7 @@ def test_the_second_best_of_a_scored_list_is_no_gold_answer(loss) -> None:
 
 
 def test_ranked_ties_keep_the_lists_order() -> None:
-    from alphapo_cli.data.answers import ranked
+    from alphapo_cli.data.scored_answers import ranked
 
     rng = Random(1)
     for _ in range(50):

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from alphapo_cli.errors import ConfigError, UsageError
-from alphapo_cli.policy import PolicyModel
-from alphapo_cli.reference import MovingReference
+from alphapo_cli.modeling.policy import PolicyModel
+from alphapo_cli.training.moving_reference import MovingReference
 from tests import tiny as small
 from tests.conftest import Ran, strict_rows
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from alphapo_cli.objective.comparison import Comparison
-from alphapo_cli.objective.preference import TABLES
+from alphapo_cli.objective.inputs import Comparison
+from alphapo_cli.objective.objective import TABLES
 
 
 def s(x: float) -> float:

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from alphapo_cli.config.schema import ObjectiveConfig
 from alphapo_cli.errors import ConfigError, UsageError
-from alphapo_cli.logprobs import AnswerLogProbs
-from alphapo_cli.objective.preference import Objective, build
-from alphapo_cli.schema import ObjectiveConfig
+from alphapo_cli.modeling.logprobs import AnswerLogProbs
+from alphapo_cli.objective.objective import Objective, build
 from tests import tiny
 
 SCORES = ("mean", "sum", "ratio_sum", "ratio_mean")

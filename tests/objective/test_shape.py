@@ -10,7 +10,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from alphapo_cli.errors import ConfigError
-from alphapo_cli.objective.shape import LINEAR_FROM, box_cox, identity, power
+from alphapo_cli.objective.parts.shape import LINEAR_FROM, box_cox, identity, power
 from tests import tiny
 
 EPS = 2.0**-52

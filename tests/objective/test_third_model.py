@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alphapo_cli.data.tokens import TokenPairs
+from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.errors import UsageError
-from alphapo_cli.head import Head, kl_from
-from alphapo_cli.layout import LAYOUTS
-from alphapo_cli.logprobs import AnswerLogProbs
-from alphapo_cli.policy import PolicyModel, label
-from alphapo_cli.probe import Processes, score_tokens
+from alphapo_cli.modeling.layout.registry import LAYOUTS
+from alphapo_cli.modeling.lm_head import Head, kl_from
+from alphapo_cli.modeling.logprobs import AnswerLogProbs
+from alphapo_cli.modeling.policy import PolicyModel, label
+from alphapo_cli.probe.probe import Processes, score_tokens
 from tests import tiny as small
 from tests.conftest import Ran, strict_rows
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from alphapo_cli.errors import ConfigError, UsageError
-from alphapo_cli.logprobs import AnswerLogProbs, TokenLogProbs, TokenStatistics
+from alphapo_cli.modeling.logprobs import AnswerLogProbs, TokenLogProbs, TokenStatistics
 from tests import tiny
 from tests.conftest import Ran
 

@@ -8,9 +8,9 @@ import shutil
 import pytest
 from crafted_sweep import ALPHA, craft
 
-from alphapo_cli.data import glassbox
-from alphapo_cli.report import write_report
-from alphapo_cli.sweep.state import SweepDirectory
+from alphapo_cli.data.glassbox import world
+from alphapo_cli.report.write import write_report
+from alphapo_cli.sweep.directory import SweepDirectory
 
 pytestmark = pytest.mark.browser
 
@@ -84,7 +84,7 @@ def html(tmp_path_factory):
         alpha = cell.point[ALPHA]
         made.win, made.fall = 0.7 - 0.2 * alpha, -0.1 - 0.2 * abs(alpha) - 0.05 * cell.point["seed"]
         if alpha == 0.5:
-            made.answers = dict.fromkeys(glassbox.instructions(24), EVIL)
+            made.answers = dict.fromkeys(world.instructions(24), EVIL)
         if alpha == 1 and cell.point["seed"] == 1:
             made.state, made.reason, made.steps = "failed", EVIL, (0, 4)
 

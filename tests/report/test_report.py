@@ -15,10 +15,11 @@ import yaml
 from conftest import run_here
 from crafted_sweep import ALPHA, craft
 
-from alphapo_cli.report import page, payload, refresh, write_report
+from alphapo_cli.report import page, payload
 from alphapo_cli.report.collect import read
-from alphapo_cli.sweep.best import analyse
-from alphapo_cli.sweep.state import SweepDirectory
+from alphapo_cli.report.write import refresh, write_report
+from alphapo_cli.sweep.analysis import analyse
+from alphapo_cli.sweep.directory import SweepDirectory
 
 EVIL = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)> & "quoted" \u2028'
 
@@ -260,10 +261,10 @@ class TestWords:
 
 class TestForeignText:
     def test_nothing_that_a_model_or_user_wrote_becomes_markup(self, tmp_path):
-        from alphapo_cli.data import glassbox
+        from alphapo_cli.data.glassbox import world
 
         def change(cell, made):
-            made.answers = dict.fromkeys(glassbox.instructions(24), EVIL)
+            made.answers = dict.fromkeys(world.instructions(24), EVIL)
             made.state, made.reason = (
                 ("failed", EVIL) if cell.point["data.prompt_column"] == "x" else ("complete", None)
             )

@@ -40,7 +40,7 @@ class TestInterrupted:
 
     def test_before_anything_is_written(self, alphapo, tiny, tmp_path, interrupt, monkeypatch):
         """While data are read: one line all the same, and no directory."""
-        from alphapo_cli.stages import workshop
+        from alphapo_cli.stages.training import inputs
 
         reading = []
 
@@ -51,7 +51,7 @@ class TestInterrupted:
             for _ in range(600):
                 time.sleep(0.1)
 
-        monkeypatch.setattr(workshop, "load_text", read_slowly)
+        monkeypatch.setattr(inputs, "load_text", read_slowly)
         interrupt(lambda: bool(reading))
         ran = alphapo("train", *tiny, "run.name=x")
         assert (ran.code, ran.err.splitlines()[-1]) == (130, "alphapo: interrupted")
@@ -94,7 +94,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_run(alphapo, tiny, monkeypatch)
     def broken(*_):
         raise ValueError("no font")
 
-    monkeypatch.setattr("alphapo_cli.plots.run_curves", broken)
+    monkeypatch.setattr("alphapo_cli.plots.figures.run_curves", broken)
     ran = alphapo("train", *(x for x in tiny if "pictures" not in x))
     assert ran.code == 0
     assert summary(ran.path)["state"] == "complete"
@@ -128,8 +128,8 @@ class TestDiverged:
                                                     ("unused", "weight unused is nan at step 2")])  # fmt: skip
     def test_a_last_step_that_breaks_the_model_is_a_failed_run(self, weight, reason, alphapo, tiny, monkeypatch):
         """Also where the broken weight is one that no probe token goes through."""
-        from alphapo_cli.policy import PolicyModel
-        from alphapo_cli.stages.attempt import Attempt
+        from alphapo_cli.modeling.policy import PolicyModel
+        from alphapo_cli.stages.training.session import Attempt
 
         made, after = PolicyModel.__init__, Attempt.after_step
 
@@ -164,7 +164,7 @@ class TestDiverged:
 
 
 def test_an_error_of_a_library_is_one_line_and_recorded(alphapo, tiny, monkeypatch, tmp_path):
-    from alphapo_cli.probe import Probe
+    from alphapo_cli.probe.probe import Probe
 
     def broken(self, policy, moment):
         raise RuntimeError("out of memory\nsecond line")
@@ -206,9 +206,9 @@ class TestGuards:
         assert "guard.max_gradient_norm=1e-09" in found["reason"]
 
     def test_repetition(self):
-        from alphapo_cli.guards import crossed
-        from alphapo_cli.outcome import repetition
-        from alphapo_cli.schema import GuardConfig
+        from alphapo_cli.config.schema import GuardConfig
+        from alphapo_cli.probe.sampled_answers import repetition
+        from alphapo_cli.training.guards import crossed
 
         # abcd abcd: of the five 4-grams the last is the first again.
         assert repetition([1, 2, 3, 4, 1, 2, 3, 4]) == pytest.approx(1 / 5)

@@ -132,8 +132,8 @@ def test_run_on_real_vllm(alphapo, tiny):
 
 
 def test_contents_of_files_decide_whether_the_outcome_stands(tmp_path, monkeypatch):
-    from alphapo_cli.overrides import Sources
-    from alphapo_cli.stages.pipeline import make_plan
+    from alphapo_cli.config.overrides import Sources
+    from alphapo_cli.stages.train_generate_evaluate import make_plan
 
     monkeypatch.chdir(tmp_path)
     names = ("prompts.jsonl", "template.txt", "difficulty.csv", "answers/model_outputs.json")
@@ -215,7 +215,7 @@ def test_the_reference_answers_are_drawn_as_the_runs_own(first, alphapo, tiny, t
 def test_a_kill_before_the_outcome_is_in_wandb_does_not_keep_it_out(alphapo, monkeypatch):
     from conftest import TINY
 
-    from alphapo_cli.stages import pipeline
+    from alphapo_cli.stages import train_generate_evaluate
 
     line = ("run", *TINY, *ON_TRANSFORMERS)
     with monkeypatch.context() as killed:
@@ -223,7 +223,7 @@ def test_a_kill_before_the_outcome_is_in_wandb_does_not_keep_it_out(alphapo, mon
         def dies(*_):
             raise KeyboardInterrupt
 
-        killed.setattr(pipeline, "join_tracking", dies)
+        killed.setattr(train_generate_evaluate, "join_tracking", dies)
         assert alphapo(*line).code == 130
     ran = alphapo(*line)
     assert ran.code == 0, ran.err

@@ -72,7 +72,7 @@ class Killed(Exception):
 @contextlib.contextmanager
 def killed_at(step: int) -> Iterator[None]:
     """Training ends, as by a kill, right after step `step` has been recorded (and saved, where it is saved)."""
-    from alphapo_cli.stages.attempt import Attempt
+    from alphapo_cli.stages.training.session import Attempt
 
     after = Attempt.after_step
 
@@ -141,7 +141,7 @@ def test_a_kill_does_not_undo_a_guards_stop(alphapo, tiny):
 
 def test_stopped_while_it_gets_ready_to_go_on(alphapo, tiny, rows, monkeypatch):
     """The summary says how far the run has come and what its last probe found, not what this attempt did: nothing."""
-    from alphapo_cli.stages.attempt import Attempt
+    from alphapo_cli.stages.training.session import Attempt
 
     line = ["train", *tiny, *LINE, "run.name=broken"]
     with killed_at(6):
@@ -162,7 +162,7 @@ def test_stopped_while_it_gets_ready_to_go_on(alphapo, tiny, rows, monkeypatch):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError], ids=["Ctrl-C", "another process died"])
 def test_nothing_behind_the_end_takes_a_result_back(error, alphapo, tiny, monkeypatch):
     """Neither a second Ctrl-C while checkpoints are removed nor a process of several that is gone by then."""
-    from alphapo_cli.checkpoints import Checkpoints
+    from alphapo_cli.runs.checkpoints import Checkpoints
 
     remove = Checkpoints.remove
 
@@ -185,7 +185,7 @@ def test_a_model_that_a_kill_left_half_written_is_none(alphapo, tiny, monkeypatc
     """Weights and tokenizer without the generation config that says where an answer ends would be used as they are."""
     from transformers import GenerationConfig
 
-    from alphapo_cli.stages.attempt import Attempt
+    from alphapo_cli.stages.training.session import Attempt
 
     def killed(*_, **__):
         raise Killed
@@ -300,7 +300,7 @@ def test_kill_9_at_any_moment(kind, tmp_path, shared_cache, tiny):
 
 class TestTwoProcesses:
     def test_the_second_is_refused_while_the_first_works(self, alphapo, tiny, tmp_path):
-        from alphapo_cli.claims import Claim, take
+        from alphapo_cli.storage.run_lock import Claim, take
 
         line = ["train", *tiny, "run.name=x"]
         claim = take(tmp_path / "runs" / "x" / ".claim")
@@ -313,16 +313,16 @@ class TestTwoProcesses:
         assert alphapo(*line).code == 0
 
     def test_an_owner_that_was_replaced_stops_before_its_next_write(self, alphapo, tiny, tmp_path, monkeypatch):
-        from alphapo_cli.stages import attempt
+        from alphapo_cli.stages.training import session
 
-        after = attempt.Attempt.after_step
+        after = session.Attempt.after_step
 
         def stolen(self, step):
             if step == 2:
                 os.rename(self.claim.path, self.claim.path.with_suffix(".dead"))
             return after(self, step)
 
-        monkeypatch.setattr(attempt.Attempt, "after_step", stolen)
+        monkeypatch.setattr(session.Attempt, "after_step", stolen)
         ran = alphapo("train", *tiny, "run.name=x", "probe.every=1")
         assert ran.code == 1
         assert "another process has taken over" in ran.err

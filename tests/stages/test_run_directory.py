@@ -14,15 +14,15 @@ import torch
 import wandb_file
 import yaml
 
-from alphapo_cli import metrics_catalog
 from alphapo_cli.errors import UsageError
+from alphapo_cli.tracking import metrics
 
 PROBED = (0, 2, 4)
 
 
 def probe_keys():
     """Every key that a probe reading writes, by the catalogue."""
-    every = metrics_catalog.keys()
+    every = metrics.keys()
     return {k for k in every if not k.startswith(("train/", "eval/"))}
 
 
@@ -97,7 +97,7 @@ class TestMetrics:
     def test_every_key_is_explained(self, trained, rows):
         for row in rows(trained.path / "metrics.jsonl"):
             for key in row.keys() - {"step"}:
-                assert metrics_catalog.explain(key)
+                assert metrics.explain(key)
 
     def test_training_values_at_every_step_but_the_start(self, trained, rows):
         for row in rows(trained.path / "metrics.jsonl")[1:]:
@@ -197,11 +197,11 @@ class TestModel:
 
 def held_out(count, tokenizer):
     """The embedded world's probe pairs as ((prompt text, whole text), ...) of chosen and rejected."""
-    from alphapo_cli.data import glassbox
-    from alphapo_cli.schema import GlassboxConfig
+    from alphapo_cli.config.schema import GlassboxConfig
+    from alphapo_cli.data.glassbox import world
 
     found = []
-    for pair in glassbox.probe_pairs(count, GlassboxConfig(pairs=64)):
+    for pair in world.probe_pairs(count, GlassboxConfig(pairs=64)):
         turns = list(pair.prompt)
         prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         whole = [tokenizer.apply_chat_template([*turns, *a], tokenize=False) for a in (pair.chosen, pair.rejected)]
@@ -293,30 +293,30 @@ class TestTheSameLineAgain:
 
 
 def test_a_directory_is_one_run_in_wandb_however_it_is_named(tmp_path, monkeypatch):
-    from alphapo_cli.compose import compose
-    from alphapo_cli.overrides import Sources, read_line
-    from alphapo_cli.runs import RunDirectory
-    from alphapo_cli.schema import TrainConfig
-    from alphapo_cli.stages import run_tracker
+    from alphapo_cli.config.compose import compose
+    from alphapo_cli.config.overrides import Sources, read_line
+    from alphapo_cli.config.schema import TrainConfig
+    from alphapo_cli.runs.directory import RunDirectory
+    from alphapo_cli.stages.training import tracker
 
-    monkeypatch.setattr(run_tracker, "open_tracker", lambda *args, run_id, **kwargs: run_id)
+    monkeypatch.setattr(tracker, "open_tracker", lambda *args, run_id, **kwargs: run_id)
     cfg = compose("train", TrainConfig, [read_line([], Sources())], Sources())
     ids = []
     for here in ("one", "other"):
         (tmp_path / here).mkdir()
         monkeypatch.chdir(tmp_path / here)
         for name in (Path("runs/x"), tmp_path / here / "runs" / "x"):
-            ids.append(run_tracker.run_tracker(cfg, RunDirectory(name), None))
+            ids.append(tracker.run_tracker(cfg, RunDirectory(name), None))
     assert ids[0] == ids[1] != ids[2] == ids[3]
 
 
 def test_a_run_that_starts_over_is_another_one_in_wandb(alphapo, tiny, monkeypatch):
     """W&B goes on above the last step that it has of an id, so that it would keep the rows of the run before."""
-    from alphapo_cli.stages import run_tracker
-    from alphapo_cli.tracking import NullTracker
+    from alphapo_cli.stages.training import tracker
+    from alphapo_cli.tracking.wandb import NullTracker
 
     ids = []
-    monkeypatch.setattr(run_tracker, "open_tracker", lambda *_, run_id, **__: ids.append(run_id) or NullTracker())
+    monkeypatch.setattr(tracker, "open_tracker", lambda *_, run_id, **__: ids.append(run_id) or NullTracker())
     line = ["train", *tiny, "run.name=x", "trainer.max_steps=2", "trainer.save_steps=1", "probe.samples=0"]
     first = alphapo(*line)
     summary = json.loads((first.path / "summary.json").read_text())
@@ -329,7 +329,7 @@ def test_a_run_that_starts_over_is_another_one_in_wandb(alphapo, tiny, monkeypat
 
 def test_a_complete_run_that_can_be_read_only_once_is_complete(trained, tmp_path, monkeypatch):
     """A network file system answers with an error now and then: what was read stands."""
-    from alphapo_cli.runs import RunDirectory
+    from alphapo_cli.runs.directory import RunDirectory
 
     path = shutil.copytree(trained.path, tmp_path / "runs" / trained.path.name)
     read, reads = Path.read_bytes, []
@@ -400,7 +400,7 @@ def test_limit_takes_the_first_pairs(alphapo, scratch_line, scratch):
 
 
 def test_a_run_without_a_model_cannot_be_started_from(alphapo, tmp_path, tiny):
-    from alphapo_cli.models import locate
+    from alphapo_cli.modeling.loading import locate
 
     run = tmp_path / "runs" / "half"
     run.mkdir(parents=True)

@@ -101,11 +101,11 @@ class TestModelPath:
 
 
 def test_a_group_that_shares_a_cache_can_read_the_embedded_base(tmp_path, monkeypatch):
-    from alphapo_cli.stages import base
+    from alphapo_cli.stages.training import glassbox_base
 
-    monkeypatch.setattr(base, "_train", lambda folder: (folder / "model.safetensors").write_bytes(b"weights"))
+    monkeypatch.setattr(glassbox_base, "_train", lambda folder: (folder / "model.safetensors").write_bytes(b"weights"))
     (tmp_path / "other").mkdir()
-    folder = base.ensure(tmp_path, say=False)
+    folder = glassbox_base.ensure(tmp_path, say=False)
     assert folder.stat().st_mode == (tmp_path / "other").stat().st_mode
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
@@ -137,13 +137,13 @@ class TestReference:
 
     def test_of_several_processes_all_take_it_or_none(self, tmp_path):
         """Another command may write it, or a node's own cache lack it, between the looks of two processes."""
-        from alphapo_cli.compose import compose
-        from alphapo_cli.objective.preference import build
-        from alphapo_cli.overrides import Sources, read_line
-        from alphapo_cli.policy import policy_of
-        from alphapo_cli.probe import Processes
-        from alphapo_cli.schema import TrainConfig
-        from alphapo_cli.stages.workshop import Workshop
+        from alphapo_cli.config.compose import compose
+        from alphapo_cli.config.overrides import Sources, read_line
+        from alphapo_cli.config.schema import TrainConfig
+        from alphapo_cli.modeling.policy import policy_of
+        from alphapo_cli.objective.objective import build
+        from alphapo_cli.probe.probe import Processes
+        from alphapo_cli.stages.training.inputs import Workshop
 
         line = ["objective=dpo", "model=from_scratch", "data.limit=8", "probe.pairs=4"]
         cfg = compose("train", TrainConfig, [read_line(line, Sources())], Sources())

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from alphapo_cli.compose import compose
-from alphapo_cli.fingerprint import state_hash
-from alphapo_cli.models import add_lora
-from alphapo_cli.objective.preference import build
-from alphapo_cli.overrides import Sources, read_line
-from alphapo_cli.policy import policy_of
-from alphapo_cli.schema import LoraConfig, ModelConfig, TrainConfig
-from alphapo_cli.sharing import Shelf, together
-from alphapo_cli.stages import workshop as module
-from alphapo_cli.stages.workshop import Workshop
+from alphapo_cli.config.compose import compose
+from alphapo_cli.config.overrides import Sources, read_line
+from alphapo_cli.config.schema import LoraConfig, ModelConfig, TrainConfig
+from alphapo_cli.modeling.loading import add_lora
+from alphapo_cli.modeling.policy import policy_of
+from alphapo_cli.modeling.weight_hashes import state_hash
+from alphapo_cli.objective.objective import build
+from alphapo_cli.runtime.memo import Shelf, together
+from alphapo_cli.stages.training import inputs as module
+from alphapo_cli.stages.training.inputs import Workshop
 from tests import tiny
 
 

@@ -7,8 +7,8 @@ import json
 import pytest
 from crafted_sweep import ALPHA, craft
 
-from alphapo_cli.sweep import best as best_of
-from alphapo_cli.sweep.state import SweepDirectory
+from alphapo_cli.sweep import analysis as best_of
+from alphapo_cli.sweep.directory import SweepDirectory
 
 
 def found(path):

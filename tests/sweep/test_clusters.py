@@ -92,7 +92,7 @@ class TestSlurm:
     def test_one_cell_alone_is_there_while_squeue_knows_it(self, slurm, alphapo, small, monkeypatch):
         """One cell is no array to Slurm: with no grace at all, it counts as gone unless squeue's name of it is read."""
         monkeypatch.setenv("SLURM_CONF", slurm["SLURM_CONF"])
-        monkeypatch.setattr("alphapo_cli.sweep.launchers.slurm.GRACE", 1e-9)
+        monkeypatch.setattr("alphapo_cli.launch.launchers.slurm.GRACE", 1e-9)
         ran = alphapo("sweep", "alpha", f"{ALPHA}=0.5", *small, "launcher=slurm", "launcher.crashes=1")
         assert ran.code == 0, ran.err
 

@@ -150,7 +150,7 @@ class TestRetries:
     @pytest.fixture
     def failed(self, alphapo, small, monkeypatch):
         """A sweep whose second cell failed for a reason that has gone since."""
-        from alphapo_cli.stages.attempt import Attempt
+        from alphapo_cli.stages.training.session import Attempt
 
         after = Attempt.after_step
 
@@ -186,7 +186,7 @@ class TestRetries:
     @pytest.mark.slow
     def test_fail_fast_starts_nothing_more(self, failed, alphapo, small):
         line, _ = failed
-        from alphapo_cli.stages.attempt import Attempt
+        from alphapo_cli.stages.training.session import Attempt
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Attempt, "_prepare", lambda self, lm: 1 / 0)
@@ -227,7 +227,7 @@ class TestLooking:
         assert f"{rate:.3f}" in after.out
 
     def test_a_killed_cell_is_interrupted_not_running(self, alphapo, small, tmp_path):
-        from alphapo_cli.claims import take
+        from alphapo_cli.storage.run_lock import take
 
         line = ("sweep", "alpha", f"{ALPHA}=0", *small, HERE)
         ran = alphapo(*line)
@@ -293,8 +293,8 @@ def test_killed_at_random_moments_it_ends_as_undisturbed(shared_cache, tmp_path,
 
 
 def test_a_dry_run_on_slurm_with_nothing_to_run_prints_no_script(tmp_path):
-    from alphapo_cli.sweep.launchers import script
-    from alphapo_cli.sweep.schema import LauncherConfig
-    from alphapo_cli.sweep.state import SweepDirectory
+    from alphapo_cli.launch.launchers.registry import script
+    from alphapo_cli.launch.schema import LauncherConfig
+    from alphapo_cli.sweep.directory import SweepDirectory
 
     assert script(LauncherConfig(name="slurm"), SweepDirectory(tmp_path), 0) == ""

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from alphapo_cli.config.overrides import Sources
 from alphapo_cli.errors import ConfigError
-from alphapo_cli.overrides import Sources
 from alphapo_cli.sweep.grid import make
 
 ALPHA = "objective.shape.alpha"
@@ -155,7 +155,7 @@ class TestIdentity:
     ids=str,
 )
 def test_cells_composed_together_are_those_composed_alone(line):
-    from alphapo_cli import compose as module
+    from alphapo_cli.config import compose as module
     from alphapo_cli.sweep import grid
 
     def alone(primary, schema, layers, cells, sources):

@@ -11,14 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from alphapo_cli.claims import ClaimLost, take
 from alphapo_cli.errors import Interrupted, UsageError
-from alphapo_cli.interrupts import stop_requests
-from alphapo_cli.runs import RunDirectory
-from alphapo_cli.sweep.engine import Engine, Policy
+from alphapo_cli.launch.engine import Engine, Policy
+from alphapo_cli.launch.launchers.launcher import Ended, Job
+from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.runtime.signals import stop_requests
+from alphapo_cli.storage.run_lock import ClaimLost, take
+from alphapo_cli.sweep.directory import SweepDirectory
 from alphapo_cli.sweep.grid import Cell
-from alphapo_cli.sweep.launchers.base import Ended, Job
-from alphapo_cli.sweep.state import SweepDirectory
 
 
 @dataclass
@@ -130,7 +130,7 @@ def test_ctrl_c_while_the_first_jobs_are_handed_out(directory):
 
 def test_an_idle_worker_that_dies_is_replaced(monkeypatch, tmp_path):
     """A cell that another process held may come back when no job is left in the queue."""
-    from alphapo_cli.sweep.launchers import local
+    from alphapo_cli.launch.launchers import local
 
     class Stub:
         def __init__(self, number, log, gpu):
@@ -159,8 +159,8 @@ class TestJobs:
         return Job(str(directory.path), str(directory.path.parent), "c", (), None)
 
     def end(self, job, monkeypatch, error) -> Ended:
+        from alphapo_cli.launch import cell
         from alphapo_cli.stages import train
-        from alphapo_cli.sweep import cell
 
         def run(*args, **kwargs):
             raise error

@@ -103,9 +103,9 @@ def test_a_cell_that_another_process_evaluates_is_waited_for(tmp_path, monkeypat
     """It is trained, but over for this line only when its outcome is there: it is asked for again until then."""
     from types import SimpleNamespace
 
-    from alphapo_cli.sweep import engine
-    from alphapo_cli.sweep.launchers.base import Ended
-    from alphapo_cli.sweep.state import SweepDirectory
+    from alphapo_cli.launch import engine
+    from alphapo_cli.launch.launchers.launcher import Ended
+    from alphapo_cli.sweep.directory import SweepDirectory
 
     monkeypatch.setattr(engine, "LOOK", 0.0)
     directory, plan = SweepDirectory(tmp_path), SimpleNamespace(key="this")

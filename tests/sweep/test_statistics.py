@@ -8,7 +8,7 @@ from statistics import NormalDist, stdev
 import numpy as np
 import pytest
 
-from alphapo_cli.sweep import statistics
+from alphapo_cli.sweep import intervals
 
 RNG = np.random.default_rng
 
@@ -33,7 +33,7 @@ DRAWN = 0.06
 class TestTextbook:
     def test_one_comparison_of_many_prompts_is_the_normal_interval(self):
         values = RNG(0).random((2, 1, 400))
-        (found,) = statistics.advantages(runs(values), [(1, 0)])
+        (found,) = intervals.advantages(runs(values), [(1, 0)])
         difference = values[1, 0] - values[0, 0]
         assert found.value == pytest.approx(difference.mean())
         expected = NormalDist().inv_cdf(0.975) * difference.std(ddof=1) / math.sqrt(400)
@@ -43,7 +43,7 @@ class TestTextbook:
     def test_many_comparisons_with_one_control_are_dunnetts(self, others, critical):
         """Two-sided 5 % points of Dunnett's table (1964) for independent points of equal variance."""
         values = RNG(1).random((1 + others, 1, 600))
-        found = statistics.advantages(runs(values), against_first(values))
+        found = intervals.advantages(runs(values), against_first(values))
         for estimate, theirs in zip(found, values[1:, 0], strict=True):
             error = (theirs - values[0, 0]).std(ddof=1) / math.sqrt(600)
             assert half_width(estimate) / error == pytest.approx(critical, rel=DRAWN)
@@ -52,7 +52,7 @@ class TestTextbook:
         """Every prompt says the same, so only the five differences between runs are left: t with 4 degrees."""
         ours, theirs = (0.61, 0.58, 0.66, 0.60, 0.63), (0.50, 0.52, 0.51, 0.49, 0.56)
         values = np.repeat(np.array([theirs, ours])[:, :, None], 50, axis=2)
-        (found,) = statistics.advantages(runs(values), [(1, 0)])
+        (found,) = intervals.advantages(runs(values), [(1, 0)])
         differences = [a - b for a, b in zip(ours, theirs, strict=True)]
         assert found.value == pytest.approx(sum(differences) / 5)
         # 2.776 is the 97.5 % point of t with 4 degrees; its heavier tail makes the drawn one less certain.
@@ -61,47 +61,47 @@ class TestTextbook:
     def test_a_seeds_common_effect_cancels(self):
         values = RNG(2).random((3, 2, 200))
         shifted = values + np.array([0.0, 0.3])[None, :, None]
-        plain = statistics.advantages(runs(values), against_first(values))
-        moved = statistics.advantages(runs(shifted), against_first(values))
+        plain = intervals.advantages(runs(values), against_first(values))
+        moved = intervals.advantages(runs(shifted), against_first(values))
         assert [half_width(e) for e in moved] == pytest.approx([half_width(e) for e in plain])
 
     def test_more_points_make_wider_intervals(self):
         values = RNG(3).random((13, 2, 100))
-        few, many = (statistics.advantages(runs(values[:n]), against_first(values[:n]))[0] for n in (2, 13))
+        few, many = (intervals.advantages(runs(values[:n]), against_first(values[:n]))[0] for n in (2, 13))
         assert few.value == many.value
         one, thirteen = (
-            half_width(statistics.advantages(runs(values[:n, :1]), against_first(values[:n]))[0]) for n in (2, 13)
+            half_width(intervals.advantages(runs(values[:n, :1]), against_first(values[:n]))[0]) for n in (2, 13)
         )
         assert thirteen > 1.2 * one
 
     def test_prompts_that_all_agree_still_leave_doubt(self):
         """Eight wins of eight is not certainty: the rule of three allows 3/8 of the rest."""
-        (found,) = statistics.advantages(runs([[[0.0] * 8], [[0.5] * 8]]), [(1, 0)])
+        (found,) = intervals.advantages(runs([[[0.0] * 8], [[0.5] * 8]]), [(1, 0)])
         assert found.value == 0.5
         assert 0.1 < half_width(found) < 0.5
 
     def test_the_mean_of_one_point(self):
         values = (RNG(4).random((1, 1, 500)) < 0.7).astype(float)
-        (found,) = statistics.means(runs(values))
+        (found,) = intervals.means(runs(values))
         assert found.value == values.mean()
         assert half_width(found) == pytest.approx(1.96 * math.sqrt(0.7 * 0.3 / 500), rel=0.08)
 
     def test_means_stay_shares(self):
-        found = statistics.means(runs([[[1.0] * 9 + [0.0]] * 2, [[0.0] * 10, [0.4] * 10]]))
+        found = intervals.means(runs([[[1.0] * 9 + [0.0]] * 2, [[0.0] * 10, [0.4] * 10]]))
         assert all(0.0 <= e.low <= e.value <= e.high <= 1.0 for e in found)
 
     def test_what_cannot_be_paired(self):
-        assert statistics.advantages([{0: np.ones(4)}, {1: np.ones(4)}, {}], [(1, 0), (2, 0)]) == [None, None]
-        assert statistics.advantages([], []) == []
-        assert statistics.means([{}, {0: np.ones(4)}])[0] is None
+        assert intervals.advantages([{0: np.ones(4)}, {1: np.ones(4)}, {}], [(1, 0), (2, 0)]) == [None, None]
+        assert intervals.advantages([], []) == []
+        assert intervals.means([{}, {0: np.ones(4)}])[0] is None
         with_missing = [{0: np.ones(4), 1: np.ones(4)}, {1: np.zeros(4)}, {}]
-        found = statistics.advantages(with_missing, [(1, 0), (2, 0)])
+        found = intervals.advantages(with_missing, [(1, 0), (2, 0)])
         assert (found[0].value, found[1]) == (-1.0, None)
 
     def test_twice_the_same(self):
         values = RNG(5).random((4, 2, 50))
         pairs = against_first(values)
-        assert statistics.advantages(runs(values), pairs) == statistics.advantages(runs(values), pairs)
+        assert intervals.advantages(runs(values), pairs) == intervals.advantages(runs(values), pairs)
 
 
 # Standard deviations on the latent scale of the simulated sweeps, where a prompt's own draw has 1.
@@ -129,7 +129,7 @@ def won(shift, training):
 
 @pytest.fixture
 def fewer_draws(monkeypatch):
-    monkeypatch.setattr(statistics, "DRAWS", 800)
+    monkeypatch.setattr(intervals, "DRAWS", 800)
 
 
 @pytest.mark.usefixtures("fewer_draws")
@@ -144,7 +144,7 @@ class TestErrorRates:
             best = int(values.mean(axis=(1, 2)).argmax())
             if best != 4:
                 pairs = [(k, 4) for k in range(13) if k != 4]
-                found = dict(zip(pairs, statistics.advantages(runs(values), pairs, [line]), strict=True))
+                found = dict(zip(pairs, intervals.advantages(runs(values), pairs, [line]), strict=True))
                 claims += found[best, 4].excludes_zero
         assert claims <= ALLOWED
 
@@ -154,7 +154,7 @@ class TestErrorRates:
         for _ in range(50):
             rate = np.linspace(0.9, 0.1, 13)[:, None, None]  # what is won falls steadily
             values = (rng.random((13, 1, PROMPTS)) < rate).astype(float)
-            found += statistics.advantages(runs(values), [(0, 12)], [line])[0].low > 0
+            found += intervals.advantages(runs(values), [(0, 12)], [line])[0].low > 0
         assert found >= 45
 
     @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ class TestErrorRates:
             values = simulated(rng, points, seeds, training)
             best = int(values.mean(axis=(1, 2)).argmax())
             if best:
-                claims += statistics.advantages(runs(values), against_first(values))[best - 1].excludes_zero
+                claims += intervals.advantages(runs(values), against_first(values))[best - 1].excludes_zero
         assert claims <= ALLOWED
 
     @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ class TestErrorRates:
             values = simulated(rng, points, seeds, training, shift)
             best = int(values.mean(axis=(1, 2)).argmax())
             if best:
-                found = statistics.advantages(runs(values), against_first(values))[best - 1]
+                found = intervals.advantages(runs(values), against_first(values))[best - 1]
                 truth = won(shift, training) - 0.5 if best == points - 1 else 0.0
                 misses += not found.low <= truth <= found.high
         assert misses <= ALLOWED
@@ -196,7 +196,7 @@ class TestErrorRates:
     def test_the_interval_of_a_mean_covers(self):
         rng, misses, made = RNG(13), 0, 0
         for _ in range(SWEEPS):
-            for estimate in statistics.means(runs(simulated(rng, 4, 3, 0.3))):
+            for estimate in intervals.means(runs(simulated(rng, 4, 3, 0.3))):
                 misses, made = misses + (not estimate.low <= 0.5 <= estimate.high), made + 1
         # Points of one sweep share its prompts and seeds, so this is worth about SWEEPS independent trials.
         assert misses / made <= ALLOWED / SWEEPS
@@ -205,5 +205,5 @@ class TestErrorRates:
         rng, found = RNG(14), 0
         for _ in range(50):
             values = simulated(rng, 5, 3, 0.1, shift=1.5)
-            found += statistics.advantages(runs(values), against_first(values))[-1].low > 0
+            found += intervals.advantages(runs(values), against_first(values))[-1].low > 0
         assert found >= 45

@@ -9,7 +9,7 @@ import shutil
 import pytest
 import wandb_file
 
-from alphapo_cli import metrics_catalog
+from alphapo_cli.tracking import metrics
 
 ALPHA = "objective.shape.alpha"
 HERE = "launcher.workers=0"  # cells in this process: no seconds of imports a sweep
@@ -78,7 +78,7 @@ class TestDirectory:
             assert {"config.yaml", "manifest.json", "metrics.jsonl", "summary.json", "model", "curves.png"} <= names
 
     def test_summary(self, swept):
-        found, every = summary(swept), metrics_catalog.keys()
+        found, every = summary(swept), metrics.keys()
         assert list(found) == ["name", "hash", "cells", "best"]
         assert [c["overrides"] for c in found["cells"]] == [[f"{ALPHA}=0"], [f"{ALPHA}=1"]]
         for cell in found["cells"]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from alphapo_cli.errors import AlphapoError, Interrupted
 from alphapo_cli.evaluation.judges import protocol
-from alphapo_cli.evaluation.judges.base import Engine, Judged, Outcome, Verdict
 from alphapo_cli.evaluation.judges.journal import FILE, Answered, Journal
+from alphapo_cli.evaluation.judges.judge import Engine, Judged, Outcome, Verdict
 from alphapo_cli.evaluation.judges.protocol import Ask, Pair
 from alphapo_cli.evaluation.schema import JudgeConfig
 

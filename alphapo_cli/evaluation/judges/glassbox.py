@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.data import glassbox
+from alphapo_cli.data.glassbox import world
 from alphapo_cli.errors import UsageError
-from alphapo_cli.evaluation.judges.base import Judged, Verdict
+from alphapo_cli.evaluation.judges.judge import Judged, Verdict
 from alphapo_cli.evaluation.judges.protocol import Pair
 
 
@@ -23,13 +23,13 @@ class Glassbox:
     def check(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> None:
         for pair in pairs:
             try:
-                glassbox.parse(pair.instruction)
+                world.parse(pair.instruction)
             except UsageError as error:
                 raise UsageError(f"judge glassbox: {error}; choose a judge for other outputs with --judge") from error
 
     def judge(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> Judged:
         rewards = [
-            (glassbox.true_reward(pair.instruction, pair.output_1), glassbox.true_reward(pair.instruction, pair.output_2))
+            (world.true_reward(pair.instruction, pair.output_1), world.true_reward(pair.instruction, pair.output_2))
             for pair in pairs
         ]  # fmt: skip
         verdicts: list[Verdict | None] = [

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.evaluation.judges.base import Reply, Unusable
+from alphapo_cli.evaluation.judges.judge import Reply, Unusable
 from alphapo_cli.evaluation.judges.protocol import Ask
-from alphapo_cli.files import read_jsonl
-from alphapo_cli.linelog import LineLog
+from alphapo_cli.storage.atomic import read_jsonl
+from alphapo_cli.storage.jsonl import LineLog
 
 FILE = "judgements.jsonl"
 

@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 import httpx
 
 from alphapo_cli.errors import UsageError
-from alphapo_cli.evaluation.judges import check_key
-from alphapo_cli.evaluation.judges.base import Outcome, Record
+from alphapo_cli.evaluation.judges.judge import Outcome, Record
 from alphapo_cli.evaluation.judges.openai_session import Session
 from alphapo_cli.evaluation.judges.protocol import Ask, estimate_tokens
+from alphapo_cli.evaluation.judges.registry import check_key
 from alphapo_cli.evaluation.schema import JudgeConfig
 
 PRICES = {"gpt-4-1106-preview": (10.0, 30.0)}  # USD for a million tokens in and out; AlpacaEval counts 10 for both

@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from alphapo_cli.errors import AlphapoError, UsageError, missing_extra
-from alphapo_cli.evaluation.judges.base import Outcome, Record, Reply
+from alphapo_cli.evaluation.judges.judge import Outcome, Record, Reply
 from alphapo_cli.evaluation.judges.protocol import Ask
 from alphapo_cli.evaluation.schema import JudgeConfig
 
@@ -33,8 +33,8 @@ class VLLMEngine:
         if importlib.util.find_spec("vllm") is None:
             raise missing_extra("vLLM", "vllm")
         from alphapo_cli.generation.schema import SubjectConfig
-        from alphapo_cli.generation.subject import find
-        from alphapo_cli.locations import cache_dir
+        from alphapo_cli.generation.target_model import find
+        from alphapo_cli.storage.paths import cache_dir
 
         self.cfg = cfg
         self.subject = find(str(cfg.model), SubjectConfig(dtype=cfg.dtype), cache_dir(), key="judge.model")
@@ -109,8 +109,8 @@ class VLLMEngine:
         return plan(self.subject, self.cfg.vllm, longest + 1, sampling, prefix_caching=True)
 
     def _encoded(self, asks: Sequence[Ask]) -> list[list[int]]:
+        from alphapo_cli.config.schema import DataConfig
         from alphapo_cli.data.tokenise import encode_prompt
-        from alphapo_cli.schema import DataConfig
 
         chat = DataConfig(template="chat")
         return [

@@ -1,0 +1,294 @@
+"""From conf/ and a command line to one typed, checked configuration.
+
+Hydra composes the choice of groups (and nothing else); values from the command line are then merged here, one by one,
+into the typed schema. That is stricter than hydra.compose, which lets `+typo=3` and `hydra.run.dir=x` pass, gives each
+error its key and its nearest valid name, and lets a sweep compose once per choice of groups.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf, StringNode, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from alphapo_cli.config.objective_parts import (
+    GAMMAS,
+    check_parts,
+    choose_optional,
+    leave_optional,
+    part_defaults,
+    settle_gamma,
+)
+from alphapo_cli.config.overrides import Line, Sources, shown
+from alphapo_cli.config.validate import check, normalise
+from alphapo_cli.errors import ConfigError, nearest
+from alphapo_cli.storage.paths import shipped
+
+T = TypeVar("T")
+# What a key of the schema takes, in words.
+_KINDS: dict[type, str] = {
+    BooleanNode: "true or false",
+    IntegerNode: "a whole number",
+    FloatNode: "a number",
+    StringNode: "a text",
+    ListConfig: "a list such as [a,b]",
+}
+
+
+@functools.lru_cache(maxsize=256)
+def _compose_groups(primary: str, groups: tuple[str, ...], user: Path | None) -> tuple[DictConfig, dict[str, str]]:
+    """The composed configuration, and the choice made in every group."""
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(shipped("conf").resolve())):
+            if user is not None:
+                # hydra.searchpath comes after the main folder; a user's files are to win over shipped ones.
+                loader: Any = GlobalHydra.instance().config_loader()
+                search = loader.get_search_path()
+                search.prepend("user", f"file://{user}", SearchPathQuery(provider="main"))
+                loader.repository.initialize_sources(search)
+            cfg = hydra_compose(config_name=primary, overrides=list(groups), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__ or error
+        raise ConfigError(f"{primary}: {str(cause).splitlines()[0]}") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{primary} with {' '.join(groups)}: {' '.join(str(error).split())}") from error
+    choices = {str(k): str(v) for k, v in cfg.hydra.runtime.choices.items()}
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg, choices
+
+
+def compose(primary: str, schema: type[T], layers: Sequence[Line], sources: Sources) -> T:
+    """The configuration of `primary` (a file of conf/) under `layers`, later ones winning.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type or a value out of range; all faults of a kind in one line.
+    """
+    cfg, _ = _resolved(primary, schema, layers, sources)
+    return _checked(_typed(cfg))  # type: ignore[no-any-return]
+
+
+def compose_each(
+    primary: str, schema: type[T], layers: Sequence[Line], cells: Sequence[Line], sources: Sources
+) -> list[T]:
+    """`compose` under [*layers, cell] for every cell; those that set the same keys cost a tenth of it from the second on.
+
+    Raises:
+        ConfigError: as `compose`.
+    """
+    begun: dict[Any, tuple[DictConfig, dict[str, dict[str, Any]], T]] = {}
+    made = []
+    for cell in cells:
+        kind = (cell.groups, tuple(cell.values))
+        if kind not in begun:
+            cfg, parts = _resolved(primary, schema, [*layers, cell], sources)
+            begun[kind] = cfg, parts, _typed(cfg)
+            typed = copy.deepcopy(begun[kind][2])
+        else:
+            cfg, parts, first = begun[kind]
+            typed = copy.deepcopy(first)
+            _apply(cfg, cell, parts)
+            # One of the two ways to give gamma takes the other one away.
+            keys = [*cell.values, *(GAMMAS if any(key in GAMMAS for key in cell.values) else ())]
+            touched = {path: parts[path] for path in parts if any(key.startswith(f"{path}.") for key in keys)}
+            check_parts(cfg, touched)
+            for key in [*keys, *touched]:
+                _put(typed, key, OmegaConf.select(cfg, key))
+        made.append(_checked(typed))
+    return made
+
+
+def _resolved(
+    primary: str, schema: type[Any], layers: Sequence[Line], sources: Sources
+) -> tuple[DictConfig, dict[str, dict[str, Any]]]:
+    """The typed configuration under `layers`, and what its parts declare."""
+    groups: dict[str, str] = {}
+    for layer in layers:
+        for choice in layer.groups:
+            groups[choice.partition("=")[0]] = choice
+    chosen, parts = _chosen(primary, schema, tuple(groups.values()), sources)  # type: ignore[arg-type]
+    cfg = copy.deepcopy(chosen)
+    for layer in layers:
+        _apply(cfg, layer, parts)
+    check_parts(cfg, parts)
+    return cfg, parts
+
+
+def _typed(cfg: DictConfig) -> Any:
+    try:
+        return OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_reason(error)) from error
+
+
+def _checked(typed: Any) -> Any:
+    typed = normalise(typed)
+    check(typed)
+    return typed
+
+
+def _put(typed: Any, key: str, value: Any) -> None:
+    """Set a dotted key of nested dataclasses and mappings."""
+    *path, name = key.split(".")
+    for part in path:
+        typed = typed[part] if isinstance(typed, dict) else getattr(typed, part)
+    plain = OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+    if isinstance(typed, dict):
+        typed[name] = plain
+    else:
+        setattr(typed, name, plain)
+
+
+@functools.lru_cache(maxsize=256)  # the cells of a sweep differ in values more often than in groups
+def _chosen(
+    primary: str, schema: type[Any], choice: tuple[str, ...], sources: Sources
+) -> tuple[DictConfig, dict[str, dict[str, Any]]]:
+    """The typed configuration of a choice of groups, before any value is set, and what its parts declare."""
+    groups = {text.partition("=")[0]: text for text in choice}
+    optional = leave_optional(groups)
+    composed, choices = _compose_groups(primary, tuple(groups.values()), sources.user)
+    raw = copy.deepcopy(composed)
+    choose_optional(raw, optional)
+    _leave_aside(raw, primary, schema, choices, groups)
+    parts = part_defaults(raw, choices.get("objective", ""), sources)
+    try:
+        cfg = OmegaConf.merge(OmegaConf.structured(schema), raw)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"conf/{primary}.yaml with {' '.join(groups.values())}: {_reason(error)}") from error
+    assert isinstance(cfg, DictConfig)
+    settle_gamma(cfg, choices, sources)
+    return cfg, parts
+
+
+def _leave_aside(
+    raw: DictConfig, primary: str, schema: type[Any], choices: Mapping[str, str], groups: Mapping[str, str]
+) -> None:
+    """Drop groups that another choice brought along for another stage; one that was typed is an error.
+
+    Raises:
+        ConfigError: a group was chosen that this stage does not have.
+    """
+    known = [f.name for f in fields(schema)]
+    for group in [g for g in choices if g in raw and g not in known]:
+        if group in groups:
+            raise ConfigError(f"{groups[group]}: {primary} has no group '{group}' (its keys: {', '.join(known)})")
+        with open_dict(raw):
+            del raw[group]
+
+
+def _expected(cfg: DictConfig, key: str) -> str | None:
+    """What the schema takes at `key`, in words."""
+    node = _node(cfg, key)
+    words = next((words for kind, words in _KINDS.items() if isinstance(node, kind)), None)
+    if node is None or words is None:
+        return None
+    return f"must be {words}{' or null' if node._is_optional() else ''}"
+
+
+def _reason(error: Exception) -> str:
+    """OmegaConf's first line, without its multi-line context."""
+    return str(error).strip().splitlines()[0]
+
+
+def _node(cfg: DictConfig, key: str) -> Any:
+    """The typed node at `key`, None where there is none."""
+    parent, _, name = key.rpartition(".")
+    holder = OmegaConf.select(cfg, parent) if parent else cfg
+    return holder._get_node(name, validate_access=False) if isinstance(holder, DictConfig) else None
+
+
+def takes_text(schema: type[Any], key: str) -> bool:
+    """Whether the schema has a text at `key`."""
+    return _is_text(_node(OmegaConf.structured(schema), key))
+
+
+def _is_text(node: Any) -> bool:
+    return isinstance(node, StringNode) or (isinstance(node, ListConfig) and node._metadata.element_type is str)
+
+
+def _apply(cfg: DictConfig, layer: Line, parts: Mapping[str, Mapping[str, Any]]) -> None:
+    values = layer.values
+    given = [key for key in GAMMAS if values.get(key) is not None]
+    if len(given) == 2:
+        raise ConfigError(f"{given[0]} and {given[1]} are both given: give one (gamma = beta x ratio)")
+    for key in given:
+        other = GAMMAS[1 - GAMMAS.index(key)]
+        OmegaConf.update(cfg, other, None)
+    for key, value in values.items():
+        _require(cfg, key, value, parts)
+        if _is_text(_node(cfg, key)):
+            value = layer.texts.get(key, value)
+        try:
+            OmegaConf.update(cfg, key, value, merge=True, force_add=False)
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{key}={shown(value)}: {_expected(cfg, key) or _reason(error)}") from error
+
+
+def _require(cfg: DictConfig, key: str, value: Any, parts: Mapping[str, Mapping[str, Any]]) -> None:
+    node: Any = cfg
+    path: list[str] = []
+    for name in key.split("."):
+        here = ".".join(path)
+        children = [str(k) for k in node] if isinstance(node, DictConfig) else []
+        if here in parts:  # a part's own parameters, whose names its YAML declares
+            children = [k for k in parts[here] if k != "name"]
+        if name not in children:
+            full = ".".join([*path, name])
+            if here in parts and not children:
+                kind, chosen = here.rpartition(".")[2], parts[here]["name"]
+                raise ConfigError(
+                    f"unknown key '{full}': the {kind} '{chosen}' has no parameters; choose another by objective/{kind}="
+                )
+            hint = nearest(name, children).replace("mean '", f"mean '{here}.") if here else _nearest_anywhere(cfg, key)
+            where = f"keys of {here}" if here else "keys"
+            listed = f" ({where}: {', '.join(children)})" if children else f" ({here} holds a value, not keys)"
+            raise ConfigError(f"unknown key '{full}'{hint}{listed}")
+        node = node[name] if isinstance(node, DictConfig) else None
+        path.append(name)
+    if isinstance(node, DictConfig) and not isinstance(value, Mapping):
+        raise ConfigError(f"{key}={shown(value)}: {key} is a group of keys ({', '.join(map(str, node))}), not a value")
+
+
+def _nearest_anywhere(cfg: DictConfig, key: str) -> str:
+    """A key of that, or nearly that, last name elsewhere: `objective.beta` for `beta`; a group comes before its keys."""
+    known: dict[str, str] = {str(k): str(k) for k in cfg}
+    for k in leaves(cfg):
+        known.setdefault(k.rsplit(".", 1)[-1], k)
+    close = difflib.get_close_matches(key.rsplit(".", 1)[-1], known, n=1, cutoff=0.7)
+    return f"; did you mean '{known[close[0]]}'?" if close else nearest(key, leaves(cfg))
+
+
+def leaves(cfg: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and their values."""
+    found: dict[str, Any] = {}
+    for key in cfg:
+        value = cfg[key]
+        name = f"{prefix}{key}"
+        if isinstance(value, (DictConfig, Mapping)):
+            found.update(leaves(value, f"{name}."))
+        else:
+            found[name] = OmegaConf.to_container(value) if isinstance(value, ListConfig) else value
+    return found
+
+
+def to_yaml(cfg: Any) -> str:
+    """The resolved configuration, a dataclass, as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.create(to_dict(cfg)))  # half the time that a typed container takes
+
+
+def to_dict(cfg: Any) -> dict[str, Any]:
+    """The resolved configuration, a dataclass, as plain containers."""
+    return asdict(cfg)

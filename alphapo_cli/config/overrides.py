@@ -1,0 +1,183 @@
+"""The command line as overrides: Hydra's own grammar, with what hydra.compose would swallow refused.
+
+A value that the grammar does not know (`data.path=/tmp/ü`, `run.name=a=b`) is taken as the text it is; only where it
+could mean something else (commas, an opening quote or bracket) is it an error, which shows how to quote it.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
+from hydra.errors import HydraException
+
+from alphapo_cli.errors import ConfigError, nearest
+from alphapo_cli.storage.paths import shipped
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where YAML is looked for: the shipped conf/ and, before it, the user's `--config-dir`."""
+
+    user: Path | None = None
+
+    @property
+    def roots(self) -> list[Path]:
+        return [*([self.user] if self.user else []), shipped("conf")]
+
+    @functools.lru_cache(maxsize=16)  # noqa: B019 - a frozen value of a path
+    def groups(self) -> dict[str, list[str]]:
+        """Every group and its choices, e.g. {"objective/shape": ["identity", "power"]}."""
+        found: dict[str, set[str]] = {}
+        for root in self.roots:
+            for file in root.rglob("*.yaml"):
+                group = file.parent.relative_to(root).as_posix()
+                if group != ".":
+                    found.setdefault(group, set()).add(file.stem)
+        return {group: sorted(names) for group, names in sorted(found.items())}
+
+    def file(self, group: str, name: str) -> Path | None:
+        return next((p for root in self.roots if (p := root / group / f"{name}.yaml").is_file()), None)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One layer of overrides (a sweep's base, the command line, a cell), parsed and split in groups and values.
+
+    `texts`: the values again, with numbers and booleans as they were typed, for keys that take a text.
+    """
+
+    groups: tuple[str, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+    texts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def parse(texts: Iterable[str]) -> list[Override]:
+    """Hydra's own grammar, with what compose() would swallow refused.
+
+    Raises:
+        ConfigError: a text that is not an override, `hydra.*`, or a deletion.
+    """
+    parsed = []
+    for text in texts:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException as error:
+            override = _verbatim(text, error)
+        key = override.key_or_group
+        if key == "hydra" or key.startswith(("hydra.", "hydra/")):
+            raise ConfigError(
+                f"'{text}': hydra.* settings have no effect here; a run's directory is run.dir and run.name"
+            )
+        if override.is_delete():
+            raise ConfigError(f"'{text}': keys cannot be deleted; set {key.lstrip('~')}=null")
+        if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
+            raise ConfigError(f"'{text}': glob() is not supported; list the choices, as in {key}=a,b")
+        if override.package is not None:
+            raise ConfigError(f"'{text}': packages (@) are not supported on the command line")
+        parsed.append(override)
+    return parsed
+
+
+def _verbatim(text: str, error: HydraException) -> Override:
+    """The override of a text that the grammar refused, its value taken as it is typed."""
+    key, equals, raw = text.partition("=")
+    reason = str(error).splitlines()[0].strip().rstrip(".")
+    try:
+        empty = OverridesParser.create().parse_override(f"{key}=")
+    except HydraException:
+        equals = ""
+    if not equals:
+        raise ConfigError(f"'{text}' is not an override (write key=value): {reason}") from error
+    raw = raw.strip()
+    if "," in raw or "${" in raw or raw.startswith(("'", '"', "[", "{", "(")):
+        hint = "" if "${" in raw else f"; as text, type {_typed(key, raw)}"
+        raise ConfigError(f"'{text}' is not an override: {reason}{hint}") from error
+    return replace(empty, _value=QuotedString(raw, Quote.single), input_line=text)
+
+
+def _typed(key: str, text: str) -> str:
+    """What to type in a shell for `key` to be that text."""
+    quote = "'" if '"' in text and "'" not in text else '"'
+    return shlex.quote(f"{key}={quoted(text, quote)}")
+
+
+def quoted(text: str, quote: str = "'") -> str:
+    """`text` as the grammar's quoted value. Backslashes are doubled before a quote and at the end, and only there."""
+    inner = re.sub(rf"(\\*){quote}", lambda m: m[1] * 2 + "\\" + quote, text)
+    inner += "\\" * (len(inner) - len(inner.rstrip("\\")))
+    return f"{quote}{inner}{quote}"
+
+
+def as_typed(values: list[Any], raw: str) -> list[Any]:
+    """Numbers and booleans among `values` as the texts that they were read from, `raw` being all of them with commas.
+
+    2024_01 and 1e3 are numbers to the grammar and may yet be names. Values stay as they are where their texts cannot be
+    told apart, and results of functions always.
+    """
+    items = [item.strip() for item in raw.split(",")]
+    if len(items) != len(values):
+        return values
+    if "(" in raw:
+        return values
+    return [i if isinstance(v, (bool, int, float)) else v for v, i in zip(values, items, strict=True)]
+
+
+def raw_value(override: Override) -> str:
+    """What stands behind the first `=`."""
+    return str(override.input_line).partition("=")[2].strip()
+
+
+def _text_of(override: Override) -> Any:
+    value, raw = override.value(), raw_value(override)
+    if isinstance(value, list):
+        return as_typed(value, raw.removeprefix("[").removesuffix("]"))
+    return as_typed([value], raw)[0]
+
+
+def split(overrides: Sequence[Override], sources: Sources) -> Line:
+    """Separate choices of groups from values; the choice must exist.
+
+    Raises:
+        ConfigError: an unknown choice, or a sweep (comma list or range) outside `alphapo sweep`.
+    """
+    groups, values, typed = [], {}, {}
+    known = sources.groups()
+    for override in overrides:
+        key, text = override.key_or_group, override.input_line
+        if override.is_sweep_override():
+            words = override.is_choice_sweep() and any(
+                isinstance(v, (str, QuotedString)) for v in override.sweep_iterator()
+            )
+            hint = f", or as one text type {_typed(key, raw_value(override))}" if words and key not in known else ""
+            raise ConfigError(f"'{text}' lists several values: use alphapo sweep {text}{hint}")
+        if key in known:
+            choice = override.value()
+            if choice not in known[key] and not (choice is None and key == "experiment"):
+                many = key == "objective"
+                listed = "`alphapo objectives` lists them" if many else f"choices: {', '.join(known[key])}"
+                raise ConfigError(f"{key}={shown(choice)}: no such {key}{nearest(str(choice), known[key])} ({listed})")
+            groups.append(f"{key}={'null' if choice is None else choice}")
+        elif "/" in key:
+            raise ConfigError(f"'{text}': no such group '{key}'{nearest(key, known)} (groups: {', '.join(known)})")
+        else:
+            values[key] = override.value()
+            typed[key] = _text_of(override)
+    return Line(tuple(groups), values, typed)
+
+
+def read_line(texts: Iterable[str], sources: Sources) -> Line:
+    """`parse` and `split`."""
+    return split(parse(texts), sources)
+
+
+def shown(value: Any) -> str:
+    """A value as it is typed."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,82 @@
+"""Ranges, choices and cross-field rules of a typed configuration: every fault in one line, by its dotted key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import PurePath
+from typing import Any
+
+from alphapo_cli.config.schema import ObjectiveConfig, RunConfig, TrainConfig, TrainerConfig
+from alphapo_cli.errors import ConfigError, nearest
+
+# layout -> values of model.attention that it has no use for
+UNFIT = {"packed": ("eager", "flash_attention_2"), "padded": ("flex",)}
+
+
+def normalise(value: Any) -> Any:
+    """-0.0 becomes 0.0 everywhere, so that equal configurations have equal hashes."""
+    if is_dataclass(value) and not isinstance(value, type):
+        for f in fields(value):
+            setattr(value, f.name, normalise(getattr(value, f.name)))
+        return value
+    if isinstance(value, dict):
+        return {k: normalise(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [normalise(v) for v in value]
+    return value + 0.0 if isinstance(value, float) else value
+
+
+def check(cfg: Any) -> None:
+    """Ranges and choices of the whole configuration.
+
+    Raises:
+        ConfigError: every fault found, in one line.
+    """
+    faults = list(_faults(cfg, ""))
+    if faults:
+        raise ConfigError("; ".join(faults))
+
+
+def _faults(cfg: Any, prefix: str) -> Iterable[str]:
+    for f in fields(cfg):
+        value, key = getattr(cfg, f.name), f"{prefix}{f.name}"
+        if is_dataclass(value):
+            yield from _faults(value, f"{key}.")
+            continue
+        yield from fault(key, value, f.metadata)
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                yield from fault(f"{key}.{name}", inner, {})
+    if isinstance(cfg, TrainerConfig) and cfg.max_steps == 0:
+        yield f"{prefix}max_steps=0: must be at least 1, or -1 for {prefix}num_train_epochs"
+    if isinstance(cfg, RunConfig) and cfg.name and _leaves(cfg.name):
+        yield f"{prefix}name={cfg.name}: must be a name inside {prefix}dir, without '..'; set {prefix}dir to write elsewhere"
+    if isinstance(cfg, TrainConfig) and cfg.model.attention in UNFIT[cfg.layout]:
+        other = next(layout for layout in UNFIT if layout != cfg.layout)
+        yield f"model.attention={cfg.model.attention}: not with layout={cfg.layout}; add layout={other}, or leave it auto"
+    if isinstance(cfg, ObjectiveConfig) and cfg.gamma is not None and cfg.gamma_beta_ratio is not None:
+        yield "objective.gamma and objective.gamma_beta_ratio are both set: give one (gamma = beta x ratio)"
+
+
+def fault(key: str, value: Any, limits: Mapping[str, Any]) -> Iterable[str]:
+    """What is wrong with `value` under `limits`: ge, gt, le, lt, choices."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{key}={value}: must be a finite number"
+        return
+    if value is None:
+        return
+    if "choices" in limits and value not in limits["choices"]:
+        yield f"{key}={value}: no such choice{nearest(str(value), limits['choices'])} (choices: {', '.join(limits['choices'])})"
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    tests = {"ge": lambda v, b: v >= b, "gt": lambda v, b: v > b, "le": lambda v, b: v <= b, "lt": lambda v, b: v < b}
+    for name, word in words.items():
+        if name in limits and not tests[name](value, limits[name]):
+            yield f"{key}={value}: must be {word} {limits[name]}"
+
+
+def _leaves(name: str) -> bool:
+    """Whether a directory of that name would not lie inside another one."""
+    path = PurePath(name)
+    return path.is_absolute() or not path.parts or ".." in path.parts

@@ -1,0 +1,139 @@
+"""Rows that are not a pair: a list of scored answers to one prompt, or one answer with a label.
+
+    form      columns
+    answers   prompt; responses or completions: a list of answers; scores: a list of numbers, unless the answers hold them
+    unpaired  prompt, completion, label (true or 1: desirable; false or 0: undesirable)
+
+An answer in a list is text, a message list, or an object with content, response or text, and score, rating or
+overall_score beside it. A list becomes a pair with others: the best-scored answer is chosen, the worst rejected, the
+next best ones follow. So whatever reads a pair sees best against worst. Equal scores keep the list's order.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from alphapo_cli.config.schema import DataConfig
+from alphapo_cli.data.sources import CsvText, Row
+from alphapo_cli.data.text_pairs import ABSENT, Side, TextPair
+from alphapo_cli.errors import UsageError
+
+T = TypeVar("T")
+LISTS = ("responses", "completions")
+SCORES = "scores"
+TEXTS = ("content", "response", "text")
+RATINGS = ("score", "rating", "overall_score")
+UNPAIRED = ("completion", "label")
+_LABELS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def list_column(row: Row) -> str | None:
+    """The column that holds a list of answers, if one does."""
+    return next((name for name in LISTS if isinstance(row.values.get(name), list)), None)
+
+
+def scored(row: Row) -> list[tuple[Any, float]]:
+    """The answers of a list as they are written, with their scores.
+
+    Raises:
+        UsageError: no list, fewer than two answers, an answer without text, or scores that are not one finite number
+            an answer.
+    """
+    name = list_column(row)
+    if name is None:
+        columns = ", ".join(map(str, row.values)) or "none"
+        raise UsageError(f"{row.where}: no list in 'responses' or 'completions' (columns: {columns}); set data.format")
+    found: list[Any] = row.values[name]
+    if len(found) < 2:
+        raise UsageError(f"{row.where}: '{name}' holds {len(found)} answer(s); a comparison needs two or more")
+    answers, inside = [], []
+    for i, value in enumerate(found):
+        answer, score = _object(value, row, f"{name}[{i}]") if isinstance(value, Mapping) else (value, None)
+        answers.append(answer)
+        inside.append(score)
+    beside = row.values.get(SCORES)
+    if beside is not None and not isinstance(beside, list):
+        raise UsageError(f"{row.where}: '{SCORES}' is {reprlib.repr(beside)}, not a list of {len(found)} numbers")
+    if beside is not None and len(beside) != len(found):
+        raise UsageError(f"{row.where}: '{name}' holds {len(found)} answers and '{SCORES}' {len(beside)} numbers")
+    scores = inside if beside is None else beside
+    return [
+        (answer, _score(score, row, f"{name}[{i}]"))
+        for i, (answer, score) in enumerate(zip(answers, scores, strict=True))
+    ]
+
+
+def _object(value: Mapping[str, Any], row: Row, name: str) -> tuple[Any, Any]:
+    text = next((value[key] for key in TEXTS if value.get(key) is not None), None)
+    if text is None:
+        raise UsageError(f"{row.where}: '{name}' has none of {', '.join(TEXTS)} (keys: {', '.join(map(str, value))})")
+    return text, next((value[key] for key in RATINGS if value.get(key) is not None), None)
+
+
+def _score(value: Any, row: Row, name: str) -> float:
+    if value is None:
+        raise UsageError(
+            f"{row.where}: '{name}' has no score; give one in each answer ({', '.join(RATINGS)}) or a list '{SCORES}'"
+        )
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UsageError(f"{row.where}: the score of '{name}' is {reprlib.repr(value)}, not a finite number")
+    return float(value)
+
+
+def agreed(rows: Sequence[Row], cfg: DataConfig, what: str) -> int:
+    """How many answers of each list are used: `data.answers`, or as many as the shortest list has.
+
+    Raises:
+        UsageError: a list has fewer than `data.answers`, or no row has a list.
+    """
+    counts = [len(scored(row)) for row in rows]
+    wanted = cfg.answers
+    if wanted is None:
+        return min(counts)
+    short = [row for row, count in zip(rows, counts, strict=True) if count < wanted]
+    if short:
+        first = len(scored(short[0]))
+        raise UsageError(
+            f"{what}: {len(short):,} of {len(rows):,} rows have fewer than data.answers={wanted} answers (the first: "
+            f"{short[0].where}, with {first}); give data.answers={min(counts)}, or leave those rows out"
+        )
+    return wanted
+
+
+def ranked(answers: Sequence[tuple[T, float]], count: int | None) -> tuple[list[T], dict[str, float]]:
+    """Best, worst, then the next best: `count` of them (all, if None), and their scores as columns."""
+    order = sorted(range(len(answers)), key=lambda i: -answers[i][1])
+    best, *middle, worst = order
+    sides = [best, worst, *middle][:count]
+    names = ("score_chosen", "score_rejected", *(f"score_{side}" for side in range(2, len(sides))))
+    return [answers[i][0] for i in sides], {name: answers[i][1] for name, i in zip(names, sides, strict=True)}
+
+
+def tied(pair: TextPair) -> bool:
+    """Whether a list's best answer is no better than its worst."""
+    return pair.columns["score_chosen"] == pair.columns["score_rejected"]
+
+
+def label_of(row: Row) -> bool:
+    """Whether an unpaired row's answer is desirable.
+
+    Raises:
+        UsageError: its label is neither true, false, 1 nor 0.
+    """
+    value = row.values.get("label")
+    if isinstance(value, bool):
+        return value
+    written = str(value).strip().lower() if isinstance(value, CsvText) else str(value)
+    if isinstance(value, CsvText | int | float) and written.removesuffix(".0") in _LABELS:
+        return _LABELS[written.removesuffix(".0")]
+    raise UsageError(
+        f"{row.where}: label={reprlib.repr(value)} must be true or 1 (desirable), false or 0 (undesirable)"
+    )
+
+
+def unpaired_sides(answer: Side, desirable: bool) -> tuple[Side, Side]:
+    """(chosen, rejected) of an answer alone."""
+    return (answer, ABSENT) if desirable else (ABSENT, answer)

@@ -1,0 +1,130 @@
+"""Tokenised data, cached by content.
+
+The key holds everything that changes the ids: the pairs, the tokenizer with its template, the settings, the version
+of the code that makes them. An entry is a folder that is written beside and renamed, so that two processes may write
+the same one and a killed process leaves none half written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import uuid
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alphapo_cli.config.schema import DataConfig
+from alphapo_cli.data.template import rendered_probe, style_of
+from alphapo_cli.data.text_pairs import TextPair, digest
+from alphapo_cli.data.token_pairs import Ragged
+from alphapo_cli.data.tokenise import Encoded, TokenCounts, encode_pairs
+from alphapo_cli.errors import UsageError
+
+# Change it whenever the same pairs, tokenizer and settings give other ids or counts than before.
+CODE_VERSION = 1
+_COLUMNS = ("prompt", "chosen", "rejected")  # and answer_2, answer_3, ... where there are more, turns_0, ... of each
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """Hex SHA-256 of what decides a tokenizer's ids: model, normaliser, added and special tokens, chat template.
+
+    Not of its name, its folder, or the padding and truncation that its last call left behind.
+    """
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend.pop("truncation", None)
+    backend.pop("padding", None)
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return digest([backend, special, tokenizer.chat_template, bool(getattr(tokenizer, "split_special_tokens", False))])
+
+
+def encode_key(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig) -> str:
+    """Hex SHA-256 that names the result of `encode_pairs` on the same arguments."""
+    settings = [cfg.template, cfg.system, cfg.max_length, cfg.max_prompt_length, cfg.max_unknown]
+    settings += ["trajectories"] if cfg.trajectories else []
+    # What the template writes may also depend on the renderer and on the day that stands for today.
+    written = rendered_probe(tokenizer) if style_of(tokenizer, cfg).chat else None
+    return digest([CODE_VERSION, tokenizer_hash(tokenizer), written, settings, [pair.content_key for pair in pairs]])
+
+
+def encode_cached(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig, cache_dir: Path) -> tuple[Encoded, str]:
+    """`encode_pairs` through the cache, and the key. A damaged entry is made again.
+
+    Raises UsageError as `encode_pairs` does, and when the cache cannot be written.
+    """
+    key = encode_key(pairs, tokenizer, cfg)
+    folder = cache_dir / "tokens" / key
+    found = _read(folder)
+    if found is None:
+        found = encode_pairs(pairs, tokenizer, cfg)
+        try:
+            _write(folder, found)
+        except OSError as error:
+            raise UsageError(
+                f"{folder}: the cache cannot be written ({error.strerror or error}); set ALPHAPO_CACHE to a folder that can"
+            ) from error
+    return found, key
+
+
+def _read(folder: Path) -> Encoded | None:
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        with np.load(folder / "tokens.npz", allow_pickle=False) as arrays:
+
+            def further(stem: str, first: int) -> list[Ragged]:
+                there = itertools.takewhile(
+                    lambda name: f"{name}_ids" in arrays, (f"{stem}_{side}" for side in itertools.count(first))
+                )
+                return list(map(ragged, there))
+
+            def ragged(name: str) -> Ragged:
+                return Ragged(arrays[f"{name}_ids"], arrays[f"{name}_offsets"])
+
+            prompt, chosen, rejected = map(ragged, _COLUMNS)
+            others, turns = further("answer", 2), further("turns", 0)
+            kept = tuple(arrays["kept"].tolist())
+        counts = TokenCounts(**meta["counts"])
+        return Encoded(prompt, chosen, rejected, kept, counts, meta["template"], tuple(others), tuple(turns))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _write(folder: Path, encoded: Encoded) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = folder.parent / f".{folder.name}.{os.getpid()}.{uuid.uuid4().hex}"
+    beside.mkdir()
+    try:
+        arrays: dict[str, Any] = {"kept": np.asarray(encoded.kept, np.int64)}
+        columns = dict(zip(_COLUMNS, (encoded.prompt, encoded.chosen, encoded.rejected), strict=True))
+        columns |= {f"answer_{side}": ragged for side, ragged in enumerate(encoded.others, 2)}
+        columns |= {f"turns_{side}": ragged for side, ragged in enumerate(encoded.turns)}
+        for name, ragged in columns.items():
+            arrays |= {f"{name}_ids": ragged.ids, f"{name}_offsets": ragged.offsets}
+        np.savez(beside / "tokens.npz", **arrays)
+        meta = {"counts": asdict(encoded.counts), "template": encoded.template}
+        (beside / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        _move(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _move(beside: Path, folder: Path) -> None:
+    # A folder cannot replace one that holds files: then another process was first, and its entry is as good, or the
+    # entry is damaged and goes out of the way. Whoever loses every race still holds its result in memory.
+    for _ in range(3):
+        with contextlib.suppress(OSError):
+            os.replace(beside, folder)
+            return
+        if _read(folder) is not None:
+            return
+        aside = folder.parent / f".{folder.name}.damaged.{uuid.uuid4().hex}"
+        with contextlib.suppress(OSError):
+            os.replace(folder, aside)
+            shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,118 @@
+"""The judges by name."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alphapo_cli.errors import UsageError
+from alphapo_cli.evaluation.schema import JudgeConfig
+
+if TYPE_CHECKING:
+    from alphapo_cli.evaluation.formats import ModelOutputs
+    from alphapo_cli.evaluation.judges.judge import Judge
+
+# What an environment variable is called. A key pasted in place of its variable's name rarely looks like one.
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def check_settings(cfg: JudgeConfig, annotations: Path | None) -> None:
+    """What can be known to be missing before there are outputs to judge.
+
+    Raises:
+        UsageError: a setting or a file that this judge needs; a key in place of its variable's name.
+    """
+    if annotations is not None and cfg.name != "replay":
+        raise UsageError(f"--annotations goes with --judge replay, not {cfg.name}")
+    if cfg.name == "replay" and annotations is None:
+        raise UsageError("--judge replay needs --annotations FILE: the judgements to take")
+    if cfg.name in ("openai", "vllm") and cfg.model is None:
+        raise UsageError(f"--judge {cfg.name} needs judge.model=NAME")
+    if cfg.name != "openai":
+        return
+    name = cfg.api_key_env
+    if name and not _VARIABLE.fullmatch(name):
+        # Not shown: it may be the key itself.
+        raise UsageError(
+            "judge.api_key_env takes the name of an environment variable (letters, digits and _), not a key; "
+            "export the key and give the variable's name"
+        )
+
+
+def check_key(cfg: JudgeConfig) -> None:
+    """Is the key there? Asked only where something is left to be judged.
+
+    Raises:
+        UsageError: it is not.
+    """
+    name = cfg.api_key_env if cfg.name == "openai" else None
+    if name and not os.environ.get(name, "").strip():
+        raise UsageError(
+            f"no API key: put it into the environment variable {name} "
+            "(judge.api_key_env=NAME for another one, judge.api_key_env=null for a server without keys)"
+        )
+
+
+def check_judge(cfg: JudgeConfig, annotations: Path | None) -> None:
+    """What a judge lacks, as far as that shows before there is anything to judge: so before training.
+
+    Raises:
+        UsageError: a setting, file, model, key or price is missing, or nobody listens at its address.
+    """
+    check_settings(cfg, annotations)
+    if cfg.name == "replay":
+        from alphapo_cli.evaluation.formats import read_annotations
+
+        assert annotations is not None
+        read_annotations(annotations)
+    if cfg.name not in ("openai", "vllm"):
+        return
+    from alphapo_cli.evaluation.judges.protocol import load_template
+
+    load_template(cfg.prompt_file)
+    if cfg.name == "openai":
+        from alphapo_cli.evaluation.judges.openai import OpenAIEngine
+
+        check_key(cfg)
+        engine = OpenAIEngine.from_environment(cfg)
+        engine.check_price()
+        engine.reach()
+        return
+    from alphapo_cli.evaluation.judges.vllm import VLLMEngine
+
+    VLLMEngine(cfg)
+
+
+def build(cfg: JudgeConfig, outputs: ModelOutputs, annotations: Path | None) -> Judge:
+    """The judge of `cfg`, its files read and checked; imports no more than it needs.
+
+    Raises:
+        UsageError: a setting or file that this judge needs is missing or wrong.
+    """
+    check_settings(cfg, annotations)
+    if cfg.name == "replay":
+        from alphapo_cli.evaluation.formats import read_annotations
+        from alphapo_cli.evaluation.judges.replay import Replay
+
+        assert annotations is not None
+        replay = Replay(read_annotations(annotations))
+        replay.check_model(outputs)
+        return replay
+    if cfg.name == "glassbox":
+        from alphapo_cli.evaluation.judges.glassbox import Glassbox
+
+        return Glassbox()
+    from alphapo_cli.evaluation.judges.asking import ModelJudge
+
+    if cfg.name == "openai":
+        from alphapo_cli.evaluation.judges.openai import OpenAIEngine
+
+        return ModelJudge(OpenAIEngine.from_environment(cfg), cfg)
+    from alphapo_cli.evaluation.judges.vllm import VLLMEngine
+
+    engine = VLLMEngine(cfg)
+    # A model's path is no name for a judge.
+    return ModelJudge(engine, replace(cfg, annotator=cfg.annotator or f"alphapo_vllm_{engine.subject.name}"))

@@ -1,0 +1,135 @@
+"""`launcher=local`: warm worker processes on this machine, each with a GPU of its own where there are any."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections import deque
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.errors import AlphapoError
+from alphapo_cli.launch.launchers.launcher import Ended, Job
+from alphapo_cli.launch.launchers.worker_process import Worker
+from alphapo_cli.runtime.memo import together
+from alphapo_cli.stages.train_generate_evaluate import Plan
+
+STILLBORN = 3
+
+
+class LocalLauncher:
+    """See `Launcher`. A worker that dies is replaced, its job reported as lost."""
+
+    def __init__(self, count: int, logs: Path) -> None:
+        self.logs = logs
+        self.gpus = gpus()
+        self.queue: deque[Job] = deque()
+        self.workers: dict[Connection, Worker] = {}
+        self.stopping = False
+        self.stillborn = 0  # workers that died before they were ready
+        for number in range(count):
+            self._add(number)
+
+    def _add(self, number: int) -> None:
+        gpu = self.gpus[number % len(self.gpus)] if self.gpus else None
+        worker = Worker(number, self.logs / f"worker-{number}.log", gpu)
+        self.workers[worker.connection] = worker
+
+    def prepare(self, cells: Sequence[TrainConfig], plan: Plan | None) -> None:
+        """Let the first worker check and read what the cells need, so that bad input is known before any cell runs.
+
+        Raises:
+            UsageError: bad input.
+        """
+        worker = next(iter(self.workers.values()))
+        worker.connection.send(("prepare", (list(cells), plan)))
+        try:
+            assert worker.receive() == "ready"
+            worker.ready = True
+            problem = worker.receive()
+        except EOFError:
+            raise AlphapoError(f"a worker died at its start ({worker.how_it_died()}); see {self.logs}") from None
+        if isinstance(problem, Exception):
+            raise problem
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        self.queue.extend(together(jobs, lambda job: job.cfg))
+        self._feed()
+
+    def _feed(self) -> None:
+        for worker in self.workers.values():
+            if worker.ready and worker.job is None and self.queue and not self.stopping:
+                worker.job = self.queue.popleft()
+                with contextlib.suppress(OSError):  # it has just died, which `wait` finds out
+                    worker.connection.send(("run", worker.job))
+
+    def wait(self, seconds: float) -> list[Ended]:
+        ended = []
+        for connection in wait(list(self.workers), seconds):
+            worker = self.workers[connection]  # type: ignore[index]
+            try:
+                message = worker.receive()
+            except EOFError:
+                ended += self._lost(worker)
+                continue
+            if isinstance(message, Ended):
+                if message.state == "interrupted" and not self.stopping:  # by somebody who signalled the worker
+                    message = Ended(message.job, "lost", "the worker was told to stop")
+                ended.append(message)
+                worker.job = None
+            worker.ready = True
+        self._feed()
+        return ended
+
+    def _lost(self, worker: Worker) -> list[Ended]:
+        del self.workers[worker.connection]
+        how = worker.how_it_died()
+        worker.end()
+        if not worker.ready:
+            self.stillborn += 1
+            if self.stillborn >= STILLBORN:
+                raise AlphapoError(f"worker processes die at their start ({how}); see {self.logs}")
+        if not self.stopping:  # an idle one, too: a cell that another process holds now may come back
+            self._add(worker.number)
+        return [] if worker.job is None else [Ended(worker.job, "lost", f"the worker died ({how})")]
+
+    def stop(self) -> None:
+        self.stopping = True
+        self.queue.clear()
+        for worker in self.workers.values():
+            if worker.job is not None:
+                worker.process.terminate()
+
+    def under_way(self) -> list[Job]:
+        return [worker.job for worker in self.workers.values() if worker.job is not None]
+
+    def close(self) -> None:
+        for worker in self.workers.values():
+            worker.end()
+        self.workers.clear()
+
+
+def gpus() -> list[str]:
+    """The devices that cells may use, as CUDA_VISIBLE_DEVICES names them; found without importing torch."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name for name in given.split(",") if name.strip() not in ("", "-1")]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [str(n) for n, line in enumerate(line for line in listed.splitlines() if line.startswith("GPU"))]
+
+
+def worker_count(wanted: int | None, cells: Sequence[TrainConfig]) -> int:
+    """`launcher.workers`, or one per GPU, or as many as the machine has room for at the cells' thread count."""
+    if wanted is not None:
+        return wanted
+    devices = 0 if all(cfg.trainer.use_cpu for cfg in cells) else len(gpus())
+    if devices:
+        return devices
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // max(cfg.trainer.threads or cores for cfg in cells))

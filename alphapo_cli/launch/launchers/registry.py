@@ -1,0 +1,70 @@
+"""`launcher=`: what runs the cells of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.errors import UsageError
+from alphapo_cli.launch.launchers.launcher import Launcher
+from alphapo_cli.launch.schema import LauncherConfig
+from alphapo_cli.sweep.directory import SweepDirectory
+
+# Keys that only some launchers read.
+OWN_KEYS = {
+    "local": ("workers",),
+    "slurm": ("workers", "partition", "account", "qos", "constraint", "time", "cpus", "gpus", "memory_gb", "requeues",
+              "setup"),
+    "ray": ("workers", "address", "cpus", "gpus"),
+}  # fmt: skip
+
+
+def check_keys(cfg: LauncherConfig) -> None:
+    """A setting that the chosen launcher would not read is an error.
+
+    Raises:
+        UsageError: one was given.
+    """
+    plain = LauncherConfig(name=cfg.name)
+    for key in vars(plain):
+        if key in ("name", "crashes", *OWN_KEYS[cfg.name]) or getattr(cfg, key) == getattr(plain, key):
+            continue
+        owners = [name for name, keys in OWN_KEYS.items() if key in keys]
+        raise UsageError(f"launcher.{key} has no meaning for launcher={cfg.name}; it belongs to {' and '.join(owners)}")
+
+
+def script(cfg: LauncherConfig, directory: SweepDirectory, cells: int) -> str:
+    """What `--dry-run` shows of how cells would be run.
+
+    Raises:
+        UsageError: the launcher's engine is not installed or not there.
+    """
+    if cfg.name == "slurm" and cells:
+        from alphapo_cli.launch.launchers import submission
+
+        return submission.script(cfg, directory.path / "logs", cells)
+    return ""
+
+
+def make_launcher(cfg: LauncherConfig, directory: SweepDirectory, cells: Sequence[TrainConfig]) -> Launcher:
+    """The launcher of `cfg` for these cells, started.
+
+    Raises:
+        UsageError: its engine is not installed or not there.
+    """
+    logs = directory.path / "logs"
+    if cfg.name == "slurm":
+        from alphapo_cli.launch.launchers.slurm import SlurmLauncher
+
+        return SlurmLauncher(cfg, logs)
+    if cfg.name == "ray":
+        from alphapo_cli.launch.launchers.ray import RayLauncher
+
+        return RayLauncher(cfg, logs)
+    if cfg.workers == 0:
+        from alphapo_cli.launch.launchers.inline import InlineLauncher
+
+        return InlineLauncher()
+    from alphapo_cli.launch.launchers.local import LocalLauncher, worker_count
+
+    return LocalLauncher(min(worker_count(cfg.workers, cells), len(cells)), logs)

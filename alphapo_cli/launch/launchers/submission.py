@@ -1,0 +1,63 @@
+"""How an array of cells is submitted to Slurm: submitit's executor, and the batch script that it would write."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from alphapo_cli.errors import UsageError, missing_extra
+from alphapo_cli.launch.schema import LauncherConfig
+
+
+def make_executor(cfg: LauncherConfig, logs: Path, *, dry: bool = False) -> Any:
+    """submitit's executor with the settings of `launcher.*`; `dry`: only to write a script, on any machine.
+
+    Raises:
+        UsageError: submitit or Slurm are not there.
+    """
+    try:
+        import submitit
+    except ImportError:
+        raise missing_extra("submitit", "slurm") from None
+    if shutil.which("sbatch") is None and not dry:
+        raise UsageError(
+            "launcher=slurm: there is no sbatch on this machine; type the line on a login node, or use launcher=local"
+        )
+    if dry:
+
+        class Unsubmitted(submitit.SlurmExecutor):  # asks nobody whether there is a cluster
+            @classmethod
+            def affinity(cls) -> int:
+                return 1
+
+        executor = submitit.AutoExecutor(folder=logs / "slurm", cluster="debug")
+        executor.cluster, executor._executor = "slurm", Unsubmitted(logs / "slurm", max_num_timeout=cfg.requeues)
+    else:
+        executor = submitit.AutoExecutor(folder=logs / "slurm", cluster="slurm", slurm_max_num_timeout=cfg.requeues)
+    optional = {
+        "slurm_partition": cfg.partition,
+        "slurm_account": cfg.account,
+        "slurm_qos": cfg.qos,
+        "slurm_constraint": cfg.constraint,
+        "mem_gb": cfg.memory_gb,
+        "slurm_array_parallelism": cfg.workers,
+        "slurm_setup": list(cfg.setup) or None,
+        "gpus_per_node": cfg.gpus or None,
+    }
+    executor.update_parameters(
+        name="alphapo", timeout_min=cfg.time, cpus_per_task=cfg.cpus, nodes=1, tasks_per_node=1,
+        **{key: value for key, value in optional.items() if value is not None},
+    )  # fmt: skip
+    return executor
+
+
+def script(cfg: LauncherConfig, logs: Path, cells: int) -> str:
+    """The batch script that would be submitted for `cells` cells."""
+    slurm = make_executor(cfg, logs, dry=True)._executor  # first: it says in one line that submitit is not installed
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    parallel = min(cells, cfg.workers or cells)
+    slurm.update_parameters(array_parallelism=parallel)
+    settings = {**slurm.parameters, "map_count": cells}
+    return str(_make_sbatch_string(command=slurm._submitit_command_str, folder=logs / "slurm", **settings))

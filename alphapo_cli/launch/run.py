@@ -1,0 +1,255 @@
+"""`alphapo sweep`: the cells of a grid through the engine, then the table and the pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from alphapo_cli.config.objective_parts import at_zero
+from alphapo_cli.launch.display import Display
+from alphapo_cli.launch.engine import Engine, Policy, todo
+from alphapo_cli.launch.launchers.launcher import Ended
+from alphapo_cli.launch.launchers.registry import make_launcher
+from alphapo_cli.launch.schema import LauncherConfig
+from alphapo_cli.report import write
+from alphapo_cli.runs.directory import digest
+from alphapo_cli.runs.state import OVER
+from alphapo_cli.stages.train_generate_evaluate import Plan
+from alphapo_cli.sweep import analysis as best_of
+from alphapo_cli.sweep.directory import SweepDirectory
+from alphapo_cli.sweep.grid import Cell, Grid
+from alphapo_cli.sweep.record import JUDGED, WIN_RATE, Typed
+
+PICTURES = ("displacement", "outcome")
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep left behind."""
+
+    summary: dict[str, Any]
+    analysis: best_of.Analysis
+    failed: list[str]  # "<overrides>: <reason>" of cells of this line
+    unfinished: list[str]  # overrides of cells that were interrupted or lost; the same line goes on
+    pictures: dict[str, Path]
+    sentence: str
+
+
+def run_sweep(
+    grid: Grid,
+    directory: SweepDirectory,
+    launcher: LauncherConfig,
+    policy: Policy,
+    plan: Plan | None = None,
+    typed: Typed | None = None,
+) -> SweepResult:
+    """Run what is not over. A failed cell does not stop the others, unless the policy says so.
+
+    Raises:
+        UsageError: bad input, found before the first cell.
+        Interrupted: Ctrl-C or SIGTERM; the same line goes on.
+    """
+    cells = todo(grid.cells, directory, policy, plan)
+    if cells:
+        for note in (directory.version_note(), None if plan is None else directory.plan_note(plan)):
+            if note is not None:
+                _say(note)
+    ended = _run_cells(grid, cells, directory, launcher, policy, plan, typed) if cells else []
+    failed = [f"{e.job.title}: {e.reason}" for e in ended if e.state == "failed"]
+    unfinished = [e.job.title for e in ended if e.state not in (*OVER, "failed")]
+    known = {cell["id"] for cell in (directory.record() or {}).get("cells", [])}
+    if not known.issuperset(cell.id for cell in grid.cells):  # another line wrote sweep.json at the same moment
+        directory.write(grid, typed, plan)
+    _compare_data([cell for cell in grid.cells if cell not in cells], directory)
+    analysis = best_of.analyse(directory)
+    found = best_of.find_best(analysis)
+    summary = directory.write_summary(found)
+    pictures = {name: path for name in PICTURES if (path := directory.path / f"{name}.png").is_file()}
+    if cells or (grid.cells[0].cfg.tracking.pictures and _older(pictures, analysis)):
+        pictures = make_pictures(directory, analysis, grid)
+        _track(grid, directory, analysis, pictures, summary, bool(failed))
+    write.refresh(directory, analysis, pictures=grid.cells[0].cfg.tracking.pictures)
+    return SweepResult(summary, analysis, failed, unfinished, pictures, best_of.sentence(analysis, found))
+
+
+def _compare_data(complete: Sequence[Cell], directory: SweepDirectory) -> None:
+    """Say so when complete cells were trained on other data than their files hold now."""
+    changed = [settings for cell in complete if (settings := directory.cell(cell.id).changed_data(cell.cfg))]
+    if changed:
+        names = " and ".join(sorted({setting for settings in changed for setting in settings}))
+        _say(
+            f"alphapo: warning: {names} holds other data now than {len(changed)} of the complete cells were trained on; "
+            "another --out trains them anew"
+        )
+
+
+def _older(pictures: dict[str, Path], analysis: best_of.Analysis) -> bool:
+    """True where a picture is missing, or a cell ended after it was drawn (by a line that was then killed)."""
+    drawn = [path.stat().st_mtime_ns for path in pictures.values()]
+    return len(drawn) < len(PICTURES) or min(drawn) < analysis.ended
+
+
+def _run_cells(
+    grid: Grid,
+    cells: Sequence[Cell],
+    directory: SweepDirectory,
+    cfg: LauncherConfig,
+    policy: Policy,
+    plan: Plan | None,
+    typed: Typed | None,
+) -> list[Ended]:
+    """Check everything, then run `cells`; how each ended."""
+    configs = [cell.cfg for cell in cells]
+    for cell in cells:
+        run = directory.cell(cell.id)
+        run.check(cell.cfg, replace=False, anew=f"remove {run.path} to train the cell from nothing")
+    made = [place for place in (directory.path, *directory.path.parents) if not place.exists()]
+    if sys.stderr.isatty():
+        _say("reading data and starting model (the embedded world trains its own once) ...")
+    launcher = make_launcher(cfg, directory, configs)
+    try:
+        try:
+            launcher.prepare(configs, plan)
+        except BaseException:
+            launcher.close()
+            _leave_no_trace(directory, made)
+            raise
+        directory.write(grid, typed, plan)
+        done = len(grid.cells) - len(cells)
+        _say(f"{grid.description or grid.name}: {len(grid.cells)} cells, {done} of them complete")
+        with Display(directory, cells) as display:
+            engine = Engine(directory, launcher, policy, display.tell, display.tick)
+            return engine.run(cells, plan)
+    finally:
+        launcher.close()
+
+
+def _leave_no_trace(directory: SweepDirectory, made: Sequence[Path]) -> None:
+    """Remove what workers logged before bad input was found, and the folders that were made for it."""
+    if directory.path in made:
+        shutil.rmtree(directory.path / "logs", ignore_errors=True)
+        for place in made:
+            with contextlib.suppress(OSError):
+                place.rmdir()
+
+
+def make_pictures(directory: SweepDirectory, found: best_of.Analysis, grid: Grid) -> dict[str, Path]:
+    """displacement.png and outcome.png of the whole sweep; nothing where no cell has a curve or tracking.pictures is off."""
+    if not grid.cells[0].cfg.tracking.pictures:
+        return {}
+    from alphapo_cli.plots import figures
+
+    metric = found.metric
+    curves = []
+    labels = figures.style.names((point.label for point in found.points), bare=True)
+    series = figures.style.names(point.series for point in found.points)
+    for point, estimate in zip(found.points, found.estimates, strict=True):
+        intervals = {} if metric is None or estimate is None else {metric: (estimate.low, estimate.high)}
+        for cell in point.members:
+            curves.append(
+                figures.SweepCurve(
+                    alpha=point.alpha,
+                    label=labels[point.label],
+                    rows=directory.cell(cell["id"]).rows(),
+                    metrics=cell["metrics"],
+                    state=cell["state"],
+                    series=series[point.series],
+                    intervals=intervals,
+                )
+            )
+    if not any(curve.rows for curve in curves):
+        return {}
+    name = "alpha" if any(c.alpha is not None for c in curves) else ", ".join(k for k in grid.keys if k != "seed")
+    pictures = {picture: directory.path / f"{picture}.png" for picture in PICTURES}
+    figures.sweep_displacement(curves, pictures["displacement"], name=name)
+    figures.sweep_outcome(curves, pictures["outcome"], metric, zero_name=at_zero(grid.base), name=name)
+    if found.ended:  # as old as what they show: a cell that ended while they were drawn is newer than they are
+        with contextlib.suppress(OSError):
+            for path in pictures.values():
+                os.utime(path, ns=(found.ended, found.ended))
+    return pictures
+
+
+def table(name: str, found: best_of.Analysis) -> Table:
+    """One row a point, means over its seeds."""
+    metric = found.metric
+    made = Table(title=f"{escape(name)}: displacement in nats per token", title_justify="left")
+    made.add_column("point")
+    for title in ("chosen", "rejected", "chosen down", "margin", "accuracy"):
+        made.add_column(title, justify="right")
+    win = {WIN_RATE: "true win rate (95 %)", JUDGED: "win rate (95 %)"}.get(metric or "")
+    if win:
+        made.add_column(win, justify="right")
+    made.add_column("seeds", justify="right")
+    made.add_column("state")
+    for point, estimate in zip(found.points, found.estimates, strict=True):
+        row = [
+            _cell(point.mean("displacement/chosen"), "+.3f"),
+            _cell(point.mean("displacement/rejected"), "+.3f"),
+            _cell(point.mean("displacement/share_chosen_down"), ".0%"),
+            _cell(point.mean("rewards/margins"), ".3g"),
+            _cell(point.mean("rewards/accuracies"), ".3f"),
+        ]
+        if win:
+            low_high = "" if estimate is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
+            row.append(_cell(point.mean(metric or ""), ".3f") + low_high)
+        states = sorted({_state(c) for c in point.members})
+        made.add_row(escape(point.label), *row, str(len(point.members)), ", ".join(states))
+    return made
+
+
+def _state(cell: Mapping[str, Any]) -> str:
+    """A complete cell has a reason only where it was not evaluated."""
+    return "trained, not evaluated" if cell["state"] == "complete" and cell["reason"] else str(cell["state"])
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _track(
+    grid: Grid,
+    directory: SweepDirectory,
+    analysis: best_of.Analysis,
+    pictures: dict[str, Path],
+    summary: dict[str, Any],
+    failed: bool,
+) -> None:
+    """One W&B run of the sweep's own, in the group of its cells, with the pictures and the table."""
+    from alphapo_cli.tracking.wandb import log_group_summary
+
+    cfg = grid.cells[0].cfg.tracking
+    rows = [
+        {"cell": c["id"], "overrides": " ".join(c["overrides"]), "state": c["state"], **c["metrics"]}
+        for c in summary["cells"]
+    ]
+    hint = log_group_summary(
+        cfg,
+        directory.path,
+        run_id=f"sweep-{digest([grid.hash, str(directory.path.resolve())])[:12]}",  # the same grid may run elsewhere
+        name=directory.path.name,
+        group=directory.path.name,
+        config=dict(grid.base),
+        pictures=pictures,
+        cells=rows,
+        summary={"best": summary["best"]} if summary["best"] else {},
+        exit_code=int(failed),
+        overlays=lambda: write.overlays(directory, analysis),
+    )
+    if hint:
+        _say(
+            f"W&B kept offline; to upload: wandb sync {directory.path}/wandb/offline-run-* {directory.path}/cells/*/wandb/offline-run-*"
+        )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

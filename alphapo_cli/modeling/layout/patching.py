@@ -1,0 +1,139 @@
+"""Makes a transformers model take packed rows: which architectures can, their attention, a shorter last layer, and lean MLPs.
+
+Only what predicts a completion token is read from the last layer. Its keys and values are needed at every position,
+its queries, output projection, MLP and norms at those rows alone; prompts thus cost one layer less, nearly.
+"""
+
+from __future__ import annotations
+
+import types
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alphapo_cli.errors import UsageError
+from alphapo_cli.modeling.layout import attention as packed_attention
+from alphapo_cli.modeling.layout.mlp_recompute import lean, restore
+from alphapo_cli.modeling.layout.packing import Packing
+
+
+@dataclass(frozen=True)
+class Family:
+    """What of an architecture's attention does not show in its modules."""
+
+    window_in_config: bool = False  # every layer has the config's sliding window
+    caps_scores: bool = False  # attention scores are soft-capped
+
+
+# config.model_type -> family. Each of them is compared with layout=padded in the tests; add one there first.
+FAMILIES = {
+    "llama": Family(),
+    "mistral": Family(window_in_config=True),
+    "qwen2": Family(),
+    "qwen3": Family(),
+    "gemma2": Family(caps_scores=True),
+    "gemma3_text": Family(),
+}
+ATTENTIONS = ("auto", "sdpa", "flex")
+
+
+def prepare(lm: Any, attention: str = "auto") -> None:
+    """Let `lm`, a bare or peft-wrapped causal language model, take `packing`. Again changes nothing.
+
+    Args:
+        attention: "sdpa", "flex", or "auto": flex where the model is on a CUDA device and has no dropout, else sdpa.
+
+    Raises:
+        UsageError: this architecture or attention cannot be packed.
+    """
+    model = lm.get_base_model() if hasattr(lm, "get_base_model") else lm
+    kind = model.config.model_type
+    instead = "add layout=padded"
+    if kind not in FAMILIES:
+        raise UsageError(f"layout=packed cannot run architecture '{kind}' (it can: {', '.join(FAMILIES)}); {instead}")
+    if getattr(model.config, "use_bidirectional_attention", None):
+        raise UsageError(f"layout=packed cannot run bidirectional attention ('{kind}'); {instead}")
+    if attention not in ATTENTIONS:
+        raise UsageError(
+            f"layout=packed has no model.attention={attention} (choices: {', '.join(ATTENTIONS)}); choose one or {instead}"
+        )
+    drops = bool(getattr(model.config, "attention_dropout", None))
+    if attention == "auto":
+        attention = "flex" if model.device.type == "cuda" and not drops else "sdpa"
+    if attention == "flex" and drops:
+        raise UsageError(
+            f"model.attention=flex: FlexAttention has no dropout, and this model's config.json sets attention_dropout; "
+            f"leave it auto, or {instead}"
+        )
+    name = packed_attention.FLEX if attention == "flex" else packed_attention.SDPA
+    if model.config._attn_implementation != name:
+        model.config._attn_implementation = name
+        last = model.base_model.layers[model.config.num_hidden_layers - 1]
+        last.forward = types.MethodType(_last_layer, last)
+        for layer in model.base_model.layers:
+            lean(layer.mlp)
+
+
+def keep_all(lm: Any) -> None:
+    """Let the MLPs of a prepared model keep what their own forward keeps, for gradient checkpointing."""
+    model = lm.get_base_model() if hasattr(lm, "get_base_model") else lm
+    if is_prepared(model):
+        for layer in model.base_model.layers:
+            restore(layer.mlp)
+
+
+def is_prepared(lm: Any) -> bool:
+    """Whether `prepare` has been here."""
+    return lm.config._attn_implementation in (packed_attention.SDPA, packed_attention.FLEX)
+
+
+def _last_layer(self: Any, hidden_states: Tensor, *args: Any, packing: Packing | None = None, **kwargs: Any) -> Tensor:
+    """The decoder layer's forward, for `packing.rows` only: [1, T, H] -> [1, K, H]."""
+    if packing is None:
+        out: Tensor = type(self).forward(self, hidden_states, *args, **kwargs)
+        return out
+    rows = packing.rows
+    normed = self.input_layernorm(hidden_states)
+    kept = hidden_states.index_select(1, rows)
+    attended = _attend(self.self_attn, normed, rows, kwargs["position_embeddings"], packing)
+    if hasattr(self, "pre_feedforward_layernorm"):  # Gemma 2 and 3 normalise what a block adds as well
+        kept = kept + self.post_attention_layernorm(attended)
+        return kept + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(kept)))  # type: ignore[no-any-return]
+    kept = kept + attended
+    return kept + self.mlp(self.post_attention_layernorm(kept))  # type: ignore[no-any-return]
+
+
+def _attend(module: Any, normed: Tensor, rows: Tensor, angles: tuple[Tensor, Tensor], packing: Packing) -> Tensor:
+    """Self-attention with queries at `rows`: normed [1, T, H] -> [1, K, H]."""
+    config = module.config
+    family = FAMILIES[config.model_type]
+
+    def heads(projection: nn.Module, states: Tensor, norm: str | None = None) -> Tensor:
+        split = projection(states).view(1, states.shape[1], -1, module.head_dim)
+        return (getattr(module, norm)(split) if norm and hasattr(module, norm) else split).transpose(1, 2)  # type: ignore[no-any-return]
+
+    cos, sin = angles
+    query = rotate(heads(module.q_proj, normed.index_select(1, rows), "q_norm"), cos[:, rows], sin[:, rows])
+    key = rotate(heads(module.k_proj, normed, "k_norm"), cos, sin)
+    function = packed_attention.FUNCTIONS[config._attn_implementation]
+    out, _ = function(
+        module,
+        query,
+        key,
+        heads(module.v_proj, normed),
+        None,
+        packing=packing,
+        dropout=module.attention_dropout if module.training else 0.0,
+        scaling=module.scaling,
+        sliding_window=config.sliding_window if family.window_in_config else getattr(module, "sliding_window", None),
+        softcap=config.attn_logit_softcapping if family.caps_scores else None,
+    )
+    return module.o_proj(out.reshape(1, len(rows), -1))  # type: ignore[no-any-return]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding (arXiv 2104.09864) of x [1, heads, T, D] by angles [1, T, D]; halves are paired."""
+    low, high = x.chunk(2, -1)
+    return x * cos.unsqueeze(1) + torch.cat((-high, low), -1) * sin.unsqueeze(1)

@@ -1,0 +1,191 @@
+"""The module that turns a micro-batch into completion log-probs, and the output layer it goes through."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.errors import UsageError
+from alphapo_cli.modeling.layout.attention import UNREAD_MASK
+from alphapo_cli.modeling.layout.batch import PairBatch
+from alphapo_cli.modeling.layout.patching import is_prepared, keep_all, prepare
+from alphapo_cli.modeling.layout.registry import LAYOUTS
+from alphapo_cli.modeling.lm_head import CHUNK_BYTES, Head, kl_from, log_probs_and_statistics, token_log_probs
+from alphapo_cli.modeling.logprobs import TokenLogProbs, TokenStatistics, token_rounding
+
+# Log-probs [N], or these with entropy and sum p^2, with KL(reference || policy), or with all three, [N] each.
+Scored = Tensor | tuple[Tensor, ...]
+
+
+def bare(model: Any) -> Any:
+    """The transformers model inside a peft wrapper (its layers keep their adapters)."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def head_of(model: Any) -> Head:
+    """The model's output layer, with the scaling and soft-capping that its own forward applies."""
+    inner = bare(model)
+    return _head(inner.config.get_text_config(), inner.get_output_embeddings())
+
+
+def _head(config: Any, linear: nn.Module) -> Head:
+    scale = getattr(config, "logit_scale", None) or 1.0
+    divide = getattr(config, "logits_scaling", None) or 1.0
+    return Head(linear, scale / divide, getattr(config, "final_logit_softcapping", None) or None)
+
+
+def frozen_head(model: Any) -> Head:
+    """`head_of` as it is now: a copy of the weights where training may change them, the same ones otherwise."""
+    linear = bare(model).get_output_embeddings()
+    if not any(p.requires_grad for p in linear.parameters()):
+        return head_of(model)
+    return _head(bare(model).config.get_text_config(), copy.deepcopy(linear).requires_grad_(False))
+
+
+@torch.no_grad()
+def check_head(model: Any) -> None:
+    """Our hidden states -> head must be the model's own logits; found out on a few tokens rather than assumed.
+
+    Raises:
+        UsageError: it is not (an architecture with a head of its own kind).
+    """
+    config = model.config.get_text_config()
+    ids = torch.arange(4, device=model.device).unsqueeze(0) % config.vocab_size
+    training = model.training
+    model.eval()
+    ours = head_of(model)(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    own = model(input_ids=ids, use_cache=False).logits
+    model.train(training)
+    if not torch.allclose(ours.float(), own.float(), rtol=1e-2, atol=1e-2):
+        raise UsageError(
+            f"{type(model).__name__}: its logits are not its output layer applied to its last hidden state; this architecture is not supported"
+        )
+
+
+class PolicyModel(nn.Module):
+    """A causal language model seen as a function from a micro-batch to completion log-probs.
+
+    Its forward is what DDP and FSDP wrap, so that gradients are reduced although the model's own forward, which would
+    make logits for every position, is never called.
+    """
+
+    def __init__(
+        self, lm: Any, *, layout: str = "padded", attention: str = "auto", chunk_bytes: int = CHUNK_BYTES,
+        bf16: bool = False,
+    ) -> None:  # fmt: skip
+        """`lm` on the device where it stays; `chunk_bytes`: memory that logits may take at a time, see `head`.
+
+        Raises:
+            UsageError: the architecture or attention does not go with the layout.
+        """
+        super().__init__()
+        self.lm = lm
+        self.bf16 = bf16
+        self.layout = LAYOUTS[layout]
+        self.chunk_bytes = chunk_bytes
+        self.statistics = False  # set where the objective reads them
+        # The frozen reference, where the objective reads the KL from it; in a tuple, lest it be saved and reduced.
+        self.compared: tuple[PolicyModel, ...] = ()
+        if layout == "packed":
+            prepare(lm, attention)
+        self.config = bare(lm).config  # transformers.Trainer looks for it
+        text = self.config.get_text_config()
+        computes = torch.bfloat16 if bf16 else next(lm.parameters()).dtype
+        self.token_rounding = token_rounding(text.num_hidden_layers, text.hidden_size, computes)
+
+    def precision(self) -> contextlib.AbstractContextManager[Any]:
+        """What the model's matrix products run in, in training, probe and reference alike: bfloat16 or as they are.
+
+        Log-softmax and everything behind it stay in float32 (see logprobs).
+        """
+        if not self.bf16:
+            return contextlib.nullcontext()
+        return torch.autocast(next(self.parameters()).device.type, torch.bfloat16)
+
+    def hidden(self, batch: PairBatch) -> Tensor:
+        """Hidden states that predict the completion tokens, [N, H]."""
+        inputs: dict[str, Any] = {"attention_mask": batch.attention_mask}
+        if batch.packing is not None:
+            if not is_prepared(bare(self.lm)):
+                prepare(self.lm)
+            inputs = {"attention_mask": UNREAD_MASK, "packing": batch.packing}
+        output = bare(self.lm).base_model(
+            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **inputs
+        )
+        states: Tensor = output.last_hidden_state
+        return states.flatten(0, 1).index_select(0, batch.predict)
+
+    def forward(self, batch: PairBatch) -> Scored:
+        """Log-probs of the completion tokens, [N] float32; see `Scored` for what comes with them."""
+        with self.precision():
+            hidden, head = self.hidden(batch), head_of(self.lm)
+            kl = [self.kl(batch, hidden, head)] if self.compared else []
+            if not self.statistics:
+                logps = token_log_probs(hidden, batch.targets, head, chunk_bytes=self.chunk_bytes)
+                return (logps, *kl) if kl else logps
+            logps, facts = log_probs_and_statistics(hidden, batch.targets, head, chunk_bytes=self.chunk_bytes)
+            assert facts is not None
+            return logps, facts.entropy, facts.sum_p2, *kl
+
+    def compare_with(self, reference: PolicyModel) -> None:
+        """From now on `forward` also gives the KL from `reference`, which must give logits for the same tokens.
+
+        Raises:
+            UsageError: it does not.
+        """
+        ours, theirs = (m.get_output_embeddings().weight.shape[0] for m in (bare(self.lm), bare(reference.lm)))
+        if ours != theirs:
+            raise UsageError(
+                f"model.reference: it gives {theirs} logits and the policy {ours}, so that there is no KL between them; take "
+                "a reference of the policy's vocabulary"
+            )
+        self.compared = (reference,)
+
+    def kl(self, batch: PairBatch, hidden: Tensor, head: Head) -> Tensor:
+        """KL(reference || policy) at each completion token, [N]; `hidden` [N, H] and `head` are the policy's."""
+        (reference,) = self.compared
+        with torch.no_grad():
+            before = reference.hidden(batch)
+        return kl_from(before, head_of(reference.lm), hidden, head, chunk_bytes=self.chunk_bytes)
+
+    def score(self, batch: PairBatch) -> TokenLogProbs:
+        """`forward` with the answers the tokens belong to."""
+        return label(self(batch), batch)
+
+    def gradient_checkpointing_enable(self, **settings: Any) -> None:
+        self.lm.gradient_checkpointing_enable(**settings)
+        keep_all(self.lm)
+        bare(self.lm).enable_input_require_grads()
+
+
+def label(scored: Scored, batch: PairBatch) -> TokenLogProbs:
+    """Per-token log-probs with the answer each belongs to."""
+    logps, *facts = (scored,) if isinstance(scored, Tensor) else scored
+    statistics = TokenStatistics(facts[0], facts[1]) if len(facts) > 1 else None
+    kl = facts[-1] if len(facts) % 2 else None
+    return TokenLogProbs(
+        logps, batch.answer, batch.targets, batch.num_pairs, batch.num_sides, statistics, batch.present, kl,
+        batch.guide, batch.turn,
+    )  # fmt: skip
+
+
+def policy_of(lm: Any, cfg: TrainConfig, key: str = "model.path") -> PolicyModel:
+    """`lm`, which stays on its device, as `cfg` wants it run.
+
+    Raises:
+        UsageError: layout or attention cannot run the model here; `key` is the setting that named the model.
+    """
+    if cfg.model.attention == "flex" and lm.device.type != "cuda":
+        raise UsageError("model.attention=flex: needs a CUDA device; leave it auto")
+    chunk_bytes = int(cfg.trainer.logit_chunk_mb * 2**20)
+    try:
+        return PolicyModel(
+            lm, layout=cfg.layout, attention=cfg.model.attention, chunk_bytes=chunk_bytes, bf16=cfg.trainer.bf16
+        )
+    except UsageError as error:
+        raise UsageError(f"{key}: {error}") from error

@@ -1,0 +1,287 @@
+"""An objective: its parts put together. The only place where beta and gamma are applied.
+
+s = score(log-probs, token weights)               [K, B]   K sides (chosen, rejected, others), B pairs
+r = beta h(s)                                     [K, B]   reward
+m = r_w - r_l - gamma - margin(...)               [B]
+loss = preference * weight(...) * link(r, m)      [B]      one value a pair; the caller takes the mean
+     + nll * NLL_w + regulariser(...)
+
+Parts see the first two sides unless they ask for more.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alphapo_cli.config.schema import ObjectiveConfig
+from alphapo_cli.errors import ConfigError, UsageError
+from alphapo_cli.modeling.logprobs import AnswerLogProbs, TokenLogProbs, above
+from alphapo_cli.objective import part_state as states
+from alphapo_cli.objective.inputs import Comparison, Memory, Moment
+from alphapo_cli.objective.part import TABLES, find
+from alphapo_cli.objective.parts import (  # noqa: F401  (importing them fills the tables)
+    link,
+    listwise,
+    margin,
+    parameter_schedule,
+    pointwise,
+    regulariser,
+    score,
+    shape,
+    stateful,
+    token_weight,
+    weight,
+)
+from alphapo_cli.objective.spec import Point
+from alphapo_cli.objective.validate import absolute_gamma, check_loss, check_readers, check_schedule, ends
+
+
+@dataclass(frozen=True)
+class PairLoss:
+    """What one evaluation of an objective gives; metrics are taken from these tensors, detached."""
+
+    loss: Tensor  # [B]
+    scores: Tensor  # [K, B]
+    rewards: Tensor  # [K, B], beta h(s)
+    margins: Tensor | None  # [B], chosen minus rejected reward, before gamma; None where no rejected side was given
+    rounding: Tensor  # [K, B], bound on the rounding error of each reward; 0 where log-probs are exact
+
+    @property
+    def accuracy(self) -> Tensor | None:
+        """[B] 1 where the chosen reward is the higher one, 0 where it is the lower, 0.5 where rounding may decide."""
+        return None if self.margins is None else above(self.margins, self.rounding[0] + self.rounding[1])
+
+
+@dataclass(frozen=True)
+class Objective(Point):
+    """A point that can be evaluated."""
+
+    def weigh(self, answers: AnswerLogProbs) -> Tensor:
+        """Sums, lengths and sums of squares under the token weights: [3, K, B].
+
+        Raises:
+            UsageError: there are only sums.
+        """
+        tokens = answers.tokens
+        if tokens is None:
+            raise UsageError(f"objective '{self.name}' weighs single tokens, and only sums over answers were given")
+        weights = self.parts["token"](answers, tokens)
+        return torch.stack(
+            [tokens.sum_over(weights * tokens.logps), tokens.sum_over(weights), tokens.sum_over(weights.detach() ** 2)]
+        )
+
+    def _part(self, kind: str, c: Comparison) -> Tensor | float:
+        """What a part says of the answers that it is to see."""
+        bound = self.parts[kind]
+        return bound(c if bound.part.sides is None else c.first(bound.part.sides))  # type: ignore[no-any-return]
+
+    def given(self, answers: AnswerLogProbs) -> AnswerLogProbs:
+        """`answers` as it computes with them: widened, and with what its token weights make of them."""
+        answers = answers.widened()
+        if self.weighs_tokens and answers.weighted is None:
+            answers = replace(answers, weighted=self.weigh(answers))
+        return answers
+
+    def scores(self, answers: AnswerLogProbs) -> Tensor:
+        """s of every answer, [K, B]."""
+        return self.score_function(self.given(answers).counted())
+
+    @cached_property
+    def start(self) -> Moment:
+        """Before the first step."""
+        return Moment(0.0, states.begin(self.parts))
+
+    def observe(self, answers: AnswerLogProbs, moment: Moment) -> dict[str, Tensor]:
+        """What its parts want to know of each pair of a step: kind -> [B, F]."""
+        answers = self.given(answers)
+        here = self.at(moment)
+        scores = here.scores(answers)
+        return states.observe(self.parts, Comparison(scores, here.rewards(scores), self.beta, self.gamma, answers))
+
+    def settle(self, memory: Mapping[str, Memory], observed: Mapping[str, Tensor]) -> dict[str, Memory]:
+        """The memory with which a step is computed, from what was observed of all its pairs."""
+        return states.settle(self.parts, memory, observed)
+
+    def react(self, memory: Mapping[str, Memory], row: Mapping[str, Any]) -> dict[str, Memory]:
+        """The memory after a reading of the probe, `row` its metrics."""
+        return states.react(self.parts, memory, row)
+
+    def readings(self, moment: Moment) -> dict[str, float]:
+        """Numbers to log: the scheduled parameter, and what the parts remember."""
+        bound = self.parts["schedule"]
+        value = bound(moment, moment.memory.get("schedule", {}))
+        found = {} if value is None else {"train/objective/scheduled": float(value)}
+        for kind, memory in moment.memory.items():
+            if kind != "schedule":
+                found |= {f"train/objective/{name}": float(x) for name, x in memory.items() if x.dim() == 0}
+        return found
+
+    def at(self, moment: Moment) -> Objective:
+        """The same with its scheduled parameter as it is at `moment`."""
+        bound = self.parts["schedule"]
+        value = bound(moment, moment.memory.get("schedule", {}))
+        if value is None:
+            return self
+        kind, _, parameter = str(bound.settings["of"]).partition(".")
+        moved = self.parts[kind].part.bind({**self.parts[kind].settings, parameter: value})
+        return replace(self, parts={**self.parts, kind: moved})
+
+    def rewards(self, scores: Tensor) -> Tensor:
+        """r = beta h(s), of any shape."""
+        return self.beta * self.shape_function(scores, self.score.score_kind)
+
+    @torch.no_grad()
+    def reward_rounding(self, answers: AnswerLogProbs) -> Tensor:
+        """Bound on the rounding error of the rewards, [K, B]: half of what they span over the bounds of the log-probs.
+
+        A reward is a monotone function of its answer's summed log-prob. Where it reads a reference, whose sums are
+        rounded as well and independently, the bounds of the two add in squares.
+        """
+        if not answers.token_rounding:
+            return torch.zeros_like(answers.sums)
+        answers = self.given(answers)
+        bound = answers.rounding() * (math.sqrt(2) if self.needs_reference else 1.0)
+        high, low = (self.rewards(self.scores(answers.shifted(by))) for by in (bound, -bound))
+        return (high - low).abs() / 2
+
+    def compare(
+        self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: Moment | None = None
+    ) -> Comparison:
+        """What the other parts read of `scores` [K, B]."""
+        memory = (moment or self.start).memory
+        rewards = self.rewards(scores)
+        rounding = 0.0 if answers is None else self.reward_rounding(answers)
+        c = Comparison(scores, rewards, self.beta, self.gamma, answers, memory.get("margin", {}), rounding=rounding)
+        return replace(c, offset=self.gamma + self._part("margin", c), memory={})
+
+    def preference_loss(
+        self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: Moment | None = None
+    ) -> Tensor:
+        """The loss of the preference term alone as a function of the scores: [K, B] -> [B]."""
+        memory = (moment or self.start).memory
+        c = self.compare(scores, answers, moment)
+        loss = self._labelled(replace(c, memory=memory.get("link", {})))
+        factor = self._part("weight", replace(c, memory=memory.get("weight", {})))
+        return self.preference * factor * loss
+
+    def _labelled(self, c: Comparison) -> Tensor:
+        """The link under the label, which may be uncertain."""
+        one = functools.partial(self._part, "link")
+        loss = torch.as_tensor(one(c))
+        if self.label_column is not None:
+            right = c.column(self.label_column)
+            loss = right * loss + (1 - right) * one(c.swapped())
+        wrong = self.label_smoothing
+        if wrong and self.label_model == "unbiased":
+            # Robust DPO's: its mean over labels flipped with probability `wrong` is the loss of the clean label.
+            loss = ((1 - wrong) * loss - wrong * one(c.swapped())) / (1 - 2 * wrong)
+        elif wrong:
+            # cDPO's mixture: the label is wrong with probability label_smoothing.
+            loss = (1 - wrong) * loss + wrong * one(c.swapped())
+        return loss
+
+    def __call__(self, answers: AnswerLogProbs, moment: Moment | None = None) -> PairLoss:
+        """Loss, scores and rewards of a batch.
+
+        Args:
+            answers: sums and lengths [K, B]; `reference` where `needs_reference`. bf16 or fp16 is widened to float32.
+            moment: when; schedules and memory stand at their start without it.
+
+        Returns:
+            PairLoss in float32 (float64 for float64 input).
+        """
+        here = self.at(moment or self.start)
+        answers = self.given(answers)
+        scores = here.scores(answers)
+        rewards = here.rewards(scores)
+        both = scores.shape[0] > 1
+        loss = here.preference_loss(scores, answers, moment) if both else torch.zeros_like(answers.sums[0])
+        if self.nll:
+            logp = self.nll * answers.sums[0] / self._nll_tokens(answers)
+            loss = loss - (logp if answers.present is None else logp * answers.present[0])
+        loss = loss + self._part("regulariser", Comparison(scores, rewards, self.beta, answers=answers))
+        margins = rewards[0] - rewards[1] if both else None
+        return PairLoss(loss, scores, rewards, margins, here.reward_rounding(answers))
+
+    def _nll_tokens(self, answers: AnswerLogProbs) -> Tensor | float:
+        """What the chosen side's summed log-prob is divided by."""
+        if self.nll_scope == "sum":
+            return 1.0
+        if self.nll_scope == "mean":
+            return answers.lengths[0]
+        if answers.chosen_tokens is None:
+            lengths = answers.lengths[0]
+            # An absent answer has no tokens, though it was widened to one; where all are absent, none counts.
+            here = lengths if answers.present is None else lengths * answers.present[0]
+            return here.mean().clamp(min=1 / len(here))
+        return answers.chosen_tokens or 1.0  # a step of undesirable answers has none, and its NLL does not count
+
+    def score_gradients(
+        self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: Moment | None = None
+    ) -> Tensor:
+        """d loss / d s of the preference term, per side and pair: [K, B] -> [K, B], without the 1/B of a mean.
+
+        This is the weight with which a pair pulls each side; for AlphaPO -beta e^{-alpha s_w} sigmoid(gamma - m') and
+        +beta e^{-alpha s_l} sigmoid(gamma - m'), m' = r_w - r_l. Taken by differentiation, so that it is exact for
+        every shape and link. What reads the log-probs past the score counts as constant.
+        """
+        answers = None if answers is None else self.given(answers)
+        with torch.enable_grad():
+            leaf = scores.detach().clone().requires_grad_(True)
+            loss = self.at(moment or self.start).preference_loss(leaf, answers, moment).sum()
+            if not loss.requires_grad:  # no preference term
+                return torch.zeros_like(scores)
+            (gradient,) = torch.autograd.grad(loss, leaf)
+        return gradient
+
+
+def build(cfg: ObjectiveConfig) -> Objective:
+    """The objective that a configuration describes; every parameter is tried once, so a bad value is found here.
+
+    Raises:
+        ConfigError: an unknown part or parameter, a value that a part refuses, gamma given twice, or no loss at all.
+    """
+    parts = {kind: find(kind, getattr(cfg, kind)).bind(getattr(cfg, kind)) for kind in TABLES}
+    check_loss(cfg, parts)
+    check_schedule(parts)
+    check_readers(cfg, parts)
+    objective = Objective(
+        name=cfg.name,
+        parts=parts,
+        beta=cfg.beta,
+        gamma=absolute_gamma(cfg),
+        label_smoothing=cfg.label_smoothing,
+        label_model=cfg.label_model,
+        label_column=cfg.label_column,
+        preference=cfg.preference,
+        nll=cfg.nll,
+        nll_scope=cfg.nll_scope,
+        reference_every=cfg.reference_every,
+        reference_mix=cfg.reference_mix,
+    )
+    if objective.reference_every is not None and not objective.needs_reference:
+        raise ConfigError(
+            f"objective.reference_every={cfg.reference_every}: objective '{cfg.name}' has no reference; set it to null"
+        )
+    sides = max(2, objective.sides(2))
+    trial = torch.full((sides, 1), -1.0)
+    columns = {name: torch.full((1,), 0.5) for name in objective.columns_of(sides)}
+    one = TokenLogProbs(trial[:, 0], torch.arange(sides), torch.arange(sides), 1, sides, guide=torch.zeros(sides))
+    answers = AnswerLogProbs(
+        trial, torch.ones_like(trial), trial, columns=columns, tokens=one, log_p2=trial, kl=torch.zeros_like(trial)
+    )
+    objective(answers)
+    for moment in ends(parts["schedule"], objective.start.memory):
+        try:
+            objective(answers, moment)
+        except ConfigError as error:
+            raise ConfigError(f"{error}; objective.schedule moves it there") from error
+    return objective

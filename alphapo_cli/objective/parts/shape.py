@@ -1,0 +1,105 @@
+"""Shapes: h(s), elementwise, increasing, with h(0) = 0. Any shape of tensor in, the same out.
+
+h'(0) = 1 but for the two divergences whose published form has another slope there (`js` 1/2, `chi` 2).
+
+One primitive serves both published conventions of the power shape; see `power`. What was dropped: exp(s)**(-alpha),
+which loses the sign of small margins in bf16 and is infinite for summed log-probs.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from alphapo_cli.errors import ConfigError
+from alphapo_cli.objective.part import ScoreKind, register
+
+# |k x| from which box_cox goes on as a straight line. 80 gave an infinite loss in float32 and 60 an infinite squared
+# gradient norm over the supported range (scores to 1e4, |k| <= 4, beta <= 100); at 30 the slope stays below 1.1e13.
+LINEAR_FROM = 30.0
+# |k| below which the power shape and the identity cannot be told apart, even in float64, for |x| up to 1e4; there k x
+# would run out of float32's range.
+IDENTITY_BELOW = 1e-20
+
+
+def box_cox(x: Tensor, k: float) -> Tensor:
+    """BC(x; k) = (e^{k x} - 1)/k, and x where k = 0 (Box and Cox 1964, of e^x).
+
+    Beyond |k x| = `LINEAR_FROM` it continues along its tangent, in every dtype, so that float64 and float32 are the
+    same function and neither value nor slope overflows. k = 0 is an exact branch: the same tensor comes back.
+
+    Args:
+        x: any shape, float32 or wider.
+        k: exponent.
+
+    Returns:
+        Same shape and dtype as `x`.
+    """
+    if abs(k) < IDENTITY_BELOW:
+        return x
+    z = k * x
+    inner = z.clamp(-LINEAR_FROM, LINEAR_FROM)
+    slope = torch.exp(inner)
+    # expm1 keeps small k x exact, but torch differentiates it as its value plus 1, which is 0 in float32 from z = -17
+    # on. So its value is taken without its derivative, and the derivative from a term that is exactly 0.
+    curve = torch.expm1(inner).detach() + (slope - slope.detach())
+    # Inside, z - inner is exactly 0; outside, inner is constant and the slope e^inner.
+    return (curve + slope * (z - inner)) / k
+
+
+@register("shape")
+def identity(s: Tensor, kind: ScoreKind) -> Tensor:
+    """The logarithm itself, h(s) = s: SimPO, DPO, IPO, CPO."""
+    return s
+
+
+@register("shape")
+def power(s: Tensor, kind: ScoreKind, *, alpha: float = 0.25, convention: str = "auto") -> Tensor:
+    """The power of the probability (or ratio) in place of its logarithm.
+
+    convention `paper` (AlphaPO, 2501.03884, eq. 7): h(s) = (1 - e^{-alpha s})/alpha = BC(s; -alpha), made for
+    log-probs, s <= 0. convention `ratio` (alpha-divergence family of f-DPO, 2309.16240):
+    h(s) = (e^{alpha s} - 1)/alpha = BC(s; alpha), made for log-ratios. `auto` takes the one made for the score.
+    Limit: alpha = 0 is the identity, bitwise.
+    """
+    if not math.isfinite(alpha):
+        raise ConfigError(f"objective.shape.alpha={alpha}: must be a finite number")
+    signs = {"paper": -1.0, "ratio": 1.0, "auto": 1.0 if kind == "log_ratio" else -1.0}
+    if convention not in signs:
+        raise ConfigError(f"objective.shape.convention={convention}: choose auto, paper or ratio")
+    return box_cox(s, signs[convention] * alpha)
+
+
+@register("shape")
+def js(s: Tensor, kind: ScoreKind) -> Tensor:
+    """log(2 u/(1 + u)) of the ratio u = e^s: f-DPO with the Jensen-Shannon divergence (2309.16240). At most log 2."""
+    return F.logsigmoid(s) + math.log(2)
+
+
+@register("shape")
+def chi(s: Tensor, kind: ScoreKind) -> Tensor:
+    """s + e^s - 1: the divergence of chi-squared and KL together, chi-PO (2407.13399). e^s goes on straight from 30."""
+    return s + box_cox(s, 1.0)
+
+
+@register("shape")
+def tanh(s: Tensor, kind: ScoreKind, *, scale: float = 5.0) -> Tensor:
+    """scale tanh(s/scale): saturates on both sides. A baseline: does any bounded shape do what the power's does?"""
+    _positive("scale", scale)
+    return scale * torch.tanh(s / scale)
+
+
+@register("shape")
+def clipped(s: Tensor, kind: ScoreKind, *, low: float = -5.0, high: float = 5.0) -> Tensor:
+    """s kept within [low, high], without gradient outside: the other bounded baseline. low <= 0 <= high."""
+    if not low <= 0 <= high:
+        raise ConfigError(f"objective.shape.low={low}, high={high}: low must be at most 0 and high at least 0")
+    return s.clamp(low, high)
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ConfigError(f"objective.shape.{name}={value}: must be above 0")

@@ -1,0 +1,119 @@
+"""Answers sampled from the policy while it trains, to the same prompts every time.
+
+In the embedded world they are scored by the true reward against reference answers, which are drawn once, from the
+policy before its first step, with other seeds than the policy's own, so that an unchanged policy wins about half of
+the time. A prompt's seed depends on the run's seed and on nothing else: all cells of a sweep face the same draws.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alphapo_cli.config.schema import ProbeConfig
+from alphapo_cli.modeling.sampling import sample
+from alphapo_cli.runtime.memo import Keep, alone
+from alphapo_cli.storage.atomic import write_json
+
+NGRAM = 4
+TrueReward = Callable[[str, str], float]  # (instruction, answer)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One answer to each prompt."""
+
+    outputs: list[str]
+    ids: list[list[int]]  # without the end token
+    rewards: list[float]  # empty where there is no true reward
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What is answered: texts (for the record) and the ids that the model reads."""
+
+    dataset: str
+    texts: list[str]
+    ids: list[list[int]]
+    true_reward: TrueReward | None = None
+
+
+class Outcome:
+    """Samples, and where it can scores, one policy over a run; `folder` is the run's samples/."""
+
+    def __init__(
+        self, tokenizer: Any, end_id: int, cfg: ProbeConfig, prompts: Prompts, seed: int, folder: Path, name: str,
+        keep: Keep = alone,
+    ) -> None:  # fmt: skip
+        """`keep`: for the answers of the policy before its first step, which other runs may share."""
+        self.keep = keep
+        self.tokenizer, self.end_id, self.cfg, self.prompts = tokenizer, end_id, cfg, prompts
+        self.seed, self.folder, self.name = seed, folder, name
+        self.reference: Answers | None = None
+
+    def start(self, lm: Any) -> None:
+        """Draw the reference answers and keep them in samples/reference.json."""
+        self.reference = self.keep(f"reference {self.seed}", lambda: self._answers(lm, "reference"))
+        assert self.reference is not None
+        self._write("reference.json", self.reference, f"{self.name}-step-0")
+
+    def measure(self, lm: Any, step: int) -> dict[str, float]:
+        """samples/* and glassbox/* of the policy as it is; its answers are kept in samples/step-N.json."""
+        assert self.reference is not None
+        draw = functools.partial(self._answers, lm, "policy")
+        answers: Answers = self.keep(f"policy {self.seed}", draw) if step == 0 else draw()
+        self._write(f"step-{step}.json", answers, self.name)
+        length = _mean([len(ids) for ids in answers.ids])
+        row = {"samples/length": length, "samples/repetition": _mean([repetition(ids) for ids in answers.ids])}
+        if self.prompts.true_reward is None:
+            return row
+        wins = [
+            1.0 if ours > base else 0.5 if ours == base else 0.0
+            for ours, base in zip(answers.rewards, self.reference.rewards, strict=True)
+        ]
+        return row | {
+            "glassbox/true_reward": _mean(answers.rewards),
+            "glassbox/true_win_rate": _mean(wins),
+            "glassbox/length": length,
+        }
+
+    def _answers(self, lm: Any, role: str) -> Answers:
+        samples = sample(
+            lm,
+            self.prompts.ids,
+            [_seed(self.seed, role, text) for text in self.prompts.texts],
+            max_new_tokens=self.cfg.max_new_tokens,
+            temperature=self.cfg.temperature,
+            eos_ids=[self.end_id],
+            pad_id=self.tokenizer.pad_token_id,
+        )
+        outputs = [self.tokenizer.decode(s.ids, skip_special_tokens=True) for s in samples]
+        score = self.prompts.true_reward
+        rewards = [] if score is None else [score(i, o) for i, o in zip(self.prompts.texts, outputs, strict=True)]
+        return Answers(outputs, [s.ids for s in samples], rewards)
+
+    def _write(self, file: str, answers: Answers, generator: str) -> None:
+        rows = [
+            {"dataset": self.prompts.dataset, "instruction": i, "output": o, "generator": generator}
+            for i, o in zip(self.prompts.texts, answers.outputs, strict=True)
+        ]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / file, rows)
+
+
+def repetition(ids: Sequence[int]) -> float:
+    """Share of an answer's 4-grams of tokens that it holds already before; 0 for an answer too short to have two."""
+    grams = [tuple(ids[i : i + NGRAM]) for i in range(len(ids) - NGRAM + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _seed(seed: int, role: str, text: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{role}/{text}".encode()).digest()[:8], "big") >> 1
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(sum(values) / len(values))

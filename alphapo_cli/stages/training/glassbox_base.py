@@ -1,0 +1,159 @@
+"""The embedded world's base policy: trained by the product's own trainer on first use, then taken from the cache.
+
+Its settings are fixed here and part of the cache key; one thread, so that every machine trains the same model from
+the same settings up to its own floating-point kernels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from alphapo_cli.config.compose import compose
+from alphapo_cli.config.overrides import Line, Sources
+from alphapo_cli.config.schema import DataConfig, ObjectiveConfig, ProbeConfig, TrainerConfig
+from alphapo_cli.data.glassbox import tokenizer as world_tokenizer
+from alphapo_cli.data.glassbox import world
+from alphapo_cli.data.prepare import prepare
+from alphapo_cli.data.text_pairs import LoadCounts, LoadedPairs, TextPair
+from alphapo_cli.data.token_pairs import TokenPairs
+from alphapo_cli.modeling.loading import random_llama, save_model
+from alphapo_cli.modeling.policy import PolicyModel
+from alphapo_cli.objective.objective import build
+from alphapo_cli.runs.directory import digest
+from alphapo_cli.training.data_order import Schedule
+from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
+
+_DISTRIBUTED = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "ROLE_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
+VERSION = 1  # raise when the world's text changes
+DEMONSTRATIONS = 12_800
+TRAINER = TrainerConfig(
+    per_device_train_batch_size=64, num_train_epochs=1, learning_rate=3e-3, warmup_ratio=0.05, threads=1, use_cpu=True
+)
+
+
+def base_key() -> str:
+    """Hash of everything that decides the base policy's bytes on one machine."""
+    facts = [
+        VERSION,
+        DEMONSTRATIONS,
+        asdict(TRAINER),
+        world_tokenizer.base_config(),
+        world.vocabulary(),
+        torch.__version__,
+        transformers.__version__,
+    ]
+    return digest(facts)[:16]
+
+
+def ensure(cache: Path, say: bool = True) -> Path:
+    """Directory of the base policy; trained now when the cache does not hold it."""
+    folder = cache / "base" / base_key()
+    if (folder / "model.safetensors").is_file():
+        return folder
+    if say:
+        print("training the embedded world's base policy once (cached afterwards) ...", file=sys.stderr, flush=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+    beside.mkdir()  # not mkdtemp, whose directories only their owner may read: a cache is often shared by a group
+    try:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            _train_alone(beside)
+        else:
+            with threads(1):
+                _train(beside)
+        try:
+            os.rename(beside, folder)
+        except OSError:  # another process was first; it wrote the same
+            if not (folder / "model.safetensors").is_file():
+                raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return folder
+
+
+def _train_alone(folder: Path) -> None:
+    """`_train` in a process of its own, which is not one of several: the others are waiting and will not join in."""
+    code = "import sys; from pathlib import Path; from alphapo_cli.stages.training.glassbox_base import _train, threads\nwith threads(1): _train(Path(sys.argv[1]))"
+    env = {k: v for k, v in os.environ.items() if k not in _DISTRIBUTED and not k.startswith("TORCHELASTIC")}
+    subprocess.run([sys.executable, "-c", code, str(folder)], env=env, check=True, stdout=subprocess.DEVNULL)
+
+
+def _train(folder: Path) -> None:
+    tokenizer = world_tokenizer.tokenizer()
+    settings = {k: v for k, v in world_tokenizer.base_config().items() if not k.endswith("_id") and k != "vocab_size"}
+    lm = random_llama(tokenizer, seed=0, **settings)
+    demonstrations = [
+        TextPair(
+            ({"role": "user", "content": instruction},),
+            ({"role": "assistant", "content": answer},),
+            ({"role": "assistant", "content": "."},),  # never read: sft has no rejected side
+            row=i,
+        )
+        for i, (instruction, answer) in enumerate(world.demonstrations(DEMONSTRATIONS, seed=0), 1)
+    ]
+    pairs = _tokens(demonstrations, tokenizer)
+    schedule = Schedule.of(TRAINER, len(pairs), world=1, seed=0)
+    trainer = PreferenceTrainer(
+        PolicyModel(lm),
+        build(_sft()),
+        pairs,
+        schedule,
+        training_arguments(TRAINER, schedule, str(folder / "scratch"), seed=0),
+        pad_id=tokenizer.pad_token_id,
+        reference=None,
+        logging_steps=schedule.total_steps,
+        on_log=lambda step, row: None,
+    )
+    trainer.train()
+    save_model(lm, tokenizer, folder, end_id=tokenizer.eos_token_id)
+    shutil.rmtree(folder / "scratch", ignore_errors=True)
+
+
+def _sft() -> ObjectiveConfig:
+    from alphapo_cli.config.schema import TrainConfig
+
+    return compose("train", TrainConfig, [Line(groups=("objective=sft",))], Sources()).objective
+
+
+def _tokens(pairs: list[TextPair], tokenizer: Any) -> TokenPairs:
+    with tempfile.TemporaryDirectory() as scratch:
+        loaded = LoadedPairs(pairs, LoadCounts(read=len(pairs)), "embedded world", "messages")
+        cfg = DataConfig(source="glassbox", max_length=world_tokenizer.MAX_POSITIONS)
+        one = LoadedPairs(pairs[:1], LoadCounts(read=1), "embedded world", "messages")
+        return prepare(
+            cfg, ProbeConfig(pairs=1), tokenizer, train_pairs=loaded, probe_pairs=one, cache_dir=Path(scratch)
+        ).train
+
+
+@contextlib.contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """torch's thread count within the block; None leaves it."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

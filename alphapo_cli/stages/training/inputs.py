@@ -1,0 +1,281 @@
+"""What cells of a sweep share: tokenizer, tokenised data, the starting weights and reference log-probs.
+
+A workshop keeps them in memory while it lives; the content-addressed cache on disk keeps them between processes.
+Nothing here draws from a random generator that a run uses, so cold or warm never changes a result.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from tqdm import tqdm
+
+from alphapo_cli.config.schema import DataConfig, ModelConfig, ProbeConfig, TrainConfig
+from alphapo_cli.data.glassbox import world
+from alphapo_cli.data.load import check_source, has_evaluation, load_pairs
+from alphapo_cli.data.prepare import PreparedData, prepare
+from alphapo_cli.data.row_formats import answer_text
+from alphapo_cli.data.text_pairs import LoadCounts, LoadedPairs
+from alphapo_cli.data.token_pairs import TokenPairs
+from alphapo_cli.errors import UsageError
+from alphapo_cli.modeling.loading import Room, check_lora, from_scratch, load_model, load_tokenizer, locate, room
+from alphapo_cli.modeling.policy import PolicyModel, policy_of
+from alphapo_cli.modeling.weight_hashes import state_hash, weights_hash
+from alphapo_cli.objective.objective import Objective
+from alphapo_cli.probe.probe import Processes, measured_sides, score_pairs
+from alphapo_cli.runs.directory import digest
+from alphapo_cli.runtime.memo import Keep, Shelf, made_of
+from alphapo_cli.stages.training import glassbox_base
+from alphapo_cli.stages.training.compatibility import check_prompts, check_room, check_same_tokens
+from alphapo_cli.storage.atomic import check_folder, write_atomic
+from alphapo_cli.storage.paths import cache_dir
+
+GLASSBOX_PROBE = 256
+KEPT = 4  # combinations of model and data whose weights, tokens and log-probs stay in memory
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What a run starts from. `policy()` gives a model of its own to train."""
+
+    tokenizer: Any
+    data: PreparedData
+    policy: Callable[[], Any]
+    start: str  # where the weights come from, in words
+    weights: Mapping[str, str] = field(default_factory=dict)  # setting -> hash of the local directory that it names
+
+
+class Workshop:
+    """Makes and keeps materials. `warm`: several runs will ask, so weights are copied instead of handed out."""
+
+    def __init__(self, *, warm: bool = False, cache: Path | None = None, processes: Processes | None = None) -> None:
+        self.warm = warm
+        self.cache = cache or cache_dir()
+        check_folder(self.cache, "set ALPHAPO_CACHE to a directory that can be written")
+        self.processes = processes or Processes()
+        self.shelf = Shelf(KEPT)
+
+    def materials(self, cfg: TrainConfig) -> Materials:
+        """Load, check and tokenise; the weights are read when `policy` is first called.
+
+        Raises:
+            UsageError: data, model or tokenizer are missing or do not fit together.
+        """
+        check_prompts(cfg)
+        check_lora(cfg.model.lora)
+        self.shelf.open(made_of(cfg))
+        return self._keep(f"materials {made_of(cfg)}", lambda: self._materials(cfg))  # type: ignore[no-any-return]
+
+    def before_training(self, cfg: TrainConfig, policy: PolicyModel) -> Keep:
+        """Keeps what is made of the policy before its first step, and of nothing but `cfg`'s model, data and probe."""
+        key = digest([made_of(cfg), asdict(cfg.probe), *rounding(cfg, policy)])
+        return lambda what, make: self._keep(f"{what} {key}", make)
+
+    def _materials(self, cfg: TrainConfig) -> Materials:
+        model = cfg.model
+        check_source(cfg.data)
+        if model.path is None and model.source == "from_scratch":
+            if model.lora.r is not None:
+                raise UsageError(
+                    "model.lora.r needs a saved model to adapt: give model.path, or leave model=from_scratch whole"
+                )
+            train, probe = load_text(cfg.data, cfg.probe)
+            lm, tokenizer = from_scratch(model.scratch, _texts(train), cfg.seed)
+            space = Room(len(tokenizer), model.scratch.max_position_embeddings)
+            return self._assemble(cfg, tokenizer, train, probe, lambda: lm, "random weights", space)
+        if model.path is None and model.source == "path":
+            raise UsageError("model=path needs model.path=DIRECTORY (or a run directory, or a hub name)")
+        path = model.path if model.path is not None else str(glassbox_base.ensure(self.cache))
+        source = locate(path, model.revision)
+        if source.adapter and model.lora.r is not None and not model.merge:
+            raise UsageError(
+                f"model.path={path} is a LoRA run: its adapter is merged before training, so that a new adapter would "
+                "have no base to be saved for; give model.merge=true (writes whole weights)"
+            )
+        tokenizer = load_tokenizer(source, model.trust_remote_code)
+        if model.path is None:
+            tokenizer.name_or_path = "the embedded base"  # in messages; its directory says nothing to anybody
+        train, probe = load_text(cfg.data, cfg.probe)
+        # Attention, dtype and adapter settings are part of the key; the weights themselves are read once.
+        key = f"weights {source.location} {source.revision} {model.dtype} {model.attention}"
+        start = "the embedded base" if model.path is None else path
+        return self._assemble(
+            cfg, tokenizer, train, probe, lambda: self._keep(key, lambda: load_model(source, model)), start,
+            room(source, model), {} if model.path is None else {"model.path": weights_hash(source, self.cache)},
+        )  # fmt: skip
+
+    def _assemble(
+        self,
+        cfg: TrainConfig,
+        tokenizer: Any,
+        train: LoadedPairs,
+        probe: LoadedPairs | None,
+        master: Callable[[], Any],
+        start: str,
+        space: Room,
+        weights: Mapping[str, str] | None = None,
+    ) -> Materials:
+        if tokenizer.pad_token_id is None:
+            # Padding is never looked at (see layout.padded); any valid id fills the row.
+            tokenizer.pad_token = tokenizer.eos_token
+        data = prepare(cfg.data, cfg.probe, tokenizer, train_pairs=train, probe_pairs=probe, cache_dir=self.cache)
+        check_room(data, space, "model.path" if cfg.model.path else "the model")
+        for key, name in (("model.reference", cfg.model.reference), ("model.guide", cfg.model.guide)):
+            if name is not None:
+                # Read after the run has begun; so looked at before.
+                source = locate(name, key=key)
+                check_same_tokens(tokenizer, load_tokenizer(source, cfg.model.trust_remote_code), key, name)
+                check_room(data, room(source, cfg.model), key)
+                weights = {**(weights or {}), key: weights_hash(source, self.cache)}
+        return Materials(
+            tokenizer, data, lambda: copy.deepcopy(master()) if self.warm else master(), start, weights or {}
+        )
+
+    def reference_policy(self, cfg: TrainConfig, policy: PolicyModel) -> PolicyModel:
+        """The model that `model.reference` names, or `policy` itself."""
+        return self.frozen_policy(cfg, "model.reference", cfg.model.reference, policy) or policy
+
+    def frozen_policy(self, cfg: TrainConfig, key: str, name: str | None, policy: PolicyModel) -> PolicyModel | None:
+        """The model that the setting `key` names, where `policy` is; None where it names none."""
+        if name is None:
+            return None
+        settings = replace(cfg.model, lora=ModelConfig().lora)
+        source = locate(name, key=key)
+        # The layout, because a packed one changes the model's attention for good.
+        what = f"frozen {source.location} {source.revision} {settings.dtype} {settings.attention} {cfg.layout}"
+        lm = self._keep(what, lambda: load_model(source, settings))  # nobody trains it
+        device = next(policy.parameters()).device
+        if self.warm and device != lm.device:
+            lm = copy.deepcopy(lm)  # what is kept does not stay on a GPU
+        return policy_of(lm.to(device), cfg, key=key)
+
+    def reference(
+        self, cfg: TrainConfig, materials: Materials, policy: PolicyModel, objective: Objective,
+        guide: str | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """Summed reference log-probs of the training and of the probe pairs, each [K, n].
+
+        The reference is `model.reference`, else the policy before its first step (fresh adapters change nothing).
+        `guide`: hash of the weights of the model that token weights come from, if any.
+        """
+        scorer = self.reference_policy(cfg, policy)
+        weights = self._keep(f"hash {made_of(cfg)}", lambda: state_hash(scorer.lm))
+        sets = {"train": materials.data.train, "probe": materials.data.probe}
+        sums = {}
+        for name, pairs in sets.items():
+            # Token weights change what is summed; without them the key is that of the sums alone.
+            key = [name, weights, materials.data.key, *rounding(cfg, scorer), cfg.probe.batch_size]
+            key += _weighing(objective, guide)
+            sides = measured_sides(objective, pairs)
+            key += [sides] if sides > 2 else []
+            score = functools.partial(self._score, name, pairs, scorer, digest(key), cfg, materials, objective)
+            sums[name] = self._keep(f"reference {digest(key)}", score)
+        return sums["train"], sums["probe"]
+
+    def _score(
+        self, name: str, pairs: TokenPairs, scorer: PolicyModel, key: str, cfg: TrainConfig, materials: Materials,
+        objective: Objective,
+    ) -> np.ndarray:  # fmt: skip
+        def make(tick: Callable[[int], None]) -> np.ndarray:
+            return score_pairs(
+                scorer,
+                pairs,
+                batch_size=cfg.probe.batch_size,
+                pad_id=materials.tokenizer.pad_token_id,
+                processes=self.processes,
+                tick=tick,
+                objective=objective,
+            )
+
+        shape = (measured_sides(objective, pairs), len(pairs))
+        return self.cached_array(key, f"reference log-probs ({name})", shape, np.float64, len(pairs), make)
+
+    def cached_array(
+        self, key: str, title: str, shape: tuple[int, ...], dtype: type[np.floating[Any]], pairs: int,
+        make: Callable[[Callable[[int], None]], np.ndarray],
+    ) -> np.ndarray:  # fmt: skip
+        """What the cache holds under `key`, if that is of the shape and type; else what `make(tick)` makes of `pairs`."""
+        file = self.cache / "reference" / f"{key}.npy"
+        # Of several processes one looks: the others may see another state of the file, and all must score or none.
+        cached = self.processes.first(lambda: _read_npy(file))
+        if cached is not None and cached.shape == shape and cached.dtype == dtype:
+            return cached
+        with tqdm(total=pairs, desc=title, unit="pair", disable=None, leave=False) as bar:
+            made = make(lambda n: _tick(bar, n))
+        if self.processes.rank == 0:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(file, _npy(made))
+        return made
+
+    def _keep(self, key: str, make: Callable[[], Any]) -> Any:
+        return self.shelf.keep(key, make) if self.warm else make()
+
+
+def _weighing(objective: Objective, guide: str | None) -> list[Any]:
+    """The token weights of an objective as part of a key: nothing where every token counts once."""
+    bound = objective.parts["token"]
+    found = [bound.part.name, dict(bound.settings)] if objective.weighs_tokens else []
+    return [*found, guide] if objective.needs_guide else found
+
+
+def rounding(cfg: TrainConfig, scorer: PolicyModel) -> list[Any]:
+    """What changes the last digits of a log-prob: settings, and what computes it."""
+    device = next(scorer.parameters()).device
+    computes = f"{torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        computes = torch.cuda.get_device_name(device)
+    settings = [cfg.trainer.bf16, cfg.layout, cfg.model.attention, cfg.trainer.logit_chunk_mb]
+    return [settings, torch.__version__, transformers.__version__, computes]
+
+
+def load_text(cfg: DataConfig, probe: ProbeConfig) -> tuple[LoadedPairs, LoadedPairs | None]:
+    """(training pairs, pairs of an evaluation split or None), of whatever source."""
+    if cfg.source == "glassbox":
+        pairs = world.make_pairs(cfg.glassbox)[: cfg.limit]
+        held_out = world.probe_pairs(probe.pairs or GLASSBOX_PROBE, cfg.glassbox)
+        return _glassbox(pairs), _glassbox(held_out)
+    train = load_pairs(cfg)
+    if not has_evaluation(cfg):
+        return train, None
+    # A list objective's value depends on how many answers it sees: as many as in training.
+    return train, load_pairs(replace(cfg, answers=train.num_sides) if train.form == "answers" else cfg, evaluation=True)
+
+
+def _glassbox(pairs: list[Any]) -> LoadedPairs:
+    return LoadedPairs(pairs, LoadCounts(read=len(pairs)), "embedded world", "messages")
+
+
+def _texts(pairs: LoadedPairs) -> list[str]:
+    texts = []
+    for pair in pairs:
+        prompt = pair.prompt if isinstance(pair.prompt, str) else "\n".join(m["content"] for m in pair.prompt)
+        texts += [prompt, *map(answer_text, pair.answers)]
+    return texts
+
+
+def _read_npy(file: Path) -> np.ndarray | None:
+    """The array in `file`; None where there is none or it is damaged, so that it is made again."""
+    try:
+        array: np.ndarray = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return array
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def _tick(bar: Any, n: int) -> None:
+    bar.update(n)

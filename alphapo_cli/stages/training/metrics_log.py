@@ -1,0 +1,69 @@
+"""One row of metrics a step: written to metrics.jsonl first, mirrored to the tracker, shown by the progress bar."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.storage.atomic import append_jsonl, jsonable
+from alphapo_cli.storage.run_lock import Claim
+from alphapo_cli.tracking.wandb import NullTracker, Tracker
+
+SHOWN = {
+    "train/loss": "loss",
+    "train/rewards/margins": "margin",
+    "displacement/chosen": "chosen",
+    "glassbox/true_win_rate": "win",
+}
+
+
+class Recorder:
+    """Collects what is known of a step and writes it when the step is over."""
+
+    def __init__(
+        self, directory: RunDirectory, total_steps: int, title: str, tracker: Tracker | None = None,
+        claim: Claim | None = None,
+    ) -> None:  # fmt: skip
+        self.directory = directory
+        self.claim = claim
+        self.tracker = tracker or NullTracker()
+        self.step = 0
+        self.row: dict[str, Any] = {}
+        self.last_probe: dict[str, Any] = {}
+        self.shown: dict[str, str] = {}
+        self.bar = tqdm(
+            total=total_steps, desc=title, unit="step", file=sys.stderr, disable=None, dynamic_ncols=True, leave=False
+        )
+
+    def add(self, step: int, row: dict[str, Any]) -> None:
+        """More values of `step`; values of an earlier step are written first."""
+        if step != self.step:
+            self.flush()
+            self.step = step
+        self.row.update(jsonable(row))
+
+    def flush(self) -> None:
+        """Write the row of the current step."""
+        if not self.row:
+            return
+        row = {"step": self.step, **self.row}
+        if self.claim is not None:
+            self.claim.check()
+        append_jsonl(self.directory.metrics, row)
+        self.tracker.log(self.step, self.row)
+        for key, label in SHOWN.items():
+            if self.row.get(key) is not None:
+                self.shown[label] = f"{self.row[key]:.3f}"
+        self.row = {}
+
+    def advance(self, step: int) -> None:
+        """Move the bar to `step`."""
+        self.bar.set_postfix(self.shown, refresh=False)
+        self.bar.update(step - self.bar.n)
+
+    def close(self) -> None:
+        self.flush()
+        self.bar.close()

@@ -1,0 +1,64 @@
+"""What an earlier attempt at a run must have in common with this one, so that it can go on where that one stopped."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from alphapo_cli.data.prepare import tokenizer_hash
+from alphapo_cli.errors import UsageError
+from alphapo_cli.runs.directory import RunDirectory, digest, manifest, version_changes
+from alphapo_cli.stages.training.inputs import Materials
+from alphapo_cli.storage.run_lock import Standing
+
+
+class Busy(UsageError):
+    """Another process works on the run."""
+
+    @classmethod
+    def of(cls, directory: RunDirectory, claim: Standing) -> Busy:
+        who = claim.owner.words if claim.owner else "another process"
+        return cls(f"{directory.path}: {who} is working on this run; wait for it, or choose another run.name")
+
+
+def facts_of(materials: Materials, processes: int, steps: int) -> dict[str, Any]:
+    """The content of manifest.json for an attempt from `materials`."""
+    data, tokenizer = materials.data, materials.tokenizer
+    return manifest(
+        data={"key": data.key, **data.report},
+        tokenizer=tokenizer_hash(tokenizer),
+        template=digest(tokenizer.chat_template) if tokenizer.chat_template else None,
+        start=materials.start,
+        weights=dict(materials.weights),
+        processes=processes,
+        steps=steps,
+    )
+
+
+def check_continuable(directory: RunDirectory, facts: dict[str, Any]) -> None:
+    """Compare the manifest in `directory` with the `facts` of this attempt; other versions only give a note.
+
+    Raises:
+        UsageError: data, starting weights or the number of processes differ.
+    """
+    old = directory.read_manifest()
+    if old.get("data", {}).get("key") != facts["data"]["key"]:
+        raise UsageError(
+            f"{directory.path} was begun on other data (the files or their tokenisation changed); "
+            "start over with --replace, or choose another run.name"
+        )
+    was = old.get("weights", {})
+    moved = [setting for setting, now in facts["weights"].items() if was.get(setting, now) != now]
+    if moved:
+        raise UsageError(
+            f"{directory.path} was begun from other weights ({' and '.join(moved)} changed since); "
+            "start over with --replace, or choose another run.name"
+        )
+    if old.get("processes") != facts["processes"]:
+        raise UsageError(
+            f"{directory.path} was begun with {old.get('processes')} process(es), not {facts['processes']}; "
+            "use as many to continue, or start over with --replace"
+        )
+    changes = version_changes(old.get("versions", {}), facts["versions"])
+    if changes:
+        print(f"note: continued under other versions ({changes}): results may differ in round-off", file=sys.stderr)

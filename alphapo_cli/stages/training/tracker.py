@@ -1,0 +1,34 @@
+"""The W&B run that belongs to a run directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from alphapo_cli.config.compose import leaves, to_dict
+from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.runs.directory import RunDirectory, digest, identity
+from alphapo_cli.tracking.wandb import Tracker, open_tracker
+
+
+@dataclass(frozen=True)
+class Group:
+    """The sweep that a run belongs to, for W&B."""
+
+    name: str
+    job_type: str = "train"
+
+
+def run_tracker(cfg: TrainConfig, directory: RunDirectory, group: Group | None) -> Tracker:
+    """The W&B run of a run directory, with what metrics.jsonl holds so far."""
+    # However the directory is named; and anew where the run was begun anew, whose rows W&B would hold for old ones.
+    begun = [str(directory.path.resolve()), directory.read_manifest()]
+    return open_tracker(
+        cfg.tracking,
+        directory.path,
+        run_id=digest([identity(cfg), *begun])[:16],
+        name=directory.path.name,
+        group=group.name if group else cfg.tracking.group,
+        job_type=group.job_type if group else "train",
+        config=leaves(to_dict(cfg)),
+        history=directory.rows(),
+    )

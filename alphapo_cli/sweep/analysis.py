@@ -1,0 +1,248 @@
+"""Which point of a sweep is best, and whether that can be told from alpha = 0.
+
+Comparisons are paired: the same held-out prompts (or probe pairs) and the same seeds on both sides. `statistics` says
+how the intervals allow for training noise and for having picked the best of many.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alphapo_cli.data.glassbox import world
+from alphapo_cli.errors import AlphapoError
+from alphapo_cli.runs.directory import RunDirectory, digest
+from alphapo_cli.storage.atomic import read_jsonl
+from alphapo_cli.sweep import intervals, seed_noise
+from alphapo_cli.sweep.directory import SweepDirectory
+from alphapo_cli.sweep.intervals import Estimate
+from alphapo_cli.sweep.record import JUDGED, OUTCOMES, WIN_RATE
+
+ALPHA = "objective.shape.alpha"
+_WORDS = {
+    JUDGED: "win rate by the judge",
+    WIN_RATE: "true win rate against the start",
+    "rewards/accuracies": "held-out preference accuracy",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination of swept values, over its seeds."""
+
+    label: str
+    alpha: float | None
+    series: str  # the swept values other than alpha, where alpha is an axis
+    members: tuple[Mapping[str, Any], ...]  # all cells, by seed
+
+    @property
+    def cells(self) -> tuple[Mapping[str, Any], ...]:
+        """The complete ones."""
+        return tuple(c for c in self.members if c["state"] == "complete")
+
+    def mean(self, key: str) -> float | None:
+        values = [value for c in self.cells if _is_number(value := c["metrics"].get(key))]
+        return float(sum(values) / len(values)) if values else None
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The points of a sweep compared. Lists run parallel to `points`."""
+
+    metric: str | None  # None where no cell is complete
+    points: list[Point]
+    estimates: list[Estimate | None]  # of the outcome, with an interval of its own
+    controls: list[int | None]  # the point with alpha = 0 and the same other values; None for that point itself
+    advantages: list[Estimate | None]  # over the control; these intervals hold all together
+    best: int | None
+    ended: int  # when the newest of the cells that it knows of ended; see `SweepDirectory.ended`
+
+
+def points(cells: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """Cells grouped by everything that is swept but the seed, in order."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        rest = {k: v for k, v in cell["point"].items() if k != "seed"}
+        groups.setdefault(json.dumps(rest), []).append(cell)
+    made = []
+    for key, members in groups.items():
+        point = json.loads(key)
+        alpha = point.get(ALPHA)
+        words = {k: f"{k.rsplit('.', 1)[-1]}={v}" for k, v in point.items()}
+        by_seed = tuple(sorted(members, key=lambda c: str(c["point"].get("seed"))))
+        made.append(
+            Point(
+                " ".join(words.values()) or "all",
+                float(alpha) if isinstance(alpha, (int, float)) else None,
+                " ".join(word for k, word in words.items() if k != ALPHA and ALPHA in point),
+                by_seed,
+            )
+        )
+    return made
+
+
+def outcome_metric(cells: Sequence[Mapping[str, Any]]) -> str | None:
+    """The metric by which points are compared, or None where nothing is complete."""
+    done = [c for c in cells if c["state"] == "complete"]
+    return next((m for m in OUTCOMES if done and all(_is_number(c["metrics"].get(m)) for c in done)), None)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a metric says anything: a damaged file may hold NaN or text."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+_true_reward = lru_cache(maxsize=1 << 16)(world.true_reward)
+
+
+def outcomes(run: RunDirectory, metric: str) -> np.ndarray:
+    """The outcome per held-out prompt or probe pair at a run's last step, whose mean is the metric: [P] in [0, 1]."""
+    return _outcomes(run, metric)[0]
+
+
+def _outcomes(run: RunDirectory, metric: str) -> tuple[np.ndarray, str]:
+    """`outcomes`, and a hash of what was asked: only answers to the same prompts can be paired."""
+    step = (run.summary() or {}).get("step", 0)
+    if metric == JUDGED:
+        # By its name: the path is that of the machine that wrote it, and sweeps are moved.
+        folder = run.path / Path(run.outcome().get("eval", "eval")).name
+        judged = [r for r in json.loads((folder / "annotations.json").read_bytes()) if r["preference"]]
+        return np.array([r["preference"] - 1 for r in judged]), digest([r["instruction"] for r in judged])
+    if metric == WIN_RATE:
+        ours, base = (
+            json.loads((run.path / "samples" / f).read_bytes()) for f in (f"step-{step}.json", "reference.json")
+        )
+        scores = [[_true_reward(r["instruction"], r["output"]) for r in rows] for rows in (ours, base)]
+        a, b = np.array(scores[0]), np.array(scores[1])
+        return (a > b) + 0.5 * (a == b), digest([r["instruction"] for r in ours])
+    rows = [r for r in read_jsonl(run.path / "probe.jsonl") if r["step"] == step]
+    rows.sort(key=lambda r: r["pair"])
+    asked = digest([[r.get("tokens/chosen"), r.get("tokens/rejected")] for r in rows])
+    # Rows of versions that did not write it: the sign, which rounding may have decided where the two are alike.
+    named = [r.get("rewards/accuracies", float(r["rewards/chosen"] > r["rewards/rejected"])) for r in rows]
+    return np.array(named, float), asked
+
+
+def _read(directory: SweepDirectory, cell: Mapping[str, Any], metric: str) -> tuple[np.ndarray, str] | None:
+    try:
+        return _outcomes(directory.cell(cell["id"]), metric)
+    except (OSError, ValueError, KeyError, TypeError, AlphapoError):
+        return None
+
+
+def analyse(directory: SweepDirectory) -> Analysis:
+    """Every point's outcome with its interval, and its advantage over alpha = 0."""
+    ended = directory.ended()  # before they are read: a cell that ends meanwhile is newer than this
+    cells = [{**c, "metrics": c["metrics"] or {}} for c in directory.cells()]
+    found, metric = points(cells), outcome_metric(cells)
+    nothing: list[Any] = [None] * len(found)
+    if metric is None:
+        return Analysis(None, found, nothing, nothing, nothing, None, ended)
+    answers = {c["id"]: _read(directory, c, metric) for p in found for c in p.cells}
+    # Cells that answered other prompts than most cannot be paired with them.
+    asked = Counter(a[1] for a in answers.values() if a is not None and len(a[0])).most_common(1)
+    runs: list[seed_noise.Runs] = [
+        {c["point"].get("seed"): a[0] for c in p.cells if (a := answers[c["id"]]) is not None and a[1] == asked[0][0]}
+        for p in found
+    ]
+    controls = [_control(found, k) for k in range(len(found))]
+    pairs = [(k, control) for k, control in enumerate(controls) if control is not None]
+    lines = _lines(found)
+    compared = dict(zip([k for k, _ in pairs], intervals.advantages(runs, pairs, lines), strict=True))
+    tied = _tied(found, metric)
+    best = next((k for k in tied if found[k].alpha == 0.0), tied[0])
+    estimates = intervals.means(runs, lines)
+    return Analysis(metric, found, estimates, controls, [compared.get(k) for k in range(len(found))], best, ended)
+
+
+def _tied(found: Sequence[Point], metric: str) -> list[int]:
+    """The points with the highest mean; among several, alpha = 0 is the one to name: it needs no alpha."""
+    means = {k: round(mean, 12) for k, p in enumerate(found) if (mean := p.mean(metric)) is not None}
+    return [k for k, mean in means.items() if mean == max(means.values())]
+
+
+def _lines(found: Sequence[Point]) -> list[seed_noise.Line]:
+    """Points over alpha, a line for each combination of the other values: the outcome should change smoothly there."""
+    lines: dict[str, list[tuple[float, int]]] = {}
+    for k, point in enumerate(found):
+        if point.alpha is not None and point.cells:
+            lines.setdefault(point.series, []).append((point.alpha, k))
+    return [sorted(line) for line in lines.values()]
+
+
+def _control(found: Sequence[Point], k: int) -> int | None:
+    if found[k].alpha is None or found[k].alpha == 0.0:
+        return None
+    return next((i for i, p in enumerate(found) if p.alpha == 0.0 and p.series == found[k].series and p.cells), None)
+
+
+def _seeds(point: Point) -> set[Any]:
+    return {c["point"].get("seed") for c in point.cells}
+
+
+def find_best(analysis: Analysis) -> dict[str, Any] | None:
+    """The `best` object of summary.json, or None where no cell is complete."""
+    if analysis.best is None or analysis.metric is None:
+        return None
+    best = analysis.points[analysis.best]
+    # alpha = 0 has no advantage over itself.
+    advantage = Estimate(0.0, 0.0, 0.0) if best.alpha == 0.0 else analysis.advantages[analysis.best]
+    return {
+        "id": best.cells[0]["id"],
+        "overrides": best.cells[0]["overrides"],
+        "metric": analysis.metric,
+        "value": best.mean(analysis.metric),
+        "advantage_over_alpha_0": None if advantage is None else advantage.value,
+        "interval": None if advantage is None else [advantage.low, advantage.high],
+        "distinguishable": None if advantage is None else advantage.excludes_zero,
+    }
+
+
+def sentence(analysis: Analysis, best: Mapping[str, Any] | None) -> str:
+    """What was found, in words."""
+    if best is None:
+        return "No cell is complete, so there is nothing to compare."
+    found = analysis.points
+    at = next((k for k, p in enumerate(found) if any(c["id"] == best["id"] for c in p.members)), 0)
+    compared = sum(1 for p in found if p.cells)
+    where = " ".join(o for o in best["overrides"] if not o.startswith("seed="))
+    name = _WORDS.get(best["metric"], best["metric"])
+    if not where:  # seeds alone are swept
+        return f"The {name} is {best['value']:.3f}, the mean of {len(found[at].cells)} seeds of one configuration."
+    others = [found[k].label for k in _tied(found, best["metric"]) if k != at]
+    tie = f", tied with {others[0]}{f' and {len(others) - 1} more' if len(others) > 1 else ''}" if others else ""
+    text = f"Best {name}: {best['value']:.3f} at {where} (best of {compared}{tie})."
+    advantage, control = best["advantage_over_alpha_0"], _control(found, at)
+    if advantage is None and control is None:
+        return f"{text} There is no alpha = 0 cell to compare with."
+    if advantage is None:
+        return f"{text} It cannot be compared with alpha = 0: no complete seed of both answered the same prompts."
+    if control is None:
+        return f"{text} That is alpha = 0 itself."
+    low, high = best["interval"]
+    verdict = "distinguishable from" if best["distinguishable"] else "not distinguishable from"
+    interval = f"95 % interval [{low:+.3f}, {high:+.3f}]"
+    return f"{text} It is {verdict} alpha = 0: advantage {advantage:+.3f}, {interval} ({_how(found, at, control)})."
+
+
+def _how(found: Sequence[Point], at: int, control: int) -> str:
+    """Where the interval comes from, and what one seed leaves open."""
+    compared = sum(1 for p in found if p.cells)
+    picked = f", corrected for picking the best of {compared}" if compared > 2 else ""
+    seeds = len(_seeds(found[at]) & _seeds(found[control]))
+    if seeds > 1:
+        return f"paired bootstrap over prompts and {seeds} seeds{picked}"
+    how = f"paired bootstrap over prompts{picked}; one seed each: "
+    if any(len(p.cells) > 1 for p in found):
+        return f"{how}training noise is that of the points with several"
+    if any(len(line) >= seed_noise.LEAST_ON_A_LINE for line in _lines(found)):
+        return f"{how}training noise is read off neighbouring alphas, seed=0,1,2 would measure it"
+    return f"{how}another training may differ by more, add seed=0,1,2"

@@ -1,0 +1,55 @@
+"""Guards: limits that end a run early, each with a plain reason and a remedy.
+
+A broken run (weights, loss or log-probs that are not finite) has failed. A run that crossed a limit of `guard.*` is
+stopped: kept, reported, not retried and no failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from alphapo_cli.config.schema import GuardConfig
+from alphapo_cli.errors import AlphapoError
+
+
+def broken(what: str, value: float, step: int) -> str:
+    """The reason of a run whose numbers are not finite any more."""
+    return (
+        f"{what} is {value} at step {step}: lower trainer.learning_rate or objective.beta, or clip "
+        "harder by a smaller trainer.max_grad_norm (0 clips nothing)"
+    )
+
+
+def check_weights(model: Any, step: int) -> None:
+    """Raises AlphapoError: a weight of `model` is not finite."""
+    import torch
+
+    for name, weights in model.named_parameters():
+        if not torch.isfinite(weights).all():
+            raise AlphapoError(broken(f"weight {name}", float("nan"), step))
+
+
+def crossed(cfg: GuardConfig, row: Mapping[str, Any], step: int) -> str | None:
+    """Why a run with the metrics `row` at `step` must stop, or None. Limits that are null are not looked at."""
+    drop = row.get("displacement/chosen")
+    if cfg.max_chosen_drop is not None and drop is not None and drop < -cfg.max_chosen_drop:
+        return (
+            f"chosen log-prob fell by {-drop:.3f} nats per token at step {step}, more than "
+            f"guard.max_chosen_drop={cfg.max_chosen_drop:g}: a lower trainer.learning_rate or fewer steps moves less; "
+            "objective.nll or another objective.shape.alpha holds the chosen side up"
+        )
+    repetition = row.get("samples/repetition")
+    if cfg.max_repetition is not None and repetition is not None and repetition > cfg.max_repetition:
+        return (
+            f"{repetition:.1%} of the sampled answers' 4-grams are repeats at step {step}, more than "
+            f"guard.max_repetition={cfg.max_repetition:g}: a lower trainer.learning_rate or fewer steps"
+        )
+    norm = row.get("train/grad_norm")
+    limit = cfg.max_gradient_norm
+    if limit is not None and norm is not None and not norm <= limit:  # so that NaN crosses it
+        return (
+            f"gradient norm {norm:.3g} at step {step}, above guard.max_gradient_norm={limit:g}: "
+            "lower objective.beta or trainer.learning_rate"
+        )
+    return None
