@@ -21,7 +21,7 @@ from alphapo_cli.objective.objective import Objective, build
 from alphapo_cli.objective.part import TABLES
 
 KEYS = ("paper", "loss", "checked", "experimental")
-# What `checked:` may say: tests/objective and tests/test_trl_parity.py hold the proof.
+# What `checked:` may say: tests/objective and tests/training/test_trl_parity.py hold the proof.
 LEVELS = ("golden", "TRL", "identity")
 LEGEND = (
     "L summed log-prob, R the reference's, n tokens, a = L/n, r = L - R, D = r_w - r_l (w chosen, l rejected); "

@@ -15,7 +15,7 @@ them hold together with 95 %, so the winner's does, whichever it is.
 
 Sources: comparisons with a control, Dunnett 1955; the studentised maximum over a bootstrap, Westfall and Young 1993 and
 Romano and Wolf 2005; crossed random effects of runs and prompts, Owen 2007. On simulated sweeps of 2 to 13 points
-without any effect (300 each; tests/sweep/test_statistics.py has some of them) the winner is called distinguishable in
+without any effect (300 each; tests/sweep/test_intervals.py has some of them) the winner is called distinguishable in
 at most 3 % where training noise is the same everywhere, also with one seed over alpha. Where alpha = 0 alone is ten
 times as noisy as all others it is 10 % (two seeds) or 6 % (three). Resampling prompts alone says so in up to 70 %.
 """

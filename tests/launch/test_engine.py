@@ -281,7 +281,7 @@ def test_two_processes_on_one_sweep_share_the_cells(small, tmp_path, shared_cach
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_at_random_moments_it_ends_as_undisturbed(shared_cache, tmp_path, monkeypatch):
-    """A few of what `python tests/sweep/kill_at_random.py` does."""
+    """A few of what `python tests/launch/kill_at_random.py` does."""
     import kill_at_random
     from conftest import environment
 

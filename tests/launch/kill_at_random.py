@@ -1,7 +1,7 @@
 """Kills a sweep at random moments until enough is killed; every cell must end as if nothing had happened.
 
-    python tests/sweep/kill_at_random.py                  # 20 kills: about ten minutes on two cores
-    python tests/sweep/kill_at_random.py --kills 100 --seed 7
+    python tests/launch/kill_at_random.py                  # 20 kills: about ten minutes on two cores
+    python tests/launch/kill_at_random.py --kills 100 --seed 7
 
 A sweep of four cells of the embedded world on two workers is started, and after a random time SIGKILL goes to the sweep
 process, to one of its workers, or to the sweep process and all of its workers. Then the same line is typed again (a lost
