@@ -82,7 +82,7 @@ def ours(
     from alphapo_cli.config.compose import compose
     from alphapo_cli.config.overrides import Sources, read_line
     from alphapo_cli.modeling.policy import policy_of
-    from alphapo_cli.objective.objective import build
+    from alphapo_cli.objective.build import build
     from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
 
     where = Sources()

@@ -25,7 +25,8 @@ from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.objective.data_requirements import check_columns, check_sides
 from alphapo_cli.objective.objective import Objective, PairLoss
 from alphapo_cli.objective.parts.score import GUIDE
-from alphapo_cli.probe.probe import Processes, measured_sides, score_pairs, score_tokens
+from alphapo_cli.probe.scoring import measured_sides, score_pairs, score_tokens
+from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.stages.training.extra_models import reads_guide, running_reference
 from alphapo_cli.training.data_order import Schedule
 from alphapo_cli.training.step_data import Window

@@ -26,7 +26,8 @@ from alphapo_cli.data.load import load_pairs
 from alphapo_cli.data.text_pairs import TextPair, Verbatim
 from alphapo_cli.data.token_pairs import Ragged, TokenPairs
 from alphapo_cli.data.tokenise import encode_pairs
-from alphapo_cli.objective.objective import Objective, build
+from alphapo_cli.objective.build import build
+from alphapo_cli.objective.objective import Objective
 
 HH = Path(__file__).resolve().parents[2] / "shared" / "data" / "hh-rlhf" / "harmless-base-test.jsonl.gz"
 

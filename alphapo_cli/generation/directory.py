@@ -19,7 +19,8 @@ from alphapo_cli.config.compose import to_yaml
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.sampling import Sample
 from alphapo_cli.runs.keyed_directory import KeyedDirectory, read_object
-from alphapo_cli.storage.atomic import read_jsonl, write_atomic, write_json
+from alphapo_cli.storage.atomic import write_atomic, write_json
+from alphapo_cli.storage.jsonl import read_jsonl
 
 
 @dataclass(frozen=True)

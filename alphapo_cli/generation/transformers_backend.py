@@ -14,7 +14,7 @@ from alphapo_cli.config.schema import ModelConfig
 from alphapo_cli.generation.backend import Job, Record, Request
 from alphapo_cli.modeling.loading import load_model
 from alphapo_cli.modeling.sampling import sample
-from alphapo_cli.runtime.deferral import uninterrupted
+from alphapo_cli.runtime.signals import uninterrupted
 
 
 class TransformersBackend:

@@ -22,7 +22,7 @@ from typing import Any, Self
 from alphapo_cli.errors import AlphapoError, UsageError
 from alphapo_cli.generation.schema import VLLMConfig
 from alphapo_cli.generation.target_model import Subject
-from alphapo_cli.runtime.deferral import uninterrupted
+from alphapo_cli.runtime.signals import uninterrupted
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
 # One process, no statistics sent anywhere; a user's own settings win.

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import Interrupted, in_words
 from alphapo_cli.launch.launchers.launcher import Ended, Job
-from alphapo_cli.stages.train_generate_evaluate import Plan, after_training, join_tracking, make_reference, note_failure
+from alphapo_cli.stages.plan import Plan
+from alphapo_cli.stages.train_generate_evaluate import after_training, join_tracking, make_reference, note_failure
 from alphapo_cli.storage.jsonl import InUse
 from alphapo_cli.storage.run_lock import Claim, ClaimLost, take
 from alphapo_cli.sweep.directory import SweepDirectory

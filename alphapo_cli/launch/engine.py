@@ -17,7 +17,8 @@ from alphapo_cli.errors import Interrupted
 from alphapo_cli.launch.launchers.launcher import Ended, Job, Launcher
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runs.state import OVER
-from alphapo_cli.stages.train_generate_evaluate import Plan, note_failure
+from alphapo_cli.stages.plan import Plan
+from alphapo_cli.stages.train_generate_evaluate import note_failure
 from alphapo_cli.storage.run_lock import Claim, standing, take
 from alphapo_cli.sweep.directory import SweepDirectory
 from alphapo_cli.sweep.grid import Cell

@@ -23,7 +23,7 @@ from alphapo_cli.launch.schema import LauncherConfig
 from alphapo_cli.report import write
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.runs.state import OVER
-from alphapo_cli.stages.train_generate_evaluate import Plan
+from alphapo_cli.stages.plan import Plan
 from alphapo_cli.sweep import analysis as best_of
 from alphapo_cli.sweep.directory import SweepDirectory
 from alphapo_cli.sweep.grid import Cell, Grid

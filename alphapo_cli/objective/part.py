@@ -13,13 +13,31 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from torch import Tensor
+
 from alphapo_cli.config import validate
 from alphapo_cli.config.objective_parts import OPTIONAL, PARTS
 from alphapo_cli.errors import ConfigError, nearest
-from alphapo_cli.objective.part_state import State
+from alphapo_cli.objective.inputs import Memory
 
 # What a score is the logarithm of: a probability (at most 0), or a ratio of two probabilities (either sign).
 ScoreKind = Literal["log_prob", "log_ratio"]
+
+
+@dataclass(frozen=True)
+class State:
+    """The memory of one part. Every function also takes the part's settings as keywords.
+
+    initial() -> name -> number before the first step.
+    observe(c) -> [B, F] values of each pair, without gradient.
+    settle(memory, values [n, F]) -> the memory with which the step of those n pairs is computed, and the next begins.
+    react(memory, row) -> the memory after a reading of the probe, `row` its metrics.
+    """
+
+    initial: Callable[..., dict[str, float | Tensor]]
+    observe: Callable[..., Tensor] | None = None
+    settle: Callable[..., Memory] | None = None
+    react: Callable[..., Memory] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,33 +6,14 @@ the loss does not depend on how a step was cut up. The values are a checkpoint's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from alphapo_cli.objective.inputs import Comparison, Memory
-
-if TYPE_CHECKING:
-    from alphapo_cli.objective.part import Bound
-
-
-@dataclass(frozen=True)
-class State:
-    """The memory of one part. Every function also takes the part's settings as keywords.
-
-    initial() -> name -> number before the first step.
-    observe(c) -> [B, F] values of each pair, without gradient.
-    settle(memory, values [n, F]) -> the memory with which the step of those n pairs is computed, and the next begins.
-    react(memory, row) -> the memory after a reading of the probe, `row` its metrics.
-    """
-
-    initial: Callable[..., dict[str, float | Tensor]]
-    observe: Callable[..., Tensor] | None = None
-    settle: Callable[..., Memory] | None = None
-    react: Callable[..., Memory] | None = None
+from alphapo_cli.objective.part import Bound
 
 
 def begin(parts: Mapping[str, Bound]) -> dict[str, Memory]:

@@ -34,8 +34,9 @@ from alphapo_cli.config.compose import leaves, to_dict, to_yaml
 from alphapo_cli.data.file_hashes import fingerprints
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runs.state import OUTCOME, RunState, parsed
-from alphapo_cli.storage.atomic import UNBEGUN, check_folder, json_line, read_jsonl, usable, write_atomic, write_json
+from alphapo_cli.storage.atomic import UNBEGUN, check_folder, usable, write_atomic, write_json
 from alphapo_cli.storage.hashing import digest as digest
+from alphapo_cli.storage.jsonl import json_line, read_jsonl
 
 # What a run writes; `begin` removes these and nothing else. The claim outlives them.
 # config.yaml first: without it, nothing goes on from what a kill in between has left.

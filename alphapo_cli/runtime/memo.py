@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -56,11 +56,3 @@ def made_of(cfg: TrainConfig) -> str:
     """A hash of the settings that a run's model and data depend on."""
     seed = cfg.seed if cfg.model.source == "from_scratch" else 0
     return digest([asdict(cfg.model), asdict(cfg.data), cfg.probe.pairs, seed])
-
-
-def together(runs: Iterable[T], cfg: Callable[[T], TrainConfig]) -> list[T]:
-    """The runs in their order, but those of the same model and data one after the other."""
-    groups: dict[str, list[T]] = {}
-    for run in runs:
-        groups.setdefault(made_of(cfg(run)), []).append(run)
-    return [run for group in groups.values() for run in group]

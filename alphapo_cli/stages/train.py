@@ -6,7 +6,6 @@ import dataclasses
 import sys
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from rich.console import Console
 from rich.table import Table
@@ -14,13 +13,14 @@ from transformers.utils.logging import disable_progress_bar
 
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import UsageError
+from alphapo_cli.objective.build import build
 from alphapo_cli.objective.data_requirements import check_columns, check_sides
-from alphapo_cli.objective.objective import Objective, build
-from alphapo_cli.probe.probe import Processes
+from alphapo_cli.objective.objective import Objective
 from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.runtime.distributed import start_processes
 from alphapo_cli.runtime.signals import stop_requests
+from alphapo_cli.runtime.threads import threads
 from alphapo_cli.stages.training.extra_models import check_guide, reads_guide, to_come
-from alphapo_cli.stages.training.glassbox_base import threads
 from alphapo_cli.stages.training.inputs import Materials, Workshop
 from alphapo_cli.stages.training.resume import Busy
 from alphapo_cli.stages.training.session import Attempt
@@ -53,7 +53,7 @@ def run(
     now = standing(directory.claim)
     if now is not None and now.held:  # the claim itself is taken later; this spares the wait until then
         raise Busy.of(directory, now)
-    processes = start_processes(cfg)
+    processes = start_processes(use_cpu=cfg.trainer.use_cpu)
     if not sys.stderr.isatty():
         disable_progress_bar()  # transformers' own bars for loading and saving
     workshop = workshop or Workshop(processes=processes)
@@ -75,17 +75,6 @@ def run(
         with stop_requests() as stop:
             attempt = Attempt(cfg, directory, workshop, processes, objective, materials, group, stop)
             return attempt.go(replace=replace)
-
-
-def start_processes(cfg: TrainConfig) -> Processes:
-    """Join the other processes that torchrun started, if any."""
-    state = PartialState(cpu=cfg.trainer.use_cpu or not torch.cuda.is_available())
-    return Processes(state.process_index, state.num_processes)
-
-
-def leave_processes() -> None:
-    """Take leave of the other processes, once nothing more will be asked of them."""
-    PartialState().destroy_process_group()
 
 
 def data_table(materials: Materials) -> Table:

@@ -20,7 +20,7 @@ import numpy as np
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.errors import AlphapoError
 from alphapo_cli.runs.directory import RunDirectory, digest
-from alphapo_cli.storage.atomic import read_jsonl
+from alphapo_cli.storage.jsonl import read_jsonl
 from alphapo_cli.sweep import intervals, seed_noise
 from alphapo_cli.sweep.directory import SweepDirectory
 from alphapo_cli.sweep.intervals import Estimate

@@ -11,7 +11,7 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.layout.batch import PairBatch
 from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.objective.objective import Objective
-from alphapo_cli.probe.probe import answers_of, inference
+from alphapo_cli.probe.scoring import answers_of, inference
 
 
 def frozen_copy(policy: PolicyModel) -> PolicyModel:

@@ -29,8 +29,8 @@ from alphapo_cli.modeling.logprobs import AnswerLogProbs
 from alphapo_cli.modeling.policy import PolicyModel, label
 from alphapo_cli.objective.inputs import Memory, Moment
 from alphapo_cli.objective.objective import Objective
-from alphapo_cli.probe.probe import Processes
 from alphapo_cli.runtime import rng_state
+from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.training import guards
 from alphapo_cli.training.data_order import Schedule, StepIndices
 from alphapo_cli.training.moving_reference import MovingReference

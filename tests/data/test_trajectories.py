@@ -19,7 +19,8 @@ from alphapo_cli.data.tokenise import encode_pairs
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.layout.registry import LAYOUTS
 from alphapo_cli.modeling.policy import PolicyModel, label
-from alphapo_cli.probe.probe import Processes, score_tokens
+from alphapo_cli.probe.scoring import score_tokens
+from alphapo_cli.runtime.distributed import Processes
 from tests import tiny as small
 
 CONFIG = DataConfig(trajectories=True)

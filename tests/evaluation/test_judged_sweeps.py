@@ -111,7 +111,8 @@ def test_a_reference_that_another_process_makes_is_waited_for(tmp_path, shared_c
     from alphapo_cli.config.compose import compose
     from alphapo_cli.config.overrides import Sources, read_line
     from alphapo_cli.config.schema import TrainConfig
-    from alphapo_cli.stages.train_generate_evaluate import make_plan, make_reference
+    from alphapo_cli.stages.plan import make_plan
+    from alphapo_cli.stages.train_generate_evaluate import make_reference
     from alphapo_cli.storage.jsonl import LineLog
 
     monkeypatch.chdir(tmp_path)

@@ -16,7 +16,8 @@ from alphapo_cli.modeling.logprobs import AnswerLogProbs
 from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.objective.inputs import Moment
 from alphapo_cli.objective.objective import Objective
-from alphapo_cli.probe.probe import Processes, score_pairs
+from alphapo_cli.probe.scoring import score_pairs
+from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.training.data_order import Schedule
 from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
 from tests import tiny

@@ -21,7 +21,8 @@ from alphapo_cli.modeling.layout.registry import LAYOUTS
 from alphapo_cli.modeling.lm_head import Head, kl_from
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
 from alphapo_cli.modeling.policy import PolicyModel, label
-from alphapo_cli.probe.probe import Processes, score_tokens
+from alphapo_cli.probe.scoring import score_tokens
+from alphapo_cli.runtime.distributed import Processes
 from tests import tiny as small
 from tests.conftest import Ran, strict_rows
 

@@ -20,11 +20,13 @@ from alphapo_cli.data.token_pairs import Ragged, TokenPairs
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
 from alphapo_cli.modeling.policy import PolicyModel
+from alphapo_cli.objective.build import build
 from alphapo_cli.objective.catalog import methods
 from alphapo_cli.objective.data_requirements import check_sides
 from alphapo_cli.objective.inputs import Moment
-from alphapo_cli.objective.objective import Objective, build
-from alphapo_cli.probe.probe import Processes, score_pairs
+from alphapo_cli.objective.objective import Objective
+from alphapo_cli.probe.scoring import score_pairs
+from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.training.data_order import Schedule
 from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
 from tests import tiny

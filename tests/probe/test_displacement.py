@@ -17,7 +17,9 @@ from alphapo_cli.modeling.logprobs import AnswerLogProbs
 from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.objective.inputs import Moment
 from alphapo_cli.probe.displacement import ProbeValues, metrics, objective_values, per_pair
-from alphapo_cli.probe.probe import Probe, Processes, score_pairs
+from alphapo_cli.probe.probe import Probe
+from alphapo_cli.probe.scoring import score_pairs
+from alphapo_cli.runtime.distributed import Processes
 from tests import tiny
 
 Row = dict[str, float | None]

@@ -14,11 +14,12 @@ import torch
 from alphapo_cli.config.compose import compose
 from alphapo_cli.config.overrides import Sources, read_line
 from alphapo_cli.config.schema import LoraConfig, ModelConfig, TrainConfig
+from alphapo_cli.launch.cell_order import together
 from alphapo_cli.modeling.loading import add_lora
 from alphapo_cli.modeling.policy import policy_of
 from alphapo_cli.modeling.weight_hashes import state_hash
-from alphapo_cli.objective.objective import build
-from alphapo_cli.runtime.memo import Shelf, together
+from alphapo_cli.objective.build import build
+from alphapo_cli.runtime.memo import Shelf
 from alphapo_cli.stages.training import inputs as module
 from alphapo_cli.stages.training.inputs import Workshop
 from tests import tiny

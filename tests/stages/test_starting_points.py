@@ -141,8 +141,8 @@ class TestReference:
         from alphapo_cli.config.overrides import Sources, read_line
         from alphapo_cli.config.schema import TrainConfig
         from alphapo_cli.modeling.policy import policy_of
-        from alphapo_cli.objective.objective import build
-        from alphapo_cli.probe.probe import Processes
+        from alphapo_cli.objective.build import build
+        from alphapo_cli.runtime.distributed import Processes
         from alphapo_cli.stages.training.inputs import Workshop
 
         line = ["objective=dpo", "model=from_scratch", "data.limit=8", "probe.pairs=4"]

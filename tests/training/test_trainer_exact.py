@@ -22,7 +22,8 @@ from alphapo_cli.data.token_pairs import TokenPair, TokenPairs
 from alphapo_cli.errors import AlphapoError
 from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.objective.objective import Objective
-from alphapo_cli.probe.probe import Processes, score_pairs
+from alphapo_cli.probe.scoring import score_pairs
+from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.training.data_order import Schedule
 from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
 from tests import tiny

@@ -24,7 +24,8 @@ from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.modeling.layout.registry import LAYOUTS
 from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.objective.catalog import methods
-from alphapo_cli.probe.probe import Processes, score_pairs
+from alphapo_cli.probe.scoring import score_pairs
+from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.training.data_order import Schedule
 from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
 from tests import tiny

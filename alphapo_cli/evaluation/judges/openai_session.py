@@ -29,7 +29,7 @@ from tqdm import tqdm
 from alphapo_cli.evaluation.judges.judge import Outcome, Record, Reply, Unusable
 from alphapo_cli.evaluation.judges.protocol import Ask, Message
 from alphapo_cli.evaluation.schema import JudgeConfig
-from alphapo_cli.runtime.deferral import SIGNALS
+from alphapo_cli.runtime.signals import SIGNALS
 
 GRACE = 20.0  # seconds that requests under way get after Ctrl-C: they are paid for
 PAID_ATTEMPTS = 3  # how often an answer that may cost money can be useless or late before its judgement fails

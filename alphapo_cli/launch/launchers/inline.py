@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.launch.cell import prepare, run_job
+from alphapo_cli.launch.cell_order import together
 from alphapo_cli.launch.launchers.launcher import Ended, Job
-from alphapo_cli.runtime.memo import together
-from alphapo_cli.stages.train_generate_evaluate import Plan
+from alphapo_cli.stages.plan import Plan
 
 
 class InlineLauncher:

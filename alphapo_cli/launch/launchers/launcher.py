@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from alphapo_cli.config.schema import TrainConfig
-from alphapo_cli.stages.train_generate_evaluate import Plan
+from alphapo_cli.stages.plan import Plan
 
 
 @dataclass(frozen=True)

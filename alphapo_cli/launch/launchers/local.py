@@ -12,10 +12,10 @@ from pathlib import Path
 
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import AlphapoError
+from alphapo_cli.launch.cell_order import together
 from alphapo_cli.launch.launchers.launcher import Ended, Job
 from alphapo_cli.launch.launchers.worker_process import Worker
-from alphapo_cli.runtime.memo import together
-from alphapo_cli.stages.train_generate_evaluate import Plan
+from alphapo_cli.stages.plan import Plan
 
 STILLBORN = 3
 

@@ -20,7 +20,7 @@ from alphapo_cli.launch.cell import run_job
 from alphapo_cli.launch.launchers.launcher import Ended, Job
 from alphapo_cli.launch.launchers.local import LocalLauncher
 from alphapo_cli.launch.schema import LauncherConfig
-from alphapo_cli.stages.train_generate_evaluate import Plan
+from alphapo_cli.stages.plan import Plan
 
 PASSED_ON = ("ALPHAPO_CACHE", "WANDB_MODE", "HF_HUB_OFFLINE", "HF_HOME")  # none of them a secret
 OBJECT_STORE = 100_000_000  # bytes; results travel through files

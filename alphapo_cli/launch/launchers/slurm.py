@@ -19,7 +19,7 @@ from alphapo_cli.launch.launchers.launcher import Ended, Job
 from alphapo_cli.launch.launchers.local import LocalLauncher
 from alphapo_cli.launch.launchers.submission import make_executor
 from alphapo_cli.launch.schema import LauncherConfig
-from alphapo_cli.stages.train_generate_evaluate import Plan
+from alphapo_cli.stages.plan import Plan
 
 POLL = 2.0  # seconds between two questions to squeue
 GRACE = 10.0  # seconds a task may be unknown to squeue before it counts as gone

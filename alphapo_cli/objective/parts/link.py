@@ -14,18 +14,8 @@ from torch import Tensor
 
 from alphapo_cli.errors import ConfigError
 from alphapo_cli.objective.inputs import Comparison
+from alphapo_cli.objective.numerics import SQUARED_LINEAR_FROM, box_cox, square
 from alphapo_cli.objective.part import register
-from alphapo_cli.objective.parts.shape import box_cox
-
-# |x| from which `square` goes on as a straight line. An ordinary log-ratio gap stays far below; it keeps the product of
-# this slope and of a power shape's (1.1e13) small enough to be squared in float32.
-SQUARED_LINEAR_FROM = 1e5
-
-
-def square(x: Tensor, linear_from: float = SQUARED_LINEAR_FROM) -> Tensor:
-    """x^2, and its tangent beyond `linear_from`."""
-    inner = x.clamp(-linear_from, linear_from)
-    return inner * (2 * x - inner)
 
 
 @register("link")

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from alphapo_cli.errors import ConfigError
 from alphapo_cli.objective.inputs import Memory, Moment
-from alphapo_cli.objective.part import register
-from alphapo_cli.objective.part_state import State
+from alphapo_cli.objective.part import State, register
 
 
 @register("schedule")

@@ -13,10 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alphapo_cli.objective.inputs import Comparison
+from alphapo_cli.objective.numerics import SIDES, square
 from alphapo_cli.objective.part import register
-from alphapo_cli.objective.parts.link import square
-
-SIDES = {"desirable": {"ge": 0}, "undesirable": {"ge": 0}}
 
 
 @register("link", reads_margin=False, limits=SIDES, pointwise=True)

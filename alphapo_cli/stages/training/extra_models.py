@@ -22,7 +22,7 @@ from alphapo_cli.modeling.weight_hashes import state_hash
 from alphapo_cli.objective.data_requirements import lacking
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.objective.parts.score import GUIDE
-from alphapo_cli.probe.probe import measured_sides, score_tokens
+from alphapo_cli.probe.scoring import measured_sides, score_tokens
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.stages.training.inputs import Materials, Workshop, rounding
 from alphapo_cli.training.moving_reference import MovingReference, frozen_copy

@@ -6,14 +6,12 @@ the same settings up to its own floating-point kernels.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,8 +29,9 @@ from alphapo_cli.data.text_pairs import LoadCounts, LoadedPairs, TextPair
 from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.modeling.loading import random_llama, save_model
 from alphapo_cli.modeling.policy import PolicyModel
-from alphapo_cli.objective.objective import build
+from alphapo_cli.objective.build import build
 from alphapo_cli.runs.directory import digest
+from alphapo_cli.runtime.threads import threads
 from alphapo_cli.training.data_order import Schedule
 from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
 
@@ -95,7 +94,7 @@ def ensure(cache: Path, say: bool = True) -> Path:
 
 def _train_alone(folder: Path) -> None:
     """`_train` in a process of its own, which is not one of several: the others are waiting and will not join in."""
-    code = "import sys; from pathlib import Path; from alphapo_cli.stages.training.glassbox_base import _train, threads\nwith threads(1): _train(Path(sys.argv[1]))"
+    code = "import sys; from pathlib import Path; from alphapo_cli.stages.training.glassbox_base import _train; from alphapo_cli.runtime.threads import threads\nwith threads(1): _train(Path(sys.argv[1]))"
     env = {k: v for k, v in os.environ.items() if k not in _DISTRIBUTED and not k.startswith("TORCHELASTIC")}
     subprocess.run([sys.executable, "-c", code, str(folder)], env=env, check=True, stdout=subprocess.DEVNULL)
 
@@ -145,15 +144,3 @@ def _tokens(pairs: list[TextPair], tokenizer: Any) -> TokenPairs:
         return prepare(
             cfg, ProbeConfig(pairs=1), tokenizer, train_pairs=loaded, probe_pairs=one, cache_dir=Path(scratch)
         ).train
-
-
-@contextlib.contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """torch's thread count within the block; None leaves it."""
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -19,27 +19,26 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from alphapo_cli.config.schema import DataConfig, ModelConfig, ProbeConfig, TrainConfig
-from alphapo_cli.data.glassbox import world
-from alphapo_cli.data.load import check_source, has_evaluation, load_pairs
+from alphapo_cli.config.schema import ModelConfig, TrainConfig
+from alphapo_cli.data.load import check_source
 from alphapo_cli.data.prepare import PreparedData, prepare
-from alphapo_cli.data.row_formats import answer_text
-from alphapo_cli.data.text_pairs import LoadCounts, LoadedPairs
+from alphapo_cli.data.text_pairs import LoadedPairs
 from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.loading import Room, check_lora, from_scratch, load_model, load_tokenizer, locate, room
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
 from alphapo_cli.modeling.weight_hashes import state_hash, weights_hash
 from alphapo_cli.objective.objective import Objective
-from alphapo_cli.probe.probe import Processes, measured_sides, score_pairs
+from alphapo_cli.probe.scoring import measured_sides, score_pairs
 from alphapo_cli.runs.directory import digest
+from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.runtime.memo import Keep, Shelf, made_of
 from alphapo_cli.stages.training import glassbox_base
 from alphapo_cli.stages.training.compatibility import check_prompts, check_room, check_same_tokens
+from alphapo_cli.stages.training.raw_pairs import _texts, load_text
 from alphapo_cli.storage.atomic import check_folder, write_atomic
 from alphapo_cli.storage.paths import cache_dir
 
-GLASSBOX_PROBE = 256
 KEPT = 4  # combinations of model and data whose weights, tokens and log-probs stay in memory
 
 
@@ -235,31 +234,6 @@ def rounding(cfg: TrainConfig, scorer: PolicyModel) -> list[Any]:
         computes = torch.cuda.get_device_name(device)
     settings = [cfg.trainer.bf16, cfg.layout, cfg.model.attention, cfg.trainer.logit_chunk_mb]
     return [settings, torch.__version__, transformers.__version__, computes]
-
-
-def load_text(cfg: DataConfig, probe: ProbeConfig) -> tuple[LoadedPairs, LoadedPairs | None]:
-    """(training pairs, pairs of an evaluation split or None), of whatever source."""
-    if cfg.source == "glassbox":
-        pairs = world.make_pairs(cfg.glassbox)[: cfg.limit]
-        held_out = world.probe_pairs(probe.pairs or GLASSBOX_PROBE, cfg.glassbox)
-        return _glassbox(pairs), _glassbox(held_out)
-    train = load_pairs(cfg)
-    if not has_evaluation(cfg):
-        return train, None
-    # A list objective's value depends on how many answers it sees: as many as in training.
-    return train, load_pairs(replace(cfg, answers=train.num_sides) if train.form == "answers" else cfg, evaluation=True)
-
-
-def _glassbox(pairs: list[Any]) -> LoadedPairs:
-    return LoadedPairs(pairs, LoadCounts(read=len(pairs)), "embedded world", "messages")
-
-
-def _texts(pairs: LoadedPairs) -> list[str]:
-    texts = []
-    for pair in pairs:
-        prompt = pair.prompt if isinstance(pair.prompt, str) else "\n".join(m["content"] for m in pair.prompt)
-        texts += [prompt, *map(answer_text, pair.answers)]
-    return texts
 
 
 def _read_npy(file: Path) -> np.ndarray | None:

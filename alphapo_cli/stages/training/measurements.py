@@ -15,9 +15,11 @@ from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.objective.inputs import Moment
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.probe import displacement
-from alphapo_cli.probe.probe import Probe, Processes, score_pairs
+from alphapo_cli.probe.probe import Probe
 from alphapo_cli.probe.sampled_answers import Outcome, Prompts
+from alphapo_cli.probe.scoring import score_pairs
 from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.runtime.memo import Keep
 from alphapo_cli.stages.training.inputs import Materials
 from alphapo_cli.training import guards

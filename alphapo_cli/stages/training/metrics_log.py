@@ -8,7 +8,8 @@ from typing import Any
 from tqdm import tqdm
 
 from alphapo_cli.runs.directory import RunDirectory
-from alphapo_cli.storage.atomic import append_jsonl, jsonable
+from alphapo_cli.storage.atomic import jsonable
+from alphapo_cli.storage.jsonl import append_jsonl
 from alphapo_cli.storage.run_lock import Claim
 from alphapo_cli.tracking.wandb import NullTracker, Tracker
 

@@ -16,11 +16,10 @@ from alphapo_cli.errors import Interrupted, in_words
 from alphapo_cli.modeling.loading import add_lora, save_model
 from alphapo_cli.modeling.policy import policy_of
 from alphapo_cli.objective.objective import Objective
-from alphapo_cli.probe.probe import Processes
 from alphapo_cli.runs.checkpoints import Checkpoints
 from alphapo_cli.runs.directory import RunDirectory
-from alphapo_cli.runtime.deferral import uninterrupted
-from alphapo_cli.runtime.signals import StopRequest
+from alphapo_cli.runtime.distributed import Processes
+from alphapo_cli.runtime.signals import StopRequest, uninterrupted
 from alphapo_cli.stages.training.cost import Cost
 from alphapo_cli.stages.training.extra_models import guided, running_reference
 from alphapo_cli.stages.training.inputs import Materials, Workshop
@@ -28,7 +27,8 @@ from alphapo_cli.stages.training.measurements import Readings
 from alphapo_cli.stages.training.metrics_log import Recorder
 from alphapo_cli.stages.training.resume import Busy, check_continuable, facts_of
 from alphapo_cli.stages.training.tracker import Group, run_tracker
-from alphapo_cli.storage.atomic import append_jsonl, jsonable, whole_directory, write_json
+from alphapo_cli.storage.atomic import jsonable, whole_directory, write_json
+from alphapo_cli.storage.jsonl import append_jsonl
 from alphapo_cli.storage.run_lock import Claim, ClaimLost, Standing, take
 from alphapo_cli.training import guards
 from alphapo_cli.training.data_order import Schedule, probe_every

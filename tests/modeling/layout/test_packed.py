@@ -21,7 +21,7 @@ from alphapo_cli.modeling.layout import packed, padded
 from alphapo_cli.modeling.layout.batch import PairBatch
 from alphapo_cli.modeling.layout.patching import FAMILIES, prepare
 from alphapo_cli.modeling.policy import PolicyModel
-from alphapo_cli.probe.probe import inference
+from alphapo_cli.probe.scoring import inference
 from tests import tiny
 from tests.pair_shapes import ARCHITECTURES, CORNERS, MODELS, model, pair_lists, pair_of
 

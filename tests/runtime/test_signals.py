@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from alphapo_cli.runtime.deferral import uninterrupted
+from alphapo_cli.runtime.signals import uninterrupted
 
 
 def interrupted_halfway(done: list[str], number: int) -> None:
