@@ -1,4 +1,4 @@
-""""""
+"""What a line of `run` or `sweep` asks for after training: the lines of generate and eval, checked and hashed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.judges.registry import check_judge, check_settings
 from alphapo_cli.evaluation.schema import EvalConfig
 from alphapo_cli.generation.schema import GenerateConfig, check_line
-from alphapo_cli.stages.train_generate_evaluate import EVALUATE, GENERATE
 from alphapo_cli.storage.hashing import plan_key
+
+GENERATE = ("generation", "prompts")
+
+
+EVALUATE = ("judge", "statistics")
 
 
 @dataclass(frozen=True)

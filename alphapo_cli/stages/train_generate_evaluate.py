@@ -29,8 +29,6 @@ from alphapo_cli.storage.jsonl import InUse
 # What of results.json becomes a metric of the run, as eval/<name>; AlpacaEval counts rates in per cent.
 RATES = ("win_rate", "length_controlled_winrate", "discrete_win_rate", "standard_error", "lc_standard_error")
 FIGURES = (*RATES, "avg_length", "n_total", "true_win_rate", "true_reward")
-GENERATE = ("generation", "prompts")
-EVALUATE = ("judge", "statistics")
 LOOK = 0.5  # seconds between two looks at answers that another process generates
 
 
