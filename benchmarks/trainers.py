@@ -16,7 +16,7 @@ from torch import Tensor
 
 from alphapo_cli.config.schema import TrainConfig, TrainerConfig
 from alphapo_cli.data.token_pairs import TokenPairs
-from alphapo_cli.training.data_order import Schedule
+from alphapo_cli.training.data_order import DataOrder
 
 BATCH = 8  # pairs
 RATE = 1e-6
@@ -40,10 +40,10 @@ class Side:
     gradients: Callable[[int], tuple[float, Tensor]]
 
 
-def schedule(pairs: TokenPairs, steps: int) -> Schedule:
+def schedule(pairs: TokenPairs, steps: int) -> DataOrder:
     """Which pairs are in which step, the same for both sides."""
     cfg = TrainerConfig(per_device_train_batch_size=BATCH, gradient_accumulation_steps=1, max_steps=steps)
-    return Schedule.of(cfg, len(pairs), 1, seed=0)
+    return DataOrder.of(cfg, len(pairs), 1, seed=0)
 
 
 def _side(name: str, trainer: Any, batch: Callable[[int], Any], device: str) -> Side:

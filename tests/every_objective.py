@@ -28,8 +28,8 @@ from alphapo_cli.objective.parts.score import GUIDE
 from alphapo_cli.probe.scoring import measured_sides, score_pairs, score_tokens
 from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.stages.training.extra_models import reads_guide, running_reference
-from alphapo_cli.training.data_order import Schedule
-from alphapo_cli.training.step_data import Window
+from alphapo_cli.training.data_order import DataOrder
+from alphapo_cli.training.step_data import MetricSums
 from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
 from tests import tiny
 from tests.pair_shapes import LIMIT
@@ -116,7 +116,7 @@ def guided(lm: Any, objective: Objective, data: TokenPairs) -> TokenPairs:
     return replace(data, columns=columns, guide=tuple(a - b for a, b in zip(theirs, ours, strict=True)))
 
 
-class _Rows(Window):
+class _Rows(MetricSums):
     """Also keeps the loss of each row of the step."""
 
     def __init__(self) -> None:
@@ -146,7 +146,7 @@ def trainer_of(
     if objective.needs_reference:
         reference = score_pairs(before, data, batch_size=3, pad_id=tiny.PAD, processes=Processes(), objective=objective)
     cfg = TrainerConfig(**{"max_grad_norm": 0.0, "use_cpu": True, "logging_steps": 1, **settings})
-    schedule = Schedule.of(cfg, len(data), 1, seed=3)
+    schedule = DataOrder.of(cfg, len(data), 1, seed=3)
     workshop: Any = SimpleNamespace(reference_policy=lambda *_: before)
     moving = running_reference(TrainConfig(), workshop, policy, objective, schedule.total_steps, lambda note: None)
     logged: list[dict[str, float]] = []

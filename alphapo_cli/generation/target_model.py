@@ -20,7 +20,7 @@ _CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "se
 
 
 @dataclass(frozen=True)
-class Subject:
+class TargetModel:
     """A model before its weights are read.
 
     base: the model that an adapter (`source`) changes; config: transformers' configuration of the whole model;
@@ -76,7 +76,7 @@ class Subject:
         return {**weights, **adapter, "tokenizer": tokenizer_hash(self.tokenizer), "dtype": self.dtype}
 
 
-def find(model: str | None, cfg: SubjectConfig, cache: Path, key: str = "model") -> Subject:
+def find(model: str | None, cfg: SubjectConfig, cache: Path, key: str = "model") -> TargetModel:
     """What `model` names; None: the embedded world's base, trained now where the cache does not hold it.
 
     `key` is what messages call it.
@@ -100,7 +100,7 @@ def find(model: str | None, cfg: SubjectConfig, cache: Path, key: str = "model")
     text = config.get_text_config()
     limits = [getattr(text, key, None) for key in _CONTEXT]
     saved = getattr(text, "dtype", None) or getattr(config, "dtype", None)
-    return Subject(
+    return TargetModel(
         asked=model,
         name=name or _name(model, source),
         source=source,

@@ -122,14 +122,14 @@ def base_location(source: ModelSource) -> str:
 
 
 @dataclass(frozen=True)
-class Room:
+class ModelLimits:
     """What a model can read: token ids below `tokens`, and `positions` of them in a row (None: no limit)."""
 
     tokens: int
     positions: int | None
 
 
-def room(source: ModelSource, cfg: ModelConfig) -> Room:
+def model_limits(source: ModelSource, cfg: ModelConfig) -> ModelLimits:
     """From the model's configuration, without reading weights.
 
     Raises:
@@ -143,7 +143,7 @@ def room(source: ModelSource, cfg: ModelConfig) -> Room:
         ).get_text_config()
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{source.key}={source.asked}: {_load_reason(error, source, 'configuration')}") from error
-    return Room(int(config.vocab_size), getattr(config, "max_position_embeddings", None))
+    return ModelLimits(int(config.vocab_size), getattr(config, "max_position_embeddings", None))
 
 
 def load_model(source: ModelSource, cfg: ModelConfig) -> Any:

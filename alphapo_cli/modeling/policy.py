@@ -155,7 +155,7 @@ class PolicyModel(nn.Module):
 
     def score(self, batch: PairBatch) -> TokenLogProbs:
         """`forward` with the answers the tokens belong to."""
-        return label(self(batch), batch)
+        return attach_answer_ids(self(batch), batch)
 
     def gradient_checkpointing_enable(self, **settings: Any) -> None:
         self.lm.gradient_checkpointing_enable(**settings)
@@ -163,7 +163,7 @@ class PolicyModel(nn.Module):
         bare(self.lm).enable_input_require_grads()
 
 
-def label(scored: Scored, batch: PairBatch) -> TokenLogProbs:
+def attach_answer_ids(scored: Scored, batch: PairBatch) -> TokenLogProbs:
     """Per-token log-probs with the answer each belongs to."""
     logps, *facts = (scored,) if isinstance(scored, Tensor) else scored
     statistics = TokenStatistics(facts[0], facts[1]) if len(facts) > 1 else None

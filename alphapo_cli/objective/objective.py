@@ -24,8 +24,8 @@ from torch import Tensor
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.logprobs import AnswerLogProbs, above
 from alphapo_cli.objective import part_state as states
-from alphapo_cli.objective.inputs import Comparison, Memory, Moment
-from alphapo_cli.objective.spec import Point
+from alphapo_cli.objective.inputs import ObjectiveInputs, PartState, StepContext
+from alphapo_cli.objective.spec import ObjectiveSpec
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class PairLoss:
 
 
 @dataclass(frozen=True)
-class Objective(Point):
+class Objective(ObjectiveSpec):
     """A point that can be evaluated."""
 
     def weigh(self, answers: AnswerLogProbs) -> Tensor:
@@ -62,7 +62,7 @@ class Objective(Point):
             [tokens.sum_over(weights * tokens.logps), tokens.sum_over(weights), tokens.sum_over(weights.detach() ** 2)]
         )
 
-    def _part(self, kind: str, c: Comparison) -> Tensor | float:
+    def _part(self, kind: str, c: ObjectiveInputs) -> Tensor | float:
         """What a part says of the answers that it is to see."""
         bound = self.parts[kind]
         return bound(c if bound.part.sides is None else c.first(bound.part.sides))  # type: ignore[no-any-return]
@@ -79,26 +79,26 @@ class Objective(Point):
         return self.score_function(self.given(answers).counted())
 
     @cached_property
-    def start(self) -> Moment:
+    def start(self) -> StepContext:
         """Before the first step."""
-        return Moment(0.0, states.begin(self.parts))
+        return StepContext(0.0, states.begin(self.parts))
 
-    def observe(self, answers: AnswerLogProbs, moment: Moment) -> dict[str, Tensor]:
+    def observe(self, answers: AnswerLogProbs, moment: StepContext) -> dict[str, Tensor]:
         """What its parts want to know of each pair of a step: kind -> [B, F]."""
         answers = self.given(answers)
         here = self.at(moment)
         scores = here.scores(answers)
-        return states.observe(self.parts, Comparison(scores, here.rewards(scores), self.beta, self.gamma, answers))
+        return states.observe(self.parts, ObjectiveInputs(scores, here.rewards(scores), self.beta, self.gamma, answers))
 
-    def settle(self, memory: Mapping[str, Memory], observed: Mapping[str, Tensor]) -> dict[str, Memory]:
+    def settle(self, memory: Mapping[str, PartState], observed: Mapping[str, Tensor]) -> dict[str, PartState]:
         """The memory with which a step is computed, from what was observed of all its pairs."""
         return states.settle(self.parts, memory, observed)
 
-    def react(self, memory: Mapping[str, Memory], row: Mapping[str, Any]) -> dict[str, Memory]:
+    def react(self, memory: Mapping[str, PartState], row: Mapping[str, Any]) -> dict[str, PartState]:
         """The memory after a reading of the probe, `row` its metrics."""
         return states.react(self.parts, memory, row)
 
-    def readings(self, moment: Moment) -> dict[str, float]:
+    def readings(self, moment: StepContext) -> dict[str, float]:
         """Numbers to log: the scheduled parameter, and what the parts remember."""
         bound = self.parts["schedule"]
         value = bound(moment, moment.memory.get("schedule", {}))
@@ -108,7 +108,7 @@ class Objective(Point):
                 found |= {f"train/objective/{name}": float(x) for name, x in memory.items() if x.dim() == 0}
         return found
 
-    def at(self, moment: Moment) -> Objective:
+    def at(self, moment: StepContext) -> Objective:
         """The same with its scheduled parameter as it is at `moment`."""
         bound = self.parts["schedule"]
         value = bound(moment, moment.memory.get("schedule", {}))
@@ -137,17 +137,19 @@ class Objective(Point):
         return (high - low).abs() / 2
 
     def compare(
-        self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: Moment | None = None
-    ) -> Comparison:
+        self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: StepContext | None = None
+    ) -> ObjectiveInputs:
         """What the other parts read of `scores` [K, B]."""
         memory = (moment or self.start).memory
         rewards = self.rewards(scores)
         rounding = 0.0 if answers is None else self.reward_rounding(answers)
-        c = Comparison(scores, rewards, self.beta, self.gamma, answers, memory.get("margin", {}), rounding=rounding)
+        c = ObjectiveInputs(
+            scores, rewards, self.beta, self.gamma, answers, memory.get("margin", {}), rounding=rounding
+        )
         return replace(c, offset=self.gamma + self._part("margin", c), memory={})
 
     def preference_loss(
-        self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: Moment | None = None
+        self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: StepContext | None = None
     ) -> Tensor:
         """The loss of the preference term alone as a function of the scores: [K, B] -> [B]."""
         memory = (moment or self.start).memory
@@ -156,7 +158,7 @@ class Objective(Point):
         factor = self._part("weight", replace(c, memory=memory.get("weight", {})))
         return self.preference * factor * loss
 
-    def _labelled(self, c: Comparison) -> Tensor:
+    def _labelled(self, c: ObjectiveInputs) -> Tensor:
         """The link under the label, which may be uncertain."""
         one = functools.partial(self._part, "link")
         loss = torch.as_tensor(one(c))
@@ -172,7 +174,7 @@ class Objective(Point):
             loss = (1 - wrong) * loss + wrong * one(c.swapped())
         return loss
 
-    def __call__(self, answers: AnswerLogProbs, moment: Moment | None = None) -> PairLoss:
+    def __call__(self, answers: AnswerLogProbs, moment: StepContext | None = None) -> PairLoss:
         """Loss, scores and rewards of a batch.
 
         Args:
@@ -191,7 +193,7 @@ class Objective(Point):
         if self.nll:
             logp = self.nll * answers.sums[0] / self._nll_tokens(answers)
             loss = loss - (logp if answers.present is None else logp * answers.present[0])
-        loss = loss + self._part("regulariser", Comparison(scores, rewards, self.beta, answers=answers))
+        loss = loss + self._part("regulariser", ObjectiveInputs(scores, rewards, self.beta, answers=answers))
         margins = rewards[0] - rewards[1] if both else None
         return PairLoss(loss, scores, rewards, margins, here.reward_rounding(answers))
 
@@ -209,7 +211,7 @@ class Objective(Point):
         return answers.chosen_tokens or 1.0  # a step of undesirable answers has none, and its NLL does not count
 
     def score_gradients(
-        self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: Moment | None = None
+        self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: StepContext | None = None
     ) -> Tensor:
         """d loss / d s of the preference term, per side and pair: [K, B] -> [K, B], without the 1/B of a mean.
 

@@ -18,14 +18,14 @@ from torch import Tensor
 from alphapo_cli.config import validate
 from alphapo_cli.config.objective_parts import OPTIONAL, PARTS
 from alphapo_cli.errors import ConfigError, nearest
-from alphapo_cli.objective.inputs import Memory
+from alphapo_cli.objective.inputs import PartState
 
 # What a score is the logarithm of: a probability (at most 0), or a ratio of two probabilities (either sign).
 ScoreKind = Literal["log_prob", "log_ratio"]
 
 
 @dataclass(frozen=True)
-class State:
+class StatefulPart:
     """The memory of one part. Every function also takes the part's settings as keywords.
 
     initial() -> name -> number before the first step.
@@ -36,8 +36,8 @@ class State:
 
     initial: Callable[..., dict[str, float | Tensor]]
     observe: Callable[..., Tensor] | None = None
-    settle: Callable[..., Memory] | None = None
-    react: Callable[..., Memory] | None = None
+    settle: Callable[..., PartState] | None = None
+    react: Callable[..., PartState] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Part:
     needs_guide: bool = False
     columns: tuple[str, ...] | Callable[..., tuple[str, ...]] = ()
     rule: Callable[..., Any] | None = None
-    state: State | None = None
+    state: StatefulPart | None = None
     limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     reads_margin: bool = True
     sides: int | None = 2
@@ -78,7 +78,7 @@ class Part:
         signature = inspect.signature(self.function)
         return {n: p for n, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
-    def bind(self, settings: Mapping[str, Any]) -> Bound:
+    def bind(self, settings: Mapping[str, Any]) -> BoundPart:
         """The part with its parameters filled in.
 
         Raises:
@@ -97,11 +97,11 @@ class Part:
         for name, limits in self.limits.items():
             for words in validate.fault(f"objective.{self.kind}.{name}", chosen[name], limits):
                 raise ConfigError(words)
-        return Bound(self, chosen)
+        return BoundPart(self, chosen)
 
 
 @dataclass(frozen=True)
-class Bound:
+class BoundPart:
     """A part with its settings."""
 
     part: Part

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphapo_cli.objective.inputs import Comparison, Memory
-from alphapo_cli.objective.part import Bound
+from alphapo_cli.objective.inputs import ObjectiveInputs, PartState
+from alphapo_cli.objective.part import BoundPart
 
 
-def begin(parts: Mapping[str, Bound]) -> dict[str, Memory]:
+def begin(parts: Mapping[str, BoundPart]) -> dict[str, PartState]:
     """The memory of every part that has one, before the first step."""
-    found: dict[str, Memory] = {}
+    found: dict[str, PartState] = {}
     for kind, bound in parts.items():
         if bound.part.state is not None:
             values = bound.part.state.initial(**bound.settings)
@@ -27,7 +27,7 @@ def begin(parts: Mapping[str, Bound]) -> dict[str, Memory]:
 
 
 @torch.no_grad()
-def observe(parts: Mapping[str, Bound], c: Comparison) -> dict[str, Tensor]:
+def observe(parts: Mapping[str, BoundPart], c: ObjectiveInputs) -> dict[str, Tensor]:
     """[B, F] float64 values of each pair for every part that reads them."""
     found = {}
     for kind, bound in parts.items():
@@ -39,8 +39,8 @@ def observe(parts: Mapping[str, Bound], c: Comparison) -> dict[str, Tensor]:
 
 
 def settle(
-    parts: Mapping[str, Bound], memory: Mapping[str, Memory], observed: Mapping[str, Tensor]
-) -> dict[str, Memory]:
+    parts: Mapping[str, BoundPart], memory: Mapping[str, PartState], observed: Mapping[str, Tensor]
+) -> dict[str, PartState]:
     """The memory with which a step is computed; `observed` [n, F] of all its pairs, in the data's order."""
     moved = dict(memory)
     for kind, values in observed.items():
@@ -50,7 +50,9 @@ def settle(
     return moved
 
 
-def react(parts: Mapping[str, Bound], memory: Mapping[str, Memory], row: Mapping[str, Any]) -> dict[str, Memory]:
+def react(
+    parts: Mapping[str, BoundPart], memory: Mapping[str, PartState], row: Mapping[str, Any]
+) -> dict[str, PartState]:
     """The memory after a reading of the probe."""
     moved = dict(memory)
     for kind, bound in parts.items():

@@ -11,8 +11,8 @@ import torch
 from alphapo_cli.config.objective_parts import OPTIONAL
 from alphapo_cli.config.schema import ObjectiveConfig
 from alphapo_cli.errors import ConfigError
-from alphapo_cli.objective.inputs import Memory, Moment
-from alphapo_cli.objective.part import Bound
+from alphapo_cli.objective.inputs import PartState, StepContext
+from alphapo_cli.objective.part import BoundPart
 
 
 def absolute_gamma(cfg: ObjectiveConfig) -> float:
@@ -30,7 +30,7 @@ def absolute_gamma(cfg: ObjectiveConfig) -> float:
     return cfg.beta * cfg.gamma_beta_ratio if cfg.gamma_beta_ratio is not None else 0.0
 
 
-def check_loss(cfg: ObjectiveConfig, parts: Mapping[str, Bound]) -> None:
+def check_loss(cfg: ObjectiveConfig, parts: Mapping[str, BoundPart]) -> None:
     """Raises ConfigError: nothing is left to minimise, or a margin part that the link does not read."""
     link, margin = parts["link"].part, parts["margin"].part
     if not link.needs_rejected and not cfg.nll:
@@ -46,7 +46,7 @@ def check_loss(cfg: ObjectiveConfig, parts: Mapping[str, Bound]) -> None:
         )
 
 
-def check_schedule(parts: Mapping[str, Bound]) -> None:
+def check_schedule(parts: Mapping[str, BoundPart]) -> None:
     """A schedule may move a number that a part reads at every step.
 
     Not those of token weights, with which the reference's sums were made once, nor those where a memory begins.
@@ -71,7 +71,7 @@ def check_schedule(parts: Mapping[str, Bound]) -> None:
         )
 
 
-def _beginnings(bound: Bound) -> set[str]:
+def _beginnings(bound: BoundPart) -> set[str]:
     """The settings that only say where a part's memory begins: those that its `initial` names."""
     if bound.part.state is None:
         return set()
@@ -79,15 +79,15 @@ def _beginnings(bound: Bound) -> set[str]:
     return {p.name for p in named if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def ends(schedule: Bound, memory: Mapping[str, Memory]) -> list[Moment]:
+def ends(schedule: BoundPart, memory: Mapping[str, PartState]) -> list[StepContext]:
     """Moments at which the schedule's parameter is as far as it goes."""
     if "schedule" not in memory:
-        return [Moment(1.0, memory)]
+        return [StepContext(1.0, memory)]
     values = (torch.tensor(float(schedule.settings[name]), dtype=torch.float64) for name in ("low", "high"))
-    return [Moment(1.0, {**memory, "schedule": {"value": value}}) for value in values]
+    return [StepContext(1.0, {**memory, "schedule": {"value": value}}) for value in values]
 
 
-def check_readers(cfg: ObjectiveConfig, parts: Mapping[str, Bound]) -> None:
+def check_readers(cfg: ObjectiveConfig, parts: Mapping[str, BoundPart]) -> None:
     """Raises ConfigError: a setting about two answers beside a part that reads more, or about tokens beside sums."""
     score, token = parts["score"], parts["token"].part.name
     if score.columns and token != OPTIONAL["token"]:

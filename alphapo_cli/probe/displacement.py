@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from alphapo_cli.modeling.logprobs import AnswerLogProbs, above
-from alphapo_cli.objective.inputs import Moment
+from alphapo_cli.objective.inputs import StepContext
 from alphapo_cli.objective.objective import Objective
 
 QUANTILES = (10, 50, 90)
@@ -117,7 +117,7 @@ def _accuracy(now: ProbeValues) -> np.ndarray:
     return _order(now.rewards, now.reward_rounding)
 
 
-def objective_values(objective: Objective, answers: AnswerLogProbs, moment: Moment) -> dict[str, np.ndarray]:
+def objective_values(objective: Objective, answers: AnswerLogProbs, moment: StepContext) -> dict[str, np.ndarray]:
     """scores, rewards, gradients (d loss / d score) and reward_rounding, each [K, P], of P pairs' answers."""
     answers = answers.widened()
     scores = objective.scores(answers)

@@ -15,13 +15,13 @@ from torch import Tensor
 from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.modeling.lm_head import Head, log_probs_and_statistics, observe
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
-from alphapo_cli.modeling.policy import PolicyModel, frozen_head, head_of, label
-from alphapo_cli.objective.inputs import Moment
+from alphapo_cli.modeling.policy import PolicyModel, attach_answer_ids, frozen_head, head_of
+from alphapo_cli.objective.inputs import StepContext
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.probe.displacement import ProbeValues, objective_values
 from alphapo_cli.probe.scoring import PairScorer, _numpy, inference, measured_sides
 from alphapo_cli.runtime.distributed import Processes
-from alphapo_cli.runtime.memo import Keep, alone
+from alphapo_cli.runtime.memo import Memoize, no_memo
 
 
 class Probe:
@@ -37,7 +37,7 @@ class Probe:
         pad_id: int,
         processes: Processes,
         reference: np.ndarray | None,
-        keep: Keep = alone,
+        keep: Memoize = no_memo,
     ) -> None:
         """`keep`: for the first reading, as far as it is the same under other objectives."""
         self.objective = objective
@@ -54,7 +54,7 @@ class Probe:
         values, self.start_hidden = first
         self.start = self._values(values, objective.start)
 
-    def measure(self, policy: PolicyModel, moment: Moment | None = None) -> ProbeValues:
+    def measure(self, policy: PolicyModel, moment: StepContext | None = None) -> ProbeValues:
         """Everything the metrics need, of the policy as it is now, its loss as it is at `moment`."""
         return self._values(self._look(policy)[0], moment or self.objective.start)
 
@@ -75,7 +75,7 @@ class Probe:
                 )
                 if not self.start_hidden:
                     rows.append(hidden[:chosen].clone())  # not a view, which would keep the rest
-                tokens = label(logps, batch)
+                tokens = attach_answer_ids(logps, batch)
                 answers = replace(tokens.answers(), index=batch.index)
                 found = {
                     "sums": _numpy(answers.sums),
@@ -89,7 +89,7 @@ class Probe:
                 parts.append((chunk, found))
         return self.scorer.collect(parts), rows
 
-    def _values(self, values: dict[str, np.ndarray], moment: Moment) -> ProbeValues:
+    def _values(self, values: dict[str, np.ndarray], moment: StepContext) -> ProbeValues:
         answers = AnswerLogProbs(
             torch.from_numpy(values["sums"]),
             torch.from_numpy(values["lengths"]),

@@ -16,7 +16,7 @@ from typing import Any
 
 from alphapo_cli.config.schema import ProbeConfig
 from alphapo_cli.modeling.sampling import sample
-from alphapo_cli.runtime.memo import Keep, alone
+from alphapo_cli.runtime.memo import Memoize, no_memo
 from alphapo_cli.storage.atomic import write_json
 
 NGRAM = 4
@@ -33,7 +33,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Prompts:
+class SamplePrompts:
     """What is answered: texts (for the record) and the ids that the model reads."""
 
     dataset: str
@@ -42,12 +42,12 @@ class Prompts:
     true_reward: TrueReward | None = None
 
 
-class Outcome:
+class SampledAnswers:
     """Samples, and where it can scores, one policy over a run; `folder` is the run's samples/."""
 
     def __init__(
-        self, tokenizer: Any, end_id: int, cfg: ProbeConfig, prompts: Prompts, seed: int, folder: Path, name: str,
-        keep: Keep = alone,
+        self, tokenizer: Any, end_id: int, cfg: ProbeConfig, prompts: SamplePrompts, seed: int, folder: Path, name: str,
+        keep: Memoize = no_memo,
     ) -> None:  # fmt: skip
         """`keep`: for the answers of the policy before its first step, which other runs may share."""
         self.keep = keep

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.storage.run_lock import standing
+from alphapo_cli.storage.run_lock import lock_status
 
 OVER = ("complete", "stopped")  # states of runs that no line takes up again
 OUTCOME = "outcome.json"
@@ -64,7 +64,7 @@ class RunState:
             return "pending"
         state = str((summary or {}).get("state", "interrupted"))
         if state == "running":
-            now = standing(self.claim)
+            now = lock_status(self.claim)
             return "running" if now is not None and now.held else "interrupted"
         return state
 

@@ -64,7 +64,7 @@ def raise_interrupt(number: int, frame: FrameType | None) -> Any:
 
 
 @contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
+def deferred_signals() -> Iterator[None]:
     """Within the block signals are collected; after it each goes to the handler that it would have met.
 
     Outside the main thread, where Python takes no signals, nothing changes.

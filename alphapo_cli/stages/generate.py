@@ -19,12 +19,12 @@ from alphapo_cli.data.template import style_of
 from alphapo_cli.data.tokenise import encode_prompt
 from alphapo_cli.errors import AlphapoError, Interrupted, UsageError, missing_extra
 from alphapo_cli.generation import parity
-from alphapo_cli.generation.backend import Backend, Job, Request, request_seed
+from alphapo_cli.generation.backend import Backend, GenerationJob, Request, request_seed
 from alphapo_cli.generation.directory import GenerateDirectory
 from alphapo_cli.generation.prompts import Prompts, load_prompts
 from alphapo_cli.generation.schema import GenerateConfig
 from alphapo_cli.generation.statistics import describe
-from alphapo_cli.generation.target_model import Subject, find
+from alphapo_cli.generation.target_model import TargetModel, find
 from alphapo_cli.modeling.sampling import Sample
 from alphapo_cli.runs.directory import digest, manifest
 from alphapo_cli.runs.keyed_directory import keyed_name, place_inside
@@ -40,7 +40,7 @@ class Generation:
     """Everything read and checked. `ids`: token ids by prompt; `backend`: vllm or transformers."""
 
     cfg: GenerateConfig
-    job: Job
+    job: GenerationJob
     prompts: Prompts
     ids: tuple[list[int], ...]
     backend: str
@@ -100,7 +100,7 @@ def prepare(
     else:
         parity.check_template([prompt.side for prompt in prompts.rows], ids, subject.tokenizer, cfg.data)
     limit = _limit(cfg, subject, ids)
-    job = Job(subject, cfg, subject.stop_ids(cfg.data), limit)
+    job = GenerationJob(subject, cfg, subject.stop_ids(cfg.data), limit)
     generator = cfg.generation.generator or subject.name
     identity = {
         "generator": generator,
@@ -196,7 +196,7 @@ def _backend(generation: Generation) -> Backend:
     return TransformersBackend()
 
 
-def _encode(prompts: Prompts, subject: Subject, data: DataConfig) -> list[list[int]]:
+def _encode(prompts: Prompts, subject: TargetModel, data: DataConfig) -> list[list[int]]:
     tokenizer = subject.tokenizer
     style = style_of(tokenizer, data)
     bare = [prompt for prompt in prompts.rows if prompt.plain is None]
@@ -217,7 +217,7 @@ def _encode(prompts: Prompts, subject: Subject, data: DataConfig) -> list[list[i
     ]
 
 
-def _limit(cfg: GenerateConfig, subject: Subject, ids: tuple[list[int], ...]) -> int:
+def _limit(cfg: GenerateConfig, subject: TargetModel, ids: tuple[list[int], ...]) -> int:
     """Tokens of an answer at most.
 
     Raises:

@@ -21,11 +21,11 @@ from alphapo_cli.runtime.distributed import start_processes
 from alphapo_cli.runtime.signals import stop_requests
 from alphapo_cli.runtime.threads import threads
 from alphapo_cli.stages.training.extra_models import check_guide, reads_guide, to_come
-from alphapo_cli.stages.training.inputs import Materials, Workshop
+from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData
 from alphapo_cli.stages.training.resume import Busy
-from alphapo_cli.stages.training.session import Attempt
+from alphapo_cli.stages.training.session import TrainingSession
 from alphapo_cli.stages.training.tracker import Group
-from alphapo_cli.storage.run_lock import standing
+from alphapo_cli.storage.run_lock import lock_status
 
 
 def run(
@@ -33,7 +33,7 @@ def run(
     directory: RunDirectory,
     *,
     replace: bool = False,
-    workshop: Workshop | None = None,
+    workshop: InputsBuilder | None = None,
     group: Group | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -50,13 +50,13 @@ def run(
         summary = directory.summary()
         assert summary is not None
         return summary
-    now = standing(directory.claim)
+    now = lock_status(directory.claim)
     if now is not None and now.held:  # the claim itself is taken later; this spares the wait until then
         raise Busy.of(directory, now)
     processes = start_processes(use_cpu=cfg.trainer.use_cpu)
     if not sys.stderr.isatty():
         disable_progress_bar()  # transformers' own bars for loading and saving
-    workshop = workshop or Workshop(processes=processes)
+    workshop = workshop or InputsBuilder(processes=processes)
     console = console or Console(stderr=True, quiet=processes.rank != 0)
     with threads(cfg.trainer.threads):
         objective = build(cfg.objective)
@@ -73,11 +73,11 @@ def run(
             console.print(data_table(materials))
         _warn(cfg, objective, console)
         with stop_requests() as stop:
-            attempt = Attempt(cfg, directory, workshop, processes, objective, materials, group, stop)
+            attempt = TrainingSession(cfg, directory, workshop, processes, objective, materials, group, stop)
             return attempt.go(replace=replace)
 
 
-def data_table(materials: Materials) -> Table:
+def data_table(materials: ModelAndData) -> Table:
     """What the data looks like, before anything is trained on it."""
     table = Table(title="data", show_header=False, title_justify="left")
     for label, value in materials.data.table:

@@ -14,7 +14,7 @@ from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.modeling.layout.batch import PairBatch
 from alphapo_cli.modeling.layout.registry import Layout
 from alphapo_cli.objective.objective import PairLoss
-from alphapo_cli.training.data_order import Schedule
+from alphapo_cli.training.data_order import DataOrder
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class StepDataset(Dataset[StepBatch]):
     def __init__(
         self,
         pairs: TokenPairs,
-        schedule: Schedule,
+        schedule: DataOrder,
         rank: int,
         pad_id: int,
         sides: int,
@@ -62,7 +62,7 @@ class StepDataset(Dataset[StepBatch]):
         return StepBatch(batches, len(everyone), float(self.chosen_lengths[everyone].mean()))
 
 
-class Window:
+class MetricSums:
     """Sums over pairs since the last log, in float64, so that a logged value is the mean over exactly those pairs."""
 
     def __init__(self) -> None:

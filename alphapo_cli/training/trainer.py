@@ -26,15 +26,15 @@ from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.errors import AlphapoError, UsageError, nearest
 from alphapo_cli.modeling.layout.batch import PairBatch
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
-from alphapo_cli.modeling.policy import PolicyModel, label
-from alphapo_cli.objective.inputs import Memory, Moment
+from alphapo_cli.modeling.policy import PolicyModel, attach_answer_ids
+from alphapo_cli.objective.inputs import PartState, StepContext
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.runtime import rng_state
 from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.training import guards
-from alphapo_cli.training.data_order import Schedule, StepIndices
+from alphapo_cli.training.data_order import DataOrder, StepIndices
 from alphapo_cli.training.moving_reference import MovingReference
-from alphapo_cli.training.step_data import StepBatch, StepDataset, Window
+from alphapo_cli.training.step_data import MetricSums, StepBatch, StepDataset
 
 
 class PreferenceTrainer(Trainer):
@@ -45,7 +45,7 @@ class PreferenceTrainer(Trainer):
         policy: PolicyModel,
         objective: Objective,
         pairs: TokenPairs,
-        schedule: Schedule,
+        schedule: DataOrder,
         args: TrainingArguments,
         *,
         pad_id: int,
@@ -67,22 +67,22 @@ class PreferenceTrainer(Trainer):
         self.sampler = StepIndices(schedule.total_steps)
         sides = objective.sides(pairs.num_sides)
         self.steps = StepDataset(pairs, schedule, args.process_index, pad_id, sides, reference, policy.layout)
-        self.window = Window()
+        self.window = MetricSums()
         self.logging_steps = logging_steps
         self.on_log = on_log
         self.check_finite = check_finite
         self.grad_norm: float | None = None
         self.first_step = 0
-        self.memory: Mapping[str, Memory] = objective.start.memory  # what its parts remember of earlier steps
+        self.memory: Mapping[str, PartState] = objective.start.memory  # what its parts remember of earlier steps
         self.used_moment = objective.start
         self._resumed: dict[str, Any] | None = None
         self.add_callback(_Restore(self))
         self.add_callback(_Log(self))
 
     @property
-    def moment(self) -> Moment:
+    def moment(self) -> StepContext:
         """Where training is, for the objective."""
-        return Moment(self.state.global_step / max(self.schedule.total_steps, 1), self.memory)
+        return StepContext(self.state.global_step / max(self.schedule.total_steps, 1), self.memory)
 
     def snapshot(self, processes: Processes) -> dict[str, Any]:
         """All that a continued run needs beside the weights it starts from; to be called between two steps."""
@@ -163,7 +163,7 @@ class PreferenceTrainer(Trainer):
         return total
 
     def _answers(self, model: Any, batch: PairBatch, inputs: StepBatch) -> AnswerLogProbs:
-        answers = label(model(batch), batch).answers()
+        answers = attach_answer_ids(model(batch), batch).answers()
         reference = batch.reference if self.moving is None else self.moving.sums(batch, self.objective)
         return replace(
             answers, reference=reference, columns=batch.columns, index=batch.index,
@@ -265,7 +265,7 @@ def check_optimizer(args: TrainingArguments) -> None:
         ) from error
 
 
-def training_arguments(cfg: TrainerConfig, schedule: Schedule, output_dir: str, seed: int) -> TrainingArguments:
+def training_arguments(cfg: TrainerConfig, schedule: DataOrder, output_dir: str, seed: int) -> TrainingArguments:
     """Trainer's arguments; accumulation is ours (see the module's head), and so are logging and checkpoints.
 
     Raises:

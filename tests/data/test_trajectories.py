@@ -18,7 +18,7 @@ from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.data.tokenise import encode_pairs
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.layout.registry import LAYOUTS
-from alphapo_cli.modeling.policy import PolicyModel, label
+from alphapo_cli.modeling.policy import PolicyModel, attach_answer_ids
 from alphapo_cli.probe.scoring import score_tokens
 from alphapo_cli.runtime.distributed import Processes
 from tests import tiny as small
@@ -130,7 +130,7 @@ def test_what_others_say_is_read_and_not_trained(layout):
     lm = small.model(vocab=len(tokenizer), seed=2)
     policy = PolicyModel(small.model(vocab=len(tokenizer), seed=2), layout=layout)
     batch = LAYOUTS[layout].collate(list(pairs), pad_id=0)
-    tokens = label(policy(batch), batch)
+    tokens = attach_answer_ids(policy(batch), batch)
     given = tokens.answers()
     flat = score_tokens(policy, pairs, batch_size=1, pad_id=0, processes=Processes(), sides=2)
     for side in range(2):

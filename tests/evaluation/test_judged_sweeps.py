@@ -145,12 +145,12 @@ def test_a_reference_that_another_process_makes_is_waited_for(tmp_path, shared_c
 def test_interrupted_cells_are_no_failures(alphapo, tiny, monkeypatch):
     """After --fail-fast: one cell failed, one saved a checkpoint, one lost its worker."""
     from alphapo_cli.launch import run as stage
-    from alphapo_cli.launch.launchers.launcher import Ended, Job
+    from alphapo_cli.launch.launchers.launcher import CellJob, Ended
 
     def ended(grid, cells, directory, *rest):
         directory.write(grid)
         states = (("failed", "the loss is nan"), ("interrupted", "stopped"), ("lost", "the worker died"))
-        jobs = [Job("", "", cell.id, cell.overrides, cell.cfg) for cell in cells]
+        jobs = [CellJob("", "", cell.id, cell.overrides, cell.cfg) for cell in cells]
         return [Ended(job, *state) for job, state in zip(jobs, states, strict=True)]
 
     monkeypatch.setattr(stage, "_run_cells", ended)

@@ -14,11 +14,11 @@ from torch import Tensor
 from alphapo_cli.config.schema import TrainerConfig
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
 from alphapo_cli.modeling.policy import PolicyModel
-from alphapo_cli.objective.inputs import Moment
+from alphapo_cli.objective.inputs import StepContext
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.probe.scoring import score_pairs
 from alphapo_cli.runtime.distributed import Processes
-from alphapo_cli.training.data_order import Schedule
+from alphapo_cli.training.data_order import DataOrder
 from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
 from tests import tiny
 
@@ -35,7 +35,7 @@ def trained(objective: Objective, folder: Path, size: int, steps: int) -> tuple[
     cfg = TrainerConfig(
         per_device_train_batch_size=size, gradient_accumulation_steps=PAIRS // size, use_cpu=True, max_steps=steps
     )
-    schedule = Schedule.of(cfg, PAIRS, 1, seed=0)
+    schedule = DataOrder.of(cfg, PAIRS, 1, seed=0)
     trainer = PreferenceTrainer(
         PolicyModel(lm), objective, pairs, schedule, training_arguments(cfg, schedule, str(folder), 0),
         pad_id=tiny.PAD, reference=reference, logging_steps=1, on_log=lambda step, row: None,
@@ -88,11 +88,11 @@ def answers(objective: Objective, seed: int) -> tuple[AnswerLogProbs, Tensor, Te
     return given, sums - reference, lengths
 
 
-def after(objective: Objective, seeds: list[int]) -> Moment:
+def after(objective: Objective, seeds: list[int]) -> StepContext:
     moment = objective.start
     for seed in seeds:
         given, _, _ = answers(objective, seed)
-        moment = Moment(0.0, objective.settle(moment.memory, objective.observe(given, moment)))
+        moment = StepContext(0.0, objective.settle(moment.memory, objective.observe(given, moment)))
     return moment
 
 
@@ -169,7 +169,7 @@ def test_beta_dpo_keeps_its_share_and_moves_beta() -> None:
     expected = np.where(keeps.numpy(), np.log1p(np.exp(-beta * gaps)) / 0.8, 0)
     assert result.numpy() == pytest.approx(expected, rel=1e-10)
     # Another step, another draw.
-    again = Moment(0.0, objective.settle(moment.memory, objective.observe(given, moment)))
+    again = StepContext(0.0, objective.settle(moment.memory, objective.observe(given, moment)))
     assert ((objective(given, again).loss != 0) != keeps).any()
 
 
@@ -181,7 +181,7 @@ def test_outlying_pairs_are_mostly_left_out() -> None:
     assert 3 <= far.sum() <= 15
     left_out = torch.zeros(30)
     for _ in range(40):
-        moment = Moment(0.0, objective.settle(moment.memory, objective.observe(given, moment)))
+        moment = StepContext(0.0, objective.settle(moment.memory, objective.observe(given, moment)))
         left_out += objective(given, moment).loss == 0
     assert left_out.sum() == 40 * 6
     assert left_out[far].mean() > 2 * left_out[~far].mean()
@@ -191,7 +191,7 @@ def test_the_controller_moves_towards_its_target_and_stops_at_its_ends() -> None
     objective = tiny.objective("objective=alphapo_adaptive", "objective.schedule.start=0.2")
 
     def alpha(memory: object) -> object:
-        return objective.at(Moment(0.0, memory)).parts["shape"].settings["alpha"]
+        return objective.at(StepContext(0.0, memory)).parts["shape"].settings["alpha"]
 
     memory = objective.start.memory
     assert alpha(memory) == 0.2

@@ -20,7 +20,7 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.layout.registry import LAYOUTS
 from alphapo_cli.modeling.lm_head import Head, kl_from
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
-from alphapo_cli.modeling.policy import PolicyModel, label
+from alphapo_cli.modeling.policy import PolicyModel, attach_answer_ids
 from alphapo_cli.probe.scoring import score_tokens
 from alphapo_cli.runtime.distributed import Processes
 from tests import tiny as small
@@ -39,7 +39,7 @@ def log_softmax_of(lm: Any, pairs: TokenPairs, side: int, i: int) -> Tensor:
 
 def answers(policy: PolicyModel, pairs: TokenPairs, layout: str) -> AnswerLogProbs:
     batch = LAYOUTS[layout].collate(list(pairs), pad_id=small.PAD)
-    return label(policy(batch), batch).answers()
+    return attach_answer_ids(policy(batch), batch).answers()
 
 
 # ------------------------------------------------------------------------------------------------------------- TDPO

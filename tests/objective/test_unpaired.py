@@ -23,11 +23,11 @@ from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.objective.build import build
 from alphapo_cli.objective.catalog import methods
 from alphapo_cli.objective.data_requirements import check_sides
-from alphapo_cli.objective.inputs import Moment
+from alphapo_cli.objective.inputs import StepContext
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.probe.scoring import score_pairs
 from alphapo_cli.runtime.distributed import Processes
-from alphapo_cli.training.data_order import Schedule
+from alphapo_cli.training.data_order import DataOrder
 from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
 from tests import tiny
 
@@ -63,7 +63,7 @@ def alone(given: AnswerLogProbs, good: Tensor) -> AnswerLogProbs:
 
 
 def loss_and_gradient(
-    objective: Objective, given: AnswerLogProbs, moment: Moment | None = None
+    objective: Objective, given: AnswerLogProbs, moment: StepContext | None = None
 ) -> tuple[Tensor, Tensor]:
     leaf = given.sums.clone().requires_grad_(True)
     loss = objective(replace(given, sums=leaf), moment).loss
@@ -120,7 +120,7 @@ def test_kto_and_bco_in_plain_floats(kind: str) -> None:
         "bco": [mixed(g, -ls(0.3 * x - d), -ls(d - 0.3 * x)) for g, x in zip(GOOD.tolist(), own, strict=True)],
     }
     for objective in (kto, bco):
-        moment = Moment(0.0, objective.settle(objective.start.memory, objective.observe(given, objective.start)))
+        moment = StepContext(0.0, objective.settle(objective.start.memory, objective.observe(given, objective.start)))
         loss, gradient = loss_and_gradient(objective, given, moment)
         assert loss.tolist() == pytest.approx(expected[objective.name], rel=1e-12)
         assert (gradient[2] == 0).all()  # z is without gradient
@@ -133,7 +133,7 @@ def test_a_step_without_one_of_the_kinds_is_no_nan() -> None:
             given = alone(pairs(3), good)
             moment = objective.start
             if objective.observes:
-                moment = Moment(0.0, objective.settle(moment.memory, objective.observe(given, moment)))
+                moment = StepContext(0.0, objective.settle(moment.memory, objective.observe(given, moment)))
             loss, gradient = loss_and_gradient(objective, given, moment)
             assert loss.isfinite().all()
             assert gradient.isfinite().all()
@@ -280,7 +280,7 @@ def test_loss_and_every_gradient_equal_trls_kto(tmp_path: Path) -> None:
     for micro in (8, 2):
         lm = copy.deepcopy(policy)
         cfg = TrainerConfig(per_device_train_batch_size=micro, gradient_accumulation_steps=8 // micro, use_cpu=True)
-        schedule = Schedule.of(cfg, 8, 1, seed=0)
+        schedule = DataOrder.of(cfg, 8, 1, seed=0)
         ours = PreferenceTrainer(
             PolicyModel(lm, layout="packed"), objective, data, schedule, training_arguments(cfg, schedule, str(tmp_path), 0),
             pad_id=tiny.PAD, reference=sums, logging_steps=1, on_log=lambda step, row: None,

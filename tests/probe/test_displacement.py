@@ -15,7 +15,7 @@ import torch
 from alphapo_cli.modeling.layout.registry import LAYOUTS
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
 from alphapo_cli.modeling.policy import PolicyModel
-from alphapo_cli.objective.inputs import Moment
+from alphapo_cli.objective.inputs import StepContext
 from alphapo_cli.probe.displacement import ProbeValues, metrics, objective_values, per_pair
 from alphapo_cli.probe.probe import Probe
 from alphapo_cli.probe.scoring import score_pairs
@@ -299,7 +299,7 @@ def test_gradient_weights_are_the_closed_form() -> None:
     sums = torch.tensor(scores, dtype=torch.float64)
     answers = AnswerLogProbs(sums, torch.ones_like(sums))  # one token each: the mean is the sum
     read, rewards, weights = (
-        objective_values(objective, answers, Moment())[name] for name in ("scores", "rewards", "gradients")
+        objective_values(objective, answers, StepContext())[name] for name in ("scores", "rewards", "gradients")
     )
     assert read.tolist() == scores
     for i in range(3):

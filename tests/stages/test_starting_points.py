@@ -143,7 +143,7 @@ class TestReference:
         from alphapo_cli.modeling.policy import policy_of
         from alphapo_cli.objective.build import build
         from alphapo_cli.runtime.distributed import Processes
-        from alphapo_cli.stages.training.inputs import Workshop
+        from alphapo_cli.stages.training.inputs import InputsBuilder
 
         line = ["objective=dpo", "model=from_scratch", "data.limit=8", "probe.pairs=4"]
         cfg = compose("train", TrainConfig, [read_line(line, Sources())], Sources())
@@ -160,7 +160,7 @@ class TestReference:
                 return found.pop(0)
 
         def reference(cache, processes):
-            workshop = Workshop(cache=cache, processes=processes)
+            workshop = InputsBuilder(cache=cache, processes=processes)
             materials = workshop.materials(cfg)
             return workshop.reference(cfg, materials, policy_of(materials.policy(), cfg), objective)
 

@@ -26,7 +26,7 @@ from alphapo_cli.probe.displacement import metrics, per_pair
 from alphapo_cli.probe.probe import Probe
 from alphapo_cli.probe.scoring import score_pairs
 from alphapo_cli.runtime.distributed import Processes
-from alphapo_cli.training.data_order import Schedule
+from alphapo_cli.training.data_order import DataOrder
 from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
 from tests import tiny
 
@@ -99,7 +99,7 @@ def test_every_step_is_the_mean_over_its_rows_however_it_is_split(name: str, tmp
     for micro, accumulation in ((8, 1), (4, 2), (3, 3)):
         lm = copy.deepcopy(start)
         cfg = TrainerConfig(per_device_train_batch_size=micro, gradient_accumulation_steps=accumulation, use_cpu=True)
-        schedule = Schedule.of(cfg, ROWS, 1, seed=3)
+        schedule = DataOrder.of(cfg, ROWS, 1, seed=3)
         rows: list[dict[str, float]] = []
         trainer = PreferenceTrainer(
             PolicyModel(lm), objective, pairs, schedule, training_arguments(cfg, schedule, str(tmp_path), 0),

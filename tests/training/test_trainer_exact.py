@@ -24,7 +24,7 @@ from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.probe.scoring import score_pairs
 from alphapo_cli.runtime.distributed import Processes
-from alphapo_cli.training.data_order import Schedule
+from alphapo_cli.training.data_order import DataOrder
 from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
 from tests import tiny
 
@@ -68,7 +68,7 @@ class Trained:
             "per_device_train_batch_size": split[0], "gradient_accumulation_steps": split[1], "learning_rate": 1e-3,
             "num_train_epochs": 1.0, "max_grad_norm": 0.0, "use_cpu": True, "warmup_ratio": 0.2, **settings,
         })  # fmt: skip
-        self.schedule = Schedule.of(cfg, len(pairs), 1, seed=3)
+        self.schedule = DataOrder.of(cfg, len(pairs), 1, seed=3)
         self.rows: list[tuple[int, dict[str, float]]] = []
         self.spy = Spy()
         self.policy = PolicyModel(copy.deepcopy(lm))
@@ -231,7 +231,7 @@ def test_learning_rate_is_the_one_the_step_used(scheduler: str, at: Callable[[in
 
 def test_a_share_of_the_steps_is_warmed_up_as_transformers_rounds_it(tmp_path: Path) -> None:
     cfg = TrainerConfig(max_steps=25, warmup_ratio=0.1, use_cpu=True)
-    schedule = Schedule.of(cfg, 100, 1, seed=0)
+    schedule = DataOrder.of(cfg, 100, 1, seed=0)
     ours = training_arguments(cfg, schedule, str(tmp_path), 0)
     theirs = TrainingArguments(output_dir=str(tmp_path), max_steps=25, warmup_steps=0.1, use_cpu=True)
     assert ours.get_warmup_steps(25) == theirs.get_warmup_steps(25) == 3

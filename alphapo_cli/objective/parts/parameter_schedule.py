@@ -1,4 +1,4 @@
-"""Schedules: a parameter of another part that moves during training, from a `Moment` and memory to its value.
+"""Schedules: a parameter of another part that moves during training, from a `StepContext` and memory to its value.
 
 `of` names the parameter as KIND.NAME: shape.alpha, margin.factor, score.alpha, ...
 """
@@ -12,19 +12,19 @@ from typing import Any
 from torch import Tensor
 
 from alphapo_cli.errors import ConfigError
-from alphapo_cli.objective.inputs import Memory, Moment
-from alphapo_cli.objective.part import State, register
+from alphapo_cli.objective.inputs import PartState, StepContext
+from alphapo_cli.objective.part import StatefulPart, register
 
 
 @register("schedule")
-def constant(moment: Moment, memory: Memory) -> float | None:
+def constant(moment: StepContext, memory: PartState) -> float | None:
     """Every parameter stays what it is."""
     return None
 
 
 @register("schedule")
 def linear(
-    moment: Moment, memory: Memory, *, of: str = "shape.alpha", start: float = 0.0, end: float = 0.5
+    moment: StepContext, memory: PartState, *, of: str = "shape.alpha", start: float = 0.0, end: float = 0.5
 ) -> float | None:
     """start + (end - start) t at the share t of training that is over; the last step is taken just before t = 1."""
     return start + (end - start) * moment.progress
@@ -32,7 +32,7 @@ def linear(
 
 @register("schedule")
 def cosine(
-    moment: Moment, memory: Memory, *, of: str = "shape.alpha", start: float = 0.0, end: float = 0.5
+    moment: StepContext, memory: PartState, *, of: str = "shape.alpha", start: float = 0.0, end: float = 0.5
 ) -> float | None:
     """From start to end along half a cosine: slow, fast, slow."""
     return end + (start - end) * (1 + math.cos(math.pi * moment.progress)) / 2
@@ -45,17 +45,17 @@ def _begin(*, start: float, low: float, high: float, **_: Any) -> dict[str, floa
 
 
 def _steer(
-    memory: Memory, row: Mapping[str, Any], *, target: float, gain: float, low: float, high: float, **_: Any
-) -> Memory:
+    memory: PartState, row: Mapping[str, Any], *, target: float, gain: float, low: float, high: float, **_: Any
+) -> PartState:
     displacement = row.get("displacement/chosen")
     if displacement is None:  # undefined: nothing to steer by
         return memory
     return {"value": (memory["value"] + gain * (target - displacement)).clamp(low, high)}
 
 
-@register("schedule", state=State(_begin, react=_steer))
+@register("schedule", state=StatefulPart(_begin, react=_steer))
 def adaptive(
-    moment: Moment, memory: Memory, *, of: str = "shape.alpha", start: float = 0.0, target: float = 0.0,
+    moment: StepContext, memory: PartState, *, of: str = "shape.alpha", start: float = 0.0, target: float = 0.0,
     gain: float = -1.0, low: float = -1.0, high: float = 2.0,
 ) -> float | None:  # fmt: skip
     """After every reading of the probe, value += gain (target - displacement/chosen), kept within [low, high].

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alphapo_cli.objective.inputs import Comparison, Memory
+from alphapo_cli.objective.inputs import ObjectiveInputs, PartState
 from alphapo_cli.objective.numerics import SIDES
-from alphapo_cli.objective.part import State, register
+from alphapo_cli.objective.part import StatefulPart, register
 
 
-def _by_row(c: Comparison, values: Tensor) -> Tensor:
+def _by_row(c: ObjectiveInputs, values: Tensor) -> Tensor:
     """[K, B] -> [B, K], NaN for an absent answer."""
     present = [c.present(side) for side in range(len(values))]
     return torch.stack([v if p is None else v.where(p, torch.nan) for v, p in zip(values, present, strict=True)], 1)
@@ -23,15 +23,15 @@ def _divergence_begin(*, kl: float, **_: Any) -> dict[str, float | Tensor]:
     return {"kl": kl}
 
 
-def _divergence_settle(memory: Memory, values: Tensor, **_: Any) -> Memory:
+def _divergence_settle(memory: PartState, values: Tensor, **_: Any) -> PartState:
     return {"kl": values.mean().clamp(min=0)}
 
 
 @register(
     "link", reads_margin=False, limits=SIDES, pointwise=True, sides=3, mismatched=True,
-    state=State(_divergence_begin, lambda c, **_: c.unscaled[2:3].T, _divergence_settle),
+    state=StatefulPart(_divergence_begin, lambda c, **_: c.unscaled[2:3].T, _divergence_settle),
 )  # fmt: skip
-def kto_mismatched(c: Comparison, *, desirable: float = 1.0, undesirable: float = 1.0, kl: float = 0.0) -> Tensor:
+def kto_mismatched(c: ObjectiveInputs, *, desirable: float = 1.0, undesirable: float = 1.0, kl: float = 0.0) -> Tensor:
     """w_d (1 - sigmoid(r_w - beta z)) + w_u (1 - sigmoid(beta z - r_l)): KTO (2402.01306, eq. 7), each answer alone.
 
     z is the step's mean h of answers to other prompts, at least 0 and without gradient; `kl` before the first step.
@@ -44,7 +44,7 @@ def _kl_begin(*, kl: float, **_: Any) -> dict[str, float | Tensor]:
     return {"kl_chosen": kl, "kl_rejected": kl}
 
 
-def _kl_settle(memory: Memory, values: Tensor, **_: Any) -> Memory:
+def _kl_settle(memory: PartState, values: Tensor, **_: Any) -> PartState:
     chosen, rejected = values.nanmean(0).nan_to_num(0.0).clamp(min=0)  # a half without answers has no divergence
     return {"kl_chosen": chosen, "kl_rejected": rejected}
 
@@ -54,9 +54,9 @@ def _kl_settle(memory: Memory, values: Tensor, **_: Any) -> Memory:
     reads_margin=False,
     limits=SIDES,
     pointwise=True,
-    state=State(_kl_begin, lambda c, **_: _by_row(c, c.unscaled), _kl_settle),
+    state=StatefulPart(_kl_begin, lambda c, **_: _by_row(c, c.unscaled), _kl_settle),
 )
-def kto_pair(c: Comparison, *, desirable: float = 1.0, undesirable: float = 1.0, kl: float = 0.0) -> Tensor:
+def kto_pair(c: ObjectiveInputs, *, desirable: float = 1.0, undesirable: float = 1.0, kl: float = 0.0) -> Tensor:
     """w_d (1 - sigmoid(r_w - beta z_l)) + w_u (1 - sigmoid(beta z_w - r_l)): KTO (2402.01306) on pairs.
 
     z_l and z_w are the step's mean h of the rejected and of the chosen half, at least 0: each half is measured
@@ -71,7 +71,7 @@ def _shift_begin(*, shift: float) -> dict[str, float | Tensor]:
     return {"shift": shift, "seen": 0.0}
 
 
-def _shift_settle(memory: Memory, values: Tensor, **_: Any) -> Memory:
+def _shift_settle(memory: PartState, values: Tensor, **_: Any) -> PartState:
     found = values[~values.isnan()]
     seen = memory["seen"] + found.numel()
     return {"shift": (memory["shift"] * memory["seen"] + found.sum()) / seen, "seen": seen}
@@ -81,9 +81,9 @@ def _shift_settle(memory: Memory, values: Tensor, **_: Any) -> Memory:
     "link",
     reads_margin=False,
     pointwise=True,
-    state=State(_shift_begin, lambda c, **_: _by_row(c, c.rewards), _shift_settle),
+    state=StatefulPart(_shift_begin, lambda c, **_: _by_row(c, c.rewards), _shift_settle),
 )
-def bco(c: Comparison, *, shift: float = 0.0) -> Tensor:
+def bco(c: ObjectiveInputs, *, shift: float = 0.0) -> Tensor:
     """-log sigmoid(r_w - d) - log sigmoid(-(r_l - d)): BCO (2404.04656), d the mean of all rewards so far.
 
     Before the first step d is `shift`.

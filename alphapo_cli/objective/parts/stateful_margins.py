@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphapo_cli.objective.inputs import Comparison, Memory
-from alphapo_cli.objective.part import State, register
+from alphapo_cli.objective.inputs import ObjectiveInputs, PartState
+from alphapo_cli.objective.part import StatefulPart, register
 
 MOMENTS = {"momentum": {"ge": 0, "lt": 1}, "spread": {"gt": 0}}  # of exponential means; see `_moments`
 
@@ -22,7 +22,7 @@ def _moments_begin(*, mean: float, spread: float, **_: Any) -> dict[str, float |
     return {"gap_mean": mean, "gap_spread": spread}
 
 
-def _moments(memory: Memory, gaps: Tensor, momentum: float) -> Memory:
+def _moments(memory: PartState, gaps: Tensor, momentum: float) -> PartState:
     """Exponential means of the step's mean and standard deviation; one pair alone has no deviation."""
     spread = gaps.std() if len(gaps) > 1 else memory["gap_spread"]
     return {
@@ -31,23 +31,23 @@ def _moments(memory: Memory, gaps: Tensor, momentum: float) -> Memory:
     }
 
 
-def _reference_gap(c: Comparison) -> Tensor:
+def _reference_gap(c: ObjectiveInputs) -> Tensor:
     """(a_w - a_l) less the same of the reference, per token: [B]."""
     answers = c.given.counted()
     ratio = answers.log_ratio() / answers.lengths
     return ratio[0] - ratio[1]
 
 
-def _instance_settle(memory: Memory, values: Tensor, *, momentum: float, **_: Any) -> Memory:
+def _instance_settle(memory: PartState, values: Tensor, *, momentum: float, **_: Any) -> PartState:
     return _moments(memory, values[:, 0], momentum)
 
 
 @register(
     "margin", needs_reference=True, limits=MOMENTS,
-    state=State(_moments_begin, lambda c, **_: _reference_gap(c).unsqueeze(1), _instance_settle),
+    state=StatefulPart(_moments_begin, lambda c, **_: _reference_gap(c).unsqueeze(1), _instance_settle),
 )  # fmt: skip
 def instance(
-    c: Comparison, *, alpha: float = 0.05, momentum: float = 0.9, mean: float = 0.0, spread: float = 1.0
+    c: ObjectiveInputs, *, alpha: float = 0.05, momentum: float = 0.9, mean: float = 0.0, spread: float = 1.0
 ) -> Tensor:
     """beta alpha (g - M)/S without gradient, g the gap's lead over the reference's per token: alpha-DPO (2410.10148).
 
@@ -62,7 +62,7 @@ def _queue_begin(**_: Any) -> dict[str, float | Tensor]:
     return {"log_normalisers": torch.zeros(0), "queue": torch.zeros(0), "population": 1.0}
 
 
-def _queue_observe(c: Comparison, **_: Any) -> Tensor:
+def _queue_observe(c: ObjectiveInputs, **_: Any) -> Tensor:
     gap = c.rewards[0] - c.rewards[1]
     return torch.stack([gap, torch.full_like(gap, float(c.offset))], dim=1)
 
@@ -76,7 +76,7 @@ def _share_step(share: Tensor, gaps: Tensor, gamma: Tensor | float, tau: float) 
     return share - min(0.5 / tau, 1.0) * slope
 
 
-def _queue_settle(memory: Memory, values: Tensor, *, tau: float, steps: int, size: int, **_: Any) -> Memory:
+def _queue_settle(memory: PartState, values: Tensor, *, tau: float, steps: int, size: int, **_: Any) -> PartState:
     gaps, gamma = values[:, 0], values[0, 1]
     queue = memory["queue"]
     room = max(0, min(size - len(gaps), len(queue)))
@@ -97,9 +97,9 @@ def _queue_settle(memory: Memory, values: Tensor, *, tau: float, steps: int, siz
 
 @register(
     "margin", limits={"tau": {"gt": 0}, "steps": {"ge": 0}, "size": {"ge": 0}},
-    state=State(_queue_begin, _queue_observe, _queue_settle),
+    state=StatefulPart(_queue_begin, _queue_observe, _queue_settle),
 )  # fmt: skip
-def shared(c: Comparison, *, tau: float = 10.0, steps: int = 20, size: int = 256) -> Tensor:
+def shared(c: ObjectiveInputs, *, tau: float = 10.0, steps: int = 20, size: int = 256) -> Tensor:
     """gamma n p - gamma without gradient: pairs share the margin gamma unequally, gamma-PO (2506.03690).
 
     The shares p of n pairs (this step's, and up to `size` with earlier ones) minimise
@@ -123,18 +123,18 @@ def _noise(index: Tensor, step: Tensor) -> Tensor:
     return -torch.log(-torch.log(uniform))
 
 
-def _keys(memory: Memory, gaps: Tensor, index: Tensor) -> Tensor:
+def _keys(memory: PartState, gaps: Tensor, index: Tensor) -> Tensor:
     """Sampling without replacement with weights w keeps those of the largest log w + Gumbel noise."""
     z = (gaps.double() - memory["gap_mean"].to(gaps.device)) / memory["gap_spread"].to(gaps.device)
     return -0.5 * z**2 + _noise(index, memory["step"].to(gaps.device))
 
 
-def _index(c: Comparison) -> Tensor:
+def _index(c: ObjectiveInputs) -> Tensor:
     index = c.given.index
     return torch.arange(c.scores.shape[1], device=c.scores.device) if index is None else index
 
 
-def _gaps(c: Comparison) -> Tensor:
+def _gaps(c: ObjectiveInputs) -> Tensor:
     return (c.unscaled[0] - c.unscaled[1]).detach()
 
 
@@ -142,14 +142,14 @@ def _batch_begin(*, mean: float, spread: float, **_: Any) -> dict[str, float | T
     return {"gap_mean": mean, "gap_spread": spread, "factor": 1.0, "threshold": -1e30, "kept": 1.0, "step": 0.0}
 
 
-def _batch_observe(c: Comparison, **_: Any) -> Tensor:
+def _batch_observe(c: ObjectiveInputs, **_: Any) -> Tensor:
     gaps = _gaps(c).double()
     return torch.stack([gaps, _index(c).double(), torch.full_like(gaps, c.beta)], dim=1)
 
 
 def _batch_settle(
-    memory: Memory, values: Tensor, *, drop: float, momentum: float, scale: float = 0.0, **_: Any
-) -> Memory:
+    memory: PartState, values: Tensor, *, drop: float, momentum: float, scale: float = 0.0, **_: Any
+) -> PartState:
     gaps, index, beta = values[:, 0], values[:, 1], values[0, 2]
     moved = {**memory, **_moments(memory, gaps, momentum), "step": memory["step"] + 1}
     keys = _keys(moved, gaps, index)
@@ -168,13 +168,13 @@ def _batch_settle(
     }
 
 
-_BATCH = State(_batch_begin, _batch_observe, _batch_settle)
+_BATCH = StatefulPart(_batch_begin, _batch_observe, _batch_settle)
 _BATCH_LIMITS = {**MOMENTS, "drop": {"ge": 0, "lt": 1}}
 
 
 @register("margin", state=_BATCH, limits=_BATCH_LIMITS)
 def batch_beta(
-    c: Comparison, *, scale: float = 0.6, drop: float = 0.2, momentum: float = 0.9, mean: float = 0.0,
+    c: ObjectiveInputs, *, scale: float = 0.6, drop: float = 0.2, momentum: float = 0.9, mean: float = 0.0,
     spread: float = 1.0,
 ) -> Tensor:  # fmt: skip
     """m = (beta_b/beta)(r_w - r_l), beta_b = max(1e-3, beta (1 + scale (mean kept gap - M))): beta-DPO (2407.08639).
@@ -185,7 +185,9 @@ def batch_beta(
 
 
 @register("weight", state=_BATCH, limits=_BATCH_LIMITS)
-def kept(c: Comparison, *, drop: float = 0.2, momentum: float = 0.9, mean: float = 0.0, spread: float = 1.0) -> Tensor:
+def kept(
+    c: ObjectiveInputs, *, drop: float = 0.2, momentum: float = 0.9, mean: float = 0.0, spread: float = 1.0
+) -> Tensor:
     """1/share for the share 1 - drop of a step's pairs that is kept, 0 for the others: beta-DPO (2407.08639).
 
     Sampled without replacement with weights exp(-((gap - M)/S)^2/2); the draw depends on pair and step alone.

@@ -24,7 +24,7 @@ from alphapo_cli.objective.objective import Objective
 from alphapo_cli.objective.parts.score import GUIDE
 from alphapo_cli.probe.scoring import measured_sides, score_tokens
 from alphapo_cli.runs.directory import digest
-from alphapo_cli.stages.training.inputs import Materials, Workshop, rounding
+from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData, rounding
 from alphapo_cli.training.moving_reference import MovingReference, frozen_copy
 
 COLUMNS = tuple(GUIDE.format(side) for side in ("chosen", "rejected"))
@@ -64,8 +64,8 @@ def to_come(cfg: TrainConfig, pairs: TokenPairs) -> Mapping[str, npt.NDArray[np.
 
 
 def guided(
-    cfg: TrainConfig, materials: Materials, workshop: Workshop, policy: PolicyModel, objective: Objective
-) -> tuple[Materials, str | None]:
+    cfg: TrainConfig, materials: ModelAndData, workshop: InputsBuilder, policy: PolicyModel, objective: Objective
+) -> tuple[ModelAndData, str | None]:
     """The materials with what the guide says of their pairs, and the hash of its weights; as they are where none is read."""
     if cfg.model.guide is None or not reads_guide(objective):
         return materials, None
@@ -90,7 +90,7 @@ def guided(
 
 
 def _token_log_probs(
-    cfg: TrainConfig, materials: Materials, workshop: Workshop, pairs: TokenPairs, name: str, sides: int,
+    cfg: TrainConfig, materials: ModelAndData, workshop: InputsBuilder, pairs: TokenPairs, name: str, sides: int,
     model: PolicyModel, weights: str,
 ) -> list[Logs]:  # fmt: skip
     """Every completion token's log-prob under `model`, side after side, from the cache where it is there."""
@@ -118,7 +118,7 @@ def _sums(logps: Logs, pairs: TokenPairs, side: int) -> npt.NDArray[np.float64]:
 
 def running_reference(
     cfg: TrainConfig,
-    workshop: Workshop,
+    workshop: InputsBuilder,
     policy: PolicyModel,
     objective: Objective,
     steps: int,

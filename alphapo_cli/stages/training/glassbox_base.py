@@ -32,7 +32,7 @@ from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.objective.build import build
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.runtime.threads import threads
-from alphapo_cli.training.data_order import Schedule
+from alphapo_cli.training.data_order import DataOrder
 from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
 
 _DISTRIBUTED = (
@@ -113,7 +113,7 @@ def _train(folder: Path) -> None:
         for i, (instruction, answer) in enumerate(world.demonstrations(DEMONSTRATIONS, seed=0), 1)
     ]
     pairs = _tokens(demonstrations, tokenizer)
-    schedule = Schedule.of(TRAINER, len(pairs), world=1, seed=0)
+    schedule = DataOrder.of(TRAINER, len(pairs), world=1, seed=0)
     trainer = PreferenceTrainer(
         PolicyModel(lm),
         build(_sft()),

@@ -12,36 +12,36 @@ from alphapo_cli.data.glassbox import world
 from alphapo_cli.data.tokenise import encode_prompt, end_token_id
 from alphapo_cli.errors import AlphapoError
 from alphapo_cli.modeling.policy import PolicyModel
-from alphapo_cli.objective.inputs import Moment
+from alphapo_cli.objective.inputs import StepContext
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.probe import displacement
 from alphapo_cli.probe.probe import Probe
-from alphapo_cli.probe.sampled_answers import Outcome, Prompts
+from alphapo_cli.probe.sampled_answers import SampledAnswers, SamplePrompts
 from alphapo_cli.probe.scoring import score_pairs
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runtime.distributed import Processes
-from alphapo_cli.runtime.memo import Keep
-from alphapo_cli.stages.training.inputs import Materials
+from alphapo_cli.runtime.memo import Memoize
+from alphapo_cli.stages.training.inputs import ModelAndData
 from alphapo_cli.training import guards
 
 SAMPLES = 256  # answers at a reading in the embedded world
 
 
-class Readings:
+class Measurements:
     """Made before the first step, from the policy as it then is."""
 
     def __init__(
         self,
         cfg: TrainConfig,
         directory: RunDirectory,
-        materials: Materials,
+        materials: ModelAndData,
         policy: PolicyModel,
         objective: Objective,
         reference: np.ndarray | None,
         processes: Processes,
         *,
         every: int,
-        keep: Keep,
+        keep: Memoize,
     ) -> None:
         """`reference` [2, P]: summed log-probs of the probe pairs. `every`: steps from one reading to the next.
         `keep`: shares what depends on the starting weights, the data and the seed alone.
@@ -63,12 +63,12 @@ class Readings:
                 f"{materials.start}: the model gives log-probs that are not finite before any training; "
                 "its weights are damaged, or need model.dtype=float32"
             )
-        self.outcome: Outcome | None = None
+        self.outcome: SampledAnswers | None = None
         prompts = keep("prompts", lambda: _prompts(cfg, materials)) if processes.rank == 0 else None
         if prompts is not None:
             end_id = end_token_id(materials.tokenizer, cfg.data)
             folder = directory.path / "samples"
-            self.outcome = Outcome(
+            self.outcome = SampledAnswers(
                 materials.tokenizer, end_id, cfg.probe, prompts, cfg.seed, folder, directory.path.name, keep
             )
             self.outcome.start(policy.lm)
@@ -88,7 +88,7 @@ class Readings:
         return step % self.every == 0 or last, step % every == 0 or last
 
     def read(
-        self, step: int, *, probe: bool, samples: bool, moment: Moment | None = None
+        self, step: int, *, probe: bool, samples: bool, moment: StepContext | None = None
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """(the row of metrics, a row per probe pair) of the policy as it is, and of the objective as it is at `moment`.
 
@@ -111,13 +111,13 @@ class Readings:
         return row, per_pair
 
 
-def _prompts(cfg: TrainConfig, materials: Materials) -> Prompts | None:
+def _prompts(cfg: TrainConfig, materials: ModelAndData) -> SamplePrompts | None:
     """What the policy answers at every reading, if anything."""
     tokenizer = materials.tokenizer
     if cfg.data.source == "glassbox":
         texts = world.instructions(SAMPLES if cfg.probe.samples is None else cfg.probe.samples)
         ids = [encode_prompt(({"role": "user", "content": text},), tokenizer, cfg.data) for text in texts]
-        return Prompts("glassbox", texts, ids, world.true_reward) if texts else None
+        return SamplePrompts("glassbox", texts, ids, world.true_reward) if texts else None
     pairs = materials.data.probe
     ids = [pairs.prompt[i].tolist() for i in range(min(cfg.probe.samples or 0, len(pairs)))]
-    return Prompts("probe", [tokenizer.decode(p, skip_special_tokens=True) for p in ids], ids) if ids else None
+    return SamplePrompts("probe", [tokenizer.decode(p, skip_special_tokens=True) for p in ids], ids) if ids else None

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.storage.atomic import jsonable
 from alphapo_cli.storage.jsonl import append_jsonl
-from alphapo_cli.storage.run_lock import Claim
+from alphapo_cli.storage.run_lock import RunLock
 from alphapo_cli.tracking.wandb import NullTracker, Tracker
 
 SHOWN = {
@@ -21,12 +21,12 @@ SHOWN = {
 }
 
 
-class Recorder:
+class MetricsLog:
     """Collects what is known of a step and writes it when the step is over."""
 
     def __init__(
         self, directory: RunDirectory, total_steps: int, title: str, tracker: Tracker | None = None,
-        claim: Claim | None = None,
+        claim: RunLock | None = None,
     ) -> None:  # fmt: skip
         self.directory = directory
         self.claim = claim

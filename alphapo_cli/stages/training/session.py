@@ -19,19 +19,19 @@ from alphapo_cli.objective.objective import Objective
 from alphapo_cli.runs.checkpoints import Checkpoints
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runtime.distributed import Processes
-from alphapo_cli.runtime.signals import StopRequest, uninterrupted
+from alphapo_cli.runtime.signals import StopRequest, deferred_signals
 from alphapo_cli.stages.training.cost import Cost
 from alphapo_cli.stages.training.extra_models import guided, running_reference
-from alphapo_cli.stages.training.inputs import Materials, Workshop
-from alphapo_cli.stages.training.measurements import Readings
-from alphapo_cli.stages.training.metrics_log import Recorder
+from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData
+from alphapo_cli.stages.training.measurements import Measurements
+from alphapo_cli.stages.training.metrics_log import MetricsLog
 from alphapo_cli.stages.training.resume import Busy, check_continuable, facts_of
 from alphapo_cli.stages.training.tracker import Group, run_tracker
 from alphapo_cli.storage.atomic import jsonable, whole_directory, write_json
 from alphapo_cli.storage.jsonl import append_jsonl
-from alphapo_cli.storage.run_lock import Claim, ClaimLost, Standing, take
+from alphapo_cli.storage.run_lock import LockLost, LockStatus, RunLock, acquire
 from alphapo_cli.training import guards
-from alphapo_cli.training.data_order import Schedule, probe_every
+from alphapo_cli.training.data_order import DataOrder, probe_every
 from alphapo_cli.training.trainer import PreferenceTrainer, check_optimizer, training_arguments
 
 
@@ -43,22 +43,22 @@ class _Ending:
     reason: str
 
 
-class Attempt:
+class TrainingSession:
     """One attempt at one run."""
 
     def __init__(
-        self, cfg: TrainConfig, directory: RunDirectory, workshop: Workshop, processes: Processes,
-        objective: Objective, materials: Materials, group: Group | None, stop: StopRequest,
+        self, cfg: TrainConfig, directory: RunDirectory, workshop: InputsBuilder, processes: Processes,
+        objective: Objective, materials: ModelAndData, group: Group | None, stop: StopRequest,
     ) -> None:  # fmt: skip
         self.cfg, self.directory, self.workshop, self.processes = cfg, directory, workshop, processes
         self.objective, self.materials, self.group, self.stop = objective, materials, group, stop
         self.main = processes.rank == 0
         self.cost = Cost()
-        self.schedule = Schedule.of(cfg.trainer, len(materials.data.train), processes.world, cfg.seed)
+        self.schedule = DataOrder.of(cfg.trainer, len(materials.data.train), processes.world, cfg.seed)
         self.checkpoints = Checkpoints(directory.checkpoints, cfg.trainer.save_total_limit)
-        self.claim: Claim | None = None
-        self.recorder: Recorder | None = None
-        self.readings: Readings
+        self.claim: RunLock | None = None
+        self.recorder: MetricsLog | None = None
+        self.readings: Measurements
         self.trainer: PreferenceTrainer | None = None
         self.ending: _Ending | None = None
         self.begun_at = 0  # the step where this attempt goes on
@@ -88,8 +88,8 @@ class Attempt:
 
     def _open(self, replace: bool) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         """Claim the directory and bring it to where training goes on: (summary if over already, checkpoint or None)."""
-        got = take(self.directory.claim)
-        if isinstance(got, Standing):
+        got = acquire(self.directory.claim)
+        if isinstance(got, LockStatus):
             raise Busy.of(self.directory, got)
         self.claim = got
         state = self.directory.check(self.cfg, replace=replace)  # under the claim: it may have changed
@@ -106,7 +106,7 @@ class Attempt:
         else:
             self.directory.go_back(snapshot["step"])
         self.checkpoints.tidy()
-        self.recorder = Recorder(
+        self.recorder = MetricsLog(
             self.directory,
             self.schedule.total_steps,
             self.directory.path.name,
@@ -121,7 +121,7 @@ class Attempt:
     def _guarded(self, lm: Any, snapshot: dict[str, Any] | None) -> dict[str, Any]:
         try:
             return self._train(lm, snapshot)
-        except ClaimLost:
+        except LockLost:
             raise  # whoever has taken over writes the record now
         except (KeyboardInterrupt, SystemExit, Interrupted) as error:  # SystemExit: a scheduler requeues the job
             self._end("interrupted", "stopped by the user", 130)
@@ -195,7 +195,7 @@ class Attempt:
             check_finite=cfg.guard.non_finite,
             moving=moving,
         )
-        self.readings = Readings(
+        self.readings = Measurements(
             cfg, self.directory, self.materials, policy, self.objective, reference[1], self.processes,
             every=probe_every(cfg.probe.every, len(self.materials.data.probe), self.schedule.pairs_per_step),
             keep=self.workshop.before_training(cfg, policy),
@@ -290,7 +290,10 @@ class Attempt:
         hint = self.recorder.tracker.sync_hint()
         if hint and self.group is None:
             print(f"W&B kept offline; to upload: {hint}", file=sys.stderr)
-        with uninterrupted(), self.claim.committing() if state in ("complete", "stopped") else contextlib.nullcontext():
+        with (
+            deferred_signals(),
+            self.claim.committing() if state in ("complete", "stopped") else contextlib.nullcontext(),
+        ):
             return self.directory.finish(state, reason, self._step(), metrics, cost)
 
     def _pictures(self) -> None:
@@ -312,7 +315,7 @@ class Attempt:
 class _AfterStep(TrainerCallback):
     """Calls the attempt at every optimizer-step boundary."""
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: TrainingSession) -> None:
         self.attempt = attempt
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

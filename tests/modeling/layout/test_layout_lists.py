@@ -19,7 +19,7 @@ from alphapo_cli.data.token_pairs import Ragged, TokenPair, TokenPairs
 from alphapo_cli.modeling.layout import packed, padded
 from alphapo_cli.modeling.layout.patching import prepare
 from alphapo_cli.modeling.layout.registry import LAYOUTS
-from alphapo_cli.modeling.policy import PolicyModel, label
+from alphapo_cli.modeling.policy import PolicyModel, attach_answer_ids
 from tests import tiny
 
 SOFT = {"attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 4, "attn_implementation": "eager"}
@@ -166,6 +166,6 @@ def test_positions_are_never_more_than_counted(rows: list[TokenPair]) -> None:
 
 def test_sums_of_an_absent_answer_are_empty() -> None:
     batch = padded.collate(ABSENT, pad_id=tiny.PAD)
-    answers = label(torch.full((len(batch.targets),), -2.0), batch).answers()
+    answers = attach_answer_ids(torch.full((len(batch.targets),), -2.0), batch).answers()
     assert answers.lengths.tolist() == [[3, 0, 0], [0, 2, 1]]
     assert answers.sums.tolist() == [[-6, 0, 0], [0, -4, -2]]
