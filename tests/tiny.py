@@ -6,6 +6,7 @@ and spreads, chosen and rejected correlated. `scale` shortens them for models th
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -99,6 +100,18 @@ class Wide(TorchFunctionMode):
             if func in (torch.softmax, torch.nn.functional.softmax) and kwargs.get("dtype") == torch.float32:
                 kwargs["dtype"] = torch.float64
         return func(*args, **kwargs)
+
+
+@functools.cache
+def needs_bf16() -> None:
+    """Skip where torch has no attention in bfloat16: its kernel for AVX-512 refuses a capability set below that."""
+    import pytest
+
+    try:
+        q = torch.ones(1, 2, 64, 16, dtype=torch.bfloat16)
+        torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)
+    except RuntimeError as error:
+        pytest.skip(f"torch: {error}")
 
 
 def perturbed(lm: nn.Module, seed: int, size: float = 0.02) -> Any:

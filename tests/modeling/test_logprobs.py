@@ -60,6 +60,8 @@ def test_float32_log_probs_are_within_its_round_off() -> None:
 @pytest.mark.parametrize("family", ["llama", "gemma2, soft-capped"])
 def test_the_bound_on_rounding_holds_and_is_near(family: str, bf16: bool) -> None:
     """Of each answer's sum, in the dtype that computes, against float64: never over the bound, and seldom far below."""
+    if bf16:
+        tiny.needs_bf16()
     lm, pairs = tiny.model(family, spread=0.1), list(tiny.token_pairs(64, seed=3))
     with torch.no_grad():
         policy = PolicyModel(lm, bf16=bf16)
@@ -99,6 +101,7 @@ def test_bf16_model_outputs_are_read_as_what_they_are() -> None:
     ids=" ".join,
 )
 def test_bf16_model_gives_the_margin_signs_of_float32_on_its_outputs(overrides: tuple[str, ...]) -> None:
+    tiny.needs_bf16()
     lm = tiny.model().bfloat16()
     pairs = list(tiny.token_pairs(48, seed=4))
     batch = padded.collate(pairs, pad_id=tiny.PAD)
