@@ -83,6 +83,7 @@ def ours(
     from alphapo_cli.config.overrides import Sources, read_line
     from alphapo_cli.modeling.policy import policy_of
     from alphapo_cli.objective.build import build
+    from alphapo_cli.training.inputs import TrainingInputs
     from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
 
     where = Sources()
@@ -93,11 +94,11 @@ def ours(
     ]  # fmt: skip
     cfg: TrainConfig = compose("train", TrainConfig, [read_line(line, where)], where)
     plan = schedule(pairs, steps)
-    trainer = PreferenceTrainer(
-        policy_of(lm.to(device), cfg), build(cfg.objective), pairs, plan,
-        training_arguments(cfg.trainer, plan, folder, 0),
-        pad_id=0, reference=reference, logging_steps=steps, on_log=lambda step, row: None,
-    )  # fmt: skip
+    inputs = TrainingInputs(
+        policy=policy_of(lm.to(device), cfg), objective=build(cfg.objective), pairs=pairs, pad_id=0, reference=reference
+    )
+    args = training_arguments(cfg.trainer, plan, folder, 0)
+    trainer = PreferenceTrainer(inputs, plan, args, logging_steps=steps)
     return _side("alphapo", trainer, lambda i: trainer.steps[i], device)
 
 

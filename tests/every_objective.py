@@ -30,7 +30,7 @@ from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.stages.training.extra_models import reads_guide, running_reference
 from alphapo_cli.training.data_order import DataOrder
 from alphapo_cli.training.step_data import MetricSums
-from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
+from alphapo_cli.training.trainer import PreferenceTrainer
 from tests import tiny
 from tests.pair_shapes import LIMIT
 
@@ -137,7 +137,7 @@ def trainer_of(
     *,
     at_start: bool = False,
     **settings: Any,
-) -> tuple[PreferenceTrainer, list[dict[str, float]]]:
+) -> tuple[PreferenceTrainer, tiny.Logged]:
     """The trainer of `lm`, and the rows that it will log; beside a reference that differs from it, or that it still is."""
     policy = PolicyModel(lm, layout=layout)
     other = copy.deepcopy(lm) if at_start else tiny.perturbed(lm, seed=1)
@@ -146,14 +146,13 @@ def trainer_of(
     if objective.needs_reference:
         reference = score_pairs(before, data, batch_size=3, pad_id=tiny.PAD, processes=Processes(), objective=objective)
     cfg = TrainerConfig(**{"max_grad_norm": 0.0, "use_cpu": True, "logging_steps": 1, **settings})
-    schedule = DataOrder.of(cfg, len(data), 1, seed=3)
-    workshop: Any = SimpleNamespace(reference_policy=lambda *_: before)
-    moving = running_reference(TrainConfig(), workshop, policy, objective, schedule.total_steps, lambda note: None)
-    logged: list[dict[str, float]] = []
-    trainer = PreferenceTrainer(
-        policy, objective, data, schedule, training_arguments(cfg, schedule, str(folder), 0), pad_id=tiny.PAD,
-        reference=reference, logging_steps=1, on_log=lambda step, row: logged.append(row), moving=moving,
-    )  # fmt: skip
+    builder: Any = SimpleNamespace(reference_policy=lambda *_: before)
+    steps = DataOrder.of(cfg, len(data), 1, seed=3).total_steps
+    moving, kl_from = running_reference(TrainConfig(), builder, policy, objective, steps, lambda note: None)
+    logged = tiny.Logged()
+    trainer = tiny.trainer(
+        policy, objective, data, cfg, folder, hooks=logged, reference=reference, moving=moving, kl_from=kl_from, seed=3
+    )
     return trainer, logged
 
 
@@ -175,12 +174,12 @@ def step(lm: Any, layout: str, objective: Objective, data: TokenPairs, folder: P
             lm, layout, objective, data, folder, at_start=at_start, per_device_train_batch_size=-(-n // 2),
             gradient_accumulation_steps=2,
         )  # fmt: skip
-        trainer.window = rows = _Rows()
+        trainer.sums = rows = _Rows()
         trainer.training_step(trainer.model, trainer.steps[0])
     assert sorted(rows.losses) == list(range(n))
     return Step(
         losses=torch.stack([rows.losses[i] for i in range(n)]),
         gradients={name: p.grad for name, p in lm.named_parameters() if p.grad is not None},
         logged=rows.means(lambda sums: sums),
-        memory={f"{kind} {name}": x for kind, found in trainer.memory.items() for name, x in found.items()},
+        memory={f"{kind} {name}": x for kind, found in trainer.part_states.items() for name, x in found.items()},
     )

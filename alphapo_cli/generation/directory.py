@@ -43,7 +43,7 @@ class GenerateDirectory(KeyedDirectory):
     def outputs(self, sample: int = 0) -> Path:
         return self.path / (f"model_outputs-{sample}.json" if sample else "model_outputs.json")
 
-    def claim(self, identity: dict[str, Any], *, replace: bool) -> str:
+    def open(self, identity: dict[str, Any], *, replace: bool) -> str:
         """pending, continued or complete. Creates and removes nothing.
 
         Raises:

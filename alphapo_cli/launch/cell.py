@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @functools.cache
-def _workshop() -> InputsBuilder:
+def _builder() -> InputsBuilder:
     from alphapo_cli.stages.training.inputs import InputsBuilder
 
     return InputsBuilder(warm=True)
@@ -35,9 +35,9 @@ def prepare(cells: Sequence[TrainConfig], plan: Plan | None) -> None:
     Raises:
         UsageError: bad input.
     """
-    _workshop.cache_clear()  # what an earlier sweep of this process read may have changed, and where its cache was
+    _builder.cache_clear()  # what an earlier sweep of this process read may have changed, and where its cache was
     for cfg in cells:
-        _workshop().materials(cfg)
+        _builder().model_and_data(cfg)
     if plan is None:
         return
     for cfg in cells:
@@ -60,7 +60,7 @@ def run_job(job: CellJob) -> Ended:
     directory = SweepDirectory(Path(job.sweep)).cell(job.id)
     group, quiet = Group(Path(job.sweep).name, "cell"), Console(stderr=True, quiet=True)
     try:
-        summary = run(job.cfg, directory, workshop=_workshop(), group=group, console=quiet)
+        summary = run(job.cfg, directory, builder=_builder(), group=group, console=quiet)
     except (Busy, LockLost) as error:
         return Ended(job, "busy", str(error))
     except (KeyboardInterrupt, Interrupted) as error:
@@ -69,14 +69,14 @@ def run_job(job: CellJob) -> Ended:
         reason = in_words(error)
         if directory.state == "pending":  # refused before anything of it was written
             with contextlib.suppress(OSError):
-                claim = acquire(directory.claim)
-                if isinstance(claim, RunLock):  # else somebody works on it
+                lock = acquire(directory.lock)
+                if isinstance(lock, RunLock):  # else somebody works on it
                     try:
                         if directory.state == "pending":
                             directory.begin(job.cfg, manifest(note="refused before training"))
                             directory.finish("failed", reason, 0, {}, {})
                     finally:
-                        claim.release()
+                        lock.release()
         return Ended(job, "failed", reason)
     if job.plan is not None:
         try:

@@ -131,7 +131,7 @@ class SweepEngine:
     def _look_again(self) -> None:
         """Cells that other processes held: over by now, or free."""
         for job in list(self.busy.values()):
-            held = lock_status(self._run(job).claim)
+            held = lock_status(self._run(job).lock)
             if held is not None and held.held:
                 continue  # until it has written its own first state, the one of an earlier attempt is there
             state = self._run(job).state
@@ -165,8 +165,8 @@ def mark_failed(run: RunDirectory, job: CellJob, reason: str) -> None:
     """Write the end of a run whose process could not."""
     from alphapo_cli.runs.directory import manifest
 
-    claim = acquire(run.claim)
-    if not isinstance(claim, RunLock):
+    lock = acquire(run.lock)
+    if not isinstance(lock, RunLock):
         return  # somebody else has it by now
     try:
         if run.state in OVER:  # what was trained stays
@@ -178,4 +178,4 @@ def mark_failed(run: RunDirectory, job: CellJob, reason: str) -> None:
         step = int((run.summary() or {}).get("step", 0))
         run.finish("failed", reason, step, {}, {})
     finally:
-        claim.release()
+        lock.release()

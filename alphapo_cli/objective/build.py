@@ -6,6 +6,7 @@ import torch
 
 from alphapo_cli.config.schema import ObjectiveConfig
 from alphapo_cli.errors import ConfigError
+from alphapo_cli.modeling.layout.batch import CompletionTokens
 from alphapo_cli.modeling.logprobs import AnswerLogProbs, TokenLogProbs
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.objective.part import TABLES, find
@@ -57,14 +58,15 @@ def build(cfg: ObjectiveConfig) -> Objective:
     sides = max(2, objective.sides(2))
     trial = torch.full((sides, 1), -1.0)
     columns = {name: torch.full((1,), 0.5) for name in objective.columns_of(sides)}
-    one = TokenLogProbs(trial[:, 0], torch.arange(sides), torch.arange(sides), 1, sides, guide=torch.zeros(sides))
+    tokens = CompletionTokens(torch.arange(sides), torch.arange(sides), 1, sides, guide=torch.zeros(sides))
+    one = TokenLogProbs(trial[:, 0], tokens)
     answers = AnswerLogProbs(
-        trial, torch.ones_like(trial), trial, columns=columns, tokens=one, log_p2=trial, kl=torch.zeros_like(trial)
+        trial, torch.ones_like(trial), trial, columns=columns, per_token=one, log_p2=trial, kl=torch.zeros_like(trial)
     )
     objective(answers)
-    for moment in ends(parts["schedule"], objective.start.memory):
+    for context in ends(parts["schedule"], objective.start.states):
         try:
-            objective(answers, moment)
+            objective(answers, context)
         except ConfigError as error:
             raise ConfigError(f"{error}; objective.schedule moves it there") from error
     return objective

@@ -18,7 +18,7 @@ class StepContext:
     """When an objective is evaluated: how far training has come, and what its parts remember of earlier steps."""
 
     progress: float = 0.0  # optimizer steps taken over all of them, 0 to 1
-    memory: Mapping[str, PartState] = field(default_factory=dict)  # kind of part -> its values
+    states: Mapping[str, PartState] = field(default_factory=dict)  # kind of part -> its state
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ObjectiveInputs:
     beta: float
     offset: Tensor | float = 0.0  # subtracted from the reward margin: gamma and what the margin part adds
     answers: AnswerLogProbs | None = None
-    memory: PartState = field(default_factory=dict)  # of the part that is called
+    state: PartState = field(default_factory=dict)  # of the part that is called
     flipped: bool = False  # whether chosen and rejected have changed places
     rounding: Tensor | float = 0.0  # [K, B] bound on the rounding error of each reward
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.logprobs import AnswerLogProbs, above
-from alphapo_cli.objective import part_state as states
+from alphapo_cli.objective import part_state
 from alphapo_cli.objective.inputs import ObjectiveInputs, PartState, StepContext
 from alphapo_cli.objective.spec import ObjectiveSpec
 
@@ -54,13 +54,12 @@ class Objective(ObjectiveSpec):
         Raises:
             UsageError: there are only sums.
         """
-        tokens = answers.tokens
-        if tokens is None:
+        scored = answers.per_token
+        if scored is None:
             raise UsageError(f"objective '{self.name}' weighs single tokens, and only sums over answers were given")
-        weights = self.parts["token"](answers, tokens)
-        return torch.stack(
-            [tokens.sum_over(weights * tokens.logps), tokens.sum_over(weights), tokens.sum_over(weights.detach() ** 2)]
-        )
+        weights = self.parts["token"](answers, scored)
+        summed = (weights * scored.logps, weights, weights.detach() ** 2)
+        return torch.stack([scored.tokens.sum_over(values) for values in summed])
 
     def _part(self, kind: str, c: ObjectiveInputs) -> Tensor | float:
         """What a part says of the answers that it is to see."""
@@ -81,37 +80,39 @@ class Objective(ObjectiveSpec):
     @cached_property
     def start(self) -> StepContext:
         """Before the first step."""
-        return StepContext(0.0, states.begin(self.parts))
+        return StepContext(0.0, part_state.begin(self.parts))
 
-    def observe(self, answers: AnswerLogProbs, moment: StepContext) -> dict[str, Tensor]:
+    def observe(self, answers: AnswerLogProbs, context: StepContext) -> dict[str, Tensor]:
         """What its parts want to know of each pair of a step: kind -> [B, F]."""
         answers = self.given(answers)
-        here = self.at(moment)
+        here = self.at(context)
         scores = here.scores(answers)
-        return states.observe(self.parts, ObjectiveInputs(scores, here.rewards(scores), self.beta, self.gamma, answers))
+        return part_state.observe(
+            self.parts, ObjectiveInputs(scores, here.rewards(scores), self.beta, self.gamma, answers)
+        )
 
-    def settle(self, memory: Mapping[str, PartState], observed: Mapping[str, Tensor]) -> dict[str, PartState]:
-        """The memory with which a step is computed, from what was observed of all its pairs."""
-        return states.settle(self.parts, memory, observed)
+    def update(self, states: Mapping[str, PartState], observed: Mapping[str, Tensor]) -> dict[str, PartState]:
+        """The states with which a step is computed, from what was observed of all its pairs."""
+        return part_state.update(self.parts, states, observed)
 
-    def react(self, memory: Mapping[str, PartState], row: Mapping[str, Any]) -> dict[str, PartState]:
-        """The memory after a reading of the probe, `row` its metrics."""
-        return states.react(self.parts, memory, row)
+    def on_probe(self, states: Mapping[str, PartState], row: Mapping[str, Any]) -> dict[str, PartState]:
+        """The states after a measurement of the probe, `row` its metrics."""
+        return part_state.on_probe(self.parts, states, row)
 
-    def readings(self, moment: StepContext) -> dict[str, float]:
+    def readings(self, context: StepContext) -> dict[str, float]:
         """Numbers to log: the scheduled parameter, and what the parts remember."""
         bound = self.parts["schedule"]
-        value = bound(moment, moment.memory.get("schedule", {}))
+        value = bound(context, context.states.get("schedule", {}))
         found = {} if value is None else {"train/objective/scheduled": float(value)}
-        for kind, memory in moment.memory.items():
+        for kind, state in context.states.items():
             if kind != "schedule":
-                found |= {f"train/objective/{name}": float(x) for name, x in memory.items() if x.dim() == 0}
+                found |= {f"train/objective/{name}": float(x) for name, x in state.items() if x.dim() == 0}
         return found
 
-    def at(self, moment: StepContext) -> Objective:
-        """The same with its scheduled parameter as it is at `moment`."""
+    def at(self, context: StepContext) -> Objective:
+        """The same with its scheduled parameter as it is at `context`."""
         bound = self.parts["schedule"]
-        value = bound(moment, moment.memory.get("schedule", {}))
+        value = bound(context, context.states.get("schedule", {}))
         if value is None:
             return self
         kind, _, parameter = str(bound.settings["of"]).partition(".")
@@ -137,25 +138,25 @@ class Objective(ObjectiveSpec):
         return (high - low).abs() / 2
 
     def compare(
-        self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: StepContext | None = None
+        self, scores: Tensor, answers: AnswerLogProbs | None = None, context: StepContext | None = None
     ) -> ObjectiveInputs:
         """What the other parts read of `scores` [K, B]."""
-        memory = (moment or self.start).memory
+        states = (context or self.start).states
         rewards = self.rewards(scores)
         rounding = 0.0 if answers is None else self.reward_rounding(answers)
         c = ObjectiveInputs(
-            scores, rewards, self.beta, self.gamma, answers, memory.get("margin", {}), rounding=rounding
+            scores, rewards, self.beta, self.gamma, answers, states.get("margin", {}), rounding=rounding
         )
-        return replace(c, offset=self.gamma + self._part("margin", c), memory={})
+        return replace(c, offset=self.gamma + self._part("margin", c), state={})
 
     def preference_loss(
-        self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: StepContext | None = None
+        self, scores: Tensor, answers: AnswerLogProbs | None = None, context: StepContext | None = None
     ) -> Tensor:
         """The loss of the preference term alone as a function of the scores: [K, B] -> [B]."""
-        memory = (moment or self.start).memory
-        c = self.compare(scores, answers, moment)
-        loss = self._labelled(replace(c, memory=memory.get("link", {})))
-        factor = self._part("weight", replace(c, memory=memory.get("weight", {})))
+        states = (context or self.start).states
+        c = self.compare(scores, answers, context)
+        loss = self._labelled(replace(c, state=states.get("link", {})))
+        factor = self._part("weight", replace(c, state=states.get("weight", {})))
         return self.preference * factor * loss
 
     def _labelled(self, c: ObjectiveInputs) -> Tensor:
@@ -174,22 +175,22 @@ class Objective(ObjectiveSpec):
             loss = (1 - wrong) * loss + wrong * one(c.swapped())
         return loss
 
-    def __call__(self, answers: AnswerLogProbs, moment: StepContext | None = None) -> PairLoss:
+    def __call__(self, answers: AnswerLogProbs, context: StepContext | None = None) -> PairLoss:
         """Loss, scores and rewards of a batch.
 
         Args:
             answers: sums and lengths [K, B]; `reference` where `needs_reference`. bf16 or fp16 is widened to float32.
-            moment: when; schedules and memory stand at their start without it.
+            context: when; schedules and states stand at their start without it.
 
         Returns:
             PairLoss in float32 (float64 for float64 input).
         """
-        here = self.at(moment or self.start)
+        here = self.at(context or self.start)
         answers = self.given(answers)
         scores = here.scores(answers)
         rewards = here.rewards(scores)
         both = scores.shape[0] > 1
-        loss = here.preference_loss(scores, answers, moment) if both else torch.zeros_like(answers.sums[0])
+        loss = here.preference_loss(scores, answers, context) if both else torch.zeros_like(answers.sums[0])
         if self.nll:
             logp = self.nll * answers.sums[0] / self._nll_tokens(answers)
             loss = loss - (logp if answers.present is None else logp * answers.present[0])
@@ -211,7 +212,7 @@ class Objective(ObjectiveSpec):
         return answers.chosen_tokens or 1.0  # a step of undesirable answers has none, and its NLL does not count
 
     def score_gradients(
-        self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: StepContext | None = None
+        self, scores: Tensor, answers: AnswerLogProbs | None = None, context: StepContext | None = None
     ) -> Tensor:
         """d loss / d s of the preference term, per side and pair: [K, B] -> [K, B], without the 1/B of a mean.
 
@@ -222,7 +223,7 @@ class Objective(ObjectiveSpec):
         answers = None if answers is None else self.given(answers)
         with torch.enable_grad():
             leaf = scores.detach().clone().requires_grad_(True)
-            loss = self.at(moment or self.start).preference_loss(leaf, answers, moment).sum()
+            loss = self.at(context or self.start).preference_loss(leaf, answers, context).sum()
             if not loss.requires_grad:  # no preference term
                 return torch.zeros_like(scores)
             (gradient,) = torch.autograd.grad(loss, leaf)

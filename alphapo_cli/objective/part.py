@@ -26,18 +26,18 @@ ScoreKind = Literal["log_prob", "log_ratio"]
 
 @dataclass(frozen=True)
 class StatefulPart:
-    """The memory of one part. Every function also takes the part's settings as keywords.
+    """What a part remembers of earlier optimizer steps. Every function also takes the part's settings as keywords.
 
     initial() -> name -> number before the first step.
     observe(c) -> [B, F] values of each pair, without gradient.
-    settle(memory, values [n, F]) -> the memory with which the step of those n pairs is computed, and the next begins.
-    react(memory, row) -> the memory after a reading of the probe, `row` its metrics.
+    update(state, values [n, F]) -> the state with which the step of those n pairs is computed, and the next begins.
+    on_probe(state, row) -> the state after a measurement of the probe, `row` its metrics.
     """
 
     initial: Callable[..., dict[str, float | Tensor]]
     observe: Callable[..., Tensor] | None = None
-    settle: Callable[..., PartState] | None = None
-    react: Callable[..., PartState] | None = None
+    update: Callable[..., PartState] | None = None
+    on_probe: Callable[..., PartState] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Part:
     needs_guide: bool = False
     columns: tuple[str, ...] | Callable[..., tuple[str, ...]] = ()
     rule: Callable[..., Any] | None = None
-    state: StatefulPart | None = None
+    stateful: StatefulPart | None = None
     limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     reads_margin: bool = True
     sides: int | None = 2

@@ -118,4 +118,4 @@ class ObjectiveSpec:
     @property
     def observes(self) -> bool:
         """Whether it needs the values of a whole step before the step's loss."""
-        return any(b.part.state is not None and b.part.state.observe is not None for b in self.parts.values())
+        return any(b.part.stateful is not None and b.part.stateful.observe is not None for b in self.parts.values())

@@ -49,7 +49,7 @@ def check_loss(cfg: ObjectiveConfig, parts: Mapping[str, BoundPart]) -> None:
 def check_schedule(parts: Mapping[str, BoundPart]) -> None:
     """A schedule may move a number that a part reads at every step.
 
-    Not those of token weights, with which the reference's sums were made once, nor those where a memory begins.
+    Not those of token weights, with which the reference's sums were made once, nor those where a state begins.
 
     Raises:
         ConfigError: the schedule's parameter is none of them.
@@ -72,19 +72,19 @@ def check_schedule(parts: Mapping[str, BoundPart]) -> None:
 
 
 def _beginnings(bound: BoundPart) -> set[str]:
-    """The settings that only say where a part's memory begins: those that its `initial` names."""
-    if bound.part.state is None:
+    """The settings that only say where a part's state begins: those that its `initial` names."""
+    if bound.part.stateful is None:
         return set()
-    named = inspect.signature(bound.part.state.initial).parameters.values()
+    named = inspect.signature(bound.part.stateful.initial).parameters.values()
     return {p.name for p in named if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def ends(schedule: BoundPart, memory: Mapping[str, PartState]) -> list[StepContext]:
+def ends(schedule: BoundPart, states: Mapping[str, PartState]) -> list[StepContext]:
     """Moments at which the schedule's parameter is as far as it goes."""
-    if "schedule" not in memory:
-        return [StepContext(1.0, memory)]
+    if "schedule" not in states:
+        return [StepContext(1.0, states)]
     values = (torch.tensor(float(schedule.settings[name]), dtype=torch.float64) for name in ("low", "high"))
-    return [StepContext(1.0, {**memory, "schedule": {"value": value}}) for value in values]
+    return [StepContext(1.0, {**states, "schedule": {"value": value}}) for value in values]
 
 
 def check_readers(cfg: ObjectiveConfig, parts: Mapping[str, BoundPart]) -> None:

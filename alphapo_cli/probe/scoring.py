@@ -5,9 +5,7 @@ processes each takes every n-th batch and the results are put together in the or
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,27 +14,9 @@ from torch import Tensor
 from alphapo_cli.data.token_pairs import Logs, TokenPairs
 from alphapo_cli.modeling.layout.batch import PairBatch
 from alphapo_cli.modeling.layout.registry import Layout
-from alphapo_cli.modeling.logprobs import AnswerLogProbs
-from alphapo_cli.modeling.policy import PolicyModel
+from alphapo_cli.modeling.policy import PolicyModel, inference
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.runtime.distributed import Processes
-
-
-@contextlib.contextmanager
-def inference(policy: PolicyModel) -> Iterator[None]:
-    """Evaluation mode without gradients, as it was before afterwards."""
-    training = policy.training
-    policy.eval()
-    try:
-        with torch.no_grad(), policy.precision():
-            yield
-    finally:
-        policy.train(training)
-
-
-def answers_of(policy: PolicyModel, batch: PairBatch) -> AnswerLogProbs:
-    """Log-probs of a batch's answers, with the pairs' places in their data."""
-    return replace(policy.score(batch).answers(), index=batch.index)
 
 
 def measured_sides(objective: Objective, pairs: TokenPairs) -> int:
@@ -92,7 +72,7 @@ def score_pairs(
     parts = []
     with inference(policy):
         for chunk, batch in scorer.batches(next(policy.parameters()).device):
-            answers = answers_of(policy, batch)
+            answers = policy.answers(batch)
             weighs = objective is not None and objective.weighs_tokens
             sums = objective.weigh(answers)[0] if weighs and objective is not None else answers.sums
             parts.append((chunk, {"sums": _numpy(sums)}))
@@ -116,7 +96,7 @@ def score_tokens(
     with inference(policy):
         for chunk, batch in scorer.batches(next(policy.parameters()).device):
             tokens = policy.score(batch)
-            lengths = torch.bincount(tokens.answer, minlength=sides * len(chunk)).tolist()
+            lengths = torch.bincount(tokens.tokens.answer, minlength=sides * len(chunk)).tolist()
             parts.append((chunk, [logps.cpu().numpy() for logps in tokens.logps.float().split(lengths)]))
             tick(len(chunk))
     found = [np.zeros(len(side.ids), np.float32) for side in pairs.answers[:sides]]

@@ -6,7 +6,7 @@ metrics.jsonl   the record; W&B mirrors it
 probe.jsonl     per pair
 samples/        answers, AlpacaEval format
 curves.png
-.claim/         who works on it (see claims)
+.claim/         who works on it (see storage/run_lock)
 outcome.json    what `alphapo run` found by generating and evaluating
 checkpoints/    where an interrupted run goes on
 model/          loads in plain transformers and vLLM
@@ -139,7 +139,7 @@ class RunDirectory(RunState):
         """Nothing there but a claim, and what a kill leaves of writing the first file."""
         if not self.path.is_dir():
             return True
-        return all(e == self.claim or e.name.startswith(UNBEGUN) for e in self.path.iterdir())
+        return all(e == self.lock or e.name.startswith(UNBEGUN) for e in self.path.iterdir())
 
     def begin(self, cfg: Any, manifest: dict[str, Any]) -> None:
         """Start from nothing: remove what an earlier attempt left, write configuration and manifest (with `files`)."""

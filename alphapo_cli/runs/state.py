@@ -38,7 +38,7 @@ class RunState:
         return self.path / "summary.json"
 
     @property
-    def claim(self) -> Path:
+    def lock(self) -> Path:
         return self.path / ".claim"
 
     def read_manifest(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class RunState:
             return "pending"
         state = str((summary or {}).get("state", "interrupted"))
         if state == "running":
-            now = lock_status(self.claim)
+            now = lock_status(self.lock)
             return "running" if now is not None and now.held else "interrupted"
         return state
 

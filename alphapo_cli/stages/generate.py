@@ -120,7 +120,7 @@ def prepare(
         out = place_inside(inside, "generate", identity)
     folder = out or Path(cfg.run.dir) / (cfg.run.name or keyed_name("generate", generator, identity))
     directory = GenerateDirectory(folder.expanduser())
-    state = directory.claim(identity, replace=replace)
+    state = directory.open(identity, replace=replace)
     return Generation(cfg, job, prompts, ids, backend, directory, identity, generator, state, replace)
 
 

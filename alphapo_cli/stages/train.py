@@ -33,7 +33,7 @@ def run(
     directory: RunDirectory,
     *,
     replace: bool = False,
-    workshop: InputsBuilder | None = None,
+    builder: InputsBuilder | None = None,
     group: Group | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -50,39 +50,39 @@ def run(
         summary = directory.summary()
         assert summary is not None
         return summary
-    now = lock_status(directory.claim)
-    if now is not None and now.held:  # the claim itself is taken later; this spares the wait until then
+    now = lock_status(directory.lock)
+    if now is not None and now.held:  # the lock itself is acquired later; this spares the wait until then
         raise Busy.of(directory, now)
     processes = start_processes(use_cpu=cfg.trainer.use_cpu)
     if not sys.stderr.isatty():
         disable_progress_bar()  # transformers' own bars for loading and saving
-    workshop = workshop or InputsBuilder(processes=processes)
+    builder = builder or InputsBuilder(processes=processes)
     console = console or Console(stderr=True, quiet=processes.rank != 0)
     with threads(cfg.trainer.threads):
         objective = build(cfg.objective)
         with PartialState().main_process_first():
-            materials = workshop.materials(cfg)
+            start = builder.model_and_data(cfg)
         if objective.needs_mismatched:
-            materials = dataclasses.replace(materials, data=materials.data.with_mismatched())
-        for what, pairs in (("the training data", materials.data.train), ("the probe's data", materials.data.probe)):
+            start = dataclasses.replace(start, data=start.data.with_mismatched())
+        for what, pairs in (("the training data", start.data.train), ("the probe's data", start.data.probe)):
             check_sides(objective, pairs.num_sides, pairs.unpaired, what, pairs.columns)
             check_guide(cfg, objective, pairs, what)
             sides = objective.sides(pairs.num_sides)
             check_columns(objective, to_come(cfg, pairs), (pairs.index + 1).tolist(), what, sides)
         if not console.quiet:  # a table takes as long to lay out where nobody sees it
-            console.print(data_table(materials))
+            console.print(data_table(start))
         _warn(cfg, objective, console)
         with stop_requests() as stop:
-            attempt = TrainingSession(cfg, directory, workshop, processes, objective, materials, group, stop)
-            return attempt.go(replace=replace)
+            session = TrainingSession(cfg, directory, builder, processes, objective, start, group, stop)
+            return session.run(replace=replace)
 
 
-def data_table(materials: ModelAndData) -> Table:
+def data_table(start: ModelAndData) -> Table:
     """What the data looks like, before anything is trained on it."""
     table = Table(title="data", show_header=False, title_justify="left")
-    for label, value in materials.data.table:
+    for label, value in start.data.table:
         table.add_row(label, value)
-    table.add_row("starts from", materials.start)
+    table.add_row("starts from", start.start)
     return table
 
 

@@ -86,7 +86,7 @@ def test_a_cell_that_was_evaluated_before_its_worker_died_is_done(directory):
 def test_a_failed_cell_that_another_process_tries_again_is_waited_for(directory):
     """Until that one goes on, summary.json has the failure of the attempt before."""
     run = written(directory, "failed")
-    claim = acquire(run.claim)
+    claim = acquire(run.lock)
     told: list[Ended] = []
     work = engine(directory, Scripted([]), told)
     work.busy["c"] = CellJob(str(directory.path), ".", "c", (), None)
@@ -173,7 +173,7 @@ class TestJobs:
 
     def test_a_refusal_does_not_touch_what_another_process_begins(self, job, directory, monkeypatch):
         run = directory.cell("c")
-        claim = acquire(run.claim)
+        claim = acquire(run.lock)
         assert self.end(job, monkeypatch, MemoryError()).state == "failed"
         assert [p.name for p in run.path.iterdir()] == [".claim"]
         claim.release()
@@ -210,7 +210,7 @@ class TestKilledRuns:
 
     def test_while_the_manifest_was_written(self, tmp_path):
         run = RunDirectory(tmp_path / "x")
-        acquire(run.claim).release()
+        acquire(run.lock).release()
         (run.path / ".manifest.json.1.ab.tmp").write_text("{")
         assert run.check(self.CFG, replace=False) == "pending"
 
@@ -219,7 +219,7 @@ class TestKilledRuns:
 
         (tmp_path / "generate").mkdir()
         (tmp_path / "generate" / ".manifest.json.1.ab.tmp").write_text("{")
-        assert GenerateDirectory(tmp_path / "generate").claim({"model": "m"}, replace=False) == "pending"
+        assert GenerateDirectory(tmp_path / "generate").open({"model": "m"}, replace=False) == "pending"
 
     @pytest.mark.parametrize("removed", range(1, 5))
     def test_while_it_was_started_over(self, removed, tmp_path, monkeypatch):

@@ -212,12 +212,12 @@ def answers(found: list[Row], dtype: torch.dtype = torch.float64) -> AnswerLogPr
 
 
 def loss_and_gradient(
-    objective: Objective, given: AnswerLogProbs, moment: StepContext | None = None
+    objective: Objective, given: AnswerLogProbs, context: StepContext | None = None
 ) -> tuple[Tensor, Tensor]:
     """Where single tokens are read: as if every one counted once, and the distributions were flat."""
     leaf = given.sums.clone().requires_grad_(True)
     weighted = torch.stack([leaf, given.lengths, given.lengths]) if objective.weighs_tokens else None
-    loss = objective(replace(given, sums=leaf, weighted=weighted, log_p2=-torch.ones_like(leaf)), moment).loss
+    loss = objective(replace(given, sums=leaf, weighted=weighted, log_p2=-torch.ones_like(leaf)), context).loss
     return loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]
 
 

@@ -273,16 +273,16 @@ def test_runs_from_one_start_share_the_first_look_at_it(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(PolicyModel, "hidden", counted)
     reference = np.full((2, 5), -3.0)
-    first = probe("alphapo", reference=None, keep=keep)
+    first = probe("alphapo", reference=None, memoize=keep)
     assert len(looks) == 1
-    second = probe("dpo", reference=reference, keep=keep)
+    second = probe("dpo", reference=reference, memoize=keep)
     assert not looks
     alone = probe("dpo", reference=reference)
     assert len(looks) == 1
     assert np.array_equal(first.start.sums, second.start.sums)
     for name in ("rewards", "scores", "gradients", "entropy", "kl"):
         assert np.array_equal(getattr(second.start, name), getattr(alone.start, name))
-    weighted = probe("ld_dpo", reference=reference, keep=keep)
+    weighted = probe("ld_dpo", reference=reference, memoize=keep)
     assert len(looks) == 1
     assert not np.array_equal(weighted.start.rewards, second.start.rewards)
     with torch.no_grad():

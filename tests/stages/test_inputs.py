@@ -65,11 +65,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counted
 
 
-def a_cell(workshop: InputsBuilder, cfg: TrainConfig) -> tuple[Any, Any]:
+def a_cell(builder: InputsBuilder, cfg: TrainConfig) -> tuple[Any, Any]:
     """(the policy before its first step, reference log-probs of the training pairs)."""
-    materials = workshop.materials(cfg)
-    policy = policy_of(materials.policy(), cfg)
-    return policy, workshop.reference(cfg, materials, policy, build(cfg.objective))[0]
+    start_ = builder.model_and_data(cfg)
+    policy = policy_of(start_.policy(), cfg)
+    return policy, builder.reference(cfg, start_, policy, build(cfg.objective))[0]
 
 
 @pytest.mark.parametrize("reference", [False, True], ids=["of its own", "a model of its own"])
@@ -77,8 +77,8 @@ def test_cells_of_a_sweep_read_and_score_once(
     reference: bool, start: Path, tmp_path: Path, calls: Counter[str]
 ) -> None:
     more = [f"model.reference={another_model(start, 1)}"] if reference else []
-    workshop = InputsBuilder(warm=True, cache=tmp_path)
-    made = [a_cell(workshop, config(start, f"objective.beta={beta}", *more)) for beta in (0.1, 0.2, 0.3)]
+    builder = InputsBuilder(warm=True, cache=tmp_path)
+    made = [a_cell(builder, config(start, f"objective.beta={beta}", *more)) for beta in (0.1, 0.2, 0.3)]
     # training and probe pairs are scored; the policy is read, and the reference that is not the policy
     assert calls == {"load_model": 1 + reference, "load_text": 1, "prepare": 1, "score_pairs": 2}
     assert len({id(policy.lm) for policy, _ in made}) == 3  # each trains its own
@@ -110,7 +110,7 @@ def test_a_trained_adapter_is_another_model() -> None:
 
 
 def test_models_of_cells_that_are_over_are_let_go(start: Path, tmp_path: Path) -> None:
-    workshop = InputsBuilder(warm=True, cache=tmp_path)
+    builder = InputsBuilder(warm=True, cache=tmp_path)
     real, masters = module.load_model, []
 
     def load(*args: Any) -> Any:
@@ -121,7 +121,7 @@ def test_models_of_cells_that_are_over_are_let_go(start: Path, tmp_path: Path) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "load_model", load)
         for seed in range(module.KEPT + 1):
-            a_cell(workshop, config(start, f"model.path={another_model(start, seed)}"))
+            a_cell(builder, config(start, f"model.path={another_model(start, seed)}"))
     gc.collect()
     assert [master() is None for master in masters] == [True] + [False] * module.KEPT
 

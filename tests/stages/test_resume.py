@@ -319,7 +319,7 @@ class TestTwoProcesses:
 
         def stolen(self, step):
             if step == 2:
-                os.rename(self.claim.path, self.claim.path.with_suffix(".dead"))
+                os.rename(self.lock.path, self.lock.path.with_suffix(".dead"))
             return after(self, step)
 
         monkeypatch.setattr(session.TrainingSession, "after_step", stolen)

@@ -160,9 +160,9 @@ class TestReference:
                 return found.pop(0)
 
         def reference(cache, processes):
-            workshop = InputsBuilder(cache=cache, processes=processes)
-            materials = workshop.materials(cfg)
-            return workshop.reference(cfg, materials, policy_of(materials.policy(), cfg), objective)
+            builder = InputsBuilder(cache=cache, processes=processes)
+            start = builder.model_and_data(cfg)
+            return builder.reference(cfg, start, policy_of(start.policy(), cfg), objective)
 
         made = reference(tmp_path / "one", Processes())
         reference(tmp_path / "one", First())

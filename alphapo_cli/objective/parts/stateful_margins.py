@@ -22,12 +22,12 @@ def _moments_begin(*, mean: float, spread: float, **_: Any) -> dict[str, float |
     return {"gap_mean": mean, "gap_spread": spread}
 
 
-def _moments(memory: PartState, gaps: Tensor, momentum: float) -> PartState:
+def _moments(state: PartState, gaps: Tensor, momentum: float) -> PartState:
     """Exponential means of the step's mean and standard deviation; one pair alone has no deviation."""
-    spread = gaps.std() if len(gaps) > 1 else memory["gap_spread"]
+    spread = gaps.std() if len(gaps) > 1 else state["gap_spread"]
     return {
-        "gap_mean": momentum * memory["gap_mean"] + (1 - momentum) * gaps.mean(),
-        "gap_spread": momentum * memory["gap_spread"] + (1 - momentum) * spread,
+        "gap_mean": momentum * state["gap_mean"] + (1 - momentum) * gaps.mean(),
+        "gap_spread": momentum * state["gap_spread"] + (1 - momentum) * spread,
     }
 
 
@@ -38,13 +38,13 @@ def _reference_gap(c: ObjectiveInputs) -> Tensor:
     return ratio[0] - ratio[1]
 
 
-def _instance_settle(memory: PartState, values: Tensor, *, momentum: float, **_: Any) -> PartState:
-    return _moments(memory, values[:, 0], momentum)
+def _instance_update(state: PartState, values: Tensor, *, momentum: float, **_: Any) -> PartState:
+    return _moments(state, values[:, 0], momentum)
 
 
 @register(
     "margin", needs_reference=True, limits=MOMENTS,
-    state=StatefulPart(_moments_begin, lambda c, **_: _reference_gap(c).unsqueeze(1), _instance_settle),
+    stateful=StatefulPart(_moments_begin, lambda c, **_: _reference_gap(c).unsqueeze(1), _instance_update),
 )  # fmt: skip
 def instance(
     c: ObjectiveInputs, *, alpha: float = 0.05, momentum: float = 0.9, mean: float = 0.0, spread: float = 1.0
@@ -54,7 +54,7 @@ def instance(
     M and S are exponential means of the steps' mean and standard deviation of g. They begin at `mean` and `spread`; the
     authors' begin at 0 and 0, which makes their first steps' margins larger. alpha = 0 is none.
     """
-    m, s = c.memory["gap_mean"].to(c.rewards), c.memory["gap_spread"].to(c.rewards)
+    m, s = c.state["gap_mean"].to(c.rewards), c.state["gap_spread"].to(c.rewards)
     return (c.beta * alpha * (_reference_gap(c) - m) / s).detach()
 
 
@@ -76,9 +76,9 @@ def _share_step(share: Tensor, gaps: Tensor, gamma: Tensor | float, tau: float) 
     return share - min(0.5 / tau, 1.0) * slope
 
 
-def _queue_settle(memory: PartState, values: Tensor, *, tau: float, steps: int, size: int, **_: Any) -> PartState:
+def _queue_update(state: PartState, values: Tensor, *, tau: float, steps: int, size: int, **_: Any) -> PartState:
     gaps, gamma = values[:, 0], values[0, 1]
-    queue = memory["queue"]
+    queue = state["queue"]
     room = max(0, min(size - len(gaps), len(queue)))
     # Spread evenly over the queue: the authors draw at random, which a resumed run could not repeat.
     sampled = queue[torch.linspace(0, len(queue) - 1, room).round().long()] if room else queue[:0]
@@ -97,7 +97,7 @@ def _queue_settle(memory: PartState, values: Tensor, *, tau: float, steps: int, 
 
 @register(
     "margin", limits={"tau": {"gt": 0}, "steps": {"ge": 0}, "size": {"ge": 0}},
-    state=StatefulPart(_queue_begin, _queue_observe, _queue_settle),
+    stateful=StatefulPart(_queue_begin, _queue_observe, _queue_update),
 )  # fmt: skip
 def shared(c: ObjectiveInputs, *, tau: float = 10.0, steps: int = 20, size: int = 256) -> Tensor:
     """gamma n p - gamma without gradient: pairs share the margin gamma unequally, gamma-PO (2506.03690).
@@ -108,7 +108,7 @@ def shared(c: ObjectiveInputs, *, tau: float = 10.0, steps: int = 20, size: int 
     """
     gamma, gaps = float(c.offset), (c.rewards[0] - c.rewards[1]).detach()
     share = torch.zeros_like(gaps)
-    for total in c.memory["log_normalisers"].to(gaps):
+    for total in c.state["log_normalisers"].to(gaps):
         share = _share_step(share, gaps, gamma, tau) - total
     return gamma * share.exp() - gamma
 
@@ -123,10 +123,10 @@ def _noise(index: Tensor, step: Tensor) -> Tensor:
     return -torch.log(-torch.log(uniform))
 
 
-def _keys(memory: PartState, gaps: Tensor, index: Tensor) -> Tensor:
+def _keys(state: PartState, gaps: Tensor, index: Tensor) -> Tensor:
     """Sampling without replacement with weights w keeps those of the largest log w + Gumbel noise."""
-    z = (gaps.double() - memory["gap_mean"].to(gaps.device)) / memory["gap_spread"].to(gaps.device)
-    return -0.5 * z**2 + _noise(index, memory["step"].to(gaps.device))
+    z = (gaps.double() - state["gap_mean"].to(gaps.device)) / state["gap_spread"].to(gaps.device)
+    return -0.5 * z**2 + _noise(index, state["step"].to(gaps.device))
 
 
 def _index(c: ObjectiveInputs) -> Tensor:
@@ -147,11 +147,11 @@ def _batch_observe(c: ObjectiveInputs, **_: Any) -> Tensor:
     return torch.stack([gaps, _index(c).double(), torch.full_like(gaps, c.beta)], dim=1)
 
 
-def _batch_settle(
-    memory: PartState, values: Tensor, *, drop: float, momentum: float, scale: float = 0.0, **_: Any
+def _batch_update(
+    state: PartState, values: Tensor, *, drop: float, momentum: float, scale: float = 0.0, **_: Any
 ) -> PartState:
     gaps, index, beta = values[:, 0], values[:, 1], values[0, 2]
-    moved = {**memory, **_moments(memory, gaps, momentum), "step": memory["step"] + 1}
+    moved = {**state, **_moments(state, gaps, momentum), "step": state["step"] + 1}
     keys = _keys(moved, gaps, index)
     count = max(1, int(len(keys) * (1 - drop)))
     order = keys.sort(descending=True).values
@@ -168,11 +168,11 @@ def _batch_settle(
     }
 
 
-_BATCH = StatefulPart(_batch_begin, _batch_observe, _batch_settle)
+_BATCH = StatefulPart(_batch_begin, _batch_observe, _batch_update)
 _BATCH_LIMITS = {**MOMENTS, "drop": {"ge": 0, "lt": 1}}
 
 
-@register("margin", state=_BATCH, limits=_BATCH_LIMITS)
+@register("margin", stateful=_BATCH, limits=_BATCH_LIMITS)
 def batch_beta(
     c: ObjectiveInputs, *, scale: float = 0.6, drop: float = 0.2, momentum: float = 0.9, mean: float = 0.0,
     spread: float = 1.0,
@@ -181,10 +181,10 @@ def batch_beta(
 
     M and S as in `instance`, of the log-ratios' gap; which pairs are kept, see the weight `kept`.
     """
-    return (1 - c.memory["factor"].to(c.rewards)) * (c.rewards[0] - c.rewards[1])
+    return (1 - c.state["factor"].to(c.rewards)) * (c.rewards[0] - c.rewards[1])
 
 
-@register("weight", state=_BATCH, limits=_BATCH_LIMITS)
+@register("weight", stateful=_BATCH, limits=_BATCH_LIMITS)
 def kept(
     c: ObjectiveInputs, *, drop: float = 0.2, momentum: float = 0.9, mean: float = 0.0, spread: float = 1.0
 ) -> Tensor:
@@ -192,5 +192,5 @@ def kept(
 
     Sampled without replacement with weights exp(-((gap - M)/S)^2/2); the draw depends on pair and step alone.
     """
-    chosen = _keys(c.memory, _gaps(c), _index(c)) > c.memory["threshold"].to(c.scores.device)
-    return chosen.to(c.scores) / c.memory["kept"].to(c.scores)
+    chosen = _keys(c.state, _gaps(c), _index(c)) > c.state["threshold"].to(c.scores.device)
+    return chosen.to(c.scores) / c.state["kept"].to(c.scores)

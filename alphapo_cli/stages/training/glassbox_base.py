@@ -33,6 +33,7 @@ from alphapo_cli.objective.build import build
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.runtime.threads import threads
 from alphapo_cli.training.data_order import DataOrder
+from alphapo_cli.training.inputs import TrainingInputs
 from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
 
 _DISTRIBUTED = (
@@ -113,19 +114,10 @@ def _train(folder: Path) -> None:
         for i, (instruction, answer) in enumerate(world.demonstrations(DEMONSTRATIONS, seed=0), 1)
     ]
     pairs = _tokens(demonstrations, tokenizer)
-    schedule = DataOrder.of(TRAINER, len(pairs), world=1, seed=0)
-    trainer = PreferenceTrainer(
-        PolicyModel(lm),
-        build(_sft()),
-        pairs,
-        schedule,
-        training_arguments(TRAINER, schedule, str(folder / "scratch"), seed=0),
-        pad_id=tokenizer.pad_token_id,
-        reference=None,
-        logging_steps=schedule.total_steps,
-        on_log=lambda step, row: None,
-    )
-    trainer.train()
+    order = DataOrder.of(TRAINER, len(pairs), world=1, seed=0)
+    inputs = TrainingInputs(policy=PolicyModel(lm), objective=build(_sft()), pairs=pairs, pad_id=tokenizer.pad_token_id)
+    args = training_arguments(TRAINER, order, str(folder / "scratch"), seed=0)
+    PreferenceTrainer(inputs, order, args, logging_steps=order.total_steps).train()
     save_model(lm, tokenizer, folder, end_id=tokenizer.eos_token_id)
     shutil.rmtree(folder / "scratch", ignore_errors=True)
 

@@ -62,7 +62,7 @@ class ModelAndData:
 
 
 class InputsBuilder:
-    """Makes and keeps materials. `warm`: several runs will ask, so weights are copied instead of handed out."""
+    """Makes and keeps start. `warm`: several runs will ask, so weights are copied instead of handed out."""
 
     def __init__(self, *, warm: bool = False, cache: Path | None = None, processes: Processes | None = None) -> None:
         self.warm = warm
@@ -71,7 +71,7 @@ class InputsBuilder:
         self.processes = processes or Processes()
         self.shelf = LRUMemo(KEPT)
 
-    def materials(self, cfg: TrainConfig) -> ModelAndData:
+    def model_and_data(self, cfg: TrainConfig) -> ModelAndData:
         """Load, check and tokenise; the weights are read when `policy` is first called.
 
         Raises:
@@ -80,14 +80,14 @@ class InputsBuilder:
         check_prompts(cfg)
         check_lora(cfg.model.lora)
         self.shelf.open(inputs_key(cfg))
-        return self._keep(f"materials {inputs_key(cfg)}", lambda: self._materials(cfg))  # type: ignore[no-any-return]
+        return self._keep(f"model and data {inputs_key(cfg)}", lambda: self._model_and_data(cfg))  # type: ignore[no-any-return]
 
     def before_training(self, cfg: TrainConfig, policy: PolicyModel) -> Memoize:
         """Keeps what is made of the policy before its first step, and of nothing but `cfg`'s model, data and probe."""
         key = digest([inputs_key(cfg), asdict(cfg.probe), *rounding(cfg, policy)])
         return lambda what, make: self._keep(f"{what} {key}", make)
 
-    def _materials(self, cfg: TrainConfig) -> ModelAndData:
+    def _model_and_data(self, cfg: TrainConfig) -> ModelAndData:
         model = cfg.model
         check_source(cfg.data)
         if model.path is None and model.source == "from_scratch":
@@ -166,7 +166,7 @@ class InputsBuilder:
         return policy_of(lm.to(device), cfg, key=key)
 
     def reference(
-        self, cfg: TrainConfig, materials: ModelAndData, policy: PolicyModel, objective: Objective,
+        self, cfg: TrainConfig, start: ModelAndData, policy: PolicyModel, objective: Objective,
         guide: str | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """Summed reference log-probs of the training and of the probe pairs, each [K, n].
@@ -176,20 +176,20 @@ class InputsBuilder:
         """
         scorer = self.reference_policy(cfg, policy)
         weights = self._keep(f"hash {inputs_key(cfg)}", lambda: state_hash(scorer.lm))
-        sets = {"train": materials.data.train, "probe": materials.data.probe}
+        sets = {"train": start.data.train, "probe": start.data.probe}
         sums = {}
         for name, pairs in sets.items():
             # Token weights change what is summed; without them the key is that of the sums alone.
-            key = [name, weights, materials.data.key, *rounding(cfg, scorer), cfg.probe.batch_size]
+            key = [name, weights, start.data.key, *rounding(cfg, scorer), cfg.probe.batch_size]
             key += _weighing(objective, guide)
             sides = measured_sides(objective, pairs)
             key += [sides] if sides > 2 else []
-            score = functools.partial(self._score, name, pairs, scorer, digest(key), cfg, materials, objective)
+            score = functools.partial(self._score, name, pairs, scorer, digest(key), cfg, start, objective)
             sums[name] = self._keep(f"reference {digest(key)}", score)
         return sums["train"], sums["probe"]
 
     def _score(
-        self, name: str, pairs: TokenPairs, scorer: PolicyModel, key: str, cfg: TrainConfig, materials: ModelAndData,
+        self, name: str, pairs: TokenPairs, scorer: PolicyModel, key: str, cfg: TrainConfig, start: ModelAndData,
         objective: Objective,
     ) -> np.ndarray:  # fmt: skip
         def make(tick: Callable[[int], None]) -> np.ndarray:
@@ -197,7 +197,7 @@ class InputsBuilder:
                 scorer,
                 pairs,
                 batch_size=cfg.probe.batch_size,
-                pad_id=materials.tokenizer.pad_token_id,
+                pad_id=start.tokenizer.pad_token_id,
                 processes=self.processes,
                 tick=tick,
                 objective=objective,

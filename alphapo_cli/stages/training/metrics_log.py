@@ -26,10 +26,10 @@ class MetricsLog:
 
     def __init__(
         self, directory: RunDirectory, total_steps: int, title: str, tracker: Tracker | None = None,
-        claim: RunLock | None = None,
+        lock: RunLock | None = None,
     ) -> None:  # fmt: skip
         self.directory = directory
-        self.claim = claim
+        self.lock = lock
         self.tracker = tracker or NullTracker()
         self.step = 0
         self.row: dict[str, Any] = {}
@@ -51,8 +51,8 @@ class MetricsLog:
         if not self.row:
             return
         row = {"step": self.step, **self.row}
-        if self.claim is not None:
-            self.claim.check()
+        if self.lock is not None:
+            self.lock.check()
         append_jsonl(self.directory.metrics, row)
         self.tracker.log(self.step, self.row)
         for key, label in SHOWN.items():
