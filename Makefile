@@ -27,10 +27,11 @@ test-all: test  ## adds the marked tests: slow, vllm, slurm, ray, browser
 	$(PY) -m pytest -n 2 --dist loadfile -m "slow and not ($(ALONE))" --durations=10
 	$(PY) -m pytest -m "$(ALONE)" --durations=10
 
-check: install  ## ruff and strict mypy
+check: install  ## ruff, strict mypy, and the contracts between packages
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache
 
 format: install  ## let ruff format and fix
 	$(VENV)/bin/ruff check --fix .

@@ -76,19 +76,14 @@ class TargetModel:
         return {**weights, **adapter, "tokenizer": tokenizer_hash(self.tokenizer), "dtype": self.dtype}
 
 
-def find(model: str | None, cfg: SubjectConfig, cache: Path, key: str = "model") -> TargetModel:
-    """What `model` names; None: the embedded world's base, trained now where the cache does not hold it.
+def find(model: str, cfg: SubjectConfig, cache: Path, key: str = "model", name: str | None = None) -> TargetModel:
+    """What `model` names, called `name` (None: as its directory or hub name is).
 
     `key` is what messages call it.
 
     Raises:
         UsageError: nothing usable is there.
     """
-    name = None
-    if model is None:
-        from alphapo_cli.stages.training import glassbox_base as world
-
-        model, name = str(world.ensure(cache)), "glassbox-base"
     source = locate(model, cfg.revision, key=key)
     folder = run_folder(model)
     tokenizer = load_tokenizer(source, cfg.trust_remote_code)

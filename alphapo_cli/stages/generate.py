@@ -28,6 +28,7 @@ from alphapo_cli.generation.target_model import TargetModel, find
 from alphapo_cli.modeling.sampling import Sample
 from alphapo_cli.runs.directory import digest, manifest
 from alphapo_cli.runs.keyed_directory import keyed_name, place_inside
+from alphapo_cli.stages.training import glassbox_base
 from alphapo_cli.storage.atomic import write_json
 from alphapo_cli.storage.jsonl import LineLog
 from alphapo_cli.storage.paths import cache_dir
@@ -93,7 +94,11 @@ def prepare(
     cache = cache or cache_dir()
     backend = choose_backend(cfg.generation.backend)
     prompts = load_prompts(cfg.data)
-    subject = find(model, cfg.model, cache)
+    embedded = model is None
+    subject = find(
+        str(glassbox_base.ensure(cache)) if embedded else str(model), cfg.model, cache,
+        name="glassbox-base" if embedded else None,
+    )  # fmt: skip
     ids = tuple(_encode(prompts, subject, cfg.data))
     if subject.recorded is not None:
         parity.check_run(subject.recorded, subject.tokenizer, cfg.data)
