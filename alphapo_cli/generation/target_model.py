@@ -10,7 +10,7 @@ from typing import Any
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.token_cache import tokenizer_hash
 from alphapo_cli.data.tokenise import end_token_id
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, first_line
 from alphapo_cli.generation.run_settings import RunRecord, run_folder, run_record
 from alphapo_cli.generation.schema import SubjectConfig
 from alphapo_cli.modeling.loading import ModelSource, load_tokenizer, locate
@@ -132,7 +132,7 @@ def _config(source: ModelSource, trust_remote_code: bool) -> Any:
             source.location, revision=source.revision, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise UsageError(f"{source.key}={source.location}: its config.json cannot be used ({reason})") from error
 
 

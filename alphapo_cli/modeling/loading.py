@@ -15,7 +15,7 @@ from torch import nn
 
 from alphapo_cli.config.schema import LoraConfig as LoraSettings
 from alphapo_cli.config.schema import ModelConfig, ScratchConfig
-from alphapo_cli.errors import UsageError, nearest
+from alphapo_cli.errors import UsageError, first_line, nearest
 from alphapo_cli.modeling.policy import bare, check_head
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
@@ -178,7 +178,7 @@ def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
 
 
 def _load_reason(error: Exception, source: ModelSource, what: str) -> str:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    first = first_line(error)
     if not source.local:
         return f"the {what} could not be had from the hub ({first}); check the name and the network, or give a local directory"
     return f"no usable {what} there ({first.strip(' :')}); save the model there again, or copy its directory whole"

@@ -3,7 +3,7 @@
 checkpoints/step-N/state.pt   a TrainingCheckpoint as a plain mapping
 checkpoints/step-N/complete   written last; a directory without it is not seen
 
-A checkpoint is written as .step-N.<random>/, flushed to disk and renamed.
+A checkpoint is written as .step-N/, flushed to disk and renamed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -21,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphapo_cli.errors import AlphapoError, UsageError
-from alphapo_cli.storage.atomic import sync_directory, write_json
+from alphapo_cli.errors import AlphapoError, UsageError, first_line
+from alphapo_cli.storage.atomic import whole_directory, write_json
 
 _NAME = re.compile(r"^step-(\d+)$")
 
@@ -75,7 +74,7 @@ class Checkpoints:
         try:
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            first = first_line(error)
             raise AlphapoError(
                 f"{file}: cannot be read ({first}); remove {file.parent} to go on from an earlier checkpoint"
             ) from error
@@ -94,25 +93,9 @@ class Checkpoints:
         Raises:
             OSError: the disk refuses; earlier checkpoints are as they were.
         """
-        step = checkpoint.step
-        self.folder.mkdir(parents=True, exist_ok=True)
-        beside = self.folder / f".step-{step}.{secrets.token_hex(4)}"
-        try:
-            beside.mkdir()
-            with open(beside / "state.pt", "wb") as file:
-                torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            write_json(beside / "complete", {"step": step})
-            sync_directory(beside)
-            target = self._path(step)
-            if target.exists():
-                shutil.rmtree(target)
-            os.rename(beside, target)
-            sync_directory(self.folder)
-        except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
-            raise
+        with whole_directory(self._path(checkpoint.step)) as folder:
+            torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}, folder / "state.pt")
+            write_json(folder / "complete", {"step": checkpoint.step})
         self.tidy()
 
     def tidy(self) -> None:

@@ -147,22 +147,43 @@ def write_json(path: str | os.PathLike[str], value: Any, *, sort_keys: bool = Fa
 
 
 @contextlib.contextmanager
-def whole_directory(target: Path) -> Iterator[Path]:
-    """A directory to fill, .<name> beside `target`, which takes the place of `target` once the block has ended."""
-    beside = target.with_name(f".{target.name}")
-    shutil.rmtree(beside, ignore_errors=True)  # what a kill left
+def whole_directory(target: Path, *, shared: bool = False) -> Iterator[Path]:
+    """A directory to fill, which takes the place of `target` once the block has ended and all of it is on disk.
+
+    Args:
+        target: the directory's final name; its parents are made.
+        shared: several processes may make the same; one that is second discards its own. False: what is there is
+            replaced, and so is what a kill left half filled.
+
+    Yields:
+        The directory, `.<name>` beside `target`.
+
+    Raises:
+        OSError: the disk refuses; `target` is as it was, and nothing is left beside it.
+    """
+    beside = target.with_name(f".{target.name}" + (f".{secrets.token_hex(4)}" if shared else ""))
+    if not shared:
+        shutil.rmtree(beside, ignore_errors=True)
+    # Not mkdtemp, whose directories only their owner may read: runs and caches are often shared by a group.
+    beside.mkdir(parents=True)
     try:
         yield beside
-        if target.exists():
+        for path in (*beside.rglob("*"), beside):
+            _sync(path)
+        if target.exists() and not shared:
             shutil.rmtree(target)
-        os.rename(beside, target)
-    except BaseException:
+        try:
+            os.rename(beside, target)
+        except OSError:
+            if not shared or not target.is_dir():
+                raise
+        _sync(target.parent)
+    finally:
         shutil.rmtree(beside, ignore_errors=True)
-        raise
 
 
-def sync_directory(path: str | os.PathLike[str]) -> None:
-    """Flush the names in a directory to disk, where the file system can."""
+def _sync(path: Path) -> None:
+    """Flush a file, or the names in a directory, to disk, where the file system can."""
     with contextlib.suppress(OSError):
         handle = os.open(path, os.O_RDONLY)
         try:

@@ -21,7 +21,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from transformers.training_args import OptimizerNames
 
 from alphapo_cli.config.schema import TrainerConfig
-from alphapo_cli.errors import AlphapoError, UsageError, nearest
+from alphapo_cli.errors import AlphapoError, UsageError, first_line, nearest
 from alphapo_cli.modeling.layout.batch import PairBatch
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
 from alphapo_cli.modeling.policy import attach_tokens
@@ -291,7 +291,7 @@ def check_optimizer(args: TrainingArguments) -> None:
     try:
         Trainer.get_optimizer_cls_and_kwargs(args)
     except (ImportError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = first_line(error)
         raise UsageError(
             f"trainer.optim={OptimizerNames(args.optim).value}: {first} (install what it needs, or take trainer.optim=adamw_torch)"
         ) from error

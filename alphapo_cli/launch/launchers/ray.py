@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.config.schema import TrainConfig
-from alphapo_cli.errors import UsageError, missing_extra
+from alphapo_cli.errors import UsageError, first_line, missing_extra
 from alphapo_cli.launch.cell import run_job
 from alphapo_cli.launch.launchers.launcher import CellJob, Ended
 from alphapo_cli.launch.launchers.local import LocalLauncher
@@ -56,7 +56,7 @@ class RayLauncher:
             else:
                 ray.init(include_dashboard=False, object_store_memory=OBJECT_STORE, **common)
         except Exception as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            first = first_line(error)
             raise UsageError(f"launcher=ray: no cluster ({first}); check launcher.address") from error
         # A dead worker is the engine's to count; an exception of the task is part of its result.
         self.task = ray.remote(max_retries=0, num_cpus=cfg.cpus, num_gpus=cfg.gpus)(run_with)

@@ -7,7 +7,6 @@ the same settings up to its own floating-point kernels.
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.objective.build import build
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.runtime.threads import threads
+from alphapo_cli.storage.atomic import whole_directory
 from alphapo_cli.training.data_order import DataOrder
 from alphapo_cli.training.inputs import TrainingInputs
 from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
@@ -74,22 +74,12 @@ def ensure(cache: Path, say: bool = True) -> Path:
         return folder
     if say:
         print("training the embedded world's base policy once (cached afterwards) ...", file=sys.stderr, flush=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
-    beside.mkdir()  # not mkdtemp, whose directories only their owner may read: a cache is often shared by a group
-    try:
+    with whole_directory(folder, shared=True) as beside:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             _train_alone(beside)
         else:
             with threads(1):
                 _train(beside)
-        try:
-            os.rename(beside, folder)
-        except OSError:  # another process was first; it wrote the same
-            if not (folder / "model.safetensors").is_file():
-                raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return folder
 
 
