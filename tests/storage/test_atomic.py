@@ -168,7 +168,7 @@ def test_a_broken_whole_line_is_named(tmp_path: Path, broken: str) -> None:
 def test_a_kill_leaves_whole_rows(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     writer = (
-        "import sys; from alphapo_cli.storage.atomic import append_jsonl\n"
+        "import sys; from alphapo_cli.storage.jsonl import append_jsonl\n"
         "for i in range(10**9):\n"
         "    append_jsonl(sys.argv[1], {'step': i, 'pad': 'x' * 5000})\n"
         "    if i == 50: print('go', flush=True)\n"
@@ -188,7 +188,7 @@ def test_a_row_that_only_half_fits_on_the_disk_is_an_error(log: str, tmp_path: P
     """A file system with room for a part of a row takes that part without an error; so does a limit on the size."""
     path = tmp_path / "rows.jsonl"
     code = (
-        "import resource, sys; from pathlib import Path; from alphapo_cli.storage.atomic import append_jsonl\n"
+        "import resource, sys; from pathlib import Path; from alphapo_cli.storage.jsonl import append_jsonl\n"
         "from alphapo_cli.storage.jsonl import LineLog\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))\n"
         "path, row = Path(sys.argv[1]), {'pad': 'x' * 200}\n"

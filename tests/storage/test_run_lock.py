@@ -30,7 +30,7 @@ def other_host(folder: Path, *, silent_for: float) -> Path:
 
 def dead_owner(folder: Path) -> None:
     """A claim by a process that has ended."""
-    code = f"from pathlib import Path; from alphapo_cli.storage.run_lock import take; take(Path({str(folder)!r}))"
+    code = f"from pathlib import Path; from alphapo_cli.storage.run_lock import acquire; acquire(Path({str(folder)!r}))"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
