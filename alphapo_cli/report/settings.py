@@ -15,7 +15,7 @@ from alphapo_cli.config.overrides import Sources, quoted, read_line
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import ConfigError
 from alphapo_cli.report.collect import Cell, Sweep
-from alphapo_cli.runs.directory import identity
+from alphapo_cli.runs import identity
 
 _ABSENT = object()
 
@@ -115,7 +115,7 @@ def _defaults(overrides: tuple[str, ...]) -> dict[str, Any]:
     """The settings of `alphapo train` under `overrides`; empty where they do not compose."""
     sources = Sources()
     try:
-        return identity(compose("train", TrainConfig, [read_line(overrides, sources)], sources))
+        return identity.settings(compose("train", TrainConfig, [read_line(overrides, sources)], sources))
     except ConfigError:
         return {}
 
