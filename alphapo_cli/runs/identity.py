@@ -203,7 +203,9 @@ def _group(text: str) -> tuple[tuple[str, Any], ...]:
     return tuple(leaves(loaded).items()) if loaded else ()
 
 
-def check_format(path: Path, manifest: Mapping[str, Any], *, replace: bool = False) -> None:
+def check_format(
+    path: Path, manifest: Mapping[str, Any], *, replace: bool = False, fix: str = "choose another run.name"
+) -> None:
     """Refuse a run directory whose files this version does not understand.
 
     Args:
@@ -211,24 +213,22 @@ def check_format(path: Path, manifest: Mapping[str, Any], *, replace: bool = Fal
         manifest: its manifest.json.
         replace: it is to be trained anew. That removes the files of an older format, but not those of a newer one, of
             which nothing is known here.
+        fix: what else to do, for the message.
 
     Raises:
         UsageError: its format is older or newer than what is read here.
     """
     number = manifest.get("format", 1)
-    reads = (
-        f"this one reads {OLDEST_FORMAT} to {RUN_FORMAT}"
-        if OLDEST_FORMAT < RUN_FORMAT
-        else f"this one reads {RUN_FORMAT}"
-    )
+    reads = f"reads {OLDEST_FORMAT} to {RUN_FORMAT}" if OLDEST_FORMAT < RUN_FORMAT else f"reads {RUN_FORMAT}"
     if not isinstance(number, int) or number > RUN_FORMAT:
         raise UsageError(
-            f"{path} was made by a newer alphapo (run format {number}, {reads}): update alphapo, or choose another run.name"
+            f"{path} was made by a newer alphapo (run format {number}, this one {reads}): update alphapo, or {fix}"
         )
     if number < OLDEST_FORMAT and not replace:
+        made = (manifest.get("versions") or {}).get("alphapo")
         raise UsageError(
-            f"{path} was made by an older alphapo (run format {number}, {reads}): start over with --replace, choose "
-            "another run.name, or read it with the version in its manifest.json"
+            f"{path} was made by an older alphapo (run format {number}, this one {reads}): read it with version "
+            f"{made or 'that made it'}, train it anew with --replace, or {fix}"
         )
 
 

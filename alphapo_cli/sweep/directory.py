@@ -106,7 +106,7 @@ class SweepDirectory:
         run = self.cell(cell_id)
         if not run.config.is_file():
             return {}
-        identity.check_format(run.path, run.read_manifest())
+        identity.check_format(run.path, run.read_manifest(), fix="choose another --out")
         return run.differing(cell.cfg)
 
     def version_note(self) -> str | None:
