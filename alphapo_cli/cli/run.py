@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -79,7 +80,7 @@ def run(
     quiet_libraries(importing=True)
     from alphapo_cli.stages.train_generate_evaluate import after_training, join_tracking
 
-    directory = RunDirectory(find_run(cfg))
+    directory = RunDirectory(find_run(cfg, sys.argv))
     over = directory.check(cfg, replace=replace) in ("complete", "stopped")
     done = over and directory.outcome().get("key") == plan.key
     if not done:

@@ -56,7 +56,7 @@ def train(
     from alphapo_cli.runs.directory import RunDirectory
     from alphapo_cli.runs.identity import find_run
 
-    directory = RunDirectory(find_run(cfg))
+    directory = RunDirectory(find_run(cfg, sys.argv))
     state = directory.check(cfg, replace=replace)
     over = state in ("complete", "stopped")
     if not over:

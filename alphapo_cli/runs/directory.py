@@ -112,7 +112,7 @@ class RunDirectory(RunState):
             return "pending"
         differences = self.differing(cfg)
         if differences:
-            typed = identity.to_type(differences, identity.settings(cfg))
+            typed = identity.to_type(differences)
             raise UsageError(
                 f"{self.path} holds a run with another configuration (differs in: {identity.in_words(differences)}); "
                 f"{f'type {typed} to mean that one, ' if typed else ''}choose another run.name, or {anew}"

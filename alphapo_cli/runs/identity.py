@@ -8,9 +8,11 @@ changed without any setting is counted by `NUMERICS`.
 from __future__ import annotations
 
 import functools
+import itertools
+import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from alphapo_cli.config.compose import leaves, to_dict, to_yaml
 from alphapo_cli.config.objective_parts import OPTIONAL, PARTS, declared
 from alphapo_cli.config.overrides import shown
 from alphapo_cli.errors import UsageError
+from alphapo_cli.runs.state import parsed
 from alphapo_cli.storage.hashing import digest
 
 # Settings that say where, how often saved and how watched a run is, not what it computes.
@@ -43,6 +46,7 @@ NUMERICS = {
 # In C where PyYAML has it: ten times as fast, and a directory may have thousands of these files.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _ABSENT = object()
+_NAME = re.compile(r"objective\.(\w+\.)?name")  # chosen by group
 
 
 def settings(cfg: Any) -> dict[str, Any]:
@@ -99,13 +103,9 @@ def in_words(differences: Mapping[str, tuple[Any, Any]], most: int = 6) -> str:
     return "; ".join(texts[:most]) + (f"; and {len(texts) - most} more" if len(texts) > most else "")
 
 
-def to_type(differences: Mapping[str, tuple[Any, Any]], every: Mapping[str, Any], most: int = 6) -> str | None:
-    """What to add to a line of settings `every` so that it means what is there; None where that is no matter of defaults.
-
-    A key that the line leaves at its default differs because the default did, or because the other line set it.
-    """
-    own = chosen(every)
-    if len(differences) > most or any(k in own or k not in every for k in differences):
+def to_type(differences: Mapping[str, tuple[Any, Any]], most: int = 6) -> str | None:
+    """What to add to the new line so that it means what is there; None where that is not a matter of a few values."""
+    if len(differences) > most or any(new == "absent" or _NAME.fullmatch(k) for k, (_, new) in differences.items()):
         return None
     return " ".join(f"{key}={_shown(old)}" for key, (old, _) in differences.items())
 
@@ -119,21 +119,54 @@ def run_name(cfg: Any) -> str:
     return cfg.run.name or f"{cfg.objective.name}-{digest(identity(cfg))[:8]}"
 
 
-def find_run(cfg: Any) -> Path:
+def find_run(cfg: Any, argv: Sequence[str] = ()) -> Path:
     """The directory of a run: that of its name, or one that an earlier version named otherwise and that holds it.
 
-    The others are looked at only where the name's own directory holds no such run, which is when training is about to
-    begin. Their names are hashes, too, but of what, only the version that made them knew.
+    Where neither is there, it is the one that the same line made under older numerics, whose settings `RunDirectory.check`
+    then names: what a file of conf/ chooses is a value, and another one another name.
+
+    Others than the name's own are looked at only where that holds no such run, which is when training is about to begin.
+    Their names are hashes, too, but of what, only the version that made them knew.
+
+    Args:
+        cfg: the run's configuration.
+        argv: the line as typed.
     """
     place = Path(cfg.run.dir).expanduser() / run_name(cfg)
     asked = settings(cfg)
     if cfg.run.name or _holds(place, asked):
         return place
     shape = re.compile(re.escape(cfg.objective.name) + "-[0-9a-f]{8}")
-    beside = [name for name in names_in(place.parent) if shape.fullmatch(name) and name != place.name]
+    beside = [place.parent / n for n in names_in(place.parent) if shape.fullmatch(n) and n != place.name]
     text = _lines(to_yaml(cfg)) if beside else {}
-    found = (place.parent / name for name in beside if _may_be(place.parent / name / "config.yaml", text))
-    return next((other for other in found if _holds(other, asked)), place)
+    same = (other for other in beside if _may_be(other / "config.yaml", text) and _holds(other, asked))
+    earlier = (other for other in beside if not place.exists() and _is_earlier(other, argv))
+    return next(itertools.chain(same, earlier), place)
+
+
+def _is_earlier(place: Path, argv: Sequence[str]) -> bool:
+    """Whether the same line made the run at `place` under older numerics."""
+    try:
+        content = (place / "manifest.json").read_bytes()
+    except OSError:
+        return False
+    if not argv or json.dumps(_said(argv)[-1]).encode() not in content:  # reading thousands as JSON takes longer
+        return False
+    manifest = parsed(content) or {}
+    command = manifest.get("command")
+    return isinstance(command, list) and _said(command) == _said(argv) and numerics_of(manifest) < max(NUMERICS)
+
+
+def _said(argv: Sequence[str]) -> list[str]:
+    """A line without the program's name and what decides no numbers of a run."""
+    words = iter(argv[1:])
+    found = []
+    for text in words:
+        if text == "--json":
+            next(words, None)  # where the result goes
+        elif not text.startswith(("--replace", "--json=", *NOT_IDENTITY)):
+            found.append(text)
+    return found
 
 
 def _holds(place: Path, asked: Mapping[str, Any]) -> bool:

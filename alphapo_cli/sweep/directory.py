@@ -7,6 +7,7 @@ summary.json    {"name", "hash", "cells": [...], "best": ...}, made from the run
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -42,16 +43,21 @@ class SweepDirectory:
         return read(self.path)
 
     @classmethod
-    def of(cls, grid: Grid, out: Path | None) -> SweepDirectory:
-        """Where a grid's sweep is: at `out`, or in run.dir under its own name or under that of an earlier version."""
+    def of(cls, grid: Grid, out: Path | None, typed: Typed | None = None) -> SweepDirectory:
+        """Where a grid's sweep is: at `out`, or in run.dir under its own name or under that of an earlier version.
+
+        Where none is there, it is the one that the same line made under older numerics, and `check` names what differs.
+        """
         if out is not None:
             return cls(out.expanduser())
         place = Path(grid.cells[0].cfg.run.dir).expanduser() / f"{grid.name}-{grid.hash}"
         if _is_of(place, grid):
             return cls(place)
         shape = re.compile(re.escape(grid.name) + "-[0-9a-f]{8}")
-        beside = (place.parent / name for name in identity.names_in(place.parent) if shape.fullmatch(name))
-        return cls(next((other for other in beside if _is_of(other, grid)), place))
+        beside = [place.parent / name for name in identity.names_in(place.parent) if shape.fullmatch(name)]
+        same = (other for other in beside if _is_of(other, grid))
+        earlier = (other for other in beside if typed and not place.exists() and _is_earlier(other, typed))
+        return cls(next(itertools.chain(same, earlier), place))
 
     def check(self, grid: Grid, *, looking: bool = False) -> Grid:
         """May this grid go on here, or be looked at? Returns it with the ids that its cells have here.
@@ -75,7 +81,7 @@ class SweepDirectory:
         differences, keys = _differences(old, grid), _swept_by_one(old, grid)
         if differences or keys:
             said = [identity.in_words(differences)] if differences else []
-            typed = None if keys else identity.to_type(differences, grid.base)
+            typed = None if keys else identity.to_type(differences)
             raise UsageError(
                 f"{self.path} holds another sweep (differs in: {'; '.join([*said, *keys])}); "
                 f"{f'type {typed} to mean that one, or ' if typed else ''}choose another --out"
@@ -141,6 +147,7 @@ class SweepDirectory:
         write_json(self.file, {
             "name": grid.name,
             "hash": self.hash(grid),
+            "numerics": identity.numerics_of(old) if old else max(identity.NUMERICS),  # as it was begun
             "description": grid.description,
             "base": dict(grid.base),
             "keys": list(grid.keys),
@@ -206,6 +213,13 @@ def _is_of(place: Path, grid: Grid) -> bool:
     """Whether the sweep recorded at `place` is the grid's."""
     old = read(place)
     return old is not None and not _differences(old, grid) and not _swept_by_one(old, grid)
+
+
+def _is_earlier(place: Path, typed: Typed) -> bool:
+    """Whether the same line began the sweep at `place` under older numerics."""
+    old = read(place) or {}
+    by_it = any(line.get("texts") == list(typed.texts) for line in old.get("lines", []))
+    return by_it and identity.numerics_of(old) < max(identity.NUMERICS)
 
 
 def _differences(old: Mapping[str, Any], grid: Grid) -> dict[str, tuple[Any, Any]]:

@@ -251,6 +251,55 @@ class TestADefaultThatChanged:
         assert contents(kept) == before
 
 
+class TestAChoiceOfAFileThatChanged:
+    """conf/trainer/glassbox.yaml had another learning rate when the kept directories were made, and numerics rose since."""
+
+    OTHER = ("learning_rate: 0.0008", "learning_rate: 0.0009")
+
+    def test_the_line_says_what_differs_and_trains_nothing(self, alphapo, kept):
+        file = kept / RUN / "config.yaml"
+        file.write_text(file.read_text().replace(*self.OTHER))
+        before = contents(kept)
+        for more in ((), ("--json", "result.json"), ("run.dir=./runs",)):
+            refused = alphapo(*OF_THE_RUN, *more)
+            assert refused.code == 2
+            assert f"runs/{RUN} holds a run with another configuration" in refused.fault
+            assert "(differs in: trainer.learning_rate: 0.0009 there, 0.0008 here)" in refused.fault
+            assert "type trainer.learning_rate=0.0009 to mean that one, choose another run.name, or start over" in (
+                refused.fault
+            )
+        assert contents(kept) == before
+        meant = alphapo(*OF_THE_RUN, "trainer.learning_rate=0.0009")
+        assert (meant.code, meant.path.name, meant.out.splitlines()[1]) == (0, RUN, "complete")
+
+    @pytest.mark.parametrize("why", ["another line", "todays numerics"])
+    def test_otherwise_it_is_another_run(self, why, kept):
+        """As long as numerics stay, a file that changed is the user's own, who knows."""
+        file = kept / RUN / "config.yaml"
+        file.write_text(file.read_text().replace(*self.OTHER))
+        if why == "todays numerics":
+            rewrite(kept / RUN / "manifest.json", numerics=max(identity.NUMERICS))
+        cfg = composed(*OF_THE_RUN[1:])
+        cfg.run.dir = str(kept)
+        argv = ["alphapo", *OF_THE_RUN, *(["seed=0"] if why == "another line" else [])]
+        assert identity.find_run(cfg, argv).name == identity.run_name(cfg)
+
+    @pytest.mark.parametrize("numerics", [1, max(identity.NUMERICS)])
+    def test_a_sweep_says_what_differs(self, numerics, alphapo, kept):
+        file = kept / OVER_ALPHA / "sweep.json"
+        record = json.loads(file.read_text())
+        texts = [*SWEEPS[OVER_ALPHA][1:], *LINE]
+        lines = [{**line, "texts": texts} for line in record["lines"]]
+        base = {**record["base"], "trainer.learning_rate": 0.0009}
+        rewrite(file, base=base, lines=lines, numerics=numerics)
+        ran = alphapo(*SWEEPS[OVER_ALPHA], *LINE, "--dry-run")
+        if numerics == 1:
+            assert ran.code == 2
+            assert "(differs in: trainer.learning_rate: 0.0009 there, 0.0008 here)" in ran.fault
+        else:
+            assert ran.out.count("pending") == 2
+
+
 class TestNumerics:
     def test_they_are_numbered_without_gaps_and_each_says_something(self):
         assert list(identity.NUMERICS) == list(range(1, len(identity.NUMERICS) + 1))
