@@ -159,6 +159,7 @@ def versions(sweep: Sweep) -> list[tuple[str, str]]:
         gpus = hardware.get("gpus") or []
         facts = {
             **{p: known.get(p) for p in packages},
+            "numerics": identity.numerics_of(made) if made else None,
             "commit": made.get("git_commit"),
             "hardware": ", ".join(map(str, gpus)) or hardware.get("cpu"),
             "data": str(_mapping(made.get("data")).get("key") or "")[:12] or None,

@@ -93,6 +93,8 @@ def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple
     """
     was, now = chosen(old), chosen(new)
     keys = sorted(k for k in was.keys() | now.keys() if was.get(k, _ABSENT) != now.get(k, _ABSENT))
+    if not keys:
+        return {}
     before, after = _defaults(old), _defaults(new)
     return {k: (old.get(k, before.get(k, "absent")), new.get(k, after.get(k, "absent"))) for k in keys}
 

@@ -58,9 +58,9 @@ class KeyedDirectory:
         """
         if inside is not None:
             return cls._inside(inside, identity)
-        if out is not None or run.name:
-            return cls((out or Path(run.dir) / run.name).expanduser())
-        return cls._beside(Path(run.dir).expanduser(), generator, identity)
+        if out is None and not run.name:
+            return cls._beside(Path(run.dir).expanduser(), generator, identity)
+        return cls((out or Path(run.dir, str(run.name))).expanduser())
 
     @classmethod
     def _beside(cls, folder: Path, generator: str, identity: dict[str, Any]) -> Self:
