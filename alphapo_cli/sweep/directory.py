@@ -1,6 +1,7 @@
 """The directory of a sweep. The run directories are the state; sweep.json says which cells there are.
 
-sweep.json      name, hash, base settings, swept keys, resolved cells, and which of them each typed line named
+sweep.json      name, hash, numerics (as it was begun), base settings, swept keys, resolved cells, and which of them each typed
+                line named
 cells/<id>/     run directories
 summary.json    {"name", "hash", "cells": [...], "best": ...}, made from the run directories
 """
