@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from alphapo_cli.cli.common import (
     check_json_target,
     emit,
     sources,
+    warn,
 )
 from alphapo_cli.runtime.quiet import quiet_libraries
 
@@ -58,7 +60,8 @@ def run(
     from alphapo_cli.config.compose import compose, to_yaml
     from alphapo_cli.config.overrides import read_line
     from alphapo_cli.config.schema import TrainConfig
-    from alphapo_cli.runs.directory import RunDirectory, run_name
+    from alphapo_cli.runs.directory import RunDirectory
+    from alphapo_cli.runs.identity import find_run
     from alphapo_cli.stages.plan import make_plan, split_line
 
     where = sources(config_dir)
@@ -77,12 +80,15 @@ def run(
     quiet_libraries(importing=True)
     from alphapo_cli.stages.train_generate_evaluate import after_training, join_tracking
 
-    directory = RunDirectory(Path(cfg.run.dir).expanduser() / run_name(cfg))
+    directory = RunDirectory(find_run(cfg, sys.argv))
     over = directory.check(cfg, replace=replace) in ("complete", "stopped")
     done = over and directory.outcome().get("key") == plan.key
     if not done:
         plan.check_inputs()
     announce(directory.path)
+    note = directory.numerics_note() if over else None
+    if note:
+        warn(f"this run was {note}")
     if done:
         print("complete")
         summary, found = directory.summary() or {}, directory.outcome()

@@ -107,8 +107,8 @@ def sweep(
         plan.check(grid.cells[0].cfg)
     check_json_target(json)
     quiet_libraries(importing=launcher.workers == 0)
-    directory = SweepDirectory((out or Path(grid.cells[0].cfg.run.dir) / f"{grid.name}-{grid.hash}").expanduser())
-    directory.check(grid, looking=status or dry_run)
+    directory = SweepDirectory.of(grid, out, typed)
+    grid = directory.check(grid, looking=status or dry_run)
     policy = Policy(not no_retry, fail_fast, launcher.crashes)
     if status or dry_run:
         from alphapo_cli.launch.engine import todo

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import typer
 
@@ -54,9 +53,10 @@ def train(
         return
     check_json_target(json)
     quiet_libraries(importing=True)
-    from alphapo_cli.runs.directory import RunDirectory, run_name
+    from alphapo_cli.runs.directory import RunDirectory
+    from alphapo_cli.runs.identity import find_run
 
-    directory = RunDirectory(Path(cfg.run.dir).expanduser() / run_name(cfg))
+    directory = RunDirectory(find_run(cfg, sys.argv))
     state = directory.check(cfg, replace=replace)
     over = state in ("complete", "stopped")
     if not over:
@@ -68,6 +68,9 @@ def train(
         summary = directory.summary() or {}
         if is_main_process():
             print(state if not summary.get("reason") else f"{state}: {summary['reason']}")
+            note = directory.numerics_note()
+            if note:
+                warn(f"this run was {note}")
             for setting in directory.changed_data(cfg):
                 warn(f"{setting} holds other data now than this run was trained on; --replace trains it anew")
     else:

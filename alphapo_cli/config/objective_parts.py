@@ -93,6 +93,12 @@ def _loaded(file: Path, mtime_ns: int, size: int) -> DictConfig:
     return loaded if isinstance(loaded, DictConfig) else OmegaConf.create()
 
 
+@functools.cache
+def declared(kind: str, name: str) -> dict[str, Any]:
+    """The keys and defaults that the shipped YAML of a part declares; empty where there is none."""
+    return {str(k): v for k, v in _plain(Sources().file(f"objective/{kind}", name)).items()}
+
+
 def part_defaults(raw: DictConfig, objective: str, sources: Sources) -> dict[str, dict[str, Any]]:
     """For objective.score, .shape, .link and so on: the keys and defaults that the chosen part's YAML declares.
 

@@ -13,11 +13,14 @@ compute them anew in place and never ask the judge again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from alphapo_cli.config.compose import leaves
 from alphapo_cli.evaluation.judges.journal import FILE as JUDGEMENTS
+from alphapo_cli.evaluation.schema import JudgeConfig, StatisticsConfig
 from alphapo_cli.runs.keyed_directory import KeyedDirectory, differing, read_object
 from alphapo_cli.storage.atomic import write_json
 
@@ -30,6 +33,7 @@ class EvalDirectory(KeyedDirectory):
     WHAT: ClassVar[tuple[str, str]] = ("an evaluation", "evaluation")
     OWN: ClassVar[str] = "judge"
     LOG: ClassVar[str] = JUDGEMENTS
+    DEFAULTS: ClassVar[Mapping[str, Any]] = leaves(asdict(JudgeConfig()), "judge.")
 
     @property
     def annotations(self) -> Path:
@@ -60,7 +64,8 @@ class EvalDirectory(KeyedDirectory):
         if results is None or results.get("state") != "complete" or not self.annotations.is_file():
             self.check_writable()
             return "continued"
-        return "statistics" if differing(results.get("statistics") or {}, statistics) else "complete"
+        changed = differing(results.get("statistics") or {}, statistics, asdict(StatisticsConfig()))
+        return "statistics" if changed else "complete"
 
     def begin(self, manifest: dict[str, Any], *, replace: bool) -> None:
         """Make the directory; with `replace` remove what an earlier evaluation left, judgements included."""

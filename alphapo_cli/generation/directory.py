@@ -11,12 +11,14 @@ summary.json           {"state", "metrics", "cost", ...}; complete only when it 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from alphapo_cli.config.compose import to_yaml
+from alphapo_cli.config.compose import leaves, to_yaml
 from alphapo_cli.errors import UsageError
+from alphapo_cli.generation.schema import GenerateConfig, GenerationConfig
 from alphapo_cli.modeling.sampling import Sample
 from alphapo_cli.runs.keyed_directory import KeyedDirectory, read_object
 from alphapo_cli.storage.atomic import write_atomic, write_json
@@ -31,6 +33,10 @@ class GenerateDirectory(KeyedDirectory):
     WHAT: ClassVar[tuple[str, str]] = ("a generation", "generation")
     OWN: ClassVar[str] = "prompts"
     LOG: ClassVar[str] = "partial.jsonl"
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {
+        **leaves(asdict(GenerationConfig()), "generation."),
+        "generation.seed": GenerateConfig().seed,
+    }
 
     @property
     def summary_file(self) -> Path:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,9 @@ def run_sweep(
     known = {cell["id"] for cell in (directory.record() or {}).get("cells", [])}
     if not known.issuperset(cell.id for cell in grid.cells):  # another line wrote sweep.json at the same moment
         directory.write(grid, typed, plan)
-    _compare_data([cell for cell in grid.cells if cell not in cells], directory)
+    complete = [cell for cell in grid.cells if cell not in cells]
+    _compare_data(complete, directory)
+    _compare_numerics(complete, directory)
     analysis = best_of.analyse(directory)
     found = best_of.find_best(analysis)
     summary = directory.write_summary(found)
@@ -90,6 +93,15 @@ def _compare_data(complete: Sequence[Cell], directory: SweepDirectory) -> None:
             f"alphapo: warning: {names} holds other data now than {len(changed)} of the complete cells were trained on; "
             "another --out trains them anew"
         )
+
+
+def _compare_numerics(complete: Sequence[Cell], directory: SweepDirectory) -> None:
+    """Say so when this version computes other results than the one that made complete cells."""
+    notes = Counter(
+        note for cell in complete if (note := directory.cell(cell.id).numerics_note("another --out trains them anew"))
+    )
+    for note, many in notes.items():
+        _say(f"alphapo: warning: {many} of the complete cells were {note}")
 
 
 def _older(pictures: dict[str, Path], analysis: best_of.Analysis) -> bool:
@@ -235,7 +247,7 @@ def _track(
     hint = log_group_summary(
         cfg,
         directory.path,
-        run_id=f"sweep-{digest([grid.hash, str(directory.path.resolve())])[:12]}",  # the same grid may run elsewhere
+        run_id=f"sweep-{digest([directory.hash(grid), str(directory.path.resolve())])[:12]}",  # the same grid may run elsewhere
         name=directory.path.name,
         group=directory.path.name,
         config=dict(grid.base),

@@ -17,6 +17,8 @@ from alphapo_cli.config.schema import LoraConfig as LoraSettings
 from alphapo_cli.config.schema import ModelConfig, ScratchConfig
 from alphapo_cli.errors import UsageError, first_line, nearest
 from alphapo_cli.modeling.policy import bare, check_head
+from alphapo_cli.runs.identity import check_format
+from alphapo_cli.runs.state import RunState
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
@@ -44,6 +46,7 @@ def locate(path: str, revision: str | None = None, key: str = "model.path") -> M
     folder = Path(path).expanduser()
     if folder.is_dir():
         if (folder / "config.yaml").is_file() and (folder / "summary.json").is_file():
+            check_format(folder, RunState(folder).read_manifest(), fix=f"give another {key}")
             if not (folder / "model").is_dir():
                 raise UsageError(f"{key}={path}: this run has no model/ (its training did not end); train it first")
             folder = folder / "model"

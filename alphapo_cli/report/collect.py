@@ -7,23 +7,16 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
-import yaml
-
-from alphapo_cli.config.compose import leaves
 from alphapo_cli.config.objective_parts import at_zero
 from alphapo_cli.errors import AlphapoError, UsageError
-from alphapo_cli.runs.directory import NOT_IDENTITY, RunDirectory
+from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.sweep import analysis as best_of
 from alphapo_cli.sweep.directory import SweepDirectory
-
-# In C where PyYAML has it: ten times as fast, and a sweep has hundreds of these files.
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -198,7 +191,7 @@ def _cell(directory: SweepDirectory, made: Mapping[str, Any], point: int) -> Rep
     return ReportCell(
         run=run, id=made["id"], values=made["point"], overrides=tuple(map(str, made["overrides"])), point=point,
         state=str(made["state"]), reason=made.get("reason"), step=int(number(made.get("step")) or 0),
-        rows=rows, final=final, cost=made.get("cost") or {}, settings=_settings(run), manifest=_manifest(run),
+        rows=rows, final=final, cost=made.get("cost") or {}, settings=run.settings(), manifest=_manifest(run),
         fault="; ".join(faults) or None,
     )  # fmt: skip
 
@@ -209,25 +202,6 @@ def _last(rows: list[dict[str, Any]]) -> dict[str, Any]:
     for row in rows:
         found.update({k: v for k, v in row.items() if k != "step" and not k.startswith("train/")})
     return found
-
-
-def _settings(run: RunDirectory) -> dict[str, Any]:
-    try:
-        # Group by group: cells of a sweep differ in one or two, and reading the others again takes most of a report.
-        groups = [_group(text) for text in re.split(r"^(?=\S)", run.config.read_text(encoding="utf-8"), flags=re.M)]
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    flat = {key: value for group in groups for key, value in group}
-    return {k: v for k, v in flat.items() if not k.startswith(NOT_IDENTITY)}
-
-
-@lru_cache(maxsize=1024)
-def _group(text: str) -> tuple[tuple[str, Any], ...]:
-    """Dotted keys and values of one top-level key of a config.yaml."""
-    loaded = yaml.load(text, Loader=_LOADER)
-    if loaded is not None and not isinstance(loaded, dict):
-        raise yaml.YAMLError(f"not a mapping: {text[:40]!r}")  # a torn file says nothing, rather than a part of it
-    return tuple(leaves(loaded).items()) if loaded else ()
 
 
 def _manifest(run: RunDirectory) -> dict[str, Any]:

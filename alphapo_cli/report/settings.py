@@ -15,7 +15,7 @@ from alphapo_cli.config.overrides import Sources, quoted, read_line
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import ConfigError
 from alphapo_cli.report.collect import ReportCell, Sweep
-from alphapo_cli.runs.directory import identity
+from alphapo_cli.runs import identity
 
 _ABSENT = object()
 
@@ -115,7 +115,7 @@ def _defaults(overrides: tuple[str, ...]) -> dict[str, Any]:
     """The settings of `alphapo train` under `overrides`; empty where they do not compose."""
     sources = Sources()
     try:
-        return identity(compose("train", TrainConfig, [read_line(overrides, sources)], sources))
+        return identity.settings(compose("train", TrainConfig, [read_line(overrides, sources)], sources))
     except ConfigError:
         return {}
 
@@ -159,6 +159,7 @@ def versions(sweep: Sweep) -> list[tuple[str, str]]:
         gpus = hardware.get("gpus") or []
         facts = {
             **{p: known.get(p) for p in packages},
+            "numerics": identity.numerics_of(made) if made else None,
             "commit": made.get("git_commit"),
             "hardware": ", ".join(map(str, gpus)) or hardware.get("cpu"),
             "data": str(_mapping(made.get("data")).get("key") or "")[:12] or None,

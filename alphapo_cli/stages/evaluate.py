@@ -23,7 +23,6 @@ from alphapo_cli.evaluation.judges.registry import build
 from alphapo_cli.evaluation.results import LengthControl, summarise
 from alphapo_cli.evaluation.schema import EvalConfig
 from alphapo_cli.runs.directory import digest, git_commit, versions
-from alphapo_cli.runs.keyed_directory import keyed_name, place_inside
 from alphapo_cli.storage.atomic import write_json
 
 
@@ -90,10 +89,7 @@ def prepare(
         "judge": {"name": cfg.judge.name, **judge.identity()},
     }
     statistics = {**asdict(cfg.statistics), "length_control": control if isinstance(control, str) else _key(*control)}
-    if inside is not None:
-        out = place_inside(inside, "eval", identity)
-    folder = out or Path(cfg.run.dir) / (cfg.run.name or keyed_name("eval", outputs.generator, identity))
-    directory = EvalDirectory(folder.expanduser())
+    directory = EvalDirectory.place(out, inside, cfg.run, outputs.generator, identity)
     state = directory.open(identity, statistics, replace=replace)
     left_out = directory.load_results().get("judging", {}).get("failed", 0)
     if state in ("complete", "statistics") and left_out > cfg.judge.max_failed:

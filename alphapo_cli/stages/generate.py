@@ -27,7 +27,6 @@ from alphapo_cli.generation.statistics import describe
 from alphapo_cli.generation.target_model import TargetModel, find
 from alphapo_cli.modeling.sampling import Sample
 from alphapo_cli.runs.directory import digest, manifest
-from alphapo_cli.runs.keyed_directory import keyed_name, place_inside
 from alphapo_cli.stages.training import glassbox_base
 from alphapo_cli.storage.atomic import write_json
 from alphapo_cli.storage.jsonl import LineLog
@@ -121,10 +120,7 @@ def prepare(
             "seed": cfg.seed,
         },
     }  # fmt: skip
-    if inside is not None:
-        out = place_inside(inside, "generate", identity)
-    folder = out or Path(cfg.run.dir) / (cfg.run.name or keyed_name("generate", generator, identity))
-    directory = GenerateDirectory(folder.expanduser())
+    directory = GenerateDirectory.place(out, inside, cfg.run, generator, identity)
     state = directory.open(identity, replace=replace)
     return Generation(cfg, job, prompts, ids, backend, directory, identity, generator, state, replace)
 

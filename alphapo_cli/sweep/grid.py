@@ -18,7 +18,8 @@ from alphapo_cli.config.objective_parts import GAMMAS
 from alphapo_cli.config.overrides import Line, Sources, as_typed, parse, quoted, raw_value, read_line, split
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import ConfigError, first_line, nearest
-from alphapo_cli.runs.directory import digest, identity
+from alphapo_cli.runs.identity import chosen, identity, settings
+from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.paths import shipped
 
 
@@ -48,13 +49,13 @@ class Grid:
 
     name: str
     description: str
-    base: Mapping[str, Any]  # resolved settings that are not swept
+    base: Mapping[str, Any]  # resolved settings that are not swept, those at their defaults included
     keys: tuple[str, ...]  # swept keys, in order
     cells: tuple[Cell, ...]
 
     @property
     def hash(self) -> str:
-        return digest([dict(self.base), sorted(self.keys)])[:8]
+        return digest([chosen(self.base), sorted(self.keys)])[:8]
 
 
 def find(name: str) -> SweepFile:
@@ -173,9 +174,9 @@ def _base(cfg: TrainConfig, keys: tuple[str, ...], layers: Sequence[Line]) -> di
     def is_swept(name: str) -> bool:
         return any(name == k or name.startswith(f"{k}.") for k in inside)
 
-    settings = {k: v for k, v in identity(cfg).items() if not is_swept(k)}
+    resolved = {k: v for k, v in settings(cfg).items() if not is_swept(k)}
     said = {k: v for layer in layers for k, v in layer.values.items() if is_swept(k) and k not in keys}
-    return {**settings, **{f"given {k}": v for k, v in said.items()}}
+    return {**resolved, **{f"given {k}": v for k, v in said.items()}}
 
 
 def _line(point: Mapping[str, Any], sources: Sources) -> Line:

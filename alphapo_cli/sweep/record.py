@@ -55,7 +55,8 @@ class Typed:
 
     def record(self, cells: Mapping[str, Sequence[str]], plan: Sequence[Any] | None) -> dict[str, Any]:
         """What sweep.json keeps: overrides by cell, and a plan's `lines`."""
-        return {"key": self.key, "cells": {k: list(v) for k, v in cells.items()}, "plan": plan}
+        listed = {k: list(v) for k, v in cells.items()}
+        return {"key": self.key, "texts": list(self.texts), "cells": listed, "plan": plan}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from alphapo_cli.config.compose import compose, to_yaml
 from alphapo_cli.config.overrides import Sources, read_line
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import ConfigError
-from alphapo_cli.runs.directory import identity, run_name
+from alphapo_cli.runs.identity import identity, run_name
 
 
 def composed(*layers, sources=None):

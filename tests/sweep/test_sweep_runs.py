@@ -182,7 +182,7 @@ class TestAnotherLine:
         before = snapshot(first.path)
         refused = alphapo("sweep", "alpha", f"{ALPHA}=0", *small, "seed=9", "--out", str(first.path))
         assert refused.code == 2
-        assert "holds another sweep (differs in: seed)" in refused.fault
+        assert "holds another sweep (differs in: seed: 0 there, 9 here)" in refused.fault
         assert snapshot(first.path) == before
 
     def test_out_names_the_directory(self, alphapo, small, tmp_path):

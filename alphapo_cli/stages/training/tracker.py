@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from alphapo_cli.config.compose import leaves, to_dict
 from alphapo_cli.config.schema import TrainConfig
-from alphapo_cli.runs.directory import RunDirectory, digest, identity
+from alphapo_cli.runs.directory import RunDirectory, digest
 from alphapo_cli.tracking.wandb import Tracker, open_tracker
 
 
@@ -25,7 +25,7 @@ def run_tracker(cfg: TrainConfig, directory: RunDirectory, group: Group | None) 
     return open_tracker(
         cfg.tracking,
         directory.path,
-        run_id=digest([identity(cfg), *begun])[:16],
+        run_id=digest([directory.settings(), *begun])[:16],
         name=directory.path.name,
         group=group.name if group else cfg.tracking.group,
         job_type=group.job_type if group else "train",
