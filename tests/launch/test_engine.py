@@ -152,16 +152,16 @@ class TestRetries:
         """A sweep whose second cell failed for a reason that has gone since."""
         from alphapo_cli.stages.training.session import TrainingSession
 
-        after = TrainingSession.after_step
+        measure = TrainingSession.measure
 
         def full(self, step):
             if self.cfg.objective.shape["alpha"] == 1 and step == 5:
                 raise OSError(28, "No space left on device")
-            return after(self, step)
+            return measure(self, step)
 
         line = ("sweep", "alpha", f"{ALPHA}=0,1,2", *small, HERE)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(TrainingSession, "after_step", full)
+            patch.setattr(TrainingSession, "measure", full)
             ran = alphapo(*line)
         assert ran.code == 1
         return line, ran
@@ -189,7 +189,7 @@ class TestRetries:
         from alphapo_cli.stages.training.session import TrainingSession
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(TrainingSession, "_prepare", lambda self, lm: 1 / 0)
+            patch.setattr(TrainingSession, "_prepare", lambda *_: 1 / 0)
             ran = alphapo(*line, "--fail-fast", "--out", "other")
         assert ran.code == 1
         assert [c["state"] for c in cells_of(ran.path).values()] == ["failed", "pending", "pending"]

@@ -131,7 +131,7 @@ class TestDiverged:
         from alphapo_cli.modeling.policy import PolicyModel
         from alphapo_cli.stages.training.session import TrainingSession
 
-        made, after = PolicyModel.__init__, TrainingSession.after_step
+        made, measure = PolicyModel.__init__, TrainingSession.measure
 
         def with_unused(self, lm, **settings):
             made(self, lm, **settings)
@@ -140,10 +140,10 @@ class TestDiverged:
         def breaking(self, step):
             if step == 2:
                 self.trainer.policy.lm.get_parameter(weight).data.fill_(float("nan"))
-            return after(self, step)
+            return measure(self, step)
 
         monkeypatch.setattr(PolicyModel, "__init__", with_unused)
-        monkeypatch.setattr(TrainingSession, "after_step", breaking)
+        monkeypatch.setattr(TrainingSession, "measure", breaking)
         ran = alphapo("train", *tiny, "trainer.max_steps=2")
         assert ran.code == 1
         assert ran.err.splitlines()[-1].startswith(f"alphapo: {reason}")
@@ -166,7 +166,7 @@ class TestDiverged:
 def test_an_error_of_a_library_is_one_line_and_recorded(alphapo, tiny, monkeypatch, tmp_path):
     from alphapo_cli.probe.probe import Probe
 
-    def broken(self, policy, moment):
+    def broken(self, policy, context):
         raise RuntimeError("out of memory\nsecond line")
 
     monkeypatch.setattr(Probe, "measure", broken)

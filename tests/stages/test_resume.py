@@ -73,8 +73,9 @@ class Killed(Exception):
 def killed_at(step: int) -> Iterator[None]:
     """Training ends, as by a kill, right after step `step` has been recorded (and saved, where it is saved)."""
     from alphapo_cli.stages.training.session import TrainingSession
+    from alphapo_cli.training.trainer import PreferenceTrainer
 
-    after = TrainingSession.after_step
+    after = PreferenceTrainer.after_step
 
     def once(self, now):
         stop = after(self, now)
@@ -83,7 +84,7 @@ def killed_at(step: int) -> Iterator[None]:
         return stop
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingSession, "after_step", once)
+        patch.setattr(PreferenceTrainer, "after_step", once)
         patch.setattr(TrainingSession, "_end", lambda *args: {})  # a killed process writes no ending
         yield
 
@@ -315,14 +316,14 @@ class TestTwoProcesses:
     def test_an_owner_that_was_replaced_stops_before_its_next_write(self, alphapo, tiny, tmp_path, monkeypatch):
         from alphapo_cli.stages.training import session
 
-        after = session.TrainingSession.after_step
+        measure = session.TrainingSession.measure
 
         def stolen(self, step):
             if step == 2:
                 os.rename(self.lock.path, self.lock.path.with_suffix(".dead"))
-            return after(self, step)
+            return measure(self, step)
 
-        monkeypatch.setattr(session.TrainingSession, "after_step", stolen)
+        monkeypatch.setattr(session.TrainingSession, "measure", stolen)
         ran = alphapo("train", *tiny, "run.name=x", "probe.every=1")
         assert ran.code == 1
         assert "another process has taken over" in ran.err
