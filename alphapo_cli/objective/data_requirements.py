@@ -47,7 +47,7 @@ def check_sides(
     pairing = objective.pairing
     if unpaired and pairing is not None:
         raise UsageError(
-            f"{where}: rows with one answer alone, and objective '{objective.name}' reads pairs ({pairing.words}); "
+            f"{where}: rows with one answer alone, and objective '{objective.name}' reads pairs ({pairing.description}); "
             f"methods that take unpaired rows: {', '.join(reading_unpaired())}"
         )
 

@@ -82,10 +82,10 @@ class ObjectiveInputs:
         Raises:
             UsageError: one is missing.
         """
-        return self.given.column_of_sides(name + "_{}").to(self.scores)
+        return self.log_probs.column_of_sides(name + "_{}").to(self.scores)
 
     @property
-    def given(self) -> AnswerLogProbs:
+    def log_probs(self) -> AnswerLogProbs:
         """Sums, lengths, columns and tokens, which a bare list of scores has not.
 
         Raises:
@@ -101,7 +101,7 @@ class ObjectiveInputs:
         Raises:
             UsageError: there is no such column.
         """
-        columns = self.given.columns
+        columns = self.log_probs.columns
         if name not in columns:
             raise UsageError(f"no column '{name}' (there are: {', '.join(columns) or 'none'})")
         return columns[name].to(self.scores)

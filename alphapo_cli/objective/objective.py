@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from alphapo_cli.errors import UsageError
-from alphapo_cli.modeling.logprobs import AnswerLogProbs, above
+from alphapo_cli.modeling.logprobs import AnswerLogProbs, share_above
 from alphapo_cli.objective import part_state
 from alphapo_cli.objective.inputs import ObjectiveInputs, PartState, StepContext
 from alphapo_cli.objective.spec import ObjectiveSpec
@@ -41,7 +41,7 @@ class PairLoss:
     @property
     def accuracy(self) -> Tensor | None:
         """[B] 1 where the chosen reward is the higher one, 0 where it is the lower, 0.5 where rounding may decide."""
-        return None if self.margins is None else above(self.margins, self.rounding[0] + self.rounding[1])
+        return None if self.margins is None else share_above(self.margins, self.rounding[0] + self.rounding[1])
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,16 @@ class Objective(ObjectiveSpec):
         bound = self.parts[kind]
         return bound(c if bound.part.sides is None else c.first(bound.part.sides))  # type: ignore[no-any-return]
 
-    def given(self, answers: AnswerLogProbs) -> AnswerLogProbs:
+    def prepared(self, answers: AnswerLogProbs) -> AnswerLogProbs:
         """`answers` as it computes with them: widened, and with what its token weights make of them."""
-        answers = answers.widened()
+        answers = answers.to_float32()
         if self.weighs_tokens and answers.weighted is None:
             answers = replace(answers, weighted=self.weigh(answers))
         return answers
 
     def scores(self, answers: AnswerLogProbs) -> Tensor:
         """s of every answer, [K, B]."""
-        return self.score_function(self.given(answers).counted())
+        return self.score_function(self.prepared(answers).with_token_weights())
 
     @cached_property
     def start(self) -> StepContext:
@@ -84,7 +84,7 @@ class Objective(ObjectiveSpec):
 
     def observe(self, answers: AnswerLogProbs, context: StepContext) -> dict[str, Tensor]:
         """What its parts want to know of each pair of a step: kind -> [B, F]."""
-        answers = self.given(answers)
+        answers = self.prepared(answers)
         here = self.at(context)
         scores = here.scores(answers)
         return part_state.observe(
@@ -132,7 +132,7 @@ class Objective(ObjectiveSpec):
         """
         if not answers.token_rounding:
             return torch.zeros_like(answers.sums)
-        answers = self.given(answers)
+        answers = self.prepared(answers)
         bound = answers.rounding() * (math.sqrt(2) if self.needs_reference else 1.0)
         high, low = (self.rewards(self.scores(answers.shifted(by))) for by in (bound, -bound))
         return (high - low).abs() / 2
@@ -186,7 +186,7 @@ class Objective(ObjectiveSpec):
             PairLoss in float32 (float64 for float64 input).
         """
         here = self.at(context or self.start)
-        answers = self.given(answers)
+        answers = self.prepared(answers)
         scores = here.scores(answers)
         rewards = here.rewards(scores)
         both = scores.shape[0] > 1
@@ -220,7 +220,7 @@ class Objective(ObjectiveSpec):
         +beta e^{-alpha s_l} sigmoid(gamma - m'), m' = r_w - r_l. Taken by differentiation, so that it is exact for
         every shape and link. What reads the log-probs past the score counts as constant.
         """
-        answers = None if answers is None else self.given(answers)
+        answers = None if answers is None else self.prepared(answers)
         with torch.enable_grad():
             leaf = scores.detach().clone().requires_grad_(True)
             loss = self.at(context or self.start).preference_loss(leaf, answers, context).sum()

@@ -120,7 +120,7 @@ class BoundPart:
         return wanted(**self.settings) if callable(wanted) else wanted
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         return f"{self.part.kind} '{self.part.name}'"
 
 

@@ -79,7 +79,7 @@ class ObjectiveSpec:
     @property
     def columns(self) -> dict[str, str]:
         """Per-pair columns that it reads, each with what reads it in words."""
-        found = {name: bound.words for bound in self.parts.values() for name in bound.columns}
+        found = {name: bound.description for bound in self.parts.values() for name in bound.columns}
         return found if self.label_column is None else {**found, self.label_column: "label_column"}
 
     def columns_of(self, sides: int) -> dict[str, str]:
@@ -88,7 +88,9 @@ class ObjectiveSpec:
         for bound in self.parts.values():
             if bound.part.sides is None or bound.part.kind == "score":
                 names = [name for name in bound.columns if "_chosen" in name]
-                found |= {n.replace("_chosen", f"_{side}"): bound.words for n in names for side in range(2, sides)}
+                found |= {
+                    n.replace("_chosen", f"_{side}"): bound.description for n in names for side in range(2, sides)
+                }
         return found
 
     def sides(self, available: int) -> int:

@@ -92,7 +92,7 @@ def check_readers(cfg: ObjectiveConfig, parts: Mapping[str, BoundPart]) -> None:
     score, token = parts["score"], parts["token"].part.name
     if score.columns and token != OPTIONAL["token"]:
         raise ConfigError(
-            f"objective/token={token}: {score.words} reads sums over whole answers ({', '.join(score.columns)}), in which "
+            f"objective/token={token}: {score.description} reads sums over whole answers ({', '.join(score.columns)}), in which "
             f"every token counts once; take objective/token={OPTIONAL['token']}"
         )
     more = next((bound for bound in parts.values() if bound.part.sides != 2), None)
@@ -100,12 +100,12 @@ def check_readers(cfg: ObjectiveConfig, parts: Mapping[str, BoundPart]) -> None:
         return
     if parts["token"].part.name != OPTIONAL["token"]:
         raise ConfigError(
-            f"objective/token={parts['token'].part.name}: token weights compare two answers, and {more.words} reads more; "
+            f"objective/token={parts['token'].part.name}: token weights compare two answers, and {more.description} reads more; "
             f"take objective/token={OPTIONAL['token']}"
         )
     if more.part.sides is None and (cfg.label_smoothing or cfg.label_column is not None):
         setting = "label_smoothing" if cfg.label_smoothing else "label_column"
         raise ConfigError(
-            f"objective.{setting}={getattr(cfg, setting)}: {more.words} reads the scores of all answers and no label that "
+            f"objective.{setting}={getattr(cfg, setting)}: {more.description} reads the scores of all answers and no label that "
             f"may be wrong; leave it out"
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alphapo_cli.modeling.logprobs import AnswerLogProbs, above
+from alphapo_cli.modeling.logprobs import AnswerLogProbs, share_above
 from alphapo_cli.objective.inputs import StepContext
 from alphapo_cli.objective.objective import Objective
 
@@ -41,7 +41,7 @@ def metrics(now: ProbeValues, start: ProbeValues) -> dict[str, float | None]:
     """The probe's row of metrics.jsonl.
 
     Displacement is in nats per token (sum difference over the number of completion tokens), `_sum` in nats per answer.
-    What lies within rounding has no sign (see `logprobs.above`): an order is a tie there, which counts half, and a
+    What lies within rounding has no sign (see `logprobs.share_above`): an order is a tie there, which counts half, and a
     log-prob has not moved.
     """
     row: dict[str, float | None] = {}
@@ -108,7 +108,7 @@ def per_pair(now: ProbeValues, start: ProbeValues, step: int) -> list[dict[str, 
 
 def _order(values: np.ndarray, rounding: np.ndarray) -> np.ndarray:
     """[P] whether the chosen answer has the higher of `values` [K, P]: 1, 0 or, within rounding, 0.5."""
-    ordered: np.ndarray = above(values[0] - values[1], rounding[0] + rounding[1])
+    ordered: np.ndarray = share_above(values[0] - values[1], rounding[0] + rounding[1])
     return ordered
 
 
@@ -119,7 +119,7 @@ def _accuracy(now: ProbeValues) -> np.ndarray:
 
 def objective_values(objective: Objective, answers: AnswerLogProbs, context: StepContext) -> dict[str, np.ndarray]:
     """scores, rewards, gradients (d loss / d score) and reward_rounding, each [K, P], of P pairs' answers."""
-    answers = answers.widened()
+    answers = answers.to_float32()
     scores = objective.scores(answers)
     here = objective.at(context)
     found = {

@@ -111,7 +111,7 @@ class Probe:
         )
         return ProbeValues(
             sums=values["sums"], lengths=values["lengths"], entropy=values["entropy"], kl=values["kl"],
-            rounding=replace(answers, weighted=None).widened().rounding().numpy(),
+            rounding=replace(answers, weighted=None).to_float32().rounding().numpy(),
             **objective_values(self.objective, answers, context),
         )  # fmt: skip
 

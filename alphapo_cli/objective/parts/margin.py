@@ -33,7 +33,7 @@ def length(c: ObjectiveInputs, *, alpha: float = 0.05) -> Tensor:
     This sign follows from a reward minus alpha times the length, and weakens pairs whose chosen side is longer. Several
     public codes have the other one: a negative alpha.
     """
-    n = c.given.lengths
+    n = c.log_probs.lengths
     return -alpha * (n[0] - n[1])
 
 
@@ -101,6 +101,6 @@ def sequence_kl(c: ObjectiveInputs, *, alpha: float = 0.5, stop: bool = True) ->
     As two other projects' codes have it, the second of its losses; `stop` passes no gradient through K_w. alpha = 0 is
     none.
     """
-    chosen, rejected = c.given.sequence_kl()[:2]
+    chosen, rejected = c.log_probs.sequence_kl()[:2]
     difference: Tensor = rejected - (chosen.detach() if stop else chosen)
     return c.beta * alpha * difference

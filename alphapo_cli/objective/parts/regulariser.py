@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from alphapo_cli.modeling.logprobs import above
+from alphapo_cli.modeling.logprobs import share_above
 from alphapo_cli.objective.inputs import ObjectiveInputs
 from alphapo_cli.objective.part import register
 
@@ -21,7 +21,7 @@ def none(c: ObjectiveInputs) -> Tensor | float:
 @register("regulariser", sides=3)
 def gold(c: ObjectiveInputs, *, weight: float = 1.0) -> Tensor:
     """weight x NLL per token of the third answer: Triple PO (2405.16681), whose gold answer that is; weight = 0 is none."""
-    answers = c.given
+    answers = c.log_probs
     return -weight * answers.sums[2] / answers.lengths[2]
 
 
@@ -32,8 +32,8 @@ def good_chosen(c: ObjectiveInputs, *, weight: float = 1e-3, threshold: float = 
     Omni-DPO (2506.10054). The reference is what the NLL compares with, whatever the score does. An answer whose
     log-ratio is within rounding of 0 lies neither below nor above it and counts half.
     """
-    answers = c.given
+    answers = c.log_probs
     bound = math.sqrt(2) * answers.rounding()[0]  # of two independent sums
-    below = above(-answers.log_ratio()[0].detach(), bound)
+    below = share_above(-answers.log_ratio()[0].detach(), bound)
     good = c.column("score_chosen") >= threshold
     return -weight * torch.where(good, below * (answers.sums[0] / answers.lengths[0]), 0.0)

@@ -33,7 +33,7 @@ def _moments(state: PartState, gaps: Tensor, momentum: float) -> PartState:
 
 def _reference_gap(c: ObjectiveInputs) -> Tensor:
     """(a_w - a_l) less the same of the reference, per token: [B]."""
-    answers = c.given.counted()
+    answers = c.log_probs.with_token_weights()
     ratio = answers.log_ratio() / answers.lengths
     return ratio[0] - ratio[1]
 
@@ -130,7 +130,7 @@ def _keys(state: PartState, gaps: Tensor, index: Tensor) -> Tensor:
 
 
 def _index(c: ObjectiveInputs) -> Tensor:
-    index = c.given.index
+    index = c.log_probs.index
     return torch.arange(c.scores.shape[1], device=c.scores.device) if index is None else index
 
 

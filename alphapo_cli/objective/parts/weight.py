@@ -40,7 +40,7 @@ def on_policy(c: ObjectiveInputs, *, clamp: bool = True) -> Tensor:
 
     Pairs that the policy would write itself count more. The authors keep the product at most 1 (`clamp`), TRL does not.
     """
-    answers = c.given
+    answers = c.log_probs
     if answers.log_p2 is None:
         raise UsageError(
             "the weight 'on_policy' reads the model's whole next-token distribution, and only sums were given"
@@ -55,6 +55,6 @@ def omni(c: ObjectiveInputs, *, eta: float = 0.7, focus: float = 3.0, tau: float
 
     Quality times what is left to learn, a the mean log-prob. It has a gradient, as in the authors' code.
     """
-    a = c.given.sums / c.given.lengths
+    a = c.log_probs.sums / c.log_probs.lengths
     quality = torch.sigmoid(eta * (c.column("score_chosen") - c.column("score_rejected")))
     return quality * torch.exp(focus * torch.nn.functional.logsigmoid(tau - c.beta * (a[0] - a[1])))
