@@ -63,7 +63,7 @@ def token_log_probs(hidden: Tensor, targets: Tensor, head: Head, *, chunk_bytes:
 def log_probs_and_statistics(
     hidden: Tensor, targets: Tensor, head: Head, *, chunk_bytes: int = CHUNK_BYTES, statistics: bool = True
 ) -> tuple[Tensor, TokenStatistics | None]:
-    """Log-probs as `token_log_probs` gives them and, from the same logits, statistics [N] without gradient if wanted."""
+    """Log-probs as `token_log_probs` has them, and statistics [N] without gradient if wanted, from the same logits."""
     matrix = head.matrix
     if matrix is not None:
         out: tuple[Tensor, Tensor, Tensor] = _LogProbs.apply(  # type: ignore[no-untyped-call]
@@ -102,11 +102,11 @@ def observe(
     start: tuple[Tensor, Head] | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (log-probs [N], entropy [M], KL(now || start) [M]) in nats, of the first M = `described` rows, no gradient.
+    """Return (log-probs [N], entropy [M], KL(now || start) [M]) in nats; the last two of the first M = `described`.
 
-    `start` holds hidden states [M, H] of these rows at step 0 and the output layer of then; without it the KL is 0. To
-    keep hidden states instead of distributions [M, V] makes the exact KL affordable: no second pass through the model,
-    and nothing of vocabulary size is stored.
+    Without gradient. `start` holds hidden states [M, H] of these rows at step 0 and the output layer of then; else the
+    KL is 0. To keep hidden states instead of distributions [M, V] makes the exact KL affordable: no second pass through
+    the model, and nothing of vocabulary size is stored.
     """
     width = head(hidden[:1]).shape[-1] if len(hidden) else 1
     sizes = chunks(len(hidden), width, chunk_bytes)  # as in training, so that both round alike

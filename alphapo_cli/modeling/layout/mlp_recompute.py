@@ -87,7 +87,7 @@ class _Recompute:
 
 
 def _recomputed_in_backward(tensor: Tensor, compute: Callable[[], Tensor]) -> saved_tensors_hooks:
-    """A context in which autograd calls `compute` in the backward pass instead of saving `tensor` or a full view of it."""
+    """A context in which autograd recomputes `tensor`, or a full view of it, by `compute` instead of saving it."""
     address, size = tensor.data_ptr(), tensor.numel()
     contiguous = tensor.is_contiguous()
 
