@@ -65,7 +65,7 @@ def chi(s: Tensor, kind: ScoreKind) -> Tensor:
 
 @register("shape")
 def tanh(s: Tensor, kind: ScoreKind, *, scale: float = 5.0) -> Tensor:
-    """A bounded baseline that saturates on both sides: h = scale x tanh(s/scale)."""
+    """A bounded baseline that saturates on both sides: scale times the hyperbolic tangent of s/scale."""
     _positive("scale", scale)
     return scale * torch.tanh(s / scale)
 
