@@ -239,7 +239,7 @@ def check_lora(cfg: LoraSettings) -> None:
     """Check the settings of adapters.
 
     Raises:
-        UsageError: an adapter setting is changed while there are no adapters, or the adapters would be on no layer.
+        UsageError: an adapter setting is given while there are no adapters, or `target_modules` is empty.
     """
     changed = [f.name for f in fields(cfg) if f.name != "r" and getattr(cfg, f.name) != getattr(LoraSettings(), f.name)]
     if cfg.r is None and changed:

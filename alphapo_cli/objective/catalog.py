@@ -57,26 +57,26 @@ class Method:
         """Description of the method, in a sentence or two."""
         return " ".join(line for line in self._head if line.partition(":")[0] not in KEYS)
 
-    def said(self, key: str) -> str:
-        """Text of a head line, by one of `KEYS`; empty if there is no such line."""
+    def head_line(self, key: str) -> str:
+        """Text of the head's line that starts with one of `KEYS`; empty if there is no such line."""
         return next((line.partition(":")[2].strip() for line in self._head if line.startswith(f"{key}:")), "")
 
     @property
     def checked(self) -> list[str]:
         """Levels of the line `checked:`, a subset of `LEVELS`."""
-        return [level.strip() for level in self.said("checked").split(",") if level.strip()]
+        return [level.strip() for level in self.head_line("checked").split(",") if level.strip()]
 
     @property
     def defaults(self) -> dict[str, object]:
         """The value of beta, and the other settings in which the YAML differs from the schema's defaults."""
-        plain = ObjectiveConfig()
+        schema = ObjectiveConfig()
         numbers = ("gamma", "gamma_beta_ratio", "label_smoothing", "label_model", "label_column", "preference", "nll",
                    "nll_scope", "reference_every", "reference_mix")  # fmt: skip
-        found: dict[str, object] = {"beta": self.cfg.beta}
-        found |= {key: value for key in numbers if (value := getattr(self.cfg, key)) != getattr(plain, key)}
+        settings: dict[str, object] = {"beta": self.cfg.beta}
+        settings |= {key: value for key in numbers if (value := getattr(self.cfg, key)) != getattr(schema, key)}
         for kind, bound in self.objective.parts.items():
-            found |= {f"{kind}.{key}": value for key, value in bound.settings.items()}
-        return found
+            settings |= {f"{kind}.{key}": value for key, value in bound.settings.items()}
+        return settings
 
     @property
     def needs(self) -> list[str]:
@@ -103,12 +103,12 @@ class Method:
 def methods(sources: Sources | None = None) -> list[Method]:
     """Every method, by name."""
     sources = sources or Sources()
-    found = []
+    result = []
     for name in sources.groups()["objective"]:
         file = sources.file("objective", name)
         assert file is not None
-        found.append(Method(name, file, ObjectiveConfig(**_settings_of(file, sources))))
-    return found
+        result.append(Method(name, file, ObjectiveConfig(**_settings_of(file, sources))))
+    return result
 
 
 def _settings_of(file: Path, sources: Sources) -> dict[str, Any]:
@@ -170,20 +170,20 @@ def markdown(catalogue: list[Method]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for m in catalogue:
-        checked = ", ".join(m.checked) + (" (experimental)" if m.said("experimental") else "")
+        checked = ", ".join(m.checked) + (" (experimental)" if m.head_line("experimental") else "")
         cells = [
             f"`{m.name}`",
-            f"`{m.said('loss')}`",
+            f"`{m.head_line('loss')}`",
             parts_of(m),
             _settings(m),
             ", ".join(m.needs),
             checked,
-            m.said("paper"),
+            m.head_line("paper"),
         ]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     lines += ["", "## What each is", ""]
     for m in catalogue:
-        experimental = f" *Experimental: {m.said('experimental')}.*" if m.said("experimental") else ""
+        experimental = f" *Experimental: {m.head_line('experimental')}.*" if m.head_line("experimental") else ""
         lines.append(f"- `{m.name}`: {m.text}{experimental}")
     return "\n".join(lines) + "\n"
 
@@ -201,10 +201,10 @@ def _settings(method: Method) -> str:
 def lines(method: Method) -> list[str]:
     """Render one method for a terminal."""
     checked = ", ".join(method.checked) or "not checked"
-    if method.said("experimental"):
-        checked += f"; experimental: {method.said('experimental')}"
+    if method.head_line("experimental"):
+        checked += f"; experimental: {method.head_line('experimental')}"
     rows = {
-        "loss": method.said("loss"), "parts": parts_of(method), "defaults": _settings(method),
-        "needs": ", ".join(method.needs) or "nothing more", "paper": method.said("paper"), "checked": checked,
+        "loss": method.head_line("loss"), "parts": parts_of(method), "defaults": _settings(method),
+        "needs": ", ".join(method.needs) or "nothing more", "paper": method.head_line("paper"), "checked": checked,
     }  # fmt: skip
     return [method.name, f"    {method.text}", *(f"    {key + ':':10}{value}" for key, value in rows.items())]

@@ -105,9 +105,9 @@ class ObjectiveSpec:
         """Number of answers of each row that it reads, if `available` are there."""
         if self.reads_all is not None:
             return available
-        asked = [bound.part.sides or 0 for bound in self.parts.values() if not bound.part.mismatched]
+        wanted = [bound.part.sides or 0 for bound in self.parts.values() if not bound.part.mismatched]
         third = min(available, 3) if self.needs_mismatched else 0
-        return max(2 if self.needs_rejected else 1, third, *(n for n in asked if n > 2))
+        return max(2 if self.needs_rejected else 1, third, *(n for n in wanted if n > 2))
 
     @property
     def reads_all(self) -> BoundPart | None:

@@ -42,7 +42,7 @@ def collate(
     answers = [p.answers[side] for side in range(sides) for p in pairs]
     segments, ids, positions, rows = [], [], [], []
     predict: list[npt.NDArray[np.int64]] = [np.arange(len(answer)) for answer in answers]
-    begin = kept = 0
+    start = kept = 0
     for i, pair in enumerate(pairs):
         inputs = [answer[:-1] for answer in answers[i :: len(pairs)]]
         common = min(common_prefix(inputs[0], other) for other in inputs)
@@ -54,14 +54,14 @@ def collate(
         segments.append(segment)
         ids += [pair.prompt, inputs[0][:common], *(inputs[side][common:] for side in order)]
         positions += [np.arange(shared), *(np.arange(shared, shared + own[side]) for side in order)]
-        rows.append(np.arange(begin + unread, begin + segment.length))
+        rows.append(np.arange(start + unread, start + segment.length))
         before = 0  # own positions of other answers that precede this answer's
         for side in order:
             at = predict[side * len(pairs) + i]  # token t of an answer is predicted at position unread + t
             at += kept
             at[common + 1 :] += before
             before += own[side]
-        begin += segment.length
+        start += segment.length
         kept += segment.length - unread
     packing = Packing(tuple(segments), torch.from_numpy(np.concatenate(rows)))
     laid = ModelInput(_row(ids), _row(positions), predict, packing)
