@@ -1,8 +1,8 @@
-"""The output layer: from hidden states at completion positions to log-probs, without logits of all of them at once.
+"""The output layer (LM head): from hidden states at completion positions to log-probs, in chunks of logits.
 
-Logits are made in chunks of at most `chunk_bytes` in float32 and overwritten: by log-probs in the forward pass, by
-their own gradient in the backward pass. The last chunk is kept for the backward pass, the others are made again there:
-what fits into one chunk is computed once, and the memory that logits take does not grow with the vocabulary.
+Logits are computed in chunks of at most `chunk_bytes` in float32 and overwritten in place: by log-probs in the forward
+pass, by their own gradient in the backward pass. The last chunk is kept for the backward pass, the others are
+recomputed there: what fits into one chunk is computed once, and memory for logits does not grow with the vocabulary.
 
 Legend: N completion tokens, H hidden size, V vocabulary.
 """
@@ -21,18 +21,19 @@ from torch.utils.checkpoint import checkpoint
 from alphapo_cli.modeling.logprobs import TokenStatistics, log_softmax_at
 
 CHUNK_BYTES = 64 << 20
-_BLOCK = 1 << 18  # elements that are worked on at a time, about a core's cache
+_BLOCK = 1 << 18  # elements processed at a time on the CPU, about a core's cache
 
 
 @dataclass(frozen=True)
 class Head:
-    """Hidden states [N, H] to logits [N, V]: a linear layer, then a factor, then cap * tanh(logits / cap)."""
+    """The map from hidden states [N, H] to logits [N, V]: a linear layer, a factor, then cap * tanh(logits / cap)."""
 
     linear: nn.Module
     factor: float = 1.0
     cap: float | None = None
 
     def __call__(self, hidden: Tensor) -> Tensor:
+        """Logits [N, V] of hidden states [N, H]."""
         logits: Tensor = self.linear(hidden)
         if self.factor != 1.0:
             logits = logits * self.factor
@@ -40,29 +41,29 @@ class Head:
 
     @property
     def matrix(self) -> nn.Parameter | None:
-        """The weights [V, H] where the linear layer is nothing else: no bias, no adapter."""
+        """The weights [V, H] of a plain linear layer; None if it has a bias or an adapter."""
         plain = type(self.linear) is nn.Linear and self.linear.bias is None
         return self.linear.weight if plain else None  # type: ignore[return-value]
 
 
 def chunks(rows: int, width: int, chunk_bytes: int) -> list[int]:
-    """Sizes of chunks of `rows` rows of `width` float32 numbers: full ones, and before them what is left over.
+    """Return the rows of each chunk, for `rows` rows of `width` float32 numbers in chunks of at most `chunk_bytes`.
 
-    The last chunk is the one that is not made again; so it is to be as large as it may be.
+    The remainder comes first: the last chunk is the one that is not recomputed, so it is to be a full one.
     """
     size = max(1, chunk_bytes // (width * 4))
     return [n for n in (rows % size, *[size] * (rows // size)) if n]
 
 
 def token_log_probs(hidden: Tensor, targets: Tensor, head: Head, *, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
-    """Log-probs of `targets` [N] under `head(hidden)`, hidden [N, H]: [N], float32 or wider."""
+    """Log-probs of `targets` [N] under `head(hidden)`, hidden [N, H]: [N] nats, float32 or wider."""
     return log_probs_and_statistics(hidden, targets, head, chunk_bytes=chunk_bytes, statistics=False)[0]
 
 
 def log_probs_and_statistics(
     hidden: Tensor, targets: Tensor, head: Head, *, chunk_bytes: int = CHUNK_BYTES, statistics: bool = True
 ) -> tuple[Tensor, TokenStatistics | None]:
-    """`token_log_probs`, and from the same logits the entropy and sum p^2 at each position, without gradient."""
+    """Log-probs as `token_log_probs` has them, and statistics [N] without gradient if wanted, from the same logits."""
     matrix = head.matrix
     if matrix is not None:
         out: tuple[Tensor, Tensor, Tensor] = _LogProbs.apply(  # type: ignore[no-untyped-call]
@@ -70,23 +71,23 @@ def log_probs_and_statistics(
         )
         return out[0], TokenStatistics(out[1], out[2]) if statistics else None
     sizes = chunks(len(targets), head(hidden[:1]).shape[-1], chunk_bytes)
-    parts, facts = [], []
+    parts, collected = [], []
     for h, t in zip(hidden.split(sizes), targets.split(sizes), strict=True):
-        again = torch.is_grad_enabled() and len(sizes) > 1
-        parts.append(checkpoint(_at, head, h, t, use_reentrant=False) if again else _at(head, h, t))
+        recompute = torch.is_grad_enabled() and len(sizes) > 1
+        parts.append(checkpoint(_logp_at, head, h, t, use_reentrant=False) if recompute else _logp_at(head, h, t))
         if statistics:
-            facts.append(_statistics(head(h.detach()).detach()))
+            collected.append(_statistics(head(h.detach()).detach()))
     if not statistics:
         return torch.cat(parts), None
-    return torch.cat(parts), TokenStatistics(*(torch.cat(f) for f in zip(*facts, strict=True)))
+    return torch.cat(parts), TokenStatistics(*(torch.cat(column) for column in zip(*collected, strict=True)))
 
 
-def _at(head: Head, hidden: Tensor, targets: Tensor) -> Tensor:
+def _logp_at(head: Head, hidden: Tensor, targets: Tensor) -> Tensor:
     return log_softmax_at(head(hidden), targets)
 
 
 def _statistics(logits: Tensor) -> tuple[Tensor, Tensor]:
-    logp = _wide(logits).log_softmax(-1)
+    logp = _to_float32(logits).log_softmax(-1)
     p = logp.exp()
     return -(p * logp).sum(-1), (p * p).sum(-1)
 
@@ -101,20 +102,20 @@ def observe(
     start: tuple[Tensor, Head] | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`token_log_probs` [N], and of the first M = `described` rows entropy [M] and KL(now || start) [M], nats.
+    """Return (log-probs [N], entropy [M], KL(now || start) [M]) in nats; the last two of the first M = `described`.
 
-    `start`: hidden states [M, H] of these rows and the head that goes with them; None: the KL is 0, this is the start.
-    Keeping hidden states instead of distributions [M, V] makes the exact KL affordable: no second pass through the
-    model and nothing of vocabulary size is stored.
+    Without gradient. `start` holds hidden states [M, H] of these rows at step 0 and the output layer of then; else the
+    KL is 0. To keep hidden states instead of distributions [M, V] makes the exact KL affordable: no second pass through
+    the model, and nothing of vocabulary size is stored.
     """
     width = head(hidden[:1]).shape[-1] if len(hidden) else 1
     sizes = chunks(len(hidden), width, chunk_bytes)  # as in training, so that both round alike
     wide = torch.promote_types(hidden.dtype, torch.float32)
     logps, entropy, kl = (hidden.new_zeros(n, dtype=wide) for n in (len(hidden), described, described))
-    room, other = (hidden.new_empty(max(sizes, default=0), width, dtype=wide) for _ in range(2))
+    buffer, start_buffer = (hidden.new_empty(max(sizes, default=0), width, dtype=wide) for _ in range(2))
     for begin, size in _offsets(sizes):
-        logits = _logits(head, hidden[begin : begin + size], room)
-        before = None if start is None else _logits(start[1], start[0][begin : begin + size], other)
+        logits = _logits(head, hidden[begin : begin + size], buffer)
+        start_logits = None if start is None else _logits(start[1], start[0][begin : begin + size], start_buffer)
         for block in _blocks(logits):
             first = begin + block.start
             logp = logits[block].log_softmax(-1)
@@ -125,24 +126,24 @@ def observe(
             rows, logp = slice(first, min(last, described)), logp[: described - first]
             p = logp.exp()
             entropy[rows] = -(p * logp).sum(-1)
-            if before is not None:
-                kl[rows] = (p * (logp - before[block].log_softmax(-1))).sum(-1)
+            if start_logits is not None:
+                kl[rows] = (p * (logp - start_logits[block].log_softmax(-1))).sum(-1)
     return logps, entropy, kl
 
 
-def _logits(head: Head, hidden: Tensor, room: Tensor) -> Tensor:
-    """head(hidden), float32 or wider, by the operations that training goes through; `room` may be written to."""
+def _logits(head: Head, hidden: Tensor, buffer: Tensor) -> Tensor:
+    """Compute head(hidden), float32 or wider, by the operations of training; `buffer` may be written to."""
     matrix = head.matrix
     if matrix is None:
-        return _wide(head(hidden))
+        return _to_float32(head(hidden))
     device = hidden.device.type
-    dtype = _computed_in(hidden)
+    dtype = _matmul_dtype(hidden)
     with torch.autocast(device, enabled=False):
-        return _fill(room[: len(hidden)], hidden.to(dtype), matrix.to(dtype), head.factor, head.cap)
+        return _write_logits(buffer[: len(hidden)], hidden.to(dtype), matrix.to(dtype), head.factor, head.cap)
 
 
-def _computed_in(hidden: Tensor) -> torch.dtype:
-    """The type that matrix products of `hidden` run in: autocast's, or its own."""
+def _matmul_dtype(hidden: Tensor) -> torch.dtype:
+    """The dtype that matrix products of `hidden` run in: that of autocast, or its own."""
     device = hidden.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
@@ -150,42 +151,43 @@ def _computed_in(hidden: Tensor) -> torch.dtype:
 def kl_from(
     start_hidden: Tensor, start_head: Head, hidden: Tensor, head: Head, *, chunk_bytes: int = CHUNK_BYTES
 ) -> Tensor:
-    """KL(start || now) at each row, [N] float32 or wider; the gradient goes to now alone.
+    """Return KL(start || now) of the distributions from hidden states [N, H], [N] nats, float32 or wider.
 
-    Both logits of a chunk are made again in the backward pass, so that memory does not grow with the vocabulary.
+    The gradient goes to now alone. Both logits of a chunk are recomputed in the backward pass, so that memory does not
+    grow with the vocabulary.
     """
     width = head(hidden[:1]).shape[-1] if len(hidden) else 1
     sizes = chunks(len(hidden), width, chunk_bytes // 2)
     parts = []
-    for before, now in zip(start_hidden.split(sizes), hidden.split(sizes), strict=True):
-        again = torch.is_grad_enabled()
-        arguments = (start_head, before, head, now)
-        parts.append(checkpoint(_kl, *arguments, use_reentrant=False) if again else _kl(*arguments))
+    for start, now in zip(start_hidden.split(sizes), hidden.split(sizes), strict=True):
+        recompute = torch.is_grad_enabled()
+        arguments = (start_head, start, head, now)
+        parts.append(checkpoint(_kl, *arguments, use_reentrant=False) if recompute else _kl(*arguments))
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
 
 
 def _kl(start_head: Head, start_hidden: Tensor, head: Head, hidden: Tensor) -> Tensor:
     with torch.no_grad():
-        before = _wide(start_head(start_hidden)).log_softmax(-1)
-    return (before.exp() * (before - _wide(head(hidden)).log_softmax(-1))).sum(-1)
+        start_logp = _to_float32(start_head(start_hidden)).log_softmax(-1)
+    return (start_logp.exp() * (start_logp - _to_float32(head(hidden)).log_softmax(-1))).sum(-1)
 
 
-def _wide(x: Tensor) -> Tensor:
+def _to_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
 def _blocks(logits: Tensor) -> Iterator[slice]:
-    """Rows of `logits` [n, V] to work on at a time: what stays in a core's cache, or everything where launches cost more."""
+    """Slices of rows of `logits` [n, V]: on the CPU what stays in a core's cache, elsewhere all rows at once."""
     rows, width = logits.shape
     step = max(1, _BLOCK // width) if logits.device.type == "cpu" else max(1, rows)
     return (slice(i, min(i + step, rows)) for i in range(0, rows, step))
 
 
 class _LogProbs(torch.autograd.Function):
-    """(log-probs [N], entropy [N], sum p^2 [N]) from hidden [N, H] and weights [V, H]; the last two have no gradient.
+    """Log-probs [N], entropy [N] and sum p^2 [N] from hidden [N, H] and weights [V, H]; the last two have no gradient.
 
-    With z = factor * hidden @ weight.T, u = cap * tanh(z / cap), the gradient g of the log-prob of target y goes to z
-    as g * (1[y] - softmax(u)) * (1 - (u / cap)^2).
+    With z = factor * hidden @ weight.T and u = cap * tanh(z / cap), the gradient g of the log-prob of target y goes to
+    z as g * (1[y] - softmax(u)) * (1 - (u / cap)^2).
     """
 
     @staticmethod
@@ -200,7 +202,7 @@ class _LogProbs(torch.autograd.Function):
         statistics: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         device = hidden.device.type
-        dtype = _computed_in(hidden)
+        dtype = _matmul_dtype(hidden)
         sizes = chunks(len(hidden), len(weight), chunk_bytes)
         wide = torch.promote_types(dtype, torch.float32)
         logps, entropy, sum_p2, norm = (torch.empty(len(hidden), dtype=wide, device=hidden.device) for _ in range(4))
@@ -209,15 +211,15 @@ class _LogProbs(torch.autograd.Function):
             narrow, matrix = hidden.to(dtype), weight.to(dtype)
             for start, size in _offsets(sizes):
                 rows = slice(start, start + size)
-                part = _fill(logits[:size], narrow[rows], matrix, factor, cap)
+                part = _write_logits(logits[:size], narrow[rows], matrix, factor, cap)
                 for block in _blocks(part):
-                    here = slice(start + block.start, start + block.stop)
+                    at = slice(start + block.start, start + block.stop)
                     logp = part[block].log_softmax(-1)
-                    norm[here] = part[block].amax(-1) - logp.amax(-1)  # of the largest: nothing large cancels
+                    norm[at] = part[block].amax(-1) - logp.amax(-1)  # at the largest logit: no cancellation
                     if statistics:
                         p = logp.exp()
-                        entropy[here] = -(p * logp).sum(-1)
-                        sum_p2[here] = (p * p).sum(-1)
+                        entropy[at] = -(p * logp).sum(-1)
+                        sum_p2[at] = (p * p).sum(-1)
                     part[block] = logp
                 logps[rows] = part.gather(1, targets[rows].unsqueeze(1)).squeeze(1)
         ctx.settings = (factor, cap, dtype, sizes)
@@ -235,7 +237,7 @@ class _LogProbs(torch.autograd.Function):
         logits, ctx.logits = ctx.logits, None
         if grad is None:
             return (None,) * 7
-        kept = logits is not None  # not so when a graph is walked through a second time
+        kept = logits is not None  # None in a second backward pass through a retained graph
         if logits is None:
             logits = torch.empty(max(sizes, default=0), len(weight), dtype=norm.dtype, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
@@ -246,21 +248,21 @@ class _LogProbs(torch.autograd.Function):
                 rows = slice(start, start + size)
                 part = logits[:size]
                 if not kept:
-                    _fill(part, narrow[rows], matrix, factor, cap)
+                    _write_logits(part, narrow[rows], matrix, factor, cap)
                 for block in _blocks(part):
-                    here = slice(start + block.start, start + block.stop)
-                    _to_gradient(part[block], kept, norm[here, None], targets[here, None], grad[here, None], cap)
+                    at = slice(start + block.start, start + block.stop)
+                    _to_gradient(part[block], kept, norm[at, None], targets[at, None], grad[at, None], cap)
                 kept = False
                 step = (part.mul_(factor) if factor != 1.0 else part).to(dtype)
                 if grad_hidden is not None:
                     grad_hidden[rows] = step @ matrix
                 if ctx.needs_input_grad[1]:
-                    grad_weight = _added(grad_weight, step, narrow[rows], weight.dtype)
+                    grad_weight = _accumulate(grad_weight, step, narrow[rows], weight.dtype)
         return grad_hidden, grad_weight, None, None, None, None, None
 
 
 def _to_gradient(x: Tensor, is_logp: bool, norm: Tensor, targets: Tensor, grad: Tensor, cap: float | None) -> None:
-    """Overwrite x [n, V], log-probs or (capped) logits, by the gradient of the logits before the cap."""
+    """Overwrite x [n, V], log-probs or (capped) logits, with the gradient of the logits before the cap."""
     if not is_logp:
         x.sub_(norm)
     slope = None if cap is None else 1 - ((x + norm) / cap).square_()
@@ -276,8 +278,8 @@ def _offsets(sizes: list[int]) -> Iterator[tuple[int, int]]:
         start += size
 
 
-def _fill(logits: Tensor, hidden: Tensor, matrix: Tensor, factor: float, cap: float | None) -> Tensor:
-    """Write the logits of `hidden` [n, H] into `logits` [n, V], which may be of a wider type."""
+def _write_logits(logits: Tensor, hidden: Tensor, matrix: Tensor, factor: float, cap: float | None) -> Tensor:
+    """Write the logits of `hidden` [n, H] into `logits` [n, V], which may be of a wider dtype."""
     if hidden.dtype == logits.dtype:
         torch.mm(hidden, matrix.t(), out=logits)
     else:
@@ -287,8 +289,8 @@ def _fill(logits: Tensor, hidden: Tensor, matrix: Tensor, factor: float, cap: fl
     return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
 
 
-def _added(total: Tensor | None, step: Tensor, hidden: Tensor, dtype: torch.dtype) -> Tensor:
-    """total + step.T @ hidden, in `dtype`."""
+def _accumulate(total: Tensor | None, step: Tensor, hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    """Add step.T @ hidden to `total`, in place; None counts as zeros of `dtype`."""
     if total is None:
         return (step.t() @ hidden).to(dtype)
     if total.dtype == step.dtype:

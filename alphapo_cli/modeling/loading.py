@@ -1,4 +1,4 @@
-"""Policies, references and tokenizers: where they come from, and the module that turns a micro-batch into log-probs."""
+"""Loading, initialising and saving of models and tokenizers: directories, hub names, adapters, random weights."""
 
 from __future__ import annotations
 
@@ -27,21 +27,23 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A place that transformers can load: a directory with weights, or a hub name."""
+    """A location that transformers can load: a directory with weights, or a hub name."""
 
     location: str
     local: bool
     adapter: bool
     revision: str | None = None
-    key: str = "model.path"  # the setting that named it, and what it said, for messages
-    asked: str = ""
+    key: str = "model.path"  # the setting that named it, for messages
+    asked: str = ""  # the value of that setting
 
 
 def locate(path: str, revision: str | None = None, key: str = "model.path") -> ModelSource:
-    """What `key` names: a run directory (its model/), a model directory or a hub name.
+    """Return where the model of a setting is: a run directory (its model/), a model directory or a hub name.
+
+    `key` is the name of the setting, for messages; a local source has an absolute path.
 
     Raises:
-        UsageError: nothing is there, or a directory that holds no weights or no config.
+        UsageError: there is no such path, or the directory holds no weights or no config.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
@@ -91,10 +93,10 @@ def _local(folder: Path, asked: str, key: str) -> ModelSource:
 
 
 def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
-    """The tokenizer beside the weights.
+    """Return the tokenizer stored beside the weights.
 
     Raises:
-        UsageError: there is none, or the hub cannot be reached.
+        UsageError: there is no tokenizer, or the hub cannot be reached.
     """
     from transformers import AutoTokenizer
 
@@ -107,10 +109,10 @@ def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
 
 
 def base_location(source: ModelSource) -> str:
-    """Where the whole weights are: for a stored adapter, those of its base.
+    """Return the location of the full weights: for a stored adapter, that of its base model.
 
     Raises:
-        UsageError: the base is not where the adapter says.
+        UsageError: the adapter names no base model, or the base is not where the adapter says.
     """
     if not source.adapter:
         return source.location
@@ -126,17 +128,17 @@ def base_location(source: ModelSource) -> str:
 
 @dataclass(frozen=True)
 class ModelLimits:
-    """What a model can read: token ids below `tokens`, and `positions` of them in a row (None: no limit)."""
+    """What a model can read: token ids below `tokens`, and sequences of `positions` tokens (None: no limit)."""
 
     tokens: int
     positions: int | None
 
 
 def model_limits(source: ModelSource, cfg: ModelConfig) -> ModelLimits:
-    """From the model's configuration, without reading weights.
+    """Return vocabulary size and number of positions from the model's configuration, without reading weights.
 
     Raises:
-        UsageError: there is none that transformers understands.
+        UsageError: there is no configuration that transformers understands.
     """
     from transformers import AutoConfig
 
@@ -150,10 +152,10 @@ def model_limits(source: ModelSource, cfg: ModelConfig) -> ModelLimits:
 
 
 def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
-    """The causal language model in evaluation mode; a stored adapter is merged into its base.
+    """Return the causal language model in evaluation mode; a stored adapter is merged into its base.
 
     Raises:
-        UsageError: the files do not make a causal language model, or the hub cannot be reached.
+        UsageError: the files do not hold a causal language model, or the hub cannot be reached.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -188,7 +190,7 @@ def _load_reason(error: Exception, source: ModelSource, what: str) -> str:
 
 
 def random_llama(tokenizer: Any, seed: int, **settings: Any) -> Any:
-    """A Llama-architecture model with random weights drawn from `seed`, leaving the global generator as it was."""
+    """Initialise a Llama-architecture model at random from `seed`; torch's global generator stays as it was."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -206,7 +208,7 @@ def random_llama(tokenizer: Any, seed: int, **settings: Any) -> Any:
 
 
 def from_scratch(cfg: ScratchConfig, texts: Iterable[str], seed: int) -> tuple[Any, Any]:
-    """(model, tokenizer) of `model=from_scratch`: a byte-level BPE trained on `texts`, and random weights.
+    """Return (model, tokenizer) of `model=from_scratch`: random weights, byte-level BPE trained on `texts`.
 
     Raises:
         UsageError: the hidden size does not divide into the heads.
@@ -237,10 +239,14 @@ def from_scratch(cfg: ScratchConfig, texts: Iterable[str], seed: int) -> tuple[A
 
 
 def check_lora(cfg: LoraSettings) -> None:
-    """Raises UsageError: settings of adapters while there are none, or adapters on no layer."""
-    given = [f.name for f in fields(cfg) if f.name != "r" and getattr(cfg, f.name) != getattr(LoraSettings(), f.name)]
-    if cfg.r is None and given:
-        shown = f"model.lora.{given[0]}={getattr(cfg, given[0])}"
+    """Check the settings of adapters.
+
+    Raises:
+        UsageError: an adapter setting is given while there are no adapters, or `target_modules` is empty.
+    """
+    changed = [f.name for f in fields(cfg) if f.name != "r" and getattr(cfg, f.name) != getattr(LoraSettings(), f.name)]
+    if cfg.r is None and changed:
+        shown = f"model.lora.{changed[0]}={getattr(cfg, changed[0])}"
         raise UsageError(
             f"{shown}: there are no adapters while model.lora.r is null; add model.lora.r=16, or leave it out"
         )
@@ -249,10 +255,10 @@ def check_lora(cfg: LoraSettings) -> None:
 
 
 def add_lora(model: Any, cfg: ModelConfig, seed: int) -> Any:
-    """The model with fresh low-rank adapters, which leave its outputs unchanged at first; the base is frozen.
+    """Return the model with fresh LoRA adapters, which leave its outputs unchanged at first; the base is frozen.
 
     Raises:
-        UsageError: target_modules that the model does not have.
+        UsageError: `target_modules` names a layer that the model does not have.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -277,14 +283,14 @@ def add_lora(model: Any, cfg: ModelConfig, seed: int) -> Any:
 
 
 def save_model(lm: Any, tokenizer: Any, folder: Path, *, end_id: int, merge: bool = False) -> None:
-    """Write what plain transformers and vLLM load: safetensors, tokenizer with chat template, generation config.
+    """Save what plain transformers and vLLM load: safetensors, tokenizer with chat template, generation config.
 
-    An adapter is written as such unless `merge`. `end_id`, the token that ends a completion in training, is added to
-    the ids at which generation stops: for ChatML and its like it is not the tokenizer's end-of-text token.
+    An adapter is saved as such unless `merge`. `end_id`, the token that ends a completion in training, is added to the
+    ids at which generation stops: for ChatML and its like it is not the tokenizer's end-of-text token.
     """
     if merge and hasattr(lm, "merge_and_unload"):
         lm = copy.deepcopy(lm).merge_and_unload()
-    bare(lm).config.use_cache = True  # what training needed off, generation wants on
+    bare(lm).config.use_cache = True  # off in training, on for generation
     lm.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     generation = copy.deepcopy(bare(lm).generation_config)

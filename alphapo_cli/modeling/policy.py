@@ -1,4 +1,4 @@
-"""The module that turns a micro-batch into completion log-probs, and the output layer it goes through."""
+"""A causal language model as a function from a micro-batch of pairs to completion log-probs, and its output layer."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.layout.attention import UNREAD_MASK
 from alphapo_cli.modeling.layout.batch import PairBatch
-from alphapo_cli.modeling.layout.patching import is_prepared, keep_all, prepare
+from alphapo_cli.modeling.layout.patching import is_prepared, keep_activations, prepare
 from alphapo_cli.modeling.layout.registry import LAYOUTS
 from alphapo_cli.modeling.lm_head import CHUNK_BYTES, Head, kl_from, log_probs_and_statistics
 from alphapo_cli.modeling.logprobs import AnswerLogProbs, TokenLogProbs, TokenStatistics, token_rounding
 
 
 class TokenValues(NamedTuple):
-    """What a forward pass gives of each completion token; a tuple, in which DDP and FSDP find the tensors."""
+    """Output of a forward pass for each completion token; a tuple, in which DDP and FSDP find the tensors."""
 
     logps: Tensor  # [N] float32 or wider
     entropy: Tensor | None = None  # [N] nats, without gradient
@@ -32,7 +32,7 @@ class TokenValues(NamedTuple):
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a forward pass is to give beside log-probs."""
+    """What a forward pass computes beside log-probs."""
 
     statistics: bool = False  # entropy and sum p^2 of each token's distribution
     kl_from: PolicyModel | None = None  # a frozen model of the same vocabulary (see `check_vocabulary`)
@@ -42,7 +42,7 @@ LOG_PROBS = Wanted()
 
 
 def bare(model: Any) -> Any:
-    """The transformers model inside a peft wrapper (its layers keep their adapters)."""
+    """The transformers model inside a peft wrapper (its layers keep their adapters), or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -59,7 +59,7 @@ def _head(config: Any, linear: nn.Module) -> Head:
 
 
 def frozen_head(model: Any) -> Head:
-    """`head_of` as it is now: a copy of the weights where training may change them, the same ones otherwise."""
+    """The output layer as it is now: a copy of the weights if training may change them, else the same weights."""
     linear = bare(model).get_output_embeddings()
     if not any(p.requires_grad for p in linear.parameters()):
         return head_of(model)
@@ -68,10 +68,10 @@ def frozen_head(model: Any) -> Head:
 
 @torch.no_grad()
 def check_head(model: Any) -> None:
-    """Our hidden states -> head must be the model's own logits; found out on a few tokens rather than assumed.
+    """Check on a few tokens that our output layer on the last hidden states gives the model's own logits.
 
     Raises:
-        UsageError: it is not (an architecture with a head of its own kind).
+        UsageError: the logits differ (an architecture whose head does more than `Head`).
     """
     config = model.config.get_text_config()
     ids = torch.arange(4, device=model.device).unsqueeze(0) % config.vocab_size
@@ -97,7 +97,14 @@ class PolicyModel(nn.Module):
         self, lm: Any, *, layout: str = "padded", attention: str = "auto", chunk_bytes: int = CHUNK_BYTES,
         bf16: bool = False,
     ) -> None:  # fmt: skip
-        """`lm` on the device where it stays; `chunk_bytes`: memory that logits may take at a time, see `head`.
+        """Wrap `lm`, which stays on its device.
+
+        Args:
+            lm: a causal language model of transformers, bare or in a peft wrapper.
+            layout: name of the layout of micro-batches, see `LAYOUTS`.
+            attention: attention of the packed layout: "sdpa", "flex" or "auto".
+            chunk_bytes: memory that logits may take at a time, see `lm_head`.
+            bf16: whether matrix products run under bfloat16 autocast.
 
         Raises:
             UsageError: the architecture or attention does not go with the layout.
@@ -111,13 +118,13 @@ class PolicyModel(nn.Module):
             prepare(lm, attention)
         self.config = bare(lm).config  # transformers.Trainer looks for it
         text = self.config.get_text_config()
-        computes = torch.bfloat16 if bf16 else next(lm.parameters()).dtype
-        self.token_rounding = token_rounding(text.num_hidden_layers, text.hidden_size, computes)
+        dtype = torch.bfloat16 if bf16 else next(lm.parameters()).dtype
+        self.token_rounding = token_rounding(text.num_hidden_layers, text.hidden_size, dtype)
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
-        """What the model's matrix products run in, in training, probe and reference alike: bfloat16 or as they are.
+        """Return a context for the precision of matrix products: bfloat16 autocast if `bf16`, else the weights' own.
 
-        Log-softmax and everything behind it stay in float32 (see logprobs).
+        The same in training, probe and reference. Log-softmax and all that follows stay in float32 (see `logprobs`).
         """
         if not self.bf16:
             return contextlib.nullcontext()
@@ -125,7 +132,7 @@ class PolicyModel(nn.Module):
 
     def hidden(self, batch: PairBatch) -> Tensor:
         """Hidden states that predict the completion tokens, [N, H]."""
-        inputs: dict[str, Any] = {"attention_mask": None}  # causal attention alone is right
+        inputs: dict[str, Any] = {"attention_mask": None}  # causal attention needs no other mask
         if batch.packing is not None:
             if not is_prepared(bare(self.lm)):
                 prepare(self.lm)
@@ -137,37 +144,42 @@ class PolicyModel(nn.Module):
         return states.flatten(0, 1).index_select(0, batch.predict)
 
     def forward(self, batch: PairBatch, wanted: Wanted = LOG_PROBS) -> TokenValues:
-        """Log-probs of the completion tokens, and what else is wanted of them."""
+        """Log-probs of the completion tokens, and the other values that `wanted` asks for."""
         with self.precision():
             hidden, head = self.hidden(batch), head_of(self.lm)
             kl = None if wanted.kl_from is None else self.kl(batch, wanted.kl_from, hidden, head)
-            logps, facts = log_probs_and_statistics(
+            logps, statistics = log_probs_and_statistics(
                 hidden, batch.tokens.ids, head, chunk_bytes=self.chunk_bytes, statistics=wanted.statistics
             )
-        return TokenValues(logps, kl=kl) if facts is None else TokenValues(logps, facts.entropy, facts.sum_p2, kl)
+        return (
+            TokenValues(logps, kl=kl)
+            if statistics is None
+            else TokenValues(logps, statistics.entropy, statistics.sum_p2, kl)
+        )
 
     def kl(self, batch: PairBatch, reference: PolicyModel, hidden: Tensor, head: Head) -> Tensor:
-        """KL(reference || policy) at each completion token, [N]; `hidden` [N, H] and `head` are the policy's."""
+        """KL(reference || policy) at each completion token, [N] nats; `hidden` [N, H] and `head` are the policy's."""
         with torch.no_grad():
             before = reference.hidden(batch)
         return kl_from(before, head_of(reference.lm), hidden, head, chunk_bytes=self.chunk_bytes)
 
     def score(self, batch: PairBatch, wanted: Wanted = LOG_PROBS) -> TokenLogProbs:
-        """`forward` with the answers that the tokens belong to."""
+        """Run `forward` and attach the record of the tokens."""
         return attach_tokens(self(batch, wanted), batch)
 
     def answers(self, batch: PairBatch, wanted: Wanted = LOG_PROBS) -> AnswerLogProbs:
-        """Log-probs of a batch's answers, with the pairs' places in their data set."""
+        """Log-probs of a batch's answers, with the indices of its pairs in their data set."""
         return replace(self.score(batch, wanted).answers(), index=batch.index)
 
     def gradient_checkpointing_enable(self, **settings: Any) -> None:
+        """Turn gradient checkpointing on, which then does what the MLPs' own recomputation did."""
         self.lm.gradient_checkpointing_enable(**settings)
-        keep_all(self.lm)
+        keep_activations(self.lm)
         bare(self.lm).enable_input_require_grads()
 
 
 def attach_tokens(values: TokenValues, batch: PairBatch) -> TokenLogProbs:
-    """Per-token values with the record of the tokens that they are of."""
+    """Combine per-token values with the record of their tokens."""
     known = values.entropy is not None and values.sum_p2 is not None
     return TokenLogProbs(
         values.logps,
@@ -178,10 +190,10 @@ def attach_tokens(values: TokenValues, batch: PairBatch) -> TokenLogProbs:
 
 
 def check_vocabulary(policy: PolicyModel, reference: PolicyModel) -> None:
-    """Both must give logits for the same tokens, so that there is a KL between them.
+    """Check that both models give logits for the same number of tokens, so that a KL between them is defined.
 
     Raises:
-        UsageError: they do not.
+        UsageError: the numbers of logits differ.
     """
     ours, theirs = (m.get_output_embeddings().weight.shape[0] for m in (bare(policy.lm), bare(reference.lm)))
     if ours != theirs:
@@ -193,7 +205,7 @@ def check_vocabulary(policy: PolicyModel, reference: PolicyModel) -> None:
 
 @contextlib.contextmanager
 def inference(policy: PolicyModel) -> Iterator[None]:
-    """Evaluation mode without gradients and in the policy's precision; the mode before is put back."""
+    """Evaluation mode, no gradients, the policy's precision; afterwards the mode is what it was before."""
     training = policy.training
     policy.eval()
     try:
@@ -204,10 +216,10 @@ def inference(policy: PolicyModel) -> Iterator[None]:
 
 
 def policy_of(lm: Any, cfg: TrainConfig, key: str = "model.path") -> PolicyModel:
-    """`lm`, which stays on its device, as `cfg` wants it run.
+    """Return `lm`, which stays on its device, with the layout, attention and precision of `cfg`.
 
     Raises:
-        UsageError: layout or attention cannot run the model here; `key` is the setting that named the model.
+        UsageError: layout or attention cannot run the model on its device; `key` is the setting that named the model.
     """
     if cfg.model.attention == "flex" and lm.device.type != "cuda":
         raise UsageError("model.attention=flex: needs a CUDA device; leave it auto")

@@ -1,10 +1,10 @@
 """Seeded sampling: an answer depends on the model, its prompt and its own seed, and on nothing else.
 
-transformers' `generate` does the decoding; the randomness is ours. Each prompt has its own generator, and its noise is
-added to the logits before a plain argmax (the Gumbel-max trick: argmax(logits / T + G) is a draw from
-softmax(logits / T)). So neither batch size nor the order of prompts nor a longer limit changes an answer, and torch's
-global random state is neither read nor written. Batches still differ in floating-point round-off, which could turn the
-choice between two tokens that are tied to about 1e-6.
+transformers' `generate` decodes, with noise of our own. Each prompt has its own generator, whose noise is added to the
+logits before a plain argmax (the Gumbel-max trick: argmax(logits / T + G) is a draw from softmax(logits / T)). So
+neither batch size nor the order of prompts nor a longer limit changes an answer, and torch's global random state is
+neither read nor written. Batches still differ in floating-point round-off, which could turn the choice between two
+tokens that are tied to about 1e-6.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 
 class Sample(NamedTuple):
-    """The ids of one answer, without prompt and end token; `cut` when the limit came before an end token."""
+    """Token ids of one answer, without prompt and end token; `cut` if the limit came before an end token."""
 
     ids: list[int]
     cut: bool
@@ -37,13 +37,29 @@ def sample(
     top_p: float = 1.0,
     batch_size: int = 256,
 ) -> list[Sample]:
-    """One answer for each of `prompts` (token ids) from `model`, any causal language model of transformers or peft.
+    """Sample one answer to each prompt.
 
-    `temperature` 0 takes the likeliest token and uses no seed. `top_p` below 1 draws from the fewest tokens that hold
-    this share of the probability at that temperature (nucleus sampling, arXiv:1904.09751). The model's own generation settings (top_k,
-    repetition_penalty, ...) are set aside: what is drawn is the policy's distribution. The model is in evaluation mode
-    while this runs and afterwards as it was. Raises ValueError on an empty prompt, on unequal numbers of prompts and
-    seeds, on a limit below 1, a negative temperature and a top_p outside (0, 1].
+    The model's own generation settings (top_k, repetition_penalty, ...) are set aside: what is drawn is the policy's
+    distribution. The model is in evaluation mode while this runs and afterwards as it was.
+
+    Args:
+        model: any causal language model of transformers or peft.
+        prompts: token ids of each prompt.
+        seeds: one per prompt.
+        max_new_tokens: limit on the answer's tokens.
+        temperature: 0 takes the likeliest token and uses no seed.
+        eos_ids: token ids that end an answer.
+        pad_id: fills prompts up on the left.
+        top_p: below 1, draws from the fewest tokens that hold this share of the probability at that temperature
+            (nucleus sampling, arXiv:1904.09751).
+        batch_size: prompts decoded together.
+
+    Returns:
+        One sample per prompt, in the order of `prompts`.
+
+    Raises:
+        ValueError: a prompt is empty, the numbers of prompts and seeds differ, the limit is below 1, the temperature is
+            negative, or `top_p` is outside (0, 1].
     """
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
@@ -82,7 +98,7 @@ def sample(
 class GumbelNoise(LogitsProcessor):
     """Adds row i's own Gumbel noise to row i's logits / temperature; one instance serves one batch.
 
-    Tokens outside the nucleus of `top_p` are left out before; the noise of the others does not depend on it.
+    Tokens outside the nucleus of `top_p` get -inf; the noise of the others does not depend on it.
     """
 
     def __init__(self, seeds: Sequence[int], temperature: float, top_p: float = 1.0) -> None:
@@ -92,6 +108,7 @@ class GumbelNoise(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         # float64: with 24 bits a large vocabulary meets 0 or 1 every few hundred steps, and noise of 0 or infinity.
+        """Noisy logits [B, V] float32 from logits `scores` [B, V]; their argmax is the draw."""
         noise = torch.empty(scores.shape, dtype=torch.float64)  # [B, V]
         for row, generator in zip(noise, self.generators, strict=True):
             torch.rand(row.shape, generator=generator, dtype=torch.float64, out=row)
@@ -103,13 +120,18 @@ class GumbelNoise(LogitsProcessor):
 
 
 def outside_nucleus(logits: Tensor, top_p: float) -> Tensor:
-    """[B, V] bool: tokens that are not among the likeliest ones whose probabilities first add up to `top_p`.
+    """Find the tokens outside the nucleus: the likeliest ones whose probabilities first add up to `top_p`.
 
-    The likeliest token is never outside.
+    Args:
+        logits: [B, V].
+        top_p: probability that the nucleus holds at least, in (0, 1].
+
+    Returns:
+        [B, V] bool, true outside. The likeliest token is never outside.
     """
     ordered, places = logits.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.softmax(-1)
-    before = probabilities.cumsum(-1) - probabilities  # what the likelier tokens hold
+    before = probabilities.cumsum(-1) - probabilities  # probability of the likelier tokens together
     outside = before >= top_p
     outside[..., 0] = False
     return torch.zeros_like(outside).scatter(-1, places, outside)
@@ -117,7 +139,7 @@ def outside_nucleus(logits: Tensor, top_p: float) -> Tensor:
 
 @contextmanager
 def _ready_to_sample(model: Any) -> Iterator[None]:
-    """Evaluation mode and no generation settings but ours; both restored, module by module."""
+    """Evaluation mode and no generation settings but ours; both are restored, module by module."""
     modes = [(module, module.training) for module in model.modules()]
     # generate() fills every unset field from the model's own settings, so these are emptied rather than overridden.
     owners = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
@@ -135,7 +157,7 @@ def _ready_to_sample(model: Any) -> Iterator[None]:
 
 
 def _left_padded(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(ids, mask) [B, T]: every prompt ends in the last column, where generation goes on."""
+    """Build (ids, mask) [B, T]: every prompt ends in the last column, after which generation continues."""
     width = max(len(prompt) for prompt in prompts)
     ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
@@ -143,6 +165,6 @@ def _left_padded(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.de
 
 
 def until_end(ids: list[int], eos_ids: Sequence[int]) -> Sample:
-    """`ids` up to the first end token, without it; cut where there is none."""
+    """Cut `ids` at the first end token and leave it out; `cut` is true if there is none."""
     end = next((i for i, token in enumerate(ids) if token in eos_ids), None)
     return Sample(ids, cut=True) if end is None else Sample(ids[:end], cut=False)

@@ -1,4 +1,4 @@
-"""What a model is as one hash, on disk or in memory, so that equal weights are recognised wherever they lie."""
+"""SHA-256 of a model, on disk or in memory, by which equal weights are recognised wherever they are."""
 
 from __future__ import annotations
 
@@ -18,21 +18,28 @@ from alphapo_cli.storage.atomic import write_atomic
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "config.json", "adapter_config.json")
 PATTERNS = ("*.safetensors", "pytorch_model*.bin", "config.json", "generation_config.json", "adapter_config.json")
-REMEMBERED = 64 << 20  # bytes from which a file's hash is kept in the cache
+CACHED_FROM = 64 << 20  # bytes from which a file's hash is kept in the cache
 
 
 def folder_hash(folder: Path, cache: Path, patterns: Sequence[str] = PATTERNS) -> str:
-    """Hex SHA-256 over names and contents of the files that decide what a model computes.
+    """Hash names and contents of the files that decide what a model computes.
 
-    Hashes of large files are kept in `cache` under their path, size and time of change: reading a large model takes
-    minutes, and the same line asks again.
+    Reading a large model takes minutes, and the same command asks again: hashes of large files are cached.
+
+    Args:
+        folder: the model's directory.
+        cache: directory of cached hashes, stored under a file's path, size, modification time and inode.
+        patterns: which files count.
+
+    Returns:
+        SHA-256 in hexadecimal.
     """
     files = sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
     return digest([[file.name, _file_hash(file, cache)] for file in files])
 
 
 def weights_hash(source: ModelSource, cache: Path) -> str:
-    """One hash of what training starts from: of an adapter also its base, of a model on the hub its name."""
+    """Hash the weights that training starts from: of an adapter also its base, of a hub model its name."""
     if not source.local:
         return digest([source.location, source.revision])
     folders = dict.fromkeys([source.location, base_location(source)])
@@ -40,25 +47,28 @@ def weights_hash(source: ModelSource, cache: Path) -> str:
 
 
 def state_hash(lm: Any) -> str:
-    """sha256 over a model's configuration and the names, types, shapes and bytes of its parameters and buffers.
+    """Hash a model's configuration and the names, dtypes, shapes and bytes of its parameters and buffers.
 
     The identity of a reference: two models of equal weights and, say, another rope_theta are two references. A model
     and the same one under fresh adapters, which change nothing, are one.
+
+    Returns:
+        SHA-256 in hexadecimal.
     """
     config = bare(lm).config.to_dict()
-    config.pop("_name_or_path", None)  # where it was read from
-    found = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    config.pop("_name_or_path", None)  # where it was loaded from
+    sha = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(_without_idle_adapters(lm.state_dict()).items()):
-        found.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return found.hexdigest()
+        sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        sha.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return sha.hexdigest()
 
 
 def _without_idle_adapters(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """`state` as it would be without adapters, if every one of them adds a product with zero; else `state`."""
+    """The state without adapters if each of them adds a product with zero; else `state` unchanged."""
     adapters = {name: tensor for name, tensor in state.items() if ".lora_" in name}
     zeros = [tensor for name, tensor in adapters.items() if ".lora_B." in name or ".lora_embedding_A." in name]
-    # Under an adapter the output layer is computed in another way, which may round differently.
+    # Under an adapter the output layer takes another code path, which may round differently.
     if not zeros or any("lm_head." in name for name in adapters) or any(tensor.any() for tensor in zeros):
         return state
     return {
@@ -69,18 +79,18 @@ def _without_idle_adapters(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def _file_hash(file: Path, cache: Path) -> str:
-    facts = file.stat()
-    if facts.st_size < REMEMBERED:
-        return _read(file)
-    place = cache / "hashes" / digest([str(file.resolve()), facts.st_size, facts.st_mtime_ns, facts.st_ino])
+    status = file.stat()
+    if status.st_size < CACHED_FROM:
+        return _sha256(file)
+    cached = cache / "hashes" / digest([str(file.resolve()), status.st_size, status.st_mtime_ns, status.st_ino])
     try:
-        return place.read_text()
+        return cached.read_text()
     except OSError:
-        found = _read(file)
-        write_atomic(place, found)
-        return found
+        value = _sha256(file)
+        write_atomic(cached, value)
+        return value
 
 
-def _read(file: Path) -> str:
+def _sha256(file: Path) -> str:
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""From the configuration of an objective to an Objective: parts found, settings checked, and evaluated once."""
+"""Builds an Objective from its configuration: looks parts up, checks settings, evaluates the result once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from alphapo_cli.modeling.layout.batch import CompletionTokens
 from alphapo_cli.modeling.logprobs import AnswerLogProbs, TokenLogProbs
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.objective.part import TABLES, find
-from alphapo_cli.objective.parts import (  # noqa: F401  (importing them fills the tables)
+from alphapo_cli.objective.parts import (  # noqa: F401  (the import registers the parts)
     link,
     listwise,
     margin,
@@ -28,10 +28,10 @@ from alphapo_cli.objective.validate import absolute_gamma, check_loss, check_rea
 
 
 def build(cfg: ObjectiveConfig) -> Objective:
-    """The objective that a configuration describes; every parameter is tried once, so a bad value is found here.
+    """Return the objective that a configuration describes; a logps evaluation finds values that a part refuses.
 
     Raises:
-        ConfigError: an unknown part or parameter, a value that a part refuses, gamma given twice, or no loss at all.
+        ConfigError: a part or parameter is unknown, a part refuses a value, gamma is given twice, or no loss is left.
     """
     parts = {kind: find(kind, getattr(cfg, kind)).bind(getattr(cfg, kind)) for kind in TABLES}
     check_loss(cfg, parts)
@@ -56,12 +56,18 @@ def build(cfg: ObjectiveConfig) -> Objective:
             f"objective.reference_every={cfg.reference_every}: objective '{cfg.name}' has no reference; set it to null"
         )
     sides = max(2, objective.sides(2))
-    trial = torch.full((sides, 1), -1.0)
+    logps = torch.full((sides, 1), -1.0)
     columns = {name: torch.full((1,), 0.5) for name in objective.columns_of(sides)}
     tokens = CompletionTokens(torch.arange(sides), torch.arange(sides), 1, sides, guide=torch.zeros(sides))
-    one = TokenLogProbs(trial[:, 0], tokens)
+    per_token = TokenLogProbs(logps[:, 0], tokens)
     answers = AnswerLogProbs(
-        trial, torch.ones_like(trial), trial, columns=columns, per_token=one, log_p2=trial, kl=torch.zeros_like(trial)
+        logps,
+        torch.ones_like(logps),
+        logps,
+        columns=columns,
+        per_token=per_token,
+        log_p2=logps,
+        kl=torch.zeros_like(logps),
     )
     objective(answers)
     for context in ends(parts["schedule"], objective.start.states):

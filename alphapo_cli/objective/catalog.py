@@ -1,7 +1,7 @@
-"""The methods that conf/objective/ holds: what each YAML's head says, and what its parts need.
+"""The catalogue of methods in conf/objective/: the comments at the head of each YAML, and what its parts need.
 
 A head is comment lines: sentences that describe the method, then `paper:`, `loss:` and `checked:` lines, and
-`experimental:` with the reason where a formula's source was not read or its authors published no code.
+`experimental:` with the reason if a formula's source was not read or its authors published no code.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from alphapo_cli.objective.objective import Objective
 from alphapo_cli.objective.part import TABLES
 
 KEYS = ("paper", "loss", "checked", "experimental")
-# What `checked:` may say: tests/objective and tests/training/test_trl_parity.py hold the proof.
+# Values of `checked:`; the checks are in tests/objective and tests/training/test_trl_parity.py.
 LEVELS = ("golden", "TRL", "identity")
 LEGEND = (
     "L summed log-prob, R the reference's, n tokens, a = L/n, r = L - R, D = r_w - r_l (w chosen, l rejected); "
@@ -34,7 +34,7 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Method:
-    """One YAML of conf/objective/."""
+    """A method: one YAML of conf/objective/."""
 
     name: str
     file: Path
@@ -42,6 +42,7 @@ class Method:
 
     @cached_property
     def objective(self) -> Objective:
+        """The objective, built from the YAML."""
         return build(self.cfg)
 
     @cached_property
@@ -53,68 +54,74 @@ class Method:
 
     @property
     def text(self) -> str:
-        """What it is, in a sentence or two."""
+        """Description of the method, in a sentence or two."""
         return " ".join(line for line in self._head if line.partition(":")[0] not in KEYS)
 
-    def said(self, key: str) -> str:
-        """What the head says of one of `KEYS`; empty where nothing."""
+    def head_line(self, key: str) -> str:
+        """Text of the head's line that starts with one of `KEYS`; empty if there is no such line."""
         return next((line.partition(":")[2].strip() for line in self._head if line.startswith(f"{key}:")), "")
 
     @property
     def checked(self) -> list[str]:
-        return [level.strip() for level in self.said("checked").split(",") if level.strip()]
+        """Levels of the line `checked:`, a subset of `LEVELS`."""
+        return [level.strip() for level in self.head_line("checked").split(",") if level.strip()]
 
     @property
     def defaults(self) -> dict[str, object]:
-        """beta and what else its YAML sets away from the schema's own."""
-        plain = ObjectiveConfig()
+        """The value of beta, and the other settings in which the YAML differs from the schema's defaults."""
+        schema = ObjectiveConfig()
         numbers = ("gamma", "gamma_beta_ratio", "label_smoothing", "label_model", "label_column", "preference", "nll",
                    "nll_scope", "reference_every", "reference_mix")  # fmt: skip
-        found: dict[str, object] = {"beta": self.cfg.beta}
-        found |= {key: value for key in numbers if (value := getattr(self.cfg, key)) != getattr(plain, key)}
+        settings: dict[str, object] = {"beta": self.cfg.beta}
+        settings |= {key: value for key in numbers if (value := getattr(self.cfg, key)) != getattr(schema, key)}
         for kind, bound in self.objective.parts.items():
-            found |= {f"{kind}.{key}": value for key, value in bound.settings.items()}
-        return found
+            settings |= {f"{kind}.{key}": value for key, value in bound.settings.items()}
+        return settings
 
     @property
     def needs(self) -> list[str]:
-        """What it needs beside the pairs' own log-probs, in words."""
+        """What training with it needs beside the pairs' own log-probs, as phrases for the reader."""
         o = self.objective
-        found = ["reference"] if o.needs_reference else []
+        phrases = ["reference"] if o.needs_reference else []
         if o.needs_kl:
-            found.append("reference run at every step")
+            phrases.append("reference run at every step")
         if o.needs_guide:
-            found.append("guide model (model.guide)")
+            phrases.append("guide model (model.guide)")
         if not o.needs_rejected:
-            found.append("chosen side only")
+            phrases.append("chosen side only")
         if o.reads_all is not None:
-            found.append("K scored answers (K >= 2)")
+            phrases.append("K scored answers (K >= 2)")
         if o.needs_mismatched:
-            found.append("answers to other prompts (made in training)")
+            phrases.append("answers to other prompts (made in training)")
         if o.sides(2) > 2:
-            found.append(f"{o.sides(2)} answers")
+            phrases.append(f"{o.sides(2)} answers")
         if o.pairing is None:
-            found.append("pairs or unpaired rows")
-        return [*found, *(f"column {name}" for name in o.columns)]
+            phrases.append("pairs or unpaired rows")
+        return [*phrases, *(f"column {name}" for name in o.columns)]
 
 
 def methods(sources: Sources | None = None) -> list[Method]:
     """Every method, by name."""
     sources = sources or Sources()
-    found = []
+    result = []
     for name in sources.groups()["objective"]:
         file = sources.file("objective", name)
         assert file is not None
-        found.append(Method(name, file, ObjectiveConfig(**_settings_of(file, sources))))
-    return found
+        result.append(Method(name, file, ObjectiveConfig(**_settings_of(file, sources))))
+    return result
 
 
 def _settings_of(file: Path, sources: Sources) -> dict[str, Any]:
-    """What an objective's YAML and those it builds on set, as Hydra merges them (a test compares), in a hundredth of
-    the time."""
+    """Merge the settings of an objective's YAML and its bases as Hydra does, in a hundredth of the time.
+
+    A test compares the two.
+
+    Returns:
+        Settings of `ObjectiveConfig`, without parameters that belong to another part of the same kind.
+    """
     content: Any = OmegaConf.to_container(OmegaConf.load(file))
     body = {key: value for key, value in content.items() if key != "defaults"}
-    found: Any = OmegaConf.create()
+    merged: Any = OmegaConf.create()
     for entry in [*content.get("defaults", []), *([] if "_self_" in content.get("defaults", []) else ["_self_"])]:
         if entry == "_self_":
             layer = body
@@ -125,8 +132,8 @@ def _settings_of(file: Path, sources: Sources) -> dict[str, Any]:
         else:
             ((kind, name),) = entry.items()
             layer = {kind.removeprefix("override ").rpartition("/")[2]: {"name": name}}
-        found = OmegaConf.merge(found, layer)
-    settings: Any = OmegaConf.to_container(found)
+        merged = OmegaConf.merge(merged, layer)
+    settings: Any = OmegaConf.to_container(merged)
     for kind in PARTS:
         if kind in settings:  # parameters left over from another part of that kind
             part = TABLES[kind].get(settings[kind].get("name"))
@@ -135,23 +142,23 @@ def _settings_of(file: Path, sources: Sources) -> dict[str, Any]:
     return settings  # type: ignore[no-any-return]
 
 
-@functools.cache  # a sweep may ask for every cell
+@functools.cache  # a sweep may call it for every cell
 def _shipped() -> tuple[Method, ...]:
     return tuple(methods())
 
 
 def needing(column: str) -> list[str]:
-    """Names of the shipped methods that read a column of the data."""
+    """Names of the shipped methods that read `column` of the data."""
     return [m.name for m in _shipped() if column in m.objective.columns]
 
 
 def reading_unpaired() -> list[str]:
-    """Names of the shipped methods that can be trained on rows with one answer alone."""
+    """Names of the shipped methods that can be trained on rows with a single answer."""
     return [m.name for m in _shipped() if m.objective.pairing is None]
 
 
-def markdown(found: list[Method]) -> str:
-    """docs/objectives.md."""
+def markdown(catalogue: list[Method]) -> str:
+    """Render docs/objectives.md."""
     lines = [
         "# Objectives",
         "",
@@ -162,21 +169,21 @@ def markdown(found: list[Method]) -> str:
         "| name | loss of a pair | parts | defaults | needs | checked | paper |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for m in found:
-        checked = ", ".join(m.checked) + (" (experimental)" if m.said("experimental") else "")
+    for m in catalogue:
+        checked = ", ".join(m.checked) + (" (experimental)" if m.head_line("experimental") else "")
         cells = [
             f"`{m.name}`",
-            f"`{m.said('loss')}`",
+            f"`{m.head_line('loss')}`",
             parts_of(m),
             _settings(m),
             ", ".join(m.needs),
             checked,
-            m.said("paper"),
+            m.head_line("paper"),
         ]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     lines += ["", "## What each is", ""]
-    for m in found:
-        experimental = f" *Experimental: {m.said('experimental')}.*" if m.said("experimental") else ""
+    for m in catalogue:
+        experimental = f" *Experimental: {m.head_line('experimental')}.*" if m.head_line("experimental") else ""
         lines.append(f"- `{m.name}`: {m.text}{experimental}")
     return "\n".join(lines) + "\n"
 
@@ -192,12 +199,12 @@ def _settings(method: Method) -> str:
 
 
 def lines(method: Method) -> list[str]:
-    """One method for a terminal."""
+    """Render one method for a terminal."""
     checked = ", ".join(method.checked) or "not checked"
-    if method.said("experimental"):
-        checked += f"; experimental: {method.said('experimental')}"
+    if method.head_line("experimental"):
+        checked += f"; experimental: {method.head_line('experimental')}"
     rows = {
-        "loss": method.said("loss"), "parts": parts_of(method), "defaults": _settings(method),
-        "needs": ", ".join(method.needs) or "nothing more", "paper": method.said("paper"), "checked": checked,
+        "loss": method.head_line("loss"), "parts": parts_of(method), "defaults": _settings(method),
+        "needs": ", ".join(method.needs) or "nothing more", "paper": method.head_line("paper"), "checked": checked,
     }  # fmt: skip
     return [method.name, f"    {method.text}", *(f"    {key + ':':10}{value}" for key, value in rows.items())]

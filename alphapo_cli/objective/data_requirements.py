@@ -1,4 +1,4 @@
-"""What an objective reads of the data: is it there, and is it what it must be? Asked before any work starts."""
+"""Checks, before any work starts, that the data has the columns and answers that an objective reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alphapo_cli.objective.objective import Objective
 
 
 def lacking(objective: Objective, name: str, sides: int = 2) -> str:
-    """What is missing, what reads it, and which methods do: the first part of an error's line."""
+    """Say which column is missing, what reads it, and which methods do: the start of an error message."""
     from alphapo_cli.objective.catalog import needing  # only an error composes every YAML
 
     methods = needing(name)
@@ -24,12 +24,19 @@ def lacking(objective: Objective, name: str, sides: int = 2) -> str:
 def check_sides(
     objective: Objective, available: int, unpaired: bool, where: str, columns: Collection[str] = ()
 ) -> None:
-    """The data's rows hold the answers that the objective reads: `available` of them, or (`unpaired`) perhaps one alone.
+    """Check that the data's rows hold the answers that the objective reads.
 
-    With `columns`, the numbers that came with the rows, a third answer that is to be gold is not a scored list's.
+    Args:
+        objective: the objective.
+        available: answers of each row.
+        unpaired: whether a row may have a single answer.
+        where: the data, for messages.
+        columns: names of the numbers that came with the rows; with scores of further answers, a row's third answer is
+            not a gold answer.
 
     Raises:
-        UsageError: they do not.
+        UsageError: a row has fewer answers than the objective reads, its third answer is no gold answer, or unpaired
+            rows meet an objective that reads pairs.
     """
     from alphapo_cli.objective.catalog import reading_unpaired
 
@@ -47,35 +54,36 @@ def check_sides(
     pairing = objective.pairing
     if unpaired and pairing is not None:
         raise UsageError(
-            f"{where}: rows with one answer alone, and objective '{objective.name}' reads pairs ({pairing.words}); "
+            f"{where}: rows with one answer alone, and objective '{objective.name}' reads pairs ({pairing.description}); "
             f"methods that take unpaired rows: {', '.join(reading_unpaired())}"
         )
 
 
 def broken_rules(objective: Objective, columns: Mapping[str, torch.Tensor]) -> list[tuple[int, str]]:
-    """(pair, what its columns must be) for every pair that breaks a part's rule."""
-    found = []
+    """Return (pair, what its columns must be) for every pair whose columns break a part's rule."""
+    broken = []
     for bound in objective.parts.values():
         if bound.part.rule is None:
             continue
-        bad, words = bound.part.rule({n: columns[n] for n in bound.columns}, **bound.settings)
-        found += [(int(i), words) for i in torch.nonzero(bad).flatten().tolist()]
+        bad, requirement = bound.part.rule({n: columns[n] for n in bound.columns}, **bound.settings)
+        broken += [(int(i), requirement) for i in torch.nonzero(bad).flatten().tolist()]
     label = objective.label_column
     if label is not None:
         outside = (columns[label] < 0) | (columns[label] > 1)
-        found += [(int(i), f"{label} must be between 0 and 1") for i in torch.nonzero(outside).flatten().tolist()]
-    return sorted(found)
+        broken += [(int(i), f"{label} must be between 0 and 1") for i in torch.nonzero(outside).flatten().tolist()]
+    return sorted(broken)
 
 
 def check_columns(
     objective: Objective, columns: Mapping[str, np.ndarray], rows: Sequence[int], where: str, sides: int = 2
 ) -> None:
-    """Every column that the objective reads is there for every pair, and is what its part says.
+    """Check that every column that the objective reads has a valid value for every pair.
 
     Args:
-        columns: name -> [n], NaN where a pair has none.
-        rows: [n] what each pair is called in messages.
-        where: the data, in words.
+        objective: the objective.
+        columns: name -> [n], NaN if a pair has no value.
+        rows: [n] name of each pair in messages.
+        where: the data, for messages.
         sides: answers of a row that the objective reads.
 
     Raises:
@@ -93,6 +101,6 @@ def check_columns(
             needed = lacking(objective, name, sides).removeprefix("no ")
             raise UsageError(f"{where}: pair {rows[int(absent[0])]} has no finite number in {needed}")
     tensors = {name: torch.from_numpy(np.asarray(columns[name], np.float64)) for name in wanted}
-    for i, words in broken_rules(objective, tensors)[:1]:
+    for i, requirement in broken_rules(objective, tensors)[:1]:
         values = ", ".join(f"{n}={tensors[n][i].item():g}" for n in tensors)
-        raise UsageError(f"{where}: pair {rows[i]} ({values}): {words}, as objective '{objective.name}' needs it")
+        raise UsageError(f"{where}: pair {rows[i]} ({values}): {requirement}, as objective '{objective.name}' needs it")

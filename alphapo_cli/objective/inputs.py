@@ -1,4 +1,4 @@
-"""What links, margins and weights read: the two sides of each pair as scores and rewards, and what came with them."""
+"""What links, margins, weights and regularisers read: scores and rewards of each pair's answers, and their data."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ PartState = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class StepContext:
-    """When an objective is evaluated: how far training has come, and what its parts remember of earlier steps."""
+    """When an objective is evaluated: the progress of training, and the states of its parts."""
 
-    progress: float = 0.0  # optimizer steps taken over all of them, 0 to 1
+    progress: float = 0.0  # optimizer steps taken / all steps, 0 to 1
     states: Mapping[str, PartState] = field(default_factory=dict)  # kind of part -> its state
 
 
 @dataclass(frozen=True)
 class ObjectiveInputs:
-    """K sides (chosen first) of B pairs."""
+    """Scores and rewards of B pairs with K sides (chosen first), and the log-probs that they come from."""
 
     scores: Tensor  # [K, B]
     rewards: Tensor  # [K, B], beta h(s)
     beta: float
-    offset: Tensor | float = 0.0  # subtracted from the reward margin: gamma and what the margin part adds
+    offset: Tensor | float = 0.0  # subtracted from the reward margin: gamma plus the margin part
     answers: AnswerLogProbs | None = None
     state: PartState = field(default_factory=dict)  # of the part that is called
-    flipped: bool = False  # whether chosen and rejected have changed places
+    flipped: bool = False  # whether chosen and rejected are swapped
     rounding: Tensor | float = 0.0  # [K, B] bound on the rounding error of each reward
 
     @property
     def margin(self) -> Tensor:
-        """m = r_w - r_l - offset, [B]."""
+        """Margin m = r_w - r_l - offset, [B]."""
         return self.rewards[0] - self.rewards[1] - self.offset
 
     @property
     def unscaled(self) -> Tensor:
-        """h(s), [K, B]: rewards in units of beta, in which some losses are stated."""
+        """Unscaled rewards h(s) = r / beta, [K, B], in which some losses are stated."""
         return self.rewards / self.beta
 
     def swapped(self) -> ObjectiveInputs:
@@ -63,45 +63,51 @@ class ObjectiveInputs:
         )
 
     def each(self, chosen: Tensor, rejected: Tensor) -> Tensor:
-        """A term of the chosen and one of the rejected answer, [B] each: their sum, without that of an absent answer."""
+        """Sum a term of the chosen and one of the rejected answer, [B] each, without those of absent answers."""
         first, second = self.present(0), self.present(1)
         if first is None or second is None:
             return chosen + rejected
         return chosen * first + rejected * second
 
     def present(self, side: int) -> Tensor | None:
-        """[B] whether each row has the answer of that side; None: all have."""
+        """Whether each row has the answer of that side, [B] bool; None: all have."""
         present = None if self.answers is None else self.answers.present
         if present is None or side > 1:
             return None if present is None else present[side]
         return present[1 - side] if self.flipped else present[side]
 
     def columns_of_sides(self, name: str) -> Tensor:
-        """[K, B] a column of every answer: <name>_chosen, <name>_rejected, <name>_2, and so on.
+        """A data column of every answer: <name>_chosen, <name>_rejected, <name>_2, and so on.
+
+        Returns:
+            [K, B], without gradient.
 
         Raises:
-            UsageError: one is missing.
+            UsageError: the column of one of the K answers is missing.
         """
-        return self.given.column_of_sides(name + "_{}").to(self.scores)
+        return self.log_probs.column_of_sides(name + "_{}").to(self.scores)
 
     @property
-    def given(self) -> AnswerLogProbs:
-        """Sums, lengths, columns and tokens, which a bare list of scores has not.
+    def log_probs(self) -> AnswerLogProbs:
+        """Log-probs of the answers: sums, lengths, columns and tokens.
 
         Raises:
-            UsageError: there are none.
+            UsageError: the objective is evaluated on bare scores.
         """
         if self.answers is None:
             raise UsageError("this objective reads more than scores, and only scores were given")
         return self.answers
 
     def column(self, name: str) -> Tensor:
-        """[B] numbers that came with the pairs, without gradient.
+        """A data column, by its whole name.
+
+        Returns:
+            [B], without gradient.
 
         Raises:
             UsageError: there is no such column.
         """
-        columns = self.given.columns
+        columns = self.log_probs.columns
         if name not in columns:
             raise UsageError(f"no column '{name}' (there are: {', '.join(columns) or 'none'})")
         return columns[name].to(self.scores)

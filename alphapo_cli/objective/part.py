@@ -1,4 +1,4 @@
-"""What a part of an objective is, and the tables in which parts are found by name.
+"""Parts of objectives, and the tables in which they are found by name.
 
 A part is a plain function plus what it needs. Its keyword-only parameters are its configuration: `bind` checks a
 mapping (from conf/objective/<kind>/<name>.yaml and the command line) against the signature, so a new part is one
@@ -26,12 +26,13 @@ ScoreKind = Literal["log_prob", "log_ratio"]
 
 @dataclass(frozen=True)
 class StatefulPart:
-    """What a part remembers of earlier optimizer steps. Every function also takes the part's settings as keywords.
+    """The state of a part across optimizer steps, as functions that also take the part's settings as keywords.
 
-    initial() -> name -> number before the first step.
-    observe(c) -> [B, F] values of each pair, without gradient.
-    update(state, values [n, F]) -> the state with which the step of those n pairs is computed, and the next begins.
-    on_probe(state, row) -> the state after a measurement of the probe, `row` its metrics.
+    Attributes:
+        initial: () -> name -> number before the first step.
+        observe: (inputs) -> [B, F] values of each pair, without gradient.
+        update: (state, values [n, F]) -> the state for the loss of the step of those n pairs, and before the next step.
+        on_probe: (state, row) -> the state after a measurement of the probe, `row` its metrics.
     """
 
     initial: Callable[..., dict[str, float | Tensor]]
@@ -44,15 +45,25 @@ class StatefulPart:
 class Part:
     """A named function of one kind and what it needs from the data.
 
-    `needs_statistics`: facts of the whole next-token distribution. `needs_kl`: the reference's whole distribution at
-    every position, so that it is run at every step. `needs_guide`: a third model's token log-probs (`model.guide`). `columns`: names of per-pair numbers that it reads, or
-    a function from its settings to them. `rule`: what these numbers must be; (columns, **settings) -> (which pairs break it [B], what they must be in words). `limits`: parameter ->
-    its range, as in `schema`. `reads_margin`: whether gamma and a margin part mean anything to this link.
-
-    `sides`: it is shown the first so many answers of a row; None: all there are, as a score always is, and of a column
-    <name>_chosen that it reads also <name>_2, <name>_3 and so on. `pointwise`: each answer counts by itself, so that a
-    row may have one alone.
-    `mismatched`: in training its third answer is one to another prompt (`TokenPairs.with_mismatched`).
+    Attributes:
+        kind: one of `PARTS`.
+        name: value of `objective/<kind>`.
+        function: the part itself; its keyword-only parameters are settings.
+        needs_reference: whether it reads reference log-probs.
+        needs_rejected: whether it reads the rejected answer.
+        score_kind: what a score is the logarithm of.
+        needs_statistics: whether it reads statistics of the whole next-token distribution.
+        needs_kl: whether it reads KL(reference || policy), for which the reference is run at every step.
+        needs_guide: whether it reads token log-probs of a third model (`model.guide`).
+        columns: names of the per-pair numbers that it reads, or a function from its settings to them.
+        rule: (columns, **settings) -> ([B] pairs that break the rule, what the columns must be, for messages).
+        stateful: its state, if it has one.
+        limits: parameter -> its range, as in `schema`.
+        reads_margin: whether gamma and a margin part have a meaning for this link.
+        sides: leading answers of a row that it reads. None: all, as a score always does, and of a column
+            <name>_chosen that it reads also <name>_2, <name>_3 and so on.
+        pointwise: whether each answer is a term of its own, so that a row may have a single answer.
+        mismatched: whether its third answer in training is one to another prompt (`TokenPairs.with_mismatched`).
     """
 
     kind: str
@@ -75,16 +86,17 @@ class Part:
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:
+        """Its settings: the keyword-only parameters of the function, by name."""
         signature = inspect.signature(self.function)
         return {n: p for n, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
     def bind(self, settings: Mapping[str, Any]) -> BoundPart:
-        """The part with its parameters filled in.
+        """Return the part with its parameters filled in from `settings`, and defaults for the rest.
 
         Raises:
-            ConfigError: a parameter that the function does not have, or a value outside its limits.
+            ConfigError: the function does not have a parameter, or a value is outside its limits.
         """
-        chosen = {n: p.default for n, p in self.parameters.items()}
+        values = {n: p.default for n, p in self.parameters.items()}
         for key, value in settings.items():
             if key == "name":
                 continue
@@ -93,11 +105,11 @@ class Part:
                     f"objective.{self.kind}.{key}: {self.kind} '{self.name}' has no such parameter"
                     f"{nearest(key, self.parameters)} (it has: {', '.join(self.parameters) or 'none'})"
                 )
-            chosen[key] = value
+            values[key] = value
         for name, limits in self.limits.items():
-            for words in validate.fault(f"objective.{self.kind}.{name}", chosen[name], limits):
-                raise ConfigError(words)
-        return BoundPart(self, chosen)
+            for message in validate.fault(f"objective.{self.kind}.{name}", values[name], limits):
+                raise ConfigError(message)
+        return BoundPart(self, values)
 
 
 @dataclass(frozen=True)
@@ -109,40 +121,44 @@ class BoundPart:
 
     @functools.cached_property
     def function(self) -> Callable[..., Any]:
+        """The part's function with its settings filled in."""
         return functools.partial(self.part.function, **self.settings)
 
     def __call__(self, *args: Any) -> Any:
+        """Evaluate the part."""
         return self.function(*args)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        wanted = self.part.columns
-        return wanted(**self.settings) if callable(wanted) else wanted
+        """Names of the per-pair numbers that it reads under its settings."""
+        names = self.part.columns
+        return names(**self.settings) if callable(names) else names
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
+        """Kind and name, for messages."""
         return f"{self.part.kind} '{self.part.name}'"
 
 
 TABLES: dict[str, dict[str, Part]] = {kind: {} for kind in PARTS}
 
 
-def register(kind: str, **facts: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: enter a function into the table of its kind, under its own name."""
+def register(kind: str, **fields: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function in the table of its kind, under its own name; `fields` as in `Part`."""
 
-    def enter(function: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         name = function.__name__.rstrip("_")
-        TABLES[kind][name] = Part(kind, name, function, **facts)
+        TABLES[kind][name] = Part(kind, name, function, **fields)
         return function
 
-    return enter
+    return decorate
 
 
 def find(kind: str, settings: Mapping[str, Any]) -> Part:
-    """The part that `settings["name"]` names; of a kind that may be left out, the one that does nothing.
+    """Return the part that `settings["name"]` names; without a name, the default of an optional kind.
 
     Raises:
-        ConfigError: no name, or a name that no function has.
+        ConfigError: a required kind has no name, or no part of the kind has that name.
     """
     table = TABLES[kind]
     name = str(settings.get("name", OPTIONAL.get(kind)))

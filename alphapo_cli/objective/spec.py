@@ -1,4 +1,4 @@
-"""What an objective is made of, and what follows from its parts: the data, columns and answers that it needs."""
+"""The specification of an objective, and what follows from its parts: the data, columns and answers that it needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from alphapo_cli.objective.part import BoundPart, Part
 
 @dataclass(frozen=True)
 class ObjectiveSpec:
-    """A point in score x shape x link x margin x weight x regulariser with its numbers."""
+    """A point in score x shape x link x margin x weight x regulariser, with its numbers."""
 
     name: str
     parts: Mapping[str, BoundPart]  # kind -> part
@@ -26,44 +26,52 @@ class ObjectiveSpec:
     preference: float = 1.0
     nll: float = 0.0
     nll_scope: str = "mean"
-    reference_every: int | None = None  # optimizer steps between moves of the reference
+    reference_every: int | None = None  # optimizer steps between updates of the reference
     reference_mix: float = 1.0
 
     @property
     def score(self) -> Part:
+        """The score part."""
         return self.parts["score"].part
 
     @property
     def shape(self) -> Part:
+        """The shape part."""
         return self.parts["shape"].part
 
     @property
     def link(self) -> Part:
+        """The link part."""
         return self.parts["link"].part
 
     @property
     def score_function(self) -> Callable[[AnswerLogProbs], Tensor]:
+        """The score with its settings: log-probs to [K, B]."""
         return self.parts["score"]
 
     @property
     def shape_function(self) -> Callable[..., Tensor]:
+        """The shape with its settings: (scores, score kind) to h(s) of the same shape."""
         return self.parts["shape"]
 
     @property
     def needs_reference(self) -> bool:
+        """Whether it reads reference log-probs."""
         return any(bound.part.needs_reference for bound in self.parts.values())
 
     @property
     def needs_rejected(self) -> bool:
+        """Whether its link reads the rejected answer."""
         return self.link.needs_rejected
 
     @property
     def weighs_tokens(self) -> bool:
+        """Whether it has token weights other than 1."""
         return self.parts["token"].part.name != OPTIONAL["token"]
 
     @property
     def needs_statistics(self) -> bool:
-        """Whether it reads facts of the whole next-token distribution."""
+        """Whether it reads statistics of the whole next-token distribution."""
         return any(bound.part.needs_statistics for bound in self.parts.values())
 
     @property
@@ -73,49 +81,51 @@ class ObjectiveSpec:
 
     @property
     def needs_guide(self) -> bool:
-        """Whether it weighs tokens by what a guide model says of them."""
+        """Whether it weighs tokens by log-probs of a guide model."""
         return any(bound.part.needs_guide for bound in self.parts.values())
 
     @property
     def columns(self) -> dict[str, str]:
-        """Per-pair columns that it reads, each with what reads it in words."""
-        found = {name: bound.words for bound in self.parts.values() for name in bound.columns}
-        return found if self.label_column is None else {**found, self.label_column: "label_column"}
+        """Per-pair columns that it reads: name -> description of the part or setting that reads it."""
+        readers = {name: bound.description for bound in self.parts.values() for name in bound.columns}
+        return readers if self.label_column is None else {**readers, self.label_column: "label_column"}
 
     def columns_of(self, sides: int) -> dict[str, str]:
-        """`columns` on rows of `sides` answers: what reads all answers, as a score does, reads a column of each."""
-        found = dict(self.columns)
+        """As `columns`, on rows of `sides` answers: scores and parts that read all answers read a column of each."""
+        readers = dict(self.columns)
         for bound in self.parts.values():
             if bound.part.sides is None or bound.part.kind == "score":
                 names = [name for name in bound.columns if "_chosen" in name]
-                found |= {n.replace("_chosen", f"_{side}"): bound.words for n in names for side in range(2, sides)}
-        return found
+                readers |= {
+                    n.replace("_chosen", f"_{side}"): bound.description for n in names for side in range(2, sides)
+                }
+        return readers
 
     def sides(self, available: int) -> int:
-        """How many answers of each row it reads, where there are so many."""
+        """Number of answers of each row that it reads, if `available` are there."""
         if self.reads_all is not None:
             return available
-        asked = [bound.part.sides or 0 for bound in self.parts.values() if not bound.part.mismatched]
+        wanted = [bound.part.sides or 0 for bound in self.parts.values() if not bound.part.mismatched]
         third = min(available, 3) if self.needs_mismatched else 0
-        return max(2 if self.needs_rejected else 1, third, *(n for n in asked if n > 2))
+        return max(2 if self.needs_rejected else 1, third, *(n for n in wanted if n > 2))
 
     @property
     def reads_all(self) -> BoundPart | None:
-        """The part that reads all answers of a row, if one does."""
+        """The part that reads all answers of a row; None: no part does."""
         return next((bound for bound in self.parts.values() if bound.part.sides is None), None)
 
     @property
     def needs_mismatched(self) -> bool:
-        """Whether it is trained with an answer to another prompt beside each row's own."""
+        """Whether training adds an answer to another prompt to each row."""
         return any(bound.part.mismatched for bound in self.parts.values())
 
     @property
     def pairing(self) -> BoundPart | None:
-        """A part that cannot read a row with one answer alone; None: unpaired rows can be trained on."""
+        """A part that cannot read a row with a single answer; None: unpaired rows can be trained on."""
         kinds = ("link", "token", "margin", "weight", "regulariser")
         return next((self.parts[kind] for kind in kinds if not self.parts[kind].part.pointwise), None)
 
     @property
     def observes(self) -> bool:
-        """Whether it needs the values of a whole step before the step's loss."""
+        """Whether it needs values of all pairs of a step before the step's loss."""
         return any(b.part.stateful is not None and b.part.stateful.observe is not None for b in self.parts.values())

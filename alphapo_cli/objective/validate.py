@@ -1,5 +1,7 @@
-"""Rules for an objective's numbers that need its parts: which gamma counts, what a schedule may move, what is no loss,
-and what does not go with more than two answers."""
+"""Checks of an objective's numbers that need its parts.
+
+They say which gamma counts, what a schedule may move, when no loss is left, and what excludes more than two answers.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,10 @@ from alphapo_cli.objective.part import BoundPart
 
 
 def absolute_gamma(cfg: ObjectiveConfig) -> float:
-    """gamma in units of the reward, whichever of the two ways it was given; 0 when neither was.
+    """Return gamma in units of the reward, from either of its two settings; 0 if neither is set.
 
     Raises:
-        ConfigError: both were given.
+        ConfigError: both settings are given.
     """
     if cfg.gamma is not None and cfg.gamma_beta_ratio is not None:
         raise ConfigError(
@@ -31,7 +33,11 @@ def absolute_gamma(cfg: ObjectiveConfig) -> float:
 
 
 def check_loss(cfg: ObjectiveConfig, parts: Mapping[str, BoundPart]) -> None:
-    """Raises ConfigError: nothing is left to minimise, or a margin part that the link does not read."""
+    """Check that a loss is left and that the link reads the margin part.
+
+    Raises:
+        ConfigError: nothing is left to minimise, or there is a margin part that the link does not read.
+    """
     link, margin = parts["link"].part, parts["margin"].part
     if not link.needs_rejected and not cfg.nll:
         raise ConfigError(
@@ -47,12 +53,12 @@ def check_loss(cfg: ObjectiveConfig, parts: Mapping[str, BoundPart]) -> None:
 
 
 def check_schedule(parts: Mapping[str, BoundPart]) -> None:
-    """A schedule may move a number that a part reads at every step.
+    """Check that the schedule moves a number that a part reads at every step.
 
-    Not those of token weights, with which the reference's sums were made once, nor those where a state begins.
+    Settings of token weights are not (the reference's sums are computed once with them), nor are initial values.
 
     Raises:
-        ConfigError: the schedule's parameter is none of them.
+        ConfigError: the schedule's parameter is not such a number.
     """
     of = parts["schedule"].settings.get("of")
     if of is None:
@@ -62,7 +68,7 @@ def check_schedule(parts: Mapping[str, BoundPart]) -> None:
         f"{k}.{name}"
         for k, bound in parts.items()
         for name, value in bound.settings.items()
-        if k not in ("schedule", "token") and isinstance(value, float) and name not in _beginnings(bound)
+        if k not in ("schedule", "token") and isinstance(value, float) and name not in _initial_settings(bound)
     ]
     if f"{kind}.{parameter}" not in known:
         raise ConfigError(
@@ -71,8 +77,8 @@ def check_schedule(parts: Mapping[str, BoundPart]) -> None:
         )
 
 
-def _beginnings(bound: BoundPart) -> set[str]:
-    """The settings that only say where a part's state begins: those that its `initial` names."""
+def _initial_settings(bound: BoundPart) -> set[str]:
+    """Settings that are only initial values of a part's state: those that its `initial` names."""
     if bound.part.stateful is None:
         return set()
     named = inspect.signature(bound.part.stateful.initial).parameters.values()
@@ -80,7 +86,7 @@ def _beginnings(bound: BoundPart) -> set[str]:
 
 
 def ends(schedule: BoundPart, states: Mapping[str, PartState]) -> list[StepContext]:
-    """Moments at which the schedule's parameter is as far as it goes."""
+    """Contexts in which the schedule's parameter is at the ends of its range."""
     if "schedule" not in states:
         return [StepContext(1.0, states)]
     values = (torch.tensor(float(schedule.settings[name]), dtype=torch.float64) for name in ("low", "high"))
@@ -88,11 +94,15 @@ def ends(schedule: BoundPart, states: Mapping[str, PartState]) -> list[StepConte
 
 
 def check_readers(cfg: ObjectiveConfig, parts: Mapping[str, BoundPart]) -> None:
-    """Raises ConfigError: a setting about two answers beside a part that reads more, or about tokens beside sums."""
+    """Check that settings for two answers or for single tokens fit the parts.
+
+    Raises:
+        ConfigError: a setting for two answers goes with a part that reads more, or token weights with a score of sums.
+    """
     score, token = parts["score"], parts["token"].part.name
     if score.columns and token != OPTIONAL["token"]:
         raise ConfigError(
-            f"objective/token={token}: {score.words} reads sums over whole answers ({', '.join(score.columns)}), in which "
+            f"objective/token={token}: {score.description} reads sums over whole answers ({', '.join(score.columns)}), in which "
             f"every token counts once; take objective/token={OPTIONAL['token']}"
         )
     more = next((bound for bound in parts.values() if bound.part.sides != 2), None)
@@ -100,12 +110,12 @@ def check_readers(cfg: ObjectiveConfig, parts: Mapping[str, BoundPart]) -> None:
         return
     if parts["token"].part.name != OPTIONAL["token"]:
         raise ConfigError(
-            f"objective/token={parts['token'].part.name}: token weights compare two answers, and {more.words} reads more; "
+            f"objective/token={parts['token'].part.name}: token weights compare two answers, and {more.description} reads more; "
             f"take objective/token={OPTIONAL['token']}"
         )
     if more.part.sides is None and (cfg.label_smoothing or cfg.label_column is not None):
         setting = "label_smoothing" if cfg.label_smoothing else "label_column"
         raise ConfigError(
-            f"objective.{setting}={getattr(cfg, setting)}: {more.words} reads the scores of all answers and no label that "
+            f"objective.{setting}={getattr(cfg, setting)}: {more.description} reads the scores of all answers and no label that "
             f"may be wrong; leave it out"
         )

@@ -1,6 +1,6 @@
-"""What the displacement probe reports: pure functions from per-pair values, now and at step 0, to flat metrics.
+"""Metrics of the displacement probe: pure functions from per-pair values, now and at step 0, to flat metrics.
 
-Values are aggregated over pairs only here. `None` stands for what is undefined (JSON null), never NaN.
+Only here are values aggregated over pairs. What is undefined is `None` (JSON null), never NaN.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alphapo_cli.modeling.logprobs import AnswerLogProbs, above
+from alphapo_cli.modeling.logprobs import AnswerLogProbs, share_above
 from alphapo_cli.objective.inputs import StepContext
 from alphapo_cli.objective.objective import Objective
 
@@ -22,7 +22,7 @@ SIDES = ("chosen", "rejected")
 class ProbeValues:
     """Per-pair values of P probe pairs, float64 arrays; K sides, of which the metrics read the first two.
 
-    An absent answer has no tokens, and its other values stand for nothing.
+    An absent answer has length 0, and its other values have no meaning.
     """
 
     sums: np.ndarray  # [K, P] summed log-probs, chosen first
@@ -36,28 +36,35 @@ class ProbeValues:
     reward_rounding: np.ndarray  # [K, P] bound on the rounding error of the rewards
 
 
-@np.errstate(invalid="ignore")  # what infinities make undefined becomes null, not a warning
+@np.errstate(invalid="ignore")  # undefined differences of infinities become null, not a warning
 def metrics(now: ProbeValues, start: ProbeValues) -> dict[str, float | None]:
-    """The probe's row of metrics.jsonl.
+    """Aggregate the probe's row of metrics.jsonl.
 
-    Displacement is in nats per token (sum difference over the number of completion tokens), `_sum` in nats per answer.
-    What lies within rounding has no sign (see `logprobs.above`): an order is a tie there, which counts half, and a
-    log-prob has not moved.
+    Displacement is in nats per token (difference of the sums over the number of completion tokens), `_sum` in nats per
+    answer. What lies within rounding has no sign (see `logprobs.share_above`): an order is then a tie, which counts
+    half, and a log-prob has not moved.
+
+    Args:
+        now: the measurement of this step.
+        start: the measurement before the first step.
+
+    Returns:
+        Metric -> value, None if it is undefined.
     """
     row: dict[str, float | None] = {}
     change = now.sums - start.sums  # [K, P]
     fell = change < -np.hypot(now.rounding, start.rounding)
-    there = now.lengths > 0
+    present = now.lengths > 0
     for i, side in enumerate(SIDES):
-        p = there[i]
+        p = present[i]
         _spread(row, f"displacement/{side}", change[i, p] / now.lengths[i, p])
         _spread(row, f"displacement/{side}_sum", change[i, p], quantiles=False)
         _spread(row, f"logps/{side}", now.sums[i, p] / now.lengths[i, p])
         _spread(row, f"logps/{side}_sum", now.sums[i, p], quantiles=False)
         _spread(row, f"rewards/{side}", now.rewards[i, p])
         _spread(row, f"gradient_weight/{side}", now.gradients[i, p])
-    row["displacement/share_chosen_down"] = _mean(fell[0, there[0]])
-    both = there[0] & there[1]  # what follows compares the two, and is null where no row has both
+    row["displacement/share_chosen_down"] = _mean(fell[0, present[0]])
+    both = present[0] & present[1]  # metrics from here on compare the two, and are null if no row has both
     down = fell[:, both]
     for name, chosen_down, rejected_down in (
         ("up_up", False, False),
@@ -82,8 +89,8 @@ def metrics(now: ProbeValues, start: ProbeValues) -> dict[str, float | None]:
     row["ranking/accuracy"] = _mean(order)
     row["ranking/accuracy_length_normalised"] = _mean(_order(now.sums / lengths, now.rounding / lengths)[both])
     row["ranking/flipped"] = _mean(np.abs(order - before))
-    row["kl/reference"] = _mean(now.kl[there[0]])
-    row["entropy/chosen"] = _mean(now.entropy[there[0]])
+    row["kl/reference"] = _mean(now.kl[present[0]])
+    row["entropy/chosen"] = _mean(now.entropy[present[0]])
     return row
 
 
@@ -94,41 +101,41 @@ def per_pair(now: ProbeValues, start: ProbeValues, step: int) -> list[dict[str, 
     for p in range(now.sums.shape[1]):
         row: dict[str, float | int | None] = {"step": step, "pair": p}
         for i, side in enumerate(SIDES):
-            there = now.lengths[i, p] > 0
+            present = now.lengths[i, p] > 0
             change = (now.sums[i, p] - start.sums[i, p]) / max(now.lengths[i, p], 1)
-            row[f"logps/{side}_sum"] = _finite(now.sums[i, p]) if there else None
+            row[f"logps/{side}_sum"] = _finite(now.sums[i, p]) if present else None
             row[f"tokens/{side}"] = int(now.lengths[i, p])
-            row[f"displacement/{side}"] = _finite(change) if there else None
-            row[f"rewards/{side}"] = _finite(now.rewards[i, p]) if there else None
-            row[f"gradient_weight/{side}"] = _finite(now.gradients[i, p]) if there else None
+            row[f"displacement/{side}"] = _finite(change) if present else None
+            row[f"rewards/{side}"] = _finite(now.rewards[i, p]) if present else None
+            row[f"gradient_weight/{side}"] = _finite(now.gradients[i, p]) if present else None
         row["rewards/accuracies"] = float(accuracy[p]) if (now.lengths[:2, p] > 0).all() else None
         rows.append(row)
     return rows
 
 
 def _order(values: np.ndarray, rounding: np.ndarray) -> np.ndarray:
-    """[P] whether the chosen answer has the higher of `values` [K, P]: 1, 0 or, within rounding, 0.5."""
-    ordered: np.ndarray = above(values[0] - values[1], rounding[0] + rounding[1])
+    """Whether the chosen answer has the higher of `values` [K, P], [P]: 1, 0 or, within rounding, 0.5."""
+    ordered: np.ndarray = share_above(values[0] - values[1], rounding[0] + rounding[1])
     return ordered
 
 
 def _accuracy(now: ProbeValues) -> np.ndarray:
-    """[P] whether the chosen answer has the higher reward: 1, 0 or, within rounding, 0.5."""
+    """Whether the chosen answer has the higher reward, [P]: 1, 0 or, within rounding, 0.5."""
     return _order(now.rewards, now.reward_rounding)
 
 
 def objective_values(objective: Objective, answers: AnswerLogProbs, context: StepContext) -> dict[str, np.ndarray]:
-    """scores, rewards, gradients (d loss / d score) and reward_rounding, each [K, P], of P pairs' answers."""
-    answers = answers.widened()
+    """Compute scores, rewards, gradients (d loss / d score) and reward_rounding, each [K, P], of P pairs' answers."""
+    answers = answers.to_float32()
     scores = objective.scores(answers)
-    here = objective.at(context)
-    found = {
+    scheduled = objective.at(context)
+    tensors = {
         "scores": scores,
-        "rewards": here.rewards(scores),
+        "rewards": scheduled.rewards(scores),
         "gradients": objective.score_gradients(scores, answers, context),
-        "reward_rounding": here.reward_rounding(answers),
+        "reward_rounding": scheduled.reward_rounding(answers),
     }
-    return {name: values.double().numpy() for name, values in found.items()}
+    return {name: values.double().numpy() for name, values in tensors.items()}
 
 
 def _spread(row: dict[str, float | None], key: str, values: np.ndarray, *, quantiles: bool = True) -> None:

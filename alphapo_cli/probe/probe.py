@@ -22,7 +22,7 @@ from alphapo_cli.runtime.memo import Memoize, no_memo
 
 
 class Probe:
-    """The fixed held-out pairs of a run. Made before the first step, from the policy as it then is."""
+    """Measurements of a run's fixed held-out pairs; made before the first step, from the policy as it then is."""
 
     def __init__(
         self,
@@ -37,44 +37,48 @@ class Probe:
         kl_from: PolicyModel | None = None,
         memoize: Memoize = no_memo,
     ) -> None:
-        """The first measurement is made here.
+        """Take the first measurement.
 
         Args:
-            policy: before its first step.
-            objective: what scores, rewards and gradient weights are of.
-            pairs: P of them.
-            batch_size: pairs that are read at a time.
+            policy: the policy before its first step.
+            objective: defines scores, rewards and gradient weights.
+            pairs: P held-out pairs.
+            batch_size: pairs in a forward pass.
             pad_id: fills rows up.
-            processes: who measure together.
-            reference: [K, P] summed reference log-probs, where the objective compares with a reference.
-            kl_from: the model that KL(it || policy) is from, where the objective reads that.
-            memoize: for the first measurement, as far as it is the same under other objectives.
+            processes: the processes that share the pairs.
+            reference: [K, P] summed reference log-probs in nats; None: the objective reads none.
+            kl_from: the reference model of KL(reference || policy); None: the objective does not read that KL.
+            memoize: memo for the first measurement, used if other objectives would measure the same.
         """
         self.objective = objective
         sides = measured_sides(objective, pairs)
         self.scorer = PairScorer(pairs, batch_size, pad_id, processes, policy.layout, sides)
         self.reference, self.kl_from = reference, kl_from  # [K, P]
         self.token_rounding = policy.token_rounding
-        # Of the start: its head, and the chosen rows of each of this process's batches.
+        # At step 0: the output layer, and hidden states of chosen tokens, for each batch of this process.
         self.start_head, self.start_hidden = frozen_head(policy.lm), list[Tensor]()
         if objective.weighs_tokens or objective.needs_statistics or objective.needs_kl:
-            first = self._look(policy)
+            first = self._measured(policy)
         else:
-            first = memoize(f"probe {sides}", lambda: self._look(policy))
+            first = memoize(f"probe {sides}", lambda: self._measured(policy))
         values, self.start_hidden = first
         self.start = self._values(values, objective.start)
 
     def measure(self, policy: PolicyModel, context: StepContext | None = None) -> ProbeValues:
-        """Everything the metrics need, of the policy as it is now, its loss as it is at `context`."""
-        return self._values(self._look(policy)[0], context or self.objective.start)
+        """Measure the policy as it is now; the loss is that at `context`, by default the one before the first step."""
+        return self._values(self._measured(policy)[0], context or self.objective.start)
 
-    def _look(self, policy: PolicyModel) -> tuple[dict[str, np.ndarray], list[Tensor]]:
-        """(values of every pair; at the start the chosen answers' hidden states of each of this process's batches)."""
+    def _measured(self, policy: PolicyModel) -> tuple[dict[str, np.ndarray], list[Tensor]]:
+        """Run the model over the pairs.
+
+        Returns:
+            (name -> values of every pair; at step 0 the chosen tokens' hidden states of each batch of this process).
+        """
         rows, parts = [], []
         with inference(policy):
             for i, (chunk, batch) in enumerate(self.scorer.batches(next(policy.parameters()).device)):
                 hidden, head = policy.hidden(batch), head_of(policy.lm)
-                chosen = int((batch.tokens.side == 0).sum())  # answers stand in order of their sides
+                chosen = int((batch.tokens.side == 0).sum())  # tokens are in order of their sides
                 logps, entropy, kl = observe(
                     hidden,
                     batch.tokens.ids,
@@ -84,17 +88,17 @@ class Probe:
                     chunk_bytes=policy.chunk_bytes,
                 )
                 if not self.start_hidden:
-                    rows.append(hidden[:chosen].clone())  # not a view, which would keep the rest
+                    rows.append(hidden[:chosen].clone())  # not a view, which would keep the whole tensor
                 answers = replace(attach_tokens(TokenValues(logps), batch).answers(), index=batch.index)
                 pair = batch.tokens.pair[:chosen]
-                found = {
+                values = {
                     "sums": _numpy(answers.sums),
                     "lengths": _numpy(answers.lengths),
                     "entropy": _pair_means(entropy, pair, answers),
                     "kl": _pair_means(kl, pair, answers),
                     **self._for_objective(answers, batch, hidden, head, policy),
                 }
-                parts.append((chunk, found))
+                parts.append((chunk, values))
         return self.scorer.collect(parts), rows
 
     def _values(self, values: dict[str, np.ndarray], context: StepContext) -> ProbeValues:
@@ -111,27 +115,27 @@ class Probe:
         )
         return ProbeValues(
             sums=values["sums"], lengths=values["lengths"], entropy=values["entropy"], kl=values["kl"],
-            rounding=replace(answers, weighted=None).widened().rounding().numpy(),
+            rounding=replace(answers, weighted=None).to_float32().rounding().numpy(),
             **objective_values(self.objective, answers, context),
         )  # fmt: skip
 
     def _for_objective(
         self, answers: AnswerLogProbs, batch: PairBatch, hidden: Tensor, head: Head, policy: PolicyModel
     ) -> dict[str, np.ndarray]:
-        """What the objective reads of single tokens, put together per answer."""
-        found, tokens = {}, batch.tokens
+        """Reduce to answers what the objective reads of single tokens."""
+        values, tokens = {}, batch.tokens
         if self.objective.weighs_tokens:
-            found["weighted"] = _numpy(self.objective.weigh(answers))
+            values["weighted"] = _numpy(self.objective.weigh(answers))
         if self.objective.needs_statistics:
-            facts = log_probs_and_statistics(hidden, tokens.ids, head, chunk_bytes=policy.chunk_bytes)[1]
-            if facts is not None:
-                found["log_p2"] = _numpy(tokens.sum_over(facts.sum_p2.log()) / answers.lengths.clamp(min=1))
+            statistics = log_probs_and_statistics(hidden, tokens.ids, head, chunk_bytes=policy.chunk_bytes)[1]
+            if statistics is not None:
+                values["log_p2"] = _numpy(tokens.sum_over(statistics.sum_p2.log()) / answers.lengths.clamp(min=1))
         if self.kl_from is not None:
-            found["sequence_kl"] = _numpy(tokens.sum_over(policy.kl(batch, self.kl_from, hidden, head)))
-        return found
+            values["sequence_kl"] = _numpy(tokens.sum_over(policy.kl(batch, self.kl_from, hidden, head)))
+        return values
 
 
 def _pair_means(values: Tensor, pair: Tensor, answers: AnswerLogProbs) -> np.ndarray:
-    """Mean of per-token `values` over the chosen answer of each pair, [B], 0 if absent; `pair` is the token's pair."""
+    """Mean of per-token `values` over the chosen answer of each pair, [B], 0 if absent; `pair` is each token's pair."""
     total = torch.zeros(answers.sums.shape[1], dtype=torch.float64, device=values.device)
     return _numpy(total.index_add(0, pair, values.double()) / answers.lengths[0].clamp(min=1))

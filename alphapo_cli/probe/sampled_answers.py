@@ -1,8 +1,8 @@
-"""Answers sampled from the policy while it trains, to the same prompts every time.
+"""Answers sampled from the policy during training, to the same prompts every time.
 
-In the embedded world they are scored by the true reward against reference answers, which are drawn once, from the
-policy before its first step, with other seeds than the policy's own, so that an unchanged policy wins about half of
-the time. A prompt's seed depends on the run's seed and on nothing else: all cells of a sweep face the same draws.
+In the embedded world they are scored by the true reward against reference answers. Those are drawn once, from the
+policy before its first step, with other seeds than the policy's own, so that an unchanged policy wins about half of the
+time. A prompt's seed depends on the run's seed and the prompt alone: all cells of a sweep get the same draws.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Answers:
 
     outputs: list[str]
     ids: list[list[int]]  # without the end token
-    rewards: list[float]  # empty where there is no true reward
+    rewards: list[float]  # empty without a true reward
 
 
 @dataclass(frozen=True)
 class SamplePrompts:
-    """What is answered: texts (for the record) and the ids that the model reads."""
+    """The prompts: texts (for samples/) and the token ids that the model reads."""
 
     dataset: str
     texts: list[str]
@@ -43,26 +43,26 @@ class SamplePrompts:
 
 
 class SampledAnswers:
-    """Samples, and where it can scores, one policy over a run; `folder` is the run's samples/."""
+    """Samples one policy over a run and, with a true reward, scores it; `folder` is the run's samples/."""
 
     def __init__(
         self, tokenizer: Any, end_id: int, cfg: ProbeConfig, prompts: SamplePrompts, seed: int, folder: Path, name: str,
         memoize: Memoize = no_memo,
     ) -> None:  # fmt: skip
-        """`memoize`: for the answers of the policy before its first step, which other runs may share."""
+        """Set up; `memoize` is for answers of the policy before its first step, which other runs may share."""
         self.memoize = memoize
         self.tokenizer, self.end_id, self.cfg, self.prompts = tokenizer, end_id, cfg, prompts
         self.seed, self.folder, self.name = seed, folder, name
         self.reference: Answers | None = None
 
     def start(self, lm: Any) -> None:
-        """Draw the reference answers and keep them in samples/reference.json."""
+        """Sample the reference answers and write them to samples/reference.json."""
         self.reference = self.memoize(f"reference {self.seed}", lambda: self._answers(lm, "reference"))
         assert self.reference is not None
         self._write("reference.json", self.reference, f"{self.name}-step-0")
 
     def measure(self, lm: Any, step: int) -> dict[str, float]:
-        """samples/* and glassbox/* of the policy as it is; its answers are kept in samples/step-N.json."""
+        """Compute samples/* and glassbox/* of the policy as it is now; its answers go to samples/step-N.json."""
         assert self.reference is not None
         draw = functools.partial(self._answers, lm, "policy")
         answers: Answers = self.memoize(f"policy {self.seed}", draw) if step == 0 else draw()
@@ -106,7 +106,7 @@ class SampledAnswers:
 
 
 def repetition(ids: Sequence[int]) -> float:
-    """Share of an answer's 4-grams of tokens that it holds already before; 0 for an answer too short to have two."""
+    """Share of an answer's token 4-grams that occur in it before; 0 for an answer too short to have two."""
     grams = [tuple(ids[i : i + NGRAM]) for i in range(len(ids) - NGRAM + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 

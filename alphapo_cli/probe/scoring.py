@@ -1,7 +1,8 @@
-"""Running a model over pairs: log-probs of a whole data set.
+"""Log-probs of a whole data set under a model.
 
-Batches are fixed and sorted by length, so that a value does not depend on what else is measured; under several
-processes each takes every n-th batch and the results are put together in the original order."""
+Batches are fixed and sorted by length, so that a value does not depend on what else is measured. With several processes
+each takes every n-th batch, and the results are joined in the original order.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +21,12 @@ from alphapo_cli.runtime.distributed import Processes
 
 
 def measured_sides(objective: Objective, pairs: TokenPairs) -> int:
-    """Answers of each pair that a measurement looks at: chosen and rejected, and what else the objective reads."""
+    """Answers of each pair that a measurement reads: chosen, rejected, and any more that the objective reads."""
     return max(2, objective.sides(pairs.num_sides))
 
 
 class PairScorer:
-    """A data set cut into fixed batches, and this process's share of them."""
+    """A data set cut into fixed batches, and the batches of this process."""
 
     def __init__(
         self, pairs: TokenPairs, batch_size: int, pad_id: int, processes: Processes, layout: Layout, sides: int = 2
@@ -35,21 +36,22 @@ class PairScorer:
         order = np.argsort(widths, kind="stable").tolist()
         chunks = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
         self.pairs, self.pad_id, self.processes, self.layout = pairs, pad_id, processes, layout
-        self.mine = chunks[processes.rank :: processes.world]
+        self.own_chunks = chunks[processes.rank :: processes.world]
 
     def batches(self, device: torch.device) -> Iterator[tuple[list[int], PairBatch]]:
-        for chunk in self.mine:
+        """Yield (indices of the pairs, their batch on `device`) for each batch of this process."""
+        for chunk in self.own_chunks:
             batch = self.layout.collate([self.pairs[i] for i in chunk], pad_id=self.pad_id, sides=self.sides)
             yield chunk, batch.to(device)
 
     def collect(self, parts: list[tuple[list[int], dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
         """Join per-batch arrays [..., B] of all processes along their last axis, in the data set's order."""
-        everything = self.processes.gather(parts)
-        index = np.concatenate([np.asarray(chunk) for chunk, _ in everything])
+        gathered = self.processes.gather(parts)
+        index = np.concatenate([np.asarray(chunk) for chunk, _ in gathered])
         back = np.argsort(index)
         return {
-            name: np.concatenate([values[name] for _, values in everything], axis=-1)[..., back]
-            for name in everything[0][1]
+            name: np.concatenate([values[name] for _, values in gathered], axis=-1)[..., back]
+            for name in gathered[0][1]
         }
 
 
@@ -63,9 +65,19 @@ def score_pairs(
     tick: Callable[[int], None] = lambda n: None,
     objective: Objective | None = None,
 ) -> np.ndarray:
-    """Summed log-probs of both answers of every pair, [2, n] float64; `tick(pairs)` after every batch.
+    """Sum the log-probs of each answer of every pair; tokens count as `objective` weighs them.
 
-    Tokens count as `objective` weighs them; where it reads more than two answers, it is [K, n].
+    Args:
+        policy: the model.
+        pairs: n pairs.
+        batch_size: pairs in a forward pass.
+        pad_id: fills rows up.
+        processes: the processes that share the pairs.
+        tick: called with the number of pairs after every batch.
+        objective: defines token weights and the number of answers; None: two answers, each token counts once.
+
+    Returns:
+        [K, n] float64 nats, K = 2 unless the objective reads more answers.
     """
     sides = 2 if objective is None else measured_sides(objective, pairs)
     scorer = PairScorer(pairs, batch_size, pad_id, processes, policy.layout, sides)
@@ -90,7 +102,20 @@ def score_tokens(
     sides: int,
     tick: Callable[[int], None] = lambda n: None,
 ) -> list[Logs]:
-    """Log-probs of the tokens of the first `sides` answers, for each side as its `ids` stand; 0 where none is trained."""
+    """Compute the log-probs of all tokens of the first `sides` answers.
+
+    Args:
+        policy: the model.
+        pairs: n pairs.
+        batch_size: pairs in a forward pass.
+        pad_id: fills rows up.
+        processes: the processes that share the pairs.
+        sides: answers of each pair.
+        tick: called with the number of pairs after every batch.
+
+    Returns:
+        For each side log-probs in nats, float32, parallel to its `ids`; 0 for tokens that are not trained on.
+    """
     scorer = PairScorer(pairs, batch_size, pad_id, processes, policy.layout, sides)
     parts = []
     with inference(policy):
@@ -99,13 +124,13 @@ def score_tokens(
             lengths = torch.bincount(tokens.tokens.answer, minlength=sides * len(chunk)).tolist()
             parts.append((chunk, [logps.cpu().numpy() for logps in tokens.logps.float().split(lengths)]))
             tick(len(chunk))
-    found = [np.zeros(len(side.ids), np.float32) for side in pairs.answers[:sides]]
+    result = [np.zeros(len(side.ids), np.float32) for side in pairs.answers[:sides]]
     for chunk, logps in processes.gather(parts):
         for k, side in enumerate(pairs.answers[:sides]):
-            for place, values in zip(chunk, logps[k * len(chunk) :], strict=False):
-                here = found[k][side.offsets[place] : side.offsets[place + 1]]
-                here[pairs.turns[k][place] >= 0 if pairs.turns else ...] = values
-    return found
+            for index, values in zip(chunk, logps[k * len(chunk) :], strict=False):
+                of_answer = result[k][side.offsets[index] : side.offsets[index + 1]]
+                of_answer[pairs.turns[k][index] >= 0 if pairs.turns else ...] = values
+    return result
 
 
 def _numpy(x: Tensor) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Which pairs make up which optimizer step: a pure function of the seed, never of how a step is split.
+"""The pairs of each optimizer step: a pure function of the seed, never of how a step is split.
 
 An optimizer step is one item of the data loader; its micro-batches are made inside it. So an accumulation is never cut
 in half, a resumed run starts at a step, and the last, ragged step of an epoch is simply a step of fewer pairs.
@@ -17,21 +17,21 @@ from alphapo_cli.config.schema import TrainerConfig
 
 @dataclass(frozen=True)
 class DataOrder:
-    """The order of pairs over a run."""
+    """The order of pairs over a run of `total_steps` optimizer steps."""
 
     num_pairs: int
-    micro_pairs: int  # pairs a process holds at a time
+    micro_pairs: int  # pairs of a micro-batch
     accumulation: int
-    world: int
+    world: int  # processes
     total_steps: int
     seed: int
-    micro_tokens: int | None = None  # positions a process holds at a time; None: micro_pairs pairs
+    micro_tokens: int | None = None  # positions of a micro-batch; None: micro_pairs pairs
     sizes: np.ndarray | None = field(default=None, repr=False, compare=False)  # [num_pairs], see `sized`
     as_widest: bool = False
 
     @classmethod
     def of(cls, cfg: TrainerConfig, num_pairs: int, world: int, seed: int) -> DataOrder:
-        """`max_steps` wins over `num_train_epochs` when it is above 0."""
+        """Make the order of a configuration; `max_steps` above 0 overrides `num_train_epochs`."""
         per_step = cfg.per_device_train_batch_size * cfg.gradient_accumulation_steps * world
         per_epoch = -(-num_pairs // per_step)
         total = cfg.max_steps if cfg.max_steps > 0 else max(1, math.ceil(cfg.num_train_epochs * per_epoch - 1e-9))
@@ -46,19 +46,26 @@ class DataOrder:
         )
 
     def sized(self, sizes: np.ndarray, as_widest: bool) -> DataOrder:
-        """The same steps, their pairs dealt to micro-batches by the positions they take.
+        """Assign the pairs of each step to micro-batches by the positions they take; the steps stay the same.
 
-        `sizes` [num_pairs]; `as_widest`: every pair of a micro-batch takes as many as its largest one, so that pairs of
-        like size go together.
+        Args:
+            sizes: [num_pairs] positions of each pair.
+            as_widest: whether every pair of a micro-batch takes as many positions as its largest one, so that pairs of
+                like size go together.
+
+        Returns:
+            The order with these sizes.
         """
         return replace(self, sizes=sizes, as_widest=as_widest)
 
     @property
     def pairs_per_step(self) -> int:
+        """Pairs of a full optimizer step, over all processes."""
         return self.micro_pairs * self.accumulation * self.world
 
     @property
     def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch, with its ragged last one."""
         return -(-self.num_pairs // self.pairs_per_step)
 
     def pairs(self, step: int) -> np.ndarray:
@@ -69,13 +76,13 @@ class DataOrder:
         return order[start : start + self.pairs_per_step]
 
     def pairs_in(self, steps: range) -> int:
-        """How many pairs `steps` train on together."""
+        """Number of pairs that `steps` train on together."""
         lasts = sum((step + 1) % self.steps_per_epoch == 0 for step in steps)
         missing = self.steps_per_epoch * self.pairs_per_step - self.num_pairs  # of an epoch's last step
         return len(steps) * self.pairs_per_step - lasts * missing
 
     def micro_batches(self, step: int, rank: int) -> list[tuple[np.ndarray, list[float]]]:
-        """(indices, weights) of each micro-batch of one process.
+        """Return (indices, weights) of each micro-batch of one process.
 
         Every process gets as many as the others, as a gradient reduction needs; one that runs out of pairs repeats one
         with weight 0.
@@ -86,12 +93,12 @@ class DataOrder:
         batches = []
         for k in range(rounds):
             place = k * self.world + rank
-            mine = parts[place] if place < len(parts) else pairs[:0]
-            batches.append((mine, [1.0] * len(mine)) if len(mine) else (pairs[:1], [0.0]))
+            indices = parts[place] if place < len(parts) else pairs[:0]
+            batches.append((indices, [1.0] * len(indices)) if len(indices) else (pairs[:1], [0.0]))
         return batches
 
     def _parts(self, pairs: np.ndarray) -> list[np.ndarray]:
-        """A step's pairs cut into micro-batches: by number, or so that each takes at most `micro_tokens` positions."""
+        """Cut a step's pairs into micro-batches: by number, or so that each takes at most `micro_tokens` positions."""
         if self.sizes is not None and (self.as_widest or self.micro_tokens is not None):
             pairs = pairs[np.argsort(-self.sizes[pairs], kind="stable")]
         if self.sizes is None or self.micro_tokens is None:
@@ -116,18 +123,26 @@ PROBE_EVERY = 16
 
 
 def probe_every(wanted: int | None, pairs: int, pairs_per_step: int) -> int:
-    """Optimizer steps between two readings of a probe of `pairs` pairs.
+    """Optimizer steps between two measurements of a probe of `pairs` pairs.
 
-    Where nothing is asked for, 16, or as many more as it takes for readings on the way to cost no more than about a
-    sixteenth of training: reading a pair takes a forward pass, training on it three times that. Those before the first
-    and after the last step come on top, which tells in short runs.
+    By default 16, or as many more as keep the measurements during training at no more than about a sixteenth of its
+    cost: measuring a pair takes a forward pass, training on it three times that. The measurements before the first and
+    after the last step are not counted, which matters in short runs.
+
+    Args:
+        wanted: the configured number; None: the default.
+        pairs: pairs of the probe.
+        pairs_per_step: pairs of an optimizer step.
+
+    Returns:
+        Optimizer steps.
     """
     return wanted or max(PROBE_EVERY, math.ceil(16 * pairs / (3 * pairs_per_step)))
 
 
 @dataclass
 class StepIndices:
-    """Sampler: the optimizer steps from `start` on. `start` is set when a run resumes."""
+    """A sampler of the optimizer steps from `start` on; `start` is set when a run resumes."""
 
     total: int
     start: int = 0

@@ -1,7 +1,7 @@
-"""Guards: limits that end a run early, each with a plain reason and a remedy.
+"""Guards: limits that end a run early, each with a reason and a remedy in its message.
 
 A broken run (weights, loss or log-probs that are not finite) has failed. A run that crossed a limit of `guard.*` is
-stopped: kept, reported, not retried and no failure.
+stopped: it is kept and reported, not retried, and no failure.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from alphapo_cli.errors import AlphapoError
 
 
 def broken(what: str, value: float, step: int) -> str:
-    """The reason of a run whose numbers are not finite any more."""
+    """Message of a run whose numbers are not finite any more."""
     return (
         f"{what} is {value} at step {step}: lower trainer.learning_rate or objective.beta, or clip "
         "harder by a smaller trainer.max_grad_norm (0 clips nothing)"
@@ -22,7 +22,11 @@ def broken(what: str, value: float, step: int) -> str:
 
 
 def check_weights(model: Any, step: int) -> None:
-    """Raises AlphapoError: a weight of `model` is not finite."""
+    """Check that all weights of `model` are finite.
+
+    Raises:
+        AlphapoError: a weight is not finite.
+    """
     import torch
 
     for name, weights in model.named_parameters():
@@ -31,7 +35,7 @@ def check_weights(model: Any, step: int) -> None:
 
 
 def crossed(cfg: GuardConfig, row: Mapping[str, Any], step: int) -> str | None:
-    """Why a run with the metrics `row` at `step` must stop, or None. Limits that are null are not looked at."""
+    """Message of the limit that the metrics `row` cross at `step`, or None. Limits that are null are not checked."""
     drop = row.get("displacement/chosen")
     if cfg.max_chosen_drop is not None and drop is not None and drop < -cfg.max_chosen_drop:
         return (

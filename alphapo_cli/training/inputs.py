@@ -1,4 +1,4 @@
-"""What training starts from, made before the trainer and never changed by it."""
+"""The inputs of training, made before the trainer and never changed by it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from alphapo_cli.training.moving_reference import MovingReference
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingInputs:
-    """Model, objective, pairs, and all that the objective compares with. n training pairs, K answers of each."""
+    """Model, objective, pairs and references of a run: n training pairs, K answers of each."""
 
     policy: PolicyModel  # on the device where it trains
     objective: Objective
-    pairs: TokenPairs  # n, with the columns and token values that a guide model gave
+    pairs: TokenPairs  # n pairs, with the columns and token values of a guide model
     pad_id: int  # fills rows up
     reference: npt.NDArray[np.float64] | None = None  # [K, n] nats, summed log-probs; None: the objective reads none
     moving: MovingReference | None = None  # takes the place of `reference`
-    kl_from: PolicyModel | None = None  # the model that KL(it || policy) is from, where the objective reads that
+    kl_from: PolicyModel | None = None  # the reference model of KL(reference || policy), if the objective reads it
     wanted: Wanted = field(init=False)  # what the objective reads of each token beside its log-prob
 
     def __post_init__(self) -> None:

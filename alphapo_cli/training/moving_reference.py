@@ -1,4 +1,4 @@
-"""A reference that follows the policy (TR-DPO): its log-probs are made at every step, never taken from the cache."""
+"""A reference that follows the policy (TR-DPO): its log-probs are computed at every step, never read from the cache."""
 
 from __future__ import annotations
 
@@ -15,20 +15,24 @@ from alphapo_cli.objective.objective import Objective
 
 
 def frozen_copy(policy: PolicyModel) -> PolicyModel:
-    """The policy as it is now, for good."""
+    """Copy the policy as it is now, without gradients and in evaluation mode."""
     return copy.deepcopy(policy).requires_grad_(False).eval()
 
 
 class MovingReference:
-    """A frozen copy of a policy that moves towards the one that trains, every so many optimizer steps."""
+    """A frozen copy of a policy that is moved towards the policy in training every `every` optimizer steps."""
 
     def __init__(self, start: PolicyModel, every: int, mix: float) -> None:
-        """`start`: copied as it is now. reference <- (1 - mix) reference + mix policy; mix = 1 is the policy itself."""
+        """Copy `start` as it is now; updates are reference <- (1 - mix) reference + mix policy, mix = 1 a copy."""
         self.policy = frozen_copy(start)
         self.every, self.mix = every, mix
 
     def check(self, policy: PolicyModel) -> None:
-        """Raises UsageError: the two have not the same weights, so that they cannot be mixed."""
+        """Check that the reference and `policy` can be mixed.
+
+        Raises:
+            UsageError: their weights have different names or shapes.
+        """
         ours, theirs = ({n: p.shape for n, p in m.state_dict().items()} for m in (self.policy, policy))
         if ours != theirs:
             raise UsageError(
@@ -37,25 +41,26 @@ class MovingReference:
             )
 
     def sums(self, batch: PairBatch, objective: Objective) -> Tensor:
-        """[K, B] summed log-probs of a micro-batch as `objective` counts tokens."""
+        """Summed log-probs of a micro-batch under the token weights of `objective`, [K, B] nats."""
         with inference(self.policy):
             answers = self.policy.answers(batch)
             return objective.weigh(answers)[0] if objective.weighs_tokens else answers.sums
 
     @torch.no_grad()
     def after_step(self, step: int, policy: PolicyModel) -> None:
-        """Move, when `step` (from 1) is one to move at."""
+        """Update the reference if `step` (from 1) is a multiple of `every`."""
         if step % self.every:
             return
-        for (_, mine), (_, theirs) in zip(self._weights(self.policy), self._weights(policy), strict=True):
-            mine.copy_(theirs) if self.mix == 1 else mine.lerp_(theirs, self.mix)
+        for (_, own), (_, trained) in zip(self._weights(self.policy), self._weights(policy), strict=True):
+            own.copy_(trained) if self.mix == 1 else own.lerp_(trained, self.mix)
 
     def state(self) -> dict[str, Tensor]:
-        """For a checkpoint."""
+        """The reference's weights, on the CPU, for a checkpoint."""
         return {name: weight.detach().cpu().clone() for name, weight in self._weights(self.policy)}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
+        """Load the weights that `state` returned."""
         for name, weight in self._weights(self.policy):
             weight.copy_(state[name])
 

@@ -1,4 +1,4 @@
-"""What one optimizer step is made of, and the means that are logged over several."""
+"""The data of one optimizer step, and sums for the means that are logged over several."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from alphapo_cli.training.inputs import TrainingInputs
 
 @dataclass(frozen=True)
 class StepBatch:
-    """One optimizer step of one process."""
+    """The data of one optimizer step on one process."""
 
     micro_batches: list[PairBatch]
     num_pairs: int  # over all processes
@@ -25,7 +25,7 @@ class StepBatch:
 
 
 class StepDataset(Dataset[StepBatch]):
-    """Optimizer steps by number."""
+    """A data set of optimizer steps, by number."""
 
     def __init__(
         self,
@@ -52,41 +52,41 @@ class StepDataset(Dataset[StepBatch]):
             )
             for indices, weights in self.order.micro_batches(step, self.rank)
         ]
-        everyone = self.order.pairs(step)
-        return StepBatch(batches, len(everyone), float(self.chosen_lengths[everyone].mean()))
+        step_pairs = self.order.pairs(step)
+        return StepBatch(batches, len(step_pairs), float(self.chosen_lengths[step_pairs].mean()))
 
 
 class MetricSums:
     """Sums over pairs since the last log, in float64, so that a logged value is the mean over exactly those pairs."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}  # name -> [2], the sum and how many rows have it
+        self.sums: dict[str, Tensor] = {}  # name -> [2], sum and number of rows
 
     def add(self, result: PairLoss, batch: PairBatch, lengths: Tensor, sums: Tensor) -> None:
-        """Fold in one micro-batch; `lengths`, `sums` [K, B] of the answers."""
+        """Add one micro-batch; `lengths`, `sums` [K, B] of its answers."""
         counted = batch.weight > 0
         present = [counted & (side > 0) for side in lengths[:2]]
-        self._fold("loss", result.loss, counted)
+        self._accumulate("loss", result.loss, counted)
         for side, name in enumerate(("chosen", "rejected")[: batch.num_sides]):
-            self._fold(f"rewards/{name}", result.rewards[side], present[side])
-            self._fold(f"logps/{name}", sums[side] / lengths[side], present[side])
-            self._fold(f"logps/{name}_sum", sums[side], present[side])
+            self._accumulate(f"rewards/{name}", result.rewards[side], present[side])
+            self._accumulate(f"logps/{name}", sums[side] / lengths[side], present[side])
+            self._accumulate(f"logps/{name}_sum", sums[side], present[side])
         if result.margins is not None and result.accuracy is not None:
             both = present[0] & present[1]
-            self._fold("rewards/margins", result.margins, both)
-            self._fold("rewards/accuracies", result.accuracy, both)
+            self._accumulate("rewards/margins", result.margins, both)
+            self._accumulate("rewards/accuracies", result.accuracy, both)
 
     def restore(self, sums: Mapping[str, Tensor], device: torch.device) -> None:
-        """Go on from `sums` as they were once."""
+        """Continue from the sums of a checkpoint."""
         self.sums = {name: value.to(device) for name, value in sums.items()}
 
-    def _fold(self, name: str, value: Tensor, rows: Tensor) -> None:
-        # where, not a product: a filling pair or an absent answer must not spread a NaN
+    def _accumulate(self, name: str, value: Tensor, rows: Tensor) -> None:
+        # where, not a product: a filler pair or an absent answer must not spread a NaN
         part = torch.stack([torch.where(rows, value.detach().double(), 0.0).sum(), rows.double().sum()])
         self.sums[name] = self.sums[name] + part if name in self.sums else part
 
     def means(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Means over all processes, NaN for what no row has, and an empty window again."""
+        """Means over all processes, NaN for a metric without rows; the sums start again at zero."""
         names = sorted(self.sums)
         total = reduce(torch.stack([self.sums[n] for n in names])).tolist()
         self.sums = {}

@@ -1,4 +1,4 @@
-"""transformers.Trainer, with its loss scaling, data order and logging replaced by exact ones.
+"""A transformers.Trainer whose loss scaling, data order and logging are replaced by exact ones.
 
 Trainer keeps optimizer, scheduler, clipping, mixed precision, DDP and the step loop. Dropped: its gradient accumulation
 (its defaults weigh the pairs of a ragged step wrongly), its data loader preparation (which repeats early samples under
@@ -36,13 +36,13 @@ from alphapo_cli.training.step_data import MetricSums, StepBatch, StepDataset
 
 
 class StepHooks:
-    """What a run does at the end of each optimizer step; here nothing. `PreferenceTrainer.after_step` has the order."""
+    """What a run does after each optimizer step, by default nothing; `PreferenceTrainer.after_step` has the order."""
 
     def log(self, step: int, row: dict[str, float]) -> None:
-        """Take the means over the pairs since the last log."""
+        """Log `row`, the means over the pairs since the last log."""
 
     def measure(self, step: int) -> dict[str, Any]:
-        """Measure the policy where that is due; the metrics found."""
+        """Measure the policy if a measurement is due; the metrics, empty otherwise."""
         return {}
 
     def guard(self, step: int, row: Mapping[str, Any]) -> bool:
@@ -50,11 +50,11 @@ class StepHooks:
         return False
 
     def save(self, step: int, *, stopping: bool) -> None:
-        """Write a checkpoint where that is due."""
+        """Write a checkpoint if one is due."""
 
 
 class PreferenceTrainer(Trainer):
-    """Trains a `PolicyModel` by an `Objective`."""
+    """Trains a `PolicyModel` with an `Objective`."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class PreferenceTrainer(Trainer):
         logging_steps: int = 1,
         check_finite: bool = True,
     ) -> None:
-        """Optimizer and learning-rate schedule are made when training begins.
+        """Set up; optimizer and learning-rate schedule are made when training starts.
 
         Args:
             inputs: what training starts from.
@@ -88,22 +88,22 @@ class PreferenceTrainer(Trainer):
         self.check_finite = check_finite
         self.grad_norm: float | None = None
         self.first_step = 0
-        self.part_states: Mapping[str, PartState] = self.objective.start.states  # what parts remember of earlier steps
-        self.used_context = self.objective.start  # of the last step's loss
+        self.part_states: Mapping[str, PartState] = self.objective.start.states
+        self.used_context = self.objective.start  # context of the last step's loss
         self.used_learning_rate = 0.0  # of the last step
         self._resumed: TrainingCheckpoint | None = None
         self.add_callback(_StepCallback(self))
 
     @property
     def context(self) -> StepContext:
-        """Where training is, for the objective."""
+        """Progress of training and states of the parts, for the objective."""
         return StepContext(self.state.global_step / max(self.order.total_steps, 1), self.part_states)
 
     def after_step(self, step: int) -> bool:
-        """All that follows an optimizer step, in this order. Whether training ends here.
+        """Return whether training ends here, after all that follows an optimizer step, in this order.
 
-        The reference moves first, so that what is measured is measured against it as the next step will see it; what is
-        measured is on record before a guard can end the run; a checkpoint is last, and so holds all of it.
+        The reference moves first, so that a measurement uses it as the next step will; a measurement is on record
+        before a guard can end the run; a checkpoint is last, and so holds all of it.
         """
         if self.inputs.moving is not None:
             self.inputs.moving.after_step(step, self.policy)
@@ -115,7 +115,7 @@ class PreferenceTrainer(Trainer):
         return stopping
 
     def _logged(self, step: int) -> dict[str, float]:
-        """Means over the pairs since the last log, and what the optimizer did."""
+        """Means over the pairs since the last log, gradient norm, learning rate, epoch and the objective's metrics."""
         row = self.sums.means(self.reduce_sum)
         row["train/grad_norm"] = self.grad_norm if self.grad_norm is not None else float("nan")
         row["train/learning_rate"] = self.used_learning_rate
@@ -123,20 +123,20 @@ class PreferenceTrainer(Trainer):
         return row | self.objective.readings(self.used_context)
 
     def on_probe(self, row: Mapping[str, Any]) -> None:
-        """Let parts of the objective react to a measurement of the probe."""
+        """Update the states of the objective's parts from a measurement of the probe."""
         self.part_states = self.objective.on_probe(self.part_states, row)
 
     def checkpoint(
         self, processes: Processes, *, cost: Mapping[str, Any], last_probe: Mapping[str, Any], stopped: str | None
     ) -> TrainingCheckpoint:
-        """Where training is; to be called between two steps, on every process."""
-        mine = {"rng": rng_state.state(), "sums": {k: v.cpu() for k, v in self.sums.sums.items()}}
+        """Collect the state of training; to be called between two steps, on every process."""
+        own = {"rng": rng_state.state(), "sums": {k: v.cpu() for k, v in self.sums.sums.items()}}
         return TrainingCheckpoint(
             step=int(self.state.global_step),
             weights={name: tensor.detach().cpu().clone() for name, tensor in self._trained()},
             optimizer=self.optimizer.state_dict(),
             lr_scheduler=self.lr_scheduler.state_dict(),
-            processes=processes.gather([mine]),
+            processes=processes.gather([own]),
             part_states={kind: dict(state) for kind, state in self.part_states.items()},
             reference=self.inputs.moving.state() if self.inputs.moving is not None else {},
             cost=cost,
@@ -145,29 +145,29 @@ class PreferenceTrainer(Trainer):
         )
 
     def resume(self, checkpoint: TrainingCheckpoint) -> None:
-        """Let `train` go on from `checkpoint`."""
+        """Let `train` resume from `checkpoint`."""
         self._resumed = checkpoint
         self.first_step = self.sampler.start = checkpoint.step
 
     def _trained(self) -> list[tuple[str, Tensor]]:
-        """Parameters that train, and buffers that are part of the state; frozen weights are where they came from."""
+        """Parameters that train, and buffers; frozen weights are not stored, they are loaded from their source."""
         frozen = {name for name, p in self.policy.named_parameters(remove_duplicate=False) if not p.requires_grad}
         seen: set[int] = set()
-        found = []
+        tensors = []
         for name, tensor in self.policy.state_dict(keep_vars=True).items():
             if name not in frozen and id(tensor) not in seen:  # tied weights once
                 seen.add(id(tensor))
-                found.append((name, tensor))
-        return found
+                tensors.append((name, tensor))
+        return tensors
 
     @torch.no_grad()
     def load_weights(self, stored: Mapping[str, Tensor]) -> None:
-        """Put a checkpoint's weights in place."""
+        """Load the weights of a checkpoint."""
         for name, tensor in self._trained():
             tensor.copy_(stored[name])
 
     def _load(self, checkpoint: TrainingCheckpoint) -> None:
-        """All of a checkpoint but the random generators, which follow at the first step."""
+        """Load all of a checkpoint but the random generators, which follow at the first step."""
         self.load_weights(checkpoint.weights)
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.lr_scheduler.load_state_dict(checkpoint.lr_scheduler)
@@ -178,14 +178,17 @@ class PreferenceTrainer(Trainer):
         self.sums.restore(checkpoint.processes[self.args.process_index]["sums"], self.args.device)
 
     def get_train_dataloader(self) -> DataLoader[StepBatch]:
+        """A loader of whole optimizer steps, not prepared by accelerate."""
         return DataLoader(self.steps, batch_size=None, sampler=self.sampler, collate_fn=_as_is)  # type: ignore[arg-type]
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[StepBatch], None]:
+        """The next items of the loader, without Trainer's count of tokens."""
         return list(_take(epoch_iterator, num_batches)), None
 
     def training_step(self, model: Any, inputs: StepBatch, num_items_in_batch: Any = None) -> Tensor:
+        """Run forward and backward of all micro-batches; this process's summed loss over the step's number of pairs."""
         if self._resumed is not None:
-            # Not earlier: making the data loader's iterator draws from torch's generator.
+            # Not earlier: creating the data loader's iterator draws from torch's generator.
             rng_state.restore(self._resumed.processes[self.args.process_index]["rng"])
             self._resumed = None
         model.train()
@@ -218,12 +221,13 @@ class PreferenceTrainer(Trainer):
         )  # fmt: skip
 
     def _update_states(self, model: Any, inputs: StepBatch) -> AnswerLogProbs | None:
-        """Show the objective the whole step, over all processes, before its loss.
+        """Update the states of the parts from the whole step, over all processes, before its loss.
 
-        Returns the answers with their graph where the step is one micro-batch, None where they are to be made again.
+        Returns:
+            The answers with their graph if the step is one micro-batch; None if they are to be computed again.
         """
         once = len(inputs.micro_batches) == 1
-        mine: list[tuple[int, dict[str, Tensor]]] = []
+        own: list[tuple[int, dict[str, Tensor]]] = []
         answers = None
         with contextlib.nullcontext() if once else torch.no_grad():
             for cpu_batch in inputs.micro_batches:
@@ -231,10 +235,10 @@ class PreferenceTrainer(Trainer):
                 answers = self._answers(model, batch, inputs)
                 seen = self.objective.observe(answers, self.context)
                 for row in torch.nonzero(cpu_batch.weight > 0).flatten().tolist():
-                    mine.append((int(cpu_batch.index[row]), {kind: values[row] for kind, values in seen.items()}))
-        everyone = Processes(self.args.process_index, self.args.world_size).gather(mine)
-        everyone.sort(key=lambda item: item[0])
-        observed = {kind: torch.stack([values[kind] for _, values in everyone]) for kind in everyone[0][1]}
+                    own.append((int(cpu_batch.index[row]), {kind: values[row] for kind, values in seen.items()}))
+        gathered = Processes(self.args.process_index, self.args.world_size).gather(own)
+        gathered.sort(key=lambda item: item[0])
+        observed = {kind: torch.stack([values[kind] for _, values in gathered]) for kind in gathered[0][1]}
         self.part_states = self.objective.at(self.context).update(self.part_states, observed)
         return answers if once else None
 
@@ -244,6 +248,7 @@ class PreferenceTrainer(Trainer):
         return norm
 
     def floating_point_ops(self, inputs: Any) -> int:
+        """Zero: Trainer's count of floating-point operations is not used."""
         return 0
 
     def reduce_sum(self, values: Tensor) -> Tensor:
@@ -252,13 +257,13 @@ class PreferenceTrainer(Trainer):
 
 
 class _StepCallback(TrainerCallback):
-    """transformers' events, handed on."""
+    """Passes transformers' events on to the trainer."""
 
     def __init__(self, trainer: PreferenceTrainer) -> None:
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Optimizer and learning-rate schedule are there now, and can be put back to a checkpoint's."""
+        """Load a checkpoint, now that optimizer and learning-rate schedule exist."""
         if self.trainer._resumed is not None:
             self.trainer._load(self.trainer._resumed)
 
@@ -283,10 +288,10 @@ def _take(iterator: Any, count: int) -> Any:
 
 
 def check_optimizer(args: TrainingArguments) -> None:
-    """Find out before any work whether the optimizer's package is there.
+    """Check before any work that the optimizer can be made.
 
     Raises:
-        UsageError: it is not, or the optimizer cannot be used here.
+        UsageError: the optimizer's package is missing, or the optimizer cannot be used on this machine.
     """
     try:
         Trainer.get_optimizer_cls_and_kwargs(args)
@@ -298,10 +303,10 @@ def check_optimizer(args: TrainingArguments) -> None:
 
 
 def training_arguments(cfg: TrainerConfig, order: DataOrder, output_dir: str, seed: int) -> TrainingArguments:
-    """Trainer's arguments; accumulation is ours (see the module's head), and so are logging and checkpoints.
+    """Return Trainer's arguments; accumulation, logging and checkpoints are ours (see the module's docstring).
 
     Raises:
-        UsageError: an optimizer that transformers does not know.
+        UsageError: transformers does not know the optimizer.
     """
     known = [str(name.value) for name in OptimizerNames]
     if cfg.optim not in known:

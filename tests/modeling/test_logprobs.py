@@ -13,7 +13,7 @@ from alphapo_cli.data.token_pairs import TokenPair
 from alphapo_cli.modeling.layout import padded
 from alphapo_cli.modeling.layout.batch import CompletionTokens
 from alphapo_cli.modeling.lm_head import Head, observe, token_log_probs
-from alphapo_cli.modeling.logprobs import TokenLogProbs, above, log_softmax_at
+from alphapo_cli.modeling.logprobs import TokenLogProbs, log_softmax_at, share_above
 from alphapo_cli.modeling.policy import PolicyModel, frozen_head, head_of
 from tests import tiny
 
@@ -78,9 +78,9 @@ def test_the_bound_on_rounding_holds_and_is_near(family: str, bf16: bool) -> Non
 
 def test_above_halves_what_rounding_decides() -> None:
     difference, rounding = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -1.5, math.nan]), 1.0
-    assert above(difference, rounding).tolist() == [1, 0.5, 0.5, 0.5, 0.5, 0, 0]
-    assert above(difference.numpy(), rounding).tolist() == [1, 0.5, 0.5, 0.5, 0.5, 0, 0]
-    assert above(difference[:4], 0.0).tolist() == [1, 1, 1, 0.5]
+    assert share_above(difference, rounding).tolist() == [1, 0.5, 0.5, 0.5, 0.5, 0, 0]
+    assert share_above(difference.numpy(), rounding).tolist() == [1, 0.5, 0.5, 0.5, 0.5, 0, 0]
+    assert share_above(difference[:4], 0.0).tolist() == [1, 1, 1, 0.5]
 
 
 def test_bf16_model_outputs_are_read_as_what_they_are() -> None:

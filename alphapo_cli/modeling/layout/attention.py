@@ -1,8 +1,8 @@
 """Attention over packed rows, registered with transformers under names of its own.
 
-A model that was prepared calls these functions for everything. With `packing` among the keyword arguments of its
-forward, which every layer hands on, they attend within a pair's segments; without (generation, the padded layout) they
-do what transformers' own "sdpa" does, soft-capping included, which that one leaves out.
+A prepared model calls these functions for all its attention. With `packing` among the keyword arguments of its forward,
+which every layer passes on, they attend within a pair's segments. Without it (generation, the padded layout) they
+compute what transformers' "sdpa" does, and soft-capping besides, which "sdpa" lacks.
 
 `sdpa`: one scaled_dot_product_attention per answer and pair. `flex`: one FlexAttention kernel per row, for CUDA.
 """
@@ -23,7 +23,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from alphapo_cli.modeling.layout.packing import Packing
 
 SDPA, FLEX = "alphapo_packed_sdpa", "alphapo_packed_flex"
-# transformers hands a mask of four dimensions on as it is, instead of making one of T x T. This one is never read.
+# transformers passes a mask of four dimensions on as it is, instead of making one of T x T. This one is never read.
 UNREAD_MASK = torch.empty(1, 1, 0, 0)
 
 
@@ -44,10 +44,17 @@ def segment_attention(
     """Attention of a packed row, answer by answer.
 
     Args:
-        query: [1, heads, T, D], or [1, heads, K, D] where the last layer asks for `packing.rows` only.
-        key, value: [1, key heads, T, D].
-        attention_mask: read only where `packing` is None.
-        dropout, scaling, sliding_window, softcap: as transformers' layers give them.
+        module: the attention module, read only if `packing` is None.
+        query: [1, heads, T, D], or [1, heads, K, D] if the last layer asks for `packing.rows` only.
+        key: [1, key heads, T, D].
+        value: [1, key heads, T, D].
+        attention_mask: read only if `packing` is None.
+        packing: segments of the row; None: rows are not packed.
+        dropout: probability of attention dropout.
+        scaling: factor on the scores; None: D^-1/2.
+        sliding_window: positions that a query sees; None: all before it.
+        softcap: cap of the scores, cap * tanh(score / cap); None: no cap.
+        **others: for transformers' "sdpa" if `packing` is None.
 
     Returns:
         [1, T or K, heads, D], and None for the attention weights.
@@ -56,7 +63,7 @@ def segment_attention(
         return _unpacked(module, query, key, value, attention_mask, dropout, scaling, softcap, others)
     pruned = query.shape[2] < key.shape[2]
     segments = packing.segments
-    # split, never slices of the whole row: the backward of a slice fills a tensor as large as what it was cut from
+    # split, never slices: the backward of each slice would fill a tensor as large as the whole row
     lengths = [n for s in segments for n in (s.shared + s.own[0], *s.own[1:])]
     queries = query.split([n for s in segments for n in (s.shared + s.own[0] - s.unread * pruned, *s.own[1:])], 2)
     keys, values = key.split(lengths, 2), value.split(lengths, 2)
@@ -77,7 +84,7 @@ def segment_attention(
         )
 
     out = []
-    first = 0  # place of a pair's first part in the lists
+    first = 0  # index of a pair's first part in the lists
     for s in segments:
         out.append(attend(queries[first], keys[first], values[first]))
         for part, length in enumerate(s.own[1:], first + 1):
@@ -102,10 +109,13 @@ def flex_attention(
     softcap: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """`segment_attention` as one kernel that skips the blocks in which nothing attends to anything.
+    """`segment_attention` as one kernel that skips blocks in which nothing attends to anything; the same arguments.
+
+    Returns:
+        [1, T or K, heads, D], and None for the attention weights.
 
     Raises:
-        ValueError: attention dropout, which FlexAttention has not.
+        ValueError: attention dropout is set, which FlexAttention does not have.
     """
     if packing is None:
         return _unpacked(module, query, key, value, attention_mask, dropout, scaling, softcap, others)
@@ -132,7 +142,7 @@ def flex_attention(
 def _flex(device: str) -> Any:
     from torch.nn.attention.flex_attention import flex_attention as kernel
 
-    # Uncompiled it makes the whole matrix of scores: right for tests, and nothing else.
+    # Uncompiled it computes the whole matrix of scores, which only small tests can afford.
     return torch.compile(kernel) if device == "cuda" else kernel
 
 
@@ -157,15 +167,15 @@ def _unpacked(
 def _soft_capped(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, scaling: float | None, cap: float
 ) -> Tensor:
-    """Attention with scores cap * tanh(score / cap), softmax in float32 or wider; no kernel on the CPU has it."""
+    """Attention with scores cap * tanh(score / cap), softmax in float32 or wider; no CPU kernel offers it."""
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
     scores = cap * torch.tanh(scores / cap)
-    if mask is None:  # causal, or one more token that sees all
+    if mask is None:  # causal, or one generated token that sees all before it
         mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device)
         mask = mask.tril() if q.shape[2] > 1 else mask
-    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)  # finite: padding may see nothing at all
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)  # finite: a padding row may have every key masked
     wide = scores if scores.dtype == torch.float64 else scores.float()
     return F.dropout(wide.softmax(-1).to(v.dtype), dropout) @ v
 

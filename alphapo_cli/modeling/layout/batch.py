@@ -1,4 +1,4 @@
-"""What a layout makes of a micro-batch of pairs: model input, and a record of the completion tokens.
+"""A micro-batch of pairs in a layout: model input, and a record of the completion tokens.
 
 Legend: R rows, T positions, N completion tokens, B pairs, K sides (chosen first).
 """
@@ -28,38 +28,44 @@ class CompletionTokens:
     answer: Tensor  # [N] int64, side * num_pairs + pair
     num_pairs: int
     num_sides: int
-    present: Tensor | None = None  # [K, B] bool, whether the row has the answer; None: every row has every one
-    turn: Tensor | None = None  # [N] int64, which turn of its answer a token belongs to; None: answers are one turn
+    present: Tensor | None = None  # [K, B] bool, whether the row has the answer; None: every row has every answer
+    turn: Tensor | None = None  # [N] int64, the turn of its answer that a token belongs to; None: answers are one turn
     guide: Tensor | None = None  # [N] float32, nats, log-ratio of a guide model to the reference
 
     @property
     def pair(self) -> Tensor:
-        """[N] the pair that each token belongs to."""
+        """Pair of each token, [N]."""
         return self.answer % self.num_pairs
 
     @property
     def side(self) -> Tensor:
-        """[N] 0 chosen, 1 rejected, and so on."""
+        """Side of each token, [N]: 0 chosen, 1 rejected, and so on."""
         return self.answer // self.num_pairs
 
     @property
     def position(self) -> Tensor:
-        """[N] place of each token in its answer, from 0; an answer's tokens stand together and in order."""
+        """Position of each token in its answer, [N] from 0; an answer's tokens are contiguous and in order."""
         lengths = torch.bincount(self.answer, minlength=self.num_sides * self.num_pairs)
         starts = lengths.cumsum(0) - lengths
         return torch.arange(len(self.answer), device=self.answer.device) - starts[self.answer]
 
     def sum_over(self, values: Tensor) -> Tensor:
-        """Sum of per-token `values` [N] per answer: [K, B] float64.
+        """Sum per-token values over each answer.
 
-        Two sums of -1,000 nats in float32 are each off by 3e-5, which a log-ratio, their small difference, carries
-        whole, and a loss with a steep link multiplies. Wide sums of float32 values avoid it for two numbers a pair.
+        Two sums of -1,000 nats in float32 are each off by 3e-5. A log-ratio, their small difference, is off by as much,
+        and a steep link multiplies the error. Sums in float64 avoid it for two numbers a pair.
+
+        Args:
+            values: [N].
+
+        Returns:
+            [K, B] float64.
         """
         total = torch.zeros(self.num_sides * self.num_pairs, dtype=torch.float64, device=values.device)
         return total.index_add(0, self.answer, values.double()).view(self.num_sides, self.num_pairs)
 
     def select(self, kept: Tensor) -> CompletionTokens:
-        """The tokens where `kept` [N] is true."""
+        """The tokens of which `kept` [N] is true."""
         return replace(
             self, ids=self.ids[kept], answer=self.answer[kept], turn=None if self.turn is None else self.turn[kept],
             guide=None if self.guide is None else self.guide[kept],
@@ -71,28 +77,28 @@ class PairBatch:
     """A micro-batch of pairs as model input.
 
     Hidden state `predict[i]` (an index into the flattened [R * T] positions, or into the rows that `packing` keeps)
-    predicts completion token i of `tokens`. Where the prompt is shared, all sides' first tokens are predicted from the
-    same position, which then occurs once for each.
+    predicts completion token i of `tokens`. If the prompt is shared, all sides' first tokens are predicted from the
+    same position, which then occurs once for each side.
     """
 
     input_ids: Tensor  # [R, T] int64
     position_ids: Tensor | None  # [R, T]; None: each row counts from 0
     predict: Tensor  # [N] int64
     tokens: CompletionTokens
-    index: Tensor  # [B] int64, position of the pair in its data set
-    weight: Tensor  # [B] float32, 1 for a pair and 0 for one that only fills up a ragged step
+    index: Tensor  # [B] int64, index of the pair in its data set
+    weight: Tensor  # [B] float32, 1 for a pair and 0 for a filler in a ragged step
     reference: Tensor | None  # [K, B] float64, summed reference log-probs
     columns: Mapping[str, Tensor]  # name -> [B] float64
-    packing: Packing | None = None  # who attends to whom in a packed row; None: rows are single answers
+    packing: Packing | None = None  # which positions of a packed row attend to which; None: rows are single answers
 
     @property
     def num_pairs(self) -> int:
-        """B."""
+        """Number of pairs, B."""
         return self.tokens.num_pairs
 
     @property
     def num_sides(self) -> int:
-        """K."""
+        """Number of answers of each pair, K."""
         return self.tokens.num_sides
 
     def to(self, device: torch.device) -> PairBatch:
@@ -102,25 +108,30 @@ class PairBatch:
 
 @dataclass(frozen=True)
 class ModelInput:
-    """The rows of a micro-batch, as a layout lays them out."""
+    """Model input of a micro-batch in some layout."""
 
     input_ids: npt.NDArray[np.int64]  # [R, T]
     position_ids: npt.NDArray[np.int64] | None  # [R, T]
-    predict: Sequence[npt.NDArray[np.int64]]  # of each answer that is there, in order of sides: [its tokens]
+    predict: Sequence[npt.NDArray[np.int64]]  # of each present answer, in order of sides: [its tokens]
     packing: Packing | None = None
 
 
 def pair_batch(
     rows: ModelInput, pairs: Sequence[TokenPair], sides: int, weights: Sequence[float] | None, reference: Tensor | None
 ) -> PairBatch:
-    """The batch of `pairs` laid out as `rows`, without the tokens of several turns that are read and not trained.
+    """Build the batch of `pairs` from their model input.
+
+    Tokens of several turns that are read and not trained on are left out.
 
     Args:
-        rows: of the first `sides` answers.
-        pairs: B of them.
+        rows: model input for the first `sides` answers.
+        pairs: B pairs.
         sides: K.
         weights: one per pair; None: 1 each.
-        reference: [at least K, B] summed reference log-probs.
+        reference: [at least K, B] summed reference log-probs, nats.
+
+    Returns:
+        The batch, on the CPU.
     """
     places = [(k, i) for k in range(sides) for i, pair in enumerate(pairs) if len(pair.answers[k])]
     lengths = [len(pairs[i].answers[k]) for k, i in places]
@@ -154,7 +165,7 @@ def pair_batch(
 
 
 def _columns(columns: Sequence[Mapping[str, float]]) -> dict[str, Tensor]:
-    """Per-pair numbers as one tensor [B] a name; only names that every pair has."""
+    """Stack per-pair numbers as one tensor [B] per name; only names that every pair has."""
     names = set(columns[0]).intersection(*columns[1:]) if columns else set()
     return {name: torch.tensor([c[name] for c in columns], dtype=torch.float64) for name in sorted(names)}
 
@@ -164,7 +175,7 @@ def _joined(parts: Sequence[npt.NDArray[Any]]) -> Tensor:
 
 
 def _to(record: T, device: torch.device) -> T:
-    """A dataclass with its tensors, and those of what it holds, on `device`."""
+    """Copy a dataclass with its tensors, and those of the records in it, on `device`."""
     moved: dict[str, Any] = {}
     for f in fields(record):  # type: ignore[arg-type]
         value = getattr(record, f.name)

@@ -1,7 +1,7 @@
 """A gated MLP that keeps two tensors of its inner width for the backward pass instead of four.
 
-`down(act(gate(x)) * up(x))` leaves behind gate(x), act(gate(x)), up(x) and their product. Activation and product are cheap
-to make again from the other two; their matrix products are not made again. Same numbers, to the bit.
+`down(act(gate(x)) * up(x))` would keep gate(x), act(gate(x)), up(x) and their product. Activation and product are
+elementwise, so they are recomputed from the other two; matrix products are not. The numbers are the same, to the bit.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch.autograd.graph import saved_tensors_hooks
 
 
 def lean(mlp: nn.Module) -> None:
-    """Let `mlp`, with gate_proj, up_proj, down_proj and act_fn, keep less from now on."""
+    """Patch `mlp`, which has gate_proj, up_proj, down_proj and act_fn, to recompute activation and product."""
     mlp.forward = types.MethodType(_forward, mlp)
 
 
 def restore(mlp: nn.Module) -> None:
-    """Its class's own forward again. Under gradient checkpointing there is nothing to save, only more to make again."""
+    """Undo `lean`. Under gradient checkpointing it would save no memory, only recompute more."""
     mlp.__dict__.pop("forward", None)
 
 
@@ -29,22 +29,26 @@ def _forward(self: Any, x: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return type(self).forward(self, x)  # type: ignore[no-any-return]
     gate, up = self.gate_proj(x), self.up_proj(x)
-    again = _Again(self.act_fn, gate.detach(), up.detach())
+    recompute = _Recompute(self.act_fn, gate.detach(), up.detach())
     active = self.act_fn(gate)
-    with _made_again(active, again.active):
+    with _recomputed_in_backward(active, recompute.active):
         product = active * up
-    with _made_again(product, again.product):
+    with _recomputed_in_backward(product, recompute.product):
         return self.down_proj(product)  # type: ignore[no-any-return]
 
 
-class _Kept:
-    """A tensor that waits for the backward pass. Autograd sees to it that it is still the same, but not under hooks."""
+class _SavedTensor:
+    """A tensor kept for the backward pass. Under hooks, autograd does not check that it is unchanged; this does."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor, self.version = tensor, tensor._version
 
     def get(self) -> Tensor:
-        """Raises RuntimeError: it was written to meanwhile."""
+        """Return the tensor.
+
+        Raises:
+            RuntimeError: it was modified in place after the forward pass.
+        """
         if self.tensor._version != self.version:
             raise RuntimeError(
                 f"a tensor {list(self.tensor.shape)} that the backward pass of an MLP needs was modified in place after "
@@ -53,49 +57,49 @@ class _Kept:
         return self.tensor
 
 
-class _Again:
-    """What is made again, as it was made: under the autocast of the forward pass, which the backward pass is not under.
+class _Recompute:
+    """Activation and product, recomputed under the autocast of the forward pass, which the backward pass is not under.
 
-    The backward pass asks for the product first, and for the activation right after it.
+    The backward pass asks for the product first and for the activation right after it.
     """
 
     def __init__(self, act: Callable[[Tensor], Tensor], gate: Tensor, up: Tensor) -> None:
-        self.act, self.gate, self.up = act, _Kept(gate), _Kept(up)
-        self.made: Tensor | None = None
+        self.act, self.gate, self.up = act, _SavedTensor(gate), _SavedTensor(up)
+        self.activation: Tensor | None = None
         device = gate.device.type
-        self.device, self.narrow = device, torch.is_autocast_enabled(device)
+        self.device, self.autocast = device, torch.is_autocast_enabled(device)
         self.dtype = torch.get_autocast_dtype(device)
 
     def product(self) -> Tensor:
-        with self._as_before():
-            self.made = self.act(self.gate.get())
-            return self.made * self.up.get()
+        with self._forward_autocast():
+            self.activation = self.act(self.gate.get())
+            return self.activation * self.up.get()
 
     def active(self) -> Tensor:
-        made, self.made = self.made, None
-        if made is not None:
-            return made
-        with self._as_before():
+        activation, self.activation = self.activation, None
+        if activation is not None:
+            return activation
+        with self._forward_autocast():
             return self.act(self.gate.get())
 
-    def _as_before(self) -> torch.autocast:
-        return torch.autocast(self.device, self.dtype, self.narrow)
+    def _forward_autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, self.dtype, self.autocast)
 
 
-def _made_again(tensor: Tensor, make: Callable[[], Tensor]) -> saved_tensors_hooks:
-    """A context in which functions that would keep `tensor`, or a view of all of it, call `make` in the backward pass."""
-    place, size = tensor.data_ptr(), tensor.numel()
-    plain = tensor.is_contiguous()
+def _recomputed_in_backward(tensor: Tensor, compute: Callable[[], Tensor]) -> saved_tensors_hooks:
+    """A context in which autograd recomputes `tensor`, or a full view of it, by `compute` instead of saving it."""
+    address, size = tensor.data_ptr(), tensor.numel()
+    contiguous = tensor.is_contiguous()
 
-    def pack(kept: Tensor) -> _Kept | torch.Size:
-        # A transposed view begins at the same place, too; it could not be made again from its shape alone.
-        same = plain and kept.data_ptr() == place and kept.numel() == size and kept.is_contiguous()
-        return kept.shape if same else _Kept(kept)
+    def pack(kept: Tensor) -> _SavedTensor | torch.Size:
+        # A transposed view has the same address, too, but its shape alone does not tell how to recompute it.
+        same = contiguous and kept.data_ptr() == address and kept.numel() == size and kept.is_contiguous()
+        return kept.shape if same else _SavedTensor(kept)
 
-    def unpack(packed: _Kept | torch.Size) -> Tensor:
-        if isinstance(packed, _Kept):
+    def unpack(packed: _SavedTensor | torch.Size) -> Tensor:
+        if isinstance(packed, _SavedTensor):
             return packed.get()
         with torch.no_grad():
-            return make().view(packed)
+            return compute().view(packed)
 
     return saved_tensors_hooks(pack, unpack)

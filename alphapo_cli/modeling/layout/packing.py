@@ -1,12 +1,12 @@
-"""Which position of a packed row attends to which: the segments of a row, and masks made from them when asked for.
+"""Which positions of a packed row attend to which: the segments of a row, and masks made from them on demand.
 
 A row is one pair after another. A pair is
 
     [ shared | own 0 | own 1 | ... ]
 
-the tokens that all its answers begin with (the prompt, and what the answers have in common), then what only one answer
-has, for each answer. All answers see `shared`; none sees another; no pair sees another pair. Positions count within
-each answer, so every part of its own begins where `shared` ends.
+first the prefix that all its answers share (the prompt, and the beginning that the answers have in common), then the
+rest of each answer. Every answer attends to `shared` and itself, to no other answer and no other pair. Position ids
+count within each answer, so every `own` part starts where `shared` ends.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from torch import Tensor
 
 
 class Segment(NamedTuple):
-    """Lengths of one pair. The longest of `own` stands first: the longest answer needs no mask of its own."""
+    """Lengths of one pair's parts. The longest of `own` is first: the longest answer needs no mask of its own."""
 
     shared: int
     own: tuple[int, ...]
-    unread: int  # leading positions whose last hidden state predicts no completion token: all but the prompt's last
+    unread: int  # leading positions that predict no completion token: all of the prompt but its last
 
     @property
     def length(self) -> int:
+        """Positions of the pair."""
         return self.shared + sum(self.own)
 
 
@@ -43,26 +44,36 @@ class Packing:
         return Packing(self.segments, self.rows.to(device, non_blocking=True))
 
     def causal(self, queries: int, keys: int, window: int | None, device: torch.device) -> Tensor | None:
-        """Mask [queries, keys] for queries that are the last of `keys` positions; None where `is_causal` says it all."""
+        """Causal mask for queries that are the last `queries` of `keys` positions.
+
+        Args:
+            queries: number of queries.
+            keys: number of keys.
+            window: keys that a query sees at most; None: all before it.
+            device: device of the mask.
+
+        Returns:
+            [queries, keys] bool, true where a query sees a key; None if `is_causal` alone says as much.
+        """
         window = None if window is None or window >= keys else window
         if queries == keys and window is None:
             return None
-        place = ("causal", queries, keys, window, device)
-        if place not in self._masks:
+        mask_key = ("causal", queries, keys, window, device)
+        if mask_key not in self._masks:
             mask = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
             if window is not None:
                 mask = mask.triu(keys - queries - window + 1)
-            self._masks[place] = mask
-        mask = self._masks[place]
+            self._masks[mask_key] = mask
+        mask = self._masks[mask_key]
         assert isinstance(mask, Tensor)
         return mask
 
     def block_mask(self, pruned: bool, window: int | None, device: torch.device) -> Any:
-        """FlexAttention's mask of the whole row; `pruned`: its queries are `rows` only."""
+        """FlexAttention's block mask of the whole row; `pruned`: its queries are `rows` only."""
         from torch.nn.attention.flex_attention import create_block_mask
 
-        place = ("block", pruned, window, device)
-        if place not in self._masks:
+        mask_key = ("block", pruned, window, device)
+        if mask_key not in self._masks:
             pair, part, position = (x.to(device) for x in self.coordinates())
             queries = self.rows if pruned else torch.arange(len(pair), device=device)
 
@@ -73,13 +84,13 @@ class Packing:
                 near = distance >= 0 if window is None else (distance >= 0) & (distance < window)
                 return seen & near
 
-            self._masks[place] = create_block_mask(
+            self._masks[mask_key] = create_block_mask(
                 visible, None, None, len(queries), len(pair), device=device, _compile=device.type == "cuda"
             )
-        return self._masks[place]
+        return self._masks[mask_key]
 
     def coordinates(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(pair, part, position) of each of the T positions, int64; part 0 is shared, the others follow in order."""
+        """Return (pair, part, position) of each of the T positions, int64; part 0 is shared, the own parts follow."""
         pair, part, position = [], [], []
         for i, s in enumerate(self.segments):
             pair.append(torch.full((s.length,), i))

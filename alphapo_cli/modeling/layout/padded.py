@@ -1,6 +1,6 @@
-"""`padded`: one row per answer, padded on the right. The readable reference that other layouts are tested against.
+"""Layout `padded`: one row per answer, padded on the right. The readable reference that tests compare layouts with.
 
-Right padding under causal attention needs no mask: a completion never looks at what follows it.
+Right padding under causal attention needs no mask: a completion never attends to what follows it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ def collate(
     reference: Tensor | None = None,
     sides: int = 2,
 ) -> PairBatch:
-    """Rows: all chosen answers, then all rejected ones, then those of further sides. An absent answer has no row.
+    """Lay pairs out in rows: all chosen answers, then all rejected ones, then those of further sides.
 
     Args:
         pairs: at least one.
-        pad_id: fills rows up; never seen by a completion.
-        weights: one per pair; default 1.
-        reference: [K, B] summed reference log-probs of these pairs.
-        sides: how many answers of each pair; 1 leaves the rejected answers out.
+        pad_id: fills rows up; no completion attends to it.
+        weights: one per pair; None: 1 each.
+        reference: [K, B] summed reference log-probs of these pairs, nats.
+        sides: answers of each pair, K; 1 leaves the rejected answers out.
+
+    Returns:
+        The batch; an absent answer has no row.
     """
     places = [(side, i) for side in range(sides) for i, p in enumerate(pairs) if len(p.answers[side])]
     answers = [pairs[i].answers[side] for side, i in places]
@@ -46,5 +49,5 @@ def collate(
 
 
 def positions(pairs: TokenPairs, sides: int) -> Index:
-    """[n] positions of each pair's rows, were it alone."""
+    """Positions that each pair's rows would take alone, [n]."""
     return sides * (pairs.prompt.lengths + pairs.longest(sides))

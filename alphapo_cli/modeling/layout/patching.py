@@ -1,7 +1,7 @@
-"""Makes a transformers model take packed rows: which architectures can, their attention, a shorter last layer, and lean MLPs.
+"""Patches a transformers model for packed rows: attention, a last layer on fewer rows, MLPs that keep less memory.
 
-Only what predicts a completion token is read from the last layer. Its keys and values are needed at every position,
-its queries, output projection, MLP and norms at those rows alone; prompts thus cost one layer less, nearly.
+Only the rows that predict a completion token are read from the last layer. Its keys and values are needed at every
+position, its queries, output projection, MLP and norms at those rows alone; so prompts cost nearly one layer less.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from alphapo_cli.modeling.layout.packing import Packing
 
 @dataclass(frozen=True)
 class Family:
-    """What of an architecture's attention does not show in its modules."""
+    """Properties of an architecture's attention that its modules do not show."""
 
-    window_in_config: bool = False  # every layer has the config's sliding window
+    window_in_config: bool = False  # every layer has the sliding window of the config
     caps_scores: bool = False  # attention scores are soft-capped
 
 
-# config.model_type -> family. Each of them is compared with layout=padded in the tests; add one there first.
+# config.model_type -> family. The tests compare each with layout=padded; add a new one there first.
 FAMILIES = {
     "llama": Family(),
     "mistral": Family(window_in_config=True),
@@ -40,10 +40,11 @@ ATTENTIONS = ("auto", "sdpa", "flex")
 
 
 def prepare(lm: Any, attention: str = "auto") -> None:
-    """Let `lm`, a bare or peft-wrapped causal language model, take `packing`. Again changes nothing.
+    """Patch `lm` so that its forward takes `packing`. A second call changes nothing.
 
     Args:
-        attention: "sdpa", "flex", or "auto": flex where the model is on a CUDA device and has no dropout, else sdpa.
+        lm: a causal language model, bare or in a peft wrapper.
+        attention: "sdpa", "flex", or "auto": flex if the model is on a CUDA device and has no dropout, else sdpa.
 
     Raises:
         UsageError: this architecture or attention cannot be packed.
@@ -76,8 +77,8 @@ def prepare(lm: Any, attention: str = "auto") -> None:
             lean(layer.mlp)
 
 
-def keep_all(lm: Any) -> None:
-    """Let the MLPs of a prepared model keep what their own forward keeps, for gradient checkpointing."""
+def keep_activations(lm: Any) -> None:
+    """Let the MLPs of a prepared model keep all activations, for gradient checkpointing."""
     model = lm.get_base_model() if hasattr(lm, "get_base_model") else lm
     if is_prepared(model):
         for layer in model.base_model.layers:
@@ -85,12 +86,12 @@ def keep_all(lm: Any) -> None:
 
 
 def is_prepared(lm: Any) -> bool:
-    """Whether `prepare` has been here."""
+    """Whether `prepare` has patched the model."""
     return lm.config._attn_implementation in (packed_attention.SDPA, packed_attention.FLEX)
 
 
 def _last_layer(self: Any, hidden_states: Tensor, *args: Any, packing: Packing | None = None, **kwargs: Any) -> Tensor:
-    """The decoder layer's forward, for `packing.rows` only: [1, T, H] -> [1, K, H]."""
+    """Forward of the last decoder layer, for `packing.rows` only: [1, T, H] -> [1, K, H]."""
     if packing is None:
         out: Tensor = type(self).forward(self, hidden_states, *args, **kwargs)
         return out
@@ -98,7 +99,7 @@ def _last_layer(self: Any, hidden_states: Tensor, *args: Any, packing: Packing |
     normed = self.input_layernorm(hidden_states)
     kept = hidden_states.index_select(1, rows)
     attended = _attend(self.self_attn, normed, rows, kwargs["position_embeddings"], packing)
-    if hasattr(self, "pre_feedforward_layernorm"):  # Gemma 2 and 3 normalise what a block adds as well
+    if hasattr(self, "pre_feedforward_layernorm"):  # Gemma 2 and 3 also normalise the output of each block
         kept = kept + self.post_attention_layernorm(attended)
         return kept + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(kept)))  # type: ignore[no-any-return]
     kept = kept + attended
@@ -106,7 +107,7 @@ def _last_layer(self: Any, hidden_states: Tensor, *args: Any, packing: Packing |
 
 
 def _attend(module: Any, normed: Tensor, rows: Tensor, angles: tuple[Tensor, Tensor], packing: Packing) -> Tensor:
-    """Self-attention with queries at `rows`: normed [1, T, H] -> [1, K, H]."""
+    """Compute self-attention with queries at `rows` only: normed [1, T, H] -> [1, K, H]."""
     config = module.config
     family = FAMILIES[config.model_type]
 
@@ -134,6 +135,6 @@ def _attend(module: Any, normed: Tensor, rows: Tensor, angles: tuple[Tensor, Ten
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding (arXiv 2104.09864) of x [1, heads, T, D] by angles [1, T, D]; halves are paired."""
+    """Apply rotary position embedding (arXiv 2104.09864): x [1, heads, T, D] by angles [1, T, D], halves are paired."""
     low, high = x.chunk(2, -1)
     return x * cos.unsqueeze(1) + torch.cat((-high, low), -1) * sin.unsqueeze(1)

@@ -1,4 +1,4 @@
-"""How the pairs of a micro-batch become model input: `padded` or `packed`."""
+"""The layouts in which pairs of a micro-batch become model input: `padded` and `packed`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from alphapo_cli.modeling.layout.batch import PairBatch
 
 @dataclass(frozen=True)
 class Layout:
-    """A way to lay pairs out.
+    """A layout of pairs.
 
-    `positions(pairs, sides)`: [n] positions that each pair takes. `as_widest`: in a micro-batch each takes as many as
-    the one that takes most.
+    Attributes:
+        name: value of the setting `layout`.
+        collate: pairs to a batch, see `padded.collate`.
+        positions: (pairs, sides) to the positions that each pair takes, [n].
+        as_widest: whether each pair of a micro-batch takes as many positions as its largest one.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""Links that read the margin m = r_w - r_l - gamma: a per-pair loss. See `pointwise` for those that read each reward.
+"""Links that read the margin m = r_w - r_l - gamma; see `pointwise` for those that read each reward.
 
-A link takes a `ObjectiveInputs` and gives [B]. It may ask for beta because some losses are stated in units of the unscaled
-reward.
+A link maps `ObjectiveInputs` to the loss of each pair, [B]. It may read beta, as some losses are stated in units of the
+unscaled reward.
 """
 
 from __future__ import annotations
@@ -20,34 +20,39 @@ from alphapo_cli.objective.part import register
 
 @register("link")
 def logistic(c: ObjectiveInputs) -> Tensor:
-    """-log sigmoid(m), the Bradley-Terry likelihood: DPO, SimPO, AlphaPO, CPO."""
+    """DPO, SimPO, AlphaPO, CPO: -log sigmoid(m), the Bradley-Terry likelihood."""
     return -F.logsigmoid(c.margin)
 
 
 @register("link")
 def hinge(c: ObjectiveInputs, *, delta: float = 1.0) -> Tensor:
-    """max(0, delta - m): RSO (2309.06657, eq. 9) and, on summed log-probs, SLiC-HF (2305.10425)."""
+    """RSO (2309.06657, eq. 9) and, on summed log-probs, SLiC-HF (2305.10425): max(0, delta - m)."""
     return torch.relu(delta - c.margin)
 
 
 @register("link")
 def squared(c: ObjectiveInputs) -> Tensor:
-    """(m/beta - 1/(2 beta))^2: IPO (2310.12036, eq. 17) with tau = beta."""
+    """IPO (2310.12036, eq. 17) with tau = beta: (m/beta - 1/(2 beta))^2."""
     return square(c.margin / c.beta - 0.5 / c.beta)
 
 
 @register("link", needs_rejected=False)
 def none(c: ObjectiveInputs) -> Tensor:
-    """No preference term: what is left is the NLL, that is supervised fine-tuning on the chosen side."""
+    """No preference term: what is left is the NLL, so supervised fine-tuning on the chosen side."""
     return torch.zeros_like(c.margin)
 
 
 @register("link")
 def exo(c: ObjectiveInputs, *, epsilon: float = 1e-3) -> Tensor:
-    """KL of the policy's preference q = sigmoid(m) to a label wrong with probability epsilon: EXO (2402.00856, eq. 16).
+    """EXO (2402.00856, eq. 16): KL of the policy's preference q = sigmoid(m) to a label wrong with probability epsilon.
 
-    q [log q - log(1 - epsilon)] + (1 - q) [log(1 - q) - log epsilon]. The authors' code takes -10 for log epsilon and
-    no log(1 - epsilon).
+    The authors' code takes -10 for log epsilon and no log(1 - epsilon).
+
+    Returns:
+        q [log q - log(1 - epsilon)] + (1 - q) [log(1 - q) - log epsilon], [B].
+
+    Raises:
+        ConfigError: epsilon is not between 0 and 1.
     """
     if not 0 < epsilon < 1:
         raise ConfigError(f"objective.link.epsilon={epsilon}: must be above 0 and below 1")
@@ -58,9 +63,15 @@ def exo(c: ObjectiveInputs, *, epsilon: float = 1e-3) -> Tensor:
 
 @register("link")
 def discopop(c: ObjectiveInputs, *, tau: float = 0.05) -> Tensor:
-    """(1 - w) (-log sigmoid(m)) + w e^{-m}, w = sigmoid(m/tau): DiscoPOP (2406.08414, eq. 5).
+    """DiscoPOP (2406.08414, eq. 5): logistic and exponential loss, mixed by w = sigmoid(m/tau).
 
-    e^{-m} goes on straight from -m = 30, where w has long been 0 unless tau is large.
+    e^{-m} continues as a straight line from -m = 30, where w has long been 0 unless tau is large.
+
+    Returns:
+        (1 - w) (-log sigmoid(m)) + w e^{-m}, [B].
+
+    Raises:
+        ConfigError: tau is not above 0.
     """
     if not tau > 0:
         raise ConfigError(f"objective.link.tau={tau}: must be above 0")
@@ -71,9 +82,12 @@ def discopop(c: ObjectiveInputs, *, tau: float = 0.05) -> Tensor:
 
 @register("link", limits={"power": {"ge": 0}})
 def focal(c: ObjectiveInputs, *, power: float = 0.05) -> Tensor:
-    """-p^power log p, p = sigmoid(m): FocalPO (2501.06645) turns the focal loss round and trusts pairs already ranked.
+    """FocalPO (2501.06645) reverses the focal loss, so that pairs already ranked count more; p = sigmoid(m).
 
     The factor has a gradient here; the paper's code is not public. power = 0 is `logistic`.
+
+    Returns:
+        -p^power log p, [B].
     """
     log_p = F.logsigmoid(c.margin)
     return -torch.exp(power * log_p) * log_p if power else -log_p
@@ -81,10 +95,19 @@ def focal(c: ObjectiveInputs, *, power: float = 0.05) -> Tensor:
 
 @register("link", columns=("score_chosen", "score_rejected"))
 def reward_gap(c: ObjectiveInputs, *, eta: float = 1.0, distance: str = "squared") -> Tensor:
-    """Distance from m to the scores' gap t = eta (score_w - score_l): reward-aware RPO (2502.00203).
+    """Reward-aware RPO (2502.00203): distance from m to the gap of the scores, t = eta (score_w - score_l).
 
-    `squared`: (m - t)^2. `target_model`: KL of Bernoulli sigmoid(t) to sigmoid(m). `model_target`: the KL the other
-    way round.
+    Args:
+        c: margins, and the columns score_chosen and score_rejected.
+        eta: scale of the scores' gap.
+        distance: `squared`: (m - t)^2. `target_model`: KL of Bernoulli sigmoid(t) to sigmoid(m). `model_target`: the
+            KL the other way round.
+
+    Returns:
+        The distance, [B].
+
+    Raises:
+        ConfigError: the distance is none of these.
     """
     if distance not in ("squared", "target_model", "model_target"):
         raise ConfigError(f"objective.link.distance={distance}: choose squared, target_model or model_target")

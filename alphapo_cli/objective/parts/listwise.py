@@ -1,6 +1,6 @@
-"""Links that read all K scored answers of a row, [K, B] rewards against the scores that came with them.
+"""Links that read all K scored answers of a row: rewards [K, B] against the scores in the data, to a loss [B].
 
-gamma, a margin part and an uncertain label have no place in them. On pairs with scores they run with K = 2.
+They do not read gamma, a margin part or an uncertain label. On pairs with scores they run with K = 2.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LIST: dict[str, Any] = {"sides": None, "reads_margin": False, "columns": ("scor
 
 
 def _log_targets(c: ObjectiveInputs, temperature: float) -> Tensor:
-    """log softmax(score/temperature) over the answers, [K, B]."""
+    """Log-softmax of score/temperature over the answers, [K, B]."""
     if not temperature > 0:
         raise ConfigError(f"objective.link.temperature={temperature}: must be above 0")
     return F.log_softmax(c.columns_of_sides("score") / temperature, 0)
@@ -27,18 +27,22 @@ def _log_targets(c: ObjectiveInputs, temperature: float) -> Tensor:
 
 @register("link", **_LIST)
 def infonca(c: ObjectiveInputs, *, temperature: float = 1e-4) -> Tensor:
-    """-sum_i t_i log softmax(r)_i, t = softmax(score/temperature): InfoNCA (2402.05369).
+    """InfoNCA (2402.05369): cross-entropy to t = softmax(score/temperature) over the answers.
 
     The default temperature is that of the authors' configuration: hard targets. With them K = 2 is `logistic`.
+
+    Returns:
+        -sum_i t_i log softmax(r)_i, [B].
     """
     return -(_log_targets(c, temperature).exp() * F.log_softmax(c.rewards, 0)).sum(0)
 
 
 @register("link", **_LIST)
 def nca_list(c: ObjectiveInputs, *, temperature: float = 1e-4) -> Tensor:
-    """-sum_i t_i log sigmoid(r_i) - (1/K) sum_i log sigmoid(-r_i): NCA (2402.05369), t as in `infonca`.
+    """NCA (2402.05369) on K answers, with t as in `infonca`; with hard targets K = 2 is `nca`.
 
-    With hard targets K = 2 is `nca`.
+    Returns:
+        -sum_i t_i log sigmoid(r_i) - (1/K) sum_i log sigmoid(-r_i), [B].
     """
     pulled = _log_targets(c, temperature).exp() * F.logsigmoid(c.rewards)
     return -pulled.sum(0) - F.logsigmoid(-c.rewards).mean(0)
@@ -46,9 +50,12 @@ def nca_list(c: ObjectiveInputs, *, temperature: float = 1e-4) -> Tensor:
 
 @register("link", **_LIST)
 def exo_list(c: ObjectiveInputs, *, temperature: float = 1.0) -> Tensor:
-    """KL of q = softmax(r) to t = softmax(score/temperature): EXO (2402.00856) on K answers.
+    """EXO (2402.00856) on K answers: KL of q = softmax(r) to t = softmax(score/temperature).
 
-    K = 2 is `exo` where the scores differ by temperature log((1 - epsilon)/epsilon).
+    K = 2 is `exo` if the scores differ by temperature log((1 - epsilon)/epsilon).
+
+    Returns:
+        sum_i q_i (log q_i - log t_i), [B].
     """
     log_q = F.log_softmax(c.rewards, 0)
     return (log_q.exp() * (log_q - _log_targets(c, temperature))).sum(0)
@@ -56,9 +63,15 @@ def exo_list(c: ObjectiveInputs, *, temperature: float = 1.0) -> Tensor:
 
 @register("link", **_LIST)
 def mpo(c: ObjectiveInputs, *, alpha: float = 1.0, power: float = 1.0) -> Tensor:
-    """-log[sum_{i in +} w_i e^{r_i} / sum_i w_i e^{r_i}], w_i = e^{alpha |score_i - mean|^power}: MPO/SWEPO (2412.04628).
+    """MPO/SWEPO (2412.04628): answers above the row's mean score, and the best, against all answers.
 
-    + are the answers above the row's mean score, and the best. K = 2 with alpha = 0 is `logistic`.
+    Weights are w_i = e^{alpha |score_i - mean|^power}. K = 2 with alpha = 0 is `logistic`.
+
+    Returns:
+        -log[sum_{i above} w_i e^{r_i} / sum_i w_i e^{r_i}], [B].
+
+    Raises:
+        ConfigError: power is not above 0.
     """
     if not power > 0:
         raise ConfigError(f"objective.link.power={power}: must be above 0")

@@ -1,4 +1,4 @@
-"""Margins: what is subtracted from r_w - r_l beside gamma, from a `ObjectiveInputs` to a number or [B]."""
+"""Margins: what is subtracted from r_w - r_l beside gamma; `ObjectiveInputs` to a number or [B], in reward units."""
 
 from __future__ import annotations
 
@@ -16,33 +16,39 @@ SCORES = ("score_chosen", "score_rejected")
 
 @register("margin", pointwise=True)
 def none(c: ObjectiveInputs) -> Tensor | float:
-    """Nothing beside gamma."""
+    """No margin beside gamma."""
     return 0.0
 
 
 @register("margin", columns=lambda column, scale: (column,))
 def column(c: ObjectiveInputs, *, column: str = "offset", scale: float = 1.0) -> Tensor:
-    """scale times a column of the data."""
+    """A column of the data, times `scale`."""
     return scale * c.column(column)
 
 
 @register("margin")
 def length(c: ObjectiveInputs, *, alpha: float = 0.05) -> Tensor:
-    """-alpha (n_w - n_l), so that the loss is -log sigmoid(beta D + alpha (n_w - n_l)): R-DPO (2403.19159).
+    """R-DPO (2403.19159): with it the loss is -log sigmoid(beta D + alpha (n_w - n_l)).
 
     This sign follows from a reward minus alpha times the length, and weakens pairs whose chosen side is longer. Several
-    public codes have the other one: a negative alpha.
+    public codes have the other sign: a negative alpha.
+
+    Returns:
+        -alpha (n_w - n_l), [B].
     """
-    n = c.given.lengths
+    n = c.log_probs.lengths
     return -alpha * (n[0] - n[1])
 
 
 @register("margin")
 def chosen_drop(c: ObjectiveInputs, *, weight: float = 50.0) -> Tensor:
-    """weight max(0, -r_w): the chosen side must not fall below the reference. DPOP (2402.13228); weight = 0 is none.
+    """DPOP (2402.13228): penalises a chosen side that falls below the reference; weight = 0 is none.
 
-    Where the policy is its reference, rounding alone decides which branch an answer is on; there the slope is the mean
-    of the two branches', as at a tie of torch.maximum.
+    If the policy is its reference, rounding alone decides which branch an answer is on; there the slope is the mean of
+    the two branches', as at a tie of torch.maximum.
+
+    Returns:
+        weight max(0, -r_w), [B].
     """
     drop = -c.rewards[0]
     rounding = c.rounding if isinstance(c.rounding, float) else c.rounding[0]
@@ -51,7 +57,7 @@ def chosen_drop(c: ObjectiveInputs, *, weight: float = 50.0) -> Tensor:
 
 @register("margin")
 def shift(c: ObjectiveInputs, *, factor: float = 0.95) -> Tensor:
-    """(factor - 1) r_l, so that m = r_w - factor r_l: DPO-Shift (2502.07599); factor = 1 is none."""
+    """DPO-Shift (2502.07599): (factor - 1) r_l, so that m = r_w - factor r_l; factor = 1 is none."""
     return (factor - 1) * c.rewards[1]
 
 
@@ -62,7 +68,7 @@ def _gap_within_one(columns: dict[str, Tensor], **_: Any) -> tuple[Tensor, str]:
 
 @register("margin", columns=SCORES, rule=_gap_within_one)
 def scaled_rejected(c: ObjectiveInputs) -> Tensor:
-    """m = r_w - (score_w - score_l) r_l, scores in [0, 1]: MaPPO (2507.21183); a gap of 1 is none."""
+    """MaPPO (2507.21183): m = r_w - (score_w - score_l) r_l, scores in [0, 1]; a gap of 1 is none."""
     return (c.column(SCORES[0]) - c.column(SCORES[1]) - 1) * c.rewards[1]
 
 
@@ -75,17 +81,23 @@ def _positive_gap(columns: dict[str, Tensor], *, ratio: bool, **_: Any) -> tuple
 
 @register("margin", columns=SCORES, rule=_positive_gap)
 def score_gap(c: ObjectiveInputs, *, alpha: float = 1.0, ratio: bool = False) -> Tensor:
-    """alpha log(score_w - score_l), or with `ratio` alpha log(score_w/score_l): ODPO (2402.10571); alpha = 0 is none."""
+    """ODPO (2402.10571): alpha log(score_w - score_l), or with `ratio` alpha log(score_w/score_l); 0 is none."""
     chosen, rejected = c.column(SCORES[0]), c.column(SCORES[1])
     return alpha * (torch.log(chosen) - torch.log(rejected) if ratio else torch.log(chosen - rejected))
 
 
 @register("margin", columns=lambda column, weight: (f"{column}_chosen", f"{column}_rejected"))
 def other_reward(c: ObjectiveInputs, *, column: str = "other_reward", weight: float = 0.5) -> Tensor:
-    """m = [r_w - r_l - weight (q_w - q_l)]/(1 - weight), q another objective's reward: MODPO (2310.03708).
+    """MODPO (2310.03708): m = [r_w - r_l - weight (q_w - q_l)]/(1 - weight), q another objective's reward.
 
     q is read from <column>_chosen and <column>_rejected; of several objectives, their weighted sum over their total
     weight. weight = 0 is none.
+
+    Returns:
+        (r_w - r_l) - m, [B].
+
+    Raises:
+        ConfigError: weight is not at least 0 and below 1.
     """
     if not 0 <= weight < 1:
         raise ConfigError(f"objective.margin.weight={weight}: must be at least 0 and below 1")
@@ -96,11 +108,13 @@ def other_reward(c: ObjectiveInputs, *, column: str = "other_reward", weight: fl
 
 @register("margin", needs_reference=True, needs_kl=True)
 def sequence_kl(c: ObjectiveInputs, *, alpha: float = 0.5, stop: bool = True) -> Tensor:
-    """beta alpha (K_l - K_w), K the sum over an answer of KL(reference || policy): TDPO (2404.11999).
+    """TDPO (2404.11999), the second of its losses, as two other projects' codes have it.
 
-    As two other projects' codes have it, the second of its losses; `stop` passes no gradient through K_w. alpha = 0 is
-    none.
+    `stop` passes no gradient through K_w. alpha = 0 is none.
+
+    Returns:
+        beta alpha (K_l - K_w), [B], K the sum over an answer of KL(reference || policy).
     """
-    chosen, rejected = c.given.sequence_kl()[:2]
+    chosen, rejected = c.log_probs.sequence_kl()[:2]
     difference: Tensor = rejected - (chosen.detach() if stop else chosen)
     return c.beta * alpha * difference

@@ -1,4 +1,4 @@
-"""Schedules: a parameter of another part that moves during training, from a `StepContext` and state to its value.
+"""Schedules: a parameter of another part as a function of a `StepContext` and the schedule's state.
 
 `of` names the parameter as KIND.NAME: shape.alpha, margin.factor, score.alpha, ...
 """
@@ -18,7 +18,7 @@ from alphapo_cli.objective.part import StatefulPart, register
 
 @register("schedule")
 def constant(context: StepContext, state: PartState) -> float | None:
-    """Every parameter stays what it is."""
+    """No schedule: every parameter keeps its value."""
     return None
 
 
@@ -26,7 +26,7 @@ def constant(context: StepContext, state: PartState) -> float | None:
 def linear(
     context: StepContext, state: PartState, *, of: str = "shape.alpha", start: float = 0.0, end: float = 0.5
 ) -> float | None:
-    """start + (end - start) t at the share t of training that is over; the last step is taken just before t = 1."""
+    """From start to end, linear in the share t of training that is over; the last step is just before t = 1."""
     return start + (end - start) * context.progress
 
 
@@ -38,7 +38,7 @@ def cosine(
     return end + (start - end) * (1 + math.cos(math.pi * context.progress)) / 2
 
 
-def _begin(*, start: float, low: float, high: float, **_: Any) -> dict[str, float | Tensor]:
+def _initial(*, start: float, low: float, high: float, **_: Any) -> dict[str, float | Tensor]:
     if not low <= start <= high:
         raise ConfigError(f"objective.schedule.start={start}: must be between low={low} and high={high}")
     return {"value": start}
@@ -48,20 +48,23 @@ def _steer(
     state: PartState, row: Mapping[str, Any], *, target: float, gain: float, low: float, high: float, **_: Any
 ) -> PartState:
     displacement = row.get("displacement/chosen")
-    if displacement is None:  # undefined: nothing to steer by
+    if displacement is None:  # undefined: no error to integrate
         return state
     return {"value": (state["value"] + gain * (target - displacement)).clamp(low, high)}
 
 
-@register("schedule", stateful=StatefulPart(_begin, on_probe=_steer))
+@register("schedule", stateful=StatefulPart(_initial, on_probe=_steer))
 def adaptive(
     context: StepContext, state: PartState, *, of: str = "shape.alpha", start: float = 0.0, target: float = 0.0,
     gain: float = -1.0, low: float = -1.0, high: float = 2.0,
 ) -> float | None:  # fmt: skip
-    """After every reading of the probe, value += gain (target - displacement/chosen), kept within [low, high].
+    """An integral controller that holds the chosen side's displacement at `target` nats per token.
 
-    An integral controller that holds the chosen side's displacement at `target` nats per token. The pull on the chosen
-    relative to the rejected side is e^{k (s_w - s_l)}, k = -alpha in the paper's convention and +alpha in the ratio's:
-    a negative gain raises the chosen side under the first, a positive one under the second.
+    After every measurement of the probe, value += gain (target - displacement/chosen), clamped to [low, high]. The pull
+    on the chosen relative to the rejected side is e^{k (s_w - s_l)}, k = -alpha in the paper's convention and +alpha in
+    the ratio's: a negative gain raises the chosen side under the first, a positive one under the second.
+
+    Returns:
+        The value now.
     """
     return float(state["value"])

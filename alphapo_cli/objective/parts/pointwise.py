@@ -1,7 +1,7 @@
 """Links that read the two rewards one by one instead of their difference, so that constants of a score matter.
 
-gamma and a margin part have no place in them: they are subtracted from a difference. The chosen side stands first.
-Those registered as pointwise are a term of each answer, put together by `ObjectiveInputs.each`, and so take unpaired rows.
+They do not read gamma or a margin part, which are subtracted from a difference. Those registered as pointwise are a sum
+of a term per answer (`ObjectiveInputs.each`), and so take unpaired rows. Each gives the loss of a pair, [B].
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from alphapo_cli.objective.part import register
 
 @register("link", reads_margin=False, limits=SIDES, pointwise=True)
 def kto(c: ObjectiveInputs, *, desirable: float = 1.0, undesirable: float = 1.0, kl: float = 0.0) -> Tensor:
-    """w_d (1 - sigmoid(r_w - beta z)) + w_u (1 - sigmoid(beta z - r_l)): KTO (2402.01306), both examples of a pair.
+    """KTO (2402.01306) on both answers of a pair, with the constant z = `kl`, in nats.
 
-    z is the constant `kl`, in nats.
+    Returns:
+        w_d (1 - sigmoid(r_w - beta z)) + w_u (1 - sigmoid(beta z - r_l)), [B].
     """
     z = c.beta * kl
     return c.each(desirable * torch.sigmoid(z - c.rewards[0]), undesirable * torch.sigmoid(c.rewards[1] - z))
@@ -29,30 +30,32 @@ def kto(c: ObjectiveInputs, *, desirable: float = 1.0, undesirable: float = 1.0,
 
 @register("link", reads_margin=False, pointwise=True)
 def bce(c: ObjectiveInputs, *, shift: float = 0.0) -> Tensor:
-    """-log sigmoid(r_w - d) - log sigmoid(-(r_l - d)): each answer told from the other kind.
+    """Binary cross-entropy of each answer: BCO (2404.04656) with the shift d held constant.
 
-    BCO (2404.04656) with the shift d held constant; on log-odds with d = 0 the alignment term of ASFT (2409.10571),
-    there -log p_w - log(1 - p_l).
+    On log-odds with d = 0 it is the alignment term of ASFT (2409.10571), there -log p_w - log(1 - p_l).
+
+    Returns:
+        -log sigmoid(r_w - d) - log sigmoid(-(r_l - d)), [B].
     """
     return c.each(-F.logsigmoid(c.rewards[0] - shift), -F.logsigmoid(shift - c.rewards[1]))
 
 
 @register("link", reads_margin=False, pointwise=True)
 def nca(c: ObjectiveInputs) -> Tensor:
-    """-log sigmoid(r_w) - 1/2 log sigmoid(-r_w) - 1/2 log sigmoid(-r_l): NCA for a pair (2402.05369)."""
+    """NCA (2402.05369) on a pair: -log sigmoid(r_w) - 1/2 log sigmoid(-r_w) - 1/2 log sigmoid(-r_l)."""
     r_w, r_l = c.rewards[0], c.rewards[1]
     return c.each(-F.logsigmoid(r_w) - 0.5 * F.logsigmoid(-r_w), -0.5 * F.logsigmoid(-r_l))
 
 
 @register("link", reads_margin=False, pointwise=True)
 def apo_zero(c: ObjectiveInputs) -> Tensor:
-    """1 - sigmoid(r_w) + sigmoid(r_l): chosen up, rejected down (2408.06266, eq. 7)."""
+    """APO-zero (2408.06266, eq. 7): 1 - sigmoid(r_w) + sigmoid(r_l), chosen up, rejected down."""
     return c.each(torch.sigmoid(-c.rewards[0]), torch.sigmoid(c.rewards[1]))
 
 
 @register("link")
 def apo_down(c: ObjectiveInputs) -> Tensor:
-    """sigmoid(r_w) + 1 - sigmoid(m): both down, the rejected more (2408.06266, eq. 8)."""
+    """APO-down (2408.06266, eq. 8): sigmoid(r_w) + 1 - sigmoid(m), both down, the rejected more."""
     return torch.sigmoid(c.rewards[0]) + torch.sigmoid(-c.margin)
 
 
@@ -63,9 +66,12 @@ def _share(columns: dict[str, Tensor], **_: Any) -> tuple[Tensor, str]:
 
 @register("link", reads_margin=False, pointwise=True)
 def sppo(c: ObjectiveInputs) -> Tensor:
-    """(h_w - 1/(2 beta))^2 + (h_l + 1/(2 beta))^2, h = r/beta: SPPO (2405.00675) with hard labels.
+    """SPPO (2405.00675) with hard labels; beta stands for the paper's 1/eta.
 
-    beta stands for the paper's 1/eta. The authors' code halves the sum; TRL's does not.
+    The authors' code halves the sum; TRL's does not.
+
+    Returns:
+        (h_w - 1/(2 beta))^2 + (h_l + 1/(2 beta))^2, h = r/beta, [B].
     """
     h = c.unscaled
     return c.each(square(h[0] - 0.5 / c.beta), square(h[1] + 0.5 / c.beta))
@@ -73,16 +79,17 @@ def sppo(c: ObjectiveInputs) -> Tensor:
 
 @register("link", reads_margin=False, columns=("win_probability",), rule=_share, pointwise=True)
 def sppo_soft(c: ObjectiveInputs) -> Tensor:
-    """`sppo` towards (P - 1/2)/beta with P = win_probability for the chosen answer and 1 - P for the rejected one."""
+    """As `sppo`, towards (P - 1/2)/beta, P = win_probability for the chosen and 1 - P for the rejected answer."""
     h, target = c.unscaled, (c.column("win_probability") - 0.5) / c.beta
     return c.each(square(h[0] - target), square(h[1] + target))
 
 
 @register("link", limits={"weight": {"ge": 0}})
 def calibrated(c: ObjectiveInputs, *, weight: float = 1.0) -> Tensor:
-    """-log sigmoid(m/beta) + weight [(h_w - 1/(2 beta))^2 + (h_l + 1/(2 beta))^2]: Cal-DPO.
+    """Cal-DPO as arXiv 2502.01237 restates it: the preference term has no beta of its own.
 
-    As arXiv 2502.01237 restates it: the preference term has no beta of its own.
+    Returns:
+        -log sigmoid(m/beta) + weight [(h_w - 1/(2 beta))^2 + (h_l + 1/(2 beta))^2], h = r/beta, [B].
     """
     pulled: Tensor = sppo(c)
     return -F.logsigmoid(c.margin / c.beta) + weight * pulled

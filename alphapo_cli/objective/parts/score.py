@@ -1,7 +1,7 @@
-"""Scores: one number per answer, s, from its log-probs. [K, B] in, [K, B] out; K sides (chosen first), B pairs.
+"""Scores: one number per answer, s, from its log-probs; K sides (chosen first) of B pairs, to [K, B].
 
-Public implementations differ in sum or mean, and results are not comparable across that line, so the choice is a
-named part and never a flag. Scores that compare with a reference begin with `ratio`.
+Public implementations differ in sum or mean, and results are not comparable between the two, so the choice is a named
+part and never a flag. Names of scores that compare with a reference begin with `ratio`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
 from alphapo_cli.objective.part import register
 
-# Mean log-prob above which `odds` goes on along its tangent: at p = 1 the odds are infinite. The slope there, 1024,
+# Mean log-prob above which `odds` continues along its tangent: at p = 1 the odds are infinite. The slope there, 1024,
 # times those of a power shape (1.1e13) and beta can still be squared in float32.
 ODDS_LINEAR_FROM = -(2.0**-10)
 
@@ -31,10 +31,13 @@ def sum_(answers: AnswerLogProbs) -> Tensor:
 
 @register("score", score_kind="log_ratio")
 def odds(answers: AnswerLogProbs) -> Tensor:
-    """Log-odds of the per-token mean a = L/n, s = a - log(1 - e^a). ORPO (2403.07691), ASFT (2409.10571).
+    """Log-odds of the per-token mean a = L/n: ORPO (2403.07691), ASFT (2409.10571).
 
-    The odds are the ratio of p to 1 - p, so a power shape takes the ratio convention. Beyond `ODDS_LINEAR_FROM` it
-    goes on along its tangent.
+    The odds are the ratio of p to 1 - p, so a power shape takes the ratio convention. Beyond `ODDS_LINEAR_FROM` the
+    function continues along its tangent.
+
+    Returns:
+        s = a - log(1 - e^a), [K, B].
     """
     a = answers.sums / answers.lengths
     inner = a.clamp(max=ODDS_LINEAR_FROM)
@@ -57,14 +60,17 @@ def ratio_mean(answers: AnswerLogProbs) -> Tensor:
 
 @register("score", needs_reference=True, score_kind="log_ratio")
 def ratio_entropy(answers: AnswerLogProbs, *, alpha: float = 0.95) -> Tensor:
-    """s = alpha L - R: the policy's entropy counts alpha times in the divergence. H-DPO (2411.07595).
+    """H-DPO (2411.07595): the policy's entropy counts alpha times in the divergence.
 
     alpha below 1 makes the policy sharper; alpha = 1 is `ratio_sum`.
+
+    Returns:
+        s = alpha L - R, [K, B].
     """
     return answers.log_ratio() if alpha == 1 else answers.log_ratio() - (1 - alpha) * answers.sums
 
 
-# Summed log-probs of each answer under a second reference: columns of the data, or made of `model.guide`.
+# Summed log-probs of each answer under a second reference: columns of the data, or computed with `model.guide`.
 GUIDE = "guide_{}_logp"
 
 
@@ -73,9 +79,12 @@ GUIDE = "guide_{}_logp"
     columns=(GUIDE.format("chosen"), GUIDE.format("rejected")),
 )  # fmt: skip
 def ratio_mixed(answers: AnswerLogProbs, *, weight: float = 0.5, clip: float = 0.1) -> Tensor:
-    """s = L - V, V = -log[(1 - weight) e^{-R} + weight e^{-R'}]: MRPO (2405.16388), two references' harmonic mean.
+    """MRPO (2405.16388): log-ratio to the harmonic mean of two references.
 
     R' is the second reference's log-prob, clipped to R (1 -+ clip). Equal references, or weight = 0, give `ratio_sum`.
+
+    Returns:
+        s = L - V, V = -log[(1 - weight) e^{-R} + weight e^{-R'}], [K, B].
     """
     reference = answers.given_reference()
     reach = clip * reference.abs()

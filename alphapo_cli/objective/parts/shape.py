@@ -2,7 +2,7 @@
 
 h'(0) = 1 but for the two divergences whose published form has another slope there (`js` 1/2, `chi` 2).
 
-One primitive serves both published conventions of the power shape; see `power`. What was dropped: exp(s)**(-alpha),
+One primitive serves both published conventions of the power shape; see `power`. It is not computed as exp(s)**(-alpha),
 which loses the sign of small margins in bf16 and is infinite for summed log-probs.
 """
 
@@ -27,12 +27,21 @@ def identity(s: Tensor, kind: ScoreKind) -> Tensor:
 
 @register("shape")
 def power(s: Tensor, kind: ScoreKind, *, alpha: float = 0.25, convention: str = "auto") -> Tensor:
-    """The power of the probability (or ratio) in place of its logarithm.
+    """The power of the probability (or ratio) in place of its logarithm; alpha = 0 is the identity, bitwise.
 
-    convention `paper` (AlphaPO, 2501.03884, eq. 7): h(s) = (1 - e^{-alpha s})/alpha = BC(s; -alpha), made for
-    log-probs, s <= 0. convention `ratio` (alpha-divergence family of f-DPO, 2309.16240):
-    h(s) = (e^{alpha s} - 1)/alpha = BC(s; alpha), made for log-ratios. `auto` takes the one made for the score.
-    Limit: alpha = 0 is the identity, bitwise.
+    Args:
+        s: scores, any shape.
+        kind: what they are the logarithm of.
+        alpha: the power.
+        convention: `paper` (AlphaPO, 2501.03884, eq. 7): h(s) = (1 - e^{-alpha s})/alpha = BC(s; -alpha), made for
+            log-probs, s <= 0. `ratio` (alpha-divergence family of f-DPO, 2309.16240): h(s) = (e^{alpha s} - 1)/alpha =
+            BC(s; alpha), made for log-ratios. `auto`: the one made for the score.
+
+    Returns:
+        h(s), of the shape and dtype of `s`.
+
+    Raises:
+        ConfigError: alpha is not finite, or there is no such convention.
     """
     if not math.isfinite(alpha):
         raise ConfigError(f"objective.shape.alpha={alpha}: must be a finite number")
@@ -44,26 +53,26 @@ def power(s: Tensor, kind: ScoreKind, *, alpha: float = 0.25, convention: str = 
 
 @register("shape")
 def js(s: Tensor, kind: ScoreKind) -> Tensor:
-    """log(2 u/(1 + u)) of the ratio u = e^s: f-DPO with the Jensen-Shannon divergence (2309.16240). At most log 2."""
+    """f-DPO with Jensen-Shannon divergence (2309.16240): h = log(2 u/(1 + u)) of the ratio u = e^s; at most log 2."""
     return F.logsigmoid(s) + math.log(2)
 
 
 @register("shape")
 def chi(s: Tensor, kind: ScoreKind) -> Tensor:
-    """s + e^s - 1: the divergence of chi-squared and KL together, chi-PO (2407.13399). e^s goes on straight from 30."""
+    """Chi-PO (2407.13399), chi-squared and KL divergence together: h = s + e^s - 1; e^s is a straight line from 30."""
     return s + box_cox(s, 1.0)
 
 
 @register("shape")
 def tanh(s: Tensor, kind: ScoreKind, *, scale: float = 5.0) -> Tensor:
-    """scale tanh(s/scale): saturates on both sides. A baseline: does any bounded shape do what the power's does?"""
+    """A bounded baseline that saturates on both sides: scale times the hyperbolic tangent of s/scale."""
     _positive("scale", scale)
     return scale * torch.tanh(s / scale)
 
 
 @register("shape")
 def clipped(s: Tensor, kind: ScoreKind, *, low: float = -5.0, high: float = 5.0) -> Tensor:
-    """s kept within [low, high], without gradient outside: the other bounded baseline. low <= 0 <= high."""
+    """Bounded baseline: s clamped to [low, high], without gradient outside; low <= 0 <= high."""
     if not low <= 0 <= high:
         raise ConfigError(f"objective.shape.low={low}, high={high}: low must be at most 0 and high at least 0")
     return s.clamp(low, high)

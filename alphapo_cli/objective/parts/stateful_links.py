@@ -1,4 +1,4 @@
-"""Links that remember something of earlier optimizer steps: KTO's divergence, BCO's mean reward."""
+"""Links with a state across optimizer steps: KTO's divergence, BCO's mean reward."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from alphapo_cli.objective.part import StatefulPart, register
 
 
 def _by_row(c: ObjectiveInputs, values: Tensor) -> Tensor:
-    """[K, B] -> [B, K], NaN for an absent answer."""
+    """Transpose [K, B] to [B, K], NaN for an absent answer."""
     present = [c.present(side) for side in range(len(values))]
     return torch.stack([v if p is None else v.where(p, torch.nan) for v, p in zip(values, present, strict=True)], 1)
 
 
-def _divergence_begin(*, kl: float, **_: Any) -> dict[str, float | Tensor]:
+def _divergence_initial(*, kl: float, **_: Any) -> dict[str, float | Tensor]:
     return {"kl": kl}
 
 
@@ -29,18 +29,21 @@ def _divergence_update(state: PartState, values: Tensor, **_: Any) -> PartState:
 
 @register(
     "link", reads_margin=False, limits=SIDES, pointwise=True, sides=3, mismatched=True,
-    stateful=StatefulPart(_divergence_begin, lambda c, **_: c.unscaled[2:3].T, _divergence_update),
+    stateful=StatefulPart(_divergence_initial, lambda c, **_: c.unscaled[2:3].T, _divergence_update),
 )  # fmt: skip
 def kto_mismatched(c: ObjectiveInputs, *, desirable: float = 1.0, undesirable: float = 1.0, kl: float = 0.0) -> Tensor:
-    """w_d (1 - sigmoid(r_w - beta z)) + w_u (1 - sigmoid(beta z - r_l)): KTO (2402.01306, eq. 7), each answer alone.
+    """KTO (2402.01306, eq. 7), each answer alone; z is the step's mean h of answers to other prompts, at least 0.
 
-    z is the step's mean h of answers to other prompts, at least 0 and without gradient; `kl` before the first step.
+    z has no gradient; it is `kl` before the first step.
+
+    Returns:
+        w_d (1 - sigmoid(r_w - beta z)) + w_u (1 - sigmoid(beta z - r_l)), [B].
     """
     z = c.beta * c.state["kl"].to(c.rewards)
     return c.each(desirable * torch.sigmoid(z - c.rewards[0]), undesirable * torch.sigmoid(c.rewards[1] - z))
 
 
-def _kl_begin(*, kl: float, **_: Any) -> dict[str, float | Tensor]:
+def _kl_initial(*, kl: float, **_: Any) -> dict[str, float | Tensor]:
     return {"kl_chosen": kl, "kl_rejected": kl}
 
 
@@ -54,39 +57,45 @@ def _kl_update(state: PartState, values: Tensor, **_: Any) -> PartState:
     reads_margin=False,
     limits=SIDES,
     pointwise=True,
-    stateful=StatefulPart(_kl_begin, lambda c, **_: _by_row(c, c.unscaled), _kl_update),
+    stateful=StatefulPart(_kl_initial, lambda c, **_: _by_row(c, c.unscaled), _kl_update),
 )
 def kto_pair(c: ObjectiveInputs, *, desirable: float = 1.0, undesirable: float = 1.0, kl: float = 0.0) -> Tensor:
-    """w_d (1 - sigmoid(r_w - beta z_l)) + w_u (1 - sigmoid(beta z_w - r_l)): KTO (2402.01306) on pairs.
+    """KTO (2402.01306) on pairs: each half of a step is measured against the other half.
 
-    z_l and z_w are the step's mean h of the rejected and of the chosen half, at least 0: each half is measured
-    against the other one. Before the first step both are `kl`.
+    z_l and z_w are the step's mean h of the rejected and of the chosen half, at least 0. Before the first step both are
+    `kl`.
+
+    Returns:
+        w_d (1 - sigmoid(r_w - beta z_l)) + w_u (1 - sigmoid(beta z_w - r_l)), [B].
     """
     z = {name: c.beta * c.state[name].to(c.rewards) for name in ("kl_chosen", "kl_rejected")}
     up = torch.sigmoid(z["kl_rejected"] - c.rewards[0])
     return c.each(desirable * up, undesirable * torch.sigmoid(c.rewards[1] - z["kl_chosen"]))
 
 
-def _shift_begin(*, shift: float) -> dict[str, float | Tensor]:
+def _shift_initial(*, shift: float) -> dict[str, float | Tensor]:
     return {"shift": shift, "seen": 0.0}
 
 
 def _shift_update(state: PartState, values: Tensor, **_: Any) -> PartState:
-    found = values[~values.isnan()]
-    seen = state["seen"] + found.numel()
-    return {"shift": (state["shift"] * state["seen"] + found.sum()) / seen, "seen": seen}
+    rewards = values[~values.isnan()]
+    seen = state["seen"] + rewards.numel()
+    return {"shift": (state["shift"] * state["seen"] + rewards.sum()) / seen, "seen": seen}
 
 
 @register(
     "link",
     reads_margin=False,
     pointwise=True,
-    stateful=StatefulPart(_shift_begin, lambda c, **_: _by_row(c, c.rewards), _shift_update),
+    stateful=StatefulPart(_shift_initial, lambda c, **_: _by_row(c, c.rewards), _shift_update),
 )
 def bco(c: ObjectiveInputs, *, shift: float = 0.0) -> Tensor:
-    """-log sigmoid(r_w - d) - log sigmoid(-(r_l - d)): BCO (2404.04656), d the mean of all rewards so far.
+    """BCO (2404.04656): binary cross-entropy of each answer, d the mean of all rewards so far.
 
     Before the first step d is `shift`.
+
+    Returns:
+        -log sigmoid(r_w - d) - log sigmoid(-(r_l - d)), [B].
     """
     d = c.state["shift"].to(c.rewards)
     return c.each(-F.logsigmoid(c.rewards[0] - d), -F.logsigmoid(d - c.rewards[1]))

@@ -1,8 +1,8 @@
-"""Token weights: how much each completion token counts in a score, before the score adds them up.
+"""Token weights: how much each completion token counts in a score, before the score sums over tokens.
 
-[N] weights from an answer's tokens, without gradient. A score's sum L becomes sum_t w_t log p_t and its length n
-becomes sum_t w_t; the reference's sums are made by the same rule from the reference's own tokens. The NLL and what is
-logged count every token once.
+A part maps an answer's tokens to weights [N], without gradient. A score's sum L becomes sum_t w_t log p_t and its
+length n becomes sum_t w_t; the reference's sums are computed by the same rule from the reference's own tokens. The NLL
+and the logged metrics count every token once.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ def all_(answers: AnswerLogProbs, scored: TokenLogProbs) -> Tensor | None:
 
 
 def _shorter(answers: AnswerLogProbs, scored: TokenLogProbs) -> Tensor:
-    """[N] length of the shorter answer of each token's pair."""
+    """Length of the shorter answer of each token's pair, [N]."""
     return answers.lengths.amin(0)[scored.tokens.pair]
 
 
 @register("token", limits={"alpha": {"ge": 0}})
 def prefix(answers: AnswerLogProbs, scored: TokenLogProbs, *, alpha: float = 0.5) -> Tensor:
-    """1 for the first m tokens, m the shorter answer's length, alpha for what follows: LD-DPO (2409.06411).
+    """LD-DPO (2409.06411): full weight up to the shorter answer's length m; alpha = 1 is `all`.
 
-    alpha = 1 is `all`.
+    Returns:
+        1 for the first m tokens of an answer, alpha for those that follow, [N].
     """
     inside = scored.tokens.position < _shorter(answers, scored)
     return torch.where(inside, 1.0, alpha).to(scored.logps)
@@ -41,10 +42,13 @@ def prefix(answers: AnswerLogProbs, scored: TokenLogProbs, *, alpha: float = 0.5
 
 @register("token", limits={"seed": {"ge": 0, "lt": 2**32}})  # torch takes 64 bits, of which each pair needs some
 def sampled(answers: AnswerLogProbs, scored: TokenLogProbs, *, seed: int = 0) -> Tensor:
-    """1 for m tokens of each answer drawn at random, m the shorter answer's length, 0 for the rest: SamPO (2406.10957).
+    """SamPO (2406.10957): m random tokens of each answer count, m the shorter answer's length.
 
-    One draw for policy and reference, of the pair's place in the data and `seed` alone: the authors draw anew for
+    One draw for policy and reference, from the pair's index in the data and `seed` alone: the authors draw anew for
     each, and at every step.
+
+    Returns:
+        1 for the tokens drawn and 0 for the rest, [N].
     """
     tokens = scored.tokens
     keep = answers.lengths.amin(0)
@@ -54,23 +58,29 @@ def sampled(answers: AnswerLogProbs, scored: TokenLogProbs, *, seed: int = 0) ->
     for answer in range(tokens.num_pairs * tokens.num_sides):
         side, pair = divmod(answer, tokens.num_pairs)
         count, size = int(answers.lengths[side, pair]), int(keep[pair])
-        mine = tokens.answer == answer
+        of_answer = tokens.answer == answer
         if size == count:
-            weights[mine] = 1.0
+            weights[of_answer] = 1.0
             continue
         generator = torch.Generator().manual_seed((seed * 1_000_003 + int(index[pair])) * 2 + side)
         drawn = torch.zeros(count, dtype=weights.dtype)
         drawn[torch.randperm(count, generator=generator)[:size]] = 1.0
-        weights[mine] = drawn.to(weights.device)[position[mine]]
+        weights[of_answer] = drawn.to(weights.device)[position[of_answer]]
     return weights
 
 
 @register("token")
 def differing(answers: AnswerLogProbs, scored: TokenLogProbs, *, delta: float = 2.0) -> Tensor:
-    """1 + min(1/p, delta) for tokens that only one answer of the pair has, 1 for the others: BMC (2408.07471).
+    """BMC (2408.07471): tokens that only one answer of the pair has count more.
 
     Which tokens differ is found by difflib's matching blocks of the two answers, rejected first. The authors' code runs
     it over prompt and answer and leaves stop words out.
+
+    Returns:
+        1 + min(1/p, delta) for these tokens, 1 for the others, [N].
+
+    Raises:
+        ConfigError: delta is below 0.
     """
     tokens = scored.tokens
     if not delta >= 0:
@@ -93,10 +103,13 @@ def differing(answers: AnswerLogProbs, scored: TokenLogProbs, *, delta: float = 
 
 @register("token", limits={"gamma": {"gt": 0, "le": 1}})
 def turns(answers: AnswerLogProbs, scored: TokenLogProbs, *, gamma: float = 0.7) -> Tensor:
-    """gamma^j (1 - gamma^(T-j))/(1 - gamma^T) for the tokens of turn j of an answer of T turns: DMPO (2406.14868).
+    """DMPO (2406.14868): weights that fall with the turn j of an answer of T turns.
 
     Turns count from 0, those of the assistant alone (`data.trajectories`) that truncation left; gamma = 1 is (T - j)/T.
     One turn is `all`.
+
+    Returns:
+        gamma^j (1 - gamma^(T-j))/(1 - gamma^T), [N].
     """
     tokens = scored.tokens
     if tokens.turn is None:
@@ -113,9 +126,15 @@ def turns(answers: AnswerLogProbs, scored: TokenLogProbs, *, gamma: float = 0.7)
 
 @register("token", needs_guide=True)
 def guided(answers: AnswerLogProbs, scored: TokenLogProbs, *, strength: float = 0.05) -> Tensor:
-    """1 + strength q for chosen and 1 - strength q for rejected tokens, q = log(guide/reference): TGDPO (2506.14574).
+    """TGDPO (2506.14574): weights from q = log(guide/reference) of an already trained model, `model.guide`.
 
-    strength is the paper's alpha beta. The guide is an already trained model, `model.guide`; strength = 0 is `all`.
+    `strength` is the paper's alpha beta; strength = 0 is `all`.
+
+    Returns:
+        1 + strength q for chosen and 1 - strength q for rejected tokens, [N].
+
+    Raises:
+        UsageError: the tokens have no log-ratios of a guide model.
     """
     tokens = scored.tokens
     if tokens.guide is None:

@@ -1,4 +1,4 @@
-"""Weights: a factor on a pair's preference term, from a `ObjectiveInputs` to a number or [B]."""
+"""Weights: a factor on a pair's preference term; `ObjectiveInputs` to a number or [B]."""
 
 from __future__ import annotations
 
@@ -30,17 +30,23 @@ def column(c: ObjectiveInputs, *, column: str = "weight") -> Tensor:
 
 @register("weight", columns=lambda column, alpha: (column,))
 def similarity(c: ObjectiveInputs, *, column: str = "semantic_distance", alpha: float = 1.0) -> Tensor:
-    """e^{-alpha d}, d a distance of prompt and chosen answer in meaning: Sem-DPO (2507.20133); alpha = 0 is none."""
+    """Sem-DPO (2507.20133): e^{-alpha d}, d a semantic distance of prompt and chosen answer; alpha = 0 is none."""
     return torch.exp(-alpha * c.column(column))
 
 
 @register("weight", needs_statistics=True)
 def on_policy(c: ObjectiveInputs, *, clamp: bool = True) -> Tensor:
-    """exp(mean_t[log p_t - log sum_v p(v)^2]) of both answers multiplied, without gradient: WPO (2406.11827).
+    """WPO (2406.11827): pairs that the policy would write itself count more.
 
-    Pairs that the policy would write itself count more. The authors keep the product at most 1 (`clamp`), TRL does not.
+    The authors keep the product at most 1 (`clamp`), TRL does not.
+
+    Returns:
+        exp(mean_t[log p_t - log sum_v p(v)^2]) of both answers multiplied, without gradient, [B].
+
+    Raises:
+        UsageError: the log-probs come without statistics of the next-token distribution.
     """
-    answers = c.given
+    answers = c.log_probs
     if answers.log_p2 is None:
         raise UsageError(
             "the weight 'on_policy' reads the model's whole next-token distribution, and only sums were given"
@@ -51,10 +57,13 @@ def on_policy(c: ObjectiveInputs, *, clamp: bool = True) -> Tensor:
 
 @register("weight", columns=("score_chosen", "score_rejected"))
 def omni(c: ObjectiveInputs, *, eta: float = 0.7, focus: float = 3.0, tau: float = 1.0) -> Tensor:
-    """sigmoid(eta (score_w - score_l)) (1 - sigmoid(beta (a_w - a_l) - tau))^focus: Omni-DPO (2506.10054).
+    """Omni-DPO (2506.10054): quality times what is left to learn, a the mean log-prob.
 
-    Quality times what is left to learn, a the mean log-prob. It has a gradient, as in the authors' code.
+    It has a gradient, as in the authors' code.
+
+    Returns:
+        sigmoid(eta (score_w - score_l)) (1 - sigmoid(beta (a_w - a_l) - tau))^focus, [B].
     """
-    a = c.given.sums / c.given.lengths
+    a = c.log_probs.sums / c.log_probs.lengths
     quality = torch.sigmoid(eta * (c.column("score_chosen") - c.column("score_rejected")))
     return quality * torch.exp(focus * torch.nn.functional.logsigmoid(tau - c.beta * (a[0] - a[1])))
