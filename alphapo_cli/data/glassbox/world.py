@@ -223,7 +223,7 @@ def draw_answer(rng: Random, task: Task, quality: float) -> WorldAnswer:
 
 
 def demonstrations(n: int, seed: int) -> list[tuple[str, str]]:
-    """`n` (instruction, answer) of mixed quality, the base policy's SFT data; the first k are the same for any n >= k."""
+    """`n` (instruction, answer) of mixed quality: the base policy's SFT data; a smaller set is a prefix of a larger."""
     rng, train = Random(f"glassbox demonstrations {seed}"), _split()[0]
 
     def draw() -> tuple[str, str]:
