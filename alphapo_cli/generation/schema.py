@@ -27,7 +27,7 @@ class VLLMConfig:
 
 @dataclass
 class GenerationConfig:
-    """Sampling settings. The model's generation_config (top_k, penalties, ...) is ignored: the policy itself is sampled."""
+    """Sampling settings; the model's generation_config (top_k, penalties, ...) is ignored, so the policy is sampled."""
 
     backend: str = _choice("auto", "auto", "vllm", "transformers")  # auto: vllm where it is installed
     generator: str | None = None  # the name in model_outputs.json; null: the run's or the model's own
