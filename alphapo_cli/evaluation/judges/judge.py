@@ -50,7 +50,7 @@ class Judge(Protocol):
         Args:
             pairs: what will be judged.
             folder: directory with the journal of earlier judgements.
-            asking: whether failed judgements are queried again; otherwise up to judge.max_failed stay left out.
+            asking: query every missing judgement; otherwise up to judge.max_failed missing ones are left out.
 
         Raises:
             UsageError: a key is missing, the endpoint cannot be reached, the cost is above the limit, ...
