@@ -1,7 +1,8 @@
 """A byte-level BPE tokenizer trained on the data, with a chat template, for models that start from scratch.
 
-Bytes cover every text, so that there is no unknown token. Roles and ends are single tokens without white space around
-them: no token can reach from a prompt into an answer, and a short context is not spent on markup.
+Bytes cover every text, so there is no unknown token. Role markers and the end of a turn are single special tokens
+without white space around them: no token can straddle the boundary between prompt and answer, and a short context is
+not spent on markup.
 """
 
 from __future__ import annotations
@@ -25,10 +26,19 @@ CHAT_TEMPLATE = (
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Any:
-    """A transformers PreTrainedTokenizerFast with at most `vocab_size` tokens; the same texts give the same one.
+    """Train a byte-level BPE tokenizer; the same texts give the same tokenizer.
 
-    Texts are raw content without role tokens. The padding token is not the end token. Set model_max_length before
-    saving. Raises ValueError when `vocab_size` cannot hold the 256 bytes and the special tokens.
+    The padding token is not the end token. Set model_max_length before saving.
+
+    Args:
+        texts: raw content without role tokens.
+        vocab_size: tokens at most, the 256 bytes and the special tokens included.
+
+    Returns:
+        A transformers PreTrainedTokenizerFast with a chat template.
+
+    Raises:
+        ValueError: `vocab_size` cannot hold the 256 bytes and the special tokens.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

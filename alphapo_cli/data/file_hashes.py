@@ -1,4 +1,4 @@
-"""What local data files hold, as hashes: told apart without reading them as data, so that a complete run can ask."""
+"""Content hashes of local data files: a run that is complete detects changed data without parsing the files."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from alphapo_cli.errors import UsageError
 
 
 def fingerprints(cfg: DataConfig) -> dict[str, str]:
-    """Hex SHA-256 of what `data.path` and `data.eval_path` name, by setting; what cannot be read is left out."""
-    found = {}
+    """Hex SHA-256 of the files of `data.path` and `data.eval_path`, by setting; unreadable ones are left out."""
+    hashes = {}
     for setting, path in (("data.path", cfg.path), ("data.eval_path", cfg.eval_path)):
         if path is None:
             continue
@@ -21,11 +21,11 @@ def fingerprints(cfg: DataConfig) -> dict[str, str]:
             digests = [_digest(file, file.stat().st_mtime_ns, file.stat().st_size) for file in find_files(path)]
         except (OSError, UsageError):
             continue
-        found[setting] = hashlib.sha256("".join(digests).encode()).hexdigest()
-    return found
+        hashes[setting] = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return hashes
 
 
 @functools.lru_cache(maxsize=64)  # the cells of a sweep ask for the same files
-def _digest(file: Path, changed: int, size: int) -> str:
+def _digest(file: Path, modified_ns: int, size: int) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,7 +1,8 @@
-"""Preference pairs from files and from the hub: read, brought to one form, and cleaned of what cannot train.
+"""Preference pairs from files and from the hub: read, converted to `TextPair`, and filtered.
 
-A row whose two sides share no prompt, whose answer is empty, of whose answers two are the same or whose scores are all
-equal carries no preference: it is left out and counted. A row that is broken (no `rejected`, a number where text belongs) is an error that names it.
+A row carries no preference when its two sides share no prompt, an answer is empty, two answers are the same or all
+scores are equal: it is left out and counted. A malformed row (no `rejected`, a number in place of text) is an error
+that names it.
 """
 
 from __future__ import annotations
@@ -10,38 +11,46 @@ from dataclasses import replace
 
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.row_formats import answer_text, detect_form, to_pair
-from alphapo_cli.data.scored_answers import agreed, tied
+from alphapo_cli.data.scored_answers import answers_per_row, tied
 from alphapo_cli.data.sources import Row, read_files, read_hub
 from alphapo_cli.data.text_pairs import LoadCounts, LoadedPairs, TextPair
 from alphapo_cli.errors import UsageError
 
 
 def has_evaluation(cfg: DataConfig) -> bool:
-    """Whether the configuration names evaluation pairs of their own; a local file hides the hub's evaluation split."""
+    """Whether separate evaluation pairs are configured; `data.path` takes precedence over the hub's `eval_split`."""
     return cfg.eval_path is not None or (cfg.source == "hub" and cfg.path is None and cfg.eval_split is not None)
 
 
 def check_source(cfg: DataConfig) -> None:
-    """Raises UsageError for a data file or hub name beside the embedded world, which would not be read."""
-    given = [name for name in ("path", "eval_path", "name") if getattr(cfg, name) is not None]
-    if cfg.source == "glassbox" and given:
-        group = "hub" if given == ["name"] else "jsonl"
+    """Refuse (UsageError) a data file or hub name set beside data=glassbox, which would ignore it."""
+    unused = [name for name in ("path", "eval_path", "name") if getattr(cfg, name) is not None]
+    if cfg.source == "glassbox" and unused:
+        group = "hub" if unused == ["name"] else "jsonl"
         raise UsageError(
-            f"data.{given[0]}={getattr(cfg, given[0])} is not read by data=glassbox, the embedded world; add data={group}"
+            f"data.{unused[0]}={getattr(cfg, unused[0])} is not read by data=glassbox, the embedded world; add data={group}"
         )
 
 
 def load_pairs(cfg: DataConfig, *, evaluation: bool = False) -> LoadedPairs:
-    """Reads the training pairs, or those of `data.eval_path` / `data.eval_split`.
+    """Read the training pairs or the evaluation pairs.
 
-    A local path wins over a hub name. `data.limit` takes the first rows of the training source, before anything is left
-    out. Raises UsageError (exit 2) for missing, empty or broken data, naming file and row.
+    Args:
+        cfg: the data settings. A local path wins over a hub name; `data.limit` takes the first rows of the training
+            source, before any row is left out.
+        evaluation: read `data.eval_path` / `data.eval_split` instead of the training source.
+
+    Returns:
+        The usable pairs in source order, with counts of the rows left out.
+
+    Raises:
+        UsageError: the data are missing, empty or malformed; the message names file and row.
     """
     rows, description = _read(cfg, evaluation)
     if not rows:
         raise UsageError(f"{description}: holds no pairs; alphapo needs rows with prompt, chosen and rejected")
     form = detect_form(rows[0], cfg)
-    cfg = replace(cfg, answers=_answers(rows, form, cfg, description))
+    cfg = replace(cfg, answers=_num_answers(rows, form, cfg, description))
     counts = {"no_common_prompt": 0, "emptied": 0, "identical": 0, "duplicates": 0, "duplicates_dropped": 0, "tied": 0}
     pairs: list[TextPair] = []
     seen: set[str] = set()
@@ -74,19 +83,19 @@ def load_pairs(cfg: DataConfig, *, evaluation: bool = False) -> LoadedPairs:
     return LoadedPairs(pairs, LoadCounts(read=len(rows), **counts), f"{description} ({form})", form)
 
 
-def _answers(rows: list[Row], form: str, cfg: DataConfig, description: str) -> int | None:
-    """How many answers a row has."""
+def _num_answers(rows: list[Row], form: str, cfg: DataConfig, description: str) -> int | None:
+    """Number of answers of each row, which `data.answers` must match."""
     if cfg.gold_column is not None and form not in ("pairs", "messages"):
         raise UsageError(f"data.gold_column={cfg.gold_column}: {description} holds {form}; leave it out")
     if form == "answers":
-        return agreed(rows, cfg, description)
-    there = {"unpaired": 1}.get(form, 2 if cfg.gold_column is None else 3)
-    if cfg.answers not in (None, there):
+        return answers_per_row(rows, cfg, description)
+    count = {"unpaired": 1}.get(form, 2 if cfg.gold_column is None else 3)
+    if cfg.answers not in (None, count):
         raise UsageError(
-            f"data.answers={cfg.answers}: {description} holds {form}, {there} answer(s) a row; leave it out, or give rows "
+            f"data.answers={cfg.answers}: {description} holds {form}, {count} answer(s) a row; leave it out, or give rows "
             "with a list 'responses' and 'scores'"
         )
-    return there
+    return count
 
 
 def _read(cfg: DataConfig, evaluation: bool) -> tuple[list[Row], str]:

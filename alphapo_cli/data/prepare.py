@@ -1,4 +1,4 @@
-"""From loaded pairs to what training reads: token ids, the held-out probe, and a table that says what happened."""
+"""From loaded pairs to the inputs of training: token ids, the held-out probe set, and a table of counts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SAMPLES = 8
 
 @dataclass(frozen=True)
 class PromptSample:
-    """A training prompt as `encode_prompt` takes it, with the ids that training conditions on."""
+    """A training prompt in the form that `encode_prompt` takes, with the ids that training conditions on."""
 
     prompt: Side
     ids: tuple[int, ...]
@@ -32,10 +32,15 @@ class PromptSample:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Training and probe pairs as ids.
+    """Training and probe pairs as token ids.
 
-    `table`: (label, value) rows to print, free of the data's own text. `report`: the same counts as numbers, for the
-    manifest. `key`: hex SHA-256 of everything in `train` and `probe`. `prompt_samples`: the first training prompts.
+    Attributes:
+        train: training pairs.
+        probe: held-out pairs of the displacement probe.
+        table: (label, value) rows to print, without any text of the data.
+        report: the same counts as numbers, for the manifest.
+        key: hex SHA-256 of everything in `train` and `probe`.
+        prompt_samples: the first training prompts.
     """
 
     train: TokenPairs
@@ -46,7 +51,7 @@ class PreparedData:
     prompt_samples: list[PromptSample]
 
     def with_mismatched(self) -> PreparedData:
-        """The same with an answer to another prompt beside each row's own, see `TokenPairs.with_mismatched`."""
+        """The same data with a mismatched answer added to each row, see `TokenPairs.with_mismatched`."""
         train, probe = self.train.with_mismatched(), self.probe.with_mismatched()
         return replace(self, train=train, probe=probe, key=digest([self.key, "mismatched"]))
 
@@ -60,40 +65,51 @@ def prepare(
     probe_pairs: LoadedPairs | None,
     cache_dir: Path,
 ) -> PreparedData:
-    """Tokenises pairs (through the cache) and holds out the probe.
+    """Tokenise pairs (through the cache) and hold out the probe set.
 
-    With `probe_pairs` the probe is the first `probe.pairs` (256) of them in order of prompt hash, and all training
-    pairs train; without, it is taken out of the training pairs (see `holdout`). Raises UsageError as `encode_pairs`
-    does, and when no training pair remains.
+    Args:
+        cfg: template, truncation and worker settings.
+        probe: `pairs` is the size of the probe set, None for its default.
+        tokenizer: a fast transformers tokenizer.
+        train_pairs: pairs to train on.
+        probe_pairs: the probe set is the first `probe.pairs` (256) of these in order of prompt hash, and all training
+            pairs train. None: it is split off the training pairs, see `probe_split.hold_out`.
+        cache_dir: root of the token cache.
+
+    Returns:
+        Both sets as token ids, with their counts.
+
+    Raises:
+        UsageError: `encode_pairs` refuses the pairs or the tokenizer, or no training pair remains.
     """
     encoded, key = encode_cached(train_pairs.pairs, tokenizer, cfg, cache_dir)
-    every = _token_pairs(train_pairs.pairs, encoded)
-    contents = [train_pairs.pairs[place].content_key for place in encoded.kept]
+    all_pairs = _token_pairs(train_pairs.pairs, encoded)
+    contents = [train_pairs.pairs[position].content_key for position in encoded.kept]
     probe_report: dict[str, Any] = {}
     if probe_pairs is None:
-        train_places, probe_places = hold_out(every.prompt_keys, contents, probe.pairs)
-        train, held = every.select(train_places), every.select(probe_places)
-        keys = [key, probe_places]
+        train_positions, probe_positions = hold_out(all_pairs.prompt_keys, contents, probe.pairs)
+        train, probe_set = all_pairs.select(train_positions), all_pairs.select(probe_positions)
+        keys = [key, probe_positions]
     else:
         probe_encoded, probe_key = encode_cached(probe_pairs.pairs, tokenizer, cfg, cache_dir)
-        measured = _token_pairs(probe_pairs.pairs, probe_encoded)
-        probe_contents = [probe_pairs.pairs[place].content_key for place in probe_encoded.kept]
-        places = ordered(measured.prompt_keys, probe_contents)[: probe.pairs or DEFAULT_PROBE_PAIRS]
-        train, held = every, measured.select(places)
-        keys = [key, probe_key, places]
+        candidates = _token_pairs(probe_pairs.pairs, probe_encoded)
+        probe_contents = [probe_pairs.pairs[position].content_key for position in probe_encoded.kept]
+        positions = ordered(candidates.prompt_keys, probe_contents)[: probe.pairs or DEFAULT_PROBE_PAIRS]
+        train, probe_set = all_pairs, candidates.select(positions)
+        keys = [key, probe_key, positions]
         known = set(train.prompt_keys)
         probe_report = {
             "probe_source": probe_pairs.description,
-            "probe_prompts_in_training": len({name for name in held.prompt_keys if name in known}),
+            "probe_prompts_in_training": len({name for name in probe_set.prompt_keys if name in known}),
             **{f"probe_{name}": value for name, value in asdict(probe_pairs.counts).items() if name != "tied" or value},
         }
-    report = _report(train_pairs, encoded, train, held, tokenizer) | probe_report
+    report = _report(train_pairs, encoded, train, probe_set, tokenizer) | probe_report
     return PreparedData(
         train=train,
-        probe=held,
+        probe=probe_set,
         table=_table(report, train_pairs.counts, encoded.counts),
         report=report,
-        key=digest([keys, sorted(every.columns), contents, _columns_hash(train, held)]),
+        key=digest([keys, sorted(all_pairs.columns), contents, _columns_hash(train, probe_set)]),
         prompt_samples=[
             _sample(train_pairs.pairs, train, n, encoded.template) for n in range(min(_SAMPLES, len(train)))
         ],
@@ -101,7 +117,7 @@ def prepare(
 
 
 def _token_pairs(pairs: Sequence[TextPair], encoded: Encoded) -> TokenPairs:
-    kept = [pairs[place] for place in encoded.kept]
+    kept = [pairs[position] for position in encoded.kept]
     names = sorted({name for pair in kept for name in pair.columns})
     return TokenPairs(
         prompt=encoded.prompt,
@@ -116,7 +132,7 @@ def _token_pairs(pairs: Sequence[TextPair], encoded: Encoded) -> TokenPairs:
 
 
 def _columns_hash(*sets: TokenPairs) -> str:
-    # Objectives may read columns, so that the key of what is computed from these pairs must hold them.
+    # Objectives may read columns, so the key of everything computed from these pairs must cover them.
     return digest([[name, values.tobytes().hex()] for pairs in sets for name, values in sorted(pairs.columns.items())])
 
 
@@ -134,7 +150,7 @@ def _report(
     date = written_date(tokenizer) if encoded.template == "chat" else None
     chosen, rejected = train.chosen.lengths, train.rejected.lengths
     more: dict[str, Any] = {}
-    if train.others or loaded.form == "answers":  # lists are cut to as many answers: say so even where two are left
+    if train.others or loaded.form == "answers":  # lists are cut to one length: reported even where two are left
         more = {"answers": train.num_sides, "tied": load.tied}
     if train.unpaired:
         more |= {"desirable": int((chosen > 0).sum()), "undesirable": int((rejected > 0).sum())}
@@ -193,7 +209,7 @@ def _table(report: dict[str, Any], load: LoadCounts, token: TokenCounts) -> list
         ("truncated", cut),
         ("split at the boundary", f"{token.boundary:,}"),
     ]
-    # Rare enough to be shown only where they happen.
+    # Rare: shown only where not zero.
     rare = [
         ("skipped: refused by the template", token.refused),
         ("split with a change of text", token.inexact),

@@ -1,7 +1,7 @@
-"""Which pairs the displacement probe measures: chosen by the content of their prompts, never by a seed or by order.
+"""The held-out set of the displacement probe: chosen by prompt hash, never by a seed or by file order.
 
-The same data give the same probe in every run, whatever its seed, sampler, or the order of the file; adding pairs
-moves few of them. All pairs of one prompt go to one side, so that no probe prompt is trained on.
+The same data give the same probe set in every run, whatever its seed, sampler or file order; added pairs change few of
+its members. All pairs of one prompt go to one side, so that no probe prompt is trained on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ DEFAULT_PROBE_PAIRS = 256
 
 
 def probe_size(wanted: int | None, available: int) -> int:
-    """How many of `available` pairs are held out: `wanted` but at most half; by default 256 but at most a tenth."""
+    """Number of `available` pairs to hold out: `wanted` but at most half; by default 256 but at most a tenth."""
     if wanted is None:
         return min(DEFAULT_PROBE_PAIRS, max(1, available // 10))
     return min(wanted, max(1, available // 2))
@@ -23,23 +23,33 @@ def probe_size(wanted: int | None, available: int) -> int:
 def hold_out(
     prompt_keys: Sequence[str], content_keys: Sequence[str], wanted: int | None
 ) -> tuple[list[int], list[int]]:
-    """Places of the training pairs (in source order) and of the probe pairs (in order of prompt hash).
+    """Split pairs into training and probe set.
 
-    Prompts are taken in order of their hash, each with all of its pairs, passing over those that no longer fit. Raises
-    UsageError when nothing would be left to train on.
+    Prompts are held out in order of their hash, each with all of its pairs, skipping those that no longer fit.
+
+    Args:
+        prompt_keys: [n] prompt hashes.
+        content_keys: [n] hashes of all of a pair's content, which order the pairs of one prompt.
+        wanted: size of the probe set, see `probe_size`.
+
+    Returns:
+        Indices of the training pairs (in source order) and of the probe pairs (in order of prompt hash).
+
+    Raises:
+        UsageError: no pair would be left to train on.
     """
     size = probe_size(wanted, len(prompt_keys))
     groups: dict[str, list[int]] = {}
-    for place in ordered(prompt_keys, content_keys):
-        groups.setdefault(prompt_keys[place], []).append(place)
+    for position in ordered(prompt_keys, content_keys):
+        groups.setdefault(prompt_keys[position], []).append(position)
     probe: list[int] = []
     for group in groups.values():
         if len(probe) + len(group) <= size:
             probe += group
-    if not probe:  # every prompt has more pairs than the probe should hold
+    if not probe:  # every prompt has more pairs than the probe set may hold
         probe = min(groups.values(), key=len)
-    taken = set(probe)
-    train = [place for place in range(len(prompt_keys)) if place not in taken]
+    held_out = set(probe)
+    train = [position for position in range(len(prompt_keys)) if position not in held_out]
     if not train:
         raise UsageError(
             f"no pair is left to train on: the {len(probe)} usable pairs share one prompt, which the probe needs; add "
@@ -49,5 +59,7 @@ def hold_out(
 
 
 def ordered(prompt_keys: Sequence[str], content_keys: Sequence[str]) -> list[int]:
-    """Places in order of prompt hash, then of content."""
-    return sorted(range(len(prompt_keys)), key=lambda place: (prompt_keys[place], content_keys[place], place))
+    """Indices in order of prompt hash, then of content hash."""
+    return sorted(
+        range(len(prompt_keys)), key=lambda position: (prompt_keys[position], content_keys[position], position)
+    )

@@ -1,4 +1,4 @@
-"""Where a completion's ids begin: split off behind the prompt, out of the encoding of the whole text."""
+"""Split the encoding of prompt and completion, tokenised as one text, at the prompt boundary."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Split:
-    """A completion's ids. `straddled`: a token reached over the boundary; `exact`: the text is the original one."""
+    """A completion's ids. `straddled`: a token crossed the boundary; `exact`: it decodes to the original text."""
 
     ids: list[int]
     straddled: bool = False
@@ -17,54 +17,70 @@ class Split:
 
 
 def split(prompt_ids: list[int], prompt: str, completion: str, whole: Any, tokenizer: Any) -> Split:
-    """The completion's ids out of the whole text's encoding (a tokenizers.Encoding)."""
+    """The completion's ids, taken from `whole`, the encoding of prompt and completion (a tokenizers.Encoding)."""
     ids: list[int] = whole.ids
     if ids[: len(prompt_ids)] == prompt_ids:
         return Split(ids[len(prompt_ids) :])
-    # A token reaches over the boundary, or the text behind the prompt changes the prompt's own tokens.
-    want = _decode(tokenizer, ids)
-    attempts = [[*fragment, *rest] for fragment, rest in _repairs(prompt, completion, whole, tokenizer)]
-    for attempt in attempts:
-        if _decode(tokenizer, [*prompt_ids, *attempt]) == want:
-            return Split(attempt, straddled=True)
-    return Split(attempts[0], straddled=True, exact=False)
+    # A token crosses the boundary, or the text after the prompt changes the prompt's own tokens.
+    target = _decode(tokenizer, ids)
+    candidates = [[*fragment, *rest] for fragment, rest in _resegmentations(prompt, completion, whole, tokenizer)]
+    for candidate in candidates:
+        if _decode(tokenizer, [*prompt_ids, *candidate]) == target:
+            return Split(candidate, straddled=True)
+    return Split(candidates[0], straddled=True, exact=False)
 
 
-def _repairs(prompt: str, completion: str, whole: Any, tokenizer: Any) -> list[tuple[list[int], list[int]]]:
-    """Ways to tokenise anew the text between the boundary and a later token: the least first, all of it last.
+def _resegmentations(prompt: str, completion: str, whole: Any, tokenizer: Any) -> list[tuple[list[int], list[int]]]:
+    """Ways to re-tokenise the completion's text from the boundary up to a later token.
 
-    A token later than the first one behind the boundary is tried too, because some tokenizers' offsets leave out the
-    space that belongs to a token.
+    The second token after the boundary is tried too, because some tokenizers' offsets leave out the space that belongs
+    to a token.
+
+    Args:
+        prompt: the prompt's text, which ends at the boundary.
+        completion: the text after it.
+        whole: encoding of both.
+        tokenizer: re-tokenises the fragment.
+
+    Returns:
+        (ids of the fragment, remaining ids of `whole`), the shortest fragment first, the whole completion last.
     """
     offsets: list[tuple[int, int]] = whole.offsets
     inside = [k for k, (start, stop) in enumerate(offsets) if start >= len(prompt) and stop > start]
     stops = [(offsets[k][0] - len(prompt), k) for k in inside[:2]]
-    repairs: list[tuple[list[int], list[int]]] = []
+    candidates: list[tuple[list[int], list[int]]] = []
     for length, k in [*stops, (len(completion), len(offsets))]:
         fragment = completion[:length]
         if not fragment:
-            repairs.append(([], whole.ids[k:]))
+            candidates.append(([], whole.ids[k:]))
             continue
-        repairs.extend((ids, whole.ids[k:]) for ids in _fragment_ids(fragment, tokenizer))
-    return repairs
+        candidates.extend((ids, whole.ids[k:]) for ids in _fragment_ids(fragment, tokenizer))
+    return candidates
 
 
 def _fragment_ids(fragment: str, tokenizer: Any) -> list[list[int]]:
-    # By itself; and behind a line break, for tokenizers that put a space before the beginning of a text.
-    behind = encodings_of(tokenizer, ["\n" + fragment])[0]
-    anchored = [i for i, (start, _) in zip(behind.ids, behind.offsets, strict=True) if start >= 1]
+    # On its own, and after a line break: some tokenizers put a space before the beginning of a text.
+    after_break = encodings_of(tokenizer, ["\n" + fragment])[0]
+    anchored = [i for i, (start, _) in zip(after_break.ids, after_break.offsets, strict=True) if start >= 1]
     return [ids_of(tokenizer, [fragment])[0], anchored]
 
 
 def turns_of(ids: list[int], whole: Any, prompt: str, spans: Sequence[tuple[int, int]]) -> list[int]:
-    """Which of the turns at `spans` (characters behind the prompt) each id of a completion belongs to, -1 for none.
+    """Index of the turn that each token of a completion belongs to.
 
-    Ids that were made anew at the boundary are not in the whole text's encoding; they belong to the first turn.
+    Args:
+        ids: [n] the completion. Ids re-tokenised at the boundary are not in `whole`; they belong to the first turn.
+        whole: encoding of prompt and completion.
+        prompt: the prompt's text.
+        spans: (start, stop) of each turn in characters after the prompt.
+
+    Returns:
+        [n] indices into `spans`, -1 for tokens of no turn.
     """
     known = min(len(ids), sum(stop > len(prompt) for _, stop in whole.offsets))
     starts = [start - len(prompt) for start, _ in whole.offsets[len(whole.offsets) - known :]]
-    found = [next((n for n, (a, b) in enumerate(spans) if a <= start < b), -1) for start in starts]
-    return [0] * (len(ids) - known) + [max(n, 0) if start <= 0 else n for n, start in zip(found, starts, strict=True)]
+    turns = [next((n for n, (a, b) in enumerate(spans) if a <= start < b), -1) for start in starts]
+    return [0] * (len(ids) - known) + [max(n, 0) if start <= 0 else n for n, start in zip(turns, starts, strict=True)]
 
 
 def _decode(tokenizer: Any, ids: list[int]) -> str:

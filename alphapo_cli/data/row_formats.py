@@ -1,15 +1,15 @@
-"""From a source row to a pair, for the forms in which preference data is published.
+r"""From a source row to a pair, for the forms in which preference data are published.
 
     form       prompt            chosen, rejected
     pairs      text              answers as text
     messages   messages or text  answers as message lists, alone or after the whole conversation
     messages   none, or a copy   whole conversations that differ in the last message (UltraFeedback-binarized)
-    dialogue   none              whole texts "\\n\\nHuman: ...\\n\\nAssistant: ..." (HH-RLHF)
-    answers    text or messages  none: a list of scored answers instead, see `answers`
-    unpaired   text or messages  none: one answer and its label instead, see `answers`
+    dialogue   none              whole texts "\n\nHuman: ...\n\nAssistant: ..." (HH-RLHF)
+    answers    text or messages  none: a list of scored answers instead, see `scored_answers`
+    unpaired   text or messages  none: one answer and its label instead, see `scored_answers`
 
-Whatever the form, an answer is what follows the prompt that both sides share, up to the end of one assistant turn; with
-`data.trajectories` message lists may go on for several.
+In every form an answer is what follows the prompt that both sides share, up to the end of one assistant turn; with
+`data.trajectories` a message list may hold several turns.
 """
 
 from __future__ import annotations
@@ -32,14 +32,18 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.storage.strict_json import half_character
 
 _HEADER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
-_WRITTEN = re.compile(r"""\s*\[\s*\{\s*["'](role|content)["']\s*:""")
+_MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](role|content)["']\s*:""")
 _DIALOGUE_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def detect_form(row: Row, cfg: DataConfig) -> str:
-    """pairs, messages, dialogue, answers or unpaired: as `data.format` says, or from the columns and types of the first row.
+    """The form of the data: `data.format`, or inferred from the columns and types of the first row.
 
-    Raises UsageError when an answer column is missing or when text answers come without a prompt.
+    Returns:
+        pairs, messages, dialogue, answers or unpaired.
+
+    Raises:
+        UsageError: an answer column is missing, or text answers come without a prompt.
     """
     if cfg.format != "auto":
         return cfg.format
@@ -54,7 +58,7 @@ def detect_form(row: Row, cfg: DataConfig) -> str:
     if isinstance(chosen, str) and isinstance(rejected, str) and _is_dialogue(chosen) and _is_dialogue(rejected):
         return "dialogue"
     for name, text in ((cfg.chosen_column, chosen), (cfg.rejected_column, rejected)):
-        if isinstance(text, str) and _WRITTEN.match(text):
+        if isinstance(text, str) and _MESSAGES_AS_TEXT.match(text):
             raise UsageError(
                 f"{row.where}: '{name}' is a message list written out as text, as CSV files hold them; save the data as "
                 "JSONL or Parquet, or set data.format=pairs to train on this very text"
@@ -69,9 +73,13 @@ def _is_dialogue(text: str) -> bool:
 
 
 def to_pair(row: Row, form: str, cfg: DataConfig) -> TextPair | None:
-    """The pair in a row, or None when its two sides do not answer one common prompt.
+    """Convert a row of form `form` (see `detect_form`).
 
-    Raises UsageError, naming the row, when a column is missing or of another type than the form asks for.
+    Returns:
+        The pair, None when its sides do not answer one common prompt.
+
+    Raises:
+        UsageError: a column is missing or of another type than the form requires; the message names the row.
     """
     if form in ("answers", "unpaired"):
         return _from_answers(row, form, cfg)
@@ -91,8 +99,8 @@ def to_pair(row: Row, form: str, cfg: DataConfig) -> TextPair | None:
         return _from_dialogue(
             _text(chosen, row, cfg.chosen_column, form), _text(rejected, row, cfg.rejected_column, form), columns, row
         )
-    given = [(cfg.chosen_column, chosen), (cfg.rejected_column, rejected), *gold]
-    sides = _conversations(given, isinstance(row.values.get(cfg.prompt_column), list), row, cfg)
+    named = [(cfg.chosen_column, chosen), (cfg.rejected_column, rejected), *gold]
+    sides = _conversations(named, isinstance(row.values.get(cfg.prompt_column), list), row, cfg)
     if sides is None:
         return None
     start, (first, second, *others) = sides
@@ -106,25 +114,25 @@ def _from_answers(row: Row, form: str, cfg: DataConfig) -> TextPair | None:
     columns = _numbers(row.values, used)
     if form == "answers":
         name = scored_answers.list_column(row)
-        found = scored_answers.scored(row)
-        given = [(f"{name}[{i}]", answer) for i, (answer, _) in enumerate(found)]
+        answers = scored_answers.scored(row)
+        named = [(f"{name}[{i}]", answer) for i, (answer, _) in enumerate(answers)]
     else:
         name, desirable = "completion", scored_answers.label_of(row)
         if row.values.get(name) is None:
             raise UsageError(f"{row.where}: no '{name}' beside 'label' (columns: {', '.join(map(str, row.values))})")
-        given = [(name, row.values[name])]
+        named = [(name, row.values[name])]
     sides: list[Side]
     start: Side
-    if isinstance(prompt, str) and all(isinstance(value, str) for _, value in given):
-        start, sides = _text(prompt, row, cfg.prompt_column), [_text(value, row, where) for where, value in given]
+    if isinstance(prompt, str) and all(isinstance(value, str) for _, value in named):
+        start, sides = _text(prompt, row, cfg.prompt_column), [_text(value, row, where) for where, value in named]
     else:
-        whole = _conversations(given, True, row, cfg)
-        if whole is None:
+        conversations = _conversations(named, True, row, cfg)
+        if conversations is None:
             return None
-        start, sides = whole[0], list(whole[1])
+        start, sides = conversations[0], list(conversations[1])
     if form == "unpaired":
         return TextPair(start, *scored_answers.unpaired_sides(sides[0], desirable), columns, row.number)
-    scores = [score for _, score in found]
+    scores = [score for _, score in answers]
     (first, second, *others), own = scored_answers.ranked(list(zip(sides, scores, strict=True)), cfg.answers)
     return TextPair(start, first, second, {**columns, **own}, row.number, others=tuple(others))
 
@@ -153,8 +161,7 @@ def _from_dialogue(chosen: str, rejected: str, columns: Mapping[str, float], row
 
 
 def _dialogue_messages(prompt: str) -> Conversation:
-    # The last header opens the answer. Two turns of one speaker in a row become one message: many templates demand
-    # that roles alternate, and the exact text is kept beside.
+    # The last header opens the answer. Consecutive turns of one speaker are joined: many templates require alternation.
     headers = list(_HEADER.finditer(prompt))
     messages: list[Message] = []
     for header, following in itertools.pairwise(headers):
@@ -171,22 +178,19 @@ def _answer(text: str) -> Conversation:
 
 
 def _conversations(
-    given_answers: Sequence[tuple[str, Any]], text_too: bool, row: Row, cfg: DataConfig
+    answers: Sequence[tuple[str, Any]], text_allowed: bool, row: Row, cfg: DataConfig
 ) -> tuple[Conversation, list[Conversation]] | None:
-    """The prompt and each answer, or None when they do not answer one prompt.
-
-    `given_answers`: what each is called, and its value. `text_too`: an answer may be text.
-    """
+    """The prompt and each of the (name, value) answers as messages; None when they do not answer one prompt."""
     prompt: Conversation | None = None
-    given = row.values.get(cfg.prompt_column)
-    if isinstance(given, list):
-        prompt = message_list(given, row, cfg.prompt_column)
-    elif given is not None:
-        prompt = ({"role": "user", "content": _text(given, row, cfg.prompt_column)},)
+    prompt_value = row.values.get(cfg.prompt_column)
+    if isinstance(prompt_value, list):
+        prompt = message_list(prompt_value, row, cfg.prompt_column)
+    elif prompt_value is not None:
+        prompt = ({"role": "user", "content": _text(prompt_value, row, cfg.prompt_column)},)
     sides: list[Conversation] = []
-    for name, value in given_answers:
-        if isinstance(value, str) and text_too:
-            messages: Conversation = ({"role": "assistant", "content": _whole(value, row, name)},)
+    for name, value in answers:
+        if isinstance(value, str) and text_allowed:
+            messages: Conversation = ({"role": "assistant", "content": _encodable(value, row, name)},)
         else:
             messages = message_list(value, row, name)
         if not messages:
@@ -198,7 +202,7 @@ def _conversations(
                     "column; set data.prompt_column"
                 )
             messages = prompt + messages
-        elif isinstance(given, list) and messages[: len(prompt or ())] != prompt:
+        elif isinstance(prompt_value, list) and messages[: len(prompt or ())] != prompt:
             return None
         if messages[-1]["role"] != "assistant":
             raise UsageError(
@@ -208,7 +212,7 @@ def _conversations(
     last = min(map(len, sides)) - 1
     shared = next((n for n in range(last) if any(side[n] != sides[0][n] for side in sides)), last)
     if cfg.trajectories:
-        start = len(prompt or ())  # a prompt column says where trajectories begin, whatever turns they share behind it
+        start = len(prompt or ())  # a prompt column says where trajectories begin, even if they share further turns
         if 0 < start < shared and sides[0][:start] == prompt and sides[0][start]["role"] == "assistant":
             shared = start
         while shared and any(side[shared]["role"] != "assistant" for side in sides):
@@ -219,7 +223,7 @@ def _conversations(
 
 
 def message_list(value: Any, row: Row, name: str) -> Conversation:
-    """The messages in column `name`. Raises UsageError, naming the row, when it holds something else."""
+    """The messages in column `name`; UsageError, naming the row, for a value that is no message list."""
     if not isinstance(value, list):
         raise UsageError(f"{row.where}: '{name}' is {_type(value)}, not a message list; set data.format")
     return tuple(_message(message, row, f"{name}[{index}]") for index, message in enumerate(value))
@@ -234,20 +238,20 @@ def _message(value: Any, row: Row, name: str) -> Message:
         raise UsageError(f"{row.where}: '{name}' has role {reprlib.repr(role)}; supported are {', '.join(ROLES)}")
     if not isinstance(content, str):
         raise UsageError(f"{row.where}: the content of '{name}' is {_type(content)}, not text")
-    return {"role": role, "content": _whole(content, row, name)}
+    return {"role": role, "content": _encodable(content, row, name)}
 
 
 def _text(value: Any, row: Row, name: str, form: str = "pairs") -> str:
     if not isinstance(value, str):
         raise UsageError(f"{row.where}: '{name}' is {_type(value)}, not text as in the form '{form}'; set data.format")
-    return _whole(str(value), row, name)
+    return _encodable(str(value), row, name)
 
 
-def _whole(text: str, row: Row, name: str) -> str:
-    place = half_character(text)
-    if place is not None:
+def _encodable(text: str, row: Row, name: str) -> str:
+    at = half_character(text)
+    if at is not None:
         raise UsageError(
-            f"{row.where}: '{name}' holds half a character (\\u{ord(text[place]):04x}) at {place}; it cannot be written "
+            f"{row.where}: '{name}' holds half a character (\\u{ord(text[at]):04x}) at {at}; it cannot be written "
             "as UTF-8; correct the row or leave it out"
         )
     return text
@@ -259,18 +263,18 @@ def _column(row: Row, cfg: DataConfig, part: str, hint: str = "") -> Any:
         state = "is null" if name in row.values else "is missing"
         present = [str(key) for key in row.values]
         close = difflib.get_close_matches(name, [key for key in present if key != name], n=1, cutoff=0.6)
-        fix = f"; did you mean {_typed(f'data.{part}_column', close[0])}?" if close else hint
+        fix = f"; did you mean {_override(f'data.{part}_column', close[0])}?" if close else hint
         raise UsageError(f"{row.where}: column '{name}' {state} (columns: {', '.join(present) or 'none'}){fix}")
     return row.values[name]
 
 
-def _typed(key: str, name: str) -> str:
-    """What to type in a shell for `key` to be a column's name, which may hold spaces and commas."""
+def _override(key: str, name: str) -> str:
+    """The shell-quoted override `key=name` for a column name, which may hold spaces and commas."""
     return f"{key}={name}" if re.fullmatch(r"[\w.-]+", name) else shlex.quote(f"{key}={quoted(name, chr(34))}")
 
 
 def _numbers(values: Mapping[str, Any], used: tuple[str, ...]) -> dict[str, float]:
-    found: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     for name, value in values.items():
         if name in used:
             continue
@@ -280,22 +284,17 @@ def _numbers(values: Mapping[str, Any], used: tuple[str, ...]) -> dict[str, floa
             except (ValueError, OverflowError):
                 continue
             if math.isfinite(number):
-                found[name] = number
-    return found
+                numbers[name] = number
+    return numbers
 
 
 def _type(value: Any) -> str:
     names = {
-        list: "a list",
-        dict: "an object",
-        bool: "a boolean",
-        int: "a number",
-        float: "a number",
-        type(None): "null",
-    }
+        list: "a list", dict: "an object", bool: "a boolean", int: "a number", float: "a number", type(None): "null"
+    }  # fmt: skip
     return "text" if isinstance(value, str) else names.get(type(value), f"a {type(value).__name__}")
 
 
 def answer_text(answer: Side) -> str:
-    """The answer as text, whichever way it is written; of several turns, all."""
+    """The text of an answer in either form; several turns are joined by blank lines."""
     return answer if isinstance(answer, str) else "\n\n".join(message["content"] for message in answer)

@@ -1,12 +1,12 @@
 """Rows that are not a pair: a list of scored answers to one prompt, or one answer with a label.
 
     form      columns
-    answers   prompt; responses or completions: a list of answers; scores: a list of numbers, unless the answers hold them
+    answers   prompt; responses or completions: a list of answers; scores: numbers, unless the answers hold them
     unpaired  prompt, completion, label (true or 1: desirable; false or 0: undesirable)
 
-An answer in a list is text, a message list, or an object with content, response or text, and score, rating or
-overall_score beside it. A list becomes a pair with others: the best-scored answer is chosen, the worst rejected, the
-next best ones follow. So whatever reads a pair sees best against worst. Equal scores keep the list's order.
+An answer in a list is text, a message list, or an object with content, response or text, and a score, rating or
+overall_score. A list becomes a pair with further answers: the best-scored one is chosen, the worst rejected, the next
+best ones follow, so pairwise code compares best with worst. Equal scores keep the list's order.
 """
 
 from __future__ import annotations
@@ -31,42 +31,49 @@ _LABELS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def list_column(row: Row) -> str | None:
-    """The column that holds a list of answers, if one does."""
+    """Name of the column with a list of answers; None without one."""
     return next((name for name in LISTS if isinstance(row.values.get(name), list)), None)
 
 
 def scored(row: Row) -> list[tuple[Any, float]]:
-    """The answers of a list as they are written, with their scores.
+    """The answers of a row's list with their scores.
+
+    Returns:
+        (answer, score) of each in list order; the answer is text or a message list, not yet validated.
 
     Raises:
-        UsageError: no list, fewer than two answers, an answer without text, or scores that are not one finite number
-            an answer.
+        UsageError: the row has no list, fewer than two answers, an answer without text, or scores that are not one
+            finite number per answer.
     """
     name = list_column(row)
     if name is None:
         columns = ", ".join(map(str, row.values)) or "none"
         raise UsageError(f"{row.where}: no list in 'responses' or 'completions' (columns: {columns}); set data.format")
-    found: list[Any] = row.values[name]
-    if len(found) < 2:
-        raise UsageError(f"{row.where}: '{name}' holds {len(found)} answer(s); a comparison needs two or more")
-    answers, inside = [], []
-    for i, value in enumerate(found):
-        answer, score = _object(value, row, f"{name}[{i}]") if isinstance(value, Mapping) else (value, None)
+    values: list[Any] = row.values[name]
+    if len(values) < 2:
+        raise UsageError(f"{row.where}: '{name}' holds {len(values)} answer(s); a comparison needs two or more")
+    answers, own_scores = [], []
+    for i, value in enumerate(values):
+        answer, score = _answer_and_score(value, row, f"{name}[{i}]") if isinstance(value, Mapping) else (value, None)
         answers.append(answer)
-        inside.append(score)
-    beside = row.values.get(SCORES)
-    if beside is not None and not isinstance(beside, list):
-        raise UsageError(f"{row.where}: '{SCORES}' is {reprlib.repr(beside)}, not a list of {len(found)} numbers")
-    if beside is not None and len(beside) != len(found):
-        raise UsageError(f"{row.where}: '{name}' holds {len(found)} answers and '{SCORES}' {len(beside)} numbers")
-    scores = inside if beside is None else beside
+        own_scores.append(score)
+    column_scores = row.values.get(SCORES)
+    if column_scores is not None and not isinstance(column_scores, list):
+        raise UsageError(
+            f"{row.where}: '{SCORES}' is {reprlib.repr(column_scores)}, not a list of {len(values)} numbers"
+        )
+    if column_scores is not None and len(column_scores) != len(values):
+        raise UsageError(
+            f"{row.where}: '{name}' holds {len(values)} answers and '{SCORES}' {len(column_scores)} numbers"
+        )
+    scores = own_scores if column_scores is None else column_scores
     return [
         (answer, _score(score, row, f"{name}[{i}]"))
         for i, (answer, score) in enumerate(zip(answers, scores, strict=True))
     ]
 
 
-def _object(value: Mapping[str, Any], row: Row, name: str) -> tuple[Any, Any]:
+def _answer_and_score(value: Mapping[str, Any], row: Row, name: str) -> tuple[Any, Any]:
     text = next((value[key] for key in TEXTS if value.get(key) is not None), None)
     if text is None:
         raise UsageError(f"{row.where}: '{name}' has none of {', '.join(TEXTS)} (keys: {', '.join(map(str, value))})")
@@ -83,11 +90,19 @@ def _score(value: Any, row: Row, name: str) -> float:
     return float(value)
 
 
-def agreed(rows: Sequence[Row], cfg: DataConfig, what: str) -> int:
-    """How many answers of each list are used: `data.answers`, or as many as the shortest list has.
+def answers_per_row(rows: Sequence[Row], cfg: DataConfig, source: str) -> int:
+    """Number of answers to use of each list.
+
+    Args:
+        rows: rows with a list of answers each.
+        cfg: `answers` is the number, None for the length of the shortest list.
+        source: its name in messages.
+
+    Returns:
+        Answers per row.
 
     Raises:
-        UsageError: a list has fewer than `data.answers`, or no row has a list.
+        UsageError: a row has no list, or a list is shorter than `data.answers`.
     """
     counts = [len(scored(row)) for row in rows]
     wanted = cfg.answers
@@ -97,14 +112,14 @@ def agreed(rows: Sequence[Row], cfg: DataConfig, what: str) -> int:
     if short:
         first = len(scored(short[0]))
         raise UsageError(
-            f"{what}: {len(short):,} of {len(rows):,} rows have fewer than data.answers={wanted} answers (the first: "
+            f"{source}: {len(short):,} of {len(rows):,} rows have fewer than data.answers={wanted} answers (the first: "
             f"{short[0].where}, with {first}); give data.answers={min(counts)}, or leave those rows out"
         )
     return wanted
 
 
 def ranked(answers: Sequence[tuple[T, float]], count: int | None) -> tuple[list[T], dict[str, float]]:
-    """Best, worst, then the next best: `count` of them (all, if None), and their scores as columns."""
+    """Best, worst, then the next best: `count` answers (all, if None), and their scores as columns."""
     order = sorted(range(len(answers)), key=lambda i: -answers[i][1])
     best, *middle, worst = order
     sides = [best, worst, *middle][:count]
@@ -113,15 +128,18 @@ def ranked(answers: Sequence[tuple[T, float]], count: int | None) -> tuple[list[
 
 
 def tied(pair: TextPair) -> bool:
-    """Whether a list's best answer is no better than its worst."""
+    """Whether all scores of a list are equal."""
     return pair.columns["score_chosen"] == pair.columns["score_rejected"]
 
 
 def label_of(row: Row) -> bool:
     """Whether an unpaired row's answer is desirable.
 
+    Returns:
+        True for a label of true or 1, False for false or 0.
+
     Raises:
-        UsageError: its label is neither true, false, 1 nor 0.
+        UsageError: the label is neither true, false, 1 nor 0.
     """
     value = row.values.get("label")
     if isinstance(value, bool):
@@ -135,5 +153,5 @@ def label_of(row: Row) -> bool:
 
 
 def unpaired_sides(answer: Side, desirable: bool) -> tuple[Side, Side]:
-    """(chosen, rejected) of an answer alone."""
+    """(chosen, rejected) of a single answer, one of them ABSENT."""
     return (answer, ABSENT) if desirable else (ABSENT, answer)

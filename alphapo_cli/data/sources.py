@@ -1,7 +1,7 @@
-"""Rows from local files and from the hub, each with the place that an error message names.
+"""Rows from local files and from the hub, each with its location for error messages.
 
 Files are read with the standard library and pyarrow rather than through `datasets`: a broken line is then reported by
-its number, nothing is copied into a cache, and no network is touched.
+its number, nothing is copied into a cache, and the network is not used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from alphapo_cli.errors import UsageError, first_line, nearest
 from alphapo_cli.storage import strict_json
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".parquet")
-REACH_SECONDS = 5.0
+REACH_SECONDS = 5.0  # to find out that there is no network; `datasets` alone retries for half a minute
 
 
 class CsvText(str):
@@ -36,7 +36,7 @@ class CsvText(str):
 
 @dataclass(frozen=True)
 class Row:
-    """One source row: its values, its number from 1, and where it is ("pairs.jsonl: line 3")."""
+    """One source row: values by column, number from 1, and location for messages ("pairs.jsonl: line 3")."""
 
     values: dict[str, Any]
     number: int
@@ -44,46 +44,54 @@ class Row:
 
 
 def read_files(path: str, limit: int | None = None) -> list[Row]:
-    """The rows of a file, of every readable file in a folder, or of a glob, in name order; the first `limit`.
+    """Read the rows of data files in name order.
 
-    Raises UsageError, naming file and line, for what is missing, unreadable or not a table.
+    Args:
+        path: a file, a folder with data files, or a glob pattern.
+        limit: rows at most; None: all.
+
+    Returns:
+        Rows of all files, one file after the other.
+
+    Raises:
+        UsageError: a file is missing, unreadable or not a table; the message names file and line.
     """
     rows = itertools.chain.from_iterable(_read_file(file) for file in find_files(path))
     return list(itertools.islice(rows, limit))
 
 
 def find_files(path: str) -> list[Path]:
-    """The files that `path` names. Raises UsageError with the nearest existing name when there is none."""
-    if not path:  # as data.path=$UNSET gives; to Path it is the current folder
+    """The files that `path` names; UsageError, with the nearest existing name, for a path without any."""
+    if not path:  # from data.path=$UNSET; Path would read it as the current folder
         raise UsageError("data.path (or data.eval_path) is empty: type data.path=FILE")
     try:
         return _find_files(path)
-    except (OSError, RuntimeError) as error:  # no right to look, a name too long; ~ of nobody
+    except (OSError, RuntimeError) as error:  # no permission, a name too long; ~ of an unknown user
         raise UsageError(
             f"{path}: cannot be looked at ({getattr(error, 'strerror', None) or error}); correct it"
         ) from error
 
 
 def _find_files(path: str) -> list[Path]:
-    given = Path(path).expanduser()
-    if given.is_dir():
-        found = sorted(file for file in given.iterdir() if file.is_file() and _suffix(file))
-        if not found:
+    target = Path(path).expanduser()
+    if target.is_dir():
+        files = sorted(file for file in target.iterdir() if file.is_file() and _suffix(file))
+        if not files:
             raise UsageError(f"{path}: no data file in this folder; alphapo reads {', '.join(SUFFIXES)}")
-        return found
-    if given.is_file():
-        if not _suffix(given):
+        return files
+    if target.is_file():
+        if not _suffix(target):
             raise UsageError(f"{path}: unknown file type; alphapo reads {', '.join(SUFFIXES)}")
-        return [given]
+        return [target]
     if glob.has_magic(path):
-        found = sorted(Path(name) for name in glob.glob(str(given)) if Path(name).is_file() and _suffix(Path(name)))
-        if found:
-            return found
+        files = sorted(Path(name) for name in glob.glob(str(target)) if Path(name).is_file() and _suffix(Path(name)))
+        if files:
+            return files
         raise UsageError(f"{path}: no data file matches; alphapo reads {', '.join(SUFFIXES)}")
-    folder = given.parent
+    folder = target.parent
     if not folder.is_dir():
         raise UsageError(f"{path}: no such file; the folder {folder} does not exist either")
-    hint = nearest(given.name, [file.name for file in folder.iterdir()])
+    hint = nearest(target.name, [file.name for file in folder.iterdir()])
     raise UsageError(f"{path}: no such file{hint or '; set data.path to a file of ' + ', '.join(SUFFIXES)}")
 
 
@@ -117,7 +125,7 @@ def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
 def _read_lines(path: Path, stream: Iterable[bytes]) -> Iterator[Row]:
     for number, line in strict_json.lines(stream, str(path)):
         where = f"{path}: line {number}"
-        yield Row(_object(strict_json.parse(line, where), where), number, where)
+        yield Row(_require_object(strict_json.parse(line, where), where), number, where)
 
 
 def _read_json(path: Path) -> Iterator[Row]:
@@ -127,7 +135,7 @@ def _read_json(path: Path) -> Iterator[Row]:
     try:
         values = strict_json.loads(text)
     except json.JSONDecodeError as error:
-        # Many ".json" files hold one object a line.
+        # Many ".json" files are JSON Lines.
         if error.msg == "Extra data" and text.lstrip().startswith("{"):
             yield from _read_lines(path, io.BytesIO(content))
             return
@@ -142,17 +150,17 @@ def _read_json(path: Path) -> Iterator[Row]:
         raise UsageError(f"{path}: holds a JSON {_kind(values)}; a list of objects is expected")
     for number, value in enumerate(values, 1):
         where = f"{path}: row {number}"
-        yield Row(_object(value, where), number, where)
+        yield Row(_require_object(value, where), number, where)
 
 
 def _read_csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     text = strict_json.whole(path.read_bytes(), str(path))
-    # Strict: else a quote that is never closed takes all rows behind it into its field, without a word.
+    # Strict: otherwise an unclosed quote silently takes all rows after it into its field.
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         for name, times in Counter(reader.fieldnames or ()).items():
-            if name and times > 1:  # the last one would be read, without a word
+            if name and times > 1:  # DictReader would silently keep the last one
                 raise UsageError(f"{path}: its header names '{name}' {times} times; rename all but one")
         for number, values in enumerate(reader, 1):
             where = f"{path}: row {number}"
@@ -161,7 +169,7 @@ def _read_csv(path: Path) -> Iterator[Row]:
             fields = {key: CsvText(value) for key, value in values.items() if value is not None}
             yield Row(fields, number, where)
     except csv.Error as error:
-        line = reader.line_num + 1  # behind the last row that was read: where the broken one begins
+        line = reader.line_num + 1  # after the last row read: where the broken one begins
         raise UsageError(
             f"{path}: line {line}: broken CSV ({error}); close every quote, and double those within a field"
         ) from error
@@ -183,7 +191,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         raise UsageError(f"{path}: not a readable Parquet file ({reason})") from error
 
 
-def _object(value: Any, where: str) -> dict[str, Any]:
+def _require_object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f"{where}: holds a JSON {_kind(value)}; an object with prompt, chosen, rejected is expected")
     return value
@@ -202,25 +210,33 @@ def read_hub(
     limit: int | None = None,
     data_dir: str | None = None,
 ) -> list[Row]:
-    """The first `limit` rows of a hub data set's split, from the network or the local cache.
+    """Read a split of a hub data set, from the network or the local cache.
 
-    OWNER/DATASET/FILE is one file of a data set, read as it is: for those that come with a loading script, which
-    `datasets` does not run any more (split and config are then not looked at).
+    Args:
+        name: OWNER/DATASET, or OWNER/DATASET/FILE for one file of it; `config`, `split`, `data_dir` are then ignored.
+        config: the data set's configuration.
+        split: name of the split, or a slice of it.
+        revision: branch, tag or commit.
+        limit: rows at most; None: all.
+        data_dir: folder of the data set to read.
 
-    Raises UsageError when the data set, its configuration or its split does not exist or cannot be reached. A machine
-    without network is told so in seconds: `datasets` itself retries for half a minute.
+    Returns:
+        The first `limit` rows.
+
+    Raises:
+        UsageError: the data set, its configuration or its split does not exist, or is neither reachable nor cached.
     """
-    if name.count("/") > 1:
+    if name.count("/") > 1:  # for data sets with a loading script, which `datasets` no longer runs
         return read_files(str(_hub_file(name, revision)), limit)
     import datasets
 
-    local = "type data.path=FILE to read a local copy"
+    fallback = "type data.path=FILE to read a local copy"
     with _offline_when_unreachable(name, revision) as problem:
         try:
             rows = datasets.load_dataset(name, config, data_dir=data_dir, split=split, revision=revision)
         except (ConnectionError, TimeoutError, datasets.exceptions.DatasetNotFoundError) as error:
             raise UsageError(
-                f"hub data set '{name}': {problem or _first_line(error)}, and it is not in the cache; {local}"
+                f"hub data set '{name}': {problem or _first_line(error)}, and it is not in the cache; {fallback}"
             ) from error
         except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
             raise UsageError(
@@ -232,7 +248,7 @@ def read_hub(
 
 
 def _hub_file(name: str, revision: str | None) -> Path:
-    """The local copy of OWNER/DATASET/FILE. Raises UsageError when it cannot be had."""
+    """The local copy of OWNER/DATASET/FILE; UsageError for a file neither reachable nor cached."""
     import huggingface_hub
 
     owner, dataset, file = name.split("/", 2)
@@ -241,7 +257,7 @@ def _hub_file(name: str, revision: str | None) -> Path:
             return Path(
                 huggingface_hub.hf_hub_download(f"{owner}/{dataset}", file, repo_type="dataset", revision=revision)
             )
-        except (OSError, ValueError) as error:  # the hub's own errors are among them
+        except (OSError, ValueError) as error:  # huggingface_hub's errors are subclasses
             raise UsageError(
                 f"hub file '{name}': {problem or _first_line(error)}, and it is not in the cache; "
                 "type data.path=FILE to read a local copy"
@@ -255,7 +271,7 @@ def _first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _offline_when_unreachable(name: str, revision: str | None) -> Iterator[str | None]:
-    """Asks the hub once; when it does not answer, `datasets` looks only into its cache while the block runs."""
+    """Ask the hub once; if it does not answer, `datasets` reads its cache alone inside the block. Yields the reason."""
     import huggingface_hub
     from huggingface_hub import constants, errors
 
@@ -272,7 +288,7 @@ def _offline_when_unreachable(name: str, revision: str | None) -> Iterator[str |
         problem = "no such data set on the hub, or no access to it (hf auth login)"
     except (errors.HfHubHTTPError, ValueError) as error:
         problem = _first_line(error)
-    except Exception as error:  # whatever the HTTP library of the day raises without a network
+    except Exception as error:  # which error means no network depends on the HTTP library
         problem = f"the hub cannot be reached ({_first_line(error)})"
     else:
         problem = None

@@ -1,11 +1,11 @@
-"""From a pair to the text that is tokenised: the prompt as generation feeds it, and each side as a whole.
+"""Render a pair as the text that is tokenised: the prompt as generation sees it, and each side's completion.
 
-The chat template is applied to the whole conversation, once for the prompt (with the generation prompt) and once for
-each side. The prompt's text is always the generation prompt, so that training conditions on what generation conditions
-on; the completion is what the template puts after it, cut behind the end token.
+The chat template is applied to the whole conversation, once for the prompt (with add_generation_prompt) and once for
+each side. The prompt's text is always the one that generation uses, so training and generation condition on the same
+tokens; the completion is what the template puts after it, cut after the end token.
 
-Templates that write today's date (Llama 3.2) are given a fixed day instead: the same command is the same training
-tomorrow, and cached work stays good over midnight.
+Templates that write today's date (Llama 3.2) get a fixed day instead, so that the same command trains on the same
+tokens on any day, and caches stay valid past midnight.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.text_pairs import ABSENT, Conversation, Side, TextPair
 from alphapo_cli.errors import UsageError, first_line
 
-# The day that Llama 3's own template falls back to where it has no clock.
+# The default date_string of Llama 3's template, used where strftime_now is undefined.
 TODAY = datetime.datetime(2024, 7, 26)
-_PROBE = "alphapo-probe"
+_MARKER = "alphapo-probe"
 _NEEDS_TEMPLATE = (
     "the data are messages and need a chat template: set model.path to a model whose tokenizer has one and leave "
     "data.template=auto (data.template=plain is for text and dialogues)"
@@ -29,7 +29,7 @@ _NEEDS_TEMPLATE = (
 
 
 class TemplateRefusal(UsageError):
-    """A chat template that does not take a conversation (roles that do not alternate, no system message, ...)."""
+    """The chat template raised for a conversation (roles that do not alternate, no system message, ...)."""
 
 
 Spans = tuple[tuple[int, int], ...]
@@ -39,8 +39,8 @@ Spans = tuple[tuple[int, int], ...]
 class Rendered:
     """Texts of one pair: the prompt and each side's completion, None for an absent one.
 
-    `ends`: whether a completion holds its own end token; one that does not gets the tokenizer's. `turns`: with
-    `data.trajectories`, where in each completion (characters) each of its assistant turns stands.
+    `ends`: whether the template closed a completion with an end token; otherwise the tokenizer's is appended. `turns`:
+    with `data.trajectories`, the (start, stop) of each assistant turn in a completion, in characters.
     """
 
     prompt: str
@@ -50,16 +50,16 @@ class Rendered:
 
     @property
     def present(self) -> list[str]:
-        """The completions without an absent one."""
+        """The completions of sides that are not absent."""
         return [text for text in self.completions if text is not None]
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a tokenizer writes conversations.
+    """How a tokenizer renders conversations.
 
-    `chat`: with its template. `prefix`: ids that it puts before a text of its own accord (BOS). `end`: the text and id
-    of the token that closes an answer; `ends`: every text that counts as one at the end of an answer.
+    `chat`: whether with its chat template. `prefix`: ids that add_special_tokens puts before a text (BOS). `end`,
+    `end_id`: text and id of the token that closes an answer; `ends`: texts of all tokens that may close one.
     """
 
     chat: bool
@@ -70,29 +70,30 @@ class Style:
 
     @property
     def name(self) -> str:
+        """Chat or plain, as `data.template` names them."""
         return "chat" if self.chat else "plain"
 
 
 def style_of(tokenizer: Any, cfg: DataConfig) -> Style:
-    """Reads a tokenizer's ways off it. Raises UsageError for one that cannot serve, saying what to type."""
-    who = tokenizer.name_or_path or "this tokenizer"
+    """Determine the style of a tokenizer; UsageError, naming the remedy, for one that does not fit `cfg`."""
+    name = tokenizer.name_or_path or "this tokenizer"
     if not getattr(tokenizer, "is_fast", False):
-        raise UsageError(f"{who}: alphapo needs a fast tokenizer (tokenizer.json); install or convert one")
+        raise UsageError(f"{name}: alphapo needs a fast tokenizer (tokenizer.json); install or convert one")
     has_template = bool(tokenizer.chat_template)
     if cfg.template == "chat" and not has_template:
-        raise UsageError(f"{who}: has no chat template; set data.template=plain or take an instruction-tuned model")
+        raise UsageError(f"{name}: has no chat template; set data.template=plain or take an instruction-tuned model")
     chat = has_template and cfg.template != "plain"
     if cfg.system is not None and not chat:
-        raise UsageError(f"data.system needs a chat template and {who} is used without one; leave data.system out")
+        raise UsageError(f"data.system needs a chat template and {name} is used without one; leave data.system out")
     if cfg.trajectories and not chat:
-        raise UsageError(f"data.trajectories needs a chat template and {who} is used without one; leave it out")
+        raise UsageError(f"data.trajectories needs a chat template and {name} is used without one; leave it out")
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     special |= set(map(str, tokenizer.all_special_tokens))
     special.discard("")
     end = _template_end(tokenizer) if chat else None
     if end is None:
         if tokenizer.eos_token is None:
-            raise UsageError(f"{who}: has no end-of-text token; set eos_token in its tokenizer_config.json")
+            raise UsageError(f"{name}: has no end-of-text token; set eos_token in its tokenizer_config.json")
         end = str(tokenizer.eos_token)
     end_id = int(tokenizer.convert_tokens_to_ids(end))
     return Style(
@@ -109,31 +110,31 @@ def _prefix(tokenizer: Any) -> tuple[int, ...]:
     return ()
 
 
-def rendered_probe(tokenizer: Any) -> str:
+def rendered_example(tokenizer: Any) -> str:
     """A fixed short conversation in the tokenizer's chat template."""
-    return _apply(tokenizer, [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": _PROBE}], False)
+    return _apply(tokenizer, [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": _MARKER}], False)
 
 
 def written_date(tokenizer: Any) -> str | None:
-    """The day (ISO form) that stands for today in the tokenizer's chat template; None where it asks for none."""
+    """The fixed date (ISO form) that the chat template writes as today's; None for one that writes none."""
     return TODAY.date().isoformat() if "strftime_now" in str(tokenizer.chat_template) else None
 
 
 def _template_end(tokenizer: Any) -> str | None:
     """The first added token that the template writes after an answer, or None when it writes none."""
-    text = rendered_probe(tokenizer)
-    if _PROBE not in text:
+    text = rendered_example(tokenizer)
+    if _MARKER not in text:
         raise UsageError(f"{tokenizer.name_or_path}: its chat template leaves out the assistant's answer; correct it")
-    tail = text[text.rindex(_PROBE) + len(_PROBE) :]
-    found = [
+    tail = text[text.rindex(_MARKER) + len(_MARKER) :]
+    positions = [
         (tail.find(str(token)), str(token)) for token in tokenizer.added_tokens_decoder.values() if str(token).strip()
     ]
-    inside = [(place, -len(token), token) for place, token in found if place >= 0]
-    return min(inside)[2] if inside else None
+    after_answer = [(position, -len(token), token) for position, token in positions if position >= 0]
+    return min(after_answer)[2] if after_answer else None
 
 
 def _apply(tokenizer: Any, messages: Sequence[dict[str, str]], generation: bool) -> str:
-    """The rendered conversation. Raises UsageError with the template's own words when it refuses."""
+    """The rendered conversation; TemplateRefusal, with the template's message, when it raises."""
     import jinja2
 
     try:
@@ -142,7 +143,7 @@ def _apply(tokenizer: Any, messages: Sequence[dict[str, str]], generation: bool)
                 list(messages),
                 tokenize=False,
                 add_generation_prompt=generation,
-                strftime_now=TODAY.strftime,  # what is passed goes before the clock that transformers offers
+                strftime_now=TODAY.strftime,  # overrides the function that transformers passes
             )
         )
     except (jinja2.TemplateError, TypeError, ValueError) as error:
@@ -151,10 +152,7 @@ def _apply(tokenizer: Any, messages: Sequence[dict[str, str]], generation: bool)
 
 
 def render_prompt(prompt: Side, tokenizer: Any, cfg: DataConfig, style: Style) -> str:
-    """The text that generation continues. Text becomes one user message under a chat template.
-
-    Raises UsageError for messages without chat template.
-    """
+    """The prompt's text, which generation continues; UsageError for messages without a chat template."""
     if not style.chat:
         if not isinstance(prompt, str):
             raise UsageError(_NEEDS_TEMPLATE)
@@ -170,7 +168,7 @@ def _conversation(prompt: Side, cfg: DataConfig) -> Conversation:
 
 
 def plain_pair(pair: TextPair) -> tuple[str, list[str | None]]:
-    """Prompt and completions as text without template. Raises UsageError for message data."""
+    """Prompt and completions as text without a chat template; UsageError for message data."""
     if pair.verbatim is not None:
         return pair.verbatim.prompt, [pair.verbatim.chosen, pair.verbatim.rejected]
     sides = [None if side == ABSENT else side for side in pair.sides]
@@ -181,17 +179,21 @@ def plain_pair(pair: TextPair) -> tuple[str, list[str | None]]:
 
 
 def render_pair(pair: TextPair, tokenizer: Any, cfg: DataConfig, style: Style) -> Rendered | None:
-    """The texts of a pair; None when an answer is empty once its end token is taken off.
+    """Render a pair as texts.
 
-    Raises TemplateRefusal when the template refuses the conversation, UsageError when it cannot be told where in the
-    template's text the answer begins.
+    Returns:
+        Prompt and completions, None when an answer is empty without its end token.
+
+    Raises:
+        TemplateRefusal: the template refuses the conversation.
+        UsageError: the answer cannot be located in the rendered conversation.
     """
     if not style.chat:
         prompt, answers = plain_pair(pair)
-        bare = tuple(None if answer is None else without_end(answer, style.ends) for answer in answers)
-        if any(text is not None and not text.strip() for text in bare):
+        stripped = tuple(None if answer is None else without_end(answer, style.ends) for answer in answers)
+        if any(text is not None and not text.strip() for text in stripped):
             return None
-        return Rendered(prompt, bare, (False,) * len(bare))
+        return Rendered(prompt, stripped, (False,) * len(stripped))
     conversation = _conversation(pair.prompt, cfg)
     prompt = _apply(tokenizer, conversation, True)
     sides: list[tuple[str | None, bool]] = []
@@ -204,8 +206,8 @@ def render_pair(pair: TextPair, tokenizer: Any, cfg: DataConfig, style: Style) -
         content = without_end(answer if isinstance(answer, str) else answer[-1]["content"], style.ends)
         if not content.strip():
             return None
-        between = () if isinstance(answer, str) else answer[:-1]
-        messages = (*conversation, *between, {"role": "assistant", "content": content})
+        earlier_turns = () if isinstance(answer, str) else answer[:-1]
+        messages = (*conversation, *earlier_turns, {"role": "assistant", "content": content})
         whole = _apply(tokenizer, messages, False)
         sides.append(cut_after_end(_after_prompt(prompt, whole, content, style.ends, pair, tokenizer), style.ends))
         if cfg.trajectories:
@@ -215,10 +217,7 @@ def render_pair(pair: TextPair, tokenizer: Any, cfg: DataConfig, style: Style) -
 
 
 def _turns(prompt: str, messages: Conversation, first: int, whole: str, tokenizer: Any, style: Style) -> Spans:
-    """Where behind the prompt the assistant's turns stand, end tokens included.
-
-    Raises TemplateRefusal when the template writes a turn differently once the conversation goes on.
-    """
+    """(start, stop) of each assistant turn in characters after the prompt, end tokens included."""
     if len(messages) == first + 1:
         return ((0, len(whole) - len(prompt)),)
     spans = []
@@ -235,11 +234,16 @@ def _turns(prompt: str, messages: Conversation, first: int, whole: str, tokenize
 
 
 def _after_prompt(prompt: str, whole: str, answer: str, ends: tuple[str, ...], pair: TextPair, tokenizer: Any) -> str:
-    """What the template writes after the prompt.
+    """The completion: what follows the prompt in the rendered conversation `whole`.
 
-    Some templates open the generation prompt with text that they leave out of a finished conversation ("<think>").
-    The completion then follows the longest part that both share, provided that nothing but white space lies between it
-    and the answer.
+    Some templates end the generation prompt with text that they leave out of a finished conversation ("<think>"). The
+    completion then starts after the longest common prefix, if only white space separates that from the answer.
+
+    Returns:
+        The text after the prompt.
+
+    Raises:
+        UsageError: the template renders the prompt differently with and without the answer.
     """
     if whole.startswith(prompt):
         return whole[len(prompt) :]
@@ -249,7 +253,7 @@ def _after_prompt(prompt: str, whole: str, answer: str, ends: tuple[str, ...], p
     core = without_end(whole, ends).rstrip()
     start = len(core) - len(answer.strip())
     if core.endswith(answer.strip()) and not whole[shared:start].strip():
-        # An answer that itself opens with the text in question goes on behind the part that the prompt has.
+        # An answer that itself starts with that text loses the part that the prompt already has.
         return whole[max(shared, start) :]
     raise UsageError(
         f"{tokenizer.name_or_path}: its chat template writes the prompt of row {pair.row} differently with and without "
@@ -258,7 +262,7 @@ def _after_prompt(prompt: str, whole: str, answer: str, ends: tuple[str, ...], p
 
 
 def without_end(text: str, ends: tuple[str, ...]) -> str:
-    """`text` without end tokens written out at its end; untouched when there is none."""
+    """`text` without the end tokens that close it; unchanged without any."""
     body = text.rstrip()
     if not body.endswith(ends):
         return text
@@ -268,9 +272,10 @@ def without_end(text: str, ends: tuple[str, ...]) -> str:
 
 
 def cut_after_end(text: str, ends: tuple[str, ...]) -> tuple[str, bool]:
-    """`text` up to the first of the end tokens that close it, and whether there is one.
+    r"""Cut `text` after the first of the end tokens that close it ("<|end|>\n<|endoftext|>").
 
-    White space after it is the template's, as are further tokens ("<|end|>\\n<|endoftext|>").
+    Returns:
+        The text, and whether it ends with an end token.
     """
     body, kept = text.rstrip(), None
     while body.endswith(ends):

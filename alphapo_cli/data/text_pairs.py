@@ -1,10 +1,9 @@
-"""What a preference pair is before it is tokenised.
+"""Preference pairs before tokenisation.
 
-A pair has one prompt and two answers, perhaps further ones, or one answer alone with the other side absent. All are
-text, or all are message lists; an answer of the second kind is one assistant message, because turns that both sides
-share are part of the prompt, or with `data.trajectories` a conversation that an assistant begins and ends. Dialogues in
-the HH-RLHF form are messages that also keep their exact text, so that a tokenizer without chat template sees the
-dialogue as it was written.
+A pair has one prompt and two answers, or more, or a single answer with the other side absent. All are text, or all are
+message lists. An answer as messages is one assistant message, because turns that both sides share are part of the
+prompt; with `data.trajectories` it is a conversation whose first and last turn are the assistant's. Dialogues in the
+HH-RLHF form are messages that also keep their exact text for tokenizers without a chat template.
 """
 
 from __future__ import annotations
@@ -35,11 +34,16 @@ class Verbatim:
 
 @dataclass(frozen=True)
 class TextPair:
-    """One prompt with the preferred and the other answer.
+    """One prompt with its chosen and its rejected answer.
 
-    `columns` holds the source row's further numeric columns (a reward model's scores, say); `row` counts from 1 in the
-    source and is used in messages only. `verbatim` is set for dialogues. `others`: sides 2, 3, ... where a row has more
-    than two answers; those of every row of a source are as many. An unpaired row has `ABSENT` for a side.
+    Attributes:
+        prompt: text or messages.
+        chosen: preferred answer; `ABSENT` in an unpaired row with an undesirable answer.
+        rejected: dispreferred answer; `ABSENT` in an unpaired row with a desirable answer.
+        columns: the source row's other numeric columns, such as a reward model's scores.
+        row: number in the source, from 1; used in messages only.
+        verbatim: exact text of a dialogue.
+        others: sides 2, 3, ... of a row with more than two answers; all rows of a source have equally many.
     """
 
     prompt: Side
@@ -52,12 +56,12 @@ class TextPair:
 
     @property
     def sides(self) -> tuple[Side, ...]:
-        """Chosen, rejected and the others."""
+        """Chosen, rejected and further answers."""
         return (self.chosen, self.rejected, *self.others)
 
     @property
     def answers(self) -> tuple[Side, ...]:
-        """`sides` without an absent one."""
+        """The sides that are not absent."""
         return tuple(side for side in self.sides if side != ABSENT)
 
     @property
@@ -67,7 +71,7 @@ class TextPair:
 
     @functools.cached_property
     def content_key(self) -> str:
-        """Hex SHA-256 of everything that becomes tokens."""
+        """Hex SHA-256 of all text that is tokenised."""
         exact = None if self.verbatim is None else [self.verbatim.prompt, self.verbatim.chosen, self.verbatim.rejected]
         more = [self.others] if self.others else []
         return digest([self.prompt, self.chosen, self.rejected, exact, *more])
@@ -75,9 +79,9 @@ class TextPair:
 
 @dataclass(frozen=True)
 class LoadCounts:
-    """Rows read, and what became of those that are not among the pairs. `duplicates` are dropped only on request.
+    """Numbers of rows: all, and those left out by reason. Of `duplicates` only `duplicates_dropped` are left out.
 
-    `tied`: lists of answers that all have one score.
+    `tied`: lists of answers with equal scores.
     """
 
     read: int = 0
@@ -91,7 +95,7 @@ class LoadCounts:
 
 @dataclass(frozen=True)
 class LoadedPairs:
-    """Usable pairs in source order. `form` as in `forms`; `description` says where they come from."""
+    """Usable pairs in source order. `form`: see `row_formats`; `description`: their source, for messages."""
 
     pairs: list[TextPair]
     counts: LoadCounts
@@ -100,6 +104,7 @@ class LoadedPairs:
 
     @property
     def num_sides(self) -> int:
+        """Number of sides of every pair, absent ones included."""
         return len(self.pairs[0].sides)
 
     def __len__(self) -> int:
@@ -110,7 +115,7 @@ class LoadedPairs:
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces: one text for one value."""
+    """Canonical JSON (sorted keys, no spaces), equal for equal values."""
     return json.dumps(value, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
 
 

@@ -1,8 +1,8 @@
-"""Tokenised data, cached by content.
+"""Cache of tokenised data, keyed by content.
 
-The key holds everything that changes the ids: the pairs, the tokenizer with its template, the settings, the version
-of the code that makes them. An entry is a folder that is written beside and renamed, so that two processes may write
-the same one and a killed process leaves none half written.
+The key covers everything that changes the ids: the pairs, the tokenizer with its template, the settings, and the
+version of the code. An entry is a folder written under a temporary name and renamed, so that processes may write the
+same entry concurrently and a killed process leaves no partial one.
 """
 
 from __future__ import annotations
@@ -22,21 +22,27 @@ from typing import Any
 import numpy as np
 
 from alphapo_cli.config.schema import DataConfig
-from alphapo_cli.data.template import rendered_probe, style_of
+from alphapo_cli.data.template import rendered_example, style_of
 from alphapo_cli.data.text_pairs import TextPair, digest
 from alphapo_cli.data.token_pairs import Ragged
 from alphapo_cli.data.tokenise import Encoded, TokenCounts, encode_pairs
 from alphapo_cli.errors import UsageError
 
-# Change it whenever the same pairs, tokenizer and settings give other ids or counts than before.
+# Increase it whenever the same pairs, tokenizer and settings give different ids or counts.
 CODE_VERSION = 1
 _COLUMNS = ("prompt", "chosen", "rejected")  # and answer_2, answer_3, ... where there are more, turns_0, ... of each
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """Hex SHA-256 of what decides a tokenizer's ids: model, normaliser, added and special tokens, chat template.
+    """Hex SHA-256 of what determines a tokenizer's ids: model, normaliser, added and special tokens, chat template.
 
-    Not of its name, its folder, or the padding and truncation that its last call left behind.
+    Its name, its folder, and the padding and truncation state of its last call are left out.
+
+    Args:
+        tokenizer: a fast transformers tokenizer.
+
+    Returns:
+        The digest.
     """
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     backend.pop("truncation", None)
@@ -46,31 +52,41 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 
 def encode_key(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig) -> str:
-    """Hex SHA-256 that names the result of `encode_pairs` on the same arguments."""
+    """Hex SHA-256 of everything that determines the result of `encode_pairs`."""
     settings = [cfg.template, cfg.system, cfg.max_length, cfg.max_prompt_length, cfg.max_unknown]
     settings += ["trajectories"] if cfg.trajectories else []
-    # What the template writes may also depend on the renderer and on the day that stands for today.
-    written = rendered_probe(tokenizer) if style_of(tokenizer, cfg).chat else None
+    # The rendered text may also depend on the version of transformers and on `template.TODAY`.
+    written = rendered_example(tokenizer) if style_of(tokenizer, cfg).chat else None
     return digest([CODE_VERSION, tokenizer_hash(tokenizer), written, settings, [pair.content_key for pair in pairs]])
 
 
 def encode_cached(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig, cache_dir: Path) -> tuple[Encoded, str]:
-    """`encode_pairs` through the cache, and the key. A damaged entry is made again.
+    """`encode_pairs` through the cache; a damaged entry is recomputed.
 
-    Raises UsageError as `encode_pairs` does, and when the cache cannot be written.
+    Args:
+        pairs: pairs to tokenise.
+        tokenizer: a fast transformers tokenizer.
+        cfg: the data settings.
+        cache_dir: root of the cache; entries are under `tokens/`.
+
+    Returns:
+        The tokenised pairs, and their key (see `encode_key`).
+
+    Raises:
+        UsageError: `encode_pairs` refuses the pairs or the tokenizer, or the cache cannot be written.
     """
     key = encode_key(pairs, tokenizer, cfg)
     folder = cache_dir / "tokens" / key
-    found = _read(folder)
-    if found is None:
-        found = encode_pairs(pairs, tokenizer, cfg)
+    encoded = _read(folder)
+    if encoded is None:
+        encoded = encode_pairs(pairs, tokenizer, cfg)
         try:
-            _write(folder, found)
+            _write(folder, encoded)
         except OSError as error:
             raise UsageError(
                 f"{folder}: the cache cannot be written ({error.strerror or error}); set ALPHAPO_CACHE to a folder that can"
             ) from error
-    return found, key
+    return encoded, key
 
 
 def _read(folder: Path) -> Encoded | None:
@@ -79,10 +95,10 @@ def _read(folder: Path) -> Encoded | None:
         with np.load(folder / "tokens.npz", allow_pickle=False) as arrays:
 
             def further(stem: str, first: int) -> list[Ragged]:
-                there = itertools.takewhile(
+                names = itertools.takewhile(
                     lambda name: f"{name}_ids" in arrays, (f"{stem}_{side}" for side in itertools.count(first))
                 )
-                return list(map(ragged, there))
+                return list(map(ragged, names))
 
             def ragged(name: str) -> Ragged:
                 return Ragged(arrays[f"{name}_ids"], arrays[f"{name}_offsets"])
@@ -98,8 +114,8 @@ def _read(folder: Path) -> Encoded | None:
 
 def _write(folder: Path, encoded: Encoded) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = folder.parent / f".{folder.name}.{os.getpid()}.{uuid.uuid4().hex}"
-    beside.mkdir()
+    temporary = folder.parent / f".{folder.name}.{os.getpid()}.{uuid.uuid4().hex}"
+    temporary.mkdir()
     try:
         arrays: dict[str, Any] = {"kept": np.asarray(encoded.kept, np.int64)}
         columns = dict(zip(_COLUMNS, (encoded.prompt, encoded.chosen, encoded.rejected), strict=True))
@@ -107,20 +123,20 @@ def _write(folder: Path, encoded: Encoded) -> None:
         columns |= {f"turns_{side}": ragged for side, ragged in enumerate(encoded.turns)}
         for name, ragged in columns.items():
             arrays |= {f"{name}_ids": ragged.ids, f"{name}_offsets": ragged.offsets}
-        np.savez(beside / "tokens.npz", **arrays)
+        np.savez(temporary / "tokens.npz", **arrays)
         meta = {"counts": asdict(encoded.counts), "template": encoded.template}
-        (beside / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
-        _move(beside, folder)
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        _publish(temporary, folder)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _move(beside: Path, folder: Path) -> None:
-    # A folder cannot replace one that holds files: then another process was first, and its entry is as good, or the
-    # entry is damaged and goes out of the way. Whoever loses every race still holds its result in memory.
+def _publish(temporary: Path, folder: Path) -> None:
+    # os.replace fails on a folder with files: another process was first, and its entry is as good, or that entry is
+    # damaged and is moved away. A process that loses every race still has its result in memory.
     for _ in range(3):
         with contextlib.suppress(OSError):
-            os.replace(beside, folder)
+            os.replace(temporary, folder)
             return
         if _read(folder) is not None:
             return

@@ -1,4 +1,4 @@
-"""Tokenised pairs as flat arrays: four bytes a token, saved and loaded without a copy per sequence."""
+"""Tokenised pairs as flat arrays: four bytes per token, saved and loaded without a copy per sequence."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Ragged:
 
     @classmethod
     def from_lists(cls, sequences: Sequence[Sequence[int]]) -> Ragged:
+        """Concatenate n sequences of ids."""
         offsets = np.zeros(len(sequences) + 1, np.int64)
         np.cumsum([len(sequence) for sequence in sequences], out=offsets[1:])
         flat = np.empty(int(offsets[-1]), np.int32)
@@ -33,7 +34,7 @@ class Ragged:
 
     @classmethod
     def joined(cls, parts: Sequence[Ragged]) -> Ragged:
-        """The sequences of all parts, one part after the other."""
+        """Concatenate the sequences of several parts."""
         lengths = np.concatenate([part.lengths for part in parts])
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         return cls(np.concatenate([part.ids for part in parts]), offsets)
@@ -46,7 +47,7 @@ class Ragged:
 
     @property
     def lengths(self) -> Index:
-        """[n] tokens."""
+        """[n] lengths in tokens."""
         return np.diff(self.offsets)
 
     def select(self, indices: Sequence[int] | Index) -> Ragged:
@@ -56,11 +57,18 @@ class Ragged:
 
 @dataclass(frozen=True)
 class TokenPair:
-    """One pair: token ids of the prompt and of both completions, each completion with its end token.
+    """One pair as token ids; every completion includes its end token, an absent side is empty.
 
-    `index` is its place in the data set that it was taken from. `others`: further answers. An absent side is empty.
-    `guide`: for each answer the log-ratio of a guide model to the reference at each token, where there is one.
-    `turns`: for each answer of several turns which of them each token belongs to, -1 for what is read and not trained.
+    Attributes:
+        prompt: [P] ids.
+        chosen: [C] ids.
+        rejected: [R] ids.
+        columns: the row's numeric columns, NaN where it has none.
+        index: position in the source data set.
+        others: ids of further answers.
+        guide: per answer, [tokens] log-ratios of a guide model to the reference in nats; empty without a guide.
+        turns: per answer, [tokens] index of the assistant turn, -1 for tokens that are context and not trained; empty
+            for answers of one turn.
     """
 
     prompt: Ids
@@ -74,18 +82,24 @@ class TokenPair:
 
     @property
     def answers(self) -> tuple[Ids, ...]:
-        """Chosen, rejected and the others."""
+        """Chosen, rejected and further answers."""
         return (self.chosen, self.rejected, *self.others)
 
 
 @dataclass(frozen=True)
 class TokenPairs:
-    """n tokenised pairs.
+    """n tokenised pairs, an absent side of an unpaired row without tokens.
 
-    `columns`: per-pair numbers [n] float64, NaN where a row has none. `prompt_keys`: n hex digests, equal for equal
-    prompts. `index` [n]: each pair's place among the usable pairs of its source. `others`: sides 2, 3, ... of pairs
-    with more than two answers. An unpaired row has no tokens on one side. `guide`: see `TokenPair`, the answers of a
-    side one after the other; what `select` makes has none. `turns`: see `TokenPair`.
+    Attributes:
+        prompt: n sequences of ids.
+        chosen: n completions.
+        rejected: n completions.
+        prompt_keys: [n] hex digests, equal for equal prompts.
+        index: [n] position of each pair among the usable pairs of its source.
+        columns: by name, [n] float64, NaN where a row has no value.
+        others: sides 2, 3, ... of pairs with more than two answers.
+        guide: per side, the log-ratios of `TokenPair.guide` concatenated; `select` drops them.
+        turns: per side, see `TokenPair.turns`.
     """
 
     prompt: Ragged
@@ -103,20 +117,21 @@ class TokenPairs:
 
     @property
     def answers(self) -> tuple[Ragged, ...]:
-        """Chosen, rejected and the others."""
+        """Chosen, rejected and further answers."""
         return (self.chosen, self.rejected, *self.others)
 
     @property
     def num_sides(self) -> int:
+        """Number of sides of every pair, absent ones included."""
         return len(self.answers)
 
     @property
     def unpaired(self) -> bool:
-        """Whether some row has one side alone."""
+        """Whether any row has an absent side."""
         return any(bool((side.lengths == 0).any()) for side in self.answers)
 
     def trained_lengths(self, side: int) -> Index:
-        """[n] tokens of an answer that are trained: all, but of several turns only the assistant's."""
+        """[n] tokens of a side that are trained: all, or those of the assistant's turns."""
         if not self.turns:
             return self.answers[side].lengths
         turns = self.turns[side]
@@ -124,7 +139,7 @@ class TokenPairs:
         return np.diff(before[turns.offsets])
 
     def longest(self, sides: int | None = None) -> Index:
-        """[n] tokens of the longest of the first `sides` answers (all, if None)."""
+        """[n] length in tokens of the longest of the first `sides` answers (all, if None)."""
         longest: Index = np.max([side.lengths for side in self.answers[:sides]], axis=0)
         return longest
 
@@ -150,9 +165,12 @@ class TokenPairs:
         return (self[position] for position in range(len(self)))
 
     def with_mismatched(self) -> TokenPairs:
-        """The same with one further answer each: that of the next row, in the data's order, which has another prompt.
+        """Add a mismatched answer to each row: an answer of the next row, in the data's order, with another prompt.
 
-        Rows with two answers give them by turns. No row becomes longer than the longest one was: answers are cut there.
+        Chosen and rejected answers alternate. Answers are truncated so that no row is longer than the longest before.
+
+        Returns:
+            The pairs with `others` set to the mismatched answers.
 
         Raises:
             UsageError: answers have several turns.
@@ -164,27 +182,27 @@ class TokenPairs:
         n = len(self)
         limit = int((self.prompt.lengths + self.longest(2)).max())
         following = [(i + 1) % n for i in range(n)]
-        for i in reversed(range(2 * n)):  # twice round, so that the last rows know what the first ones found
+        for i in reversed(range(2 * n)):  # two rounds: the last rows depend on the first
             after = (i + 1) % n
             same = self.prompt_keys[after] == self.prompt_keys[i % n]
             following[i % n] = following[after] if same and i < 2 * n - 1 else after
-        taken: list[list[int]] = []
+        mismatched: list[list[int]] = []
         for i, j in enumerate(following):
-            there = [side for side in (self.chosen[j], self.rejected[j]) if len(side)]
-            room = max(1, limit - len(self.prompt[i]))
-            taken.append(there[i % len(there)][:room].tolist())
-        return replace(self, others=(Ragged.from_lists(taken),))
+            available = [side for side in (self.chosen[j], self.rejected[j]) if len(side)]
+            length = max(1, limit - len(self.prompt[i]))
+            mismatched.append(available[i % len(available)][:length].tolist())
+        return replace(self, others=(Ragged.from_lists(mismatched),))
 
     def select(self, indices: Sequence[int] | Index) -> TokenPairs:
         """The pairs at `indices`, in that order."""
-        places = np.asarray(indices, np.int64)
+        positions = np.asarray(indices, np.int64)
         return TokenPairs(
-            prompt=self.prompt.select(places),
-            chosen=self.chosen.select(places),
-            rejected=self.rejected.select(places),
-            prompt_keys=tuple(self.prompt_keys[int(place)] for place in places),
-            index=self.index[places],
-            columns={name: values[places] for name, values in self.columns.items()},
-            others=tuple(side.select(places) for side in self.others),
-            turns=tuple(side.select(places) for side in self.turns),
+            prompt=self.prompt.select(positions),
+            chosen=self.chosen.select(positions),
+            rejected=self.rejected.select(positions),
+            prompt_keys=tuple(self.prompt_keys[int(position)] for position in positions),
+            index=self.index[positions],
+            columns={name: values[positions] for name, values in self.columns.items()},
+            others=tuple(side.select(positions) for side in self.others),
+            turns=tuple(side.select(positions) for side in self.turns),
         )

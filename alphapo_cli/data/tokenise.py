@@ -1,9 +1,9 @@
-"""From pairs to token ids, so that training sees what generation sees.
+"""Tokenise pairs so that training conditions on the same prompt ids as generation.
 
-The prompt's ids are those that generation is fed, the same for both sides. A completion is tokenised within the whole
-text and split off behind the prompt; where one token reaches over the boundary, only its part behind the boundary is
-tokenised anew. The alternative, tokenising prompt and completion apart, changes the completion's first token for every
-tokenizer that treats the beginning of a text specially.
+Both sides share the prompt's ids, which are those of generation. A completion is tokenised together with its prompt and
+split off after it; where a token crosses the boundary, only its part after the boundary is re-tokenised. Tokenising
+prompt and completion separately would change the completion's first token for every tokenizer that treats the beginning
+of a text specially.
 
 Every sequence holds one BOS, if the tokenizer or its template uses one, and every completion that was not cut ends
 with one end token.
@@ -26,17 +26,25 @@ from alphapo_cli.data.token_pairs import Ragged
 from alphapo_cli.data.vocabulary_check import check_known, round_trip_loss, unknown_id
 from alphapo_cli.errors import UsageError
 
-_CHUNK = 512  # pairs that are tokenised in one call
+_CHUNK = 512  # pairs per call of the tokenizer
 
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """What happened to the pairs; `tokens` and `unknown` count ids, the others pairs unless they say completions.
+    """Counts of pairs, except `tokens` and `unknown` (ids) and `truncated_completions`.
 
-    `refused`: left out because the template takes no such conversation. `emptied`, `identical`: left out because
-    nothing, or nothing different, remained. `boundary`: a token reached from the prompt into a completion and was
-    split; `inexact`: of these, the text of prompt and completion is then not the original one. `special_inside`: an
-    answer spells a special token out.
+    Attributes:
+        refused: left out because the chat template refused the conversation.
+        emptied: left out because an answer, or a prompt without BOS, is empty.
+        identical: left out because two answers have the same ids after truncation.
+        boundary: a token crossed from prompt to completion and was split.
+        inexact: of these, pairs whose ids no longer decode to the original text.
+        truncated_prompts: prompt cut from the left.
+        truncated_completions: completions cut from the right.
+        truncated_pairs: anything was cut.
+        special_inside: an answer contains a special token before its end.
+        tokens: all ids of prompts and completions.
+        unknown: ids of the unknown token among them.
     """
 
     refused: int = 0
@@ -59,8 +67,8 @@ class TokenCounts:
 class Encoded:
     """n pairs as ids, `others` their sides 2, 3, ...; an absent side has no tokens.
 
-    `kept` [n]: their places among the pairs that were given. `template`: chat or plain. `turns`: with
-    `data.trajectories`, for every side which of the assistant's turns each id belongs to, -1 for none.
+    `kept` [n]: their positions among the input pairs. `template`: chat or plain. `turns`: with `data.trajectories`, for
+    every side the index of the assistant turn of each token, -1 for none.
     """
 
     prompt: Ragged
@@ -74,10 +82,18 @@ class Encoded:
 
 
 def encode_prompt(prompt: Side, tokenizer: Any, cfg: DataConfig) -> list[int]:
-    """The ids that generation is fed for a prompt, and that training conditions on.
+    """Tokenise a prompt for generation; training conditions on the same ids.
 
-    `prompt` is text (one user message under a chat template) or messages. Cut from the left to
-    `data.max_prompt_length`, keeping a leading BOS. Raises UsageError for messages without chat template.
+    Args:
+        prompt: text (one user message under a chat template) or messages.
+        tokenizer: a fast transformers tokenizer.
+        cfg: template settings; `max_prompt_length` truncates from the left, keeping a leading BOS.
+
+    Returns:
+        The ids, with at most one BOS.
+
+    Raises:
+        UsageError: messages without a chat template, or a tokenizer that `style_of` refuses.
     """
     style = style_of(tokenizer, cfg)
     bare = ids_of(tokenizer, [render_prompt(prompt, tokenizer, cfg, style)])[0]
@@ -86,15 +102,24 @@ def encode_prompt(prompt: Side, tokenizer: Any, cfg: DataConfig) -> list[int]:
 
 
 def end_token_id(tokenizer: Any, cfg: DataConfig) -> int:
-    """The id that closes every completion; generation must stop at it (it is not always the tokenizer's EOS)."""
+    """The id that ends every completion, at which generation must stop; not always the tokenizer's EOS."""
     return style_of(tokenizer, cfg).end_id
 
 
 def encode_pairs(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig) -> Encoded:
-    """Tokenises pairs and cuts them to `data.max_length`, in `data.workers` processes.
+    """Tokenise pairs and truncate them to `data.max_length`, in `data.workers` processes.
 
-    Raises UsageError for message data without chat template, for a template in which the answer cannot be found, when
-    no pair remains, and when more than `data.max_unknown` of the tokens are unknown to the tokenizer.
+    Args:
+        pairs: pairs with equally many sides.
+        tokenizer: a fast transformers tokenizer.
+        cfg: the data settings.
+
+    Returns:
+        The pairs that remain, with counts.
+
+    Raises:
+        UsageError: messages without a chat template, an answer that cannot be located in the rendered conversation, no
+            remaining pair, or a share of unknown tokens above `data.max_unknown`.
     """
     style = style_of(tokenizer, cfg)
     counts, refusal = TokenCounts(), None
@@ -105,20 +130,20 @@ def encode_pairs(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig) -> 
             counts += part.counts
             refusal = refusal or part.refusal
             bar.update(min(_CHUNK, len(pairs) - bar.n))
-    kept = tuple(place for part in parts for place in part.kept)
+    kept = tuple(position for part in parts for position in part.kept)
     if not kept:
         reason = str(refusal) if refusal else f"{counts.emptied} empty, {counts.identical} identical after tokenisation"
         raise UsageError(f"no pair is left to train on: {reason}")
     sample = [pairs[kept[i * len(kept) // min(64, len(kept))]] for i in range(min(64, len(kept)))]
     loss = (0.0, "") if counts.unknown else round_trip_loss(sample, tokenizer, cfg, style)
-    check_known(counts.unknown, counts.tokens, loss, [pairs[place] for place in kept], tokenizer, cfg, style)
+    check_known(counts.unknown, counts.tokens, loss, [pairs[position] for position in kept], tokenizer, cfg, style)
     prompt, *columns = (Ragged.joined(column) for column in zip(*(p.columns for p in parts), strict=True))
     sides = len(pairs[0].sides)
     chosen, rejected, *others = columns[:sides]
     return Encoded(prompt, chosen, rejected, kept, counts, style.name, tuple(others), tuple(columns[sides:]))
 
 
-Chunk = tuple[int, Sequence[TextPair]]  # the first pair's place, and the pairs
+Chunk = tuple[int, Sequence[TextPair]]  # position of the first pair, and the pairs
 
 
 def _chunks(pairs: Sequence[TextPair]) -> list[Chunk]:
@@ -128,9 +153,9 @@ def _chunks(pairs: Sequence[TextPair]) -> list[Chunk]:
 def _workers(pairs: Sequence[TextPair], cfg: DataConfig) -> int:
     if cfg.workers is not None:
         return cfg.workers
-    # Lengths of a few pairs stand for all; what tokenising costs goes by them.
-    some = pairs[:: max(1, len(pairs) // 100)]
-    return automatic(sum(_characters(pair) for pair in some) * len(pairs) // max(1, len(some)))
+    # The cost of tokenising grows with the characters, estimated from about 100 pairs.
+    sample = pairs[:: max(1, len(pairs) // 100)]
+    return automatic(sum(_characters(pair) for pair in sample) * len(pairs) // max(1, len(sample)))
 
 
 def _characters(pair: TextPair) -> int:
@@ -139,8 +164,10 @@ def _characters(pair: TextPair) -> int:
 
 @dataclass(frozen=True)
 class _Part:
-    """A chunk's pairs as ids, prompt and then every side (and then their turns). `kept`: their places among all pairs; `refusal`: the first
-    one of a template."""
+    """A chunk's pairs as ids: prompts, every side, then the turns of every side.
+
+    `kept`: positions among all pairs; `refusal`: the chat template's first one.
+    """
 
     columns: tuple[Ragged, ...]
     kept: tuple[int, ...]
@@ -152,7 +179,7 @@ def _encode_part(shared: tuple[Any, DataConfig, Style], chunk: Chunk) -> _Part:
     tokenizer, cfg, style = shared
     counts, refusal = TokenCounts(), None
     rendered: dict[int, Rendered] = {}
-    for place, pair in enumerate(chunk[1], chunk[0]):
+    for position, pair in enumerate(chunk[1], chunk[0]):
         try:
             texts = render_pair(pair, tokenizer, cfg, style)
         except TemplateRefusal as error:
@@ -162,14 +189,14 @@ def _encode_part(shared: tuple[Any, DataConfig, Style], chunk: Chunk) -> _Part:
         if texts is None:
             counts += TokenCounts(emptied=1)
         else:
-            rendered[place] = texts
+            rendered[position] = texts
     kept: list[int] = []
     sides = len(chunk[1][0].sides)
     columns: list[list[list[int]]] = [[] for _ in range(1 + (2 if cfg.trajectories else 1) * sides)]
-    for place, row, of_pair in _encode_chunk(rendered, tokenizer, cfg, style):
+    for position, row, of_pair in _encode_chunk(rendered, tokenizer, cfg, style):
         counts += of_pair
         if row is not None:
-            kept.append(place)
+            kept.append(position)
             for column, ids in zip(columns, row, strict=True):
                 column.append(ids)
     return _Part(tuple(Ragged.from_lists(column) for column in columns), tuple(kept), counts, refusal)
@@ -188,13 +215,13 @@ def _encode_chunk(
     encodings = iter(encodings_of(tokenizer, [text.prompt + answer for text in texts for answer in text.present]))
     unknown = unknown_id(tokenizer, style)
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    out: list[tuple[int, Ids | None, TokenCounts]] = []
-    for n, (place, text) in enumerate(rendered.items()):
+    rows: list[tuple[int, Ids | None, TokenCounts]] = []
+    for n, (position, text) in enumerate(rendered.items()):
         prompt, lead = _with_prefix(prompts[n], style, tokenizer)
         wholes = [None if answer is None else next(encodings) for answer in text.completions]
         if not prompt:
-            # Without a BOS an empty prompt leaves the first token of a completion without a context to predict it from.
-            out.append((place, None, TokenCounts(emptied=1)))
+            # Without a BOS and a prompt nothing predicts the first token of a completion.
+            rows.append((position, None, TokenCounts(emptied=1)))
             continue
         splits = [
             Split([]) if answer is None else split(prompts[n], text.prompt, answer, whole, tokenizer)
@@ -206,7 +233,7 @@ def _encode_chunk(
         ]
         (prompt, *cut_answers), cut = truncate(prompt, answers, lead, cfg)
         if len({tuple(ids) for ids in cut_answers}) < len(cut_answers):
-            out.append((place, None, TokenCounts(identical=1)))
+            rows.append((position, None, TokenCounts(identical=1)))
             continue
         row = [prompt, *cut_answers]
         turns = [
@@ -221,33 +248,41 @@ def _encode_chunk(
             tokens=sum(map(len, row)),
             unknown=0 if unknown is None else sum(ids.count(unknown) for ids in row),
         )
-        out.append((place, [*row, *turns], counts))
-    return out
+        rows.append((position, [*row, *turns], counts))
+    return rows
 
 
 def _with_end(turns: list[int]) -> list[int]:
-    """And the end token's, which closes the last turn."""
+    """Append the turn of the end token, which belongs to the last turn."""
     return [*turns, max(turns, default=0)]
 
 
 def truncate(prompt: list[int], answers: list[list[int]], lead: int, cfg: DataConfig) -> tuple[Ids, TokenCounts]:
-    """Cuts a prompt and its answers to `max_prompt_length` and `max_length`.
+    """Truncate a prompt and its answers to `max_prompt_length` and `max_length`.
 
-    The prompt loses its beginning (but not its `lead` first ids), down to half of max_length; then completions lose
-    their end, end token included, since a model must not learn to stop where the data was cut. A completion keeps at
-    least one token.
+    The prompt is cut from the left, down to half of max_length; then completions are cut from the right, end token
+    included, since a model must not learn to stop where the data were cut. A completion keeps at least one token.
+
+    Args:
+        prompt: ids of the prompt.
+        answers: ids of every side.
+        lead: number of first ids of the prompt that are never cut (BOS).
+        cfg: `max_prompt_length` and `max_length`, in tokens.
+
+    Returns:
+        The ids of the prompt and of every side, and the counts of truncated ones.
     """
     kept = _cut_left(prompt, cfg.max_prompt_length, lead)
     longest = max(map(len, answers))
     if len(kept) + longest > cfg.max_length:
         kept = _cut_left(kept, max(cfg.max_length - longest, min(len(kept), cfg.max_length // 2)), lead)
-    room = cfg.max_length - len(kept)
+    available = cfg.max_length - len(kept)
     prompts = int(len(kept) < len(prompt))
-    completions = sum(len(ids) > room for ids in answers)
+    completions = sum(len(ids) > available for ids in answers)
     counts = TokenCounts(
         truncated_prompts=prompts, truncated_completions=completions, truncated_pairs=int(prompts + completions > 0)
     )
-    return [kept, *(ids[:room] for ids in answers)], counts
+    return [kept, *(ids[:available] for ids in answers)], counts
 
 
 def _cut_left(ids: list[int], length: int | None, lead: int) -> list[int]:
@@ -258,7 +293,7 @@ def _cut_left(ids: list[int], length: int | None, lead: int) -> list[int]:
 
 
 def _with_prefix(ids: list[int], style: Style, tokenizer: Any) -> tuple[list[int], int]:
-    """Ids with the tokenizer's own prefix, once; and how many of them stay when the prompt is cut from the left."""
+    """Ids that begin with the tokenizer's prefix once, and how many of them truncation from the left keeps."""
     lead = len(style.prefix)
     if lead and tuple(ids[:lead]) != style.prefix:
         return [*style.prefix, *ids], lead

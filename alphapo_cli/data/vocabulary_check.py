@@ -1,4 +1,4 @@
-"""Does the tokenizer know the data's words? A model fed unknown tokens trains without complaint and learns nothing."""
+"""Refuse a tokenizer that does not cover the data: training on unknown tokens runs without error and learns nothing."""
 
 from __future__ import annotations
 
@@ -14,17 +14,25 @@ from alphapo_cli.errors import UsageError
 
 
 def unknown_id(tokenizer: Any, style: Style) -> int | None:
-    """The id of unknown words; None where there is none or where it doubles as BOS or end token (GPT-2)."""
+    """The id of the unknown token; None without one, or where it is also BOS or end token (GPT-2)."""
     unknown = tokenizer.unk_token_id
     others = {tokenizer.bos_token_id, tokenizer.eos_token_id, style.end_id, *style.prefix}
     return None if unknown is None or unknown in others else int(unknown)
 
 
 def round_trip_loss(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig, style: Style) -> tuple[float, str]:
-    """Share of the characters that tokenising and decoding loses, and a word that is affected.
+    """Measure how many characters are lost by encoding and decoding, for tokenizers that drop unknown text.
 
-    For tokenizers that drop what they do not know. White space, case and accents are not compared, since many
-    tokenizers normalise them.
+    White space, case and accents are not compared, since many tokenizers normalise them.
+
+    Args:
+        pairs: a sample of the data.
+        tokenizer: a fast transformers tokenizer.
+        cfg: template settings.
+        style: see `template.style_of`.
+
+    Returns:
+        Share of lost characters, in [0, 1], and a word that lost some ("" without loss).
     """
     lost = total = 0
     example = ""
@@ -57,19 +65,29 @@ def check_known(
     cfg: DataConfig,
     style: Style,
 ) -> None:
-    """Raises UsageError when more than `data.max_unknown` of the tokens (or characters) are unknown.
+    """Refuse data with more unknown tokens (or lost characters) than `data.max_unknown`.
 
-    `loss` is round_trip_loss's result; `pairs` serve to name an unknown word.
+    Args:
+        unknown: number of unknown ids; with 0, `loss` decides.
+        tokens: number of all ids.
+        loss: result of `round_trip_loss`.
+        pairs: searched for an unknown word to show.
+        tokenizer: a fast transformers tokenizer.
+        cfg: `max_unknown` is the largest share allowed.
+        style: see `template.style_of`.
+
+    Raises:
+        UsageError: the share of unknown tokens or lost characters is above `data.max_unknown`.
     """
     share, example = (unknown / max(tokens, 1), "") if unknown else loss
     if share <= cfg.max_unknown:
         return
     what = "tokens" if unknown else "characters"
     word = _unknown_word(pairs, tokenizer, cfg, style) if unknown else example
-    named = f" (for example {word[:40]!r})" if word else ""
+    shown = f" (for example {word[:40]!r})" if word else ""
     raise UsageError(
         f"{tokenizer.name_or_path or 'this tokenizer'}: does not know the data's words: {share:.1%} of the {what} are "
-        f"unknown{named}, more than data.max_unknown={cfg.max_unknown:g}; set model.path to a model that goes with the "
+        f"unknown{shown}, more than data.max_unknown={cfg.max_unknown:g}; set model.path to a model that goes with the "
         "data, or model=from_scratch"
     )
 

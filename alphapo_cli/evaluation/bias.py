@@ -1,4 +1,4 @@
-"""Win rate by difference in length: does the judge (or the model) live off longer answers?"""
+"""Win rate by length difference, which shows a length bias of the judge or the model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from alphapo_cli.evaluation.l1_logistic import Array
 
 @dataclass(frozen=True)
 class LengthBin:
-    """Rows whose length difference (model minus reference, characters) is in [shortest, longest]; percent."""
+    """Rows whose length difference (model minus reference, characters) is in [shortest, longest]; rates in percent."""
 
     shortest: int
     longest: int
@@ -23,9 +23,16 @@ class LengthBin:
 
 
 def length_bins(lengths: Sequence[int], reference_lengths: Sequence[int], p: Array, bins: int) -> list[LengthBin]:
-    """About equally many judged rows a bin, from "much shorter" to "much longer"; equal differences stay together.
+    """Win rate in quantile bins of the length difference; rows with equal differences share a bin.
 
-    `p`: the model's share of the win [n], NaN rows left out.
+    Args:
+        lengths: [n] characters of the model's outputs.
+        reference_lengths: [n] characters of the reference's outputs.
+        p: [n] the model's share of the win; NaN rows are left out.
+        bins: most bins.
+
+    Returns:
+        Non-empty bins, from the shortest outputs relative to the reference to the longest.
     """
     judged = ~np.isnan(p)
     difference = (np.asarray(lengths) - np.asarray(reference_lengths))[judged]
@@ -34,9 +41,9 @@ def length_bins(lengths: Sequence[int], reference_lengths: Sequence[int], p: Arr
         return []
     edges = np.unique(np.quantile(difference, np.linspace(0, 1, bins + 1)))
     which = np.searchsorted(edges[1:-1], difference, side="left")
-    made = []
+    rows = []
     for k in np.unique(which):
         d, s = difference[which == k], share[which == k]
         error = 100.0 * float(np.std(s, ddof=1)) / math.sqrt(len(s)) if len(s) > 1 else None
-        made.append(LengthBin(int(d.min()), int(d.max()), len(s), 100.0 * float(np.mean(s)), error))
-    return made
+        rows.append(LengthBin(int(d.min()), int(d.max()), len(s), 100.0 * float(np.mean(s)), error))
+    return rows

@@ -1,7 +1,7 @@
-"""Bootstrap intervals: rows (instructions) are drawn with replacement, and every rate is computed anew.
+"""Bootstrap intervals: rows (instructions) are resampled with replacement, and every rate is recomputed.
 
-Percentile intervals (Efron 1979). Both rates use the same draws. The length-controlled fit is repeated in every
-resample at the C chosen on all rows; choosing C again would cost fifty fits a resample.
+Percentile intervals (Efron 1979). Both rates use the same resamples. The length-controlled fit is repeated in every
+resample at the C chosen on all rows; choosing C again would cost fifty fits per resample.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from alphapo_cli.evaluation.l1_logistic import Array
 
 
 def resample_counts(n: int, resamples: int, seed: int) -> Array:
-    """How often each of n rows is drawn, [resamples, n]."""
+    """[resamples, n] how often each of n rows is drawn."""
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=resamples)
     return draws.astype(np.float64)
 
 
 def mean_replicates(values: Array, counts: Array) -> Array:
-    """Mean of `values` [n] in each resample [R]; NaN rows are left out, NaN where nothing is left."""
+    """[R] mean of `values` [n] in each resample of `counts` [R, n]; NaN rows are left out, NaN if none remains."""
     known = ~np.isnan(values)
     weight = counts[:, known].sum(axis=1)
     sums = counts[:, known] @ values[known]
@@ -27,7 +27,7 @@ def mean_replicates(values: Array, counts: Array) -> Array:
 
 
 def interval(replicates: Array, confidence: float) -> tuple[float, float] | None:
-    """The central `confidence` share of the replicates, None when none is defined."""
+    """The central `confidence` share of the replicates [R]; None if all are NaN."""
     usable = replicates[~np.isnan(replicates)]
     if not len(usable):
         return None

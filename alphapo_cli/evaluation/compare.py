@@ -1,9 +1,8 @@
-"""Two evaluations against the same reference: is one better?
+"""Paired comparison of two evaluations against the same reference.
 
-The instructions are the same, so everything is paired: the difference of the two shares of the win on each
-instruction, its bootstrap interval, and a permutation test in which the two models trade places on each instruction
-independently (Fisher's sign-flip test). Under the hypothesis that it does not matter which model wrote which answer,
-every such trade is as likely as what was seen.
+On each instruction judged for both models, the difference of their shares of the win; the bootstrap interval of its
+mean; and a paired permutation test (Fisher's sign-flip test), whose null hypothesis is that swapping the two models'
+answers on any instruction leaves the distribution unchanged.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from alphapo_cli.evaluation.bootstrap import interval, mean_replicates, resample
 from alphapo_cli.evaluation.formats import Annotations, short
 from alphapo_cli.evaluation.l1_logistic import Array
 
-EXACT = 14  # with at most so many differing instructions, all 2^n trades are counted instead of drawn
+EXACT = 14  # with at most so many non-zero differences, all 2^n sign patterns are enumerated
 
 
 @dataclass(frozen=True)
 class ModelComparison:
-    """Percent (points of win rate), A minus B, on the instructions judged for both."""
+    """Win rate of A minus that of B, in percentage points, on the instructions judged for both."""
 
     a: str
     b: str
@@ -44,10 +43,20 @@ class ModelComparison:
 def compare(
     a: Annotations, b: Annotations, *, resamples: int = 10_000, confidence: float = 0.95, seed: int = 0
 ) -> ModelComparison:
-    """Paired comparison of two annotated outputs.
+    """Compare two annotated outputs on their common instructions.
+
+    Args:
+        a: annotations of model A.
+        b: annotations of model B.
+        resamples: of the bootstrap and of the permutation test.
+        confidence: of the interval; 1 - confidence is the level of the test.
+        seed: of the resampling.
+
+    Returns:
+        Rates, difference, interval and test.
 
     Raises:
-        UsageError: another reference, another judge, or no instruction that both have a judgement for.
+        UsageError: the two differ in reference or judge, or no instruction is judged in both.
     """
     first, second = a.by_instruction(), b.by_instruction()
     shared = [text for text in first if text in second]
@@ -97,22 +106,28 @@ def compare(
 
 
 def permutation_p_value(d: Array, resamples: int, seed: int) -> float:
-    """Two-sided p of the mean of paired differences d [n] under random signs.
+    """Two-sided p-value of the mean paired difference under random signs.
 
-    Exact with at most `EXACT` non-zero differences; otherwise (1 + hits) / (1 + resamples), which is never zero.
+    Args:
+        d: [n] paired differences.
+        resamples: random sign patterns, used with more than `EXACT` non-zero differences.
+        seed: of the signs.
+
+    Returns:
+        The exact p-value, or (1 + hits) / (1 + resamples), which is never zero.
     """
-    moving = d[d != 0.0]
-    if not len(moving):
+    nonzero = d[d != 0.0]
+    if not len(nonzero):
         return 1.0
-    seen = abs(float(np.sum(moving))) * (1.0 - 1e-12)  # sums in another order must still count as equal
-    if len(moving) <= EXACT:
-        signs = np.array(list(product((-1.0, 1.0), repeat=len(moving))))
-        return float(np.mean(np.abs(signs @ moving) >= seen))
+    observed = abs(float(np.sum(nonzero))) * (1.0 - 1e-12)  # sums in another order must still count as equal
+    if len(nonzero) <= EXACT:
+        signs = np.array(list(product((-1.0, 1.0), repeat=len(nonzero))))
+        return float(np.mean(np.abs(signs @ nonzero) >= observed))
     rng, hits, left = np.random.default_rng(seed), 0, max(resamples, 1)
     while left:
         rows = min(left, 2048)
-        signs = 2.0 * rng.integers(0, 2, size=(rows, len(moving)), dtype=np.int8) - 1.0
-        hits += int(np.sum(np.abs(signs @ moving) >= seen))
+        signs = 2.0 * rng.integers(0, 2, size=(rows, len(nonzero)), dtype=np.int8) - 1.0
+        hits += int(np.sum(np.abs(signs @ nonzero) >= observed))
         left -= rows
     return (1 + hits) / (1 + max(resamples, 1))
 

@@ -1,14 +1,14 @@
 """The directory of an evaluation.
 
 manifest.json       what was evaluated: hashes of the inputs, judge, command, versions
-judgements.jsonl    every answer of a judge that is a model, as it arrived
+judgements.jsonl    every answer of a judge model, appended as it arrives
 annotations.json    AlpacaEval's format
 results.json        the result object; written last
 leaderboard.csv     AlpacaEval's columns (unless --leaderboard names another)
 winrate.png
 
-What is judged and by whom decides the directory. Statistics are computed from what is stored: other settings of theirs
-compute them anew in place and never ask the judge again.
+Outputs, reference and judge determine the directory. Statistics are computed from the stored judgements: changed
+statistics settings recompute them in place without querying the judge.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from alphapo_cli.storage.atomic import write_json
 
 @dataclass(frozen=True)
 class EvalDirectory(KeyedDirectory):
-    """Paths and state."""
+    """Paths and state of an evaluation."""
 
     COMMAND: ClassVar[str] = "eval"
     WHAT: ClassVar[tuple[str, str]] = ("an evaluation", "evaluation")
@@ -37,25 +37,37 @@ class EvalDirectory(KeyedDirectory):
 
     @property
     def annotations(self) -> Path:
+        """Path of annotations.json."""
         return self.path / "annotations.json"
 
     @property
     def results(self) -> Path:
+        """Path of results.json."""
         return self.path / "results.json"
 
     @property
     def leaderboard(self) -> Path:
+        """Path of leaderboard.csv."""
         return self.path / "leaderboard.csv"
 
     @property
     def picture(self) -> Path:
+        """Path of winrate.png."""
         return self.path / "winrate.png"
 
     def open(self, identity: dict[str, Any], statistics: dict[str, Any], *, replace: bool) -> str:
-        """pending, continued, statistics (only these differ) or complete. Creates and removes nothing.
+        """Check that the directory can take this evaluation, without creating or removing anything.
+
+        Args:
+            identity: what the judgements depend on; must equal the manifest's.
+            statistics: the statistics settings.
+            replace: whether an existing evaluation may be replaced.
+
+        Returns:
+            The state: pending, continued, statistics (complete with other statistics settings) or complete.
 
         Raises:
-            UsageError: the directory holds another evaluation, or something else; it cannot be written.
+            UsageError: the directory holds another evaluation or other files, or cannot be written.
         """
         if not self.begun(identity, replace=replace):
             self.check_writable()
@@ -68,11 +80,12 @@ class EvalDirectory(KeyedDirectory):
         return "statistics" if changed else "complete"
 
     def begin(self, manifest: dict[str, Any], *, replace: bool) -> None:
-        """Make the directory; with `replace` remove what an earlier evaluation left, judgements included."""
+        """Create the directory; with `replace` delete an earlier evaluation's files, judgements included."""
         if replace:
             for file in (self.results, self.annotations, self.leaderboard, self.picture, self.log):
                 file.unlink(missing_ok=True)
         write_json(self.manifest, manifest)
 
     def load_results(self) -> dict[str, Any]:
+        """The content of results.json, empty without a readable one."""
         return read_object(self.results) or {}

@@ -1,7 +1,7 @@
 """AlpacaEval's files: model outputs and annotations, plain or .gz, old and new column names.
 
-Everything that may be wrong with a file is found here, before any work, and named by file and row. Rows are counted
-from 1. What the columns mean follows alpaca_eval 0.6.6 (github.com/tatsu-lab/alpaca_eval).
+A file is validated completely when it is read, and errors name file and row, counted from 1. The columns are those of
+alpaca_eval 0.6.6 (github.com/tatsu-lab/alpaca_eval).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _OWN = ("instruction", "dataset", "output_1", "generator_1", "output_2", "genera
 
 @dataclass(frozen=True)
 class Output:
-    """What a model answered to one instruction."""
+    """A model's answer to one instruction."""
 
     instruction: str
     output: str
@@ -39,9 +39,9 @@ class Output:
 
 @dataclass(frozen=True)
 class ModelOutputs:
-    """A model_outputs.json: one `Output` an instruction, no instruction twice.
+    """A model_outputs.json: one `Output` per instruction.
 
-    `named`: the file says who wrote it; else `generator` is the name of its folder.
+    `named`: whether the file names its generator; otherwise `generator` is the name of its folder.
     """
 
     path: str
@@ -50,6 +50,7 @@ class ModelOutputs:
     named: bool = True
 
     def by_instruction(self) -> dict[str, Output]:
+        """The rows by instruction."""
         return {row.instruction: row for row in self.rows}
 
 
@@ -57,8 +58,8 @@ class ModelOutputs:
 class Annotation:
     """One judged pair: output_1 is the reference's, output_2 the model's.
 
-    `preference`: 1 reference better, 2 model better, 1.5 draw, None no judgement; `extra`: every other column, under
-    0.6.6's names.
+    `preference`: from 1 (reference better) to 2 (model better), 1.5 a draw, None no judgement; `extra`: every other
+    column, by its name in 0.6.6.
     """
 
     instruction: str
@@ -72,7 +73,7 @@ class Annotation:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
-        """As it stands in annotations.json."""
+        """The row of annotations.json."""
         return {name: getattr(self, name) for name in _OWN} | dict(self.extra)
 
 
@@ -84,20 +85,27 @@ class Annotations:
     rows: tuple[Annotation, ...]
 
     def by_instruction(self) -> dict[str, Annotation]:
+        """The rows by instruction."""
         return {row.instruction: row for row in self.rows}
 
     @property
     def generator(self) -> str | None:
-        """The judged model's name, None where no row has one."""
+        """The judged model's name; None if no row has one."""
         return next((row.generator_2 for row in self.rows if row.generator_2 is not None), None)
 
 
 def read_outputs(path: Path) -> ModelOutputs:
-    """Model outputs from a file, or from the model_outputs.json of a directory.
+    """Read model outputs.
+
+    Args:
+        path: a file, or a directory with a model_outputs.json.
+
+    Returns:
+        The outputs in file order.
 
     Raises:
-        UsageError: the file cannot be read, is empty or not JSON (which line), a row lacks `instruction` or `output`,
-            an instruction stands twice, or several generators are mixed.
+        UsageError: the file is unreadable, empty or not JSON, a row lacks `instruction` or `output`, an instruction
+            occurs twice, or several generators are mixed.
     """
     path = _inside(path, "outputs")
     rows, names = [], []
@@ -116,10 +124,17 @@ def read_outputs(path: Path) -> ModelOutputs:
 
 
 def read_annotations(path: Path) -> Annotations:
-    """Annotations from a file, or from the annotations.json of a directory; preference 0 (an old draw) becomes 1.5.
+    """Read annotations.
+
+    Args:
+        path: a file, or a directory with an annotations.json.
+
+    Returns:
+        The annotations in file order; a preference of 0, a draw in old files, becomes 1.5.
 
     Raises:
-        UsageError: as `read_outputs`, or a preference that is neither null, 0 nor within [1, 2] (which row).
+        UsageError: the file is unreadable, empty or not JSON, a row lacks a column, an instruction occurs twice, or a
+            preference is neither null, 0 nor within [1, 2].
     """
     path = _inside(path, "annotations")
     rows = []
@@ -145,10 +160,16 @@ def read_annotations(path: Path) -> Annotations:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, unpacked when its name ends in .gz.
+    """Read a text file.
+
+    Args:
+        path: the file, which is decompressed if its name ends in .gz.
+
+    Returns:
+        Its text, without a byte order mark.
 
     Raises:
-        UsageError: it cannot be read, is not UTF-8, or is empty.
+        UsageError: the file is unreadable, not UTF-8, or empty.
     """
     try:
         content = path.read_bytes()
@@ -164,17 +185,21 @@ def read_text(path: Path) -> str:
 
 
 def check_same_set(outputs: ModelOutputs, reference: ModelOutputs) -> None:
-    """Every instruction of `outputs` must be in `reference`; the reverse is not asked.
+    """Check that the reference has every instruction of the outputs; the reverse is not required.
+
+    Args:
+        outputs: the model's outputs.
+        reference: the reference outputs.
 
     Raises:
-        UsageError: how many are not, and the first of them.
+        UsageError: the reference lacks instructions of `outputs`; the message shows how many, and the first.
     """
     known = {row.instruction for row in reference.rows}
-    strange = [row.instruction for row in outputs.rows if row.instruction not in known]
-    if strange:
+    unknown = [row.instruction for row in outputs.rows if row.instruction not in known]
+    if unknown:
         raise UsageError(
-            f"{outputs.path}: {len(strange)} of {len(outputs.rows)} instructions are not in the reference "
-            f"{reference.path}, first {short(strange[0])}"
+            f"{outputs.path}: {len(unknown)} of {len(outputs.rows)} instructions are not in the reference "
+            f"{reference.path}, first {short(unknown[0])}"
         )
 
 
@@ -216,10 +241,10 @@ def _text(row: Mapping[str, Any], column: str, where: str) -> str:
     value = row[column]
     if not isinstance(value, str):
         raise UsageError(f"{where}: '{column}' is {json.dumps(value)[:40]}, not text")
-    place = strict_json.half_character(value)
-    if place is not None:
+    at = strict_json.half_character(value)
+    if at is not None:
         raise UsageError(
-            f"{where}: '{column}' holds half a character (\\u{ord(value[place]):04x}) at {place}; it cannot be written "
+            f"{where}: '{column}' holds half a character (\\u{ord(value[at]):04x}) at {at}; it cannot be written "
             "as UTF-8"
         )
     return value

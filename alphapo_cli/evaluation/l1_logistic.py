@@ -1,11 +1,11 @@
-"""L1-penalised logistic regression with three coefficients, solved to round-off for many data weights at once.
+"""L1-penalised logistic regression with three coefficients, solved to round-off for a batch of problems.
 
     minimise over theta   |theta|_1 + C sum_i w_i [ log(1 + e^{z_i}) - p_i z_i ],   z = X theta, p in [0, 1]
 
-A fractional target p is what liblinear sees as two rows (y = 1 with weight w p, y = 0 with weight w (1 - p)). The
-method is proximal Newton (Lee, Sun and Saunders 2014): each step solves the quadratic model plus |.|_1 exactly, which
-with three coefficients means trying the 27 patterns of signs. liblinear stops at a gradient tolerance, so its answer
-lies beside this one by that tolerance.
+In liblinear a fractional target p is two rows (y = 1 with weight w p, y = 0 with weight w (1 - p)). The method is
+proximal Newton (Lee, Sun and Saunders 2014): each step minimises the quadratic model plus |.|_1 exactly, by trying all
+27 sign patterns of three coefficients. liblinear stops at a gradient tolerance, and its solution differs from this one
+accordingly.
 """
 
 from __future__ import annotations
@@ -23,48 +23,57 @@ _HALVINGS = 40
 
 
 def log_loss(z: Array, p: Array) -> Array:
-    """Cross-entropy of logits z against fractional targets p, elementwise, in nats."""
+    """Cross-entropy of logits z against fractional targets p in [0, 1], elementwise, in nats."""
     loss: Array = np.logaddexp(0.0, z) - p * z
     return loss
 
 
 def sigmoid(z: Array) -> Array:
+    """1 / (1 + e^-z), elementwise, without overflow."""
     half: Array = 0.5 * (1.0 + np.tanh(0.5 * z))
     return half
 
 
 def solve(x: Array, weight: Array, p: Array, c: float, start: Array | None = None) -> Array:
-    """The minimisers theta [B, 3] of B problems.
+    """Minimise the objective above for B problems.
 
-    x: design [B, N, 3]; weight: [B, N], at least 0; p: targets [B, N] or [N]; c: the C above; start: [B, 3] or [3].
+    Args:
+        x: [B, N, 3] design matrices X.
+        weight: [B, N] row weights w, at least 0.
+        p: [B, N] or [N] targets.
+        c: inverse penalty strength C.
+        start: [B, 3] or [3] initial theta; None: 0.
+
+    Returns:
+        [B, 3] minimisers theta.
 
     Raises:
-        ArithmeticError: a problem did not converge (its data are not finite).
+        ArithmeticError: a problem did not converge, as with data that are not finite.
     """
     batch = len(x)
     theta = np.zeros((batch, 3)) if start is None else np.broadcast_to(start, (batch, 3)).copy()
     targets = np.broadcast_to(p, weight.shape)
-    # Sums of C w x over all rows bound what round-off leaves in a gradient.
+    # The round-off of a gradient is bounded by the sum of C w x over all rows.
     tolerance = 1e-11 * (1.0 + c * np.sum(weight, axis=1))
-    todo = np.arange(batch)
+    active = np.arange(batch)
     for _ in range(_STEPS):
-        design, w, t = x[todo], weight[todo], targets[todo]
-        here = theta[todo]
-        gradient, hessian = _derivatives(design, w, t, c, here)
-        open_ = _violation(here, gradient) > tolerance[todo]
-        if not open_.any():
+        design, w, t = x[active], weight[active], targets[active]
+        current = theta[active]
+        gradient, hessian = _derivatives(design, w, t, c, current)
+        unsolved = _violation(current, gradient) > tolerance[active]
+        if not unsolved.any():
             return theta
-        todo, design, w, t, here = todo[open_], design[open_], w[open_], t[open_], here[open_]
-        direction = _quadratic(hessian[open_], gradient[open_], here) - here
-        theta[todo], stuck = _search(design, w, t, c, here, direction, gradient[open_])
-        todo = todo[~stuck]  # no step lowers the objective any further: this is round-off's optimum
-        if not len(todo):
+        active, design, w, t, current = active[unsolved], design[unsolved], w[unsolved], t[unsolved], current[unsolved]
+        direction = _quadratic(hessian[unsolved], gradient[unsolved], current) - current
+        theta[active], stuck = _search(design, w, t, c, current, direction, gradient[unsolved])
+        active = active[~stuck]  # no step lowers the objective: converged up to round-off
+        if not len(active):
             return theta
     raise ArithmeticError(f"the length-controlled fit did not converge in {_STEPS} steps at C={c:g}")
 
 
 def violation(x: Array, weight: Array, p: Array, c: float, theta: Array) -> Array:
-    """How far theta [B, 3] is from optimal: the largest distance [B] of 0 from the subdifferential."""
+    """[B] violation of the optimality condition by theta [B, 3]: the largest distance of 0 from the subdifferential."""
     gradient, _ = _derivatives(x, weight, np.broadcast_to(p, weight.shape), c, theta)
     return _violation(theta, gradient)
 
@@ -95,7 +104,7 @@ def _violation(theta: Array, gradient: Array) -> Array:
 
 
 def _quadratic(hessian: Array, gradient: Array, theta: Array) -> Array:
-    """argmin_u of g.(u - theta) + (u - theta).H.(u - theta)/2 + |u|_1, exactly, [B, 3]."""
+    """[B, 3] exact argmin over u of g.(u - theta) + (u - theta).H.(u - theta)/2 + |u|_1."""
     # A column of zeros (difficulty of one value) makes H singular; the ridge changes the path, not the optimum.
     scale = np.trace(hessian, axis1=1, axis2=2) + np.finfo(float).tiny
     h = hessian + (1e-12 * scale)[:, None, None] * np.eye(3)
@@ -108,7 +117,7 @@ def _quadratic(hessian: Array, gradient: Array, theta: Array) -> Array:
         u = np.zeros_like(theta)
         block = h[:, support][:, :, support]
         u[:, support] = np.linalg.solve(block, (r[:, support] - sign[support])[:, :, None])[:, :, 0]
-        # Any u is a candidate with its true value, so a pattern whose signs do not fit cannot mislead.
+        # Each u is compared by its true value, so a sign pattern that does not fit cannot win wrongly.
         value = 0.5 * np.einsum("bi,bij,bj->b", u, h, u) - (r * u).sum(axis=1) + np.abs(u).sum(axis=1)
         better = value < best_value
         best[better], best_value[better] = u[better], value[better]
@@ -118,22 +127,22 @@ def _quadratic(hessian: Array, gradient: Array, theta: Array) -> Array:
 def _search(
     x: Array, w: Array, p: Array, c: float, theta: Array, direction: Array, gradient: Array
 ) -> tuple[Array, NDArray[np.bool_]]:
-    """Halve the step until the objective falls enough (Armijo); (new theta, which could not move)."""
-    before = _objective(x, w, p, c, theta)
-    promised = (gradient * direction).sum(axis=1) + np.abs(theta + direction).sum(axis=1) - np.abs(theta).sum(axis=1)
+    """Halve the step until the objective falls enough (Armijo); new theta [B, 3] and mask [B] of stuck problems."""
+    value = _objective(x, w, p, c, theta)
+    predicted = (gradient * direction).sum(axis=1) + np.abs(theta + direction).sum(axis=1) - np.abs(theta).sum(axis=1)
     new, step = theta.copy(), np.ones(len(theta))
-    waiting = np.ones(len(theta), dtype=bool)
-    noise = 4e-16 * np.abs(before)
+    pending = np.ones(len(theta), dtype=bool)
+    noise = 4e-16 * np.abs(value)
     for _ in range(_HALVINGS):
-        at = np.flatnonzero(waiting)
+        at = np.flatnonzero(pending)
         trial = theta[at] + step[at, None] * direction[at]
-        after = _objective(x[at], w[at], p[at], c, trial)
-        good = after <= before[at] + 1e-4 * step[at] * promised[at] + noise[at]
+        trial_value = _objective(x[at], w[at], p[at], c, trial)
+        good = trial_value <= value[at] + 1e-4 * step[at] * predicted[at] + noise[at]
         new[at[good]] = trial[good]
-        waiting[at[good]] = False
-        if not waiting.any():
+        pending[at[good]] = False
+        if not pending.any():
             break
         step[at[~good]] *= 0.5
-    # A full step smaller than round-off of theta moves nothing any more.
+    # A full step below the round-off of theta changes nothing.
     tiny = np.abs(direction).max(axis=1) <= 1e-15 * (1.0 + np.abs(theta).max(axis=1))
-    return new, waiting | tiny
+    return new, pending | tiny

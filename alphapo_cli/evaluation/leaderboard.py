@@ -1,4 +1,4 @@
-"""leaderboard.csv with AlpacaEval's columns: own row replaced, the rest kept as it stands."""
+"""leaderboard.csv with AlpacaEval's columns: a model's row is replaced, all others stay unchanged."""
 
 from __future__ import annotations
 
@@ -19,17 +19,20 @@ MODE = "community"
 
 
 def check(path: Path) -> None:
-    """Find out before any work that `path` can take a row.
+    """Check before any work that a row can be written.
+
+    Args:
+        path: the leaderboard, which need not exist.
 
     Raises:
-        UsageError: it cannot be written, or it is not a leaderboard.
+        UsageError: the file cannot be written, or is not a leaderboard.
     """
     check_file(str(path), "--leaderboard")
     _read(path)
 
 
 def update(path: Path, model: str, results: Mapping[str, Any]) -> None:
-    """Put the row of `model` in, sorted by length-controlled win rate, then win rate. Safe for parallel writers."""
+    """Insert the row of `model`, sort by length-controlled win rate, then win rate. Safe for concurrent writers."""
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f".{path.name}.lock"), "a") as lock:
         with contextlib.suppress(OSError):  # a file system without locks
@@ -46,7 +49,7 @@ def update(path: Path, model: str, results: Mapping[str, Any]) -> None:
 
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """(header, rows as text); the standard header where there is no file."""
+    """(header, rows as text); the standard header without a file."""
     if not path.exists():
         return ["", *COLUMNS], []
     try:

@@ -1,11 +1,11 @@
 """The length-controlled win rate `length_controlled_v1` of AlpacaEval 2 (Dubois et al., arXiv 2404.04475).
 
-    logit P(model wins) = a t + w difficulty + b,    t = tanh(delta / std(delta)),  delta = len(output_1) - len(output_2)
+    logit P(model wins) = a t + w difficulty + b,   t = tanh(delta / std(delta)),  delta = len(output_1) - len(output_2)
 
-fitted over the model's rows (weight 1) and the rows of two length-gamed references (0.2 divided by their number, b's
-column 0), which pin down what length alone does. The rate is the mean prediction at t = 0. Penalty, folds and the
-choice of C follow alpaca_eval 0.6.6 with scikit-learn's stable GroupKFold; liblinear's fit is replaced by an exact
-one, and difficulty is looked up by instruction unless the published behaviour (by row position) is asked for.
+fitted on the model's rows (weight 1) and on the rows of two length-gamed references (weight 0.2 over their number, 0 in
+the column of b), which identify the effect of length alone. The rate is the mean prediction at t = 0. Penalty, folds
+and the choice of C follow alpaca_eval 0.6.6 with scikit-learn's stable GroupKFold; liblinear's fit is replaced by an
+exact one, and difficulty is looked up by instruction unless the published behaviour (by row position) is requested.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class UnavailableError(Exception):
 
 @dataclass(frozen=True)
 class Gamed:
-    """The rows of the length-gamed references: t, difficulty and p, each [G]; `weight` of a row."""
+    """G rows of the length-gamed references: t, difficulty and p, each [G]; `weight`: of each row."""
 
     t: Array
     difficulty: Array
@@ -45,10 +45,13 @@ class Gamed:
 
 @dataclass(frozen=True)
 class Problem:
-    """One model's rows in the order of its annotations, and the gamed rows.
+    """One model's n rows in the order of its annotations, and the gamed rows.
 
-    delta: characters of output_1 minus those of output_2 [n]; difficulty [n]; p: share of the win [n], NaN where there
-    is no judgement (such rows are predicted, not fitted).
+    Attributes:
+        delta: [n] characters of output_1 minus those of output_2.
+        difficulty: [n] instruction difficulty.
+        p: [n] the model's share of the win; NaN without a judgement (such rows are predicted, not fitted).
+        gamed: rows of the length-gamed references.
     """
 
     delta: Array
@@ -58,12 +61,13 @@ class Problem:
 
     @property
     def judged(self) -> np.ndarray:
+        """[n] mask of rows with a judgement."""
         return ~np.isnan(self.p)
 
 
 @dataclass(frozen=True)
 class LengthControlled:
-    """Percent; coefficients of (length, difficulty, model)."""
+    """The estimate: rate and error in percent, coefficients of (length, difficulty, model)."""
 
     win_rate: float
     standard_error: float | None
@@ -72,7 +76,14 @@ class LengthControlled:
 
 
 def fit(problem: Problem, c: float | None = None) -> LengthControlled:
-    """The estimate at `c`, or at the C with the least cross-validated loss.
+    """Estimate the length-controlled win rate.
+
+    Args:
+        problem: the rows.
+        c: inverse penalty strength C; None: the one with the least cross-validated loss.
+
+    Returns:
+        Rate, standard error and coefficients.
 
     Raises:
         UnavailableError: all outputs differ from the reference's by the same length, or no row has a judgement.
@@ -88,28 +99,28 @@ def fit(problem: Problem, c: float | None = None) -> LengthControlled:
 
 
 def design(problem: Problem) -> tuple[Array, Array, Array]:
-    """Rows [gamed; judged]: (columns t, difficulty, model [N, 3]; weights [N]; targets [N])."""
+    """Design matrix [N, 3] (t, difficulty, model), weights [N] and targets [N] of the gamed rows, then the judged."""
     judged, gamed = problem.judged, problem.gamed
     if not judged.any():
         raise UnavailableError("no row has a judgement")
     spread = float(np.std(problem.delta, ddof=1)) if len(problem.delta) > 1 else 0.0
     if spread == 0.0:
         raise UnavailableError("every output differs from the reference's by the same length")
-    own = np.stack(
+    model_rows = np.stack(
         [np.tanh(problem.delta / spread), problem.difficulty, np.ones(len(problem.delta))], axis=1
     )[judged]  # fmt: skip
-    theirs = np.stack([gamed.t, gamed.difficulty, np.zeros(len(gamed.t))], axis=1)
-    weight = np.concatenate([np.full(len(theirs), gamed.weight), np.ones(len(own))])
-    return np.concatenate([theirs, own]), weight, np.concatenate([gamed.p, problem.p[judged]])
+    gamed_rows = np.stack([gamed.t, gamed.difficulty, np.zeros(len(gamed.t))], axis=1)
+    weight = np.concatenate([np.full(len(gamed_rows), gamed.weight), np.ones(len(model_rows))])
+    return np.concatenate([gamed_rows, model_rows]), weight, np.concatenate([gamed.p, problem.p[judged]])
 
 
 def folds(n: int) -> np.ndarray:
-    """The fold of each of n rows [n], (n - 1 - i) mod 5: scikit-learn's GroupKFold where each row is its own group."""
+    """[n] fold of each row, (n - 1 - i) mod 5: scikit-learn's GroupKFold where each row is its own group."""
     return (n - 1 - np.arange(n)) % FOLDS
 
 
 def choose_c(x: Array, weight: Array, p: Array) -> float:
-    """The first C of `CHOICES_OF_C` with the least mean weighted loss over the five folds of `folds`."""
+    """The first C of `CHOICES_OF_C` with the least mean weighted loss in five-fold cross-validation (see `folds`)."""
     fold = folds(len(x))
     losses = np.zeros(len(CHOICES_OF_C))
     for held_out in (fold == k for k in range(FOLDS)):
@@ -121,10 +132,19 @@ def choose_c(x: Array, weight: Array, p: Array) -> float:
 
 
 def replicates(problem: Problem, c: float, start: Sequence[float], counts: Array, chunk: int = 64) -> Array:
-    """Win rates [R] in percent, refitted at `c` on resampled rows; `counts` [R, n] says how often each row is drawn.
+    """Bootstrap replicates of the length-controlled win rate.
 
-    The gamed rows are part of the estimator and are not resampled; std(delta) is taken anew in every resample. NaN
-    where a resample defines no estimate.
+    The gamed rows are part of the estimator and are not resampled; std(delta) is recomputed in every resample.
+
+    Args:
+        problem: n rows.
+        c: inverse penalty strength C of every fit.
+        start: [3] initial coefficients.
+        counts: [R, n] how often each row is drawn.
+        chunk: resamples fitted at once.
+
+    Returns:
+        [R] win rates in percent, NaN where a resample defines none.
     """
     judged, gamed = problem.judged, problem.gamed
     p = np.concatenate([gamed.p, problem.p[judged]])
@@ -150,11 +170,19 @@ def replicates(problem: Problem, c: float, start: Sequence[float], counts: Array
 
 
 def read_difficulty(path: Path, reference: ModelOutputs) -> dict[str, float]:
-    """Difficulty by instruction, from columns `index` (row of the reference, from 0) or `instruction`, and
-    `instruction_difficulty`.
+    """Read a CSV file of difficulties.
+
+    Args:
+        path: file with the columns `index` (row of the reference, from 0) or `instruction`, and
+            `instruction_difficulty`.
+        reference: the reference outputs.
+
+    Returns:
+        Difficulty by instruction.
 
     Raises:
-        UsageError: a missing column, a value that is no number, or an index that does not fit the reference.
+        UsageError: a column is missing, a value is not a number, an index does not fit the reference, or an instruction
+            of the reference has no difficulty.
     """
     rows = _csv(path)
     by_name = "instruction" in rows[0]
@@ -163,38 +191,45 @@ def read_difficulty(path: Path, reference: ModelOutputs) -> dict[str, float]:
             f"{path} has {len(rows)} difficulties and the reference {reference.path} {len(reference.rows)} rows: "
             "'index' counts rows of the reference, so they must be the same set (or add a column 'instruction')"
         )
-    found: dict[str, float] = {}
+    difficulty: dict[str, float] = {}
     for number, row in enumerate(rows, start=2):
         where = f"{path}, line {number}"
         value = _number(row, "instruction_difficulty", where)
         if by_name:
-            found[row["instruction"]] = value
+            difficulty[row["instruction"]] = value
             continue
         index = _number(row, "index", where)
         if not (index.is_integer() and 0 <= index < len(reference.rows)):
             raise UsageError(f"{where}: index {row['index']} is not a row of the reference (0 to {len(rows) - 1})")
-        found[reference.rows[int(index)].instruction] = value
-    missing = [r.instruction for r in reference.rows if r.instruction not in found]
+        difficulty[reference.rows[int(index)].instruction] = value
+    missing = [r.instruction for r in reference.rows if r.instruction not in difficulty]
     if missing:
         raise UsageError(f"{path}: no difficulty for {len(missing)} instructions, first {short(missing[0])}")
-    return found
+    return difficulty
 
 
 def by_name(difficulty: Mapping[str, float], instructions: Sequence[str]) -> Array:
-    """Difficulty [n] of each instruction."""
+    """[n] difficulty of each instruction."""
     return np.array([difficulty[text] for text in instructions])
 
 
 def by_row(difficulty: Mapping[str, float], reference: ModelOutputs, n: int) -> Array:
-    """Difficulty [n] by row position in the annotations: what the published figures of files with missing rows used."""
+    """[n] difficulty by row position in the annotations, as in published figures of files with missing rows."""
     return np.array([difficulty[row.instruction] for row in reference.rows[:n]])
 
 
 def read_gamed(path: Path) -> Gamed:
-    """AlpacaEval's df_gamed: preference (the model's share, 0 to 1), std_delta_len, instruction_difficulty, model.
+    """Read AlpacaEval's df_gamed.
+
+    Args:
+        path: CSV file with the columns preference (the model's share of the win, 0 to 1), std_delta_len,
+            instruction_difficulty and model.
+
+    Returns:
+        The rows, with t = tanh(std_delta_len).
 
     Raises:
-        UsageError: a missing column or a value out of range.
+        UsageError: a column is missing or a value is out of range.
     """
     rows = _csv(path)
     values: dict[str, list[float]] = {k: [] for k in ("std_delta_len", "instruction_difficulty", "preference")}

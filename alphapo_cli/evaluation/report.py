@@ -1,4 +1,4 @@
-"""The terminal's view of results."""
+"""Results as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.table import Table
 
 
 def results_table(results: Mapping[str, Any]) -> Table:
-    """Both rates with intervals, counts, and one line a length bin."""
+    """Both win rates with intervals, counts, and one row per length bin."""
     table = Table(
         title=f"{results['generator']} against {results['reference']}, judged by {results['annotator']}",
         title_justify="left",
@@ -20,9 +20,9 @@ def results_table(results: Mapping[str, Any]) -> Table:
     table.add_row("win rate", _rate(results, "win_rate", level) + (f", standard error {error:.2f}" if error else ""))
     control = results["length_controlled"]
     if control["available"]:
-        found = _rate(results, "length_controlled_winrate", level)
+        rate = _rate(results, "length_controlled_winrate", level)
         extra = f", C {control['c']:.3g}, difficulty by {control['difficulty_by']}" if "c" in control else ""
-        table.add_row("length-controlled win rate", found + extra)
+        table.add_row("length-controlled win rate", rate + extra)
     else:
         table.add_row("length-controlled win rate", f"unavailable ({control['reason']})")
     table.add_row("discrete win rate", f"{results['discrete_win_rate']:.2f} %")

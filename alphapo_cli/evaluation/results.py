@@ -1,4 +1,4 @@
-"""From judged pairs to the result object, in AlpacaEval's names."""
+"""Compute the content of results.json from annotations, by AlpacaEval's names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from alphapo_cli.evaluation.winrate import average_length, shares, win_rates
 
 @dataclass(frozen=True)
 class LengthControl:
-    """What the length-controlled rate needs besides the annotations: difficulty of each row [n], and gamed rows."""
+    """Inputs of the length-controlled rate besides the annotations: [n] difficulty of each row, and the gamed rows."""
 
     difficulty: Array
     gamed: lc.Gamed
@@ -28,9 +28,16 @@ class LengthControl:
 def summarise(
     rows: Sequence[Annotation], outputs: Sequence[str], control: LengthControl | str, cfg: StatisticsConfig
 ) -> dict[str, Any]:
-    """Every figure of results.json that follows from the annotations; rates and errors in percent, null if undefined.
+    """Compute every figure of results.json that follows from the annotations.
 
-    `outputs`: all outputs of the model, judged or not; `control`: or why there is no length-controlled rate.
+    Args:
+        rows: n annotations.
+        outputs: all outputs of the model, judged or not.
+        control: inputs of the length-controlled rate, or the reason why it is unavailable.
+        cfg: the statistics settings.
+
+    Returns:
+        Figures by name; rates and standard errors in percent, None if undefined.
 
     Raises:
         ValueError: no row has a judgement.
@@ -57,27 +64,27 @@ def _length_controlled(
 ) -> dict[str, Any]:
     if isinstance(control, str):
         return _unavailable(control)
-    if all(row.output_1 == row.output_2 for row in rows):  # the reference itself: 50 by definition
-        facts = {"available": True, "name": lc.NAME, "reason": "the outputs are the reference's: 50 by definition"}
-        return _fields(50.0, 0.0, (50.0, 50.0) if counts is not None else None, facts)
+    if all(row.output_1 == row.output_2 for row in rows):  # outputs equal to the reference's: 50 by definition
+        details = {"available": True, "name": lc.NAME, "reason": "the outputs are the reference's: 50 by definition"}
+        return _fields(50.0, 0.0, (50.0, 50.0) if counts is not None else None, details)
     delta = np.array([len(row.output_1) - len(row.output_2) for row in rows], dtype=np.float64)
     problem = lc.Problem(delta, control.difficulty, p, control.gamed)
     try:
-        found = lc.fit(problem, cfg.c)
+        estimate = lc.fit(problem, cfg.c)
     except lc.UnavailableError as error:
         return _unavailable(str(error))
     bounds = None
     if counts is not None:
-        bounds = interval(lc.replicates(problem, found.c, found.coefficients, counts), cfg.confidence)
-    facts = {
+        bounds = interval(lc.replicates(problem, estimate.c, estimate.coefficients, counts), cfg.confidence)
+    details = {
         "available": True,
         "name": lc.NAME,
-        "c": found.c,
+        "c": estimate.c,
         "c_chosen_by": "five folds" if cfg.c is None else "statistics.c",
-        "coefficients": dict(zip(("length", "difficulty", "model"), found.coefficients, strict=True)),
+        "coefficients": dict(zip(("length", "difficulty", "model"), estimate.coefficients, strict=True)),
         "difficulty_by": "row position" if cfg.official_row_index else "instruction",
     }
-    return _fields(found.win_rate, found.standard_error, bounds, facts)
+    return _fields(estimate.win_rate, estimate.standard_error, bounds, details)
 
 
 def _unavailable(reason: str) -> dict[str, Any]:
@@ -85,11 +92,11 @@ def _unavailable(reason: str) -> dict[str, Any]:
 
 
 def _fields(
-    rate: float | None, error: float | None, bounds: tuple[float, float] | None, facts: Mapping[str, Any]
+    rate: float | None, error: float | None, bounds: tuple[float, float] | None, details: Mapping[str, Any]
 ) -> dict[str, Any]:
     return {
         "length_controlled_winrate": rate,
         "lc_standard_error": error,
         "length_controlled_winrate_interval": bounds,
-        "length_controlled": dict(facts),
+        "length_controlled": dict(details),
     }

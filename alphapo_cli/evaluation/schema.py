@@ -1,4 +1,4 @@
-"""The typed schema of `alphapo eval`: which judge, how it is asked, and which statistics. Imports nothing heavy."""
+"""The typed schema of `alphapo eval`: judge, queries and statistics. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from alphapo_cli.generation.schema import VLLMConfig
 
 @dataclass
 class JudgeConfig:
-    """Who says which output is better. Everything below `name` concerns judges that are language models."""
+    """The judge. All settings below `name` concern judges that are language models."""
 
     name: str = _choice("glassbox", "replay", "openai", "vllm", "glassbox")
     model: str | None = None
@@ -20,7 +20,7 @@ class JudgeConfig:
     temperature: float = _number(1.0, ge=0)  # sampling only: log-probs are read, not the drawn token
     seed: int = _number(0, ge=0)  # of the order in which the two outputs are shown
     both_orders: bool = False  # ask twice, each output first once, and take the mean
-    max_failed: int = _number(0, ge=0)  # judgements that may fail for good and be left out (null, never a draw)
+    max_failed: int = _number(0, ge=0)  # judgements that may fail permanently and be left out (null, never a draw)
     # An OpenAI-compatible endpoint.
     base_url: str | None = None
     api_key_env: str | None = "OPENAI_API_KEY"  # the environment variable that holds the key; null: no key
@@ -31,15 +31,15 @@ class JudgeConfig:
     max_wait: float = _number(60.0, ge=0)  # seconds at most between two attempts, the server's Retry-After included
     price_input: float | None = _number(None, ge=0)  # USD for a million tokens; null: known models only
     price_output: float | None = _number(None, ge=0)
-    max_cost: float | None = _number(None, ge=0)  # USD for the whole evaluation, earlier starts included
+    max_cost: float | None = _number(None, ge=0)  # USD for the whole evaluation, earlier launches included
     # A local model.
-    dtype: str = _choice("auto", "auto", "float32", "bfloat16")  # auto: as it was saved
+    dtype: str = _choice("auto", "auto", "float32", "bfloat16")  # auto: as saved
     vllm: VLLMConfig = field(default_factory=VLLMConfig)
 
 
 @dataclass
 class StatisticsConfig:
-    """What is computed from the judgements. Changing it never asks the judge again."""
+    """Statistics of the judgements. Changing them never queries the judge again."""
 
     bootstrap: int = _number(2000, ge=0)  # resamples; 0: no intervals
     confidence: float = _number(0.95, gt=0, lt=1)

@@ -1,7 +1,7 @@
 """Win rates as AlpacaEval counts them.
 
-A preference x is 1 (reference better) to 2 (model better); p = x - 1 is the model's share of the win. Rows without a
-judgement (null) count for nothing: they are not draws. Source: alpaca_eval 0.6.6.
+A preference x is in [1, 2], from reference better to model better; p = x - 1 is the model's share of the win. Rows
+without a judgement (null) are left out: they are not draws. Source: alpaca_eval 0.6.6.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class WinRate:
-    """Rates and standard error in percent, counts of rows."""
+    """Rates and standard error in percent, and counts of rows."""
 
     win_rate: float
     standard_error: float | None  # None with a single row
@@ -30,12 +30,18 @@ class WinRate:
 
 
 def shares(preferences: Sequence[float | None]) -> Array:
-    """p = x - 1 of each row [n], NaN where there is no judgement."""
+    """The model's share of the win p = x - 1, [n]; NaN without a judgement."""
     return np.array([math.nan if x is None else x - 1.0 for x in preferences], dtype=np.float64)
 
 
 def win_rates(preferences: Sequence[float | None]) -> WinRate:
-    """Win rate, its standard error and the counts; wins need p > 1/2, draws x = 1.5 exactly.
+    """Win rate 100 mean(p), its standard error, and counts.
+
+    Args:
+        preferences: [n] x of each row, None without a judgement. A win is x > 1.5, a draw x = 1.5.
+
+    Returns:
+        Rates in percent, counts of judged rows.
 
     Raises:
         ValueError: no row has a judgement.

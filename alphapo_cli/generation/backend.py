@@ -1,4 +1,4 @@
-"""What a backend is: something that turns requests (token ids and a seed) into answers (token ids)."""
+"""The interface of generation backends: requests (token ids and a seed) to answers (token ids)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alphapo_cli.modeling.sampling import Sample
 
 @dataclass(frozen=True)
 class Request:
-    """One answer to draw: to prompt `row`, its `sample`-th (from 0)."""
+    """One answer to sample: number `sample` (from 0) to prompt `row`, whose token ids are `ids`."""
 
     row: int
     sample: int
@@ -25,7 +25,7 @@ class Request:
 
 @dataclass(frozen=True)
 class GenerationJob:
-    """What all requests of a run of a backend share. `limit`: tokens of an answer at most."""
+    """What all requests of one call share: model, settings, stop tokens and `limit`, the most new tokens."""
 
     subject: TargetModel
     cfg: GenerateConfig
@@ -37,19 +37,27 @@ Record = Callable[[Request, Sample], None]
 
 
 class Backend(Protocol):
-    """A way to run a model."""
+    """An inference engine."""
 
     def generate(self, job: GenerationJob, requests: Sequence[Request], record: Record) -> dict[str, Any]:
-        """Answer all, in any order; `record` keeps each as it is finished. Returns facts for the summary's cost.
+        """Generate all answers, in any order.
+
+        Args:
+            job: what all requests share.
+            requests: the answers to sample.
+            record: called once with each finished answer.
+
+        Returns:
+            `start_seconds` and `generate_seconds`, for the cost in summary.json.
 
         Raises:
-            UsageError: the model cannot be read, or the engine was given other ids.
+            UsageError: the model cannot be loaded, or the engine reports other prompt ids than it was sent.
             AlphapoError: the engine failed.
         """
         ...
 
 
 def request_seed(seed: int, instruction: str, sample: int) -> int:
-    """63 bits that depend on these three alone: neither on the order of prompts nor on how they are batched."""
+    """A 63-bit seed from these three alone, so that answers depend neither on the order of prompts nor on batching."""
     text = json.dumps([seed, instruction, sample])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

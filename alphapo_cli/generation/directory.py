@@ -1,12 +1,12 @@
 """The directory of a generation.
 
-manifest.json          whose answers to what, drawn how: hashes, command, versions
+manifest.json          model, prompts and sampling settings: hashes, command, versions
 config.yaml            resolved configuration
-partial.jsonl          every finished answer as token ids, while the work lasts
-vllm.log               what vLLM said
+partial.jsonl          every finished answer as token ids, until all are there
+vllm.log               vLLM's output
 model_outputs.json     AlpacaEval's format: the first answer to each prompt
-model_outputs-K.json   with generation.samples=N: the answers number K = 1 to N-1, each file of the same form
-summary.json           {"state", "metrics", "cost", ...}; complete only when it says so
+model_outputs-K.json   with generation.samples=N: answer K = 1 to N-1 to each prompt, in the same format
+summary.json           {"state", "metrics", "cost", ...}; the generation is complete only if "state" says so
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from alphapo_cli.storage.jsonl import read_jsonl
 
 @dataclass(frozen=True)
 class GenerateDirectory(KeyedDirectory):
-    """Paths and state."""
+    """Paths and state of a generation."""
 
     COMMAND: ClassVar[str] = "generate"
     WHAT: ClassVar[tuple[str, str]] = ("a generation", "generation")
@@ -40,25 +40,36 @@ class GenerateDirectory(KeyedDirectory):
 
     @property
     def summary_file(self) -> Path:
+        """Path of summary.json."""
         return self.path / "summary.json"
 
     @property
     def engine_log(self) -> Path:
+        """Path of vllm.log."""
         return self.path / "vllm.log"
 
     def outputs(self, sample: int = 0) -> Path:
+        """Path of the file with answer `sample` (from 0) to each prompt."""
         return self.path / (f"model_outputs-{sample}.json" if sample else "model_outputs.json")
 
     def open(self, identity: dict[str, Any], *, replace: bool) -> str:
-        """pending, continued or complete. Creates and removes nothing.
+        """Check that the directory can take this generation, without creating or removing anything.
+
+        Args:
+            identity: what the answers depend on; must equal the manifest's.
+            replace: whether an existing generation may be replaced.
+
+        Returns:
+            The state: pending, continued or complete.
 
         Raises:
-            UsageError: the directory holds another generation, or something else; its summary is damaged.
+            UsageError: the directory holds another generation or other files, its summary is damaged, or it cannot be
+                written.
         """
         begun = self.begun(identity, replace=replace)
         if begun and self.summary_file.exists() and not self.summary():
-            self.summary_file.read_bytes()  # one that cannot be read just now may say "complete"
-            raise UsageError(  # and so may one that is damaged
+            self.summary_file.read_bytes()  # an OSError here: an unreadable one may say "complete"
+            raise UsageError(  # a damaged one may have said so, too
                 f"{self.summary_file} is damaged, and may have said that the answers are complete; restore it, or "
                 "remove it to generate again"
             )
@@ -68,7 +79,7 @@ class GenerateDirectory(KeyedDirectory):
         return "continued" if begun else "pending"
 
     def begin(self, manifest: dict[str, Any], cfg: Any, *, replace: bool) -> None:
-        """Make the directory; with `replace` remove what an earlier generation left, finished answers included."""
+        """Create the directory; with `replace` delete an earlier generation's files, finished answers included."""
         if replace:
             for file in (self.summary_file, self.log, self.engine_log, *self.path.glob("model_outputs*.json")):
                 file.unlink(missing_ok=True)
@@ -76,14 +87,15 @@ class GenerateDirectory(KeyedDirectory):
         write_atomic(self.path / "config.yaml", to_yaml(cfg))
 
     def finished(self) -> dict[tuple[int, int], Sample]:
-        """The answers in partial.jsonl by (prompt, sample)."""
+        """The answers in partial.jsonl by (row, sample)."""
         rows = read_jsonl(self.log) if self.log.is_file() else []
         return {(row["row"], row["sample"]): Sample(row["ids"], row["cut"]) for row in rows}
 
-    def finish(self, state: str, **facts: Any) -> dict[str, Any]:
-        """Write summary.json, the last thing a generation writes."""
-        write_json(self.summary_file, {"state": state, **facts})
+    def finish(self, state: str, **fields: Any) -> dict[str, Any]:
+        """Write summary.json, the last file of a generation, and return it."""
+        write_json(self.summary_file, {"state": state, **fields})
         return self.summary()
 
     def summary(self) -> dict[str, Any]:
+        """The content of summary.json, empty without a readable one."""
         return read_object(self.summary_file) or {}

@@ -1,8 +1,8 @@
-"""Are these the ids that training saw? Checked before the first token is generated.
+"""Token parity between training and generation, checked before the first token is generated.
 
-A second BOS, another template or a system prompt that training did not have changes every answer, and no figure shows
-it. So ids are compared with what training recorded (a run), with the tokenizer's own chat template (a bare model), and
-with what the engine says it was given.
+A second BOS, another chat template or a different system prompt changes every answer, and no metric shows it. So prompt
+ids are compared with those that training recorded (a run), with the tokenizer's own chat template (any other model),
+and with those that the engine reports.
 """
 
 from __future__ import annotations
@@ -20,27 +20,38 @@ from alphapo_cli.generation.run_settings import RunRecord
 
 
 def check_run(record: RunRecord, tokenizer: Any, data: DataConfig) -> None:
-    """Generation must make the ids that training recorded from the same prompts.
+    """Check that generation tokenises a run's training prompts as training did.
+
+    Args:
+        record: prompts and ids that training recorded.
+        tokenizer: the tokenizer of the generation.
+        data: the data settings of the generation.
 
     Raises:
-        UsageError: it does not; both lists and the first differing position.
+        UsageError: the ids of a prompt differ; the message shows both lists and the first differing position.
     """
     whole = replace(data, max_prompt_length=None)
     prefix = style_of(tokenizer, data).prefix
     for number, recorded in enumerate(record.prompts, start=1):
         ours = encode_prompt(recorded.prompt, tokenizer, whole)
-        if not _training_cut(ours, recorded.ids, record, len(prefix)):
+        if not _equal_or_truncated(ours, recorded.ids, record, len(prefix)):
             _refuse(f"training prompt {number}", "training saw", recorded.ids, "generation makes", ours, tokenizer)
 
 
 def check_template(prompts: Sequence[Side], ids: Sequence[Sequence[int]], tokenizer: Any, data: DataConfig) -> None:
-    """For a bare model: our ids must be those of the tokenizer's own chat template.
+    """Check prompt ids against `apply_chat_template`, for a model without a training record.
 
-    A tokenizer that puts BOS before every text and whose template writes none gets one leading BOS from us, as in
-    training; that is the one difference allowed. Without a chat template there is nothing to compare with.
+    One difference is allowed: a tokenizer that puts BOS before every text and whose template writes none gets one
+    leading BOS, as in training. Without a chat template nothing is compared.
+
+    Args:
+        prompts: text or messages.
+        ids: token ids of each prompt.
+        tokenizer: the tokenizer of the generation.
+        data: the data settings of the generation.
 
     Raises:
-        UsageError: they are not; both lists and the first differing position.
+        UsageError: the ids of a prompt differ; the message shows both lists and the first differing position.
     """
     style = style_of(tokenizer, data)
     if not style.chat:
@@ -54,7 +65,7 @@ def check_template(prompts: Sequence[Side], ids: Sequence[Sequence[int]], tokeni
             add_generation_prompt=True,
             tokenize=True,
             return_dict=False,
-            strftime_now=TODAY.strftime,  # the day that training saw, in templates that write one
+            strftime_now=TODAY.strftime,  # the date that training used, in templates that write one
         )
         bos = len(style.prefix) == 1 and tuple(own[:1]) != style.prefix and list(ours) == [*style.prefix, *own]
         if list(ours) != list(own) and not bos:
@@ -62,21 +73,27 @@ def check_template(prompts: Sequence[Side], ids: Sequence[Sequence[int]], tokeni
 
 
 def check_engine(number: int, ours: Sequence[int], reported: Sequence[int], tokenizer: Any) -> None:
-    """The engine must have been given our ids.
+    """Check that the engine read the prompt ids it was sent.
+
+    Args:
+        number: the prompt's number in messages, from 1.
+        ours: ids that were sent.
+        reported: ids that the engine reports.
+        tokenizer: shows the differing tokens.
 
     Raises:
-        UsageError: it was not; both lists and the first differing position.
+        UsageError: the ids differ; the message shows both lists and the first differing position.
     """
     if list(ours) != list(reported):
         _refuse(f"prompt {number}", "generation makes", ours, "the engine was given", reported, tokenizer)
 
 
-def _training_cut(ours: Sequence[int], recorded: Sequence[int], record: RunRecord, lead: int) -> bool:
-    """Equal, or what training leaves of a prompt too long for it: the beginning is gone, but for a BOS."""
+def _equal_or_truncated(ours: Sequence[int], recorded: Sequence[int], record: RunRecord, lead: int) -> bool:
+    """Whether `recorded` equals `ours`, or is `ours` truncated from the left except for `lead` ids (BOS)."""
     if list(ours) == list(recorded):
         return True
     kept = len(recorded)
-    # Training never cuts below these lengths (data.tokenise.truncate), so a shorter list is no cut prompt.
+    # Training never truncates below these lengths (data.tokenise.truncate): a shorter list is no truncated prompt.
     cut = kept == record.max_prompt_length or kept >= record.max_length // 2
     same = first_difference(ours, recorded)
     tail = list(recorded[same:])
@@ -84,7 +101,7 @@ def _training_cut(ours: Sequence[int], recorded: Sequence[int], record: RunRecor
 
 
 def first_difference(a: Sequence[int], b: Sequence[int]) -> int:
-    """The first position, from 0, at which the lists differ; the shorter length where one begins the other."""
+    """The first position, from 0, at which the lists differ; the shorter length where one is a prefix of the other."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 

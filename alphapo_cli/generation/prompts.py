@@ -1,4 +1,4 @@
-"""Where prompts come from: the embedded world, an instruction list, or the prompts of any data set.
+"""Prompts to generate answers to: the embedded world's, an instruction list, or the prompts of any data set.
 
     column                    what it becomes
     instruction               one user message; a non-empty `input` column (Alpaca's form) follows after a blank line
@@ -6,8 +6,7 @@
     messages                  the conversation up to the answer that ends it
     chosen and rejected       the prompt that they share, as training reads it
 
-`instruction` is the text under which an answer stands in model_outputs.json. It names the row in every later step, so
-a prompt that comes twice is answered once.
+`instruction` identifies a row of model_outputs.json in every later step, so a repeated prompt is answered once.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _PROMPT = "prompt"
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is asked: `side` under a chat template, `plain` without one (None: it makes no sense without)."""
+    """One prompt: `side` under a chat template, `plain` without one (None: it needs a template)."""
 
     instruction: str
     side: Side
@@ -41,7 +40,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Distinct prompts in source order; `repeated`: how many rows came again and are answered once."""
+    """Distinct prompts in source order; `repeated`: number of rows dropped as repetitions."""
 
     rows: tuple[Prompt, ...]
     description: str
@@ -49,14 +48,21 @@ class Prompts:
 
 
 def load_prompts(cfg: DataConfig) -> Prompts:
-    """The prompts that `data` names; an evaluation split wins over the training split. `data.limit`: the first rows.
+    """Read the prompts of a data source.
+
+    Args:
+        cfg: the data settings. A hub data set's evaluation split wins over its training split; `data.limit` takes the
+            first rows.
+
+    Returns:
+        The distinct prompts.
 
     Raises:
-        UsageError: nothing is there, it cannot be read, or a row holds no prompt (which row).
+        UsageError: the source is missing, unreadable or empty, or a row holds no prompt; the message names the row.
     """
     if cfg.source == "glassbox" and cfg.path is None:
         texts = world.instructions(cfg.limit or GLASSBOX_PROMPTS)
-        rows = tuple(Prompt(text, _user(text), "glassbox") for text in texts)
+        rows = tuple(Prompt(text, _user_message(text), "glassbox") for text in texts)
         return Prompts(rows, "the embedded world's held-out instructions")
     source, name, description = _read(cfg)
     if not source:
@@ -64,17 +70,17 @@ def load_prompts(cfg: DataConfig) -> Prompts:
             f"{description}: holds no rows; alphapo generate needs an instruction, prompt or messages column"
         )
     column = _column(source[0], cfg)
-    found: dict[str, Prompt] = {}
+    prompts: dict[str, Prompt] = {}
     for row in source:
         prompt = _prompt(row, column, cfg, name)
         if not prompt.instruction.strip():
             raise UsageError(f"{row.where}: the prompt is empty")
-        found.setdefault(prompt.instruction, prompt)
-    return Prompts(tuple(found.values()), description, len(source) - len(found))
+        prompts.setdefault(prompt.instruction, prompt)
+    return Prompts(tuple(prompts.values()), description, len(source) - len(prompts))
 
 
 def _read(cfg: DataConfig) -> tuple[Sequence[Row], str, str]:
-    """(rows, name of the data set, its description)"""
+    """The rows, the name of the data set, and its description for messages."""
     if cfg.path is not None:
         first = find_files(cfg.path)[0]
         return read_files(cfg.path, cfg.limit), first.name.partition(".")[0], cfg.path
@@ -88,10 +94,13 @@ def _read(cfg: DataConfig) -> tuple[Sequence[Row], str, str]:
 
 
 def _column(row: Row, cfg: DataConfig) -> str | None:
-    """The column that holds prompts; None for pairs whose answers hold them.
+    """Find the column with prompts.
+
+    Returns:
+        Its name; None for pairs, whose answers include the prompt.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the row has neither such a column nor a pair.
     """
     if cfg.prompt_column != _PROMPT:
         candidates: tuple[str, ...] = (cfg.prompt_column,)
@@ -109,10 +118,10 @@ def _column(row: Row, cfg: DataConfig) -> str | None:
 
 
 def _prompt(row: Row, column: str | None, cfg: DataConfig, name: str) -> Prompt:
-    given = row.values.get("dataset")
-    dataset = given if isinstance(given, str) and given else name
+    own_name = row.values.get("dataset")
+    dataset = own_name if isinstance(own_name, str) and own_name else name
     if column is None:
-        return _of_pair(row, cfg, dataset)
+        return _prompt_of_pair(row, cfg, dataset)
     value = row.values.get(column)
     if isinstance(value, list):
         messages = message_list(value, row, column)
@@ -120,31 +129,31 @@ def _prompt(row: Row, column: str | None, cfg: DataConfig, name: str) -> Prompt:
             messages = messages[:-1]
         if not messages or messages[-1]["role"] != "user":
             raise UsageError(f"{row.where}: '{column}' holds no user message to answer")
-        return Prompt(_spoken(messages), messages, dataset)
+        return Prompt(_as_text(messages), messages, dataset)
     if not isinstance(value, str):
         raise UsageError(f"{row.where}: '{column}' is {_kind(value)}, not text or messages; set data.prompt_column")
     if column == "instruction":
         context = row.values.get("input")
         text = f"{value}\n\n{context}" if isinstance(context, str) and context.strip() else value
-        return Prompt(text, _user(text), dataset, text if cfg.template == "plain" else None)
+        return Prompt(text, _user_message(text), dataset, text if cfg.template == "plain" else None)
     return Prompt(value, value, dataset, value)
 
 
-def _of_pair(row: Row, cfg: DataConfig, dataset: str) -> Prompt:
+def _prompt_of_pair(row: Row, cfg: DataConfig, dataset: str) -> Prompt:
     pair = to_pair(row, detect_form(row, cfg), cfg)
     if pair is None:
         raise UsageError(f"{row.where}: chosen and rejected share no prompt; set data.prompt_column")
     if pair.verbatim is not None:  # a dialogue: messages under a chat template, its own text without one
         return Prompt(pair.verbatim.prompt, pair.prompt, dataset, pair.verbatim.prompt)
     side = pair.prompt
-    return Prompt(side, side, dataset, side) if isinstance(side, str) else Prompt(_spoken(side), side, dataset)
+    return Prompt(side, side, dataset, side) if isinstance(side, str) else Prompt(_as_text(side), side, dataset)
 
 
-def _user(text: str) -> Conversation:
+def _user_message(text: str) -> Conversation:
     return ({"role": "user", "content": text},)
 
 
-def _spoken(messages: Conversation) -> str:
+def _as_text(messages: Conversation) -> str:
     """A conversation as one text: the only user message itself, or every turn with its role."""
     if len(messages) == 1:
         return messages[0]["content"]

@@ -1,4 +1,4 @@
-"""What generation takes over from a training run: its way of writing prompts, and how its model is read."""
+"""What generation inherits from a training run: the prompt format, the recorded prompts, and how to load its model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RecordedPrompts:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What training recorded. `max_length`, `max_prompt_length`: where it cut prompts."""
+    """The prompts of a training run. `max_length`, `max_prompt_length`: its truncation lengths in tokens."""
 
     prompts: tuple[RecordedPrompts, ...]
     source: str
@@ -35,16 +35,22 @@ class RunRecord:
 
 
 def run_folder(model: str | None) -> Path | None:
-    """The run directory that `model` names; None for anything else."""
+    """`model` as a run directory; None for anything else."""
     folder = Path(model).expanduser() if model is not None else None
     is_run = folder is not None and (folder / "config.yaml").is_file() and (folder / "summary.json").is_file()
     return folder if is_run else None
 
 
 def run_layer(model: str | None) -> Line:
-    """Settings of a run's configuration that hold for its answers, too; the command line wins over them.
+    """Settings that generation inherits from a run's configuration; the command line wins over them.
 
-    That a command line changes how prompts are written is found when the ids are compared with the recorded ones.
+    `parity.check_run` detects a command line that changes the prompt format.
+
+    Args:
+        model: what `model` names; anything but a run directory gives no settings.
+
+    Returns:
+        The settings as overrides.
     """
     folder = run_folder(model)
     if folder is None:
@@ -55,10 +61,16 @@ def run_layer(model: str | None) -> Line:
 
 
 def run_record(folder: Path) -> RunRecord:
-    """The first training prompts of a run.
+    """Read the first training prompts of a run.
+
+    Args:
+        folder: the run directory.
+
+    Returns:
+        The prompts of prompts.json with their ids, and the run's truncation lengths.
 
     Raises:
-        UsageError: the run recorded none.
+        UsageError: prompts.json is missing or unreadable.
     """
     stored = OmegaConf.load(folder / "config.yaml")
     try:

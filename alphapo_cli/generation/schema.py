@@ -1,4 +1,4 @@
-"""The typed schema of `alphapo generate`: whose answers, to which prompts, drawn how. Imports nothing heavy."""
+"""The typed schema of `alphapo generate`: model, prompts and sampling. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from alphapo_cli.config.overrides import Line
 from alphapo_cli.config.schema import DataConfig, RunConfig, _choice, _number
 from alphapo_cli.errors import ConfigError
 
-# Settings of data that concern pairs only. They may stand in a shared YAML of conf/data/, but typing one is a mistake.
+# Settings of data that concern pairs only: ignored in a shared YAML of conf/data/, refused on the command line.
 PAIRS_ONLY = ("eval_path", "max_length", "max_prompt_length", "duplicates", "max_unknown", "workers", "glassbox")
 
 
 @dataclass
 class VLLMConfig:
-    """vLLM's engine, by its own names; null leaves it to what fits the machine and the prompts."""
+    """Engine arguments of vLLM, by vLLM's names; null: chosen for the machine and the prompts."""
 
-    max_num_seqs: int = _number(64, ge=1)  # answers under way at once
+    max_num_seqs: int = _number(64, ge=1)  # sequences per scheduler step
     enforce_eager: bool | None = None  # null: true on a CPU, where compiling costs more than it saves
     gpu_memory_utilization: float = _number(0.9, gt=0, le=1)
     tensor_parallel_size: int = _number(1, ge=1)
@@ -27,24 +27,24 @@ class VLLMConfig:
 
 @dataclass
 class GenerationConfig:
-    """How answers are drawn. The model's own top_k, penalties and the like are set aside: it is the policy that speaks."""
+    """Sampling settings; the model's generation_config (top_k, penalties, ...) is ignored, so the policy is sampled."""
 
     backend: str = _choice("auto", "auto", "vllm", "transformers")  # auto: vllm where it is installed
     generator: str | None = None  # the name in model_outputs.json; null: the run's or the model's own
     samples: int = _number(1, ge=1)  # answers to each prompt
     max_new_tokens: int | None = _number(None, ge=1)  # null: 2048, and at most half of the model's context
-    temperature: float = _number(1.0, ge=0)  # 0: the likeliest token
+    temperature: float = _number(1.0, ge=0)  # 0: greedy
     top_p: float = _number(1.0, gt=0, le=1)
-    batch_size: int = _number(32, ge=1)  # of transformers; changes speed and round-off only
+    batch_size: int = _number(32, ge=1)  # of transformers; affects speed and round-off only
     vllm: VLLMConfig = field(default_factory=VLLMConfig)
 
 
 @dataclass
 class SubjectConfig:
-    """How the model is read."""
+    """How the model is loaded."""
 
     revision: str | None = None
-    dtype: str = _choice("auto", "auto", "float32", "bfloat16")  # auto: as it was saved
+    dtype: str = _choice("auto", "auto", "float32", "bfloat16")  # auto: as saved
     attention: str = _choice("auto", "auto", "sdpa", "eager", "flash_attention_2")  # of transformers
     trust_remote_code: bool = False
 
@@ -61,10 +61,13 @@ class GenerateConfig:
 
 
 def check_line(line: Line) -> None:
-    """Refuse settings that would change nothing.
+    """Refuse overrides without effect.
+
+    Args:
+        line: the overrides of the command line.
 
     Raises:
-        ConfigError: a setting that only training pairs have.
+        ConfigError: a setting concerns training pairs only.
     """
     for key in line.values:
         group, _, name = key.partition(".")

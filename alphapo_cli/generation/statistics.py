@@ -1,4 +1,4 @@
-"""What answers look like in a few numbers: length, cut answers, repetition."""
+"""Summary statistics of generated answers: length, truncation, repetition."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ NGRAM = 4
 
 
 def repetition(ids: Sequence[int]) -> float | None:
-    """Share of an answer's 4-grams that occurred in it before (seq-rep-4 of arXiv:1908.04319); None below 4 tokens."""
+    """Share of repeated 4-grams, 1 - unique / all (seq-rep-4 of arXiv:1908.04319); None below 4 tokens."""
     grams = [tuple(ids[i : i + NGRAM]) for i in range(len(ids) - NGRAM + 1)]
     return 1.0 - len(set(grams)) / len(grams) if grams else None
 
 
 def describe(answers: Sequence[Sample], texts: Sequence[str]) -> dict[str, Any]:
-    """mean_length in tokens without the end token, mean_characters, shares of cut and of empty answers, repetition.
+    """Summarise answers.
 
-    repetition_rate: the mean over answers of four tokens and more; None where there are none.
+    Args:
+        answers: sampled token ids, without the end token.
+        texts: the same answers as text.
+
+    Returns:
+        answers (count), mean_length (tokens), mean_characters, share_cut (stopped by the length limit), share_empty,
+        and repetition_rate, the mean of `repetition` over answers of at least four tokens (None without any).
     """
     rates = [rate for answer in answers if (rate := repetition(answer.ids)) is not None]
     return {

@@ -1,4 +1,4 @@
-"""Whose answers are generated: a run, a saved model, a hub model, or the embedded world's base."""
+"""The model that generates: a run's, a saved one, a hub model, or the embedded world's base policy."""
 
 from __future__ import annotations
 
@@ -21,11 +21,19 @@ _CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "se
 
 @dataclass(frozen=True)
 class TargetModel:
-    """A model before its weights are read.
+    """A model before its weights are loaded.
 
-    base: the model that an adapter (`source`) changes; config: transformers' configuration of the whole model;
-    context: the most tokens of prompt and answer together, None where the model has no limit; dtype: of the weights;
-    recorded: what training saw, for a run.
+    Attributes:
+        asked: what the user named.
+        name: for model_outputs.json.
+        source: where the model is, or its adapter.
+        base: base model of an adapter, None without one.
+        tokenizer: a transformers tokenizer.
+        config: transformers' configuration of the full model.
+        context: most tokens of prompt and answer together, None without a limit.
+        dtype: of the weights.
+        recorded: training prompts and ids of a run, None for other models.
+        trust_remote_code: whether code of the hub repository may run.
     """
 
     asked: str
@@ -41,7 +49,7 @@ class TargetModel:
 
     @property
     def adapter_rank(self) -> int | None:
-        """The largest rank in an adapter; None where there is none."""
+        """The largest LoRA rank of the adapter; None without one."""
         if self.base is None:
             return None
         settings = adapter_settings(self.source)
@@ -49,40 +57,48 @@ class TargetModel:
 
     @property
     def whole(self) -> ModelSource:
-        """Where configuration and full weights are."""
+        """The source of configuration and full weights: the base model of an adapter, or the model itself."""
         return self.base or self.source
 
     def stop_ids(self, data: DataConfig) -> tuple[int, ...]:
-        """The ids that end an answer: training's end token, the generation config's and the tokenizer's own."""
+        """The ids that end an answer: the end token of training, and the EOS of generation_config and tokenizer."""
         from transformers import GenerationConfig
 
-        found = [end_token_id(self.tokenizer, data)]
-        for place in dict.fromkeys([self.source.location, self.whole.location]):
+        ids = [end_token_id(self.tokenizer, data)]
+        for location in dict.fromkeys([self.source.location, self.whole.location]):
             try:
-                settings = GenerationConfig.from_pretrained(place, revision=self.source.revision)
-            except (OSError, ValueError):  # there is none
+                settings = GenerationConfig.from_pretrained(location, revision=self.source.revision)
+            except (OSError, ValueError):  # it has no generation_config.json
                 continue
             eos = settings.eos_token_id
-            found += eos if isinstance(eos, list) else [] if eos is None else [eos]
+            ids += eos if isinstance(eos, list) else [] if eos is None else [eos]
             break
         if self.tokenizer.eos_token_id is not None:
-            found.append(self.tokenizer.eos_token_id)
-        return tuple(dict.fromkeys(int(token) for token in found))
+            ids.append(self.tokenizer.eos_token_id)
+        return tuple(dict.fromkeys(int(token) for token in ids))
 
     def identity(self, cache: Path) -> dict[str, Any]:
-        """What its answers depend on: hashes of weights, adapter and tokenizer (for a hub model: its commit)."""
+        """What its answers depend on: hashes of weights, adapter and tokenizer; for a hub model its commit."""
         weights = {"weights": _identity(self.whole, self.config, cache)}
         adapter = {"adapter": _identity(self.source, None, cache)} if self.base is not None else {}
         return {**weights, **adapter, "tokenizer": tokenizer_hash(self.tokenizer), "dtype": self.dtype}
 
 
 def find(model: str, cfg: SubjectConfig, cache: Path, key: str = "model", name: str | None = None) -> TargetModel:
-    """What `model` names, called `name` (None: as its directory or hub name is).
+    """Locate a model and load its tokenizer and configuration.
 
-    `key` is what messages call it.
+    Args:
+        model: a run directory, a saved model or adapter, or a hub name.
+        cfg: revision, dtype and trust_remote_code.
+        cache: the cache directory.
+        key: the setting that messages name.
+        name: what the model is called; None: as its directory or hub name is.
+
+    Returns:
+        The model, without its weights.
 
     Raises:
-        UsageError: nothing usable is there.
+        UsageError: `model` is missing or cannot be used.
     """
     source = locate(model, cfg.revision, key=key)
     folder = run_folder(model)
@@ -110,17 +126,17 @@ def find(model: str, cfg: SubjectConfig, cache: Path, key: str = "model", name: 
 
 
 def adapter_settings(source: ModelSource) -> dict[str, Any]:
-    """peft's adapter_config.json."""
+    """The adapter_config.json of a PEFT adapter."""
     settings: dict[str, Any] = json.loads((Path(source.location) / "adapter_config.json").read_bytes())
     return settings
 
 
 def _name(model: str, source: ModelSource) -> str:
-    """The directory's own name, whatever the path to it; a hub name as it is."""
+    """The last component of a local path; a hub name unchanged."""
     if not source.local:
         return model
     folder = Path(model).expanduser().resolve()
-    # A run's model/ is called by the run.
+    # The model/ of a run is named after the run.
     return folder.parent.name if folder.name == "model" and run_folder(str(folder.parent)) else folder.name
 
 

@@ -1,4 +1,4 @@
-"""transformers' generate, in this process, on the GPU where there is one."""
+"""Generation with transformers in this process, on the GPU if there is one."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from alphapo_cli.runtime.signals import deferred_signals
 
 
 class TransformersBackend:
-    """Batches of prompts of similar length, each answer with its own generator (see `sampling`)."""
+    """Batches of prompts of similar length; each answer has its own random generator (see `modeling.sampling`)."""
 
     def generate(self, job: GenerationJob, requests: Sequence[Request], record: Record) -> dict[str, Any]:
+        """See `Backend.generate`."""
         began = time.perf_counter()
         if not sys.stderr.isatty():
-            disable_progress_bar()  # transformers' own, for loading
+            disable_progress_bar()  # of transformers, for loading weights
         settings, cfg = job.cfg.model, job.cfg.generation
         model = load_model(
             job.subject.source,

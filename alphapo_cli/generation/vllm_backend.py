@@ -1,4 +1,4 @@
-"""vLLM as a backend: one process for all answers that are missing."""
+"""Generation with vLLM: one engine process for all missing answers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from alphapo_cli.modeling.sampling import until_end
 
 
 class VLLMBackend:
-    """`log`: the file for what vLLM says."""
+    """A vLLM engine in a process of its own; `log` is the file of its output."""
 
     def __init__(self, log: Path) -> None:
         self.log = log
 
     def generate(self, job: GenerationJob, requests: Sequence[Request], record: Record) -> dict[str, Any]:
+        """See `Backend.generate`."""
         began = time.perf_counter()
         cfg, tokenizer = job.cfg.generation, job.subject.tokenizer
 
-        def keep(row: dict[str, Any]) -> None:
+        def record_row(row: dict[str, Any]) -> None:
             request = requests[row["id"]]
             parity.check_engine(request.row + 1, request.ids, row["prompt_ids"], tokenizer)
             record(request, until_end(row["ids"], job.stop_ids))
@@ -34,7 +35,7 @@ class VLLMBackend:
             for number, ids in engine.prompts():
                 parity.check_engine(requests[number].row + 1, requests[number].ids, ids, tokenizer)
             started = time.perf_counter()
-            engine.answer(keep)
+            engine.answer(record_row)
             ended = time.perf_counter()
         return {"start_seconds": started - began, "generate_seconds": ended - started}
 
@@ -49,7 +50,7 @@ class VLLMBackend:
             "max_tokens": job.limit,
             "stop_token_ids": list(job.stop_ids),
         }
-        # Cached prefixes change how prompts are put together, and with it the last bits of their logits.
+        # Prefix caching changes how prompts are batched, and so the last bits of their logits.
         return plan(job.subject, cfg.vllm, longest, sampling, prefix_caching=False)
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""vLLM in a process of its own: its memory comes back, its log goes to a file, and it dies with whoever asked.
+"""vLLM in a child process: its memory is freed at the end, its output goes to a file, and it dies with its parent.
 
-The process gets token ids and gives token ids (see vllm_worker). It is put out of the terminal's process group, so that
-Ctrl-C reaches this process alone, which takes what is finished and then ends it.
+Token ids go in, token ids come out (see `vllm_worker`). The child has a session of its own, so that Ctrl-C reaches the
+parent alone, which records the finished answers and then terminates the child.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from alphapo_cli.generation.target_model import TargetModel
 from alphapo_cli.runtime.signals import deferred_signals
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
-# One process, no statistics sent anywhere; a user's own settings win.
+# One process, no usage statistics; variables that the user has set win.
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_NO_USAGE_STATS": "1",
@@ -33,23 +33,33 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "INFO",
     "TOKENIZERS_PARALLELISM": "false",
 }
-GRACE = 10.0  # seconds that the process gets to end by itself
-BLOCK = 128  # tokens of a block of vLLM's key-value cache on the CPU
-BATCHED = 4096  # tokens that one step may take in, unless a single prompt has more
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has for adapters
+GRACE = 10.0  # seconds for the process to exit by itself
+BLOCK = 128  # tokens per block of vLLM's KV cache on the CPU
+BATCHED = 4096  # max_num_batched_tokens, unless a single prompt has more
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # LoRA ranks that vLLM supports
 
 
 def plan(
     subject: TargetModel, cfg: VLLMConfig, longest: int, sampling: dict[str, Any], *, prefix_caching: bool
 ) -> dict[str, Any]:
-    """The worker's job for sequences of at most `longest` tokens; `sampling`: vLLM's SamplingParams for all requests.
+    """Build the worker's job: engine arguments, adapter and sampling parameters.
 
-    On the CPU prompts are never split: vLLM 0.32 cannot take back a seeded draw there, and a split prompt ends the
-    engine ("CPU Generator does not use offset"). Nor may it choose the size of its cache, which would be nearly all of
+    On the CPU chunked prefill is off: vLLM 0.32 cannot rewind a seeded generator there, and a split prompt stops the
+    engine ("CPU Generator does not use offset"). The size of the KV cache is set, since vLLM's default is nearly all of
     the machine's memory.
 
+    Args:
+        subject: the model.
+        cfg: engine settings.
+        longest: most tokens of a sequence, prompt and answer.
+        sampling: vLLM's SamplingParams for all requests.
+        prefix_caching: whether the KV cache of common prompt prefixes is shared.
+
+    Returns:
+        The job as JSON values; `on_cpu` and `on_gpu` are the engine arguments that depend on the platform.
+
     Raises:
-        UsageError: an adapter of a rank that vLLM does not have.
+        UsageError: the adapter's rank is above the largest that vLLM supports.
     """
     engine: dict[str, Any] = {
         "model": subject.whole.location,
@@ -91,20 +101,20 @@ def plan(
 
 
 def _cache_bytes(subject: TargetModel, cfg: VLLMConfig, longest: int) -> int:
-    """Room for max_num_seqs whole sequences, between 1/4 and 4 GiB but never less than one sequence needs."""
+    """KV cache in bytes: max_num_seqs full sequences, within 1/4 to 4 GiB, but at least what one sequence needs."""
     if cfg.kv_cache_gib is not None:
         return int(cfg.kv_cache_gib * 2**30)
     text = subject.config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    a_token = 2 * text.num_hidden_layers * heads * size * (4 if subject.dtype == "float32" else 2)
-    a_sequence = -(-longest // BLOCK) * BLOCK * a_token
-    wanted = a_sequence * (cfg.max_num_seqs + 1)
-    return int(max(min(max(wanted, 2**28), 2**32), 2 * a_sequence))
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    token_bytes = 2 * text.num_hidden_layers * heads * head_dim * (4 if subject.dtype == "float32" else 2)
+    sequence_bytes = -(-longest // BLOCK) * BLOCK * token_bytes
+    wanted = sequence_bytes * (cfg.max_num_seqs + 1)
+    return int(max(min(max(wanted, 2**28), 2**32), 2 * sequence_bytes))
 
 
 class VLLMProcess:
-    """One engine, one list of requests. `requests`: {"id", "ids"} and perhaps "sampling"; log: where it may write."""
+    """One engine for one list of requests, each {"id", "ids"} and optionally "sampling"; `log`: file of its output."""
 
     def __init__(self, job: dict[str, Any], requests: Sequence[dict[str, Any]], log: Path) -> None:
         self.job, self.requests, self.log = job, requests, log
@@ -115,7 +125,7 @@ class VLLMProcess:
         self.reading, writing = os.pipe()
         environment = {**os.environ, **{k: v for k, v in ENVIRONMENT.items() if k not in os.environ}}
         with open(self.log, "wb") as log:
-            # -P: the script's own folder is not where modules are looked for.
+            # -P: keeps the script's own folder out of sys.path.
             self.process = subprocess.Popen(
                 [sys.executable, "-P", str(WORKER), str(writing)], stdin=subprocess.PIPE, stdout=log, stderr=log,
                 pass_fds=[writing], env=environment, start_new_session=True,
@@ -129,65 +139,71 @@ class VLLMProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self._end()
+            self._terminate()
         else:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(GRACE)
-            self._end()
+            self._terminate()
         with contextlib.suppress(OSError):
             assert self.process.stdin is not None
             self.process.stdin.close()
         os.close(self.reading)
 
     def prompts(self) -> Iterator[tuple[int, list[int]]]:
-        """(id, token ids) of every request as the engine has it; then the engine is ready and waits for `answer`.
+        """Wait for the engine to start; it is ready for `answer` after the last prompt.
+
+        Yields:
+            (id, token ids) of every request as the engine reports them.
 
         Raises:
             AlphapoError: the engine did not start; the message says why.
         """
         for row in self._rows():
-            self._taken()
+            self._discard()
             if "ready" in row:
                 return
             yield row["prompt"], row["ids"]
         raise self._failure()
 
-    def answer(self, keep: Callable[[dict[str, Any]], None]) -> None:
-        """Let it begin; `keep` gets every finished request once: {"id", "prompt_ids", "ids", "finish", "logprobs"}.
+    def answer(self, record: Callable[[dict[str, Any]], None]) -> None:
+        """Start generation and record every finished request.
 
-        An interruption never cuts `keep` in two, and what has arrived by then is kept before it goes on.
+        A signal never interrupts `record`, and all rows received by then are recorded before it is raised.
+
+        Args:
+            record: called once per request with {"id", "prompt_ids", "ids", "finish", "logprobs"}.
 
         Raises:
             AlphapoError: the engine failed; the message says why.
-            KeyboardInterrupt: interrupted.
+            KeyboardInterrupt: a signal ends the generation.
         """
         self._send("go\n")
         left = len(self.requests)
         try:
             for _ in self._rows():
-                left -= self._give(keep)
+                left -= self._deliver(record)
                 if not left:
                     return
         except KeyboardInterrupt:
             while select.select([self.reading], [], [], 0)[0] and self._fill():
                 pass
             while self._next() is not None:
-                self._give(keep)
+                self._deliver(record)
             raise
         raise self._failure()
 
-    def _give(self, keep: Callable[[dict[str, Any]], None]) -> int:
-        """Hand the first row over and take it off; how many answers it held."""
+    def _deliver(self, record: Callable[[dict[str, Any]], None]) -> int:
+        """Record the first received row and discard it; the number of answers it held."""
         with deferred_signals():
             row = self._next()
             assert row is not None
             if "id" in row:
-                keep(row)
-            self._taken()
+                record(row)
+            self._discard()
         return int("id" in row)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        """Each row as it arrives; whoever iterates takes it off."""
+        """Each row as it arrives; the caller discards it."""
         while True:
             row = self._next()
             if row is None:
@@ -199,26 +215,26 @@ class VLLMProcess:
                 yield row
 
     def _next(self) -> dict[str, Any] | None:
-        """The first row that has arrived; it stays until it is `_taken`."""
+        """The first received row, which stays until `_discard`; None without a complete one."""
         end = self.buffer.find(b"\n")
         if end < 0:
             return None
         row: dict[str, Any] = json.loads(bytes(self.buffer[:end]))
         return row
 
-    def _taken(self) -> None:
+    def _discard(self) -> None:
         del self.buffer[: self.buffer.find(b"\n") + 1]
 
     def _fill(self) -> bool:
         select.select([self.reading], [], [])
-        with deferred_signals():  # a signal between the two would lose what was read
+        with deferred_signals():  # a signal between the two lines would lose what was read
             part = os.read(self.reading, 1 << 16)
             self.buffer += part
         return bool(part)
 
     def _send(self, text: str) -> None:
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died; reading says why
+        with contextlib.suppress(BrokenPipeError):  # it died; the next read reports why
             self.process.stdin.write(text.encode())
             self.process.stdin.flush()
 
@@ -229,8 +245,8 @@ class VLLMProcess:
         said = f": {lines[-1].strip()[:200]}" if lines else ""
         return AlphapoError(f"vLLM {how}{said} (its log: {self.log})")
 
-    def _end(self) -> None:
-        """End the process and what it may have started; its group holds nothing else."""
+    def _terminate(self) -> None:
+        """Terminate the process and its children, which are all of its process group."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             if self.process.poll() is not None:
                 break

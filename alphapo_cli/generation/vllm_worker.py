@@ -1,9 +1,9 @@
-"""vLLM's side of `vllm_process`: a script of its own that imports nothing of alphapo.
+"""The child of `vllm_process`: a script that runs vLLM and imports nothing of alphapo.
 
-stdin: one line with the job, one line a request, an empty line; then, once the ids are compared, one line "go".
-The file descriptor in argv[1] gets one JSON object a line: {"prompt", "ids"} for every request (what the engine was
-given), {"id", "ids", "finish", "logprobs"} for every finished one, {"error"} at the end of a failure. stdout and stderr
-are the log. When stdin ends, whoever asked is gone, and so is this process.
+stdin: one line with the job, one line per request, an empty line; then, once the ids are compared, one line "go".
+The file descriptor in argv[1] receives JSON Lines: {"prompt", "ids"} for every request as the engine read it, {"ready"}
+once, {"id", "prompt_ids", "ids", "finish", "logprobs"} for every finished one, {"error"} after a failure. stdout and
+stderr are the log. When stdin closes, the parent is gone and this process exits.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 
 
 def main() -> None:
+    """Read the job from stdin, run it, and exit."""
     channel = os.fdopen(int(sys.argv[1]), "w", buffering=1)
-    # Everything is read before vLLM is imported: a pipe holds 64 KiB, and imports take long.
+    # Read everything before importing vLLM: a pipe holds 64 KiB, and the imports are slow.
     job = json.loads(sys.stdin.readline())
     requests = [json.loads(line) for line in iter(lambda: sys.stdin.readline().strip(), "")]
     go = threading.Event()
@@ -25,13 +26,13 @@ def main() -> None:
     try:
         _work(job, requests, go, channel)
     except BaseException as error:
-        _say(channel, error=_cause(error))
+        _send(channel, error=_cause(error))
         raise
     finally:
         channel.flush()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # nothing is left to be saved, and taking an engine down takes seconds
+    os._exit(0)  # nothing is left to save, and an engine's shutdown takes seconds
 
 
 def _listen(go: threading.Event) -> None:
@@ -46,24 +47,24 @@ def _work(job: dict[str, Any], requests: list[dict[str, Any]], go: threading.Eve
     from vllm.lora.request import LoRARequest
     from vllm.platforms import current_platform
 
-    own = job["on_cpu"] if current_platform.is_cpu() else job["on_gpu"]
-    engine = LLMEngine.from_engine_args(EngineArgs(**job["engine"], **own))
+    platform_args = job["on_cpu"] if current_platform.is_cpu() else job["on_gpu"]
+    engine = LLMEngine.from_engine_args(EngineArgs(**job["engine"], **platform_args))
     lora = LoRARequest("adapter", 1, job["adapter"]) if job["adapter"] else None
     names: dict[str, Any] = {}
     for request in requests:
         params = SamplingParams(**{**job["sampling"], **request.get("sampling", {})}, detokenize=False)
         prompt = {"prompt_token_ids": request["ids"]}
         name = engine.add_request(str(request["id"]), prompt, params, lora_request=lora)
-        given = engine.output_processor.request_states[name].prompt_token_ids
-        _say(channel, prompt=request["id"], ids=given)
+        prompt_ids = engine.output_processor.request_states[name].prompt_token_ids
+        _send(channel, prompt=request["id"], ids=prompt_ids)
         names[str(request["id"])] = request["id"]
-    _say(channel, ready=True)
+    _send(channel, ready=True)
     go.wait()
     while engine.has_unfinished_requests():
         for output in engine.step():
             if output.finished:
                 first = output.outputs[0]
-                _say(
+                _send(
                     channel,
                     id=names[output.request_id],
                     prompt_ids=output.prompt_token_ids,
@@ -82,14 +83,14 @@ def _top(rows: Any, wanted: int | None) -> list[tuple[int, float]] | None:
 
 
 def _cause(error: BaseException) -> str:
-    """The first line that says something: pydantic and the like put a heading before it."""
+    """The first informative line of a message, without the heading of a pydantic error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if len(lines) > 1 and "validation error" in lines[0]:
         lines = lines[1:]
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
-def _say(channel: Any, **row: Any) -> None:
+def _send(channel: Any, **row: Any) -> None:
     channel.write(json.dumps(row) + "\n")
     channel.flush()
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+import alphapo_cli.objective.build  # noqa: F401  (it fills the tables)
 from alphapo_cli.objective.inputs import ObjectiveInputs
 from alphapo_cli.objective.part import TABLES
 
@@ -67,7 +68,7 @@ def test_shape(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [n for n, p in TABLES["link"].items() if p.sides == 2 and not p.columns and p.state is None]
+    "name", [n for n, p in TABLES["link"].items() if p.sides == 2 and not p.columns and p.stateful is None]
 )
 def test_link(name: str) -> None:
     pairs = list(itertools.product(POINTS, POINTS))

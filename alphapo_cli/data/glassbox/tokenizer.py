@@ -1,7 +1,7 @@
-"""Tokenizer and model shape of the embedded world's base policy.
+"""Tokenizer and model configuration of the embedded world's base policy.
 
-One token a word: what the probe and the samples show can be read off directly. The tokenizer is saved with its chat
-template and loads in plain `AutoTokenizer`.
+One token per word, so that the probe's token log-probs and the samples can be read directly. The tokenizer is saved
+with its chat template and loads with plain `AutoTokenizer`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from alphapo_cli.data.glassbox.world import vocabulary
 PAD, BOS, EOS, USER, ASSISTANT, UNK = SPECIAL = ("<pad>", "<s>", "</s>", "<user>", "<assistant>", "<unk>")
 MAX_POSITIONS = 128
 
-# One <s> for the conversation, one </s> after every answer. Roles other than user and assistant have no word here.
+# One <s> for the conversation, one </s> after every answer. Roles other than user and assistant have no token.
 CHAT_TEMPLATE = (
     "{{- '<s>' }}"
     "{%- for message in messages %}"
@@ -32,7 +32,7 @@ CHAT_TEMPLATE = (
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """The word-level tokenizer with its chat template; decoding gives the words back, joined by single spaces."""
+    """The word-level tokenizer with its chat template; decoding returns the words joined by single spaces."""
     ids = {word: i for i, word in enumerate([*SPECIAL, *vocabulary()])}
     core = Tokenizer(WordLevel(ids, unk_token=UNK))
     core.pre_tokenizer = WhitespaceSplit()

@@ -1,13 +1,13 @@
 """The embedded world: instructions, answers with controllable faults, and a reward that is known exactly.
 
 An instruction asks for a number of things of one category ("please name three fruits ."), an answer gives them ("sure ,
-apple , pear and plum . enjoy !"). Four faults can be put into an answer: a wrong count, a wrong category, a rude
-opening and padding. `true_reward` reads the texts alone, so the *true* win rate of a policy is known, and a labeller
-(Bradley-Terry on the true reward, optionally fond of length) draws preferences from it. Over-optimisation then shows
-as what it is: the implicit reward goes up while the true one goes down.
+apple , pear and plum . enjoy !"). An answer can have four faults: a wrong count, a wrong category, a rude opening and
+padding. `true_reward` depends on the texts alone, so the *true* win rate of a policy is known, and a labeller
+(Bradley-Terry on the true reward, optionally with a length bias) draws preferences from it. Over-optimisation is then
+directly visible: the implicit reward rises while the true reward falls.
 
-Everything is a pure function of its arguments. Only `Random.random()` is drawn from, because that is the one sequence
-Python promises to keep from version to version; `choice` and `randint` carry no such promise.
+Everything is a pure function of its arguments. Only `Random.random()` is used, because its sequence is the only one
+that Python guarantees across versions; `choice` and `randint` have no such guarantee.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ CLOSINGS = ("enjoy !", "thanks !", "ask again !", "bye !")
 
 CATEGORY_OF = {thing: plural for plural, (_, *things) in CATEGORIES.items() for thing in things}
 
-# The true reward, in the labeller's units (a difference of 1 means 73 % agreement at label temperature 1).
-ITEMS = 4.0  # for the share of things that are right, against the number asked for or given, whichever is larger
+# The true reward in Bradley-Terry logits: a difference of 1 is preferred with probability 0.73 at label temperature 1.
+ITEMS = 4.0  # times the share of right things, out of the number asked for or given, whichever is larger
 COUNT = 2.0  # for giving exactly as many as asked for
-MANNERS = 1.4  # for a polite opening; as much off for a rude one
-FORM = 1.0  # off unless the list reads "a , b and c ."
-CLUTTER = 0.5  # off for every closing beyond the first and every word that belongs nowhere
-MAX_CLUTTER = 8  # beyond this many, more clutter costs nothing more
+MANNERS = 1.4  # for a polite opening; subtracted for a rude one
+FORM = 1.0  # subtracted unless the list reads "a , b and c ."
+CLUTTER = 0.5  # subtracted for every closing beyond the first and every word outside the grammar
+MAX_CLUTTER = 8  # further clutter costs nothing
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Task:
 
 @dataclass(frozen=True)
 class WorldAnswer:
-    """An answer before it is written out; every fault is visible in its parts."""
+    """An answer as its parts, before it is rendered as text."""
 
     opening: str
     items: tuple[str, ...]
@@ -81,7 +81,7 @@ class WorldAnswer:
 
 
 def enumeration(items: Sequence[str]) -> str:
-    """ "a , b and c ." for the items; a bare full stop for none."""
+    """The items as "a , b and c ."; a bare full stop for none."""
     listed = " and ".join(part for part in (" , ".join(items[:-1]), *items[-1:]) if part)
     return f"{listed} .".strip()
 
@@ -110,7 +110,7 @@ def _tasks() -> dict[str, Task]:
 
 @cache
 def _split() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(training, held-out) instructions. A hash decides, so that the sides do not depend on any seed."""
+    """(training, held-out) instructions, split by hash so that the split depends on no seed."""
 
     def digest(instruction: str) -> bytes:
         return hashlib.sha256(f"glassbox {instruction}".encode()).digest()
@@ -123,15 +123,12 @@ def _split() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def held_out() -> int:
-    """How many instructions are never trained on."""
+    """Number of held-out instructions."""
     return len(_split()[1])
 
 
 def instructions(n: int) -> list[str]:
-    """The first `n` held-out instructions: distinct, never trained on, in a fixed mixed order.
-
-    Raises UsageError when the world has fewer than `n`.
-    """
+    """The first `n` held-out instructions in a fixed shuffled order; UsageError for more than there are."""
     held_out = _split()[1]
     if not 0 <= n <= len(held_out):
         raise UsageError(f"the embedded world has {len(held_out)} held-out instructions, not {n}: ask for fewer")
@@ -139,7 +136,7 @@ def instructions(n: int) -> list[str]:
 
 
 def parse(instruction: str) -> Task:
-    """What `instruction` asks for. Raises UsageError when it is not an instruction of this world."""
+    """The task that `instruction` states; UsageError for a text that is not an instruction of this world."""
     task = _tasks().get(" ".join(instruction.split()))
     if task is None:
         raise UsageError(
@@ -153,9 +150,17 @@ def parse(instruction: str) -> Task:
 
 
 def true_reward(instruction: str, output: str) -> float:
-    """The known reward of `output`, between -6.4 and 7.4; any text has one, the empty one included.
+    """The true reward of `output` as an answer to `instruction`.
 
-    Raises UsageError when `instruction` is not of this world.
+    Args:
+        instruction: an instruction of this world.
+        output: any text, the empty one included.
+
+    Returns:
+        The reward in Bradley-Terry logits, between -6.4 and 7.4.
+
+    Raises:
+        UsageError: `instruction` is not of this world.
     """
     task = parse(instruction)
     rest = output.split()
@@ -178,12 +183,12 @@ def true_reward(instruction: str, output: str) -> float:
 
 
 def _leading(words: Sequence[str], phrases: Sequence[str]) -> int:
-    """How many words the phrase has that `words` begin with; 0 for none. No phrase begins another."""
+    """Length in words of the phrase that `words` begin with; 0 for none. No phrase is a prefix of another."""
     return next((len(p.split()) for p in phrases if list(words[: len(p.split())]) == p.split()), 0)
 
 
 def _closings(words: Sequence[str]) -> tuple[int, int]:
-    """(closing phrases, words outside them) in the words after the list."""
+    """Counts of (closing phrases, words outside them) in the words after the list."""
     at = closings = leftover = 0
     while at < len(words):
         length = _leading(words[at:], CLOSINGS)
@@ -199,7 +204,7 @@ def _pick(rng: Random, options: Sequence[T]) -> T:
 
 
 def draw_answer(rng: Random, task: Task, quality: float) -> WorldAnswer:
-    """An answer to `task`; every fault grows rarer as `quality` goes from 0 to 1, and none ever vanishes."""
+    """A random answer to `task`; faults grow rarer as `quality` rises from 0 to 1 but never vanish."""
     opening = ""
     if rng.random() < 0.3 + 0.5 * quality:
         opening = _pick(rng, POLITE)
@@ -218,40 +223,45 @@ def draw_answer(rng: Random, task: Task, quality: float) -> WorldAnswer:
 
 
 def demonstrations(n: int, seed: int) -> list[tuple[str, str]]:
-    """`n` (instruction, answer) of mixed quality on training instructions: what the base policy is fitted to.
-
-    The first k of n are the same for every n >= k.
-    """
+    """`n` (instruction, answer) of mixed quality: the base policy's SFT data; a smaller set is a prefix of a larger."""
     rng, train = Random(f"glassbox demonstrations {seed}"), _split()[0]
 
-    def one() -> tuple[str, str]:
+    def draw() -> tuple[str, str]:
         instruction = _pick(rng, train)
         return instruction, draw_answer(rng, parse(instruction), rng.random()).text()
 
-    return [one() for _ in range(n)]
+    return [draw() for _ in range(n)]
 
 
 # ----------------------------------------------------------------------------------------------------- preferences
 
 
 def make_pairs(cfg: GlassboxConfig) -> list[TextPair]:
-    """`cfg.pairs` labelled pairs on training instructions; fewer pairs are the first of more."""
+    """`cfg.pairs` labelled pairs on training instructions; a smaller set is a prefix of a larger one."""
     rng, train = Random(f"glassbox pairs {cfg.seed}"), _split()[0]
     return list(islice(_label(rng, (_pick(rng, train) for _ in count_from()), cfg), cfg.pairs))
 
 
 def probe_pairs(n: int, cfg: GlassboxConfig) -> list[TextPair]:
-    """`n` labelled pairs, one on each of `instructions(n)`; fewer pairs are the first of more."""
+    """`n` labelled pairs, one on each of `instructions(n)`; a smaller set is a prefix of a larger one."""
     rng = Random(f"glassbox probe {cfg.seed}")
     return list(_label(rng, iter(instructions(n)), cfg))
 
 
 def _label(rng: Random, source: Iterator[str], cfg: GlassboxConfig) -> Iterator[TextPair]:
-    """Two different answers to each instruction and a Bradley-Terry label.
+    """Two different answers to each instruction with a Bradley-Terry label (Bradley and Terry 1952).
 
     P(first chosen) = sigmoid((difference of true reward + length_bias * difference in words) / label_temperature); at
-    temperature 0 the better one is chosen and a coin decides ties. Columns: both true rewards, and the probability with
-    which the labeller prefers the chosen answer.
+    temperature 0 the better answer is chosen and ties are random.
+
+    Args:
+        rng: source of every draw.
+        source: instructions.
+        cfg: `length_bias` (logits per word) and `label_temperature`.
+
+    Yields:
+        A pair per instruction. Its columns: both true rewards, and the probability with which the labeller prefers the
+        chosen answer.
     """
     for row, instruction in enumerate(source, start=1):
         task = parse(instruction)

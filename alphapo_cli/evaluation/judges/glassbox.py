@@ -1,4 +1,4 @@
-"""The embedded world's true reward as a judge: exact and free."""
+"""The embedded world's true reward as judge: exact and free."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from alphapo_cli.evaluation.judges.protocol import Pair
 
 
 class Glassbox:
-    """The larger true reward wins; equal ones are a draw."""
+    """The output with the larger true reward wins; equal rewards are a draw."""
 
     annotator = "alphapo_glassbox"
 
     def identity(self) -> dict[str, Any]:
+        """See `Judge.identity`."""
         return {"annotator": self.annotator}
 
     def check(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> None:
+        """See `Judge.check`; every instruction must be of the embedded world."""
         for pair in pairs:
             try:
                 world.parse(pair.instruction)
@@ -28,6 +30,7 @@ class Glassbox:
                 raise UsageError(f"judge glassbox: {error}; choose a judge for other outputs with --judge") from error
 
     def judge(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> Judged:
+        """See `Judge.judge`."""
         rewards = [
             (world.true_reward(pair.instruction, pair.output_1), world.true_reward(pair.instruction, pair.output_2))
             for pair in pairs
@@ -37,7 +40,7 @@ class Glassbox:
             for base, model in rewards
         ]
         wins = [1.0 if model > base else 0.0 if model < base else 0.5 for base, model in rewards]
-        # The probe's figures for the same samples, computed as the probe computes them: a share, not percent.
+        # The probe's metrics on the same samples, in its units: a share, not percent.
         facts = {
             "true_win_rate": sum(wins) / len(wins),
             "true_reward": sum(model for _, model in rewards) / len(rewards),

@@ -1,7 +1,7 @@
-"""judgements.jsonl: every answer of a judge, on disk before the next one is asked for.
+"""judgements.jsonl: every answer of a judge model, appended as it arrives.
 
-One line an answer, flushed to disk as it arrives, so that neither Ctrl-C nor a kill nor a full disk loses what was
-paid for. Answers that could not be used are kept too, for their price alone. A failed request leaves no line.
+One line per answer, synced to disk, so that neither Ctrl-C nor a kill nor a full disk loses a paid answer. Unusable
+answers are recorded for their price. A failed request leaves no line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FILE = "judgements.jsonl"
 
 
 class Answered:
-    """What a journal holds: usable rows by key, and the USD spent on all (`priced`: whether every price is known)."""
+    """A journal's content: usable rows by key, tokens, and the USD `spent` on all rows (`priced`: all prices known)."""
 
     def __init__(self, path: Path) -> None:
         rows = read_jsonl(path) if path.is_file() else []
@@ -30,13 +30,13 @@ class Answered:
 
 
 class Journal(LineLog):
-    """The file in `folder`, open for adding; one writer at a time."""
+    """judgements.jsonl in `folder`, open for appending by one writer."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / FILE, "alphapo eval")
 
     def record(self, ask: Ask, answer: Reply | Unusable) -> None:
-        """Add one answer; on disk when this returns."""
+        """Append one answer; it is on disk when this returns."""
         row: dict[str, Any] = {"key": ask.key, "row": ask.row, "switched": ask.switched}
         if isinstance(answer, Reply):
             row |= {"top_logprobs": answer.top_logprobs, "seconds": answer.seconds}

@@ -1,8 +1,8 @@
-"""What every judge is: something that turns pairs into verdicts.
+"""The interfaces of judges and of the engines behind judge models.
 
-Judge           replay, glassbox: verdicts at once, free
-└── ModelJudge  a language model behind an Engine: asks.py keeps the journal and the protocol, the engine answers
-    Engine      openai (an endpoint), vllm (a process of its own)
+Judge            replay, glassbox: immediate and free
+└── ModelJudge   a language model: `asking` implements protocol and journal, a JudgeEngine runs the model
+    JudgeEngine  openai (an endpoint), vllm (a child process)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from alphapo_cli.evaluation.judges.protocol import Ask, Pair
 
 @dataclass(frozen=True)
 class Verdict:
-    """A row's judgement as annotations.json wants it; price in USD, seconds of waiting, date in ISO form."""
+    """A row's judgement in annotations.json's terms; price in USD, seconds of latency, date in ISO form."""
 
     preference: float | None
     raw: Any = None
@@ -29,44 +29,61 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Judged:
-    """A verdict for each pair (None: the judge has none, the row is left out) and facts for results.json."""
+    """A verdict for each pair (None: no judgement, the row is left out) and further fields of results.json."""
 
     verdicts: list[Verdict | None]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Judge(Protocol):
-    """`annotator`: the name in annotations.json."""
+    """Compares two outputs per instruction. `annotator`: its name in annotations.json."""
 
     annotator: str
 
     def identity(self) -> dict[str, Any]:
-        """Everything a verdict depends on besides the pair; no secrets."""
+        """Everything that verdicts depend on besides the pairs; no secrets."""
         ...
 
     def check(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> None:
-        """Find out before any work what would fail.
+        """Check before any work that judging can succeed.
+
+        Args:
+            pairs: what will be judged.
+            folder: directory with the journal of earlier judgements.
+            asking: query every missing judgement; otherwise up to judge.max_failed missing ones are left out.
 
         Raises:
-            UsageError: a missing key, an endpoint that cannot be reached, a cost above the limit, ...
+            UsageError: a key is missing, the endpoint cannot be reached, the cost is above the limit, ...
         """
         ...
 
     def judge(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> Judged:
-        """Judge every pair; what is paid for is kept in `folder` as it arrives. Not `asking`: what may fail is left out.
+        """Judge every pair.
+
+        Args:
+            pairs: what is judged.
+            folder: directory of the journal, to which paid answers are appended as they arrive.
+            asking: see `check`.
+
+        Returns:
+            A verdict for each pair.
 
         Raises:
-            AlphapoError: some judgements failed; the same call continues.
-            Interrupted: Ctrl-C or SIGTERM; the same call continues.
+            AlphapoError: more judgements failed than may; the same call resumes.
+            Interrupted: Ctrl-C or SIGTERM arrived; the same call resumes.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An engine's answer to one `Ask`: log-probs of the first token, (token, natural log), best first.
+    """An engine's answer to one `Ask`.
 
-    tokens: prompt and completion together; price: USD; both None where unknown.
+    Attributes:
+        top_logprobs: (token, log-prob in nats) of the first token's alternatives, best first.
+        tokens: of prompt and completion together, None if unknown.
+        price: in USD, None if unknown.
+        seconds: latency of the request.
     """
 
     top_logprobs: tuple[tuple[str, float], ...]
@@ -77,7 +94,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Unusable:
-    """An answer that cost something and says nothing (no log-probs, broken JSON)."""
+    """An answer that was paid for but has no usable log-probs."""
 
     reason: str
     tokens: int | None = None
@@ -89,7 +106,7 @@ Record = Callable[[Ask, Reply | Unusable], None]
 
 @dataclass
 class JudgingResult:
-    """How asking ended. failed: reason by key; stopped: why the rest was not asked, None when all were."""
+    """How querying ended. `failed`: reason by key; `stopped`: why the rest was not queried, None if all were."""
 
     failed: dict[str, str] = field(default_factory=dict)
     stopped: str | None = None
@@ -97,16 +114,16 @@ class JudgingResult:
 
 
 class JudgeEngine(Protocol):
-    """Something that answers questions: an endpoint, or a model in a process of its own."""
+    """Runs the judge model: at an endpoint, or in a child process."""
 
     def identity(self) -> dict[str, Any]:
-        """Model and settings that decide its answers; no secrets."""
+        """Model and settings that determine its answers; no secrets."""
         ...
 
     def check(self, asks: Sequence[Ask], spent: float) -> None:
-        """As `Judge.check`, for the questions that are left; `spent`: USD so far."""
+        """See `Judge.check`; `asks`: the unanswered questions, `spent`: USD so far."""
         ...
 
     def ask(self, asks: Sequence[Ask], spent: float, record: Record) -> JudgingResult:
-        """Answer all, in any order; `record` keeps each as it arrives. Failures are returned, not raised."""
+        """Query all, in any order; `record` is called with each answer. Failures are returned, not raised."""
         ...

@@ -1,8 +1,7 @@
-"""Any OpenAI-compatible endpoint as the engine of a judge.
+"""Judge engine for any OpenAI-compatible endpoint.
 
-Plain HTTP instead of a client library: what is retried, waited for and paid for twice is this module's business, and
-libraries decide it silently. The key comes from the environment, goes into one header, and is cut out of every text
-that a server sends back.
+Plain HTTP instead of a client library, because a library hides retries, waiting and double payment. The key comes from
+the environment, is sent in one header, and is removed from every text that a server returns.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from alphapo_cli.evaluation.judges.registry import check_key
 from alphapo_cli.evaluation.schema import JudgeConfig
 
 PRICES = {"gpt-4-1106-preview": (10.0, 30.0)}  # USD for a million tokens in and out; AlpacaEval counts 10 for both
-PREFLIGHT = 10.0  # seconds
+PREFLIGHT = 10.0  # seconds, timeout of the reachability check
 
 
 class OpenAIEngine:
-    """Asks `cfg.base_url` for one token and its top log-probs; `key`: None for a server without keys."""
+    """Queries `cfg.base_url` for one token and its top log-probs; `key`: None for a server without keys."""
 
     def __init__(self, cfg: JudgeConfig, key: str | None) -> None:
         self.cfg, self.key = cfg, key
@@ -36,10 +35,16 @@ class OpenAIEngine:
 
     @classmethod
     def from_environment(cls, cfg: JudgeConfig) -> OpenAIEngine:
-        """With the key in the variable `cfg.api_key_env`, that it is missing is said by `check`.
+        """Build the engine with the key in the environment variable `cfg.api_key_env`; `check` reports a missing key.
+
+        Args:
+            cfg: the judge settings.
+
+        Returns:
+            The engine.
 
         Raises:
-            UsageError: an unusable base URL, or a key that no header can hold.
+            UsageError: the base URL is unusable, or the key has characters that a header cannot hold.
         """
         key = os.environ.get(cfg.api_key_env, "").strip() if cfg.api_key_env else ""
         if not key.isascii() or any(c.isspace() or not c.isprintable() for c in key):
@@ -47,6 +52,7 @@ class OpenAIEngine:
         return cls(cfg, key or None)
 
     def identity(self) -> dict[str, Any]:
+        """See `JudgeEngine.identity`."""
         return {
             "base_url": self.base_url,
             "model": self.cfg.model,
@@ -55,7 +61,7 @@ class OpenAIEngine:
         }
 
     def check(self, asks: Sequence[Ask], spent: float) -> None:
-        """Key, cost limit and whether anybody listens at the base URL; says what is about to be asked and its price."""
+        """Check key, cost limit and base URL; print the number of requests and their estimated price to stderr."""
         check_key(self.cfg)
         tokens = sum(estimate_tokens(ask.messages) for ask in asks)
         costs = [self.estimate(ask) for ask in asks]
@@ -76,10 +82,10 @@ class OpenAIEngine:
         print(f"{len(asks)} requests to {self.cfg.model}: about {tokens:,} tokens, {price}", file=sys.stderr)
 
     def check_price(self) -> None:
-        """A cost limit can be kept only where a price is known.
+        """Check that a price is known if there is a cost limit.
 
         Raises:
-            UsageError: there is a limit and no price.
+            UsageError: judge.max_cost is set and no price is known.
         """
         if self.cfg.max_cost is not None and self.price(0, 0) is None:
             raise UsageError(
@@ -88,35 +94,37 @@ class OpenAIEngine:
             )
 
     def ask(self, asks: Sequence[Ask], spent: float, record: Record) -> JudgingResult:
+        """See `JudgeEngine.ask`."""
         session = Session(self.cfg, self.base_url, self.headers(), self.clean, self.estimate, self.price, spent, record)
         return asyncio.run(session.run(asks))
 
     def headers(self) -> dict[str, str]:
+        """HTTP headers with the key, empty without one."""
         return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
     def clean(self, text: str) -> str:
-        """`text` on one line, short, and without the key."""
+        """`text` on one line, at most 160 characters, with the key removed."""
         if self.key:
             text = text.replace(self.key, "[key]")
         flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
         return flat if len(flat) <= 160 else flat[:157] + "..."
 
     def price(self, tokens_in: int, tokens_out: int) -> float | None:
-        """USD, None where no price is known."""
-        known = PRICES.get(str(self.cfg.model), (None, None))
-        price_in = known[0] if self.cfg.price_input is None else self.cfg.price_input
-        price_out = known[1] if self.cfg.price_output is None else self.cfg.price_output
+        """Price in USD of so many tokens; None if unknown."""
+        default = PRICES.get(str(self.cfg.model), (None, None))
+        price_in = default[0] if self.cfg.price_input is None else self.cfg.price_input
+        price_out = default[1] if self.cfg.price_output is None else self.cfg.price_output
         return None if price_in is None or price_out is None else (tokens_in * price_in + tokens_out * price_out) / 1e6
 
     def estimate(self, ask: Ask) -> float | None:
-        """About what one request costs, USD."""
+        """Estimated price in USD of one request; None if unknown."""
         return self.price(estimate_tokens(ask.messages), 1)
 
     def reach(self) -> None:
-        """Does anybody listen at the base URL, and take the key?
+        """Check that the endpoint can be reached and accepts the key.
 
         Raises:
-            UsageError: not.
+            UsageError: the endpoint cannot be reached, or refuses the key.
         """
         url = f"{self.base_url}/models"
         try:
@@ -125,7 +133,7 @@ class OpenAIEngine:
             reason = self.clean(str(error)) or type(error).__name__
             raise UsageError(f"judge.base_url={self.base_url}: cannot be reached ({reason}); is it running?") from error
         except httpx.HTTPError:
-            return  # somebody listens; a server need not list its models
+            return  # the server is up; it need not implement /models
         if answer.status_code == 401:
             raise UsageError(f"judge.base_url={self.base_url} refuses the key in ${self.cfg.api_key_env} (HTTP 401)")
 
@@ -136,12 +144,12 @@ def _checked_url(url: str | None) -> str:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-        usable = usable and bool(httpx.URL(url).host)  # stricter than urlsplit, and here before it is in the way
+        usable = usable and bool(httpx.URL(url).host)  # stricter than urlsplit: raises here rather than in a request
     except (ValueError, httpx.InvalidURL):
-        shown = "" if any(mark in url for mark in "@?#") else f"={url}"  # what stands there may be a secret
+        shown = "" if any(mark in url for mark in "@?#") else f"={url}"  # it may contain a secret
         raise UsageError(f"judge.base_url{shown}: not a URL; write http://HOST:PORT/v1") from None
     if parts.username or parts.password or parts.query or parts.fragment:
-        # Not shown: what stands there is often a secret, and the URL goes into the manifest.
+        # Not shown: these parts are often secrets, and the URL is written to the manifest.
         raise UsageError("judge.base_url must hold no user, password or query; keys come from judge.api_key_env")
     if not usable:
         raise UsageError(f"judge.base_url={url}: not a URL; write http://HOST:PORT/v1")

@@ -1,9 +1,9 @@
-"""One session of requests to an endpoint: concurrency, retries, waiting, and stopping without losing anything.
+"""A session of concurrent requests to an endpoint: retries, rate limits, and interruption without loss.
 
-What happened decides what follows:
-    Retry      network, 408, 409, 425, 429, 5xx; fewer times after a timeout or an answer without log-probs, which may
-               have cost money
-    Permanent  the request itself is refused (too long, filtered): this one fails, the others go on
+Failed requests are classified:
+    Retry      network, 408, 409, 425, 429, 5xx; fewer attempts after a timeout or an answer without log-probs, which
+               may have cost money
+    Permanent  the request itself is refused (too long, filtered): it fails, the others continue
     Fatal      no request can succeed (key, model, quota): nothing more is sent
 """
 
@@ -31,17 +31,17 @@ from alphapo_cli.evaluation.judges.protocol import Ask, Message
 from alphapo_cli.evaluation.schema import JudgeConfig
 from alphapo_cli.runtime.signals import SIGNALS
 
-GRACE = 20.0  # seconds that requests under way get after Ctrl-C: they are paid for
-PAID_ATTEMPTS = 3  # how often an answer that may cost money can be useless or late before its judgement fails
+GRACE = 20.0  # seconds that requests in flight get after Ctrl-C: they are paid for
+PAID_ATTEMPTS = 3  # useless or late answers, each possibly charged, after which a judgement fails
 RETRIED = {408, 409, 425, 429}
-FATAL = {401, 404, 405}  # not 403: endpoints that moderate answer so to a single flagged prompt
+FATAL = {401, 404, 405}  # not 403: moderating endpoints return it for a single flagged prompt
 
 
 class Retry(Exception):
-    """May succeed later.
+    """The request may succeed later.
 
-    after: seconds that the server asked for; paid: what a useless answer cost; costly: the server may charge for what
-    it worked on in vain.
+    `after`: seconds of the server's Retry-After; `paid`: the useless answer, if one was charged; `costly`: the server
+    may charge for the failed attempt.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Fatal(Exception):
 
 
 class Session:
-    """Asks every question once, more often where that may help, and returns how it ended."""
+    """Queries every question, with retries, and returns how that ended."""
 
     def __init__(
         self,
@@ -75,15 +75,16 @@ class Session:
     ) -> None:
         self.cfg, self.url, self.headers, self.clean = cfg, f"{base_url}/chat/completions", headers, clean
         self.estimate, self.price, self.spent, self.record = estimate, price, spent, record
-        self.under_way = 0.0  # USD, estimated
+        self.in_flight = 0.0  # estimated USD of the requests in flight
         self.outcome = JudgingResult()
         self.not_before = 0.0  # the server's Retry-After, for all workers
-        self.in_a_row = 0
-        self.patience = max(8, cfg.concurrency)  # failures in a row after which the server counts as gone
+        self.failures = 0  # consecutive failed judgements
+        self.patience = max(8, cfg.concurrency)  # consecutive failures after which the server counts as down
 
     async def run(self, asks: Sequence[Ask]) -> JudgingResult:
+        """Query all questions with `cfg.concurrency` workers."""
         self.queue, self.stop = deque(asks), asyncio.Event()
-        self.hurry, self.again = asyncio.Event(), asyncio.Event()  # the first interruption, the second
+        self.first_interrupt, self.second_interrupt = asyncio.Event(), asyncio.Event()
         with tqdm(total=len(asks), unit=" judgements", disable=None, file=sys.stderr) as self.bar, self._signals():
             limits = httpx.Limits(max_connections=self.cfg.concurrency)
             async with httpx.AsyncClient(headers=self.headers, limits=limits, timeout=None) as client:
@@ -99,23 +100,23 @@ class Session:
     async def _until_done(self, workers: Sequence[asyncio.Task[None]]) -> None:
         work: asyncio.Future[Any] = asyncio.gather(*workers)
         stopped: asyncio.Future[Any] = asyncio.create_task(self.stop.wait())
-        hurry: asyncio.Future[Any] = asyncio.create_task(self.hurry.wait())
-        again: asyncio.Future[Any] = asyncio.create_task(self.again.wait())
+        first: asyncio.Future[Any] = asyncio.create_task(self.first_interrupt.wait())
+        second: asyncio.Future[Any] = asyncio.create_task(self.second_interrupt.wait())
         try:
             await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            # Stopped by what an answer said, nobody is waiting: what is under way ends by its own time-out.
-            await asyncio.wait({work, hurry}, return_when=asyncio.FIRST_COMPLETED)
+            # Stopped by a server's answer, no user waits: requests in flight end by their own timeout.
+            await asyncio.wait({work, first}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                await asyncio.wait({work, again}, timeout=GRACE, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({work, second}, timeout=GRACE, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 work.result()  # raises what a worker raised, such as a full disk
         finally:
-            for waiting in (stopped, hurry, again):
-                waiting.cancel()
+            for task in (stopped, first, second):
+                task.cancel()
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first Ctrl-C, SIGTERM or SIGHUP lets what is under way finish, the second does not."""
+        """The first Ctrl-C, SIGTERM or SIGHUP lets requests in flight finish, the second cancels them."""
         loop, before = asyncio.get_running_loop(), {}
         with contextlib.suppress(ValueError, RuntimeError):  # not the main thread: its owner handles signals
             for number in SIGNALS:
@@ -133,10 +134,10 @@ class Session:
 
     def _interrupt(self) -> None:
         if self.stop.is_set() and self.outcome.interrupted:
-            self.again.set()
+            self.second_interrupt.set()
             return
         self.outcome.interrupted = True
-        self.hurry.set()
+        self.first_interrupt.set()
         self._halt("interrupted")
         with contextlib.suppress(OSError):  # the terminal may be gone
             self.bar.write("interrupted: waiting for the requests under way (again: stop now)", file=sys.stderr)
@@ -156,24 +157,24 @@ class Session:
             await self._wait(self.not_before - time.monotonic())
             cost = self.estimate(ask) or 0.0
             limit = self.cfg.max_cost
-            if limit is not None and not self.stop.is_set() and self.spent + self.under_way + cost > limit:
+            if limit is not None and not self.stop.is_set() and self.spent + self.in_flight + cost > limit:
                 self._halt(f"--max-cost {limit:g} is reached (requests cost more than estimated)")
             if self.stop.is_set():
                 return
-            self.under_way += cost
+            self.in_flight += cost
             try:
                 reply = await self._attempt(client, ask)
             except Retry as error:
                 paid += error.costly
                 if error.paid is not None:
-                    self._keep(ask, error.paid)
+                    self._record(ask, error.paid)
                 if error.after is not None and error.after > self.cfg.max_wait:
                     self._fail(ask, f"{error} (asks to wait {error.after:.0f} s, judge.max_wait={self.cfg.max_wait:g})")
                     return
                 if attempt == self.cfg.attempts or paid == PAID_ATTEMPTS:
                     self._fail(ask, str(error))
                     return
-                self.under_way, cost = self.under_way - cost, 0.0
+                self.in_flight, cost = self.in_flight - cost, 0.0
                 await self._wait(self._delay(attempt, error.after))
             except Permanent as error:
                 self._fail(ask, str(error))
@@ -183,14 +184,14 @@ class Session:
                 self._halt("no request can succeed")
                 return
             else:
-                self._keep(ask, reply)
-                self.in_a_row = 0
+                self._record(ask, reply)
+                self.failures = 0
                 self.bar.update()
                 return
             finally:
-                self.under_way -= cost
+                self.in_flight -= cost
 
-    def _keep(self, ask: Ask, answer: Reply | Unusable) -> None:
+    def _record(self, ask: Ask, answer: Reply | Unusable) -> None:
         if answer.price is None:  # a server that does not count tokens
             answer = dataclasses.replace(answer, price=self.estimate(ask))
         self.spent += answer.price or 0.0
@@ -199,20 +200,20 @@ class Session:
     def _fail(self, ask: Ask, reason: str) -> None:
         self.outcome.failed[ask.key] = reason
         self.bar.update()
-        self.in_a_row += 1
-        # As many as may fail are no reason to stop: when the same line comes again, they are all that is left to ask.
-        if self.in_a_row >= self.patience and len(self.outcome.failed) > self.cfg.max_failed and not self.stop.is_set():
-            self._halt(f"{self.in_a_row} judgements in a row had failed")
+        self.failures += 1
+        # Up to max_failed failures do not stop the session: a rerun may have no other questions left.
+        if self.failures >= self.patience and len(self.outcome.failed) > self.cfg.max_failed and not self.stop.is_set():
+            self._halt(f"{self.failures} judgements in a row had failed")
 
     def _delay(self, attempt: int, after: float | None) -> float:
-        """Seconds before the next attempt: doubling with jitter, and no less than the server wishes of all workers."""
+        """Seconds before the next attempt: exponential backoff with jitter, at least the server's Retry-After."""
         longest = min(self.cfg.max_wait, self.cfg.wait * 2.0 ** (attempt - 1))
-        own = longest * (0.5 + 0.5 * random.random())
+        backoff = longest * (0.5 + 0.5 * random.random())
         if after is None:
-            return own
+            return backoff
         self.not_before = max(self.not_before, time.monotonic() + after)
-        # A short wish comes again as long as the limit holds: a "0" each time would use up all attempts at once.
-        return max(own, after * (1.0 + 0.1 * random.random()))
+        # A rate-limited server may repeat a short Retry-After: "0" each time would use up all attempts at once.
+        return max(backoff, after * (1.0 + 0.1 * random.random()))
 
     async def _wait(self, seconds: float) -> None:
         """Sleep, unless stopped."""
@@ -234,8 +235,8 @@ class Session:
         return self._read(answer, time.monotonic() - began)
 
     def _refusal(self, answer: httpx.Response) -> Exception:
-        status, said = answer.status_code, _message(answer)
-        reason = self.clean(f"HTTP {status}" + (f": {said}" if said else ""))
+        status, detail = answer.status_code, _message(answer)
+        reason = self.clean(f"HTTP {status}" + (f": {detail}" if detail else ""))
         if status in FATAL or 300 <= status < 400 or (status == 429 and "insufficient_quota" in answer.text):
             return Fatal(reason)
         if status in RETRIED or status >= 500 or status < 300:
@@ -272,11 +273,7 @@ def _payload(cfg: JudgeConfig, messages: Sequence[Message]) -> dict[str, Any]:
 
 
 def first_token(body: Any) -> tuple[tuple[str, float], ...]:
-    """(token, log-prob) of the first answer token's alternatives in a chat completion.
-
-    Raises:
-        ValueError: they are not there; the message says what is missing.
-    """
+    """(token, log-prob in nats) of the first token's alternatives; ValueError for missing or malformed log-probs."""
     try:
         choice = body["choices"][0]
     except (KeyError, IndexError, TypeError) as error:
@@ -293,7 +290,7 @@ def first_token(body: Any) -> tuple[tuple[str, float], ...]:
 
 
 def retry_after(value: str | None, now: float) -> float | None:
-    """Seconds from a Retry-After header, which holds seconds or a date; None where it holds neither. now: Unix time."""
+    """Seconds of a Retry-After header with seconds or a date; None for anything else. `now`: Unix time."""
     if value is None:
         return None
     with contextlib.suppress(ValueError):
@@ -306,11 +303,11 @@ def retry_after(value: str | None, now: float) -> float | None:
 
 
 def _message(answer: httpx.Response) -> str:
-    """What the server says went wrong: its error message, or its text. Not cut: half a key would not be recognised."""
+    """The server's error message, or its text. Not truncated: `clean` must see a key in full."""
     try:
         body = json.loads(answer.text)
     except (ValueError, RecursionError):
         return answer.text
     error = body.get("error", body) if isinstance(body, dict) else body
-    said = error.get("message") if isinstance(error, dict) else error
-    return said if isinstance(said, str) else json.dumps(error)
+    detail = error.get("message") if isinstance(error, dict) else error
+    return detail if isinstance(detail, str) else json.dumps(error)

@@ -1,4 +1,4 @@
-"""alphapo's own text for a judge that is a language model, in AlpacaEval's template format."""
+"""The default prompt of judge models, in AlpacaEval's template format."""
 
 DEFAULT_PROMPT = """<|im_start|>system
 You compare two answers to the same request and say which one a careful reader would rather have received. Correctness and doing what was asked come first, then usefulness, then clarity. Length by itself is neither good nor bad.

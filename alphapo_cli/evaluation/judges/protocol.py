@@ -1,9 +1,9 @@
-"""How a language model judges a pair: AlpacaEval 2's protocol as pure functions, whatever engine answers.
+"""AlpacaEval 2's pairwise judging protocol as pure functions, independent of the engine.
 
-The judge sees both outputs in one prompt, the first called "m" and the second "M", and says one of the two names. Its
-answer is not drawn but read from the log-probs of the first token: P(m) = e^m / (e^m + e^M), where a token that is not
-among the top ones has probability 0. Which output comes first is a coin that depends on the instruction alone.
-Source: alpaca_eval 0.6.6, annotator weighted_alpaca_eval_gpt4_turbo.
+The judge sees both outputs in one prompt, the first called "m" and the second "M", and replies with one of the two
+names. Its preference is computed from the log-probs of the first token, not from the sampled one: P(m) = e^m / (e^m +
+e^M), where a token outside the top log-probs has probability 0. A random draw that depends on the instruction alone
+decides which output comes first. Source: alpaca_eval 0.6.6, annotator weighted_alpaca_eval_gpt4_turbo.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _START, _END = "<|im_start|>", "<|im_end|>"
 
 @dataclass(frozen=True)
 class Pair:
-    """What is judged: output_1 is the reference's, output_2 the model's."""
+    """Two outputs to compare: output_1 is the reference's, output_2 the model's."""
 
     instruction: str
     output_1: str
@@ -38,13 +38,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class Message:
+    """A chat message."""
+
     role: str
     content: str
 
 
 @dataclass(frozen=True)
 class Template:
-    """A prompt as chat messages with the three places to fill; `text` is where it came from."""
+    """A prompt as chat messages with the three placeholders `PLACES`; `text`: its source text."""
 
     messages: tuple[Message, ...]
     text: str
@@ -52,7 +54,7 @@ class Template:
 
 @dataclass(frozen=True)
 class Ask:
-    """One question to the judge. `row`: which pair; `switched`: the model's output is shown first; `key`: its hash."""
+    """One question to the judge. `row`: index of the pair; `switched`: the model's output comes first; `key`: hash."""
 
     row: int
     switched: bool
@@ -64,10 +66,16 @@ TopLogProbs = Sequence[tuple[str, float]]  # (token, natural log-prob) of the fi
 
 
 def load_template(path: str | None) -> Template:
-    """The template in a file of AlpacaEval's format, or alphapo's own for None.
+    """Load a judge prompt.
+
+    Args:
+        path: file in AlpacaEval's template format; None: alphapo's default prompt.
+
+    Returns:
+        The template.
 
     Raises:
-        UsageError: the file cannot be read, or one of {instruction}, {output_1}, {output_2} is missing.
+        UsageError: the file is unreadable, or lacks one of {instruction}, {output_1}, {output_2}.
     """
     text = DEFAULT_PROMPT if path is None else read_text(Path(path).expanduser())
     missing = [f"{{{place}}}" for place in PLACES if f"{{{place}}}" not in text]
@@ -77,10 +85,17 @@ def load_template(path: str | None) -> Template:
 
 
 def split_chat(text: str, path: str | None = None) -> tuple[Message, ...]:
-    """The messages between ChatML markers, each stripped; text without markers is one user message.
+    """Split a ChatML prompt into messages; text without markers is one user message.
+
+    Args:
+        text: the prompt.
+        path: its file, for messages.
+
+    Returns:
+        The messages, with white space around them stripped.
 
     Raises:
-        UsageError: a marker without its counterpart.
+        UsageError: a marker has no counterpart.
     """
     if _START not in text:
         return (Message("user", text.strip()),)
@@ -95,10 +110,18 @@ def split_chat(text: str, path: str | None = None) -> tuple[Message, ...]:
 
 
 def fill(template: Template, instruction: str, first: str, second: str) -> tuple[Message, ...]:
-    """The messages for one pair: each place's first occurrence is replaced, in the order of `PLACES`, without escapes.
+    """Fill a template: the first occurrence of each placeholder is replaced, in the order of `PLACES`, unescaped.
 
-    The template is split into messages before it is filled, so that a marker inside an output stays text and cannot
-    open a message of its own.
+    The template is split into messages before, so that a ChatML marker inside an output cannot open a message.
+
+    Args:
+        template: the judge prompt.
+        instruction: what was asked.
+        first: the output called "m".
+        second: the output called "M".
+
+    Returns:
+        The messages for one pair.
     """
     contents = [message.content for message in template.messages]
     for place, text in zip(PLACES, (instruction, first, second), strict=True):
@@ -112,28 +135,28 @@ def fill(template: Template, instruction: str, first: str, second: str) -> tuple
 
 
 def is_switched(instruction: str, seed: int = 0) -> bool:
-    """Whether the model's output is shown first: AlpacaEval's coin (annotator seed 0 there)."""
-    # The random stream of a text seed is the same in every Python; `choices` draws one random().
+    """Whether the model's output is shown first: AlpacaEval's random draw (there with annotator seed 0)."""
+    # A text seed gives the same stream in every Python version; `choices` uses one random().
     return random.Random(f"is_switched_outputs{instruction}{seed}").choices([False, True], k=1)[0]
 
 
 def probability_first(top: TopLogProbs) -> float | None:
-    """P(m) from the top log-probs of the first token, None when neither name is among them."""
-    found: dict[str, float] = {}
+    """P(m) from the top log-probs of the first token; None if they contain neither name."""
+    logprobs: dict[str, float] = {}
     for token, logprob in top:
         if token in (FIRST, SECOND):
-            found.setdefault(token, logprob)
-    if not found:
+            logprobs.setdefault(token, logprob)
+    if not logprobs:
         return None
-    gap = found.get(SECOND, -math.inf) - found.get(FIRST, -math.inf)
+    gap = logprobs.get(SECOND, -math.inf) - logprobs.get(FIRST, -math.inf)
     if math.isnan(gap):  # both minus infinity
         return None
-    # The logistic function of -gap, which no size of gap can make overflow.
+    # sigmoid(-gap), without overflow for any gap.
     return 0.5 * (1.0 - math.tanh(0.5 * gap))
 
 
 def preference(top: TopLogProbs, switched: bool) -> float | None:
-    """1 (reference better) to 2 (model better), None when the judge named neither."""
+    """Preference from 1 (reference better) to 2 (model better); None if the top log-probs contain neither name."""
     p = probability_first(top)
     if p is None:
         return None
@@ -144,11 +167,19 @@ def preference(top: TopLogProbs, switched: bool) -> float | None:
 def asks(
     pairs: Sequence[Pair], template: Template, *, seed: int, both_orders: bool, fingerprint: str
 ) -> dict[int, list[Ask]]:
-    """The questions for each row that needs any: none where the two outputs are the same (a draw), two in both orders.
+    """Build the questions to the judge.
 
-    `fingerprint` names everything about the judge that an answer depends on; it is part of each key.
+    Args:
+        pairs: outputs to compare.
+        template: the judge prompt.
+        seed: of the order of the two outputs.
+        both_orders: ask in both orders.
+        fingerprint: everything about the judge that its answers depend on; part of each key.
+
+    Returns:
+        One question per row, two with `both_orders`; rows with equal outputs (a draw) have none.
     """
-    made: dict[int, list[Ask]] = {}
+    questions: dict[int, list[Ask]] = {}
     for row, pair in enumerate(pairs):
         if pair.output_1 == pair.output_2:
             continue
@@ -156,14 +187,14 @@ def asks(
         for switched in (drawn, not drawn) if both_orders else (drawn,):
             first, second = (pair.output_2, pair.output_1) if switched else (pair.output_1, pair.output_2)
             messages = fill(template, pair.instruction, first, second)
-            facts = [fingerprint, pair.instruction, pair.output_1, pair.output_2, switched]
-            key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-            made.setdefault(row, []).append(Ask(row, switched, messages, key))
-    return made
+            parts = [fingerprint, pair.instruction, pair.output_1, pair.output_2, switched]
+            key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+            questions.setdefault(row, []).append(Ask(row, switched, messages, key))
+    return questions
 
 
 def estimate_tokens(messages: Sequence[Message]) -> int:
-    """About how many tokens a prompt has: four characters of English a token, one of other scripts, a few a message."""
+    """Estimated tokens of a prompt: one per 4 ASCII characters or 1 other character, 4 per message, and 3."""
     text = "".join(message.content for message in messages)
-    words = len(re.sub(r"[^\x00-\x7f]", "", text))
-    return math.ceil(words / 4 + (len(text) - words)) + 4 * len(messages) + 3
+    ascii_length = len(re.sub(r"[^\x00-\x7f]", "", text))
+    return math.ceil(ascii_length / 4 + (len(text) - ascii_length)) + 4 * len(messages) + 3

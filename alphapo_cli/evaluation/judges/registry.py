@@ -1,4 +1,4 @@
-"""The judges by name."""
+"""Judges by name: checks of their settings, and construction."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ if TYPE_CHECKING:
     from alphapo_cli.evaluation.formats import ModelOutputs
     from alphapo_cli.evaluation.judges.judge import Judge
 
-# What an environment variable is called. A key pasted in place of its variable's name rarely looks like one.
+# The form of an environment variable's name, which a key pasted in its place rarely has.
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def check_settings(cfg: JudgeConfig, annotations: Path | None) -> None:
-    """What can be known to be missing before there are outputs to judge.
+    """Check the judge settings alone.
+
+    Args:
+        cfg: the judge settings.
+        annotations: the file of --annotations, None without the option.
 
     Raises:
-        UsageError: a setting or a file that this judge needs; a key in place of its variable's name.
+        UsageError: a setting or file is missing or superfluous, or a key is given in place of its variable's name.
     """
     if annotations is not None and cfg.name != "replay":
         raise UsageError(f"--annotations goes with --judge replay, not {cfg.name}")
@@ -43,10 +47,13 @@ def check_settings(cfg: JudgeConfig, annotations: Path | None) -> None:
 
 
 def check_key(cfg: JudgeConfig) -> None:
-    """Is the key there? Asked only where something is left to be judged.
+    """Check that the API key is set; needed only while judgements are missing.
+
+    Args:
+        cfg: the judge settings.
 
     Raises:
-        UsageError: it is not.
+        UsageError: the environment variable `cfg.api_key_env` is empty or unset.
     """
     name = cfg.api_key_env if cfg.name == "openai" else None
     if name and not os.environ.get(name, "").strip():
@@ -57,10 +64,14 @@ def check_key(cfg: JudgeConfig) -> None:
 
 
 def check_judge(cfg: JudgeConfig, annotations: Path | None) -> None:
-    """What a judge lacks, as far as that shows before there is anything to judge: so before training.
+    """Check a judge before there are outputs to judge, and so before training.
+
+    Args:
+        cfg: the judge settings.
+        annotations: the file of --annotations, None without the option.
 
     Raises:
-        UsageError: a setting, file, model, key or price is missing, or nobody listens at its address.
+        UsageError: a setting, file, model, key or price is missing, or the endpoint cannot be reached.
     """
     check_settings(cfg, annotations)
     if cfg.name == "replay":
@@ -87,10 +98,18 @@ def check_judge(cfg: JudgeConfig, annotations: Path | None) -> None:
 
 
 def build(cfg: JudgeConfig, outputs: ModelOutputs, annotations: Path | None) -> Judge:
-    """The judge of `cfg`, its files read and checked; imports no more than it needs.
+    """Build the judge and read its files; only the modules of that judge are imported.
+
+    Args:
+        cfg: the judge settings.
+        outputs: the outputs to judge.
+        annotations: the file of --annotations, None without the option.
+
+    Returns:
+        The judge.
 
     Raises:
-        UsageError: a setting or file that this judge needs is missing or wrong.
+        UsageError: a required setting or file is missing or wrong.
     """
     check_settings(cfg, annotations)
     if cfg.name == "replay":
@@ -114,5 +133,5 @@ def build(cfg: JudgeConfig, outputs: ModelOutputs, annotations: Path | None) -> 
     from alphapo_cli.evaluation.judges.vllm import VLLMEngine
 
     engine = VLLMEngine(cfg)
-    # A model's path is no name for a judge.
+    # The annotator is named after the model, not after its path.
     return ModelJudge(engine, replace(cfg, annotator=cfg.annotator or f"alphapo_vllm_{engine.subject.name}"))

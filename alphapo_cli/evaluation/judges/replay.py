@@ -1,4 +1,4 @@
-"""Judgements that exist already: an annotations.json of AlpacaEval or of an earlier `alphapo eval`."""
+"""Existing judgements as judge: an annotations.json of AlpacaEval or of an earlier `alphapo eval`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FIELDS = {"preference_raw_completion": "raw", "preference_price_per_example": "
 
 
 class Replay:
-    """Looks each pair up by its instruction."""
+    """Looks up the judgement of each pair by its instruction."""
 
     def __init__(self, annotations: Annotations) -> None:
         self.annotations = annotations
@@ -26,14 +26,18 @@ class Replay:
         self.annotator = " and ".join(named) or "unknown"
 
     def identity(self) -> dict[str, Any]:
+        """See `Judge.identity`."""
         rows = [[r.instruction, r.output_1, r.output_2, r.preference] for r in self.annotations.rows]
         return {"annotations": digest(rows), "annotator": self.annotator}
 
     def check_model(self, outputs: ModelOutputs) -> None:
-        """The annotations must be of these outputs.
+        """Check that the annotations judge these outputs.
+
+        Args:
+            outputs: the outputs to evaluate.
 
         Raises:
-            UsageError: they name another model, share no instruction, or judge other texts.
+            UsageError: the annotations name another model, share no instruction with `outputs`, or judge other texts.
         """
         other = self.annotations.generator
         if other is not None and outputs.named and other != outputs.generator:
@@ -52,6 +56,7 @@ class Replay:
             )
 
     def check(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> None:
+        """See `Judge.check`; the annotations must have the same reference outputs."""
         changed = [p for p in pairs if p.instruction in self.rows and self.rows[p.instruction].output_1 != p.output_1]
         if changed:
             raise UsageError(
@@ -60,6 +65,7 @@ class Replay:
             )
 
     def judge(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> Judged:
+        """See `Judge.judge`."""
         return Judged([self._verdict(pair.instruction) for pair in pairs])
 
     def _verdict(self, instruction: str) -> Verdict | None:

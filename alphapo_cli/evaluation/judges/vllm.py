@@ -1,7 +1,7 @@
-"""A local model as the engine of a judge: vLLM in a process of its own, no server.
+"""Judge engine for a local model: vLLM in a child process, without a server.
 
-The questions are the same as an endpoint's. They go in as token ids of the judge's own chat template, and what comes
-back is the log-probs of the first token, which do not depend on the token drawn.
+The questions are the same as for an endpoint. They are tokenised with the judge model's chat template, and the answer
+is the log-probs of the first token, which do not depend on the sampled token.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from alphapo_cli.evaluation.schema import JudgeConfig
 
 
 class VLLMEngine:
-    """Asks `cfg.model` (a directory, a run directory or a hub name) for one token and its top log-probs.
+    """Queries `cfg.model` (a directory, a run directory or a hub name) for one token and its top log-probs.
 
     Raises:
-        UsageError: vLLM is not installed, or the model is not there or has no chat template.
+        UsageError: vLLM is not installed, or the model is missing or has no chat template.
     """
 
     def __init__(self, cfg: JudgeConfig) -> None:
@@ -46,10 +46,11 @@ class VLLMEngine:
         self.model_identity = self.subject.identity(cache_dir())
 
     def identity(self) -> dict[str, Any]:
+        """See `JudgeEngine.identity`."""
         return {"engine": "vllm", "model": self.model_identity, "top_logprobs": self.cfg.top_logprobs}
 
     def check(self, asks: Sequence[Ask], spent: float) -> None:
-        """Every question must fit into the judge's context; as many as judge.max_failed may be left out."""
+        """Check that all questions but judge.max_failed fit into the judge model's context."""
         long = sum(not self._fits(ids) for ids in self._encoded(asks))
         if long > self.cfg.max_failed:
             raise UsageError(
@@ -58,6 +59,7 @@ class VLLMEngine:
             )
 
     def ask(self, asks: Sequence[Ask], spent: float, record: Record) -> JudgingResult:
+        """See `JudgeEngine.ask`."""
         encoded = self._encoded(asks)
         outcome = JudgingResult()
         kept = [number for number, ids in enumerate(encoded) if self._fits(ids)]
@@ -88,7 +90,7 @@ class VLLMEngine:
         print(f"starting vLLM with the judge {self.cfg.model} ...", file=sys.stderr, flush=True)
         with VLLMProcess(self._job(max(len(ids) for _, ids in asks)), rows, log) as engine:
 
-            def keep(row: dict[str, Any]) -> None:
+            def record_row(row: dict[str, Any]) -> None:
                 ask, ids = asks[row["id"]]
                 check_engine(ask.row + 1, ids, row["prompt_ids"], tokenizer)
                 top = tuple((str(tokenizer.decode([token])), logprob) for token, logprob in row["logprobs"])
@@ -99,12 +101,12 @@ class VLLMEngine:
                 check_engine(asks[number][0].row + 1, asks[number][1], ids, tokenizer)
             began = time.perf_counter()
             with tqdm(total=len(asks), unit=" judgements", disable=None, file=sys.stderr) as bar:
-                engine.answer(keep)
+                engine.answer(record_row)
 
     def _job(self, longest: int) -> dict[str, Any]:
         from alphapo_cli.generation.vllm_process import plan
 
-        # Questions begin alike, and a cached beginning need not be read again.
+        # All questions share a prefix, whose KV cache is reused.
         sampling = {"temperature": 0.0, "max_tokens": 1, "logprobs": self.cfg.top_logprobs}
         return plan(self.subject, self.cfg.vllm, longest + 1, sampling, prefix_caching=True)
 
