@@ -83,8 +83,9 @@ def ours(
     from alphapo_cli.config.overrides import Sources, read_line
     from alphapo_cli.modeling.policy import policy_of
     from alphapo_cli.objective.build import build
+    from alphapo_cli.training.arguments import training_arguments
     from alphapo_cli.training.inputs import TrainingInputs
-    from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
+    from alphapo_cli.training.trainer import PreferenceTrainer
 
     where = Sources()
     line = [

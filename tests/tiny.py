@@ -30,9 +30,10 @@ from alphapo_cli.data.tokenise import encode_pairs
 from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.objective.build import build
 from alphapo_cli.objective.objective import Objective
+from alphapo_cli.training.arguments import training_arguments
 from alphapo_cli.training.data_order import DataOrder
 from alphapo_cli.training.inputs import TrainingInputs
-from alphapo_cli.training.trainer import PreferenceTrainer, StepHooks, training_arguments
+from alphapo_cli.training.trainer import PreferenceTrainer, StepHooks
 
 HH = Path(__file__).resolve().parents[2] / "shared" / "data" / "hh-rlhf" / "harmless-base-test.jsonl.gz"
 

@@ -18,7 +18,7 @@ from eval_world import SHARED, alphapo, load, needs_shared
 
 from alphapo_cli.evaluation import length_controlled as lc
 from alphapo_cli.evaluation.formats import ModelOutputs, read_outputs
-from alphapo_cli.evaluation.judges.openai_session import first_token
+from alphapo_cli.evaluation.judges.openai_response import first_token
 from alphapo_cli.evaluation.judges.protocol import fill, is_switched, load_template, preference
 from alphapo_cli.evaluation.winrate import shares, win_rates
 

@@ -24,8 +24,8 @@ from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.probe.scoring import score_pairs
 from alphapo_cli.runtime.distributed import Processes
+from alphapo_cli.training.arguments import training_arguments
 from alphapo_cli.training.data_order import DataOrder
-from alphapo_cli.training.trainer import training_arguments
 from tests import tiny
 
 OBJECTIVES = {

@@ -32,9 +32,10 @@ from alphapo_cli.objective.build import build
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.runtime.threads import threads
 from alphapo_cli.storage.atomic import whole_directory
+from alphapo_cli.training.arguments import training_arguments
 from alphapo_cli.training.data_order import DataOrder
 from alphapo_cli.training.inputs import TrainingInputs
-from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
+from alphapo_cli.training.trainer import PreferenceTrainer
 
 _DISTRIBUTED = (
     "RANK",

@@ -33,8 +33,9 @@ from alphapo_cli.storage.atomic import jsonable, whole_directory, write_json
 from alphapo_cli.storage.jsonl import append_jsonl
 from alphapo_cli.storage.run_lock import LockLost, LockStatus, RunLock, acquire
 from alphapo_cli.training import guards
+from alphapo_cli.training.arguments import check_optimizer, training_arguments
 from alphapo_cli.training.data_order import DataOrder, probe_every
-from alphapo_cli.training.trainer import PreferenceTrainer, StepHooks, check_optimizer, training_arguments
+from alphapo_cli.training.trainer import PreferenceTrainer, StepHooks
 
 
 @dataclass(frozen=True)
