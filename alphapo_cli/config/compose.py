@@ -279,6 +279,11 @@ def leaves(cfg: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Keys with different values, in alphabetical order; a key that one of the two has not is null there."""
+    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+
+
 def to_yaml(cfg: Any) -> str:
     """The resolved configuration, a dataclass, as YAML."""
     return OmegaConf.to_yaml(OmegaConf.create(to_dict(cfg)))  # half the time that a typed container takes

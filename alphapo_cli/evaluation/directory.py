@@ -21,8 +21,9 @@ from typing import Any, ClassVar
 from alphapo_cli.config.compose import leaves
 from alphapo_cli.evaluation.judges.journal import FILE as JUDGEMENTS
 from alphapo_cli.evaluation.schema import JudgeConfig, StatisticsConfig
-from alphapo_cli.runs.keyed_directory import KeyedDirectory, differing, read_object
+from alphapo_cli.runs.keyed_directory import KeyedDirectory, differing
 from alphapo_cli.storage.atomic import write_json
+from alphapo_cli.storage.strict_json import read_object
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from alphapo_cli.config.compose import leaves, to_yaml
 from alphapo_cli.errors import UsageError
 from alphapo_cli.generation.schema import GenerateConfig, GenerationConfig
 from alphapo_cli.modeling.sampling import Sample
-from alphapo_cli.runs.keyed_directory import KeyedDirectory, read_object
+from alphapo_cli.runs.keyed_directory import KeyedDirectory
 from alphapo_cli.storage.atomic import write_atomic, write_json
 from alphapo_cli.storage.jsonl import read_jsonl
+from alphapo_cli.storage.strict_json import read_object
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,11 @@ from alphapo_cli.config.compose import to_yaml
 from alphapo_cli.data.file_hashes import fingerprints
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runs import identity
-from alphapo_cli.runs.state import OUTCOME, OVER, RunState, parsed
+from alphapo_cli.runs.state import OUTCOME, OVER, RunState
 from alphapo_cli.storage.atomic import UNBEGUN, check_folder, usable, write_atomic, write_json
 from alphapo_cli.storage.hashing import digest as digest
 from alphapo_cli.storage.jsonl import json_line, read_jsonl
+from alphapo_cli.storage.strict_json import parsed_object
 
 # What a run writes; `begin` removes these and nothing else. The claim outlives them.
 # config.yaml first: without it, nothing goes on from what a kill in between has left.
@@ -121,7 +122,7 @@ class RunDirectory(RunState):
         summary = None
         with contextlib.suppress(FileNotFoundError):
             # Read once: one that cannot be read just now may say "complete", and so may one that is damaged.
-            summary = parsed(self.summary_file.read_bytes())
+            summary = parsed_object(self.summary_file.read_bytes())
             if summary is None:
                 raise UsageError(
                     f"{self.summary_file} is damaged, and may have said that the run is complete; restore it, remove it to "

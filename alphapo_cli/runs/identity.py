@@ -23,8 +23,8 @@ from alphapo_cli.config.compose import leaves, to_dict, to_yaml
 from alphapo_cli.config.objective_parts import OPTIONAL, PARTS, declared
 from alphapo_cli.config.overrides import shown
 from alphapo_cli.errors import UsageError
-from alphapo_cli.runs.state import parsed
 from alphapo_cli.storage.hashing import digest
+from alphapo_cli.storage.strict_json import parsed_object
 
 # Settings that say where, how often saved and how watched a run is, not what it computes.
 NOT_IDENTITY = ("run.", "tracking.", "data.workers", "trainer.save_")
@@ -154,7 +154,7 @@ def _is_earlier(place: Path, argv: Sequence[str]) -> bool:
         return False
     if not argv or json.dumps(_said(argv)[-1]).encode() not in content:  # reading thousands as JSON takes longer
         return False
-    manifest = parsed(content) or {}
+    manifest = parsed_object(content) or {}
     command = manifest.get("command")
     return isinstance(command, list) and _said(command) == _said(argv) and numerics_of(manifest) < max(NUMERICS)
 

@@ -8,7 +8,6 @@ defaults, so that a later version may add some; one with a name by an earlier ve
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
+from alphapo_cli.config.compose import differing_keys, leaves
 from alphapo_cli.config.schema import RunConfig
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runs.identity import names_in
 from alphapo_cli.storage.atomic import UNBEGUN, check_folder, usable
 from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.jsonl import check_free
+from alphapo_cli.storage.strict_json import read_object
 
 FIX = "choose another --out"
 
@@ -86,7 +87,7 @@ class KeyedDirectory:
 
     @classmethod
     def _hash(cls, identity: dict[str, Any]) -> str:
-        flat = _flat(identity)
+        flat = leaves(identity)
         return digest({k: v for k, v in flat.items() if k not in cls.DEFAULTS or cls.DEFAULTS[k] != v})[:8]
 
     def stored(self) -> dict[str, Any] | None:
@@ -139,25 +140,8 @@ class KeyedDirectory:
         return True
 
 
-def read_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object in `path`; None where there is none."""
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return loaded if isinstance(loaded, dict) else None
-
-
 def differing(
     old: dict[str, Any], new: dict[str, Any], defaults: Mapping[str, Any] = MappingProxyType({})
 ) -> list[str]:
     """Dotted keys with different values; one that is missing stands at its default."""
-    was, now = {**defaults, **_flat(old)}, {**defaults, **_flat(new)}
-    return sorted(k for k in was.keys() | now.keys() if was.get(k) != now.get(k))
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        found |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
-    return found
+    return differing_keys({**defaults, **leaves(old)}, {**defaults, **leaves(new)})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.storage.run_lock import lock_status
+from alphapo_cli.storage.strict_json import read_object
 
 OVER = ("complete", "stopped")  # states of runs that no line takes up again
 OUTCOME = "outcome.json"
@@ -43,15 +44,15 @@ class RunState:
 
     def read_manifest(self) -> dict[str, Any]:
         """manifest.json, empty where there is none or it cannot be read."""
-        return _object(self.manifest) or {}
+        return read_object(self.manifest) or {}
 
     def summary(self) -> dict[str, Any] | None:
         """summary.json, or None where there is none or it cannot be read."""
-        return _object(self.summary_file)
+        return read_object(self.summary_file)
 
     def outcome(self) -> dict[str, Any]:
         """outcome.json: what generating and evaluating found; empty where there is none."""
-        return _object(self.path / OUTCOME) or {}
+        return read_object(self.path / OUTCOME) or {}
 
     @property
     def state(self) -> str:
@@ -67,22 +68,6 @@ class RunState:
             now = lock_status(self.lock)
             return "running" if now is not None and now.held else "interrupted"
         return state
-
-
-def _object(path: Path) -> dict[str, Any] | None:
-    try:
-        return parsed(path.read_bytes())
-    except OSError:
-        return None
-
-
-def parsed(content: bytes) -> dict[str, Any] | None:
-    """The JSON object that a file holds; None where it is damaged."""
-    try:
-        loaded = json.loads(content)
-    except ValueError:
-        return None
-    return loaded if isinstance(loaded, dict) else None
 
 
 def last_row(path: Path) -> dict[str, Any]:

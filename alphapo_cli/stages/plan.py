@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from alphapo_cli.config.compose import compose
+from alphapo_cli.config.compose import compose, differing_keys
 from alphapo_cli.config.overrides import Line, Sources, read_line
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import UsageError
@@ -132,8 +132,7 @@ def differing_lines(old: list[Any], new: list[Any]) -> list[str]:
         values = {key: value for _, values in lines for key, value in values.items()}
         return {re.sub(r"^data\b", "prompts", key): value for key, value in (chosen | values).items()}
 
-    was, now = flat(old), flat(new)
-    return sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
+    return differing_keys(flat(old), flat(new))
 
 
 def make_plan(generate: list[str], evaluate: list[str], sources: Sources, **files: Path | None) -> Plan:

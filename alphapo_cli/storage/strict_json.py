@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from alphapo_cli.errors import UsageError
@@ -102,3 +103,20 @@ def half_character(text: str) -> int | None:
     except UnicodeEncodeError as error:
         return error.start
     return None
+
+
+def parsed_object(content: bytes) -> dict[str, Any] | None:
+    """The JSON object that a file of ours holds; None where it is damaged."""
+    try:
+        loaded = json.loads(content)
+    except ValueError:
+        return None
+    return loaded if isinstance(loaded, dict) else None
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file of ours; None where there is none, or it cannot be read."""
+    try:
+        return parsed_object(path.read_bytes())
+    except OSError:
+        return None
