@@ -6,6 +6,7 @@ and spreads, chosen and rejected correlated. `scale` shortens them for models th
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from alphapo_cli.data.load import load_pairs
 from alphapo_cli.data.text_pairs import TextPair, Verbatim
 from alphapo_cli.data.token_pairs import Ragged, TokenPairs
 from alphapo_cli.data.tokenise import encode_pairs
+from alphapo_cli.objective.catalog import Method, methods
 from alphapo_cli.objective.objective import Objective, build
 
 HH = Path(__file__).resolve().parents[2] / "shared" / "data" / "hh-rlhf" / "harmless-base-test.jsonl.gz"
@@ -291,6 +293,12 @@ def config(*overrides: str) -> ObjectiveConfig:
 def objective(*overrides: str) -> Objective:
     """The objective that a command line names."""
     return build(config(*overrides))
+
+
+@functools.cache
+def catalogue() -> dict[str, Method]:
+    """The methods of conf/objective/ by name, read once for all modules that ask for them while tests are collected."""
+    return {m.name: m for m in methods()}
 
 
 def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:

@@ -20,7 +20,6 @@ from alphapo_cli.data.token_pairs import Ragged, TokenPairs
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
 from alphapo_cli.modeling.policy import PolicyModel
-from alphapo_cli.objective.catalog import methods
 from alphapo_cli.objective.data_requirements import check_sides
 from alphapo_cli.objective.inputs import Moment
 from alphapo_cli.objective.objective import Objective, build
@@ -29,7 +28,7 @@ from alphapo_cli.training.data_order import Schedule
 from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
 from tests import tiny
 
-METHODS = {m.name: m for m in methods()}
+METHODS = tiny.catalogue()
 POINTWISE = [name for name, m in METHODS.items() if m.objective.pairing is None]
 GOOD = torch.tensor([True, False, False, True, True, False])
 
