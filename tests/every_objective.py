@@ -75,22 +75,28 @@ def _turns(length: int) -> list[int]:
     return [-1 if j % 5 > 2 else j // 5 for j in range(length)]
 
 
-def data_of(objective: Objective, kind: str, pairs: Sequence[TokenPair]) -> TokenPairs:
-    """The pairs as rows of that kind, with the columns that the objective reads."""
+def rows_of(kind: str, pairs: Sequence[TokenPair]) -> TokenPairs:
+    """The pairs as rows of that kind."""
     n, count = len(pairs), ANSWERS[kind]
     answers = [_answers(pairs, i, kind) for i in range(n)]
     sides = [Ragged.from_lists([row[k] for row in answers]) for k in range(count)]
     turns = [Ragged.from_lists([_turns(len(row[k])) for row in answers]) for k in range(count)]
+    return TokenPairs(
+        prompt=Ragged.from_lists([p.prompt.tolist() for p in pairs]), chosen=sides[0], rejected=sides[1],
+        prompt_keys=tuple(str(i) for i in range(n)), index=np.arange(n), others=tuple(sides[2:]),
+        turns=tuple(turns) if kind == "turns" else (),
+    )  # fmt: skip
+
+
+def data_of(objective: Objective, kind: str, pairs: Sequence[TokenPair]) -> TokenPairs:
+    """The pairs as rows of that kind, with the columns that the objective reads."""
+    n, count = len(pairs), ANSWERS[kind]
     rng = np.random.default_rng(n)
     columns = {name: rng.uniform(0.05, 0.95, n) for name in objective.columns_of(objective.sides(count))}
     best, *others, worst = np.sort(rng.uniform(2.9, 3.8, (count, n)), axis=0)[::-1]
     scores = zip(("score_chosen", "score_rejected", "score_2", "score_3"), (best, worst, *others), strict=False)
     columns |= {name: values for name, values in scores if name in columns}
-    found = TokenPairs(
-        prompt=Ragged.from_lists([p.prompt.tolist() for p in pairs]), chosen=sides[0], rejected=sides[1],
-        prompt_keys=tuple(str(i) for i in range(n)), index=np.arange(n), columns=columns, others=tuple(sides[2:]),
-        turns=tuple(turns) if kind == "turns" else (),
-    )  # fmt: skip
+    found = replace(rows_of(kind, pairs), columns=columns)
     if objective.needs_mismatched:
         found = found.with_mismatched()
     check_sides(objective, found.num_sides, found.unpaired, kind, columns)
