@@ -1,7 +1,8 @@
 """Fixtures of the end-to-end tests: two ways to run the command line, one warm cache, small data and trained runs.
 
-A process that trains spends ten seconds on imports, so most tests call the entry point in this process (`alphapo`);
-what only a process of its own can show (exit codes as a shell sees them, signals, imports) goes through `cli`.
+A process that trains spends five seconds on imports, so most tests call the entry point in this process (`alphapo`);
+what only a process of its own can show (signals, kills, state that is left behind) is forked from one that has them
+(`forked`), and what only the installed command can show (start, imports, seeds of hashes) goes through `cli`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import pytest
 from hypothesis import settings
 
 from tests.durations import Durations
+from tests.fork_server import Server, serving
 from tests.selection import pytest_ignore_collect as pytest_ignore_collect
 
 # A shell starts what it puts into the background with Ctrl-C ignored, and every process started here would inherit it.
@@ -198,6 +200,24 @@ def cli(tmp_path: Path) -> Callable[..., Ran]:
         done = subprocess.run(
             [*entry_point(), *arguments], cwd=cwd, env=where, capture_output=True, text=True, timeout=300
         )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[Server]:
+    with serving(environment(Path("set by each process"))) as server:
+        yield server
+
+
+@pytest.fixture
+def forked(tmp_path: Path, fork_server: Server) -> Callable[..., Ran]:
+    """`forked("train", ...)` in a process of its own that does not start cold."""
+
+    def run(*arguments: str, cwd: Path = tmp_path, cache: Path | None = None, env: dict[str, str] | None = None) -> Ran:
+        where = environment(cache or tmp_path / "no-cache", env)
+        done = fork_server.run([entry_point()[0], *arguments], cwd=cwd, env=where)
         return Ran(done.returncode, done.stdout, done.stderr)
 
     return run
