@@ -63,7 +63,7 @@ class Durations:
         self.config = config
         self.worker = hasattr(config, "workerinput")
         self.since = self.looked = 0.0
-        self.paces: list[float] = []
+        self.slowness = 1.0  # of this process now, against `PACE`
         self.collected: dict[str, int] = defaultdict(int)
         self.rows: dict[str, dict[str, Any]] = {}
         self.faults: list[str] = []
@@ -79,7 +79,7 @@ class Durations:
         if time.monotonic() - self.looked > _EVERY:
             begin = time.process_time()
             _work()
-            self.paces.append(time.process_time() - begin)
+            self.slowness = (time.process_time() - begin) / PACE
             self.looked = time.monotonic()
         self.since = cpu_seconds()
         return (yield)
@@ -88,17 +88,16 @@ class Durations:
     def pytest_runtest_makereport(self, item: pytest.Item) -> Iterator[None]:
         report: Any = yield
         now = cpu_seconds()
-        report.marker, report.cpu = marker_of(item), now - self.since
+        report.marker, report.cpu, report.slowness = marker_of(item), (now - self.since) / self.slowness, self.slowness
         self.since = now
         return report
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        if self.worker:
+        if self.worker or not hasattr(report, "cpu"):  # what xdist says of a worker that crashed has none
             return
-        row = self.rows.setdefault(
-            report.nodeid,
-            {"test": report.nodeid, "marker": report.marker, "outcome": "passed", "cpu": 0.0, "wall": 0.0},
-        )
+        new = {"test": report.nodeid, "marker": report.marker, "outcome": "passed", "cpu": 0.0, "wall": 0.0}
+        row = self.rows.setdefault(report.nodeid, new)
+        row["slowness"] = round(report.slowness, 2)
         row["cpu"] += report.cpu
         row["wall"] += report.duration
         if report.outcome != "passed":
@@ -109,28 +108,25 @@ class Durations:
         """xdist's: a worker has ended. Each has collected the same tests."""
         told = getattr(node, "workeroutput", {})
         self.collected = told.get("collected", self.collected)
-        self.paces += told.get("paces", [])
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self.worker:
-            self.config.workeroutput |= {"collected": dict(self.collected), "paces": self.paces}  # type: ignore[attr-defined]
+            self.config.workeroutput["collected"] = dict(self.collected)  # type: ignore[attr-defined]
         elif self.rows:
             self._finish(session)
 
     def _finish(self, session: pytest.Session) -> None:
-        slowness = sum(self.paces) / len(self.paces) / PACE
         tests: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in self.rows.values():
-            tests[row["marker"]].append({**row, "cpu": round(row["cpu"] / slowness, 3), "wall": round(row["wall"], 3)})
-        whole = {m: rows for m, rows in tests.items() if self._all_of_them() and len(rows) == self.collected[m]}
+            tests[row["marker"]].append(row | {name: round(row[name], 3) for name in ("cpu", "wall")})
+        whole = {m: rows for m, rows in tests.items() if self._all_of_them() and len(rows) == self.collected.get(m)}
         FOLDER.mkdir(exist_ok=True)
         for marker, rows in whole.items():
             _write(f"test-durations-{marker}.jsonl", rows)
         if rest := [row for marker, rows in tests.items() if marker not in whole for row in rows]:
             _write("test-durations-part.jsonl", rest)  # not over what a whole run has measured
         self.seconds = {marker: sum(row["cpu"] for row in rows) for marker, rows in tests.items()}
-        self.slowness = slowness
         done = {marker: self.seconds[marker] for marker in whole if not session.testsfailed}
         self.faults = exceeded(done, tomllib.loads(BUDGET.read_text()))
         if self.faults and session.exitstatus == pytest.ExitCode.OK:
@@ -146,7 +142,10 @@ class Durations:
         if not self.rows:
             return
         taken = ", ".join(f"{marker} {seconds:.0f} s" for marker, seconds in sorted(self.seconds.items()))
-        terminalreporter.write_line(f"CPU time by marker: {taken} (counted at {self.slowness:.2f} of the usual pace)")
+        slowness = sum(row["slowness"] for row in self.rows.values()) / len(self.rows)
+        terminalreporter.write_line(
+            f"CPU time by marker: {taken}, as on a calm machine (here it was {slowness:.2f} of that)"
+        )
         for fault in self.faults:
             terminalreporter.write_line(f"over budget: {fault}", red=True)
 
