@@ -94,6 +94,8 @@ class Forked(subprocess.Popen):  # type: ignore[type-arg]
     ) -> None:  # fmt: skip
         assert preexec_fn is None
         assert not pass_fds
+        if args[1:3] == ["-m", "alphapo_cli"]:
+            args = [args[0], *args[3:]]
         request = {"arguments": args, "cwd": os.fspath(cwd), "env": dict(env), "session": start_new_session}
         self.told, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
