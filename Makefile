@@ -40,10 +40,11 @@ test-nightly: install  ## whole matrices and fresh random trials, and the defaul
 	$(PY) -m pytest $(SPREAD) $(FRESH) -m "(slow or nightly) and not ($(ALONE))" --durations=20
 	$(PY) -m pytest $(FRESH) -m "$(ALONE)" --durations=20
 
-check: install  ## ruff and strict mypy
+check: install  ## ruff, strict mypy, and the contracts between packages
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache
 
 format: install  ## let ruff format and fix
 	$(VENV)/bin/ruff check --fix .

@@ -52,6 +52,12 @@ def missing_extra(package: str, extra: str) -> UsageError:
 _REFUSING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
 def in_words(error: BaseException) -> str:
     """One line for any error."""
     if isinstance(error, AlphapoError):

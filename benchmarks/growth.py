@@ -77,7 +77,7 @@ def measure(args: argparse.Namespace, length: int, answers: int) -> dict[str, An
     from alphapo_cli.data.token_pairs import TokenPair
     from alphapo_cli.modeling.layout.registry import LAYOUTS
     from alphapo_cli.modeling.policy import policy_of
-    from alphapo_cli.objective.objective import build
+    from alphapo_cli.objective.build import build
 
     torch.set_num_threads(args.threads)
     where = Sources()

@@ -201,7 +201,7 @@ def needed(args: argparse.Namespace, step: int) -> tuple[float, int]:
     weights = positions * (layers * keys + (layers - 1) * others) + read * others  # the last layer where it is read
     area = [s.shared**2 / 2 + sum(n * (s.shared + n / 2) for n in s.own) for s in batch.packing.segments]
     unread = [s.unread**2 / 2 for s in batch.packing.segments]
-    head = len(batch.targets) * hidden * shape["vocab_size"]
+    head = len(batch.tokens.ids) * hidden * shape["vocab_size"]
     return 6 * (weights + head) + 3 * 4 * wide * (layers * sum(area) - sum(unread)), positions
 
 

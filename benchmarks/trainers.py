@@ -16,7 +16,7 @@ from torch import Tensor
 
 from alphapo_cli.config.schema import TrainConfig, TrainerConfig
 from alphapo_cli.data.token_pairs import TokenPairs
-from alphapo_cli.training.data_order import Schedule
+from alphapo_cli.training.data_order import DataOrder
 
 BATCH = 8  # pairs
 RATE = 1e-6
@@ -40,10 +40,10 @@ class Side:
     gradients: Callable[[int], tuple[float, Tensor]]
 
 
-def schedule(pairs: TokenPairs, steps: int) -> Schedule:
+def schedule(pairs: TokenPairs, steps: int) -> DataOrder:
     """Which pairs are in which step, the same for both sides."""
     cfg = TrainerConfig(per_device_train_batch_size=BATCH, gradient_accumulation_steps=1, max_steps=steps)
-    return Schedule.of(cfg, len(pairs), 1, seed=0)
+    return DataOrder.of(cfg, len(pairs), 1, seed=0)
 
 
 def _side(name: str, trainer: Any, batch: Callable[[int], Any], device: str) -> Side:
@@ -82,7 +82,8 @@ def ours(
     from alphapo_cli.config.compose import compose
     from alphapo_cli.config.overrides import Sources, read_line
     from alphapo_cli.modeling.policy import policy_of
-    from alphapo_cli.objective.objective import build
+    from alphapo_cli.objective.build import build
+    from alphapo_cli.training.inputs import TrainingInputs
     from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
 
     where = Sources()
@@ -93,11 +94,11 @@ def ours(
     ]  # fmt: skip
     cfg: TrainConfig = compose("train", TrainConfig, [read_line(line, where)], where)
     plan = schedule(pairs, steps)
-    trainer = PreferenceTrainer(
-        policy_of(lm.to(device), cfg), build(cfg.objective), pairs, plan,
-        training_arguments(cfg.trainer, plan, folder, 0),
-        pad_id=0, reference=reference, logging_steps=steps, on_log=lambda step, row: None,
-    )  # fmt: skip
+    inputs = TrainingInputs(
+        policy=policy_of(lm.to(device), cfg), objective=build(cfg.objective), pairs=pairs, pad_id=0, reference=reference
+    )
+    args = training_arguments(cfg.trainer, plan, folder, 0)
+    trainer = PreferenceTrainer(inputs, plan, args, logging_steps=steps)
     return _side("alphapo", trainer, lambda i: trainer.steps[i], device)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from alphapo_cli.config.compose import to_yaml
 from alphapo_cli.config.overrides import Sources
 from alphapo_cli.data.glassbox import world
-from alphapo_cli.storage.run_lock import take
+from alphapo_cli.storage.run_lock import acquire
 from alphapo_cli.sweep.grid import Cell, Grid, make
 from alphapo_cli.tracking import metrics
 
@@ -96,7 +96,7 @@ def _cell(folder: Path, cell: Cell, made: Made, prompts: int, command: list[str]
                 ]
             )
     if made.state == "running":
-        take(folder / ".claim")  # by this process, which is alive
+        acquire(folder / ".claim")  # by this process, which is alive
     for file, text in {**texts, **made.files}.items():
         if text is not None:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def _cell(folder: Path, cell: Cell, made: Made, prompts: int, command: list[str]
 def _answer(instruction: str, fate: str) -> str:
     task = world.parse(instruction)
     things = world.CATEGORIES[task.category][1 : 1 + task.count]
-    return world.Answer(OPENING[fate], tuple(things)).text()
+    return world.WorldAnswer(OPENING[fate], tuple(things)).text()
 
 
 def _row(step: int, last: int, made: Made) -> dict[str, Any]:

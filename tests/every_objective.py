@@ -22,14 +22,16 @@ from alphapo_cli.config.schema import TrainConfig, TrainerConfig
 from alphapo_cli.data.token_pairs import Ragged, TokenPair, TokenPairs
 from alphapo_cli.modeling.layout.batch import PairBatch
 from alphapo_cli.modeling.policy import PolicyModel
+from alphapo_cli.objective.build import build
 from alphapo_cli.objective.data_requirements import check_columns, check_sides
-from alphapo_cli.objective.objective import Objective, PairLoss, build
+from alphapo_cli.objective.objective import Objective, PairLoss
 from alphapo_cli.objective.parts.score import GUIDE
-from alphapo_cli.probe.probe import Processes, measured_sides, score_pairs, score_tokens
+from alphapo_cli.probe.scoring import measured_sides, score_pairs, score_tokens
+from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.stages.training.extra_models import reads_guide, running_reference
-from alphapo_cli.training.data_order import Schedule
-from alphapo_cli.training.step_data import Window
-from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
+from alphapo_cli.training.data_order import DataOrder
+from alphapo_cli.training.step_data import MetricSums
+from alphapo_cli.training.trainer import PreferenceTrainer
 from tests import tiny
 from tests.pair_shapes import LIMIT
 
@@ -122,7 +124,7 @@ def guided(lm: Any, objective: Objective, data: TokenPairs) -> TokenPairs:
     return replace(data, columns=columns, guide=tuple(a - b for a, b in zip(theirs, ours, strict=True)))
 
 
-class _Rows(Window):
+class _Rows(MetricSums):
     """Also keeps the loss of each row of the step."""
 
     def __init__(self) -> None:
@@ -143,7 +145,7 @@ def trainer_of(
     *,
     at_start: bool = False,
     **settings: Any,
-) -> tuple[PreferenceTrainer, list[dict[str, float]]]:
+) -> tuple[PreferenceTrainer, tiny.Logged]:
     """The trainer of `lm`, and the rows that it will log; beside a reference that differs from it, or that it still is."""
     policy = PolicyModel(lm, layout=layout)
     other = copy.deepcopy(lm) if at_start else tiny.perturbed(lm, seed=1)
@@ -152,14 +154,13 @@ def trainer_of(
     if objective.needs_reference:
         reference = score_pairs(before, data, batch_size=3, pad_id=tiny.PAD, processes=Processes(), objective=objective)
     cfg = TrainerConfig(**{"max_grad_norm": 0.0, "use_cpu": True, "logging_steps": 1, **settings})
-    schedule = Schedule.of(cfg, len(data), 1, seed=3)
-    workshop: Any = SimpleNamespace(reference_policy=lambda *_: before)
-    moving = running_reference(TrainConfig(), workshop, policy, objective, schedule.total_steps, lambda note: None)
-    logged: list[dict[str, float]] = []
-    trainer = PreferenceTrainer(
-        policy, objective, data, schedule, training_arguments(cfg, schedule, str(folder), 0), pad_id=tiny.PAD,
-        reference=reference, logging_steps=1, on_log=lambda step, row: logged.append(row), moving=moving,
-    )  # fmt: skip
+    builder: Any = SimpleNamespace(reference_policy=lambda *_: before)
+    steps = DataOrder.of(cfg, len(data), 1, seed=3).total_steps
+    moving, kl_from = running_reference(TrainConfig(), builder, policy, objective, steps, lambda note: None)
+    logged = tiny.Logged()
+    trainer = tiny.trainer(
+        policy, objective, data, cfg, folder, hooks=logged, reference=reference, moving=moving, kl_from=kl_from, seed=3
+    )
     return trainer, logged
 
 
@@ -181,12 +182,12 @@ def step(lm: Any, layout: str, objective: Objective, data: TokenPairs, folder: P
             lm, layout, objective, data, folder, at_start=at_start, per_device_train_batch_size=-(-n // 2),
             gradient_accumulation_steps=2,
         )  # fmt: skip
-        trainer.window = rows = _Rows()
+        trainer.sums = rows = _Rows()
         trainer.training_step(trainer.model, trainer.steps[0])
     assert sorted(rows.losses) == list(range(n))
     return Step(
         losses=torch.stack([rows.losses[i] for i in range(n)]),
         gradients={name: p.grad for name, p in lm.named_parameters() if p.grad is not None},
         logged=rows.means(lambda sums: sums),
-        memory={f"{kind} {name}": x for kind, found in trainer.memory.items() for name, x in found.items()},
+        memory={f"{kind} {name}": x for kind, found in trainer.part_states.items() for name, x in found.items()},
     )

@@ -21,14 +21,19 @@ from torch.overrides import TorchFunctionMode
 
 from alphapo_cli.config.compose import compose
 from alphapo_cli.config.overrides import Sources, read_line
-from alphapo_cli.config.schema import DataConfig, ObjectiveConfig, TrainConfig
+from alphapo_cli.config.schema import DataConfig, ObjectiveConfig, TrainConfig, TrainerConfig
 from alphapo_cli.data.bpe import train_bpe
 from alphapo_cli.data.load import load_pairs
 from alphapo_cli.data.text_pairs import TextPair, Verbatim
 from alphapo_cli.data.token_pairs import Ragged, TokenPairs
 from alphapo_cli.data.tokenise import encode_pairs
+from alphapo_cli.modeling.policy import PolicyModel
+from alphapo_cli.objective.build import build
 from alphapo_cli.objective.catalog import Method, methods
-from alphapo_cli.objective.objective import Objective, build
+from alphapo_cli.objective.objective import Objective
+from alphapo_cli.training.data_order import DataOrder
+from alphapo_cli.training.inputs import TrainingInputs
+from alphapo_cli.training.trainer import PreferenceTrainer, StepHooks, training_arguments
 
 HH = Path(__file__).resolve().parents[2] / "shared" / "data" / "hh-rlhf" / "harmless-base-test.jsonl.gz"
 
@@ -100,6 +105,18 @@ class Wide(TorchFunctionMode):
             if func in (torch.softmax, torch.nn.functional.softmax) and kwargs.get("dtype") == torch.float32:
                 kwargs["dtype"] = torch.float64
         return func(*args, **kwargs)
+
+
+@functools.cache
+def needs_bf16() -> None:
+    """Skip where torch has no attention in bfloat16: its kernel for AVX-512 refuses a capability set below that."""
+    import pytest
+
+    try:
+        q = torch.ones(1, 2, 64, 16, dtype=torch.bfloat16)
+        torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)
+    except RuntimeError as error:
+        pytest.skip(f"torch: {error}")
 
 
 def perturbed(lm: nn.Module, seed: int, size: float = 0.02) -> Any:
@@ -282,6 +299,27 @@ def assert_same_row(a: Mapping[str, Any], b: Mapping[str, Any], tolerance: float
             assert value is b[key], key
         else:
             assert abs(value - b[key]) <= tolerance * max(1.0, abs(value)), (key, value, b[key])
+
+
+class Logged(StepHooks):
+    """Keeps what a trainer logs."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, dict[str, float]]] = []
+
+    def log(self, step: int, row: dict[str, float]) -> None:
+        self.rows.append((step, row))
+
+
+def trainer(
+    policy: PolicyModel, objective: Objective, pairs: TokenPairs, cfg: TrainerConfig, folder: Path, *,
+    hooks: StepHooks | None = None, seed: int = 0, pad_id: int = PAD, **more: Any,
+) -> PreferenceTrainer:  # fmt: skip
+    """A trainer of its own process; `more`: what else TrainingInputs holds."""
+    inputs = TrainingInputs(policy=policy, objective=objective, pairs=pairs, pad_id=pad_id, **more)
+    order = DataOrder.of(cfg, len(pairs), 1, seed)
+    args = training_arguments(cfg, order, str(folder), seed)
+    return PreferenceTrainer(inputs, order, args, hooks, logging_steps=cfg.logging_steps)
 
 
 def config(*overrides: str) -> ObjectiveConfig:

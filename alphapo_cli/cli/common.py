@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import sys
@@ -96,19 +94,3 @@ def check_json_target(target: str | None) -> None:
         from alphapo_cli.storage.atomic import check_file
 
         check_file(target, "--json")
-
-
-def quiet_libraries(*, importing: bool = False) -> None:
-    """Keep the libraries' own chatter off the terminal; set before they are imported.
-
-    `importing`: the command will need transformers in this process.
-    """
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    if not sys.stderr.isatty():
-        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    if os.environ.get("WANDB_MODE") == "offline" and importing:
-        # transformers says so on stdout, which is for results.
-        with contextlib.redirect_stdout(io.StringIO()):
-            import transformers.integrations.integration_utils  # noqa: F401

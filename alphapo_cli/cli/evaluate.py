@@ -17,10 +17,10 @@ from alphapo_cli.cli.common import (
     check_json_target,
     emit,
     print_table,
-    quiet_libraries,
     sources,
 )
 from alphapo_cli.errors import UsageError
+from alphapo_cli.runtime.quiet import quiet_libraries
 
 
 def register(app: typer.Typer) -> None:

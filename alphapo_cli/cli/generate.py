@@ -17,9 +17,9 @@ from alphapo_cli.cli.common import (
     check_json_target,
     emit,
     print_table,
-    quiet_libraries,
     sources,
 )
+from alphapo_cli.runtime.quiet import quiet_libraries
 
 
 def register(app: typer.Typer) -> None:

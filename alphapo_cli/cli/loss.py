@@ -61,7 +61,7 @@ def loss(
 
     import json
 
-    from alphapo_cli.objective.objective import build
+    from alphapo_cli.objective.build import build
     from alphapo_cli.stages import loss_pairs
 
     name = str(pairs)

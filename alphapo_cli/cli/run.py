@@ -16,9 +16,9 @@ from alphapo_cli.cli.common import (
     announce,
     check_json_target,
     emit,
-    quiet_libraries,
     sources,
 )
+from alphapo_cli.runtime.quiet import quiet_libraries
 
 Reference = Annotated[
     Path | None,
@@ -59,7 +59,7 @@ def run(
     from alphapo_cli.config.overrides import read_line
     from alphapo_cli.config.schema import TrainConfig
     from alphapo_cli.runs.directory import RunDirectory, run_name
-    from alphapo_cli.stages.train_generate_evaluate import make_plan, split_line
+    from alphapo_cli.stages.plan import make_plan, split_line
 
     where = sources(config_dir)
     training, generation, evaluation = split_line(list(overrides or []))
@@ -87,8 +87,8 @@ def run(
         print("complete")
         summary, found = directory.summary() or {}, directory.outcome()
     else:
-        from alphapo_cli.objective.objective import build
-        from alphapo_cli.stages.train import leave_processes
+        from alphapo_cli.objective.build import build
+        from alphapo_cli.runtime.distributed import leave_processes
         from alphapo_cli.stages.train import run as train
 
         build(cfg.objective)

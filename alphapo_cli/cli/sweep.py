@@ -7,18 +7,10 @@ from typing import Annotated
 
 import typer
 
-from alphapo_cli.cli.common import (
-    ConfigDir,
-    Json,
-    PrintConfig,
-    announce,
-    check_json_target,
-    emit,
-    quiet_libraries,
-    sources,
-)
+from alphapo_cli.cli.common import ConfigDir, Json, PrintConfig, announce, check_json_target, emit, sources
 from alphapo_cli.cli.run import Annotations, Difficulty, Gamed, Reference
 from alphapo_cli.errors import AlphapoError
+from alphapo_cli.runtime.quiet import quiet_libraries
 
 
 def register(app: typer.Typer) -> None:
@@ -84,7 +76,7 @@ def sweep(
     from alphapo_cli.launch.engine import Policy
     from alphapo_cli.launch.launchers.registry import check_keys
     from alphapo_cli.launch.schema import SweepConfig
-    from alphapo_cli.stages.train_generate_evaluate import make_plan, split_line
+    from alphapo_cli.stages.plan import make_plan, split_line
     from alphapo_cli.sweep.directory import SweepDirectory, another
     from alphapo_cli.sweep.grid import make
 

@@ -17,10 +17,10 @@ from alphapo_cli.cli.common import (
     check_json_target,
     emit,
     is_main_process,
-    quiet_libraries,
     sources,
     warn,
 )
+from alphapo_cli.runtime.quiet import quiet_libraries
 
 
 def register(app: typer.Typer) -> None:
@@ -60,7 +60,7 @@ def train(
     state = directory.check(cfg, replace=replace)
     over = state in ("complete", "stopped")
     if not over:
-        from alphapo_cli.objective.objective import build
+        from alphapo_cli.objective.build import build
 
         build(cfg.objective)  # what only the parts themselves can refuse
     announce(directory.path)
@@ -71,7 +71,8 @@ def train(
             for setting in directory.changed_data(cfg):
                 warn(f"{setting} holds other data now than this run was trained on; --replace trains it anew")
     else:
-        from alphapo_cli.stages.train import leave_processes, run
+        from alphapo_cli.runtime.distributed import leave_processes
+        from alphapo_cli.stages.train import run
 
         summary = run(cfg, directory, replace=replace)
         leave_processes()

@@ -34,7 +34,7 @@ from alphapo_cli.config.objective_parts import (
 )
 from alphapo_cli.config.overrides import Line, Sources, shown
 from alphapo_cli.config.validate import check, normalise
-from alphapo_cli.errors import ConfigError, nearest
+from alphapo_cli.errors import ConfigError, first_line, nearest
 from alphapo_cli.storage.paths import shipped
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ def _compose_groups(primary: str, groups: tuple[str, ...], user: Path | None) ->
             cfg = hydra_compose(config_name=primary, overrides=list(groups), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ or error
-        raise ConfigError(f"{primary}: {str(cause).splitlines()[0]}") from error
+        raise ConfigError(f"{primary}: {first_line(cause)}") from error
     except (YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{primary} with {' '.join(groups)}: {' '.join(str(error).split())}") from error
     choices = {str(k): str(v) for k, v in cfg.hydra.runtime.choices.items()}
@@ -131,7 +131,7 @@ def _typed(cfg: DictConfig) -> Any:
     try:
         return OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
-        raise ConfigError(_reason(error)) from error
+        raise ConfigError(first_line(error)) from error
 
 
 def _checked(typed: Any) -> Any:
@@ -167,7 +167,7 @@ def _chosen(
     try:
         cfg = OmegaConf.merge(OmegaConf.structured(schema), raw)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"conf/{primary}.yaml with {' '.join(groups.values())}: {_reason(error)}") from error
+        raise ConfigError(f"conf/{primary}.yaml with {' '.join(groups.values())}: {first_line(error)}") from error
     assert isinstance(cfg, DictConfig)
     settle_gamma(cfg, choices, sources)
     return cfg, parts
@@ -196,11 +196,6 @@ def _expected(cfg: DictConfig, key: str) -> str | None:
     if node is None or words is None:
         return None
     return f"must be {words}{' or null' if node._is_optional() else ''}"
-
-
-def _reason(error: Exception) -> str:
-    """OmegaConf's first line, without its multi-line context."""
-    return str(error).strip().splitlines()[0]
 
 
 def _node(cfg: DictConfig, key: str) -> Any:
@@ -234,7 +229,7 @@ def _apply(cfg: DictConfig, layer: Line, parts: Mapping[str, Mapping[str, Any]])
         try:
             OmegaConf.update(cfg, key, value, merge=True, force_add=False)
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{key}={shown(value)}: {_expected(cfg, key) or _reason(error)}") from error
+            raise ConfigError(f"{key}={shown(value)}: {_expected(cfg, key) or first_line(error)}") from error
 
 
 def _require(cfg: DictConfig, key: str, value: Any, parts: Mapping[str, Mapping[str, Any]]) -> None:

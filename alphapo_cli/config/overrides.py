@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
 from hydra.errors import HydraException
 
-from alphapo_cli.errors import ConfigError, nearest
+from alphapo_cli.errors import ConfigError, first_line, nearest
 from alphapo_cli.storage.paths import shipped
 
 
@@ -89,7 +89,7 @@ def parse(texts: Iterable[str]) -> list[Override]:
 def _verbatim(text: str, error: HydraException) -> Override:
     """The override of a text that the grammar refused, its value taken as it is typed."""
     key, equals, raw = text.partition("=")
-    reason = str(error).splitlines()[0].strip().rstrip(".")
+    reason = first_line(error).rstrip(".")
     try:
         empty = OverridesParser.create().parse_override(f"{key}=")
     except HydraException:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.errors import UsageError, nearest
+from alphapo_cli.errors import UsageError, first_line, nearest
 from alphapo_cli.storage import strict_json
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".parquet")
@@ -179,7 +179,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
                     number += 1
                     yield Row(values, number, f"{path}: row {number}")
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UsageError(f"{path}: not a readable Parquet file ({reason})") from error
 
 

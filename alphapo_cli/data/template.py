@@ -17,7 +17,7 @@ from typing import Any
 
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.text_pairs import ABSENT, Conversation, Side, TextPair
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, first_line
 
 # The day that Llama 3's own template falls back to where it has no clock.
 TODAY = datetime.datetime(2024, 7, 26)
@@ -146,7 +146,7 @@ def _apply(tokenizer: Any, messages: Sequence[dict[str, str]], generation: bool)
             )
         )
     except (jinja2.TemplateError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise TemplateRefusal(f"{tokenizer.name_or_path}: its chat template refuses: {reason}") from error
 
 

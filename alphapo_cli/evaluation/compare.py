@@ -22,7 +22,7 @@ EXACT = 14  # with at most so many differing instructions, all 2^n trades are co
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ModelComparison:
     """Percent (points of win rate), A minus B, on the instructions judged for both."""
 
     a: str
@@ -43,7 +43,7 @@ class Comparison:
 
 def compare(
     a: Annotations, b: Annotations, *, resamples: int = 10_000, confidence: float = 0.95, seed: int = 0
-) -> Comparison:
+) -> ModelComparison:
     """Paired comparison of two annotated outputs.
 
     Raises:
@@ -78,7 +78,7 @@ def compare(
     difference = 100.0 * float(np.mean(d))
     distinguishable = p < 1.0 - confidence
     total = len(first.keys() | second.keys())
-    return Comparison(
+    return ModelComparison(
         a=names[0],
         b=names[1],
         n=len(d),

@@ -47,7 +47,7 @@ class EvalDirectory(KeyedDirectory):
     def picture(self) -> Path:
         return self.path / "winrate.png"
 
-    def claim(self, identity: dict[str, Any], statistics: dict[str, Any], *, replace: bool) -> str:
+    def open(self, identity: dict[str, Any], statistics: dict[str, Any], *, replace: bool) -> str:
         """pending, continued, statistics (only these differ) or complete. Creates and removes nothing.
 
         Raises:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from alphapo_cli.generation.schema import GenerateConfig
-from alphapo_cli.generation.target_model import Subject
+from alphapo_cli.generation.target_model import TargetModel
 from alphapo_cli.modeling.sampling import Sample
 
 
@@ -24,10 +24,10 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Job:
+class GenerationJob:
     """What all requests of a run of a backend share. `limit`: tokens of an answer at most."""
 
-    subject: Subject
+    subject: TargetModel
     cfg: GenerateConfig
     stop_ids: tuple[int, ...]
     limit: int
@@ -39,7 +39,7 @@ Record = Callable[[Request, Sample], None]
 class Backend(Protocol):
     """A way to run a model."""
 
-    def generate(self, job: Job, requests: Sequence[Request], record: Record) -> dict[str, Any]:
+    def generate(self, job: GenerationJob, requests: Sequence[Request], record: Record) -> dict[str, Any]:
         """Answer all, in any order; `record` keeps each as it is finished. Returns facts for the summary's cost.
 
         Raises:

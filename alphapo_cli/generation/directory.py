@@ -19,7 +19,8 @@ from alphapo_cli.config.compose import to_yaml
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.sampling import Sample
 from alphapo_cli.runs.keyed_directory import KeyedDirectory, read_object
-from alphapo_cli.storage.atomic import read_jsonl, write_atomic, write_json
+from alphapo_cli.storage.atomic import write_atomic, write_json
+from alphapo_cli.storage.jsonl import read_jsonl
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class GenerateDirectory(KeyedDirectory):
     def outputs(self, sample: int = 0) -> Path:
         return self.path / (f"model_outputs-{sample}.json" if sample else "model_outputs.json")
 
-    def claim(self, identity: dict[str, Any], *, replace: bool) -> str:
+    def open(self, identity: dict[str, Any], *, replace: bool) -> str:
         """pending, continued or complete. Creates and removes nothing.
 
         Raises:

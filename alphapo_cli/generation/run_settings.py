@@ -17,7 +17,7 @@ TAKEN_OVER = ("data.template", "data.system", "model.dtype", "model.trust_remote
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedPrompts:
     """A training prompt and the ids that training conditioned on."""
 
     prompt: Side
@@ -28,7 +28,7 @@ class Recorded:
 class RunRecord:
     """What training recorded. `max_length`, `max_prompt_length`: where it cut prompts."""
 
-    prompts: tuple[Recorded, ...]
+    prompts: tuple[RecordedPrompts, ...]
     source: str
     max_length: int
     max_prompt_length: int | None
@@ -63,7 +63,7 @@ def run_record(folder: Path) -> RunRecord:
     stored = OmegaConf.load(folder / "config.yaml")
     try:
         rows: list[dict[str, Any]] = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
-        prompts = tuple(Recorded(_side(row["prompt"]), tuple(map(int, row["ids"]))) for row in rows)
+        prompts = tuple(RecordedPrompts(_side(row["prompt"]), tuple(map(int, row["ids"]))) for row in rows)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{folder}: its prompts.json (the ids that training saw) cannot be read, so nobody knows whether generation "

@@ -10,7 +10,7 @@ from typing import Any
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.token_cache import tokenizer_hash
 from alphapo_cli.data.tokenise import end_token_id
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, first_line
 from alphapo_cli.generation.run_settings import RunRecord, run_folder, run_record
 from alphapo_cli.generation.schema import SubjectConfig
 from alphapo_cli.modeling.loading import ModelSource, load_tokenizer, locate
@@ -20,7 +20,7 @@ _CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "se
 
 
 @dataclass(frozen=True)
-class Subject:
+class TargetModel:
     """A model before its weights are read.
 
     base: the model that an adapter (`source`) changes; config: transformers' configuration of the whole model;
@@ -76,19 +76,14 @@ class Subject:
         return {**weights, **adapter, "tokenizer": tokenizer_hash(self.tokenizer), "dtype": self.dtype}
 
 
-def find(model: str | None, cfg: SubjectConfig, cache: Path, key: str = "model") -> Subject:
-    """What `model` names; None: the embedded world's base, trained now where the cache does not hold it.
+def find(model: str, cfg: SubjectConfig, cache: Path, key: str = "model", name: str | None = None) -> TargetModel:
+    """What `model` names, called `name` (None: as its directory or hub name is).
 
     `key` is what messages call it.
 
     Raises:
         UsageError: nothing usable is there.
     """
-    name = None
-    if model is None:
-        from alphapo_cli.stages.training import glassbox_base as world
-
-        model, name = str(world.ensure(cache)), "glassbox-base"
     source = locate(model, cfg.revision, key=key)
     folder = run_folder(model)
     tokenizer = load_tokenizer(source, cfg.trust_remote_code)
@@ -100,7 +95,7 @@ def find(model: str | None, cfg: SubjectConfig, cache: Path, key: str = "model")
     text = config.get_text_config()
     limits = [getattr(text, key, None) for key in _CONTEXT]
     saved = getattr(text, "dtype", None) or getattr(config, "dtype", None)
-    return Subject(
+    return TargetModel(
         asked=model,
         name=name or _name(model, source),
         source=source,
@@ -137,7 +132,7 @@ def _config(source: ModelSource, trust_remote_code: bool) -> Any:
             source.location, revision=source.revision, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise UsageError(f"{source.key}={source.location}: its config.json cannot be used ({reason})") from error
 
 

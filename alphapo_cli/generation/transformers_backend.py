@@ -11,16 +11,16 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from alphapo_cli.config.schema import ModelConfig
-from alphapo_cli.generation.backend import Job, Record, Request
+from alphapo_cli.generation.backend import GenerationJob, Record, Request
 from alphapo_cli.modeling.loading import load_model
 from alphapo_cli.modeling.sampling import sample
-from alphapo_cli.runtime.deferral import uninterrupted
+from alphapo_cli.runtime.signals import deferred_signals
 
 
 class TransformersBackend:
     """Batches of prompts of similar length, each answer with its own generator (see `sampling`)."""
 
-    def generate(self, job: Job, requests: Sequence[Request], record: Record) -> dict[str, Any]:
+    def generate(self, job: GenerationJob, requests: Sequence[Request], record: Record) -> dict[str, Any]:
         began = time.perf_counter()
         if not sys.stderr.isatty():
             disable_progress_bar()  # transformers' own, for loading
@@ -48,7 +48,7 @@ class TransformersBackend:
                 pad_id=pad,
                 batch_size=cfg.batch_size,
             )
-            with uninterrupted():
+            with deferred_signals():
                 for request, answer in zip(batch, answers, strict=True):
                     record(request, answer)
         return {"start_seconds": loaded - began, "generate_seconds": time.perf_counter() - loaded}

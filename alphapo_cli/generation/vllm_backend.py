@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.generation import parity
-from alphapo_cli.generation.backend import Job, Record, Request
+from alphapo_cli.generation.backend import GenerationJob, Record, Request
 from alphapo_cli.generation.vllm_process import VLLMProcess, plan
 from alphapo_cli.modeling.sampling import until_end
 
@@ -19,7 +19,7 @@ class VLLMBackend:
     def __init__(self, log: Path) -> None:
         self.log = log
 
-    def generate(self, job: Job, requests: Sequence[Request], record: Record) -> dict[str, Any]:
+    def generate(self, job: GenerationJob, requests: Sequence[Request], record: Record) -> dict[str, Any]:
         began = time.perf_counter()
         cfg, tokenizer = job.cfg.generation, job.subject.tokenizer
 
@@ -39,7 +39,7 @@ class VLLMBackend:
         return {"start_seconds": started - began, "generate_seconds": ended - started}
 
     @staticmethod
-    def _job(job: Job, requests: Sequence[Request]) -> dict[str, Any]:
+    def _job(job: GenerationJob, requests: Sequence[Request]) -> dict[str, Any]:
         cfg = job.cfg.generation
         longest = max(len(request.ids) for request in requests) + job.limit
         sampling = {

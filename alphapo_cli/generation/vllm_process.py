@@ -21,8 +21,8 @@ from typing import Any, Self
 
 from alphapo_cli.errors import AlphapoError, UsageError
 from alphapo_cli.generation.schema import VLLMConfig
-from alphapo_cli.generation.target_model import Subject
-from alphapo_cli.runtime.deferral import uninterrupted
+from alphapo_cli.generation.target_model import TargetModel
+from alphapo_cli.runtime.signals import deferred_signals
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
 # One process, no statistics sent anywhere; a user's own settings win.
@@ -40,7 +40,7 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has for adapters
 
 
 def plan(
-    subject: Subject, cfg: VLLMConfig, longest: int, sampling: dict[str, Any], *, prefix_caching: bool
+    subject: TargetModel, cfg: VLLMConfig, longest: int, sampling: dict[str, Any], *, prefix_caching: bool
 ) -> dict[str, Any]:
     """The worker's job for sequences of at most `longest` tokens; `sampling`: vLLM's SamplingParams for all requests.
 
@@ -90,7 +90,7 @@ def plan(
     }
 
 
-def _cache_bytes(subject: Subject, cfg: VLLMConfig, longest: int) -> int:
+def _cache_bytes(subject: TargetModel, cfg: VLLMConfig, longest: int) -> int:
     """Room for max_num_seqs whole sequences, between 1/4 and 4 GiB but never less than one sequence needs."""
     if cfg.kv_cache_gib is not None:
         return int(cfg.kv_cache_gib * 2**30)
@@ -178,7 +178,7 @@ class VLLMProcess:
 
     def _give(self, keep: Callable[[dict[str, Any]], None]) -> int:
         """Hand the first row over and take it off; how many answers it held."""
-        with uninterrupted():
+        with deferred_signals():
             row = self._next()
             assert row is not None
             if "id" in row:
@@ -211,7 +211,7 @@ class VLLMProcess:
 
     def _fill(self) -> bool:
         select.select([self.reading], [], [])
-        with uninterrupted():  # a signal between the two would lose what was read
+        with deferred_signals():  # a signal between the two would lose what was read
             part = os.read(self.reading, 1 << 16)
             self.buffer += part
         return bool(part)

@@ -11,21 +11,22 @@ from typing import TYPE_CHECKING
 
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import Interrupted, in_words
-from alphapo_cli.launch.launchers.launcher import Ended, Job
-from alphapo_cli.stages.train_generate_evaluate import Plan, after_training, join_tracking, make_reference, note_failure
+from alphapo_cli.launch.launchers.launcher import CellJob, Ended
+from alphapo_cli.stages.plan import Plan
+from alphapo_cli.stages.train_generate_evaluate import after_training, join_tracking, make_reference, note_failure
 from alphapo_cli.storage.jsonl import InUse
-from alphapo_cli.storage.run_lock import Claim, ClaimLost, take
+from alphapo_cli.storage.run_lock import LockLost, RunLock, acquire
 from alphapo_cli.sweep.directory import SweepDirectory
 
 if TYPE_CHECKING:
-    from alphapo_cli.stages.training.inputs import Workshop
+    from alphapo_cli.stages.training.inputs import InputsBuilder
 
 
 @functools.cache
-def _workshop() -> Workshop:
-    from alphapo_cli.stages.training.inputs import Workshop
+def _builder() -> InputsBuilder:
+    from alphapo_cli.stages.training.inputs import InputsBuilder
 
-    return Workshop(warm=True)
+    return InputsBuilder(warm=True)
 
 
 def prepare(cells: Sequence[TrainConfig], plan: Plan | None) -> None:
@@ -34,9 +35,9 @@ def prepare(cells: Sequence[TrainConfig], plan: Plan | None) -> None:
     Raises:
         UsageError: bad input.
     """
-    _workshop.cache_clear()  # what an earlier sweep of this process read may have changed, and where its cache was
+    _builder.cache_clear()  # what an earlier sweep of this process read may have changed, and where its cache was
     for cfg in cells:
-        _workshop().materials(cfg)
+        _builder().model_and_data(cfg)
     if plan is None:
         return
     for cfg in cells:
@@ -48,7 +49,7 @@ def prepare(cells: Sequence[TrainConfig], plan: Plan | None) -> None:
             make_reference(plan, cfg)
 
 
-def run_job(job: Job) -> Ended:
+def run_job(job: CellJob) -> Ended:
     """Run one cell to its end. Raises nothing that training may raise: the run directory has the reason."""
     from rich.console import Console
 
@@ -59,8 +60,8 @@ def run_job(job: Job) -> Ended:
     directory = SweepDirectory(Path(job.sweep)).cell(job.id)
     group, quiet = Group(Path(job.sweep).name, "cell"), Console(stderr=True, quiet=True)
     try:
-        summary = run(job.cfg, directory, workshop=_workshop(), group=group, console=quiet)
-    except (Busy, ClaimLost) as error:
+        summary = run(job.cfg, directory, builder=_builder(), group=group, console=quiet)
+    except (Busy, LockLost) as error:
         return Ended(job, "busy", str(error))
     except (KeyboardInterrupt, Interrupted) as error:
         return Ended(job, "interrupted", str(error) or "stopped by the user")
@@ -68,14 +69,14 @@ def run_job(job: Job) -> Ended:
         reason = in_words(error)
         if directory.state == "pending":  # refused before anything of it was written
             with contextlib.suppress(OSError):
-                claim = take(directory.claim)
-                if isinstance(claim, Claim):  # else somebody works on it
+                lock = acquire(directory.lock)
+                if isinstance(lock, RunLock):  # else somebody works on it
                     try:
                         if directory.state == "pending":
                             directory.begin(job.cfg, manifest(note="refused before training"))
                             directory.finish("failed", reason, 0, {}, {})
                     finally:
-                        claim.release()
+                        lock.release()
         return Ended(job, "failed", reason)
     if job.plan is not None:
         try:

@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from alphapo_cli.errors import Interrupted
-from alphapo_cli.launch.launchers.launcher import Ended, Job, Launcher
+from alphapo_cli.launch.launchers.launcher import CellJob, Ended, Launcher
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runs.state import OVER
-from alphapo_cli.stages.train_generate_evaluate import Plan, note_failure
-from alphapo_cli.storage.run_lock import Claim, standing, take
+from alphapo_cli.stages.plan import Plan
+from alphapo_cli.stages.train_generate_evaluate import note_failure
+from alphapo_cli.storage.run_lock import RunLock, acquire, lock_status
 from alphapo_cli.sweep.directory import SweepDirectory
 from alphapo_cli.sweep.grid import Cell
 
@@ -54,7 +55,7 @@ def todo(cells: Sequence[Cell], directory: SweepDirectory, policy: Policy, plan:
 
 
 @dataclass
-class Engine:
+class SweepEngine:
     """One invocation. `tell(ended)` hears of every cell that is over for this invocation, `tick()` several times a second."""
 
     directory: SweepDirectory
@@ -63,7 +64,7 @@ class Engine:
     tell: Callable[[Ended], None]
     tick: Callable[[], None]
     lost: Counter[str] = field(default_factory=Counter)
-    busy: dict[str, Job] = field(default_factory=dict)
+    busy: dict[str, CellJob] = field(default_factory=dict)
     ended: dict[str, Ended] = field(default_factory=dict)
 
     def run(self, cells: Sequence[Cell], plan: Plan | None = None) -> list[Ended]:
@@ -73,7 +74,7 @@ class Engine:
             Interrupted: Ctrl-C or SIGTERM. After the first one, what runs has saved a checkpoint.
         """
         sweep, here = str(self.directory.path.absolute()), os.getcwd()
-        jobs = [Job(sweep, here, cell.id, tuple(cell.overrides), cell.cfg, plan) for cell in cells]
+        jobs = [CellJob(sweep, here, cell.id, tuple(cell.overrides), cell.cfg, plan) for cell in cells]
         looked = time.monotonic()
         due = looked + RECORD
         try:
@@ -130,7 +131,7 @@ class Engine:
     def _look_again(self) -> None:
         """Cells that other processes held: over by now, or free."""
         for job in list(self.busy.values()):
-            held = standing(self._run(job).claim)
+            held = lock_status(self._run(job).lock)
             if held is not None and held.held:
                 continue  # until it has written its own first state, the one of an earlier attempt is there
             state = self._run(job).state
@@ -152,20 +153,20 @@ class Engine:
         except KeyboardInterrupt:
             self.launcher.close()
 
-    def _judged(self, job: Job) -> bool:
+    def _judged(self, job: CellJob) -> bool:
         """Whether a trained cell has the outcome that the line asks for, if it asks for any."""
         return job.plan is None or self._run(job).outcome().get("key") == job.plan.key
 
-    def _run(self, job: Job) -> RunDirectory:
+    def _run(self, job: CellJob) -> RunDirectory:
         return self.directory.cell(job.id)
 
 
-def mark_failed(run: RunDirectory, job: Job, reason: str) -> None:
+def mark_failed(run: RunDirectory, job: CellJob, reason: str) -> None:
     """Write the end of a run whose process could not."""
     from alphapo_cli.runs.directory import manifest
 
-    claim = take(run.claim)
-    if not isinstance(claim, Claim):
+    lock = acquire(run.lock)
+    if not isinstance(lock, RunLock):
         return  # somebody else has it by now
     try:
         if run.state in OVER:  # what was trained stays
@@ -177,4 +178,4 @@ def mark_failed(run: RunDirectory, job: Job, reason: str) -> None:
         step = int((run.summary() or {}).get("step", 0))
         run.finish("failed", reason, step, {}, {})
     finally:
-        claim.release()
+        lock.release()

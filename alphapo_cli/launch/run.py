@@ -16,14 +16,14 @@ from rich.table import Table
 
 from alphapo_cli.config.objective_parts import at_zero
 from alphapo_cli.launch.display import Display
-from alphapo_cli.launch.engine import Engine, Policy, todo
+from alphapo_cli.launch.engine import Policy, SweepEngine, todo
 from alphapo_cli.launch.launchers.launcher import Ended
 from alphapo_cli.launch.launchers.registry import make_launcher
 from alphapo_cli.launch.schema import LauncherConfig
 from alphapo_cli.report import write
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.runs.state import OVER
-from alphapo_cli.stages.train_generate_evaluate import Plan
+from alphapo_cli.stages.plan import Plan
 from alphapo_cli.sweep import analysis as best_of
 from alphapo_cli.sweep.directory import SweepDirectory
 from alphapo_cli.sweep.grid import Cell, Grid
@@ -127,7 +127,7 @@ def _run_cells(
         done = len(grid.cells) - len(cells)
         _say(f"{grid.description or grid.name}: {len(grid.cells)} cells, {done} of them complete")
         with Display(directory, cells) as display:
-            engine = Engine(directory, launcher, policy, display.tell, display.tick)
+            engine = SweepEngine(directory, launcher, policy, display.tell, display.tick)
             return engine.run(cells, plan)
     finally:
         launcher.close()

@@ -19,7 +19,7 @@ def main(connection: int, lifeline: int) -> None:
     """Serve until the parent closes the connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with, args=(lifeline,), daemon=True).start()
-    from alphapo_cli.cli.common import quiet_libraries
+    from alphapo_cli.runtime.quiet import quiet_libraries
 
     quiet_libraries()
     from alphapo_cli.errors import AlphapoError, in_words

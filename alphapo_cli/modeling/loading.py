@@ -15,7 +15,7 @@ from torch import nn
 
 from alphapo_cli.config.schema import LoraConfig as LoraSettings
 from alphapo_cli.config.schema import ModelConfig, ScratchConfig
-from alphapo_cli.errors import UsageError, nearest
+from alphapo_cli.errors import UsageError, first_line, nearest
 from alphapo_cli.modeling.policy import bare, check_head
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
@@ -122,14 +122,14 @@ def base_location(source: ModelSource) -> str:
 
 
 @dataclass(frozen=True)
-class Room:
+class ModelLimits:
     """What a model can read: token ids below `tokens`, and `positions` of them in a row (None: no limit)."""
 
     tokens: int
     positions: int | None
 
 
-def room(source: ModelSource, cfg: ModelConfig) -> Room:
+def model_limits(source: ModelSource, cfg: ModelConfig) -> ModelLimits:
     """From the model's configuration, without reading weights.
 
     Raises:
@@ -143,7 +143,7 @@ def room(source: ModelSource, cfg: ModelConfig) -> Room:
         ).get_text_config()
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{source.key}={source.asked}: {_load_reason(error, source, 'configuration')}") from error
-    return Room(int(config.vocab_size), getattr(config, "max_position_embeddings", None))
+    return ModelLimits(int(config.vocab_size), getattr(config, "max_position_embeddings", None))
 
 
 def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
@@ -178,7 +178,7 @@ def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
 
 
 def _load_reason(error: Exception, source: ModelSource, what: str) -> str:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    first = first_line(error)
     if not source.local:
         return f"the {what} could not be had from the hub ({first}); check the name and the network, or give a local directory"
     return f"no usable {what} there ({first.strip(' :')}); save the model there again, or copy its directory whole"

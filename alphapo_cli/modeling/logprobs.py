@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from alphapo_cli.errors import UsageError
+from alphapo_cli.modeling.layout.batch import CompletionTokens
 
 # What a decoder layer rounds to the dtype of its activations: input and output of its attention and of its MLP.
 ROUNDINGS_PER_LAYER = 4
@@ -57,51 +58,25 @@ class TokenStatistics:
 
 @dataclass(frozen=True)
 class TokenLogProbs:
-    """Per-token log-probs of completions, with the answer each token belongs to."""
+    """Per-token log-probs of completions, with the record of the tokens they belong to."""
 
-    logps: Tensor  # [N] float32
-    answer: Tensor  # [N] int64, side * num_pairs + pair
-    tokens: Tensor  # [N] int64, the token ids that were scored
-    num_pairs: int
-    num_sides: int
+    logps: Tensor  # [N] float32 or wider, nats
+    tokens: CompletionTokens
     statistics: TokenStatistics | None = None
-    present: Tensor | None = None  # [K, B] bool, whether the row has the answer; None: every row has every one
     kl: Tensor | None = None  # [N] nats, KL(reference || policy) at each position, with the policy's gradient
-    guide: Tensor | None = None  # [N] nats, log-ratio of a guide model to the reference
-    turn: Tensor | None = None  # [N] int64, which turn of its answer a token belongs to; None: answers are one turn
-
-    @property
-    def pair(self) -> Tensor:  # [N]
-        return self.answer % self.num_pairs
-
-    @property
-    def side(self) -> Tensor:  # [N], 0 chosen, 1 rejected
-        return self.answer // self.num_pairs
-
-    @property
-    def position(self) -> Tensor:
-        """[N] place of each token in its answer, from 0; an answer's tokens stand together and in order."""
-        lengths = torch.bincount(self.answer, minlength=self.num_sides * self.num_pairs)
-        starts = lengths.cumsum(0) - lengths
-        return torch.arange(len(self.answer), device=self.answer.device) - starts[self.answer]
-
-    def sum_over(self, values: Tensor) -> Tensor:
-        """Sum of per-token `values` [N] per answer: [K, B] float64.
-
-        Two sums of -1,000 nats in float32 are each off by 3e-5, which a log-ratio, their small difference, carries
-        whole, and a loss with a steep link multiplies. Wide sums of float32 values avoid it for two numbers a pair.
-        """
-        total = torch.zeros(self.num_sides * self.num_pairs, dtype=torch.float64, device=values.device)
-        return total.index_add(0, self.answer, values.double()).view(self.num_sides, self.num_pairs)
 
     def answers(self) -> AnswerLogProbs:
         """Sums and lengths per answer."""
-        lengths = self.sum_over(torch.ones_like(self.logps))
+        sum_over = self.tokens.sum_over
+        lengths = sum_over(torch.ones_like(self.logps))
         facts = self.statistics
-        log_p2 = None if facts is None else self.sum_over(facts.sum_p2.log()) / lengths.clamp(min=1)
-        kl = None if self.kl is None else self.sum_over(self.kl)
         return AnswerLogProbs(
-            self.sum_over(self.logps), lengths, tokens=self, log_p2=log_p2, present=self.present, kl=kl
+            sums=sum_over(self.logps),
+            lengths=lengths,
+            per_token=self,
+            log_p2=None if facts is None else sum_over(facts.sum_p2.log()) / lengths.clamp(min=1),
+            present=self.tokens.present,
+            kl=None if self.kl is None else sum_over(self.kl),
         )
 
 
@@ -113,7 +88,7 @@ class AnswerLogProbs:
     lengths: Tensor  # [K, B] completion tokens, as floats
     reference: Tensor | None = None  # [K, B] the same sums under the reference, made with the token weights if any are
     columns: Mapping[str, Tensor] = field(default_factory=dict)  # name -> [B], numbers that came with the pairs
-    tokens: TokenLogProbs | None = None
+    per_token: TokenLogProbs | None = None
     # [3, K, B] sums, lengths and sums of squared weights as token weights make them; None: each token counts once
     weighted: Tensor | None = None
     log_p2: Tensor | None = None  # [K, B] mean over the tokens of log sum p^2, where statistics were asked for
@@ -185,7 +160,7 @@ class AnswerLogProbs:
         return torch.stack([self.columns[column].to(self.sums) for column in wanted])
 
     def first(self, sides: int) -> AnswerLogProbs:
-        """The same with the first `sides` answers of each row; `tokens` stays whole."""
+        """The same with the first `sides` answers of each row; `per_token` stays whole."""
 
         def cut(x: Tensor | None) -> Tensor | None:
             return None if x is None else x[:sides]

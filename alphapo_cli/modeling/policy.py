@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +17,28 @@ from alphapo_cli.modeling.layout.attention import UNREAD_MASK
 from alphapo_cli.modeling.layout.batch import PairBatch
 from alphapo_cli.modeling.layout.patching import is_prepared, keep_all, prepare
 from alphapo_cli.modeling.layout.registry import LAYOUTS
-from alphapo_cli.modeling.lm_head import CHUNK_BYTES, Head, kl_from, log_probs_and_statistics, token_log_probs
-from alphapo_cli.modeling.logprobs import TokenLogProbs, TokenStatistics, token_rounding
+from alphapo_cli.modeling.lm_head import CHUNK_BYTES, Head, kl_from, log_probs_and_statistics
+from alphapo_cli.modeling.logprobs import AnswerLogProbs, TokenLogProbs, TokenStatistics, token_rounding
 
-# Log-probs [N], or these with entropy and sum p^2, with KL(reference || policy), or with all three, [N] each.
-Scored = Tensor | tuple[Tensor, ...]
+
+class TokenValues(NamedTuple):
+    """What a forward pass gives of each completion token; a tuple, in which DDP and FSDP find the tensors."""
+
+    logps: Tensor  # [N] float32 or wider
+    entropy: Tensor | None = None  # [N] nats, without gradient
+    sum_p2: Tensor | None = None  # [N] sum over the vocabulary of p^2, without gradient
+    kl: Tensor | None = None  # [N] nats, KL(reference || policy)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a forward pass is to give beside log-probs."""
+
+    statistics: bool = False  # entropy and sum p^2 of each token's distribution
+    kl_from: PolicyModel | None = None  # a frozen model of the same vocabulary (see `check_vocabulary`)
+
+
+LOG_PROBS = Wanted()
 
 
 def bare(model: Any) -> Any:
@@ -88,9 +107,6 @@ class PolicyModel(nn.Module):
         self.bf16 = bf16
         self.layout = LAYOUTS[layout]
         self.chunk_bytes = chunk_bytes
-        self.statistics = False  # set where the objective reads them
-        # The frozen reference, where the objective reads the KL from it; in a tuple, lest it be saved and reduced.
-        self.compared: tuple[PolicyModel, ...] = ()
         if layout == "packed":
             prepare(lm, attention)
         self.config = bare(lm).config  # transformers.Trainer looks for it
@@ -109,7 +125,7 @@ class PolicyModel(nn.Module):
 
     def hidden(self, batch: PairBatch) -> Tensor:
         """Hidden states that predict the completion tokens, [N, H]."""
-        inputs: dict[str, Any] = {"attention_mask": batch.attention_mask}
+        inputs: dict[str, Any] = {"attention_mask": None}  # causal attention alone is right
         if batch.packing is not None:
             if not is_prepared(bare(self.lm)):
                 prepare(self.lm)
@@ -120,42 +136,29 @@ class PolicyModel(nn.Module):
         states: Tensor = output.last_hidden_state
         return states.flatten(0, 1).index_select(0, batch.predict)
 
-    def forward(self, batch: PairBatch) -> Scored:
-        """Log-probs of the completion tokens, [N] float32; see `Scored` for what comes with them."""
+    def forward(self, batch: PairBatch, wanted: Wanted = LOG_PROBS) -> TokenValues:
+        """Log-probs of the completion tokens, and what else is wanted of them."""
         with self.precision():
             hidden, head = self.hidden(batch), head_of(self.lm)
-            kl = [self.kl(batch, hidden, head)] if self.compared else []
-            if not self.statistics:
-                logps = token_log_probs(hidden, batch.targets, head, chunk_bytes=self.chunk_bytes)
-                return (logps, *kl) if kl else logps
-            logps, facts = log_probs_and_statistics(hidden, batch.targets, head, chunk_bytes=self.chunk_bytes)
-            assert facts is not None
-            return logps, facts.entropy, facts.sum_p2, *kl
-
-    def compare_with(self, reference: PolicyModel) -> None:
-        """From now on `forward` also gives the KL from `reference`, which must give logits for the same tokens.
-
-        Raises:
-            UsageError: it does not.
-        """
-        ours, theirs = (m.get_output_embeddings().weight.shape[0] for m in (bare(self.lm), bare(reference.lm)))
-        if ours != theirs:
-            raise UsageError(
-                f"model.reference: it gives {theirs} logits and the policy {ours}, so that there is no KL between them; take "
-                "a reference of the policy's vocabulary"
+            kl = None if wanted.kl_from is None else self.kl(batch, wanted.kl_from, hidden, head)
+            logps, facts = log_probs_and_statistics(
+                hidden, batch.tokens.ids, head, chunk_bytes=self.chunk_bytes, statistics=wanted.statistics
             )
-        self.compared = (reference,)
+        return TokenValues(logps, kl=kl) if facts is None else TokenValues(logps, facts.entropy, facts.sum_p2, kl)
 
-    def kl(self, batch: PairBatch, hidden: Tensor, head: Head) -> Tensor:
+    def kl(self, batch: PairBatch, reference: PolicyModel, hidden: Tensor, head: Head) -> Tensor:
         """KL(reference || policy) at each completion token, [N]; `hidden` [N, H] and `head` are the policy's."""
-        (reference,) = self.compared
         with torch.no_grad():
             before = reference.hidden(batch)
         return kl_from(before, head_of(reference.lm), hidden, head, chunk_bytes=self.chunk_bytes)
 
-    def score(self, batch: PairBatch) -> TokenLogProbs:
-        """`forward` with the answers the tokens belong to."""
-        return label(self(batch), batch)
+    def score(self, batch: PairBatch, wanted: Wanted = LOG_PROBS) -> TokenLogProbs:
+        """`forward` with the answers that the tokens belong to."""
+        return attach_tokens(self(batch, wanted), batch)
+
+    def answers(self, batch: PairBatch, wanted: Wanted = LOG_PROBS) -> AnswerLogProbs:
+        """Log-probs of a batch's answers, with the pairs' places in their data set."""
+        return replace(self.score(batch, wanted).answers(), index=batch.index)
 
     def gradient_checkpointing_enable(self, **settings: Any) -> None:
         self.lm.gradient_checkpointing_enable(**settings)
@@ -163,15 +166,41 @@ class PolicyModel(nn.Module):
         bare(self.lm).enable_input_require_grads()
 
 
-def label(scored: Scored, batch: PairBatch) -> TokenLogProbs:
-    """Per-token log-probs with the answer each belongs to."""
-    logps, *facts = (scored,) if isinstance(scored, Tensor) else scored
-    statistics = TokenStatistics(facts[0], facts[1]) if len(facts) > 1 else None
-    kl = facts[-1] if len(facts) % 2 else None
+def attach_tokens(values: TokenValues, batch: PairBatch) -> TokenLogProbs:
+    """Per-token values with the record of the tokens that they are of."""
+    known = values.entropy is not None and values.sum_p2 is not None
     return TokenLogProbs(
-        logps, batch.answer, batch.targets, batch.num_pairs, batch.num_sides, statistics, batch.present, kl,
-        batch.guide, batch.turn,
-    )  # fmt: skip
+        values.logps,
+        batch.tokens,
+        TokenStatistics(values.entropy, values.sum_p2) if known else None,  # type: ignore[arg-type]
+        values.kl,
+    )
+
+
+def check_vocabulary(policy: PolicyModel, reference: PolicyModel) -> None:
+    """Both must give logits for the same tokens, so that there is a KL between them.
+
+    Raises:
+        UsageError: they do not.
+    """
+    ours, theirs = (m.get_output_embeddings().weight.shape[0] for m in (bare(policy.lm), bare(reference.lm)))
+    if ours != theirs:
+        raise UsageError(
+            f"model.reference: it gives {theirs} logits and the policy {ours}, so that there is no KL between them; take "
+            "a reference of the policy's vocabulary"
+        )
+
+
+@contextlib.contextmanager
+def inference(policy: PolicyModel) -> Iterator[None]:
+    """Evaluation mode without gradients and in the policy's precision; the mode before is put back."""
+    training = policy.training
+    policy.eval()
+    try:
+        with torch.no_grad(), policy.precision():
+            yield
+    finally:
+        policy.train(training)
 
 
 def policy_of(lm: Any, cfg: TrainConfig, key: str = "model.path") -> PolicyModel:

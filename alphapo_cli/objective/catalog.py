@@ -17,7 +17,8 @@ from omegaconf import OmegaConf
 from alphapo_cli.config.objective_parts import PARTS
 from alphapo_cli.config.overrides import Sources
 from alphapo_cli.config.schema import ObjectiveConfig
-from alphapo_cli.objective.objective import Objective, build
+from alphapo_cli.objective.build import build
+from alphapo_cli.objective.objective import Objective
 from alphapo_cli.objective.part import TABLES
 
 KEYS = ("paper", "loss", "checked", "experimental")

@@ -10,19 +10,19 @@ from torch import Tensor
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
 
-Memory = Mapping[str, Tensor]
+PartState = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Moment:
+class StepContext:
     """When an objective is evaluated: how far training has come, and what its parts remember of earlier steps."""
 
     progress: float = 0.0  # optimizer steps taken over all of them, 0 to 1
-    memory: Mapping[str, Memory] = field(default_factory=dict)  # kind of part -> its values
+    states: Mapping[str, PartState] = field(default_factory=dict)  # kind of part -> its state
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ObjectiveInputs:
     """K sides (chosen first) of B pairs."""
 
     scores: Tensor  # [K, B]
@@ -30,7 +30,7 @@ class Comparison:
     beta: float
     offset: Tensor | float = 0.0  # subtracted from the reward margin: gamma and what the margin part adds
     answers: AnswerLogProbs | None = None
-    memory: Memory = field(default_factory=dict)  # of the part that is called
+    state: PartState = field(default_factory=dict)  # of the part that is called
     flipped: bool = False  # whether chosen and rejected have changed places
     rounding: Tensor | float = 0.0  # [K, B] bound on the rounding error of each reward
 
@@ -44,7 +44,7 @@ class Comparison:
         """h(s), [K, B]: rewards in units of beta, in which some losses are stated."""
         return self.rewards / self.beta
 
-    def swapped(self) -> Comparison:
+    def swapped(self) -> ObjectiveInputs:
         """The same pairs under the opposite label: the margin changes its sign."""
         order = [1, 0, *range(2, self.scores.shape[0])]
         return replace(
@@ -52,7 +52,7 @@ class Comparison:
             rounding=self.rounding if isinstance(self.rounding, float) else self.rounding[order],
         )  # fmt: skip
 
-    def first(self, sides: int) -> Comparison:
+    def first(self, sides: int) -> ObjectiveInputs:
         """The same with at most the first `sides` answers of each row."""
         if self.scores.shape[0] <= sides:
             return self

@@ -21,27 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphapo_cli.config.schema import ObjectiveConfig
-from alphapo_cli.errors import ConfigError, UsageError
-from alphapo_cli.modeling.logprobs import AnswerLogProbs, TokenLogProbs, above
-from alphapo_cli.objective import part_state as states
-from alphapo_cli.objective.inputs import Comparison, Memory, Moment
-from alphapo_cli.objective.part import TABLES, find
-from alphapo_cli.objective.parts import (  # noqa: F401  (importing them fills the tables)
-    link,
-    listwise,
-    margin,
-    parameter_schedule,
-    pointwise,
-    regulariser,
-    score,
-    shape,
-    stateful,
-    token_weight,
-    weight,
-)
-from alphapo_cli.objective.spec import Point
-from alphapo_cli.objective.validate import absolute_gamma, check_loss, check_readers, check_schedule, ends
+from alphapo_cli.errors import UsageError
+from alphapo_cli.modeling.logprobs import AnswerLogProbs, above
+from alphapo_cli.objective import part_state
+from alphapo_cli.objective.inputs import ObjectiveInputs, PartState, StepContext
+from alphapo_cli.objective.spec import ObjectiveSpec
 
 
 @dataclass(frozen=True)
@@ -61,7 +45,7 @@ class PairLoss:
 
 
 @dataclass(frozen=True)
-class Objective(Point):
+class Objective(ObjectiveSpec):
     """A point that can be evaluated."""
 
     def weigh(self, answers: AnswerLogProbs) -> Tensor:
@@ -70,15 +54,14 @@ class Objective(Point):
         Raises:
             UsageError: there are only sums.
         """
-        tokens = answers.tokens
-        if tokens is None:
+        scored = answers.per_token
+        if scored is None:
             raise UsageError(f"objective '{self.name}' weighs single tokens, and only sums over answers were given")
-        weights = self.parts["token"](answers, tokens)
-        return torch.stack(
-            [tokens.sum_over(weights * tokens.logps), tokens.sum_over(weights), tokens.sum_over(weights.detach() ** 2)]
-        )
+        weights = self.parts["token"](answers, scored)
+        summed = (weights * scored.logps, weights, weights.detach() ** 2)
+        return torch.stack([scored.tokens.sum_over(values) for values in summed])
 
-    def _part(self, kind: str, c: Comparison) -> Tensor | float:
+    def _part(self, kind: str, c: ObjectiveInputs) -> Tensor | float:
         """What a part says of the answers that it is to see."""
         bound = self.parts[kind]
         return bound(c if bound.part.sides is None else c.first(bound.part.sides))  # type: ignore[no-any-return]
@@ -95,39 +78,41 @@ class Objective(Point):
         return self.score_function(self.given(answers).counted())
 
     @cached_property
-    def start(self) -> Moment:
+    def start(self) -> StepContext:
         """Before the first step."""
-        return Moment(0.0, states.begin(self.parts))
+        return StepContext(0.0, part_state.begin(self.parts))
 
-    def observe(self, answers: AnswerLogProbs, moment: Moment) -> dict[str, Tensor]:
+    def observe(self, answers: AnswerLogProbs, context: StepContext) -> dict[str, Tensor]:
         """What its parts want to know of each pair of a step: kind -> [B, F]."""
         answers = self.given(answers)
-        here = self.at(moment)
+        here = self.at(context)
         scores = here.scores(answers)
-        return states.observe(self.parts, Comparison(scores, here.rewards(scores), self.beta, self.gamma, answers))
+        return part_state.observe(
+            self.parts, ObjectiveInputs(scores, here.rewards(scores), self.beta, self.gamma, answers)
+        )
 
-    def settle(self, memory: Mapping[str, Memory], observed: Mapping[str, Tensor]) -> dict[str, Memory]:
-        """The memory with which a step is computed, from what was observed of all its pairs."""
-        return states.settle(self.parts, memory, observed)
+    def update(self, states: Mapping[str, PartState], observed: Mapping[str, Tensor]) -> dict[str, PartState]:
+        """The states with which a step is computed, from what was observed of all its pairs."""
+        return part_state.update(self.parts, states, observed)
 
-    def react(self, memory: Mapping[str, Memory], row: Mapping[str, Any]) -> dict[str, Memory]:
-        """The memory after a reading of the probe, `row` its metrics."""
-        return states.react(self.parts, memory, row)
+    def on_probe(self, states: Mapping[str, PartState], row: Mapping[str, Any]) -> dict[str, PartState]:
+        """The states after a measurement of the probe, `row` its metrics."""
+        return part_state.on_probe(self.parts, states, row)
 
-    def readings(self, moment: Moment) -> dict[str, float]:
+    def readings(self, context: StepContext) -> dict[str, float]:
         """Numbers to log: the scheduled parameter, and what the parts remember."""
         bound = self.parts["schedule"]
-        value = bound(moment, moment.memory.get("schedule", {}))
+        value = bound(context, context.states.get("schedule", {}))
         found = {} if value is None else {"train/objective/scheduled": float(value)}
-        for kind, memory in moment.memory.items():
+        for kind, state in context.states.items():
             if kind != "schedule":
-                found |= {f"train/objective/{name}": float(x) for name, x in memory.items() if x.dim() == 0}
+                found |= {f"train/objective/{name}": float(x) for name, x in state.items() if x.dim() == 0}
         return found
 
-    def at(self, moment: Moment) -> Objective:
-        """The same with its scheduled parameter as it is at `moment`."""
+    def at(self, context: StepContext) -> Objective:
+        """The same with its scheduled parameter as it is at `context`."""
         bound = self.parts["schedule"]
-        value = bound(moment, moment.memory.get("schedule", {}))
+        value = bound(context, context.states.get("schedule", {}))
         if value is None:
             return self
         kind, _, parameter = str(bound.settings["of"]).partition(".")
@@ -153,26 +138,28 @@ class Objective(Point):
         return (high - low).abs() / 2
 
     def compare(
-        self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: Moment | None = None
-    ) -> Comparison:
+        self, scores: Tensor, answers: AnswerLogProbs | None = None, context: StepContext | None = None
+    ) -> ObjectiveInputs:
         """What the other parts read of `scores` [K, B]."""
-        memory = (moment or self.start).memory
+        states = (context or self.start).states
         rewards = self.rewards(scores)
         rounding = 0.0 if answers is None else self.reward_rounding(answers)
-        c = Comparison(scores, rewards, self.beta, self.gamma, answers, memory.get("margin", {}), rounding=rounding)
-        return replace(c, offset=self.gamma + self._part("margin", c), memory={})
+        c = ObjectiveInputs(
+            scores, rewards, self.beta, self.gamma, answers, states.get("margin", {}), rounding=rounding
+        )
+        return replace(c, offset=self.gamma + self._part("margin", c), state={})
 
     def preference_loss(
-        self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: Moment | None = None
+        self, scores: Tensor, answers: AnswerLogProbs | None = None, context: StepContext | None = None
     ) -> Tensor:
         """The loss of the preference term alone as a function of the scores: [K, B] -> [B]."""
-        memory = (moment or self.start).memory
-        c = self.compare(scores, answers, moment)
-        loss = self._labelled(replace(c, memory=memory.get("link", {})))
-        factor = self._part("weight", replace(c, memory=memory.get("weight", {})))
+        states = (context or self.start).states
+        c = self.compare(scores, answers, context)
+        loss = self._labelled(replace(c, state=states.get("link", {})))
+        factor = self._part("weight", replace(c, state=states.get("weight", {})))
         return self.preference * factor * loss
 
-    def _labelled(self, c: Comparison) -> Tensor:
+    def _labelled(self, c: ObjectiveInputs) -> Tensor:
         """The link under the label, which may be uncertain."""
         one = functools.partial(self._part, "link")
         loss = torch.as_tensor(one(c))
@@ -188,26 +175,26 @@ class Objective(Point):
             loss = (1 - wrong) * loss + wrong * one(c.swapped())
         return loss
 
-    def __call__(self, answers: AnswerLogProbs, moment: Moment | None = None) -> PairLoss:
+    def __call__(self, answers: AnswerLogProbs, context: StepContext | None = None) -> PairLoss:
         """Loss, scores and rewards of a batch.
 
         Args:
             answers: sums and lengths [K, B]; `reference` where `needs_reference`. bf16 or fp16 is widened to float32.
-            moment: when; schedules and memory stand at their start without it.
+            context: when; schedules and states stand at their start without it.
 
         Returns:
             PairLoss in float32 (float64 for float64 input).
         """
-        here = self.at(moment or self.start)
+        here = self.at(context or self.start)
         answers = self.given(answers)
         scores = here.scores(answers)
         rewards = here.rewards(scores)
         both = scores.shape[0] > 1
-        loss = here.preference_loss(scores, answers, moment) if both else torch.zeros_like(answers.sums[0])
+        loss = here.preference_loss(scores, answers, context) if both else torch.zeros_like(answers.sums[0])
         if self.nll:
             logp = self.nll * answers.sums[0] / self._nll_tokens(answers)
             loss = loss - (logp if answers.present is None else logp * answers.present[0])
-        loss = loss + self._part("regulariser", Comparison(scores, rewards, self.beta, answers=answers))
+        loss = loss + self._part("regulariser", ObjectiveInputs(scores, rewards, self.beta, answers=answers))
         margins = rewards[0] - rewards[1] if both else None
         return PairLoss(loss, scores, rewards, margins, here.reward_rounding(answers))
 
@@ -225,7 +212,7 @@ class Objective(Point):
         return answers.chosen_tokens or 1.0  # a step of undesirable answers has none, and its NLL does not count
 
     def score_gradients(
-        self, scores: Tensor, answers: AnswerLogProbs | None = None, moment: Moment | None = None
+        self, scores: Tensor, answers: AnswerLogProbs | None = None, context: StepContext | None = None
     ) -> Tensor:
         """d loss / d s of the preference term, per side and pair: [K, B] -> [K, B], without the 1/B of a mean.
 
@@ -236,52 +223,8 @@ class Objective(Point):
         answers = None if answers is None else self.given(answers)
         with torch.enable_grad():
             leaf = scores.detach().clone().requires_grad_(True)
-            loss = self.at(moment or self.start).preference_loss(leaf, answers, moment).sum()
+            loss = self.at(context or self.start).preference_loss(leaf, answers, context).sum()
             if not loss.requires_grad:  # no preference term
                 return torch.zeros_like(scores)
             (gradient,) = torch.autograd.grad(loss, leaf)
         return gradient
-
-
-def build(cfg: ObjectiveConfig) -> Objective:
-    """The objective that a configuration describes; every parameter is tried once, so a bad value is found here.
-
-    Raises:
-        ConfigError: an unknown part or parameter, a value that a part refuses, gamma given twice, or no loss at all.
-    """
-    parts = {kind: find(kind, getattr(cfg, kind)).bind(getattr(cfg, kind)) for kind in TABLES}
-    check_loss(cfg, parts)
-    check_schedule(parts)
-    check_readers(cfg, parts)
-    objective = Objective(
-        name=cfg.name,
-        parts=parts,
-        beta=cfg.beta,
-        gamma=absolute_gamma(cfg),
-        label_smoothing=cfg.label_smoothing,
-        label_model=cfg.label_model,
-        label_column=cfg.label_column,
-        preference=cfg.preference,
-        nll=cfg.nll,
-        nll_scope=cfg.nll_scope,
-        reference_every=cfg.reference_every,
-        reference_mix=cfg.reference_mix,
-    )
-    if objective.reference_every is not None and not objective.needs_reference:
-        raise ConfigError(
-            f"objective.reference_every={cfg.reference_every}: objective '{cfg.name}' has no reference; set it to null"
-        )
-    sides = max(2, objective.sides(2))
-    trial = torch.full((sides, 1), -1.0)
-    columns = {name: torch.full((1,), 0.5) for name in objective.columns_of(sides)}
-    one = TokenLogProbs(trial[:, 0], torch.arange(sides), torch.arange(sides), 1, sides, guide=torch.zeros(sides))
-    answers = AnswerLogProbs(
-        trial, torch.ones_like(trial), trial, columns=columns, tokens=one, log_p2=trial, kl=torch.zeros_like(trial)
-    )
-    objective(answers)
-    for moment in ends(parts["schedule"], objective.start.memory):
-        try:
-            objective(answers, moment)
-        except ConfigError as error:
-            raise ConfigError(f"{error}; objective.schedule moves it there") from error
-    return objective

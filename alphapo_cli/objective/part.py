@@ -13,13 +13,31 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from torch import Tensor
+
 from alphapo_cli.config import validate
 from alphapo_cli.config.objective_parts import OPTIONAL, PARTS
 from alphapo_cli.errors import ConfigError, nearest
-from alphapo_cli.objective.part_state import State
+from alphapo_cli.objective.inputs import PartState
 
 # What a score is the logarithm of: a probability (at most 0), or a ratio of two probabilities (either sign).
 ScoreKind = Literal["log_prob", "log_ratio"]
+
+
+@dataclass(frozen=True)
+class StatefulPart:
+    """What a part remembers of earlier optimizer steps. Every function also takes the part's settings as keywords.
+
+    initial() -> name -> number before the first step.
+    observe(c) -> [B, F] values of each pair, without gradient.
+    update(state, values [n, F]) -> the state with which the step of those n pairs is computed, and the next begins.
+    on_probe(state, row) -> the state after a measurement of the probe, `row` its metrics.
+    """
+
+    initial: Callable[..., dict[str, float | Tensor]]
+    observe: Callable[..., Tensor] | None = None
+    update: Callable[..., PartState] | None = None
+    on_probe: Callable[..., PartState] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +66,7 @@ class Part:
     needs_guide: bool = False
     columns: tuple[str, ...] | Callable[..., tuple[str, ...]] = ()
     rule: Callable[..., Any] | None = None
-    state: State | None = None
+    stateful: StatefulPart | None = None
     limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     reads_margin: bool = True
     sides: int | None = 2
@@ -60,7 +78,7 @@ class Part:
         signature = inspect.signature(self.function)
         return {n: p for n, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
-    def bind(self, settings: Mapping[str, Any]) -> Bound:
+    def bind(self, settings: Mapping[str, Any]) -> BoundPart:
         """The part with its parameters filled in.
 
         Raises:
@@ -79,11 +97,11 @@ class Part:
         for name, limits in self.limits.items():
             for words in validate.fault(f"objective.{self.kind}.{name}", chosen[name], limits):
                 raise ConfigError(words)
-        return Bound(self, chosen)
+        return BoundPart(self, chosen)
 
 
 @dataclass(frozen=True)
-class Bound:
+class BoundPart:
     """A part with its settings."""
 
     part: Part

@@ -6,74 +6,57 @@ the loss does not depend on how a step was cut up. The values are a checkpoint's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from alphapo_cli.objective.inputs import Comparison, Memory
-
-if TYPE_CHECKING:
-    from alphapo_cli.objective.part import Bound
+from alphapo_cli.objective.inputs import ObjectiveInputs, PartState
+from alphapo_cli.objective.part import BoundPart
 
 
-@dataclass(frozen=True)
-class State:
-    """The memory of one part. Every function also takes the part's settings as keywords.
-
-    initial() -> name -> number before the first step.
-    observe(c) -> [B, F] values of each pair, without gradient.
-    settle(memory, values [n, F]) -> the memory with which the step of those n pairs is computed, and the next begins.
-    react(memory, row) -> the memory after a reading of the probe, `row` its metrics.
-    """
-
-    initial: Callable[..., dict[str, float | Tensor]]
-    observe: Callable[..., Tensor] | None = None
-    settle: Callable[..., Memory] | None = None
-    react: Callable[..., Memory] | None = None
-
-
-def begin(parts: Mapping[str, Bound]) -> dict[str, Memory]:
-    """The memory of every part that has one, before the first step."""
-    found: dict[str, Memory] = {}
+def begin(parts: Mapping[str, BoundPart]) -> dict[str, PartState]:
+    """The state of every part that has one, before the first step."""
+    found: dict[str, PartState] = {}
     for kind, bound in parts.items():
-        if bound.part.state is not None:
-            values = bound.part.state.initial(**bound.settings)
+        if bound.part.stateful is not None:
+            values = bound.part.stateful.initial(**bound.settings)
             found[kind] = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in values.items()}
     return found
 
 
 @torch.no_grad()
-def observe(parts: Mapping[str, Bound], c: Comparison) -> dict[str, Tensor]:
+def observe(parts: Mapping[str, BoundPart], c: ObjectiveInputs) -> dict[str, Tensor]:
     """[B, F] float64 values of each pair for every part that reads them."""
     found = {}
     for kind, bound in parts.items():
-        state = bound.part.state
-        if state is not None and state.observe is not None:
+        rule = bound.part.stateful
+        if rule is not None and rule.observe is not None:
             seen = c if bound.part.sides is None else c.first(bound.part.sides)
-            found[kind] = state.observe(seen, **bound.settings).detach().double().cpu()
+            found[kind] = rule.observe(seen, **bound.settings).detach().double().cpu()
     return found
 
 
-def settle(
-    parts: Mapping[str, Bound], memory: Mapping[str, Memory], observed: Mapping[str, Tensor]
-) -> dict[str, Memory]:
-    """The memory with which a step is computed; `observed` [n, F] of all its pairs, in the data's order."""
-    moved = dict(memory)
+def update(
+    parts: Mapping[str, BoundPart], states: Mapping[str, PartState], observed: Mapping[str, Tensor]
+) -> dict[str, PartState]:
+    """The states with which a step is computed; `observed` [n, F] of all its pairs, in the data's order."""
+    moved = dict(states)
     for kind, values in observed.items():
-        state = parts[kind].part.state
-        if state is not None and state.settle is not None:
-            moved[kind] = state.settle(memory[kind], values, **parts[kind].settings)
+        rule = parts[kind].part.stateful
+        if rule is not None and rule.update is not None:
+            moved[kind] = rule.update(states[kind], values, **parts[kind].settings)
     return moved
 
 
-def react(parts: Mapping[str, Bound], memory: Mapping[str, Memory], row: Mapping[str, Any]) -> dict[str, Memory]:
-    """The memory after a reading of the probe."""
-    moved = dict(memory)
+def on_probe(
+    parts: Mapping[str, BoundPart], states: Mapping[str, PartState], row: Mapping[str, Any]
+) -> dict[str, PartState]:
+    """The states after a measurement of the probe, `row` its metrics."""
+    moved = dict(states)
     for kind, bound in parts.items():
-        state = bound.part.state
-        if state is not None and state.react is not None:
-            moved[kind] = state.react(memory[kind], row, **bound.settings)
+        rule = bound.part.stateful
+        if rule is not None and rule.on_probe is not None:
+            moved[kind] = rule.on_probe(states[kind], row, **bound.settings)
     return moved

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from alphapo_cli.config.objective_parts import OPTIONAL
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
-from alphapo_cli.objective.part import Bound, Part
+from alphapo_cli.objective.part import BoundPart, Part
 
 
 @dataclass(frozen=True)
-class Point:
+class ObjectiveSpec:
     """A point in score x shape x link x margin x weight x regulariser with its numbers."""
 
     name: str
-    parts: Mapping[str, Bound]  # kind -> part
+    parts: Mapping[str, BoundPart]  # kind -> part
     beta: float
     gamma: float = 0.0
     label_smoothing: float = 0.0
@@ -100,7 +100,7 @@ class Point:
         return max(2 if self.needs_rejected else 1, third, *(n for n in asked if n > 2))
 
     @property
-    def reads_all(self) -> Bound | None:
+    def reads_all(self) -> BoundPart | None:
         """The part that reads all answers of a row, if one does."""
         return next((bound for bound in self.parts.values() if bound.part.sides is None), None)
 
@@ -110,7 +110,7 @@ class Point:
         return any(bound.part.mismatched for bound in self.parts.values())
 
     @property
-    def pairing(self) -> Bound | None:
+    def pairing(self) -> BoundPart | None:
         """A part that cannot read a row with one answer alone; None: unpaired rows can be trained on."""
         kinds = ("link", "token", "margin", "weight", "regulariser")
         return next((self.parts[kind] for kind in kinds if not self.parts[kind].part.pointwise), None)
@@ -118,4 +118,4 @@ class Point:
     @property
     def observes(self) -> bool:
         """Whether it needs the values of a whole step before the step's loss."""
-        return any(b.part.state is not None and b.part.state.observe is not None for b in self.parts.values())
+        return any(b.part.stateful is not None and b.part.stateful.observe is not None for b in self.parts.values())

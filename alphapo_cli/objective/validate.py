@@ -11,8 +11,8 @@ import torch
 from alphapo_cli.config.objective_parts import OPTIONAL
 from alphapo_cli.config.schema import ObjectiveConfig
 from alphapo_cli.errors import ConfigError
-from alphapo_cli.objective.inputs import Memory, Moment
-from alphapo_cli.objective.part import Bound
+from alphapo_cli.objective.inputs import PartState, StepContext
+from alphapo_cli.objective.part import BoundPart
 
 
 def absolute_gamma(cfg: ObjectiveConfig) -> float:
@@ -30,7 +30,7 @@ def absolute_gamma(cfg: ObjectiveConfig) -> float:
     return cfg.beta * cfg.gamma_beta_ratio if cfg.gamma_beta_ratio is not None else 0.0
 
 
-def check_loss(cfg: ObjectiveConfig, parts: Mapping[str, Bound]) -> None:
+def check_loss(cfg: ObjectiveConfig, parts: Mapping[str, BoundPart]) -> None:
     """Raises ConfigError: nothing is left to minimise, or a margin part that the link does not read."""
     link, margin = parts["link"].part, parts["margin"].part
     if not link.needs_rejected and not cfg.nll:
@@ -46,10 +46,10 @@ def check_loss(cfg: ObjectiveConfig, parts: Mapping[str, Bound]) -> None:
         )
 
 
-def check_schedule(parts: Mapping[str, Bound]) -> None:
+def check_schedule(parts: Mapping[str, BoundPart]) -> None:
     """A schedule may move a number that a part reads at every step.
 
-    Not those of token weights, with which the reference's sums were made once, nor those where a memory begins.
+    Not those of token weights, with which the reference's sums were made once, nor those where a state begins.
 
     Raises:
         ConfigError: the schedule's parameter is none of them.
@@ -71,23 +71,23 @@ def check_schedule(parts: Mapping[str, Bound]) -> None:
         )
 
 
-def _beginnings(bound: Bound) -> set[str]:
-    """The settings that only say where a part's memory begins: those that its `initial` names."""
-    if bound.part.state is None:
+def _beginnings(bound: BoundPart) -> set[str]:
+    """The settings that only say where a part's state begins: those that its `initial` names."""
+    if bound.part.stateful is None:
         return set()
-    named = inspect.signature(bound.part.state.initial).parameters.values()
+    named = inspect.signature(bound.part.stateful.initial).parameters.values()
     return {p.name for p in named if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def ends(schedule: Bound, memory: Mapping[str, Memory]) -> list[Moment]:
+def ends(schedule: BoundPart, states: Mapping[str, PartState]) -> list[StepContext]:
     """Moments at which the schedule's parameter is as far as it goes."""
-    if "schedule" not in memory:
-        return [Moment(1.0, memory)]
+    if "schedule" not in states:
+        return [StepContext(1.0, states)]
     values = (torch.tensor(float(schedule.settings[name]), dtype=torch.float64) for name in ("low", "high"))
-    return [Moment(1.0, {**memory, "schedule": {"value": value}}) for value in values]
+    return [StepContext(1.0, {**states, "schedule": {"value": value}}) for value in values]
 
 
-def check_readers(cfg: ObjectiveConfig, parts: Mapping[str, Bound]) -> None:
+def check_readers(cfg: ObjectiveConfig, parts: Mapping[str, BoundPart]) -> None:
     """Raises ConfigError: a setting about two answers beside a part that reads more, or about tokens beside sums."""
     score, token = parts["score"], parts["token"].part.name
     if score.columns and token != OPTIONAL["token"]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from alphapo_cli.modeling.logprobs import AnswerLogProbs, above
-from alphapo_cli.objective.inputs import Moment
+from alphapo_cli.objective.inputs import StepContext
 from alphapo_cli.objective.objective import Objective
 
 QUANTILES = (10, 50, 90)
@@ -117,15 +117,15 @@ def _accuracy(now: ProbeValues) -> np.ndarray:
     return _order(now.rewards, now.reward_rounding)
 
 
-def objective_values(objective: Objective, answers: AnswerLogProbs, moment: Moment) -> dict[str, np.ndarray]:
+def objective_values(objective: Objective, answers: AnswerLogProbs, context: StepContext) -> dict[str, np.ndarray]:
     """scores, rewards, gradients (d loss / d score) and reward_rounding, each [K, P], of P pairs' answers."""
     answers = answers.widened()
     scores = objective.scores(answers)
-    here = objective.at(moment)
+    here = objective.at(context)
     found = {
         "scores": scores,
         "rewards": here.rewards(scores),
-        "gradients": objective.score_gradients(scores, answers, moment),
+        "gradients": objective.score_gradients(scores, answers, context),
         "reward_rounding": here.reward_rounding(answers),
     }
     return {name: values.double().numpy() for name, values in found.items()}

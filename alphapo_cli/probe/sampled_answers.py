@@ -16,7 +16,7 @@ from typing import Any
 
 from alphapo_cli.config.schema import ProbeConfig
 from alphapo_cli.modeling.sampling import sample
-from alphapo_cli.runtime.memo import Keep, alone
+from alphapo_cli.runtime.memo import Memoize, no_memo
 from alphapo_cli.storage.atomic import write_json
 
 NGRAM = 4
@@ -33,7 +33,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Prompts:
+class SamplePrompts:
     """What is answered: texts (for the record) and the ids that the model reads."""
 
     dataset: str
@@ -42,22 +42,22 @@ class Prompts:
     true_reward: TrueReward | None = None
 
 
-class Outcome:
+class SampledAnswers:
     """Samples, and where it can scores, one policy over a run; `folder` is the run's samples/."""
 
     def __init__(
-        self, tokenizer: Any, end_id: int, cfg: ProbeConfig, prompts: Prompts, seed: int, folder: Path, name: str,
-        keep: Keep = alone,
+        self, tokenizer: Any, end_id: int, cfg: ProbeConfig, prompts: SamplePrompts, seed: int, folder: Path, name: str,
+        memoize: Memoize = no_memo,
     ) -> None:  # fmt: skip
-        """`keep`: for the answers of the policy before its first step, which other runs may share."""
-        self.keep = keep
+        """`memoize`: for the answers of the policy before its first step, which other runs may share."""
+        self.memoize = memoize
         self.tokenizer, self.end_id, self.cfg, self.prompts = tokenizer, end_id, cfg, prompts
         self.seed, self.folder, self.name = seed, folder, name
         self.reference: Answers | None = None
 
     def start(self, lm: Any) -> None:
         """Draw the reference answers and keep them in samples/reference.json."""
-        self.reference = self.keep(f"reference {self.seed}", lambda: self._answers(lm, "reference"))
+        self.reference = self.memoize(f"reference {self.seed}", lambda: self._answers(lm, "reference"))
         assert self.reference is not None
         self._write("reference.json", self.reference, f"{self.name}-step-0")
 
@@ -65,7 +65,7 @@ class Outcome:
         """samples/* and glassbox/* of the policy as it is; its answers are kept in samples/step-N.json."""
         assert self.reference is not None
         draw = functools.partial(self._answers, lm, "policy")
-        answers: Answers = self.keep(f"policy {self.seed}", draw) if step == 0 else draw()
+        answers: Answers = self.memoize(f"policy {self.seed}", draw) if step == 0 else draw()
         self._write(f"step-{step}.json", answers, self.name)
         length = _mean([len(ids) for ids in answers.ids])
         row = {"samples/length": length, "samples/repetition": _mean([repetition(ids) for ids in answers.ids])}

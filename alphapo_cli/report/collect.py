@@ -27,7 +27,7 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
-class Cell:
+class ReportCell:
     """One run of the sweep, as far as it went."""
 
     run: RunDirectory
@@ -65,13 +65,13 @@ class Sweep:
 
     directory: SweepDirectory
     record: Mapping[str, Any]
-    cells: list[Cell]
+    cells: list[ReportCell]
     analysis: best_of.Analysis
     best: Mapping[str, Any] | None
     sentence: str
 
     @property
-    def points(self) -> list[best_of.Point]:
+    def points(self) -> list[best_of.SweepPoint]:
         return self.analysis.points
 
     @property
@@ -183,7 +183,7 @@ def _record(directory: SweepDirectory) -> dict[str, Any]:
     return record
 
 
-def _cell(directory: SweepDirectory, made: Mapping[str, Any], point: int) -> Cell:
+def _cell(directory: SweepDirectory, made: Mapping[str, Any], point: int) -> ReportCell:
     run = directory.cell(made["id"])
     faults: list[str] = []
     try:
@@ -195,7 +195,7 @@ def _cell(directory: SweepDirectory, made: Mapping[str, Any], point: int) -> Cel
     if made["state"] == "complete" and not rows:
         faults.append("metrics.jsonl is missing or empty")
     final = {**({} if made["state"] == "complete" and metrics else _last(rows)), **metrics}
-    return Cell(
+    return ReportCell(
         run=run, id=made["id"], values=made["point"], overrides=tuple(map(str, made["overrides"])), point=point,
         state=str(made["state"]), reason=made.get("reason"), step=int(number(made.get("step")) or 0),
         rows=rows, final=final, cost=made.get("cost") or {}, settings=_settings(run), manifest=_manifest(run),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from alphapo_cli.report.collect import Cell, Sweep, number, short, shown
+from alphapo_cli.report.collect import ReportCell, Sweep, number, short, shown
 from alphapo_cli.report.samples import Answer, Samples
 from alphapo_cli.sweep.intervals import Estimate
 from alphapo_cli.tracking import metrics as catalog
@@ -42,7 +42,7 @@ def payload(sweep: Sweep, answers: Samples | None) -> dict[str, Any]:
     }
 
 
-def _known(cell: Cell, key: str) -> bool:
+def _known(cell: ReportCell, key: str) -> bool:
     return number(cell.final.get(key)) is not None or any(number(row.get(key)) is not None for row in cell.rows)
 
 
@@ -78,7 +78,7 @@ def _steps(sweep: Sweep, key: str) -> list[int]:
     return sorted({step for cell in sweep.cells for step in _curve(cell, key)})
 
 
-def _curve(cell: Cell, key: str) -> dict[int, float]:
+def _curve(cell: ReportCell, key: str) -> dict[int, float]:
     """Values of `key` by step."""
     found = {}
     for row in cell.rows:
@@ -89,7 +89,7 @@ def _curve(cell: Cell, key: str) -> dict[int, float]:
 
 
 def _cell(
-    cell: Cell, keys: Sequence[str], kept: Mapping[str, set[int]], grids: dict[tuple[int, ...], int]
+    cell: ReportCell, keys: Sequence[str], kept: Mapping[str, set[int]], grids: dict[tuple[int, ...], int]
 ) -> dict[str, Any]:
     """One cell. A curve is [index of its steps, values]: cells of a sweep share their steps."""
     curves = {}

@@ -11,7 +11,7 @@ from typing import Any
 
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.errors import AlphapoError
-from alphapo_cli.report.collect import Cell, Sweep
+from alphapo_cli.report.collect import ReportCell, Sweep
 
 MOST_PROMPTS = 32
 LONGEST = 1200  # characters shown of one answer
@@ -71,11 +71,11 @@ def _drawn(seed: Any, shared: set[str], start: dict[str, Any], texts: dict[int, 
     )
 
 
-def _last(cell: Cell) -> dict[str, Any]:
+def _last(cell: ReportCell) -> dict[str, Any]:
     return _read(cell, f"step-{cell.step}.json")
 
 
-def _read(cell: Cell, name: str) -> dict[str, Any]:
+def _read(cell: ReportCell, name: str) -> dict[str, Any]:
     """Rows in AlpacaEval's format by instruction; empty where the file is missing or is something else."""
     path: Path = cell.run.path / "samples" / name
     try:

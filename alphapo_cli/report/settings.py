@@ -14,7 +14,7 @@ from alphapo_cli.config.objective_parts import GAMMAS, PARTS
 from alphapo_cli.config.overrides import Sources, quoted, read_line
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import ConfigError
-from alphapo_cli.report.collect import Cell, Sweep
+from alphapo_cli.report.collect import ReportCell, Sweep
 from alphapo_cli.runs.directory import identity
 
 _ABSENT = object()
@@ -34,7 +34,7 @@ class Settings:
     """The configuration table."""
 
     differing: list[str]  # keys that not all cells agree on
-    rows: list[tuple[Cell, list[str]]]  # a cell's values of these keys
+    rows: list[tuple[ReportCell, list[str]]]  # a cell's values of these keys
     shared: list[Setting]
 
 
@@ -58,7 +58,7 @@ def settings(sweep: Sweep) -> Settings:
     return Settings(differing, rows, shared)
 
 
-def _value(cell: Cell, key: str) -> Any:
+def _value(cell: ReportCell, key: str) -> Any:
     return cell.settings.get(key, _ABSENT)
 
 
@@ -81,7 +81,7 @@ class Commands:
         # A compose costs a tenth of a second and a sweep may have hundreds of cells, which set the same few keys.
         self.known: dict[tuple[str, ...], bool] = {}
 
-    def of(self, cell: Cell) -> str | None:
+    def of(self, cell: ReportCell) -> str | None:
         """The command; None where overrides of the shipped conf/ cannot say it (an objective from --config-dir)."""
         groups, changed = self._difference(cell.settings)
         overrides = [*groups, *(f"{k}={_typed(v)}" for k, v in changed.items())]

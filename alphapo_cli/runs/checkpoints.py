@@ -1,9 +1,9 @@
 """Checkpoints that are there whole or not at all.
 
-checkpoints/step-N/state.pt   weights that train, optimizer, schedule, random generators, sums of the open log window
+checkpoints/step-N/state.pt   a TrainingCheckpoint as a plain mapping
 checkpoints/step-N/complete   written last; a directory without it is not seen
 
-A checkpoint is written as .step-N.<random>/, flushed to disk and renamed.
+A checkpoint is written as .step-N/, flushed to disk and renamed.
 """
 
 from __future__ import annotations
@@ -11,17 +11,40 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from alphapo_cli.errors import AlphapoError
-from alphapo_cli.storage.atomic import sync_directory, write_json
+from alphapo_cli.errors import AlphapoError, UsageError, first_line
+from alphapo_cli.storage.atomic import whole_directory, write_json
 
 _NAME = re.compile(r"^step-(\d+)$")
+
+
+# What a checkpoint holds and under which names; raise it with every change. 1: no number was written.
+FORMAT = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCheckpoint:
+    """All that a continued run needs beside the weights it starts from, as it is between two optimizer steps."""
+
+    step: int  # optimizer steps done
+    weights: Mapping[str, Tensor]  # parameters that train, and buffers
+    optimizer: Mapping[str, Any]
+    lr_scheduler: Mapping[str, Any]
+    processes: Sequence[Mapping[str, Any]]  # of each rank: "rng", its generators, and "sums", open sums of metrics
+    part_states: Mapping[str, Mapping[str, Tensor]]  # kind of part -> what it remembers of earlier steps
+    reference: Mapping[str, Tensor]  # weights of a reference that moves; empty where none does
+    cost: Mapping[str, Any]  # what the run took so far
+    last_probe: Mapping[str, Any]  # the last measurement's metrics
+    stopped: str | None = None  # why the run has stopped, where it has: only its end is missing
+    format: int = FORMAT
 
 
 class Checkpoints:
@@ -37,11 +60,12 @@ class Checkpoints:
         found = (int(m[1]) for name in os.listdir(self.folder) if (m := _NAME.match(name)))
         return sorted(n for n in found if (self._path(n) / "complete").is_file())
 
-    def load(self) -> dict[str, Any] | None:
-        """The newest complete checkpoint's content on the CPU, or None where there is none.
+    def load(self) -> TrainingCheckpoint | None:
+        """The newest complete checkpoint, on the CPU, or None where there is none.
 
         Raises:
             AlphapoError: its file cannot be read.
+            UsageError: it has another format.
         """
         steps = self.steps()
         if not steps:
@@ -50,36 +74,28 @@ class Checkpoints:
         try:
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            first = first_line(error)
             raise AlphapoError(
                 f"{file}: cannot be read ({first}); remove {file.parent} to go on from an earlier checkpoint"
             ) from error
-        return state
+        found = state.get("format", 1)
+        if found != FORMAT:
+            age = "an older" if found < FORMAT else "a newer"
+            raise UsageError(
+                f"{file}: a checkpoint of format {found}, made by {age} alphapo; this one reads format {FORMAT}: go on with "
+                "that version, or start over with --replace"
+            )
+        return TrainingCheckpoint(**state)
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
+    def save(self, checkpoint: TrainingCheckpoint) -> None:
         """Write a checkpoint, then remove those beyond `keep` and what kills left half-written.
 
         Raises:
             OSError: the disk refuses; earlier checkpoints are as they were.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        beside = self.folder / f".step-{step}.{secrets.token_hex(4)}"
-        try:
-            beside.mkdir()
-            with open(beside / "state.pt", "wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            write_json(beside / "complete", {"step": step})
-            sync_directory(beside)
-            target = self._path(step)
-            if target.exists():
-                shutil.rmtree(target)
-            os.rename(beside, target)
-            sync_directory(self.folder)
-        except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
-            raise
+        with whole_directory(self._path(checkpoint.step)) as folder:
+            torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}, folder / "state.pt")
+            write_json(folder / "complete", {"step": checkpoint.step})
         self.tidy()
 
     def tidy(self) -> None:

@@ -6,7 +6,7 @@ metrics.jsonl   the record; W&B mirrors it
 probe.jsonl     per pair
 samples/        answers, AlpacaEval format
 curves.png
-.claim/         who works on it (see claims)
+.claim/         who works on it (see storage/run_lock)
 outcome.json    what `alphapo run` found by generating and evaluating
 checkpoints/    where an interrupted run goes on
 model/          loads in plain transformers and vLLM
@@ -34,8 +34,9 @@ from alphapo_cli.config.compose import leaves, to_dict, to_yaml
 from alphapo_cli.data.file_hashes import fingerprints
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runs.state import OUTCOME, RunState, parsed
-from alphapo_cli.storage.atomic import UNBEGUN, check_folder, json_line, read_jsonl, usable, write_atomic, write_json
+from alphapo_cli.storage.atomic import UNBEGUN, check_folder, usable, write_atomic, write_json
 from alphapo_cli.storage.hashing import digest as digest
+from alphapo_cli.storage.jsonl import json_line, read_jsonl
 
 # What a run writes; `begin` removes these and nothing else. The claim outlives them.
 # config.yaml first: without it, nothing goes on from what a kill in between has left.
@@ -138,7 +139,7 @@ class RunDirectory(RunState):
         """Nothing there but a claim, and what a kill leaves of writing the first file."""
         if not self.path.is_dir():
             return True
-        return all(e == self.claim or e.name.startswith(UNBEGUN) for e in self.path.iterdir())
+        return all(e == self.lock or e.name.startswith(UNBEGUN) for e in self.path.iterdir())
 
     def begin(self, cfg: Any, manifest: dict[str, Any]) -> None:
         """Start from nothing: remove what an earlier attempt left, write configuration and manifest (with `files`)."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.storage.run_lock import standing
+from alphapo_cli.storage.run_lock import lock_status
 
 OVER = ("complete", "stopped")  # states of runs that no line takes up again
 OUTCOME = "outcome.json"
@@ -38,7 +38,7 @@ class RunState:
         return self.path / "summary.json"
 
     @property
-    def claim(self) -> Path:
+    def lock(self) -> Path:
         return self.path / ".claim"
 
     def read_manifest(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class RunState:
             return "pending"
         state = str((summary or {}).get("state", "interrupted"))
         if state == "running":
-            now = standing(self.claim)
+            now = lock_status(self.lock)
             return "running" if now is not None and now.held else "interrupted"
         return state
 

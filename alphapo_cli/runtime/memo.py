@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -11,29 +11,29 @@ from alphapo_cli.storage.hashing import digest
 
 T = TypeVar("T")
 
-Keep = Callable[
+Memoize = Callable[
     [str, Callable[[], Any]], Any
 ]  # (key, make): what was made under the key before, else what `make` makes
 
 
-def alone(key: str, make: Callable[[], Any]) -> Any:
-    """A `Keep` that keeps nothing: there is no other run."""
+def no_memo(key: str, make: Callable[[], Any]) -> Any:
+    """A `Memoize` that keeps nothing: there is no other run."""
     return make()
 
 
 @dataclass
-class _Kept:
+class _Entry:
     value: Any
     owners: set[str]
 
 
-class Shelf:
+class LRUMemo:
     """Keeps what is made by key, as long as one of its latest owners has asked for it; the rest is let go."""
 
     def __init__(self, owners: int) -> None:
         self.most = owners
         self.owners: list[str] = []  # the latest one last
-        self.kept: dict[str, _Kept] = {}
+        self.kept: dict[str, _Entry] = {}
 
     def open(self, owner: str) -> None:
         """From now on `owner` asks."""
@@ -47,20 +47,12 @@ class Shelf:
     def keep(self, key: str, make: Callable[[], Any]) -> Any:
         """What was made under the key before, else what `make` makes; for the owner that asks."""
         if key not in self.kept:
-            self.kept[key] = _Kept(make(), set())
+            self.kept[key] = _Entry(make(), set())
         self.kept[key].owners.add(self.owners[-1])
         return self.kept[key].value
 
 
-def made_of(cfg: TrainConfig) -> str:
+def inputs_key(cfg: TrainConfig) -> str:
     """A hash of the settings that a run's model and data depend on."""
     seed = cfg.seed if cfg.model.source == "from_scratch" else 0
     return digest([asdict(cfg.model), asdict(cfg.data), cfg.probe.pairs, seed])
-
-
-def together(runs: Iterable[T], cfg: Callable[[T], TrainConfig]) -> list[T]:
-    """The runs in their order, but those of the same model and data one after the other."""
-    groups: dict[str, list[T]] = {}
-    for run in runs:
-        groups.setdefault(made_of(cfg(run)), []).append(run)
-    return [run for group in groups.values() for run in group]

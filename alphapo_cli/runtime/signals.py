@@ -1,4 +1,7 @@
-"""Ctrl-C, SIGTERM and SIGHUP: the first one asks for a stop at the next safe point, the second stops at once."""
+"""Ctrl-C, SIGTERM and SIGHUP: a request to stop at the next safe point, and signals deferred during a critical section.
+
+The first signal asks for a stop at the next safe point, the second one stops at once.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopRequest:
@@ -58,3 +61,33 @@ def stop_requests() -> Iterator[StopRequest]:
 def raise_interrupt(number: int, frame: FrameType | None) -> Any:
     """Handler outside such a block: a scheduler's SIGTERM and a closed terminal are interruptions like Ctrl-C."""
     raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Within the block signals are collected; after it each goes to the handler that it would have met.
+
+    Outside the main thread, where Python takes no signals, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[tuple[int, FrameType | None]] = []
+    before: dict[int, Any] = {}
+
+    def collect(number: int, frame: FrameType | None) -> None:
+        arrived.append((number, frame))
+
+    try:
+        for number in SIGNALS:
+            before[number] = signal.signal(number, collect)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for number, frame in arrived:
+        handler = before[number]
+        if callable(handler):
+            handler(number, frame)
+        elif handler == signal.SIG_DFL:
+            signal.raise_signal(number)

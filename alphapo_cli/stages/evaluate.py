@@ -94,7 +94,7 @@ def prepare(
         out = place_inside(inside, "eval", identity)
     folder = out or Path(cfg.run.dir) / (cfg.run.name or keyed_name("eval", outputs.generator, identity))
     directory = EvalDirectory(folder.expanduser())
-    state = directory.claim(identity, statistics, replace=replace)
+    state = directory.open(identity, statistics, replace=replace)
     left_out = directory.load_results().get("judging", {}).get("failed", 0)
     if state in ("complete", "statistics") and left_out > cfg.judge.max_failed:
         state = "continued"  # what was allowed to fail then is not any more

@@ -19,15 +19,16 @@ from alphapo_cli.data.template import style_of
 from alphapo_cli.data.tokenise import encode_prompt
 from alphapo_cli.errors import AlphapoError, Interrupted, UsageError, missing_extra
 from alphapo_cli.generation import parity
-from alphapo_cli.generation.backend import Backend, Job, Request, request_seed
+from alphapo_cli.generation.backend import Backend, GenerationJob, Request, request_seed
 from alphapo_cli.generation.directory import GenerateDirectory
 from alphapo_cli.generation.prompts import Prompts, load_prompts
 from alphapo_cli.generation.schema import GenerateConfig
 from alphapo_cli.generation.statistics import describe
-from alphapo_cli.generation.target_model import Subject, find
+from alphapo_cli.generation.target_model import TargetModel, find
 from alphapo_cli.modeling.sampling import Sample
 from alphapo_cli.runs.directory import digest, manifest
 from alphapo_cli.runs.keyed_directory import keyed_name, place_inside
+from alphapo_cli.stages.training import glassbox_base
 from alphapo_cli.storage.atomic import write_json
 from alphapo_cli.storage.jsonl import LineLog
 from alphapo_cli.storage.paths import cache_dir
@@ -40,7 +41,7 @@ class Generation:
     """Everything read and checked. `ids`: token ids by prompt; `backend`: vllm or transformers."""
 
     cfg: GenerateConfig
-    job: Job
+    job: GenerationJob
     prompts: Prompts
     ids: tuple[list[int], ...]
     backend: str
@@ -93,14 +94,18 @@ def prepare(
     cache = cache or cache_dir()
     backend = choose_backend(cfg.generation.backend)
     prompts = load_prompts(cfg.data)
-    subject = find(model, cfg.model, cache)
+    embedded = model is None
+    subject = find(
+        str(glassbox_base.ensure(cache)) if embedded else str(model), cfg.model, cache,
+        name="glassbox-base" if embedded else None,
+    )  # fmt: skip
     ids = tuple(_encode(prompts, subject, cfg.data))
     if subject.recorded is not None:
         parity.check_run(subject.recorded, subject.tokenizer, cfg.data)
     else:
         parity.check_template([prompt.side for prompt in prompts.rows], ids, subject.tokenizer, cfg.data)
     limit = _limit(cfg, subject, ids)
-    job = Job(subject, cfg, subject.stop_ids(cfg.data), limit)
+    job = GenerationJob(subject, cfg, subject.stop_ids(cfg.data), limit)
     generator = cfg.generation.generator or subject.name
     identity = {
         "generator": generator,
@@ -120,7 +125,7 @@ def prepare(
         out = place_inside(inside, "generate", identity)
     folder = out or Path(cfg.run.dir) / (cfg.run.name or keyed_name("generate", generator, identity))
     directory = GenerateDirectory(folder.expanduser())
-    state = directory.claim(identity, replace=replace)
+    state = directory.open(identity, replace=replace)
     return Generation(cfg, job, prompts, ids, backend, directory, identity, generator, state, replace)
 
 
@@ -196,7 +201,7 @@ def _backend(generation: Generation) -> Backend:
     return TransformersBackend()
 
 
-def _encode(prompts: Prompts, subject: Subject, data: DataConfig) -> list[list[int]]:
+def _encode(prompts: Prompts, subject: TargetModel, data: DataConfig) -> list[list[int]]:
     tokenizer = subject.tokenizer
     style = style_of(tokenizer, data)
     bare = [prompt for prompt in prompts.rows if prompt.plain is None]
@@ -217,7 +222,7 @@ def _encode(prompts: Prompts, subject: Subject, data: DataConfig) -> list[list[i
     ]
 
 
-def _limit(cfg: GenerateConfig, subject: Subject, ids: tuple[list[int], ...]) -> int:
+def _limit(cfg: GenerateConfig, subject: TargetModel, ids: tuple[list[int], ...]) -> int:
     """Tokens of an answer at most.
 
     Raises:

@@ -6,7 +6,6 @@ import dataclasses
 import sys
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from rich.console import Console
 from rich.table import Table
@@ -14,18 +13,19 @@ from transformers.utils.logging import disable_progress_bar
 
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import UsageError
+from alphapo_cli.objective.build import build
 from alphapo_cli.objective.data_requirements import check_columns, check_sides
-from alphapo_cli.objective.objective import Objective, build
-from alphapo_cli.probe.probe import Processes
+from alphapo_cli.objective.objective import Objective
 from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.runtime.distributed import start_processes
 from alphapo_cli.runtime.signals import stop_requests
+from alphapo_cli.runtime.threads import threads
 from alphapo_cli.stages.training.extra_models import check_guide, reads_guide, to_come
-from alphapo_cli.stages.training.glassbox_base import threads
-from alphapo_cli.stages.training.inputs import Materials, Workshop
+from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData
 from alphapo_cli.stages.training.resume import Busy
-from alphapo_cli.stages.training.session import Attempt
+from alphapo_cli.stages.training.session import TrainingSession
 from alphapo_cli.stages.training.tracker import Group
-from alphapo_cli.storage.run_lock import standing
+from alphapo_cli.storage.run_lock import lock_status
 
 
 def run(
@@ -33,7 +33,7 @@ def run(
     directory: RunDirectory,
     *,
     replace: bool = False,
-    workshop: Workshop | None = None,
+    builder: InputsBuilder | None = None,
     group: Group | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -50,50 +50,39 @@ def run(
         summary = directory.summary()
         assert summary is not None
         return summary
-    now = standing(directory.claim)
-    if now is not None and now.held:  # the claim itself is taken later; this spares the wait until then
+    now = lock_status(directory.lock)
+    if now is not None and now.held:  # the lock itself is acquired later; this spares the wait until then
         raise Busy.of(directory, now)
-    processes = start_processes(cfg)
+    processes = start_processes(use_cpu=cfg.trainer.use_cpu)
     if not sys.stderr.isatty():
         disable_progress_bar()  # transformers' own bars for loading and saving
-    workshop = workshop or Workshop(processes=processes)
+    builder = builder or InputsBuilder(processes=processes)
     console = console or Console(stderr=True, quiet=processes.rank != 0)
     with threads(cfg.trainer.threads):
         objective = build(cfg.objective)
         with PartialState().main_process_first():
-            materials = workshop.materials(cfg)
+            start = builder.model_and_data(cfg)
         if objective.needs_mismatched:
-            materials = dataclasses.replace(materials, data=materials.data.with_mismatched())
-        for what, pairs in (("the training data", materials.data.train), ("the probe's data", materials.data.probe)):
+            start = dataclasses.replace(start, data=start.data.with_mismatched())
+        for what, pairs in (("the training data", start.data.train), ("the probe's data", start.data.probe)):
             check_sides(objective, pairs.num_sides, pairs.unpaired, what, pairs.columns)
             check_guide(cfg, objective, pairs, what)
             sides = objective.sides(pairs.num_sides)
             check_columns(objective, to_come(cfg, pairs), (pairs.index + 1).tolist(), what, sides)
         if not console.quiet:  # a table takes as long to lay out where nobody sees it
-            console.print(data_table(materials))
+            console.print(data_table(start))
         _warn(cfg, objective, console)
         with stop_requests() as stop:
-            attempt = Attempt(cfg, directory, workshop, processes, objective, materials, group, stop)
-            return attempt.go(replace=replace)
+            session = TrainingSession(cfg, directory, builder, processes, objective, start, group, stop)
+            return session.run(replace=replace)
 
 
-def start_processes(cfg: TrainConfig) -> Processes:
-    """Join the other processes that torchrun started, if any."""
-    state = PartialState(cpu=cfg.trainer.use_cpu or not torch.cuda.is_available())
-    return Processes(state.process_index, state.num_processes)
-
-
-def leave_processes() -> None:
-    """Take leave of the other processes, once nothing more will be asked of them."""
-    PartialState().destroy_process_group()
-
-
-def data_table(materials: Materials) -> Table:
+def data_table(start: ModelAndData) -> Table:
     """What the data looks like, before anything is trained on it."""
     table = Table(title="data", show_header=False, title_justify="left")
-    for label, value in materials.data.table:
+    for label, value in start.data.table:
         table.add_row(label, value)
-    table.add_row("starts from", materials.start)
+    table.add_row("starts from", start.start)
     return table
 
 

@@ -1,8 +1,7 @@
 """Writing that a kill cannot leave half done, and JSON that every parser reads.
 
 Files are written under a temporary name in their own directory, flushed to disk and renamed, so that a reader sees the
-old content or the new one and never a part. Logs are the exception: they grow line by line, and a torn last line (the
-process died while writing it) is left out when read and cut off before the next line is added.
+old content or the new one and never a part. Files that grow line by line are `jsonl`'s.
 
 Whether a place can be written at all is found out before any work, by writing there: permission bits say nothing about
 root, nor about a file system that takes no files.
@@ -22,11 +21,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.errors import AlphapoError, UsageError
+from alphapo_cli.errors import UsageError
 
 # How names begin that a kill leaves in a directory whose first file, manifest.json, was not there yet.
 UNBEGUN = (".manifest.json.", ".alphapo-")
-_TAIL_BLOCK = 1 << 16  # bytes read at a time when looking for the end of the last whole line
 
 
 @contextlib.contextmanager
@@ -149,85 +147,46 @@ def write_json(path: str | os.PathLike[str], value: Any, *, sort_keys: bool = Fa
 
 
 @contextlib.contextmanager
-def whole_directory(target: Path) -> Iterator[Path]:
-    """A directory to fill, .<name> beside `target`, which takes the place of `target` once the block has ended."""
-    beside = target.with_name(f".{target.name}")
-    shutil.rmtree(beside, ignore_errors=True)  # what a kill left
+def whole_directory(target: Path, *, shared: bool = False) -> Iterator[Path]:
+    """A directory to fill, which takes the place of `target` once the block has ended and all of it is on disk.
+
+    Args:
+        target: the directory's final name; its parents are made.
+        shared: several processes may make the same; one that is second discards its own. False: what is there is
+            replaced, and so is what a kill left half filled.
+
+    Yields:
+        The directory, `.<name>` beside `target`.
+
+    Raises:
+        OSError: the disk refuses; `target` is as it was, and nothing is left beside it.
+    """
+    beside = target.with_name(f".{target.name}" + (f".{secrets.token_hex(4)}" if shared else ""))
+    if not shared:
+        shutil.rmtree(beside, ignore_errors=True)
+    # Not mkdtemp, whose directories only their owner may read: runs and caches are often shared by a group.
+    beside.mkdir(parents=True)
     try:
         yield beside
-        if target.exists():
+        for path in (*beside.rglob("*"), beside):
+            _sync(path)
+        if target.exists() and not shared:
             shutil.rmtree(target)
-        os.rename(beside, target)
-    except BaseException:
+        try:
+            os.rename(beside, target)
+        except OSError:
+            if not shared or not target.is_dir():
+                raise
+        _sync(target.parent)
+    finally:
         shutil.rmtree(beside, ignore_errors=True)
-        raise
 
 
-def sync_directory(path: str | os.PathLike[str]) -> None:
-    """Flush the names in a directory to disk, where the file system can."""
+def _sync(path: Path) -> None:
+    """Flush a file, or the names in a directory, to disk, where the file system can."""
     with contextlib.suppress(OSError):
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def json_line(row: Mapping[str, Any]) -> str:
-    """`row` as a line of a JSONL file."""
-    return json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def append_jsonl(path: str | os.PathLike[str], *rows: Mapping[str, Any]) -> None:
-    """Adds a line of JSON for each of `rows`, after cutting off a last line that a kill left torn."""
-    lines = "".join(json_line(row) for row in rows)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Unbuffered and in one call, so that what a kill can leave is whole lines and the start of one.
-    with open(target, "a+b", buffering=0) as file:
-        end = file.seek(0, os.SEEK_END)
-        whole = _end_of_last_line(file, end)
-        if whole < end:
-            file.truncate(whole)
-        write_whole(file, lines.encode("utf-8"))
-
-
-def write_whole(file: Any, data: bytes) -> None:
-    """Writes all of `data` to the unbuffered `file`: a disk that fills up takes a part at first, without an error."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[file.write(rest) :]
-
-
-def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The rows of a file of JSON objects, without a torn last line.
-
-    Raises FileNotFoundError, or AlphapoError naming the line when a line that was written whole is not a JSON object.
-    """
-    rows: list[dict[str, Any]] = []
-    content = Path(path).read_bytes()
-    *lines, _torn = content.split(b"\n")  # what follows the last newline was never finished
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise AlphapoError(f"{path}, line {number}: not JSON ({error}); delete the line to go on") from error
-        if not isinstance(row, dict):
-            raise AlphapoError(f"{path}, line {number}: a JSON object was expected; delete the line to go on")
-        rows.append(row)
-    return rows
-
-
-def _end_of_last_line(file: Any, end: int) -> int:
-    """The offset just after the last newline before `end`, 0 when there is none."""
-    position = end
-    while position > 0:
-        start = max(0, position - _TAIL_BLOCK)
-        file.seek(start)
-        newline = file.read(position - start).rfind(b"\n")
-        if newline >= 0:
-            return int(start + newline + 1)
-        position = start
-    return 0

@@ -1,7 +1,8 @@
-"""A file that grows by one JSON line at a time, by one process at a time, and loses nothing that was written.
+"""JSONL files: rows added and read so that a kill loses no whole line.
 
-What is expensive to have again (judgements that were paid for, generated answers) is on disk before the next one is
-asked for, so that neither Ctrl-C nor a kill nor a full disk loses it.
+A torn last line (the process died while writing it) is left out when read and cut off before the next line is added.
+`LineLog` is a file that one process at a time adds to, each line on disk before the next is made: what is expensive to
+have again (judgements that were paid for, generated answers) is lost neither to Ctrl-C nor to a kill nor a full disk.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from alphapo_cli.errors import UsageError
-from alphapo_cli.storage.atomic import jsonable, write_whole
+from alphapo_cli.errors import AlphapoError, UsageError
+from alphapo_cli.storage.atomic import jsonable
 
 
 class InUse(UsageError):
@@ -81,3 +82,66 @@ def _lock(file: IO[bytes], path: Path, command: str) -> None:
         raise InUse(f"{path.parent}: another {command} is writing here; wait for it to end") from error
     except OSError:
         return
+
+
+_TAIL_BLOCK = 1 << 16  # bytes read at a time when looking for the end of the last whole line
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """`row` as a line of a JSONL file."""
+    return json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def append_jsonl(path: str | os.PathLike[str], *rows: Mapping[str, Any]) -> None:
+    """Adds a line of JSON for each of `rows`, after cutting off a last line that a kill left torn."""
+    lines = "".join(json_line(row) for row in rows)
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Unbuffered and in one call, so that what a kill can leave is whole lines and the start of one.
+    with open(target, "a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        whole = _end_of_last_line(file, end)
+        if whole < end:
+            file.truncate(whole)
+        write_whole(file, lines.encode("utf-8"))
+
+
+def write_whole(file: Any, data: bytes) -> None:
+    """Writes all of `data` to the unbuffered `file`: a disk that fills up takes a part at first, without an error."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The rows of a file of JSON objects, without a torn last line.
+
+    Raises FileNotFoundError, or AlphapoError naming the line when a line that was written whole is not a JSON object.
+    """
+    rows: list[dict[str, Any]] = []
+    content = Path(path).read_bytes()
+    *lines, _torn = content.split(b"\n")  # what follows the last newline was never finished
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise AlphapoError(f"{path}, line {number}: not JSON ({error}); delete the line to go on") from error
+        if not isinstance(row, dict):
+            raise AlphapoError(f"{path}, line {number}: a JSON object was expected; delete the line to go on")
+        rows.append(row)
+    return rows
+
+
+def _end_of_last_line(file: Any, end: int) -> int:
+    """The offset just after the last newline before `end`, 0 when there is none."""
+    position = end
+    while position > 0:
+        start = max(0, position - _TAIL_BLOCK)
+        file.seek(start)
+        newline = file.read(position - start).rfind(b"\n")
+        if newline >= 0:
+            return int(start + newline + 1)
+        position = start
+    return 0

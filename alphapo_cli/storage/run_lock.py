@@ -32,7 +32,7 @@ SILENCE = 60.0  # seconds without one after which an owner on another host count
 _NAME = re.compile(r"^(\d{6})\.(json|end|done|free|dead)$")
 
 
-class ClaimLost(AlphapoError):
+class LockLost(AlphapoError):
     """Another process has taken the run over; this one must not write any more."""
 
 
@@ -87,7 +87,7 @@ def alive(owner: Owner) -> bool | None:
 
 
 @dataclass(frozen=True)
-class Standing:
+class LockStatus:
     """The newest claim on a directory."""
 
     generation: int
@@ -110,7 +110,7 @@ class Standing:
         return _age(self.path) < SILENCE if running is None else running
 
 
-def standing(folder: Path) -> Standing | None:
+def lock_status(folder: Path) -> LockStatus | None:
     """The newest claim in `folder` (a run's .claim/), or None."""
     try:
         names = os.listdir(folder)
@@ -125,7 +125,7 @@ def standing(folder: Path) -> Standing | None:
         owner = Owner(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         owner = None
-    return Standing(generation, stage, owner, path)
+    return LockStatus(generation, stage, owner, path)
 
 
 def _age(path: Path) -> float:
@@ -144,7 +144,7 @@ def _age(path: Path) -> float:
             probe.unlink()
 
 
-class Claim:
+class RunLock:
     """A held claim; a thread keeps its heartbeat until it ends."""
 
     def __init__(self, path: Path) -> None:
@@ -167,7 +167,7 @@ class Claim:
         """
         if not self.path.exists():
             self._over.set()
-            raise ClaimLost(_taken(self.path))
+            raise LockLost(_taken(self.path))
 
     def _move(self, stage: str) -> None:
         target = self.path.with_suffix(f".{stage}")
@@ -175,7 +175,7 @@ class Claim:
             os.rename(self.path, target)
         except FileNotFoundError:
             self._over.set()
-            raise ClaimLost(_taken(self.path)) from None
+            raise LockLost(_taken(self.path)) from None
         self.path = target
 
     @contextlib.contextmanager
@@ -195,7 +195,7 @@ class Claim:
         """Let the next one go on; a claim that is over or lost stays as it is."""
         if not self._over.is_set():
             self._over.set()
-            with contextlib.suppress(ClaimLost):
+            with contextlib.suppress(LockLost):
                 self._move("free")
 
 
@@ -203,11 +203,11 @@ def _taken(path: Path) -> str:
     return f"another process has taken over {path.parent.parent}; nothing more is written here"
 
 
-def take(folder: Path) -> Claim | Standing:
+def acquire(folder: Path) -> RunLock | LockStatus:
     """Claim the directory whose claims lie in `folder`, or the claim that stands in the way."""
     folder.mkdir(parents=True, exist_ok=True)
     while True:
-        now = standing(folder)
+        now = lock_status(folder)
         if now is not None and now.held:
             return now
         if now is not None and not now.over:
@@ -218,7 +218,7 @@ def take(folder: Path) -> Claim | Standing:
         generation = 1 if now is None else now.generation + 1
         claim = _link(folder / f"{generation:06d}.json", Owner.me())
         if claim is not None:
-            return Claim(claim)
+            return RunLock(claim)
 
 
 def _link(path: Path, owner: Owner) -> Path | None:

@@ -20,7 +20,7 @@ import numpy as np
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.errors import AlphapoError
 from alphapo_cli.runs.directory import RunDirectory, digest
-from alphapo_cli.storage.atomic import read_jsonl
+from alphapo_cli.storage.jsonl import read_jsonl
 from alphapo_cli.sweep import intervals, seed_noise
 from alphapo_cli.sweep.directory import SweepDirectory
 from alphapo_cli.sweep.intervals import Estimate
@@ -35,7 +35,7 @@ _WORDS = {
 
 
 @dataclass(frozen=True)
-class Point:
+class SweepPoint:
     """One combination of swept values, over its seeds."""
 
     label: str
@@ -58,7 +58,7 @@ class Analysis:
     """The points of a sweep compared. Lists run parallel to `points`."""
 
     metric: str | None  # None where no cell is complete
-    points: list[Point]
+    points: list[SweepPoint]
     estimates: list[Estimate | None]  # of the outcome, with an interval of its own
     controls: list[int | None]  # the point with alpha = 0 and the same other values; None for that point itself
     advantages: list[Estimate | None]  # over the control; these intervals hold all together
@@ -66,7 +66,7 @@ class Analysis:
     ended: int  # when the newest of the cells that it knows of ended; see `SweepDirectory.ended`
 
 
-def points(cells: Sequence[Mapping[str, Any]]) -> list[Point]:
+def points(cells: Sequence[Mapping[str, Any]]) -> list[SweepPoint]:
     """Cells grouped by everything that is swept but the seed, in order."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for cell in cells:
@@ -79,7 +79,7 @@ def points(cells: Sequence[Mapping[str, Any]]) -> list[Point]:
         words = {k: f"{k.rsplit('.', 1)[-1]}={v}" for k, v in point.items()}
         by_seed = tuple(sorted(members, key=lambda c: str(c["point"].get("seed"))))
         made.append(
-            Point(
+            SweepPoint(
                 " ".join(words.values()) or "all",
                 float(alpha) if isinstance(alpha, (int, float)) else None,
                 " ".join(word for k, word in words.items() if k != ALPHA and ALPHA in point),
@@ -163,13 +163,13 @@ def analyse(directory: SweepDirectory) -> Analysis:
     return Analysis(metric, found, estimates, controls, [compared.get(k) for k in range(len(found))], best, ended)
 
 
-def _tied(found: Sequence[Point], metric: str) -> list[int]:
+def _tied(found: Sequence[SweepPoint], metric: str) -> list[int]:
     """The points with the highest mean; among several, alpha = 0 is the one to name: it needs no alpha."""
     means = {k: round(mean, 12) for k, p in enumerate(found) if (mean := p.mean(metric)) is not None}
     return [k for k, mean in means.items() if mean == max(means.values())]
 
 
-def _lines(found: Sequence[Point]) -> list[seed_noise.Line]:
+def _lines(found: Sequence[SweepPoint]) -> list[seed_noise.Line]:
     """Points over alpha, a line for each combination of the other values: the outcome should change smoothly there."""
     lines: dict[str, list[tuple[float, int]]] = {}
     for k, point in enumerate(found):
@@ -178,13 +178,13 @@ def _lines(found: Sequence[Point]) -> list[seed_noise.Line]:
     return [sorted(line) for line in lines.values()]
 
 
-def _control(found: Sequence[Point], k: int) -> int | None:
+def _control(found: Sequence[SweepPoint], k: int) -> int | None:
     if found[k].alpha is None or found[k].alpha == 0.0:
         return None
     return next((i for i, p in enumerate(found) if p.alpha == 0.0 and p.series == found[k].series and p.cells), None)
 
 
-def _seeds(point: Point) -> set[Any]:
+def _seeds(point: SweepPoint) -> set[Any]:
     return {c["point"].get("seed") for c in point.cells}
 
 
@@ -233,7 +233,7 @@ def sentence(analysis: Analysis, best: Mapping[str, Any] | None) -> str:
     return f"{text} It is {verdict} alpha = 0: advantage {advantage:+.3f}, {interval} ({_how(found, at, control)})."
 
 
-def _how(found: Sequence[Point], at: int, control: int) -> str:
+def _how(found: Sequence[SweepPoint], at: int, control: int) -> str:
     """Where the interval comes from, and what one seed leaves open."""
     compared = sum(1 for p in found if p.cells)
     picked = f", corrected for picking the best of {compared}" if compared > 2 else ""

@@ -15,7 +15,7 @@ from typing import Any
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runs.directory import RunDirectory, version_changes, versions
 from alphapo_cli.runs.state import NOT_EVALUATED, OUTCOME, OVER
-from alphapo_cli.stages.train_generate_evaluate import Plan, differing_lines
+from alphapo_cli.stages.plan import Plan, differing_lines
 from alphapo_cli.storage.atomic import check_folder, write_json
 from alphapo_cli.sweep.grid import Grid
 from alphapo_cli.sweep.record import KEPT, Typed, read

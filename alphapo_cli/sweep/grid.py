@@ -17,7 +17,7 @@ from alphapo_cli.config.compose import compose_each, takes_text
 from alphapo_cli.config.objective_parts import GAMMAS
 from alphapo_cli.config.overrides import Line, Sources, as_typed, parse, quoted, raw_value, read_line, split
 from alphapo_cli.config.schema import TrainConfig
-from alphapo_cli.errors import ConfigError, nearest
+from alphapo_cli.errors import ConfigError, first_line, nearest
 from alphapo_cli.runs.directory import digest, identity
 from alphapo_cli.storage.paths import shipped
 
@@ -76,7 +76,7 @@ def find(name: str) -> SweepFile:
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(path))
     except Exception as error:
-        raise ConfigError(f"sweep file {path}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"sweep file {path}: {first_line(error)}") from error
     allowed = ("description", "base", "grid")
     if (
         not isinstance(loaded, dict)

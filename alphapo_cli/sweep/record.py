@@ -59,7 +59,7 @@ class Typed:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedCells:
     """What sweep.json says of a typed line."""
 
     path: Path  # the sweep's directory
@@ -110,7 +110,7 @@ def _are_texts(found: Any) -> bool:
     return isinstance(found, list) and all(isinstance(text, str) for text in found)
 
 
-def recorded(typed: Typed, out: Path | None) -> Recorded | None:
+def recorded(typed: Typed, out: Path | None) -> RecordedCells | None:
     """What a sweep remembers of this very line; None where composing it must tell (also who to blame for a bad one)."""
     try:
         if any(path is not None and not path.exists() for path in typed.files.values()):
@@ -122,7 +122,7 @@ def recorded(typed: Typed, out: Path | None) -> Recorded | None:
             for line in found.get("lines", []):
                 if line["key"] == typed.key:
                     plan = line["plan"]
-                    return Recorded(
+                    return RecordedCells(
                         place, line["cells"], None if plan is None else plan_key(plan, typed.files.values())
                     )
     except OSError:

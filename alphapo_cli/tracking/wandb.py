@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from alphapo_cli.config.schema import TrackingConfig
+from alphapo_cli.errors import first_line
 from alphapo_cli.storage.atomic import jsonable
-from alphapo_cli.tracking.wandb_preflight import one_line, online_obstacle, tracking_mode, warn, without_secrets
+from alphapo_cli.tracking.wandb_preflight import online_obstacle, tracking_mode, warn, without_secrets
 
 Row = Mapping[str, Any]
 Lines = Mapping[str, Sequence[tuple[float, float]]]  # label -> (step, value)
@@ -143,7 +144,7 @@ class WandbTracker:
             call()
         except Exception as error:
             if not self._failed:
-                warn(f"W&B failed and is left out from here on ({one_line(error)}); metrics.jsonl has everything")
+                warn(f"W&B failed and is left out from here on ({first_line(error)}); metrics.jsonl has everything")
             self._failed = True
 
 
@@ -188,7 +189,7 @@ def open_tracker(
         }
         tracker = _open(wandb, mode, Path(run_dir).resolve(), identity)
     except Exception as error:
-        warn(f"W&B is off for this run ({one_line(error)}); metrics.jsonl has everything")
+        warn(f"W&B is off for this run ({first_line(error)}); metrics.jsonl has everything")
         return NullTracker()
     for step, row in _by_step(history):
         tracker.log(step, row)
@@ -245,7 +246,7 @@ def _open(wandb: Any, mode: str, run_dir: Path, identity: Mapping[str, Any]) -> 
             _set_aside(wandb_dir.glob("offline-run-*"), run_id)
             return WandbTracker(wandb, run, None, first_step=int(run.starting_step))
         except Exception as error:
-            warn(f"W&B is offline for this run: {one_line(error)}")
+            warn(f"W&B is offline for this run: {first_line(error)}")
             # The service still holds the id ("run ID is in use") until it is shut down.
             wandb.teardown()
     moved = _set_aside(wandb_dir.glob("*run-*"), run_id)

@@ -55,12 +55,6 @@ def warn(line: str) -> None:
     print(f"alphapo: {line}", file=sys.stderr, flush=True)
 
 
-def one_line(error: BaseException) -> str:
-    """The error's first line, or its type where it says nothing."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
-
-
 def online_obstacle(wandb: Any) -> str | None:
     """Why W&B cannot be used online from here, in a few words, or None. Takes at most about 5 s.
 

@@ -16,7 +16,7 @@ from alphapo_cli.config.schema import TrainerConfig
 
 
 @dataclass(frozen=True)
-class Schedule:
+class DataOrder:
     """The order of pairs over a run."""
 
     num_pairs: int
@@ -30,7 +30,7 @@ class Schedule:
     as_widest: bool = False
 
     @classmethod
-    def of(cls, cfg: TrainerConfig, num_pairs: int, world: int, seed: int) -> Schedule:
+    def of(cls, cfg: TrainerConfig, num_pairs: int, world: int, seed: int) -> DataOrder:
         """`max_steps` wins over `num_train_epochs` when it is above 0."""
         per_step = cfg.per_device_train_batch_size * cfg.gradient_accumulation_steps * world
         per_epoch = -(-num_pairs // per_step)
@@ -45,7 +45,7 @@ class Schedule:
             cfg.tokens_per_batch,
         )
 
-    def sized(self, sizes: np.ndarray, as_widest: bool) -> Schedule:
+    def sized(self, sizes: np.ndarray, as_widest: bool) -> DataOrder:
         """The same steps, their pairs dealt to micro-batches by the positions they take.
 
         `sizes` [num_pairs]; `as_widest`: every pair of a micro-batch takes as many as its largest one, so that pairs of

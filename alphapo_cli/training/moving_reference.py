@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.layout.batch import PairBatch
-from alphapo_cli.modeling.policy import PolicyModel
+from alphapo_cli.modeling.policy import PolicyModel, inference
 from alphapo_cli.objective.objective import Objective
-from alphapo_cli.probe.probe import answers_of, inference
 
 
 def frozen_copy(policy: PolicyModel) -> PolicyModel:
@@ -39,7 +39,7 @@ class MovingReference:
     def sums(self, batch: PairBatch, objective: Objective) -> Tensor:
         """[K, B] summed log-probs of a micro-batch as `objective` counts tokens."""
         with inference(self.policy):
-            answers = answers_of(self.policy, batch)
+            answers = self.policy.answers(batch)
             return objective.weigh(answers)[0] if objective.weighs_tokens else answers.sums
 
     @torch.no_grad()
@@ -55,7 +55,7 @@ class MovingReference:
         return {name: weight.detach().cpu().clone() for name, weight in self._weights(self.policy)}
 
     @torch.no_grad()
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, state: Mapping[str, Tensor]) -> None:
         for name, weight in self._weights(self.policy):
             weight.copy_(state[name])
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.modeling.layout.batch import PairBatch
-from alphapo_cli.modeling.layout.registry import Layout
 from alphapo_cli.objective.objective import PairLoss
-from alphapo_cli.training.data_order import Schedule
+from alphapo_cli.training.data_order import DataOrder
+from alphapo_cli.training.inputs import TrainingInputs
 
 
 @dataclass(frozen=True)
@@ -31,38 +29,34 @@ class StepDataset(Dataset[StepBatch]):
 
     def __init__(
         self,
-        pairs: TokenPairs,
-        schedule: Schedule,
+        inputs: TrainingInputs,
+        order: DataOrder,
         rank: int,
-        pad_id: int,
-        sides: int,
-        reference: np.ndarray | None,
-        layout: Layout,
     ) -> None:
-        self.pairs, self.rank, self.layout = pairs, rank, layout
-        self.schedule = schedule.sized(layout.positions(pairs, sides), layout.as_widest)
-        self.pad_id, self.sides, self.reference = pad_id, sides, reference
-        self.chosen_lengths = pairs.trained_lengths(0)
+        self.inputs, self.rank, self.layout = inputs, rank, inputs.policy.layout
+        self.order = order.sized(self.layout.positions(inputs.pairs, inputs.sides), self.layout.as_widest)
+        self.chosen_lengths = inputs.pairs.trained_lengths(0)
 
     def __len__(self) -> int:
-        return self.schedule.total_steps
+        return self.order.total_steps
 
     def __getitem__(self, step: int) -> StepBatch:
+        inputs = self.inputs
         batches = [
             self.layout.collate(
-                [self.pairs[int(i)] for i in indices],
-                pad_id=self.pad_id,
+                [inputs.pairs[int(i)] for i in indices],
+                pad_id=inputs.pad_id,
                 weights=weights,
-                reference=None if self.reference is None else torch.from_numpy(self.reference[:, indices]),
-                sides=self.sides,
+                reference=None if inputs.reference is None else torch.from_numpy(inputs.reference[:, indices]),
+                sides=inputs.sides,
             )
-            for indices, weights in self.schedule.micro_batches(step, self.rank)
+            for indices, weights in self.order.micro_batches(step, self.rank)
         ]
-        everyone = self.schedule.pairs(step)
+        everyone = self.order.pairs(step)
         return StepBatch(batches, len(everyone), float(self.chosen_lengths[everyone].mean()))
 
 
-class Window:
+class MetricSums:
     """Sums over pairs since the last log, in float64, so that a logged value is the mean over exactly those pairs."""
 
     def __init__(self) -> None:
@@ -81,6 +75,10 @@ class Window:
             both = present[0] & present[1]
             self._fold("rewards/margins", result.margins, both)
             self._fold("rewards/accuracies", result.accuracy, both)
+
+    def restore(self, sums: Mapping[str, Tensor], device: torch.device) -> None:
+        """Go on from `sums` as they were once."""
+        self.sums = {name: value.to(device) for name, value in sums.items()}
 
     def _fold(self, name: str, value: Tensor, rows: Tensor) -> None:
         # where, not a product: a filling pair or an absent answer must not spread a NaN

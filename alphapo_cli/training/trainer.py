@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -22,84 +21,133 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from transformers.training_args import OptimizerNames
 
 from alphapo_cli.config.schema import TrainerConfig
-from alphapo_cli.data.token_pairs import TokenPairs
-from alphapo_cli.errors import AlphapoError, UsageError, nearest
+from alphapo_cli.errors import AlphapoError, UsageError, first_line, nearest
 from alphapo_cli.modeling.layout.batch import PairBatch
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
-from alphapo_cli.modeling.policy import PolicyModel, label
-from alphapo_cli.objective.inputs import Memory, Moment
-from alphapo_cli.objective.objective import Objective
-from alphapo_cli.probe.probe import Processes
+from alphapo_cli.modeling.policy import attach_tokens
+from alphapo_cli.objective.inputs import PartState, StepContext
+from alphapo_cli.runs.checkpoints import TrainingCheckpoint
 from alphapo_cli.runtime import rng_state
+from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.training import guards
-from alphapo_cli.training.data_order import Schedule, StepIndices
-from alphapo_cli.training.moving_reference import MovingReference
-from alphapo_cli.training.step_data import StepBatch, StepDataset, Window
+from alphapo_cli.training.data_order import DataOrder, StepIndices
+from alphapo_cli.training.inputs import TrainingInputs
+from alphapo_cli.training.step_data import MetricSums, StepBatch, StepDataset
+
+
+class StepHooks:
+    """What a run does at the end of each optimizer step; here nothing. `PreferenceTrainer.after_step` has the order."""
+
+    def log(self, step: int, row: dict[str, float]) -> None:
+        """Take the means over the pairs since the last log."""
+
+    def measure(self, step: int) -> dict[str, Any]:
+        """Measure the policy where that is due; the metrics found."""
+        return {}
+
+    def guard(self, step: int, row: Mapping[str, Any]) -> bool:
+        """Whether to stop after `step`, whose metrics are `row`; the same on every process."""
+        return False
+
+    def save(self, step: int, *, stopping: bool) -> None:
+        """Write a checkpoint where that is due."""
 
 
 class PreferenceTrainer(Trainer):
-    """Trains a `PolicyModel` by an `Objective`; everything it logs goes to `on_log(step, row)`."""
+    """Trains a `PolicyModel` by an `Objective`."""
 
     def __init__(
         self,
-        policy: PolicyModel,
-        objective: Objective,
-        pairs: TokenPairs,
-        schedule: Schedule,
+        inputs: TrainingInputs,
+        order: DataOrder,
         args: TrainingArguments,
+        hooks: StepHooks | None = None,
         *,
-        pad_id: int,
-        reference: np.ndarray | None,
-        logging_steps: int,
-        on_log: Callable[[int, dict[str, float]], None],
+        logging_steps: int = 1,
         check_finite: bool = True,
-        moving: MovingReference | None = None,
-        callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        super().__init__(model=policy, args=args, callbacks=[*callbacks])
-        self.policy = policy
-        policy.statistics = objective.needs_statistics
+        """Optimizer and learning-rate schedule are made when training begins.
+
+        Args:
+            inputs: what training starts from.
+            order: which pairs make up which step.
+            args: optimizer and the like, see `training_arguments`.
+            hooks: what the run does after each step.
+            logging_steps: optimizer steps from one log to the next.
+            check_finite: whether a loss that is not finite is an error.
+        """
+        super().__init__(model=inputs.policy, args=args)
         for unwanted in (PrinterCallback, ProgressCallback):
             self.remove_callback(unwanted)
-        self.objective = objective
-        self.moving = moving
-        self.schedule = schedule
-        self.sampler = StepIndices(schedule.total_steps)
-        sides = objective.sides(pairs.num_sides)
-        self.steps = StepDataset(pairs, schedule, args.process_index, pad_id, sides, reference, policy.layout)
-        self.window = Window()
+        self.inputs, self.order, self.hooks = inputs, order, hooks or StepHooks()
+        self.policy, self.objective = inputs.policy, inputs.objective
+        self.sampler = StepIndices(order.total_steps)
+        self.steps = StepDataset(inputs, order, args.process_index)
+        self.sums = MetricSums()
         self.logging_steps = logging_steps
-        self.on_log = on_log
         self.check_finite = check_finite
         self.grad_norm: float | None = None
         self.first_step = 0
-        self.memory: Mapping[str, Memory] = objective.start.memory  # what its parts remember of earlier steps
-        self.used_moment = objective.start
-        self._resumed: dict[str, Any] | None = None
-        self.add_callback(_Restore(self))
-        self.add_callback(_Log(self))
+        self.part_states: Mapping[str, PartState] = self.objective.start.states  # what parts remember of earlier steps
+        self.used_context = self.objective.start  # of the last step's loss
+        self.used_learning_rate = 0.0  # of the last step
+        self._resumed: TrainingCheckpoint | None = None
+        self.add_callback(_StepCallback(self))
 
     @property
-    def moment(self) -> Moment:
+    def context(self) -> StepContext:
         """Where training is, for the objective."""
-        return Moment(self.state.global_step / max(self.schedule.total_steps, 1), self.memory)
+        return StepContext(self.state.global_step / max(self.order.total_steps, 1), self.part_states)
 
-    def snapshot(self, processes: Processes) -> dict[str, Any]:
-        """All that a continued run needs beside the weights it starts from; to be called between two steps."""
-        mine = {"generators": rng_state.state(), "window": {k: v.cpu() for k, v in self.window.sums.items()}}
-        return {
-            "weights": {name: tensor.detach().cpu().clone() for name, tensor in self._trained()},
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.lr_scheduler.state_dict(),
-            "processes": processes.gather([mine]),
-            "objective": {kind: dict(memory) for kind, memory in self.memory.items()},
-            "reference": self.moving.state() if self.moving is not None else {},
-        }
+    def after_step(self, step: int) -> bool:
+        """All that follows an optimizer step, in this order. Whether training ends here.
 
-    def restore(self, snapshot: dict[str, Any]) -> None:
-        """Let `train` go on from `snapshot` (with its "step")."""
-        self._resumed = snapshot
-        self.first_step = self.sampler.start = int(snapshot["step"])
+        The reference moves first, so that what is measured is measured against it as the next step will see it; what is
+        measured is on record before a guard can end the run; a checkpoint is last, and so holds all of it.
+        """
+        if self.inputs.moving is not None:
+            self.inputs.moving.after_step(step, self.policy)
+        if step % self.logging_steps == 0 or step == self.order.total_steps:
+            self.hooks.log(step, self._logged(step))
+        row = self.hooks.measure(step)
+        stopping = self.hooks.guard(step, {**row, "train/grad_norm": self.grad_norm})
+        self.hooks.save(step, stopping=stopping)
+        return stopping
+
+    def _logged(self, step: int) -> dict[str, float]:
+        """Means over the pairs since the last log, and what the optimizer did."""
+        row = self.sums.means(self.reduce_sum)
+        row["train/grad_norm"] = self.grad_norm if self.grad_norm is not None else float("nan")
+        row["train/learning_rate"] = self.used_learning_rate
+        row["train/epoch"] = self.order.epoch(step)
+        return row | self.objective.readings(self.used_context)
+
+    def on_probe(self, row: Mapping[str, Any]) -> None:
+        """Let parts of the objective react to a measurement of the probe."""
+        self.part_states = self.objective.on_probe(self.part_states, row)
+
+    def checkpoint(
+        self, processes: Processes, *, cost: Mapping[str, Any], last_probe: Mapping[str, Any], stopped: str | None
+    ) -> TrainingCheckpoint:
+        """Where training is; to be called between two steps, on every process."""
+        mine = {"rng": rng_state.state(), "sums": {k: v.cpu() for k, v in self.sums.sums.items()}}
+        return TrainingCheckpoint(
+            step=int(self.state.global_step),
+            weights={name: tensor.detach().cpu().clone() for name, tensor in self._trained()},
+            optimizer=self.optimizer.state_dict(),
+            lr_scheduler=self.lr_scheduler.state_dict(),
+            processes=processes.gather([mine]),
+            part_states={kind: dict(state) for kind, state in self.part_states.items()},
+            reference=self.inputs.moving.state() if self.inputs.moving is not None else {},
+            cost=cost,
+            last_probe=last_probe,
+            stopped=stopped,
+        )
+
+    def resume(self, checkpoint: TrainingCheckpoint) -> None:
+        """Let `train` go on from `checkpoint`."""
+        self._resumed = checkpoint
+        self.first_step = self.sampler.start = checkpoint.step
 
     def _trained(self) -> list[tuple[str, Tensor]]:
         """Parameters that train, and buffers that are part of the state; frozen weights are where they came from."""
@@ -114,22 +162,20 @@ class PreferenceTrainer(Trainer):
 
     @torch.no_grad()
     def load_weights(self, stored: Mapping[str, Tensor]) -> None:
-        """Put a snapshot's "weights" in place."""
+        """Put a checkpoint's weights in place."""
         for name, tensor in self._trained():
             tensor.copy_(stored[name])
 
-    def _load(self) -> None:
-        """Weights, optimizer and schedule of the snapshot; generators follow at the first step."""
-        assert self._resumed is not None
-        self.load_weights(self._resumed["weights"])
-        self.optimizer.load_state_dict(self._resumed["optimizer"])
-        self.lr_scheduler.load_state_dict(self._resumed["schedule"])
+    def _load(self, checkpoint: TrainingCheckpoint) -> None:
+        """All of a checkpoint but the random generators, which follow at the first step."""
+        self.load_weights(checkpoint.weights)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.lr_scheduler.load_state_dict(checkpoint.lr_scheduler)
         self.state.global_step = self.first_step
-        self.memory = self._resumed["objective"]
-        if self.moving is not None:
-            self.moving.load(self._resumed["reference"])
-        sums = self._resumed["processes"][self.args.process_index]["window"]
-        self.window.sums = {name: value.to(self.args.device) for name, value in sums.items()}
+        self.part_states = checkpoint.part_states
+        if self.inputs.moving is not None:
+            self.inputs.moving.load(checkpoint.reference)
+        self.sums.restore(checkpoint.processes[self.args.process_index]["sums"], self.args.device)
 
     def get_train_dataloader(self) -> DataLoader[StepBatch]:
         return DataLoader(self.steps, batch_size=None, sampler=self.sampler, collate_fn=_as_is)  # type: ignore[arg-type]
@@ -140,37 +186,38 @@ class PreferenceTrainer(Trainer):
     def training_step(self, model: Any, inputs: StepBatch, num_items_in_batch: Any = None) -> Tensor:
         if self._resumed is not None:
             # Not earlier: making the data loader's iterator draws from torch's generator.
-            rng_state.restore(self._resumed["processes"][self.args.process_index]["generators"])
+            rng_state.restore(self._resumed.processes[self.args.process_index]["rng"])
             self._resumed = None
         model.train()
         total = torch.zeros((), device=self.args.device)
         last = len(inputs.micro_batches) - 1
-        ready = self._settle(model, inputs) if self.objective.observes else None
-        self.used_moment = self.moment
+        ready = self._update_states(model, inputs) if self.objective.observes else None
+        self.used_context = self.context
         for i, cpu_batch in enumerate(inputs.micro_batches):
             batch = cpu_batch.to(self.args.device)
             sync = contextlib.nullcontext() if i == last else self.accelerator.no_sync(model)
             with sync:
                 answers = ready if ready is not None else self._answers(model, batch, inputs)
-                result = self.objective(answers, self.used_moment)
+                result = self.objective(answers, self.used_context)
                 # DDP averages gradients over processes; the step's gradient is the mean over its pairs.
                 share = torch.where(batch.weight > 0, result.loss, 0.0).sum() / inputs.num_pairs
                 self.accelerator.backward(share * self.args.world_size)
             total += share.detach()
-            self.window.add(result, batch, answers.lengths, answers.sums)
+            self.sums.add(result, batch, answers.lengths, answers.sums)
         if self.check_finite and not torch.isfinite(total):
             raise AlphapoError(guards.broken("the loss", total.item(), self.state.global_step + 1))
         return total
 
     def _answers(self, model: Any, batch: PairBatch, inputs: StepBatch) -> AnswerLogProbs:
-        answers = label(model(batch), batch).answers()
-        reference = batch.reference if self.moving is None else self.moving.sums(batch, self.objective)
+        answers = attach_tokens(model(batch, self.inputs.wanted), batch).answers()
+        moving = self.inputs.moving
+        reference = batch.reference if moving is None else moving.sums(batch, self.objective)
         return replace(
             answers, reference=reference, columns=batch.columns, index=batch.index,
             chosen_tokens=inputs.chosen_tokens, token_rounding=self.policy.token_rounding,
         )  # fmt: skip
 
-    def _settle(self, model: Any, inputs: StepBatch) -> AnswerLogProbs | None:
+    def _update_states(self, model: Any, inputs: StepBatch) -> AnswerLogProbs | None:
         """Show the objective the whole step, over all processes, before its loss.
 
         Returns the answers with their graph where the step is one micro-batch, None where they are to be made again.
@@ -182,13 +229,13 @@ class PreferenceTrainer(Trainer):
             for cpu_batch in inputs.micro_batches:
                 batch = cpu_batch.to(self.args.device)
                 answers = self._answers(model, batch, inputs)
-                seen = self.objective.observe(answers, self.moment)
+                seen = self.objective.observe(answers, self.context)
                 for row in torch.nonzero(cpu_batch.weight > 0).flatten().tolist():
                     mine.append((int(cpu_batch.index[row]), {kind: values[row] for kind, values in seen.items()}))
         everyone = Processes(self.args.process_index, self.args.world_size).gather(mine)
         everyone.sort(key=lambda item: item[0])
         observed = {kind: torch.stack([values[kind] for _, values in everyone]) for kind in everyone[0][1]}
-        self.memory = self.objective.at(self.moment).settle(self.memory, observed)
+        self.part_states = self.objective.at(self.context).update(self.part_states, observed)
         return answers if once else None
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
@@ -204,38 +251,23 @@ class PreferenceTrainer(Trainer):
         return self.accelerator.reduce(values, reduction="sum") if self.args.world_size > 1 else values
 
 
-class _Restore(TrainerCallback):
-    """Puts a snapshot in place once Trainer has made optimizer and schedule."""
+class _StepCallback(TrainerCallback):
+    """transformers' events, handed on."""
 
     def __init__(self, trainer: PreferenceTrainer) -> None:
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Optimizer and learning-rate schedule are there now, and can be put back to a checkpoint's."""
         if self.trainer._resumed is not None:
-            self.trainer._load()
-
-
-class _Log(TrainerCallback):
-    """Hands the window's means over every `logging_steps` steps and at the last one."""
-
-    def __init__(self, trainer: PreferenceTrainer) -> None:
-        self.trainer = trainer
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        t, step = self.trainer, int(state.global_step)
-        if t.moving is not None:
-            t.moving.after_step(step, t.policy)
-        if step % t.logging_steps and step != t.schedule.total_steps:
-            return
-        row = t.window.means(t.reduce_sum)
-        row["train/grad_norm"] = t.grad_norm if t.grad_norm is not None else float("nan")
-        row["train/learning_rate"] = t.used_learning_rate
-        row["train/epoch"] = t.schedule.epoch(step)
-        row |= t.objective.readings(t.used_moment)
-        t.on_log(step, row)
+            self.trainer._load(self.trainer._resumed)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.used_learning_rate = float(self.trainer.optimizer.param_groups[0]["lr"])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.after_step(int(state.global_step)):
+            control.should_training_stop = True
 
 
 def _as_is(item: StepBatch) -> StepBatch:
@@ -259,13 +291,13 @@ def check_optimizer(args: TrainingArguments) -> None:
     try:
         Trainer.get_optimizer_cls_and_kwargs(args)
     except (ImportError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = first_line(error)
         raise UsageError(
             f"trainer.optim={OptimizerNames(args.optim).value}: {first} (install what it needs, or take trainer.optim=adamw_torch)"
         ) from error
 
 
-def training_arguments(cfg: TrainerConfig, schedule: Schedule, output_dir: str, seed: int) -> TrainingArguments:
+def training_arguments(cfg: TrainerConfig, order: DataOrder, output_dir: str, seed: int) -> TrainingArguments:
     """Trainer's arguments; accumulation is ours (see the module's head), and so are logging and checkpoints.
 
     Raises:
@@ -276,10 +308,10 @@ def training_arguments(cfg: TrainerConfig, schedule: Schedule, output_dir: str, 
         raise UsageError(
             f"trainer.optim={cfg.optim}: no such optimizer{nearest(cfg.optim, known)} (choices: {', '.join(known)})"
         )
-    warmup = cfg.warmup_steps or math.ceil(cfg.warmup_ratio * schedule.total_steps)  # as transformers
+    warmup = cfg.warmup_steps or math.ceil(cfg.warmup_ratio * order.total_steps)  # as transformers
     return TrainingArguments(
         output_dir=output_dir,
-        max_steps=schedule.total_steps,
+        max_steps=order.total_steps,
         per_device_train_batch_size=cfg.per_device_train_batch_size,
         gradient_accumulation_steps=1,
         learning_rate=cfg.learning_rate,

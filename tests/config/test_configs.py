@@ -21,9 +21,9 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.schema import EvalConfig
 from alphapo_cli.generation.schema import GenerateConfig
 from alphapo_cli.launch.schema import SweepConfig
+from alphapo_cli.objective.build import build
 from alphapo_cli.objective.catalog import Method
 from alphapo_cli.objective.data_requirements import check_columns, check_sides
-from alphapo_cli.objective.objective import build
 from alphapo_cli.objective.part import TABLES
 from alphapo_cli.storage.paths import shipped
 from alphapo_cli.sweep.grid import make

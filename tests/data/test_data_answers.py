@@ -15,7 +15,7 @@ from alphapo_cli.data import token_cache
 from alphapo_cli.data.load import load_pairs
 from alphapo_cli.data.prepare import prepare
 from alphapo_cli.errors import UsageError
-from alphapo_cli.stages.training.inputs import load_text
+from alphapo_cli.stages.training.raw_pairs import load_text
 
 TEXTS = ["fair", "best", "worst", "good"]
 SCORES = [2.0, 9.5, -1.0, 7]

@@ -18,8 +18,9 @@ from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.data.tokenise import encode_pairs
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.layout.registry import LAYOUTS
-from alphapo_cli.modeling.policy import PolicyModel, label
-from alphapo_cli.probe.probe import Processes, score_tokens
+from alphapo_cli.modeling.policy import PolicyModel, attach_tokens
+from alphapo_cli.probe.scoring import score_tokens
+from alphapo_cli.runtime.distributed import Processes
 from tests import tiny as small
 
 CONFIG = DataConfig(trajectories=True)
@@ -129,7 +130,7 @@ def test_what_others_say_is_read_and_not_trained(layout):
     lm = small.model(vocab=len(tokenizer), seed=2)
     policy = PolicyModel(small.model(vocab=len(tokenizer), seed=2), layout=layout)
     batch = LAYOUTS[layout].collate(list(pairs), pad_id=0)
-    tokens = label(policy(batch), batch)
+    tokens = attach_tokens(policy(batch), batch)
     given = tokens.answers()
     flat = score_tokens(policy, pairs, batch_size=1, pad_id=0, processes=Processes(), sides=2)
     for side in range(2):
@@ -149,11 +150,11 @@ def test_what_others_say_is_read_and_not_trained(layout):
     weights = small.objective("objective=dmpo").parts["token"](given, tokens)
     g = 0.7
     three = [g**j * (1 - g ** (3 - j)) / (1 - g**3) for j in range(3)]
-    mine = tokens.answer == 0  # the first pair's chosen answer
-    assert torch.allclose(weights[mine], torch.tensor(three)[tokens.turn[mine]], rtol=1e-6)
-    assert (weights[tokens.answer == 2] == 1).all()  # its rejected one
+    mine = tokens.tokens.answer == 0  # the first pair's chosen answer
+    assert torch.allclose(weights[mine], torch.tensor(three)[tokens.tokens.turn[mine]], rtol=1e-6)
+    assert (weights[tokens.tokens.answer == 2] == 1).all()  # its rejected one
     even = small.objective("objective=dmpo", "objective.token.gamma=1").parts["token"](given, tokens)
-    assert torch.allclose(even[mine], torch.tensor([1, 2 / 3, 1 / 3])[tokens.turn[mine]], rtol=1e-6)
+    assert torch.allclose(even[mine], torch.tensor([1, 2 / 3, 1 / 3])[tokens.tokens.turn[mine]], rtol=1e-6)
 
 
 def test_training_on_trajectories(alphapo, tiny, tmp_path: Path):

@@ -204,8 +204,8 @@ def test_glassbox_equals_the_probe_for_the_samples_it_keeps(tmp_path: Path, monk
         return [Sample([ord(c) for c in text], cut=False) for text in answers]
 
     monkeypatch.setattr(sampled_answers, "sample", sampled)
-    prompts = sampled_answers.Prompts("glassbox", texts, [[1]] * 97, world.true_reward)
-    probe = sampled_answers.Outcome(Spelling(), 0, ProbeConfig(), prompts, 0, tmp_path, "policy")
+    prompts = sampled_answers.SamplePrompts("glassbox", texts, [[1]] * 97, world.true_reward)
+    probe = sampled_answers.SampledAnswers(Spelling(), 0, ProbeConfig(), prompts, 0, tmp_path, "policy")
     probe.start(None)
     quality["now"] = 0.7
     measured = probe.measure(None, 16)

@@ -111,7 +111,8 @@ def test_a_reference_that_another_process_makes_is_waited_for(tmp_path, shared_c
     from alphapo_cli.config.compose import compose
     from alphapo_cli.config.overrides import Sources, read_line
     from alphapo_cli.config.schema import TrainConfig
-    from alphapo_cli.stages.train_generate_evaluate import make_plan, make_reference
+    from alphapo_cli.stages.plan import make_plan
+    from alphapo_cli.stages.train_generate_evaluate import make_reference
     from alphapo_cli.storage.jsonl import LineLog
 
     monkeypatch.chdir(tmp_path)
@@ -144,12 +145,12 @@ def test_a_reference_that_another_process_makes_is_waited_for(tmp_path, shared_c
 def test_interrupted_cells_are_no_failures(alphapo, tiny, monkeypatch):
     """After --fail-fast: one cell failed, one saved a checkpoint, one lost its worker."""
     from alphapo_cli.launch import run as stage
-    from alphapo_cli.launch.launchers.launcher import Ended, Job
+    from alphapo_cli.launch.launchers.launcher import CellJob, Ended
 
     def ended(grid, cells, directory, *rest):
         directory.write(grid)
         states = (("failed", "the loss is nan"), ("interrupted", "stopped"), ("lost", "the worker died"))
-        jobs = [Job("", "", cell.id, cell.overrides, cell.cfg) for cell in cells]
+        jobs = [CellJob("", "", cell.id, cell.overrides, cell.cfg) for cell in cells]
         return [Ended(job, *state) for job, state in zip(jobs, states, strict=True)]
 
     monkeypatch.setattr(stage, "_run_cells", ended)

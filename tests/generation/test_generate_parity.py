@@ -15,7 +15,7 @@ from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.tokenise import encode_prompt
 from alphapo_cli.errors import UsageError
 from alphapo_cli.generation.parity import check_engine, check_run, check_template
-from alphapo_cli.generation.run_settings import Recorded, RunRecord
+from alphapo_cli.generation.run_settings import RecordedPrompts, RunRecord
 from tests.data import data_tokenizers as kinds
 
 Alphapo = Callable[..., Ran]
@@ -116,7 +116,7 @@ def test_a_bos_that_only_the_tokenizer_writes_is_no_difference() -> None:
 
 
 def record(ids: list[int], max_length: int = 64, max_prompt_length: int | None = None) -> RunRecord:
-    return RunRecord((Recorded(USER, tuple(ids)),), "files", max_length, max_prompt_length)
+    return RunRecord((RecordedPrompts(USER, tuple(ids)),), "files", max_length, max_prompt_length)
 
 
 def test_a_system_prompt_is_not_taken_for_a_cut() -> None:

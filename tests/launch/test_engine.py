@@ -150,9 +150,9 @@ class TestRetries:
     @pytest.fixture
     def failed(self, alphapo, small, monkeypatch):
         """A sweep whose second cell failed for a reason that has gone since."""
-        from alphapo_cli.stages.training.session import Attempt
+        from alphapo_cli.stages.training.session import TrainingSession
 
-        after = Attempt.after_step
+        after = TrainingSession.after_step
 
         def full(self, step):
             if self.cfg.objective.shape["alpha"] == 1 and step == 5:
@@ -161,7 +161,7 @@ class TestRetries:
 
         line = ("sweep", "alpha", f"{ALPHA}=0,1,2", *small, HERE)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Attempt, "after_step", full)
+            patch.setattr(TrainingSession, "after_step", full)
             ran = alphapo(*line)
         assert ran.code == 1
         return line, ran
@@ -186,10 +186,10 @@ class TestRetries:
     @pytest.mark.slow
     def test_fail_fast_starts_nothing_more(self, failed, alphapo, small):
         line, _ = failed
-        from alphapo_cli.stages.training.session import Attempt
+        from alphapo_cli.stages.training.session import TrainingSession
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Attempt, "_prepare", lambda self, lm: 1 / 0)
+            patch.setattr(TrainingSession, "_prepare", lambda self, lm: 1 / 0)
             ran = alphapo(*line, "--fail-fast", "--out", "other")
         assert ran.code == 1
         assert [c["state"] for c in cells_of(ran.path).values()] == ["failed", "pending", "pending"]
@@ -227,14 +227,14 @@ class TestLooking:
         assert f"{rate:.3f}" in after.out
 
     def test_a_killed_cell_is_interrupted_not_running(self, alphapo, small, tmp_path):
-        from alphapo_cli.storage.run_lock import take
+        from alphapo_cli.storage.run_lock import acquire
 
         line = ("sweep", "alpha", f"{ALPHA}=0", *small, HERE)
         ran = alphapo(*line)
         (cell,) = (ran.path / "cells").iterdir()
         summary = json.loads((cell / "summary.json").read_text())
         (cell / "summary.json").write_text(json.dumps(summary | {"state": "running"}))
-        claim = take(cell / ".claim")
+        claim = acquire(cell / ".claim")
         assert "running" in alphapo(*line, "--status").out
         claim.release()
         assert "interrupted" in alphapo(*line, "--status").out

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 import pytest
 
 from alphapo_cli.errors import Interrupted, UsageError
-from alphapo_cli.launch.engine import Engine, Policy
-from alphapo_cli.launch.launchers.launcher import Ended, Job
+from alphapo_cli.launch.engine import Policy, SweepEngine
+from alphapo_cli.launch.launchers.launcher import CellJob, Ended
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runtime.signals import stop_requests
-from alphapo_cli.storage.run_lock import ClaimLost, take
+from alphapo_cli.storage.run_lock import LockLost, acquire
 from alphapo_cli.sweep.directory import SweepDirectory
 from alphapo_cli.sweep.grid import Cell
 
@@ -26,7 +26,7 @@ class Scripted:
     """A launcher whose jobs end as `ends` says, one after another."""
 
     ends: list[str]
-    queue: list[Job] = field(default_factory=list)
+    queue: list[CellJob] = field(default_factory=list)
     starts: int = 0
     stopped: bool = False
 
@@ -58,8 +58,8 @@ def written(directory: SweepDirectory, state: str) -> RunDirectory:
     return run
 
 
-def engine(directory, launcher, told=None) -> Engine:
-    return Engine(directory, launcher, Policy(), told.append if told is not None else lambda e: None, lambda: None)
+def engine(directory, launcher, told=None) -> SweepEngine:
+    return SweepEngine(directory, launcher, Policy(), told.append if told is not None else lambda e: None, lambda: None)
 
 
 CELL = Cell("c", {"seed": 0}, ("seed=0",), None)
@@ -86,10 +86,10 @@ def test_a_cell_that_was_evaluated_before_its_worker_died_is_done(directory):
 def test_a_failed_cell_that_another_process_tries_again_is_waited_for(directory):
     """Until that one goes on, summary.json has the failure of the attempt before."""
     run = written(directory, "failed")
-    claim = take(run.claim)
+    claim = acquire(run.lock)
     told: list[Ended] = []
     work = engine(directory, Scripted([]), told)
-    work.busy["c"] = Job(str(directory.path), ".", "c", (), None)
+    work.busy["c"] = CellJob(str(directory.path), ".", "c", (), None)
     work._look_again()
     assert (told, list(work.busy)) == ([], ["c"])
     run.finish("complete", None, 4, {}, {})
@@ -154,9 +154,9 @@ def test_an_idle_worker_that_dies_is_replaced(monkeypatch, tmp_path):
 
 class TestJobs:
     @pytest.fixture
-    def job(self, directory, monkeypatch) -> Job:
+    def job(self, directory, monkeypatch) -> CellJob:
         monkeypatch.chdir(directory.path.parent)
-        return Job(str(directory.path), str(directory.path.parent), "c", (), None)
+        return CellJob(str(directory.path), str(directory.path.parent), "c", (), None)
 
     def end(self, job, monkeypatch, error) -> Ended:
         from alphapo_cli.launch import cell
@@ -169,11 +169,11 @@ class TestJobs:
         return cell.run_job(job)
 
     def test_a_cell_that_another_process_took_over_is_that_ones(self, job, monkeypatch):
-        assert self.end(job, monkeypatch, ClaimLost("taken")).state == "busy"
+        assert self.end(job, monkeypatch, LockLost("taken")).state == "busy"
 
     def test_a_refusal_does_not_touch_what_another_process_begins(self, job, directory, monkeypatch):
         run = directory.cell("c")
-        claim = take(run.claim)
+        claim = acquire(run.lock)
         assert self.end(job, monkeypatch, MemoryError()).state == "failed"
         assert [p.name for p in run.path.iterdir()] == [".claim"]
         claim.release()
@@ -210,7 +210,7 @@ class TestKilledRuns:
 
     def test_while_the_manifest_was_written(self, tmp_path):
         run = RunDirectory(tmp_path / "x")
-        take(run.claim).release()
+        acquire(run.lock).release()
         (run.path / ".manifest.json.1.ab.tmp").write_text("{")
         assert run.check(self.CFG, replace=False) == "pending"
 
@@ -219,7 +219,7 @@ class TestKilledRuns:
 
         (tmp_path / "generate").mkdir()
         (tmp_path / "generate" / ".manifest.json.1.ab.tmp").write_text("{")
-        assert GenerateDirectory(tmp_path / "generate").claim({"model": "m"}, replace=False) == "pending"
+        assert GenerateDirectory(tmp_path / "generate").open({"model": "m"}, replace=False) == "pending"
 
     @pytest.mark.parametrize("removed", range(1, 5))
     def test_while_it_was_started_over(self, removed, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alphapo_cli.data.token_pairs import TokenPair
 from alphapo_cli.modeling.layout import padded
+from alphapo_cli.modeling.layout.batch import CompletionTokens
 from alphapo_cli.modeling.lm_head import Head, observe, token_log_probs
 from alphapo_cli.modeling.logprobs import TokenLogProbs, above, log_softmax_at
 from alphapo_cli.modeling.policy import PolicyModel, frozen_head, head_of
@@ -39,7 +40,7 @@ def test_completion_log_probs_are_the_models_own(family: str) -> None:
     answers = tokens.answers()
     for i, pair in enumerate(pairs):
         for side, expected in enumerate(by_plain_forward(lm, pair)):
-            mine = tokens.logps[(tokens.pair == i) & (tokens.side == side)]
+            mine = tokens.logps[(tokens.tokens.pair == i) & (tokens.tokens.side == side)]
             assert torch.allclose(mine, expected, rtol=0, atol=1e-12)
             assert answers.lengths[side, i] == len(expected)
             assert answers.sums[side, i].item() == pytest.approx(expected.sum().item(), abs=1e-10)
@@ -50,8 +51,8 @@ def test_float32_log_probs_are_within_its_round_off() -> None:
     with torch.no_grad():
         ours = PolicyModel(lm).score(padded.collate(pairs, pad_id=tiny.PAD)).answers()
         truth = PolicyModel(lm.double()).score(padded.collate(pairs, pad_id=tiny.PAD)).answers()
-    assert ours.tokens is not None
-    assert ours.tokens.logps.dtype == torch.float32
+    assert ours.per_token is not None
+    assert ours.per_token.logps.dtype == torch.float32
     # two layers of 32-term sums: some tens of roundings of numbers of this size
     assert torch.allclose(ours.sums, truth.sums, rtol=5e-6, atol=1e-5)
 
@@ -60,6 +61,8 @@ def test_float32_log_probs_are_within_its_round_off() -> None:
 @pytest.mark.parametrize("family", ["llama", "gemma2, soft-capped"])
 def test_the_bound_on_rounding_holds_and_is_near(family: str, bf16: bool) -> None:
     """Of each answer's sum, in the dtype that computes, against float64: never over the bound, and seldom far below."""
+    if bf16:
+        tiny.needs_bf16()
     lm, pairs = tiny.model(family, spread=0.1), list(tiny.token_pairs(64, seed=3))
     with torch.no_grad():
         policy = PolicyModel(lm, bf16=bf16)
@@ -99,6 +102,7 @@ def test_bf16_model_outputs_are_read_as_what_they_are() -> None:
     ids=" ".join,
 )
 def test_bf16_model_gives_the_margin_signs_of_float32_on_its_outputs(overrides: tuple[str, ...]) -> None:
+    tiny.needs_bf16()
     lm = tiny.model().bfloat16()
     pairs = list(tiny.token_pairs(48, seed=4))
     batch = padded.collate(pairs, pad_id=tiny.PAD)
@@ -108,8 +112,8 @@ def test_bf16_model_gives_the_margin_signs_of_float32_on_its_outputs(overrides: 
         logits = head_of(lm)(hidden)  # the model's outputs
         assert logits.dtype == torch.bfloat16
         ours = objective(policy.score(batch).answers())
-        exact = logits.double().log_softmax(-1).gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1)
-    answers = TokenLogProbs(exact, batch.answer, batch.targets, 48, 2).answers()
+        exact = logits.double().log_softmax(-1).gather(-1, batch.tokens.ids.unsqueeze(-1)).squeeze(-1)
+    answers = TokenLogProbs(exact, batch.tokens).answers()
     truth = objective(answers)
     assert ours.margins is not None
     assert truth.margins is not None
@@ -190,12 +194,12 @@ def test_frozen_head_stays_while_the_model_moves() -> None:
 
 def test_sums_belong_to_the_right_answers() -> None:
     answer = torch.tensor([3, 0, 0, 2, 3, 1, 3])  # side * 2 + pair, in any order
-    tokens = TokenLogProbs(-torch.arange(1.0, 8.0), answer, torch.zeros(7, dtype=torch.int64), 2, 2)
+    tokens = TokenLogProbs(-torch.arange(1.0, 8.0), CompletionTokens(torch.zeros(7, dtype=torch.int64), answer, 2, 2))
     answers = tokens.answers()
     assert answers.sums.tolist() == [[-5.0, -6.0], [-4.0, -13.0]]
     assert answers.lengths.tolist() == [[2.0, 1.0], [1.0, 3.0]]
-    assert tokens.pair.tolist() == [1, 0, 0, 0, 1, 1, 1]
-    assert tokens.side.tolist() == [1, 0, 0, 1, 1, 0, 1]
+    assert tokens.tokens.pair.tolist() == [1, 0, 0, 0, 1, 1, 1]
+    assert tokens.tokens.side.tolist() == [1, 0, 0, 1, 1, 0, 1]
 
 
 def test_the_log_ratio_of_long_answers_keeps_every_digit_of_its_tokens() -> None:
@@ -204,7 +208,7 @@ def test_the_log_ratio_of_long_answers_keeps_every_digit_of_its_tokens() -> None
     moved = values.clone()
     moved[::2] += 5e-6
     ours, before = (
-        TokenLogProbs(x, torch.zeros(4000, dtype=torch.int64), torch.zeros(4000, dtype=torch.int64), 1, 1).answers()
+        TokenLogProbs(x, CompletionTokens(*torch.zeros(2, 4000, dtype=torch.int64), 1, 1)).answers()
         for x in (moved, values)
     )
     ratio = replace(ours, reference=before.sums).log_ratio().item()

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from alphapo_cli.errors import ConfigError, UsageError
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
+from alphapo_cli.objective.build import build
 from alphapo_cli.objective.data_requirements import check_columns, check_sides
-from alphapo_cli.objective.objective import Objective, build
+from alphapo_cli.objective.objective import Objective
 from tests import tiny
 
 METHODS = tiny.catalogue()

@@ -19,9 +19,10 @@ from torch import Tensor
 from alphapo_cli.config.schema import ObjectiveConfig
 from alphapo_cli.errors import ConfigError
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
+from alphapo_cli.objective.build import build
 from alphapo_cli.objective.catalog import LEVELS, Method, markdown
-from alphapo_cli.objective.inputs import Moment
-from alphapo_cli.objective.objective import Objective, build
+from alphapo_cli.objective.inputs import StepContext
+from alphapo_cli.objective.objective import Objective
 from tests import tiny
 
 METHODS = tiny.catalogue()
@@ -211,12 +212,12 @@ def answers(found: list[Row], dtype: torch.dtype = torch.float64) -> AnswerLogPr
 
 
 def loss_and_gradient(
-    objective: Objective, given: AnswerLogProbs, moment: Moment | None = None
+    objective: Objective, given: AnswerLogProbs, context: StepContext | None = None
 ) -> tuple[Tensor, Tensor]:
     """Where single tokens are read: as if every one counted once, and the distributions were flat."""
     leaf = given.sums.clone().requires_grad_(True)
     weighted = torch.stack([leaf, given.lengths, given.lengths]) if objective.weighs_tokens else None
-    loss = objective(replace(given, sums=leaf, weighted=weighted, log_p2=-torch.ones_like(leaf)), moment).loss
+    loss = objective(replace(given, sums=leaf, weighted=weighted, log_p2=-torch.ones_like(leaf)), context).loss
     return loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]
 
 
@@ -382,14 +383,14 @@ def test_schedules_move_a_parameter_over_training() -> None:
     shift = METHODS["dpo_shift_linear"].objective
     for progress, factor in ((0.0, 0.95), (0.5, 0.975), (1.0, 1.0)):
         fixed = changed("dpo_shift", {"margin": {"factor": factor}})
-        there = loss_and_gradient(shift, given, Moment(progress))
+        there = loss_and_gradient(shift, given, StepContext(progress))
         for a, b in zip(there, loss_and_gradient(fixed, given), strict=True):
             assert torch.allclose(a, b, rtol=1e-12)
     alpha = {"name": "cosine", "of": "shape.alpha", "start": -0.5, "end": 1.0}
     cosine = changed("alphapo", {"schedule": alpha})
     for progress in (0.0, 0.3, 1.0):
         value = 1.0 - 1.5 * (1 + math.cos(math.pi * progress)) / 2
-        assert cosine.at(Moment(progress)).parts["shape"].settings["alpha"] == pytest.approx(value, abs=1e-15)
+        assert cosine.at(StepContext(progress)).parts["shape"].settings["alpha"] == pytest.approx(value, abs=1e-15)
 
 
 def test_a_schedule_of_nothing_is_refused() -> None:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from alphapo_cli.objective.inputs import Comparison
-from alphapo_cli.objective.objective import TABLES
+from alphapo_cli.objective.inputs import ObjectiveInputs
+from alphapo_cli.objective.part import TABLES
 
 
 def s(x: float) -> float:
@@ -72,7 +72,7 @@ def test_shape(name: str) -> None:
 def test_link(name: str) -> None:
     pairs = list(itertools.product(POINTS, POINTS))
     rewards = torch.tensor(pairs, dtype=torch.float64).T.contiguous().requires_grad_(True)
-    loss = TABLES["link"][name].bind({})(Comparison(rewards, rewards, beta=1.0))
+    loss = TABLES["link"][name].bind({})(ObjectiveInputs(rewards, rewards, beta=1.0))
     (gradient,) = torch.autograd.grad(loss.sum() + 0 * rewards.sum(), rewards)
     assert loss.tolist() == pytest.approx([LINKS[name](c, r) for c, r in pairs], rel=1e-12, abs=1e-14)
     by_hand = [(slope(lambda x: LINKS[name](x, r), c), slope(lambda x: LINKS[name](c, x), r)) for c, r in pairs]  # noqa: B023

@@ -14,7 +14,8 @@ from torch import Tensor
 from alphapo_cli.config.schema import ObjectiveConfig
 from alphapo_cli.errors import ConfigError, UsageError
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
-from alphapo_cli.objective.objective import Objective, build
+from alphapo_cli.objective.build import build
+from alphapo_cli.objective.objective import Objective
 from tests import tiny
 
 SCORES = ("mean", "sum", "ratio_sum", "ratio_mean")

@@ -10,7 +10,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from alphapo_cli.errors import ConfigError
-from alphapo_cli.objective.parts.shape import LINEAR_FROM, box_cox, identity, power
+from alphapo_cli.objective.numerics import LINEAR_FROM, box_cox
+from alphapo_cli.objective.parts.shape import identity, power
 from tests import tiny
 
 EPS = 2.0**-52

@@ -14,11 +14,11 @@ from torch import Tensor
 from alphapo_cli.config.schema import TrainerConfig
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
 from alphapo_cli.modeling.policy import PolicyModel
-from alphapo_cli.objective.inputs import Moment
+from alphapo_cli.objective.inputs import StepContext
 from alphapo_cli.objective.objective import Objective
-from alphapo_cli.probe.probe import Processes, score_pairs
-from alphapo_cli.training.data_order import Schedule
-from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
+from alphapo_cli.probe.scoring import score_pairs
+from alphapo_cli.runtime.distributed import Processes
+from alphapo_cli.training.trainer import PreferenceTrainer
 from tests import tiny
 
 PAIRS = 12
@@ -34,11 +34,7 @@ def trained(objective: Objective, folder: Path, size: int, steps: int) -> tuple[
     cfg = TrainerConfig(
         per_device_train_batch_size=size, gradient_accumulation_steps=PAIRS // size, use_cpu=True, max_steps=steps
     )
-    schedule = Schedule.of(cfg, PAIRS, 1, seed=0)
-    trainer = PreferenceTrainer(
-        PolicyModel(lm), objective, pairs, schedule, training_arguments(cfg, schedule, str(folder), 0),
-        pad_id=tiny.PAD, reference=reference, logging_steps=1, on_log=lambda step, row: None,
-    )  # fmt: skip
+    trainer = tiny.trainer(PolicyModel(lm), objective, pairs, cfg, folder, reference=reference)
     losses = []
     for step in range(steps):
         lm.zero_grad()
@@ -58,9 +54,9 @@ def test_how_a_step_is_cut_up_changes_nothing(name: str, tmp_path: Path) -> None
     for other_losses, other in runs[1:]:
         # Two float32 passes that add in different orders, three steps long.
         assert other_losses == pytest.approx(losses, rel=2e-5, abs=1e-6)
-        for kind, memory in one.memory.items():
+        for kind, memory in one.part_states.items():
             for key, value in memory.items():
-                assert torch.allclose(other.memory[kind][key], value, rtol=1e-4, atol=1e-5), (kind, key)
+                assert torch.allclose(other.part_states[kind][key], value, rtol=1e-4, atol=1e-5), (kind, key)
         for a, b in zip(one.policy.parameters(), other.policy.parameters(), strict=True):
             assert tiny.relative_error(b.detach(), a.detach()) < 1e-5
 
@@ -72,10 +68,10 @@ def test_a_schedule_moves_what_a_memory_is_made_with(tmp_path: Path) -> None:
         "objective.schedule.of=weight.drop", "objective.schedule.end=0.5",
     )  # fmt: skip
     _, trainer = trained(moving, tmp_path, 12, 1)
-    assert trainer.memory["weight"]["kept"] == 1
-    trainer.state.global_step = trainer.schedule.total_steps
+    assert trainer.part_states["weight"]["kept"] == 1
+    trainer.state.global_step = trainer.order.total_steps
     trainer.training_step(trainer.model, trainer.steps[0])
-    assert trainer.memory["weight"]["kept"] == 0.5
+    assert trainer.part_states["weight"]["kept"] == 0.5
 
 
 def answers(objective: Objective, seed: int) -> tuple[AnswerLogProbs, Tensor, Tensor]:
@@ -87,12 +83,12 @@ def answers(objective: Objective, seed: int) -> tuple[AnswerLogProbs, Tensor, Te
     return given, sums - reference, lengths
 
 
-def after(objective: Objective, seeds: list[int]) -> Moment:
-    moment = objective.start
+def after(objective: Objective, seeds: list[int]) -> StepContext:
+    context = objective.start
     for seed in seeds:
         given, _, _ = answers(objective, seed)
-        moment = Moment(0.0, objective.settle(moment.memory, objective.observe(given, moment)))
-    return moment
+        context = StepContext(0.0, objective.update(context.states, objective.observe(given, context)))
+    return context
 
 
 def test_kto_measures_each_half_against_the_other() -> None:
@@ -131,8 +127,8 @@ def test_gamma_po_finds_the_shares_that_minimise_its_objective() -> None:
     """Many steps: the result is the minimum, where p's slope is the same for every pair."""
     objective = tiny.objective("objective=gamma_po", "objective.margin.steps=400", "objective.margin.tau=3")
     given, _, lengths = answers(objective, 5)
-    moment = after(objective, [5])
-    c = objective.compare(objective.score_function(given), given, moment)
+    context = after(objective, [5])
+    c = objective.compare(objective.score_function(given), given, context)
     gaps = 2.5 * ((given.sums / lengths)[0] - (given.sums / lengths)[1]).numpy()
     margins = c.offset.numpy()  # gamma n p
     p = margins / (0.375 * 30)
@@ -141,7 +137,7 @@ def test_gamma_po_finds_the_shares_that_minimise_its_objective() -> None:
     assert slope == pytest.approx(np.full(30, slope[0]), rel=1e-6)
     assert (np.argsort(margins) == np.argsort(gaps)).all()  # larger gaps get larger margins
     # A queue of earlier gaps joins in.
-    assert float(after(objective, [5, 6]).memory["margin"]["population"]) == 60
+    assert float(after(objective, [5, 6]).states["margin"]["population"]) == 60
 
 
 def test_gamma_po_with_a_large_gamma_is_finite_in_float32() -> None:
@@ -149,17 +145,17 @@ def test_gamma_po_with_a_large_gamma_is_finite_in_float32() -> None:
     line = ("objective=gamma_po", "objective.beta=100", "objective.gamma_beta_ratio=1.6", "objective.margin.tau=0.5")
     objective = tiny.objective(*line)
     given, _, _ = answers(objective, 5)
-    moment = after(objective, [5])
+    context = after(objective, [5])
     narrow = replace(given, sums=given.sums.float(), lengths=given.lengths.float())
     # Margins of some hundred, whose last float32 digit is 3e-5.
-    assert objective(narrow, moment).loss.numpy() == pytest.approx(objective(given, moment).loss.numpy(), abs=1e-2)
+    assert objective(narrow, context).loss.numpy() == pytest.approx(objective(given, context).loss.numpy(), abs=1e-2)
 
 
 def test_beta_dpo_keeps_its_share_and_moves_beta() -> None:
     objective = tiny.objective("objective=beta_dpo", "objective.beta=0.1")
     given, ratio, _ = answers(objective, 7)
-    moment = after(objective, [7])
-    result = objective(given, moment).loss
+    context = after(objective, [7])
+    result = objective(given, context).loss
     keeps = result != 0
     assert keeps.sum() == 24  # of 30
     gaps = (ratio[0] - ratio[1]).numpy()
@@ -168,20 +164,20 @@ def test_beta_dpo_keeps_its_share_and_moves_beta() -> None:
     expected = np.where(keeps.numpy(), np.log1p(np.exp(-beta * gaps)) / 0.8, 0)
     assert result.numpy() == pytest.approx(expected, rel=1e-10)
     # Another step, another draw.
-    again = Moment(0.0, objective.settle(moment.memory, objective.observe(given, moment)))
+    again = StepContext(0.0, objective.update(context.states, objective.observe(given, context)))
     assert ((objective(given, again).loss != 0) != keeps).any()
 
 
 def test_outlying_pairs_are_mostly_left_out() -> None:
     objective = tiny.objective("objective=beta_dpo")
-    moment = objective.start
+    context = objective.start
     given, ratio, _ = answers(objective, 9)
     far = ((ratio[0] - ratio[1]) - (ratio[0] - ratio[1]).mean()).abs() > 4
     assert 3 <= far.sum() <= 15
     left_out = torch.zeros(30)
     for _ in range(40):
-        moment = Moment(0.0, objective.settle(moment.memory, objective.observe(given, moment)))
-        left_out += objective(given, moment).loss == 0
+        context = StepContext(0.0, objective.update(context.states, objective.observe(given, context)))
+        left_out += objective(given, context).loss == 0
     assert left_out.sum() == 40 * 6
     assert left_out[far].mean() > 2 * left_out[~far].mean()
 
@@ -190,15 +186,15 @@ def test_the_controller_moves_towards_its_target_and_stops_at_its_ends() -> None
     objective = tiny.objective("objective=alphapo_adaptive", "objective.schedule.start=0.2")
 
     def alpha(memory: object) -> object:
-        return objective.at(Moment(0.0, memory)).parts["shape"].settings["alpha"]
+        return objective.at(StepContext(0.0, memory)).parts["shape"].settings["alpha"]
 
-    memory = objective.start.memory
+    memory = objective.start.states
     assert alpha(memory) == 0.2
-    memory = objective.react(memory, {"displacement/chosen": -0.3})  # the chosen side has fallen: alpha goes down
+    memory = objective.on_probe(memory, {"displacement/chosen": -0.3})  # the chosen side has fallen: alpha goes down
     assert alpha(memory) == pytest.approx(-0.1, abs=1e-15)
-    memory = objective.react(memory, {"displacement/chosen": 0.5})
+    memory = objective.on_probe(memory, {"displacement/chosen": 0.5})
     assert alpha(memory) == pytest.approx(0.4, abs=1e-15)
-    memory = objective.react(memory, {"displacement/chosen": None})
+    memory = objective.on_probe(memory, {"displacement/chosen": None})
     assert alpha(memory) == pytest.approx(0.4, abs=1e-15)
-    assert alpha(objective.react(memory, {"displacement/chosen": -10.0})) == -1.0
-    assert alpha(objective.react(memory, {"displacement/chosen": 10.0})) == 2.0
+    assert alpha(objective.on_probe(memory, {"displacement/chosen": -10.0})) == -1.0
+    assert alpha(objective.on_probe(memory, {"displacement/chosen": 10.0})) == 2.0

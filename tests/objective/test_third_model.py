@@ -20,8 +20,9 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.layout.registry import LAYOUTS
 from alphapo_cli.modeling.lm_head import Head, kl_from
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
-from alphapo_cli.modeling.policy import PolicyModel, label
-from alphapo_cli.probe.probe import Processes, score_tokens
+from alphapo_cli.modeling.policy import PolicyModel, Wanted, check_vocabulary
+from alphapo_cli.probe.scoring import score_tokens
+from alphapo_cli.runtime.distributed import Processes
 from tests import tiny as small
 from tests.conftest import Ran, strict_rows
 
@@ -36,9 +37,9 @@ def log_softmax_of(lm: Any, pairs: TokenPairs, side: int, i: int) -> Tensor:
     return logits[len(pair.prompt) - 1 : -1].log_softmax(-1)
 
 
-def answers(policy: PolicyModel, pairs: TokenPairs, layout: str) -> AnswerLogProbs:
+def answers(policy: PolicyModel, pairs: TokenPairs, layout: str, kl_from: PolicyModel | None = None) -> AnswerLogProbs:
     batch = LAYOUTS[layout].collate(list(pairs), pad_id=small.PAD)
-    return label(policy(batch), batch).answers()
+    return policy.answers(batch, Wanted(kl_from=kl_from))
 
 
 # ------------------------------------------------------------------------------------------------------------- TDPO
@@ -76,9 +77,9 @@ def test_tdpos_loss_and_every_gradient(layout: str, stop: bool) -> None:
     lm = small.model(seed=1)
     reference = small.perturbed(lm, seed=2)
     policy = PolicyModel(lm, layout=layout)
-    policy.compare_with(PolicyModel(small.perturbed(small.model(seed=1), seed=2), layout=layout).requires_grad_(False))
+    kl_from = PolicyModel(small.perturbed(small.model(seed=1), seed=2), layout=layout).requires_grad_(False)
     objective = small.objective("objective=tdpo", f"objective.margin.stop={str(stop).lower()}")
-    given = answers(policy, PAIRS, layout)
+    given = answers(policy, PAIRS, layout, kl_from)
     with torch.no_grad():
         refs = [[log_softmax_of(reference, PAIRS, side, i) for i in range(len(PAIRS))] for side in range(2)]
     targets = [[torch.from_numpy(p.answers[side].astype(np.int64)) for p in PAIRS] for side in range(2)]
@@ -132,7 +133,7 @@ def test_training_by_tdpo(alphapo: Callable[..., Ran], tiny: tuple[str, ...]) ->
 
 def test_a_reference_of_another_vocabulary_has_no_kl() -> None:
     with pytest.raises(UsageError, match=r"model\.reference: it gives 89 logits and the policy 97"):
-        PolicyModel(small.model()).compare_with(PolicyModel(small.model(vocab=89)))
+        check_vocabulary(PolicyModel(small.model()), PolicyModel(small.model(vocab=89)))
 
 
 # ------------------------------------------------------------------------------------------------- TGDPO and MRPO
@@ -159,8 +160,8 @@ def test_a_batch_carries_each_tokens_own(layout: str) -> None:
     """What is given to a token is the token's id itself: so it must stand beside the same id in any batch."""
     marked = replace(PAIRS, guide=tuple(side.ids.astype(np.float32) for side in PAIRS.answers))
     batch = LAYOUTS[layout].collate([marked[i] for i in (3, 0, 4)], pad_id=small.PAD)
-    assert batch.guide is not None
-    assert torch.equal(batch.guide, batch.targets.float())
+    assert batch.tokens.guide is not None
+    assert torch.equal(batch.tokens.guide, batch.tokens.ids.float())
 
 
 @pytest.fixture(scope="module")

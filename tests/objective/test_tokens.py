@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from alphapo_cli.errors import ConfigError, UsageError
+from alphapo_cli.modeling.layout.batch import CompletionTokens
 from alphapo_cli.modeling.logprobs import AnswerLogProbs, TokenLogProbs, TokenStatistics
 from tests import tiny
 from tests.conftest import Ran
@@ -30,21 +31,23 @@ def tokens(seed: int, ids: list[list[int]] = IDS, answer: list[int] = ANSWER) ->
     sum_p2 = 0.1 + 0.8 * torch.rand(count, generator=generator, dtype=torch.float64)
     facts = TokenStatistics(torch.zeros(count), sum_p2)
     flat = torch.tensor([i for part in ids for i in part])
-    given = TokenLogProbs(logps.requires_grad_(True), torch.tensor(answer), flat, 2, 2, facts).answers()
+    given = TokenLogProbs(
+        logps.requires_grad_(True), CompletionTokens(flat, torch.tensor(answer), 2, 2), facts
+    ).answers()
     return replace(given, reference=torch.zeros(2, 2, dtype=torch.float64), index=torch.tensor([7, 3]))
 
 
 def weights(given: AnswerLogProbs, *overrides: str) -> list[float]:
     """Of every token: what the score's gradient says."""
     objective = tiny.objective(*overrides)
-    assert given.tokens is not None
-    (found,) = torch.autograd.grad(objective.scores(given).sum(), given.tokens.logps, retain_graph=True)
+    assert given.per_token is not None
+    (found,) = torch.autograd.grad(objective.scores(given).sum(), given.per_token.logps, retain_graph=True)
     return [float(x) for x in found]
 
 
 def logps(given: AnswerLogProbs) -> Tensor:
-    assert given.tokens is not None
-    return given.tokens.logps.detach()
+    assert given.per_token is not None
+    return given.per_token.logps.detach()
 
 
 def test_ld_dpo_counts_the_tail_in_part() -> None:
@@ -77,16 +80,18 @@ def test_sampo_takes_as_many_tokens_and_draws_by_pair_and_seed_alone() -> None:
     assert sorted(drawn[10:]) == [0, 0, 1, 1]
     assert len({tuple(weights(given, "objective=sampo", f"objective.token.seed={s}")) for s in range(8)}) > 3
     # alone in a batch, the pair keeps its draw
-    alone = TokenLogProbs(logps(given)[[0, 1, 2, 3, 4, 7, 8, 9]], torch.tensor([0] * 5 + [1] * 3), torch.zeros(8), 1, 2)
+    alone = TokenLogProbs(
+        logps(given)[[0, 1, 2, 3, 4, 7, 8, 9]], CompletionTokens(torch.zeros(8), torch.tensor([0] * 5 + [1] * 3), 1, 2)
+    )
     single = replace(alone.answers(), index=torch.tensor([7]))
     assert tiny.objective("objective=sampo").parts["token"](single, alone).tolist() == drawn[:5] + drawn[7:10]
 
 
 def test_tgdpo_counts_what_the_guide_prefers_more_where_chosen_and_less_where_rejected() -> None:
     given = tokens(9)
-    assert given.tokens is not None
+    assert given.per_token is not None
     q = torch.linspace(-2, 3, len(ANSWER), dtype=torch.float64)
-    guided = replace(given, tokens=replace(given.tokens, guide=q))
+    guided = replace(given, per_token=replace(given.per_token, tokens=replace(given.per_token.tokens, guide=q)))
     expected = [1 + 0.05 * float(x) if a < 2 else 1 - 0.05 * float(x) for x, a in zip(q, ANSWER, strict=True)]
     assert weights(guided, "objective=tgdpo") == pytest.approx(expected, rel=1e-12)
     p = logps(given)
@@ -119,9 +124,9 @@ def test_every_token_once_is_dpo() -> None:
 def test_wpo_weighs_by_how_likely_the_policy_writes_the_pair(clamp: bool) -> None:
     given = tokens(7)
     objective = tiny.objective("objective=wpo", f"objective.weight.clamp={str(clamp).lower()}")
-    assert given.tokens is not None
-    assert given.tokens.statistics is not None
-    p, p2 = logps(given), given.tokens.statistics.sum_p2
+    assert given.per_token is not None
+    assert given.per_token.statistics is not None
+    p, p2 = logps(given), given.per_token.statistics.sum_p2
     parts = [[0, 1, 2, 3, 4], [5, 6], [7, 8, 9], [10, 11, 12, 13]]
     w = [math.exp(sum(float(p[t] - p2[t].log()) for t in part) / len(part)) for part in parts]
     loss = objective(given).loss
@@ -131,8 +136,8 @@ def test_wpo_weighs_by_how_likely_the_policy_writes_the_pair(clamp: bool) -> Non
         expected = (min(product, 1.0) if clamp else product) * plain[pair].item()
         assert loss[pair].item() == pytest.approx(expected, rel=1e-12)
     # no gradient through the weight
-    (with_weight,) = torch.autograd.grad(loss[0], given.tokens.logps, retain_graph=True)
-    (without,) = torch.autograd.grad(plain[0], given.tokens.logps, retain_graph=True)
+    (with_weight,) = torch.autograd.grad(loss[0], given.per_token.logps, retain_graph=True)
+    (without,) = torch.autograd.grad(plain[0], given.per_token.logps, retain_graph=True)
     assert torch.allclose(with_weight, without * (loss[0] / plain[0]), rtol=1e-10)
 
 
@@ -170,7 +175,8 @@ def test_what_compares_with_the_reference_reads_the_same_tokens_as_it() -> None:
     By all tokens of the policy against the counted ones of the reference it would lag behind.
     """
     four_and_two = TokenLogProbs(
-        torch.full((6,), -1.0, dtype=torch.float64), torch.tensor([0, 0, 0, 0, 1, 1]), torch.arange(6), 1, 2
+        torch.full((6,), -1.0, dtype=torch.float64),
+        CompletionTokens(torch.arange(6), torch.tensor([0, 0, 0, 0, 1, 1]), 1, 2),
     )
     reference = torch.tensor([[-3.0], [-2.0]], dtype=torch.float64)  # 2 x -1.5 and 2 x -1
     given = replace(four_and_two.answers(), reference=reference, columns={"score_chosen": torch.tensor([4.0]),

@@ -20,12 +20,12 @@ from alphapo_cli.data.token_pairs import Ragged, TokenPairs
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
 from alphapo_cli.modeling.policy import PolicyModel
+from alphapo_cli.objective.build import build
 from alphapo_cli.objective.data_requirements import check_sides
-from alphapo_cli.objective.inputs import Moment
-from alphapo_cli.objective.objective import Objective, build
-from alphapo_cli.probe.probe import Processes, score_pairs
-from alphapo_cli.training.data_order import Schedule
-from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
+from alphapo_cli.objective.inputs import StepContext
+from alphapo_cli.objective.objective import Objective
+from alphapo_cli.probe.scoring import score_pairs
+from alphapo_cli.runtime.distributed import Processes
 from tests import tiny
 
 METHODS = tiny.catalogue()
@@ -60,10 +60,10 @@ def alone(given: AnswerLogProbs, good: Tensor) -> AnswerLogProbs:
 
 
 def loss_and_gradient(
-    objective: Objective, given: AnswerLogProbs, moment: Moment | None = None
+    objective: Objective, given: AnswerLogProbs, context: StepContext | None = None
 ) -> tuple[Tensor, Tensor]:
     leaf = given.sums.clone().requires_grad_(True)
-    loss = objective(replace(given, sums=leaf), moment).loss
+    loss = objective(replace(given, sums=leaf), context).loss
     return loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]
 
 
@@ -117,8 +117,8 @@ def test_kto_and_bco_in_plain_floats(kind: str) -> None:
         "bco": [mixed(g, -ls(0.3 * x - d), -ls(d - 0.3 * x)) for g, x in zip(GOOD.tolist(), own, strict=True)],
     }
     for objective in (kto, bco):
-        moment = Moment(0.0, objective.settle(objective.start.memory, objective.observe(given, objective.start)))
-        loss, gradient = loss_and_gradient(objective, given, moment)
+        context = StepContext(0.0, objective.update(objective.start.states, objective.observe(given, objective.start)))
+        loss, gradient = loss_and_gradient(objective, given, context)
         assert loss.tolist() == pytest.approx(expected[objective.name], rel=1e-12)
         assert (gradient[2] == 0).all()  # z is without gradient
 
@@ -128,10 +128,10 @@ def test_a_step_without_one_of_the_kinds_is_no_nan() -> None:
         objective = tiny.objective(f"objective={name}")
         for good in (torch.ones(6, dtype=torch.bool), torch.zeros(6, dtype=torch.bool)):
             given = alone(pairs(3), good)
-            moment = objective.start
+            context = objective.start
             if objective.observes:
-                moment = Moment(0.0, objective.settle(moment.memory, objective.observe(given, moment)))
-            loss, gradient = loss_and_gradient(objective, given, moment)
+                context = StepContext(0.0, objective.update(context.states, objective.observe(given, context)))
+            loss, gradient = loss_and_gradient(objective, given, context)
             assert loss.isfinite().all()
             assert gradient.isfinite().all()
 
@@ -141,7 +141,7 @@ def test_z_is_at_least_zero() -> None:
     given = alone(pairs(3), GOOD)
     assert given.reference is not None
     low = replace(given, reference=given.reference + torch.tensor([[0.0], [0.0], [50.0]], dtype=torch.float64))
-    assert objective.settle(objective.start.memory, objective.observe(low, objective.start))["link"]["kl"] == 0
+    assert objective.update(objective.start.states, objective.observe(low, objective.start))["link"]["kl"] == 0
 
 
 @pytest.mark.parametrize(
@@ -277,13 +277,9 @@ def test_loss_and_every_gradient_equal_trls_kto(tmp_path: Path) -> None:
     for micro in (8, 2):
         lm = copy.deepcopy(policy)
         cfg = TrainerConfig(per_device_train_batch_size=micro, gradient_accumulation_steps=8 // micro, use_cpu=True)
-        schedule = Schedule.of(cfg, 8, 1, seed=0)
-        ours = PreferenceTrainer(
-            PolicyModel(lm, layout="packed"), objective, data, schedule, training_arguments(cfg, schedule, str(tmp_path), 0),
-            pad_id=tiny.PAD, reference=sums, logging_steps=1, on_log=lambda step, row: None,
-        )  # fmt: skip
+        ours = tiny.trainer(PolicyModel(lm, layout="packed"), objective, data, cfg, tmp_path, reference=sums)
         loss = ours.training_step(ours.model, ours.steps[0])
-        assert ours.memory["link"]["kl"] > 0  # or the comparison would say nothing of it
+        assert ours.part_states["link"]["kl"] > 0  # or the comparison would say nothing of it
         assert loss.item() == pytest.approx(their_loss.item(), rel=1e-5)
         for (name, a), (_, b) in zip(lm.named_parameters(), theirs.named_parameters(), strict=True):
             assert a.grad is not None

@@ -132,9 +132,9 @@ class TestDiverged:
     def test_a_last_step_that_breaks_the_model_is_a_failed_run(self, weight, reason, alphapo, tiny, monkeypatch):
         """Also where the broken weight is one that no probe token goes through."""
         from alphapo_cli.modeling.policy import PolicyModel
-        from alphapo_cli.stages.training.session import Attempt
+        from alphapo_cli.stages.training.session import TrainingSession
 
-        made, after = PolicyModel.__init__, Attempt.after_step
+        made, after = PolicyModel.__init__, TrainingSession.after_step
 
         def with_unused(self, lm, **settings):
             made(self, lm, **settings)
@@ -146,7 +146,7 @@ class TestDiverged:
             return after(self, step)
 
         monkeypatch.setattr(PolicyModel, "__init__", with_unused)
-        monkeypatch.setattr(Attempt, "after_step", breaking)
+        monkeypatch.setattr(TrainingSession, "after_step", breaking)
         ran = alphapo("train", *tiny, "trainer.max_steps=2")
         assert ran.code == 1
         assert ran.err.splitlines()[-1].startswith(f"alphapo: {reason}")

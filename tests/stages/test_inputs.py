@@ -14,13 +14,14 @@ import torch
 from alphapo_cli.config.compose import compose
 from alphapo_cli.config.overrides import Sources, read_line
 from alphapo_cli.config.schema import LoraConfig, ModelConfig, TrainConfig
+from alphapo_cli.launch.cell_order import together
 from alphapo_cli.modeling.loading import add_lora
 from alphapo_cli.modeling.policy import policy_of
 from alphapo_cli.modeling.weight_hashes import state_hash
-from alphapo_cli.objective.objective import build
-from alphapo_cli.runtime.memo import Shelf, together
+from alphapo_cli.objective.build import build
+from alphapo_cli.runtime.memo import LRUMemo
 from alphapo_cli.stages.training import inputs as module
-from alphapo_cli.stages.training.inputs import Workshop
+from alphapo_cli.stages.training.inputs import InputsBuilder
 from tests import tiny
 
 
@@ -64,11 +65,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counted
 
 
-def a_cell(workshop: Workshop, cfg: TrainConfig) -> tuple[Any, Any]:
+def a_cell(builder: InputsBuilder, cfg: TrainConfig) -> tuple[Any, Any]:
     """(the policy before its first step, reference log-probs of the training pairs)."""
-    materials = workshop.materials(cfg)
-    policy = policy_of(materials.policy(), cfg)
-    return policy, workshop.reference(cfg, materials, policy, build(cfg.objective))[0]
+    start_ = builder.model_and_data(cfg)
+    policy = policy_of(start_.policy(), cfg)
+    return policy, builder.reference(cfg, start_, policy, build(cfg.objective))[0]
 
 
 @pytest.mark.parametrize("reference", [False, True], ids=["of its own", "a model of its own"])
@@ -76,13 +77,13 @@ def test_cells_of_a_sweep_read_and_score_once(
     reference: bool, start: Path, tmp_path: Path, calls: Counter[str]
 ) -> None:
     more = [f"model.reference={another_model(start, 1)}"] if reference else []
-    workshop = Workshop(warm=True, cache=tmp_path)
-    made = [a_cell(workshop, config(start, f"objective.beta={beta}", *more)) for beta in (0.1, 0.2, 0.3)]
+    builder = InputsBuilder(warm=True, cache=tmp_path)
+    made = [a_cell(builder, config(start, f"objective.beta={beta}", *more)) for beta in (0.1, 0.2, 0.3)]
     # training and probe pairs are scored; the policy is read, and the reference that is not the policy
     assert calls == {"load_model": 1 + reference, "load_text": 1, "prepare": 1, "score_pairs": 2}
     assert len({id(policy.lm) for policy, _ in made}) == 3  # each trains its own
     assert all((sums == made[0][1]).all() for _, sums in made)
-    alone = a_cell(Workshop(cache=tmp_path / "another"), config(start, *more))[1]
+    alone = a_cell(InputsBuilder(cache=tmp_path / "another"), config(start, *more))[1]
     assert (alone == made[0][1]).all()
 
 
@@ -93,7 +94,7 @@ def test_adapters_that_change_nothing_yet_share_the_reference(start: Path, tmp_p
         ("model.lora.r=2", "model.lora.target_modules=[q_proj]"),
     ]
     for line in ((), *lines):
-        a_cell(Workshop(cache=tmp_path), config(start, *line))  # a process for each: the cache on disk
+        a_cell(InputsBuilder(cache=tmp_path), config(start, *line))  # a process for each: the cache on disk
     assert calls["score_pairs"] == 2
 
 
@@ -109,7 +110,7 @@ def test_a_trained_adapter_is_another_model() -> None:
 
 
 def test_models_of_cells_that_are_over_are_let_go(start: Path, tmp_path: Path) -> None:
-    workshop = Workshop(warm=True, cache=tmp_path)
+    builder = InputsBuilder(warm=True, cache=tmp_path)
     real, masters = module.load_model, []
 
     def load(*args: Any) -> Any:
@@ -120,7 +121,7 @@ def test_models_of_cells_that_are_over_are_let_go(start: Path, tmp_path: Path) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "load_model", load)
         for seed in range(module.KEPT + 1):
-            a_cell(workshop, config(start, f"model.path={another_model(start, seed)}"))
+            a_cell(builder, config(start, f"model.path={another_model(start, seed)}"))
     gc.collect()
     assert [master() is None for master in masters] == [True] + [False] * module.KEPT
 
@@ -136,7 +137,7 @@ def test_cells_of_the_same_model_run_one_after_the_other(start: Path) -> None:
 
 
 def test_a_shelf_keeps_what_one_of_its_latest_owners_asked_for() -> None:
-    shelf, made = Shelf(2), []
+    shelf, made = LRUMemo(2), []
 
     def ask(owner: str, *keys: str) -> None:
         shelf.open(owner)

@@ -133,7 +133,7 @@ def test_run_on_real_vllm(alphapo, tiny):
 
 def test_contents_of_files_decide_whether_the_outcome_stands(tmp_path, monkeypatch):
     from alphapo_cli.config.overrides import Sources
-    from alphapo_cli.stages.train_generate_evaluate import make_plan
+    from alphapo_cli.stages.plan import make_plan
 
     monkeypatch.chdir(tmp_path)
     names = ("prompts.jsonl", "template.txt", "difficulty.csv", "answers/model_outputs.json")

@@ -72,9 +72,9 @@ class Killed(Exception):
 @contextlib.contextmanager
 def killed_at(step: int) -> Iterator[None]:
     """Training ends, as by a kill, right after step `step` has been recorded (and saved, where it is saved)."""
-    from alphapo_cli.stages.training.session import Attempt
+    from alphapo_cli.stages.training.session import TrainingSession
 
-    after = Attempt.after_step
+    after = TrainingSession.after_step
 
     def once(self, now):
         stop = after(self, now)
@@ -83,8 +83,8 @@ def killed_at(step: int) -> Iterator[None]:
         return stop
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Attempt, "after_step", once)
-        patch.setattr(Attempt, "_end", lambda *args: {})  # a killed process writes no ending
+        patch.setattr(TrainingSession, "after_step", once)
+        patch.setattr(TrainingSession, "_end", lambda *args: {})  # a killed process writes no ending
         yield
 
 
@@ -141,7 +141,7 @@ def test_a_kill_does_not_undo_a_guards_stop(alphapo, tiny):
 
 def test_stopped_while_it_gets_ready_to_go_on(alphapo, tiny, rows, monkeypatch):
     """The summary says how far the run has come and what its last probe found, not what this attempt did: nothing."""
-    from alphapo_cli.stages.training.session import Attempt
+    from alphapo_cli.stages.training.session import TrainingSession
 
     line = ["train", *tiny, *LINE, "run.name=broken"]
     with killed_at(6):
@@ -151,7 +151,7 @@ def test_stopped_while_it_gets_ready_to_go_on(alphapo, tiny, rows, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Attempt, "_prepare", interrupted)
+    monkeypatch.setattr(TrainingSession, "_prepare", interrupted)
     again = alphapo(*line)
     assert again.code == 130
     assert "interrupted at step 6" in again.err
@@ -185,7 +185,7 @@ def test_a_model_that_a_kill_left_half_written_is_none(alphapo, tiny, monkeypatc
     """Weights and tokenizer without the generation config that says where an answer ends would be used as they are."""
     from transformers import GenerationConfig
 
-    from alphapo_cli.stages.training.session import Attempt
+    from alphapo_cli.stages.training.session import TrainingSession
 
     def killed(*_, **__):
         raise Killed
@@ -194,7 +194,7 @@ def test_a_model_that_a_kill_left_half_written_is_none(alphapo, tiny, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(GenerationConfig, "save_pretrained", killed)
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a killed process tidies nothing up
-        patch.setattr(Attempt, "_end", lambda *_: {})
+        patch.setattr(TrainingSession, "_end", lambda *_: {})
         broken = alphapo(*line)
     assert broken.code == 1
     assert not (broken.path / "model").exists()
@@ -303,11 +303,11 @@ def test_kill_9_at_any_moment(kind, tmp_path, shared_cache, tiny, fork_server):
 
 class TestTwoProcesses:
     def test_the_second_is_refused_while_the_first_works(self, alphapo, tiny, tmp_path):
-        from alphapo_cli.storage.run_lock import Claim, take
+        from alphapo_cli.storage.run_lock import RunLock, acquire
 
         line = ["train", *tiny, "run.name=x"]
-        claim = take(tmp_path / "runs" / "x" / ".claim")
-        assert isinstance(claim, Claim)
+        claim = acquire(tmp_path / "runs" / "x" / ".claim")
+        assert isinstance(claim, RunLock)
         second = alphapo(*line)
         assert second.code == 2
         assert f"process {os.getpid()} on " in second.fault
@@ -318,14 +318,14 @@ class TestTwoProcesses:
     def test_an_owner_that_was_replaced_stops_before_its_next_write(self, alphapo, tiny, tmp_path, monkeypatch):
         from alphapo_cli.stages.training import session
 
-        after = session.Attempt.after_step
+        after = session.TrainingSession.after_step
 
         def stolen(self, step):
             if step == 2:
-                os.rename(self.claim.path, self.claim.path.with_suffix(".dead"))
+                os.rename(self.lock.path, self.lock.path.with_suffix(".dead"))
             return after(self, step)
 
-        monkeypatch.setattr(session.Attempt, "after_step", stolen)
+        monkeypatch.setattr(session.TrainingSession, "after_step", stolen)
         ran = alphapo("train", *tiny, "run.name=x", "probe.every=1")
         assert ran.code == 1
         assert "another process has taken over" in ran.err

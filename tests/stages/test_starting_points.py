@@ -141,9 +141,9 @@ class TestReference:
         from alphapo_cli.config.overrides import Sources, read_line
         from alphapo_cli.config.schema import TrainConfig
         from alphapo_cli.modeling.policy import policy_of
-        from alphapo_cli.objective.objective import build
-        from alphapo_cli.probe.probe import Processes
-        from alphapo_cli.stages.training.inputs import Workshop
+        from alphapo_cli.objective.build import build
+        from alphapo_cli.runtime.distributed import Processes
+        from alphapo_cli.stages.training.inputs import InputsBuilder
 
         line = ["objective=dpo", "model=from_scratch", "data.limit=8", "probe.pairs=4"]
         cfg = compose("train", TrainConfig, [read_line(line, Sources())], Sources())
@@ -160,9 +160,9 @@ class TestReference:
                 return found.pop(0)
 
         def reference(cache, processes):
-            workshop = Workshop(cache=cache, processes=processes)
-            materials = workshop.materials(cfg)
-            return workshop.reference(cfg, materials, policy_of(materials.policy(), cfg), objective)
+            builder = InputsBuilder(cache=cache, processes=processes)
+            start = builder.model_and_data(cfg)
+            return builder.reference(cfg, start, policy_of(start.policy(), cfg), objective)
 
         made = reference(tmp_path / "one", Processes())
         reference(tmp_path / "one", First())

@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alphapo_cli.errors import AlphapoError
-from alphapo_cli.storage.atomic import append_jsonl, jsonable, read_jsonl, write_atomic, write_json
+from alphapo_cli.storage.atomic import jsonable, write_atomic, write_json
+from alphapo_cli.storage.jsonl import append_jsonl, read_jsonl
 
 
 def test_writes_text_and_bytes_and_makes_the_directory(tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from alphapo_cli.storage import run_lock
-from alphapo_cli.storage.run_lock import Claim, ClaimLost, Owner, Standing, standing, take
+from alphapo_cli.storage.run_lock import LockLost, LockStatus, Owner, RunLock, acquire, lock_status
 
 
 def other_host(folder: Path, *, silent_for: float) -> Path:
     """A claim of another host whose last heartbeat was `silent_for` seconds ago."""
-    claim = take(folder)
-    assert isinstance(claim, Claim)
+    claim = acquire(folder)
+    assert isinstance(claim, RunLock)
     claim._over.set()
     claim.path.write_text(json.dumps(asdict(replace(Owner.me(), host="elsewhere/b/1"))))
     then = time.time() - silent_for
@@ -36,41 +36,41 @@ def dead_owner(folder: Path) -> None:
 
 class TestTake:
     def test_one_holder(self, tmp_path):
-        claim = take(tmp_path)
-        assert isinstance(claim, Claim)
-        second = take(tmp_path)
-        assert isinstance(second, Standing)
+        claim = acquire(tmp_path)
+        assert isinstance(claim, RunLock)
+        second = acquire(tmp_path)
+        assert isinstance(second, LockStatus)
         assert second.owner == Owner.me()
 
     def test_generations_count_on(self, tmp_path):
         for generation in (1, 2, 3):
-            claim = take(tmp_path)
-            assert isinstance(claim, Claim)
+            claim = acquire(tmp_path)
+            assert isinstance(claim, RunLock)
             assert claim.generation == generation
             claim.release()
 
     def test_a_dead_owner_on_this_host_is_replaced_at_once(self, tmp_path):
         dead_owner(tmp_path)
-        now = standing(tmp_path)
+        now = lock_status(tmp_path)
         assert now is not None
         assert not now.held
-        claim = take(tmp_path)
-        assert isinstance(claim, Claim)
+        claim = acquire(tmp_path)
+        assert isinstance(claim, RunLock)
         assert claim.generation == 2
 
     def test_a_process_id_that_was_given_to_another_is_dead(self, tmp_path):
-        claim = take(tmp_path)
-        assert isinstance(claim, Claim)
+        claim = acquire(tmp_path)
+        assert isinstance(claim, RunLock)
         claim.path.write_text(json.dumps(asdict(replace(Owner.me(), started="1"))))
-        assert isinstance(take(tmp_path), Claim)
+        assert isinstance(acquire(tmp_path), RunLock)
 
     @pytest.mark.parametrize(("silent_for", "held"), [(30, True), (90, False)])
     def test_another_users_process_that_proc_hides_lives_by_its_heartbeat(
         self, silent_for, held, tmp_path, monkeypatch
     ):
         """As where /proc is mounted with hidepid: its files cannot be read, a signal to it is not permitted."""
-        claim = take(tmp_path)
-        assert isinstance(claim, Claim)
+        claim = acquire(tmp_path)
+        assert isinstance(claim, RunLock)
         claim._over.set()
         os.utime(claim.path, (time.time() - silent_for,) * 2)
 
@@ -79,12 +79,12 @@ class TestTake:
 
         monkeypatch.setattr(run_lock, "_started", lambda pid: "")
         monkeypatch.setattr(os, "kill", not_permitted)
-        assert isinstance(take(tmp_path), Standing if held else Claim)
+        assert isinstance(acquire(tmp_path), LockStatus if held else RunLock)
 
     @pytest.mark.parametrize(("silent_for", "held"), [(30, True), (90, False)])
     def test_an_owner_on_another_host_is_dead_after_a_minute_of_silence(self, tmp_path, silent_for, held):
         other_host(tmp_path, silent_for=silent_for)
-        assert isinstance(take(tmp_path), Standing if held else Claim)
+        assert isinstance(acquire(tmp_path), LockStatus if held else RunLock)
 
     def test_of_many_processes_one_gets_it(self, tmp_path):
         """Also from an owner that they all find dead at the same moment."""
@@ -94,7 +94,7 @@ class TestTake:
 
         def contend() -> None:
             barrier.wait()
-            results.put(isinstance(take(tmp_path), Claim))
+            results.put(isinstance(acquire(tmp_path), RunLock))
             barrier.wait()  # stay alive until all have tried
 
         contenders = [context.Process(target=contend) for _ in range(8)]
@@ -111,38 +111,38 @@ class TestTake:
             raise PermissionError("no links here")
 
         monkeypatch.setattr(os, "link", refuse)
-        assert isinstance(take(tmp_path), Claim)
-        assert isinstance(take(tmp_path), Standing)
+        assert isinstance(acquire(tmp_path), RunLock)
+        assert isinstance(acquire(tmp_path), LockStatus)
 
 
 class TestLost:
     def test_is_noticed(self, tmp_path):
-        claim = take(tmp_path)
-        assert isinstance(claim, Claim)
+        claim = acquire(tmp_path)
+        assert isinstance(claim, RunLock)
         claim.check()
         os.rename(claim.path, claim.path.with_suffix(".dead"))
-        with pytest.raises(ClaimLost, match="has taken over"):
+        with pytest.raises(LockLost, match="has taken over"):
             claim.check()
         written = []
-        with pytest.raises(ClaimLost), claim.committing():
+        with pytest.raises(LockLost), claim.committing():
             written.append(1)
         assert not written
 
     def test_a_commit_is_final(self, tmp_path):
-        claim = take(tmp_path)
-        assert isinstance(claim, Claim)
+        claim = acquire(tmp_path)
+        assert isinstance(claim, RunLock)
         with claim.committing():
-            assert isinstance(take(tmp_path), Standing)  # not while the result is being written
+            assert isinstance(acquire(tmp_path), LockStatus)  # not while the result is being written
         claim.release()
-        now = standing(tmp_path)
+        now = lock_status(tmp_path)
         assert now is not None
         assert (now.stage, now.generation, now.held) == ("done", 1, False)
 
 
 def test_the_heartbeat_goes_on_while_python_is_busy(tmp_path, monkeypatch):
     monkeypatch.setattr(run_lock, "HEARTBEAT", 0.02)
-    claim = take(tmp_path)
-    assert isinstance(claim, Claim)
+    claim = acquire(tmp_path)
+    assert isinstance(claim, RunLock)
     os.utime(claim.path, (0, 0))
     deadline = time.monotonic() + 10
     while claim.path.stat().st_mtime == 0:
@@ -160,4 +160,4 @@ def test_a_link_whose_answer_got_lost_is_ours(tmp_path, monkeypatch):
         link(source, target)
 
     monkeypatch.setattr(os, "link", twice)
-    assert isinstance(take(tmp_path / ".claim"), Claim)
+    assert isinstance(acquire(tmp_path / ".claim"), RunLock)

@@ -125,7 +125,7 @@ def test_a_cell_that_another_process_evaluates_is_waited_for(tmp_path, monkeypat
             (run / "outcome.json").write_text('{"key": "this"}')
             return [Ended(asked[-1], "complete")]
 
-    one = engine.Engine(directory, Launcher(), engine.Policy(), lambda ended: None, lambda: None)
+    one = engine.SweepEngine(directory, Launcher(), engine.Policy(), lambda ended: None, lambda: None)
     cell = SimpleNamespace(id="a", overrides=("seed=0",), cfg=None)
     (ended,) = one.run([cell], plan)
     assert (ended.state, len(asked)) == ("complete", 3)

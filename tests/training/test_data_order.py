@@ -10,24 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alphapo_cli.config.schema import TrainerConfig
-from alphapo_cli.training.data_order import Schedule, StepIndices, probe_every
+from alphapo_cli.training.data_order import DataOrder, StepIndices, probe_every
 
 small = st.integers(1, 5)
 
 
 def schedule(
     pairs: int, micro: int, accumulation: int, world: int, *, seed: int = 0, epochs: float = 1.0, max_steps: int = -1
-) -> Schedule:
+) -> DataOrder:
     cfg = TrainerConfig(
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=accumulation,
         num_train_epochs=epochs,
         max_steps=max_steps,
     )
-    return Schedule.of(cfg, pairs, world, seed)
+    return DataOrder.of(cfg, pairs, world, seed)
 
 
-def dealt(s: Schedule, step: int) -> list[int]:
+def dealt(s: DataOrder, step: int) -> list[int]:
     """Pairs with weight 1 of all processes of a step."""
     found = []
     for rank in range(s.world):
@@ -121,6 +121,6 @@ def test_a_probe_as_often_as_asked() -> None:
 
 @pytest.mark.parametrize("pairs", [1, 8, 13, 16])
 def test_pairs_trained_on_are_counted_in_ragged_steps_too(pairs: int) -> None:
-    schedule = Schedule(pairs, micro_pairs=2, accumulation=2, world=2, total_steps=9, seed=0)
+    schedule = DataOrder(pairs, micro_pairs=2, accumulation=2, world=2, total_steps=9, seed=0)
     for steps in (range(0), range(9), range(3, 8)):
         assert schedule.pairs_in(steps) == sum(len(schedule.pairs(step)) for step in steps)

@@ -23,9 +23,9 @@ from alphapo_cli.data.token_pairs import Ragged, TokenPairs
 from alphapo_cli.modeling.layout.registry import LAYOUTS
 from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.probe.displacement import metrics, per_pair
-from alphapo_cli.probe.probe import Probe, Processes, score_pairs
-from alphapo_cli.training.data_order import Schedule
-from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
+from alphapo_cli.probe.probe import Probe
+from alphapo_cli.probe.scoring import score_pairs
+from alphapo_cli.runtime.distributed import Processes
 from tests import tiny
 
 ROWS = 11  # a step of eight and one of three
@@ -97,17 +97,12 @@ def test_every_step_is_the_mean_over_its_rows_however_it_is_split(name: str, tmp
     for micro, accumulation in ((8, 1), (4, 2), (3, 3)):
         lm = copy.deepcopy(start)
         cfg = TrainerConfig(per_device_train_batch_size=micro, gradient_accumulation_steps=accumulation, use_cpu=True)
-        schedule = Schedule.of(cfg, ROWS, 1, seed=3)
-        rows: list[dict[str, float]] = []
-        trainer = PreferenceTrainer(
-            PolicyModel(lm), objective, pairs, schedule, training_arguments(cfg, schedule, str(tmp_path), 0),
-            pad_id=tiny.PAD, reference=reference, logging_steps=1, on_log=lambda step, row, rows=rows: rows.append(row),
-        )  # fmt: skip
+        trainer = tiny.trainer(PolicyModel(lm), objective, pairs, cfg, tmp_path, reference=reference, seed=3)
         for step in range(2):
             lm.zero_grad()
             loss = trainer.training_step(trainer.model, trainer.steps[step])
             plain = copy.deepcopy(start)
-            indices = schedule.pairs(step).tolist()
+            indices = trainer.order.pairs(step).tolist()
             ratios = [
                 [
                     log_ratio(plain, pairs[i].prompt, a, reference[side, i])
@@ -122,10 +117,10 @@ def test_every_step_is_the_mean_over_its_rows_however_it_is_split(name: str, tmp
             ours, truth = (torch.cat([p.grad.flatten() for p in m.parameters()]) for m in (lm, plain))
             assert tiny.relative_error(ours, truth) <= 1e-10, micro
         if formula is kto:
-            assert trainer.memory["link"]["kl"] > 0
-        window = trainer.window.means(lambda x: x)
+            assert trainer.part_states["link"]["kl"] > 0
+        window = trainer.sums.means(lambda x: x)
         if pairs.unpaired:
-            good = [i for step in range(2) for i in schedule.pairs(step) if len(pairs.chosen[i])]
+            good = [i for step in range(2) for i in trainer.order.pairs(step) if len(pairs.chosen[i])]
             sums = [log_ratio(start, pairs[i].prompt, pairs[i].chosen, 0.0).item() for i in good]
             assert window["train/logps/chosen_sum"] == pytest.approx(np.mean(sums), rel=1e-10)
             assert np.isnan(window["train/rewards/margins"])

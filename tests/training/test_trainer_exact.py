@@ -22,9 +22,10 @@ from alphapo_cli.data.token_pairs import TokenPair, TokenPairs
 from alphapo_cli.errors import AlphapoError
 from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.objective.objective import Objective
-from alphapo_cli.probe.probe import Processes, score_pairs
-from alphapo_cli.training.data_order import Schedule
-from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
+from alphapo_cli.probe.scoring import score_pairs
+from alphapo_cli.runtime.distributed import Processes
+from alphapo_cli.training.data_order import DataOrder
+from alphapo_cli.training.trainer import training_arguments
 from tests import tiny
 
 OBJECTIVES = {
@@ -67,15 +68,15 @@ class Trained:
             "per_device_train_batch_size": split[0], "gradient_accumulation_steps": split[1], "learning_rate": 1e-3,
             "num_train_epochs": 1.0, "max_grad_norm": 0.0, "use_cpu": True, "warmup_ratio": 0.2, **settings,
         })  # fmt: skip
-        self.schedule = Schedule.of(cfg, len(pairs), 1, seed=3)
-        self.rows: list[tuple[int, dict[str, float]]] = []
+        logged = tiny.Logged()
+        self.rows = logged.rows
         self.spy = Spy()
         self.policy = PolicyModel(copy.deepcopy(lm))
-        self.trainer = PreferenceTrainer(
-            self.policy, objective, pairs, self.schedule, training_arguments(cfg, self.schedule, str(folder), 3),
-            pad_id=tiny.PAD, reference=reference, logging_steps=cfg.logging_steps,
-            on_log=lambda step, row: self.rows.append((step, row)), callbacks=[self.spy],
-        )  # fmt: skip
+        self.trainer = tiny.trainer(
+            self.policy, objective, pairs, cfg, folder, hooks=logged, reference=reference, seed=3
+        )
+        self.order = self.trainer.order
+        self.trainer.add_callback(self.spy)
         self.trainer.train()
 
 
@@ -162,13 +163,13 @@ def test_every_step_is_the_mean_over_its_pairs(
     reference = references(lm, objective)
     run = Trained(tmp_path, lm, objective, split=split, reference=reference)
     assert len(run.spy.gradients) == len(run.rows) == 3
-    sizes = [len(run.schedule.pairs(step)) for step in range(3)]
+    sizes = [len(run.order.pairs(step)) for step in range(3)]
     assert sizes == ([9, 9, 3] if split == (3, 3) else [8, 8, 5])
     # float32: a log-prob of -10 is rounded by 5e-7, and alphapo's weights are exponentials of such
     tolerance = 2e-6 if dtype == torch.float32 else 1e-11
     for step, (number, row) in enumerate(run.rows):
         assert number == step + 1
-        truth, size, values = oracle(lm, run.spy.parameters[step], run.schedule.pairs(step), name, reference)
+        truth, size, values = oracle(lm, run.spy.parameters[step], run.order.pairs(step), name, reference)
         error = (flat(run.spy.gradients[step]) - truth).norm().item()
         # What is rounded are the pairs' gradients; their mean may be smaller than they are.
         assert error <= tolerance * (size if dtype == torch.float32 else truth.norm().item())
@@ -202,7 +203,7 @@ def test_steps_between_logs_are_pooled_by_pair(tmp_path: Path) -> None:
     pooled = Trained(tmp_path, lm, objective, num_train_epochs=2.0, logging_steps=4)
     assert [step for step, _ in pooled.rows] == [4, 6]
     for (first, last), (_, row) in zip(((0, 4), (4, 6)), pooled.rows, strict=True):
-        sizes = [len(each.schedule.pairs(step)) for step in range(first, last)]
+        sizes = [len(each.order.pairs(step)) for step in range(first, last)]
         for key, value in row.items():
             singles = [each.rows[step][1][key] for step in range(first, last)]
             if key in ("train/grad_norm", "train/learning_rate", "train/epoch"):
@@ -230,7 +231,7 @@ def test_learning_rate_is_the_one_the_step_used(scheduler: str, at: Callable[[in
 
 def test_a_share_of_the_steps_is_warmed_up_as_transformers_rounds_it(tmp_path: Path) -> None:
     cfg = TrainerConfig(max_steps=25, warmup_ratio=0.1, use_cpu=True)
-    schedule = Schedule.of(cfg, 100, 1, seed=0)
+    schedule = DataOrder.of(cfg, 100, 1, seed=0)
     ours = training_arguments(cfg, schedule, str(tmp_path), 0)
     theirs = TrainingArguments(output_dir=str(tmp_path), max_steps=25, warmup_steps=0.1, use_cpu=True)
     assert ours.get_warmup_steps(25) == theirs.get_warmup_steps(25) == 3

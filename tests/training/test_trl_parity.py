@@ -24,9 +24,8 @@ from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.modeling.layout.registry import LAYOUTS
 from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.objective.catalog import methods
-from alphapo_cli.probe.probe import Processes, score_pairs
-from alphapo_cli.training.data_order import Schedule
-from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
+from alphapo_cli.probe.scoring import score_pairs
+from alphapo_cli.runtime.distributed import Processes
 from tests import tiny
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -155,10 +154,9 @@ def ours(material: Material, overrides: tuple[str, ...], folder: Path, layout: s
             scorer, material.pairs, batch_size=3, pad_id=pad, processes=Processes(), objective=objective
         )
     cfg = TrainerConfig(per_device_train_batch_size=2, gradient_accumulation_steps=4, use_cpu=True)
-    schedule = Schedule.of(cfg, PAIRS, 1, seed=0)
-    trainer = PreferenceTrainer(
-        PolicyModel(lm, layout=layout), objective, material.pairs, schedule, training_arguments(cfg, schedule, str(folder), 0),
-        pad_id=material.tokenizer.pad_token_id, reference=reference, logging_steps=1, on_log=lambda step, row: None,
+    trainer = tiny.trainer(
+        PolicyModel(lm, layout=layout), objective, material.pairs, cfg, folder, reference=reference,
+        pad_id=material.tokenizer.pad_token_id,
     )  # fmt: skip
     loss = trainer.training_step(trainer.model, trainer.steps[0])
     return loss.item(), {n: p.grad for n, p in lm.named_parameters() if p.grad is not None}

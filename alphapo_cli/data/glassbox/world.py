@@ -68,7 +68,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Answer:
+class WorldAnswer:
     """An answer before it is written out; every fault is visible in its parts."""
 
     opening: str
@@ -198,7 +198,7 @@ def _pick(rng: Random, options: Sequence[T]) -> T:
     return options[int(rng.random() * len(options))]
 
 
-def draw_answer(rng: Random, task: Task, quality: float) -> Answer:
+def draw_answer(rng: Random, task: Task, quality: float) -> WorldAnswer:
     """An answer to `task`; every fault grows rarer as `quality` goes from 0 to 1, and none ever vanishes."""
     opening = ""
     if rng.random() < 0.3 + 0.5 * quality:
@@ -214,7 +214,7 @@ def draw_answer(rng: Random, task: Task, quality: float) -> Answer:
     closings: list[str] = []
     while len(closings) < 5 and rng.random() < 0.6 - 0.3 * quality:
         closings.append(_pick(rng, CLOSINGS))
-    return Answer(opening, tuple(items), tuple(closings))
+    return WorldAnswer(opening, tuple(items), tuple(closings))
 
 
 def demonstrations(n: int, seed: int) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from typing import Any
 from alphapo_cli.errors import AlphapoError, Interrupted
 from alphapo_cli.evaluation.judges import protocol
 from alphapo_cli.evaluation.judges.journal import FILE, Answered, Journal
-from alphapo_cli.evaluation.judges.judge import Engine, Judged, Outcome, Verdict
+from alphapo_cli.evaluation.judges.judge import Judged, JudgeEngine, JudgingResult, Verdict
 from alphapo_cli.evaluation.judges.protocol import Ask, Pair
 from alphapo_cli.evaluation.schema import JudgeConfig
 
@@ -19,7 +19,7 @@ from alphapo_cli.evaluation.schema import JudgeConfig
 class ModelJudge:
     """AlpacaEval 2's protocol over `engine`."""
 
-    def __init__(self, engine: Engine, cfg: JudgeConfig) -> None:
+    def __init__(self, engine: JudgeEngine, cfg: JudgeConfig) -> None:
         self.engine, self.cfg = engine, cfg
         self.template = protocol.load_template(cfg.prompt_file)
         self.annotator = cfg.annotator or f"alphapo_{cfg.name}_{cfg.model}"
@@ -37,7 +37,7 @@ class ModelJudge:
     def judge(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> Judged:
         asks = self._asks(pairs)
         answered = Answered(folder / FILE)
-        left, outcome = self._left(asks, answered), Outcome()
+        left, outcome = self._left(asks, answered), JudgingResult()
         if left and (asking or len(left) > self.cfg.max_failed):
             with Journal(folder) as journal:
                 outcome = self.engine.ask(left, answered.spent, journal.record)
@@ -65,7 +65,7 @@ class ModelJudge:
     def _left(asks: Mapping[int, Sequence[Ask]], answered: Answered) -> list[Ask]:
         return [ask for row in asks.values() for ask in row if ask.key not in answered.rows]
 
-    def _give_up(self, outcome: Outcome, left: Sequence[Ask], total: int, folder: Path) -> None:
+    def _give_up(self, outcome: JudgingResult, left: Sequence[Ask], total: int, folder: Path) -> None:
         """Raise what ended the asking, unless as few failed as may fail."""
         kept = f"{total - len(left)} of {total} judgements are kept in {folder / FILE}"
         if outcome.interrupted:

@@ -13,8 +13,7 @@ from typing import Any
 
 from alphapo_cli.evaluation.judges.judge import Reply, Unusable
 from alphapo_cli.evaluation.judges.protocol import Ask
-from alphapo_cli.storage.atomic import read_jsonl
-from alphapo_cli.storage.jsonl import LineLog
+from alphapo_cli.storage.jsonl import LineLog, read_jsonl
 
 FILE = "judgements.jsonl"
 

@@ -88,7 +88,7 @@ Record = Callable[[Ask, Reply | Unusable], None]
 
 
 @dataclass
-class Outcome:
+class JudgingResult:
     """How asking ended. failed: reason by key; stopped: why the rest was not asked, None when all were."""
 
     failed: dict[str, str] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class Outcome:
     interrupted: bool = False
 
 
-class Engine(Protocol):
+class JudgeEngine(Protocol):
     """Something that answers questions: an endpoint, or a model in a process of its own."""
 
     def identity(self) -> dict[str, Any]:
@@ -107,6 +107,6 @@ class Engine(Protocol):
         """As `Judge.check`, for the questions that are left; `spent`: USD so far."""
         ...
 
-    def ask(self, asks: Sequence[Ask], spent: float, record: Record) -> Outcome:
+    def ask(self, asks: Sequence[Ask], spent: float, record: Record) -> JudgingResult:
         """Answer all, in any order; `record` keeps each as it arrives. Failures are returned, not raised."""
         ...

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from alphapo_cli.errors import UsageError
-from alphapo_cli.evaluation.judges.judge import Outcome, Record
+from alphapo_cli.evaluation.judges.judge import JudgingResult, Record
 from alphapo_cli.evaluation.judges.openai_session import Session
 from alphapo_cli.evaluation.judges.protocol import Ask, estimate_tokens
 from alphapo_cli.evaluation.judges.registry import check_key
@@ -87,7 +87,7 @@ class OpenAIEngine:
                 "(USD for a million tokens)"
             )
 
-    def ask(self, asks: Sequence[Ask], spent: float, record: Record) -> Outcome:
+    def ask(self, asks: Sequence[Ask], spent: float, record: Record) -> JudgingResult:
         session = Session(self.cfg, self.base_url, self.headers(), self.clean, self.estimate, self.price, spent, record)
         return asyncio.run(session.run(asks))
 

@@ -26,10 +26,10 @@ from typing import Any
 import httpx
 from tqdm import tqdm
 
-from alphapo_cli.evaluation.judges.judge import Outcome, Record, Reply, Unusable
+from alphapo_cli.evaluation.judges.judge import JudgingResult, Record, Reply, Unusable
 from alphapo_cli.evaluation.judges.protocol import Ask, Message
 from alphapo_cli.evaluation.schema import JudgeConfig
-from alphapo_cli.runtime.deferral import SIGNALS
+from alphapo_cli.runtime.signals import SIGNALS
 
 GRACE = 20.0  # seconds that requests under way get after Ctrl-C: they are paid for
 PAID_ATTEMPTS = 3  # how often an answer that may cost money can be useless or late before its judgement fails
@@ -76,12 +76,12 @@ class Session:
         self.cfg, self.url, self.headers, self.clean = cfg, f"{base_url}/chat/completions", headers, clean
         self.estimate, self.price, self.spent, self.record = estimate, price, spent, record
         self.under_way = 0.0  # USD, estimated
-        self.outcome = Outcome()
+        self.outcome = JudgingResult()
         self.not_before = 0.0  # the server's Retry-After, for all workers
         self.in_a_row = 0
         self.patience = max(8, cfg.concurrency)  # failures in a row after which the server counts as gone
 
-    async def run(self, asks: Sequence[Ask]) -> Outcome:
+    async def run(self, asks: Sequence[Ask]) -> JudgingResult:
         self.queue, self.stop = deque(asks), asyncio.Event()
         self.hurry, self.again = asyncio.Event(), asyncio.Event()  # the first interruption, the second
         with tqdm(total=len(asks), unit=" judgements", disable=None, file=sys.stderr) as self.bar, self._signals():

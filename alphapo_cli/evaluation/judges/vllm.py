@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from alphapo_cli.errors import AlphapoError, UsageError, missing_extra
-from alphapo_cli.evaluation.judges.judge import Outcome, Record, Reply
+from alphapo_cli.evaluation.judges.judge import JudgingResult, Record, Reply
 from alphapo_cli.evaluation.judges.protocol import Ask
 from alphapo_cli.evaluation.schema import JudgeConfig
 
@@ -57,9 +57,9 @@ class VLLMEngine:
                 f"{self.subject.context} tokens; take a judge with a longer one (judge.max_failed={long} leaves them out)"
             )
 
-    def ask(self, asks: Sequence[Ask], spent: float, record: Record) -> Outcome:
+    def ask(self, asks: Sequence[Ask], spent: float, record: Record) -> JudgingResult:
         encoded = self._encoded(asks)
-        outcome = Outcome()
+        outcome = JudgingResult()
         kept = [number for number, ids in enumerate(encoded) if self._fits(ids)]
         for number in set(range(len(asks))) - set(kept):
             outcome.failed[asks[number].key] = f"longer than the context of {self.subject.context} tokens"

@@ -7,21 +7,21 @@ from collections.abc import Sequence
 
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.launch.cell import prepare, run_job
-from alphapo_cli.launch.launchers.launcher import Ended, Job
-from alphapo_cli.runtime.memo import together
-from alphapo_cli.stages.train_generate_evaluate import Plan
+from alphapo_cli.launch.cell_order import together
+from alphapo_cli.launch.launchers.launcher import CellJob, Ended
+from alphapo_cli.stages.plan import Plan
 
 
 class InlineLauncher:
     """See `Launcher`; a cell runs inside `wait`."""
 
     def __init__(self) -> None:
-        self.queue: deque[Job] = deque()
+        self.queue: deque[CellJob] = deque()
 
     def prepare(self, cells: Sequence[TrainConfig], plan: Plan | None) -> None:
         prepare(cells, plan)
 
-    def start(self, jobs: Sequence[Job]) -> None:
+    def start(self, jobs: Sequence[CellJob]) -> None:
         self.queue.extend(together(jobs, lambda job: job.cfg))
 
     def wait(self, seconds: float) -> list[Ended]:
@@ -35,7 +35,7 @@ class InlineLauncher:
     def stop(self) -> None:
         self.queue.clear()
 
-    def under_way(self) -> list[Job]:
+    def under_way(self) -> list[CellJob]:
         return []
 
     def close(self) -> None:

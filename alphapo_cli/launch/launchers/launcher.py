@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from alphapo_cli.config.schema import TrainConfig
-from alphapo_cli.stages.train_generate_evaluate import Plan
+from alphapo_cli.stages.plan import Plan
 
 
 @dataclass(frozen=True)
-class Job:
+class CellJob:
     """One cell to run."""
 
     sweep: str  # the sweep's directory, absolute
@@ -34,7 +34,7 @@ class Ended:
     `lost`: whatever ran it is gone without a word.
     """
 
-    job: Job
+    job: CellJob
     state: str
     reason: str | None = None
 
@@ -49,7 +49,7 @@ class Launcher(Protocol):
             UsageError: bad input.
         """
 
-    def start(self, jobs: Sequence[Job]) -> None:
+    def start(self, jobs: Sequence[CellJob]) -> None:
         """Queue jobs; may be called again while others run."""
 
     def wait(self, seconds: float) -> list[Ended]:
@@ -58,7 +58,7 @@ class Launcher(Protocol):
     def stop(self) -> None:
         """Start nothing more, and ask what runs to save a checkpoint and end."""
 
-    def under_way(self) -> list[Job]:
+    def under_way(self) -> list[CellJob]:
         """What runs now."""
 
     def close(self) -> None:

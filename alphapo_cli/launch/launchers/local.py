@@ -12,10 +12,10 @@ from pathlib import Path
 
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import AlphapoError
-from alphapo_cli.launch.launchers.launcher import Ended, Job
+from alphapo_cli.launch.cell_order import together
+from alphapo_cli.launch.launchers.launcher import CellJob, Ended
 from alphapo_cli.launch.launchers.worker_process import Worker
-from alphapo_cli.runtime.memo import together
-from alphapo_cli.stages.train_generate_evaluate import Plan
+from alphapo_cli.stages.plan import Plan
 
 STILLBORN = 3
 
@@ -26,7 +26,7 @@ class LocalLauncher:
     def __init__(self, count: int, logs: Path) -> None:
         self.logs = logs
         self.gpus = gpus()
-        self.queue: deque[Job] = deque()
+        self.queue: deque[CellJob] = deque()
         self.workers: dict[Connection, Worker] = {}
         self.stopping = False
         self.stillborn = 0  # workers that died before they were ready
@@ -55,7 +55,7 @@ class LocalLauncher:
         if isinstance(problem, Exception):
             raise problem
 
-    def start(self, jobs: Sequence[Job]) -> None:
+    def start(self, jobs: Sequence[CellJob]) -> None:
         self.queue.extend(together(jobs, lambda job: job.cfg))
         self._feed()
 
@@ -103,7 +103,7 @@ class LocalLauncher:
             if worker.job is not None:
                 worker.process.terminate()
 
-    def under_way(self) -> list[Job]:
+    def under_way(self) -> list[CellJob]:
         return [worker.job for worker in self.workers.values() if worker.job is not None]
 
     def close(self) -> None:

@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.config.schema import TrainConfig
-from alphapo_cli.errors import UsageError, missing_extra
+from alphapo_cli.errors import UsageError, first_line, missing_extra
 from alphapo_cli.launch.cell import run_job
-from alphapo_cli.launch.launchers.launcher import Ended, Job
+from alphapo_cli.launch.launchers.launcher import CellJob, Ended
 from alphapo_cli.launch.launchers.local import LocalLauncher
 from alphapo_cli.launch.schema import LauncherConfig
-from alphapo_cli.stages.train_generate_evaluate import Plan
+from alphapo_cli.stages.plan import Plan
 
 PASSED_ON = ("ALPHAPO_CACHE", "WANDB_MODE", "HF_HUB_OFFLINE", "HF_HOME")  # none of them a secret
 OBJECT_STORE = 100_000_000  # bytes; results travel through files
 
 
-def run_with(job: Job, environment: dict[str, str]) -> Ended:
+def run_with(job: CellJob, environment: dict[str, str]) -> Ended:
     """`run_job` under the environment in which the line was typed."""
     os.environ.update(environment)
     return run_job(job)
@@ -43,8 +43,8 @@ class RayLauncher:
             raise missing_extra("ray", "ray") from None
         self.ray, self.logs = ray, logs
         self.at_once = cfg.workers
-        self.queue: deque[Job] = deque()
-        self.running: dict[Any, Job] = {}
+        self.queue: deque[CellJob] = deque()
+        self.running: dict[Any, CellJob] = {}
         self.stopping = False
         # Not Ray's runtime_env, which needs ray[default] and an agent of its own.
         self.environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
@@ -56,7 +56,7 @@ class RayLauncher:
             else:
                 ray.init(include_dashboard=False, object_store_memory=OBJECT_STORE, **common)
         except Exception as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            first = first_line(error)
             raise UsageError(f"launcher=ray: no cluster ({first}); check launcher.address") from error
         # A dead worker is the engine's to count; an exception of the task is part of its result.
         self.task = ray.remote(max_retries=0, num_cpus=cfg.cpus, num_gpus=cfg.gpus)(run_with)
@@ -68,7 +68,7 @@ class RayLauncher:
         finally:
             checker.close()
 
-    def start(self, jobs: Sequence[Job]) -> None:
+    def start(self, jobs: Sequence[CellJob]) -> None:
         self.queue.extend(jobs)
         self._feed()
 
@@ -85,7 +85,7 @@ class RayLauncher:
         self._feed()
         return ended
 
-    def _result(self, task: Any, job: Job) -> Ended:
+    def _result(self, task: Any, job: CellJob) -> Ended:
         errors = self.ray.exceptions
         try:
             result = self.ray.get(task)
@@ -103,7 +103,7 @@ class RayLauncher:
         for task in self.running:
             self.ray.cancel(task, force=False)
 
-    def under_way(self) -> list[Job]:
+    def under_way(self) -> list[CellJob]:
         return list(self.running.values())
 
     def close(self) -> None:

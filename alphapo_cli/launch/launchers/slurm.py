@@ -15,11 +15,11 @@ from typing import Any
 
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.launch.cell import run_job
-from alphapo_cli.launch.launchers.launcher import Ended, Job
+from alphapo_cli.launch.launchers.launcher import CellJob, Ended
 from alphapo_cli.launch.launchers.local import LocalLauncher
 from alphapo_cli.launch.launchers.submission import make_executor
 from alphapo_cli.launch.schema import LauncherConfig
-from alphapo_cli.stages.train_generate_evaluate import Plan
+from alphapo_cli.stages.plan import Plan
 
 POLL = 2.0  # seconds between two questions to squeue
 GRACE = 10.0  # seconds a task may be unknown to squeue before it counts as gone
@@ -28,10 +28,10 @@ GRACE = 10.0  # seconds a task may be unknown to squeue before it counts as gone
 class CellTask:
     """What a task runs. Its `checkpoint` is what submitit calls when a task is to be requeued."""
 
-    def __call__(self, job: Job) -> Ended:
+    def __call__(self, job: CellJob) -> Ended:
         return run_job(job)
 
-    def checkpoint(self, job: Job) -> Any:
+    def checkpoint(self, job: CellJob) -> Any:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, job)
@@ -43,7 +43,7 @@ class SlurmLauncher:
     def __init__(self, cfg: LauncherConfig, logs: Path) -> None:
         self.cfg, self.logs = cfg, logs
         self.executor = make_executor(cfg, logs)
-        self.tasks: dict[str, tuple[Any, Job]] = {}  # "<array>_<index>" -> (submitit's job, ours)
+        self.tasks: dict[str, tuple[Any, CellJob]] = {}  # "<array>_<index>" -> (submitit's job, ours)
         self.seen: dict[str, float] = {}  # when squeue last knew it
         self.asked = 0.0
 
@@ -54,7 +54,7 @@ class SlurmLauncher:
         finally:
             checker.close()
 
-    def start(self, jobs: Sequence[Job]) -> None:
+    def start(self, jobs: Sequence[CellJob]) -> None:
         for task, job in zip(self.executor.map_array(CellTask(), jobs), jobs, strict=True):
             self.tasks[task.job_id] = (task, job)
             self.seen[task.job_id] = time.monotonic()
@@ -83,7 +83,7 @@ class SlurmLauncher:
         if self.tasks:
             subprocess.run(["scancel", *self.tasks], capture_output=True, check=False)
 
-    def under_way(self) -> list[Job]:
+    def under_way(self) -> list[CellJob]:
         return [job for _, job in self.tasks.values()]
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import sys
 from multiprocessing import Pipe
 from pathlib import Path
 
-from alphapo_cli.launch.launchers.launcher import Job
+from alphapo_cli.launch.launchers.launcher import CellJob
 
 SIGNAL_NAMES = {number.value: number.name for number in signal.Signals}
 
@@ -20,7 +20,7 @@ class Worker:
 
     def __init__(self, number: int, log: Path, gpu: str | None) -> None:
         self.number = number
-        self.job: Job | None = None
+        self.job: CellJob | None = None
         self.ready = False
         self.connection, theirs = Pipe()
         lifeline, self.lifeline = os.pipe()

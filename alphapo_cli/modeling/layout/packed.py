@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from alphapo_cli.data.token_pairs import Index, TokenPair, TokenPairs
-from alphapo_cli.modeling.layout.batch import PairBatch
+from alphapo_cli.modeling.layout.batch import ModelInput, PairBatch, pair_batch
 from alphapo_cli.modeling.layout.packing import Packing, Segment
-from alphapo_cli.modeling.layout.padded import guide_of, presence, stack_columns
 
 
 def collate(
@@ -56,23 +55,9 @@ def collate(
             before += own[side]
         begin += segment.length
         kept += segment.length - unread
-    return PairBatch(
-        input_ids=_tensor(ids).unsqueeze(0),
-        attention_mask=None,
-        position_ids=_tensor(positions).unsqueeze(0),
-        predict=_tensor(predict),
-        targets=_tensor(answers),
-        answer=torch.from_numpy(np.repeat(np.arange(len(answers)), [len(answer) for answer in answers])),
-        num_pairs=len(pairs),
-        num_sides=sides,
-        index=torch.tensor([p.index for p in pairs]),
-        weight=torch.tensor(weights if weights is not None else [1.0] * len(pairs)),
-        reference=None if reference is None else reference[:sides],
-        columns=stack_columns([p.columns for p in pairs]),
-        present=presence(pairs, sides),
-        guide=guide_of([p.guide[side] for side in range(sides) for p in pairs if p.guide]),
-        packing=Packing(tuple(segments), _tensor(rows)),
-    ).trained([p.turns[side] for side in range(sides) for p in pairs if p.turns])
+    packing = Packing(tuple(segments), torch.from_numpy(np.concatenate(rows)))
+    laid = ModelInput(_row(ids), _row(positions), predict, packing)
+    return pair_batch(laid, pairs, sides, weights, reference)
 
 
 def positions(pairs: TokenPairs, sides: int) -> Index:
@@ -89,5 +74,7 @@ def common_prefix(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> int:
     return int(different[0]) if len(different) else n
 
 
-def _tensor(parts: Sequence[npt.NDArray[np.generic]]) -> Tensor:
-    return torch.from_numpy(np.concatenate(parts).astype(np.int64))
+def _row(parts: Sequence[npt.NDArray[np.generic]]) -> npt.NDArray[np.int64]:
+    """[1, T]."""
+    row: npt.NDArray[np.int64] = np.concatenate(parts).astype(np.int64)[None]
+    return row

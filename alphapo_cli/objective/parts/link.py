@@ -1,6 +1,6 @@
 """Links that read the margin m = r_w - r_l - gamma: a per-pair loss. See `pointwise` for those that read each reward.
 
-A link takes a `Comparison` and gives [B]. It may ask for beta because some losses are stated in units of the unscaled
+A link takes a `ObjectiveInputs` and gives [B]. It may ask for beta because some losses are stated in units of the unscaled
 reward.
 """
 
@@ -13,47 +13,37 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alphapo_cli.errors import ConfigError
-from alphapo_cli.objective.inputs import Comparison
+from alphapo_cli.objective.inputs import ObjectiveInputs
+from alphapo_cli.objective.numerics import SQUARED_LINEAR_FROM, box_cox, square
 from alphapo_cli.objective.part import register
-from alphapo_cli.objective.parts.shape import box_cox
-
-# |x| from which `square` goes on as a straight line. An ordinary log-ratio gap stays far below; it keeps the product of
-# this slope and of a power shape's (1.1e13) small enough to be squared in float32.
-SQUARED_LINEAR_FROM = 1e5
-
-
-def square(x: Tensor, linear_from: float = SQUARED_LINEAR_FROM) -> Tensor:
-    """x^2, and its tangent beyond `linear_from`."""
-    inner = x.clamp(-linear_from, linear_from)
-    return inner * (2 * x - inner)
 
 
 @register("link")
-def logistic(c: Comparison) -> Tensor:
+def logistic(c: ObjectiveInputs) -> Tensor:
     """-log sigmoid(m), the Bradley-Terry likelihood: DPO, SimPO, AlphaPO, CPO."""
     return -F.logsigmoid(c.margin)
 
 
 @register("link")
-def hinge(c: Comparison, *, delta: float = 1.0) -> Tensor:
+def hinge(c: ObjectiveInputs, *, delta: float = 1.0) -> Tensor:
     """max(0, delta - m): RSO (2309.06657, eq. 9) and, on summed log-probs, SLiC-HF (2305.10425)."""
     return torch.relu(delta - c.margin)
 
 
 @register("link")
-def squared(c: Comparison) -> Tensor:
+def squared(c: ObjectiveInputs) -> Tensor:
     """(m/beta - 1/(2 beta))^2: IPO (2310.12036, eq. 17) with tau = beta."""
     return square(c.margin / c.beta - 0.5 / c.beta)
 
 
 @register("link", needs_rejected=False)
-def none(c: Comparison) -> Tensor:
+def none(c: ObjectiveInputs) -> Tensor:
     """No preference term: what is left is the NLL, that is supervised fine-tuning on the chosen side."""
     return torch.zeros_like(c.margin)
 
 
 @register("link")
-def exo(c: Comparison, *, epsilon: float = 1e-3) -> Tensor:
+def exo(c: ObjectiveInputs, *, epsilon: float = 1e-3) -> Tensor:
     """KL of the policy's preference q = sigmoid(m) to a label wrong with probability epsilon: EXO (2402.00856, eq. 16).
 
     q [log q - log(1 - epsilon)] + (1 - q) [log(1 - q) - log epsilon]. The authors' code takes -10 for log epsilon and
@@ -67,7 +57,7 @@ def exo(c: Comparison, *, epsilon: float = 1e-3) -> Tensor:
 
 
 @register("link")
-def discopop(c: Comparison, *, tau: float = 0.05) -> Tensor:
+def discopop(c: ObjectiveInputs, *, tau: float = 0.05) -> Tensor:
     """(1 - w) (-log sigmoid(m)) + w e^{-m}, w = sigmoid(m/tau): DiscoPOP (2406.08414, eq. 5).
 
     e^{-m} goes on straight from -m = 30, where w has long been 0 unless tau is large.
@@ -80,7 +70,7 @@ def discopop(c: Comparison, *, tau: float = 0.05) -> Tensor:
 
 
 @register("link", limits={"power": {"ge": 0}})
-def focal(c: Comparison, *, power: float = 0.05) -> Tensor:
+def focal(c: ObjectiveInputs, *, power: float = 0.05) -> Tensor:
     """-p^power log p, p = sigmoid(m): FocalPO (2501.06645) turns the focal loss round and trusts pairs already ranked.
 
     The factor has a gradient here; the paper's code is not public. power = 0 is `logistic`.
@@ -90,7 +80,7 @@ def focal(c: Comparison, *, power: float = 0.05) -> Tensor:
 
 
 @register("link", columns=("score_chosen", "score_rejected"))
-def reward_gap(c: Comparison, *, eta: float = 1.0, distance: str = "squared") -> Tensor:
+def reward_gap(c: ObjectiveInputs, *, eta: float = 1.0, distance: str = "squared") -> Tensor:
     """Distance from m to the scores' gap t = eta (score_w - score_l): reward-aware RPO (2502.00203).
 
     `squared`: (m - t)^2. `target_model`: KL of Bernoulli sigmoid(t) to sigmoid(m). `model_target`: the KL the other

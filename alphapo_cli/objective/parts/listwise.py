@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alphapo_cli.errors import ConfigError
-from alphapo_cli.objective.inputs import Comparison
+from alphapo_cli.objective.inputs import ObjectiveInputs
 from alphapo_cli.objective.part import register
 
 _LIST: dict[str, Any] = {"sides": None, "reads_margin": False, "columns": ("score_chosen", "score_rejected")}
 
 
-def _log_targets(c: Comparison, temperature: float) -> Tensor:
+def _log_targets(c: ObjectiveInputs, temperature: float) -> Tensor:
     """log softmax(score/temperature) over the answers, [K, B]."""
     if not temperature > 0:
         raise ConfigError(f"objective.link.temperature={temperature}: must be above 0")
@@ -26,7 +26,7 @@ def _log_targets(c: Comparison, temperature: float) -> Tensor:
 
 
 @register("link", **_LIST)
-def infonca(c: Comparison, *, temperature: float = 1e-4) -> Tensor:
+def infonca(c: ObjectiveInputs, *, temperature: float = 1e-4) -> Tensor:
     """-sum_i t_i log softmax(r)_i, t = softmax(score/temperature): InfoNCA (2402.05369).
 
     The default temperature is that of the authors' configuration: hard targets. With them K = 2 is `logistic`.
@@ -35,7 +35,7 @@ def infonca(c: Comparison, *, temperature: float = 1e-4) -> Tensor:
 
 
 @register("link", **_LIST)
-def nca_list(c: Comparison, *, temperature: float = 1e-4) -> Tensor:
+def nca_list(c: ObjectiveInputs, *, temperature: float = 1e-4) -> Tensor:
     """-sum_i t_i log sigmoid(r_i) - (1/K) sum_i log sigmoid(-r_i): NCA (2402.05369), t as in `infonca`.
 
     With hard targets K = 2 is `nca`.
@@ -45,7 +45,7 @@ def nca_list(c: Comparison, *, temperature: float = 1e-4) -> Tensor:
 
 
 @register("link", **_LIST)
-def exo_list(c: Comparison, *, temperature: float = 1.0) -> Tensor:
+def exo_list(c: ObjectiveInputs, *, temperature: float = 1.0) -> Tensor:
     """KL of q = softmax(r) to t = softmax(score/temperature): EXO (2402.00856) on K answers.
 
     K = 2 is `exo` where the scores differ by temperature log((1 - epsilon)/epsilon).
@@ -55,7 +55,7 @@ def exo_list(c: Comparison, *, temperature: float = 1.0) -> Tensor:
 
 
 @register("link", **_LIST)
-def mpo(c: Comparison, *, alpha: float = 1.0, power: float = 1.0) -> Tensor:
+def mpo(c: ObjectiveInputs, *, alpha: float = 1.0, power: float = 1.0) -> Tensor:
     """-log[sum_{i in +} w_i e^{r_i} / sum_i w_i e^{r_i}], w_i = e^{alpha |score_i - mean|^power}: MPO/SWEPO (2412.04628).
 
     + are the answers above the row's mean score, and the best. K = 2 with alpha = 0 is `logistic`.

@@ -1,4 +1,4 @@
-"""Margins: what is subtracted from r_w - r_l beside gamma, from a `Comparison` to a number or [B]."""
+"""Margins: what is subtracted from r_w - r_l beside gamma, from a `ObjectiveInputs` to a number or [B]."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import torch
 from torch import Tensor
 
 from alphapo_cli.errors import ConfigError
-from alphapo_cli.objective.inputs import Comparison
+from alphapo_cli.objective.inputs import ObjectiveInputs
 from alphapo_cli.objective.part import register
 
 SCORES = ("score_chosen", "score_rejected")
 
 
 @register("margin", pointwise=True)
-def none(c: Comparison) -> Tensor | float:
+def none(c: ObjectiveInputs) -> Tensor | float:
     """Nothing beside gamma."""
     return 0.0
 
 
 @register("margin", columns=lambda column, scale: (column,))
-def column(c: Comparison, *, column: str = "offset", scale: float = 1.0) -> Tensor:
+def column(c: ObjectiveInputs, *, column: str = "offset", scale: float = 1.0) -> Tensor:
     """scale times a column of the data."""
     return scale * c.column(column)
 
 
 @register("margin")
-def length(c: Comparison, *, alpha: float = 0.05) -> Tensor:
+def length(c: ObjectiveInputs, *, alpha: float = 0.05) -> Tensor:
     """-alpha (n_w - n_l), so that the loss is -log sigmoid(beta D + alpha (n_w - n_l)): R-DPO (2403.19159).
 
     This sign follows from a reward minus alpha times the length, and weakens pairs whose chosen side is longer. Several
@@ -38,7 +38,7 @@ def length(c: Comparison, *, alpha: float = 0.05) -> Tensor:
 
 
 @register("margin")
-def chosen_drop(c: Comparison, *, weight: float = 50.0) -> Tensor:
+def chosen_drop(c: ObjectiveInputs, *, weight: float = 50.0) -> Tensor:
     """weight max(0, -r_w): the chosen side must not fall below the reference. DPOP (2402.13228); weight = 0 is none.
 
     Where the policy is its reference, rounding alone decides which branch an answer is on; there the slope is the mean
@@ -50,7 +50,7 @@ def chosen_drop(c: Comparison, *, weight: float = 50.0) -> Tensor:
 
 
 @register("margin")
-def shift(c: Comparison, *, factor: float = 0.95) -> Tensor:
+def shift(c: ObjectiveInputs, *, factor: float = 0.95) -> Tensor:
     """(factor - 1) r_l, so that m = r_w - factor r_l: DPO-Shift (2502.07599); factor = 1 is none."""
     return (factor - 1) * c.rewards[1]
 
@@ -61,7 +61,7 @@ def _gap_within_one(columns: dict[str, Tensor], **_: Any) -> tuple[Tensor, str]:
 
 
 @register("margin", columns=SCORES, rule=_gap_within_one)
-def scaled_rejected(c: Comparison) -> Tensor:
+def scaled_rejected(c: ObjectiveInputs) -> Tensor:
     """m = r_w - (score_w - score_l) r_l, scores in [0, 1]: MaPPO (2507.21183); a gap of 1 is none."""
     return (c.column(SCORES[0]) - c.column(SCORES[1]) - 1) * c.rewards[1]
 
@@ -74,14 +74,14 @@ def _positive_gap(columns: dict[str, Tensor], *, ratio: bool, **_: Any) -> tuple
 
 
 @register("margin", columns=SCORES, rule=_positive_gap)
-def score_gap(c: Comparison, *, alpha: float = 1.0, ratio: bool = False) -> Tensor:
+def score_gap(c: ObjectiveInputs, *, alpha: float = 1.0, ratio: bool = False) -> Tensor:
     """alpha log(score_w - score_l), or with `ratio` alpha log(score_w/score_l): ODPO (2402.10571); alpha = 0 is none."""
     chosen, rejected = c.column(SCORES[0]), c.column(SCORES[1])
     return alpha * (torch.log(chosen) - torch.log(rejected) if ratio else torch.log(chosen - rejected))
 
 
 @register("margin", columns=lambda column, weight: (f"{column}_chosen", f"{column}_rejected"))
-def other_reward(c: Comparison, *, column: str = "other_reward", weight: float = 0.5) -> Tensor:
+def other_reward(c: ObjectiveInputs, *, column: str = "other_reward", weight: float = 0.5) -> Tensor:
     """m = [r_w - r_l - weight (q_w - q_l)]/(1 - weight), q another objective's reward: MODPO (2310.03708).
 
     q is read from <column>_chosen and <column>_rejected; of several objectives, their weighted sum over their total
@@ -95,7 +95,7 @@ def other_reward(c: Comparison, *, column: str = "other_reward", weight: float =
 
 
 @register("margin", needs_reference=True, needs_kl=True)
-def sequence_kl(c: Comparison, *, alpha: float = 0.5, stop: bool = True) -> Tensor:
+def sequence_kl(c: ObjectiveInputs, *, alpha: float = 0.5, stop: bool = True) -> Tensor:
     """beta alpha (K_l - K_w), K the sum over an answer of KL(reference || policy): TDPO (2404.11999).
 
     As two other projects' codes have it, the second of its losses; `stop` passes no gradient through K_w. alpha = 0 is

@@ -1,7 +1,7 @@
 """Links that read the two rewards one by one instead of their difference, so that constants of a score matter.
 
 gamma and a margin part have no place in them: they are subtracted from a difference. The chosen side stands first.
-Those registered as pointwise are a term of each answer, put together by `Comparison.each`, and so take unpaired rows.
+Those registered as pointwise are a term of each answer, put together by `ObjectiveInputs.each`, and so take unpaired rows.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alphapo_cli.objective.inputs import Comparison
+from alphapo_cli.objective.inputs import ObjectiveInputs
+from alphapo_cli.objective.numerics import SIDES, square
 from alphapo_cli.objective.part import register
-from alphapo_cli.objective.parts.link import square
-
-SIDES = {"desirable": {"ge": 0}, "undesirable": {"ge": 0}}
 
 
 @register("link", reads_margin=False, limits=SIDES, pointwise=True)
-def kto(c: Comparison, *, desirable: float = 1.0, undesirable: float = 1.0, kl: float = 0.0) -> Tensor:
+def kto(c: ObjectiveInputs, *, desirable: float = 1.0, undesirable: float = 1.0, kl: float = 0.0) -> Tensor:
     """w_d (1 - sigmoid(r_w - beta z)) + w_u (1 - sigmoid(beta z - r_l)): KTO (2402.01306), both examples of a pair.
 
     z is the constant `kl`, in nats.
@@ -30,7 +28,7 @@ def kto(c: Comparison, *, desirable: float = 1.0, undesirable: float = 1.0, kl: 
 
 
 @register("link", reads_margin=False, pointwise=True)
-def bce(c: Comparison, *, shift: float = 0.0) -> Tensor:
+def bce(c: ObjectiveInputs, *, shift: float = 0.0) -> Tensor:
     """-log sigmoid(r_w - d) - log sigmoid(-(r_l - d)): each answer told from the other kind.
 
     BCO (2404.04656) with the shift d held constant; on log-odds with d = 0 the alignment term of ASFT (2409.10571),
@@ -40,20 +38,20 @@ def bce(c: Comparison, *, shift: float = 0.0) -> Tensor:
 
 
 @register("link", reads_margin=False, pointwise=True)
-def nca(c: Comparison) -> Tensor:
+def nca(c: ObjectiveInputs) -> Tensor:
     """-log sigmoid(r_w) - 1/2 log sigmoid(-r_w) - 1/2 log sigmoid(-r_l): NCA for a pair (2402.05369)."""
     r_w, r_l = c.rewards[0], c.rewards[1]
     return c.each(-F.logsigmoid(r_w) - 0.5 * F.logsigmoid(-r_w), -0.5 * F.logsigmoid(-r_l))
 
 
 @register("link", reads_margin=False, pointwise=True)
-def apo_zero(c: Comparison) -> Tensor:
+def apo_zero(c: ObjectiveInputs) -> Tensor:
     """1 - sigmoid(r_w) + sigmoid(r_l): chosen up, rejected down (2408.06266, eq. 7)."""
     return c.each(torch.sigmoid(-c.rewards[0]), torch.sigmoid(c.rewards[1]))
 
 
 @register("link")
-def apo_down(c: Comparison) -> Tensor:
+def apo_down(c: ObjectiveInputs) -> Tensor:
     """sigmoid(r_w) + 1 - sigmoid(m): both down, the rejected more (2408.06266, eq. 8)."""
     return torch.sigmoid(c.rewards[0]) + torch.sigmoid(-c.margin)
 
@@ -64,7 +62,7 @@ def _share(columns: dict[str, Tensor], **_: Any) -> tuple[Tensor, str]:
 
 
 @register("link", reads_margin=False, pointwise=True)
-def sppo(c: Comparison) -> Tensor:
+def sppo(c: ObjectiveInputs) -> Tensor:
     """(h_w - 1/(2 beta))^2 + (h_l + 1/(2 beta))^2, h = r/beta: SPPO (2405.00675) with hard labels.
 
     beta stands for the paper's 1/eta. The authors' code halves the sum; TRL's does not.
@@ -74,14 +72,14 @@ def sppo(c: Comparison) -> Tensor:
 
 
 @register("link", reads_margin=False, columns=("win_probability",), rule=_share, pointwise=True)
-def sppo_soft(c: Comparison) -> Tensor:
+def sppo_soft(c: ObjectiveInputs) -> Tensor:
     """`sppo` towards (P - 1/2)/beta with P = win_probability for the chosen answer and 1 - P for the rejected one."""
     h, target = c.unscaled, (c.column("win_probability") - 0.5) / c.beta
     return c.each(square(h[0] - target), square(h[1] + target))
 
 
 @register("link", limits={"weight": {"ge": 0}})
-def calibrated(c: Comparison, *, weight: float = 1.0) -> Tensor:
+def calibrated(c: ObjectiveInputs, *, weight: float = 1.0) -> Tensor:
     """-log sigmoid(m/beta) + weight [(h_w - 1/(2 beta))^2 + (h_l + 1/(2 beta))^2]: Cal-DPO.
 
     As arXiv 2502.01237 restates it: the preference term has no beta of its own.

@@ -1,4 +1,4 @@
-"""Regularisers: a term added to a pair's loss beside the preference term and the NLL; `Comparison` to [B] or a number."""
+"""Regularisers: a term added to a pair's loss beside the preference term and the NLL; `ObjectiveInputs` to [B] or a number."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import torch
 from torch import Tensor
 
 from alphapo_cli.modeling.logprobs import above
-from alphapo_cli.objective.inputs import Comparison
+from alphapo_cli.objective.inputs import ObjectiveInputs
 from alphapo_cli.objective.part import register
 
 
 @register("regulariser", pointwise=True)
-def none(c: Comparison) -> Tensor | float:
+def none(c: ObjectiveInputs) -> Tensor | float:
     """Nothing."""
     return 0.0
 
 
 @register("regulariser", sides=3)
-def gold(c: Comparison, *, weight: float = 1.0) -> Tensor:
+def gold(c: ObjectiveInputs, *, weight: float = 1.0) -> Tensor:
     """weight x NLL per token of the third answer: Triple PO (2405.16681), whose gold answer that is; weight = 0 is none."""
     answers = c.given
     return -weight * answers.sums[2] / answers.lengths[2]
 
 
 @register("regulariser", needs_reference=True, columns=("score_chosen",))
-def good_chosen(c: Comparison, *, weight: float = 1e-3, threshold: float = 3.2) -> Tensor:
+def good_chosen(c: ObjectiveInputs, *, weight: float = 1e-3, threshold: float = 3.2) -> Tensor:
     """weight x NLL per token of chosen answers that score at least `threshold` and lie below the reference.
 
     Omni-DPO (2506.10054). The reference is what the NLL compares with, whatever the score does. An answer whose

@@ -15,39 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alphapo_cli.errors import ConfigError
+from alphapo_cli.objective.numerics import box_cox
 from alphapo_cli.objective.part import ScoreKind, register
-
-# |k x| from which box_cox goes on as a straight line. 80 gave an infinite loss in float32 and 60 an infinite squared
-# gradient norm over the supported range (scores to 1e4, |k| <= 4, beta <= 100); at 30 the slope stays below 1.1e13.
-LINEAR_FROM = 30.0
-# |k| below which the power shape and the identity cannot be told apart, even in float64, for |x| up to 1e4; there k x
-# would run out of float32's range.
-IDENTITY_BELOW = 1e-20
-
-
-def box_cox(x: Tensor, k: float) -> Tensor:
-    """BC(x; k) = (e^{k x} - 1)/k, and x where k = 0 (Box and Cox 1964, of e^x).
-
-    Beyond |k x| = `LINEAR_FROM` it continues along its tangent, in every dtype, so that float64 and float32 are the
-    same function and neither value nor slope overflows. k = 0 is an exact branch: the same tensor comes back.
-
-    Args:
-        x: any shape, float32 or wider.
-        k: exponent.
-
-    Returns:
-        Same shape and dtype as `x`.
-    """
-    if abs(k) < IDENTITY_BELOW:
-        return x
-    z = k * x
-    inner = z.clamp(-LINEAR_FROM, LINEAR_FROM)
-    slope = torch.exp(inner)
-    # expm1 keeps small k x exact, but torch differentiates it as its value plus 1, which is 0 in float32 from z = -17
-    # on. So its value is taken without its derivative, and the derivative from a term that is exactly 0.
-    curve = torch.expm1(inner).detach() + (slope - slope.detach())
-    # Inside, z - inner is exactly 0; outside, inner is constant and the slope e^inner.
-    return (curve + slope * (z - inner)) / k
 
 
 @register("shape")

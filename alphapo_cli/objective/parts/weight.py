@@ -1,4 +1,4 @@
-"""Weights: a factor on a pair's preference term, from a `Comparison` to a number or [B]."""
+"""Weights: a factor on a pair's preference term, from a `ObjectiveInputs` to a number or [B]."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from alphapo_cli.errors import UsageError
-from alphapo_cli.objective.inputs import Comparison
+from alphapo_cli.objective.inputs import ObjectiveInputs
 from alphapo_cli.objective.part import register
 
 
 @register("weight", pointwise=True)
-def none(c: Comparison) -> Tensor | float:
+def none(c: ObjectiveInputs) -> Tensor | float:
     """Every pair counts the same."""
     return 1.0
 
@@ -23,19 +23,19 @@ def _not_negative(columns: dict[str, Tensor], *, column: str, **_: Any) -> tuple
 
 
 @register("weight", columns=lambda column: (column,), rule=_not_negative, pointwise=True)
-def column(c: Comparison, *, column: str = "weight") -> Tensor:
+def column(c: ObjectiveInputs, *, column: str = "weight") -> Tensor:
     """A column of the data."""
     return c.column(column)
 
 
 @register("weight", columns=lambda column, alpha: (column,))
-def similarity(c: Comparison, *, column: str = "semantic_distance", alpha: float = 1.0) -> Tensor:
+def similarity(c: ObjectiveInputs, *, column: str = "semantic_distance", alpha: float = 1.0) -> Tensor:
     """e^{-alpha d}, d a distance of prompt and chosen answer in meaning: Sem-DPO (2507.20133); alpha = 0 is none."""
     return torch.exp(-alpha * c.column(column))
 
 
 @register("weight", needs_statistics=True)
-def on_policy(c: Comparison, *, clamp: bool = True) -> Tensor:
+def on_policy(c: ObjectiveInputs, *, clamp: bool = True) -> Tensor:
     """exp(mean_t[log p_t - log sum_v p(v)^2]) of both answers multiplied, without gradient: WPO (2406.11827).
 
     Pairs that the policy would write itself count more. The authors keep the product at most 1 (`clamp`), TRL does not.
@@ -50,7 +50,7 @@ def on_policy(c: Comparison, *, clamp: bool = True) -> Tensor:
 
 
 @register("weight", columns=("score_chosen", "score_rejected"))
-def omni(c: Comparison, *, eta: float = 0.7, focus: float = 3.0, tau: float = 1.0) -> Tensor:
+def omni(c: ObjectiveInputs, *, eta: float = 0.7, focus: float = 3.0, tau: float = 1.0) -> Tensor:
     """sigmoid(eta (score_w - score_l)) (1 - sigmoid(beta (a_w - a_l) - tau))^focus: Omni-DPO (2506.10054).
 
     Quality times what is left to learn, a the mean log-prob. It has a gradient, as in the authors' code.

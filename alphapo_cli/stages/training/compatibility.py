@@ -8,10 +8,10 @@ from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.data.prepare import PreparedData
 from alphapo_cli.errors import UsageError
-from alphapo_cli.modeling.loading import Room
+from alphapo_cli.modeling.loading import ModelLimits
 
 
-def check_room(data: PreparedData, space: Room, who: str) -> None:
+def check_room(data: PreparedData, space: ModelLimits, who: str) -> None:
     """Every id must have an embedding and every token a position.
 
     Raises:

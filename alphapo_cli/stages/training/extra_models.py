@@ -17,14 +17,14 @@ import numpy.typing as npt
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.data.token_pairs import Logs, TokenPairs
 from alphapo_cli.errors import UsageError
-from alphapo_cli.modeling.policy import PolicyModel
+from alphapo_cli.modeling.policy import PolicyModel, check_vocabulary
 from alphapo_cli.modeling.weight_hashes import state_hash
 from alphapo_cli.objective.data_requirements import lacking
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.objective.parts.score import GUIDE
-from alphapo_cli.probe.probe import measured_sides, score_tokens
+from alphapo_cli.probe.scoring import measured_sides, score_tokens
 from alphapo_cli.runs.directory import digest
-from alphapo_cli.stages.training.inputs import Materials, Workshop, rounding
+from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData, rounding
 from alphapo_cli.training.moving_reference import MovingReference, frozen_copy
 
 COLUMNS = tuple(GUIDE.format(side) for side in ("chosen", "rejected"))
@@ -64,19 +64,19 @@ def to_come(cfg: TrainConfig, pairs: TokenPairs) -> Mapping[str, npt.NDArray[np.
 
 
 def guided(
-    cfg: TrainConfig, materials: Materials, workshop: Workshop, policy: PolicyModel, objective: Objective
-) -> tuple[Materials, str | None]:
-    """The materials with what the guide says of their pairs, and the hash of its weights; as they are where none is read."""
+    cfg: TrainConfig, start: ModelAndData, builder: InputsBuilder, policy: PolicyModel, objective: Objective
+) -> tuple[ModelAndData, str | None]:
+    """The start with what the guide says of their pairs, and the hash of its weights; as they are where none is read."""
     if cfg.model.guide is None or not reads_guide(objective):
-        return materials, None
-    guide = workshop.frozen_policy(cfg, "model.guide", cfg.model.guide, policy)
+        return start, None
+    guide = builder.frozen_policy(cfg, "model.guide", cfg.model.guide, policy)
     assert guide is not None
     weights = state_hash(guide.lm)
-    reference = workshop.reference_policy(cfg, policy) if objective.needs_guide else None
+    reference = builder.reference_policy(cfg, policy) if objective.needs_guide else None
     found = {}
-    for name, pairs in {"train": materials.data.train, "probe": materials.data.probe}.items():
+    for name, pairs in {"train": start.data.train, "probe": start.data.probe}.items():
         count = measured_sides(objective, pairs)
-        logps = functools.partial(_token_log_probs, cfg, materials, workshop, pairs, name, count)
+        logps = functools.partial(_token_log_probs, cfg, start, builder, pairs, name, count)
         theirs = logps(guide, weights)
         sums = {
             column: _sums(side, pairs, k) for k, (column, side) in enumerate(zip(_columns(count), theirs, strict=True))
@@ -86,25 +86,25 @@ def guided(
             ours = logps(reference, state_hash(reference.lm))
             ratio = tuple(a - b for a, b in zip(theirs, ours, strict=True))
             found[name] = replace(found[name], guide=ratio)
-    return replace(materials, data=replace(materials.data, train=found["train"], probe=found["probe"])), weights
+    return replace(start, data=replace(start.data, train=found["train"], probe=found["probe"])), weights
 
 
 def _token_log_probs(
-    cfg: TrainConfig, materials: Materials, workshop: Workshop, pairs: TokenPairs, name: str, sides: int,
+    cfg: TrainConfig, start: ModelAndData, builder: InputsBuilder, pairs: TokenPairs, name: str, sides: int,
     model: PolicyModel, weights: str,
 ) -> list[Logs]:  # fmt: skip
     """Every completion token's log-prob under `model`, side after side, from the cache where it is there."""
-    key = digest(["tokens", name, weights, materials.data.key, *rounding(cfg, model), cfg.probe.batch_size, sides])
+    key = digest(["tokens", name, weights, start.data.key, *rounding(cfg, model), cfg.probe.batch_size, sides])
     ends = np.cumsum([len(side.ids) for side in pairs.answers[:sides]])
 
     def make(tick: Callable[[int], None]) -> npt.NDArray[np.float32]:
         logps = score_tokens(
-            model, pairs, batch_size=cfg.probe.batch_size, pad_id=materials.tokenizer.pad_token_id,
-            processes=workshop.processes, sides=sides, tick=tick,
+            model, pairs, batch_size=cfg.probe.batch_size, pad_id=start.tokenizer.pad_token_id,
+            processes=builder.processes, sides=sides, tick=tick,
         )  # fmt: skip
         return np.concatenate(logps)
 
-    flat = workshop.cached_array(key, f"token log-probs ({name})", (int(ends[-1]),), np.float32, len(pairs), make)
+    flat = builder.cached_array(key, f"token log-probs ({name})", (int(ends[-1]),), np.float32, len(pairs), make)
     return np.split(flat, ends[:-1])
 
 
@@ -117,30 +117,32 @@ def _sums(logps: Logs, pairs: TokenPairs, side: int) -> npt.NDArray[np.float64]:
 
 
 def running_reference(
-    cfg: TrainConfig,
-    workshop: Workshop,
-    policy: PolicyModel,
-    objective: Objective,
-    steps: int,
-    say: Callable[[str], None],
-) -> MovingReference | None:
-    """The reference that follows the policy, if one does; where the objective reads the KL, `policy` learns its reference.
+    cfg: TrainConfig, builder: InputsBuilder, policy: PolicyModel, objective: Objective, steps: int,
+    log: Callable[[str], None],
+) -> tuple[MovingReference | None, PolicyModel | None]:  # fmt: skip
+    """The reference that follows the policy, and the model that the KL is from; None for what the objective has not.
+
+    Args:
+        steps: optimizer steps of the run.
+        log: takes a note to the user.
 
     Raises:
         UsageError: `model.reference` cannot be mixed with the policy, or compared with it token by token.
     """
     every = objective.reference_every
     if every is None and not objective.needs_kl:
-        return None
-    start = workshop.reference_policy(cfg, policy)
+        return None, None
+    start = builder.reference_policy(cfg, policy)
     moving = None
     if every is not None:
         if every > steps:
-            say(
+            log(
                 f"note: objective.reference_every={every}: the reference never moves in a run of {steps} steps; take fewer"
             )
         moving = MovingReference(start, every, objective.reference_mix)
         moving.check(policy)
-    if objective.needs_kl:
-        policy.compare_with(frozen_copy(start) if moving is None else moving.policy)
-    return moving
+    if not objective.needs_kl:
+        return moving, None
+    kl_from = frozen_copy(start) if moving is None else moving.policy
+    check_vocabulary(policy, kl_from)
+    return moving, kl_from

@@ -6,14 +6,11 @@ the same settings up to its own floating-point kernels.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,9 +28,12 @@ from alphapo_cli.data.text_pairs import LoadCounts, LoadedPairs, TextPair
 from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.modeling.loading import random_llama, save_model
 from alphapo_cli.modeling.policy import PolicyModel
-from alphapo_cli.objective.objective import build
+from alphapo_cli.objective.build import build
 from alphapo_cli.runs.directory import digest
-from alphapo_cli.training.data_order import Schedule
+from alphapo_cli.runtime.threads import threads
+from alphapo_cli.storage.atomic import whole_directory
+from alphapo_cli.training.data_order import DataOrder
+from alphapo_cli.training.inputs import TrainingInputs
 from alphapo_cli.training.trainer import PreferenceTrainer, training_arguments
 
 _DISTRIBUTED = (
@@ -74,28 +74,18 @@ def ensure(cache: Path, say: bool = True) -> Path:
         return folder
     if say:
         print("training the embedded world's base policy once (cached afterwards) ...", file=sys.stderr, flush=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
-    beside.mkdir()  # not mkdtemp, whose directories only their owner may read: a cache is often shared by a group
-    try:
+    with whole_directory(folder, shared=True) as beside:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             _train_alone(beside)
         else:
             with threads(1):
                 _train(beside)
-        try:
-            os.rename(beside, folder)
-        except OSError:  # another process was first; it wrote the same
-            if not (folder / "model.safetensors").is_file():
-                raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return folder
 
 
 def _train_alone(folder: Path) -> None:
     """`_train` in a process of its own, which is not one of several: the others are waiting and will not join in."""
-    code = "import sys; from pathlib import Path; from alphapo_cli.stages.training.glassbox_base import _train, threads\nwith threads(1): _train(Path(sys.argv[1]))"
+    code = "import sys; from pathlib import Path; from alphapo_cli.stages.training.glassbox_base import _train; from alphapo_cli.runtime.threads import threads\nwith threads(1): _train(Path(sys.argv[1]))"
     env = {k: v for k, v in os.environ.items() if k not in _DISTRIBUTED and not k.startswith("TORCHELASTIC")}
     subprocess.run([sys.executable, "-c", code, str(folder)], env=env, check=True, stdout=subprocess.DEVNULL)
 
@@ -114,19 +104,10 @@ def _train(folder: Path) -> None:
         for i, (instruction, answer) in enumerate(world.demonstrations(DEMONSTRATIONS, seed=0), 1)
     ]
     pairs = _tokens(demonstrations, tokenizer)
-    schedule = Schedule.of(TRAINER, len(pairs), world=1, seed=0)
-    trainer = PreferenceTrainer(
-        PolicyModel(lm),
-        build(_sft()),
-        pairs,
-        schedule,
-        training_arguments(TRAINER, schedule, str(folder / "scratch"), seed=0),
-        pad_id=tokenizer.pad_token_id,
-        reference=None,
-        logging_steps=schedule.total_steps,
-        on_log=lambda step, row: None,
-    )
-    trainer.train()
+    order = DataOrder.of(TRAINER, len(pairs), world=1, seed=0)
+    inputs = TrainingInputs(policy=PolicyModel(lm), objective=build(_sft()), pairs=pairs, pad_id=tokenizer.pad_token_id)
+    args = training_arguments(TRAINER, order, str(folder / "scratch"), seed=0)
+    PreferenceTrainer(inputs, order, args, logging_steps=order.total_steps).train()
     save_model(lm, tokenizer, folder, end_id=tokenizer.eos_token_id)
     shutil.rmtree(folder / "scratch", ignore_errors=True)
 
@@ -145,15 +126,3 @@ def _tokens(pairs: list[TextPair], tokenizer: Any) -> TokenPairs:
         return prepare(
             cfg, ProbeConfig(pairs=1), tokenizer, train_pairs=loaded, probe_pairs=one, cache_dir=Path(scratch)
         ).train
-
-
-@contextlib.contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """torch's thread count within the block; None leaves it."""
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -19,32 +19,39 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from alphapo_cli.config.schema import DataConfig, ModelConfig, ProbeConfig, TrainConfig
-from alphapo_cli.data.glassbox import world
-from alphapo_cli.data.load import check_source, has_evaluation, load_pairs
+from alphapo_cli.config.schema import ModelConfig, TrainConfig
+from alphapo_cli.data.load import check_source
 from alphapo_cli.data.prepare import PreparedData, prepare
-from alphapo_cli.data.row_formats import answer_text
-from alphapo_cli.data.text_pairs import LoadCounts, LoadedPairs
+from alphapo_cli.data.text_pairs import LoadedPairs
 from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.errors import UsageError
-from alphapo_cli.modeling.loading import Room, check_lora, from_scratch, load_model, load_tokenizer, locate, room
+from alphapo_cli.modeling.loading import (
+    ModelLimits,
+    check_lora,
+    from_scratch,
+    load_model,
+    load_tokenizer,
+    locate,
+    model_limits,
+)
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
 from alphapo_cli.modeling.weight_hashes import state_hash, weights_hash
 from alphapo_cli.objective.objective import Objective
-from alphapo_cli.probe.probe import Processes, measured_sides, score_pairs
+from alphapo_cli.probe.scoring import measured_sides, score_pairs
 from alphapo_cli.runs.directory import digest
-from alphapo_cli.runtime.memo import Keep, Shelf, made_of
+from alphapo_cli.runtime.distributed import Processes
+from alphapo_cli.runtime.memo import LRUMemo, Memoize, inputs_key
 from alphapo_cli.stages.training import glassbox_base
 from alphapo_cli.stages.training.compatibility import check_prompts, check_room, check_same_tokens
+from alphapo_cli.stages.training.raw_pairs import _texts, load_text
 from alphapo_cli.storage.atomic import check_folder, write_atomic
 from alphapo_cli.storage.paths import cache_dir
 
-GLASSBOX_PROBE = 256
 KEPT = 4  # combinations of model and data whose weights, tokens and log-probs stay in memory
 
 
 @dataclass(frozen=True)
-class Materials:
+class ModelAndData:
     """What a run starts from. `policy()` gives a model of its own to train."""
 
     tokenizer: Any
@@ -54,17 +61,17 @@ class Materials:
     weights: Mapping[str, str] = field(default_factory=dict)  # setting -> hash of the local directory that it names
 
 
-class Workshop:
-    """Makes and keeps materials. `warm`: several runs will ask, so weights are copied instead of handed out."""
+class InputsBuilder:
+    """Makes and keeps start. `warm`: several runs will ask, so weights are copied instead of handed out."""
 
     def __init__(self, *, warm: bool = False, cache: Path | None = None, processes: Processes | None = None) -> None:
         self.warm = warm
         self.cache = cache or cache_dir()
         check_folder(self.cache, "set ALPHAPO_CACHE to a directory that can be written")
         self.processes = processes or Processes()
-        self.shelf = Shelf(KEPT)
+        self.shelf = LRUMemo(KEPT)
 
-    def materials(self, cfg: TrainConfig) -> Materials:
+    def model_and_data(self, cfg: TrainConfig) -> ModelAndData:
         """Load, check and tokenise; the weights are read when `policy` is first called.
 
         Raises:
@@ -72,15 +79,15 @@ class Workshop:
         """
         check_prompts(cfg)
         check_lora(cfg.model.lora)
-        self.shelf.open(made_of(cfg))
-        return self._keep(f"materials {made_of(cfg)}", lambda: self._materials(cfg))  # type: ignore[no-any-return]
+        self.shelf.open(inputs_key(cfg))
+        return self._keep(f"model and data {inputs_key(cfg)}", lambda: self._model_and_data(cfg))  # type: ignore[no-any-return]
 
-    def before_training(self, cfg: TrainConfig, policy: PolicyModel) -> Keep:
+    def before_training(self, cfg: TrainConfig, policy: PolicyModel) -> Memoize:
         """Keeps what is made of the policy before its first step, and of nothing but `cfg`'s model, data and probe."""
-        key = digest([made_of(cfg), asdict(cfg.probe), *rounding(cfg, policy)])
+        key = digest([inputs_key(cfg), asdict(cfg.probe), *rounding(cfg, policy)])
         return lambda what, make: self._keep(f"{what} {key}", make)
 
-    def _materials(self, cfg: TrainConfig) -> Materials:
+    def _model_and_data(self, cfg: TrainConfig) -> ModelAndData:
         model = cfg.model
         check_source(cfg.data)
         if model.path is None and model.source == "from_scratch":
@@ -90,7 +97,7 @@ class Workshop:
                 )
             train, probe = load_text(cfg.data, cfg.probe)
             lm, tokenizer = from_scratch(model.scratch, _texts(train), cfg.seed)
-            space = Room(len(tokenizer), model.scratch.max_position_embeddings)
+            space = ModelLimits(len(tokenizer), model.scratch.max_position_embeddings)
             return self._assemble(cfg, tokenizer, train, probe, lambda: lm, "random weights", space)
         if model.path is None and model.source == "path":
             raise UsageError("model=path needs model.path=DIRECTORY (or a run directory, or a hub name)")
@@ -110,7 +117,7 @@ class Workshop:
         start = "the embedded base" if model.path is None else path
         return self._assemble(
             cfg, tokenizer, train, probe, lambda: self._keep(key, lambda: load_model(source, model)), start,
-            room(source, model), {} if model.path is None else {"model.path": weights_hash(source, self.cache)},
+            model_limits(source, model), {} if model.path is None else {"model.path": weights_hash(source, self.cache)},
         )  # fmt: skip
 
     def _assemble(
@@ -121,9 +128,9 @@ class Workshop:
         probe: LoadedPairs | None,
         master: Callable[[], Any],
         start: str,
-        space: Room,
+        space: ModelLimits,
         weights: Mapping[str, str] | None = None,
-    ) -> Materials:
+    ) -> ModelAndData:
         if tokenizer.pad_token_id is None:
             # Padding is never looked at (see layout.padded); any valid id fills the row.
             tokenizer.pad_token = tokenizer.eos_token
@@ -134,9 +141,9 @@ class Workshop:
                 # Read after the run has begun; so looked at before.
                 source = locate(name, key=key)
                 check_same_tokens(tokenizer, load_tokenizer(source, cfg.model.trust_remote_code), key, name)
-                check_room(data, room(source, cfg.model), key)
+                check_room(data, model_limits(source, cfg.model), key)
                 weights = {**(weights or {}), key: weights_hash(source, self.cache)}
-        return Materials(
+        return ModelAndData(
             tokenizer, data, lambda: copy.deepcopy(master()) if self.warm else master(), start, weights or {}
         )
 
@@ -159,7 +166,7 @@ class Workshop:
         return policy_of(lm.to(device), cfg, key=key)
 
     def reference(
-        self, cfg: TrainConfig, materials: Materials, policy: PolicyModel, objective: Objective,
+        self, cfg: TrainConfig, start: ModelAndData, policy: PolicyModel, objective: Objective,
         guide: str | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """Summed reference log-probs of the training and of the probe pairs, each [K, n].
@@ -168,21 +175,21 @@ class Workshop:
         `guide`: hash of the weights of the model that token weights come from, if any.
         """
         scorer = self.reference_policy(cfg, policy)
-        weights = self._keep(f"hash {made_of(cfg)}", lambda: state_hash(scorer.lm))
-        sets = {"train": materials.data.train, "probe": materials.data.probe}
+        weights = self._keep(f"hash {inputs_key(cfg)}", lambda: state_hash(scorer.lm))
+        sets = {"train": start.data.train, "probe": start.data.probe}
         sums = {}
         for name, pairs in sets.items():
             # Token weights change what is summed; without them the key is that of the sums alone.
-            key = [name, weights, materials.data.key, *rounding(cfg, scorer), cfg.probe.batch_size]
+            key = [name, weights, start.data.key, *rounding(cfg, scorer), cfg.probe.batch_size]
             key += _weighing(objective, guide)
             sides = measured_sides(objective, pairs)
             key += [sides] if sides > 2 else []
-            score = functools.partial(self._score, name, pairs, scorer, digest(key), cfg, materials, objective)
+            score = functools.partial(self._score, name, pairs, scorer, digest(key), cfg, start, objective)
             sums[name] = self._keep(f"reference {digest(key)}", score)
         return sums["train"], sums["probe"]
 
     def _score(
-        self, name: str, pairs: TokenPairs, scorer: PolicyModel, key: str, cfg: TrainConfig, materials: Materials,
+        self, name: str, pairs: TokenPairs, scorer: PolicyModel, key: str, cfg: TrainConfig, start: ModelAndData,
         objective: Objective,
     ) -> np.ndarray:  # fmt: skip
         def make(tick: Callable[[int], None]) -> np.ndarray:
@@ -190,7 +197,7 @@ class Workshop:
                 scorer,
                 pairs,
                 batch_size=cfg.probe.batch_size,
-                pad_id=materials.tokenizer.pad_token_id,
+                pad_id=start.tokenizer.pad_token_id,
                 processes=self.processes,
                 tick=tick,
                 objective=objective,
@@ -235,31 +242,6 @@ def rounding(cfg: TrainConfig, scorer: PolicyModel) -> list[Any]:
         computes = torch.cuda.get_device_name(device)
     settings = [cfg.trainer.bf16, cfg.layout, cfg.model.attention, cfg.trainer.logit_chunk_mb]
     return [settings, torch.__version__, transformers.__version__, computes]
-
-
-def load_text(cfg: DataConfig, probe: ProbeConfig) -> tuple[LoadedPairs, LoadedPairs | None]:
-    """(training pairs, pairs of an evaluation split or None), of whatever source."""
-    if cfg.source == "glassbox":
-        pairs = world.make_pairs(cfg.glassbox)[: cfg.limit]
-        held_out = world.probe_pairs(probe.pairs or GLASSBOX_PROBE, cfg.glassbox)
-        return _glassbox(pairs), _glassbox(held_out)
-    train = load_pairs(cfg)
-    if not has_evaluation(cfg):
-        return train, None
-    # A list objective's value depends on how many answers it sees: as many as in training.
-    return train, load_pairs(replace(cfg, answers=train.num_sides) if train.form == "answers" else cfg, evaluation=True)
-
-
-def _glassbox(pairs: list[Any]) -> LoadedPairs:
-    return LoadedPairs(pairs, LoadCounts(read=len(pairs)), "embedded world", "messages")
-
-
-def _texts(pairs: LoadedPairs) -> list[str]:
-    texts = []
-    for pair in pairs:
-        prompt = pair.prompt if isinstance(pair.prompt, str) else "\n".join(m["content"] for m in pair.prompt)
-        texts += [prompt, *map(answer_text, pair.answers)]
-    return texts
 
 
 def _read_npy(file: Path) -> np.ndarray | None:

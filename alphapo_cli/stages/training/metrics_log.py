@@ -8,8 +8,9 @@ from typing import Any
 from tqdm import tqdm
 
 from alphapo_cli.runs.directory import RunDirectory
-from alphapo_cli.storage.atomic import append_jsonl, jsonable
-from alphapo_cli.storage.run_lock import Claim
+from alphapo_cli.storage.atomic import jsonable
+from alphapo_cli.storage.jsonl import append_jsonl
+from alphapo_cli.storage.run_lock import RunLock
 from alphapo_cli.tracking.wandb import NullTracker, Tracker
 
 SHOWN = {
@@ -20,15 +21,15 @@ SHOWN = {
 }
 
 
-class Recorder:
+class MetricsLog:
     """Collects what is known of a step and writes it when the step is over."""
 
     def __init__(
         self, directory: RunDirectory, total_steps: int, title: str, tracker: Tracker | None = None,
-        claim: Claim | None = None,
+        lock: RunLock | None = None,
     ) -> None:  # fmt: skip
         self.directory = directory
-        self.claim = claim
+        self.lock = lock
         self.tracker = tracker or NullTracker()
         self.step = 0
         self.row: dict[str, Any] = {}
@@ -50,8 +51,8 @@ class Recorder:
         if not self.row:
             return
         row = {"step": self.step, **self.row}
-        if self.claim is not None:
-            self.claim.check()
+        if self.lock is not None:
+            self.lock.check()
         append_jsonl(self.directory.metrics, row)
         self.tracker.log(self.step, self.row)
         for key, label in SHOWN.items():

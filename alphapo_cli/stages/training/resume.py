@@ -8,20 +8,20 @@ from typing import Any
 from alphapo_cli.data.prepare import tokenizer_hash
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runs.directory import RunDirectory, digest, manifest, version_changes
-from alphapo_cli.stages.training.inputs import Materials
-from alphapo_cli.storage.run_lock import Standing
+from alphapo_cli.stages.training.inputs import ModelAndData
+from alphapo_cli.storage.run_lock import LockStatus
 
 
 class Busy(UsageError):
     """Another process works on the run."""
 
     @classmethod
-    def of(cls, directory: RunDirectory, claim: Standing) -> Busy:
+    def of(cls, directory: RunDirectory, claim: LockStatus) -> Busy:
         who = claim.owner.words if claim.owner else "another process"
         return cls(f"{directory.path}: {who} is working on this run; wait for it, or choose another run.name")
 
 
-def facts_of(materials: Materials, processes: int, steps: int) -> dict[str, Any]:
+def facts_of(materials: ModelAndData, processes: int, steps: int) -> dict[str, Any]:
     """The content of manifest.json for an attempt from `materials`."""
     data, tokenizer = materials.data, materials.tokenizer
     return manifest(

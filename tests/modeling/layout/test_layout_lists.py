@@ -19,7 +19,7 @@ from alphapo_cli.data.token_pairs import Ragged, TokenPair, TokenPairs
 from alphapo_cli.modeling.layout import packed, padded
 from alphapo_cli.modeling.layout.patching import prepare
 from alphapo_cli.modeling.layout.registry import LAYOUTS
-from alphapo_cli.modeling.policy import PolicyModel, label
+from alphapo_cli.modeling.policy import PolicyModel, TokenValues, attach_tokens
 from tests import tiny
 
 SOFT = {"attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 4, "attn_implementation": "eager"}
@@ -98,14 +98,16 @@ def test_packed_is_padded_is_the_model_itself(name: str, rows: list[TokenPair]) 
             lm = copy.deepcopy(MODELS[name])
             batch = layout.collate(rows, pad_id=tiny.PAD, sides=sides)
             assert (batch.num_sides, batch.num_pairs) == (sides, len(rows))
-            ours = PolicyModel(lm)(batch)
+            ours = PolicyModel(lm)(batch).logps
             (ours * weights).sum().backward()
             made.append(batch)
             assert torch.allclose(ours, logps, rtol=0, atol=1e-10)
             truth = gradients(plain)
             assert torch.allclose(gradients(lm), truth, rtol=0, atol=1e-10 * max(1.0, truth.abs().max().item()))
-    for field in ("targets", "answer", "index", "weight"):
+    for field in ("index", "weight"):
         assert torch.equal(getattr(made[0], field), getattr(made[1], field))
+    for field in ("ids", "answer"):
+        assert torch.equal(getattr(made[0].tokens, field), getattr(made[1].tokens, field))
 
 
 @pytest.mark.parametrize("sides", [1, 2, 3])
@@ -124,7 +126,7 @@ def test_no_answer_sees_another(rows: list[TokenPair]) -> None:
     batch = packed.collate(rows, pad_id=tiny.PAD, sides=len(rows[0].answers))
     assert batch.packing is not None
     pair, part, position = batch.packing.coordinates()
-    for kept, target, answer in zip(batch.predict, batch.targets, batch.answer, strict=True):
+    for kept, target, answer in zip(batch.predict, batch.tokens.ids, batch.tokens.answer, strict=True):
         q = batch.packing.rows[kept]
         seen = (pair == pair[q]) & ((part == 0) | (part == part[q])) & (position <= position[q])
         read = batch.input_ids[0][seen][position[seen].argsort()].tolist()
@@ -147,7 +149,7 @@ def test_flex_attention_sees_the_same() -> None:
     prepare(flex, "flex")
     with torch.no_grad(), tiny.Wide():
         batch = packed.collate(CORNERS, pad_id=tiny.PAD, sides=4)
-        assert torch.allclose(PolicyModel(flex)(batch), expected(lm, CORNERS, 4), rtol=0, atol=1e-10)
+        assert torch.allclose(PolicyModel(flex)(batch).logps, expected(lm, CORNERS, 4), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("rows", [CORNERS, ABSENT, THIRD], ids=["lists", "unpaired", "third"])
@@ -166,6 +168,6 @@ def test_positions_are_never_more_than_counted(rows: list[TokenPair]) -> None:
 
 def test_sums_of_an_absent_answer_are_empty() -> None:
     batch = padded.collate(ABSENT, pad_id=tiny.PAD)
-    answers = label(torch.full((len(batch.targets),), -2.0), batch).answers()
+    answers = attach_tokens(TokenValues(torch.full((len(batch.tokens.ids),), -2.0)), batch).answers()
     assert answers.lengths.tolist() == [[3, 0, 0], [0, 2, 1]]
     assert answers.sums.tolist() == [[-6, 0, 0], [0, -4, -2]]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from alphapo_cli.config.schema import TrainerConfig
 from alphapo_cli.modeling.layout.registry import LAYOUTS
-from alphapo_cli.training.data_order import Schedule
+from alphapo_cli.training.data_order import DataOrder
 from tests import tiny
 
 Rows = list[dict[str, Any]]
@@ -94,11 +94,11 @@ def test_the_padded_layout_runs_what_packed_refuses(tmp_path: Path, start: Path,
     assert ran.code == 0, ran.err
 
 
-def budgeted(pairs: int, micro: int, accumulation: int, world: int, tokens: int | None) -> Schedule:
+def budgeted(pairs: int, micro: int, accumulation: int, world: int, tokens: int | None) -> DataOrder:
     cfg = TrainerConfig(
         per_device_train_batch_size=micro, gradient_accumulation_steps=accumulation, tokens_per_batch=tokens
     )
-    return Schedule.of(cfg, pairs, world, seed=0)
+    return DataOrder.of(cfg, pairs, world, seed=0)
 
 
 @given(

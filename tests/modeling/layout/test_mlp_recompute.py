@@ -52,7 +52,7 @@ def batch() -> PairBatch:
 def step(policy: PolicyModel) -> tuple[list[torch.Tensor], list[int]]:
     """(gradients, how many tensors of the inner width waited for the backward pass in the first and the last layer)."""
     with Storages() as storages:
-        out = policy(batch())
+        out = policy(batch()).logps
     assert isinstance(out, torch.Tensor)
     left = [storages.alive(4 * INNER * n) for n in (31, 19)]
     out.square().sum().backward()

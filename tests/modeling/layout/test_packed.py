@@ -21,7 +21,7 @@ from alphapo_cli.modeling.layout import packed, padded
 from alphapo_cli.modeling.layout.batch import PairBatch
 from alphapo_cli.modeling.layout.patching import FAMILIES, prepare
 from alphapo_cli.modeling.policy import PolicyModel
-from alphapo_cli.probe.probe import inference
+from alphapo_cli.probe.scoring import inference
 from tests import tiny
 from tests.pair_shapes import ARCHITECTURES, CORNERS, MODELS, model, pair_lists, pair_of
 
@@ -30,7 +30,7 @@ def gradients(lm: Any, batch: PairBatch, weights: Tensor) -> tuple[Tensor, dict[
     """Log-probs [N], and the gradient of their weighted sum by every parameter."""
     lm.zero_grad()
     with tiny.Wide():
-        logps = PolicyModel(lm)(batch)
+        logps = PolicyModel(lm)(batch).logps
         (logps * weights).sum().backward()
     return logps.detach(), {n: p.grad.clone() for n, p in lm.named_parameters() if p.grad is not None}
 
@@ -38,9 +38,11 @@ def gradients(lm: Any, batch: PairBatch, weights: Tensor) -> tuple[Tensor, dict[
 def assert_equal(lm: Any, pairs: list[TokenPair], sides: int = 2) -> None:
     """Packed and padded: the same tokens in the same order, log-probs and gradients to 1e-10."""
     one, other = (layout.collate(pairs, pad_id=tiny.PAD, sides=sides) for layout in (packed, padded))
-    for name in ("targets", "answer", "index", "weight"):
+    for name in ("index", "weight"):
         assert torch.equal(getattr(one, name), getattr(other, name))
-    weights = torch.linspace(-1, 1, len(one.targets), dtype=torch.float64) + 0.01
+    for name in ("ids", "answer"):
+        assert torch.equal(getattr(one.tokens, name), getattr(other.tokens, name))
+    weights = torch.linspace(-1, 1, len(one.tokens.ids), dtype=torch.float64) + 0.01
     logps, grads = gradients(copy.deepcopy(lm), one, weights)
     expected, expected_grads = gradients(lm, other, weights)
     assert torch.allclose(logps, expected, rtol=0, atol=1e-10)
@@ -76,7 +78,7 @@ def test_packed_equals_the_models_own_logits(name: str) -> None:
                 table = lm(input_ids=whole.unsqueeze(0), use_cache=False).logits[0].log_softmax(-1)
                 first = len(pair.prompt)
                 expected = table[torch.arange(first - 1, len(whole) - 1), whole[first:]]
-                mine = tokens.logps[(tokens.pair == i) & (tokens.side == side)]
+                mine = tokens.logps[(tokens.tokens.pair == i) & (tokens.tokens.side == side)]
                 assert torch.allclose(mine, expected, rtol=0, atol=1e-10)
 
 
@@ -103,7 +105,7 @@ def test_every_token_is_predicted_from_all_before_it(pairs: list[TokenPair]) -> 
     assert batch.position_ids is not None
     pair, part, position = batch.packing.coordinates()
     assert torch.equal(position, batch.position_ids[0])
-    for kept, target, answer in zip(batch.predict, batch.targets, batch.answer, strict=True):
+    for kept, target, answer in zip(batch.predict, batch.tokens.ids, batch.tokens.answer, strict=True):
         q = batch.packing.rows[kept]
         seen = (pair == pair[q]) & ((part == 0) | (part == part[q])) & (position <= position[q])
         order = position[seen].argsort()
@@ -149,7 +151,7 @@ def test_flex_attention_sees_what_segments_see(name: str) -> None:
     prepare(flex, "flex")
     batch = packed.collate(CORNERS, pad_id=tiny.PAD)
     with torch.no_grad(), tiny.Wide():
-        ours, expected = (PolicyModel(m)(batch) for m in (flex, copy.deepcopy(lm)))
+        ours, expected = (PolicyModel(m)(batch).logps for m in (flex, copy.deepcopy(lm)))
     assert torch.allclose(ours, expected, rtol=0, atol=1e-10)
 
 
@@ -177,7 +179,7 @@ def test_gradient_checkpointing_changes_nothing() -> None:
         policy.train()
         # the layer that is cut short too
         policy.lm.base_model.layers[1].mlp.register_forward_hook(lambda m, i, o, f=forwards: f.append(1))
-        policy(batch).sum().backward()
+        policy(batch).logps.sum().backward()
         assert len(forwards) == 1 + saving
         made.append([p.grad for p in policy.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
@@ -231,9 +233,9 @@ def test_bf16_autocast_keeps_log_probs_in_float32() -> None:
     pairs = list(tiny.token_pairs(8, seed=5, scale=0.1))
     policy = PolicyModel(lm)
     with inference(policy):
-        truth = policy(packed.collate(pairs, pad_id=tiny.PAD))
+        truth = policy(packed.collate(pairs, pad_id=tiny.PAD)).logps
         with torch.autocast("cpu", torch.bfloat16):
-            ours, other = (policy(layout.collate(pairs, pad_id=tiny.PAD)) for layout in (packed, padded))
+            ours, other = (policy(layout.collate(pairs, pad_id=tiny.PAD)).logps for layout in (packed, padded))
     assert ours.dtype == torch.float32
     # Logits of about 1 rounded to 8 bits are off by up to 4e-3 each; the layouts round different intermediate sums.
     assert (ours - truth).abs().max() < 0.05

@@ -22,7 +22,7 @@ from alphapo_cli.data.token_pairs import TokenPair, TokenPairs
 from alphapo_cli.modeling.layout.batch import PairBatch
 from alphapo_cli.modeling.layout.registry import LAYOUTS
 from alphapo_cli.modeling.logprobs import TokenLogProbs
-from alphapo_cli.modeling.policy import PolicyModel
+from alphapo_cli.modeling.policy import PolicyModel, Wanted
 from tests import tiny
 from tests.every_objective import ANSWERS, rows_of
 from tests.pair_shapes import ARCHITECTURES, CORNERS, MODELS, drawn_pairs, pair_lists
@@ -46,10 +46,8 @@ def read(lm: Any, reference: Any, layout: str, data: TokenPairs) -> tuple[PairBa
         list(data), pad_id=tiny.PAD, sides=sides, weights=[float(i % 2) for i in range(count)],
         reference=torch.arange(sides * count, dtype=torch.float64).view(sides, count),
     )  # fmt: skip
-    policy = PolicyModel(lm, layout=layout)
-    policy.statistics = True
-    policy.compare_with(PolicyModel(reference, layout=layout))
-    return batch, policy.score(batch)
+    wanted = Wanted(statistics=True, kl_from=PolicyModel(reference, layout=layout))
+    return batch, PolicyModel(lm, layout=layout).score(batch, wanted)
 
 
 def gradients(lm: Any, output: Tensor) -> dict[str, Tensor]:
@@ -78,7 +76,7 @@ def models(name: str, layout: str) -> tuple[Any, Any]:
 
 
 # What the batch itself brings to an objective, and the places of its tokens: facts, so exactly equal.
-FACTS = ("targets", "answer", "num_pairs", "num_sides", "index", "weight", "reference", "present", "turn", "guide")
+FACTS = ("tokens", "index", "weight", "reference")
 PLACES = ("pair", "side", "position")
 
 
@@ -92,12 +90,12 @@ def assert_same_outputs(name: str, kind: str, pairs: list[TokenPair]) -> None:
             k: x.tolist() for k, x in theirs.columns.items()
         }
         for place in PLACES:
-            assert_same(getattr(mine, place), getattr(known, place), place, 0)
+            assert_same(getattr(mine.tokens, place), getattr(known.tokens, place), place, 0)
         assert_same(mine, known, "tokens", 1e-10)
         assert_same(mine.answers(), known.answers(), "answers", 1e-10)
         assert known.statistics is not None
         assert known.statistics.entropy.dtype == known.kl.dtype == torch.float64
-        assert (known.guide is not None, known.turn is not None) == (True, kind == "turns")
+        assert (known.tokens.guide is not None, known.tokens.turn is not None) == (True, kind == "turns")
         for what in ("logps", "kl"):  # the others have no gradient
             found, expected = (
                 gradients(models(name, layout)[0], getattr(tokens, what))

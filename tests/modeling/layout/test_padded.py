@@ -40,7 +40,9 @@ def read_back(batch: PairBatch) -> dict[int, list[tuple[list[int], int]]]:
     rows, width = batch.input_ids.shape
     assert batch.predict.max() < rows * width
     seen: dict[int, list[tuple[list[int], int]]] = {}
-    for where, target, answer in zip(*(x.tolist() for x in (batch.predict, batch.targets, batch.answer)), strict=True):
+    for where, target, answer in zip(
+        *(x.tolist() for x in (batch.predict, batch.tokens.ids, batch.tokens.answer)), strict=True
+    ):
         row, column = divmod(where, width)
         seen.setdefault(answer, []).append((batch.input_ids[row, : column + 1].tolist(), target))
     return seen

@@ -8,11 +8,11 @@ import threading
 
 import pytest
 
-from alphapo_cli.runtime.deferral import uninterrupted
+from alphapo_cli.runtime.signals import deferred_signals
 
 
 def interrupted_halfway(done: list[str], number: int) -> None:
-    with uninterrupted():
+    with deferred_signals():
         os.kill(os.getpid(), number)
         done.append("whole")
 
@@ -29,7 +29,7 @@ def test_a_signal_comes_after_the_block(number: signal.Signals) -> None:
             interrupted_halfway(done, number)
         assert done == ["whole"]
         assert signal.getsignal(number) is handler
-        with uninterrupted():
+        with deferred_signals():
             done.append("no signal, nothing happens")
     finally:
         signal.signal(number, before)
@@ -37,7 +37,7 @@ def test_a_signal_comes_after_the_block(number: signal.Signals) -> None:
 
 def test_an_error_in_the_block_puts_the_handlers_back() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(ValueError, match="broken"), uninterrupted():
+    with pytest.raises(ValueError, match="broken"), deferred_signals():
         raise ValueError("broken")
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -46,7 +46,7 @@ def test_other_threads_go_through() -> None:
     done = []
 
     def work() -> None:
-        with uninterrupted():
+        with deferred_signals():
             done.append(1)
 
     thread = threading.Thread(target=work)

@@ -1,0 +1,39 @@
+"""The text of a run's pairs, from whatever source they come."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from alphapo_cli.config.schema import DataConfig, ProbeConfig
+from alphapo_cli.data.glassbox import world
+from alphapo_cli.data.load import has_evaluation, load_pairs
+from alphapo_cli.data.row_formats import answer_text
+from alphapo_cli.data.text_pairs import LoadCounts, LoadedPairs
+
+GLASSBOX_PROBE = 256
+
+
+def load_text(cfg: DataConfig, probe: ProbeConfig) -> tuple[LoadedPairs, LoadedPairs | None]:
+    """(training pairs, pairs of an evaluation split or None), of whatever source."""
+    if cfg.source == "glassbox":
+        pairs = world.make_pairs(cfg.glassbox)[: cfg.limit]
+        held_out = world.probe_pairs(probe.pairs or GLASSBOX_PROBE, cfg.glassbox)
+        return _glassbox(pairs), _glassbox(held_out)
+    train = load_pairs(cfg)
+    if not has_evaluation(cfg):
+        return train, None
+    # A list objective's value depends on how many answers it sees: as many as in training.
+    return train, load_pairs(replace(cfg, answers=train.num_sides) if train.form == "answers" else cfg, evaluation=True)
+
+
+def _glassbox(pairs: list[Any]) -> LoadedPairs:
+    return LoadedPairs(pairs, LoadCounts(read=len(pairs)), "embedded world", "messages")
+
+
+def _texts(pairs: LoadedPairs) -> list[str]:
+    texts = []
+    for pair in pairs:
+        prompt = pair.prompt if isinstance(pair.prompt, str) else "\n".join(m["content"] for m in pair.prompt)
+        texts += [prompt, *map(answer_text, pair.answers)]
+    return texts

@@ -1,0 +1,96 @@
+"""The picture of levels in docs/architecture.md, made from the contract in pyproject.toml, and what can be counted.
+
+    python docs/architecture.py            # the counts: places, levels, edges, backward edges
+    python docs/architecture.py --write    # the picture anew, between its two marks in docs/architecture.md
+
+A place is a module or package directly under alphapo_cli/; an edge, one place importing another (also inside functions).
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+
+import grimp
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "architecture.md"
+PACKAGE = "alphapo_cli"
+MARKS = ("<!-- levels: begin -->\n", "<!-- levels: end -->\n")
+WHAT = {
+    "__main__": "python -m alphapo_cli",
+    "cli": "a file a command: options, messages, exit codes",
+    "launch": "what runs a sweep: engine, workers, Slurm, Ray",
+    "report": "the page of a sweep",
+    "sweep": "what a sweep is: grid, directory, record, which point is best",
+    "stages": "what a command does: train, generate, evaluate, all three, loss",
+    "evaluation": "judges, win rates, their statistics",
+    "training": "order of pairs, the optimizer step, guards",
+    "probe": "displacement on held-out pairs, sampled answers",
+    "generation": "prompts, parity of ids, vLLM and transformers",
+    "objective": "score, shape, link and the other parts, put together",
+    "modeling": "weights, layouts, log-probs, sampling",
+    "runs": "a run's directory, identity, checkpoints",
+    "data": "sources, templates, token ids, the embedded world",
+    "tracking": "W&B, and the catalogue of metrics",
+    "runtime": "signals, ranks, random generators, threads, memo",
+    "config": "schema, overrides, composition, validation",
+    "plots": "figures",
+    "storage": "atomic files, JSONL, hashes, the run lock",
+    "errors": "exceptions and exit codes",
+}
+
+
+def levels() -> list[list[str]]:
+    """The places of each level, top first, as the contract says."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (contract,) = (c for c in settings["tool"]["importlinter"]["contracts"] if c["id"] == "levels")
+    return [[name.strip() for name in line.split("|")] for line in contract["layers"]]
+
+
+def edges() -> set[tuple[str, str]]:
+    """Pairs (importing place, imported place)."""
+    graph = grimp.build_graph(PACKAGE, exclude_type_checking_imports=True)
+    found = set()
+    for module in graph.modules:
+        for imported in graph.find_modules_directly_imported_by(module):
+            pair = tuple(name.split(".")[1] if "." in name else name for name in (module, imported))
+            if pair[0] != pair[1] and PACKAGE not in pair:
+                found.add((pair[0], pair[1]))
+    return found
+
+
+def counts() -> dict[str, int]:
+    """Places, levels, edges, and edges that do not lead to a lower level."""
+    level = {place: i for i, places in enumerate(levels()) for place in places}
+    found = edges()
+    return {
+        "places": len(level),
+        "levels": len(levels()),
+        "edges": len(found),
+        "edges not downwards": sum(level[a] >= level[b] for a, b in found),
+    }
+
+
+def picture() -> str:
+    """The levels as a table in text, top first."""
+    width = max(len(place) for places in levels() for place in places)
+    lines = []
+    for number, places in zip(range(len(levels()), 0, -1), levels(), strict=True):
+        for i, place in enumerate(places):
+            lines.append(f"{number if i == 0 else '':>2}  {place:<{width}}  {WHAT[place]}")
+    return "```\n" + "\n".join(lines) + "\n```\n"
+
+
+def page() -> str:
+    """docs/architecture.md with the picture as the contract has it now."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, rest = text.split(MARKS[0])
+    return before + MARKS[0] + picture() + MARKS[1] + rest.split(MARKS[1])[1]
+
+
+if __name__ == "__main__":
+    if "--write" in sys.argv[1:]:
+        PAGE.write_text(page(), encoding="utf-8")
+    print(", ".join(f"{count} {what}" for what, count in counts().items()))
