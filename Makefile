@@ -2,10 +2,17 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-# Marked tests that fill two cores with processes of their own: one after another. The other marked ones are `slow`.
+# Marked tests that fill two cores with processes of their own: one after another.
 ALONE := vllm or slurm or ray or browser
+# Two workers; one that has nothing left takes over half of what the other still has, so that few modules are split.
+SPREAD := -n 2 --dist worksteal
+# Containers often set it. Torch and transformers would then be compiled again by every process that imports them, and
+# pytest would rewrite every module of tests: 12 of 20 seconds of a start, 25 of 40 of collecting.
+export PYTHONDONTWRITEBYTECODE :=
+# Examples of property tests that no run has had before; CI has the same ones every time.
+FRESH := --hypothesis-profile=nightly
 
-.PHONY: help install demo test test-all check format clean
+.PHONY: help install demo test test-all test-nightly check format clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,13 +26,19 @@ $(STAMP): pyproject.toml cpu-overrides.txt .ci/install
 demo: install  ## sweep alpha on the embedded world: table, displacement curves, outcome (minutes, no GPU, no network)
 	$(VENV)/bin/alphapo sweep alpha
 
-test: install  ## the default suite: offline, two cores, under five minutes
-	$(PY) -m pytest -n 2 --dist loadfile
+test: install  ## the default suite: offline, two cores, under four minutes
+	$(PY) -m pytest $(SPREAD)
 
 test-all: test  ## adds the marked tests: slow, vllm, slurm, ray, browser
 	VENV=$(VENV) EXTRAS=slurm,ray .ci/install
-	$(PY) -m pytest -n 2 --dist loadfile -m "slow and not ($(ALONE))" --durations=10
-	$(PY) -m pytest -m "$(ALONE)" --durations=10
+	$(PY) -m pytest $(SPREAD) -m "slow and not nightly and not ($(ALONE))" --durations=10
+	$(PY) -m pytest -m "($(ALONE)) and not nightly" --durations=10
+
+test-nightly: install  ## whole matrices and fresh random trials, and the default suite on each kind of vector unit
+	VENV=$(VENV) EXTRAS=slurm,ray .ci/install
+	.ci/vector-units $(PY) -m pytest $(SPREAD) $(FRESH)
+	$(PY) -m pytest $(SPREAD) $(FRESH) -m "(slow or nightly) and not ($(ALONE))" --durations=20
+	$(PY) -m pytest $(FRESH) -m "$(ALONE)" --durations=20
 
 check: install  ## ruff, strict mypy, and the contracts between packages
 	$(VENV)/bin/ruff check .

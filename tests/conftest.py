@@ -1,16 +1,20 @@
 """Fixtures of the end-to-end tests: two ways to run the command line, one warm cache, small data and trained runs.
 
-A process that trains spends ten seconds on imports, so most tests call the entry point in this process (`alphapo`);
-what only a process of its own can show (exit codes as a shell sees them, signals, imports) goes through `cli`.
+A process that trains spends five seconds on imports, so most tests call the entry point in this process (`alphapo`);
+what only a process of its own can show (signals, kills, state that is left behind) is forked from one that has them
+(`forked`), and what only the installed command can show (start, imports, seeds of hashes) goes through `cli`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import io
 import json
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,12 +30,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from hypothesis import settings
 
+from tests.durations import Durations
+from tests.fork_server import Server, serving
+from tests.selection import pytest_ignore_collect as pytest_ignore_collect
+
 # A shell starts what it puts into the background with Ctrl-C ignored, and every process started here would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup with this one
 
-# A shared machine may stop for longer than Hypothesis allows an example.
-settings.register_profile("here", deadline=None)
+# A shared machine may stop for longer than Hypothesis allows an example. The same examples in every run; new ones each
+# night, by --hypothesis-profile=nightly.
+settings.register_profile("here", deadline=None, derandomize=True)
+settings.register_profile("nightly", deadline=None, print_blob=True)
 settings.load_profile("here")
 
 # Four steps of eight pairs in the embedded world: a second, with every kind of file that a real run writes.
@@ -69,6 +79,10 @@ class Ran:
         """The one line on stderr of a refused command; it is all that stderr holds."""
         (line,) = self.err.splitlines()
         return line
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Durations(config))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -115,20 +129,42 @@ def entry_point() -> list[str]:
     return [str(script)] if script.is_file() else [sys.executable, "-m", "alphapo_cli"]
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Any]) -> tuple[Path, Any]:
+    """(a directory that all workers of this run share, what `make` returned when it filled it): the first one makes it.
+
+    Whoever comes meanwhile waits. A maker that failed leaves nothing, and the next one tries again.
+    """
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"once-{name}"
+    result = folder.with_suffix(".pickle")
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not result.is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            made = pickle.dumps(make(folder))
+            result.write_bytes(made)
+        return folder, pickle.loads(result.read_bytes())
+
+
 @pytest.fixture(scope="session")
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory for ALPHAPO_CACHE that lives as long as the test session.
+    """A directory for ALPHAPO_CACHE that lives as long as the test session; each worker has its own.
 
     It holds a stand-in for the embedded base policy, made by the same code from a tenth of its demonstrations, under
     the real one's name: two seconds instead of twenty. `real_cache` has the real one.
     """
     from alphapo_cli.stages.training import glassbox_base
 
+    key = glassbox_base.base_key()
+
+    def make(folder: Path) -> None:
+        with unittest.mock.patch.object(glassbox_base, "DEMONSTRATIONS", glassbox_base.DEMONSTRATIONS // 10):
+            glassbox_base.ensure(folder, say=False).rename(folder / "base" / key)
+
+    made, _ = once(tmp_path_factory, "cache", make)
     cache = tmp_path_factory.mktemp("cache")
-    folder = cache / "base" / glassbox_base.base_key()
-    with unittest.mock.patch.object(glassbox_base, "DEMONSTRATIONS", glassbox_base.DEMONSTRATIONS // 10):
-        made = glassbox_base.ensure(cache, say=False)
-    made.rename(folder)
+    shutil.copytree(made, cache, dirs_exist_ok=True)
     return cache
 
 
@@ -137,8 +173,9 @@ def real_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the embedded base policy as users get it. For slow tests."""
     from alphapo_cli.stages.training import glassbox_base
 
+    made, _ = once(tmp_path_factory, "real-cache", lambda folder: glassbox_base.ensure(folder, say=False))
     cache = tmp_path_factory.mktemp("real-cache")
-    glassbox_base.ensure(cache, say=False)
+    shutil.copytree(made, cache, dirs_exist_ok=True)
     return cache
 
 
@@ -163,6 +200,24 @@ def cli(tmp_path: Path) -> Callable[..., Ran]:
         done = subprocess.run(
             [*entry_point(), *arguments], cwd=cwd, env=where, capture_output=True, text=True, timeout=300
         )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[Server]:
+    with serving(environment(Path("set by each process"))) as server:
+        yield server
+
+
+@pytest.fixture
+def forked(tmp_path: Path, fork_server: Server) -> Callable[..., Ran]:
+    """`forked("train", ...)` in a process of its own that does not start cold."""
+
+    def run(*arguments: str, cwd: Path = tmp_path, cache: Path | None = None, env: dict[str, str] | None = None) -> Ran:
+        where = environment(cache or tmp_path / "no-cache", env)
+        done = fork_server.run([entry_point()[0], *arguments], cwd=cwd, env=where)
         return Ran(done.returncode, done.stdout, done.stderr)
 
     return run
@@ -212,29 +267,37 @@ def message_rows(count: int = 40) -> list[dict[str, Any]]:
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Small data sets by form: plain, dialogue and message."""
-    folder = tmp_path_factory.mktemp("pairs")
     makers = {"plain": plain_rows, "dialogue": dialogue_rows, "message": message_rows}
-    return {form: write_rows(folder / f"{form}.jsonl", make()) for form, make in makers.items()}
+
+    def make(folder: Path) -> dict[str, Path]:
+        return {form: write_rows(folder / f"{form}.jsonl", rows()) for form, rows in makers.items()}
+
+    return once(tmp_path_factory, "pairs", make)[1]  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Ran:
     """One complete run of the embedded world with W&B (offline) and pictures. Read it, never write to it."""
-    ran = run_here(("train", *TINY, "--json", "result.json"), tmp_path_factory.mktemp("trained"), shared_cache)
-    assert ran.code == 0, ran.err
-    return ran
+    line = ("train", *TINY, "--json", "result.json")
+    return _ran_once(tmp_path_factory, "trained", line, shared_cache)
 
 
 @pytest.fixture(scope="session")
 def scratch(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path, pairs: dict[str, Path]) -> Ran:
     """One complete run of a model from scratch on dialogues, by sft. Read it, never write to it."""
-    ran = run_here(
-        ("train", "objective=sft", *SCRATCH, *BARE, "data=jsonl", f"data.path={pairs['dialogue']}"),
-        tmp_path_factory.mktemp("scratch"),
-        shared_cache,
-    )
-    assert ran.code == 0, ran.err
-    return ran
+    line = ("train", "objective=sft", *SCRATCH, *BARE, "data=jsonl", f"data.path={pairs['dialogue']}")
+    return _ran_once(tmp_path_factory, "scratch", line, shared_cache)
+
+
+def _ran_once(factory: pytest.TempPathFactory, name: str, line: tuple[str, ...], cache: Path) -> Ran:
+    """What a command line did in a directory that all workers share."""
+
+    def make(folder: Path) -> Ran:
+        ran = run_here(line, folder, cache)
+        assert ran.code == 0, ran.err
+        return ran
+
+    return once(factory, name, make)[1]  # type: ignore[no-any-return]
 
 
 @pytest.fixture

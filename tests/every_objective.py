@@ -22,6 +22,7 @@ from alphapo_cli.config.schema import TrainConfig, TrainerConfig
 from alphapo_cli.data.token_pairs import Ragged, TokenPair, TokenPairs
 from alphapo_cli.modeling.layout.batch import PairBatch
 from alphapo_cli.modeling.policy import PolicyModel
+from alphapo_cli.objective.build import build
 from alphapo_cli.objective.data_requirements import check_columns, check_sides
 from alphapo_cli.objective.objective import Objective, PairLoss
 from alphapo_cli.objective.parts.score import GUIDE
@@ -40,7 +41,8 @@ ANSWERS = {"pairs": 2, "unpaired": 2, "turns": 2, "gold": 3, "lists": 4}  # kind
 
 @functools.cache
 def objective_of(name: str) -> Objective:
-    return tiny.objective(f"objective={name}")
+    """As `tiny.objective` makes it (a test compares), without twenty seconds of Hydra wherever tests are collected."""
+    return build(tiny.catalogue()[name].cfg)
 
 
 def kinds(objective: Objective) -> list[str]:
@@ -75,22 +77,28 @@ def _turns(length: int) -> list[int]:
     return [-1 if j % 5 > 2 else j // 5 for j in range(length)]
 
 
-def data_of(objective: Objective, kind: str, pairs: Sequence[TokenPair]) -> TokenPairs:
-    """The pairs as rows of that kind, with the columns that the objective reads."""
+def rows_of(kind: str, pairs: Sequence[TokenPair]) -> TokenPairs:
+    """The pairs as rows of that kind."""
     n, count = len(pairs), ANSWERS[kind]
     answers = [_answers(pairs, i, kind) for i in range(n)]
     sides = [Ragged.from_lists([row[k] for row in answers]) for k in range(count)]
     turns = [Ragged.from_lists([_turns(len(row[k])) for row in answers]) for k in range(count)]
+    return TokenPairs(
+        prompt=Ragged.from_lists([p.prompt.tolist() for p in pairs]), chosen=sides[0], rejected=sides[1],
+        prompt_keys=tuple(str(i) for i in range(n)), index=np.arange(n), others=tuple(sides[2:]),
+        turns=tuple(turns) if kind == "turns" else (),
+    )  # fmt: skip
+
+
+def data_of(objective: Objective, kind: str, pairs: Sequence[TokenPair]) -> TokenPairs:
+    """The pairs as rows of that kind, with the columns that the objective reads."""
+    n, count = len(pairs), ANSWERS[kind]
     rng = np.random.default_rng(n)
     columns = {name: rng.uniform(0.05, 0.95, n) for name in objective.columns_of(objective.sides(count))}
     best, *others, worst = np.sort(rng.uniform(2.9, 3.8, (count, n)), axis=0)[::-1]
     scores = zip(("score_chosen", "score_rejected", "score_2", "score_3"), (best, worst, *others), strict=False)
     columns |= {name: values for name, values in scores if name in columns}
-    found = TokenPairs(
-        prompt=Ragged.from_lists([p.prompt.tolist() for p in pairs]), chosen=sides[0], rejected=sides[1],
-        prompt_keys=tuple(str(i) for i in range(n)), index=np.arange(n), columns=columns, others=tuple(sides[2:]),
-        turns=tuple(turns) if kind == "turns" else (),
-    )  # fmt: skip
+    found = replace(rows_of(kind, pairs), columns=columns)
     if objective.needs_mismatched:
         found = found.with_mismatched()
     check_sides(objective, found.num_sides, found.unpaired, kind, columns)

@@ -29,6 +29,7 @@ from alphapo_cli.data.token_pairs import Ragged, TokenPairs
 from alphapo_cli.data.tokenise import encode_pairs
 from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.objective.build import build
+from alphapo_cli.objective.catalog import Method, methods
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.training.arguments import training_arguments
 from alphapo_cli.training.data_order import DataOrder
@@ -331,6 +332,12 @@ def config(*overrides: str) -> ObjectiveConfig:
 def objective(*overrides: str) -> Objective:
     """The objective that a command line names."""
     return build(config(*overrides))
+
+
+@functools.cache
+def catalogue() -> dict[str, Method]:
+    """The methods of conf/objective/ by name, read once for all modules that ask for them while tests are collected."""
+    return {m.name: m for m in methods()}
 
 
 def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:

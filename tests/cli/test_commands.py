@@ -251,9 +251,9 @@ def test_train_in_a_process_of_its_own(cli, shared_cache, trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_base_is_trained_on_first_use_and_said(cli, tmp_path, tiny):
-    first = cli("train", *tiny, "run.dir=a", cache=tmp_path / "cache")
+def test_the_base_is_trained_on_first_use_and_said(forked, tmp_path, tiny):
+    first = forked("train", *tiny, "run.dir=a", cache=tmp_path / "cache")
     assert (first.code, first.err.splitlines()[0][:35]) == (0, "training the embedded world's base ")
-    second = cli("train", *tiny, "run.dir=b", cache=tmp_path / "cache")
+    second = forked("train", *tiny, "run.dir=b", cache=tmp_path / "cache")
     assert "training the embedded world" not in second.err
     assert (first.path / "metrics.jsonl").read_bytes() == (second.path / "metrics.jsonl").read_bytes()

@@ -22,18 +22,19 @@ from alphapo_cli.evaluation.schema import EvalConfig
 from alphapo_cli.generation.schema import GenerateConfig
 from alphapo_cli.launch.schema import SweepConfig
 from alphapo_cli.objective.build import build
-from alphapo_cli.objective.catalog import Method, methods
+from alphapo_cli.objective.catalog import Method
 from alphapo_cli.objective.data_requirements import check_columns, check_sides
 from alphapo_cli.objective.part import TABLES
 from alphapo_cli.storage.paths import shipped
 from alphapo_cli.sweep.grid import make
+from tests import tiny
 
 CONF, SWEEPS = shipped("conf"), shipped("sweeps")
 FILES = sorted(p.relative_to(CONF).with_suffix("").as_posix() for p in CONF.rglob("*.y*ml"))
 PRIMARIES = {"train": TrainConfig, "generate": GenerateConfig, "eval": EvalConfig, "sweep": SweepConfig}
 # The groups that only one stage knows; the others are training's.
 OWNERS = {"launcher": "sweep", "judge": "eval", "generation": "generate"}
-METHODS = {m.name: m for m in methods()}
+METHODS = tiny.catalogue()
 PARTS = [(kind, name) for kind, table in TABLES.items() for name in table]
 
 

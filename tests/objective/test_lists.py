@@ -17,12 +17,11 @@ from torch import Tensor
 from alphapo_cli.errors import ConfigError, UsageError
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
 from alphapo_cli.objective.build import build
-from alphapo_cli.objective.catalog import methods
 from alphapo_cli.objective.data_requirements import check_columns, check_sides
 from alphapo_cli.objective.objective import Objective
 from tests import tiny
 
-METHODS = {m.name: m for m in methods()}
+METHODS = tiny.catalogue()
 LISTS = ("infonca", "nca_list", "exo_list", "mpo")
 
 

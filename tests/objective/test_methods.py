@@ -20,12 +20,12 @@ from alphapo_cli.config.schema import ObjectiveConfig
 from alphapo_cli.errors import ConfigError
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
 from alphapo_cli.objective.build import build
-from alphapo_cli.objective.catalog import LEVELS, Method, markdown, methods
+from alphapo_cli.objective.catalog import LEVELS, Method, markdown
 from alphapo_cli.objective.inputs import StepContext
 from alphapo_cli.objective.objective import Objective
 from tests import tiny
 
-METHODS = {m.name: m for m in methods()}
+METHODS = tiny.catalogue()
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
 from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.objective.build import build
-from alphapo_cli.objective.catalog import methods
 from alphapo_cli.objective.data_requirements import check_sides
 from alphapo_cli.objective.inputs import StepContext
 from alphapo_cli.objective.objective import Objective
@@ -29,7 +28,7 @@ from alphapo_cli.probe.scoring import score_pairs
 from alphapo_cli.runtime.distributed import Processes
 from tests import tiny
 
-METHODS = {m.name: m for m in methods()}
+METHODS = tiny.catalogue()
 POINTWISE = [name for name, m in METHODS.items() if m.objective.pairing is None]
 GOOD = torch.tensor([True, False, False, True, True, False])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -69,14 +70,16 @@ class TestInterrupted:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("behind", [False, True], ids=["", "started behind a script's &"])
-def test_a_process_of_its_own_is_stopped(number, behind, tmp_path, shared_cache, tiny):
+def test_a_process_of_its_own_is_stopped(number, behind, tmp_path, shared_cache, tiny, fork_server):
+    """The ones behind a script's & start cold: what they ignore is there before Python is."""
     from conftest import entry_point, environment
 
     line = [*entry_point(), "train", *tiny, "tracking.mode=offline", "run.name=x", "trainer.max_steps=5000"]
-    with subprocess.Popen(
-        line, cwd=tmp_path, env=environment(shared_cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if behind else None,
-    ) as process:  # fmt: skip
+    ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)}
+    start = functools.partial(subprocess.Popen, **ignoring) if behind else fork_server.popen
+    with start(
+        line, cwd=tmp_path, env=environment(shared_cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         deadline = time.monotonic() + 120
         while steps_written(tmp_path / "runs" / "x" / "metrics.jsonl") < 3:
             assert process.poll() is None

@@ -60,7 +60,7 @@ def test_another_line_and_another_place_are_looked_at_for_themselves(alphapo, li
 
 
 @pytest.mark.slow
-def test_yaml_that_changed_since_makes_other_cells(alphapo, cli, tiny, tmp_path, shared_cache):
+def test_yaml_that_changed_since_makes_other_cells(alphapo, forked, tiny, tmp_path, shared_cache):
     """The same line under an edited file of the user's own means cells that have not been run."""
     own = tmp_path / "own"
     (own / "experiment").mkdir(parents=True)
@@ -74,7 +74,7 @@ def test_yaml_that_changed_since_makes_other_cells(alphapo, cli, tiny, tmp_path,
     file.write_text("# @package _global_\nobjective:\n  beta: 3\n")
     os.utime(file, (0, 0))  # as an editor that keeps no time of change might leave it
     # In a process of its own: this one remembers what it has read.
-    edited = cli(*line, "--config-dir", str(own), "--status", cache=shared_cache)
+    edited = forked(*line, "--config-dir", str(own), "--status", cache=shared_cache)
     assert edited.out.count("pending") == 2
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,31 +31,33 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.other_rows(tiny.saved_start(tmp_path_factory.mktemp("start"), TRAIN_PAIRS, EVAL_PAIRS))
 
 
-def train(start: Path, where: Path, launcher: list[str], *overrides: str) -> Path:
+def train(run: Callable[..., Any], start: Path, where: Path, *overrides: str) -> Path:
     """Run `alphapo train` in processes of its own and return the run directory."""
-    foreign = ("ALPHAPO_", "WANDB_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_")
-    env = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
-    env |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ALPHAPO_CACHE": str(where / "cache")}
     where.mkdir(parents=True)
     # Every step moves the weights: of five steps the first would be one of warmup, at a learning rate of nothing.
     given = ["trainer.warmup_ratio=0", *(word.replace("START", str(start)) for word in overrides)]
     named = {word.partition("=")[0] for word in given}
     common = [word for word in tiny.line_from(start) if word.partition("=")[0] not in named]
-    line = [*launcher, "-m", "alphapo_cli", "train", *common, *given]
-    done = subprocess.run(line, cwd=where, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    path = Path(done.stdout.splitlines()[0])
-    assert done.stdout.count(str(path)) == 1  # one process speaks
-    return path
+    ran = run("train", *common, *given, cwd=where, cache=where / "cache")
+    assert ran.code == 0, ran.err[-3000:]
+    assert ran.out.count(str(ran.path)) == 1  # one process speaks
+    return Path(ran.path)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def torchrun(processes: int) -> list[str]:
+def torchrun(*arguments: str, cwd: Path, cache: Path) -> Any:
+    """`alphapo` in two processes."""
+    from conftest import Ran, environment
+
     # It finds a free port itself: one found here may be taken until torchrun opens it.
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    env = {k: v for k, v in environment(cache).items() if not k.startswith("MASTER_")}
+    line = [*launcher, "-m", "alphapo_cli", *arguments]
+    done = subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    return Ran(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.mark.parametrize(
@@ -72,13 +74,15 @@ def torchrun(processes: int) -> list[str]:
     ],
     ids=["alphapo", "alphapo_ratio", "kto_pair", "infonca", "kto"],
 )
-def test_two_processes_are_one(objective: tuple[str, ...], start: Path, tmp_path: Path) -> None:
+def test_two_processes_are_one(
+    objective: tuple[str, ...], start: Path, tmp_path: Path, forked: Callable[..., Any]
+) -> None:
     one = train(
-        start, tmp_path / "one", [sys.executable], *objective,
+        forked, start, tmp_path / "one", *objective,
         "trainer.per_device_train_batch_size=2", "trainer.gradient_accumulation_steps=2",
     )  # fmt: skip
     two = train(
-        start, tmp_path / "two", torchrun(2), *objective,
+        torchrun, start, tmp_path / "two", *objective,
         "trainer.per_device_train_batch_size=2", "trainer.gradient_accumulation_steps=1",
     )  # fmt: skip
     mine, theirs = rows(one / "metrics.jsonl"), rows(two / "metrics.jsonl")
