@@ -57,9 +57,9 @@ class Outcome:
 
     def start(self, lm: Any) -> None:
         """Draw the reference answers and keep them in samples/reference.json."""
-        self.reference = self.keep(f"reference {self.seed}", lambda: self._answers(lm, "reference"))
-        assert self.reference is not None
-        self._write("reference.json", self.reference, f"{self.name}-step-0")
+        reference: Answers = self.keep(f"reference {self.seed}", lambda: self._answers(lm, "reference"))
+        self.reference = reference
+        self._write("reference.json", reference, f"{self.name}-step-0")
 
     def measure(self, lm: Any, step: int) -> dict[str, float]:
         """samples/* and glassbox/* of the policy as it is; its answers are kept in samples/step-N.json."""

@@ -80,7 +80,10 @@ class RunDirectory(RunState):
     def differing(self, cfg: Any) -> list[str]:
         """Keys in which the configuration written here differs from `cfg`."""
         stored = OmegaConf.to_container(OmegaConf.load(self.config))
-        assert isinstance(stored, dict)
+        if not isinstance(stored, dict):
+            raise UsageError(
+                f"{self.config} is damaged: it holds no settings; restore it, or start over with --replace"
+            )
         old = {k: v for k, v in leaves(stored).items() if not k.startswith(NOT_IDENTITY)}
         new = identity(cfg)
         return sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
