@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import BARE, SCRATCH, environment
 
 import alphapo_cli
+from tests.conftest import BARE, SCRATCH, environment
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(alphapo_cli.__file__).parent

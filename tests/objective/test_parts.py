@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from alphapo_cli.objective.inputs import Comparison
-from alphapo_cli.objective.objective import TABLES
+from alphapo_cli.objective.part import TABLES
 
 
 def s(x: float) -> float:

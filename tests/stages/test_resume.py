@@ -278,7 +278,7 @@ def test_other_weights_are_not_continued(setting, alphapo, tiny, tmp_path):
 @pytest.mark.parametrize("kind", ["alphapo", "reference", "lora with dropout"])
 def test_kill_9_at_any_moment(kind, tmp_path, shared_cache, tiny):
     """Also while a checkpoint is written: every step saves one, and the process is killed at growing delays."""
-    from conftest import entry_point, environment
+    from tests.conftest import entry_point, environment
 
     line = [*entry_point(), "train", *tiny, *LINE, *KINDS[kind]]
     env = environment(shared_cache)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import wandb_file
 import yaml
 
 from alphapo_cli.errors import UsageError
 from alphapo_cli.tracking import metrics
+from tests import wandb_file
 
 PROBED = (0, 2, 4)
 

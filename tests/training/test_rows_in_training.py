@@ -98,10 +98,10 @@ def test_every_step_is_the_mean_over_its_rows_however_it_is_split(name: str, tmp
         lm = copy.deepcopy(start)
         cfg = TrainerConfig(per_device_train_batch_size=micro, gradient_accumulation_steps=accumulation, use_cpu=True)
         schedule = Schedule.of(cfg, ROWS, 1, seed=3)
-        rows: list[dict[str, float]] = []
+        rows: dict[int, dict[str, float]] = {}
         trainer = PreferenceTrainer(
             PolicyModel(lm), objective, pairs, schedule, training_arguments(cfg, schedule, str(tmp_path), 0),
-            pad_id=tiny.PAD, reference=reference, logging_steps=1, on_log=lambda step, row, rows=rows: rows.append(row),
+            pad_id=tiny.PAD, reference=reference, logging_steps=1, on_log=rows.__setitem__,
         )  # fmt: skip
         for step in range(2):
             lm.zero_grad()
@@ -142,7 +142,7 @@ def test_the_probe_measures_only_what_is_there(layout: str) -> None:
     probe = Probe(policy, objective, pairs, batch_size=1, pad_id=tiny.PAD, processes=Processes(), reference=reference)
     with torch.no_grad():
         for p in policy.parameters():
-            p += 0.01 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+            p.add_(0.01 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
     now = probe.measure(policy)
     row = metrics(now, probe.start)
     good = [i for i in range(ROWS) if len(pairs.chosen[i])]

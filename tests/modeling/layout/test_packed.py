@@ -171,7 +171,8 @@ def test_gradient_checkpointing_changes_nothing() -> None:
     batch = packed.collate(CORNERS, pad_id=tiny.PAD)
     made = []
     for saving in (False, True):
-        policy, forwards = PolicyModel(model("gemma3")), []
+        policy = PolicyModel(model("gemma3"))
+        forwards: list[int] = []
         if saving:
             policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         policy.train()
