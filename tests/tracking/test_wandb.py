@@ -343,7 +343,7 @@ def test_online_continues_above_the_servers_last_step(tmp_path: Path, monkeypatc
         asked.update(arguments)
         return run
 
-    monkeypatch.setattr(wandb, "online_obstacle", lambda _: None)
+    monkeypatch.setattr("alphapo_cli.tracking.wandb.online_obstacle", lambda _: None)
     monkeypatch.setattr(wandb, "init", init)
     tracker = _open(tmp_path, mode="online", history=[{"step": step, "a": step} for step in (0, 16, 32)])
     tracker.log(48, {"a": 48})
