@@ -272,7 +272,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     def make(folder: Path) -> dict[str, Path]:
         return {form: write_rows(folder / f"{form}.jsonl", rows()) for form, rows in makers.items()}
 
-    return once(tmp_path_factory, "pairs", make)[1]  # type: ignore[no-any-return]
+    return once(tmp_path_factory, "pairs", make)[1]
 
 
 @pytest.fixture(scope="session")
@@ -297,7 +297,7 @@ def _ran_once(factory: pytest.TempPathFactory, name: str, line: tuple[str, ...],
         assert ran.code == 0, ran.err
         return ran
 
-    return once(factory, name, make)[1]  # type: ignore[no-any-return]
+    return once(factory, name, make)[1]
 
 
 @pytest.fixture

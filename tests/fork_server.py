@@ -79,7 +79,7 @@ class Server:
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
-class Forked(subprocess.Popen):  # type: ignore[type-arg]
+class Forked(subprocess.Popen):
     """A child of the server: started and waited for through it, everything else as the base class does it."""
 
     def __init__(self, server: Server, arguments: list[str], **settings: Any) -> None:
@@ -87,7 +87,7 @@ class Forked(subprocess.Popen):  # type: ignore[type-arg]
         self.cpu = 0.0
         super().__init__(arguments, **settings)
 
-    def _execute_child(  # type: ignore[no-untyped-def]
+    def _execute_child(
         self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell,
         p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, restore_signals, gid, gids, uid, umask,
         start_new_session, process_group,
@@ -146,7 +146,8 @@ def _serve(channel: socket.socket) -> bool:
     """Forks as it is asked to; returns True in a child, which is to run the line in sys.argv, and False at the end."""
     children: dict[int, tuple[int, socket.socket]] = {}  # descriptor of a process -> its id, who waits for it
     while True:
-        ready, _, _ = select.select([channel, *children], [], [])
+        waited: list[Any] = [channel, *children]
+        ready, _, _ = select.select(waited, [], [])
         for descriptor in [d for d in ready if d in children]:
             pid, told = children.pop(descriptor)
             _, status, used = os.wait4(pid, 0)

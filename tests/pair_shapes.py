@@ -45,8 +45,8 @@ MODELS = {name: model(name).double() for name in ARCHITECTURES}
 
 
 def pair_of(prompt: list[int], chosen: list[int], rejected: list[int], index: int = 0) -> TokenPair:
-    arrays = (np.asarray(x, np.int32) for x in (prompt, chosen, rejected))
-    return TokenPair(*arrays, columns={}, index=index)
+    own, first, second = (np.asarray(x, np.int32) for x in (prompt, chosen, rejected))
+    return TokenPair(own, first, second, columns={}, index=index)
 
 
 def ids(low: int, high: int) -> st.SearchStrategy[list[int]]:

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import entry_point, environment
+
+from tests.conftest import entry_point, environment
 
 pytestmark = pytest.mark.slow
 

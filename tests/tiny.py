@@ -128,7 +128,7 @@ def perturbed(lm: nn.Module, seed: int, size: float = 0.02) -> Any:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in other.parameters():
-            p += size * torch.randn(p.shape, generator=generator, dtype=torch.float32).to(p.dtype)
+            p.add_(size * torch.randn(p.shape, generator=generator, dtype=torch.float32).to(p.dtype))
     return other
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -111,14 +111,12 @@ def run(
     emit({"path": str(directory.path.resolve()), **summary, "metrics": metrics, **places}, json)
 
 
-def _report(found: dict[str, object]) -> None:
+def _report(found: dict[str, Any]) -> None:
     from rich.table import Table
 
     from alphapo_cli.cli.common import print_table
 
-    metrics = found["metrics"]
-    assert isinstance(metrics, dict)
     table = Table(title="outcome", title_justify="left", show_header=False)
-    for key, value in metrics.items():
+    for key, value in found["metrics"].items():
         table.add_row(key.removeprefix("eval/").replace("_", " "), f"{value:.4g}")
     print_table(table)

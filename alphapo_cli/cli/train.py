@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import typer
 
@@ -84,15 +85,14 @@ def train(
     emit({"path": str(directory.path.resolve()), **summary}, json)
 
 
-def report(summary: dict[str, object]) -> None:
+def report(summary: dict[str, Any]) -> None:
     """The last probe in a few lines, on stderr."""
     from rich.console import Console
     from rich.table import Table
 
     if summary.get("reason"):
         print(f"{summary['state']}: {summary['reason']}", file=sys.stderr)
-    metrics = summary.get("metrics")
-    assert isinstance(metrics, dict)
+    metrics: dict[str, float] = summary.get("metrics") or {}
     table = Table(title="last probe", title_justify="left", show_header=False)
     rows = (
         ("displacement, chosen (nats per token)", "displacement/chosen"),

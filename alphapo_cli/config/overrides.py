@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
 from hydra.errors import HydraException
 
+from alphapo_cli.config.hydra_parser import OverridesParser
 from alphapo_cli.errors import ConfigError, first_line, nearest
 from alphapo_cli.storage.paths import shipped
 

@@ -92,7 +92,8 @@ def encode_cached(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig, ca
 def _read(folder: Path) -> Encoded | None:
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        with np.load(folder / "tokens.npz", allow_pickle=False) as arrays:
+        # Opened here: numpy leaves a file open that it finds damaged.
+        with open(folder / "tokens.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
 
             def further(stem: str, first: int) -> list[Ragged]:
                 names = itertools.takewhile(

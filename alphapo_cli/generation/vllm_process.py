@@ -118,6 +118,9 @@ class VLLMProcess:
 
     def __init__(self, job: dict[str, Any], requests: Sequence[dict[str, Any]], log: Path) -> None:
         self.job, self.requests, self.log = job, requests, log
+        # From `__enter__` on.
+        self.reading: int
+        self.process: subprocess.Popen[bytes]
         self.buffer = bytearray()
 
     def __enter__(self) -> Self:

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from alphapo_cli.config.objective_parts import PARTS
 from alphapo_cli.config.overrides import Sources
 from alphapo_cli.config.schema import ObjectiveConfig
+from alphapo_cli.errors import ConfigError, nearest
 from alphapo_cli.objective.build import build
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.objective.part import TABLES
@@ -105,10 +106,16 @@ def methods(sources: Sources | None = None) -> list[Method]:
     sources = sources or Sources()
     result = []
     for name in sources.groups()["objective"]:
-        file = sources.file("objective", name)
-        assert file is not None
+        file = _file_of(name, sources)
         result.append(Method(name, file, ObjectiveConfig(**_settings_of(file, sources))))
     return result
+
+
+def _file_of(name: str, sources: Sources, where: str = "") -> Path:
+    file = sources.file("objective", name)
+    if file is None:
+        raise ConfigError(f"{where}there is no objective '{name}'{nearest(name, sources.groups()['objective'])}")
+    return file
 
 
 def _settings_of(file: Path, sources: Sources) -> dict[str, Any]:
@@ -126,9 +133,7 @@ def _settings_of(file: Path, sources: Sources) -> dict[str, Any]:
         if entry == "_self_":
             layer = body
         elif isinstance(entry, str):
-            base = sources.file("objective", entry)
-            assert base is not None, f"{file}: no objective '{entry}'"
-            layer = _settings_of(base, sources)
+            layer = _settings_of(_file_of(entry, sources, f"{file}: "), sources)
         else:
             ((kind, name),) = entry.items()
             layer = {kind.removeprefix("override ").rpartition("/")[2]: {"name": name}}

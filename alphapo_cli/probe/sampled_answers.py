@@ -57,9 +57,9 @@ class SampledAnswers:
 
     def start(self, lm: Any) -> None:
         """Sample the reference answers and write them to samples/reference.json."""
-        self.reference = self.memoize(f"reference {self.seed}", lambda: self._answers(lm, "reference"))
-        assert self.reference is not None
-        self._write("reference.json", self.reference, f"{self.name}-step-0")
+        reference: Answers = self.memoize(f"reference {self.seed}", lambda: self._answers(lm, "reference"))
+        self.reference = reference
+        self._write("reference.json", reference, f"{self.name}-step-0")
 
     def measure(self, lm: Any, step: int) -> dict[str, float]:
         """Compute samples/* and glassbox/* of the policy as it is now; its answers go to samples/step-N.json."""

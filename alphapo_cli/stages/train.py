@@ -48,7 +48,8 @@ def run(
     """
     if directory.check(cfg, replace=replace) in ("complete", "stopped"):
         summary = directory.summary()
-        assert summary is not None
+        if summary is None:  # it was there a moment ago
+            raise UsageError(f"{directory.summary_file} cannot be read any more; see what became of it")
         return summary
     now = lock_status(directory.lock)
     if now is not None and now.held:  # the lock itself is acquired later; this spares the wait until then

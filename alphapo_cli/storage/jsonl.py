@@ -29,6 +29,7 @@ class LineLog:
 
     def __init__(self, path: Path, command: str) -> None:
         self.path, self.command = path, command
+        self._file: IO[bytes]  # from `__enter__` on
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)

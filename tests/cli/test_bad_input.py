@@ -326,6 +326,13 @@ def test_in_a_process_of_its_own(cli, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_objective_that_builds_on_one_that_is_not_there(alphapo, tmp_path):
+    (tmp_path / "own" / "objective").mkdir(parents=True)
+    (tmp_path / "own" / "objective" / "mine.yaml").write_text("defaults: [simpoo]\nname: mine\n")
+    ran = alphapo("objectives", "--config-dir", "own")
+    refused(ran, "mine.yaml: there is no objective 'simpoo'", "did you mean 'simpo'?")
+
+
 def test_debug_shows_the_traceback(cli):
     ran = cli("train", "objective=alphap", "--debug")
     assert "Traceback" in ran.err

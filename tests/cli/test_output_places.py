@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import environment
+
+from tests.conftest import environment
 
 # Data and a model that are not there: a line that names them instead has looked at them first.
 LATER = ("data=jsonl", "data.path=gone.jsonl", "model.path=./gone")

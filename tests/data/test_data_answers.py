@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import data_tokenizers as kinds
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -16,6 +15,7 @@ from alphapo_cli.data.load import load_pairs
 from alphapo_cli.data.prepare import prepare
 from alphapo_cli.errors import UsageError
 from alphapo_cli.stages.training.raw_pairs import load_text
+from tests.data import data_tokenizers as kinds
 
 TEXTS = ["fair", "best", "worst", "good"]
 SCORES = [2.0, 9.5, -1.0, 7]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import data_tokenizers as kinds
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from alphapo_cli.data.bpe import train_bpe
+from tests.data import data_tokenizers as kinds
 
 
 def test_the_same_texts_give_the_same_tokenizer():

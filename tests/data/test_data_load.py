@@ -11,6 +11,7 @@ import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 import huggingface_hub
@@ -27,7 +28,7 @@ from alphapo_cli.errors import UsageError
 
 HH = Path(__file__).parents[3] / "shared" / "data" / "hh-rlhf" / "harmless-base-test.jsonl.gz"
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"prompt": "Name a fruit.", "chosen": "Apple.", "rejected": "Stone.", "score_chosen": 4.5, "score_rejected": 1},
     {"prompt": "Name a river.", "chosen": "Seine.", "rejected": "Paris, it's\n a river", "score_chosen": 3},
     {"prompt": "Name, if you can, a tree.", "chosen": "Oak.", "rejected": "Rose.", "source": "a"},
@@ -352,8 +353,8 @@ def test_what_cannot_be_read_is_named_by_its_line(tmp_path, bad, part):
 def test_half_characters_in_messages(tmp_path):
     rows = [{"prompt": [user("q")], "chosen": [assistant("x\ud83d")], "rejected": [assistant("b")]}]
     assert "line 1: 'chosen[0]' holds half a character (\\ud83d) at 1" in rows_error(tmp_path, rows)
-    rows = [{"prompt": [user("q")], "chosen": "x\ud83d", "rejected": "b"}]
-    assert "line 1: 'chosen' holds half a character" in rows_error(tmp_path, rows)
+    mixed = [{"prompt": [user("q")], "chosen": "x\ud83d", "rejected": "b"}]
+    assert "line 1: 'chosen' holds half a character" in rows_error(tmp_path, mixed)
     # Two halves make one character.
     assert load_rows(tmp_path, [{"prompt": "q", "chosen": "\ud83d\ude00", "rejected": "b"}]).pairs[0].chosen == "😀"
 
@@ -441,7 +442,7 @@ def test_unset_sources_say_what_to_type():
 
 
 def test_hub_rows(monkeypatch):
-    asked = {}
+    asked: dict[str, str] = {}
 
     def load_dataset(name, config, *, data_dir, split, revision):
         asked.update(name=name, config=config, split=split, revision=revision)

@@ -10,7 +10,6 @@ import random
 import shutil
 import threading
 
-import data_tokenizers as kinds
 import numpy as np
 import pytest
 
@@ -20,6 +19,7 @@ from alphapo_cli.data.prepare import prepare, tokenizer_hash
 from alphapo_cli.data.text_pairs import LoadCounts, LoadedPairs, TextPair
 from alphapo_cli.data.tokenise import encode_prompt
 from alphapo_cli.errors import UsageError
+from tests.data import data_tokenizers as kinds
 
 
 def pairs(count, per_prompt=1, start=0):
@@ -261,7 +261,7 @@ def test_a_cache_that_cannot_be_written_is_named(make, tmp_path):
 
 @pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["generated", "real"])
 def test_dialogues_end_to_end(make, tmp_path, real):
-    from test_data_load import HH, generated_dialogues, load, write
+    from tests.data.test_data_load import HH, generated_dialogues, load, write
 
     if real and not HH.is_file():
         pytest.skip(f"no {HH}")

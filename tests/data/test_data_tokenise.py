@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import data_tokenizers as kinds
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -11,6 +10,7 @@ from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.text_pairs import TextPair, Verbatim
 from alphapo_cli.data.tokenise import encode_pairs, encode_prompt, end_token_id
 from alphapo_cli.errors import UsageError
+from tests.data import data_tokenizers as kinds
 
 KINDS = {"bpe": kinds.bpe, "llama2": kinds.llama2, "chatml": kinds.chatml, "plain": kinds.plain}
 END = {"bpe": "<|end|>", "llama2": "</s>", "chatml": "<|im_end|>", "plain": "</s>"}

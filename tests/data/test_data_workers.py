@@ -9,8 +9,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-import data_tokenizers as kinds
 import numpy as np
 import pytest
 
@@ -20,6 +20,7 @@ from alphapo_cli.data.parallel import automatic, in_order
 from alphapo_cli.data.text_pairs import TextPair
 from alphapo_cli.data.tokenise import TokenCounts, encode_pairs
 from alphapo_cli.errors import UsageError
+from tests.data import data_tokenizers as kinds
 
 
 def who(shared, chunk):
@@ -40,7 +41,7 @@ def mixed_pairs(count):
     """Plain pairs; among them ones that the template refuses, empty ones, ones that are the same once cut, long ones."""
     pairs = []
     for n in range(count):
-        prompt = (user(f"Name {n} fruits, please."),)
+        prompt: tuple[Any, ...] = (user(f"Name {n} fruits, please."),)
         chosen, rejected = f"Apples, pears and plums, {n}", "I do not know" + " at all" * (n % 5)
         if n % 7 == 3:
             prompt = (*prompt, assistant("Yes?"))
@@ -57,7 +58,8 @@ def test_encoding_in_two_processes_is_encoding_each_pair_alone(monkeypatch):
     monkeypatch.setattr(tokenise, "_CHUNK", 16)
     pairs, tokenizer, cfg = mixed_pairs(90), kinds.llama2(), DataConfig(max_length=64, workers=2)
     together = encode_pairs(pairs, tokenizer, cfg)
-    kept, counts, sides = [], TokenCounts(), ([], [], [])
+    sides: tuple[list[Any], ...] = ([], [], [])
+    kept, counts = [], TokenCounts()
     for place, pair in enumerate(pairs):
         try:
             one = encode_pairs([pair], tokenizer, dataclasses.replace(cfg, workers=1))
@@ -73,7 +75,7 @@ def test_encoding_in_two_processes_is_encoding_each_pair_alone(monkeypatch):
     assert together.counts == counts
     assert min(counts.refused, counts.emptied, counts.identical, counts.truncated_pairs) > 0
     for column, side in zip(sides, (together.prompt, together.chosen, together.rejected), strict=True):
-        assert [ids.tolist() for ids in side] == [ids.tolist() for ids in column]
+        assert [side[n].tolist() for n in range(len(side))] == [ids.tolist() for ids in column]
         assert (side.ids.dtype, side.offsets.dtype) == (np.int32, np.int64)
 
 

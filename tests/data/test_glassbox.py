@@ -6,6 +6,8 @@ import math
 import subprocess
 import sys
 from itertools import pairwise
+from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -100,7 +102,7 @@ def test_quality_controls_the_faults():
     instruction, task = FRUITS, world.Task(3, "fruits")
 
     def mean(quality):
-        rng = world.Random(0)
+        rng = Random(0)
         answers = [world.draw_answer(rng, task, quality).text() for _ in range(500)]
         return sum(world.true_reward(instruction, answer) for answer in answers) / 500
 
@@ -113,6 +115,7 @@ def test_quality_controls_the_faults():
 
 
 def test_columns_hold_the_true_rewards_and_answers_differ():
+    pair: Any
     for pair in world.make_pairs(GlassboxConfig(pairs=200)):
         instruction, chosen, rejected = text(pair.prompt), text(pair.chosen), text(pair.rejected)
         assert chosen != rejected

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-import data_tokenizers as kinds
 import numpy as np
 import pytest
 import torch
@@ -22,6 +22,7 @@ from alphapo_cli.modeling.policy import PolicyModel, attach_tokens
 from alphapo_cli.probe.scoring import score_tokens
 from alphapo_cli.runtime.distributed import Processes
 from tests import tiny as small
+from tests.data import data_tokenizers as kinds
 
 CONFIG = DataConfig(trajectories=True)
 
@@ -102,6 +103,7 @@ def test_text_is_one_turn_and_a_tokenizer_without_a_template_has_none():
 
 
 def test_rows_part_where_the_assistant_first_speaks_differently(tmp_path):
+    asked: Any = PAIR.prompt[0]
     rows = [
         {"prompt": list(PAIR.prompt), "chosen": list(LONG), "rejected": list(SHORT)},
         {"chosen": [*PAIR.prompt, *LONG], "rejected": [*PAIR.prompt, *LONG[:2], say("assistant", "Swim.")]},
@@ -109,7 +111,7 @@ def test_rows_part_where_the_assistant_first_speaks_differently(tmp_path):
         {"chosen": [*PAIR.prompt, *LONG[:3]], "rejected": [*PAIR.prompt, LONG[0], say("user", "No map."), LONG[2]]},
         # a prompt column says where the trajectories begin, even where both take the same first turn
         {"prompt": list(PAIR.prompt), "chosen": list(LONG), "rejected": [*LONG[:2], say("assistant", "Swim.")]},
-        {"prompt": PAIR.prompt[0]["content"], "chosen": list(LONG), "rejected": [*LONG[:2], say("assistant", "Swim.")]},
+        {"prompt": asked["content"], "chosen": list(LONG), "rejected": [*LONG[:2], say("assistant", "Swim.")]},
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     cfg = DataConfig(source="files", path=str(tmp_path / "rows.jsonl"), format="messages")

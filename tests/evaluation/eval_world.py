@@ -47,7 +47,7 @@ def outputs(n: int, generator: str, seed: int = 0) -> list[dict[str, str]]:
     ]  # fmt: skip
 
 
-def annotations(reference: list[dict[str, str]], model: list[dict[str, str]], seed: int = 0) -> list[dict[str, Any]]:
+def judgements(reference: list[dict[str, str]], model: list[dict[str, str]], seed: int = 0) -> list[dict[str, Any]]:
     """A judge that likes length a little and the reference a little more."""
     rng, known = random.Random(seed), {row["instruction"]: row for row in reference}
     rows = []
@@ -85,7 +85,7 @@ class Case:
     def __init__(self, folder: Path, n: int = 40, generator: str = "tuned") -> None:
         self.folder, self.out = folder, folder / "out"
         self.reference_rows, self.rows = outputs(n, "base"), outputs(n, generator)
-        self.judged = annotations(self.reference_rows, self.rows)
+        self.judged = judgements(self.reference_rows, self.rows)
         self.outputs = write(folder / "outputs.json", self.rows)
         self.reference = write(folder / "reference.json", self.reference_rows)
         self.annotations = write(folder / "annotations.json", self.judged)

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from eval_world import SHARED, alphapo, load, needs_shared
 
 from alphapo_cli.evaluation import length_controlled as lc
 from alphapo_cli.evaluation.formats import ModelOutputs, read_outputs
 from alphapo_cli.evaluation.judges.openai_response import first_token
 from alphapo_cli.evaluation.judges.protocol import fill, is_switched, load_template, preference
 from alphapo_cli.evaluation.winrate import shares, win_rates
+from tests.evaluation.eval_world import SHARED, alphapo, load, needs_shared
 
 pytestmark = needs_shared
 REFERENCE = SHARED / "reference_gpt4_1106_preview.model_outputs.json.gz"

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from eval_world import Case, alphapo, one_line, outputs, write
+
+from tests.evaluation.eval_world import Case, alphapo, one_line, outputs, write
 
 
 @pytest.fixture

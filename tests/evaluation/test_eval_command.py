@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from eval_world import ROOT, Case, alphapo, load, outputs, write
 
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.evaluation.leaderboard import COLUMNS, update
+from tests.evaluation.eval_world import ROOT, Case, alphapo, load, outputs, write
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from eval_world import Case, alphapo, one_line, write
 
 from alphapo_cli.evaluation.compare import permutation_p_value
+from tests.evaluation.eval_world import Case, alphapo, one_line, write
 
 
 def rows(

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from eval_world import Case, load, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alphapo_cli.evaluation import length_controlled as lc
 from alphapo_cli.evaluation.bootstrap import resample_counts
 from alphapo_cli.evaluation.l1_logistic import solve, violation
+from tests.evaluation.eval_world import Case, load, write
 
 
 def problem(n: int = 120, seed: int = 0, nulls: int = 0) -> lc.Problem:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from eval_world import ROOT, Case, alphapo, load, one_line, write
-from judge_server import Answer, Server, error, judged, serve
+
+from tests.evaluation.eval_world import ROOT, Case, alphapo, load, one_line, write
+from tests.evaluation.judge_server import Answer, Server, error, judged, serve
 
 KEY = "sk-secret-4f0d9c"
 

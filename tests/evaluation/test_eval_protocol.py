@@ -7,7 +7,6 @@ import random
 from pathlib import Path
 
 import pytest
-from eval_world import write
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +23,7 @@ from alphapo_cli.evaluation.judges.protocol import (
     probability_first,
     split_chat,
 )
+from tests.evaluation.eval_world import write
 
 
 def template(*contents: str) -> Template:

@@ -16,12 +16,12 @@ from typing import Any
 
 import httpx
 import pytest
-from eval_world import alphapo, load, one_line, write
-from local_judge import WORDS, save, tokenizer
 
 from alphapo_cli.data.glassbox import world as glassbox
 from alphapo_cli.evaluation.judges import protocol
 from alphapo_cli.generation.vllm_process import VLLMProcess
+from tests.evaluation.eval_world import alphapo, load, one_line, write
+from tests.evaluation.local_judge import WORDS, save, tokenizer
 
 FAKE = Path(__file__).parents[1] / "generation" / "fake"
 N = 24

@@ -47,7 +47,7 @@ class TestBeforeTraining:
         (["judge=vllm", "judge.model=./gone"], "gone"),
     ])  # fmt: skip
     def test_what_the_judge_lacks(self, texts, says, alphapo, line, tmp_path):
-        from judge_server import judged, serve
+        from tests.evaluation.judge_server import judged, serve
 
         with serve(lambda number, body: judged()) as server:
             ran = alphapo(*line, *OPENAI, f"judge.base_url={server.url}", *texts)
@@ -63,7 +63,7 @@ class TestBeforeTraining:
 
 @pytest.mark.slow
 def test_a_trained_cell_says_why_it_was_not_evaluated(alphapo, line):
-    from judge_server import error, judged, serve
+    from tests.evaluation.judge_server import error, judged, serve
 
     with serve(lambda number, body: error(400, "no such model")) as server:
         ran = alphapo(*line, *OPENAI, f"judge.base_url={server.url}")

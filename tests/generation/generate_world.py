@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from conftest import BARE, TINY, run_here
+from tests.conftest import BARE, TINY, run_here
 
 
 def load(path: Path) -> Any:

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Ran, write_rows
-from generate_world import load, merge, outputs, train_lora
 
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.evaluation.formats import read_outputs
+from tests.conftest import Ran, write_rows
+from tests.generation.generate_world import load, merge, outputs, train_lora
 
 HERE = ("generation=transformers", "data.limit=12")
 Alphapo = Callable[..., Ran]

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BARE, TINY, Ran, run_here
 
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.tokenise import encode_prompt
 from alphapo_cli.errors import UsageError
 from alphapo_cli.generation.parity import check_engine, check_run, check_template
 from alphapo_cli.generation.run_settings import RecordedPrompts, RunRecord
+from tests.conftest import BARE, TINY, Ran, run_here
 from tests.data import data_tokenizers as kinds
 
 Alphapo = Callable[..., Ran]

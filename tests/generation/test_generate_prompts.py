@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Ran, write_rows
 
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.generation.prompts import load_prompts
+from tests.conftest import Ran, write_rows
 
 Alphapo = Callable[..., Ran]
 ASK = {"role": "user", "content": "Why?"}

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Ran, run_here
-from generate_world import load, merge, outputs, train_lora
 
 from alphapo_cli.data.glassbox import world
+from tests.conftest import Ran, run_here
+from tests.generation.generate_world import load, merge, outputs, train_lora
 
 pytestmark = [
     pytest.mark.vllm,

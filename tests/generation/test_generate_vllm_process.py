@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Ran
 
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.generation.vllm_process import WORKER, plan
+from tests.conftest import Ran
 
 FAKE = Path(__file__).parent / "fake"
 Go = Callable[..., Ran]

@@ -24,7 +24,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from test_engine import ALPHA, commits, results
+from tests.launch.test_engine import ALPHA, commits, results
 
 LINE = (
     "sweep", "alpha", f"{ALPHA}=-1,0,1,2", "launcher.workers=2", "trainer.max_steps=32", "trainer.save_steps=4",

@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-import slurm_cluster
-from test_engine import ALPHA, cells_of, commits, results
+
+from tests.launch import slurm_cluster
+from tests.launch.test_engine import ALPHA, cells_of, commits, results
 
 CELL = ("trainer.max_steps=8", "probe.every=4", "trainer.save_steps=1", "trainer.threads=1")
 
@@ -36,7 +37,7 @@ def inline(alphapo, small):
 
 
 def start(line, folder, cache, extra=None) -> subprocess.Popen:
-    from conftest import entry_point, environment
+    from tests.conftest import entry_point, environment
 
     return subprocess.Popen(
         [*entry_point(), *line], cwd=folder, env=environment(cache, extra), stdout=subprocess.PIPE,

@@ -67,7 +67,8 @@ class TestWorkers:
     def test_a_cell_that_kills_its_workers_has_failed_and_the_others_have_not(self, small, tmp_path, shared_cache):
         """As the kernel does when memory is out, whenever this cell runs."""
         with started((*small, "trainer.max_steps=60"), tmp_path, shared_cache) as process:
-            first, killed = None, set()
+            first: Path | None = None
+            killed: set[int] = set()
             for _ in range(2):
                 worker, cell = working(process, tmp_path, only=first, dead=killed)
                 first = first or cell
@@ -107,7 +108,7 @@ class TestWorkers:
 
 def started(overrides, folder, cache) -> subprocess.Popen:
     """A sweep of two cells on one worker, as a user would start it."""
-    from conftest import entry_point, environment
+    from tests.conftest import entry_point, environment
 
     line = [*entry_point(), "sweep", "alpha", f"{ALPHA}=0,1", *overrides, "launcher.workers=1"]
     return subprocess.Popen(
@@ -282,8 +283,8 @@ def test_two_processes_on_one_sweep_share_the_cells(small, tmp_path, shared_cach
 @pytest.mark.timeout(900)
 def test_killed_at_random_moments_it_ends_as_undisturbed(shared_cache, tmp_path, monkeypatch):
     """A few of what `python tests/launch/kill_at_random.py` does."""
-    import kill_at_random
-    from conftest import environment
+    from tests.conftest import environment
+    from tests.launch import kill_at_random
 
     for name, value in environment(shared_cache).items():
         monkeypatch.setenv(name, value)

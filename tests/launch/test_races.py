@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -145,6 +146,7 @@ def test_an_idle_worker_that_dies_is_replaced(monkeypatch, tmp_path):
     monkeypatch.setattr(local, "Worker", Stub)
     monkeypatch.setattr(local, "gpus", list)
     launcher = local.LocalLauncher(1, tmp_path)
+    worker: Any
     (worker,) = launcher.workers.values()
     worker.theirs.close()
     assert launcher.wait(0.1) == []

@@ -207,10 +207,8 @@ def test_the_log_ratio_of_long_answers_keeps_every_digit_of_its_tokens() -> None
     values = -torch.rand(4000, generator=torch.Generator().manual_seed(0)) * 5
     moved = values.clone()
     moved[::2] += 5e-6
-    ours, before = (
-        TokenLogProbs(x, CompletionTokens(*torch.zeros(2, 4000, dtype=torch.int64), 1, 1)).answers()
-        for x in (moved, values)
-    )
+    zeros = torch.zeros(4000, dtype=torch.int64)
+    ours, before = (TokenLogProbs(x, CompletionTokens(zeros, zeros, 1, 1)).answers() for x in (moved, values))
     ratio = replace(ours, reference=before.sums).log_ratio().item()
     truth = math.fsum(a - b for a, b in zip(moved.tolist(), values.tolist(), strict=True))
     assert ratio == pytest.approx(truth, rel=1e-8)

@@ -131,7 +131,7 @@ def test_a_narrow_nucleus_is_greedy_and_a_whole_one_changes_nothing():
 def test_temperature_zero_takes_the_likeliest_token():
     model = llama()
     for answer, prompt in zip(draw(model, temperature=0.0, eos_ids=[]), PROMPTS, strict=True):
-        expected = []
+        expected: list[int] = []
         for _ in range(12):
             expected.append(int(next_logits(model, [*prompt, *expected]).argmax()))
         assert answer.ids == expected

@@ -82,7 +82,7 @@ def test_training_looks_at_the_columns_first(alphapo, tiny, tmp_path, pairs):
             for i in range(4)
         )
     )
-    used = ("data=jsonl", f"data.path={tmp_path}/rows.jsonl", "model=from_scratch")
+    used: tuple[str, ...] = ("data=jsonl", f"data.path={tmp_path}/rows.jsonl", "model=from_scratch")
     line = alphapo("train", *used, "objective=odpo").err.splitlines()[-1]
     assert "add it to the data as numbers (its columns with finite numbers: score_rejected)" in line
     used = (*used, "objective=dpo", "objective/weight=column", "objective.weight.column=score_rejected")

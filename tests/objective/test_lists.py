@@ -256,7 +256,7 @@ def test_missing_scores_and_answers_are_named() -> None:
 # --------------------------------------------------------------------------------------------------- alphapo loss
 
 
-LIST_ROW = {
+LIST_ROW: dict[str, Any] = {
     "logps": [-20.0, -12.0, -16.0],
     "tokens": [8, 6, 7],
     "ref_logps": [-18.5, -13.0, -16.5],

@@ -367,7 +367,7 @@ def test_sigmoid_of_margins_with_a_published_sign() -> None:
 def test_its_head_says_everything(method: Method) -> None:
     assert method.cfg.name == method.name
     for key in ("paper", "loss", "checked"):
-        assert method.said(key), key
+        assert method.head_line(key), key
     assert method.text.endswith(".")
     assert method.checked
     assert set(method.checked) <= set(LEVELS)

@@ -45,8 +45,9 @@ def pairs(sides: int = 2) -> AnswerLogProbs:
     rng = np.random.default_rng(4)
     lengths = rng.integers(1, 30, (sides, 6)).astype(float)
     sums = -lengths * rng.uniform(0.2, 2.5, (sides, 6))
-    tensors = [torch.from_numpy(x) for x in (sums, lengths, sums - rng.normal(0, 2, (sides, 6)))]
-    return AnswerLogProbs(*tensors, columns={"win_probability": torch.linspace(0.5, 1, 6, dtype=torch.float64)})
+    columns = {"win_probability": torch.linspace(0.5, 1, 6, dtype=torch.float64)}
+    reference = torch.from_numpy(sums - rng.normal(0, 2, (sides, 6)))
+    return AnswerLogProbs(torch.from_numpy(sums), torch.from_numpy(lengths), reference, columns=columns)
 
 
 def alone(given: AnswerLogProbs, good: Tensor) -> AnswerLogProbs:

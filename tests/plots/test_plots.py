@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from alphapo_cli.plots import style, sweep_outcome
+from alphapo_cli.plots import style
 from alphapo_cli.plots.figures import (
     SweepCurve,
     displacement_figure,
@@ -22,6 +22,7 @@ from alphapo_cli.plots.figures import (
     run_curves,
     run_figure,
     sweep_displacement,
+    sweep_outcome,
 )
 
 WIN = "glassbox/true_win_rate"
@@ -103,7 +104,7 @@ class TestRun:
         rows[1]["displacement/chosen/p10"] = None  # step 0 drops out of the band
         ax = run_figure(rows, "t").axes[0]
         (band,) = ax.collections
-        corners = band.get_paths()[0].vertices
+        corners = np.asarray(band.get_paths()[0].vertices)
         assert (corners[:, 0].min(), corners[:, 0].max()) == (16.0, 64.0)
         assert (corners[:, 1].min(), corners[:, 1].max()) == (-0.9, 0.2)
         assert "10-90 %" in ax.get_title("left")
@@ -221,7 +222,7 @@ class TestSweepOutcome:
         figure = outcome_figure([_cell(1.0, 0.4), _cell(-1.0, 0.7)], best=1.0)
         assert "best: alpha = 1" in _legend(figure)
         for ax in figure.axes:
-            (band,) = (patch for patch in ax.patches if patch.get_gid() == "best")
+            band: Any = next(patch for patch in ax.patches if patch.get_gid() == "best")
             left, right = band.get_x(), band.get_x() + band.get_width()
             assert left < 1.0 < right
             assert left > -1.0

@@ -55,7 +55,7 @@ def test_a_running_seed_does_not_cut_a_path_short() -> None:
 
 def test_the_quadrants_of_a_point_fill_both_sides_of_0() -> None:
     (ax,) = quadrant_figure([cell(-1.0), cell(2.0)]).axes
-    bars = [patch for patch in ax.patches if patch.get_gid()]
+    bars: list[Any] = [patch for patch in ax.patches if patch.get_gid()]
     first = {bar.get_gid(): (bar.get_x(), bar.get_x() + bar.get_width()) for bar in bars[:4]}
     assert first["up_down"] == pytest.approx((0.0, 0.1))
     assert first["up_up"] == pytest.approx((0.1, 0.3))

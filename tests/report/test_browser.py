@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import Any
 
 import pytest
-from crafted_sweep import ALPHA, craft
 
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.report.write import write_report
 from alphapo_cli.sweep.directory import SweepDirectory
+from tests.crafted_sweep import ALPHA, craft
 
 pytestmark = pytest.mark.browser
 
@@ -263,7 +264,7 @@ def test_a_narrower_window_redraws(visit, html):
     assert page.evaluate("document.documentElement.scrollWidth") <= 480
 
 
-ODD = {
+ODD: dict[str, Any] = {
     "methods": (("objective=dpo,simpo,alphapo_ratio", "seed=0,1"), None, None),
     "two keys": ((f"{ALPHA}=-1,0,1", "objective.gamma_beta_ratio=0,0.25,0.5"), "alpha", None),
     "seeds": (("seed=0,1",), None, None),

@@ -12,14 +12,14 @@ from html.parser import HTMLParser
 
 import pytest
 import yaml
-from conftest import run_here
-from crafted_sweep import ALPHA, craft
 
 from alphapo_cli.report import page, payload
 from alphapo_cli.report.collect import read
 from alphapo_cli.report.write import refresh, write_report
 from alphapo_cli.sweep.analysis import analyse
 from alphapo_cli.sweep.directory import SweepDirectory
+from tests.conftest import run_here
+from tests.crafted_sweep import ALPHA, craft
 
 EVIL = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)> & "quoted" \u2028'
 

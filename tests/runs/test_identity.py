@@ -16,6 +16,7 @@ import pytest
 
 from alphapo_cli.config import schema
 from alphapo_cli.config.compose import compose
+from alphapo_cli.config.objective_parts import declared
 from alphapo_cli.config.overrides import Sources, read_line
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runs import identity
@@ -120,7 +121,7 @@ class TestWhatIsPartOfIt:
     def test_a_new_parameter_of_a_part_changes_no_name(self, monkeypatch):
         cfg = composed()
         before = identity.run_name(cfg)
-        known = identity.declared
+        known = declared
         monkeypatch.setattr(
             identity, "declared", lambda kind, name: {**known(kind, name), **({"new": 3.0} if kind == "shape" else {})}
         )

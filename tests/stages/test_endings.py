@@ -45,7 +45,7 @@ class TestInterrupted:
 
         reading = []
 
-        def read_slowly(*_):
+        def read_slowly(*given):
             reading.append(1)
             # Short sleeps: CPython looks for signals before it hands the interpreter lock to a waiting thread and not
             # after, so one that this test's own thread sends in that moment meets a sleep about to begin.
@@ -72,7 +72,7 @@ class TestInterrupted:
 @pytest.mark.parametrize("behind", [False, True], ids=["", "started behind a script's &"])
 def test_a_process_of_its_own_is_stopped(number, behind, tmp_path, shared_cache, tiny, fork_server):
     """The ones behind a script's & start cold: what they ignore is there before Python is."""
-    from conftest import entry_point, environment
+    from tests.conftest import entry_point, environment
 
     line = [*entry_point(), "train", *tiny, "tracking.mode=offline", "run.name=x", "trainer.max_steps=5000"]
     ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)}

@@ -137,9 +137,8 @@ def test_a_place_that_takes_no_writes(command, disk, read_only, alphapo, tiny, l
 
 def test_a_disk_that_turns_read_only_under_a_sweep(disk, read_only, alphapo, line, undisturbed, monkeypatch):
     """As the kernel does after an error of the device, here between two cells."""
+    from alphapo_cli.launch.cell import run_job
     from alphapo_cli.launch.launchers import inline
-
-    run_job = inline.run_job
 
     def fails(job):
         ended = run_job(job)

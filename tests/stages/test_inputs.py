@@ -15,7 +15,7 @@ from alphapo_cli.config.compose import compose
 from alphapo_cli.config.overrides import Sources, read_line
 from alphapo_cli.config.schema import LoraConfig, ModelConfig, TrainConfig
 from alphapo_cli.launch.cell_order import together
-from alphapo_cli.modeling.loading import add_lora
+from alphapo_cli.modeling.loading import add_lora, load_model
 from alphapo_cli.modeling.policy import policy_of
 from alphapo_cli.modeling.weight_hashes import state_hash
 from alphapo_cli.objective.build import build
@@ -111,10 +111,10 @@ def test_a_trained_adapter_is_another_model() -> None:
 
 def test_models_of_cells_that_are_over_are_let_go(start: Path, tmp_path: Path) -> None:
     builder = InputsBuilder(warm=True, cache=tmp_path)
-    real, masters = module.load_model, []
+    masters = []
 
     def load(*args: Any) -> Any:
-        lm = real(*args)
+        lm = load_model(*args)
         masters.append(weakref.ref(lm))
         return lm
 

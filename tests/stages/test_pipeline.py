@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-import wandb_file
+
+from tests import wandb_file
 
 ANSWERS = ("generation.max_new_tokens=12", "prompts.limit=24")
 ON_TRANSFORMERS = ("generation=transformers", *ANSWERS)
@@ -20,7 +21,7 @@ def load(path):
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory, shared_cache):
-    from conftest import TINY, run_here
+    from tests.conftest import TINY, run_here
 
     folder = tmp_path_factory.mktemp("run")
     ran = run_here(("run", *TINY, *ON_TRANSFORMERS, "--json", "result.json"), folder, shared_cache)
@@ -53,7 +54,7 @@ class TestRun:
         assert judged["eval/win_rate"] == load(first.path / "outcome.json")["metrics"]["eval/win_rate"]
 
     def test_the_same_line_does_nothing(self, first, shared_cache, snapshot):
-        from conftest import TINY, run_here
+        from tests.conftest import TINY, run_here
 
         folder = first.path.parent.parent
         before = snapshot(folder)
@@ -62,7 +63,7 @@ class TestRun:
         assert snapshot(folder) == before
 
     def test_another_judge_setting_repeats_neither_training_nor_generation(self, first, shared_cache, snapshot):
-        from conftest import TINY, run_here
+        from tests.conftest import TINY, run_here
 
         folder = first.path.parent.parent
         answers = load(first.path / "outcome.json")["generate"]
@@ -213,9 +214,8 @@ def test_the_reference_answers_are_drawn_as_the_runs_own(first, alphapo, tiny, t
 
 @pytest.mark.slow
 def test_a_kill_before_the_outcome_is_in_wandb_does_not_keep_it_out(alphapo, monkeypatch):
-    from conftest import TINY
-
     from alphapo_cli.stages import train_generate_evaluate
+    from tests.conftest import TINY
 
     line = ("run", *TINY, *ON_TRANSFORMERS)
     with monkeypatch.context() as killed:

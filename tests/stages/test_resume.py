@@ -282,7 +282,7 @@ def test_kill_9_at_any_moment(kind, tmp_path, shared_cache, tiny, fork_server):
 
     The whole run starts cold, so that it has another seed of hashes than those that are killed.
     """
-    from conftest import entry_point, environment
+    from tests.conftest import entry_point, environment
 
     line = [*entry_point(), "train", *tiny, *LINE, *KINDS[kind]]
     env = environment(shared_cache)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import wandb_file
 import yaml
 
 from alphapo_cli.errors import UsageError
 from alphapo_cli.tracking import metrics
+from tests import wandb_file
 
 PROBED = (0, 2, 4)
 
@@ -259,16 +259,24 @@ class TestTheSameLineAgain:
         data.unlink()
         assert [w.split()[2] for w in alphapo(*line).err.splitlines()] == ["data.eval_path"]
 
-    @pytest.mark.parametrize("left", ["", '{"state": "comp', "null"])
-    def test_a_damaged_summary_may_have_been_a_complete_run(self, left, alphapo, trained, snapshot, tmp_path):
+    @pytest.mark.parametrize(
+        ("file", "left"),
+        [
+            ("summary.json", ""),
+            ("summary.json", '{"state": "comp'),
+            ("summary.json", "null"),
+            ("config.yaml", "- objective"),
+        ],
+    )
+    def test_what_is_damaged_may_have_been_a_complete_run(self, file, left, alphapo, trained, snapshot, tmp_path):
         line = json.loads((trained.path / "manifest.json").read_text())["command"][1:-2]
         folder = tmp_path / "runs" / trained.path.name
         shutil.copytree(trained.path, folder)
-        (folder / "summary.json").write_text(left)
+        (folder / file).write_text(left)
         before = snapshot(folder)
         ran = alphapo(*line)
         assert ran.code == 2
-        assert f"runs/{folder.name}/summary.json is damaged" in ran.fault
+        assert f"runs/{folder.name}/{file} is damaged" in ran.fault
         assert snapshot(folder) == before
 
     def test_replace_starts_over_with_another_configuration(self, alphapo, tiny, tmp_path):

@@ -173,11 +173,10 @@ def test_a_kill_leaves_whole_rows(tmp_path: Path) -> None:
         "    append_jsonl(sys.argv[1], {'step': i, 'pad': 'x' * 5000})\n"
         "    if i == 50: print('go', flush=True)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", writer, str(path)], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    process.stdout.readline()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen([sys.executable, "-c", writer, str(path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
     rows = read_jsonl(path)
     assert [row["step"] for row in rows] == list(range(len(rows)))
     assert len(rows) > 50

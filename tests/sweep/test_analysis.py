@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from crafted_sweep import ALPHA, craft
 
 from alphapo_cli.sweep import analysis as best_of
 from alphapo_cli.sweep.directory import SweepDirectory
+from tests.crafted_sweep import ALPHA, craft
 
 
 def found(path):
@@ -43,7 +43,7 @@ def test_a_clear_winner_is_distinguishable(tmp_path):
 def test_the_advantage_is_the_difference_of_the_means_over_shared_seeds(tmp_path):
     craft(tmp_path, f"{ALPHA}=0,1", "seed=0,1", prompts=40, change=wins(a0=0.4, a1=0.7))
     best, _ = found(tmp_path)
-    rates = {}
+    rates: dict[float, list[float]] = {}
     for cell in SweepDirectory(tmp_path).cells():
         rates.setdefault(cell["point"][ALPHA], []).append(cell["metrics"]["glassbox/true_win_rate"])
     assert best["value"] == pytest.approx(sum(rates[1]) / 2)

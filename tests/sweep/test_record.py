@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ def unrecorded():
 
 
 def test_a_recorded_line_is_not_composed_and_the_table_is_the_same(alphapo, line, tmp_path, shared_cache, unrecorded):
-    from conftest import environment
+    from tests.conftest import environment
 
     ran = alphapo(*line)
     assert ran.code == 0, ran.err
@@ -126,7 +127,7 @@ def test_a_cell_that_another_process_evaluates_is_waited_for(tmp_path, monkeypat
             return [Ended(asked[-1], "complete")]
 
     one = engine.SweepEngine(directory, Launcher(), engine.Policy(), lambda ended: None, lambda: None)
-    cell = SimpleNamespace(id="a", overrides=("seed=0",), cfg=None)
+    cell: Any = SimpleNamespace(id="a", overrides=("seed=0",), cfg=None)
     (ended,) = one.run([cell], plan)
     assert (ended.state, len(asked)) == ("complete", 3)
 
@@ -140,7 +141,7 @@ def test_a_damaged_line_is_as_one_that_was_never_typed(damaged, tmp_path):
     typed = Typed(("alpha",))
     if isinstance(damaged, dict) and "key" in damaged:
         damaged["key"] = typed.key
-    record = {"name": "alpha", "hash": "0", "cells": [], "lines": [damaged]}
+    record: dict[str, Any] = {"name": "alpha", "hash": "0", "cells": [], "lines": [damaged]}
     (tmp_path / "sweep.json").write_text(json.dumps(record))
     assert recorded(typed, tmp_path) is None
     record["lines"].append(typed.record({"x": ["seed=1"]}, None))

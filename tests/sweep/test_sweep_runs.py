@@ -7,9 +7,9 @@ import json
 import shutil
 
 import pytest
-import wandb_file
 
 from alphapo_cli.tracking import metrics
+from tests import wandb_file
 
 ALPHA = "objective.shape.alpha"
 HERE = "launcher.workers=0"  # cells in this process: no seconds of imports a sweep
@@ -18,7 +18,7 @@ HERE = "launcher.workers=0"  # cells in this process: no seconds of imports a sw
 @pytest.fixture(scope="session")
 def swept(tmp_path_factory, shared_cache):
     """One complete sweep with W&B and pictures. Read it, never write to it."""
-    from conftest import TINY, run_here
+    from tests.conftest import TINY, run_here
 
     folder = tmp_path_factory.mktemp("swept")
     line = ("sweep", "alpha", f"{ALPHA}=0,1", *TINY, HERE, "trainer.max_steps=2", "--json", "result.json")
@@ -208,7 +208,7 @@ class TestAnotherLine:
 @pytest.fixture(scope="module")
 def diverging(pairs):
     """A sweep of three learning rates, the second of which diverges."""
-    from conftest import BARE, SCRATCH
+    from tests.conftest import BARE, SCRATCH
 
     steps = ("trainer.max_steps=12", "trainer.warmup_ratio=0", "trainer.max_grad_norm=0", "probe.every=12")
     data = ("data=jsonl", f"data.path={pairs['plain']}")
@@ -217,7 +217,7 @@ def diverging(pairs):
 
 @pytest.fixture(scope="module")
 def failed(diverging, shared_cache, tmp_path_factory):
-    from conftest import run_here
+    from tests.conftest import run_here
 
     return run_here(diverging, tmp_path_factory.mktemp("failed"), shared_cache)
 
@@ -248,7 +248,7 @@ class TestFailure:
 
 
 def test_data_that_has_changed_under_complete_cells_is_said(alphapo, pairs, tmp_path):
-    from conftest import BARE, SCRATCH
+    from tests.conftest import BARE, SCRATCH
 
     shutil.copy(pairs["dialogue"], tmp_path / "own.jsonl")
     line = ("sweep", HERE, *SCRATCH, *BARE, "data=jsonl", "data.path=own.jsonl", "trainer.max_steps=1")

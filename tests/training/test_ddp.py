@@ -50,7 +50,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 def torchrun(*arguments: str, cwd: Path, cache: Path) -> Any:
     """`alphapo` in two processes."""
-    from conftest import Ran, environment
+    from tests.conftest import Ran, environment
 
     # It finds a free port itself: one found here may be taken until torchrun opens it.
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -137,7 +137,7 @@ def test_the_probe_measures_only_what_is_there(layout: str) -> None:
     probe = Probe(policy, objective, pairs, batch_size=1, pad_id=tiny.PAD, processes=Processes(), reference=reference)
     with torch.no_grad():
         for p in policy.parameters():
-            p += 0.01 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+            p.add_(0.01 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
     now = probe.measure(policy)
     row = metrics(now, probe.start)
     good = [i for i in range(ROWS) if len(pairs.chosen[i])]

@@ -47,7 +47,9 @@ class LocalLauncher:
         worker = next(iter(self.workers.values()))
         worker.connection.send(("prepare", (list(cells), plan)))
         try:
-            assert worker.receive() == "ready"
+            greeting = worker.receive()
+            if greeting != "ready":
+                raise AlphapoError(f"a worker began with {greeting!r} and not with 'ready'; see {self.logs}")
             worker.ready = True
             problem = worker.receive()
         except EOFError:

@@ -90,20 +90,20 @@ def is_prepared(lm: Any) -> bool:
     return lm.config._attn_implementation in (packed_attention.SDPA, packed_attention.FLEX)
 
 
-def _last_layer(self: Any, hidden_states: Tensor, *args: Any, packing: Packing | None = None, **kwargs: Any) -> Tensor:
-    """Forward of the last decoder layer, for `packing.rows` only: [1, T, H] -> [1, K, H]."""
+def _last_layer(layer: Any, hidden_states: Tensor, *args: Any, packing: Packing | None = None, **kwargs: Any) -> Tensor:
+    """The forward of a decoder layer of transformers, for `packing.rows` only: [1, T, H] -> [1, K, H]."""
     if packing is None:
-        out: Tensor = type(self).forward(self, hidden_states, *args, **kwargs)
+        out: Tensor = type(layer).forward(layer, hidden_states, *args, **kwargs)
         return out
     rows = packing.rows
-    normed = self.input_layernorm(hidden_states)
+    normed = layer.input_layernorm(hidden_states)
     kept = hidden_states.index_select(1, rows)
-    attended = _attend(self.self_attn, normed, rows, kwargs["position_embeddings"], packing)
-    if hasattr(self, "pre_feedforward_layernorm"):  # Gemma 2 and 3 also normalise the output of each block
-        kept = kept + self.post_attention_layernorm(attended)
-        return kept + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(kept)))  # type: ignore[no-any-return]
+    attended = _attend(layer.self_attn, normed, rows, kwargs["position_embeddings"], packing)
+    if hasattr(layer, "pre_feedforward_layernorm"):  # Gemma 2 and 3 normalise what a block adds as well
+        kept = kept + layer.post_attention_layernorm(attended)
+        return kept + layer.post_feedforward_layernorm(layer.mlp(layer.pre_feedforward_layernorm(kept)))  # type: ignore[no-any-return]
     kept = kept + attended
-    return kept + self.mlp(self.post_attention_layernorm(kept))  # type: ignore[no-any-return]
+    return kept + layer.mlp(layer.post_attention_layernorm(kept))  # type: ignore[no-any-return]
 
 
 def _attend(module: Any, normed: Tensor, rows: Tensor, angles: tuple[Tensor, Tensor], packing: Packing) -> Tensor:

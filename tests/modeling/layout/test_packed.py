@@ -20,8 +20,7 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.layout import packed, padded
 from alphapo_cli.modeling.layout.batch import PairBatch
 from alphapo_cli.modeling.layout.patching import FAMILIES, prepare
-from alphapo_cli.modeling.policy import PolicyModel
-from alphapo_cli.probe.scoring import inference
+from alphapo_cli.modeling.policy import PolicyModel, inference
 from tests import tiny
 from tests.pair_shapes import ARCHITECTURES, CORNERS, MODELS, model, pair_lists, pair_of
 
@@ -173,7 +172,8 @@ def test_gradient_checkpointing_changes_nothing() -> None:
     batch = packed.collate(CORNERS, pad_id=tiny.PAD)
     made = []
     for saving in (False, True):
-        policy, forwards = PolicyModel(model("gemma3")), []
+        policy = PolicyModel(model("gemma3"))
+        forwards: list[int] = []
         if saving:
             policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         policy.train()

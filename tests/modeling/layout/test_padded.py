@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -20,8 +22,8 @@ sequences = st.lists(ids, min_size=1, max_size=12)
 
 
 def pair_of(prompt: list[int], chosen: list[int], rejected: list[int], index: int = 0) -> TokenPair:
-    arrays = (np.asarray(x, np.int32) for x in (prompt, chosen, rejected))
-    return TokenPair(*arrays, columns={}, index=index)
+    own, first, second = (np.asarray(x, np.int32) for x in (prompt, chosen, rejected))
+    return TokenPair(own, first, second, columns={}, index=index)
 
 
 pair_lists = st.lists(st.tuples(sequences, sequences, sequences), min_size=1, max_size=6).map(
@@ -93,8 +95,7 @@ def test_padding_gets_no_gradient() -> None:
 
 def test_reference_weights_and_columns_go_with_their_pairs() -> None:
     pairs = [
-        TokenPair(*(np.asarray([5 + i], np.int32) for _ in range(3)), columns={"score": 0.5 + i, "own": 1.0}, index=i)
-        for i in range(3)
+        replace(pair_of([5 + i], [5 + i], [5 + i], index=i), columns={"score": 0.5 + i, "own": 1.0}) for i in range(3)
     ]
     pairs[1] = TokenPair(pairs[1].prompt, pairs[1].chosen, pairs[1].rejected, {"score": 7.0}, 1)
     reference = torch.arange(6.0).view(2, 3)
