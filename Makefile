@@ -39,6 +39,7 @@ test-nightly: install  ## whole matrices and fresh random trials, and the defaul
 	.ci/vector-units $(PY) -m pytest $(SPREAD) $(FRESH)
 	$(PY) -m pytest $(SPREAD) $(FRESH) -m "(slow or nightly) and not ($(ALONE))" --durations=20
 	$(PY) -m pytest $(FRESH) -m "$(ALONE)" --durations=20
+	$(MAKE) coverage
 
 # The second time as Python 3.12 reads the code, but for the syntax that 3.11 does not know. mypy has a cache for each.
 check: install  ## ruff and mypy (strict but for tests), for Python 3.11 and 3.12, and the contracts between packages
