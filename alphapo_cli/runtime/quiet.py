@@ -1,4 +1,4 @@
-"""Libraries' own chatter kept off the terminal."""
+"""Warnings and progress bars of transformers, tokenizers and datasets kept off the terminal."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import sys
 
 
 def quiet_libraries(*, importing: bool = False) -> None:
-    """Keep the libraries' own chatter off the terminal; set before they are imported.
+    """Silence the libraries by their environment variables, before they are imported.
 
-    `importing`: the command will need transformers in this process.
+    Args:
+        importing: whether the command will import transformers in this process.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
