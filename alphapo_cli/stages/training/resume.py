@@ -17,7 +17,7 @@ class Busy(UsageError):
 
     @classmethod
     def of(cls, directory: RunDirectory, claim: LockStatus) -> Busy:
-        who = claim.owner.words if claim.owner else "another process"
+        who = claim.owner.description if claim.owner else "another process"
         return cls(f"{directory.path}: {who} is working on this run; wait for it, or choose another run.name")
 
 
