@@ -30,6 +30,7 @@ Gamed = Annotated[Path | None, typer.Option("--gamed", metavar="CSV", help="For 
 
 
 def register(app: typer.Typer) -> None:
+    """Add `alphapo run` to the application."""
     app.command()(run)
 
 
@@ -97,7 +98,7 @@ def run(
         hints: list[str | None] = []
         found = after_training(plan, cfg, directory, lambda found: hints.append(join_tracking(cfg, directory, found)))
         for hint in filter(None, hints):
-            # Joining wrote the W&B run anew: the directory that training named is set aside by now.
+            # The W&B run was written again with the outcome, and the directory that training printed is superseded.
             typer.echo(f"W&B kept offline, now with the outcome; to upload, and no line before this: {hint}", err=True)
         _report(found)
     metrics = {**summary["metrics"], **found["metrics"]}
@@ -105,12 +106,13 @@ def run(
     emit({"path": str(directory.path.resolve()), **summary, "metrics": metrics, **places}, json)
 
 
-def _report(found: dict[str, object]) -> None:
+def _report(outcome: dict[str, object]) -> None:
+    """Print the metrics of outcome.json as a table to stderr."""
     from rich.table import Table
 
     from alphapo_cli.cli.common import print_table
 
-    metrics = found["metrics"]
+    metrics = outcome["metrics"]
     assert isinstance(metrics, dict)
     table = Table(title="outcome", title_justify="left", show_header=False)
     for key, value in metrics.items():
