@@ -1,4 +1,4 @@
-"""`launcher=local`: long-lived worker processes on this machine, one per GPU where there are GPUs."""
+"""`launcher=local`: long-lived worker processes on this machine, each assigned one of its GPUs, if any."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from alphapo_cli.launch.launchers.launcher import CellJob, Ended
 from alphapo_cli.launch.launchers.worker_process import Worker
 from alphapo_cli.stages.plan import Plan
 
-MAX_STARTUP_DEATHS = 3  # workers that may die before they are ready until the sweep fails
+MAX_STARTUP_DEATHS = 3  # the sweep fails when so many workers have died before they were ready
 
 
 class LocalLauncher:
@@ -26,9 +26,6 @@ class LocalLauncher:
     Args:
         count: the number of workers.
         logs: the folder of the workers' logs.
-
-    Raises:
-        AlphapoError: from `wait`, where workers die repeatedly before they are ready.
     """
 
     def __init__(self, count: int, logs: Path) -> None:
@@ -78,7 +75,14 @@ class LocalLauncher:
                     worker.connection.send(("run", worker.job))
 
     def wait(self, seconds: float) -> list[Ended]:
-        """See `Launcher`; sends queued jobs to workers that became idle."""
+        """See `Launcher`; sends queued jobs to workers that became idle.
+
+        Returns:
+            The jobs that ended.
+
+        Raises:
+            AlphapoError: workers die repeatedly before they are ready.
+        """
         ended = []
         for connection in wait(list(self.workers), seconds):
             worker = self.workers[connection]  # type: ignore[index]
