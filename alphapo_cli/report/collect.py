@@ -194,22 +194,22 @@ def _record(directory: SweepDirectory) -> dict[str, Any]:
     return record
 
 
-def _cell(directory: SweepDirectory, member: Mapping[str, Any], point: int) -> ReportCell:
-    run = directory.cell(member["id"])
+def _cell(directory: SweepDirectory, made: Mapping[str, Any], point: int) -> ReportCell:
+    run = directory.cell(made["id"])
     faults: list[str] = []
     try:
         rows = run.rows()
     except (OSError, ValueError, AlphapoError) as error:
         rows = []
         faults.append(str(error))
-    metrics = member.get("metrics") or {}
-    if member["state"] == "complete" and not rows:
+    metrics = made.get("metrics") or {}
+    if made["state"] == "complete" and not rows:
         faults.append("metrics.jsonl is missing or empty")
-    final = {**({} if member["state"] == "complete" and metrics else _last(rows)), **metrics}
+    final = {**({} if made["state"] == "complete" and metrics else _last(rows)), **metrics}
     return ReportCell(
-        run=run, id=member["id"], values=member["point"], overrides=tuple(map(str, member["overrides"])), point=point,
-        state=str(member["state"]), reason=member.get("reason"), step=int(number(member.get("step")) or 0),
-        rows=rows, final=final, cost=member.get("cost") or {}, settings=_settings(run), manifest=_manifest(run),
+        run=run, id=made["id"], values=made["point"], overrides=tuple(map(str, made["overrides"])), point=point,
+        state=str(made["state"]), reason=made.get("reason"), step=int(number(made.get("step")) or 0),
+        rows=rows, final=final, cost=made.get("cost") or {}, settings=_settings(run), manifest=_manifest(run),
         fault="; ".join(faults) or None,
     )  # fmt: skip
 

@@ -154,19 +154,19 @@ def versions(sweep: Sweep) -> list[tuple[str, str]]:
     packages = ("alphapo", "torch", "transformers", "python")
     found: dict[str, list[str]] = {}
     for cell in sweep.cells:
-        manifest = cell.manifest
-        known, hardware = _mapping(manifest.get("versions")), _mapping(manifest.get("hardware"))
+        made = cell.manifest
+        known, hardware = _mapping(made.get("versions")), _mapping(made.get("hardware"))
         gpus = hardware.get("gpus") or []
-        values = {
+        facts = {
             **{p: known.get(p) for p in packages},
-            "commit": manifest.get("git_commit"),
+            "commit": made.get("git_commit"),
             "hardware": ", ".join(map(str, gpus)) or hardware.get("cpu"),
-            "data": str(_mapping(manifest.get("data")).get("key") or "")[:12] or None,
+            "data": str(_mapping(made.get("data")).get("key") or "")[:12] or None,
         }
-        for name, value in values.items():
+        for name, value in facts.items():
             if value:
                 found.setdefault(name, []).append(str(value))
-    return [(name, " and ".join(dict.fromkeys(texts))) for name, texts in found.items()]
+    return [(name, " and ".join(dict.fromkeys(values))) for name, values in found.items()]
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
