@@ -127,7 +127,7 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache = tmp_path_factory.mktemp("cache")
     folder = cache / "base" / glassbox_base.base_key()
     with unittest.mock.patch.object(glassbox_base, "DEMONSTRATIONS", glassbox_base.DEMONSTRATIONS // 10):
-        made = glassbox_base.ensure(cache, say=False)
+        made = glassbox_base.ensure(cache, verbose=False)
     made.rename(folder)
     return cache
 
@@ -138,7 +138,7 @@ def real_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from alphapo_cli.stages.training import glassbox_base
 
     cache = tmp_path_factory.mktemp("real-cache")
-    glassbox_base.ensure(cache, say=False)
+    glassbox_base.ensure(cache, verbose=False)
     return cache
 
 

@@ -22,13 +22,13 @@ def make_executor(cfg: LauncherConfig, logs: Path, *, dry: bool = False) -> Any:
         A submitit.AutoExecutor.
 
     Raises:
-        missing_extra: submitit is not installed; a UsageError.
-        UsageError: there is no sbatch on this machine, and `dry` is false.
+        UsageError: submitit is not installed, or there is no sbatch on this machine and `dry` is false.
     """
     try:
         import submitit
     except ImportError:
-        raise missing_extra("submitit", "slurm") from None
+        error = missing_extra("submitit", "slurm")
+        raise error from None
     if shutil.which("sbatch") is None and not dry:
         raise UsageError(
             "launcher=slurm: there is no sbatch on this machine; type the line on a login node, or use launcher=local"
