@@ -1,8 +1,8 @@
 """Composition of conf/ and command-line overrides into one typed, validated configuration.
 
 Hydra composes the choice of config groups (and nothing else); values from the command line are then merged here, one by
-one, into the typed schema. That is stricter than hydra.compose, which accepts `+typo=3` and `hydra.run.dir=x`, names the
-key and the nearest valid one in every error, and lets a sweep compose once per choice of groups.
+one, into the typed schema. That is stricter than hydra.compose, which accepts `+typo=3` and `hydra.run.dir=x`, names
+the key and the nearest valid one in every error, and lets a sweep compose once per choice of groups.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def _set_key(typed: Any, key: str, value: Any) -> None:
 def _chosen(
     primary: str, schema: type[Any], choice: tuple[str, ...], sources: Sources
 ) -> tuple[DictConfig, dict[str, dict[str, Any]]]:
-    """The typed configuration of a choice of groups, before values are set, and the parameters that its parts declare."""
+    """The typed configuration of a choice of groups, before values are set, and its parts' parameters."""
     groups = {text.partition("=")[0]: text for text in choice}
     optional = pop_optional(groups)
     composed, choices = _compose_groups(primary, tuple(groups.values()), sources.user)

@@ -17,14 +17,14 @@ from yaml import YAMLError
 from alphapo_cli.config.overrides import Sources, shown
 from alphapo_cli.errors import ConfigError, nearest
 
-# Kinds of parts that every objective chooses in its defaults list; and those that it may leave out, with their defaults.
+# Kinds of parts that every objective chooses in its defaults list; those that it may omit, with their defaults.
 REQUIRED = ("score", "shape", "link")
 OPTIONAL = {"token": "all", "margin": "none", "weight": "none", "regulariser": "none", "schedule": "constant"}
 PARTS = (*REQUIRED, *OPTIONAL)
 GAMMAS = ("objective.gamma", "objective.gamma_beta_ratio")
 
 
-# (score, link, whether the chosen answer's NLL is added) -> the method's name when alpha = 0 makes the power the identity.
+# (score, link, whether the chosen answer's NLL is added) -> the method at alpha = 0, where power is the identity.
 _AT_ZERO = {
     ("mean", "logistic", False): "SimPO",
     ("ratio_sum", "logistic", False): "DPO",

@@ -1,7 +1,7 @@
 """Command-line overrides in Hydra's grammar, without the forms that have no meaning here.
 
-A value that the grammar rejects (`data.path=/tmp/ü`, `run.name=a=b`) is taken as verbatim text; only where it could mean
-something else (commas, an opening quote or bracket) is it an error, which shows how to quote it.
+A value that the grammar rejects (`data.path=/tmp/ü`, `run.name=a=b`) is taken as verbatim text; only where it could
+mean something else (commas, an opening quote or bracket) is it an error, which shows how to quote it.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def parse(texts: Iterable[str]) -> list[Override]:
 
 
 def _verbatim(text: str, error: HydraException) -> Override:
-    """The override of a text that the grammar rejected, with its value verbatim; raises ConfigError where that is ambiguous."""
+    """The override of a text that the grammar rejected, its value verbatim; raises ConfigError where ambiguous."""
     key, equals, raw = text.partition("=")
     reason = str(error).splitlines()[0].strip().rstrip(".")
     try:
@@ -165,7 +165,7 @@ def split(overrides: Sequence[Override], sources: Sources) -> Line:
         The layer of overrides.
 
     Raises:
-        ConfigError: a group or choice does not exist, or an override lists several values, as only `alphapo sweep` takes.
+        ConfigError: a group or choice does not exist, or an override lists several values, as for a sweep.
     """
     groups, values, typed = [], {}, {}
     known = sources.groups()

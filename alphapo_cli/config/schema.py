@@ -3,8 +3,8 @@
 YAML files under conf/ set values; these classes define the keys, types and ranges. Imports no torch, so that a mistyped
 key is an error within milliseconds. Ranges are field metadata, checked by `validate.check`.
 
-Parts of an objective (score, shape, link, ...) are functions; their parameters are declared in the function and its YAML
-under conf/objective/, and checked against that YAML, so here they are plain mappings.
+Parts of an objective (score, shape, link, ...) are functions; their parameters are declared in the function and its
+YAML under conf/objective/, and checked against that YAML, so here they are plain mappings.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _choice(default: Any, *choices: str) -> Any:
 
 @dataclass
 class ObjectiveConfig:
-    """A combination of score, shape, link, margin, weight and so on; see `alphapo_cli.objective.objective` for the loss."""
+    """A combination of score, shape, link and other parts; see `alphapo_cli.objective.objective` for the loss."""
 
     name: str = "alphapo"
     score: dict[str, Any] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class ObjectiveConfig:
     # mean: per token of the answer; sum: over its tokens; tokens: per token of all chosen answers of the step.
     nll_scope: str = _choice("mean", "mean", "sum", "tokens")
     preference: float = _number(1.0, ge=0)  # weight of the preference term
-    # How label_smoothing is applied: smooth mixes both labels; unbiased corrects for labels flipped with that probability.
+    # How label_smoothing is applied: smooth mixes both labels; unbiased corrects for labels flipped so often.
     label_model: str = _choice("smooth", "smooth", "unbiased")
     label_column: str | None = None  # column with the probability that the chosen answer is the better one
     # Optimizer steps between updates reference <- (1 - reference_mix) reference + reference_mix policy; null: never.
@@ -88,7 +88,7 @@ class ModelConfig:
     reference: str | None = None  # null: the policy before its first step
     guide: str | None = None  # a third model, frozen, that some objectives read: TGDPO's guide, MRPO's second reference
     dtype: str = _choice("float32", "float32", "bfloat16", "auto")
-    # Attention implementation. layout=packed takes auto, sdpa and flex (auto: flex on CUDA); layout=padded all but flex.
+    # Implementation. layout=packed takes auto, sdpa and flex (auto: flex on CUDA); layout=padded all but flex.
     attention: str = _choice("auto", "auto", "sdpa", "flex", "eager", "flash_attention_2")
     trust_remote_code: bool = False
     merge: bool = False  # write merged weights instead of an adapter

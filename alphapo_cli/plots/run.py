@@ -24,8 +24,8 @@ def run_curves(rows: Rows, path: str | os.PathLike[str], title: str) -> None:
 def run_figure(rows: Rows, title: str) -> Figure:
     """Draw displacement, reward margin, shares of pairs and gradient weights against optimizer steps.
 
-    In the embedded world two more panels show the true win rate and the length of the answers. A panel without any value
-    has a note instead.
+    In the embedded world two more panels show the true win rate and the length of the answers. A panel without any
+    value has a note instead.
 
     Args:
         rows: the rows of one metrics.jsonl; nulls and missing keys are left out.

@@ -126,7 +126,7 @@ def figure_legend(figure: Figure, handles: Sequence[Any], columns: int = 6) -> N
 
 
 def beside_or_below(figure: Figure, ax: Axes, handles: Sequence[Any]) -> None:
-    """Add a legend to the right of `ax`; with more than MANY entries in columns below, for which the figure is enlarged."""
+    """Add a legend to the right of `ax`; of more than MANY entries in columns below, enlarging the figure."""
     if len(handles) > MANY:
         columns = 4
         figure.set_figheight(figure.get_figheight() + 0.17 * math.ceil(len(handles) / columns))

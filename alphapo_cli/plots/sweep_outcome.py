@@ -135,7 +135,7 @@ def _places(cells: Sequence[SweepCurve]) -> dict[float | str, float]:
 
 
 def _colours(cells: Sequence[SweepCurve], all_series: Sequence[str]) -> Callable[[SweepCurve], Any]:
-    """The colour of a cell: by its series where there are several, else by its alpha or label, as in `displacement_figure`."""
+    """The colour of a cell: by series where there are several, else by alpha or label, as in `displacement_figure`."""
     if len(all_series) > 1:
         return lambda cell: style.CATEGORIES[all_series.index(cell.series) % len(style.CATEGORIES)]
     norm = style.centred([cell.alpha for cell in cells if cell.alpha is not None])

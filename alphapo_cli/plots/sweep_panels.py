@@ -1,4 +1,4 @@
-"""Further figures of a sweep's report: trajectories, quadrants, gradient weights, and any metric over the swept value."""
+"""Further figures of a sweep's report: trajectories, quadrants, gradient weights, a metric over the swept value."""
 
 from __future__ import annotations
 

@@ -224,7 +224,7 @@ def _last(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _settings(run: RunDirectory) -> dict[str, Any]:
     try:
-        # Group by group, memoized: cells of a sweep differ in one or two groups, and parsing takes most of a report's time.
+        # Group by group, memoized: cells differ in one or two groups, and parsing takes most of a report's time.
         groups = [_group(text) for text in re.split(r"^(?=\S)", run.config.read_text(encoding="utf-8"), flags=re.M)]
     except (OSError, ValueError, yaml.YAMLError):
         return {}

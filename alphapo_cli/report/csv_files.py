@@ -27,7 +27,7 @@ def write_csv(sweep: Sweep, folder: Path) -> dict[str, Path]:
 
 
 def _points(sweep: Sweep) -> list[dict[str, Any]]:
-    """Means over complete seeds; the interval of an outcome is pointwise, those of the advantages hold simultaneously."""
+    """Means over complete seeds; intervals of the outcome are pointwise, those of the advantages simultaneous."""
     analysis, metrics = sweep.analysis, _ordered(k for c in sweep.cells for k in c.final)
     rows = []
     for k, point in enumerate(sweep.points):

@@ -32,10 +32,10 @@ def write_pictures(sweep: Sweep, folder: Path) -> dict[str, list[Path]]:
         "quadrants": lambda: sweep_panels.quadrant_figure(curves, name),
         "gradient_weight": lambda: sweep_panels.gradient_figure(curves, name),
     }
-    for title, (key, heading, unit) in _ENDINGS.items():
+    for title, (key, text, unit) in _ENDINGS.items():
         if any(style.number(curve.metrics.get(key)) is not None for curve in curves):
-            figures[title] = lambda key=key, heading=heading, unit=unit: sweep_panels.ending_figure(  # type: ignore[misc]
-                curves, key, heading, unit, name
+            figures[title] = lambda key=key, text=text, unit=unit: sweep_panels.ending_figure(  # type: ignore[misc]
+                curves, key, text, unit, name
             )
     written: dict[str, list[Path]] = {}
     for title, make in figures.items():

@@ -20,6 +20,6 @@ def quiet_libraries(*, importing: bool = False) -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     if os.environ.get("WANDB_MODE") == "offline" and importing:
-        # transformers says so on stdout, which is for results.
+        # transformers prints a note about it on stdout, which is for results.
         with contextlib.redirect_stdout(io.StringIO()):
             import transformers.integrations.integration_utils  # noqa: F401

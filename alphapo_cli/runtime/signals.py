@@ -53,7 +53,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Turn signals into a `StopRequest` within the block; outside the main thread, which gets no signals, none arrives."""
+    """Turn signals into a `StopRequest` within the block; outside the main thread none arrive."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request

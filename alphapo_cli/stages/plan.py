@@ -26,7 +26,7 @@ EVALUATE = ("judge", "statistics")
 
 @dataclass(frozen=True)
 class Plan:
-    """Overrides and files for generating from and evaluating a trained run, whose own settings they are composed with."""
+    """Overrides and files for generation and evaluation of a trained run, composed with the settings of each run."""
 
     generate: Line
     evaluate: Line
@@ -111,7 +111,7 @@ class Plan:
 def split_line(texts: list[str]) -> tuple[list[str], list[str], list[str]]:
     """Split the overrides of a command line by stage.
 
-    `prompts=NAME` and `prompts.KEY=...` become generation's `data=NAME` and `data.KEY=...`; `data` itself is training's.
+    `prompts=NAME` and `prompts.KEY=...` become generation's `data=NAME` and `data.KEY=...`; `data` is training's.
 
     Args:
         texts: the overrides, as typed.

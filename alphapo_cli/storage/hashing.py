@@ -1,4 +1,4 @@
-"""Hashes of settings and of the content of files. Imports nothing heavy, because `alphapo sweep --status` needs them."""
+"""Hashes of settings and of the content of files. Imports nothing heavy: `alphapo sweep --status` uses them."""
 
 from __future__ import annotations
 

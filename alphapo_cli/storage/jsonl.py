@@ -119,7 +119,7 @@ def append_jsonl(path: str | os.PathLike[str], *rows: Mapping[str, Any]) -> None
 
 
 def write_whole(file: Any, data: bytes) -> None:
-    """Write all of `data` to the unbuffered `file`: on a disk that fills up, write() first takes a part without an error."""
+    """Write all of `data` to the unbuffered `file`: on a nearly full disk write() takes a part without an error."""
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]

@@ -165,7 +165,7 @@ class RunLock:
 
     def _beat(self) -> None:
         while not self._over.wait(HEARTBEAT):
-            with contextlib.suppress(OSError):  # gone: `check` says so in the working thread
+            with contextlib.suppress(OSError):  # the file is gone: `check` raises in the working thread
                 os.utime(self.path)
 
     def check(self) -> None:
@@ -247,7 +247,7 @@ def _link(path: Path, owner: Owner) -> Path | None:
         try:
             os.link(temporary, path)
         except FileExistsError:
-            # A network file system may make the link, lose its reply, and refuse the retry: then the link is this process's.
+            # A network file system may make the link, lose the reply and refuse the retry: then the link is ours.
             return path if temporary.stat().st_nlink > 1 else None
         except OSError:  # no hard links: the name is still made once, its content a moment later
             return _write_new(path, text)

@@ -100,7 +100,7 @@ def _integer(digits: str) -> int | float:
 
 
 def deepest_line(text: str) -> int:
-    """The number of the line on which brackets are nested deepest, for the message after a RecursionError of `loads`."""
+    """The number of the line on which brackets are nested deepest, for the message about a RecursionError."""
     line, depth, deepest, at = 1, 0, 0, 1
     for token in _BRACKETS.findall(text):
         if token == "\n":
@@ -115,7 +115,7 @@ def deepest_line(text: str) -> int:
 
 
 def half_character(text: str) -> int | None:
-    """The index of the first lone surrogate (JSON's U+D800 to U+DFFF), which UTF-8 cannot encode; None if there is none."""
+    """The index of the first lone surrogate (U+D800 to U+DFFF), which UTF-8 cannot encode; None without one."""
     if text.isascii():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Catalogue of the metrics that a run writes: the meaning of each in one sentence, its unit, and what a bad value means.
+"""Catalogue of the metrics that a run writes: the meaning of each in one sentence, its unit, and what a bad value is.
 
 The sentence of a key with a suffix (`/p50`, `_sum`) or the prefix `train/` is derived from the plain key's entry.
 Imports no torch, so that `alphapo metrics` answers at once.
@@ -268,7 +268,7 @@ def lookup(key: str) -> Metric:
 
 
 def keys() -> list[str]:
-    """Every key that a run can write, in the catalogue's order, each followed by its derived keys; then `train/` keys."""
+    """Every key that a run can write, in the catalogue's order, each with its derived keys; last `train/` keys."""
     plain = [key for key in CATALOG for key in (key, *_derived_keys(key))]
     batch = [f"train/{key}" for key in PROBE if key.startswith(_ON_THE_BATCH)]
     return plain + [derived for key in batch for derived in (key, *_derived_keys(key.removeprefix("train/"), "train/"))]

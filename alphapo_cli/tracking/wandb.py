@@ -304,7 +304,7 @@ def _open(wandb: Any, mode: str, run_dir: Path, identity: Mapping[str, Any]) -> 
 
 
 def _arguments(wandb: Any, run_dir: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of wandb.init: the identity, and settings that disable printing, machine statistics and code capture."""
+    """Arguments of wandb.init: the identity, and settings that disable printing, system metrics and code capture."""
     settings = {
         "silent": True,
         "console": "off",

@@ -145,7 +145,7 @@ def gpus() -> list[str]:
 
 
 def worker_count(wanted: int | None, cells: Sequence[TrainConfig]) -> int:
-    """`launcher.workers`; by default one per GPU, else the CPU cores divided by the largest trainer.threads of the cells."""
+    """`launcher.workers`; by default one per GPU, else CPU cores divided by the cells' largest trainer.threads."""
     if wanted is not None:
         return wanted
     devices = 0 if all(cfg.trainer.use_cpu for cfg in cells) else len(gpus())

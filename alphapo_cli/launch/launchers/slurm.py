@@ -2,7 +2,7 @@
 
 Whether a task is still queued or running is read from squeue, because sacct needs accounting, which small clusters do
 not have; how it ended is read from its run directory. A task that runs out of time or is preempted is requeued by
-submitit and resumes from its checkpoint; a cancelled one has saved a checkpoint, from which the same command resumes it.
+submitit and resumes from its checkpoint; a cancelled one has saved a checkpoint, and the same command resumes it.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def base_key() -> str:
 
 
 def ensure(cache: Path, verbose: bool = True) -> Path:
-    """The directory of the base policy in `cache`, which is trained where it is missing; `verbose` prints a note then."""
+    """The directory of the base policy in `cache`, trained now where it is missing; `verbose` prints a note then."""
     folder = cache / "base" / base_key()
     if (folder / "model.safetensors").is_file():
         return folder
@@ -76,7 +76,7 @@ def ensure(cache: Path, verbose: bool = True) -> Path:
         print("training the embedded world's base policy once (cached afterwards) ...", file=sys.stderr, flush=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
-    beside.mkdir()  # not mkdtemp, whose directories only their owner may read: a cache is often shared by a group
+    beside.mkdir()  # not mkdtemp, whose directories only the owner may read: a cache is often shared by a group
     try:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             _train_in_subprocess(beside)

@@ -1,8 +1,8 @@
 """Inputs that runs share: tokenizer, tokenised data, initial weights and reference log-probs.
 
 An `InputsBuilder` memoizes them in memory for the runs of one process, such as cells of a sweep; the content-addressed
-cache on disk shares them between processes. Nothing here draws from a random generator that a run uses, so caching never
-changes a result.
+cache on disk shares them between processes. Nothing here draws from a random generator that a run uses, so caching
+never changes a result.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ KEPT = 4  # combinations of model and data whose weights, tokens and log-probs a
 
 @dataclass(frozen=True)
 class ModelAndData:
-    """Tokenizer, data and initial weights of a run. Every call of `policy` returns a model that the caller may train."""
+    """Tokenizer, data and initial weights of a run. Each call of `policy` returns a model that the caller may train."""
 
     tokenizer: Any
     data: PreparedData
@@ -96,7 +96,7 @@ class InputsBuilder:
         return self._memoized(f"model and data {inputs_key(cfg)}", lambda: self._model_and_data(cfg))  # type: ignore[no-any-return]
 
     def before_training(self, cfg: TrainConfig, policy: PolicyModel) -> Memoize:
-        """A memo of values that depend on the policy before its first step and on `cfg`'s model, data and probe alone."""
+        """A memo for values that depend only on the policy before its first step and `cfg`'s model, data and probe."""
         key = digest([inputs_key(cfg), asdict(cfg.probe), *rounding(cfg, policy)])
         return lambda what, make: self._memoized(f"{what} {key}", make)
 
@@ -123,7 +123,7 @@ class InputsBuilder:
             )
         tokenizer = load_tokenizer(source, model.trust_remote_code)
         if model.path is None:
-            tokenizer.name_or_path = "the embedded base"  # in messages; its directory says nothing to anybody
+            tokenizer.name_or_path = "the embedded base"  # for messages, where its cache directory means nothing
         train, probe = load_text(cfg.data, cfg.probe)
         # Dtype and attention are part of the key, because they change the loaded model.
         key = f"weights {source.location} {source.revision} {model.dtype} {model.attention}"

@@ -1,4 +1,4 @@
-"""One row of metrics per optimizer step: appended to metrics.jsonl, logged to the tracker, shown by the progress bar."""
+"""One row of metrics per optimizer step: appended to metrics.jsonl, logged to the tracker, shown by a progress bar."""
 
 from __future__ import annotations
 

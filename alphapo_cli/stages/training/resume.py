@@ -1,4 +1,4 @@
-"""Checks that a run can be resumed: data, initial weights and processes must be those of its earlier training session."""
+"""Checks that a run can be resumed: data, initial weights and processes are those of its earlier training session."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class TrainingSession(StepHooks):
                 self.lock.release()
 
     def _open(self, replace: bool) -> tuple[dict[str, Any] | None, TrainingCheckpoint | None]:
-        """Acquire the run lock and prepare the directory: (summary if the run is over, checkpoint to resume from or None)."""
+        """Acquire the run lock and prepare the directory: (summary if the run is over, checkpoint to resume if any)."""
         lock = acquire(self.directory.lock)
         if isinstance(lock, LockStatus):
             raise Busy.of(self.directory, lock)
@@ -283,7 +283,7 @@ class TrainingSession(StepHooks):
         return 0.0 if self.measurements is None else self.measurements.seconds
 
     def _end(self, state: str, reason: str | None, code: int) -> dict[str, Any]:
-        """Finish pictures and tracker, then write summary.json, which commits the result; a committed result is kept."""
+        """Finish pictures and tracker, then write summary.json, which commits the result; a committed one is kept."""
         if self.metrics_log is None or self.lock is None or self.lock.committed:
             return {}
         self._check_lock()
