@@ -160,7 +160,7 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(folder: Path) -> None:
         with unittest.mock.patch.object(glassbox_base, "DEMONSTRATIONS", glassbox_base.DEMONSTRATIONS // 10):
-            glassbox_base.ensure(folder, say=False).rename(folder / "base" / key)
+            glassbox_base.ensure(folder, verbose=False).rename(folder / "base" / key)
 
     made, _ = once(tmp_path_factory, "cache", make)
     cache = tmp_path_factory.mktemp("cache")
@@ -173,7 +173,7 @@ def real_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the embedded base policy as users get it. For slow tests."""
     from alphapo_cli.stages.training import glassbox_base
 
-    made, _ = once(tmp_path_factory, "real-cache", lambda folder: glassbox_base.ensure(folder, say=False))
+    made, _ = once(tmp_path_factory, "real-cache", lambda folder: glassbox_base.ensure(folder, verbose=False))
     cache = tmp_path_factory.mktemp("real-cache")
     shutil.copytree(made, cache, dirs_exist_ok=True)
     return cache

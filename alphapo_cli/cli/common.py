@@ -1,4 +1,4 @@
-"""What commands share: option types, the configuration sources, and the result object."""
+"""Option types and helpers that the commands share."""
 
 from __future__ import annotations
 
@@ -28,10 +28,16 @@ Replace = Annotated[bool, typer.Option("--replace", help="Start over: discard wh
 
 
 def sources(config_dir: Path | None) -> Any:
-    """Where YAML is looked for.
+    """The directories of YAML files.
+
+    Args:
+        config_dir: the user's --config-dir, None for none.
+
+    Returns:
+        A `config.overrides.Sources`.
 
     Raises:
-        UsageError: --config-dir is not a directory, or the current directory is gone.
+        UsageError: `config_dir` is not a directory, or the current directory does not exist any more.
     """
     from alphapo_cli.config.overrides import Sources
 
@@ -45,18 +51,18 @@ def sources(config_dir: Path | None) -> Any:
 
 
 def is_main_process() -> bool:
-    """False in all but the first process of torchrun."""
+    """Whether this is rank 0 of torchrun, or the only process."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def announce(path: Path) -> None:
-    """The first line on stdout: where results go."""
+    """Print the directory of the results, the first line on stdout."""
     if is_main_process():
         print(path.resolve(), flush=True)
 
 
 def emit(result: dict[str, Any], target: str | None) -> None:
-    """Write the result object where `--json` says."""
+    """Write the result object to the target of `--json`: a file, or "-" for stdout."""
     if target is None or not is_main_process():
         return
     if target == "-":
@@ -72,12 +78,12 @@ def emit(result: dict[str, Any], target: str | None) -> None:
 
 
 def warn(text: str) -> None:
-    """One line on stderr about something that does not stop the command."""
+    """Print a one-line warning to stderr."""
     print(f"alphapo: warning: {text}", file=sys.stderr, flush=True)
 
 
 def print_table(table: Any) -> None:
-    """A rich table on stderr; a pipe, which has no width of its own, gets 120 columns."""
+    """Print a rich table to stderr, 120 columns wide where that is a pipe, which has no width."""
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -85,10 +91,10 @@ def print_table(table: Any) -> None:
 
 
 def check_json_target(target: str | None) -> None:
-    """Find out before any work that FILE can be written.
+    """Check, before any work, that the file of `--json` can be written.
 
     Raises:
-        UsageError: it cannot.
+        UsageError: the file cannot be written.
     """
     if target is not None and target != "-":
         from alphapo_cli.storage.atomic import check_file

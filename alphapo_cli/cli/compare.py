@@ -11,6 +11,7 @@ from alphapo_cli.cli.common import Json, check_json_target, emit, print_table
 
 
 def register(app: typer.Typer) -> None:
+    """Add `alphapo compare` to the application."""
     app.command()(compare)
 
 

@@ -24,6 +24,7 @@ from alphapo_cli.runtime.quiet import quiet_libraries
 
 
 def register(app: typer.Typer) -> None:
+    """Add `alphapo eval` to the application."""
     app.command(name="eval")(evaluate)
 
 
@@ -84,6 +85,10 @@ def evaluate(
       alphapo eval model_outputs.json --reference gpt4.json --judge replay --annotations annotations.json --difficulty instruction_difficulty.csv --gamed df_gamed.csv
       alphapo eval model_outputs.json --reference gpt4.json --judge openai --max-cost 12
       alphapo eval model_outputs.json --reference gpt4.json --judge openai judge.base_url=http://127.0.0.1:8000/v1 judge.model=my-judge judge.api_key_env=null
+    \f
+
+    Raises:
+        UsageError: --judge and judge=NAME differ, or --reference is missing.
     """
     from alphapo_cli.config.compose import compose, to_yaml
     from alphapo_cli.config.overrides import Line, read_line

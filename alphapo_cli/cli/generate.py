@@ -23,6 +23,7 @@ from alphapo_cli.runtime.quiet import quiet_libraries
 
 
 def register(app: typer.Typer) -> None:
+    """Add `alphapo generate` to the application."""
     app.command()(generate)
 
 
@@ -84,10 +85,11 @@ def generate(
 
 def is_model(text: str) -> bool:
     """Whether the first argument names a model rather than a setting (a path may hold a `=`)."""
-    return "=" not in text or os.path.exists(os.path.expanduser(text))  # also for text that no file can be named
+    return "=" not in text or os.path.exists(os.path.expanduser(text))  # False for text that is no valid file name
 
 
 def _table(summary: dict[str, Any]) -> Any:
+    """The summary as a rich table."""
     from rich.table import Table
 
     metrics, cost = summary["metrics"], summary["cost"]

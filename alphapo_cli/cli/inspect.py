@@ -1,4 +1,4 @@
-"""`alphapo env`, `alphapo metrics`, `alphapo objectives`: what is installed, what the curves mean, what can be trained."""
+"""`alphapo env`, `alphapo metrics` and `alphapo objectives`: installation, meaning of the metrics, and objectives."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from alphapo_cli.cli.common import ConfigDir, sources
 
 
 def register(app: typer.Typer) -> None:
+    """Add `alphapo env`, `alphapo metrics` and `alphapo objectives` to the application."""
     app.command()(env)
     app.command()(metrics)
     app.command()(objectives)
@@ -26,23 +27,23 @@ def env() -> None:
 
     cache = cache_dir()
     sizes = {p.name: _bytes(p) for p in cache.iterdir() if p.is_dir()} if cache.is_dir() else {}
-    facts = {
+    report = {
         "versions": versions(),
         "hardware": hardware(),
         "git_commit": git_commit(),
         "conf": str(shipped("conf")),
         "cache": {"path": str(cache), "bytes": sizes},
     }
-    print(jsonlib.dumps(facts, indent=2))
+    print(jsonlib.dumps(report, indent=2))
 
 
 def _bytes(folder: Path) -> int:
-    """Bytes of the files in a folder; what another process takes away meanwhile is passed over."""
+    """Size in bytes of the files in a folder, without files that another process removes meanwhile."""
     total = 0
-    for place, _, files in os.walk(folder):
+    for parent, _, files in os.walk(folder):
         for name in files:
             with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(place, name)).st_size
+                total += os.lstat(os.path.join(parent, name)).st_size
     return total
 
 
@@ -70,6 +71,10 @@ def objectives(
     Examples:
       alphapo objectives
       alphapo objectives odpo
+    \f
+
+    Raises:
+        UsageError: there is no such objective.
     """
     from alphapo_cli.errors import UsageError, nearest
     from alphapo_cli.objective import catalog

@@ -16,6 +16,7 @@ from alphapo_cli.errors import ConfigError, UsageError
 
 
 def register(app: typer.Typer) -> None:
+    """Add `alphapo loss` to the application."""
     app.command()(loss)
 
 
@@ -41,6 +42,10 @@ def loss(
     Examples:
       alphapo loss pairs.jsonl objective=dpo objective.beta=0.05
       alphapo loss pairs.jsonl objective=alphapo objective.shape.alpha=-1
+    \f
+
+    Raises:
+        ConfigError: an override sets another group than objective.
     """
     from alphapo_cli.config.compose import compose, to_yaml
     from alphapo_cli.config.overrides import parse, split
@@ -66,11 +71,12 @@ def loss(
 
     name = str(pairs)
     results = loss_pairs.evaluate(build(cfg.objective), loss_pairs.parse(io.BytesIO(content), name), name)
-    # Not before every row has been computed: a reader of stdout sees all rows or none.
+    # After every row has been computed, so that stdout has all rows or none.
     sys.stdout.write("".join(json.dumps(result, allow_nan=False) + "\n" for result in results))
 
 
 def _content(path: Path) -> bytes:
+    """The file's bytes, decompressed where its name ends in .gz; raises UsageError where it cannot be read."""
     try:
         content = path.read_bytes()
         return gzip.decompress(content) if path.suffix == ".gz" else content

@@ -1,4 +1,4 @@
-"""The command line. Nothing heavy is imported before a command runs; errors are one line on stderr."""
+"""The command line. Heavy packages are imported only when a command runs; an error is one line on stderr."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from alphapo_cli.cli import compare, evaluate, generate, inspect, loss, report, 
 from alphapo_cli.errors import AlphapoError, in_words, refusal
 from alphapo_cli.runtime.signals import raise_interrupt
 
-# typer carries a click of its own; its public BadParameter is a UsageError, which is a ClickException.
+# typer vendors click; its public BadParameter is a UsageError, which is a ClickException.
 ClickException: Any = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
@@ -55,14 +55,15 @@ inspect.register(app)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 success, 1 a failed run, 2 wrong usage or configuration, 130 interrupted."""
+    """Run the command line and exit: 0 success, 1 a failed run, 2 wrong usage or configuration, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     sys.exit(_run([a for a in arguments if a != "--debug"], debug))
 
 
 def _run(arguments: list[str], debug: bool) -> int:
-    # A script's `&` starts a process with Ctrl-C ignored; who sends it by hand means it, and a run can be continued.
+    """Run a command; its exit code."""
+    # A script's `&` starts a process with SIGINT ignored; one that is sent to it by hand must interrupt it still.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # A scheduler's SIGTERM and a closed terminal are interruptions like Ctrl-C: exit code 130.
@@ -75,26 +76,27 @@ def _run(arguments: list[str], debug: bool) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()
             return 2
-        return _say(error.format_message(), 2)
+        return _print_error(error.format_message(), 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _say("interrupted", 130)
+        return _print_error("interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except AlphapoError as error:
         if debug:
             raise
-        return _say(str(error), error.exit_code)
+        return _print_error(str(error), error.exit_code)
     except Exception as error:
         if debug:
             raise
         hint = "" if refusal(error) else " (--debug shows where; `alphapo env` is what a bug report needs)"
-        return _say(f"{in_words(error)}{hint}", 1)
-    if code == 130:  # typer's answer to Ctrl-C where no stage took it
-        return _say("interrupted", 130)
+        return _print_error(f"{in_words(error)}{hint}", 1)
+    if code == 130:  # typer's exit code for Ctrl-C where no stage has handled it
+        return _print_error("interrupted", 130)
     return code if isinstance(code, int) else 0
 
 
-def _say(message: str, code: int) -> int:
+def _print_error(message: str, code: int) -> int:
+    """Print the message as one line to stderr; the exit code."""
     print(f"alphapo: {' '.join(message.split())}", file=sys.stderr)
     return code

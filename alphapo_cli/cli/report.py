@@ -12,6 +12,7 @@ from alphapo_cli.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
+    """Add `alphapo report` to the application."""
     app.command()(report)
 
 
@@ -33,6 +34,10 @@ def report(
     Examples:
       alphapo report runs/alpha-32d923ab
       alphapo report runs/alpha-32d923ab --out talk --no-pictures
+    \f
+
+    Raises:
+        UsageError: the report cannot be written.
     """
     from alphapo_cli.report.write import write_report
     from alphapo_cli.sweep.directory import SweepDirectory

@@ -32,6 +32,7 @@ Gamed = Annotated[Path | None, typer.Option("--gamed", metavar="CSV", help="For 
 
 
 def register(app: typer.Typer) -> None:
+    """Add `alphapo run` to the application."""
     app.command()(run)
 
 
@@ -103,7 +104,7 @@ def run(
         hints: list[str | None] = []
         found = after_training(plan, cfg, directory, lambda found: hints.append(join_tracking(cfg, directory, found)))
         for hint in filter(None, hints):
-            # Joining wrote the W&B run anew: the directory that training named is set aside by now.
+            # The W&B run was written again with the outcome, and the directory that training printed is superseded.
             typer.echo(f"W&B kept offline, now with the outcome; to upload, and no line before this: {hint}", err=True)
         _report(found)
     metrics = {**summary["metrics"], **found["metrics"]}
@@ -112,6 +113,7 @@ def run(
 
 
 def _report(found: dict[str, Any]) -> None:
+    """Print the metrics of outcome.json as a table to stderr."""
     from rich.table import Table
 
     from alphapo_cli.cli.common import print_table

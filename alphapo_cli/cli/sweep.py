@@ -14,6 +14,7 @@ from alphapo_cli.runtime.quiet import quiet_libraries
 
 
 def register(app: typer.Typer) -> None:
+    """Add `alphapo sweep` to the application."""
     app.command()(sweep)
 
 
@@ -58,6 +59,10 @@ def sweep(
       alphapo sweep alpha_ratio model.path=./my-model data=hh_rlhf data.path=pairs.jsonl.gz
       alphapo sweep objective=simpo,dpo,alphapo
       alphapo sweep alpha launcher=slurm launcher.partition=gpu launcher.gpus=1
+    \f
+
+    Raises:
+        AlphapoError: cells failed or were interrupted.
     """
     from alphapo_cli.sweep.record import Typed, names_sweep, recorded
 
@@ -134,9 +139,9 @@ def sweep(
     from alphapo_cli.report.write import HTML
 
     result = run_sweep(grid, directory, launcher, policy, plan, typed)
-    wide = Console()
-    # A pipe has no width of its own; the table needs about this much.
-    (wide if wide.is_terminal else Console(width=120)).print(table(directory.path.name, result.analysis))
+    console = Console()
+    # A pipe has no width; the table needs about 120 columns.
+    (console if console.is_terminal else Console(width=120)).print(table(directory.path.name, result.analysis))
     print(result.sentence)
     for title, path in result.pictures.items():
         print(f"{title}: {path.resolve()}")

@@ -24,6 +24,7 @@ from alphapo_cli.runtime.quiet import quiet_libraries
 
 
 def register(app: typer.Typer) -> None:
+    """Add `alphapo train` to the application."""
     app.command(epilog="Several processes: torchrun --nproc-per-node 2 -m alphapo_cli train ...")(train)
 
 
@@ -63,7 +64,7 @@ def train(
     if not over:
         from alphapo_cli.objective.build import build
 
-        build(cfg.objective)  # what only the parts themselves can refuse
+        build(cfg.objective)  # checks that only the parts themselves can make
     announce(directory.path)
     if over:
         summary = directory.summary() or {}
@@ -86,7 +87,7 @@ def train(
 
 
 def report(summary: dict[str, Any]) -> None:
-    """The last probe in a few lines, on stderr."""
+    """Print the metrics of the last probe to stderr."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,8 +1,8 @@
-"""From conf/ and a command line to one typed, checked configuration.
+"""Composition of conf/ and command-line overrides into one typed, validated configuration.
 
-Hydra composes the choice of groups (and nothing else); values from the command line are then merged here, one by one,
-into the typed schema. That is stricter than hydra.compose, which lets `+typo=3` and `hydra.run.dir=x` pass, gives each
-error its key and its nearest valid name, and lets a sweep compose once per choice of groups.
+Hydra composes the choice of config groups (and nothing else); values from the command line are then merged here, one by
+one, into the typed schema. That is stricter than hydra.compose, which accepts `+typo=3` and `hydra.run.dir=x`, names
+the key and the nearest valid one in every error, and lets a sweep compose once per choice of groups.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from alphapo_cli.config.objective_parts import (
     GAMMAS,
     check_parts,
     choose_optional,
-    leave_optional,
     part_defaults,
-    settle_gamma,
+    pop_optional,
+    resolve_gamma,
 )
 from alphapo_cli.config.overrides import Line, Sources, shown
 from alphapo_cli.config.validate import check, normalise
@@ -38,7 +38,7 @@ from alphapo_cli.errors import ConfigError, first_line, nearest
 from alphapo_cli.storage.paths import shipped
 
 T = TypeVar("T")
-# What a key of the schema takes, in words.
+# The type that a key of the schema takes, for messages.
 _KINDS: dict[type, str] = {
     BooleanNode: "true or false",
     IntegerNode: "a whole number",
@@ -54,7 +54,7 @@ def _compose_groups(primary: str, groups: tuple[str, ...], user: Path | None) ->
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(shipped("conf").resolve())):
             if user is not None:
-                # hydra.searchpath comes after the main folder; a user's files are to win over shipped ones.
+                # hydra.searchpath comes after the main folder, but a user's files must override shipped ones.
                 loader: Any = GlobalHydra.instance().config_loader()
                 search = loader.get_search_path()
                 search.prepend("user", f"file://{user}", SearchPathQuery(provider="main"))
@@ -72,10 +72,13 @@ def _compose_groups(primary: str, groups: tuple[str, ...], user: Path | None) ->
 
 
 def compose(primary: str, schema: type[T], layers: Sequence[Line], sources: Sources) -> T:
-    """The configuration of `primary` (a file of conf/) under `layers`, later ones winning.
+    """Compose the primary config `primary` (a file of conf/) under `layers`, of which later ones override earlier ones.
+
+    Returns:
+        The validated configuration, an instance of `schema`.
 
     Raises:
-        ConfigError: an unknown key, a wrong type or a value out of range; all faults of a kind in one line.
+        ConfigError: an unknown key, a wrong type or a value out of range; all values out of range in one line.
     """
     cfg, _ = _resolved(primary, schema, layers, sources)
     return _checked(_typed(cfg))  # type: ignore[no-any-return]
@@ -84,37 +87,40 @@ def compose(primary: str, schema: type[T], layers: Sequence[Line], sources: Sour
 def compose_each(
     primary: str, schema: type[T], layers: Sequence[Line], cells: Sequence[Line], sources: Sources
 ) -> list[T]:
-    """`compose` under [*layers, cell] for every cell; those that set the same keys cost a tenth of it from the second on.
+    """Call `compose` under [*layers, cell] for every cell of a sweep, once for all cells that set the same keys.
+
+    Returns:
+        One configuration per cell, in order.
 
     Raises:
-        ConfigError: as `compose`.
+        ConfigError: as for `compose`.
     """
-    begun: dict[Any, tuple[DictConfig, dict[str, dict[str, Any]], T]] = {}
-    made = []
+    composed: dict[Any, tuple[DictConfig, dict[str, dict[str, Any]], T]] = {}
+    configs = []
     for cell in cells:
         kind = (cell.groups, tuple(cell.values))
-        if kind not in begun:
+        if kind not in composed:
             cfg, parts = _resolved(primary, schema, [*layers, cell], sources)
-            begun[kind] = cfg, parts, _typed(cfg)
-            typed = copy.deepcopy(begun[kind][2])
+            composed[kind] = cfg, parts, _typed(cfg)
+            typed = copy.deepcopy(composed[kind][2])
         else:
-            cfg, parts, first = begun[kind]
+            cfg, parts, first = composed[kind]
             typed = copy.deepcopy(first)
             _apply(cfg, cell, parts)
-            # One of the two ways to give gamma takes the other one away.
+            # Setting gamma or gamma_beta_ratio resets the other one.
             keys = [*cell.values, *(GAMMAS if any(key in GAMMAS for key in cell.values) else ())]
             touched = {path: parts[path] for path in parts if any(key.startswith(f"{path}.") for key in keys)}
             check_parts(cfg, touched)
             for key in [*keys, *touched]:
-                _put(typed, key, OmegaConf.select(cfg, key))
-        made.append(_checked(typed))
-    return made
+                _set_key(typed, key, OmegaConf.select(cfg, key))
+        configs.append(_checked(typed))
+    return configs
 
 
 def _resolved(
     primary: str, schema: type[Any], layers: Sequence[Line], sources: Sources
 ) -> tuple[DictConfig, dict[str, dict[str, Any]]]:
-    """The typed configuration under `layers`, and what its parts declare."""
+    """The typed configuration under `layers`, and the parameters that its objective's parts declare."""
     groups: dict[str, str] = {}
     for layer in layers:
         for choice in layer.groups:
@@ -128,6 +134,7 @@ def _resolved(
 
 
 def _typed(cfg: DictConfig) -> Any:
+    """The configuration as an instance of its schema; raises ConfigError for a value of a wrong type."""
     try:
         return OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
@@ -135,12 +142,13 @@ def _typed(cfg: DictConfig) -> Any:
 
 
 def _checked(typed: Any) -> Any:
+    """The configuration, normalised and validated."""
     typed = normalise(typed)
     check(typed)
     return typed
 
 
-def _put(typed: Any, key: str, value: Any) -> None:
+def _set_key(typed: Any, key: str, value: Any) -> None:
     """Set a dotted key of nested dataclasses and mappings."""
     *path, name = key.split(".")
     for part in path:
@@ -156,31 +164,27 @@ def _put(typed: Any, key: str, value: Any) -> None:
 def _chosen(
     primary: str, schema: type[Any], choice: tuple[str, ...], sources: Sources
 ) -> tuple[DictConfig, dict[str, dict[str, Any]]]:
-    """The typed configuration of a choice of groups, before any value is set, and what its parts declare."""
+    """The typed configuration of a choice of groups, before values are set, and its parts' parameters."""
     groups = {text.partition("=")[0]: text for text in choice}
-    optional = leave_optional(groups)
+    optional = pop_optional(groups)
     composed, choices = _compose_groups(primary, tuple(groups.values()), sources.user)
     raw = copy.deepcopy(composed)
     choose_optional(raw, optional)
-    _leave_aside(raw, primary, schema, choices, groups)
+    _drop_foreign_groups(raw, primary, schema, choices, groups)
     parts = part_defaults(raw, choices.get("objective", ""), sources)
     try:
         cfg = OmegaConf.merge(OmegaConf.structured(schema), raw)
     except OmegaConfBaseException as error:
         raise ConfigError(f"conf/{primary}.yaml with {' '.join(groups.values())}: {first_line(error)}") from error
     assert isinstance(cfg, DictConfig)
-    settle_gamma(cfg, choices, sources)
+    resolve_gamma(cfg, choices, sources)
     return cfg, parts
 
 
-def _leave_aside(
+def _drop_foreign_groups(
     raw: DictConfig, primary: str, schema: type[Any], choices: Mapping[str, str], groups: Mapping[str, str]
 ) -> None:
-    """Drop groups that another choice brought along for another stage; one that was typed is an error.
-
-    Raises:
-        ConfigError: a group was chosen that this stage does not have.
-    """
+    """Drop groups of other stages, which an experiment may choose too; raises ConfigError where the user chose one."""
     known = [f.name for f in fields(schema)]
     for group in [g for g in choices if g in raw and g not in known]:
         if group in groups:
@@ -190,12 +194,12 @@ def _leave_aside(
 
 
 def _expected(cfg: DictConfig, key: str) -> str | None:
-    """What the schema takes at `key`, in words."""
+    """What the schema takes at `key`, for a message; None where there is no such key."""
     node = _node(cfg, key)
-    words = next((words for kind, words in _KINDS.items() if isinstance(node, kind)), None)
-    if node is None or words is None:
+    expected = next((text for kind, text in _KINDS.items() if isinstance(node, kind)), None)
+    if node is None or expected is None:
         return None
-    return f"must be {words}{' or null' if node._is_optional() else ''}"
+    return f"must be {expected}{' or null' if node._is_optional() else ''}"
 
 
 def _node(cfg: DictConfig, key: str) -> Any:
@@ -206,7 +210,7 @@ def _node(cfg: DictConfig, key: str) -> Any:
 
 
 def takes_text(schema: type[Any], key: str) -> bool:
-    """Whether the schema has a text at `key`."""
+    """Whether the schema takes a text, or a list of texts, at `key`."""
     return _is_text(_node(OmegaConf.structured(schema), key))
 
 
@@ -215,6 +219,7 @@ def _is_text(node: Any) -> bool:
 
 
 def _apply(cfg: DictConfig, layer: Line, parts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Set the values of a layer; raises ConfigError for an unknown key or a wrong type."""
     values = layer.values
     given = [key for key in GAMMAS if values.get(key) is not None]
     if len(given) == 2:
@@ -233,23 +238,24 @@ def _apply(cfg: DictConfig, layer: Line, parts: Mapping[str, Mapping[str, Any]])
 
 
 def _require(cfg: DictConfig, key: str, value: Any, parts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ConfigError where the configuration has no `key`, or `key` is a group of keys."""
     node: Any = cfg
     path: list[str] = []
     for name in key.split("."):
-        here = ".".join(path)
+        base = ".".join(path)
         children = [str(k) for k in node] if isinstance(node, DictConfig) else []
-        if here in parts:  # a part's own parameters, whose names its YAML declares
-            children = [k for k in parts[here] if k != "name"]
+        if base in parts:  # a part's own parameters, whose names its YAML declares
+            children = [k for k in parts[base] if k != "name"]
         if name not in children:
             full = ".".join([*path, name])
-            if here in parts and not children:
-                kind, chosen = here.rpartition(".")[2], parts[here]["name"]
+            if base in parts and not children:
+                kind, chosen = base.rpartition(".")[2], parts[base]["name"]
                 raise ConfigError(
                     f"unknown key '{full}': the {kind} '{chosen}' has no parameters; choose another by objective/{kind}="
                 )
-            hint = nearest(name, children).replace("mean '", f"mean '{here}.") if here else _nearest_anywhere(cfg, key)
-            where = f"keys of {here}" if here else "keys"
-            listed = f" ({where}: {', '.join(children)})" if children else f" ({here} holds a value, not keys)"
+            hint = nearest(name, children).replace("mean '", f"mean '{base}.") if base else _nearest_anywhere(cfg, key)
+            where = f"keys of {base}" if base else "keys"
+            listed = f" ({where}: {', '.join(children)})" if children else f" ({base} holds a value, not keys)"
             raise ConfigError(f"unknown key '{full}'{hint}{listed}")
         node = node[name] if isinstance(node, DictConfig) else None
         path.append(name)
@@ -258,7 +264,7 @@ def _require(cfg: DictConfig, key: str, value: Any, parts: Mapping[str, Mapping[
 
 
 def _nearest_anywhere(cfg: DictConfig, key: str) -> str:
-    """A key of that, or nearly that, last name elsewhere: `objective.beta` for `beta`; a group comes before its keys."""
+    """Hint at a key elsewhere with the same or a similar last name: `objective.beta` for `beta`; groups before keys."""
     known: dict[str, str] = {str(k): str(k) for k in cfg}
     for k in leaves(cfg):
         known.setdefault(k.rsplit(".", 1)[-1], k)
@@ -267,7 +273,7 @@ def _nearest_anywhere(cfg: DictConfig, key: str) -> str:
 
 
 def leaves(cfg: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and their values."""
+    """Dotted keys and values of a nested configuration."""
     found: dict[str, Any] = {}
     for key in cfg:
         value = cfg[key]
@@ -286,7 +292,7 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def to_yaml(cfg: Any) -> str:
     """The resolved configuration, a dataclass, as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.create(to_dict(cfg)))  # half the time that a typed container takes
+    return OmegaConf.to_yaml(OmegaConf.create(to_dict(cfg)))  # takes half the time of a typed container
 
 
 def to_dict(cfg: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Rules of the objective's configuration: which gamma counts, and which parameters its parts take.
+"""Rules of the objective's configuration: gamma or gamma_beta_ratio, and the parameters that its parts take.
 
 The parameters of a score, shape or link are declared by its YAML (and equal its function's, which a test checks), so
-this stays free of torch.
+that this module needs no torch.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from yaml import YAMLError
 from alphapo_cli.config.overrides import Sources, shown
 from alphapo_cli.errors import ConfigError, nearest
 
-# Kinds of parts that every objective chooses in its defaults, and those that it may leave out, with what stands then.
+# Kinds of parts that every objective chooses in its defaults list; those that it may omit, with their defaults.
 REQUIRED = ("score", "shape", "link")
 OPTIONAL = {"token": "all", "margin": "none", "weight": "none", "regulariser": "none", "schedule": "constant"}
 PARTS = (*REQUIRED, *OPTIONAL)
 GAMMAS = ("objective.gamma", "objective.gamma_beta_ratio")
 
 
-# (score, link, whether the chosen side's NLL is added) -> what these are called when alpha = 0 makes a power the identity.
+# (score, link, whether the chosen answer's NLL is added) -> the method at alpha = 0, where power is the identity.
 _AT_ZERO = {
     ("mean", "logistic", False): "SimPO",
     ("ratio_sum", "logistic", False): "DPO",
@@ -35,9 +35,13 @@ _AT_ZERO = {
 
 
 def at_zero(settings: Mapping[str, Any]) -> str | None:
-    """The published method that an objective with a power shape is at alpha = 0; None where it has no name of its own.
+    """The published method that an objective with a power shape equals at alpha = 0.
 
-    `settings`: a configuration's dotted keys and values.
+    Args:
+        settings: dotted keys and values of a configuration.
+
+    Returns:
+        Its name ("SimPO", "DPO"), or None for another shape or a combination without a name.
     """
     if settings.get("objective.shape.name") != "power":
         return None
@@ -47,44 +51,46 @@ def at_zero(settings: Mapping[str, Any]) -> str | None:
     return _AT_ZERO.get((str(score), str(link), bool(settings.get("objective.nll"))))
 
 
-def settle_gamma(cfg: DictConfig, choices: Mapping[str, str], sources: Sources) -> None:
-    """The gamma of an experiment replaces its objective's, that of an objective the one's it builds on.
+def resolve_gamma(cfg: DictConfig, choices: Mapping[str, str], sources: Sources) -> None:
+    """Keep one of gamma and gamma_beta_ratio where the YAML files set both.
+
+    That of an experiment overrides its objective's, and that of an objective its base objective's.
 
     Raises:
         ConfigError: one file sets both gamma and gamma_beta_ratio.
     """
     if "objective" not in cfg or any(OmegaConf.select(cfg, key) is None for key in GAMMAS):
         return
-    said = _gammas_in("experiment", choices.get("experiment", ""), sources)
-    said = said or _gammas_in("objective", choices["objective"], sources)
-    if said is None or len(said[1]) != 1:
-        where = said[0] if said else f"objective={choices['objective']}"
+    setting = _gammas_in("experiment", choices.get("experiment", ""), sources)
+    setting = setting or _gammas_in("objective", choices["objective"], sources)
+    if setting is None or len(setting[1]) != 1:
+        where = setting[0] if setting else f"objective={choices['objective']}"
         raise ConfigError(f"{where}: gamma and gamma_beta_ratio are both set; give one (gamma = beta x ratio)")
-    OmegaConf.update(cfg, GAMMAS[1 - GAMMAS.index(said[1][0])], None)
+    OmegaConf.update(cfg, GAMMAS[1 - GAMMAS.index(setting[1][0])], None)
 
 
 def _gammas_in(group: str, name: str, sources: Sources) -> tuple[Path, list[str]] | None:
-    """The file of `name`, or of what it builds on, that first sets a gamma, and which of GAMMAS it sets."""
+    """The file that sets a gamma (that of `name`, else of its bases in turn), and the keys of GAMMAS that it sets."""
     file = sources.file(group, name)
     if file is None:
         return None
     content = _plain(file)
-    set_there = [k for k in GAMMAS if OmegaConf.select(content, k.removeprefix(f"{group}.")) is not None]
-    if set_there:
-        return file, set_there
+    keys = [k for k in GAMMAS if OmegaConf.select(content, k.removeprefix(f"{group}.")) is not None]
+    if keys:
+        return file, keys
     bases = [b for b in content.get("defaults", []) if isinstance(b, str) and b != "_self_"]
     return next((found for base in reversed(bases) if (found := _gammas_in(group, base, sources))), None)
 
 
 def _plain(file: Path | None) -> DictConfig:
-    """A file's content, to be read only."""
+    """A file's content, from a cache: not to be changed."""
     if file is None:
         return OmegaConf.create()
     stat = file.stat()
     return _loaded(file, stat.st_mtime_ns, stat.st_size)
 
 
-@functools.lru_cache(maxsize=512)  # a compose looks at every part's file, and a sweep composes for every cell
+@functools.lru_cache(maxsize=512)  # composing reads every part's file, and a sweep composes for every cell
 def _loaded(file: Path, mtime_ns: int, size: int) -> DictConfig:
     try:
         loaded = OmegaConf.load(file)
@@ -100,10 +106,19 @@ def declared(kind: str, name: str) -> dict[str, Any]:
 
 
 def part_defaults(raw: DictConfig, objective: str, sources: Sources) -> dict[str, dict[str, Any]]:
-    """For objective.score, .shape, .link and so on: the keys and defaults that the chosen part's YAML declares.
+    """The parameters that the YAML of every chosen part declares.
+
+    Args:
+        raw: the composed configuration, into which optional parts are filled.
+        objective: the chosen objective, for messages.
+        sources: the directories of YAML files.
+
+    Returns:
+        Dotted key of the part (objective.score, .shape, .link, ...) -> parameter -> default.
 
     Raises:
-        ConfigError: the objective chooses no part of a kind, one that is not there, or sets what no part has.
+        ConfigError: the objective chooses no part of a required kind or one that does not exist, or sets a parameter
+            that no part of the kind has.
     """
     declared: dict[str, dict[str, Any]] = {}
     groups = sources.groups()
@@ -121,7 +136,7 @@ def part_defaults(raw: DictConfig, objective: str, sources: Sources) -> dict[str
                 f"objective={objective}: its YAML chooses {f'no {kind}' if name is None else f'the {kind} {name!r}'}; add "
                 f"'- {kind}: NAME' to its defaults (choices: {', '.join(known)})"
             )
-        # Settings of another part stay behind when a part is switched; what no part has is a mistake.
+        # Parameters of the former part remain when a part is switched; one that no part has is a mistake.
         anywhere = sorted({str(k) for part in known.values() for k in part if k != "name"})
         for key in chosen or ():
             if key != "name" and key not in anywhere:
@@ -129,27 +144,31 @@ def part_defaults(raw: DictConfig, objective: str, sources: Sources) -> dict[str
                     f"objective={objective}: unknown key 'objective.{kind}.{key}' in its YAML{nearest(str(key), anywhere)}"
                 )
         declared[f"objective.{kind}"] = {str(k): v for k, v in known[str(name)].items()}
-        if kind in OPTIONAL:  # no defaults list has put them there
+        if kind in OPTIONAL:  # Hydra has not composed them, because no defaults list names them
             whole = {**declared[f"objective.{kind}"], **(chosen or {})}
             OmegaConf.update(raw, f"objective.{kind}", whole, merge=False, force_add=True)
     return declared
 
 
-def leave_optional(groups: dict[str, str]) -> dict[str, str]:
-    """Takes the choices of kinds that an objective may leave out from `groups`, which Hydra would not know where to put.
+def pop_optional(groups: dict[str, str]) -> dict[str, str]:
+    """Remove the choices of optional parts from `groups`, which Hydra cannot compose: no defaults list names them.
 
-    Returns kind -> name.
+    Args:
+        groups: group -> "group=choice"; changed in place.
+
+    Returns:
+        Kind -> name of the chosen part.
     """
-    taken = {}
+    chosen = {}
     for kind in OPTIONAL:
         choice = groups.pop(f"objective/{kind}", None)
         if choice is not None:
-            taken[kind] = choice.partition("=")[2]
-    return taken
+            chosen[kind] = choice.partition("=")[2]
+    return chosen
 
 
 def choose_optional(raw: DictConfig, chosen: Mapping[str, str]) -> None:
-    """Put those choices into a composed configuration; settings of the part that stood there go."""
+    """Set the optional parts of a composed configuration; parameters of a part that is replaced are dropped."""
     for kind, name in chosen.items():
         key = f"objective.{kind}"
         if "objective" in raw and OmegaConf.select(raw, f"{key}.name") != name:
@@ -157,18 +176,19 @@ def choose_optional(raw: DictConfig, chosen: Mapping[str, str]) -> None:
 
 
 def check_parts(cfg: DictConfig, parts: Mapping[str, Mapping[str, Any]]) -> None:
-    """A part's parameters have the type of the default in its YAML; settings left from another part are dropped."""
+    """Convert the parts' parameters to the types of their defaults, and drop those of a part that was replaced."""
     for path, declared in parts.items():
         chosen = OmegaConf.select(cfg, path)
         settings = dict(declared)
         for key, value in (chosen or {}).items():
             if key not in declared:
                 continue  # objective/shape=identity under an objective whose YAML sets shape.alpha
-            settings[key] = _like(declared[key], value, f"{path}.{key}")
+            settings[key] = _to_type_of(declared[key], value, f"{path}.{key}")
         OmegaConf.update(cfg, path, settings, merge=False)
 
 
-def _like(default: Any, value: Any, key: str) -> Any:
+def _to_type_of(default: Any, value: Any, key: str) -> Any:
+    """`value` as the type of `default`; raises ConfigError where it is of another type."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if isinstance(default, bool):
         good = isinstance(value, bool)

@@ -1,7 +1,7 @@
-"""The command line as overrides: Hydra's own grammar, with what hydra.compose would swallow refused.
+"""Command-line overrides in Hydra's grammar, without the forms that have no meaning here.
 
-A value that the grammar does not know (`data.path=/tmp/ü`, `run.name=a=b`) is taken as the text it is; only where it
-could mean something else (commas, an opening quote or bracket) is it an error, which shows how to quote it.
+A value that the grammar rejects (`data.path=/tmp/ü`, `run.name=a=b`) is taken as verbatim text; only where it could
+mean something else (commas, an opening quote or bracket) is it an error, which shows how to quote it.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from alphapo_cli.storage.paths import shipped
 
 @dataclass(frozen=True)
 class Sources:
-    """Where YAML is looked for: the shipped conf/ and, before it, the user's `--config-dir`."""
+    """The directories of YAML files: the user's `--config-dir`, where given, then the shipped conf/."""
 
     user: Path | None = None
 
     @property
     def roots(self) -> list[Path]:
+        """The directories, in the order in which they are searched."""
         return [*([self.user] if self.user else []), shipped("conf")]
 
-    @functools.lru_cache(maxsize=16)  # noqa: B019 - a frozen value of a path
+    @functools.lru_cache(maxsize=16)  # noqa: B019 - frozen, and holds one path
     def groups(self) -> dict[str, list[str]]:
         """Every group and its choices, e.g. {"objective/shape": ["identity", "power"]}."""
         found: dict[str, set[str]] = {}
@@ -44,26 +45,30 @@ class Sources:
         return {group: sorted(names) for group, names in sorted(found.items())}
 
     def file(self, group: str, name: str) -> Path | None:
+        """The file of a choice of a group, or None."""
         return next((p for root in self.roots if (p := root / group / f"{name}.yaml").is_file()), None)
 
 
 @dataclass(frozen=True)
 class Line:
-    """One layer of overrides (a sweep's base, the command line, a cell), parsed and split in groups and values.
+    """One layer of overrides (a sweep's base, the command line, a cell), parsed and split into groups and values."""
 
-    `texts`: the values again, with numbers and booleans as they were typed, for keys that take a text.
-    """
-
-    groups: tuple[str, ...] = ()
-    values: Mapping[str, Any] = field(default_factory=dict)
-    texts: Mapping[str, Any] = field(default_factory=dict)
+    groups: tuple[str, ...] = ()  # "group=choice"
+    values: Mapping[str, Any] = field(default_factory=dict)  # dotted key -> value
+    texts: Mapping[str, Any] = field(default_factory=dict)  # the values as typed, for keys that take a text
 
 
 def parse(texts: Iterable[str]) -> list[Override]:
-    """Hydra's own grammar, with what compose() would swallow refused.
+    """Parse overrides in Hydra's grammar.
+
+    Args:
+        texts: the overrides, as typed.
+
+    Returns:
+        One override per text.
 
     Raises:
-        ConfigError: a text that is not an override, `hydra.*`, or a deletion.
+        ConfigError: a text is not an override, sets hydra.*, deletes a key, or uses glob() or a package.
     """
     parsed = []
     for text in texts:
@@ -87,7 +92,7 @@ def parse(texts: Iterable[str]) -> list[Override]:
 
 
 def _verbatim(text: str, error: HydraException) -> Override:
-    """The override of a text that the grammar refused, its value taken as it is typed."""
+    """The override of a text that the grammar rejected, its value verbatim; raises ConfigError where ambiguous."""
     key, equals, raw = text.partition("=")
     reason = first_line(error).rstrip(".")
     try:
@@ -104,23 +109,29 @@ def _verbatim(text: str, error: HydraException) -> Override:
 
 
 def _typed(key: str, text: str) -> str:
-    """What to type in a shell for `key` to be that text."""
+    """What to type in a shell to set `key` to the text."""
     quote = "'" if '"' in text and "'" not in text else '"'
     return shlex.quote(f"{key}={quoted(text, quote)}")
 
 
 def quoted(text: str, quote: str = "'") -> str:
-    """`text` as the grammar's quoted value. Backslashes are doubled before a quote and at the end, and only there."""
+    """`text` as a quoted value of the grammar, which doubles backslashes before a quote and at the end only."""
     inner = re.sub(rf"(\\*){quote}", lambda m: m[1] * 2 + "\\" + quote, text)
     inner += "\\" * (len(inner) - len(inner.rstrip("\\")))
     return f"{quote}{inner}{quote}"
 
 
 def as_typed(values: list[Any], raw: str) -> list[Any]:
-    """Numbers and booleans among `values` as the texts that they were read from, `raw` being all of them with commas.
+    """Replace numbers and booleans among `values` by the texts that they were parsed from.
 
-    2024_01 and 1e3 are numbers to the grammar and may yet be names. Values stay as they are where their texts cannot be
-    told apart, and results of functions always.
+    2024_01 and 1e3 are numbers to the grammar and may yet be meant as names.
+
+    Args:
+        values: the parsed values.
+        raw: their text, separated by commas.
+
+    Returns:
+        The values with the replacements; unchanged where `raw` does not split into as many texts or calls a function.
     """
     items = [item.strip() for item in raw.split(",")]
     if len(items) != len(values):
@@ -131,11 +142,12 @@ def as_typed(values: list[Any], raw: str) -> list[Any]:
 
 
 def raw_value(override: Override) -> str:
-    """What stands behind the first `=`."""
+    """The text of an override after its first `=`."""
     return str(override.input_line).partition("=")[2].strip()
 
 
 def _text_of(override: Override) -> Any:
+    """The override's value, with numbers and booleans as typed."""
     value, raw = override.value(), raw_value(override)
     if isinstance(value, list):
         return as_typed(value, raw.removeprefix("[").removesuffix("]"))
@@ -143,20 +155,27 @@ def _text_of(override: Override) -> Any:
 
 
 def split(overrides: Sequence[Override], sources: Sources) -> Line:
-    """Separate choices of groups from values; the choice must exist.
+    """Separate choices of groups from values.
+
+    Args:
+        overrides: the parsed overrides.
+        sources: the directories of YAML files, for the groups and their choices.
+
+    Returns:
+        The layer of overrides.
 
     Raises:
-        ConfigError: an unknown choice, or a sweep (comma list or range) outside `alphapo sweep`.
+        ConfigError: a group or choice does not exist, or an override lists several values, as for a sweep.
     """
     groups, values, typed = [], {}, {}
     known = sources.groups()
     for override in overrides:
         key, text = override.key_or_group, override.input_line
         if override.is_sweep_override():
-            words = override.is_choice_sweep() and any(
+            has_texts = override.is_choice_sweep() and any(
                 isinstance(v, (str, QuotedString)) for v in override.sweep_iterator()
             )
-            hint = f", or as one text type {_typed(key, raw_value(override))}" if words and key not in known else ""
+            hint = f", or as one text type {_typed(key, raw_value(override))}" if has_texts and key not in known else ""
             raise ConfigError(f"'{text}' lists several values: use alphapo sweep {text}{hint}")
         if key in known:
             choice = override.value()
@@ -174,10 +193,10 @@ def split(overrides: Sequence[Override], sources: Sources) -> Line:
 
 
 def read_line(texts: Iterable[str], sources: Sources) -> Line:
-    """`parse` and `split`."""
+    """Parse and split overrides; raises ConfigError as `parse` and `split` do."""
     return split(parse(texts), sources)
 
 
 def shown(value: Any) -> str:
-    """A value as it is typed."""
+    """A value as it would be typed."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,11 +1,10 @@
-"""The typed schema of every configuration group, and the only place where defaults live.
+"""The typed schema of every configuration group, with all defaults.
 
-YAML files under conf/ choose; these classes say what may be chosen, of which type and in which range. Imports no
-torch, so that a mistyped key is refused in milliseconds. Ranges stand in the field metadata and are checked by
-`compose.validate`, which names the dotted key.
+YAML files under conf/ set values; these classes define the keys, types and ranges. Imports no torch, so that a mistyped
+key is an error within milliseconds. Ranges are field metadata, checked by `validate.check`.
 
-Parts of an objective (score, shape, link, ...) are functions; their parameters are declared once, in the function and its
-YAML under conf/objective/, and checked against that YAML, which is why they appear here as plain mappings.
+Parts of an objective (score, shape, link, ...) are functions; their parameters are declared in the function and its
+YAML under conf/objective/, and checked against that YAML, so here they are plain mappings.
 """
 
 from __future__ import annotations
@@ -20,12 +19,13 @@ def _number(default: Any, **limits: Any) -> Any:
 
 
 def _choice(default: Any, *choices: str) -> Any:
+    """A field that takes one of `choices`."""
     return field(default=default, metadata={"choices": choices})
 
 
 @dataclass
 class ObjectiveConfig:
-    """A point in score x shape x link x margin x weight. See `alphapo_cli.objective.objective` for how the parts are put together."""
+    """A combination of score, shape, link and other parts; see `alphapo_cli.objective.objective` for the loss."""
 
     name: str = "alphapo"
     score: dict[str, Any] = field(default_factory=dict)
@@ -36,15 +36,15 @@ class ObjectiveConfig:
     gamma: float | None = _number(None)
     gamma_beta_ratio: float | None = _number(None)
     label_smoothing: float = _number(0.0, ge=0, lt=0.5)
-    # Weight of the chosen side's mean per-token negative log-likelihood.
+    # Weight of the chosen answer's negative log-likelihood (NLL), in the unit of nll_scope.
     nll: float = _number(0.0, ge=0)
     # mean: per token of the answer; sum: over its tokens; tokens: per token of all chosen answers of the step.
     nll_scope: str = _choice("mean", "mean", "sum", "tokens")
     preference: float = _number(1.0, ge=0)  # weight of the preference term
-    # How label_smoothing is meant: smooth mixes both labels, unbiased undoes labels flipped with that probability.
+    # How label_smoothing is applied: smooth mixes both labels; unbiased corrects for labels flipped so often.
     label_model: str = _choice("smooth", "smooth", "unbiased")
     label_column: str | None = None  # column with the probability that the chosen answer is the better one
-    # Every so many optimizer steps: reference <- (1 - reference_mix) reference + reference_mix policy; null: never.
+    # Optimizer steps between updates reference <- (1 - reference_mix) reference + reference_mix policy; null: never.
     reference_every: int | None = _number(None, ge=1)
     reference_mix: float = _number(1.0, ge=0, le=1)
     token: dict[str, Any] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class ScratchConfig:
 
 @dataclass
 class ModelConfig:
-    """Where the policy comes from. `path` wins over `source`."""
+    """The initial policy and the frozen models beside it. `path` overrides `source`."""
 
     source: str = _choice("glassbox", "glassbox", "from_scratch", "path")
     path: str | None = None  # run directory, model directory or hub name
@@ -88,7 +88,7 @@ class ModelConfig:
     reference: str | None = None  # null: the policy before its first step
     guide: str | None = None  # a third model, frozen, that some objectives read: TGDPO's guide, MRPO's second reference
     dtype: str = _choice("float32", "float32", "bfloat16", "auto")
-    # layout=packed takes auto, sdpa and flex (auto: flex on CUDA); layout=padded all but flex.
+    # Implementation. layout=packed takes auto, sdpa and flex (auto: flex on CUDA); layout=padded all but flex.
     attention: str = _choice("auto", "auto", "sdpa", "flex", "eager", "flash_attention_2")
     trust_remote_code: bool = False
     merge: bool = False  # write merged weights instead of an adapter
@@ -102,7 +102,7 @@ class GlassboxConfig:
 
     pairs: int = _number(1024, ge=2)
     label_temperature: float = _number(1.0, ge=0)
-    length_bias: float = _number(0.0)  # reward per token that the labeller adds and the true reward does not
+    length_bias: float = _number(0.0)  # reward per word that the labeller adds to the true reward
     seed: int = _number(0, ge=0)
 
 
@@ -115,23 +115,23 @@ class DataConfig:
     eval_path: str | None = None
     name: str | None = None  # hub data set
     config: str | None = None
-    data_dir: str | None = None  # a folder of it, such as HH-RLHF's harmless-base
+    data_dir: str | None = None  # a folder of the data set, such as HH-RLHF's harmless-base
     revision: str | None = None
     split: str = "train"
     eval_split: str | None = None
     limit: int | None = _number(None, ge=1)
-    # auto looks at the columns; dialogue: whole "\n\nHuman: ... \n\nAssistant: ..." texts in chosen and rejected.
+    # auto: by the columns; dialogue: whole "\n\nHuman: ... \n\nAssistant: ..." texts in chosen and rejected.
     # answers: a list of scored answers a row; unpaired: one answer a row, labelled good or bad.
     format: str = _choice("auto", "auto", "pairs", "messages", "dialogue", "answers", "unpaired")
     prompt_column: str = "prompt"
     chosen_column: str = "chosen"
     rejected_column: str = "rejected"
     gold_column: str | None = None  # a third answer beside chosen and rejected; null: none
-    # true: an answer is all that follows the prompt column, or without one the messages that every side shares; its
-    # assistant turns are trained, what others say in between is only read. false: an answer is the last turn, and rows
-    # that part before it are left out.
+    # true: an answer is all that follows the prompt column, or without one the messages that all answers share; its
+    # assistant turns are trained on, turns of others are masked. false: an answer is the last turn, and rows whose
+    # answers differ before it are left out.
     trajectories: bool = False
-    # Answers of a list that are used: the best-scored ones and the worst; null: as many as the shortest list has.
+    # Answers per list that are used: the best-scored ones and the worst; null: as many as the shortest list has.
     answers: int | None = _number(None, ge=2)
     # auto: the tokenizer's chat template where it has one, plain text otherwise.
     template: str = _choice("auto", "auto", "chat", "plain")
@@ -139,7 +139,7 @@ class DataConfig:
     max_length: int = _number(2048, ge=2)
     max_prompt_length: int | None = _number(None, ge=1)
     duplicates: str = _choice("keep", "keep", "drop")
-    max_unknown: float = _number(0.01, ge=0, le=1)  # largest share of unknown tokens before it is an error
+    max_unknown: float = _number(0.01, ge=0, le=1)  # largest share (0 to 1) of unknown tokens that is no error
     workers: int | None = _number(None, ge=1)  # processes that tokenise; null: one, or all cores for large data
     glassbox: GlassboxConfig = field(default_factory=GlassboxConfig)
 
@@ -149,20 +149,20 @@ class ProbeConfig:
     """The fixed held-out pairs on which displacement is measured."""
 
     pairs: int | None = _number(None, ge=1)  # null: 256, and at most a tenth of the data
-    # Steps; null: 16, or more where readings on the way would cost more than about a sixteenth of training (see
-    # schedule.probe_every); those before the first and after the last step come on top.
+    # Optimizer steps between measurements; null: 16, or more where these would cost more than about a sixteenth of
+    # training (see data_order.probe_every). The first and the last step are always measured.
     every: int | None = _number(None, ge=1)
-    batch_size: int = _number(8, ge=1)  # pairs; few stay in a CPU's cache; changes round-off only
+    batch_size: int = _number(8, ge=1)  # pairs; a small batch fits a CPU's cache; changes round-off only
     # Answers sampled to held-out prompts, one each; 0: none, null: 256 in the embedded world and none elsewhere.
     samples: int | None = _number(None, ge=0)
-    sample_every: int | None = _number(None, ge=1)  # steps; null: as often as the probe
+    sample_every: int | None = _number(None, ge=1)  # optimizer steps; null: as often as the probe
     max_new_tokens: int = _number(40, ge=1)
     temperature: float = _number(1.0, ge=0)
 
 
 @dataclass
 class TrainerConfig:
-    """transformers.TrainingArguments by their own names, and `threads`.
+    """Arguments of transformers.TrainingArguments by their names there, and a few of our own.
 
     One optimizer step covers per_device_train_batch_size x gradient_accumulation_steps x processes pairs.
     """
@@ -171,43 +171,48 @@ class TrainerConfig:
     num_train_epochs: float = _number(1.0, gt=0)
     per_device_train_batch_size: int = _number(8, ge=1)
     gradient_accumulation_steps: int = _number(1, ge=1)
-    # Positions that a process holds at a time; null: per_device_train_batch_size pairs. The pairs of a step stay.
+    # Tokens of a micro-batch per process, padding included; null: per_device_train_batch_size pairs. The optimizer step
+    # covers the same pairs.
     tokens_per_batch: int | None = _number(None, ge=1)
-    logit_chunk_mb: float = _number(64.0, gt=0)  # float32 logits that exist at a time, MiB; more are made again
+    logit_chunk_mb: float = _number(
+        64.0, gt=0
+    )  # MiB of float32 logits held at a time; larger logits are chunked and recomputed
     learning_rate: float = _number(1e-6, ge=0)
     lr_scheduler_type: str = _choice(
         "cosine", "linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"
     )
     warmup_ratio: float = _number(0.1, ge=0, le=1)
-    warmup_steps: int = _number(0, ge=0)  # wins over warmup_ratio when above 0
+    warmup_steps: int = _number(0, ge=0)  # overrides warmup_ratio when above 0
     weight_decay: float = _number(0.0, ge=0)
     adam_beta1: float = _number(0.9, ge=0, lt=1)
     adam_beta2: float = _number(0.999, ge=0, lt=1)
     adam_epsilon: float = _number(1e-8, gt=0)
     max_grad_norm: float = _number(1.0, ge=0)
-    optim: str = "adamw_torch_fused"  # one pass over the weights; also on the CPU
+    optim: str = "adamw_torch_fused"  # one pass over the weights, on the CPU too
     bf16: bool = False
     gradient_checkpointing: bool = False
     logging_steps: int = _number(1, ge=1)
     save_steps: int = _number(500, ge=1)  # optimizer steps between checkpoints
-    save_total_limit: int | None = _number(1, ge=1)  # checkpoints kept while the run goes on; null: all
+    save_total_limit: int | None = _number(1, ge=1)  # checkpoints kept during the run; null: all
     use_cpu: bool = False
     threads: int | None = _number(None, ge=1, le=1024)  # torch threads; null: torch's own choice
 
 
 @dataclass
 class GuardConfig:
-    """Limits that end a run early; null: not looked at."""
+    """Limits that end a run early; null: no limit."""
 
-    non_finite: bool = True  # weights, loss or log-probs that are NaN or infinite: the run has failed
-    max_chosen_drop: float | None = _number(None, gt=0)  # nats per token on the probe
-    max_repetition: float | None = _number(None, ge=0, le=1)  # share of repeated 4-grams in the sampled answers
-    max_gradient_norm: float | None = _number(None, gt=0)  # before clipping
+    non_finite: bool = True  # fail on weights, loss or log-probs that are NaN or infinite
+    max_chosen_drop: float | None = _number(None, gt=0)  # nats per token, mean over the probe
+    max_repetition: float | None = _number(
+        None, ge=0, le=1
+    )  # share (0 to 1) of repeated 4-grams in the sampled answers
+    max_gradient_norm: float | None = _number(None, gt=0)  # L2 norm before clipping
 
 
 @dataclass
 class TrackingConfig:
-    """Weights & Biases mirrors metrics.jsonl; WANDB_MODE wins over `mode`."""
+    """Weights & Biases mirrors metrics.jsonl; WANDB_MODE overrides `mode`."""
 
     mode: str = _choice("offline", "offline", "online", "disabled")
     project: str = "alphapo"
@@ -219,7 +224,7 @@ class TrackingConfig:
 
 @dataclass
 class RunConfig:
-    """Where a run is written."""
+    """Name and parent directory of the run directory."""
 
     name: str | None = None  # null: <objective>-<hash8 of the resolved configuration>
     dir: str = "runs"
@@ -238,4 +243,4 @@ class TrainConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     run: RunConfig = field(default_factory=RunConfig)
     layout: str = _choice("packed", "packed", "padded")
-    seed: int = _number(0, ge=0, lt=2**32)  # what numpy takes
+    seed: int = _number(0, ge=0, lt=2**32)  # the range that numpy takes

@@ -1,4 +1,4 @@
-"""Ranges, choices and cross-field rules of a typed configuration: every fault in one line, by its dotted key."""
+"""Validation of a typed configuration: ranges, choices and rules across fields, with all errors in one line."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 from alphapo_cli.config.schema import ObjectiveConfig, RunConfig, TrainConfig, TrainerConfig
 from alphapo_cli.errors import ConfigError, nearest
 
-# layout -> values of model.attention that it has no use for
+# layout -> values of model.attention that do not work with it
 UNFIT = {"packed": ("eager", "flash_attention_2"), "padded": ("flex",)}
 
 
 def normalise(value: Any) -> Any:
-    """-0.0 becomes 0.0 everywhere, so that equal configurations have equal hashes."""
+    """Replace -0.0 by 0.0 everywhere, in place, so that equal configurations have equal hashes."""
     if is_dataclass(value) and not isinstance(value, type):
         for f in fields(value):
             setattr(value, f.name, normalise(getattr(value, f.name)))
@@ -29,10 +29,10 @@ def normalise(value: Any) -> Any:
 
 
 def check(cfg: Any) -> None:
-    """Ranges and choices of the whole configuration.
+    """Check ranges, choices and rules across fields of the whole configuration.
 
     Raises:
-        ConfigError: every fault found, in one line.
+        ConfigError: at least one is violated; the message lists all.
     """
     faults = list(_faults(cfg, ""))
     if faults:
@@ -61,7 +61,7 @@ def _faults(cfg: Any, prefix: str) -> Iterable[str]:
 
 
 def fault(key: str, value: Any, limits: Mapping[str, Any]) -> Iterable[str]:
-    """What is wrong with `value` under `limits`: ge, gt, le, lt, choices."""
+    """Messages about a value that violates its `limits` (ge, gt, le, lt, choices) or is not finite."""
     if isinstance(value, float) and not math.isfinite(value):
         yield f"{key}={value}: must be a finite number"
         return
@@ -77,6 +77,6 @@ def fault(key: str, value: Any, limits: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _leaves(name: str) -> bool:
-    """Whether a directory of that name would not lie inside another one."""
+    """Whether a directory of that name would lie outside its parent."""
     path = PurePath(name)
     return path.is_absolute() or not path.parts or ".." in path.parts

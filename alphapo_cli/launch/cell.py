@@ -1,4 +1,4 @@
-"""One cell, in whatever process runs it; what cells share stays in that process's memory."""
+"""Running one cell of a sweep in the current process, which keeps model and data that cells share in memory."""
 
 from __future__ import annotations
 
@@ -24,18 +24,23 @@ if TYPE_CHECKING:
 
 @functools.cache
 def _builder() -> InputsBuilder:
+    """The inputs builder of this process."""
     from alphapo_cli.stages.training.inputs import InputsBuilder
 
     return InputsBuilder(warm=True)
 
 
 def prepare(cells: Sequence[TrainConfig], plan: Plan | None) -> None:
-    """Read and check what the cells train on and are compared with, and fill the caches.
+    """Load and check models, data and references of the cells, and fill the caches.
+
+    Args:
+        cells: the cells' configurations.
+        plan: generation and evaluation after training; None for none.
 
     Raises:
-        UsageError: bad input.
+        UsageError: a model, data or file of the cells or of the plan cannot be used.
     """
-    _builder.cache_clear()  # what an earlier sweep of this process read may have changed, and where its cache was
+    _builder.cache_clear()  # files may have changed, and the cache moved, since an earlier sweep of this process
     for cfg in cells:
         _builder().model_and_data(cfg)
     if plan is None:
@@ -50,7 +55,7 @@ def prepare(cells: Sequence[TrainConfig], plan: Plan | None) -> None:
 
 
 def run_job(job: CellJob) -> Ended:
-    """Run one cell to its end. Raises nothing that training may raise: the run directory has the reason."""
+    """Train one cell, and generate and evaluate where its job has a plan; errors of these are part of the result."""
     from rich.console import Console
 
     from alphapo_cli.runs.directory import manifest
@@ -67,10 +72,10 @@ def run_job(job: CellJob) -> Ended:
         return Ended(job, "interrupted", str(error) or "stopped by the user")
     except Exception as error:
         reason = in_words(error)
-        if directory.state == "pending":  # refused before anything of it was written
+        if directory.state == "pending":  # an error before anything was written
             with contextlib.suppress(OSError):
                 lock = acquire(directory.lock)
-                if isinstance(lock, RunLock):  # else somebody works on it
+                if isinstance(lock, RunLock):  # else another process works on it
                     try:
                         if directory.state == "pending":
                             directory.begin(job.cfg, manifest(note="refused before training"))
@@ -94,7 +99,7 @@ def run_job(job: CellJob) -> Ended:
         except Exception as error:
             reason = f"trained, but not evaluated: {in_words(error)}"
             with contextlib.suppress(OSError):
-                if directory.outcome().get("key") != job.plan.key:  # another process may have had more luck
+                if directory.outcome().get("key") != job.plan.key:  # unless another process has succeeded
                     note_failure(job.plan, directory, reason)
             return Ended(job, "failed", reason)
     return Ended(job, str(summary["state"]), summary.get("reason"))

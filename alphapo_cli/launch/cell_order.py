@@ -1,4 +1,4 @@
-"""The order in which cells of a sweep run, so that those of one model and data share what is made of them."""
+"""Order of a sweep's cells: those with the same model and data run one after another and share them in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from alphapo_cli.runtime.memo import T, inputs_key
 
 
 def together(runs: Iterable[T], cfg: Callable[[T], TrainConfig]) -> list[T]:
-    """The runs in their order, but those of the same model and data one after the other."""
+    """Stable grouping of the runs by model and data; `cfg` gives the configuration of a run."""
     groups: dict[str, list[T]] = {}
     for run in runs:
         groups.setdefault(inputs_key(cfg(run)), []).append(run)

@@ -1,4 +1,4 @@
-"""One live table of all cells on a terminal, and a line for each cell that is over elsewhere."""
+"""Progress of a sweep on stderr: live bars on a terminal, and a line for each cell that has ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ REFRESH = 0.5  # seconds
 
 
 class Display:
-    """Progress on stderr. Reads what runs write, and nothing else."""
+    """Progress of the cells, read from their run directories.
+
+    Args:
+        directory: the sweep's directory.
+        cells: the cells that this invocation runs.
+    """
 
     def __init__(self, directory: SweepDirectory, cells: Sequence[Cell]) -> None:
         self.directory, self.cells = directory, cells
@@ -41,7 +46,7 @@ class Display:
         self.progress.stop()
 
     def tell(self, ended: Ended) -> None:
-        """A cell is over for this line."""
+        """Print a line for a cell that has ended."""
         self.over += 1
         self.progress.update(self.total, completed=self.over)
         self._remove(ended.job.id)
@@ -50,7 +55,7 @@ class Display:
         self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def tick(self) -> None:
-        """Look at the cells under way, not more often than a person can read."""
+        """Update the bars of running cells, at most every REFRESH seconds."""
         now = time.monotonic()
         if self.progress.disable or now - self.shown < REFRESH:
             return

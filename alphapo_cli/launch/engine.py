@@ -1,7 +1,7 @@
-"""The sweep engine: which cells are to be run, and what becomes of them. The run directories are the only state.
+"""The sweep engine: selects the cells to run and passes them to a launcher. The run directories are its only state.
 
-It hands jobs to a launcher and looks at how they end. A cell whose worker died is given out again, up to
-`launcher.crashes` times; one that another process holds is looked at again until that process is done with it.
+A cell whose worker died is started again until that has happened `launcher.crashes` times; one that another process
+holds is polled until that process has released it.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from alphapo_cli.storage.run_lock import RunLock, acquire, lock_status
 from alphapo_cli.sweep.directory import SweepDirectory
 from alphapo_cli.sweep.grid import Cell
 
-LOOK = 0.5  # seconds between two looks at a cell that another process holds
-RECORD = 5.0  # seconds at least between two writings of summary.json,
-SPENT = 0.02  # and of the time at most this share for them: workers wait meanwhile
+LOOK = 0.5  # seconds between two polls of the cells that other processes hold
+RECORD = 5.0  # minimum seconds between two writes of summary.json,
+SPENT = 0.02  # and the largest share of the time that they may take, because workers wait meanwhile
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What to do with cells that failed."""
+    """How a sweep treats failed cells."""
 
-    retry: bool = True  # those that an earlier line left failed, once
-    fail_fast: bool = False
-    crashes: int = 2
+    retry: bool = True  # run cells that failed in an earlier invocation once more
+    fail_fast: bool = False  # stop at the first failed cell
+    crashes: int = 2  # a cell whose worker died this often has failed
 
 
 def todo(cells: Sequence[Cell], directory: SweepDirectory, policy: Policy, plan: Plan | None = None) -> list[Cell]:
-    """Cells that a line runs: all that are not over, without failed ones where they are not to be retried."""
+    """The cells to run: those that are not over or lack the plan's outcome; failed ones only under `policy.retry`."""
     left = (*OVER, *(() if policy.retry else ("failed",)))
 
     def is_left(cell: Cell) -> bool:
         run = directory.cell(cell.id)
         state = run.state
         if state in OVER and plan is not None:
-            found = run.outcome()
-            if found.get("failed") == plan.key and not policy.retry:
+            outcome = run.outcome()
+            if outcome.get("failed") == plan.key and not policy.retry:
                 return False
-            return found.get("key") != plan.key
+            return outcome.get("key") != plan.key
         return state not in left
 
     return [cell for cell in cells if is_left(cell)]
@@ -56,35 +56,42 @@ def todo(cells: Sequence[Cell], directory: SweepDirectory, policy: Policy, plan:
 
 @dataclass
 class SweepEngine:
-    """One invocation. `tell(ended)` hears of every cell that is over for this invocation, `tick()` several times a second."""
+    """One invocation of a sweep. It calls `tell` for every cell that ends in it, and `tick` several times a second."""
 
     directory: SweepDirectory
     launcher: Launcher
     policy: Policy
     tell: Callable[[Ended], None]
     tick: Callable[[], None]
-    lost: Counter[str] = field(default_factory=Counter)
-    busy: dict[str, CellJob] = field(default_factory=dict)
+    lost: Counter[str] = field(default_factory=Counter)  # cell -> how often its worker died
+    busy: dict[str, CellJob] = field(default_factory=dict)  # cells that other processes hold
     ended: dict[str, Ended] = field(default_factory=dict)
 
     def run(self, cells: Sequence[Cell], plan: Plan | None = None) -> list[Ended]:
-        """Run `cells`; how each one ended.
+        """Run cells to their end.
+
+        Args:
+            cells: the cells.
+            plan: generation and evaluation after training; None for none.
+
+        Returns:
+            How each one ended, in the order of `cells`; only those that have ended under `fail_fast`.
 
         Raises:
-            Interrupted: Ctrl-C or SIGTERM. After the first one, what runs has saved a checkpoint.
+            Interrupted: Ctrl-C or SIGTERM. After the first signal the running cells have saved a checkpoint.
         """
-        sweep, here = str(self.directory.path.absolute()), os.getcwd()
-        jobs = [CellJob(sweep, here, cell.id, tuple(cell.overrides), cell.cfg, plan) for cell in cells]
-        looked = time.monotonic()
-        due = looked + RECORD
+        sweep, folder = str(self.directory.path.absolute()), os.getcwd()
+        jobs = [CellJob(sweep, folder, cell.id, tuple(cell.overrides), cell.cfg, plan) for cell in cells]
+        polled = time.monotonic()
+        due = polled + RECORD
         try:
             self.launcher.start(jobs)
             while len(self.ended) < len(jobs):
                 for ended in self.launcher.wait(0.2):
                     self._take(ended)
                 now = time.monotonic()
-                if now - looked > LOOK:
-                    looked = now
+                if now - polled > LOOK:
+                    polled = now
                     self._look_again()
                 if now > due:
                     self._note_progress()
@@ -104,11 +111,12 @@ class SweepEngine:
         return [self.ended[job.id] for job in jobs if job.id in self.ended]
 
     def _note_progress(self) -> None:
-        """summary.json of an unfinished sweep; on a full disk the cells go on without, each for as long as it has room."""
+        """Write summary.json of the unfinished sweep; a full disk must not stop the cells."""
         with contextlib.suppress(OSError):
             self.directory.write_summary(None)
 
     def _take(self, ended: Ended) -> None:
+        """Record how a job ended, or start it again where its worker died."""
         job = ended.job
         if ended.state == "busy":
             self.busy[job.id] = job
@@ -129,11 +137,11 @@ class SweepEngine:
         self.tell(ended)
 
     def _look_again(self) -> None:
-        """Cells that other processes held: over by now, or free."""
+        """Poll the cells that other processes held: record those that are over, and start those that were released."""
         for job in list(self.busy.values()):
             held = lock_status(self._run(job).lock)
             if held is not None and held.held:
-                continue  # until it has written its own first state, the one of an earlier attempt is there
+                continue  # its state may be that of an earlier session until the process has written its own
             state = self._run(job).state
             del self.busy[job.id]
             if state == "failed" or (state in OVER and self._judged(job)):
@@ -142,7 +150,7 @@ class SweepEngine:
                 self.launcher.start([job])
 
     def _wind_down(self) -> None:
-        """Let what runs save a checkpoint and end; a second Ctrl-C ends it at once."""
+        """Make running cells save a checkpoint and end; a second Ctrl-C ends them at once."""
         self.launcher.stop()
         try:
             while self.launcher.under_way():
@@ -154,7 +162,7 @@ class SweepEngine:
             self.launcher.close()
 
     def _judged(self, job: CellJob) -> bool:
-        """Whether a trained cell has the outcome that the line asks for, if it asks for any."""
+        """Whether a trained cell has the outcome of the job's plan, or the job has no plan."""
         return job.plan is None or self._run(job).outcome().get("key") == job.plan.key
 
     def _run(self, job: CellJob) -> RunDirectory:
@@ -162,14 +170,14 @@ class SweepEngine:
 
 
 def mark_failed(run: RunDirectory, job: CellJob, reason: str) -> None:
-    """Write the end of a run whose process could not."""
+    """Record the failure of a run whose process died, unless another process has taken it over."""
     from alphapo_cli.runs.directory import manifest
 
     lock = acquire(run.lock)
     if not isinstance(lock, RunLock):
-        return  # somebody else has it by now
+        return  # another process holds it
     try:
-        if run.state in OVER:  # what was trained stays
+        if run.state in OVER:  # the trained model is kept
             if job.plan is not None and run.outcome().get("key") != job.plan.key:
                 note_failure(job.plan, run, f"trained, but not evaluated: {reason}")
             return

@@ -1,4 +1,4 @@
-"""`alphapo sweep`: the cells of a grid through the engine, then the table and the pictures."""
+"""`alphapo sweep`: run the cells of a grid through the engine, then write the analysis, the pictures and the report."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ PICTURES = ("displacement", "outcome")
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep left behind."""
+    """Result of one invocation of a sweep."""
 
     summary: dict[str, Any]
     analysis: best_of.Analysis
-    failed: list[str]  # "<overrides>: <reason>" of cells of this line
-    unfinished: list[str]  # overrides of cells that were interrupted or lost; the same line goes on
+    failed: list[str]  # "<overrides>: <reason>" of cells that failed in this invocation
+    unfinished: list[str]  # overrides of cells that were interrupted or lost; the same command resumes them
     pictures: dict[str, Path]
     sentence: str
 
@@ -53,43 +53,54 @@ def run_sweep(
     plan: Plan | None = None,
     typed: Typed | None = None,
 ) -> SweepResult:
-    """Run what is not over. A failed cell does not stop the others, unless the policy says so.
+    """Run the cells that are not over. A failed cell does not stop the others, except under `policy.fail_fast`.
+
+    Args:
+        grid: the cells of the sweep.
+        directory: its directory.
+        launcher: the settings of `launcher.*`.
+        policy: how failed cells are treated.
+        plan: generation and evaluation after training; None for none.
+        typed: the command line, which is recorded.
+
+    Returns:
+        The state of the whole sweep, and the cells that failed or are unfinished.
 
     Raises:
-        UsageError: bad input, found before the first cell.
-        Interrupted: Ctrl-C or SIGTERM; the same line goes on.
+        UsageError: a model, data or file cannot be used; no cell was started.
+        Interrupted: Ctrl-C or SIGTERM; the same command resumes the sweep.
     """
     cells = todo(grid.cells, directory, policy, plan)
     if cells:
         for note in (directory.version_note(), None if plan is None else directory.plan_note(plan)):
             if note is not None:
-                _say(note)
+                _log(note)
     ended = _run_cells(grid, cells, directory, launcher, policy, plan, typed) if cells else []
     failed = [f"{e.job.title}: {e.reason}" for e in ended if e.state == "failed"]
     unfinished = [e.job.title for e in ended if e.state not in (*OVER, "failed")]
     known = {cell["id"] for cell in (directory.record() or {}).get("cells", [])}
-    if not known.issuperset(cell.id for cell in grid.cells):  # another line wrote sweep.json at the same moment
+    if not known.issuperset(cell.id for cell in grid.cells):  # another invocation wrote sweep.json at the same moment
         directory.write(grid, typed, plan)
     complete = [cell for cell in grid.cells if cell not in cells]
     _compare_data(complete, directory)
     _compare_numerics(complete, directory)
     analysis = best_of.analyse(directory)
-    found = best_of.find_best(analysis)
-    summary = directory.write_summary(found)
+    best = best_of.find_best(analysis)
+    summary = directory.write_summary(best)
     pictures = {name: path for name in PICTURES if (path := directory.path / f"{name}.png").is_file()}
     if cells or (grid.cells[0].cfg.tracking.pictures and _older(pictures, analysis)):
         pictures = make_pictures(directory, analysis, grid)
         _track(grid, directory, analysis, pictures, summary, bool(failed))
     write.refresh(directory, analysis, pictures=grid.cells[0].cfg.tracking.pictures)
-    return SweepResult(summary, analysis, failed, unfinished, pictures, best_of.sentence(analysis, found))
+    return SweepResult(summary, analysis, failed, unfinished, pictures, best_of.sentence(analysis, best))
 
 
 def _compare_data(complete: Sequence[Cell], directory: SweepDirectory) -> None:
-    """Say so when complete cells were trained on other data than their files hold now."""
+    """Warn where the data files have changed since complete cells were trained on them."""
     changed = [settings for cell in complete if (settings := directory.cell(cell.id).changed_data(cell.cfg))]
     if changed:
         names = " and ".join(sorted({setting for settings in changed for setting in settings}))
-        _say(
+        _log(
             f"alphapo: warning: {names} holds other data now than {len(changed)} of the complete cells were trained on; "
             "another --out trains them anew"
         )
@@ -101,11 +112,11 @@ def _compare_numerics(complete: Sequence[Cell], directory: SweepDirectory) -> No
         note for cell in complete if (note := directory.cell(cell.id).numerics_note("another --out trains them anew"))
     )
     for note, many in notes.items():
-        _say(f"alphapo: warning: {many} of the complete cells were {note}")
+        _log(f"alphapo: warning: {many} of the complete cells were {note}")
 
 
 def _older(pictures: dict[str, Path], analysis: best_of.Analysis) -> bool:
-    """True where a picture is missing, or a cell ended after it was drawn (by a line that was then killed)."""
+    """Whether a picture is missing, or a cell ended after it was drawn (by an invocation that was then killed)."""
     drawn = [path.stat().st_mtime_ns for path in pictures.values()]
     return len(drawn) < len(PICTURES) or min(drawn) < analysis.ended
 
@@ -119,25 +130,25 @@ def _run_cells(
     plan: Plan | None,
     typed: Typed | None,
 ) -> list[Ended]:
-    """Check everything, then run `cells`; how each ended."""
+    """Check all cells, then run them; how each one ended."""
     configs = [cell.cfg for cell in cells]
     for cell in cells:
         run = directory.cell(cell.id)
         run.check(cell.cfg, replace=False, anew=f"remove {run.path} to train the cell from nothing")
-    made = [place for place in (directory.path, *directory.path.parents) if not place.exists()]
+    new_folders = [path for path in (directory.path, *directory.path.parents) if not path.exists()]
     if sys.stderr.isatty():
-        _say("reading data and starting model (the embedded world trains its own once) ...")
+        _log("reading data and starting model (the embedded world trains its own once) ...")
     launcher = make_launcher(cfg, directory, configs)
     try:
         try:
             launcher.prepare(configs, plan)
         except BaseException:
             launcher.close()
-            _leave_no_trace(directory, made)
+            _remove_folders(directory, new_folders)
             raise
         directory.write(grid, typed, plan)
         done = len(grid.cells) - len(cells)
-        _say(f"{grid.description or grid.name}: {len(grid.cells)} cells, {done} of them complete")
+        _log(f"{grid.description or grid.name}: {len(grid.cells)} cells, {done} of them complete")
         with Display(directory, cells) as display:
             engine = SweepEngine(directory, launcher, policy, display.tell, display.tick)
             return engine.run(cells, plan)
@@ -145,26 +156,26 @@ def _run_cells(
         launcher.close()
 
 
-def _leave_no_trace(directory: SweepDirectory, made: Sequence[Path]) -> None:
-    """Remove what workers logged before bad input was found, and the folders that were made for it."""
-    if directory.path in made:
+def _remove_folders(directory: SweepDirectory, folders: Sequence[Path]) -> None:
+    """Remove the workers' logs and the folders that were made for a sweep that could not start."""
+    if directory.path in folders:
         shutil.rmtree(directory.path / "logs", ignore_errors=True)
-        for place in made:
+        for path in folders:
             with contextlib.suppress(OSError):
-                place.rmdir()
+                path.rmdir()
 
 
-def make_pictures(directory: SweepDirectory, found: best_of.Analysis, grid: Grid) -> dict[str, Path]:
-    """displacement.png and outcome.png of the whole sweep; nothing where no cell has a curve or tracking.pictures is off."""
+def make_pictures(directory: SweepDirectory, analysis: best_of.Analysis, grid: Grid) -> dict[str, Path]:
+    """Draw displacement.png and outcome.png of the sweep; none where no cell has rows or tracking.pictures is off."""
     if not grid.cells[0].cfg.tracking.pictures:
         return {}
     from alphapo_cli.plots import figures
 
-    metric = found.metric
+    metric = analysis.metric
     curves = []
-    labels = figures.style.names((point.label for point in found.points), bare=True)
-    series = figures.style.names(point.series for point in found.points)
-    for point, estimate in zip(found.points, found.estimates, strict=True):
+    labels = figures.style.names((point.label for point in analysis.points), bare=True)
+    series = figures.style.names(point.series for point in analysis.points)
+    for point, estimate in zip(analysis.points, analysis.estimates, strict=True):
         intervals = {} if metric is None or estimate is None else {metric: (estimate.low, estimate.high)}
         for cell in point.members:
             curves.append(
@@ -184,26 +195,26 @@ def make_pictures(directory: SweepDirectory, found: best_of.Analysis, grid: Grid
     pictures = {picture: directory.path / f"{picture}.png" for picture in PICTURES}
     figures.sweep_displacement(curves, pictures["displacement"], name=name)
     figures.sweep_outcome(curves, pictures["outcome"], metric, zero_name=at_zero(grid.base), name=name)
-    if found.ended:  # as old as what they show: a cell that ended while they were drawn is newer than they are
+    if analysis.ended:  # the time of the last cell they show: one that ended while they were drawn is newer
         with contextlib.suppress(OSError):
             for path in pictures.values():
-                os.utime(path, ns=(found.ended, found.ended))
+                os.utime(path, ns=(analysis.ended, analysis.ended))
     return pictures
 
 
-def table(name: str, found: best_of.Analysis) -> Table:
-    """One row a point, means over its seeds."""
-    metric = found.metric
-    made = Table(title=f"{escape(name)}: displacement in nats per token", title_justify="left")
-    made.add_column("point")
+def table(name: str, analysis: best_of.Analysis) -> Table:
+    """A rich table with one row per point, means over its seeds."""
+    metric = analysis.metric
+    result = Table(title=f"{escape(name)}: displacement in nats per token", title_justify="left")
+    result.add_column("point")
     for title in ("chosen", "rejected", "chosen down", "margin", "accuracy"):
-        made.add_column(title, justify="right")
+        result.add_column(title, justify="right")
     win = {WIN_RATE: "true win rate (95 %)", JUDGED: "win rate (95 %)"}.get(metric or "")
     if win:
-        made.add_column(win, justify="right")
-    made.add_column("seeds", justify="right")
-    made.add_column("state")
-    for point, estimate in zip(found.points, found.estimates, strict=True):
+        result.add_column(win, justify="right")
+    result.add_column("seeds", justify="right")
+    result.add_column("state")
+    for point, estimate in zip(analysis.points, analysis.estimates, strict=True):
         row = [
             _cell(point.mean("displacement/chosen"), "+.3f"),
             _cell(point.mean("displacement/rejected"), "+.3f"),
@@ -215,12 +226,12 @@ def table(name: str, found: best_of.Analysis) -> Table:
             low_high = "" if estimate is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
             row.append(_cell(point.mean(metric or ""), ".3f") + low_high)
         states = sorted({_state(c) for c in point.members})
-        made.add_row(escape(point.label), *row, str(len(point.members)), ", ".join(states))
-    return made
+        result.add_row(escape(point.label), *row, str(len(point.members)), ", ".join(states))
+    return result
 
 
 def _state(cell: Mapping[str, Any]) -> str:
-    """A complete cell has a reason only where it was not evaluated."""
+    """The state of a cell, for the table; a complete cell has a reason only where it was not evaluated."""
     return "trained, not evaluated" if cell["state"] == "complete" and cell["reason"] else str(cell["state"])
 
 
@@ -236,7 +247,7 @@ def _track(
     summary: dict[str, Any],
     failed: bool,
 ) -> None:
-    """One W&B run of the sweep's own, in the group of its cells, with the pictures and the table."""
+    """Log the sweep as a W&B run in the group of its cells, with its pictures and a table of its cells."""
     from alphapo_cli.tracking.wandb import log_group_summary
 
     cfg = grid.cells[0].cfg.tracking
@@ -258,10 +269,10 @@ def _track(
         overlays=lambda: write.overlays(directory, analysis),
     )
     if hint:
-        _say(
+        _log(
             f"W&B kept offline; to upload: wandb sync {directory.path}/wandb/offline-run-* {directory.path}/cells/*/wandb/offline-run-*"
         )
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

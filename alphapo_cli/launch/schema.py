@@ -1,4 +1,4 @@
-"""The typed schema of how a sweep's cells are run. No part of what they compute, so no part of any identity."""
+"""The typed schema of `launcher.*`, how a sweep's cells are run. It does not change results, so no hash includes it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from alphapo_cli.config.schema import _choice, _number
 
 @dataclass
 class LauncherConfig:
-    """Where cells run. Keys that a launcher has no use for must be left alone."""
+    """Settings of the launcher; a setting that the chosen launcher does not read must stay at its default."""
 
     name: str = _choice("local", "local", "slurm", "ray")
-    # local: worker processes; null: one per GPU, without GPUs as many as the cells' trainer.threads leave room for;
-    # 0: in this process, one cell after another.
+    # local: worker processes; null: one per GPU, without GPUs the CPU cores divided by the cells' trainer.threads;
+    # 0: in this process, one cell after another. slurm, ray: cells that run at a time at most; null: no limit.
     workers: int | None = _number(None, ge=0)
     crashes: int = _number(2, ge=1)  # a cell whose worker died this often has failed
     # slurm (submitit): one array task a cell.
@@ -21,14 +21,16 @@ class LauncherConfig:
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    time: int = _number(240, ge=1)  # minutes a task; at the end it is requeued and goes on from its checkpoint
-    cpus: int = _number(1, ge=1)  # a task
-    gpus: int = _number(0, ge=0)  # a task
-    memory_gb: float | None = _number(None, gt=0)  # a task
-    requeues: int = _number(20, ge=0)
+    time: int = _number(
+        240, ge=1
+    )  # minutes per task; a task that runs out of time is requeued and resumes from its checkpoint
+    cpus: int = _number(1, ge=1)  # per task
+    gpus: int = _number(0, ge=0)  # per task
+    memory_gb: float | None = _number(None, gt=0)  # per task
+    requeues: int = _number(20, ge=0)  # of a task that runs out of time, at most
     setup: list[str] = field(default_factory=list)  # shell lines before each task
     # ray
-    address: str | None = None  # of a running cluster ("auto": the one of this machine); null: a local one
+    address: str | None = None  # of a running cluster ("auto": that of this machine); null: start a local one
 
 
 @dataclass

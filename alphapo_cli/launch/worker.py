@@ -1,8 +1,9 @@
 """A worker process: `python -m alphapo_cli.launch.worker CONNECTION LIFELINE`, two inherited file descriptors.
 
-It answers ("prepare", cells) and ("run", job) over the connection until there is no more. SIGTERM asks the run under
-way to save a checkpoint and end; Ctrl-C is the parent's to hear. When the parent is gone, however it went, the other
-end of the lifeline closes and the worker ends at once: the run goes on from its checkpoint when the line is typed again.
+It serves requests ("prepare", (cells, plan)) and ("run", job) over the connection until the parent closes it. SIGTERM
+makes the current run save a checkpoint and end; SIGINT is ignored, because the parent handles Ctrl-C. When the parent
+dies, the other end of the lifeline closes and the worker exits at once; the same command resumes the run from its last
+checkpoint.
 """
 
 from __future__ import annotations
@@ -16,9 +17,14 @@ from multiprocessing.connection import Connection
 
 
 def main(connection: int, lifeline: int) -> None:
-    """Serve until the parent closes the connection."""
+    """Serve requests until the parent closes the connection.
+
+    Args:
+        connection: file descriptor of the connection to the parent.
+        lifeline: file descriptor of a pipe that the parent holds open while it lives.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with, args=(lifeline,), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(lifeline,), daemon=True).start()
     from alphapo_cli.runtime.quiet import quiet_libraries
 
     quiet_libraries()
@@ -26,10 +32,10 @@ def main(connection: int, lifeline: int) -> None:
     from alphapo_cli.launch.cell import prepare, run_job
 
     parent: Connection = Connection(connection)
-    # What takes seconds to import is imported before the first request.
+    # Imported before the first request, because it takes seconds.
     import alphapo_cli.stages.train  # noqa: F401
 
-    gc.freeze()  # accelerate collects garbage after every run: not again through everything that was imported
+    gc.freeze()  # accelerate collects garbage after every run: skip the imported modules
     parent.send("ready")
     while True:
         try:
@@ -49,7 +55,8 @@ def main(connection: int, lifeline: int) -> None:
             parent.send(None)
 
 
-def _die_with(lifeline: int) -> None:
+def _exit_with_parent(lifeline: int) -> None:
+    """Block until the parent is gone, then exit without cleanup."""
     os.read(lifeline, 1)
     os._exit(1)
 

@@ -13,12 +13,12 @@ from alphapo_cli.plots import style
 
 
 def evaluation_picture(results: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Writes the picture of `evaluation_figure` as a PNG at `path`."""
+    """Save `evaluation_figure` as a PNG at `path`."""
     style.save(evaluation_figure(results), path)
 
 
 def evaluation_figure(results: Mapping[str, Any]) -> Figure:
-    """For the object of results.json; an unavailable rate is left out, and said."""
+    """Draw the win rates, with intervals, and the win rate by length difference, from the object of results.json."""
     title = f"{_short(results['generator'])} against {_short(results['reference'])}, judged by {_short(results['annotator'])}"
     figure, (rates, bins) = style.new_figure(1, 2, 2.7, title, gridspec_kw={"width_ratios": [2, 3]})
     _rates(rates, results)
@@ -27,6 +27,7 @@ def evaluation_figure(results: Mapping[str, Any]) -> Figure:
 
 
 def _rates(ax: Axes, results: Mapping[str, Any]) -> None:
+    """Bars of both win rates; a rate that is unavailable is a note."""
     shown = [("win rate", "win_rate", style.INK), ("length-\ncontrolled", "length_controlled_winrate", style.BLUE)]
     for x, (label, key, colour) in enumerate(shown):
         rate, bounds = results.get(key), results.get(f"{key}_interval")
@@ -47,6 +48,7 @@ def _rates(ax: Axes, results: Mapping[str, Any]) -> None:
 
 
 def _bins(ax: Axes, results: Mapping[str, Any]) -> None:
+    """Win rate by bin of the length difference, with 95 % intervals."""
     bins = results["length_bins"]
     for x, b in enumerate(bins):
         error = 1.96 * b["standard_error"] if b["standard_error"] is not None else 0.0

@@ -1,7 +1,7 @@
-"""Pictures of runs and sweeps, as PNG.
+"""The figures of runs and sweeps.
 
-Every picture has a function that builds a matplotlib Figure from plain rows and one that saves it. Only the
-object-oriented API is used: no pyplot, no global state, no display. Importing this package imports matplotlib, so the
+Every figure has a function that builds a matplotlib Figure from plain rows and one that saves it as PNG. Only the
+object-oriented API is used: no pyplot, no global state, no display. Importing this module imports matplotlib, so the
 stages import it when they draw.
 """
 

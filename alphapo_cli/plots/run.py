@@ -1,4 +1,4 @@
-"""The picture of one run: what happened to likelihood, margin and outcome over its steps."""
+"""The figure of one run: displacement, reward margin and outcome over its optimizer steps."""
 
 from __future__ import annotations
 
@@ -17,15 +17,22 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def run_curves(rows: Rows, path: str | os.PathLike[str], title: str) -> None:
-    """Writes the picture of `run_figure` as a PNG at `path`."""
+    """Save `run_figure` as a PNG at `path`."""
     style.save(run_figure(rows, title), path)
 
 
 def run_figure(rows: Rows, title: str) -> Figure:
-    """Displacement, margin, shares of pairs and gradient weights against steps, for the rows of one metrics.jsonl.
+    """Draw displacement, reward margin, shares of pairs and gradient weights against optimizer steps.
 
-    In the embedded world two more panels show the true win rate and the length of the answers. Nulls and missing keys
-    are left out; a panel without any value says so.
+    In the embedded world two more panels show the true win rate and the length of the answers. A panel without any
+    value has a note instead.
+
+    Args:
+        rows: the rows of one metrics.jsonl; nulls and missing keys are left out.
+        title: the figure's title.
+
+    Returns:
+        A figure of 2 x 2 or 2 x 3 panels.
     """
     glassbox = any(style.number(row.get("glassbox/true_win_rate")) is not None for row in rows)
     panels: list[Callable[[Axes, Rows], None]] = [_displacement, _margin, _shares, _gradient]
@@ -41,7 +48,7 @@ def run_figure(rows: Rows, title: str) -> Figure:
             ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color=style.GREY, fontsize=8)
     figure.align_ylabels(axes)
     steps = {step for row in rows if (step := style.number(row.get("step"))) is not None}
-    if len(steps) == 1:  # matplotlib would zoom in on fractions of a step
+    if len(steps) == 1:  # else matplotlib would scale the axis to fractions of a step
         axes[0].set_xlim(min(steps) - 1, min(steps) + 1)
     for ax in axes[columns:]:
         ax.set_xlabel("optimizer step", fontsize=style.LABEL_SIZE, color=style.INK)
@@ -55,15 +62,17 @@ def _curves(ax: Axes) -> list[Any]:
 def _curve(
     ax: Axes, rows: Rows, key: str, colour: str, label: str | None = None, change: Callable[[float], float] = float
 ) -> None:
+    """A line of `change` of the metric against steps."""
     steps, values = style.series(rows, key, change)
     if not steps:
         return
-    # A run of a few steps is a few points: show them, a line alone would hide a single one.
+    # With few steps show the points: a line alone would hide a single one.
     marker = "o" if len(steps) <= 12 else None
     ax.plot(steps, values, color=colour, linewidth=1.6, marker=marker, markersize=3, label=label, gid="curve")
 
 
 def _band(ax: Axes, rows: Rows, key: str, colour: str) -> None:
+    """The range between the 10th and 90th percentile over the probe pairs."""
     low, high = (
         dict(zip(*style.series(rows, f"{key}/p10"), strict=True)),
         dict(zip(*style.series(rows, f"{key}/p90"), strict=True)),

@@ -1,7 +1,7 @@
-"""What all pictures share: size, colours, plain axes, and saving.
+"""Style of all figures: size, colours, axes and legends; and saving.
 
-1600 pixels over 8 inches: sharp at the 1200 pixels of a README, with text of at least 16 pixels there. The colours are
-Okabe and Ito's, which people with any of the common colour vision deficiencies tell apart.
+Figures are 1600 pixels over 8 inches wide: sharp at the 1200 pixels of a README, with text of at least 16 pixels there.
+The colours are those of Okabe and Ito, which people with any of the common colour vision deficiencies can distinguish.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ CATEGORIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, INK, GREY)
 DASHES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
-MANY = 16  # names from which on they no longer find room in the usual places
+MANY = 16  # labels up to which they fit the usual legend or axis
 
 TITLE_SIZE, PANEL_SIZE, LABEL_SIZE, TICK_SIZE = 10.5, 9.0, 8.5, 8.0
 
-# Dark in the middle and light at the ends: on white paper a usual diverging map would hide the runs near alpha = 0,
-# which are the ones that everything is compared with. The hue sets in steeply, so that the sign shows at once.
+# Dark in the middle and light at the ends: on white paper a usual diverging map would hide the runs near alpha = 0, the
+# baseline of every comparison. The hue changes steeply around 0, so that the sign is visible.
 DIVERGING = LinearSegmentedColormap.from_list(
     "alpha",
     [
@@ -69,44 +69,49 @@ def new_figure(rows: int, columns: int, height: float, title: str, **layout: Any
 
 
 def plain(text: str) -> str:
-    """`text` for matplotlib, which would read what stands between two dollar signs as mathematics, or fail to."""
+    """Escape dollar signs, between which matplotlib would parse mathematics."""
     return text.replace("$", r"\$")
 
 
 def names(texts: Iterable[str], *, bare: bool = False) -> dict[str, str]:
-    """What each text is called in a picture: short, and no two the same.
+    """Short, unique labels for a figure.
 
-    `bare`: without a "key=" that all of them begin with, where the picture says elsewhere what the key is.
+    Args:
+        texts: the texts to label, such as "alpha=0.5"; texts above 30 characters are shortened.
+        bare: whether to drop a "key=" that all of them begin with, because the figure names the key elsewhere.
+
+    Returns:
+        Text -> label.
     """
     known = list(dict.fromkeys(texts))
     keys = {text.partition("=")[0] for text in known}
     values = [text.partition("=")[2] for text in known]
     bare = bare and len(keys) == 1 and all(value and " " not in value for value in values)
-    found: dict[str, str] = {}
+    labels: dict[str, str] = {}
     for cut in ("{0:.29}…", "…{1}", "{2}"):
         texts = values if bare else known
-        found = {k: plain(t if len(t) <= 30 else cut.format(t, t[-29:], t)) for k, t in zip(known, texts, strict=True)}
-        if len(set(found.values())) == len(known):
+        labels = {k: plain(t if len(t) <= 30 else cut.format(t, t[-29:], t)) for k, t in zip(known, texts, strict=True)}
+        if len(set(labels.values())) == len(known):
             break
-    return found
+    return labels
 
 
 def panel(ax: Axes, title: str, y_label: str, x_label: str = "") -> None:
-    """Title on the left, and labels with their units."""
+    """Set a panel's title, on the left, and its axis labels, with units."""
     ax.set_title(title, fontsize=PANEL_SIZE, loc="left", color=INK)
     ax.set_ylabel(y_label, fontsize=LABEL_SIZE, color=INK)
     ax.set_xlabel(x_label, fontsize=LABEL_SIZE, color=INK)
 
 
 def legend(ax: Axes, **options: Any) -> None:
-    """A frameless legend where there is something to tell apart."""
+    """Add a frameless legend where the panel has labelled artists."""
     handles, _ = ax.get_legend_handles_labels()
     if handles:
         ax.legend(**{"fontsize": TICK_SIZE, "frameon": False, "handlelength": 1.6, "labelspacing": 0.3, **options})
 
 
 def figure_legend(figure: Figure, handles: Sequence[Any], columns: int = 6) -> None:
-    """Lines of explanations under all panels, where they can hide no data."""
+    """Add a legend below all panels, where it covers no data."""
     if handles:
         figure.legend(
             handles=handles,
@@ -121,7 +126,7 @@ def figure_legend(figure: Figure, handles: Sequence[Any], columns: int = 6) -> N
 
 
 def beside_or_below(figure: Figure, ax: Axes, handles: Sequence[Any]) -> None:
-    """Names to the right of `ax`; of very many, in columns below, for which the figure grows."""
+    """Add a legend to the right of `ax`; of more than MANY entries in columns below, enlarging the figure."""
     if len(handles) > MANY:
         columns = 4
         figure.set_figheight(figure.get_figheight() + 0.17 * math.ceil(len(handles) / columns))
@@ -131,7 +136,7 @@ def beside_or_below(figure: Figure, ax: Axes, handles: Sequence[Any]) -> None:
 
 
 def colour_bar(figure: Figure, axes: Sequence[Axes], alphas: Sequence[float], name: str) -> None:
-    """The bar over the swept range and 0, with a tick at 0 and a notch at every alpha of the sweep."""
+    """Add a colour bar over the range of `alphas` and 0, with a notch at every alpha; `name` is the swept key."""
     norm = centred(alphas)
     bar = figure.colorbar(ScalarMappable(norm, DIVERGING), ax=list(axes), pad=0.02, aspect=28, fraction=0.05)
     low, high = min(0.0, *alphas), max(0.0, *alphas)
@@ -146,9 +151,9 @@ def colour_bar(figure: Figure, axes: Sequence[Axes], alphas: Sequence[float], na
 
 
 def name_places(ax: Axes, labels: Sequence[str]) -> None:
-    """`labels` at 0, 1, 2, ... of the x axis, turned as far as they need to find room."""
-    room = 90 * ax.get_position().width  # letters that stand side by side
-    turned = 0 if sum(map(len, labels)) <= room else 35 if len(labels) <= MANY else 90
+    """Put `labels` at 0, 1, 2, ... on the x axis, rotated where they would overlap."""
+    capacity = 90 * ax.get_position().width  # characters that fit side by side
+    turned = 0 if sum(map(len, labels)) <= capacity else 35 if len(labels) <= MANY else 90
     size = TICK_SIZE if len(labels) <= 2 * MANY else 6.0
     ax.set_xticks(range(len(labels)), labels, rotation=turned, ha="right" if turned == 35 else "center", fontsize=size)
     ax.set_xlim(-0.6, len(labels) - 0.4)
@@ -156,12 +161,12 @@ def name_places(ax: Axes, labels: Sequence[str]) -> None:
 
 
 def reference_line(ax: Axes, y: float) -> None:
-    """A thin line at a value that means "no change" or "no better than chance"."""
+    """Draw a thin dashed line at a value that means "no change" or "no better than chance"."""
     ax.axhline(y, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
 
 
 def centred(values: Sequence[float]) -> Normalize:
-    """The colour scale of `values`: symmetric about 0, so that one hue means one sign and strength means distance."""
+    """The colour scale of `values`, symmetric about 0, so that the hue shows the sign."""
     reach = max((abs(value) for value in values), default=0.0) or 1.0
     return Normalize(vmin=-reach, vmax=reach)
 
@@ -176,7 +181,7 @@ def number(value: Any) -> float | None:
 def series(
     rows: Sequence[Mapping[str, Any]], key: str, change: Callable[[float], float] = float
 ) -> tuple[list[float], list[float]]:
-    """Steps and values of `key` in the order of `step`; rows without the value are left out."""
+    """Steps, ascending, and values (after `change`) of `key`; rows without a finite value are left out."""
     points: dict[float, float] = {}
     for row in rows:
         step, value = number(row.get("step")), number(row.get(key))
@@ -187,10 +192,10 @@ def series(
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Writes `figure` in one step, as an SVG where the path says so, else as a PNG; the same figure gives the same bytes."""
+    """Write `figure` atomically, as SVG where the path ends in .svg, else as PNG; deterministic, byte for byte."""
     buffer = io.BytesIO()
     if os.fspath(path).endswith(".svg"):
-        # Otherwise ids are drawn at random and the date is written into the file. Text stays text, to be edited.
+        # Otherwise ids are random and the file has the date. Text stays text, so that it can be edited.
         with rc_context({"svg.hashsalt": "alphapo", "svg.fonttype": "none"}):
             figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     else:

@@ -1,4 +1,4 @@
-"""Likelihood displacement against steps for all cells of a sweep in one picture, coloured by alpha."""
+"""The figure of likelihood displacement against optimizer steps for all cells of a sweep, coloured by alpha."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _SIDES = (("displacement/chosen", "Chosen responses"), ("displacement/rejected",
 
 @dataclass(frozen=True)
 class SweepCurve:
-    """One cell of a sweep as the pictures need it.
+    """One cell of a sweep, for the figures.
 
-    Cells with the same alpha, label and series are seeds of one another and are averaged.
+    Cells with the same alpha, label and series differ by their seed alone and are averaged.
     """
 
     alpha: float | None  # None when the sweep is not over alpha
@@ -36,16 +36,24 @@ class SweepCurve:
 def sweep_displacement(
     cells: Sequence[SweepCurve], path: str | os.PathLike[str], title: str | None = None, name: str = "alpha"
 ) -> None:
-    """Writes the picture of `displacement_figure` as a PNG at `path`."""
+    """Save `displacement_figure` as a PNG at `path`."""
     style.save(displacement_figure(cells, title, name), path)
 
 
 def displacement_figure(cells: Sequence[SweepCurve], title: str | None = None, name: str = "alpha") -> Figure:
-    """Displacement of the chosen and the rejected responses against steps, in nats per token.
+    """Draw displacement of the chosen and of the rejected responses against steps, in nats per token.
 
-    One thick line per value (the mean over its complete seeds, at steps that all of them reached) and, where there are
-    several seeds, one thin line each. With alphas the colour is continuous and centred on 0; otherwise every label has
-    a colour of its own. A cell that failed ends in a cross. `name` is the swept key.
+    One thick line per value (the mean over its complete seeds, at steps that all of them have) and, where there are
+    several seeds, one thin line for each. With alphas the colour is continuous and centred on 0; otherwise every label
+    has a colour. A cell that failed ends in a cross.
+
+    Args:
+        cells: the cells of the sweep.
+        title: the figure's title; None for the usual one.
+        name: the swept key.
+
+    Returns:
+        A figure of two panels.
     """
     by_alpha = is_over_alpha(cells)
     figure, axes = style.new_figure(1, 2, 3.7, title or f"Likelihood displacement during training, by {name}")
@@ -55,8 +63,8 @@ def displacement_figure(cells: Sequence[SweepCurve], title: str | None = None, n
     all_series = list(dict.fromkeys(cell.series for cell in cells))
     for ax, (key, panel_title) in zip(axes, _SIDES, strict=True):
         for group in groups:
-            alpha, place = group[0].alpha, labels.index(group[0].label)
-            colour: Any = style.CATEGORIES[place % len(style.CATEGORIES)]
+            alpha, index = group[0].alpha, labels.index(group[0].label)
+            colour: Any = style.CATEGORIES[index % len(style.CATEGORIES)]
             if by_alpha and alpha is not None:
                 colour = style.DIVERGING(norm(alpha))
             dash = style.DASHES[all_series.index(group[0].series) % len(style.DASHES)]
@@ -76,7 +84,7 @@ def displacement_figure(cells: Sequence[SweepCurve], title: str | None = None, n
 
 
 def is_over_alpha(cells: Sequence[SweepCurve]) -> bool:
-    """Whether every cell has an alpha, so that alpha is an axis."""
+    """Whether every cell has an alpha, so that alpha can be an axis."""
     return bool(cells) and all(cell.alpha is not None for cell in cells)
 
 
@@ -89,6 +97,7 @@ def group_seeds(cells: Sequence[SweepCurve]) -> list[list[SweepCurve]]:
 
 
 def _draw_group(ax: Axes, group: Sequence[SweepCurve], key: str, colour: Any, dash: str) -> None:
+    """Curves of one value: of every seed, and their mean."""
     curves = [(cell, *style.series(cell.rows, key)) for cell in group]
     several = len(curves) > 1
     for cell, steps, values in curves:
@@ -97,11 +106,11 @@ def _draw_group(ax: Axes, group: Sequence[SweepCurve], key: str, colour: Any, da
             ax.plot(steps, values, color=colour, linewidth=0.7, alpha=0.5, linestyle=dash, gid="seed")
         if steps and failed:
             ax.plot(steps[-1], values[-1], "x", color=colour, markersize=6, markeredgewidth=1.6, zorder=4, gid="failed")
-    # A seed that is still running would cut the mean short, so it counts only where no seed has ended.
-    alive = [curve for curve in curves if curve[1] and curve[0].state != "failed"]
+    # A running seed would truncate the mean, so it counts only where no seed has ended.
+    usable = [curve for curve in curves if curve[1] and curve[0].state != "failed"]
     whole = [
         dict(zip(steps, values, strict=True))
-        for cell, steps, values in [curve for curve in alive if curve[0].state == "complete"] or alive
+        for cell, steps, values in [curve for curve in usable if curve[0].state == "complete"] or usable
     ]
     if not whole:
         return

@@ -1,4 +1,4 @@
-"""What each value of a sweep led to: outcome, displacement of the chosen responses, share displaced."""
+"""The figure of a sweep's outcome, displacement of the chosen responses and share displaced, over the swept value."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from alphapo_cli.plots import style
 from alphapo_cli.plots.sweep_curves import SweepCurve, group_seeds, is_over_alpha
 
-# Panel title and axis label of the metrics that are usual outcomes; any other key stands for itself.
+# Panel title and axis label of the usual outcome metrics; another metric is labelled by its key.
 _NAMES = {
     "eval/win_rate": ("Win rate by the judge", "share of prompts won"),
     "glassbox/true_win_rate": ("True win rate against the base", "share of prompts won"),
@@ -27,7 +27,7 @@ _NAMES = {
     "displacement/chosen": ("Displacement of the chosen", "nats per token since step 0"),
     "displacement/share_chosen_down": ("Chosen responses displaced", "share of pairs"),
 }
-# Where a metric means "no better than before" or "no better than chance".
+# The values that mean "no better than before" or "no better than chance".
 _NEUTRAL = {
     "eval/win_rate": 0.5,
     "glassbox/true_win_rate": 0.5,
@@ -47,7 +47,7 @@ def sweep_outcome(
     title: str | None = None,
     name: str = "alpha",
 ) -> None:
-    """Writes the picture of `outcome_figure` as a PNG at `path`."""
+    """Save `outcome_figure` as a PNG at `path`."""
     style.save(outcome_figure(cells, metric, zero_name, best, title, name), path)
 
 
@@ -59,23 +59,28 @@ def outcome_figure(
     title: str | None = None,
     name: str = "alpha",
 ) -> Figure:
-    """Three panels over the swept value: `metric`, displacement/chosen, displacement/share_chosen_down.
-
-    Args:
-        metric: the outcome; null: the true win rate where a cell has it, else the reward accuracy.
-        zero_name: the method that alpha = 0 is ("SimPO", "DPO"), written at a line there.
-        best: the best alpha, or label of a sweep that is not over alpha; null: the highest mean of `metric`.
-        name: the swept key, for the x axis.
+    """Draw three panels over the swept value: `metric`, displacement/chosen, displacement/share_chosen_down.
 
     Dots are means over seeds, with a dash for each seed, and bars are the cells' 95 % intervals. With several seeds a
-    bar runs between the means of their lower and upper ends: the seeds share their prompts, so it is not narrowed.
-    Hollow dots are cells that are not finished, crosses at the bottom cells that failed.
+    bar spans the means of their lower and upper ends: the seeds share their prompts, so it is not narrowed. Hollow dots
+    are cells that are not finished, crosses at the bottom cells that failed.
+
+    Args:
+        cells: the cells of the sweep.
+        metric: the outcome; None: the true win rate where a cell has it, else the reward accuracy.
+        zero_name: the method that alpha = 0 equals ("SimPO", "DPO"), for the legend.
+        best: the best alpha, or label of a sweep that is not over alpha; None: that with the highest mean of `metric`.
+        title: the figure's title; None for the usual one.
+        name: the swept key, for the x axis.
+
+    Returns:
+        A figure of three panels, side by side, or stacked where there are many labels.
     """
     metric = metric or _default_metric(cells)
     keys = (metric, "displacement/chosen", "displacement/share_chosen_down")
     places = _places(cells)
     over_alpha = is_over_alpha(cells)
-    # Many names find room under one wide panel only.
+    # Many labels fit below a wide panel only.
     stacked = not over_alpha and len(places) > style.MANY
     figure, axes = style.new_figure(
         *((3, 1, 9.0) if stacked else (1, 3, 3.4)),
@@ -88,10 +93,10 @@ def outcome_figure(
     colour_of = _colours(cells, list(by_series))
     for ax, key in zip(axes, keys, strict=True):
         for i, groups in enumerate(by_series.values()):
-            # Side by side, so that no series hides another where they agree.
-            aside = 0.5 * _half_width(places) * (i - (len(by_series) - 1) / 2) / max(1, len(by_series) - 1)
-            moved = {place: x + aside for place, x in places.items()}
-            _draw_series(ax, groups, key, moved, colour_of, style.MARKERS[i % len(style.MARKERS)])
+            # Series are offset along x, so that none hides another with equal values.
+            offset = 0.5 * _half_width(places) * (i - (len(by_series) - 1) / 2) / max(1, len(by_series) - 1)
+            shifted = {value: x + offset for value, x in places.items()}
+            _draw_series(ax, groups, key, shifted, colour_of, style.MARKERS[i % len(style.MARKERS)])
         panel_title, unit = _NAMES.get(key, (key, ""))
         style.panel(ax, panel_title, unit, name)
         if key in _NEUTRAL:
@@ -123,14 +128,14 @@ def _x_key(cell: SweepCurve) -> float | str:
 
 
 def _places(cells: Sequence[SweepCurve]) -> dict[float | str, float]:
-    """Where each value stands on the x axis: alpha itself, or the labels one after another."""
+    """The x coordinate of each value: alpha itself, or the index of its label."""
     if is_over_alpha(cells):
         return {_x_key(cell): float(cell.alpha or 0.0) for cell in cells}
     return {key: float(i) for i, key in enumerate(dict.fromkeys(_x_key(cell) for cell in cells))}
 
 
 def _colours(cells: Sequence[SweepCurve], all_series: Sequence[str]) -> Callable[[SweepCurve], Any]:
-    """The colour of a cell: that of its series, or else of its alpha, as in the picture of the curves."""
+    """The colour of a cell: by series where there are several, else by alpha or label, as in `displacement_figure`."""
     if len(all_series) > 1:
         return lambda cell: style.CATEGORIES[all_series.index(cell.series) % len(style.CATEGORIES)]
     norm = style.centred([cell.alpha for cell in cells if cell.alpha is not None])
@@ -152,6 +157,7 @@ def _draw_series(
     colour_of: Callable[[SweepCurve], Any],
     marker: str,
 ) -> None:
+    """Means, seeds and intervals of one series in one panel."""
     means: list[tuple[float, float]] = []
     for group in groups:
         x, colour = places[_x_key(group[0])], colour_of(group[0])
@@ -212,7 +218,7 @@ def _handles(
     zero_name: str | None,
     best: float | str | None,
 ) -> list[Any]:
-    """The legend: what is in the picture, and nothing else."""
+    """Legend entries of the marks that the panels have."""
     artists = [artist for ax in axes for artist in (*ax.get_lines(), *ax.patches)]
     present = {artist.get_gid() for artist in artists}
     handles: list[Any] = []

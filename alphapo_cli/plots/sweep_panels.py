@@ -1,4 +1,4 @@
-"""The other pictures of a sweep's report: trajectories, quadrants, gradient weights, and any metric over the swept value."""
+"""Further figures of a sweep's report: trajectories, quadrants, gradient weights, a metric over the swept value."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _QUADRANTS = (
 
 
 def trajectory_figure(cells: Cells, name: str = "alpha") -> Figure:
-    """Chosen displacement against reward margin, one path a value from step 0 (hollow) to the end (filled)."""
+    """Draw chosen displacement against reward margin, one path per value from step 0 (hollow) to the end (filled)."""
     figure, (ax,) = style.new_figure(1, 1, 4.2, f"Chosen displacement against reward margin, by {name}")
     groups = group_seeds(cells)
     drawn: list[float] = []
@@ -52,7 +52,7 @@ def trajectory_figure(cells: Cells, name: str = "alpha") -> Figure:
 
 
 def quadrant_figure(cells: Cells, name: str = "alpha") -> Figure:
-    """Shares of probe pairs by what became of both responses; to the left of 0 the chosen one became less likely."""
+    """Draw the shares of probe pairs per quadrant; to the left of 0 the chosen response became less likely."""
     key = "displacement/quadrant/{}".format
     rows = [g for g in group_seeds(cells) if all(ending(g, key(q)) is not None for q, *_ in _QUADRANTS)]
     height = 1.6 + 0.24 * max(len(rows), 4) if len(rows) <= 3 * style.MANY else 1.6 + 0.14 * len(rows)
@@ -75,7 +75,7 @@ def quadrant_figure(cells: Cells, name: str = "alpha") -> Figure:
 
 
 def gradient_figure(cells: Cells, name: str = "alpha") -> Figure:
-    """Size of the mean dL/ds of both sides over the swept value: filled at the end of training, hollow at step 0."""
+    """Draw |mean dL/ds| of both responses over the swept value: filled at the end of training, hollow at step 0."""
     figure, (ax,) = style.new_figure(1, 1, 3.8, f"Gradient weight by {name}")
     groups = group_seeds(cells)
     over_alpha = is_over_alpha(cells)
@@ -106,7 +106,7 @@ def gradient_figure(cells: Cells, name: str = "alpha") -> Figure:
 
 
 def ending_figure(cells: Cells, key: str, title: str, unit: str, name: str = "alpha") -> Figure:
-    """One metric at the end of training over the swept value: means over seeds, and a dash for each seed."""
+    """Draw one metric at the end of training over the swept value: means over seeds, and a dash for each seed."""
     figure, (ax,) = style.new_figure(1, 1, 3.4, f"{title}, by {name}")
     groups = group_seeds(cells)
     over_alpha = is_over_alpha(cells)
@@ -129,7 +129,7 @@ def ending_figure(cells: Cells, key: str, title: str, unit: str, name: str = "al
 
 
 def mean_curve(group: Cells, key: str) -> dict[float, float]:
-    """Mean of `key` by step over complete seeds, at steps that all of them reached; of what has not failed else."""
+    """Step -> mean of `key` over complete seeds, at steps that all have; else over those not failed."""
     known = [
         (c, curve)
         for c in group
@@ -141,18 +141,19 @@ def mean_curve(group: Cells, key: str) -> dict[float, float]:
 
 
 def ending(group: Cells, key: str) -> float | None:
-    """The mean of a metric's last value."""
+    """The mean over seeds of a metric's last value; None where there is none."""
     values = _endings(group, key)
     return fmean(values) if values else None
 
 
 def _endings(group: Cells, key: str) -> list[float]:
+    """Last values of a metric, of complete seeds; where none is complete, of those that have not failed."""
     known = [(c, v) for c in group if c.state != "failed" and (v := style.number(c.metrics.get(key))) is not None]
     return [v for c, v in known if c.state == "complete"] or [v for _, v in known]
 
 
 def colour_of(groups: Sequence[Cells], place: int) -> Any:
-    """As in the pictures of the curves: alpha's own, or one a label."""
+    """The colour of a group, as in `displacement_figure`: by its alpha, or by its label."""
     cells = [cell for group in groups for cell in group]
     alpha = groups[place][0].alpha
     if is_over_alpha(cells) and alpha is not None:
@@ -162,11 +163,12 @@ def colour_of(groups: Sequence[Cells], place: int) -> Any:
 
 
 def label_of(group: Cells) -> str:
+    """The label of a group, which its cells share."""
     return group[0].label
 
 
 def _log_if_wide(ax: Axes, values: Sequence[float]) -> bool:
-    """A logarithmic y axis where positive values span more than a factor of twenty; linear otherwise."""
+    """Make the y axis logarithmic where positive values span more than a factor of twenty; whether it is."""
     wide = bool(values) and min(values) > 0 and max(values) > 20 * min(values)
     if wide:
         ax.set_yscale("log")

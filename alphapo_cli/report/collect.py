@@ -1,6 +1,6 @@
-"""Everything a report says, read from a sweep's directory.
+"""The data of a report, read from a sweep's directory.
 
-A sweep may be half done or damaged: what cannot be read becomes a fault of its cell, shown beside it, never an error.
+A sweep may be unfinished or damaged: a file that cannot be read is noted as the cell's `fault`, not raised.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from alphapo_cli.sweep.directory import SweepDirectory
 
 @dataclass(frozen=True)
 class ReportCell:
-    """One run of the sweep, as far as it went."""
+    """One cell of the sweep and what its run directory holds so far."""
 
     run: RunDirectory
     id: str
     values: Mapping[str, Any]  # swept key -> value
     overrides: tuple[str, ...]
-    point: int  # its place in `Sweep.points`
+    point: int  # index into `Sweep.points`
     state: str
     reason: str | None
     step: int
@@ -40,6 +40,7 @@ class ReportCell:
 
     @property
     def seed(self) -> Any:
+        """The swept seed; None where the seed is not swept."""
         return self.values.get("seed")
 
 
@@ -54,7 +55,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep's directory, read once."""
+    """The content of a sweep's directory."""
 
     directory: SweepDirectory
     record: Mapping[str, Any]
@@ -65,15 +66,17 @@ class Sweep:
 
     @property
     def points(self) -> list[best_of.SweepPoint]:
+        """The points of the sweep: cells that differ by their seed alone are one point."""
         return self.analysis.points
 
     @property
     def name(self) -> str:
+        """The sweep's name, else that of its directory."""
         return str(self.record.get("name") or self.directory.path.resolve().name)
 
     @cached_property
     def keys(self) -> list[str]:
-        """Swept keys but the seed, in order."""
+        """Swept keys without the seed, in order."""
         named = [str(k) for k in self.record.get("keys") or []]
         found = [k for c in self.cells for k in c.values]
         return [k for k in dict.fromkeys([*named, *found]) if k != "seed"]
@@ -95,7 +98,7 @@ class Sweep:
         return Axis(key, short(key), kind)
 
     def x(self, point: int) -> float | str:
-        """Where a point stands on the axis."""
+        """A point's value on the axis."""
         if not self.axis.key:  # seeds alone are swept
             return self.points[point].label
         value = self.points[point].members[0]["point"].get(self.axis.key)
@@ -108,7 +111,7 @@ class Sweep:
 
     @property
     def zero(self) -> str | None:
-        """The method that alpha = 0 is, where only alpha is swept."""
+        """The method that the base configuration equals at alpha = 0; None where it has no name."""
         base = self.record.get("base")
         return at_zero(base) if isinstance(base, Mapping) else None
 
@@ -126,31 +129,39 @@ def number(value: Any) -> float | None:
 
 
 def short(key: str) -> str:
-    """The last word of a dotted key."""
+    """The last part of a dotted key or group."""
     return key.rsplit(".", 1)[-1].rsplit("/", 1)[-1]
 
 
 def shown(value: Any) -> str:
-    """A swept value as it is typed."""
+    """A swept value as it would be typed."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def read(directory: SweepDirectory, analysis: best_of.Analysis | None = None) -> Sweep:
-    """The sweep in `directory`; `analysis`: its outcome, where it is known.
+    """Read a sweep.
+
+    Args:
+        directory: the sweep's directory.
+        analysis: its analysis, where that has been computed already.
+
+    Returns:
+        The sweep.
 
     Raises:
-        UsageError: there is no such directory, or it is not a sweep's.
+        UsageError: the directory does not exist, is not a sweep's, or its sweep.json cannot be read.
     """
     record = _record(directory)
     analysis = analysis or best_of.analyse(directory)
     best = best_of.find_best(analysis)
-    cells = [_cell(directory, made, k) for k, point in enumerate(analysis.points) for made in point.members]
+    cells = [_cell(directory, member, k) for k, point in enumerate(analysis.points) for member in point.members]
     return Sweep(directory, record, cells, analysis, best, best_of.sentence(analysis, best))
 
 
 def _record(directory: SweepDirectory) -> dict[str, Any]:
+    """The content of sweep.json; raises UsageError where it is missing or malformed."""
     path = directory.path
     if not path.is_dir():
         raise UsageError(f"{path}: no such directory; give the directory that 'alphapo sweep' printed")
@@ -162,14 +173,14 @@ def _record(directory: SweepDirectory) -> dict[str, Any]:
         raise UsageError(f"{path} is not a sweep's directory (no sweep.json){hint}")
     record = directory.record()
     cells = None if record is None else record.get("cells")
-    good = isinstance(cells, list) and all(
+    valid = isinstance(cells, list) and all(
         isinstance(c, dict)
         and isinstance(c.get("id"), str)
         and isinstance(c.get("point"), dict)
         and isinstance(c.get("overrides"), list)
         for c in cells
     )
-    if record is None or not good:
+    if record is None or not valid:
         raise UsageError(
             f"{directory.file} cannot be read; put it back from a copy, or run the sweep under another --out"
         )
@@ -197,7 +208,7 @@ def _cell(directory: SweepDirectory, made: Mapping[str, Any], point: int) -> Rep
 
 
 def _last(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The newest value of every probe metric of a run that has not ended."""
+    """The last value of every probe metric, of a run that has not ended."""
     found: dict[str, Any] = {}
     for row in rows:
         found.update({k: v for k, v in row.items() if k != "step" and not k.startswith("train/")})

@@ -1,4 +1,4 @@
-"""Every number of a report as CSV: one row a point, a cell, or a step of a cell. An empty field is undefined."""
+"""The numbers of a report as CSV: one row per point, per cell, and per step of a cell. An empty field is undefined."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Row = Mapping[str, Any]
 
 
 def write_csv(sweep: Sweep, folder: Path) -> dict[str, Path]:
-    """points.csv, cells.csv and curves.csv in `folder`."""
+    """Write points.csv, cells.csv and curves.csv into `folder`; their paths by name."""
     tables = {"points": _points(sweep), "cells": _cells(sweep), "curves": _curves(sweep)}
     paths = {}
     for name, rows in tables.items():
@@ -27,7 +27,7 @@ def write_csv(sweep: Sweep, folder: Path) -> dict[str, Path]:
 
 
 def _points(sweep: Sweep) -> list[dict[str, Any]]:
-    """Means over complete seeds; `interval` is the point's own, those of the advantages hold all together."""
+    """Means over complete seeds; intervals of the outcome are pointwise, those of the advantages simultaneous."""
     analysis, metrics = sweep.analysis, _ordered(k for c in sweep.cells for k in c.final)
     rows = []
     for k, point in enumerate(sweep.points):
@@ -73,7 +73,7 @@ def _curves(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def _ordered(keys: Iterable[str]) -> list[str]:
-    """Keys once each, in the catalogue's order, others behind."""
+    """Unique keys in the order of the catalogue of metrics, unknown ones last."""
     found, known = set(keys), catalog.keys()
     return [k for k in known if k in found] + sorted(found - set(known))
 

@@ -1,7 +1,7 @@
-"""The page: one HTML file with its style, its script and its data inside, that asks no other host for anything.
+"""The HTML page of a report: one file with its style, script and data inside, which makes no requests.
 
-The figures are drawn by about 500 lines of script of its own. Plotly's would be 4.5 MB in every report; the smaller
-chart libraries are not on PyPI, and would still need code for picking, for the colour scale and for the tips.
+The figures are drawn by about 500 lines of JavaScript in this package. Plotly's script would be 4.5 MB in every report;
+smaller chart libraries are not on PyPI, and would still need code for selection, colour scale and tooltips.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _OUTCOMES = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One field of the table of numbers; `value` is what it is sorted by."""
+    """One field of the table of points; `value` is its sort key."""
 
     text: str
     value: str = ""
@@ -95,7 +95,7 @@ def page(sweep: Sweep) -> str:
 
 
 def embedded(data: Any) -> str:
-    """JSON that may stand inside a script element: no text of a model can end it."""
+    """JSON, escaped for a script element, which no text of a model can then close."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")
@@ -114,7 +114,7 @@ def _environment() -> Environment:
 
 
 def _title(sweep: Sweep) -> tuple[str, str]:
-    """The heading and the line below it: the description says more than the name."""
+    """The heading and the line below it: the sweep's description, else its keys."""
     description = str(sweep.record.get("description") or "")
     first, _, rest = description.partition(";")
     if description:
@@ -123,7 +123,7 @@ def _title(sweep: Sweep) -> tuple[str, str]:
 
 
 def _verdict(sweep: Sweep) -> tuple[str, str]:
-    """Class and words of the pill above the sentence."""
+    """CSS class and text of the label above the sentence."""
     best = sweep.best
     if best is None:
         return "open", "nothing complete yet"
@@ -137,6 +137,7 @@ def _verdict(sweep: Sweep) -> tuple[str, str]:
 
 
 def _facts(sweep: Sweep, answers: Samples | None) -> list[tuple[str, str]]:
+    """Name and value of what the page's head lists: cells, seeds, steps, model, data, cost."""
     counts = sweep.counts()
     first = next((c for c in sweep.cells if c.settings), None)
     seeds = list(dict.fromkeys(shown(c.seed) for c in sweep.cells if c.seed is not None))
@@ -169,23 +170,24 @@ def _duration(seconds: float) -> str:
 
 
 def _warning(sweep: Sweep) -> str | None:
-    """What the reader must know before reading on."""
+    """A warning about cells that are not complete, if any."""
     counts = sweep.counts()
     missing = {state: n for state, n in counts.items() if state != "complete"}
     if not missing:
         return None
     done = counts.get("complete", 0)
-    said = ", ".join(f"{n} {state}" for state, n in missing.items())
-    return f"{done} of {len(sweep.cells)} cells are complete ({said}); this page shows what there is."
+    listed = ", ".join(f"{n} {state}" for state, n in missing.items())
+    return f"{done} of {len(sweep.cells)} cells are complete ({listed}); this page shows what there is."
 
 
 def _by_neighbours(sweep: Sweep) -> bool:
+    """Whether the sentence compares with neighbouring points, for want of several seeds."""
     single = all(len(p.cells) <= 1 for p in sweep.points)
     return single and "neighbouring" in sweep.sentence
 
 
 def _groups(metrics: list[str]) -> list[tuple[str, list[str]]]:
-    """Metrics of the explorer's list under a heading each."""
+    """Headings and metrics of the list from which a metric is chosen."""
     groups = [
         ("held-out pairs", [k for k in metrics if k in catalog.PROBE]),
         ("embedded world", [k for k in metrics if k in catalog.GLASSBOX]),
@@ -224,10 +226,12 @@ def _numbers(sweep: Sweep) -> dict[str, Any]:
 
 
 def _entry(value: float | None, form: str) -> Entry:
+    """A field with the value in the format `form`."""
     return Entry("–") if value is None else Entry(_minus(format(value, form)), repr(value))
 
 
 def _bounded(value: float | None, estimate: Estimate | None, form: str) -> Entry:
+    """A field with the value and its interval."""
     entry = _entry(value, form)
     if value is None or estimate is None:
         return entry
@@ -235,7 +239,7 @@ def _bounded(value: float | None, estimate: Estimate | None, form: str) -> Entry
 
 
 def titled(label: str) -> str:
-    """A point's label for people: "alpha = −1"."""
+    """A point's label for display: "alpha = −1"."""
     return label.replace("=", " = ").replace("= -", "= −")
 
 

@@ -1,6 +1,7 @@
-"""What the page's figures are drawn from: one JSON object, small enough to travel by mail.
+"""The data of the page's figures: one JSON object, small enough for an e-mail.
 
-Numbers keep five significant digits, and long curves are thinned to evenly spaced steps; the CSV files hold all of it.
+Numbers are rounded to five significant digits, and long curves are thinned to evenly spaced steps; the CSV files hold
+all of the data.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from alphapo_cli.report.samples import Answer, Samples
 from alphapo_cli.sweep.intervals import Estimate
 from alphapo_cli.tracking import metrics as catalog
 
-# Values of all curves together (about 7 bytes each), and the least that a curve keeps of its points.
+# Values of all curves together (about 7 bytes each), and the number of points that every curve keeps at least.
 CURVE_BUDGET, FEWEST = 60_000, 12
 TRAIN = ("train/loss", "train/grad_norm", "train/rewards/margins", "train/rewards/accuracies")
-# Finals also carry what the bars of the gradient weights need.
+# Percentiles that final values also hold, for the bars of the gradient weights.
 SPREAD = tuple(f"gradient_weight/{side}/{q}" for side in ("chosen", "rejected") for q in ("p10", "p90"))
 
 
@@ -43,11 +44,12 @@ def payload(sweep: Sweep, answers: Samples | None) -> dict[str, Any]:
 
 
 def _known(cell: ReportCell, key: str) -> bool:
+    """Whether the cell has a value of the metric."""
     return number(cell.final.get(key)) is not None or any(number(row.get(key)) is not None for row in cell.rows)
 
 
 def _groups(sweep: Sweep) -> list[dict[str, Any]]:
-    """The swept keys and their values, in order: what a reader can pick by."""
+    """The swept keys and their values, in order, by which the page filters."""
     groups = []
     for key in sweep.keys:
         values = list(dict.fromkeys(shown(p.members[0]["point"].get(key)) for p in sweep.points))
@@ -79,19 +81,19 @@ def _steps(sweep: Sweep, key: str) -> list[int]:
 
 
 def _curve(cell: ReportCell, key: str) -> dict[int, float]:
-    """Values of `key` by step."""
-    found = {}
+    """Step -> value of `key`."""
+    curve = {}
     for row in cell.rows:
         step, value = number(row.get("step")), number(row.get(key))
         if step is not None and value is not None:
-            found[int(step)] = value
-    return found
+            curve[int(step)] = value
+    return curve
 
 
 def _cell(
     cell: ReportCell, keys: Sequence[str], kept: Mapping[str, set[int]], grids: dict[tuple[int, ...], int]
 ) -> dict[str, Any]:
-    """One cell. A curve is [index of its steps, values]: cells of a sweep share their steps."""
+    """One cell. A curve is [index into `grids`, values], because cells of a sweep share their steps."""
     curves = {}
     for key in keys:
         points = _curve(cell, key)
@@ -111,7 +113,7 @@ def _cell(
 
 
 def overlays(sweep: Sweep) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Metric -> point's label -> its mean over complete seeds by step, at most 100 steps."""
+    """Metric -> label of a point -> (step, mean over complete seeds), at most 100 steps."""
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for key in (*catalog.PROBE, *catalog.GLASSBOX):
         for k, point in enumerate(sweep.points):
@@ -145,13 +147,13 @@ def _samples(answers: Samples) -> dict[str, Any]:
 
 
 def rounded(value: Any) -> float | None:
-    """Five significant digits: a tenth of a pixel on any screen."""
+    """Round to five significant digits, a tenth of a pixel on any screen; None where `value` is not a finite number."""
     known = number(value)
     return None if known is None else float(f"{known:.5g}")
 
 
 def thinned(steps: Sequence[int], most: int) -> list[int]:
-    """At most `most` of the steps, evenly spaced in their order, the first and the last among them."""
+    """At most `most` of the steps, evenly spaced by index, with the first and the last."""
     if len(steps) <= most:
         return list(steps)
     return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]

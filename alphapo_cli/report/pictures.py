@@ -19,7 +19,7 @@ _ENDINGS = {
 
 
 def write_pictures(sweep: Sweep, folder: Path) -> dict[str, list[Path]]:
-    """Figures with anything to show, as <name>.png and <name>.svg in `folder`."""
+    """Write the figures that have data as <name>.png and <name>.svg into `folder`; their paths by name."""
     curves = _curves(sweep)
     if not any(curve.rows for curve in curves):
         return {}
@@ -32,10 +32,10 @@ def write_pictures(sweep: Sweep, folder: Path) -> dict[str, list[Path]]:
         "quadrants": lambda: sweep_panels.quadrant_figure(curves, name),
         "gradient_weight": lambda: sweep_panels.gradient_figure(curves, name),
     }
-    for title, (key, words, unit) in _ENDINGS.items():
+    for title, (key, text, unit) in _ENDINGS.items():
         if any(style.number(curve.metrics.get(key)) is not None for curve in curves):
-            figures[title] = lambda key=key, words=words, unit=unit: sweep_panels.ending_figure(  # type: ignore[misc]
-                curves, key, words, unit, name
+            figures[title] = lambda key=key, text=text, unit=unit: sweep_panels.ending_figure(  # type: ignore[misc]
+                curves, key, text, unit, name
             )
     written: dict[str, list[Path]] = {}
     for title, make in figures.items():
@@ -51,6 +51,7 @@ def _word(key: str) -> str:
 
 
 def _best(sweep: Sweep) -> float | str | None:
+    """The best point as `outcome_figure` takes it: alpha, or label."""
     if sweep.analysis.best is None:
         return None
     point = sweep.points[sweep.analysis.best]
@@ -58,16 +59,16 @@ def _best(sweep: Sweep) -> float | str | None:
 
 
 def _curves(sweep: Sweep) -> list[SweepCurve]:
-    made = []
+    curves = []
     labels = style.names((p.label for p in sweep.points), bare=True)
     series = style.names(p.series for p in sweep.points)
     for cell in sweep.cells:
         point, estimate = sweep.points[cell.point], sweep.analysis.estimates[cell.point]
         metric = sweep.analysis.metric
         intervals = {} if estimate is None or metric is None else {metric: (estimate.low, estimate.high)}
-        made.append(
+        curves.append(
             SweepCurve(
                 point.alpha, labels[point.label], cell.rows, cell.final, cell.state, series[point.series], intervals
             )
         )
-    return made
+    return curves

@@ -1,4 +1,4 @@
-"""Answers of all points to the same prompts, for reading side by side."""
+"""Sampled answers of all points to the same prompts, for reading side by side."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUDGET = 240_000  # characters of all answers together, so that the page stays s
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer. `reward` is the true reward, known in the embedded world alone."""
+    """One answer. `reward` is the true reward, which only the embedded world has."""
 
     text: str
     reward: float | None
@@ -29,7 +29,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Samples:
-    """Answers to `prompts`; every list of answers runs parallel to it."""
+    """Answers to `prompts`, in the same order."""
 
     seed: Any
     prompts: list[str]
@@ -38,9 +38,15 @@ class Samples:
 
 
 def samples(sweep: Sweep) -> Samples | None:
-    """The answers that one seed's complete cells sampled at their last step; None where there are none.
+    """The answers that complete cells of one seed sampled at their last step.
 
-    The prompts are drawn by a hash, so that nobody can have chosen them for what they show.
+    Prompts are selected by their hash, so that they cannot be chosen by their answers.
+
+    Args:
+        sweep: the sweep.
+
+    Returns:
+        The answers of the seed with the most complete cells, or None where no cell has sampled any.
     """
     done = [c for c in sweep.cells if c.state == "complete" and (c.run.path / "samples").is_dir()]
     seeds = Counter(json.dumps(c.seed) for c in done)
@@ -55,6 +61,7 @@ def samples(sweep: Sweep) -> Samples | None:
 
 
 def _drawn(seed: Any, shared: set[str], start: dict[str, Any], texts: dict[int, dict[str, Any]]) -> Samples:
+    """Select prompts among `shared`, within MOST_PROMPTS and BUDGET."""
     columns = [start, *texts.values()]
     prompts: list[str] = []
     spent = 0
@@ -76,7 +83,7 @@ def _last(cell: ReportCell) -> dict[str, Any]:
 
 
 def _read(cell: ReportCell, name: str) -> dict[str, Any]:
-    """Rows in AlpacaEval's format by instruction; empty where the file is missing or is something else."""
+    """Rows in AlpacaEval's format by instruction; empty where the file is missing or malformed."""
     path: Path = cell.run.path / "samples" / name
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""How the cells are configured: what differs between them, what was changed from the defaults, and the commands."""
+"""Configuration of the cells: what differs between them, what was changed from the defaults, and the commands."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _ABSENT = object()
 
 @dataclass(frozen=True)
 class Setting:
-    """One key that all cells agree on; `default` is what `alphapo train` without overrides takes."""
+    """One key that all cells agree on; `default` is its value in `alphapo train` without overrides."""
 
     key: str
     value: str
-    default: str | None  # None where it is the default
+    default: str | None  # None where `value` is the default
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Settings:
 
 
 def settings(sweep: Sweep) -> Settings:
-    """The configuration of all cells that have begun."""
-    begun = [c for c in sweep.cells if c.settings]
-    keys = list(dict.fromkeys(k for c in begun for k in c.settings))
-    differing = [k for k in keys if any(_value(c, k) != _value(begun[0], k) for c in begun)]
+    """The configuration of all cells that have started."""
+    started = [c for c in sweep.cells if c.settings]
+    keys = list(dict.fromkeys(k for c in started for k in c.settings))
+    differing = [k for k in keys if any(_value(c, k) != _value(started[0], k) for c in started)]
     # Swept keys first, as they were given; a group (objective=dpo,simpo) is not a key of the configuration.
     swept = [k for k in sweep.keys if k in differing]
     rest = [k for k in differing if k not in swept and k != "seed"]
@@ -51,10 +51,10 @@ def settings(sweep: Sweep) -> Settings:
     shared = []
     for key in keys:
         if key not in differing:
-            value, default = begun[0].settings[key], defaults.get(key, _ABSENT)
+            value, default = started[0].settings[key], defaults.get(key, _ABSENT)
             changed = None if value == default else "-" if default is _ABSENT else text(default)
             shared.append(Setting(key, text(value), changed))
-    rows = [(c, [text(c.settings[k]) if k in c.settings else "-" for k in differing]) for c in begun]
+    rows = [(c, [text(c.settings[k]) if k in c.settings else "-" for k in differing]) for c in started]
     return Settings(differing, rows, shared)
 
 
@@ -63,26 +63,26 @@ def _value(cell: ReportCell, key: str) -> Any:
 
 
 def typed(sweep: Sweep) -> list[str]:
-    """The command lines that made this sweep, as typed, oldest cells first."""
+    """The distinct commands of the cells' manifests, as typed, in the order of the cells."""
     lines = []
     for cell in sweep.cells:
         argv = cell.manifest.get("command")
         words = [str(word) for word in argv] if isinstance(argv, list) else []
-        # A worker of another engine has a command of its own, which says nothing here.
+        # Skip the commands of workers of other launchers.
         if len(words) > 1 and words[1] in ("sweep", "train", "run"):
             lines.append(shlex.join(["alphapo", *words[1:]]))
     return list(dict.fromkeys(lines))
 
 
 class Commands:
-    """`train` commands with the configuration of cells, whatever file or group it came from."""
+    """Builds `alphapo train` commands that reproduce the configuration of cells."""
 
     def __init__(self) -> None:
-        # A compose costs a tenth of a second and a sweep may have hundreds of cells, which set the same few keys.
+        # Memoized by keys: composing takes a tenth of a second, and hundreds of cells may set the same few keys.
         self.known: dict[tuple[str, ...], bool] = {}
 
     def of(self, cell: ReportCell) -> str | None:
-        """The command; None where overrides of the shipped conf/ cannot say it (an objective from --config-dir)."""
+        """The command; None where overrides of the shipped conf/ cannot express it (an objective from --config-dir)."""
         groups, changed = self._difference(cell.settings)
         overrides = [*groups, *(f"{k}={_typed(v)}" for k, v in changed.items())]
         kind = (*groups, *changed)
@@ -91,7 +91,7 @@ class Commands:
         return shlex.join(["alphapo", "train", *overrides]) if self.known[kind] else None
 
     def _difference(self, settings: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
-        """The groups to choose, and the values to set after that."""
+        """The groups to choose, and the values to set then, to get from the defaults to `settings`."""
         objective = settings.get("objective.name")
         groups = [f"objective={objective}"]
         base = _defaults(tuple(groups))
@@ -103,7 +103,7 @@ class Commands:
         ]
         base = _defaults(tuple(groups))
         changed = {k: v for k, v in settings.items() if base.get(k, _ABSENT) != v}
-        # One gamma is given, and the other is null by that.
+        # Setting one of the two gammas makes the other null.
         for one, other in (GAMMAS, GAMMAS[::-1]):
             if changed.get(one) is not None and settings.get(other) is None:
                 changed.pop(other, None)
@@ -121,7 +121,7 @@ def _defaults(overrides: tuple[str, ...]) -> dict[str, Any]:
 
 
 def text(value: Any) -> str:
-    """A value as YAML shows it."""
+    """A value as YAML writes it."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, list):
@@ -130,7 +130,7 @@ def text(value: Any) -> str:
 
 
 def _typed(value: Any) -> str:
-    """A value as an override takes it; text is quoted where Hydra's grammar would read more into it."""
+    """A value as an override; text is quoted where Hydra's grammar would parse it as something else."""
     if isinstance(value, list):
         return f"[{','.join(map(_typed, value))}]"
     if isinstance(value, str):
@@ -150,7 +150,7 @@ def _is_number(value: str) -> bool:
 
 
 def versions(sweep: Sweep) -> list[tuple[str, str]]:
-    """Versions, commit and hardware of the cells; several where a sweep was continued under others."""
+    """Versions, commit, hardware and data hash of the cells; several values where a sweep was resumed under others."""
     packages = ("alphapo", "torch", "transformers", "python")
     found: dict[str, list[str]] = {}
     for cell in sweep.cells:
@@ -175,5 +175,5 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def command_of_report(sweep: Sweep) -> str:
-    """The line that writes this report again."""
+    """The command that writes this report again."""
     return shlex.join(["alphapo", "report", PurePath(sweep.directory.path.resolve()).as_posix()])

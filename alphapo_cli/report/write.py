@@ -1,4 +1,4 @@
-"""The report of a sweep: report.html, and beside it report/ with every figure as PNG and SVG and every number as CSV."""
+"""Writing the report of a sweep: report.html, and report/ with the figures as PNG and SVG and the numbers as CSV."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HTML, FOLDER = "report.html", "report"
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """What was written."""
+    """The files of a report, and the sentence that sums it up."""
 
     html: Path
     csv: dict[str, Path]
@@ -27,12 +27,21 @@ class ReportFiles:
 def write_report(
     directory: SweepDirectory, out: Path | None = None, analysis: Analysis | None = None, *, pictures: bool = True
 ) -> ReportFiles:
-    """Write the report of a sweep into its directory, or into `out`; `analysis`: its outcome, where it is known.
+    """Write the report of a sweep.
+
+    Args:
+        directory: the sweep's directory.
+        out: where to write; None: the sweep's directory.
+        analysis: the sweep's analysis, where that has been computed already.
+        pictures: whether to write the figures as PNG and SVG too.
+
+    Returns:
+        The files.
 
     Raises:
         UsageError: `directory` is not a sweep's.
     """
-    # Here and not above: `alphapo --help` must not wait for them.
+    # Imported here, so that `alphapo --help` does not wait for it.
     from alphapo_cli.report import collect, csv_files, page
 
     sweep = collect.read(directory, analysis)
@@ -45,21 +54,21 @@ def write_report(
     tables = csv_files.write_csv(sweep, target / FOLDER)
     write_atomic(target / HTML, page.page(sweep))
     ended = sweep.analysis.ended
-    if ended:  # as old as what it shows: a cell that ended while it was drawn is newer than it
+    if ended:  # the time of the last cell it shows: one that ended while it was written is newer
         with contextlib.suppress(OSError):
             os.utime(target / HTML, ns=(ended, ended))
     return ReportFiles(target / HTML, tables, drawn, sweep.sentence)
 
 
 def overlays(directory: SweepDirectory, analysis: Analysis) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """For every probe metric the mean curve of each point, label -> (step, value): an overlay chart for W&B."""
+    """Metric -> label of a point -> (step, mean over complete seeds), for W&B's overlay charts."""
     from alphapo_cli.report import collect, payload
 
     return payload.overlays(collect.read(directory, analysis))
 
 
 def refresh(directory: SweepDirectory, analysis: Analysis, *, pictures: bool = True) -> Path | None:
-    """The report at the end of a sweep: written where there is none, or a cell was trained or judged since. Its path."""
+    """Write the report where it is missing or older than the last cell; its path, None where no cell has ended."""
     html = directory.path / HTML
     if not analysis.ended:
         return None

@@ -1,4 +1,7 @@
-"""What is the same in several runs of one process is made once. Imports nothing heavy: a sweep orders its cells by it."""
+"""A least-recently-used memo of model, data and log-probs, shared by the runs of one process.
+
+Imports nothing heavy: a sweep orders its cells by `inputs_key`.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,12 @@ from alphapo_cli.storage.hashing import digest
 
 T = TypeVar("T")
 
-Memoize = Callable[
-    [str, Callable[[], Any]], Any
-]  # (key, make): what was made under the key before, else what `make` makes
+# (key, make): the value that is stored under the key, else the value of `make()`, which is then stored.
+Memoize = Callable[[str, Callable[[], Any]], Any]
 
 
 def no_memo(key: str, make: Callable[[], Any]) -> Any:
-    """A `Memoize` that keeps nothing: there is no other run."""
+    """A `Memoize` that stores nothing, for a process with a single run."""
     return make()
 
 
@@ -28,15 +30,21 @@ class _Entry:
 
 
 class LRUMemo:
-    """Keeps what is made by key, as long as one of its latest owners has asked for it; the rest is let go."""
+    """Values by key, each kept while one of the most recent owners has asked for it.
+
+    An owner is a combination of model and data (`inputs_key`), which several runs may share.
+
+    Args:
+        owners: how many of the most recent owners keep their values.
+    """
 
     def __init__(self, owners: int) -> None:
         self.most = owners
-        self.owners: list[str] = []  # the latest one last
+        self.owners: list[str] = []  # the most recent one last
         self.kept: dict[str, _Entry] = {}
 
     def open(self, owner: str) -> None:
-        """From now on `owner` asks."""
+        """Make `owner` the current one, and drop values that only evicted owners have asked for."""
         self.owners = [*(name for name in self.owners if name != owner), owner]
         for gone in self.owners[: -self.most]:
             for kept in self.kept.values():
@@ -45,7 +53,7 @@ class LRUMemo:
         self.kept = {key: kept for key, kept in self.kept.items() if kept.owners}
 
     def keep(self, key: str, make: Callable[[], Any]) -> Any:
-        """What was made under the key before, else what `make` makes; for the owner that asks."""
+        """The value stored under `key`, else that of `make()`, which is then stored; counted for the current owner."""
         if key not in self.kept:
             self.kept[key] = _Entry(make(), set())
         self.kept[key].owners.add(self.owners[-1])
@@ -53,6 +61,6 @@ class LRUMemo:
 
 
 def inputs_key(cfg: TrainConfig) -> str:
-    """A hash of the settings that a run's model and data depend on."""
+    """Hash of the settings that a run's model and data depend on."""
     seed = cfg.seed if cfg.model.source == "from_scratch" else 0
     return digest([asdict(cfg.model), asdict(cfg.data), cfg.probe.pairs, seed])

@@ -1,4 +1,4 @@
-"""Libraries' own chatter kept off the terminal."""
+"""Warnings and progress bars of transformers, tokenizers and datasets kept off the terminal."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import sys
 
 
 def quiet_libraries(*, importing: bool = False) -> None:
-    """Keep the libraries' own chatter off the terminal; set before they are imported.
+    """Silence the libraries by their environment variables, before they are imported.
 
-    `importing`: the command will need transformers in this process.
+    Args:
+        importing: whether the command will import transformers in this process.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -19,6 +20,6 @@ def quiet_libraries(*, importing: bool = False) -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     if os.environ.get("WANDB_MODE") == "offline" and importing:
-        # transformers says so on stdout, which is for results.
+        # transformers prints a note about it on stdout, which is for results.
         with contextlib.redirect_stdout(io.StringIO()):
             import transformers.integrations.integration_utils  # noqa: F401

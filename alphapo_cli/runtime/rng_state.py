@@ -10,7 +10,7 @@ import torch
 
 
 def state() -> dict[str, Any]:
-    """Of Python, numpy, torch and this process's CUDA device."""
+    """State of the generators of Python, numpy, torch and this process's CUDA device."""
     version, internal, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
@@ -22,7 +22,7 @@ def state() -> dict[str, Any]:
 
 
 def restore(saved: dict[str, Any]) -> None:
-    """Put the generators back to what `state` gave."""
+    """Set the generators to a state that `state` returned."""
     version, internal, gauss = saved["python"]
     random.setstate((version, tuple(internal), gauss))
     keys, position, has_gauss, cached = saved["numpy"]

@@ -1,6 +1,7 @@
 """Ctrl-C, SIGTERM and SIGHUP: a request to stop at the next safe point, and signals deferred during a critical section.
 
-The first signal asks for a stop at the next safe point, the second one stops at once.
+The first signal requests a stop at the next safe point, such as the end of an optimizer step; the second one raises
+KeyboardInterrupt at once.
 """
 
 from __future__ import annotations
@@ -17,13 +18,18 @@ SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopRequest:
-    """Whether somebody asked for a stop."""
+    """Whether a signal has requested a stop (`asked`)."""
 
     def __init__(self) -> None:
         self.asked = False
         self._patient = True
 
     def ask(self, number: int, frame: FrameType | None) -> Any:
+        """Signal handler: note the first signal.
+
+        Raises:
+            KeyboardInterrupt: a stop has been requested before, or the process is within `at_once`.
+        """
         if self.asked or not self._patient:
             raise KeyboardInterrupt
         self.asked = True
@@ -31,7 +37,11 @@ class StopRequest:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within the block there is nothing to finish first: a signal raises KeyboardInterrupt."""
+        """Within the block a signal raises KeyboardInterrupt at once, because there is no step to finish.
+
+        Raises:
+            KeyboardInterrupt: a stop has been requested before the block.
+        """
         if self.asked:
             raise KeyboardInterrupt
         self._patient = False
@@ -43,7 +53,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Collect signals for the block; outside the main thread, where Python cannot, nothing is ever asked."""
+    """Turn signals into a `StopRequest` within the block; outside the main thread none arrive."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -59,15 +69,15 @@ def stop_requests() -> Iterator[StopRequest]:
 
 
 def raise_interrupt(number: int, frame: FrameType | None) -> Any:
-    """Handler outside such a block: a scheduler's SIGTERM and a closed terminal are interruptions like Ctrl-C."""
+    """Signal handler outside `stop_requests`: a scheduler's SIGTERM and a closed terminal interrupt like Ctrl-C."""
     raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[None]:
-    """Within the block signals are collected; after it each goes to the handler that it would have met.
+    """Defer signals within the block; after it each is passed to the handler that was set before.
 
-    Outside the main thread, where Python takes no signals, nothing changes.
+    Outside the main thread, which gets no signals, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""The number of threads that torch computes with."""
+"""The number of threads that torch computes with on the CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextlib.contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """torch's thread count within the block; None leaves it."""
+    """Set the number of torch's threads within the block; None leaves it."""
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)

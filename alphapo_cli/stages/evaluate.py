@@ -1,6 +1,6 @@
-"""`alphapo eval`: outputs, reference and judge in; annotations, results, leaderboard row and picture out.
+"""`alphapo eval`: judge outputs against a reference; annotations, results, leaderboard row and picture.
 
-`prepare` reads and checks everything that can be wrong (exit 2) and touches nothing; `run` does the work.
+`prepare` loads and validates all inputs and writes nothing; `run` judges and writes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from alphapo_cli.storage.atomic import write_json
 
 @dataclass(frozen=True)
 class Inputs:
-    """The files of an evaluation; a directory stands for the usual file in it."""
+    """The input files of an evaluation; a directory means the file of the usual name in it."""
 
     outputs: Path
     reference: Path
@@ -40,7 +40,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything read and checked. `rows`: (reference, model) outputs in the reference's order."""
+    """The validated inputs. `rows`: (reference, model) outputs in the reference's order; `state`: of the directory."""
 
     cfg: EvalConfig
     inputs: Inputs
@@ -57,23 +57,32 @@ class Evaluation:
 
     @property
     def asking(self) -> bool:
-        """Whether what failed and was allowed to is asked again: other statistics are no reason to."""
+        """Whether failed judgements are requested again; not where only the statistics differ."""
         return self.state != "statistics"
 
     @property
     def pairs(self) -> list[Pair]:
+        """(instruction, reference output, model output) for the judge."""
         return [Pair(base.instruction, base.output, own.output) for base, own in self.rows]
 
 
 def prepare(
     cfg: EvalConfig, inputs: Inputs, out: Path | None = None, *, replace: bool = False, inside: Path | None = None
 ) -> Evaluation:
-    """Read and check everything; the state says whether there is anything to do.
+    """Load and validate outputs, reference, judge and the other files.
 
-    `inside`: a run directory that keeps the evaluation, in place of `out`.
+    Args:
+        cfg: the configuration.
+        inputs: the files.
+        out: the directory of the evaluation; None: one named by its content in run.dir.
+        replace: whether to discard the content of the directory.
+        inside: a run directory in which the evaluation is kept, in place of `out`.
+
+    Returns:
+        The inputs; its `state` is "complete" where nothing is left to do.
 
     Raises:
-        UsageError: any input, setting or directory that does not fit.
+        UsageError: an input, a setting or the directory cannot be used.
     """
     outputs, reference = read_outputs(inputs.outputs), read_outputs(inputs.reference)
     check_same_set(outputs, reference)
@@ -93,23 +102,26 @@ def prepare(
     state = directory.open(identity, statistics, replace=replace)
     left_out = directory.load_results().get("judging", {}).get("failed", 0)
     if state in ("complete", "statistics") and left_out > cfg.judge.max_failed:
-        state = "continued"  # what was allowed to fail then is not any more
+        state = "continued"  # judge.max_failed was larger then
     evaluation = Evaluation(
         cfg, inputs, outputs, reference, rows, judge, control, directory, identity, statistics, state, replace
     )
     if state != "complete":
-        # With --replace the judgements that are there will be gone: nothing may be counted on.
+        # Under --replace the present judgements will be discarded, so the judge must not rely on them.
         kept = directory.path / "replaced" if replace else directory.path
         judge.check(evaluation.pairs, kept, asking=evaluation.asking)
     return evaluation
 
 
 def run(evaluation: Evaluation) -> dict[str, Any]:
-    """Judge, compute, write. Returns the object of results.json.
+    """Judge, compute the statistics and write all results.
+
+    Returns:
+        The content of results.json.
 
     Raises:
-        AlphapoError: judgements failed; those that were paid for are kept, and the same call continues.
-        Interrupted: likewise.
+        AlphapoError: judgements failed, or there are none; finished ones are kept, and the same call resumes.
+        Interrupted: a signal arrived; finished judgements are kept, and the same call resumes.
     """
     cfg, directory = evaluation.cfg, evaluation.directory
     directory.begin(_manifest(evaluation), replace=evaluation.replace)
@@ -147,7 +159,7 @@ def run(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _control(inputs: Inputs, reference: ModelOutputs) -> tuple[dict[str, float], lc.Gamed] | str:
-    """Difficulty by instruction and gamed rows, or why the length-controlled rate is unavailable."""
+    """Instruction -> difficulty and the length-gamed rows, or why the length-controlled rate is unavailable."""
     missing = [flag for flag, path in (("--difficulty", inputs.difficulty), ("--gamed", inputs.gamed)) if path is None]
     difficulty = None if inputs.difficulty is None else lc.read_difficulty(inputs.difficulty, reference)
     gamed = None if inputs.gamed is None else lc.read_gamed(inputs.gamed)
@@ -200,10 +212,11 @@ def _manifest(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _hash(outputs: ModelOutputs) -> str:
-    """Of what the file says, whatever its spacing or compression."""
+    """Hash of the content of the outputs, independent of spacing and compression of the file."""
     return digest([outputs.generator, [[row.instruction, row.output] for row in outputs.rows]])
 
 
 def _key(difficulty: dict[str, float], gamed: lc.Gamed) -> str:
+    """Hash of the inputs of the length-controlled rate."""
     rows = [gamed.t.tolist(), gamed.difficulty.tolist(), gamed.p.tolist(), gamed.weight]
     return digest([sorted(difficulty.items()), rows])

@@ -1,6 +1,6 @@
-"""`alphapo generate`: a model and prompts in; AlpacaEval's model_outputs.json out.
+"""`alphapo generate`: answers of a model to prompts, written in AlpacaEval's format (model_outputs.json).
 
-`prepare` reads and checks everything that can be wrong (exit 2) and writes nothing; `run` does the work.
+`prepare` loads and validates all inputs and writes nothing; `run` generates and writes.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from alphapo_cli.storage.atomic import write_json
 from alphapo_cli.storage.jsonl import LineLog
 from alphapo_cli.storage.paths import cache_dir
 
-LONGEST = 2048  # tokens of an answer where neither the user nor the model says less
+LONGEST = 2048  # the default of generation.max_new_tokens, where the model's context allows it
 
 
 @dataclass(frozen=True)
 class Generation:
-    """Everything read and checked. `ids`: token ids by prompt; `backend`: vllm or transformers."""
+    """The validated inputs. `ids`: token ids per prompt; `backend`: vllm or transformers; `state`: of the directory."""
 
     cfg: GenerateConfig
     job: GenerationJob
@@ -52,7 +52,7 @@ class Generation:
 
     @property
     def notes(self) -> list[str]:
-        """What the user may not have meant."""
+        """Notes about inputs that the user may not have intended."""
         found = []
         if self.prompts.repeated:
             found.append(
@@ -66,7 +66,7 @@ class Generation:
 
     @property
     def requests(self) -> list[Request]:
-        """All answers that are asked for."""
+        """One request per prompt and sample."""
         return [
             Request(row, sample, ids, request_seed(self.cfg.seed, prompt.instruction, sample))
             for sample in range(self.cfg.generation.samples)
@@ -83,12 +83,21 @@ def prepare(
     cache: Path | None = None,
     inside: Path | None = None,
 ) -> Generation:
-    """Read model (not its weights) and prompts, make the ids and compare them; the state says what there is to do.
+    """Load the model's tokenizer and the prompts, and check their token ids against those of training.
 
-    `inside`: a run directory that keeps the answers, in place of `out`.
+    Args:
+        cfg: the configuration.
+        model: a run directory, a model directory or a hub name; None: the embedded world's base model.
+        out: the directory of the answers; None: one named by its content in run.dir.
+        replace: whether to discard the content of the directory.
+        cache: the cache directory; None for the usual one.
+        inside: a run directory in which the answers are kept, in place of `out`.
+
+    Returns:
+        The inputs; its `state` is "complete" where nothing is left to generate.
 
     Raises:
-        UsageError: any input, setting or directory that does not fit.
+        UsageError: an input, a setting or the directory cannot be used.
     """
     cache = cache or cache_dir()
     backend = choose_backend(cfg.generation.backend)
@@ -126,12 +135,15 @@ def prepare(
 
 
 def run(generation: Generation) -> dict[str, Any]:
-    """Generate what is missing and write everything. Returns the object of summary.json.
+    """Generate the missing answers and write all results.
+
+    Returns:
+        The content of summary.json.
 
     Raises:
-        UsageError: the weights cannot be read, or the engine was given other ids.
-        AlphapoError: the engine failed; finished answers are kept, and the same call continues.
-        Interrupted: likewise.
+        UsageError: the weights cannot be read, or the engine received other token ids.
+        AlphapoError: the engine failed; finished answers are kept, and the same call resumes.
+        Interrupted: a signal arrived; finished answers are kept, and the same call resumes.
     """
     directory, began = generation.directory, time.perf_counter()
     directory.begin(_manifest(generation), generation.cfg, replace=generation.replace)
@@ -171,16 +183,12 @@ def run(generation: Generation) -> dict[str, Any]:
             source=generation.prompts.description, prompts=len(generation.ids),
             samples=generation.cfg.generation.samples, metrics=metrics, cost=cost,
         )  # fmt: skip
-    directory.log.unlink(missing_ok=True)  # who finished the same just before has done it already
+    directory.log.unlink(missing_ok=True)  # another process may have finished first and removed it
     return summary
 
 
 def choose_backend(asked: str) -> str:
-    """vllm or transformers.
-
-    Raises:
-        UsageError: vLLM is asked for and not installed.
-    """
+    """The backend for `asked` (auto: vllm where installed); raises UsageError for vllm where it is not installed."""
     installed = importlib.util.find_spec("vllm") is not None
     if asked == "vllm" and not installed:
         raise missing_extra("vLLM", "vllm")
@@ -198,6 +206,7 @@ def _backend(generation: Generation) -> Backend:
 
 
 def _encode(prompts: Prompts, subject: TargetModel, data: DataConfig) -> list[list[int]]:
+    """Token ids of every prompt; raises UsageError where chat prompts meet a model without a chat template."""
     tokenizer = subject.tokenizer
     style = style_of(tokenizer, data)
     bare = [prompt for prompt in prompts.rows if prompt.plain is None]
@@ -210,7 +219,7 @@ def _encode(prompts: Prompts, subject: TargetModel, data: DataConfig) -> list[li
             else "take an instruction-tuned model (data.template=plain feeds bare text)"
         )
         raise UsageError(f"{who} and {len(bare)} of {len(prompts.rows)} prompts are instructions or messages; {fix}")
-    # Prompts are never cut here: one that does not fit is refused with the others (see _limit).
+    # Prompts are not truncated: those that are too long are an error (see _limit).
     data = replace(data, max_prompt_length=None)
     return [
         encode_prompt(prompt.side if style.chat or prompt.plain is None else prompt.plain, tokenizer, data)
@@ -219,10 +228,13 @@ def _encode(prompts: Prompts, subject: TargetModel, data: DataConfig) -> list[li
 
 
 def _limit(cfg: GenerateConfig, subject: TargetModel, ids: tuple[list[int], ...]) -> int:
-    """Tokens of an answer at most.
+    """The largest number of tokens of an answer.
+
+    Returns:
+        generation.max_new_tokens, else LONGEST or half of the model's context.
 
     Raises:
-        UsageError: prompts that leave no room for as many.
+        UsageError: a prompt is empty, or prompt and answer exceed the model's context.
     """
     context, asked = subject.context, cfg.generation.max_new_tokens
     limit = asked or min(LONGEST, context // 2 if context is not None else LONGEST)
@@ -240,10 +252,12 @@ def _limit(cfg: GenerateConfig, subject: TargetModel, ids: tuple[list[int], ...]
 
 
 def _kept(generation: Generation, requests: list[Request]) -> str:
+    """The end of an error message: how many answers are kept."""
     return f"{len(generation.directory.finished())} of {len(requests)} answers are kept in {generation.directory.log}; the same line generates the rest"
 
 
 def _write(generation: Generation, done: dict[tuple[int, int], Sample]) -> dict[str, Any]:
+    """Write the outputs of every sample; statistics of all answers."""
     tokenizer = generation.job.subject.tokenizer
     texts = {
         key: str(tokenizer.decode(answer.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))

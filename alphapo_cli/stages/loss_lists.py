@@ -1,7 +1,7 @@
-"""`rows` for lists of answers: {"logps": [...], "tokens": [...], "ref_logps": [...], "scores": [...]} a line.
+"""`alphapo loss` on lists of answers, {"logps": [...], "tokens": [...], "ref_logps": [...], "scores": [...]} per line.
 
-With scores the answers take their sides as in training (best, worst, then the next best); without, the list's order is
-chosen, rejected, third. Results stand in the list's order.
+With scores the answers are ordered as in training (best, worst, then the next best); without, the list's order is
+chosen, rejected, third. Results are in the list's order.
 """
 
 from __future__ import annotations
@@ -25,23 +25,37 @@ Result = dict[str, float | list[float] | None]
 
 
 def chosen_tokens(row: Mapping[str, Any], where: str) -> float:
-    """Tokens of the answer that is chosen.
+    """The number of tokens of the chosen answer.
+
+    Args:
+        row: the row.
+        where: file and line, for messages.
+
+    Returns:
+        The number of tokens.
 
     Raises:
-        UsageError: as `evaluate`, of the lists that say so.
+        UsageError: logps, tokens or scores is missing, of another length, or has a value that is not a finite number.
     """
     tokens = _tokens(row, len(_numbers(row, "logps", None, where)), where)
     return tokens[_sides(row, len(tokens), where)[0][0]]
 
 
 def evaluate(objective: Objective, row: Mapping[str, Any], where: str, chosen: float) -> Result:
-    """Loss, rewards, margin of best against worst, and gradients of one row, in float64.
+    """Evaluate an objective on one row, in float64.
 
-    `chosen`: mean tokens of the chosen answers of all rows, which an NLL per token of the batch is divided by.
+    Args:
+        objective: the objective.
+        row: K summed log-probs in nats, numbers of tokens and, where needed, reference log-probs, scores and columns.
+        where: file and line, for messages.
+        chosen: mean number of tokens of the chosen answers of all rows, by which nll_scope=tokens divides.
+
+    Returns:
+        Loss, rewards [K], margin of best against worst (None for objectives without), and d_loss_d_logps [K].
 
     Raises:
-        UsageError: a list is missing, of another length, or holds what is no finite number; a column is missing; a
-            result is not finite.
+        UsageError: a list or column is missing, a list is of another length or has a value that is not a finite number,
+            or a result is not finite.
     """
     logps = _numbers(row, "logps", None, where)
     count = len(logps)
@@ -55,29 +69,29 @@ def evaluate(objective: Objective, row: Mapping[str, Any], where: str, chosen: f
 
     columns = {}
     for name in objective.columns_of(objective.sides(count)):
-        value = scores.get(name, row.get(name))
-        if value is None:
+        column = scores.get(name, row.get(name))
+        if column is None:
             raise UsageError(f"{where}: {lacking(objective, name, count)}; give the list 'scores' or that column")
-        columns[name] = torch.tensor([_number(value, name, where)], dtype=torch.float64)
-    for _, words in broken_rules(objective, columns)[:1]:
-        raise UsageError(f"{where}: {words}, as objective '{objective.name}' needs it")
+        columns[name] = torch.tensor([_number(column, name, where)], dtype=torch.float64)
+    for _, rule in broken_rules(objective, columns)[:1]:
+        raise UsageError(f"{where}: {rule}, as objective '{objective.name}' needs it")
     sums = sides(logps).requires_grad_(True)
-    given = None if reference is None else sides(reference)
-    result = objective(AnswerLogProbs(sums, sides(tokens), given, columns=columns, chosen_tokens=chosen))
+    ref_sums = None if reference is None else sides(reference)
+    result = objective(AnswerLogProbs(sums, sides(tokens), ref_sums, columns=columns, chosen_tokens=chosen))
     (gradient,) = torch.autograd.grad(result.loss.sum(), sums)
     back = sorted(range(count), key=lambda side: order[side])
-    found: Result = {
+    values: Result = {
         "loss": result.loss.item(),
         "rewards": result.rewards[back, 0].tolist(),
         "margin": None if result.margins is None else result.margins.item(),
         "d_loss_d_logps": gradient[back, 0].tolist(),
     }
-    for name, values in found.items():
-        if not all(math.isfinite(x) for x in (values if isinstance(values, list) else [values or 0.0])):
+    for name, value in values.items():
+        if not all(math.isfinite(x) for x in (value if isinstance(value, list) else [value or 0.0])):
             raise UsageError(
                 f"{where}: {name} of objective '{objective.name}' is beyond float64 at logps={row['logps']}; correct the row"
             )
-    return found
+    return values
 
 
 def _tokens(row: Mapping[str, Any], count: int, where: str) -> list[float]:
@@ -88,7 +102,7 @@ def _tokens(row: Mapping[str, Any], count: int, where: str) -> list[float]:
 
 
 def _sides(row: Mapping[str, Any], count: int, where: str) -> tuple[list[int], dict[str, float]]:
-    """The answers' places in the order of their sides, and their scores as columns where there are any."""
+    """The indices of the answers in the order chosen, rejected, third ..., and their scores as columns, if any."""
     if row.get("scores") is None:
         return list(range(count)), {}
     return ranked(list(enumerate(_numbers(row, "scores", count, where))), None)
@@ -106,9 +120,9 @@ def _numbers(row: Mapping[str, Any], name: str, count: int | None, where: str) -
 
 def _number(value: Any, name: str, where: str) -> float:
     try:
-        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        valid = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:
-        good = False
-    if not good:
+        valid = False
+    if not valid:
         raise UsageError(f"{where}: {name}={'null' if value is None else reprlib.repr(value)} must be a finite number")
     return float(value)

@@ -1,4 +1,4 @@
-"""An objective evaluated on rows of summed log-probs, in float64, with its gradients: what `alphapo loss` prints."""
+"""`alphapo loss`: an objective and its gradients, evaluated on rows of summed log-probs in float64."""
 
 from __future__ import annotations
 
@@ -23,10 +23,17 @@ KL = ("kl_chosen", "kl_rejected")
 
 
 def parse(stream: Iterable[bytes], where: str) -> list[tuple[int, dict[str, Any]]]:
-    """(line number, row) of every line that is not blank.
+    """Parse JSON Lines.
+
+    Args:
+        stream: the lines, as bytes.
+        where: the file, for messages.
+
+    Returns:
+        (line number from 1, row) of every line that is not blank.
 
     Raises:
-        UsageError: a line that is not a JSON object in UTF-8, with its number; no rows at all.
+        UsageError: a line is not a JSON object in UTF-8, or all lines are blank.
     """
     rows = []
     for number, line in strict_json.lines(stream, where):
@@ -40,10 +47,18 @@ def parse(stream: Iterable[bytes], where: str) -> list[tuple[int, dict[str, Any]
 
 
 def evaluate(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where: str) -> Sequence[Mapping[str, Any]]:
-    """Loss, rewards, reward margin and gradients of every row, in order: of pairs, or of lists (see `list_rows`).
+    """Evaluate an objective on every row: all are pairs (see `pairs`), or all are lists (see `loss_lists.evaluate`).
+
+    Args:
+        objective: the objective.
+        rows: (line number, row).
+        where: the file, for messages.
+
+    Returns:
+        One result per row, in order.
 
     Raises:
-        UsageError: as for pairs, with the row's number.
+        UsageError: pairs and lists are mixed, a value is missing or not a finite number, or a result is not finite.
     """
     lists = [number for number, row in rows if "logps" in row]
     if not lists:
@@ -57,15 +72,21 @@ def evaluate(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where
 
 
 def pairs(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where: str) -> list[dict[str, float | None]]:
-    """Loss, rewards, reward margin and gradients of every pair, in order.
+    """Evaluate an objective on pairs, in float64.
 
-    The margin is the chosen minus the rejected reward, before gamma. Gradients are with respect to the summed
-    log-probs. An objective without a preference term gives null for a rejected side that is missing or null, and one
-    that reads each answer by itself for either side.
+    Args:
+        objective: the objective.
+        rows: (line number, row) with summed log-probs in nats, numbers of tokens, and columns that the objective needs.
+        where: the file, for messages.
+
+    Returns:
+        Per pair, in order: the loss, both rewards, the margin (chosen minus rejected reward, before gamma), and the
+        gradients with respect to the summed log-probs. Values of an absent answer are None: the rejected one under an
+        objective without a preference term, either one under an objective that reads each answer by itself.
 
     Raises:
         UsageError: a column that the objective needs is missing or not a finite number, or a result is not finite in
-            float64, with the row's number.
+            float64; the message has the line.
     """
     check_sides(objective, 2, False, where)
     two = objective.needs_rejected or all(row.get(n) is not None for _, row in rows for n in (LOGPS[1], TOKENS[1]))
@@ -77,8 +98,8 @@ def pairs(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where: s
 
     def read(name: str, number: int, row: dict[str, Any], i: int) -> float:
         side = next((names.index(name) for names in (LOGPS, TOKENS, REFERENCE, KL) if name in names), None)
-        here = side is None or bool(present[side, i])
-        return _number(row, name, number, where, objective) if here else 0.0
+        is_present = side is None or bool(present[side, i])
+        return _number(row, name, number, where, objective) if is_present else 0.0
 
     values = {name: [read(name, number, row, i) for i, (number, row) in enumerate(rows)] for name in needed}
 
@@ -88,18 +109,18 @@ def pairs(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where: s
     sums = stack(LOGPS).requires_grad_(True)
     reference = stack(REFERENCE) if objective.needs_reference else None
     columns = {n: torch.tensor(values[n], dtype=torch.float64) for n in objective.columns}
-    for i, words in broken_rules(objective, columns)[:1]:
-        given = ", ".join(f"{n}={values[n][i]:g}" for n in columns)
-        raise UsageError(f"{where}: line {rows[i][0]} ({given}): {words}, as objective '{objective.name}' needs it")
+    for i, rule in broken_rules(objective, columns)[:1]:
+        shown = ", ".join(f"{n}={values[n][i]:g}" for n in columns)
+        raise UsageError(f"{where}: line {rows[i][0]} ({shown}): {rule}, as objective '{objective.name}' needs it")
     some = None if bool(present.all()) else present
     kl = stack(KL) if objective.needs_kl else None
     result = objective(AnswerLogProbs(sums, stack(TOKENS), reference, columns=columns, present=some, kl=kl))
     (gradient,) = torch.autograd.grad(result.loss.sum(), sums)
     margins = result.margins.tolist() if result.margins is not None else [None] * len(rows)
-    out = []
+    results = []
     for i, (number, row) in enumerate(rows):
         chosen, rejected = bool(present[0, i]), two and bool(present[1, i])
-        found: dict[str, float | None] = {
+        row_result: dict[str, float | None] = {
             "loss": result.loss[i].item(),
             "chosen_reward": result.rewards[0, i].item() if chosen else None,
             "rejected_reward": result.rewards[1, i].item() if rejected else None,
@@ -107,23 +128,23 @@ def pairs(objective: Objective, rows: list[tuple[int, dict[str, Any]]], where: s
             "d_loss_d_chosen_logp": gradient[0, i].item() if chosen else None,
             "d_loss_d_rejected_logp": gradient[1, i].item() if rejected else None,
         }
-        for name, value in found.items():
+        for name, value in row_result.items():
             if value is not None and not math.isfinite(value):
                 given = ", ".join(f"{n}={row.get(n)}" for n in needed if n not in TOKENS)
                 raise UsageError(
                     f"{where}: line {number}: {name} of objective '{objective.name}' is beyond float64 at {given}; "
                     "correct the row"
                 )
-        out.append(found)
-    return out
+        results.append(row_result)
+    return results
 
 
 def _absent(objective: Objective, row: Mapping[str, Any], side: int) -> bool:
-    """Whether an unpaired row lacks that side; a row that lacks both is broken, not unpaired."""
-    here = [
+    """Whether a row lacks the answer of a side, and the objective allows that; a row without any answer is an error."""
+    has_side = [
         row.get(logp) is not None or row.get(tokens) is not None for logp, tokens in zip(LOGPS, TOKENS, strict=True)
     ]
-    return objective.pairing is None and not here[side] and here[1 - side]
+    return objective.pairing is None and not has_side[side] and has_side[1 - side]
 
 
 def _number(row: Mapping[str, Any], name: str, number: int, where: str, objective: Objective) -> float:
@@ -144,5 +165,5 @@ def _number(row: Mapping[str, Any], name: str, number: int, where: str, objectiv
 
 
 def _shown(value: Any) -> str:
-    # Shortened: it may be very long, or nested as deep as could just be read.
+    # Shortened, because the value may be very long or deeply nested.
     return "null" if value is None else reprlib.repr(value)

@@ -1,4 +1,4 @@
-"""What a line of `run` or `sweep` asks for after training: the lines of generate and eval, checked and hashed."""
+"""Generation and evaluation that `alphapo run` or `sweep` do after training: their settings, checks and hash."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from alphapo_cli.evaluation.schema import EvalConfig
 from alphapo_cli.generation.schema import GenerateConfig, check_line
 from alphapo_cli.storage.hashing import plan_key
 
+# Groups of overrides for generation and for evaluation.
 GENERATE = ("generation", "prompts")
-
-
 EVALUATE = ("judge", "statistics")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is done with a trained run. Lines are composed per run, because a run brings settings of its own."""
+    """Overrides and files for generation and evaluation of a trained run, composed with the settings of each run."""
 
     generate: Line
     evaluate: Line
@@ -38,10 +37,10 @@ class Plan:
     gamed: Path | None = None
 
     def check(self, cfg: TrainConfig) -> None:
-        """Find out before training what the later stages would refuse.
+        """Check, before training, the settings of the later stages.
 
         Raises:
-            UsageError: no reference can be made, a file is missing, or a setting does not fit.
+            UsageError: no reference can be generated, a file is missing, or a setting is invalid.
         """
         check_line(self.generate)
         check_settings(self.settings()[1].judge, self.annotations)
@@ -55,12 +54,12 @@ class Plan:
                 raise UsageError(f"--{flag} {path}: no such file")
 
     def settings(self) -> tuple[GenerateConfig, EvalConfig]:
-        """Of the later stages, without what a run brings along."""
+        """Settings of generation and evaluation, without those that depend on the run."""
         generate = compose("generate", GenerateConfig, [self.generate], self.sources)
         return generate, compose("eval", EvalConfig, [self.evaluate], self.sources)
 
     def to_yaml(self) -> str:
-        """The resolved settings of the later stages under the names that a command line has for them."""
+        """The resolved settings of the later stages as YAML, under their names on the command line."""
         generate, evaluate = self.settings()
         parts = {"generation": generate.generation, "prompts": generate.data}
         parts |= {"judge": evaluate.judge, "statistics": evaluate.statistics}
@@ -69,10 +68,10 @@ class Plan:
         )
 
     def check_inputs(self) -> None:
-        """Before training: read what the later stages read, and see whether the judge is there.
+        """Check, before training, the files and the judge of the later stages.
 
         Raises:
-            UsageError: a file does not fit, the reference lacks prompts, or the judge lacks something.
+            UsageError: a file is invalid, the reference lacks answers to prompts, or the judge cannot be used.
         """
         from alphapo_cli.evaluation import length_controlled
         from alphapo_cli.evaluation.formats import read_outputs, short
@@ -100,19 +99,25 @@ class Plan:
 
     @property
     def lines(self) -> list[Any]:
-        """[groups, values] of generation and of evaluation, as JSON has them."""
+        """[groups, values] of generation and of evaluation, as JSON types."""
         return [[list(line.groups), dict(line.values)] for line in (self.generate, self.evaluate)]
 
     @cached_property
     def key(self) -> str:
-        """Changes with anything that the outcome depends on, apart from the run itself."""
+        """Hash of everything that the outcome depends on, apart from the run itself."""
         return plan_key(self.lines, (self.reference, self.annotations, self.difficulty, self.gamed))
 
 
 def split_line(texts: list[str]) -> tuple[list[str], list[str], list[str]]:
-    """(training's, generation's, evaluation's) part of a command line.
+    """Split the overrides of a command line by stage.
 
-    `prompts=NAME` and `prompts.KEY=...` are generation's `data=NAME` and `data.KEY=...`: `data` itself is what trains.
+    `prompts=NAME` and `prompts.KEY=...` become generation's `data=NAME` and `data.KEY=...`; `data` is training's.
+
+    Args:
+        texts: the overrides, as typed.
+
+    Returns:
+        (of training, of generation, of evaluation).
     """
     parts: tuple[list[str], list[str], list[str]] = ([], [], [])
     for text in texts:
@@ -125,7 +130,7 @@ def split_line(texts: list[str]) -> tuple[list[str], list[str], list[str]]:
 
 
 def differing_lines(old: list[Any], new: list[Any]) -> list[str]:
-    """What two plans' `lines` say differently, as typed."""
+    """The keys, as typed, that differ between the `lines` of two plans."""
 
     def flat(lines: list[Any]) -> dict[str, Any]:
         chosen = {name: choice for groups, _ in lines for name, _, choice in (g.partition("=") for g in groups)}
@@ -136,5 +141,5 @@ def differing_lines(old: list[Any], new: list[Any]) -> list[str]:
 
 
 def make_plan(generate: list[str], evaluate: list[str], sources: Sources, **files: Path | None) -> Plan:
-    """A plan from the command line's parts. Raises ConfigError as `read_line` does."""
+    """Make a plan from the overrides of generation and evaluation; raises ConfigError as `read_line` does."""
     return Plan(read_line(generate, sources), read_line(evaluate, sources), sources, **files)

@@ -1,4 +1,4 @@
-"""`alphapo train`: from a resolved configuration to a complete run directory."""
+"""`alphapo train`: train from a resolved configuration and write the run directory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runtime.distributed import start_processes
 from alphapo_cli.runtime.signals import stop_requests
 from alphapo_cli.runtime.threads import threads
-from alphapo_cli.stages.training.extra_models import check_guide, reads_guide, to_come
+from alphapo_cli.stages.training.extra_models import check_guide, expected_columns, reads_guide
 from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData
 from alphapo_cli.stages.training.resume import Busy
 from alphapo_cli.stages.training.session import TrainingSession
@@ -37,14 +37,24 @@ def run(
     group: Group | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Train, unless the directory already holds the complete run; an interrupted one goes on at its last checkpoint.
+    """Train, unless the directory holds the complete run; an interrupted one resumes from its last checkpoint.
 
-    Returns the content of summary.json.
+    Args:
+        cfg: the resolved configuration.
+        directory: the run directory.
+        replace: whether to discard the content of the directory.
+        builder: the inputs builder of this process, where several runs share it.
+        group: the sweep that the run belongs to, for W&B.
+        console: where the table of the data is printed; None: stderr.
+
+    Returns:
+        The content of summary.json.
 
     Raises:
-        UsageError: bad input; nothing was written. Busy: another process works on this run.
-        AlphapoError: training failed; the directory says so.
-        Interrupted: Ctrl-C, SIGTERM or SIGHUP; the directory says so.
+        Busy: another process works on this run; a UsageError.
+        UsageError: model, data or settings cannot be used; nothing was written.
+        AlphapoError: training failed; summary.json has the reason.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; summary.json has the reason.
     """
     if directory.check(cfg, replace=replace) in ("complete", "stopped"):
         summary = directory.summary()
@@ -53,7 +63,8 @@ def run(
         return summary
     now = lock_status(directory.lock)
     if now is not None and now.held:  # the lock itself is acquired later; this spares the wait until then
-        raise Busy.of(directory, now)
+        busy = Busy.of(directory, now)
+        raise busy
     processes = start_processes(use_cpu=cfg.trainer.use_cpu)
     if not sys.stderr.isatty():
         disable_progress_bar()  # transformers' own bars for loading and saving
@@ -69,8 +80,8 @@ def run(
             check_sides(objective, pairs.num_sides, pairs.unpaired, what, pairs.columns)
             check_guide(cfg, objective, pairs, what)
             sides = objective.sides(pairs.num_sides)
-            check_columns(objective, to_come(cfg, pairs), (pairs.index + 1).tolist(), what, sides)
-        if not console.quiet:  # a table takes as long to lay out where nobody sees it
+            check_columns(objective, expected_columns(cfg, pairs), (pairs.index + 1).tolist(), what, sides)
+        if not console.quiet:  # rich would lay the table out even so, which takes time
             console.print(data_table(start))
         _warn(cfg, objective, console)
         with stop_requests() as stop:
@@ -79,7 +90,7 @@ def run(
 
 
 def data_table(start: ModelAndData) -> Table:
-    """What the data looks like, before anything is trained on it."""
+    """A rich table of the counts and lengths of the data."""
     table = Table(title="data", show_header=False, title_justify="left")
     for label, value in start.data.table:
         table.add_row(label, value)
@@ -88,7 +99,7 @@ def data_table(start: ModelAndData) -> Table:
 
 
 def _warn(cfg: TrainConfig, objective: Objective, console: Console) -> None:
-    """Settings that are allowed and do nothing, or hardly anything."""
+    """Print notes about settings that are valid but have no effect, or hardly any."""
     unread = []
     if objective.gamma and not objective.link.reads_margin:
         unread.append(f"gamma={objective.gamma:g}: the link '{objective.link.name}' reads each reward by itself")

@@ -1,7 +1,7 @@
-"""Train, generate, evaluate: what comes after training, and where its result is kept.
+"""Generation and evaluation of a trained run, and its outcome.
 
-Every stage finds its own directory by what went in and leaves it alone when it is complete. The result joins the run
-that it judges: outcome.json in the run directory, and the W&B run that holds the curves.
+The directory of a stage is named by a hash of its inputs, and a complete one is not computed again. The outcome is
+written to outcome.json in the run directory, and logged to the W&B run of the training.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from alphapo_cli.stages.plan import Plan
 from alphapo_cli.storage.atomic import write_json
 from alphapo_cli.storage.jsonl import InUse
 
-# What of results.json becomes a metric of the run, as eval/<name>; AlpacaEval counts rates in per cent.
+# Keys of results.json that become metrics of the run, as eval/<name>; AlpacaEval's rates are in per cent.
 RATES = ("win_rate", "length_controlled_winrate", "discrete_win_rate", "standard_error", "lc_standard_error")
 FIGURES = (*RATES, "avg_length", "n_total", "true_win_rate", "true_reward")
-LOOK = 0.5  # seconds between two looks at answers that another process generates
+LOOK = 0.5  # seconds between two polls of answers that another process generates
 
 
 def after_training(
@@ -40,14 +40,22 @@ def after_training(
     *,
     inside: bool = False,
 ) -> dict[str, Any]:
-    """Generate and evaluate, unless this was done already. Returns the content of outcome.json.
+    """Generate and evaluate, unless the plan's outcome exists.
 
-    `join`: tells W&B what was found; outcome.json comes after it, because a run that has one is not taken up again.
-    `inside`: the run's answers and their evaluation lie in the run directory, as for the cells of a sweep.
+    Args:
+        plan: generation and evaluation.
+        cfg: the run's configuration.
+        directory: the run directory.
+        join: logs the outcome to W&B; called before outcome.json is written, which marks the run as done.
+        inside: whether answers and evaluation are kept in the run directory, as for the cells of a sweep.
+
+    Returns:
+        The content of outcome.json.
 
     Raises:
-        UsageError: a stage's input does not fit.
-        AlphapoError, Interrupted: a stage failed or was interrupted; the same line goes on.
+        UsageError: an input of a stage cannot be used.
+        AlphapoError: a stage failed; the same command resumes it.
+        Interrupted: a stage was interrupted; the same command resumes it.
     """
     from alphapo_cli.stages import evaluate
 
@@ -78,19 +86,26 @@ def after_training(
 
 
 def note_failure(plan: Plan, directory: RunDirectory, reason: str) -> None:
-    """Record that what `plan` asks of a trained run could not be done."""
+    """Record in outcome.json that generation or evaluation of a trained run failed."""
     write_json(directory.path / OUTCOME, {"key": None, "failed": plan.key, "reason": reason, "metrics": {}})
 
 
 def make_reference(plan: Plan, cfg: TrainConfig) -> Path:
-    """Answers of the model that training started from; made once for all runs that start there with the same seed.
+    """Generate answers of the initial model, once for all runs with the same initial model and seed.
 
-    While another process makes them, this one waits.
+    Waits while another process generates them.
+
+    Args:
+        plan: generation and evaluation.
+        cfg: the run's configuration.
+
+    Returns:
+        The file of the answers, in AlpacaEval's format.
     """
     said = False
     while True:
         try:
-            # Other draws than the policy's own, so that an unchanged policy wins half of the time.
+            # Another seed than the policy's, so that an unchanged policy has a win rate of one half.
             path: Path = _generate(plan, cfg.model.path, cfg, {"seed": cfg.seed + 1}).outputs()
             return path
         except InUse as error:
@@ -103,11 +118,11 @@ def make_reference(plan: Plan, cfg: TrainConfig) -> Path:
 def _generate(
     plan: Plan, model: str | None, cfg: TrainConfig, extra: dict[str, Any], inside: Path | None = None
 ) -> Any:
-    """The directory of a model's answers, complete."""
+    """The directory of a model's answers, which are generated where they are missing."""
     from alphapo_cli.stages import generate
 
     base = Line((), {"seed": cfg.seed, "run.dir": cfg.run.dir, **extra})
-    # The answers of a run and those that it is compared with are drawn alike; a run that `model` names has its own way.
+    # Reference answers are sampled with the settings of the run; a run that `model` names overrides them with its own.
     alike = {key: OmegaConf.select(OmegaConf.structured(cfg), key) for key in (*TAKEN_OVER, "model.revision")}
     start = Line((), {key: value for key, value in alike.items() if value is not None})
     settings = compose("generate", GenerateConfig, [start, run_layer(model), base, plan.generate], plan.sources)
@@ -118,7 +133,7 @@ def _generate(
 
 
 def join_tracking(cfg: TrainConfig, directory: RunDirectory, found: dict[str, Any], group: Any = None) -> str | None:
-    """Put the outcome into the W&B run that holds the curves; the command that uploads it, where there is one."""
+    """Log the outcome to the W&B run of the training; the command that uploads an offline run, or None."""
     from alphapo_cli.stages.training.tracker import run_tracker
 
     summary = directory.summary() or {}

@@ -1,10 +1,10 @@
-"""Writing that a kill cannot leave half done, and JSON that every parser reads.
+"""Atomic writing of files and directories, and values converted to strict JSON.
 
 Files are written under a temporary name in their own directory, flushed to disk and renamed, so that a reader sees the
-old content or the new one and never a part. Files that grow line by line are `jsonl`'s.
+old content or the new one and never a part. Files that grow line by line are in `jsonl`.
 
-Whether a place can be written at all is found out before any work, by writing there: permission bits say nothing about
-root, nor about a file system that takes no files.
+Whether a directory can be written is tested before any work, by writing there: permission bits say nothing about root,
+nor about a file system that takes no files.
 """
 
 from __future__ import annotations
@@ -23,13 +23,21 @@ from typing import Any
 
 from alphapo_cli.errors import UsageError
 
-# How names begin that a kill leaves in a directory whose first file, manifest.json, was not there yet.
+# Prefixes of the temporary files that a kill may leave in a directory before its first file, manifest.json, exists.
 UNBEGUN = (".manifest.json.", ".alphapo-")
 
 
 @contextlib.contextmanager
 def usable(path: str | os.PathLike[str], fix: str) -> Iterator[None]:
-    """Turns an OSError within the block into a UsageError about `path`; `fix` ends the line ("choose another --out")."""
+    """Turn an OSError within the block into a UsageError.
+
+    Args:
+        path: the file or directory that the message names.
+        fix: what the user should do, the end of the message ("choose another --out").
+
+    Raises:
+        UsageError: an OSError was raised within the block.
+    """
     try:
         yield
     except OSError as error:
@@ -37,10 +45,14 @@ def usable(path: str | os.PathLike[str], fix: str) -> Iterator[None]:
 
 
 def check_folder(path: str | os.PathLike[str], fix: str) -> None:
-    """Can files be written into the directory `path`, made first where it is missing? Nothing stays behind.
+    """Check that files can be written into the directory `path`, or that it can be made. Leaves nothing behind.
+
+    Args:
+        path: the directory, which need not exist.
+        fix: what the user should do, the end of the message.
 
     Raises:
-        UsageError: not, and why; `fix` ends the line.
+        UsageError: `path` or a parent of it is not a directory, or cannot be written.
     """
     with usable(path, fix):
         place = Path(path).absolute()
@@ -54,10 +66,14 @@ def check_folder(path: str | os.PathLike[str], fix: str) -> None:
 
 
 def check_file(path: str, option: str) -> None:
-    """Can the file `path`, given as `option`, be written? Nothing stays behind.
+    """Check that the file `path` can be written. Leaves nothing behind.
+
+    Args:
+        path: the file, which need not exist.
+        option: the command-line option that named it, for the message.
 
     Raises:
-        UsageError: it is a directory, its folder does not exist, or that cannot be written.
+        UsageError: `path` is empty or a directory, its folder does not exist, or the folder cannot be written.
     """
     if not path:
         raise UsageError(f"{option} '': the name is empty; name a file")
@@ -82,7 +98,7 @@ def check_file(path: str, option: str) -> None:
 
 
 def is_stream(path: Path) -> bool:
-    """A device or a pipe, which is written into where it is and never replaced (a link in /dev may lead to a file)."""
+    """Whether `path` is a device or a pipe, which must not be replaced by a file (a link in /dev may lead to one)."""
     return path.exists() and (path.is_relative_to("/dev") or not (path.is_file() or path.is_dir()))
 
 
@@ -93,10 +109,17 @@ def _try_to_write(folder: Path) -> None:
 
 
 def jsonable(value: Any) -> Any:
-    """`value` as JSON types only: NaN and infinities become None, because JSON has no word for them.
+    """Convert `value` to JSON types only; NaN and infinities, which JSON lacks, become None.
 
-    Takes mappings (keys become text), lists, tuples, sets (sorted), dataclasses, paths and anything with `.item()` or
-    `.tolist()` (scalars and arrays of numpy and torch). Raises TypeError for everything else.
+    Args:
+        value: a scalar, mapping (keys become text), list, tuple, set (sorted), dataclass, path, or anything with
+            `.item()` or `.tolist()` (scalars and arrays of numpy and torch), nested.
+
+    Returns:
+        None, a bool, int, float or str, or a list or dict of such.
+
+    Raises:
+        TypeError: a value of another type.
     """
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -120,9 +143,10 @@ def jsonable(value: Any) -> Any:
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
-    """Replaces the file at `path` by `data` (text as UTF-8) in one step; makes missing parent directories.
+    """Replace the file at `path` by `data` (text as UTF-8) atomically; makes missing parent directories.
 
-    Raises OSError when the disk refuses; the old file is then untouched and nothing is left beside it.
+    Raises:
+        OSError: the file cannot be written; the old file is then untouched and no temporary file is left.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +165,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any, *, sort_keys: bool = False) -> None:
-    """Writes `jsonable(value)` at `path`, indented by two and ended by a newline, in one step."""
+    """Write `jsonable(value)` to `path` atomically, indented by two and ended by a newline."""
     text = json.dumps(jsonable(value), indent=2, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
     write_atomic(path, text + "\n")
 

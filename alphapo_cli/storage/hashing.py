@@ -1,4 +1,4 @@
-"""Hashes of settings and of what named files hold. Imports nothing heavy: `alphapo sweep --status` asks for them."""
+"""Hashes of settings and of the content of files. Imports nothing heavy: `alphapo sweep --status` uses them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-LARGE = 256 << 20  # bytes from which a file is not read to see whether it changed
+LARGE = 256 << 20  # bytes; a larger file is hashed by size and modification time, without reading it
 
 
 def digest(settings: Any) -> str:
-    """sha256 of anything that json can write, in one canonical form."""
+    """SHA-256, in hex, of the canonical JSON of `settings` (sorted keys, no spaces)."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def content(named: object) -> str | None:
-    """A hash of what a file, or the files directly in a directory, hold; None for anything else.
+    """Hash of the content of a file, or of the files directly in a directory.
 
-    Weights are told apart by size and time of change: reading them takes minutes.
+    Files above LARGE bytes, such as weights, count by size and modification time: reading them takes minutes.
+
+    Args:
+        named: a value of a setting, which may be the path of a file or directory.
+
+    Returns:
+        The hash, or None where `named` is no path of an existing file or directory, or of an empty directory.
     """
     if not isinstance(named, str | Path):
         return None
@@ -32,16 +38,21 @@ def content(named: object) -> str | None:
 
 
 def plan_key(lines: Sequence[Any], files: Iterable[Path | None]) -> str:
-    """Changes with anything that an outcome depends on, apart from the run itself.
+    """Hash of everything that the outcome of generation and evaluation depends on, apart from the run itself.
 
-    `lines`: [groups, values] of generation and of evaluation; a value may name a file.
+    Args:
+        lines: [groups, values] of generation and of evaluation; a value may name a file, whose content counts.
+        files: files named by options, whose content counts.
+
+    Returns:
+        The hash.
     """
     named = [value for _, values in lines for value in values.values()]
     return digest([lines, [content(each) for each in (*files, *named)]])
 
 
 def _of_file(file: Path) -> str:
-    facts = file.stat()
-    if facts.st_size > LARGE:
-        return f"{facts.st_size} bytes of {facts.st_mtime_ns}"
+    stat = file.stat()
+    if stat.st_size > LARGE:
+        return f"{stat.st_size} bytes of {stat.st_mtime_ns}"
     return hashlib.sha256(file.read_bytes()).hexdigest()

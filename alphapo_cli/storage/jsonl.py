@@ -1,8 +1,8 @@
-"""JSONL files: rows added and read so that a kill loses no whole line.
+"""JSONL files, appended and read so that a kill loses no complete line.
 
-A torn last line (the process died while writing it) is left out when read and cut off before the next line is added.
-`LineLog` is a file that one process at a time adds to, each line on disk before the next is made: what is expensive to
-have again (judgements that were paid for, generated answers) is lost neither to Ctrl-C nor to a kill nor a full disk.
+An incomplete last line (the process died while writing it) is left out when reading and truncated before the next
+append. `LineLog` is a file that one process at a time appends to, with an fsync after every line: what is expensive to
+compute again (judgements that were paid for, generated answers) survives Ctrl-C, a kill and a full disk.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ class InUse(UsageError):
 
 
 class LineLog:
-    """The file, open for adding within the `with` block; `command` is who says so when another process has it."""
+    """A JSONL file, locked and open for appending within the `with` block.
+
+    Args:
+        path: the file.
+        command: the command that the message names when another process holds the file.
+
+    Raises:
+        InUse: on entering the block, where another process has the file open.
+    """
 
     def __init__(self, path: Path, command: str) -> None:
         self.path, self.command = path, command
@@ -41,7 +49,7 @@ class LineLog:
             raise
         self._file.seek(0)
         content = self._file.read()
-        self._file.truncate(content.rfind(b"\n") + 1)  # a line that a kill left torn
+        self._file.truncate(content.rfind(b"\n") + 1)  # an incomplete line that a kill left
         return self
 
     def __exit__(
@@ -50,7 +58,7 @@ class LineLog:
         self._file.close()
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """One line more; on disk when this returns."""
+        """Append `row` as one line; it is on disk when this returns."""
         line = json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False) + "\n"
         end = self._file.seek(0, os.SEEK_END)
         try:
@@ -58,15 +66,19 @@ class LineLog:
             os.fsync(self._file.fileno())
         except OSError:
             with contextlib.suppress(OSError):
-                self._file.truncate(end)  # the next line must not be added to a torn one
+                self._file.truncate(end)  # the next line must not be appended to an incomplete one
             raise
 
 
 def check_free(path: Path, command: str) -> None:
-    """Nobody else may be writing the file at `path`.
+    """Check that no other process has the file at `path` open as a `LineLog`.
+
+    Args:
+        path: the file, which need not exist.
+        command: the command that the message names.
 
     Raises:
-        InUse: somebody is.
+        InUse: another process is writing the file.
     """
     if not path.is_file():
         return
@@ -76,7 +88,7 @@ def check_free(path: Path, command: str) -> None:
 
 
 def _lock(file: IO[bytes], path: Path, command: str) -> None:
-    """Hold `file` until it is closed, where the file system has locks."""
+    """Lock `file` until it is closed, where the file system has locks; raises InUse where another process holds it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -85,7 +97,7 @@ def _lock(file: IO[bytes], path: Path, command: str) -> None:
         return
 
 
-_TAIL_BLOCK = 1 << 16  # bytes read at a time when looking for the end of the last whole line
+_TAIL_BLOCK = 1 << 16  # bytes read at a time in search of the last newline
 
 
 def json_line(row: Mapping[str, Any]) -> str:
@@ -94,34 +106,42 @@ def json_line(row: Mapping[str, Any]) -> str:
 
 
 def append_jsonl(path: str | os.PathLike[str], *rows: Mapping[str, Any]) -> None:
-    """Adds a line of JSON for each of `rows`, after cutting off a last line that a kill left torn."""
+    """Append a line of JSON for each of `rows`, after truncating an incomplete last line."""
     lines = "".join(json_line(row) for row in rows)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Unbuffered and in one call, so that what a kill can leave is whole lines and the start of one.
+    # Unbuffered and in one call, so that a kill leaves at most one incomplete line, the last.
     with open(target, "a+b", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
-        whole = _end_of_last_line(file, end)
-        if whole < end:
-            file.truncate(whole)
+        complete = _end_of_last_line(file, end)
+        if complete < end:
+            file.truncate(complete)
         write_whole(file, lines.encode("utf-8"))
 
 
 def write_whole(file: Any, data: bytes) -> None:
-    """Writes all of `data` to the unbuffered `file`: a disk that fills up takes a part at first, without an error."""
+    """Write all of `data` to the unbuffered `file`: on a nearly full disk write() takes a part without an error."""
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The rows of a file of JSON objects, without a torn last line.
+    """Read a file of JSON objects, without an incomplete last line.
 
-    Raises FileNotFoundError, or AlphapoError naming the line when a line that was written whole is not a JSON object.
+    Args:
+        path: the file.
+
+    Returns:
+        One dict per line.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        AlphapoError: a complete line is not a JSON object; the message has its number.
     """
     rows: list[dict[str, Any]] = []
     content = Path(path).read_bytes()
-    *lines, _torn = content.split(b"\n")  # what follows the last newline was never finished
+    *lines, _incomplete = content.split(b"\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -136,7 +156,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def _end_of_last_line(file: Any, end: int) -> int:
-    """The offset just after the last newline before `end`, 0 when there is none."""
+    """The offset in bytes just after the last newline before `end`, 0 when there is none."""
     position = end
     while position > 0:
         start = max(0, position - _TAIL_BLOCK)

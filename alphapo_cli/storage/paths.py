@@ -1,4 +1,4 @@
-"""Where the product's own files are: shipped YAML, and the cache."""
+"""Directories of the package: the YAML that it ships, and its cache."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ def shipped(name: str) -> Path:
 
 
 def cache_dir() -> Path:
-    """$ALPHAPO_CACHE, else $XDG_CACHE_HOME/alphapo, else ~/.cache/alphapo. Not created.
+    """The cache directory, which is not created here.
+
+    Returns:
+        $ALPHAPO_CACHE, else $XDG_CACHE_HOME/alphapo, else ~/.cache/alphapo.
 
     Raises:
-        UsageError: there is no home directory, as for a container's user without a name.
+        UsageError: the user has no home directory, as a container's user without a name.
     """
     own = os.environ.get("ALPHAPO_CACHE")
     base = os.environ.get("XDG_CACHE_HOME")
-    place = Path(own) if own else Path(base) / "alphapo" if base else Path("~/.cache/alphapo")
+    folder = Path(own) if own else Path(base) / "alphapo" if base else Path("~/.cache/alphapo")
     try:
-        return place.expanduser()
+        return folder.expanduser()
     except RuntimeError as error:
         raise UsageError(
-            f"{place}: there is no such home directory; set ALPHAPO_CACHE to a folder for the cache"
+            f"{folder}: there is no such home directory; set ALPHAPO_CACHE to a folder for the cache"
         ) from error

@@ -1,14 +1,15 @@
-"""Who works on a run directory: a claim that a kill cannot leave standing and that two processes cannot both hold.
+"""The lock of a run directory: at most one process works on a run, and a killed process does not block it.
 
-A claim is a file `.claim/<generation>.json` that names its owner (host, process id, start of the process). Files are
-made by linking a finished one into place, which fails where the name exists, on local and on network file systems:
-of several processes that want the same generation one gets it. The highest generation counts. Its owner renames it to `.end` before it writes the result and to `.done`
-afterwards, or to `.free` when it leaves off; somebody who found the owner dead renames it to `.dead`. A rename succeeds
-once, so a result is committed by its owner or the run is taken from it, never both.
+A lock is a file `.claim/<generation>.json` that names its owner (host, process id, start time of the process). It is
+written under a temporary name and hard-linked into place, which fails where the name exists, on local and on network
+file systems: of several processes that want the same generation one gets it. The highest generation counts. Its owner
+renames it to `.end` before it writes the result and to `.done` afterwards, or to `.free` when it gives the run up; a
+process that finds the owner dead renames it to `.dead`. A rename succeeds once, so either the owner commits a result or
+another process takes the run over, never both.
 
-Dead means: on this host, no process of that id and start time; on another host (or in another container), no heartbeat
-for 60 s. A heartbeat is the file's modification time, compared with that of a file made just now in the same
-directory, so that clocks of different hosts do not matter.
+An owner counts as dead when, on this host, there is no process of that id and start time; on another host (or in
+another container), when there has been no heartbeat for 60 s. A heartbeat is the file's modification time, compared
+with that of a file made just now in the same directory, so that clocks of different hosts do not matter.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ from pathlib import Path
 
 from alphapo_cli.errors import AlphapoError
 
-HEARTBEAT = 5.0  # seconds between two signs of life
-SILENCE = 60.0  # seconds without one after which an owner on another host counts as dead
+HEARTBEAT = 5.0  # seconds between two heartbeats
+SILENCE = 60.0  # seconds without a heartbeat after which an owner on another host counts as dead
 _NAME = re.compile(r"^(\d{6})\.(json|end|done|free|dead)$")
 
 
 class LockLost(AlphapoError):
-    """Another process has taken the run over; this one must not write any more."""
+    """Another process has taken over the run; this one must not write any more."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A process, recognisable after it died and its id was given to another."""
+    """A process, told apart by its start time from a later one with the same id."""
 
     host: str
     pid: int
@@ -46,35 +47,38 @@ class Owner:
 
     @classmethod
     def me(cls) -> Owner:
-        return cls(_host(), os.getpid(), _started(os.getpid()))
+        """This process."""
+        return cls(_host(), os.getpid(), _start_time(os.getpid()))
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
+        """Process id and host, for messages."""
         return f"process {self.pid} on {self.host.partition('/')[0]}"
 
 
 def _host() -> str:
-    """Name, boot and process namespace: process ids mean the same only where all three agree."""
+    """Host name, boot id and process namespace: process ids are comparable only where all three agree."""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{socket.gethostname()}/{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
     return socket.gethostname()
 
 
-def _started(pid: int) -> str:
+def _start_time(pid: int) -> str:
+    """The start time of a process as /proc counts it; empty where it is gone or a zombie, or there is no /proc."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return ""
     fields = stat[stat.rindex(b")") + 2 :].split()
-    return "" if fields[0] in (b"Z", b"X") else fields[19].decode()  # a zombie works on nothing
+    return "" if fields[0] in (b"Z", b"X") else fields[19].decode()  # zombie or dead
 
 
 def alive(owner: Owner) -> bool | None:
-    """Whether the process runs; None where that cannot be known from here."""
+    """Whether the process runs; None where this host cannot tell."""
     if owner.host != _host():
         return None
-    now = _started(owner.pid)
+    now = _start_time(owner.pid)
     if now and owner.started:
         return now == owner.started
     try:
@@ -82,13 +86,13 @@ def alive(owner: Owner) -> bool | None:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return None if owner.started else True  # /proc hides it (hidepid): the owner, or one with its id since
+        return None if owner.started else True  # hidden by hidepid: the owner, or a later process with its id
     return not owner.started  # else a zombie
 
 
 @dataclass(frozen=True)
 class LockStatus:
-    """The newest claim on a directory."""
+    """The newest lock of a directory."""
 
     generation: int
     stage: str  # json (held) and end (held, about to commit); done, free, dead
@@ -97,21 +101,22 @@ class LockStatus:
 
     @property
     def over(self) -> bool:
+        """Whether the lock was released, was taken from a dead owner, or its result is committed."""
         return self.stage not in ("json", "end")
 
     @property
     def held(self) -> bool:
-        """Held by somebody who is not known to be dead."""
+        """Whether an owner that is not known to be dead holds the lock."""
         if self.over:
             return False
         if self.owner is None:
-            return _age(self.path) < SILENCE  # unreadable: wait until it is certainly nobody's
+            return _age(self.path) < SILENCE  # unreadable: held until no heartbeat can have been missed
         running = alive(self.owner)
         return _age(self.path) < SILENCE if running is None else running
 
 
 def lock_status(folder: Path) -> LockStatus | None:
-    """The newest claim in `folder` (a run's .claim/), or None."""
+    """The newest lock in `folder` (a run's .claim/), or None."""
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
@@ -129,7 +134,7 @@ def lock_status(folder: Path) -> LockStatus | None:
 
 
 def _age(path: Path) -> float:
-    """Seconds since the file's heartbeat, by the file system's own clock; 0 for a file that has just gone."""
+    """Seconds since the file's last heartbeat, by the file system's own clock; 0 for a file that no longer exists."""
     probe = path.with_name(f".{secrets.token_hex(6)}.clock")
     try:
         then = path.stat().st_mtime
@@ -137,7 +142,7 @@ def _age(path: Path) -> float:
         return probe.stat().st_mtime - then
     except FileNotFoundError:
         return 0.0
-    except OSError:  # a file system that takes no writes has no clock to ask; nobody works there either
+    except OSError:  # read-only: the file system's clock cannot be read, and no process works there
         return time.time() - then
     finally:
         with contextlib.suppress(OSError):
@@ -145,45 +150,50 @@ def _age(path: Path) -> float:
 
 
 class RunLock:
-    """A held claim; a thread keeps its heartbeat until it ends."""
+    """A lock that this process holds; a thread renews its heartbeat until it is released or lost.
+
+    Args:
+        path: the lock file.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.generation = int(path.stem)
-        self.committed = False  # the work is final
+        self.committed = False  # the result is written
         self._over = threading.Event()
-        threading.Thread(target=self._beat, name="claim", daemon=True).start()
+        threading.Thread(target=self._beat, name="run-lock", daemon=True).start()
 
     def _beat(self) -> None:
         while not self._over.wait(HEARTBEAT):
-            with contextlib.suppress(OSError):  # gone: `check` says so in the working thread
+            with contextlib.suppress(OSError):  # the file is gone: `check` raises in the working thread
                 os.utime(self.path)
 
     def check(self) -> None:
-        """Before a write.
+        """Check, before a write, that the lock is still held.
 
         Raises:
-            ClaimLost: the claim was taken over.
+            LockLost: another process has taken over the run.
         """
         if not self.path.exists():
             self._over.set()
-            raise LockLost(_taken(self.path))
+            raise LockLost(_lost_message(self.path))
 
     def _move(self, stage: str) -> None:
+        """Rename the lock file to `stage`; raises LockLost where it no longer exists."""
         target = self.path.with_suffix(f".{stage}")
         try:
             os.rename(self.path, target)
         except FileNotFoundError:
             self._over.set()
-            raise LockLost(_taken(self.path)) from None
+            raise LockLost(_lost_message(self.path)) from None
         self.path = target
 
     @contextlib.contextmanager
     def committing(self) -> Iterator[None]:
-        """Around the write that makes the work final.
+        """Enclose the write that commits the result.
 
         Raises:
-            ClaimLost: the claim was taken over; the block is not entered.
+            LockLost: another process has taken over the run; the block is not entered.
         """
         self._move("end")
         yield
@@ -192,19 +202,26 @@ class RunLock:
         self._move("done")
 
     def release(self) -> None:
-        """Let the next one go on; a claim that is over or lost stays as it is."""
+        """Release the lock for another process; no effect on one that is committed or lost."""
         if not self._over.is_set():
             self._over.set()
             with contextlib.suppress(LockLost):
                 self._move("free")
 
 
-def _taken(path: Path) -> str:
+def _lost_message(path: Path) -> str:
     return f"another process has taken over {path.parent.parent}; nothing more is written here"
 
 
 def acquire(folder: Path) -> RunLock | LockStatus:
-    """Claim the directory whose claims lie in `folder`, or the claim that stands in the way."""
+    """Acquire the lock of a run.
+
+    Args:
+        folder: the run's .claim/, made where it is missing.
+
+    Returns:
+        The lock, or the status of the lock that another process holds.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     while True:
         now = lock_status(folder)
@@ -214,38 +231,39 @@ def acquire(folder: Path) -> RunLock | LockStatus:
             try:
                 os.rename(now.path, now.path.with_suffix(".dead"))
             except FileNotFoundError:
-                continue  # it ended, or somebody else found it dead, at this moment
+                continue  # released, or found dead by another process, at this moment
         generation = 1 if now is None else now.generation + 1
-        claim = _link(folder / f"{generation:06d}.json", Owner.me())
-        if claim is not None:
-            return RunLock(claim)
+        path = _link(folder / f"{generation:06d}.json", Owner.me())
+        if path is not None:
+            return RunLock(path)
 
 
 def _link(path: Path, owner: Owner) -> Path | None:
-    """Make the claim file with its content in one step; None where another was faster."""
-    beside = path.with_name(f".{os.getpid()}.{secrets.token_hex(6)}.tmp")
+    """Make the lock file with its content in one step; None where another process was faster."""
+    temporary = path.with_name(f".{os.getpid()}.{secrets.token_hex(6)}.tmp")
     text = json.dumps(asdict(owner))
     try:
-        beside.write_text(text)
+        temporary.write_text(text)
         try:
-            os.link(beside, path)
+            os.link(temporary, path)
         except FileExistsError:
-            # A network file system may make the link, lose its answer, and refuse the second try: then it is ours.
-            return path if beside.stat().st_nlink > 1 else None
-        except OSError:  # a file system without hard links: the name is still made once, its content a moment later
+            # A network file system may make the link, lose the reply and refuse the retry: then the link is ours.
+            return path if temporary.stat().st_nlink > 1 else None
+        except OSError:  # no hard links: the name is still made once, its content a moment later
             return _write_new(path, text)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return path
 
 
 def _write_new(path: Path, text: str) -> Path | None:
+    """Make the file at `path`; None where it exists."""
     try:
         with open(path, "x") as file:
             file.write(text)
     except FileExistsError:
         return None
-    except OSError:  # a full disk: a claim without content would stand in everybody's way
+    except OSError:  # a full disk: a lock file without content would block every process
         path.unlink(missing_ok=True)
         raise
     return path

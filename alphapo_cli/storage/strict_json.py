@@ -1,7 +1,7 @@
-"""JSON that others wrote, read so that every fault is named by its line and none ends in a traceback.
+"""Reading of users' JSON and JSON Lines: every error is a UsageError that names the line.
 
-Lines end at a line feed and nowhere else: str.splitlines, and text streams with universal newlines, also cut at
-characters that a JSON string may hold as they are (U+2028, U+0085). A byte-order mark at the beginning is passed over.
+Lines end at a line feed and nowhere else: str.splitlines, and text streams with universal newlines, also split at
+characters that a JSON string may hold unescaped (U+2028, U+0085). A byte-order mark at the beginning is skipped.
 """
 
 from __future__ import annotations
@@ -15,14 +15,21 @@ from typing import Any
 from alphapo_cli.errors import UsageError
 
 _BOM = b"\xef\xbb\xbf"
-# Integers of so many digits fit a float64; longer ones become one, as 1e400 already does. Python refuses to read them
-# at all from 4301 digits on.
+# The number of digits up to which an integer stays one; a longer one becomes a float64, as 1e400 already does. Python
+# refuses to read integers of 4301 digits or more.
 _DIGITS = 308
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]|\n')
 
 
 def lines(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
-    """(number from 1, text) of every line of a binary stream that is not blank; `name` is for messages.
+    """Decode the lines of a binary stream.
+
+    Args:
+        stream: the lines, as bytes.
+        name: what messages call the stream.
+
+    Yields:
+        (number from 1, text) of every line that is not blank.
 
     Raises:
         UsageError: a line is not UTF-8.
@@ -35,10 +42,17 @@ def lines(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
 
 
 def whole(content: bytes, name: str) -> str:
-    """A whole file as text.
+    """Decode a whole file.
+
+    Args:
+        content: the file's bytes.
+        name: what messages call the file.
+
+    Returns:
+        Its text, without a byte-order mark.
 
     Raises:
-        UsageError: it is not UTF-8, naming the line.
+        UsageError: the content is not UTF-8; the message has the line.
     """
     try:
         return content.removeprefix(_BOM).decode("utf-8")
@@ -55,10 +69,17 @@ def _decode(line: bytes, where: str) -> str:
 
 
 def parse(text: str, where: str) -> Any:
-    """One line's value. Integers beyond float64 come back as infinities.
+    """Parse the JSON of one line.
+
+    Args:
+        text: the line.
+        where: file and line, for messages.
+
+    Returns:
+        Its value; integers beyond float64 become infinities.
 
     Raises:
-        UsageError: broken JSON, with `where` and the column, or nested deeper than can be read.
+        UsageError: the JSON is broken, or nested deeper than Python can read.
     """
     try:
         return loads(text)
@@ -71,7 +92,7 @@ def parse(text: str, where: str) -> Any:
 
 
 def loads(text: str) -> Any:
-    """json.loads without Python's limit on digits. Raises json.JSONDecodeError and RecursionError."""
+    """Call json.loads without Python's limit on digits; raises json.JSONDecodeError or RecursionError."""
     return json.loads(text, parse_int=_integer)
 
 
@@ -80,22 +101,22 @@ def _integer(digits: str) -> int | float:
 
 
 def deepest_line(text: str) -> int:
-    """The number of the line on which brackets are nested deepest: where to look when `loads` gave up."""
-    line, depth, deepest, found = 1, 0, 0, 1
+    """The number of the line on which brackets are nested deepest, for the message about a RecursionError."""
+    line, depth, deepest, at = 1, 0, 0, 1
     for token in _BRACKETS.findall(text):
         if token == "\n":
             line += 1
         elif token in ("[", "{"):
             depth += 1
             if depth > deepest:
-                deepest, found = depth, line
+                deepest, at = depth, line
         elif token in ("]", "}"):
             depth -= 1
-    return found
+    return at
 
 
 def half_character(text: str) -> int | None:
-    """The place of the first lone surrogate (JSON's "\\ud800"), which no tokenizer takes and no file can hold."""
+    """The index of the first lone surrogate (U+D800 to U+DFFF), which UTF-8 cannot encode; None without one."""
     if text.isascii():
         return None
     try:

@@ -1,7 +1,7 @@
-"""Every metric that a run writes, each in one sentence with its unit, and what a bad value looks like.
+"""Catalogue of the metrics that a run writes: the meaning of each in one sentence, its unit, and what a bad value is.
 
-The sentence of a key with a suffix or with `train/` in front is made from the plain key's entry, so that the text
-stands in one place. Imports no torch: `alphapo metrics` answers at once.
+The sentence of a key with a suffix (`/p50`, `_sum`) or the prefix `train/` is derived from the plain key's entry.
+Imports no torch, so that `alphapo metrics` answers at once.
 """
 
 from __future__ import annotations
@@ -16,20 +16,18 @@ _QUANTILES = {"/p10": "10th percentile", "/p50": "Median", "/p90": "90th percent
 
 @dataclass(frozen=True)
 class Metric:
-    """What one key means.
-
-    The sentence reads `<statistic> <quantity>, in <unit>.` (without the last part where there is no unit).
-    """
+    """One entry of the catalogue; its sentence reads `<statistic> <quantity>, in <unit>`."""
 
     statistic: str
     quantity: str
     unit: str | None = None
-    bad: str | None = None
+    bad: str | None = None  # what a bad value looks like, and what it means
     quantiles: bool = False  # `<key>/p10`, `/p50` and `/p90` over the pairs exist
     summed: bool = False  # `<key>_sum` exists: summed over the completion's tokens
 
     @property
     def sentence(self) -> str:
+        """What the metric measures, with its unit where it has one."""
         unit = f", in {self.unit}" if self.unit else ""
         return f"{self.statistic} {self.quantity}{unit}."
 
@@ -42,7 +40,7 @@ def _share(quantity: str, bad: str | None = None) -> Metric:
     return Metric("Share (0 to 1) of probe pairs", quantity, None, bad)
 
 
-# The probe's keys: fixed held-out pairs, the same for every run of a sweep.
+# Keys of the displacement probe, measured on fixed held-out pairs that are the same for every run of a sweep.
 PROBE: dict[str, Metric] = {
     "displacement/chosen": _mean(
         "the chosen completion's log-prob now minus its log-prob at step 0, divided by its number of tokens",
@@ -151,7 +149,7 @@ GLASSBOX: dict[str, Metric] = {
     ),
 }
 
-# From answers sampled to the same prompts at every reading (probe.samples).
+# From answers sampled to the same prompts at every measurement (probe.samples).
 SAMPLES: dict[str, Metric] = {
     "samples/length": Metric(
         "Mean length of", "the sampled answers", "tokens", "growing without end: length is what the policy has learnt"
@@ -204,7 +202,7 @@ TRAIN: dict[str, Metric] = {
     "train/epoch": Metric("Number of", "passes over the training pairs so far", "epochs"),
 }
 
-# What an objective's parts remember and move, as the step's loss used it.
+# State and scheduled parameters of the objective's parts, with the values that the step's loss used.
 OBJECTIVE: dict[str, Metric] = {
     "train/objective/scheduled": Metric("Value of", "the parameter that objective.schedule moves"),
     "train/objective/kl_chosen": Metric(
@@ -230,31 +228,47 @@ OBJECTIVE: dict[str, Metric] = {
 
 CATALOG: dict[str, Metric] = {**PROBE, **GLASSBOX, **SAMPLES, **EVAL, **TRAIN, **OBJECTIVE}
 
-# What a training batch also reports, from the tensors that the loss used, under `train/<key>`.
+# Probe metrics that are also computed on the training batch, from the tensors of the loss, as `train/<key>`.
 _ON_THE_BATCH = ("rewards/", "logps/", "ranking/accuracy", "gradient_weight/", "entropy/")
 
 
 def explain(key: str) -> str:
-    """One sentence for `key`: what it measures and its unit.
+    """One sentence for a metric: what it measures and its unit.
 
-    Understands the suffixes `_sum`, `/p10`, `/p50`, `/p90` and the prefix `train/`. Raises UsageError for a key that
-    no run writes, with the nearest name.
+    Args:
+        key: a key of metrics.jsonl, with its suffix (`_sum`, `/p10`, `/p50`, `/p90`) or prefix (`train/`), if any.
+
+    Returns:
+        The sentence.
+
+    Raises:
+        UsageError: no run writes the key; the message has the nearest one.
     """
     return lookup(key).sentence
 
 
 def lookup(key: str) -> Metric:
-    """The catalogue's entry for `key`, rewritten for its suffix and prefix. Raises UsageError as `explain` does."""
+    """The catalogue's entry for `key`, derived from the plain key's where it has a suffix or prefix.
+
+    Args:
+        key: as for `explain`.
+
+    Returns:
+        The entry.
+
+    Raises:
+        UsageError: no run writes the key; the message has the nearest one.
+    """
     if key in CATALOG:
         return CATALOG[key]
-    found = _derive(key)
-    if found is None:
+    metric = _derive(key)
+    if metric is None:
         raise UsageError(f"no metric is called '{key}'{nearest(key, keys())}; 'alphapo metrics' lists them all")
-    return found
+    return metric
 
 
 def keys() -> list[str]:
-    """Every key that a run can write: probe, embedded world, then training batch, each with its derived keys."""
+    """Every key that a run can write, in the catalogue's order, each with its derived keys; last `train/` keys."""
     plain = [key for key in CATALOG for key in (key, *_derived_keys(key))]
     batch = [f"train/{key}" for key in PROBE if key.startswith(_ON_THE_BATCH)]
     return plain + [derived for key in batch for derived in (key, *_derived_keys(key.removeprefix("train/"), "train/"))]

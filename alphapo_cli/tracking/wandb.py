@@ -1,9 +1,9 @@
-"""Weights & Biases as a mirror of the run directory: it may fail, the run may not.
+"""Weights & Biases as a mirror of the run directory, whose failures never stop a run.
 
-metrics.jsonl is the record. Whatever goes wrong in W&B (no account, no network, a full disk, a bug) is said once on
-stderr and the run goes on without it. Resuming offline does not exist in W&B: `resume=` is ignored and a second
-directory of the same id begins. So the history is written anew from the record into one new directory, and older
-directories of that id are set aside under wandb/superseded/, where `wandb sync` does not look.
+metrics.jsonl is the record. Whatever goes wrong in W&B (no account, no network, a full disk, a bug) is logged once on
+stderr, and the run continues without it. W&B cannot resume an offline run: `resume=` is ignored and a second directory
+of the same id is made. So the history is written again from metrics.jsonl into one new directory, and older directories
+of that id are moved to wandb/superseded/, which `wandb sync` does not read.
 
 wandb is imported only here, and only when a tracker is opened.
 """
@@ -25,59 +25,72 @@ from alphapo_cli.tracking.wandb_preflight import online_obstacle, tracking_mode,
 Row = Mapping[str, Any]
 Lines = Mapping[str, Sequence[tuple[float, float]]]  # label -> (step, value)
 
-_INIT_TIMEOUT = 20.0  # seconds; wandb's own default of 90 is how long a run would stand still without a network
-_FINISH_TIMEOUT = 60.0  # seconds for uploading what is left; the rest stays on disk for `wandb sync`
+_INIT_TIMEOUT = 20.0  # seconds; wandb's default of 90 would delay every run on a machine without a network
+_FINISH_TIMEOUT = 60.0  # seconds for uploading the rest; what is not uploaded stays on disk for `wandb sync`
 
 
 class Tracker(Protocol):
-    """Where metrics and pictures are mirrored. No method raises."""
+    """Receives the metrics and pictures of one run. No method raises."""
 
     def log(self, step: int, row: Row) -> None:
-        """Adds the numbers of `row` at `step` (steps never go back); nulls are left out."""
+        """Log the numbers of `row` at the optimizer step `step` (non-decreasing over calls); nulls are left out."""
 
     def picture(self, name: str, path: Path, step: int) -> None:
-        """Adds the PNG at `path` under `name`."""
+        """Log the PNG at `path` as `name`."""
 
     def table(self, name: str, rows: Sequence[Row], step: int) -> None:
-        """Adds `rows` as a table whose columns are the union of their keys."""
+        """Log `rows` as a table whose columns are the union of their keys."""
 
     def tag(self, name: str) -> None:
-        """Adds a tag to the run."""
+        """Add a tag to the run."""
 
     def overlay(self, name: str, lines: Lines, step: int) -> None:
-        """Adds one chart with a line for each entry of `lines`."""
+        """Log one chart with a line for each entry of `lines`."""
 
     def finish(self, summary: Row, exit_code: int) -> None:
-        """Writes the summary and closes; 0 marks the run as finished, anything else as failed."""
+        """Write the summary and close the run: as finished where `exit_code` is 0, else as failed."""
 
     def sync_hint(self) -> str | None:
         """The command that uploads an offline run, or None when there is nothing to upload."""
 
 
 class NullTracker:
-    """Tracks nothing."""
+    """A `Tracker` that does nothing, for tracking.mode=disabled."""
 
-    def log(self, step: int, row: Row) -> None: ...
+    def log(self, step: int, row: Row) -> None:
+        """Do nothing."""
 
-    def picture(self, name: str, path: Path, step: int) -> None: ...
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """Do nothing."""
 
-    def table(self, name: str, rows: Sequence[Row], step: int) -> None: ...
+    def table(self, name: str, rows: Sequence[Row], step: int) -> None:
+        """Do nothing."""
 
-    def tag(self, name: str) -> None: ...
+    def tag(self, name: str) -> None:
+        """Do nothing."""
 
-    def overlay(self, name: str, lines: Lines, step: int) -> None: ...
+    def overlay(self, name: str, lines: Lines, step: int) -> None:
+        """Do nothing."""
 
-    def finish(self, summary: Row, exit_code: int) -> None: ...
+    def finish(self, summary: Row, exit_code: int) -> None:
+        """Do nothing."""
 
     def sync_hint(self) -> str | None:
+        """None: there is nothing to upload."""
         return None
 
 
 class WandbTracker:
-    """A W&B run that goes quiet, after one line on stderr, at its first failure."""
+    """A W&B run that is given up, after one line on stderr, at its first failure.
+
+    Args:
+        wandb: the module.
+        run: what wandb.init returned.
+        directory: the directory of an offline run; None when online.
+        first_step: the optimizer step below which rows are on the server already.
+    """
 
     def __init__(self, wandb: Any, run: Any, directory: Path | None, first_step: int = 0) -> None:
-        """`directory` is the offline run's, None when online; rows below `first_step` are on the server already."""
         self._wandb = wandb
         self._run = run
         self._directory = directory
@@ -86,6 +99,8 @@ class WandbTracker:
         self._failed = False
 
     def log(self, step: int, row: Row) -> None:
+        """See `Tracker`; rows below `first_step` are skipped."""
+
         def add() -> None:
             numbers = {key: value for key, value in _without_nulls(row).items() if key != "step"}
             if numbers:
@@ -95,9 +110,12 @@ class WandbTracker:
             self._guard(add)
 
     def picture(self, name: str, path: Path, step: int) -> None:
+        """See `Tracker`."""
         self._guard(lambda: self._run.log({name: self._wandb.Image(str(path))}, step=self._advance(step)))
 
     def table(self, name: str, rows: Sequence[Row], step: int) -> None:
+        """See `Tracker`."""
+
         def add() -> None:
             columns = list(dict.fromkeys(key for row in rows for key in row))
             cells = [[jsonable(row.get(column)) for column in columns] for row in rows]
@@ -107,12 +125,16 @@ class WandbTracker:
         self._guard(add)
 
     def tag(self, name: str) -> None:
+        """See `Tracker`."""
+
         def add() -> None:
             self._run.tags = (*(self._run.tags or ()), name)
 
         self._guard(add)
 
     def overlay(self, name: str, lines: Lines, step: int) -> None:
+        """See `Tracker`."""
+
         def add() -> None:
             xs, ys = ([[point[axis] for point in line] for line in lines.values()] for axis in (0, 1))
             chart = self._wandb.plot.line_series(xs, ys, keys=list(lines), title=name, xname="step")
@@ -121,8 +143,9 @@ class WandbTracker:
         self._guard(add)
 
     def finish(self, summary: Row, exit_code: int) -> None:
+        """See `Tracker`."""
         self._guard(lambda: self._run.summary.update(_without_nulls(summary)))
-        # Also after a failure: closing is what writes the rest of the file. W&B's service does so shortly after this
+        # Also after a failure, because the rest of the file is written on closing: by W&B's service, shortly after this
         # returns, and before the process may exit.
         self._guard(lambda: self._run.finish(exit_code=exit_code), always=True)
         if self._failed:
@@ -130,14 +153,16 @@ class WandbTracker:
             self._guard(lambda: self._wandb.teardown(), always=True)
 
     def sync_hint(self) -> str | None:
+        """See `Tracker`."""
         return None if self._directory is None else f"wandb sync {shlex.quote(str(self._directory))}"
 
     def _advance(self, step: int) -> int:
-        """W&B drops a row below its current step, so a late picture goes to the current one."""
+        """The step to log at, at least the current one: W&B drops a row below its current step."""
         self._step = max(self._step, step)
         return self._step
 
     def _guard(self, call: Callable[[], object], *, always: bool = False) -> None:
+        """Call W&B; the first exception is logged, and later calls are skipped unless `always`."""
         if self._failed and not always:
             return
         try:
@@ -158,14 +183,21 @@ def open_tracker(
     config: Mapping[str, Any],
     history: Sequence[Row] = (),
 ) -> Tracker:
-    """A tracker for the run `run_id` that writes below `run_dir`/wandb. Never raises, never asks.
+    """Open the tracker of one run. Never raises and never prompts.
 
     Args:
-        cfg: mode, project, entity and tags; WANDB_MODE in the environment wins over `mode`.
-        run_id: the same for the same run, however often it is started.
+        cfg: mode, project, entity and tags; WANDB_MODE in the environment overrides `mode`.
+        run_dir: W&B's files are written below `run_dir`/wandb.
+        run_id: W&B's id, the same for every start of the same run.
+        name: the run's name.
+        group: the group of runs, None for none.
+        job_type: the kind of run, such as "train".
         config: the resolved configuration; entries that look like secrets are left out.
-        history: the rows of metrics.jsonl so far, each with its "step"; written again offline, and online only as far
-            as the server lacks them.
+        history: the rows of metrics.jsonl so far, each with its "step"; all are logged again offline, and online
+            those that the server lacks.
+
+    Returns:
+        A tracker; a `NullTracker` where W&B is disabled or cannot be opened.
     """
     mode = tracking_mode(cfg)
     if mode == "disabled":
@@ -209,10 +241,23 @@ def log_group_summary(
     exit_code: int = 0,
     overlays: Callable[[], Mapping[str, Lines]] = dict,
 ) -> str | None:
-    """One run of job type "sweep" in the sweep's group: its pictures, a table of its cells and its summary.
+    """Log a sweep as one run of job type "sweep" in the sweep's group.
 
-    `pictures` maps names to PNG files, left out where cfg.pictures is off; `cells` are flat rows; `overlays`, asked
-    for only where something is tracked, gives a chart a metric. Returns what `sync_hint` returns.
+    Args:
+        cfg: as for `open_tracker`; `cfg.pictures` false leaves out the pictures.
+        sweep_dir: W&B's files are written below `sweep_dir`/wandb.
+        run_id: as for `open_tracker`.
+        name: as for `open_tracker`.
+        group: the group of the sweep's cells.
+        config: the configuration that the cells share.
+        pictures: name -> PNG file.
+        cells: one flat row per cell, logged as a table.
+        summary: the run's summary.
+        exit_code: 0 where no cell failed.
+        overlays: metric -> its chart, computed only where W&B is enabled.
+
+    Returns:
+        The command that uploads an offline run, or None.
     """
     tracker = open_tracker(cfg, sweep_dir, run_id, name, group, "sweep", config)
     for title, path in pictures.items() if cfg.pictures else ():
@@ -227,8 +272,8 @@ def log_group_summary(
 
 
 def _import_wandb() -> Any:
-    # Both are read at import. The first stops wandb's own usage reports, whose retries hold up the exit of a process
-    # by 13 s where there is no network; the second its banner.
+    # Both are read at import. The first disables wandb's usage reports, whose retries delay the exit of a process by
+    # 13 s where there is no network; the second its banner.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
@@ -237,7 +282,7 @@ def _import_wandb() -> Any:
 
 
 def _open(wandb: Any, mode: str, run_dir: Path, identity: Mapping[str, Any]) -> WandbTracker:
-    """The run, online if possible. Raises what wandb raises when not even an offline run can be opened."""
+    """Open the run, online if possible; raises wandb's error where an offline run cannot be opened either."""
     run_dir.mkdir(parents=True, exist_ok=True)
     wandb_dir, run_id = run_dir / "wandb", str(identity["id"])
     if mode == "online":
@@ -260,7 +305,7 @@ def _open(wandb: Any, mode: str, run_dir: Path, identity: Mapping[str, Any]) -> 
 
 
 def _arguments(wandb: Any, run_dir: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What wandb.init gets: the identity, and everything off that costs time, prints or looks around."""
+    """Arguments of wandb.init: the identity, and settings that disable printing, system metrics and code capture."""
     settings = {
         "silent": True,
         "console": "off",
@@ -279,20 +324,20 @@ def _arguments(wandb: Any, run_dir: Path, identity: Mapping[str, Any]) -> dict[s
     }
     # Settings come and go between versions of wandb, and an unknown one is an error there.
     known = {key: value for key, value in settings.items() if key in wandb.Settings.model_fields}
-    # create_new: several runs in one process (the cells of a sweep) never touch one another.
+    # create_new: several runs in one process (the cells of a sweep) stay separate.
     return {**identity, "dir": str(run_dir), "reinit": "create_new", "settings": wandb.Settings(**known)}
 
 
 def _set_aside(directories: Iterable[Path], run_id: str) -> list[tuple[Path, Path]]:
-    """Moves those of the W&B `directories` that hold `run_id` to superseded/; returns (from, to) of each."""
+    """Move those of the W&B `directories` that hold `run_id` to superseded/; (from, to) of each."""
     moved = []
     for source in sorted(directories):
         if not (source / f"run-{run_id}.wandb").exists():
             continue
-        attic = source.parent / "superseded"
-        attic.mkdir(exist_ok=True)
+        superseded = source.parent / "superseded"
+        superseded.mkdir(exist_ok=True)
         names = (source.name if n == 0 else f"{source.name}.{n}" for n in count())
-        target = next(attic / name for name in names if not (attic / name).exists())
+        target = next(superseded / name for name in names if not (superseded / name).exists())
         source.rename(target)
         moved.append((source, target))
     return moved
@@ -303,7 +348,7 @@ def _without_nulls(row: Row) -> dict[str, Any]:
 
 
 def _by_step(history: Sequence[Row]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of `history` joined by step, in ascending order; a later row wins where both have a key."""
+    """The rows of `history` merged by step, in ascending order; where two rows have a key, the later one wins."""
     joined: dict[int, dict[str, Any]] = {}
     for row in history:
         if row.get("step") is not None:

@@ -1,4 +1,4 @@
-"""What is settled before W&B is opened: the mode, whether online can work at all, and what must not be sent."""
+"""Checks before W&B is opened: the mode, whether online tracking can work, and entries that must not be sent."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _SECRET_VALUE = re.compile(
 
 
 def tracking_mode(cfg: TrackingConfig) -> str:
-    """One of online, offline and disabled: WANDB_MODE, then WANDB_DISABLED, then cfg.mode."""
+    """The mode (online, offline or disabled) from WANDB_MODE, else WANDB_DISABLED, else cfg.mode."""
     wanted = os.environ.get("WANDB_MODE", "").strip().lower()
     if wanted in _MODES:
         return _MODES[wanted]
@@ -51,14 +51,20 @@ def tracking_mode(cfg: TrackingConfig) -> str:
 
 
 def warn(line: str) -> None:
-    """One line on stderr."""
+    """Print one line to stderr."""
     print(f"alphapo: {line}", file=sys.stderr, flush=True)
 
 
 def online_obstacle(wandb: Any) -> str | None:
-    """Why W&B cannot be used online from here, in a few words, or None. Takes at most about 5 s.
+    """Why W&B cannot be used online from this machine. Takes at most about 5 s.
 
-    wandb.init would ask for a missing key on a terminal, and wait for an unreachable server for minutes.
+    wandb.init would prompt for a missing key on a terminal, and wait for an unreachable server for minutes.
+
+    Args:
+        wandb: the module.
+
+    Returns:
+        The reason in a few words, or None where online tracking can work.
     """
     settings = wandb.setup().settings
     url = str(settings.base_url)
@@ -109,13 +115,13 @@ def _answers(url: str) -> bool:
     """Whether any HTTP answer comes from `url`, through the proxies of the environment."""
     answered = threading.Event()
 
-    def ask() -> None:
+    def request() -> None:
         try:
             urllib.request.urlopen(url, timeout=_REACH_TIMEOUT).close()
         except urllib.error.HTTPError:
             answered.set()  # an error page is an answer
         except urllib.error.URLError as error:
-            # wandb has its own certificates; that ours do not fit says that somebody is there.
+            # wandb has certificates of its own; a certificate that Python rejects shows that the server answers.
             if isinstance(error.reason, ssl.SSLCertVerificationError):
                 answered.set()
         except Exception:
@@ -123,8 +129,8 @@ def _answers(url: str) -> bool:
         else:
             answered.set()
 
-    # A thread, because the timeout does not cover looking up the name.
-    thread = threading.Thread(target=ask, daemon=True)
+    # A thread, because the timeout does not cover the DNS lookup.
+    thread = threading.Thread(target=request, daemon=True)
     thread.start()
     thread.join(_REACH_TIMEOUT)
     return answered.is_set()

@@ -105,7 +105,7 @@ def test_a_group_that_shares_a_cache_can_read_the_embedded_base(tmp_path, monkey
 
     monkeypatch.setattr(glassbox_base, "_train", lambda folder: (folder / "model.safetensors").write_bytes(b"weights"))
     (tmp_path / "other").mkdir()
-    folder = glassbox_base.ensure(tmp_path, say=False)
+    folder = glassbox_base.ensure(tmp_path, verbose=False)
     assert folder.stat().st_mode == (tmp_path / "other").stat().st_mode
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 

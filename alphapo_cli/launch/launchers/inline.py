@@ -1,4 +1,4 @@
-"""`launcher.workers=0`: cells one after another in this process."""
+"""`launcher.workers=0`: the cells run one after another in this process."""
 
 from __future__ import annotations
 
@@ -13,30 +13,36 @@ from alphapo_cli.stages.plan import Plan
 
 
 class InlineLauncher:
-    """See `Launcher`; a cell runs inside `wait`."""
+    """A `Launcher` whose `wait` runs the next cell."""
 
     def __init__(self) -> None:
         self.queue: deque[CellJob] = deque()
 
     def prepare(self, cells: Sequence[TrainConfig], plan: Plan | None) -> None:
+        """Check the cells and fill the caches in this process; see `Launcher`."""
         prepare(cells, plan)
 
     def start(self, jobs: Sequence[CellJob]) -> None:
+        """Queue jobs, those of the same model and data one after another."""
         self.queue.extend(together(jobs, lambda job: job.cfg))
 
     def wait(self, seconds: float) -> list[Ended]:
+        """Run the next job to its end; raises KeyboardInterrupt where a signal interrupted it."""
         if not self.queue:
             return []
         ended = run_job(self.queue.popleft())
-        if ended.state == "interrupted":  # the signal was this process's
+        if ended.state == "interrupted":  # the signal was sent to this process
             raise KeyboardInterrupt
         return [ended]
 
     def stop(self) -> None:
+        """Drop the queued jobs."""
         self.queue.clear()
 
     def under_way(self) -> list[CellJob]:
+        """No job, because jobs run within `wait`."""
         return []
 
     def close(self) -> None:
+        """Drop the queued jobs."""
         self.queue.clear()

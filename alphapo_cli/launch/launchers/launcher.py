@@ -1,4 +1,4 @@
-"""What the sweep engine asks of whatever runs its cells."""
+"""The interface between the sweep engine and the launchers that run its cells."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from alphapo_cli.stages.plan import Plan
 
 @dataclass(frozen=True)
 class CellJob:
-    """One cell to run."""
+    """One cell of a sweep to run."""
 
     sweep: str  # the sweep's directory, absolute
-    folder: str  # where the line was typed; paths in `cfg` are relative to it
+    folder: str  # working directory of the command; paths in `cfg` are relative to it
     id: str
     overrides: tuple[str, ...]
     cfg: TrainConfig
-    plan: Plan | None = None  # what is done with the trained run
+    plan: Plan | None = None  # generation and evaluation after training; None: training alone
 
     @property
     def title(self) -> str:
+        """The cell's overrides, for messages."""
         return " ".join(self.overrides)
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A job that is over.
+    """A job that has ended.
 
-    `state` is the run's (complete, stopped, failed, interrupted), or `busy`: another process works on the cell, or
-    `lost`: whatever ran it is gone without a word.
+    `state` is the run's (complete, stopped, failed, interrupted), or `busy` (another process works on the cell), or
+    `lost` (the process that ran it died without a result).
     """
 
     job: CellJob
@@ -40,26 +41,30 @@ class Ended:
 
 
 class Launcher(Protocol):
-    """Runs jobs somewhere. Every job that was started ends exactly once, however it ends."""
+    """Runs jobs. Every job that was started is returned by `wait` exactly once, however it ends."""
 
     def prepare(self, cells: Sequence[TrainConfig], plan: Plan | None) -> None:
-        """Check what the cells train on, before the first of them starts, and fill the caches.
+        """Load and check models and data of the cells before the first one starts, and fill the caches.
+
+        Args:
+            cells: the cells' configurations.
+            plan: generation and evaluation after training; None for none.
 
         Raises:
-            UsageError: bad input.
+            UsageError: a model, data or file of the cells or of the plan cannot be used.
         """
 
     def start(self, jobs: Sequence[CellJob]) -> None:
         """Queue jobs; may be called again while others run."""
 
     def wait(self, seconds: float) -> list[Ended]:
-        """What ended since the last call, waiting at most `seconds` for the first."""
+        """Jobs that ended since the last call; waits at most `seconds` for the first one."""
 
     def stop(self) -> None:
-        """Start nothing more, and ask what runs to save a checkpoint and end."""
+        """Start no more jobs, and make the running ones save a checkpoint and end."""
 
     def under_way(self) -> list[CellJob]:
-        """What runs now."""
+        """The jobs that are running."""
 
     def close(self) -> None:
-        """End everything at once and give back what was taken."""
+        """End all jobs at once and release processes and connections."""

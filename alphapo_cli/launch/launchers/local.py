@@ -1,4 +1,4 @@
-"""`launcher=local`: warm worker processes on this machine, each with a GPU of its own where there are any."""
+"""`launcher=local`: long-lived worker processes on this machine, each assigned one of its GPUs, if any."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ from alphapo_cli.launch.launchers.launcher import CellJob, Ended
 from alphapo_cli.launch.launchers.worker_process import Worker
 from alphapo_cli.stages.plan import Plan
 
-STILLBORN = 3
+MAX_STARTUP_DEATHS = 3  # the sweep fails when so many workers have died before they were ready
 
 
 class LocalLauncher:
-    """See `Launcher`. A worker that dies is replaced, its job reported as lost."""
+    """A `Launcher` with worker processes; one that dies is replaced, and its job is reported as lost.
+
+    Args:
+        count: the number of workers.
+        logs: the folder of the workers' logs.
+    """
 
     def __init__(self, count: int, logs: Path) -> None:
         self.logs = logs
@@ -29,7 +34,7 @@ class LocalLauncher:
         self.queue: deque[CellJob] = deque()
         self.workers: dict[Connection, Worker] = {}
         self.stopping = False
-        self.stillborn = 0  # workers that died before they were ready
+        self.startup_deaths = 0  # workers that died before they were ready
         for number in range(count):
             self._add(number)
 
@@ -39,10 +44,11 @@ class LocalLauncher:
         self.workers[worker.connection] = worker
 
     def prepare(self, cells: Sequence[TrainConfig], plan: Plan | None) -> None:
-        """Let the first worker check and read what the cells need, so that bad input is known before any cell runs.
+        """Check the cells and fill the caches in the first worker; see `Launcher`.
 
         Raises:
-            UsageError: bad input.
+            UsageError: a model, data or file of the cells or of the plan cannot be used.
+            AlphapoError: the worker died at its start.
         """
         worker = next(iter(self.workers.values()))
         worker.connection.send(("prepare", (list(cells), plan)))
@@ -58,17 +64,27 @@ class LocalLauncher:
             raise problem
 
     def start(self, jobs: Sequence[CellJob]) -> None:
+        """Queue jobs, those of the same model and data one after another, for idle workers."""
         self.queue.extend(together(jobs, lambda job: job.cfg))
         self._feed()
 
     def _feed(self) -> None:
+        """Send queued jobs to idle workers."""
         for worker in self.workers.values():
             if worker.ready and worker.job is None and self.queue and not self.stopping:
                 worker.job = self.queue.popleft()
-                with contextlib.suppress(OSError):  # it has just died, which `wait` finds out
+                with contextlib.suppress(OSError):  # the worker has just died, which `wait` will report
                     worker.connection.send(("run", worker.job))
 
     def wait(self, seconds: float) -> list[Ended]:
+        """See `Launcher`; sends queued jobs to workers that became idle.
+
+        Returns:
+            The jobs that ended.
+
+        Raises:
+            AlphapoError: workers die repeatedly before they are ready.
+        """
         ended = []
         for connection in wait(list(self.workers), seconds):
             worker = self.workers[connection]  # type: ignore[index]
@@ -78,7 +94,7 @@ class LocalLauncher:
                 ended += self._lost(worker)
                 continue
             if isinstance(message, Ended):
-                if message.state == "interrupted" and not self.stopping:  # by somebody who signalled the worker
+                if message.state == "interrupted" and not self.stopping:  # the signal was sent to the worker alone
                     message = Ended(message.job, "lost", "the worker was told to stop")
                 ended.append(message)
                 worker.job = None
@@ -87,18 +103,20 @@ class LocalLauncher:
         return ended
 
     def _lost(self, worker: Worker) -> list[Ended]:
+        """Replace a worker that died; its job, if it had one."""
         del self.workers[worker.connection]
         how = worker.how_it_died()
         worker.end()
         if not worker.ready:
-            self.stillborn += 1
-            if self.stillborn >= STILLBORN:
+            self.startup_deaths += 1
+            if self.startup_deaths >= MAX_STARTUP_DEATHS:
                 raise AlphapoError(f"worker processes die at their start ({how}); see {self.logs}")
-        if not self.stopping:  # an idle one, too: a cell that another process holds now may come back
+        if not self.stopping:  # an idle one too: a cell that another process holds may have to run again
             self._add(worker.number)
         return [] if worker.job is None else [Ended(worker.job, "lost", f"the worker died ({how})")]
 
     def stop(self) -> None:
+        """Drop the queued jobs and send SIGTERM to busy workers, whose runs then save a checkpoint."""
         self.stopping = True
         self.queue.clear()
         for worker in self.workers.values():
@@ -106,19 +124,21 @@ class LocalLauncher:
                 worker.process.terminate()
 
     def under_way(self) -> list[CellJob]:
+        """The jobs of busy workers."""
         return [worker.job for worker in self.workers.values() if worker.job is not None]
 
     def close(self) -> None:
+        """Kill all workers."""
         for worker in self.workers.values():
             worker.end()
         self.workers.clear()
 
 
 def gpus() -> list[str]:
-    """The devices that cells may use, as CUDA_VISIBLE_DEVICES names them; found without importing torch."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [name for name in given.split(",") if name.strip() not in ("", "-1")]
+    """The GPUs that cells may use, as CUDA_VISIBLE_DEVICES names them; found without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
@@ -127,7 +147,7 @@ def gpus() -> list[str]:
 
 
 def worker_count(wanted: int | None, cells: Sequence[TrainConfig]) -> int:
-    """`launcher.workers`, or one per GPU, or as many as the machine has room for at the cells' thread count."""
+    """`launcher.workers`; by default one per GPU, else CPU cores divided by the cells' largest trainer.threads."""
     if wanted is not None:
         return wanted
     devices = 0 if all(cfg.trainer.use_cpu for cfg in cells) else len(gpus())

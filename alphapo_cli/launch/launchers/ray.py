@@ -1,9 +1,9 @@
-"""`launcher=ray`: one Ray task per cell, on a running cluster or on one of this machine's own.
+"""`launcher=ray`: one Ray task per cell, on a running cluster or on a local one started here.
 
-Ray keeps a worker process for the next task of the same kind, so what cells share stays in memory there.
+Ray reuses a worker process for the next task of the same kind, so model and data that cells share stay in its memory.
 
-A judge's key is not handed to Ray, whose arguments and logs others may read: on a running cluster it must be in the
-environment under which Ray was started on every node. A cluster of this machine's own inherits it.
+A judge's API key is not passed to Ray, whose arguments and logs others may read: on a running cluster it must be in the
+environment under which Ray was started on every node. A local cluster inherits it.
 """
 
 from __future__ import annotations
@@ -27,16 +27,23 @@ OBJECT_STORE = 100_000_000  # bytes; results travel through files
 
 
 def run_with(job: CellJob, environment: dict[str, str]) -> Ended:
-    """`run_job` under the environment in which the line was typed."""
+    """Call `run_job` with environment variables of the submitting process."""
     os.environ.update(environment)
     return run_job(job)
 
 
 class RayLauncher:
-    """See `Launcher`."""
+    """A `Launcher` that runs each cell as a Ray task.
+
+    Args:
+        cfg: the settings of `launcher.*`.
+        logs: the sweep's folder of logs.
+
+    Raises:
+        UsageError: Ray is not installed, or the cluster does not answer.
+    """
 
     def __init__(self, cfg: LauncherConfig, logs: Path) -> None:
-        """Raises UsageError where Ray is not installed or the cluster does not answer."""
         try:
             import ray
         except ImportError:
@@ -58,10 +65,11 @@ class RayLauncher:
         except Exception as error:
             first = first_line(error)
             raise UsageError(f"launcher=ray: no cluster ({first}); check launcher.address") from error
-        # A dead worker is the engine's to count; an exception of the task is part of its result.
+        # No retries: the engine counts workers that die, and an exception of the task is part of its result.
         self.task = ray.remote(max_retries=0, num_cpus=cfg.cpus, num_gpus=cfg.gpus)(run_with)
 
     def prepare(self, cells: Sequence[TrainConfig], plan: Plan | None) -> None:
+        """Check the cells in a worker process on this machine; see `Launcher`."""
         checker = LocalLauncher(1, self.logs)
         try:
             checker.prepare(cells, plan)
@@ -69,15 +77,18 @@ class RayLauncher:
             checker.close()
 
     def start(self, jobs: Sequence[CellJob]) -> None:
+        """Queue jobs and submit those that `launcher.workers` allows."""
         self.queue.extend(jobs)
         self._feed()
 
     def _feed(self) -> None:
+        """Submit queued jobs, at most `launcher.workers` at a time."""
         while self.queue and not self.stopping and (self.at_once is None or len(self.running) < self.at_once):
             job = self.queue.popleft()
             self.running[self.task.remote(job, self.environment)] = job
 
     def wait(self, seconds: float) -> list[Ended]:
+        """See `Launcher`; submits queued jobs in place of those that ended."""
         if not self.running:
             return []
         ready, _ = self.ray.wait(list(self.running), num_returns=1, timeout=seconds)
@@ -86,6 +97,7 @@ class RayLauncher:
         return ended
 
     def _result(self, task: Any, job: CellJob) -> Ended:
+        """How a finished task ended."""
         errors = self.ray.exceptions
         try:
             result = self.ray.get(task)
@@ -98,13 +110,16 @@ class RayLauncher:
         return result if isinstance(result, Ended) else Ended(job, "lost", "the task gave no result")
 
     def stop(self) -> None:
+        """Drop the queued jobs and cancel the running tasks, which then save a checkpoint."""
         self.stopping = True
         self.queue.clear()
         for task in self.running:
             self.ray.cancel(task, force=False)
 
     def under_way(self) -> list[CellJob]:
+        """The jobs whose tasks are submitted."""
         return list(self.running.values())
 
     def close(self) -> None:
+        """Disconnect from the cluster, or end a local one."""
         self.ray.shutdown()

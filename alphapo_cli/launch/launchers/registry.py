@@ -1,4 +1,4 @@
-"""`launcher=`: what runs the cells of a sweep."""
+"""The launchers by name, and the settings that each of them reads."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ OWN_KEYS = {
 
 
 def check_keys(cfg: LauncherConfig) -> None:
-    """A setting that the chosen launcher would not read is an error.
+    """Check that the chosen launcher reads every setting that is not at its default.
 
     Raises:
-        UsageError: one was given.
+        UsageError: a setting belongs to other launchers.
     """
     plain = LauncherConfig(name=cfg.name)
     for key in vars(plain):
@@ -34,10 +34,18 @@ def check_keys(cfg: LauncherConfig) -> None:
 
 
 def script(cfg: LauncherConfig, directory: SweepDirectory, cells: int) -> str:
-    """What `--dry-run` shows of how cells would be run.
+    """The batch script of the launcher, for `--dry-run`.
+
+    Args:
+        cfg: the settings of `launcher.*`.
+        directory: the sweep's directory.
+        cells: the number of cells to run.
+
+    Returns:
+        The script; empty for launchers other than Slurm.
 
     Raises:
-        UsageError: the launcher's engine is not installed or not there.
+        UsageError: submitit is not installed.
     """
     if cfg.name == "slurm" and cells:
         from alphapo_cli.launch.launchers import submission
@@ -47,10 +55,18 @@ def script(cfg: LauncherConfig, directory: SweepDirectory, cells: int) -> str:
 
 
 def make_launcher(cfg: LauncherConfig, directory: SweepDirectory, cells: Sequence[TrainConfig]) -> Launcher:
-    """The launcher of `cfg` for these cells, started.
+    """Make the launcher that `cfg` names and start its worker processes, if any.
+
+    Args:
+        cfg: the settings of `launcher.*`.
+        directory: the sweep's directory.
+        cells: the configurations of the cells to run.
+
+    Returns:
+        The launcher.
 
     Raises:
-        UsageError: its engine is not installed or not there.
+        UsageError: submitit or Ray is not installed, or Slurm or the Ray cluster cannot be reached.
     """
     logs = directory.path / "logs"
     if cfg.name == "slurm":

@@ -1,8 +1,8 @@
 """`launcher=slurm`: one task of a job array per cell, through submitit.
 
-Whether a task is still there is asked of squeue, because sacct needs accounting, which small clusters go without; how
-it ended is what its run directory says. A task that runs out of time or is preempted is requeued by submitit and goes
-on from its checkpoint; one that was cancelled has saved a checkpoint and waits for the line to be typed again.
+Whether a task is still queued or running is read from squeue, because sacct needs accounting, which small clusters do
+not have; how it ended is read from its run directory. A task that runs out of time or is preempted is requeued by
+submitit and resumes from its checkpoint; a cancelled one has saved a checkpoint, and the same command resumes it.
 """
 
 from __future__ import annotations
@@ -21,33 +21,44 @@ from alphapo_cli.launch.launchers.submission import make_executor
 from alphapo_cli.launch.schema import LauncherConfig
 from alphapo_cli.stages.plan import Plan
 
-POLL = 2.0  # seconds between two questions to squeue
+POLL = 2.0  # seconds between two calls of squeue
 GRACE = 10.0  # seconds a task may be unknown to squeue before it counts as gone
 
 
 class CellTask:
-    """What a task runs. Its `checkpoint` is what submitit calls when a task is to be requeued."""
+    """The callable that a task runs; submitit calls its `checkpoint` when it requeues the task."""
 
     def __call__(self, job: CellJob) -> Ended:
+        """Run the cell; how it ended."""
         return run_job(job)
 
     def checkpoint(self, job: CellJob) -> Any:
+        """The submission that requeues the task with the same job."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, job)
 
 
 class SlurmLauncher:
-    """See `Launcher`."""
+    """A `Launcher` that runs each cell as a task of a Slurm job array.
+
+    Args:
+        cfg: the settings of `launcher.*`.
+        logs: the sweep's folder of logs.
+
+    Raises:
+        UsageError: submitit is not installed, or there is no sbatch on this machine.
+    """
 
     def __init__(self, cfg: LauncherConfig, logs: Path) -> None:
         self.cfg, self.logs = cfg, logs
         self.executor = make_executor(cfg, logs)
-        self.tasks: dict[str, tuple[Any, CellJob]] = {}  # "<array>_<index>" -> (submitit's job, ours)
-        self.seen: dict[str, float] = {}  # when squeue last knew it
-        self.asked = 0.0
+        self.tasks: dict[str, tuple[Any, CellJob]] = {}  # "<array>_<index>" -> (submitit's job, the cell's)
+        self.seen: dict[str, float] = {}  # when squeue last listed the task, monotonic seconds
+        self.polled = 0.0
 
     def prepare(self, cells: Sequence[TrainConfig], plan: Plan | None) -> None:
+        """Check the cells in a worker process on this machine; see `Launcher`."""
         checker = LocalLauncher(1, self.logs)
         try:
             checker.prepare(cells, plan)
@@ -55,16 +66,18 @@ class SlurmLauncher:
             checker.close()
 
     def start(self, jobs: Sequence[CellJob]) -> None:
+        """Submit the jobs as one array."""
         for task, job in zip(self.executor.map_array(CellTask(), jobs), jobs, strict=True):
             self.tasks[task.job_id] = (task, job)
             self.seen[task.job_id] = time.monotonic()
 
     def wait(self, seconds: float) -> list[Ended]:
+        """Sleep for `seconds`; the jobs that ended since the last call."""
         time.sleep(seconds)
         now = time.monotonic()
-        if now - self.asked < POLL or not self.tasks:
+        if now - self.polled < POLL or not self.tasks:
             return []
-        self.asked = now
+        self.polled = now
         present = _in_queue(sorted({name.partition("_")[0] for name in self.tasks}))
         ended = []
         for name in list(self.tasks):
@@ -79,32 +92,34 @@ class SlurmLauncher:
         return ended
 
     def stop(self) -> None:
-        """Cancelling sends SIGTERM, at which a run saves a checkpoint."""
+        """Cancel all tasks, which sends SIGTERM: a run then saves a checkpoint."""
         if self.tasks:
             subprocess.run(["scancel", *self.tasks], capture_output=True, check=False)
 
     def under_way(self) -> list[CellJob]:
+        """The jobs whose tasks are queued or running."""
         return [job for _, job in self.tasks.values()]
 
     def close(self) -> None:
+        """Cancel all tasks."""
         self.stop()
 
 
 def _in_queue(arrays: Sequence[str]) -> set[str] | None:
-    """Names of the tasks that Slurm still has, as submitit writes them; None where it does not answer."""
-    asked = subprocess.run(
+    """Names, as submitit writes them, of the tasks that are queued or running; None where squeue does not answer."""
+    reply = subprocess.run(
         ["squeue", "--noheader", "--array", "--format=%F_%K", "--jobs", ",".join(arrays)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    if asked.returncode == 0:
-        # submitit submits one cell alone without an array: its name is the job's number, and squeue has no index of it.
-        return {name.removesuffix("_N/A") for name in asked.stdout.split()}
-    # What has left the queue altogether is an invalid id to squeue.
-    return set() if "Invalid job id" in asked.stderr else None
+    if reply.returncode == 0:
+        # submitit submits a single cell without an array: its name is the job's number, and squeue has no index for it.
+        return {name.removesuffix("_N/A") for name in reply.stdout.split()}
+    # An array that has left the queue altogether is an invalid id to squeue.
+    return set() if "Invalid job id" in reply.stderr else None
 
 
 def _result(task: Any) -> Ended | None:
-    """What the task handed back, where it has."""
+    """The result that the task has written; None where there is none."""
     from submitit.core.utils import pickle_load
 
     if not task.paths.result_pickle.is_file():

@@ -1,4 +1,4 @@
-"""How an array of cells is submitted to Slurm: submitit's executor, and the batch script that it would write."""
+"""Submission of an array of cells to Slurm: submitit's executor, and the batch script that it would write."""
 
 from __future__ import annotations
 
@@ -11,22 +11,31 @@ from alphapo_cli.launch.schema import LauncherConfig
 
 
 def make_executor(cfg: LauncherConfig, logs: Path, *, dry: bool = False) -> Any:
-    """submitit's executor with the settings of `launcher.*`; `dry`: only to write a script, on any machine.
+    """Make submitit's executor from the settings of `launcher.*`.
+
+    Args:
+        cfg: the settings.
+        logs: submitit's files are written below `logs`/slurm.
+        dry: whether the executor only writes a script, which works on a machine without Slurm.
+
+    Returns:
+        A submitit.AutoExecutor.
 
     Raises:
-        UsageError: submitit or Slurm are not there.
+        UsageError: submitit is not installed, or there is no sbatch on this machine and `dry` is false.
     """
     try:
         import submitit
     except ImportError:
-        raise missing_extra("submitit", "slurm") from None
+        error = missing_extra("submitit", "slurm")
+        raise error from None
     if shutil.which("sbatch") is None and not dry:
         raise UsageError(
             "launcher=slurm: there is no sbatch on this machine; type the line on a login node, or use launcher=local"
         )
     if dry:
 
-        class Unsubmitted(submitit.SlurmExecutor):  # asks nobody whether there is a cluster
+        class Unsubmitted(submitit.SlurmExecutor):  # reports Slurm as available without looking for it
             @classmethod
             def affinity(cls) -> int:
                 return 1
@@ -54,7 +63,9 @@ def make_executor(cfg: LauncherConfig, logs: Path, *, dry: bool = False) -> Any:
 
 def script(cfg: LauncherConfig, logs: Path, cells: int) -> str:
     """The batch script that would be submitted for `cells` cells."""
-    slurm = make_executor(cfg, logs, dry=True)._executor  # first: it says in one line that submitit is not installed
+    slurm = make_executor(
+        cfg, logs, dry=True
+    )._executor  # before the import below: its error is one line where submitit is not installed
     from submitit.slurm.slurm import _make_sbatch_string
 
     parallel = min(cells, cfg.workers or cells)

@@ -1,4 +1,4 @@
-"""A warm worker of `launcher=local`, as its parent sees it."""
+"""A worker process of `launcher=local`, on the parent's side; `launch.worker` is what runs in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ SIGNAL_NAMES = {number.value: number.name for number in signal.Signals}
 
 
 class Worker:
-    """One process and what it is doing."""
+    """One worker process and its job.
+
+    Args:
+        number: the worker's number, from 0.
+        log: the file that its stdout and stderr are appended to.
+        gpu: its CUDA_VISIBLE_DEVICES; None leaves the environment as it is.
+    """
 
     def __init__(self, number: int, log: Path, gpu: str | None) -> None:
         self.number = number
@@ -38,17 +44,19 @@ class Worker:
         os.close(lifeline)
 
     def receive(self) -> object:
-        """The next message. Raises EOFError when the process is gone."""
+        """The next message of the worker; raises EOFError where the process has ended."""
         try:
             return self.connection.recv()
         except OSError as error:
             raise EOFError from error
 
     def how_it_died(self) -> str:
+        """Signal or exit code of the process, after waiting for its end; for messages."""
         code = self.process.wait()
         return f"killed by {SIGNAL_NAMES.get(-code, -code)}" if code < 0 else f"exit code {code}"
 
     def end(self) -> None:
+        """Kill the process and close its connection."""
         self.process.kill()
         self.process.wait()
         self.connection.close()

@@ -1,4 +1,4 @@
-"""Everything that needs the policy as it is before its first step, put together as `TrainingInputs`."""
+"""Assembly of `TrainingInputs` from the policy before its first step: reference log-probs and the models beside it."""
 
 from __future__ import annotations
 
@@ -13,42 +13,47 @@ from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.objective.objective import Objective
-from alphapo_cli.stages.training.extra_models import guided, running_reference
+from alphapo_cli.stages.training.extra_models import running_reference, with_guide
 from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData
 from alphapo_cli.training.inputs import TrainingInputs
 
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run trains from and is measured on. P probe pairs, K answers of each."""
+    """Inputs of training and of its measurements, for P probe pairs with K answers each."""
 
     training: TrainingInputs
     tokenizer: Any
-    probe: TokenPairs  # P, with the columns and token values that a guide model gave
-    probe_reference: npt.NDArray[np.float64] | None  # [K, P] nats, summed log-probs; None: the objective reads none
+    probe: TokenPairs  # [P], with the columns and token log-ratios of a guide model
+    probe_reference: (
+        npt.NDArray[np.float64] | None
+    )  # [K, P] summed log-probs in nats; None: the objective needs no reference
     data_key: str  # hash of the pairs' token ids
-    start: str  # where the weights come from, in words
+    start: str  # where the weights come from, for messages
 
 
 def run_inputs(
     cfg: TrainConfig, builder: InputsBuilder, start: ModelAndData, policy: PolicyModel, objective: Objective, steps: int,
     log: Callable[[str], None],
 ) -> RunInputs:  # fmt: skip
-    """Score what the objective compares with, from the cache where it is there.
+    """Compute what the objective needs of reference and guide, or read it from the cache.
 
     Args:
         cfg: the run's configuration.
-        builder: makes and keeps what runs have in common.
+        builder: provides what runs have in common.
         start: model and data of this run.
-        policy: the model before its first step, where it trains.
-        objective: decides which models are read beside the policy.
+        policy: the model before its first step, on the device on which it trains.
+        objective: decides which models beside the policy are needed.
         steps: optimizer steps of the run.
-        log: takes a note to the user.
+        log: prints a note to the user.
+
+    Returns:
+        The inputs.
 
     Raises:
-        UsageError: a model that is named beside the policy does not go with it.
+        UsageError: `model.reference` or `model.guide` is not compatible with the policy.
     """
-    start, guide = guided(cfg, start, builder, policy, objective)
+    start, guide = with_guide(cfg, start, builder, policy, objective)
     reference = builder.reference(cfg, start, policy, objective, guide) if objective.needs_reference else (None, None)
     moving, kl_from = running_reference(cfg, builder, policy, objective, steps, log)
     training = TrainingInputs(

@@ -1,4 +1,4 @@
-"""Whether data, tokenizer and models go together: found out before any of them is used."""
+"""Compatibility checks of data, tokenizers and models, before training."""
 
 from __future__ import annotations
 
@@ -11,33 +11,44 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.loading import ModelLimits
 
 
-def check_room(data: PreparedData, space: ModelLimits, who: str) -> None:
-    """Every id must have an embedding and every token a position.
+def check_limits(data: PreparedData, limits: ModelLimits, who: str) -> None:
+    """Check that the model has an embedding for every token id, and positions for the longest pair.
+
+    Args:
+        data: the tokenised pairs.
+        limits: the model's number of embeddings and positions.
+        who: the setting that names the model, for messages.
 
     Raises:
-        UsageError: some do not.
+        UsageError: a token id has no embedding, or a pair has more tokens than the model has positions.
     """
     sets = [s for s in (data.train, data.probe) if len(s)]
     sides = [side for s in sets for side in (s.prompt, *s.answers)]
     top = max(int(side.ids.max()) for side in sides if len(side.ids))
-    if top >= space.tokens:
+    if top >= limits.tokens:
         raise UsageError(
-            f"{who}: the tokenizer gives id {top}, but the model has embeddings for {space.tokens} tokens; "
+            f"{who}: the tokenizer gives id {top}, but the model has embeddings for {limits.tokens} tokens; "
             "save model and tokenizer that belong together (model.resize_token_embeddings)"
         )
     longest = max(int((s.prompt.lengths + s.longest()).max()) for s in sets)
-    if space.positions is not None and longest > space.positions:
+    if limits.positions is not None and longest > limits.positions:
         raise UsageError(
-            f"{who}: the longest pair has {longest} tokens, but the model has {space.positions} positions; "
-            f"give data.max_length={space.positions} to cut longer pairs"
+            f"{who}: the longest pair has {longest} tokens, but the model has {limits.positions} positions; "
+            f"give data.max_length={limits.positions} to cut longer pairs"
         )
 
 
 def check_same_tokens(policy: Any, reference: Any, key: str, name: str) -> None:
-    """A reference or guide, which the setting `key` names, must read the policy's token ids as the policy does.
+    """Check that a reference or guide has the policy's vocabulary.
+
+    Args:
+        policy: the policy's tokenizer.
+        reference: the other model's tokenizer.
+        key: the setting that names the other model.
+        name: that setting's value.
 
     Raises:
-        UsageError: their vocabularies differ.
+        UsageError: a token of the policy's vocabulary is missing or has another id.
     """
     ours, theirs = policy.get_vocab(), reference.get_vocab()
     differing = next((t for t, i in sorted(ours.items(), key=lambda x: x[1]) if theirs.get(t) != i), None)
@@ -49,10 +60,10 @@ def check_same_tokens(policy: Any, reference: Any, key: str, name: str) -> None:
 
 
 def check_prompts(cfg: TrainConfig) -> None:
-    """The embedded world must have as many held-out prompts as the probe asks for.
+    """Check that the embedded world has as many held-out prompts as probe.pairs and probe.samples ask for.
 
     Raises:
-        UsageError: it has fewer.
+        UsageError: the embedded world has fewer held-out prompts.
     """
     if cfg.data.source == "glassbox":
         for setting, wanted in (("probe.pairs", cfg.probe.pairs), ("probe.samples", cfg.probe.samples)):

@@ -1,4 +1,4 @@
-"""What a run takes, over all attempts at it."""
+"""Time and memory that a run takes, over all of its training sessions."""
 
 from __future__ import annotations
 
@@ -12,14 +12,21 @@ import torch
 
 
 class Cost:
-    """Seconds since this attempt began, on top of what the attempts before it took."""
+    """Seconds of this training session, added to those of earlier sessions of the run."""
 
     def __init__(self) -> None:
         self.started = time.time()
         self.earlier: Mapping[str, Any] = {"seconds": 0.0, "probe_seconds": 0.0, "attempts": 0}
 
     def so_far(self, probe_seconds: float) -> dict[str, Any]:
-        """For a checkpoint; `probe_seconds` are this attempt's."""
+        """The cost so far, for a checkpoint.
+
+        Args:
+            probe_seconds: seconds of measurements in this session.
+
+        Returns:
+            Seconds, seconds of measurements, and number of sessions ("attempts"), over all sessions.
+        """
         return {
             "seconds": round(self.earlier["seconds"] + time.time() - self.started, 3),
             "probe_seconds": round(self.earlier["probe_seconds"] + probe_seconds, 3),
@@ -27,7 +34,16 @@ class Cost:
         }
 
     def final(self, probe_seconds: float, pairs: int, generation: int) -> dict[str, Any]:
-        """For summary.json; `pairs`: trained on in this attempt."""
+        """The cost at the end of the run, for summary.json.
+
+        Args:
+            probe_seconds: seconds of measurements in this session.
+            pairs: pairs trained on in this session.
+            generation: generation of the run lock.
+
+        Returns:
+            The content of `so_far`, pairs per second of this session, peak memory in MiB, and where and when it ended.
+        """
         seconds = max(time.time() - self.started, 1e-9)
         return {
             **self.so_far(probe_seconds),

@@ -1,8 +1,7 @@
-"""Models beside the policy: a reference that is run at every step, and a third model, `model.guide`.
+"""Models beside the policy: a reference that is evaluated at every step, and a third model, `model.guide`.
 
-What objectives read of a guide is made before the first step: TGDPO weighs tokens by its log-ratio to the reference,
-MRPO takes it for a second reference. Both are constants of training, so they are made once, of all pairs, and kept in
-the cache.
+TGDPO weights tokens by the log-ratio of guide and reference, MRPO uses the guide as a second reference. Both are
+constant during training, so they are computed once for all pairs before the first step, and cached on disk.
 """
 
 from __future__ import annotations
@@ -31,17 +30,27 @@ COLUMNS = tuple(GUIDE.format(side) for side in ("chosen", "rejected"))
 
 
 def _columns(sides: int) -> tuple[str, ...]:
-    """The columns of so many answers."""
+    """The columns with a guide's log-probs, for `sides` answers per pair."""
     return (*COLUMNS, *(GUIDE.format(side) for side in range(2, sides)))
 
 
 def reads_guide(objective: Objective) -> bool:
-    """Whether `model.guide` means anything to the objective."""
+    """Whether the objective uses `model.guide`."""
     return objective.needs_guide or any(name in COLUMNS for name in objective.columns)
 
 
 def check_guide(cfg: TrainConfig, objective: Objective, pairs: TokenPairs, where: str) -> None:
-    """Raises UsageError: the objective needs `model.guide`, which is not set (nor are its columns in `pairs`)."""
+    """Check that `model.guide` is set, or its columns are in `pairs`, where the objective needs it.
+
+    Args:
+        cfg: the run's configuration.
+        objective: the objective.
+        pairs: the tokenised pairs.
+        where: the data set, for messages.
+
+    Raises:
+        UsageError: the objective needs a guide or its columns, and there are none.
+    """
     if cfg.model.guide is not None:
         return
     absent = next((name for name in objective.columns if name in COLUMNS and name not in pairs.columns), None)
@@ -56,44 +65,56 @@ def check_guide(cfg: TrainConfig, objective: Objective, pairs: TokenPairs, where
         )
 
 
-def to_come(cfg: TrainConfig, pairs: TokenPairs) -> Mapping[str, npt.NDArray[np.float64]]:
-    """The columns of `pairs` as they will be once the guide has read them: with its log-probs, of which none is known."""
+def expected_columns(cfg: TrainConfig, pairs: TokenPairs) -> Mapping[str, npt.NDArray[np.float64]]:
+    """The columns that `pairs` will have, with zeros for the log-probs that the guide has yet to compute."""
     if cfg.model.guide is None:
         return pairs.columns
     return {**pairs.columns, **dict.fromkeys(_columns(pairs.num_sides), np.zeros(len(pairs)))}
 
 
-def guided(
+def with_guide(
     cfg: TrainConfig, start: ModelAndData, builder: InputsBuilder, policy: PolicyModel, objective: Objective
 ) -> tuple[ModelAndData, str | None]:
-    """The start with what the guide says of their pairs, and the hash of its weights; as they are where none is read."""
+    """Add the guide's summed log-probs, and log-ratios per token where the objective needs them, to the pairs.
+
+    Args:
+        cfg: the run's configuration.
+        start: model and data of the run.
+        builder: loads models and caches their log-probs.
+        policy: the model before its first step.
+        objective: the objective.
+
+    Returns:
+        `start` with these pairs and the hash of the guide's weights; `start` and None where no guide is used.
+    """
     if cfg.model.guide is None or not reads_guide(objective):
         return start, None
     guide = builder.frozen_policy(cfg, "model.guide", cfg.model.guide, policy)
     assert guide is not None
     weights = state_hash(guide.lm)
     reference = builder.reference_policy(cfg, policy) if objective.needs_guide else None
-    found = {}
+    scored = {}
     for name, pairs in {"train": start.data.train, "probe": start.data.probe}.items():
         count = measured_sides(objective, pairs)
-        logps = functools.partial(_token_log_probs, cfg, start, builder, pairs, name, count)
-        theirs = logps(guide, weights)
+        token_logps = functools.partial(_token_log_probs, cfg, start, builder, pairs, name, count)
+        of_guide = token_logps(guide, weights)
         sums = {
-            column: _sums(side, pairs, k) for k, (column, side) in enumerate(zip(_columns(count), theirs, strict=True))
+            column: _sums(side, pairs, k)
+            for k, (column, side) in enumerate(zip(_columns(count), of_guide, strict=True))
         }
-        found[name] = replace(pairs, columns={**pairs.columns, **sums})
+        scored[name] = replace(pairs, columns={**pairs.columns, **sums})
         if reference is not None:
-            ours = logps(reference, state_hash(reference.lm))
-            ratio = tuple(a - b for a, b in zip(theirs, ours, strict=True))
-            found[name] = replace(found[name], guide=ratio)
-    return replace(start, data=replace(start.data, train=found["train"], probe=found["probe"])), weights
+            of_reference = token_logps(reference, state_hash(reference.lm))
+            ratio = tuple(a - b for a, b in zip(of_guide, of_reference, strict=True))
+            scored[name] = replace(scored[name], guide=ratio)
+    return replace(start, data=replace(start.data, train=scored["train"], probe=scored["probe"])), weights
 
 
 def _token_log_probs(
     cfg: TrainConfig, start: ModelAndData, builder: InputsBuilder, pairs: TokenPairs, name: str, sides: int,
     model: PolicyModel, weights: str,
 ) -> list[Logs]:  # fmt: skip
-    """Every completion token's log-prob under `model`, side after side, from the cache where it is there."""
+    """Log-probs in nats of the completion tokens under `model`, one flat array per answer, cached on disk."""
     key = digest(["tokens", name, weights, start.data.key, *rounding(cfg, model), cfg.probe.batch_size, sides])
     ends = np.cumsum([len(side.ids) for side in pairs.answers[:sides]])
 
@@ -109,7 +130,7 @@ def _token_log_probs(
 
 
 def _sums(logps: Logs, pairs: TokenPairs, side: int) -> npt.NDArray[np.float64]:
-    """[n] summed log-probs of a side's answers, whose tokens' are `logps`."""
+    """[n] summed log-probs in nats of the answers of a side, from those of its tokens."""
     total = np.concatenate([np.zeros(1), np.cumsum(logps, dtype=np.float64)])
     offsets = pairs.answers[side].offsets
     sums: npt.NDArray[np.float64] = total[offsets[1:]] - total[offsets[:-1]]
@@ -120,14 +141,22 @@ def running_reference(
     cfg: TrainConfig, builder: InputsBuilder, policy: PolicyModel, objective: Objective, steps: int,
     log: Callable[[str], None],
 ) -> tuple[MovingReference | None, PolicyModel | None]:  # fmt: skip
-    """The reference that follows the policy, and the model that the KL is from; None for what the objective has not.
+    """Make the reference models that are evaluated at every step.
 
     Args:
+        cfg: the run's configuration.
+        builder: loads models.
+        policy: the model before its first step.
+        objective: the objective.
         steps: optimizer steps of the run.
-        log: takes a note to the user.
+        log: prints a note to the user.
+
+    Returns:
+        (the reference that is updated towards the policy, the model from which the KL divergence is measured); None for
+        what the objective does not need.
 
     Raises:
-        UsageError: `model.reference` cannot be mixed with the policy, or compared with it token by token.
+        UsageError: `model.reference` has another architecture than the policy, or another vocabulary.
     """
     every = objective.reference_every
     if every is None and not objective.needs_kl:

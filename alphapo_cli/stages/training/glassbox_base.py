@@ -1,7 +1,7 @@
-"""The embedded world's base policy: trained by the product's own trainer on first use, then taken from the cache.
+"""The embedded world's base policy, trained by SFT with `PreferenceTrainer` on first use and then cached.
 
-Its settings are fixed here and part of the cache key; one thread, so that every machine trains the same model from
-the same settings up to its own floating-point kernels.
+Its settings are constants here and part of the cache key. It trains with one thread, so that machines differ by their
+floating-point kernels alone.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ TRAINER = TrainerConfig(
 
 
 def base_key() -> str:
-    """Hash of everything that decides the base policy's bytes on one machine."""
-    facts = [
+    """Hash of all settings and versions that determine the base policy's weights on one machine."""
+    settings = [
         VERSION,
         DEMONSTRATIONS,
         asdict(TRAINER),
@@ -65,33 +65,34 @@ def base_key() -> str:
         torch.__version__,
         transformers.__version__,
     ]
-    return digest(facts)[:16]
+    return digest(settings)[:16]
 
 
-def ensure(cache: Path, say: bool = True) -> Path:
-    """Directory of the base policy; trained now when the cache does not hold it."""
+def ensure(cache: Path, verbose: bool = True) -> Path:
+    """The directory of the base policy in `cache`, trained now where it is missing; `verbose` prints a note then."""
     folder = cache / "base" / base_key()
     if (folder / "model.safetensors").is_file():
         return folder
-    if say:
+    if verbose:
         print("training the embedded world's base policy once (cached afterwards) ...", file=sys.stderr, flush=True)
     with whole_directory(folder, shared=True) as beside:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            _train_alone(beside)
+            _train_in_subprocess(beside)
         else:
             with threads(1):
                 _train(beside)
     return folder
 
 
-def _train_alone(folder: Path) -> None:
-    """`_train` in a process of its own, which is not one of several: the others are waiting and will not join in."""
+def _train_in_subprocess(folder: Path) -> None:
+    """Call `_train` in a process outside the process group, whose other processes wait and join no collectives."""
     code = "import sys; from pathlib import Path; from alphapo_cli.stages.training.glassbox_base import _train; from alphapo_cli.runtime.threads import threads\nwith threads(1): _train(Path(sys.argv[1]))"
     env = {k: v for k, v in os.environ.items() if k not in _DISTRIBUTED and not k.startswith("TORCHELASTIC")}
     subprocess.run([sys.executable, "-c", code, str(folder)], env=env, check=True, stdout=subprocess.DEVNULL)
 
 
 def _train(folder: Path) -> None:
+    """Train the base policy on demonstrations and save it in `folder`."""
     tokenizer = world_tokenizer.tokenizer()
     settings = {k: v for k, v in world_tokenizer.base_config().items() if not k.endswith("_id") and k != "vocab_size"}
     lm = random_llama(tokenizer, seed=0, **settings)
@@ -99,7 +100,7 @@ def _train(folder: Path) -> None:
         TextPair(
             ({"role": "user", "content": instruction},),
             ({"role": "assistant", "content": answer},),
-            ({"role": "assistant", "content": "."},),  # never read: sft has no rejected side
+            ({"role": "assistant", "content": "."},),  # not used: sft has no rejected answer
             row=i,
         )
         for i, (instruction, answer) in enumerate(world.demonstrations(DEMONSTRATIONS, seed=0), 1)

@@ -1,7 +1,8 @@
-"""What cells of a sweep share: tokenizer, tokenised data, the starting weights and reference log-probs.
+"""Inputs that runs share: tokenizer, tokenised data, initial weights and reference log-probs.
 
-A workshop keeps them in memory while it lives; the content-addressed cache on disk keeps them between processes.
-Nothing here draws from a random generator that a run uses, so cold or warm never changes a result.
+An `InputsBuilder` memoizes them in memory for the runs of one process, such as cells of a sweep; the content-addressed
+cache on disk shares them between processes. Nothing here draws from a random generator that a run uses, so caching
+never changes a result.
 """
 
 from __future__ import annotations
@@ -42,50 +43,62 @@ from alphapo_cli.runs.directory import digest
 from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.runtime.memo import LRUMemo, Memoize, inputs_key
 from alphapo_cli.stages.training import glassbox_base
-from alphapo_cli.stages.training.compatibility import check_prompts, check_room, check_same_tokens
-from alphapo_cli.stages.training.raw_pairs import _texts, load_text
+from alphapo_cli.stages.training.compatibility import check_limits, check_prompts, check_same_tokens
+from alphapo_cli.stages.training.raw_pairs import load_text, texts_of
 from alphapo_cli.storage.atomic import check_folder, write_atomic
 from alphapo_cli.storage.paths import cache_dir
 
-KEPT = 4  # combinations of model and data whose weights, tokens and log-probs stay in memory
+KEPT = 4  # combinations of model and data whose weights, tokens and log-probs are memoized
 
 
 @dataclass(frozen=True)
 class ModelAndData:
-    """What a run starts from. `policy()` gives a model of its own to train."""
+    """Tokenizer, data and initial weights of a run. Each call of `policy` returns a model that the caller may train."""
 
     tokenizer: Any
     data: PreparedData
     policy: Callable[[], Any]
-    start: str  # where the weights come from, in words
-    weights: Mapping[str, str] = field(default_factory=dict)  # setting -> hash of the local directory that it names
+    start: str  # where the weights come from, for messages
+    weights: Mapping[str, str] = field(default_factory=dict)  # setting -> hash of the local weights that it names
 
 
 class InputsBuilder:
-    """Makes and keeps start. `warm`: several runs will ask, so weights are copied instead of handed out."""
+    """Loads and prepares model, data and log-probs of runs.
+
+    Args:
+        warm: whether several runs of this process use the builder, so that it memoizes and copies the weights.
+        cache: the cache directory; None for the usual one.
+        processes: the processes that score log-probs together.
+
+    Raises:
+        UsageError: the cache directory cannot be written.
+    """
 
     def __init__(self, *, warm: bool = False, cache: Path | None = None, processes: Processes | None = None) -> None:
         self.warm = warm
         self.cache = cache or cache_dir()
         check_folder(self.cache, "set ALPHAPO_CACHE to a directory that can be written")
         self.processes = processes or Processes()
-        self.shelf = LRUMemo(KEPT)
+        self.memo = LRUMemo(KEPT)
 
     def model_and_data(self, cfg: TrainConfig) -> ModelAndData:
         """Load, check and tokenise; the weights are read when `policy` is first called.
 
+        Returns:
+            Model and data.
+
         Raises:
-            UsageError: data, model or tokenizer are missing or do not fit together.
+            UsageError: data, model or tokenizer are missing or not compatible.
         """
         check_prompts(cfg)
         check_lora(cfg.model.lora)
-        self.shelf.open(inputs_key(cfg))
-        return self._keep(f"model and data {inputs_key(cfg)}", lambda: self._model_and_data(cfg))  # type: ignore[no-any-return]
+        self.memo.open(inputs_key(cfg))
+        return self._memoized(f"model and data {inputs_key(cfg)}", lambda: self._model_and_data(cfg))  # type: ignore[no-any-return]
 
     def before_training(self, cfg: TrainConfig, policy: PolicyModel) -> Memoize:
-        """Keeps what is made of the policy before its first step, and of nothing but `cfg`'s model, data and probe."""
+        """A memo for values that depend only on the policy before its first step and `cfg`'s model, data and probe."""
         key = digest([inputs_key(cfg), asdict(cfg.probe), *rounding(cfg, policy)])
-        return lambda what, make: self._keep(f"{what} {key}", make)
+        return lambda what, make: self._memoized(f"{what} {key}", make)
 
     def _model_and_data(self, cfg: TrainConfig) -> ModelAndData:
         model = cfg.model
@@ -96,9 +109,9 @@ class InputsBuilder:
                     "model.lora.r needs a saved model to adapt: give model.path, or leave model=from_scratch whole"
                 )
             train, probe = load_text(cfg.data, cfg.probe)
-            lm, tokenizer = from_scratch(model.scratch, _texts(train), cfg.seed)
-            space = ModelLimits(len(tokenizer), model.scratch.max_position_embeddings)
-            return self._assemble(cfg, tokenizer, train, probe, lambda: lm, "random weights", space)
+            lm, tokenizer = from_scratch(model.scratch, texts_of(train), cfg.seed)
+            limits = ModelLimits(len(tokenizer), model.scratch.max_position_embeddings)
+            return self._assemble(cfg, tokenizer, train, probe, lambda: lm, "random weights", limits)
         if model.path is None and model.source == "path":
             raise UsageError("model=path needs model.path=DIRECTORY (or a run directory, or a hub name)")
         path = model.path if model.path is not None else str(glassbox_base.ensure(self.cache))
@@ -110,13 +123,13 @@ class InputsBuilder:
             )
         tokenizer = load_tokenizer(source, model.trust_remote_code)
         if model.path is None:
-            tokenizer.name_or_path = "the embedded base"  # in messages; its directory says nothing to anybody
+            tokenizer.name_or_path = "the embedded base"  # for messages, where its cache directory means nothing
         train, probe = load_text(cfg.data, cfg.probe)
-        # Attention, dtype and adapter settings are part of the key; the weights themselves are read once.
+        # Dtype and attention are part of the key, because they change the loaded model.
         key = f"weights {source.location} {source.revision} {model.dtype} {model.attention}"
         start = "the embedded base" if model.path is None else path
         return self._assemble(
-            cfg, tokenizer, train, probe, lambda: self._keep(key, lambda: load_model(source, model)), start,
+            cfg, tokenizer, train, probe, lambda: self._memoized(key, lambda: load_model(source, model)), start,
             model_limits(source, model), {} if model.path is None else {"model.path": weights_hash(source, self.cache)},
         )  # fmt: skip
 
@@ -126,25 +139,25 @@ class InputsBuilder:
         tokenizer: Any,
         train: LoadedPairs,
         probe: LoadedPairs | None,
-        master: Callable[[], Any],
+        load: Callable[[], Any],
         start: str,
-        space: ModelLimits,
+        limits: ModelLimits,
         weights: Mapping[str, str] | None = None,
     ) -> ModelAndData:
         if tokenizer.pad_token_id is None:
-            # Padding is never looked at (see layout.padded); any valid id fills the row.
+            # Padding is masked (see layout.padded), so any valid id will do.
             tokenizer.pad_token = tokenizer.eos_token
         data = prepare(cfg.data, cfg.probe, tokenizer, train_pairs=train, probe_pairs=probe, cache_dir=self.cache)
-        check_room(data, space, "model.path" if cfg.model.path else "the model")
+        check_limits(data, limits, "model.path" if cfg.model.path else "the model")
         for key, name in (("model.reference", cfg.model.reference), ("model.guide", cfg.model.guide)):
             if name is not None:
-                # Read after the run has begun; so looked at before.
+                # Its weights are loaded after the run has started, so check it before.
                 source = locate(name, key=key)
                 check_same_tokens(tokenizer, load_tokenizer(source, cfg.model.trust_remote_code), key, name)
-                check_room(data, model_limits(source, cfg.model), key)
+                check_limits(data, model_limits(source, cfg.model), key)
                 weights = {**(weights or {}), key: weights_hash(source, self.cache)}
         return ModelAndData(
-            tokenizer, data, lambda: copy.deepcopy(master()) if self.warm else master(), start, weights or {}
+            tokenizer, data, lambda: copy.deepcopy(load()) if self.warm else load(), start, weights or {}
         )
 
     def reference_policy(self, cfg: TrainConfig, policy: PolicyModel) -> PolicyModel:
@@ -152,46 +165,57 @@ class InputsBuilder:
         return self.frozen_policy(cfg, "model.reference", cfg.model.reference, policy) or policy
 
     def frozen_policy(self, cfg: TrainConfig, key: str, name: str | None, policy: PolicyModel) -> PolicyModel | None:
-        """The model that the setting `key` names, where `policy` is; None where it names none."""
+        """The model that the setting `key` names, on the device of `policy`; None where `name` is None."""
         if name is None:
             return None
         settings = replace(cfg.model, lora=ModelConfig().lora)
         source = locate(name, key=key)
-        # The layout, because a packed one changes the model's attention for good.
+        # The layout is part of the key, because the packed one replaces the model's attention.
         what = f"frozen {source.location} {source.revision} {settings.dtype} {settings.attention} {cfg.layout}"
-        lm = self._keep(what, lambda: load_model(source, settings))  # nobody trains it
+        lm = self._memoized(what, lambda: load_model(source, settings))  # never trained, so not copied
         device = next(policy.parameters()).device
         if self.warm and device != lm.device:
-            lm = copy.deepcopy(lm)  # what is kept does not stay on a GPU
+            lm = copy.deepcopy(lm)  # the memoized model stays on the CPU
         return policy_of(lm.to(device), cfg, key=key)
 
     def reference(
         self, cfg: TrainConfig, start: ModelAndData, policy: PolicyModel, objective: Objective,
         guide: str | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-        """Summed reference log-probs of the training and of the probe pairs, each [K, n].
+        """Summed reference log-probs of the training and of the probe pairs.
 
         The reference is `model.reference`, else the policy before its first step (fresh adapters change nothing).
-        `guide`: hash of the weights of the model that token weights come from, if any.
+
+        Args:
+            cfg: the run's configuration.
+            start: model and data of the run.
+            policy: the model before its first step.
+            objective: decides how tokens are weighted, and how many answers K are scored.
+            guide: hash of the weights of the model that token weights come from, if any.
+
+        Returns:
+            (training pairs, probe pairs), each [K, n] float64 in nats.
         """
         scorer = self.reference_policy(cfg, policy)
-        weights = self._keep(f"hash {inputs_key(cfg)}", lambda: state_hash(scorer.lm))
+        weights = self._memoized(f"hash {inputs_key(cfg)}", lambda: state_hash(scorer.lm))
         sets = {"train": start.data.train, "probe": start.data.probe}
         sums = {}
         for name, pairs in sets.items():
-            # Token weights change what is summed; without them the key is that of the sums alone.
+            # Token weights change the sums, so they are part of the key where there are any.
             key = [name, weights, start.data.key, *rounding(cfg, scorer), cfg.probe.batch_size]
-            key += _weighing(objective, guide)
+            key += _token_weights_key(objective, guide)
             sides = measured_sides(objective, pairs)
             key += [sides] if sides > 2 else []
             score = functools.partial(self._score, name, pairs, scorer, digest(key), cfg, start, objective)
-            sums[name] = self._keep(f"reference {digest(key)}", score)
+            sums[name] = self._memoized(f"reference {digest(key)}", score)
         return sums["train"], sums["probe"]
 
     def _score(
         self, name: str, pairs: TokenPairs, scorer: PolicyModel, key: str, cfg: TrainConfig, start: ModelAndData,
         objective: Objective,
     ) -> np.ndarray:  # fmt: skip
+        """[K, n] summed log-probs of `pairs` under `scorer`, cached on disk."""
+
         def make(tick: Callable[[int], None]) -> np.ndarray:
             return score_pairs(
                 scorer,
@@ -210,42 +234,55 @@ class InputsBuilder:
         self, key: str, title: str, shape: tuple[int, ...], dtype: type[np.floating[Any]], pairs: int,
         make: Callable[[Callable[[int], None]], np.ndarray],
     ) -> np.ndarray:  # fmt: skip
-        """What the cache holds under `key`, if that is of the shape and type; else what `make(tick)` makes of `pairs`."""
+        """An array from the cache on disk, computed and stored where it is missing or damaged.
+
+        Args:
+            key: hash of all that the array depends on.
+            title: title of the progress bar.
+            shape: the array's shape; a cached array of another one is computed again.
+            dtype: the array's type, likewise.
+            pairs: number of pairs, the length of the progress bar.
+            make: computes the array; it calls its argument with the number of pairs done.
+
+        Returns:
+            The array.
+        """
         file = self.cache / "reference" / f"{key}.npy"
-        # Of several processes one looks: the others may see another state of the file, and all must score or none.
+        # Only rank 0 reads the file: other processes may see another state of it, and either all must score or none.
         cached = self.processes.first(lambda: _read_npy(file))
         if cached is not None and cached.shape == shape and cached.dtype == dtype:
             return cached
         with tqdm(total=pairs, desc=title, unit="pair", disable=None, leave=False) as bar:
-            made = make(lambda n: _tick(bar, n))
+            array = make(lambda n: _tick(bar, n))
         if self.processes.rank == 0:
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(file, _npy(made))
-        return made
+            write_atomic(file, _npy(array))
+        return array
 
-    def _keep(self, key: str, make: Callable[[], Any]) -> Any:
-        return self.shelf.keep(key, make) if self.warm else make()
+    def _memoized(self, key: str, make: Callable[[], Any]) -> Any:
+        """The memoized value of `make()` where the builder is warm."""
+        return self.memo.keep(key, make) if self.warm else make()
 
 
-def _weighing(objective: Objective, guide: str | None) -> list[Any]:
-    """The token weights of an objective as part of a key: nothing where every token counts once."""
+def _token_weights_key(objective: Objective, guide: str | None) -> list[Any]:
+    """The token weights of an objective, as part of a cache key; empty where all weights are 1."""
     bound = objective.parts["token"]
-    found = [bound.part.name, dict(bound.settings)] if objective.weighs_tokens else []
-    return [*found, guide] if objective.needs_guide else found
+    weights = [bound.part.name, dict(bound.settings)] if objective.weighs_tokens else []
+    return [*weights, guide] if objective.needs_guide else weights
 
 
 def rounding(cfg: TrainConfig, scorer: PolicyModel) -> list[Any]:
-    """What changes the last digits of a log-prob: settings, and what computes it."""
+    """Settings, versions and hardware that change the rounding of a log-prob, as part of a cache key."""
     device = next(scorer.parameters()).device
-    computes = f"{torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()} threads"
+    hardware = f"{torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()} threads"
     if device.type == "cuda":
-        computes = torch.cuda.get_device_name(device)
+        hardware = torch.cuda.get_device_name(device)
     settings = [cfg.trainer.bf16, cfg.layout, cfg.model.attention, cfg.trainer.logit_chunk_mb]
-    return [settings, torch.__version__, transformers.__version__, computes]
+    return [settings, torch.__version__, transformers.__version__, hardware]
 
 
 def _read_npy(file: Path) -> np.ndarray | None:
-    """The array in `file`; None where there is none or it is damaged, so that it is made again."""
+    """The array in `file`; None where the file is missing or damaged."""
     try:
         array: np.ndarray = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):

@@ -1,4 +1,4 @@
-"""Measurements of a run: the displacement probe, and answers sampled to the same prompts every time."""
+"""Measurements of a run: the displacement probe, and answers sampled to a fixed set of prompts."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from alphapo_cli.runtime.memo import Memoize
 from alphapo_cli.stages.training.assembly import RunInputs
 from alphapo_cli.training import guards
 
-SAMPLES = 256  # answers at a measurement in the embedded world
+SAMPLES = 256  # sampled answers per measurement in the embedded world
 
 
 class Measurements:
-    """Made before the first step, from the policy as it then is."""
+    """The probe and the sampled answers of one run, with their values at step 0."""
 
     def __init__(
         self, cfg: TrainConfig, directory: RunDirectory, inputs: RunInputs, processes: Processes, *, every: int,
         memoize: Memoize,
     ) -> None:  # fmt: skip
-        """The first measurement of the probe is made here, and the starting model's answers are sampled.
+        """Measure the probe and sample answers from the policy before its first step.
 
         Args:
             cfg: the run's configuration.
-            directory: where samples are written.
+            directory: the run directory, where samples are written.
             inputs: policy, objective and probe pairs.
-            processes: who measure together.
-            every: optimizer steps from one measurement to the next.
-            memoize: shares what depends on the starting weights, the data and the seed alone.
+            processes: the processes that measure together.
+            every: optimizer steps between measurements.
+            memoize: shares what depends on the initial weights, the data and the seed alone.
 
         Raises:
-            AlphapoError: the model gives log-probs that are not finite.
+            AlphapoError: a log-prob is not finite.
         """
         self.cfg, self.inputs, self.every = cfg, inputs, every
         self.seconds = 0.0
@@ -53,7 +53,7 @@ class Measurements:
         self.probe = Probe(
             training.policy, training.objective, inputs.probe, batch_size=cfg.probe.batch_size, pad_id=training.pad_id,
             processes=processes, reference=inputs.probe_reference, kl_from=training.kl_from,
-            # Objectives may read other answers of the same rows (`needs_mismatched`); their data has a key of its own.
+            # The key of the data too: objectives with `needs_mismatched` have other pairs of the same rows.
             memoize=lambda what, make: memoize(f"{what} {inputs.data_key}", make),
         )  # fmt: skip
         if cfg.guard.non_finite and not np.isfinite(self.probe.start.sums).all():
@@ -72,8 +72,8 @@ class Measurements:
             self.samples.start(self.policy.lm)
         self.seconds += time.perf_counter() - began
 
-    def follow(self) -> None:
-        """Measure rewards against the moving reference as it is now, where there is one."""
+    def update_reference(self) -> None:
+        """Score the probe under the current moving reference, if any, so that rewards are relative to it."""
         training, scorer = self.inputs.training, self.probe.scorer
         if training.moving is not None:
             self.probe.reference = score_pairs(
@@ -82,14 +82,23 @@ class Measurements:
             )  # fmt: skip
 
     def due(self, step: int, last: bool) -> tuple[bool, bool]:
-        """Whether `step` is one for the probe, and for the samples."""
+        """Whether the probe is measured, and whether answers are sampled, at `step`; `last`: the run's last step."""
         every = self.cfg.probe.sample_every or self.every
         return step % self.every == 0 or last, step % every == 0 or last
 
-    def read(
+    def measure(
         self, step: int, *, probe: bool, samples: bool, context: StepContext | None = None
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """(the row of metrics, a row per probe pair) of the policy as it is, and of the objective as it is at `context`.
+        """Measure the current policy.
+
+        Args:
+            step: the optimizer step.
+            probe: whether to measure the probe.
+            samples: whether to sample answers.
+            context: state and schedule of the objective at this step; None before training.
+
+        Returns:
+            (metrics, one row per probe pair).
 
         Raises:
             AlphapoError: a log-prob of the probe is not finite.
@@ -111,7 +120,7 @@ class Measurements:
 
 
 def _prompts(cfg: TrainConfig, inputs: RunInputs) -> SamplePrompts | None:
-    """What the policy answers at every measurement, if anything."""
+    """The prompts that are answered at every measurement; None where there are none."""
     tokenizer = inputs.tokenizer
     if cfg.data.source == "glassbox":
         texts = world.instructions(SAMPLES if cfg.probe.samples is None else cfg.probe.samples)

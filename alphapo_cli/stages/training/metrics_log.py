@@ -1,4 +1,4 @@
-"""One row of metrics a step: written to metrics.jsonl first, mirrored to the tracker, shown by the progress bar."""
+"""One row of metrics per optimizer step: appended to metrics.jsonl, logged to the tracker, shown by a progress bar."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from alphapo_cli.storage.jsonl import append_jsonl
 from alphapo_cli.storage.run_lock import RunLock
 from alphapo_cli.tracking.wandb import NullTracker, Tracker
 
+# Metrics that the progress bar shows, and their labels.
 SHOWN = {
     "train/loss": "loss",
     "train/rewards/margins": "margin",
@@ -22,7 +23,15 @@ SHOWN = {
 
 
 class MetricsLog:
-    """Collects what is known of a step and writes it when the step is over."""
+    """Collects the metrics of an optimizer step and writes them as one row.
+
+    Args:
+        directory: the run directory.
+        total_steps: optimizer steps of the run, the length of the progress bar.
+        title: title of the progress bar.
+        tracker: the W&B run; None for none.
+        lock: the run lock, which is checked before every write; None for none.
+    """
 
     def __init__(
         self, directory: RunDirectory, total_steps: int, title: str, tracker: Tracker | None = None,
@@ -40,7 +49,7 @@ class MetricsLog:
         )
 
     def add(self, step: int, row: dict[str, Any]) -> None:
-        """More values of `step`; values of an earlier step are written first."""
+        """Add metrics of `step`; the row of an earlier step is written first."""
         if step != self.step:
             self.flush()
             self.step = step
@@ -61,10 +70,11 @@ class MetricsLog:
         self.row = {}
 
     def advance(self, step: int) -> None:
-        """Move the bar to `step`."""
+        """Move the progress bar to `step`."""
         self.bar.set_postfix(self.shown, refresh=False)
         self.bar.update(step - self.bar.n)
 
     def close(self) -> None:
+        """Write the row of the current step and close the progress bar."""
         self.flush()
         self.bar.close()

@@ -1,4 +1,4 @@
-"""The text of a run's pairs, from whatever source they come."""
+"""The untokenised pairs of a run, from files, the hub or the embedded world."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from alphapo_cli.data.load import has_evaluation, load_pairs
 from alphapo_cli.data.row_formats import answer_text
 from alphapo_cli.data.text_pairs import LoadCounts, LoadedPairs
 
-GLASSBOX_PROBE = 256
+GLASSBOX_PROBE = 256  # probe pairs by default
 
 
 def load_text(cfg: DataConfig, probe: ProbeConfig) -> tuple[LoadedPairs, LoadedPairs | None]:
-    """(training pairs, pairs of an evaluation split or None), of whatever source."""
+    """Load (training pairs, pairs of an evaluation split or None) from the configured source."""
     if cfg.source == "glassbox":
         pairs = world.make_pairs(cfg.glassbox)[: cfg.limit]
         held_out = world.probe_pairs(probe.pairs or GLASSBOX_PROBE, cfg.glassbox)
@@ -23,7 +23,7 @@ def load_text(cfg: DataConfig, probe: ProbeConfig) -> tuple[LoadedPairs, LoadedP
     train = load_pairs(cfg)
     if not has_evaluation(cfg):
         return train, None
-    # A list objective's value depends on how many answers it sees: as many as in training.
+    # The value of a listwise objective depends on the number of answers, so the probe has as many as training.
     return train, load_pairs(replace(cfg, answers=train.num_sides) if train.form == "answers" else cfg, evaluation=True)
 
 
@@ -31,7 +31,8 @@ def _glassbox(pairs: list[Any]) -> LoadedPairs:
     return LoadedPairs(pairs, LoadCounts(read=len(pairs)), "embedded world", "messages")
 
 
-def _texts(pairs: LoadedPairs) -> list[str]:
+def texts_of(pairs: LoadedPairs) -> list[str]:
+    """All prompts and answers as plain texts, to train a tokenizer on."""
     texts = []
     for pair in pairs:
         prompt = pair.prompt if isinstance(pair.prompt, str) else "\n".join(m["content"] for m in pair.prompt)

@@ -1,4 +1,4 @@
-"""What an earlier attempt at a run must have in common with this one, so that it can go on where that one stopped."""
+"""Checks that a run can be resumed: data, initial weights and processes are those of its earlier training session."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ class Busy(UsageError):
 
     @classmethod
     def of(cls, directory: RunDirectory, claim: LockStatus) -> Busy:
-        who = claim.owner.words if claim.owner else "another process"
+        """The error for a run whose lock another process holds."""
+        who = claim.owner.description if claim.owner else "another process"
         return cls(f"{directory.path}: {who} is working on this run; wait for it, or choose another run.name")
 
 
 def facts_of(materials: ModelAndData, processes: int, steps: int) -> dict[str, Any]:
-    """The content of manifest.json for an attempt from `materials`."""
+    """The content of manifest.json for a training session from this model and data."""
     data, tokenizer = materials.data, materials.tokenizer
     return manifest(
         data={"key": data.key, **data.report},
@@ -36,10 +37,10 @@ def facts_of(materials: ModelAndData, processes: int, steps: int) -> dict[str, A
 
 
 def check_continuable(directory: RunDirectory, facts: dict[str, Any]) -> None:
-    """Compare the manifest in `directory` with the `facts` of this attempt; other versions only give a note.
+    """Compare the manifest in `directory` with that of this session, `facts`; other versions only give a note.
 
     Raises:
-        UsageError: data, starting weights or the number of processes differ.
+        UsageError: data, initial weights or the number of processes differ.
     """
     old = directory.read_manifest()
     if old.get("data", {}).get("key") != facts["data"]["key"]:

@@ -1,4 +1,4 @@
-"""One attempt at one run: the parts wired together, from a locked directory to its summary."""
+"""One training session of a run, from acquiring the run lock to writing summary.json."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class _Ending:
 
 
 class TrainingSession(StepHooks):
-    """One attempt at one run: from a locked directory to its summary.
+    """One training session of a run; a run that is interrupted and resumed has several.
 
-    `lock` and `metrics_log` are the first process's alone. `measurements` and `trainer` are made from the policy as it
-    is before its first step, and are None until then.
+    `lock` and `metrics_log` are None in all processes but rank 0. `measurements` and `trainer` are None until they are
+    made from the policy before its first step.
     """
 
     def __init__(
@@ -68,24 +68,24 @@ class TrainingSession(StepHooks):
         self.measurements: Measurements | None = None
         self.trainer: PreferenceTrainer | None = None
         self.ending: _Ending | None = None
-        self.begun_at = 0  # the step where this attempt goes on
+        self.start_step = 0  # the optimizer step from which this session trains
 
     def run(self, *, replace: bool) -> dict[str, Any]:
-        """Train, from the last checkpoint where there is one.
+        """Train, from the last checkpoint if there is one.
 
         Args:
-            replace: whether to discard what the directory holds.
+            replace: whether to discard the content of the directory.
 
         Returns:
             The content of summary.json.
 
         Raises:
-            Busy: another process works on the run.
+            Busy: another process holds the run lock.
             UsageError: a model, the optimizer or an earlier checkpoint cannot be used; nothing was written.
-            AlphapoError: training failed; the directory says so.
-            Interrupted: Ctrl-C, SIGTERM or SIGHUP; the directory says so.
+            AlphapoError: training failed; summary.json has the reason.
+            Interrupted: Ctrl-C, SIGTERM or SIGHUP; summary.json has the reason.
         """
-        lm = self.start.policy()  # reading weights may still refuse; so before anything is written
+        lm = self.start.policy()  # before anything is written, because reading weights may fail
         if self.cfg.model.lora.r is not None:
             lm = add_lora(lm, self.cfg.model, self.cfg.seed)
         args = training_arguments(self.cfg.trainer, self.order, str(self.directory.path / "trainer"), self.cfg.seed)
@@ -93,29 +93,31 @@ class TrainingSession(StepHooks):
         policy = policy_of(lm.to(args.device), self.cfg)
         try:
             summary, checkpoint = self.processes.first(lambda: self._open(replace))
-            return self._recorded(policy, args, checkpoint) if summary is None else summary
+            return self._train_recorded(policy, args, checkpoint) if summary is None else summary
         finally:
             if self.lock is not None:
                 self.lock.release()
 
     def _open(self, replace: bool) -> tuple[dict[str, Any] | None, TrainingCheckpoint | None]:
-        """Lock the directory and bring it to where training goes on: (summary if over already, checkpoint or None)."""
-        found = acquire(self.directory.lock)
-        if isinstance(found, LockStatus):
-            raise Busy.of(self.directory, found)
-        self.lock = found
-        state = self.directory.check(self.cfg, replace=replace)  # under the lock: it may have changed
+        """Acquire the run lock and prepare the directory: (summary if the run is over, checkpoint to resume if any)."""
+        lock = acquire(self.directory.lock)
+        if isinstance(lock, LockStatus):
+            raise Busy.of(self.directory, lock)
+        self.lock = lock
+        state = self.directory.check(
+            self.cfg, replace=replace
+        )  # checked again under the lock, because it may have changed
         if state in OVER:
             return self.directory.summary(), None
-        facts = facts_of(self.start, self.processes.world, self.order.total_steps)
+        manifest = facts_of(self.start, self.processes.world, self.order.total_steps)
         checkpoint = None if state == "pending" else self.checkpoints.load()
         if checkpoint is None:
-            self.directory.begin(self.cfg, facts)
+            self.directory.begin(self.cfg, manifest)
             write_json(self.directory.path / "prompts.json", self.start.data.prompt_samples)
         else:
-            check_continuable(self.directory, facts)
+            check_continuable(self.directory, manifest)
             self.directory.go_back(checkpoint.step)
-            self.begun_at, self.cost.earlier = checkpoint.step, dict(checkpoint.cost)
+            self.start_step, self.cost.earlier = checkpoint.step, dict(checkpoint.cost)
         self.checkpoints.tidy()
         tracker = run_tracker(self.cfg, self.directory, self.group)
         self.metrics_log = MetricsLog(
@@ -125,19 +127,19 @@ class TrainingSession(StepHooks):
             self.metrics_log.last_probe = dict(checkpoint.last_probe)
         return None, checkpoint
 
-    def _recorded(
+    def _train_recorded(
         self, policy: PolicyModel, args: TrainingArguments, checkpoint: TrainingCheckpoint | None
     ) -> dict[str, Any]:
-        """Train, and see to it that the directory says how it ended."""
+        """Train, and record in summary.json how training ended."""
         try:
             return self._train(policy, args, checkpoint)
         except LockLost:
-            raise  # whoever has taken over writes the record now
+            raise  # the process that has taken over writes summary.json
         except (KeyboardInterrupt, SystemExit, Interrupted) as error:  # SystemExit: a scheduler requeues the job
             self._end("interrupted", "stopped by the user", 130)
             raise Interrupted(f"interrupted at step {self._step()}; the same line continues it") from error
         except BaseException as error:
-            # A full disk takes no summary either; the run counts as interrupted then.
+            # On a full disk summary.json cannot be written; the run counts as interrupted then.
             with contextlib.suppress(OSError):
                 self._end("failed", in_words(error), 1)
             raise
@@ -145,6 +147,7 @@ class TrainingSession(StepHooks):
     def _train(
         self, policy: PolicyModel, args: TrainingArguments, checkpoint: TrainingCheckpoint | None
     ) -> dict[str, Any]:
+        """Train from step 0 or the checkpoint to the end; the content of summary.json."""
         with self.stop.at_once():
             trainer = self._prepare(policy, args)
             if checkpoint is None:
@@ -158,17 +161,17 @@ class TrainingSession(StepHooks):
             trainer.load_weights(checkpoint.weights)
         else:
             trainer.train()
-        PartialState().wait_for_everyone()  # until then another process may look into the directory
+        PartialState().wait_for_everyone()  # until then another process may read the directory
         with contextlib.suppress(OSError):
             (self.directory.path / "trainer").rmdir()
         if self.ending is not None and self.ending.state == "interrupted":
             raise Interrupted(self.ending.reason)
         summary = self._finish(policy) if self.main else {}
-        PartialState().wait_for_everyone()  # a process that is gone while the first one saves ends the whole job
+        PartialState().wait_for_everyone()  # a process that exits while rank 0 saves would end the whole job
         return summary
 
     def _prepare(self, policy: PolicyModel, args: TrainingArguments) -> PreferenceTrainer:
-        """Everything that needs the policy as it is before its first step."""
+        """Make the trainer and the measurements from the policy before its first step."""
         cfg, order = self.cfg, self.order
         inputs = run_inputs(cfg, self.builder, self.start, policy, self.objective, order.total_steps, self._log)
         self.trainer = PreferenceTrainer(
@@ -183,12 +186,12 @@ class TrainingSession(StepHooks):
         return self.trainer
 
     def _finish(self, policy: PolicyModel) -> dict[str, Any]:
-        """Save the model, then say how the run ended."""
+        """Save the model, then record how the run ended."""
         if self.cfg.guard.non_finite:
             guards.check_weights(policy.lm, self._step())
         self._check_lock()
         end_id = end_token_id(self.start.tokenizer, self.cfg.data)
-        # Whole or not at all: without its generation config it would load, and not stop where it should.
+        # Atomically: without its generation config the model would load, but not stop at the end token.
         with whole_directory(self.directory.model) as folder:
             save_model(policy.lm, self.start.tokenizer, folder, end_id=end_id, merge=self.cfg.model.merge)
         if self.ending is not None:
@@ -197,34 +200,38 @@ class TrainingSession(StepHooks):
         self.checkpoints.remove()
         return summary
 
-    # Hooks of the trainer, in the order of its calls.
+    # Hooks of the trainer, in the order in which it calls them after a step.
 
     def log(self, step: int, row: dict[str, float]) -> None:
+        """Log training metrics of the step."""
         if self.metrics_log is not None:
             self.metrics_log.add(step, row)
 
     def measure(self, step: int) -> dict[str, Any]:
+        """Measure the probe and sample answers where due, and write the step's row; the metrics measured."""
         probe, samples = (False, False) if self.measurements is None else self.measurements.due(step, self._last(step))
         row = self._measure(step, probe=probe, samples=samples) if probe or samples else {}
         self._flush(step)
         return row
 
     def guard(self, step: int, row: Mapping[str, Any]) -> bool:
+        """Whether to stop after the step: a guard's limit is exceeded, or a signal has requested it."""
         reason = guards.crossed(self.cfg.guard, row, step) if self.main else None
         ending = None
         if reason is not None:
             ending = _Ending("stopped", reason)
         elif self.stop.asked and not self._last(step):
             ending = _Ending("interrupted", "stopped by the user")
-        # Every process must come to the same decision at the same step.
+        # All processes must make the same decision at the same step.
         self.ending = next((e for e in self.processes.gather([ending]) if e is not None), None)
         return self.ending is not None
 
     def save(self, step: int, *, stopping: bool) -> None:
+        """Save a checkpoint where due or `stopping`."""
         due = step % self.cfg.trainer.save_steps == 0 and not self._last(step)
         if self.trainer is None or not (stopping or due):
             return
-        # Killed from here on, a run that has stopped has stopped still.
+        # Recorded in the checkpoint, so that a stopped run which is killed from here on does not train further.
         stopped = self.ending.reason if self.ending is not None and self.ending.state == "stopped" else None
         last_probe = {} if self.metrics_log is None else jsonable(self.metrics_log.last_probe)
         checkpoint = self.trainer.checkpoint(
@@ -235,14 +242,14 @@ class TrainingSession(StepHooks):
             self.checkpoints.save(checkpoint)
 
     def _measure(self, step: int, *, probe: bool, samples: bool) -> dict[str, Any]:
-        """One measurement, recorded as of `step`; its metrics."""
+        """Measure, and record the result as of `step`; its metrics."""
         trainer, measurements = self.trainer, self.measurements
         if trainer is None or measurements is None:
             return {}
         self._check_lock()
         if probe and step > 0:
-            measurements.follow()
-        row, per_pair = measurements.read(step, probe=probe, samples=samples, context=trainer.context)
+            measurements.update_reference()
+        row, per_pair = measurements.measure(step, probe=probe, samples=samples, context=trainer.context)
         if probe and step > 0:
             trainer.on_probe(row)
         if self.metrics_log is not None:
@@ -262,7 +269,7 @@ class TrainingSession(StepHooks):
             self.metrics_log.advance(step)
 
     def _check_lock(self) -> None:
-        """Before a write; raises LockLost where another process has taken over."""
+        """Check the run lock before a write; raises LockLost where another process has taken over."""
         if self.lock is not None:
             self.lock.check()
 
@@ -271,13 +278,13 @@ class TrainingSession(StepHooks):
             print(f"{self.directory.path.name}: {text}", file=sys.stderr, flush=True)
 
     def _step(self) -> int:
-        return self.begun_at if self.trainer is None else max(self.begun_at, int(self.trainer.state.global_step))
+        return self.start_step if self.trainer is None else max(self.start_step, int(self.trainer.state.global_step))
 
     def _probe_seconds(self) -> float:
         return 0.0 if self.measurements is None else self.measurements.seconds
 
     def _end(self, state: str, reason: str | None, code: int) -> dict[str, Any]:
-        """Pictures, tracker, then summary.json, which makes the end known; a result that is on record stays."""
+        """Finish pictures and tracker, then write summary.json, which commits the result; a committed one is kept."""
         if self.metrics_log is None or self.lock is None or self.lock.committed:
             return {}
         self._check_lock()
@@ -285,7 +292,7 @@ class TrainingSession(StepHooks):
         metrics = dict(self.metrics_log.last_probe)
         if state != "interrupted":
             self._pictures(self.metrics_log)
-        pairs = self.order.pairs_in(range(self.begun_at, self._step()))
+        pairs = self.order.pairs_in(range(self.start_step, self._step()))
         cost = self.cost.final(self._probe_seconds(), pairs, self.lock.generation)
         tracker = self.metrics_log.tracker
         if state == "stopped":
@@ -298,6 +305,7 @@ class TrainingSession(StepHooks):
             return self.directory.finish(state, reason, self._step(), metrics, cost)
 
     def _pictures(self, metrics_log: MetricsLog) -> None:
+        """Draw curves.png; an error there is logged, not raised."""
         rows, name = self.directory.rows(), self.directory.path.name
         if not self.cfg.tracking.pictures or not rows:
             return
@@ -308,7 +316,7 @@ class TrainingSession(StepHooks):
             run_curves(rows, path, name)
         except OSError:
             raise
-        except Exception as error:  # a picture is no reason to lose a run
+        except Exception as error:  # a failed picture must not fail the run
             self._log(f"note: curves.png was not drawn ({in_words(error)})")
             return
         metrics_log.tracker.picture("curves", path, self._step())

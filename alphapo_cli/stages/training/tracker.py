@@ -19,8 +19,8 @@ class Group:
 
 
 def run_tracker(cfg: TrainConfig, directory: RunDirectory, group: Group | None) -> Tracker:
-    """The W&B run of a run directory, with what metrics.jsonl holds so far."""
-    # However the directory is named; and anew where the run was begun anew, whose rows W&B would hold for old ones.
+    """Open the W&B run of a run directory, with the rows of metrics.jsonl so far."""
+    # The id depends on the manifest too, so that a run that was started over does not get rows of the earlier one.
     begun = [str(directory.path.resolve()), directory.read_manifest()]
     return open_tracker(
         cfg.tracking,
