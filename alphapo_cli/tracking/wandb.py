@@ -15,69 +15,16 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from alphapo_cli.config.schema import TrackingConfig
 from alphapo_cli.errors import first_line
 from alphapo_cli.storage.atomic import jsonable
+from alphapo_cli.tracking.tracker import Lines, NullTracker, Row, Tracker
 from alphapo_cli.tracking.wandb_preflight import online_obstacle, tracking_mode, warn, without_secrets
-
-Row = Mapping[str, Any]
-Lines = Mapping[str, Sequence[tuple[float, float]]]  # label -> (step, value)
 
 _INIT_TIMEOUT = 20.0  # seconds; wandb's default of 90 would delay every run on a machine without a network
 _FINISH_TIMEOUT = 60.0  # seconds for uploading the rest; what is not uploaded stays on disk for `wandb sync`
-
-
-class Tracker(Protocol):
-    """Receives the metrics and pictures of one run. No method raises."""
-
-    def log(self, step: int, row: Row) -> None:
-        """Log the numbers of `row` at the optimizer step `step` (non-decreasing over calls); nulls are left out."""
-
-    def picture(self, name: str, path: Path, step: int) -> None:
-        """Log the PNG at `path` as `name`."""
-
-    def table(self, name: str, rows: Sequence[Row], step: int) -> None:
-        """Log `rows` as a table whose columns are the union of their keys."""
-
-    def tag(self, name: str) -> None:
-        """Add a tag to the run."""
-
-    def overlay(self, name: str, lines: Lines, step: int) -> None:
-        """Log one chart with a line for each entry of `lines`."""
-
-    def finish(self, summary: Row, exit_code: int) -> None:
-        """Write the summary and close the run: as finished where `exit_code` is 0, else as failed."""
-
-    def sync_hint(self) -> str | None:
-        """The command that uploads an offline run, or None when there is nothing to upload."""
-
-
-class NullTracker:
-    """A `Tracker` that does nothing, for tracking.mode=disabled."""
-
-    def log(self, step: int, row: Row) -> None:
-        """Do nothing."""
-
-    def picture(self, name: str, path: Path, step: int) -> None:
-        """Do nothing."""
-
-    def table(self, name: str, rows: Sequence[Row], step: int) -> None:
-        """Do nothing."""
-
-    def tag(self, name: str) -> None:
-        """Do nothing."""
-
-    def overlay(self, name: str, lines: Lines, step: int) -> None:
-        """Do nothing."""
-
-    def finish(self, summary: Row, exit_code: int) -> None:
-        """Do nothing."""
-
-    def sync_hint(self) -> str | None:
-        """None: there is nothing to upload."""
-        return None
 
 
 class WandbTracker:

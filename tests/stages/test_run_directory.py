@@ -321,7 +321,7 @@ def test_a_directory_is_one_run_in_wandb_however_it_is_named(tmp_path, monkeypat
 def test_a_run_that_starts_over_is_another_one_in_wandb(alphapo, tiny, monkeypatch):
     """W&B goes on above the last step that it has of an id, so that it would keep the rows of the run before."""
     from alphapo_cli.stages.training import tracker
-    from alphapo_cli.tracking.wandb import NullTracker
+    from alphapo_cli.tracking.tracker import NullTracker
 
     ids = []
     monkeypatch.setattr(tracker, "open_tracker", lambda *_, run_id, **__: ids.append(run_id) or NullTracker())

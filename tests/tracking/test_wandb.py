@@ -22,7 +22,8 @@ from PIL import Image
 
 from alphapo_cli.config.schema import TrackingConfig
 from alphapo_cli.tracking import metrics, wandb_preflight
-from alphapo_cli.tracking.wandb import NullTracker, WandbTracker, log_group_summary, open_tracker
+from alphapo_cli.tracking.tracker import NullTracker
+from alphapo_cli.tracking.wandb import WandbTracker, log_group_summary, open_tracker
 from alphapo_cli.tracking.wandb_preflight import tracking_mode, without_secrets
 from tests.wandb_file import live_files, read
 

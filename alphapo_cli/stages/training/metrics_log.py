@@ -11,7 +11,7 @@ from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.storage.atomic import jsonable
 from alphapo_cli.storage.jsonl import append_jsonl
 from alphapo_cli.storage.run_lock import RunLock
-from alphapo_cli.tracking.wandb import NullTracker, Tracker
+from alphapo_cli.tracking.tracker import NullTracker, Tracker
 
 # Metrics that the progress bar shows, and their labels.
 SHOWN = {

@@ -24,6 +24,7 @@ from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.runtime.signals import StopRequest, deferred_signals
 from alphapo_cli.stages.training.assembly import run_inputs
 from alphapo_cli.stages.training.cost import Cost
+from alphapo_cli.stages.training.curves import draw_curves
 from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData
 from alphapo_cli.stages.training.measurements import Measurements
 from alphapo_cli.stages.training.metrics_log import MetricsLog
@@ -290,8 +291,8 @@ class TrainingSession(StepHooks):
         self._check_lock()
         self.metrics_log.close()
         metrics = dict(self.metrics_log.last_probe)
-        if state != "interrupted":
-            self._pictures(self.metrics_log)
+        if state != "interrupted" and self.cfg.tracking.pictures:
+            draw_curves(self.directory, self.metrics_log.tracker, self._step(), self._log)
         pairs = self.order.pairs_in(range(self.start_step, self._step()))
         cost = self.cost.final(self._probe_seconds(), pairs, self.lock.generation)
         tracker = self.metrics_log.tracker
@@ -303,20 +304,3 @@ class TrainingSession(StepHooks):
             print(f"W&B kept offline; to upload: {hint}", file=sys.stderr)
         with deferred_signals(), self.lock.committing() if state in OVER else contextlib.nullcontext():
             return self.directory.finish(state, reason, self._step(), metrics, cost)
-
-    def _pictures(self, metrics_log: MetricsLog) -> None:
-        """Draw curves.png; an error there is logged, not raised."""
-        rows, name = self.directory.rows(), self.directory.path.name
-        if not self.cfg.tracking.pictures or not rows:
-            return
-        from alphapo_cli.plots.figures import run_curves
-
-        path = self.directory.path / "curves.png"
-        try:
-            run_curves(rows, path, name)
-        except OSError:
-            raise
-        except Exception as error:  # a failed picture must not fail the run
-            self._log(f"note: curves.png was not drawn ({in_words(error)})")
-            return
-        metrics_log.tracker.picture("curves", path, self._step())

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from alphapo_cli.config.compose import leaves, to_dict
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.runs.directory import RunDirectory, digest
-from alphapo_cli.tracking.wandb import Tracker, open_tracker
+from alphapo_cli.tracking.tracker import Tracker
+from alphapo_cli.tracking.wandb import open_tracker
 
 
 @dataclass(frozen=True)
