@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,3 +59,12 @@ class NullTracker:
     def sync_hint(self) -> str | None:
         """None: there is nothing to upload."""
         return None
+
+
+def rows_by_step(history: Sequence[Row]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of `history` merged by step, in ascending order; where two rows have a key, the later one wins."""
+    joined: dict[int, dict[str, Any]] = {}
+    for row in history:
+        if row.get("step") is not None:
+            joined.setdefault(int(row["step"]), {}).update(row)
+    yield from sorted(joined.items())

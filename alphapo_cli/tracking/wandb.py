@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from alphapo_cli.config.schema import TrackingConfig
 from alphapo_cli.errors import first_line
 from alphapo_cli.storage.atomic import jsonable
-from alphapo_cli.tracking.tracker import Lines, NullTracker, Row, Tracker
+from alphapo_cli.tracking.tracker import Lines, NullTracker, Row, Tracker, rows_by_step
 from alphapo_cli.tracking.wandb_preflight import online_obstacle, tracking_mode, warn, without_secrets
 
 _INIT_TIMEOUT = 20.0  # seconds; wandb's default of 90 would delay every run on a machine without a network
@@ -170,7 +170,7 @@ def open_tracker(
     except Exception as error:
         warn(f"W&B is off for this run ({first_line(error)}); metrics.jsonl has everything")
         return NullTracker()
-    for step, row in _by_step(history):
+    for step, row in rows_by_step(history):
         tracker.log(step, row)
     return tracker
 
@@ -292,12 +292,3 @@ def _set_aside(directories: Iterable[Path], run_id: str) -> list[tuple[Path, Pat
 
 def _without_nulls(row: Row) -> dict[str, Any]:
     return {key: value for key, value in jsonable(row).items() if value is not None}
-
-
-def _by_step(history: Sequence[Row]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of `history` merged by step, in ascending order; where two rows have a key, the later one wins."""
-    joined: dict[int, dict[str, Any]] = {}
-    for row in history:
-        if row.get("step") is not None:
-            joined.setdefault(int(row["step"]), {}).update(row)
-    yield from sorted(joined.items())

@@ -7,6 +7,7 @@ stopped: it is kept and reported, not retried, and no failure.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from alphapo_cli.config.schema import GuardConfig
@@ -57,3 +58,11 @@ def crossed(cfg: GuardConfig, row: Mapping[str, Any], step: int) -> str | None:
             "lower objective.beta or trainer.learning_rate"
         )
     return None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why training ended before its last step."""
+
+    state: str  # stopped or interrupted
+    reason: str

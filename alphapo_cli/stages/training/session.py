@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from accelerate import PartialState
@@ -36,15 +35,8 @@ from alphapo_cli.storage.run_lock import LockLost, LockStatus, RunLock, acquire
 from alphapo_cli.training import guards
 from alphapo_cli.training.arguments import check_optimizer, training_arguments
 from alphapo_cli.training.data_order import DataOrder, probe_every
+from alphapo_cli.training.guards import Ending
 from alphapo_cli.training.trainer import PreferenceTrainer, StepHooks
-
-
-@dataclass(frozen=True)
-class _Ending:
-    """Why training ended before its last step."""
-
-    state: str  # stopped or interrupted
-    reason: str
 
 
 class TrainingSession(StepHooks):
@@ -68,7 +60,7 @@ class TrainingSession(StepHooks):
         self.metrics_log: MetricsLog | None = None
         self.measurements: Measurements | None = None
         self.trainer: PreferenceTrainer | None = None
-        self.ending: _Ending | None = None
+        self.ending: Ending | None = None
         self.start_step = 0  # the optimizer step from which this session trains
 
     def run(self, *, replace: bool) -> dict[str, Any]:
@@ -158,7 +150,7 @@ class TrainingSession(StepHooks):
                 trainer.resume(checkpoint)
                 self._log(f"continues at step {checkpoint.step} of {self.order.total_steps}")
         if checkpoint is not None and checkpoint.stopped is not None:
-            self.ending = _Ending("stopped", checkpoint.stopped)
+            self.ending = Ending("stopped", checkpoint.stopped)
             trainer.load_weights(checkpoint.weights)
         else:
             trainer.train()
@@ -220,9 +212,9 @@ class TrainingSession(StepHooks):
         reason = guards.crossed(self.cfg.guard, row, step) if self.main else None
         ending = None
         if reason is not None:
-            ending = _Ending("stopped", reason)
+            ending = Ending("stopped", reason)
         elif self.stop.asked and not self._last(step):
-            ending = _Ending("interrupted", "stopped by the user")
+            ending = Ending("interrupted", "stopped by the user")
         # All processes must make the same decision at the same step.
         self.ending = next((e for e in self.processes.gather([ending]) if e is not None), None)
         return self.ending is not None
