@@ -94,7 +94,9 @@ class Checkpoints:
             OSError: the disk refuses; earlier checkpoints are as they were.
         """
         with whole_directory(self._path(checkpoint.step)) as folder:
-            torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}, folder / "state.pt")
+            # A file of ours: torch's own writer turns a full disk into an error that does not say so.
+            with open(folder / "state.pt", "wb") as file:
+                torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}, file)
             write_json(folder / "complete", {"step": checkpoint.step})
         self.tidy()
 

@@ -77,7 +77,7 @@ class TestTake:
         def not_permitted(*_):
             raise PermissionError
 
-        monkeypatch.setattr(run_lock, "_started", lambda pid: "")
+        monkeypatch.setattr(run_lock, "_start_time", lambda pid: "")
         monkeypatch.setattr(os, "kill", not_permitted)
         assert isinstance(acquire(tmp_path), LockStatus if held else RunLock)
 
