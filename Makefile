@@ -50,7 +50,7 @@ check: install  ## ruff and mypy (strict but for tests), for Python 3.11 and 3.1
 	$(VENV)/bin/mypy --python-version 3.12
 	$(VENV)/bin/lint-imports --no-cache
 
-coverage: install  ## the default suite with branch coverage, its processes too: nightly, twice as slow
+coverage: install  ## the default suite with branch coverage, its processes too (for the night: slower)
 	$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-report=html
 
 format: install  ## let ruff format and fix
