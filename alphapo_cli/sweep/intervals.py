@@ -1,8 +1,9 @@
 """Intervals for a sweep's outcomes: per point, and for every point's advantage over its control at once.
 
-Two things vary when a sweep is repeated: the prompts, and the results of training with another seed. Prompts are many, so they are resampled (paired: all points and seeds see the same draw). Seeds are two or three,
-and resampling so few shrinks their variance by (S - 1)/S and knows only a handful of outcomes; training noise is
-therefore drawn from a normal of estimated variance (see `seed_noise`).
+Two things vary when a sweep is repeated: the prompts, and the results of training with another seed. Prompts are many,
+so they are resampled (paired: all points and seeds see the same draw). Seeds are two or three, and resampling so few
+shrinks their variance by (S - 1)/S and knows only a handful of outcomes; training noise is therefore drawn from a
+normal of estimated variance (see `seed_noise`).
 
 Picking the best of many points favours the winner. The intervals of `advantages` are therefore simultaneous: all of
 them hold together with 95 %, so the winner's does, whichever it is.
