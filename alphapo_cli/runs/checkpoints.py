@@ -1,7 +1,7 @@
-"""Checkpoints that are there whole or not at all.
+"""Checkpoints of a training session, written atomically.
 
 checkpoints/step-N/state.pt   a TrainingCheckpoint as a plain mapping
-checkpoints/step-N/complete   written last; a directory without it is not seen
+checkpoints/step-N/complete   written last; a directory without it is ignored
 
 A checkpoint is written as .step-N/, flushed to disk and renamed.
 """
@@ -26,29 +26,29 @@ from alphapo_cli.storage.atomic import whole_directory, write_json
 _NAME = re.compile(r"^step-(\d+)$")
 
 
-# What a checkpoint holds and under which names; raise it with every change. 1: no number was written.
+# Number of the checkpoint format; raise it with every change of content or names. 1: no number was written.
 FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingCheckpoint:
-    """All that a continued run needs beside the weights it starts from, as it is between two optimizer steps."""
+    """All that a resumed run needs beside the weights it started from, taken between two optimizer steps."""
 
     step: int  # optimizer steps done
     weights: Mapping[str, Tensor]  # parameters that train, and buffers
     optimizer: Mapping[str, Any]
     lr_scheduler: Mapping[str, Any]
-    processes: Sequence[Mapping[str, Any]]  # of each rank: "rng", its generators, and "sums", open sums of metrics
-    part_states: Mapping[str, Mapping[str, Tensor]]  # kind of part -> what it remembers of earlier steps
-    reference: Mapping[str, Tensor]  # weights of a reference that moves; empty where none does
-    cost: Mapping[str, Any]  # what the run took so far
+    processes: Sequence[Mapping[str, Any]]  # per rank: "rng" states; "sums" of metrics since the last log
+    part_states: Mapping[str, Mapping[str, Tensor]]  # kind of objective part -> its state
+    reference: Mapping[str, Tensor]  # weights of a reference that is updated; empty if it is fixed
+    cost: Mapping[str, Any]  # cost of the run so far
     last_probe: Mapping[str, Any]  # the last measurement's metrics
-    stopped: str | None = None  # why the run has stopped, where it has: only its end is missing
+    stopped: str | None = None  # why training stopped, if it did: only the run's final steps are missing
     format: int = FORMAT
 
 
 class Checkpoints:
-    """The checkpoints of one run directory."""
+    """The checkpoints of one run directory; the newest `keep` are kept, all if None."""
 
     def __init__(self, folder: Path, keep: int | None = 1) -> None:
         self.folder, self.keep = folder, keep
@@ -61,11 +61,14 @@ class Checkpoints:
         return sorted(n for n in found if (self._path(n) / "complete").is_file())
 
     def load(self) -> TrainingCheckpoint | None:
-        """The newest complete checkpoint, on the CPU, or None where there is none.
+        """Load the newest complete checkpoint.
+
+        Returns:
+            The checkpoint, with tensors on the CPU, or None if there is none.
 
         Raises:
-            AlphapoError: its file cannot be read.
-            UsageError: it has another format.
+            AlphapoError: state.pt cannot be read.
+            UsageError: the checkpoint has another format than `FORMAT`.
         """
         steps = self.steps()
         if not steps:
@@ -88,10 +91,10 @@ class Checkpoints:
         return TrainingCheckpoint(**state)
 
     def save(self, checkpoint: TrainingCheckpoint) -> None:
-        """Write a checkpoint, then remove those beyond `keep` and what kills left half-written.
+        """Write a checkpoint, then `tidy`.
 
         Raises:
-            OSError: the disk refuses; earlier checkpoints are as they were.
+            OSError: the file system refuses the write; earlier checkpoints are unchanged.
         """
         with whole_directory(self._path(checkpoint.step)) as folder:
             # A file of ours: torch's own writer turns a full disk into an error that does not say so.
@@ -101,7 +104,7 @@ class Checkpoints:
         self.tidy()
 
     def tidy(self) -> None:
-        """Remove what a kill left half-written, and complete checkpoints beyond `keep`."""
+        """Remove incomplete checkpoints of a killed process, and complete ones beyond the newest `keep`."""
         if not self.folder.is_dir():
             return
         for path in self.folder.glob(".step-*"):
@@ -113,7 +116,7 @@ class Checkpoints:
             shutil.rmtree(self._path(step), ignore_errors=True)
 
     def remove(self) -> None:
-        """All of them: the run is complete."""
+        """Remove all checkpoints, once the run is complete."""
         for step in self.steps():
             with contextlib.suppress(OSError):
                 (self._path(step) / "complete").unlink()

@@ -6,9 +6,9 @@ metrics.jsonl   the record; W&B mirrors it
 probe.jsonl     per pair
 samples/        answers, AlpacaEval format
 curves.png
-.claim/         who works on it (see storage/run_lock)
-outcome.json    what `alphapo run` found by generating and evaluating
-checkpoints/    where an interrupted run goes on
+.claim/         run lock: the process that trains (see storage/run_lock)
+outcome.json    results of generation and evaluation by `alphapo run`
+checkpoints/    from which an interrupted run resumes
 model/          loads in plain transformers and vLLM
 summary.json    {"state", "reason", "step", "metrics", "cost"}; a run is complete only when it says so
 """
@@ -38,8 +38,8 @@ from alphapo_cli.storage.hashing import digest as digest
 from alphapo_cli.storage.jsonl import json_line, read_jsonl
 from alphapo_cli.storage.strict_json import parsed_object
 
-# What a run writes; `begin` removes these and nothing else. The claim outlives them.
-# config.yaml first: without it, nothing goes on from what a kill in between has left.
+# What a run writes; `begin` removes these and nothing else. The run lock stays.
+# config.yaml first: without it, no run resumes from what a kill during the removal leaves.
 FILES = ("config.yaml", "summary.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "curves.png", "samples", "model",
          "checkpoints", "trainer", "wandb", OUTCOME, "manifest.json")  # fmt: skip
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "safetensors", "hydra-core",
@@ -48,54 +48,71 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenize
 
 @dataclass(frozen=True)
 class RunDirectory(RunState):
-    """A run's directory, for who makes the run."""
+    """A run's directory, as the training session reads and writes it."""
 
     @property
     def is_run(self) -> bool:
-        """Whether `begin` made this directory: only such a one is ever started over."""
+        """Whether `begin` made this directory; no other directory is ever emptied."""
         return self.read_manifest().get("made_by") == "alphapo"
 
     @property
     def model(self) -> Path:
+        """Folder of the trained model, for `from_pretrained`."""
         return self.path / "model"
 
     @property
     def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
     def rows(self) -> list[dict[str, Any]]:
+        """Rows of metrics.jsonl; none if there is no such file."""
         return read_jsonl(self.metrics) if self.metrics.is_file() else []
 
     def settings(self) -> dict[str, Any]:
-        """The settings that decide this run's numbers, as they were when it was made; empty where nothing is written."""
+        """Settings in config.yaml that decide the run's results; empty if the file cannot be read."""
         return identity.stored_settings(self.config)
 
     def differing(self, cfg: Any) -> dict[str, tuple[Any, Any]]:
-        """Settings in which the configuration written here differs from `cfg`, as key -> (here, in `cfg`)."""
+        """Settings in which config.yaml differs from `cfg`, as key -> (value in config.yaml, value in `cfg`)."""
         return identity.differing(identity.read_settings(self.config), identity.settings(cfg))
 
     def numerics_note(self, anew: str = "--replace trains it anew") -> str | None:
-        """One line where this version computes other results than the one that made this run; `anew`: what to do."""
+        """Note that this version computes other results than the one that made the run.
+
+        Args:
+            anew: what the user can do, the end of the note.
+
+        Returns:
+            One line, or None if both compute the same.
+        """
         changes = identity.numerics_changes(identity.numerics_of(self.read_manifest()))
         return f"made under {changes}; {anew}" if changes else None
 
     def changed_data(self, cfg: Any) -> list[str]:
-        """Settings (data.path, data.eval_path) whose files hold something else than when this run was made.
+        """Find data files whose content has changed since the run was made.
 
-        What cannot be told is not listed: files that are gone, data from the hub.
+        Returns:
+            Their settings (data.path, data.eval_path). Missing files and data from the hub are not compared.
         """
         recorded = self.read_manifest().get("files", {})
         now = fingerprints(cfg.data)
         return [setting for setting, was in recorded.items() if now.get(setting, was) != was]
 
     def check(self, cfg: Any, *, replace: bool, anew: str = "start over with --replace") -> str:
-        """Check that this directory may be used for `cfg`. Returns its state; creates nothing.
+        """Check that this directory may be used for `cfg`; creates nothing.
 
-        `anew`: what to do to train it from nothing, for the messages.
+        Args:
+            cfg: the run's configuration.
+            replace: whether the run is to be trained from step 0, whatever the directory holds of it.
+            anew: how the user can train it from step 0, for the messages.
+
+        Returns:
+            The run's state, as `RunState.state` has it.
 
         Raises:
-            UsageError: it holds another configuration, or something that is not a run, or one that cannot go on with
-                this version; it cannot be written.
+            UsageError: the directory holds another configuration, something that is not a run, or a run that this
+                version cannot resume; or the directory cannot be written.
         """
         fix = "choose another run.dir or run.name"
         with usable(self.path, fix):
@@ -116,7 +133,7 @@ class RunDirectory(RunState):
         if differences:
             typed = identity.to_type(differences)
             raise UsageError(
-                f"{self.path} holds a run with another configuration (differs in: {identity.in_words(differences)}); "
+                f"{self.path} holds a run with another configuration (differs in: {identity.describe(differences)}); "
                 f"{f'type {typed} to mean that one, ' if typed else ''}choose another run.name, or {anew}"
             )
         summary = None
@@ -136,13 +153,21 @@ class RunDirectory(RunState):
         return state
 
     def _is_empty(self) -> bool:
-        """Nothing there but a claim, and what a kill leaves of writing the first file."""
+        """Whether the directory holds nothing but a run lock and temporary files of a killed process."""
         if not self.path.is_dir():
             return True
         return all(e == self.lock or e.name.startswith(UNBEGUN) for e in self.path.iterdir())
 
     def begin(self, cfg: Any, manifest: dict[str, Any]) -> None:
-        """Start from nothing: remove what an earlier attempt left, write configuration and manifest (with `files`)."""
+        """Start at step 0: remove the files of an earlier session, write configuration, manifest and summary.
+
+        Args:
+            cfg: the run's configuration.
+            manifest: as `manifest` returns it; format, numerics and hashes of the data files are added.
+
+        Raises:
+            UsageError: the directory holds something that is not a run.
+        """
         if not self._is_empty() and not self.is_run:
             raise UsageError(f"{self.path} is not a run directory, so nothing in it is removed")
         for name in FILES:  # what a run writes, and nothing else
@@ -155,7 +180,7 @@ class RunDirectory(RunState):
         self.finish("running", None, 0, {}, {})
 
     def go_back(self, step: int) -> None:
-        """Cut what was recorded after `step`, where the run goes on."""
+        """Remove what was recorded after `step`, at which the run resumes."""
         for file in (self.metrics, self.path / "probe.jsonl"):
             if file.is_file():
                 kept = [row for row in read_jsonl(file) if row["step"] <= step]
@@ -168,18 +193,18 @@ class RunDirectory(RunState):
     def finish(
         self, state: str, reason: str | None, step: int, metrics: dict[str, Any], cost: dict[str, Any]
     ) -> dict[str, Any]:
-        """Write summary.json, the last thing a run writes."""
+        """Write summary.json, the last file that a run writes, and return its content."""
         summary = {"state": state, "reason": reason, "step": step, "metrics": metrics, "cost": cost}
         write_json(self.summary_file, summary)
         return summary
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of what results may depend on."""
+    """Installed versions of the packages that results may depend on."""
     return dict(_installed())
 
 
-@functools.cache  # reading the packages' metadata takes longer than all else that a small cell writes
+@functools.cache  # reading the packages' metadata takes longer than all other writing of a small cell
 def _installed() -> dict[str, str]:
     found = {"alphapo": __version__, "python": platform.python_version()}
     for name in PACKAGES:
@@ -191,7 +216,7 @@ def _installed() -> dict[str, str]:
 
 
 def version_changes(old: dict[str, str], new: dict[str, str]) -> str:
-    """What differs of the packages that decide numbers, as `torch 2.11.0 -> 2.13.0, ...`; empty where nothing does."""
+    """Version changes of packages that decide results, as `torch 2.11.0 -> 2.13.0, ...`; empty without any."""
     names = ("alphapo", "torch", "transformers", "accelerate", "peft")
     return ", ".join(f"{n} {old[n]} -> {new[n]}" for n in names if n in old and n in new and old[n] != new[n])
 
@@ -233,8 +258,8 @@ def _cpu_name() -> str:
     )
 
 
-def manifest(**facts: Any) -> dict[str, Any]:
-    """Who made a run, with what, on what; `facts` adds hashes of data, tokenizer and template."""
+def manifest(**inputs: Any) -> dict[str, Any]:
+    """Provenance of a run: command, versions, commit, hardware, and `inputs` (hashes of data, tokenizer, template)."""
     import torch
 
     return {
@@ -244,5 +269,5 @@ def manifest(**facts: Any) -> dict[str, Any]:
         "git_commit": git_commit(),
         "hardware": hardware(),
         "threads": torch.get_num_threads(),
-        **facts,
+        **inputs,
     }

@@ -1,8 +1,8 @@
-"""What makes a run itself: the settings that decide its numbers and differ from their defaults.
+"""The identity of a run: the settings that decide its results and differ from their defaults.
 
-A key at its default is no part of it, so that a key which a later version adds changes the name of nothing that is
-there. config.yaml holds every setting as it was: a default that changed since is found by comparing those, and what
-changed without any setting is counted by `NUMERICS`.
+A key at its default is no part of the identity, so a key which a later version adds does not rename existing runs.
+config.yaml holds every setting as it was: comparing those finds defaults that changed since, and `NUMERICS` counts
+changes of results that no setting shows.
 """
 
 from __future__ import annotations
@@ -26,51 +26,54 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.strict_json import parsed_object
 
-# Settings that say where, how often saved and how watched a run is, not what it computes.
+# Settings of where a run is, how often it is saved and how it is tracked, not of what it computes.
 NOT_IDENTITY = ("run.", "tracking.", "data.workers", "trainer.save_")
-# Keys that the schema has no more -> the default that they had. Without a line here, one in a config.yaml is a difference.
+# Keys removed from the schema -> their last default. A removed key that is not listed counts as a difference.
 RETIRED: dict[str, Any] = {}
 
-# What the files of a run mean; raised when one of them is read differently. 1: no number in manifest.json; 2: manifest.json
-# has `format` and `numerics`.
+# Number of the format of a run's files; raised when one of them is read differently. 1: no number in manifest.json;
+# 2: manifest.json has `format` and `numerics`.
 RUN_FORMAT = 2
-OLDEST_FORMAT = 1  # the oldest that is read as what it is
+OLDEST_FORMAT = 1  # the oldest that this version reads
 
-# What the numbers of a run mean, in manifest.json; a line is added when the same configuration gives other results (more
-# than round-off), be it by a default, by what a file of conf/ chooses, or by the code. Each says what changed with it.
+# Versions of a run's results, in manifest.json; a line is added when the same configuration gives other results (more
+# than round-off), be it by a default, by what a file of conf/ chooses, or by the code. Each says what changed.
 NUMERICS = {
     1: "the first version; no number in manifest.json",
     2: "a margin within rounding counts as a tie, in every metric and in every branch of a loss",
 }
 
-# In C where PyYAML has it: ten times as fast, and a directory may have thousands of these files.
+# PyYAML's C loader if built: ten times as fast, and a directory may have thousands of these files.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _ABSENT = object()
-_NAME = re.compile(r"objective\.(\w+\.)?name")  # chosen by group
+_NAME = re.compile(r"objective\.(\w+\.)?name")  # set by choosing a config group
 
 
 def settings(cfg: Any) -> dict[str, Any]:
-    """Every setting that decides a run's numbers, as dotted keys, those at their defaults included."""
+    """Every setting that decides a run's results, as dotted keys, those at their defaults included."""
     return {k: v for k, v in leaves(to_dict(cfg)).items() if not k.startswith(NOT_IDENTITY)}
 
 
 def identity(cfg: Any) -> dict[str, Any]:
-    """The settings that decide a run's numbers and differ from their defaults, as dotted keys."""
+    """The settings that decide a run's results and differ from their defaults, as dotted keys."""
     return chosen(settings(cfg))
 
 
 def chosen(every: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `every` setting that differ from their defaults.
+    """Select those of `every` setting that differ from their defaults.
 
-    The default of a key is the schema's; of a part's parameter, what the shipped YAML of that part declares. The name
-    of a part that every objective must choose has none.
+    A key's default is the schema's; that of an objective part's parameter is in the shipped YAML of the part. The name
+    of a part that every objective must choose has no default.
+
+    Returns:
+        Dotted keys and values.
     """
     defaults = _defaults(every)
     return {k: v for k, v in every.items() if defaults.get(k, _ABSENT) != v}
 
 
 def _defaults(every: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults of all keys, given which parts `every` chooses."""
+    """The defaults of all keys, with the parameters of the objective parts that `every` chooses."""
     found = {**RETIRED, **_schema_defaults(schema.TrainConfig)}
     for kind in PARTS:
         name = every.get(f"objective.{kind}.name", OPTIONAL.get(kind))
@@ -87,9 +90,10 @@ def _schema_defaults(made_by: type[Any]) -> dict[str, Any]:
 
 
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Settings that differ, as key -> (old, new). One that only one side has stands at its default on the other.
+    """Compare two sets of settings; a key that only one of them has is at its default in the other.
 
-    Where there is no such key at all any more, its value is given as `absent`.
+    Returns:
+        Keys that differ -> (old, new); "absent" stands for the value of a key that has no default.
     """
     was, now = chosen(old), chosen(new)
     keys = sorted(k for k in was.keys() | now.keys() if was.get(k, _ABSENT) != now.get(k, _ABSENT))
@@ -99,20 +103,20 @@ def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple
     return {k: (old.get(k, before.get(k, "absent")), new.get(k, after.get(k, "absent"))) for k in keys}
 
 
-def in_words(differences: Mapping[str, tuple[Any, Any]], most: int = 6) -> str:
-    """`objective.beta: 3.0 there, 2.5 here; ...`"""
-    texts = [f"{key}: {_shown(old)} there, {_shown(new)} here" for key, (old, new) in differences.items()]
+def describe(differences: Mapping[str, tuple[Any, Any]], most: int = 6) -> str:
+    """Describe at most `most` differences, as `objective.beta: 3.0 there, 2.5 here; ...`."""
+    texts = [f"{key}: {_value_text(old)} there, {_value_text(new)} here" for key, (old, new) in differences.items()]
     return "; ".join(texts[:most]) + (f"; and {len(texts) - most} more" if len(texts) > most else "")
 
 
 def to_type(differences: Mapping[str, tuple[Any, Any]], most: int = 6) -> str | None:
-    """What to add to the new line so that it means what is there; None where that is not a matter of a few values."""
+    """Overrides that give the new configuration the old values; None if a few overrides cannot."""
     if len(differences) > most or any(new == "absent" or _NAME.fullmatch(k) for k, (_, new) in differences.items()):
         return None
-    return " ".join(f"{key}={_shown(old)}" for key, (old, _) in differences.items())
+    return " ".join(f"{key}={_value_text(old)}" for key, (old, _) in differences.items())
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     return f"[{','.join(map(shown, value))}]" if isinstance(value, list) else shown(value)
 
 
@@ -122,71 +126,74 @@ def run_name(cfg: Any) -> str:
 
 
 def find_run(cfg: Any, argv: Sequence[str] = ()) -> Path:
-    """The directory of a run: that of its name, or one that an earlier version named otherwise and that holds it.
+    """Find the directory of a run.
 
-    Where neither is there, it is the one that the same line made under older numerics, whose settings `RunDirectory.check`
-    then names: what a file of conf/ chooses is a value, and another one another name.
-
-    Others than the name's own are looked at only where that holds no such run, which is when training is about to begin.
-    Their names are hashes, too, but of what, only the version that made them knew.
+    Earlier versions hashed other settings into the name, so if the directory of that name does not hold the run, its
+    siblings of the same objective are compared by their settings.
 
     Args:
         cfg: the run's configuration.
-        argv: the line as typed.
+        argv: the command line.
+
+    Returns:
+        The directory of `run_name` if it holds the run or `run.name` is set; else one that holds it; else one that the
+        same command line made under older numerics (`RunDirectory.check` reports the differences); else the first.
     """
     place = Path(cfg.run.dir).expanduser() / run_name(cfg)
     asked = settings(cfg)
-    if cfg.run.name or _holds(place, asked):
+    if cfg.run.name or _has_settings(place, asked):
         return place
     shape = re.compile(re.escape(cfg.objective.name) + "-[0-9a-f]{8}")
     beside = [place.parent / n for n in names_in(place.parent) if shape.fullmatch(n) and n != place.name]
     text = _lines(to_yaml(cfg)) if beside else {}
-    same = (other for other in beside if _may_be(other / "config.yaml", text) and _holds(other, asked))
+    same = (other for other in beside if _may_have(other / "config.yaml", text) and _has_settings(other, asked))
     earlier = (other for other in beside if not place.exists() and _is_earlier(other, argv))
     return next(itertools.chain(same, earlier), place)
 
 
 def _is_earlier(place: Path, argv: Sequence[str]) -> bool:
-    """Whether the same line made the run at `place` under older numerics."""
+    """Whether the same command line made the run at `place` under older numerics."""
     try:
         content = (place / "manifest.json").read_bytes()
     except OSError:
         return False
-    if not argv or json.dumps(_said(argv)[-1]).encode() not in content:  # reading thousands as JSON takes longer
+    if not argv or json.dumps(_arguments(argv)[-1]).encode() not in content:  # reading thousands as JSON takes longer
         return False
     manifest = parsed_object(content) or {}
     command = manifest.get("command")
-    return isinstance(command, list) and _said(command) == _said(argv) and numerics_of(manifest) < max(NUMERICS)
+    return (
+        isinstance(command, list) and _arguments(command) == _arguments(argv) and numerics_of(manifest) < max(NUMERICS)
+    )
 
 
-def _said(argv: Sequence[str]) -> list[str]:
-    """A line without the program's name and what decides no numbers of a run."""
+def _arguments(argv: Sequence[str]) -> list[str]:
+    """The arguments of a command line that decide a run's results."""
     words = iter(argv[1:])
     found = []
     for text in words:
         if text == "--json":
-            next(words, None)  # where the result goes
+            next(words, None)  # the file of the result
         elif not text.startswith(("--replace", "--json=", *NOT_IDENTITY)):
             found.append(text)
     return found
 
 
-def _holds(place: Path, asked: Mapping[str, Any]) -> bool:
+def _has_settings(place: Path, asked: Mapping[str, Any]) -> bool:
     """Whether the run directory at `place` has the settings `asked`."""
     stored = stored_settings(place / "config.yaml")
     return bool(stored) and not differing(stored, asked)
 
 
 def names_in(folder: Path) -> list[str]:
-    """What is in a directory, in order; nothing where it cannot be read."""
+    """Sorted names of the entries of a directory; none if it cannot be read."""
     try:
         return sorted(os.listdir(folder))
     except OSError:
         return []
 
 
-def _may_be(file: Path, asked: Mapping[str, str]) -> bool:
-    """Whether a config.yaml may mean what has the lines `asked`: a tenth of the time that reading it as YAML takes."""
+def _may_have(file: Path, asked: Mapping[str, str]) -> bool:
+    """Whether a config.yaml may have the settings whose `_lines` are `asked`; ten times as fast as parsing the YAML."""
     try:
         stored = _lines(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -195,7 +202,7 @@ def _may_be(file: Path, asked: Mapping[str, str]) -> bool:
 
 
 def _lines(text: str) -> dict[str, str]:
-    """Dotted keys and what stands behind their colons, as it is written."""
+    """Dotted keys of a config.yaml and the unparsed text of their values."""
     found: dict[str, str] = {}
     path: list[str] = []
     for line in text.splitlines():
@@ -208,7 +215,7 @@ def _lines(text: str) -> dict[str, str]:
 
 
 def stored_settings(file: Path) -> dict[str, Any]:
-    """`settings` of a run from its config.yaml; empty where it cannot be read."""
+    """Read `settings` of a run from its config.yaml; empty if it cannot be read."""
     try:
         return read_settings(file)
     except (OSError, UsageError):
@@ -216,10 +223,14 @@ def stored_settings(file: Path) -> dict[str, Any]:
 
 
 def read_settings(file: Path) -> dict[str, Any]:
-    """`settings` of a run from its config.yaml.
+    """Read `settings` of a run from its config.yaml.
+
+    Returns:
+        Every setting that decides the run's results, as dotted keys.
 
     Raises:
-        OSError: it cannot be read. UsageError: it is damaged.
+        OSError: the file cannot be read.
+        UsageError: the file is not a YAML mapping.
     """
     try:
         # Group by group: runs of one study differ in one or two, and reading the others again takes most of the time.
@@ -234,7 +245,7 @@ def _group(text: str) -> tuple[tuple[str, Any], ...]:
     """Dotted keys and values of one top-level key of a config.yaml."""
     loaded = yaml.load(text, Loader=_LOADER)
     if loaded is not None and not isinstance(loaded, dict):
-        raise yaml.YAMLError(f"not a mapping: {text[:40]!r}")  # a torn file says nothing, rather than a part of it
+        raise yaml.YAMLError(f"not a mapping: {text[:40]!r}")  # a torn file counts as damaged, not as fewer settings
     return tuple(leaves(loaded).items()) if loaded else ()
 
 
@@ -246,12 +257,12 @@ def check_format(
     Args:
         path: the run directory, for the message.
         manifest: its manifest.json.
-        replace: it is to be trained anew. That removes the files of an older format, but not those of a newer one, of
-            which nothing is known here.
-        fix: what else to do, for the message.
+        replace: whether the run is to be trained from step 0. That removes files of an older format, but not of a newer
+            one, whose files this version does not know.
+        fix: what else the user can do, for the message.
 
     Raises:
-        UsageError: its format is older or newer than what is read here.
+        UsageError: the format is newer than `RUN_FORMAT`, or older than `OLDEST_FORMAT` without `replace`.
     """
     number = manifest.get("format", 1)
     reads = f"reads {OLDEST_FORMAT} to {RUN_FORMAT}" if OLDEST_FORMAT < RUN_FORMAT else f"reads {RUN_FORMAT}"
@@ -268,13 +279,13 @@ def check_format(
 
 
 def numerics_of(manifest: Mapping[str, Any]) -> int:
-    """The number under which a run was made, 1 where its manifest has none."""
+    """The `NUMERICS` version of a run; 1 if its manifest has none."""
     number = manifest.get("numerics", 1)
     return number if isinstance(number, int) else 1
 
 
 def numerics_changes(number: int) -> str | None:
-    """What makes results of now other than those under `number`, in words; None where nothing does."""
+    """Describe how results differ between numerics `number` and this version; None if they do not."""
     now = max(NUMERICS)
     if number > now:
         return f"numerics {number} (by a newer alphapo: this one has {now})"

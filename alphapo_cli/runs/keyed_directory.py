@@ -1,8 +1,8 @@
-"""A directory whose name and content are decided by what went in: the same line finds it again.
+"""A results directory that is named by a hash of its inputs, so that the same command line finds it again.
 
 manifest.json holds the identity: hashes and settings on which the result depends. A directory with the same identity is
-continued or complete; one with another identity is never written to. The hash in its name leaves out settings at their
-defaults, so that a later version may add some; one with a name by an earlier version's hash is found by its identity.
+complete or resumed; one with another identity is never written to. The hash in the name leaves out settings at their
+defaults, so that a later version may add some; a directory named by an earlier version's hash is found by its identity.
 """
 
 from __future__ import annotations
@@ -31,9 +31,13 @@ FIX = "choose another --out"
 class KeyedDirectory:
     """Paths and state of one kind of directory.
 
-    COMMAND: who makes it; WHAT: its name, with and without article; OWN: a key that its identity always has, by which
-    another command's directory is told from it; LOG: the file that grows while work is done; DEFAULTS: of settings in the
-    identity, by dotted key.
+    Attributes:
+        path: the directory.
+        COMMAND: the command that writes it.
+        WHAT: what messages call it, with and without article.
+        OWN: a key of every identity of this kind, which tells it from another command's directory.
+        LOG: name of the JSONL file to which finished work is appended.
+        DEFAULTS: defaults of settings in the identity, by dotted key.
     """
 
     path: Path
@@ -48,14 +52,17 @@ class KeyedDirectory:
     def place(
         cls, out: Path | None, inside: Path | None, run: RunConfig, generator: str, identity: dict[str, Any]
     ) -> Self:
-        """The directory of `identity`.
+        """Find the directory for `identity`, which need not exist.
 
         Args:
-            out: where the line says; it wins over `run`.
-            inside: a run directory that keeps it; it wins over `out`.
+            out: the option --out; takes precedence over `run`.
+            inside: a run directory in which the results are kept; takes precedence over `out`.
             run: run.dir and run.name.
-            generator: whose answers, for the name.
+            generator: name of the model that generated the answers, for the directory's name.
             identity: hashes and settings on which the result depends.
+
+        Returns:
+            An existing directory that holds `identity`, or the one to create.
         """
         if inside is not None:
             return cls._inside(inside, identity)
@@ -65,20 +72,20 @@ class KeyedDirectory:
 
     @classmethod
     def _beside(cls, folder: Path, generator: str, identity: dict[str, Any]) -> Self:
-        """Its place among others: <command>-<generator>-<hash8>, safe as a file name."""
+        """The directory in run.dir: <command>-<generator>-<hash8>, safe as a file name."""
         safe = re.sub(r"[^A-Za-z0-9._-]+", "-", generator).strip("-.")[:60] or "model"
         stem = f"{cls.COMMAND}-{safe}"
-        return cls._found([folder / f"{stem}-{cls._hash(identity)}"], stem, identity)
+        return cls._find([folder / f"{stem}-{cls._hash(identity)}"], stem, identity)
 
     @classmethod
     def _inside(cls, run: Path, identity: dict[str, Any]) -> Self:
-        """Where a run directory keeps it: <command>/, or <command>-<hash8> beside one of another identity."""
+        """The directory inside a run: <command>/, or <command>-<hash8> if that has another identity."""
         first, other = run / cls.COMMAND, run / f"{cls.COMMAND}-{cls._hash(identity)}"
-        return cls._found([first, other] if cls(first).stored() is None else [other, first], cls.COMMAND, identity)
+        return cls._find([first, other] if cls(first).stored() is None else [other, first], cls.COMMAND, identity)
 
     @classmethod
-    def _found(cls, places: Sequence[Path], stem: str, identity: dict[str, Any]) -> Self:
-        """The one of `places`, or of those beside that an earlier version named, that holds `identity`; else the first."""
+    def _find(cls, places: Sequence[Path], stem: str, identity: dict[str, Any]) -> Self:
+        """The first of `places`, or of their siblings of the same stem, that holds `identity`; else the first place."""
         folder, shape = places[0].parent, re.compile(re.escape(stem) + "-[0-9a-f]{8}")
         named = (folder / name for name in names_in(folder) if shape.fullmatch(name))
         return next(
@@ -91,36 +98,45 @@ class KeyedDirectory:
         return digest({k: v for k, v in flat.items() if k not in cls.DEFAULTS or cls.DEFAULTS[k] != v})[:8]
 
     def stored(self) -> dict[str, Any] | None:
-        """The identity of what is here; None where there is none."""
+        """The identity in manifest.json; None if there is none."""
         found = (read_object(self.manifest) or {}).get("identity")
         return found if isinstance(found, dict) else None
 
     def holds(self, identity: dict[str, Any]) -> bool:
-        """Whether what is here has that identity."""
+        """Whether manifest.json has that identity."""
         stored = self.stored()
         return stored is not None and not differing(stored, identity, self.DEFAULTS)
 
     @property
     def manifest(self) -> Path:
+        """The file of the identity."""
         return self.path / "manifest.json"
 
     @property
     def log(self) -> Path:
+        """The JSONL file to which finished work is appended."""
         return self.path / self.LOG
 
     def check_writable(self) -> None:
-        """Find out before any work whether results can be written here.
+        """Check before any work that results can be written.
 
         Raises:
-            UsageError: they cannot.
+            UsageError: the directory cannot be made or written.
         """
         check_folder(self.path, FIX)
 
     def begun(self, identity: dict[str, Any], *, replace: bool) -> bool:
-        """Whether this very thing was begun here, and is not to be replaced. Creates and removes nothing.
+        """Check whether the directory holds earlier work to resume; creates and removes nothing.
+
+        Args:
+            identity: hashes and settings on which the result depends.
+            replace: whether earlier work is to be discarded.
+
+        Returns:
+            True if work on this identity was started and `replace` is not set.
 
         Raises:
-            UsageError: the directory holds another identity, something else, or another process is writing in it.
+            UsageError: the directory holds another identity or something else, or another process is writing to it.
         """
         with usable(self.path, FIX):
             if not self.path.is_dir() or all(p.name.startswith(UNBEGUN) for p in self.path.iterdir()):
@@ -143,5 +159,5 @@ class KeyedDirectory:
 def differing(
     old: dict[str, Any], new: dict[str, Any], defaults: Mapping[str, Any] = MappingProxyType({})
 ) -> list[str]:
-    """Dotted keys with different values; one that is missing stands at its default."""
+    """Dotted keys with different values; a missing key is at its default."""
     return differing_keys({**defaults, **leaves(old)}, {**defaults, **leaves(new)})

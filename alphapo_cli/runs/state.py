@@ -1,4 +1,4 @@
-"""What a run directory says of its run, read without importing a configuration's schema: a look takes milliseconds."""
+"""State and results of a run, read from its directory in milliseconds: the configuration's schema is not imported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from alphapo_cli.storage.run_lock import lock_status
 from alphapo_cli.storage.strict_json import read_object
 
-OVER = ("complete", "stopped")  # states of runs that no line takes up again
+OVER = ("complete", "stopped")  # states from which no run resumes
 OUTCOME = "outcome.json"
 NOT_EVALUATED = "trained, not evaluated as this line says"
 TAIL = 1 << 16  # bytes, more than a row of metrics takes
@@ -24,43 +24,48 @@ class RunState:
 
     @property
     def config(self) -> Path:
+        """The resolved configuration."""
         return self.path / "config.yaml"
 
     @property
     def manifest(self) -> Path:
+        """Provenance of the run, hashes of its inputs."""
         return self.path / "manifest.json"
 
     @property
     def metrics(self) -> Path:
+        """Metrics of every logged step."""
         return self.path / "metrics.jsonl"
 
     @property
     def summary_file(self) -> Path:
+        """The file of the final state and metrics."""
         return self.path / "summary.json"
 
     @property
     def lock(self) -> Path:
+        """The run lock, a folder."""
         return self.path / ".claim"
 
     def read_manifest(self) -> dict[str, Any]:
-        """manifest.json, empty where there is none or it cannot be read."""
+        """Read manifest.json; empty if there is none that can be read."""
         return read_object(self.manifest) or {}
 
     def summary(self) -> dict[str, Any] | None:
-        """summary.json, or None where there is none or it cannot be read."""
+        """Read summary.json; None if there is none that can be read."""
         return read_object(self.summary_file)
 
     def outcome(self) -> dict[str, Any]:
-        """outcome.json: what generating and evaluating found; empty where there is none."""
+        """Read outcome.json, the results of generation and evaluation; empty if there is none."""
         return read_object(self.path / OUTCOME) or {}
 
     @property
     def state(self) -> str:
-        """complete, running, interrupted, stopped, failed, or pending where there is nothing yet."""
+        """State of the run: complete, running, interrupted, stopped, failed, or pending if it has not started."""
         return self.state_of(self.summary())
 
     def state_of(self, summary: dict[str, Any] | None) -> str:
-        """`state`, for who has read the summary already."""
+        """`state`, from a summary that has been read already."""
         if not self.config.is_file():
             return "pending"
         state = str((summary or {}).get("state", "interrupted"))
@@ -71,7 +76,7 @@ class RunState:
 
 
 def last_row(path: Path) -> dict[str, Any]:
-    """The last whole line of a JSONL file, without reading all of it; empty where there is none."""
+    """The last whole row of a JSONL file, read from its end; empty if there is none."""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, file.seek(0, 2) - TAIL))

@@ -1,7 +1,7 @@
-"""Which point of a sweep is best, and whether that can be told from alpha = 0.
+"""The best point of a sweep, and whether its advantage over alpha = 0 is statistically distinguishable.
 
-Comparisons are paired: the same held-out prompts (or probe pairs) and the same seeds on both sides. `statistics` says
-how the intervals allow for training noise and for having picked the best of many.
+Comparisons are paired: the same held-out prompts (or probe pairs) and the same seeds on both sides. Module
+`intervals` explains how they allow for training noise and for picking the best of many points.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from alphapo_cli.sweep.intervals import Estimate
 from alphapo_cli.sweep.record import JUDGED, OUTCOMES, WIN_RATE
 
 ALPHA = "objective.shape.alpha"
-_WORDS = {
+_METRIC_NAMES = {
     JUDGED: "win rate by the judge",
     WIN_RATE: "true win rate against the start",
     "rewards/accuracies": "held-out preference accuracy",
@@ -45,29 +45,30 @@ class SweepPoint:
 
     @property
     def cells(self) -> tuple[Mapping[str, Any], ...]:
-        """The complete ones."""
+        """The complete cells."""
         return tuple(c for c in self.members if c["state"] == "complete")
 
     def mean(self, key: str) -> float | None:
+        """Mean of a metric over the complete cells that have it; None if none has."""
         values = [value for c in self.cells if _is_number(value := c["metrics"].get(key))]
         return float(sum(values) / len(values)) if values else None
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """The points of a sweep compared. Lists run parallel to `points`."""
+    """Comparison of a sweep's points. Lists have one item per point, in the order of `points`."""
 
-    metric: str | None  # None where no cell is complete
+    metric: str | None  # None if no cell is complete
     points: list[SweepPoint]
-    estimates: list[Estimate | None]  # of the outcome, with an interval of its own
+    estimates: list[Estimate | None]  # mean outcome of each point, with its own 95 % interval
     controls: list[int | None]  # the point with alpha = 0 and the same other values; None for that point itself
-    advantages: list[Estimate | None]  # over the control; these intervals hold all together
+    advantages: list[Estimate | None]  # over the control; the intervals are simultaneous
     best: int | None
-    ended: int  # when the newest of the cells that it knows of ended; see `SweepDirectory.ended`
+    ended: int  # ns, when the last of the cells compared ended; see `SweepDirectory.ended`
 
 
 def points(cells: Sequence[Mapping[str, Any]]) -> list[SweepPoint]:
-    """Cells grouped by everything that is swept but the seed, in order."""
+    """Group cells by all swept values but the seed, in order."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for cell in cells:
         rest = {k: v for k, v in cell["point"].items() if k != "seed"}
@@ -90,13 +91,13 @@ def points(cells: Sequence[Mapping[str, Any]]) -> list[SweepPoint]:
 
 
 def outcome_metric(cells: Sequence[Mapping[str, Any]]) -> str | None:
-    """The metric by which points are compared, or None where nothing is complete."""
+    """The first of `OUTCOMES` that all complete cells have, by which points are compared; None without any."""
     done = [c for c in cells if c["state"] == "complete"]
     return next((m for m in OUTCOMES if done and all(_is_number(c["metrics"].get(m)) for c in done)), None)
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a metric says anything: a damaged file may hold NaN or text."""
+    """Whether a metric is a finite number: a damaged file may hold NaN or text."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
@@ -109,10 +110,10 @@ def outcomes(run: RunDirectory, metric: str) -> np.ndarray:
 
 
 def _outcomes(run: RunDirectory, metric: str) -> tuple[np.ndarray, str]:
-    """`outcomes`, and a hash of what was asked: only answers to the same prompts can be paired."""
+    """`outcomes`, and a hash of the prompts: only answers to the same prompts can be paired."""
     step = (run.summary() or {}).get("step", 0)
     if metric == JUDGED:
-        # By its name: the path is that of the machine that wrote it, and sweeps are moved.
+        # By folder name: the recorded path is of the machine that wrote it, and sweeps are moved.
         folder = run.path / Path(run.outcome().get("eval", "eval")).name
         judged = [r for r in json.loads((folder / "annotations.json").read_bytes()) if r["preference"]]
         return np.array([r["preference"] - 1 for r in judged]), digest([r["instruction"] for r in judged])
@@ -126,7 +127,7 @@ def _outcomes(run: RunDirectory, metric: str) -> tuple[np.ndarray, str]:
     rows = [r for r in read_jsonl(run.path / "probe.jsonl") if r["step"] == step]
     rows.sort(key=lambda r: r["pair"])
     asked = digest([[r.get("tokens/chosen"), r.get("tokens/rejected")] for r in rows])
-    # Rows of versions that did not write it: the sign, which rounding may have decided where the two are alike.
+    # Rows of versions without the metric: the sign of the margin, which rounding may decide in a tie.
     named = [r.get("rewards/accuracies", float(r["rewards/chosen"] > r["rewards/rejected"])) for r in rows]
     return np.array(named, float), asked
 
@@ -139,8 +140,8 @@ def _read(directory: SweepDirectory, cell: Mapping[str, Any], metric: str) -> tu
 
 
 def analyse(directory: SweepDirectory) -> Analysis:
-    """Every point's outcome with its interval, and its advantage over alpha = 0."""
-    ended = directory.ended()  # before they are read: a cell that ends meanwhile is newer than this
+    """Estimate every point's outcome and its advantage over alpha = 0, with intervals."""
+    ended = directory.ended()  # before the cells are read: one that ends meanwhile is newer than this
     cells = [{**c, "metrics": c["metrics"] or {}} for c in directory.cells()]
     found, metric = points(cells), outcome_metric(cells)
     nothing: list[Any] = [None] * len(found)
@@ -158,19 +159,20 @@ def analyse(directory: SweepDirectory) -> Analysis:
     lines = _lines(found)
     compared = dict(zip([k for k, _ in pairs], intervals.advantages(runs, pairs, lines), strict=True))
     tied = _tied(found, metric)
+    # Of tied points, alpha = 0 is named: it needs no reward shaping.
     best = next((k for k in tied if found[k].alpha == 0.0), tied[0])
     estimates = intervals.means(runs, lines)
     return Analysis(metric, found, estimates, controls, [compared.get(k) for k in range(len(found))], best, ended)
 
 
 def _tied(found: Sequence[SweepPoint], metric: str) -> list[int]:
-    """The points with the highest mean; among several, alpha = 0 is the one to name: it needs no alpha."""
+    """Indices of the points with the highest mean."""
     means = {k: round(mean, 12) for k, p in enumerate(found) if (mean := p.mean(metric)) is not None}
     return [k for k, mean in means.items() if mean == max(means.values())]
 
 
 def _lines(found: Sequence[SweepPoint]) -> list[seed_noise.Line]:
-    """Points over alpha, a line for each combination of the other values: the outcome should change smoothly there."""
+    """Points over alpha, a line per combination of the other values; outcomes should change smoothly along it."""
     lines: dict[str, list[tuple[float, int]]] = {}
     for k, point in enumerate(found):
         if point.alpha is not None and point.cells:
@@ -189,7 +191,7 @@ def _seeds(point: SweepPoint) -> set[Any]:
 
 
 def find_best(analysis: Analysis) -> dict[str, Any] | None:
-    """The `best` object of summary.json, or None where no cell is complete."""
+    """The `best` object of summary.json; None if no cell is complete."""
     if analysis.best is None or analysis.metric is None:
         return None
     best = analysis.points[analysis.best]
@@ -207,14 +209,14 @@ def find_best(analysis: Analysis) -> dict[str, Any] | None:
 
 
 def sentence(analysis: Analysis, best: Mapping[str, Any] | None) -> str:
-    """What was found, in words."""
+    """The comparison as text: the best point, its ties, and its advantage over alpha = 0."""
     if best is None:
         return "No cell is complete, so there is nothing to compare."
     found = analysis.points
     at = next((k for k, p in enumerate(found) if any(c["id"] == best["id"] for c in p.members)), 0)
     compared = sum(1 for p in found if p.cells)
     where = " ".join(o for o in best["overrides"] if not o.startswith("seed="))
-    name = _WORDS.get(best["metric"], best["metric"])
+    name = _METRIC_NAMES.get(best["metric"], best["metric"])
     if not where:  # seeds alone are swept
         return f"The {name} is {best['value']:.3f}, the mean of {len(found[at].cells)} seeds of one configuration."
     others = [found[k].label for k in _tied(found, best["metric"]) if k != at]
@@ -230,11 +232,11 @@ def sentence(analysis: Analysis, best: Mapping[str, Any] | None) -> str:
     low, high = best["interval"]
     verdict = "distinguishable from" if best["distinguishable"] else "not distinguishable from"
     interval = f"95 % interval [{low:+.3f}, {high:+.3f}]"
-    return f"{text} It is {verdict} alpha = 0: advantage {advantage:+.3f}, {interval} ({_how(found, at, control)})."
+    return f"{text} It is {verdict} alpha = 0: advantage {advantage:+.3f}, {interval} ({_method(found, at, control)})."
 
 
-def _how(found: Sequence[SweepPoint], at: int, control: int) -> str:
-    """Where the interval comes from, and what one seed leaves open."""
+def _method(found: Sequence[SweepPoint], at: int, control: int) -> str:
+    """How the interval was computed, and what a single seed leaves out of it."""
     compared = sum(1 for p in found if p.cells)
     picked = f", corrected for picking the best of {compared}" if compared > 2 else ""
     seeds = len(_seeds(found[at]) & _seeds(found[control]))

@@ -1,7 +1,7 @@
-"""The directory of a sweep. The run directories are the state; sweep.json says which cells there are.
+"""The directory of a sweep: sweep.json lists the cells, whose state is in their run directories.
 
-sweep.json      name, hash, numerics (as it was begun), base settings, swept keys, resolved cells, and which of them each typed
-                line named
+sweep.json      name, hash, numerics (when it was started), base settings, swept keys, resolved cells, and which cells
+                each command line named
 cells/<id>/     run directories
 summary.json    {"name", "hash", "cells": [...], "best": ...}, made from the run directories
 """
@@ -34,44 +34,61 @@ class SweepDirectory:
 
     @property
     def file(self) -> Path:
+        """The record, sweep.json."""
         return self.path / "sweep.json"
 
     def cell(self, cell_id: str) -> RunDirectory:
+        """Run directory of a cell."""
         return RunDirectory(self.path / "cells" / cell_id)
 
     def record(self) -> dict[str, Any] | None:
-        """sweep.json, or None where there is none."""
+        """Read sweep.json; None if there is none that can be read."""
         return read(self.path)
 
     @classmethod
     def of(cls, grid: Grid, out: Path | None, typed: Typed | None = None) -> SweepDirectory:
-        """Where a grid's sweep is: at `out`, or in run.dir under its own name or under that of an earlier version.
+        """Find the directory of a grid's sweep.
 
-        Where none is there, it is the one that the same line made under older numerics, and `check` names what differs.
+        Args:
+            grid: all cells.
+            out: the option --out, or None.
+            typed: the command line; None if a sweep under older numerics is not to be found.
+
+        Returns:
+            The directory `out` if given; else <name>-<hash8> in run.dir if it holds the sweep; else one that an earlier
+            version named otherwise; else one that the same command line made under older numerics (`check` reports
+            the differences); else <name>-<hash8>, to be created.
         """
         if out is not None:
             return cls(out.expanduser())
         place = Path(grid.cells[0].cfg.run.dir).expanduser() / f"{grid.name}-{grid.hash}"
-        if _is_of(place, grid):
+        if _is_same_sweep(place, grid):
             return cls(place)
         shape = re.compile(re.escape(grid.name) + "-[0-9a-f]{8}")
         beside = [place.parent / name for name in identity.names_in(place.parent) if shape.fullmatch(name)]
-        same = (other for other in beside if _is_of(other, grid))
+        same = (other for other in beside if _is_same_sweep(other, grid))
         earlier = (other for other in beside if typed and not place.exists() and _is_earlier(other, typed))
         return cls(next(itertools.chain(same, earlier), place))
 
     def check(self, grid: Grid, *, looking: bool = False) -> Grid:
-        """May this grid go on here, or be looked at? Returns it with the ids that its cells have here.
+        """Check that this directory holds nothing or the grid's sweep.
+
+        Args:
+            grid: all cells.
+            looking: whether the sweep is only read, so that the directory need not be writable.
+
+        Returns:
+            The grid, with the ids that its cells have in this directory.
 
         Raises:
-            UsageError: the directory holds another sweep, or something else; a cell was trained under other settings than
-                the grid's, because a default or a file of conf/ changed; it cannot be written (where not `looking`).
+            UsageError: the directory holds another sweep or something else; a cell was trained under other settings
+                than the grid's, because a default or a file of conf/ changed; or the directory cannot be written.
         """
         if not looking:
             check_folder(self.path, "choose another --out or run.dir")
         if not self.path.is_dir():
             return grid
-        # Killed while its input was checked, a sweep has left no more than this.
+        # All that a sweep leaves when it is killed while its input is checked.
         if all(p.name == "logs" or p.name.startswith((".sweep.json.", ".alphapo-")) for p in self.path.iterdir()):
             return grid
         old = self.record()
@@ -79,19 +96,19 @@ class SweepDirectory:
             raise UsageError(f"{self.file}: cannot be read as a sweep's record; put it back, or choose another --out")
         if old is None:
             raise UsageError(f"{self.path} exists and is not a sweep's directory; choose another --out")
-        differences, keys = _differences(old, grid), _swept_by_one(old, grid)
+        differences, keys = _differences(old, grid), _keys_swept_in_one(old, grid)
         if differences or keys:
-            said = [identity.in_words(differences)] if differences else []
+            said = [identity.describe(differences)] if differences else []
             typed = None if keys else identity.to_type(differences)
             raise UsageError(
                 f"{self.path} holds another sweep (differs in: {'; '.join([*said, *keys])}); "
                 f"{f'type {typed} to mean that one, or ' if typed else ''}choose another --out"
             )
         with usable(self.path, "choose another --out"):
-            return replace(grid, cells=tuple(self._as_here(grid, old)))
+            return replace(grid, cells=tuple(self._with_recorded_ids(grid, old)))
 
-    def _as_here(self, grid: Grid, record: Mapping[str, Any]) -> Iterator[Cell]:
-        """The grid's cells with the ids that they have here: an earlier version may have named a point's cell otherwise."""
+    def _with_recorded_ids(self, grid: Grid, record: Mapping[str, Any]) -> Iterator[Cell]:
+        """The grid's cells with their recorded ids: an earlier version may have hashed a point's cell to another id."""
         at: dict[str, list[str]] = {}
         for made in record["cells"]:
             at.setdefault(digest(made["point"]), []).append(made["id"])
@@ -104,12 +121,12 @@ class SweepDirectory:
             if differences:
                 raise UsageError(
                     f"{self.cell(cell.id).path} holds the cell {' '.join(cell.overrides)} with other settings (differs in: "
-                    f"{identity.in_words(differences)}); remove it to train the cell anew, or choose another --out"
+                    f"{identity.describe(differences)}); remove it to train the cell anew, or choose another --out"
                 )
             yield cell
 
     def _differences_of(self, cell_id: str, cell: Cell) -> dict[str, tuple[Any, Any]]:
-        """Settings in which what is at an id differs from a cell; none where nothing is there yet."""
+        """Settings in which the run recorded under an id differs from `cell`; none if there is no run yet."""
         run = self.cell(cell_id)
         if not run.config.is_file():
             return {}
@@ -117,12 +134,19 @@ class SweepDirectory:
         return run.differing(cell.cfg)
 
     def version_note(self) -> str | None:
-        """One line where the cells so far were made by other versions."""
+        """A line for the user if the sweep was started under other package versions, else None."""
         changes = version_changes((self.record() or {}).get("versions", {}), versions())
         return f"note: this sweep was begun under other versions ({changes})" if changes else None
 
     def plan_note(self, plan: Plan) -> str | None:
-        """One line where the cells so far were evaluated under other settings."""
+        """A line for the user if the cells so far were evaluated under other settings.
+
+        Args:
+            plan: settings of generation and judge.
+
+        Returns:
+            The line, or None.
+        """
         old = (self.record() or {}).get("outcome")
         if not old or old["key"] == plan.key:
             return None
@@ -133,7 +157,7 @@ class SweepDirectory:
         )
 
     def write(self, grid: Grid, typed: Typed | None = None, plan: Plan | None = None) -> None:
-        """Add this grid's cells to sweep.json, and the line that named them; cells of earlier lines stay."""
+        """Add the grid's cells to sweep.json, and the command line that named them; earlier cells stay."""
         self.path.mkdir(parents=True, exist_ok=True)
         old = self.record() or {}
         cells = {c["id"]: c for c in old.get("cells", [])}
@@ -148,24 +172,27 @@ class SweepDirectory:
         write_json(self.file, {
             "name": grid.name,
             "hash": self.hash(grid),
-            "numerics": identity.numerics_of(old) if old else max(identity.NUMERICS),  # as it was begun
+            "numerics": identity.numerics_of(old) if old else max(identity.NUMERICS),  # when it was started
             "description": grid.description,
             "base": dict(grid.base),
             "keys": list(grid.keys),
             "versions": versions(),
-            "cells": sorted(cells.values(), key=lambda c: [_order(v) for v in c["point"].values()]),
+            "cells": sorted(cells.values(), key=lambda c: [_sort_key(v) for v in c["point"].values()]),
             "outcome": outcome,
             "lines": list(lines.values())[-KEPT:],
         })  # fmt: skip
 
     def hash(self, grid: Grid) -> str:
-        """What this directory was named by: an earlier version's hash of the same grid stays."""
+        """The recorded hash, which an earlier version may have computed otherwise; else that of the grid."""
         return str((self.record() or {}).get("hash") or grid.hash)
 
     def cells(self) -> list[dict[str, Any]]:
-        """Every cell with its state and results, in the order of the grid.
+        """Read every cell's state and results.
 
-        Outcomes of other settings of generation and judge than the last line's are left out: they are not comparable.
+        Returns:
+            Cells in the order of the grid, each with id, point, overrides, state, reason, step, metrics and cost.
+            Metrics of evaluations under other settings than the last command line's are left out: they are not
+            comparable.
         """
         found = []
         record = self.record() or {}
@@ -191,13 +218,13 @@ class SweepDirectory:
         return found
 
     def ended(self) -> int:
-        """When the newest of its cells ended, in training or in evaluation: its file's time of change in ns; 0 before."""
+        """When the last cell ended training or evaluation: modification time of its file in ns; 0 if none has."""
         runs = [self.cell(c["id"]) for c in (self.record() or {}).get("cells", [])]
         files = [file for run in runs for file in (run.summary_file, run.path / OUTCOME)]
         return max((f.stat().st_mtime_ns for f in files if f.is_file()), default=0)
 
     def write_summary(self, best: Mapping[str, Any] | None) -> dict[str, Any]:
-        """summary.json from what the run directories say now."""
+        """Write summary.json from the run directories, and return its content."""
         record = self.record() or {}
         keys = ("id", "overrides", "state", "reason", "metrics", "cost")
         summary = {
@@ -210,14 +237,14 @@ class SweepDirectory:
         return summary
 
 
-def _is_of(place: Path, grid: Grid) -> bool:
+def _is_same_sweep(place: Path, grid: Grid) -> bool:
     """Whether the sweep recorded at `place` is the grid's."""
     old = read(place)
-    return old is not None and not _differences(old, grid) and not _swept_by_one(old, grid)
+    return old is not None and not _differences(old, grid) and not _keys_swept_in_one(old, grid)
 
 
 def _is_earlier(place: Path, typed: Typed) -> bool:
-    """Whether the same line began the sweep at `place` under older numerics."""
+    """Whether the same command line made the sweep at `place` under older numerics."""
     old = read(place) or {}
     by_it = any(line.get("texts") == list(typed.texts) for line in old.get("lines", []))
     return by_it and identity.numerics_of(old) < max(identity.NUMERICS)
@@ -229,21 +256,21 @@ def _differences(old: Mapping[str, Any], grid: Grid) -> dict[str, tuple[Any, Any
     return identity.differing(base if isinstance(base, dict) else {}, grid.base)
 
 
-def _swept_by_one(old: Mapping[str, Any], grid: Grid) -> list[str]:
+def _keys_swept_in_one(old: Mapping[str, Any], grid: Grid) -> list[str]:
     return [f"swept {k}" for k in sorted(set(old.get("keys", [])) ^ set(grid.keys))]
 
 
 def another(directory: Path, grid: Grid) -> str | None:
-    """One line on the newest sweep of the same name that this grid does not belong to, if there is one."""
+    """A line for the user on the newest other sweep of the same name; None without any, or if `directory` exists."""
     siblings = [p for p in directory.parent.glob(f"{grid.name}-*") if (p / "sweep.json").is_file() and p != directory]
     if directory.exists() or not siblings:
         return None
     newest = max(siblings, key=lambda p: (p / "sweep.json").stat().st_mtime)
     old = SweepDirectory(newest).record() or {}
-    keys = [*_differences(old, grid), *_swept_by_one(old, grid)] or ["sweep.json"]
+    keys = [*_differences(old, grid), *_keys_swept_in_one(old, grid)] or ["sweep.json"]
     return f"another sweep than {newest.name} (differs in: {', '.join(keys[:6])}{' ...' if len(keys) > 6 else ''})"
 
 
-def _order(value: Any) -> tuple[int, float, str]:
+def _sort_key(value: Any) -> tuple[int, float, str]:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return (0, float(value), "") if number else (1, 0.0, str(value))

@@ -1,4 +1,4 @@
-"""From a sweep's name or file and a command line to cells: which configurations, and what makes each one itself."""
+"""Cells of a sweep, each a resolved configuration with its id, from a sweep's name or file and a command line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Cell:
 
     id: str
     point: Mapping[str, Any]  # swept key -> value
-    overrides: tuple[str, ...]  # the same as text
+    overrides: tuple[str, ...]  # the point as override strings
     cfg: TrainConfig
 
 
@@ -55,14 +55,21 @@ class Grid:
 
     @property
     def hash(self) -> str:
+        """Identity of the sweep, for its directory's name: base settings and swept keys."""
         return digest([chosen(self.base), sorted(self.keys)])[:8]
 
 
 def find(name: str) -> SweepFile:
-    """The sweep file of a shipped name, or at a path.
+    """Read a sweep file.
+
+    Args:
+        name: name of a shipped sweep, or path of a .yaml or .yml file.
+
+    Returns:
+        The file's content; a value of `grid` may still be any Hydra sweep string.
 
     Raises:
-        ConfigError: there is none, or it is not of the form {description, base, grid}.
+        ConfigError: there is no such file, or its content is not of the form {description, base, grid}.
     """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
@@ -97,7 +104,7 @@ def find(name: str) -> SweepFile:
 
 
 def _sweep_text(value: Any) -> str:
-    """One value of the grid as the grammar takes it. An item of a list is one value, also where it holds a comma."""
+    """A value of `grid` as a Hydra sweep string. An item of a list is one value, even with a comma in it."""
     return ",".join(_item(v) for v in value) if isinstance(value, list) else str(value)
 
 
@@ -112,13 +119,22 @@ def _item(value: Any) -> str:
 
 
 def make(name: str | None, texts: Sequence[str], sources: Sources) -> Grid:
-    """The grid of a named sweep under a command line.
+    """Make the grid of a sweep.
 
     A swept key on the command line replaces the file's values for it, a comma list or range on a new key adds a
     dimension, a single value changes the base.
 
+    Args:
+        name: as for `find`; None if the command line alone says what is swept.
+        texts: overrides of the command line.
+        sources: config directories.
+
+    Returns:
+        All cells, without duplicates.
+
     Raises:
-        ConfigError: unknown names, bad values (in any cell), or nothing to sweep.
+        ConfigError: a name is unknown, a value is invalid in some cell, a swept key changes no cell, both gammas are
+            set, or no key is swept.
     """
     file = find(name) if name else SweepFile("sweep")
     swept: dict[str, Override] = {}
@@ -157,7 +173,7 @@ def make(name: str | None, texts: Sequence[str], sources: Sources) -> Grid:
 
 
 def _check_keys(swept: Mapping[str, Override], points: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> None:
-    """Raises ConfigError: a swept key makes no difference to any cell; its other values would be left out silently."""
+    """Raise ConfigError if a swept key changes no cell: its other values would be dropped silently."""
     for key, override in swept.items():
         found: dict[str, set[str]] = {}
         for point, cell in zip(points, ids, strict=True):
@@ -168,7 +184,7 @@ def _check_keys(swept: Mapping[str, Override], points: Sequence[Mapping[str, Any
 
 
 def _base(cfg: TrainConfig, keys: tuple[str, ...], layers: Sequence[Line]) -> dict[str, Any]:
-    """Resolved settings outside the swept keys, and what was said about keys inside a swept group."""
+    """Resolved settings outside the swept keys, and overrides of keys inside a swept config group."""
     inside = tuple(k.replace("/", ".") for k in keys)
 
     def is_swept(name: str) -> bool:
@@ -180,7 +196,7 @@ def _base(cfg: TrainConfig, keys: tuple[str, ...], layers: Sequence[Line]) -> di
 
 
 def _line(point: Mapping[str, Any], sources: Sources) -> Line:
-    """The layer of one cell. Values go in as they are: written out and read again, a text could become another type."""
+    """The overrides of one cell. Values are not written out and parsed again: a text could become another type."""
     known = sources.groups()
     groups = {key: value for key, value in point.items() if "/" in key or key in known}
     chosen = read_line([f"{key}={_text(value)}" for key, value in groups.items()], sources)
@@ -204,7 +220,7 @@ def _values(override: Override) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Floats rounded to 12 decimals, whole ones as such: 0, 0.0 and -0.0 are one value."""
+    """Round floats to 12 decimals and make whole ones int: 0, 0.0 and -0.0 are one value."""
     if isinstance(value, float):
         value = round(value, 12) + 0.0
         return int(value) if value.is_integer() and abs(value) < 1e15 else value

@@ -1,9 +1,9 @@
 """Intervals for a sweep's outcomes: per point, and for every point's advantage over its control at once.
 
-Two things vary when a sweep is repeated: the prompts that are asked, and what a training ends up with from another
-seed. Prompts are many, so they are resampled (paired: all points and seeds see the same draw). Seeds are two or three,
-and resampling so few shrinks their variance by (S - 1)/S and knows only a handful of outcomes; training noise is
-therefore drawn from a normal of estimated size (`noise`).
+Two things vary when a sweep is repeated: the prompts, and the results of training with another seed. Prompts are many,
+so they are resampled (paired: all points and seeds see the same draw). Seeds are two or three, and resampling so few
+shrinks their variance by (S - 1)/S and knows only a handful of outcomes; training noise is therefore drawn from a
+normal of estimated variance (see `seed_noise`).
 
 Picking the best of many points favours the winner. The intervals of `advantages` are therefore simultaneous: all of
 them hold together with 95 %, so the winner's does, whichever it is.
@@ -34,8 +34,8 @@ LEVEL = 0.95
 # Half-widths are compared in units of this quantile of |e|: one standard deviation of a normal. The standard deviation
 # itself is infinite where training noise has one or two degrees of freedom.
 _ONE_SIGMA = 0.6827
-# Where no prompt differs from another, resampling shows no variance. One prompt's worth of doubt remains: with this
-# quantile a half-width of 2/P, close to the rule of three (Hanley and Lippman-Hand 1983).
+# If all prompts have the same outcome, resampling shows no variance. The half-width is then at least that of one prompt
+# in P: with this quantile about 2/P, close to the rule of three (Hanley and Lippman-Hand 1983).
 _NORMAL = 1.96
 
 
@@ -49,6 +49,7 @@ class Estimate:
 
     @property
     def excludes_zero(self) -> bool:
+        """Whether zero is outside the interval."""
         return self.low > 0 or self.high < 0
 
 
@@ -57,9 +58,17 @@ def advantages(
 ) -> list[Estimate | None]:
     """Mean paired difference of each (point, control) pair, with simultaneous intervals.
 
-    None for a pair that shares no seed or has fewer than two prompts. With one seed each, training noise is read off
-    neighbours on `lines`; without those the interval is about the trained models alone, and another training may
-    differ by more.
+    With one seed each, training noise is estimated from neighbours on `lines`; without those the interval is about the
+    trained models alone, and another training may differ by more.
+
+    Args:
+        points: outcomes of each point: seed -> [P] in [0, 1].
+        pairs: indices (point, control) into `points`, K of them.
+        lines: points along which the outcome should change smoothly.
+        seed: of the bootstrap.
+
+    Returns:
+        K estimates; None for a pair that shares no seed or has fewer than two prompts.
     """
     rng = np.random.default_rng(seed)
     shared = [[s for s in points[k] if s in points[control]] for k, control in pairs]
@@ -116,7 +125,7 @@ def _prompts(points: Sequence[Runs]) -> int:
 
 
 def _resampled(values: Array, rng: np.random.Generator) -> Array:
-    """Errors of the means of `values` [K, P] when prompts are drawn anew, the same for every row: [R, K]."""
+    """Errors [R, K] of the means of `values` [K, P] over resampled prompts, the same resample for every row."""
     prompts = values.shape[1]
     counts = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=DRAWS)  # [R, P]
     # A resample's variance is (P - 1)/P of the sample's.

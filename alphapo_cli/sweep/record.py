@@ -1,7 +1,7 @@
-"""sweep.json, read without a configuration's schema: which cells a sweep has, and which of them a typed line named.
+"""sweep.json, read without a configuration's schema: the cells of a sweep, and which of them a command line named.
 
-Composing a grid takes longer than reading the state of all its cells. So sweep.json keeps the cells of every line that
-ran, under a key of all that its meaning depends on; `--status` of the same line reads them there.
+Composing a grid takes longer than reading the state of all its cells. So sweep.json keeps the cells of every
+command line that ran, under a hash of all that its meaning depends on; `--status` of the same line reads them there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WIN_RATE = "glassbox/true_win_rate"
 JUDGED = "eval/win_rate"
 # In order of preference; the first that every complete cell has is the outcome of the sweep.
 OUTCOMES = (JUDGED, WIN_RATE, "rewards/accuracies")
-KEPT = 16  # lines that sweep.json remembers, the newest
+KEPT = 16  # command lines in sweep.json, the newest
 
 
 def names_sweep(text: str) -> bool:
@@ -31,7 +31,7 @@ def names_sweep(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Typed:
-    """A line of `alphapo sweep` as it was typed, apart from where its results go."""
+    """A command line of `alphapo sweep` as typed, without --out."""
 
     texts: tuple[str, ...]  # name and overrides
     config_dir: Path | None = None
@@ -39,37 +39,37 @@ class Typed:
 
     @property
     def name(self) -> str:
-        """What the sweep's directory is called before its hash."""
+        """The name of the sweep's directory, without its hash."""
         named = bool(self.texts) and names_sweep(self.texts[0])
         return Path(self.texts[0]).stem if named else "sweep"
 
     @cached_property
     def key(self) -> str:
-        """Changes with anything that could make the line mean other cells: its text, YAML, or the program."""
+        """Hash of all that decides the cells of the line: its text, YAML files, and the program."""
         package = Path(__file__).resolve().parents[1]
         folders = {package, shipped("conf"), shipped("sweeps"), *([self.config_dir] if self.config_dir else [])}
         own = [Path(text) for text in self.texts[:1] if text.endswith((".yaml", ".yml"))]
         files = {name: str(path) for name, path in self.files.items() if path is not None}
-        stamps = [_stamp(folder) for folder in sorted(folders)] + [_facts(path) for path in own]
+        stamps = [_file_stamps(folder) for folder in sorted(folders)] + [_size_and_mtime(path) for path in own]
         return digest([list(self.texts), str(self.config_dir), files, stamps])
 
     def record(self, cells: Mapping[str, Sequence[str]], plan: Sequence[Any] | None) -> dict[str, Any]:
-        """What sweep.json keeps: overrides by cell, and a plan's `lines`."""
+        """The entry of sweep.json: overrides by cell, and a plan's `lines`."""
         listed = {k: list(v) for k, v in cells.items()}
         return {"key": self.key, "texts": list(self.texts), "cells": listed, "plan": plan}
 
 
 @dataclass(frozen=True)
 class RecordedCells:
-    """What sweep.json says of a typed line."""
+    """The cells that sweep.json has of a command line."""
 
     path: Path  # the sweep's directory
     cells: Mapping[str, Sequence[str]]  # overrides by cell, in the grid's order
-    key: str | None  # of the outcome that the line asks for; None: it asks for none
+    key: str | None  # of the line's evaluation plan; None without one
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """sweep.json of a directory, or None where there is none that can be read; damaged lines in it are left out."""
+    """Read a directory's sweep.json; None if there is none that can be read. Damaged `lines` are left out."""
     try:
         loaded = json.loads((path / "sweep.json").read_bytes())
     except (OSError, ValueError):
@@ -112,11 +112,11 @@ def _are_texts(found: Any) -> bool:
 
 
 def recorded(typed: Typed, out: Path | None) -> RecordedCells | None:
-    """What a sweep remembers of this very line; None where composing it must tell (also who to blame for a bad one)."""
+    """The recorded cells of a command line; None if the grid must be composed, which also reports its errors."""
     try:
         if any(path is not None and not path.exists() for path in typed.files.values()):
             return None
-        for place in _places(typed, out):
+        for place in _candidates(typed, out):
             found = read(place) or {}
             if out is None and place.name != f"{found.get('name')}-{found.get('hash')}":
                 continue
@@ -131,8 +131,8 @@ def recorded(typed: Typed, out: Path | None) -> RecordedCells | None:
     return None
 
 
-def _places(typed: Typed, out: Path | None) -> Iterator[Path]:
-    """Directories where the line's sweep may be: a run.dir that YAML sets is not looked into."""
+def _candidates(typed: Typed, out: Path | None) -> Iterator[Path]:
+    """Directories where the line's sweep may be; a run.dir that YAML sets is not searched."""
     if out is not None:
         yield out.expanduser()
         return
@@ -141,17 +141,17 @@ def _places(typed: Typed, out: Path | None) -> Iterator[Path]:
     yield from (file.parent for file in root.glob(f"{typed.name}-*/sweep.json"))
 
 
-def _stamp(folder: Path) -> list[Any]:
-    """Name, size and time of change of every file that a grid's meaning depends on."""
+def _file_stamps(folder: Path) -> list[Any]:
+    """Name, size and modification time of every file in a folder."""
     found = []
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name != "__pycache__")
         within = os.path.relpath(place, folder)
-        found += [[within, name, *_facts(Path(place, name))] for name in sorted(files)]
+        found += [[within, name, *_size_and_mtime(Path(place, name))] for name in sorted(files)]
     return found
 
 
-def _facts(path: Path) -> list[int]:
+def _size_and_mtime(path: Path) -> list[int]:
     try:
         facts = path.stat()
     except OSError:

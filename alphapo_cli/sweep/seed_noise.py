@@ -1,12 +1,12 @@
-"""Training noise: how much the mean outcome of a run changes when it is trained again from another seed.
+"""Training noise: how much the mean outcome of a run changes with another seed.
 
 Seeds are two or three a point, too few to estimate it for each point. It is estimated over all points together, as an
 analysis of variance does; a point whose own seeds disagree more than that keeps its own. With one seed each there is
 nothing to compare but neighbours: along a smooth curve over alpha, a point lies between the two beside it but for
 noise (pseudo-residuals, Gasser, Sroka and Jennen-Steinmetz 1986). A curve that really is jagged counts as noise then.
 
-The mean square that a run's mean shows includes what its finitely many prompts do to it. That part is resampled with
-the prompts, so it is taken out: draws of the variance that is left follow Weerahandi's generalised pivots (1993).
+The mean square of a run's mean includes the variance from its finitely many prompts. That part is resampled with the
+prompts, so it is subtracted: draws of the remaining variance follow Weerahandi's generalised pivots (1993).
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import numpy as np
 Array = np.ndarray
 Runs = Mapping[Hashable, Array]  # of one point: seed -> outcome of every prompt, [P]
 Line = Sequence[tuple[float, int]]  # points (x, index) along which the outcome should change smoothly, x ascending
-# Fewer neighbours than these say too little: five points have three inner ones.
+# Fewer points give too few contrasts: five points have three inner ones.
 LEAST_ON_A_LINE = 5
 
 
 @dataclass(frozen=True)
 class Scatter:
-    """The mean square of the runs' means about what is expected of them, per point."""
+    """The mean square of the runs' means about their expectation, per point."""
 
     squares: list[float]
     freedom: int
-    from_prompts: float  # the part of it that is due to prompts and draws of answers
+    from_prompts: float  # the part that is due to prompts and sampled answers
     by_neighbours: bool = False
 
     def draws(self, points: Sequence[Runs], count: int, rng: np.random.Generator) -> list[dict[Hashable, Array]]:
-        """Training noise of every run, `count` draws each; they carry the uncertainty of its size."""
+        """Draw the training noise of every run, [count] each, with the uncertainty of its variance."""
         chi = rng.chisquare(self.freedom, size=count)
         made: list[dict[Hashable, Array]] = []
         for square, runs in zip(self.squares, points, strict=True):
@@ -43,18 +43,24 @@ class Scatter:
 
 
 def scatter(points: Sequence[Runs], lines: Sequence[Line], crossed: float, *, common_seeds: bool) -> Scatter | None:
-    """From seeds where any point has two, else from neighbours on `lines`; None where neither says anything.
+    """Estimate training noise from seeds if any point has two, else from neighbours on `lines`.
 
-    `crossed`: mean square per prompt of what neither seed nor prompt explains, over P. `common_seeds`: what a seed
-    does to all points alike cancels in differences and is left out.
+    Args:
+        points: outcomes of each point: seed -> [P].
+        lines: points along which the outcome should change smoothly.
+        crossed: the interaction of seed and prompt, as `crossed` returns it.
+        common_seeds: whether the effect of a seed on all points alike is left out, because it cancels in differences.
+
+    Returns:
+        The estimate, or None if there are neither two seeds nor enough neighbours.
     """
-    found = _of_seeds(points, crossed, common_seeds)
-    # Where seeds are too few to tell what they do to all points alike, it counts as noise.
-    return found or _of_seeds(points, crossed, False) or _of_neighbours(points, lines)
+    found = _from_seeds(points, crossed, common_seeds)
+    # With too few seeds to separate their common effect on all points, it counts as noise.
+    return found or _from_seeds(points, crossed, False) or _from_neighbours(points, lines)
 
 
 def crossed(stacks: Sequence[Array]) -> float:
-    """Mean square of what neither seed nor prompt explains in stacks of [S, P], over P; 0 with one seed."""
+    """Mean square of the seed-prompt interaction in stacks of [S, P], divided by P; 0 with one seed."""
     total, freedom = 0.0, 0
     for stack in stacks:
         seeds, prompts = stack.shape
@@ -63,7 +69,7 @@ def crossed(stacks: Sequence[Array]) -> float:
     return total / freedom / stacks[0].shape[1] if freedom else 0.0
 
 
-def _of_seeds(points: Sequence[Runs], crossed: float, common_seeds: bool) -> Scatter | None:
+def _from_seeds(points: Sequence[Runs], crossed: float, common_seeds: bool) -> Scatter | None:
     runs = [(k, s) for k, of_point in enumerate(points) for s in of_point]
     seeds = {s: i for i, s in enumerate(dict.fromkeys(s for _, s in runs))} if common_seeds else {}
     design = np.zeros((len(runs), len(points) + len(seeds)))
@@ -86,7 +92,7 @@ def _of_seeds(points: Sequence[Runs], crossed: float, common_seeds: bool) -> Sca
     return Scatter([max(pooled, square) for square in own], freedom, crossed)
 
 
-def _of_neighbours(points: Sequence[Runs], lines: Sequence[Line]) -> Scatter | None:
+def _from_neighbours(points: Sequence[Runs], lines: Sequence[Line]) -> Scatter | None:
     squares, from_prompts = [], []
     for line in lines:
         known = [(x, next(iter(points[k].values()))) for x, k in line if points[k]]

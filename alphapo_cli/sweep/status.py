@@ -1,4 +1,4 @@
-"""`alphapo sweep --status` and `--dry-run`: what is known of every cell, from state files alone."""
+"""The table of `alphapo sweep --status` and `--dry-run`, made from state files alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from alphapo_cli.sweep.record import OUTCOMES
 def show(
     path: Path, cells: Mapping[str, Sequence[str]], key: str | None, would_run: Collection[str] | None = None
 ) -> None:
-    """Print the table; a pipe, which has no width of its own, gets 160 columns."""
+    """Print `status_table`; a pipe, which has no width of its own, gets 160 columns."""
     wide = Console()
     (wide if wide.is_terminal else Console(width=160)).print(status_table(path, cells, key, would_run))
 
@@ -24,9 +24,16 @@ def show(
 def status_table(
     path: Path, cells: Mapping[str, Sequence[str]], key: str | None, would_run: Collection[str] | None = None
 ) -> Table:
-    """State, step, displacement, outcome and reason of cells of the sweep at `path`, given as id -> overrides.
+    """Make the table of cells: state, step, displacement, outcome and reason.
 
-    `key`: of the outcome that the line asks for, if it asks for any; `would_run`: ids, for a column of its own.
+    Args:
+        path: the sweep's directory.
+        cells: id -> overrides.
+        key: key of the evaluation plan of the command line, whose outcomes are shown; None if it has no plan.
+        would_run: ids of cells that the command line would run, for a column of its own; None for no such column.
+
+    Returns:
+        A row for each cell.
     """
     made = Table(title=f"{escape(path.name)}: {len(cells)} cells", title_justify="left")
     dry = ("would run",) if would_run is not None else ()
@@ -39,7 +46,7 @@ def status_table(
         metrics = last_row(run.metrics) if state == "running" else summary.get("metrics") or {}
         step = metrics.get("step") if state == "running" else summary.get("step")
         judged = run.outcome()
-        theirs = key is None or judged.get("key") == key  # what other settings found is not this line's outcome
+        theirs = key is None or judged.get("key") == key  # an outcome under other settings is not shown
         found = {**metrics, **(judged.get("metrics", {}) if theirs else {})}
         result = next((found[name] for name in OUTCOMES if found.get(name) is not None), None)
         missing = judged.get("reason") or NOT_EVALUATED
