@@ -92,6 +92,13 @@ def _young_garbage() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def _environment_put_back() -> Iterator[None]:
+    """Libraries set variables as they are used (TOKENIZERS_PARALLELISM, WANDB_MODE): not for the tests that follow."""
+    with unittest.mock.patch.dict(os.environ):
+        yield
+
+
 def environment(cache: Path, extra: dict[str, str] | None = None) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
     return {**kept, "ALPHAPO_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **(extra or {})}
