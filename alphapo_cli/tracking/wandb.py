@@ -20,8 +20,9 @@ from typing import Any
 from alphapo_cli.config.schema import TrackingConfig
 from alphapo_cli.errors import first_line
 from alphapo_cli.storage.atomic import jsonable
+from alphapo_cli.tracking.secrets import without_secrets
 from alphapo_cli.tracking.tracker import Lines, NullTracker, Row, Tracker, rows_by_step
-from alphapo_cli.tracking.wandb_preflight import online_obstacle, tracking_mode, warn, without_secrets
+from alphapo_cli.tracking.wandb_preflight import online_obstacle, tracking_mode, warn
 
 _INIT_TIMEOUT = 20.0  # seconds; wandb's default of 90 would delay every run on a machine without a network
 _FINISH_TIMEOUT = 60.0  # seconds for uploading the rest; what is not uploaded stays on disk for `wandb sync`

@@ -18,7 +18,8 @@ import pytest
 from alphapo_cli.evaluation import length_controlled as lc
 from alphapo_cli.evaluation.formats import ModelOutputs, read_outputs
 from alphapo_cli.evaluation.judges.openai_response import first_token
-from alphapo_cli.evaluation.judges.protocol import fill, is_switched, load_template, preference
+from alphapo_cli.evaluation.judges.prompt import fill, load_template
+from alphapo_cli.evaluation.judges.protocol import is_switched, preference
 from alphapo_cli.evaluation.winrate import shares, win_rates
 from tests.evaluation.eval_world import SHARED, alphapo, load, needs_shared
 

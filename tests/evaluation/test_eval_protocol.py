@@ -11,18 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alphapo_cli.errors import UsageError
-from alphapo_cli.evaluation.judges.protocol import (
-    Message,
-    Pair,
-    Template,
-    asks,
-    fill,
-    is_switched,
-    load_template,
-    preference,
-    probability_first,
-    split_chat,
-)
+from alphapo_cli.evaluation.judges.prompt import Message, Template, fill, load_template, split_chat
+from alphapo_cli.evaluation.judges.protocol import Pair, asks, is_switched, preference, probability_first
 from tests.evaluation.eval_world import write
 
 

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from alphapo_cli.data.glassbox import world as glassbox
-from alphapo_cli.evaluation.judges import protocol
+from alphapo_cli.evaluation.judges import prompt, protocol
 from alphapo_cli.generation.vllm_process import VLLMProcess
 from tests.evaluation.eval_world import alphapo, load, one_line, write
 from tests.evaluation.local_judge import WORDS, save, tokenizer
@@ -62,7 +62,7 @@ def questions(world: Path) -> dict[str, list[int]]:
         shown = [base[row["instruction"]], row["output"]]
         if protocol.is_switched(row["instruction"]):
             shown.reverse()
-        messages = protocol.fill(protocol.load_template(None), row["instruction"], *shown)
+        messages = prompt.fill(prompt.load_template(None), row["instruction"], *shown)
         chat = [{"role": m.role, "content": m.content} for m in messages]
         found[row["instruction"]] = tokenizer().apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
     return found

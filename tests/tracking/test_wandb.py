@@ -22,9 +22,10 @@ from PIL import Image
 
 from alphapo_cli.config.schema import TrackingConfig
 from alphapo_cli.tracking import metrics, wandb_preflight
+from alphapo_cli.tracking.secrets import without_secrets
 from alphapo_cli.tracking.tracker import NullTracker
 from alphapo_cli.tracking.wandb import WandbTracker, log_group_summary, open_tracker
-from alphapo_cli.tracking.wandb_preflight import tracking_mode, without_secrets
+from alphapo_cli.tracking.wandb_preflight import tracking_mode
 from tests.wandb_file import live_files, read
 
 STEPS = range(0, 65, 16)

@@ -1,7 +1,7 @@
 """The interfaces of judges and of the engines behind judge models.
 
 Judge            replay, glassbox: immediate and free
-└── ModelJudge   a language model: `asking` implements protocol and journal, a JudgeEngine runs the model
+└── ModelJudge   a language model: `model_judge` implements protocol and journal, a JudgeEngine runs the model
     JudgeEngine  openai (an endpoint), vllm (a child process)
 """
 

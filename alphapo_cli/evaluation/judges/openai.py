@@ -18,7 +18,8 @@ import httpx
 from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.judges.judge import JudgingResult, Record
 from alphapo_cli.evaluation.judges.openai_session import Session
-from alphapo_cli.evaluation.judges.protocol import Ask, estimate_tokens
+from alphapo_cli.evaluation.judges.prompt import estimate_tokens
+from alphapo_cli.evaluation.judges.protocol import Ask
 from alphapo_cli.evaluation.judges.registry import check_key
 from alphapo_cli.evaluation.schema import JudgeConfig
 

@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from alphapo_cli.evaluation.judges.judge import JudgingResult, Record, Reply, Unusable
 from alphapo_cli.evaluation.judges.openai_response import error_message, first_token, retry_after
-from alphapo_cli.evaluation.judges.protocol import Ask, Message
+from alphapo_cli.evaluation.judges.prompt import Message
+from alphapo_cli.evaluation.judges.protocol import Ask
 from alphapo_cli.evaluation.schema import JudgeConfig
 from alphapo_cli.runtime.signals import SIGNALS
 

@@ -81,7 +81,7 @@ def check_judge(cfg: JudgeConfig, annotations: Path | None) -> None:
         read_annotations(annotations)
     if cfg.name not in ("openai", "vllm"):
         return
-    from alphapo_cli.evaluation.judges.protocol import load_template
+    from alphapo_cli.evaluation.judges.prompt import load_template
 
     load_template(cfg.prompt_file)
     if cfg.name == "openai":
@@ -124,7 +124,7 @@ def build(cfg: JudgeConfig, outputs: ModelOutputs, annotations: Path | None) -> 
         from alphapo_cli.evaluation.judges.glassbox import Glassbox
 
         return Glassbox()
-    from alphapo_cli.evaluation.judges.asking import ModelJudge
+    from alphapo_cli.evaluation.judges.model_judge import ModelJudge
 
     if cfg.name == "openai":
         from alphapo_cli.evaluation.judges.openai import OpenAIEngine

@@ -12,6 +12,7 @@ from alphapo_cli.errors import AlphapoError, Interrupted
 from alphapo_cli.evaluation.judges import protocol
 from alphapo_cli.evaluation.judges.journal import FILE, Answered, Journal
 from alphapo_cli.evaluation.judges.judge import Judged, JudgeEngine, JudgingResult, Verdict
+from alphapo_cli.evaluation.judges.prompt import load_template
 from alphapo_cli.evaluation.judges.protocol import Ask, Pair
 from alphapo_cli.evaluation.schema import JudgeConfig
 
@@ -21,7 +22,7 @@ class ModelJudge:
 
     def __init__(self, engine: JudgeEngine, cfg: JudgeConfig) -> None:
         self.engine, self.cfg = engine, cfg
-        self.template = protocol.load_template(cfg.prompt_file)
+        self.template = load_template(cfg.prompt_file)
         self.annotator = cfg.annotator or f"alphapo_{cfg.name}_{cfg.model}"
 
     def identity(self) -> dict[str, Any]:
