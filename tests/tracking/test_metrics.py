@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
+
 import pytest
 
+import alphapo_cli
 from alphapo_cli.errors import UsageError
 from alphapo_cli.tracking import metrics
 
 KEYS = metrics.keys()
+KEY = re.compile(r"[a-z]+(/[a-z0-9_]+)+")
 
 
 def test_every_key_of_the_catalogue_is_one_sentence() -> None:
@@ -62,3 +68,17 @@ def test_the_probes_keys_of_the_design_are_all_there() -> None:
 def test_what_bad_looks_like_goes_along_with_the_batchs_key() -> None:
     assert "likelihood displacement" in str(metrics.lookup("displacement/chosen").bad)
     assert metrics.lookup("train/rewards/margins").bad == metrics.lookup("rewards/margins").bad
+
+
+def test_every_metric_that_the_code_names_is_in_the_catalogue() -> None:
+    # Keys are written out where they are read, so that what W&B shows can be searched for; this catches misspelt ones.
+    families = {key.split("/")[0] for key in KEYS}
+    named = {
+        (path.name, node.lineno, node.value)
+        for path in Path(alphapo_cli.__path__[0]).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and KEY.fullmatch(node.value)
+    }
+    named = {entry for entry in named if entry[2].split("/")[0] in families}
+    assert len(named) > 50
+    assert {entry for entry in named if entry[2] not in KEYS} == set()
