@@ -248,23 +248,20 @@ def _track(
     failed: bool,
 ) -> None:
     """Log the sweep as a W&B run in the group of its cells, with its pictures and a table of its cells."""
-    from alphapo_cli.tracking.wandb import log_group_summary
+    from alphapo_cli.tracking.wandb import log_group_summary, open_tracker
 
-    cfg = grid.cells[0].cfg.tracking
+    cfg, name = grid.cells[0].cfg.tracking, directory.path.name
+    # The same grid may run elsewhere.
+    run_id = f"sweep-{digest([directory.hash(grid), str(directory.path.resolve())])[:12]}"
     rows = [
         {"cell": c["id"], "overrides": " ".join(c["overrides"]), "state": c["state"], **c["metrics"]}
         for c in summary["cells"]
     ]
     hint = log_group_summary(
-        cfg,
-        directory.path,
-        run_id=f"sweep-{digest([directory.hash(grid), str(directory.path.resolve())])[:12]}",  # the same grid may run elsewhere
-        name=directory.path.name,
-        group=directory.path.name,
-        config=dict(grid.base),
-        pictures=pictures,
-        cells=rows,
-        summary={"best": summary["best"]} if summary["best"] else {},
+        open_tracker(cfg, directory.path, run_id, name, name, "sweep", dict(grid.base)),
+        pictures,
+        rows,
+        {"best": summary["best"]} if summary["best"] else {},
         exit_code=int(failed),
         overlays=lambda: write.overlays(directory, analysis),
     )

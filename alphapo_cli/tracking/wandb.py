@@ -177,27 +177,17 @@ def open_tracker(
 
 
 def log_group_summary(
-    cfg: TrackingConfig,
-    sweep_dir: Path,
-    run_id: str,
-    name: str,
-    group: str,
-    config: Mapping[str, Any],
+    tracker: Tracker,
     pictures: Mapping[str, Path],
     cells: Sequence[Row],
     summary: Row,
     exit_code: int = 0,
     overlays: Callable[[], Mapping[str, Lines]] = dict,
 ) -> str | None:
-    """Log a sweep as one run of job type "sweep" in the sweep's group.
+    """Log a sweep to its own run, and finish that run.
 
     Args:
-        cfg: as for `open_tracker`; `cfg.pictures` false leaves out the pictures.
-        sweep_dir: W&B's files are written below `sweep_dir`/wandb.
-        run_id: as for `open_tracker`.
-        name: as for `open_tracker`.
-        group: the group of the sweep's cells.
-        config: the configuration that the cells share.
+        tracker: the run, of job type "sweep" in the group of the sweep's cells.
         pictures: name -> PNG file.
         cells: one flat row per cell, logged as a table.
         summary: the run's summary.
@@ -207,8 +197,7 @@ def log_group_summary(
     Returns:
         The command that uploads an offline run, or None.
     """
-    tracker = open_tracker(cfg, sweep_dir, run_id, name, group, "sweep", config)
-    for title, path in pictures.items() if cfg.pictures else ():
+    for title, path in pictures.items():
         tracker.picture(title, path, 0)
     if cells:
         tracker.table("cells", cells, 0)

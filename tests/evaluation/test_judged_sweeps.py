@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
-import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -111,6 +111,7 @@ def test_a_reference_that_another_process_makes_is_waited_for(tmp_path, shared_c
     from alphapo_cli.config.compose import compose
     from alphapo_cli.config.overrides import Sources, read_line
     from alphapo_cli.config.schema import TrainConfig
+    from alphapo_cli.stages import train_generate_evaluate
     from alphapo_cli.stages.plan import make_plan
     from alphapo_cli.stages.train_generate_evaluate import make_reference
     from alphapo_cli.storage.jsonl import LineLog
@@ -124,20 +125,26 @@ def test_a_reference_that_another_process_makes_is_waited_for(tmp_path, shared_c
     # As it is while the other process is at work: begun, not complete, its log held.
     made.unlink()
     (made.parent / "summary.json").unlink()
-    held = threading.Event()
+    held, seen = threading.Event(), threading.Event()
 
     def other():
         with LineLog(made.parent / "partial.jsonl", "alphapo generate"):
             held.set()
-            time.sleep(1.5)
+            seen.wait(60)
 
+    def wait(seconds):
+        assert seconds > 0
+        looks.append(seconds)
+        seen.set()
+        process.join(60)
+
+    looks = []
+    monkeypatch.setattr(train_generate_evaluate, "time", SimpleNamespace(sleep=wait))
     process = threading.Thread(target=other)
     process.start()
     held.wait()
-    began = time.monotonic()
     assert make_reference(plan, cfg) == made
-    assert time.monotonic() - began > 1
-    process.join()
+    assert len(looks) == 1
     assert len(json.loads(made.read_text())) == 2
     assert capsys.readouterr().err.count("waiting for the reference answers") == 1
 

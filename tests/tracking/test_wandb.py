@@ -406,8 +406,8 @@ def test_the_sweeps_own_run_carries_pictures_and_table(tmp_path: Path) -> None:
     ]
     for _ in range(2):  # the second time is the same line again
         hint = log_group_summary(
-            TrackingConfig(), tmp_path, "sweep-0f", "alpha-0f", "alpha-0f", {}, {"outcome": picture}, cells,
-            {"best": "a"}, exit_code=1,
+            open_tracker(TrackingConfig(), tmp_path, "sweep-0f", "alpha-0f", "alpha-0f", "sweep", {}),
+            {"outcome": picture}, cells, {"best": "a"}, exit_code=1,
         )  # fmt: skip
     (path,) = live_files(tmp_path)
     found = read(path)
@@ -426,9 +426,8 @@ def test_the_sweeps_own_run_carries_pictures_and_table(tmp_path: Path) -> None:
 
 def test_an_overlay_chart_holds_every_point_of_every_line(tmp_path: Path) -> None:
     lines = {"alpha=0": [(0.0, 0.0), (16.0, -0.5)], "alpha=1": [(0.0, 0.0), (16.0, -0.25)]}
-    log_group_summary(
-        TrackingConfig(), tmp_path, "s", "s", "g", {}, {}, [], {}, overlays=lambda: {"displacement/chosen": lines}
-    )
+    tracker = open_tracker(TrackingConfig(), tmp_path, "s", "s", "g", "sweep", {})
+    log_group_summary(tracker, {}, [], {}, overlays=lambda: {"displacement/chosen": lines})
     (path,) = live_files(tmp_path)
     (row,) = (r for r in read(path).history if any("overlay" in key for key in r))
     (value,) = (v for key, v in row.items() if "overlay/displacement/chosen" in key)
@@ -436,14 +435,6 @@ def test_an_overlay_chart_holds_every_point_of_every_line(tmp_path: Path) -> Non
     drawn = [dict(zip(table["columns"], cells, strict=True)) for cells in table["data"]]
     for label, line in lines.items():
         assert [(d["step"], d["lineVal"]) for d in drawn if d["lineKey"] == label] == line
-
-
-def test_pictures_can_be_switched_off(tmp_path: Path) -> None:
-    log_group_summary(
-        TrackingConfig(pictures=False), tmp_path, "s", "s", "g", {}, {"outcome": tmp_path / "no.png"}, [], {}
-    )
-    (path,) = live_files(tmp_path)
-    assert all("outcome" not in row for row in read(path).history)
 
 
 def test_the_sync_hint_can_be_pasted(tmp_path: Path) -> None:
