@@ -172,6 +172,7 @@ def test_a_real_server_judges_as_the_same_model_without_one(
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setenv("PYTHONPATH", str(FAKE))
+    monkeypatch.syspath_prepend(FAKE)  # also where no vLLM is installed
     monkeypatch.setenv("FAKE_VLLM", "")
     return monkeypatch
 

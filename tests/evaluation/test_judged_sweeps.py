@@ -46,8 +46,11 @@ class TestBeforeTraining:
         (["judge.prompt_file=gone.txt"], "gone.txt"),
         (["judge=vllm", "judge.model=./gone"], "gone"),
     ])  # fmt: skip
-    def test_what_the_judge_lacks(self, texts, says, alphapo, line, tmp_path):
+    def test_what_the_judge_lacks(self, texts, says, alphapo, line, tmp_path, monkeypatch):
         from tests.evaluation.judge_server import judged, serve
+        from tests.evaluation.test_eval_vllm import FAKE
+
+        monkeypatch.syspath_prepend(FAKE)
 
         with serve(lambda number, body: judged()) as server:
             ran = alphapo(*line, *OPENAI, f"judge.base_url={server.url}", *texts)

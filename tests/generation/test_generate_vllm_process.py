@@ -23,8 +23,9 @@ Go = Callable[..., Ran]
 
 
 @pytest.fixture
-def go(alphapo: Callable[..., Ran], tmp_path: Path) -> Go:
+def go(alphapo: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Go:
     """`alphapo generate` of 12 answers by the stand-in, with a fault."""
+    monkeypatch.syspath_prepend(FAKE)  # also where no vLLM is installed
 
     def line(fault: str = "", *more: str) -> Ran:
         env = {"PYTHONPATH": str(FAKE), "FAKE_VLLM": fault}
