@@ -25,7 +25,8 @@ from typing import Any
 def make_model(folder: Path, rng: random.Random) -> int:
     """A byte-level BPE of 8,192 tokens and a Llama of about 20M random parameters. Returns the number of parameters."""
     from alphapo_cli.config.schema import ScratchConfig
-    from alphapo_cli.modeling.loading import from_scratch, save_model
+    from alphapo_cli.modeling.loading import from_scratch
+    from alphapo_cli.modeling.saving import save_model
 
     texts = [words(rng, 400) for _ in range(400)]
     shape = ScratchConfig(

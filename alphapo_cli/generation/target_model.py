@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from alphapo_cli.data.tokenise import end_token_id
 from alphapo_cli.errors import UsageError, first_line
 from alphapo_cli.generation.run_settings import RunRecord, run_folder, run_record
 from alphapo_cli.generation.schema import SubjectConfig
-from alphapo_cli.modeling.loading import ModelSource, load_tokenizer, locate
+from alphapo_cli.modeling.adapters import adapter_settings
+from alphapo_cli.modeling.loading import ModelSource, base_source, load_tokenizer, locate
 from alphapo_cli.modeling.weight_hashes import folder_hash
 
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
@@ -52,7 +52,7 @@ class TargetModel:
         """The largest LoRA rank of the adapter; None without one."""
         if self.base is None:
             return None
-        settings = adapter_settings(self.source)
+        settings = adapter_settings(Path(self.source.location), self.asked)
         return int(max([settings["r"], *(settings.get("rank_pattern") or {}).values()]))
 
     @property
@@ -105,8 +105,7 @@ def find(model: str, cfg: SubjectConfig, cache: Path, key: str = "model", name: 
     tokenizer = load_tokenizer(source, cfg.trust_remote_code)
     base = None
     if source.adapter:
-        settings = adapter_settings(source)
-        base = locate(settings["base_model_name_or_path"], settings.get("revision"), key="its base")
+        base = base_source(source)
     config = _config(base or source, cfg.trust_remote_code)
     text = config.get_text_config()
     limits = [getattr(text, key, None) for key in _CONTEXT]
@@ -123,12 +122,6 @@ def find(model: str, cfg: SubjectConfig, cache: Path, key: str = "model", name: 
         recorded=None if folder is None else run_record(folder),
         trust_remote_code=cfg.trust_remote_code,
     )
-
-
-def adapter_settings(source: ModelSource) -> dict[str, Any]:
-    """The adapter_config.json of a PEFT adapter."""
-    settings: dict[str, Any] = json.loads((Path(source.location) / "adapter_config.json").read_bytes())
-    return settings
 
 
 def _name(model: str, source: ModelSource) -> str:

@@ -1,26 +1,25 @@
-"""Loading, initialising and saving of models and tokenizers: directories, hub names, adapters, random weights."""
+"""Loading and initialising of models and tokenizers: directories, hub names, stored adapters, random weights."""
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from alphapo_cli.config.schema import LoraConfig as LoraSettings
 from alphapo_cli.config.schema import ModelConfig, ScratchConfig
 from alphapo_cli.errors import UsageError, first_line, nearest
-from alphapo_cli.modeling.policy import bare, check_head
+from alphapo_cli.modeling.adapters import SETTINGS, adapter_settings, load_adapter, vocabulary_rows
+from alphapo_cli.modeling.policy import check_head
 from alphapo_cli.runs.identity import check_format
 from alphapo_cli.runs.state import RunState
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
 HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}
 
@@ -67,7 +66,7 @@ def locate(path: str, revision: str | None = None, key: str = "model.path") -> M
 
 
 def _local(folder: Path, asked: str, key: str) -> ModelSource:
-    adapter = (folder / "adapter_config.json").is_file()
+    adapter = (folder / SETTINGS).is_file()
     if not adapter and not (folder / "config.json").is_file():
         raise UsageError(
             f"{key}={asked}: no config.json in {folder}; give a run directory or a saved model's directory"
@@ -93,13 +92,15 @@ def _local(folder: Path, asked: str, key: str) -> ModelSource:
 
 
 def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
-    """Return the tokenizer stored beside the weights.
+    """Return the tokenizer stored beside the weights; of an adapter without one, that of its base model.
 
     Raises:
         UsageError: there is no tokenizer, or the hub cannot be reached.
     """
     from transformers import AutoTokenizer
 
+    if source.adapter and not any((Path(source.location) / name).is_file() for name in TOKENIZER_FILES):
+        source = base_source(source)
     try:
         return AutoTokenizer.from_pretrained(
             source.location, revision=source.revision, trust_remote_code=trust_remote_code
@@ -108,22 +109,16 @@ def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
         raise UsageError(f"{source.key}={source.asked}: {_load_reason(error, source, 'tokenizer')}") from error
 
 
-def base_location(source: ModelSource) -> str:
-    """Return the location of the full weights: for a stored adapter, that of its base model.
+def base_source(source: ModelSource) -> ModelSource:
+    """Return the source of the full weights: for a stored adapter, its base model.
 
     Raises:
         UsageError: the adapter names no base model, or the base is not where the adapter says.
     """
     if not source.adapter:
-        return source.location
-    try:
-        stored = json.loads((Path(source.location) / "adapter_config.json").read_text())
-        base = str(stored["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{source.key}={source.asked}: adapter_config.json names no base model; save the adapter again"
-        ) from error
-    return locate(base, key=f"base model of {source.location}").location
+        return source
+    settings = adapter_settings(Path(source.location), f"{source.key}={source.asked}")
+    return locate(settings["base_model_name_or_path"], settings.get("revision"), key=f"base model of {source.location}")
 
 
 @dataclass(frozen=True)
@@ -142,13 +137,15 @@ def model_limits(source: ModelSource, cfg: ModelConfig) -> ModelLimits:
     """
     from transformers import AutoConfig
 
+    base = base_source(source)
+    rows = vocabulary_rows(Path(source.location)) if source.adapter else None
     try:
         config = AutoConfig.from_pretrained(
-            base_location(source), revision=source.revision, trust_remote_code=cfg.trust_remote_code
+            base.location, revision=base.revision, trust_remote_code=cfg.trust_remote_code
         ).get_text_config()
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{source.key}={source.asked}: {_load_reason(error, source, 'configuration')}") from error
-    return ModelLimits(int(config.vocab_size), getattr(config, "max_position_embeddings", None))
+    return ModelLimits(rows or int(config.vocab_size), getattr(config, "max_position_embeddings", None))
 
 
 def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
@@ -160,20 +157,18 @@ def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    base = base_source(source)
     attention = None if cfg.attention in ("auto", "flex") else cfg.attention
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            base_location(source),
-            revision=source.revision,
+            base.location,
+            revision=base.revision,
             dtype=DTYPES[cfg.dtype],
             attn_implementation=attention,
             trust_remote_code=cfg.trust_remote_code,
         )
         if source.adapter:
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, source.location).merge_and_unload()
-            model.requires_grad_(True)  # peft had frozen it
+            model = load_adapter(model, Path(source.location))
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"{source.key}={source.asked}: {_load_reason(error, source, 'model')}") from error
     if attention is None and getattr(model.config, "attn_logit_softcapping", None):
@@ -236,64 +231,3 @@ def from_scratch(cfg: ScratchConfig, texts: Iterable[str], seed: int) -> tuple[A
         tie_word_embeddings=cfg.tie_word_embeddings,
     )
     return model, tokenizer
-
-
-def check_lora(cfg: LoraSettings) -> None:
-    """Check the settings of adapters.
-
-    Raises:
-        UsageError: an adapter setting is given while there are no adapters, or `target_modules` is empty.
-    """
-    changed = [f.name for f in fields(cfg) if f.name != "r" and getattr(cfg, f.name) != getattr(LoraSettings(), f.name)]
-    if cfg.r is None and changed:
-        shown = f"model.lora.{changed[0]}={getattr(cfg, changed[0])}"
-        raise UsageError(
-            f"{shown}: there are no adapters while model.lora.r is null; add model.lora.r=16, or leave it out"
-        )
-    if cfg.target_modules == []:
-        raise UsageError("model.lora.target_modules=[]: names no layer; leave it null for every linear layer")
-
-
-def add_lora(model: Any, cfg: ModelConfig, seed: int) -> Any:
-    """Return the model with fresh LoRA adapters, which leave its outputs unchanged at first; the base is frozen.
-
-    Raises:
-        UsageError: `target_modules` names a layer that the model does not have.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    lora = cfg.lora
-    assert lora.r is not None
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.r,
-        lora_dropout=lora.dropout,
-        target_modules=lora.target_modules or "all-linear",
-        task_type="CAUSAL_LM",
-    )
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return get_peft_model(model, config)
-    except ValueError as error:
-        names = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear)})
-        raise UsageError(
-            f"model.lora.target_modules={lora.target_modules}: not in this model (linear layers: {', '.join(names)})"
-        ) from error
-
-
-def save_model(lm: Any, tokenizer: Any, folder: Path, *, end_id: int, merge: bool = False) -> None:
-    """Save what plain transformers and vLLM load: safetensors, tokenizer with chat template, generation config.
-
-    An adapter is saved as such unless `merge`. `end_id`, the token that ends a completion in training, is added to the
-    ids at which generation stops: for ChatML and its like it is not the tokenizer's end-of-text token.
-    """
-    if merge and hasattr(lm, "merge_and_unload"):
-        lm = copy.deepcopy(lm).merge_and_unload()
-    bare(lm).config.use_cache = True  # off in training, on for generation
-    lm.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    generation = copy.deepcopy(bare(lm).generation_config)
-    stops = generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
-    generation.eos_token_id = list(dict.fromkeys([end_id, *(s for s in stops if s is not None)]))
-    generation.save_pretrained(folder)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphapo_cli.modeling.loading import ModelSource, base_location
+from alphapo_cli.modeling.loading import ModelSource, base_source
 from alphapo_cli.modeling.policy import bare
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.storage.atomic import write_atomic
@@ -42,7 +42,7 @@ def weights_hash(source: ModelSource, cache: Path) -> str:
     """Hash the weights that training starts from: of an adapter also its base, of a hub model its name."""
     if not source.local:
         return digest([source.location, source.revision])
-    folders = dict.fromkeys([source.location, base_location(source)])
+    folders = dict.fromkeys([source.location, base_source(source).location])
     return digest([folder_hash(Path(folder), cache, WEIGHTS) for folder in folders])
 
 

@@ -130,7 +130,7 @@ class PreferenceTrainer(Trainer):
         own = {"rng": rng_state.state(), "sums": {k: v.cpu() for k, v in self.sums.sums.items()}}
         return TrainingCheckpoint(
             step=int(self.state.global_step),
-            weights={name: tensor.detach().cpu().clone() for name, tensor in self._trained()},
+            weights=self._weights(),
             optimizer=self.optimizer.state_dict(),
             lr_scheduler=self.lr_scheduler.state_dict(),
             processes=processes.gather([own]),
@@ -140,6 +140,18 @@ class PreferenceTrainer(Trainer):
             last_probe=last_probe,
             stopped=stopped,
         )
+
+    def last_checkpoint(
+        self, step: int, *, cost: Mapping[str, Any], last_probe: Mapping[str, Any]
+    ) -> TrainingCheckpoint:
+        """Collect what is left to save after the last step: the weights, without what only another step would read."""
+        return TrainingCheckpoint(
+            step=step, weights=self._weights(), optimizer={}, lr_scheduler={}, processes=(), part_states={}, reference={},
+            cost=cost, last_probe=last_probe,
+        )  # fmt: skip
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().cpu().clone() for name, tensor in self._trained()}
 
     def resume(self, checkpoint: TrainingCheckpoint) -> None:
         """Let `train` resume from `checkpoint`."""

@@ -15,7 +15,8 @@ from alphapo_cli.config.compose import compose
 from alphapo_cli.config.overrides import Sources, read_line
 from alphapo_cli.config.schema import LoraConfig, ModelConfig, TrainConfig
 from alphapo_cli.launch.cell_order import together
-from alphapo_cli.modeling.loading import add_lora, load_model
+from alphapo_cli.modeling.adapters import add_lora
+from alphapo_cli.modeling.loading import load_model
 from alphapo_cli.modeling.policy import policy_of
 from alphapo_cli.modeling.weight_hashes import state_hash
 from alphapo_cli.objective.build import build

@@ -26,9 +26,9 @@ from alphapo_cli.data.prepare import PreparedData, prepare
 from alphapo_cli.data.text_pairs import LoadedPairs
 from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.errors import UsageError
+from alphapo_cli.modeling.adapters import check_lora
 from alphapo_cli.modeling.loading import (
     ModelLimits,
-    check_lora,
     from_scratch,
     load_model,
     load_tokenizer,

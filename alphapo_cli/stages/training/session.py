@@ -11,9 +11,8 @@ from accelerate import PartialState
 from transformers import TrainingArguments
 
 from alphapo_cli.config.schema import TrainConfig
-from alphapo_cli.data.tokenise import end_token_id
-from alphapo_cli.errors import Interrupted, in_words
-from alphapo_cli.modeling.loading import add_lora, save_model
+from alphapo_cli.errors import AlphapoError, Interrupted, in_words
+from alphapo_cli.modeling.adapters import add_lora
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.runs.checkpoints import Checkpoints, TrainingCheckpoint
@@ -24,12 +23,13 @@ from alphapo_cli.runtime.signals import StopRequest, deferred_signals
 from alphapo_cli.stages.training.assembly import run_inputs
 from alphapo_cli.stages.training.cost import Cost
 from alphapo_cli.stages.training.curves import draw_curves
+from alphapo_cli.stages.training.final_model import FinalModel
 from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData
 from alphapo_cli.stages.training.measurements import Measurements
 from alphapo_cli.stages.training.metrics_log import MetricsLog
 from alphapo_cli.stages.training.resume import Busy, check_continuable, facts_of
 from alphapo_cli.stages.training.tracker import Group, run_tracker
-from alphapo_cli.storage.atomic import jsonable, whole_directory, write_json
+from alphapo_cli.storage.atomic import jsonable, write_json
 from alphapo_cli.storage.jsonl import append_jsonl
 from alphapo_cli.storage.run_lock import LockLost, LockStatus, RunLock, acquire
 from alphapo_cli.training import guards
@@ -56,6 +56,7 @@ class TrainingSession(StepHooks):
         self.cost = Cost()
         self.order = DataOrder.of(cfg.trainer, len(start.data.train), processes.world, cfg.seed)
         self.checkpoints = Checkpoints(directory.checkpoints, cfg.trainer.save_total_limit)
+        self.final_model = FinalModel(cfg, directory, start, self._log)
         self.lock: RunLock | None = None
         self.metrics_log: MetricsLog | None = None
         self.measurements: Measurements | None = None
@@ -83,15 +84,17 @@ class TrainingSession(StepHooks):
             lm = add_lora(lm, self.cfg.model, self.cfg.seed)
         args = training_arguments(self.cfg.trainer, self.order, str(self.directory.path / "trainer"), self.cfg.seed)
         check_optimizer(args)
+        self.final_model.prepare(lm)
         policy = policy_of(lm.to(args.device), self.cfg)
         try:
-            summary, checkpoint = self.processes.first(lambda: self._open(replace))
+            summary, checkpoint = self.processes.first(lambda: self._open(replace, policy))
             return self._train_recorded(policy, args, checkpoint) if summary is None else summary
         finally:
             if self.lock is not None:
+                self.final_model.release()
                 self.lock.release()
 
-    def _open(self, replace: bool) -> tuple[dict[str, Any] | None, TrainingCheckpoint | None]:
+    def _open(self, replace: bool, policy: PolicyModel) -> tuple[dict[str, Any] | None, TrainingCheckpoint | None]:
         """Acquire the run lock and prepare the directory: (summary if the run is over, checkpoint to resume if any)."""
         lock = acquire(self.directory.lock)
         if isinstance(lock, LockStatus):
@@ -104,6 +107,8 @@ class TrainingSession(StepHooks):
             return self.directory.summary(), None
         manifest = facts_of(self.start, self.processes.world, self.order.total_steps)
         checkpoint = None if state == "pending" else self.checkpoints.load()
+        memoize = self.builder.before_training(self.cfg, policy)
+        self.final_model.reserve(memoize("bytes of the model", lambda: self.final_model.try_saving(policy)))
         if checkpoint is None:
             self.directory.begin(self.cfg, manifest)
             write_json(self.directory.path / "prompts.json", self.start.data.prompt_samples)
@@ -148,9 +153,11 @@ class TrainingSession(StepHooks):
                 self._flush(0)
             else:
                 trainer.resume(checkpoint)
-                self._log(f"continues at step {checkpoint.step} of {self.order.total_steps}")
-        if checkpoint is not None and checkpoint.stopped is not None:
-            self.ending = Ending("stopped", checkpoint.stopped)
+                over = "trained already, model not saved" if self._over(checkpoint) else "continues"
+                self._log(f"{over}: step {checkpoint.step} of {self.order.total_steps}")
+        if checkpoint is not None and self._over(checkpoint):
+            if checkpoint.stopped is not None:
+                self.ending = Ending("stopped", checkpoint.stopped)
             trainer.load_weights(checkpoint.weights)
         else:
             trainer.train()
@@ -183,15 +190,36 @@ class TrainingSession(StepHooks):
         if self.cfg.guard.non_finite:
             guards.check_weights(policy.lm, self._step())
         self._check_lock()
-        end_id = end_token_id(self.start.tokenizer, self.cfg.data)
-        # Atomically: without its generation config the model would load, but not stop at the end token.
-        with whole_directory(self.directory.model) as folder:
-            save_model(policy.lm, self.start.tokenizer, folder, end_id=end_id, merge=self.cfg.model.merge)
+        try:
+            self.final_model.save(policy)
+        except Exception as error:
+            kept = self._keep_weights()
+            raise AlphapoError(
+                f"{self.directory.model}: the trained model could not be saved ({in_words(error)}); {kept}"
+            ) from error
         if self.ending is not None:
             return self._end(self.ending.state, self.ending.reason, 0)
         summary = self._end("complete", None, 0)
         self.checkpoints.remove()
         return summary
+
+    def _keep_weights(self) -> str:
+        """Write a checkpoint from which the model can be saved without training, unless there is one; what was done."""
+        step, trainer = self._step(), self.trainer
+        if trainer is not None and self.checkpoints.steps()[-1:] != [step]:
+            last_probe = {} if self.metrics_log is None else jsonable(self.metrics_log.last_probe)
+            last = trainer.last_checkpoint(step, cost=self.cost.so_far(self._probe_seconds()), last_probe=last_probe)
+            try:
+                self.checkpoints.save(last)
+            except OSError as error:
+                return f"nor could its weights be kept ({error.strerror or error}); an earlier checkpoint is as it was"
+        return (
+            f"its weights are kept in {self.checkpoints.folder}; the same line saves the model without training again"
+        )
+
+    def _over(self, checkpoint: TrainingCheckpoint) -> bool:
+        """Whether all that is left after `checkpoint` is to save the model."""
+        return checkpoint.stopped is not None or checkpoint.step == self.order.total_steps
 
     # Hooks of the trainer, in the order in which it calls them after a step.
 

@@ -1,0 +1,210 @@
+"""LoRA adapters: fresh ones to train, stored ones to read, and merging that leaves tied weights what they were.
+
+A tied model keeps one matrix for its embeddings and its output layer. An adapter of one of the two changes that one
+alone, so merging it needs two matrices: the product is untied, in its weights and in its configuration. peft would add
+the product to the one matrix, and so to both layers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from alphapo_cli.config.schema import LoraConfig as LoraSettings
+from alphapo_cli.config.schema import ModelConfig
+from alphapo_cli.errors import UsageError
+from alphapo_cli.modeling.policy import bare
+
+SETTINGS = "adapter_config.json"
+_PREFIX = "base_model.model."
+
+
+@contextlib.contextmanager
+def handled_by_us() -> Iterator[None]:
+    """Without peft's warnings about tied weights, which `merged` unties and `saving.read_back` compares."""
+    with warnings.catch_warnings():
+        for message in (
+            r"Model (has|with) `tie_word_embeddings=True`",
+            r"Input and output embeddings are no longer tied",
+            r"Setting `save_embedding_layers`",
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        yield
+
+
+def check_lora(cfg: LoraSettings) -> None:
+    """Check the settings of adapters.
+
+    Raises:
+        UsageError: an adapter setting is given while there are no adapters, or `target_modules` is empty.
+    """
+    changed = [f.name for f in fields(cfg) if f.name != "r" and getattr(cfg, f.name) != getattr(LoraSettings(), f.name)]
+    if cfg.r is None and changed:
+        shown = f"model.lora.{changed[0]}={getattr(cfg, changed[0])}"
+        raise UsageError(
+            f"{shown}: there are no adapters while model.lora.r is null; add model.lora.r=16, or leave it out"
+        )
+    if cfg.target_modules == []:
+        raise UsageError("model.lora.target_modules=[]: names no layer; leave it null for every linear layer")
+
+
+def add_lora(model: Any, cfg: ModelConfig, seed: int) -> Any:
+    """Return the model with fresh LoRA adapters, which leave its outputs unchanged at first; the base is frozen.
+
+    Raises:
+        UsageError: `target_modules` names a layer that the model does not have.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    lora = cfg.lora
+    assert lora.r is not None
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.r,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules or "all-linear",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        with torch.random.fork_rng(devices=[]), handled_by_us():
+            torch.manual_seed(seed)
+            return get_peft_model(model, config)
+    except ValueError as error:
+        names = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear)})
+        raise UsageError(
+            f"model.lora.target_modules={lora.target_modules}: not in this model (linear layers: {', '.join(names)})"
+        ) from error
+
+
+def adapter_settings(folder: Path, name: str) -> dict[str, Any]:
+    """Read the settings of a stored adapter.
+
+    Args:
+        folder: the adapter's directory.
+        name: what messages call it.
+
+    Returns:
+        The content of adapter_config.json, whose base_model_name_or_path is a text.
+
+    Raises:
+        UsageError: adapter_config.json cannot be read, or names no base model.
+    """
+    try:
+        stored = json.loads((folder / SETTINGS).read_bytes())
+        base = stored["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{name}: {SETTINGS} names no base model; save the adapter again") from error
+    if not isinstance(base, str) or not base:
+        raise UsageError(
+            f"{name}: base_model_name_or_path in {SETTINGS} is {json.dumps(base)}: the adapter does not say which model it "
+            "changes; write the base's directory or hub name there"
+        )
+    return dict(stored)
+
+
+def load_adapter(base: Any, folder: Path) -> Any:
+    """Return `base` with a stored adapter merged into it, every parameter ready to train.
+
+    A base whose vocabulary was enlarged before the adapter was trained is enlarged here, to the rows that the adapter
+    has.
+
+    Raises:
+        UsageError: the adapter's embeddings and output layer have different numbers of rows.
+        RuntimeError, ValueError: peft cannot read the adapter, or it belongs to another model.
+    """
+    from peft import PeftModel
+
+    rows = vocabulary_rows(folder, base)
+    if rows is not None and rows != base.get_input_embeddings().weight.shape[0]:
+        base.resize_token_embeddings(rows, mean_resizing=False)
+    with handled_by_us():
+        model = merged(PeftModel.from_pretrained(base, folder))
+    model.requires_grad_(True)  # peft had frozen it
+    return model
+
+
+def vocabulary_rows(folder: Path, base: Any | None = None) -> int | None:
+    """Read the size of the vocabulary of an adapter that stores embeddings or output layer whole.
+
+    Args:
+        folder: the adapter's directory.
+        base: its base model, by whose names the two are recognised; None: by the names that most models use.
+
+    Returns:
+        Their number of rows, None where the adapter stores neither.
+
+    Raises:
+        UsageError: the two have different numbers of rows.
+    """
+    names = {"embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "embed_out"}
+    if base is not None:
+        wanted = (base.get_input_embeddings(), base.get_output_embeddings())
+        names |= {name for name, module in base.named_modules() if any(module is w for w in wanted)}
+    found = {
+        name: shape[0]
+        for name, shape in _stored_shapes(folder).items()
+        if name.endswith(".weight") and any(f".{name}".endswith(f".{n}.weight") for n in names) and len(shape) == 2
+    }
+    if len(set(found.values())) > 1:
+        sizes = ", ".join(f"{name} {n}" for name, n in sorted(found.items()))
+        raise UsageError(f"{folder}: the adapter's layers disagree about the size of the vocabulary ({sizes})")
+    return next(iter(found.values()), None)
+
+
+def _stored_shapes(folder: Path) -> dict[str, list[int]]:
+    """Shapes of the tensors of an adapter, by the names that they have in the base model."""
+    from safetensors import SafetensorError, safe_open
+
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        return {}
+    try:
+        with safe_open(file, framework="pt") as stored:
+            names = list(stored.keys())
+            return {n.removeprefix(_PREFIX): list(stored.get_slice(n).get_shape()) for n in names}
+    except SafetensorError:
+        return {}  # whoever reads the tensors says what is wrong
+
+
+def merged(model: Any) -> Any:
+    """Merge the adapters of a peft model into its base, which is changed.
+
+    Embeddings and output layer that share their weights and of which one is adapted are untied first.
+
+    Returns:
+        The base model.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    lm = bare(model)
+    uses: dict[int, int] = {}
+    for _, parameter in lm.named_parameters(remove_duplicate=False):
+        uses[parameter.data_ptr()] = uses.get(parameter.data_ptr(), 0) + 1
+    for module in lm.modules():
+        if isinstance(module, BaseTunerLayer):
+            layer = module.get_base_layer()
+            if uses.get(layer.weight.data_ptr(), 1) > 1:
+                layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=layer.weight.requires_grad)
+    with handled_by_us():
+        lm = model.merge_and_unload()
+    if is_tied(lm.config) and _weight(lm.get_input_embeddings()) is not _weight(lm.get_output_embeddings()):
+        for config in {id(c): c for c in (lm.config, lm.config.get_text_config())}.values():
+            config.tie_word_embeddings = False
+    return lm
+
+
+def is_tied(config: Any) -> bool:
+    """Whether a configuration says that embeddings and output layer share their weights."""
+    return bool(getattr(config, "tie_word_embeddings", False) or config.get_text_config().tie_word_embeddings)
+
+
+def _weight(module: nn.Module | None) -> Any:
+    return getattr(module, "weight", None)

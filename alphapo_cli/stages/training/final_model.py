@@ -1,0 +1,138 @@
+"""The trained model on disk: tried before the first step, verified before it counts as saved.
+
+What can fail at the end of a training (settings that cannot be saved, tied weights, the disk) is found out at its
+beginning, by saving the start model; the room that it took is held until the trained one needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.data.tokenise import end_token_id
+from alphapo_cli.errors import AlphapoError, UsageError, first_line
+from alphapo_cli.modeling.policy import PolicyModel, bare, policy_of
+from alphapo_cli.modeling.saving import read_back, repair_generation, save_model
+from alphapo_cli.probe.scoring import score_pairs
+from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.runtime.distributed import Processes
+from alphapo_cli.stages.training.inputs import ModelAndData
+from alphapo_cli.storage.atomic import UNBEGUN, whole_directory
+
+TRIAL, RESERVE = (f"{UNBEGUN[-1]}{name}" for name in ("trial", "reserve"))
+_SLACK = 1 << 20  # bytes beside the model, for the files that say how the run ended
+_PAIRS = 2  # pairs whose log-probs under the model read back are compared
+# Times the bound on rounding: merging rounds every weight once more, and weights of wide spread exceed the bound.
+_TOLERANCE = 4.0
+
+
+@dataclass(frozen=True)
+class FinalModel:
+    """Saves the model of one run."""
+
+    cfg: TrainConfig
+    directory: RunDirectory
+    start: ModelAndData
+    log: Callable[[str], None]
+
+    def prepare(self, lm: Any) -> None:
+        """Repair what transformers would refuse to save, and say so."""
+        left_out = repair_generation(bare(lm))
+        if left_out:
+            self.log(f"note: the model's generation settings contradict one another; left out: {', '.join(left_out)}")
+
+    def try_saving(self, policy: PolicyModel) -> int:
+        """Save the start model and remove it again.
+
+        Returns:
+            Bytes that it took.
+
+        Raises:
+            UsageError: it cannot be saved.
+        """
+        trial = self.directory.path / TRIAL
+        try:
+            trial.mkdir(parents=True, exist_ok=True)
+            self._save(policy, trial)
+            return sum(file.stat().st_size for file in trial.rglob("*") if file.is_file())
+        except OSError as error:
+            raise UsageError(
+                f"{self.directory.path}: the model cannot be saved there ({error.strerror or first_line(error)}); make room, or "
+                "choose another run.dir or run.name"
+            ) from error
+        except Exception as error:
+            raise UsageError(
+                f"{self.start.start}: this model cannot be saved, so there is no use in training it ({first_line(error)})"
+            ) from error
+        finally:
+            shutil.rmtree(trial, ignore_errors=True)
+
+    def reserve(self, size: int) -> None:
+        """Hold `size` bytes of the disk for the trained model.
+
+        Raises:
+            UsageError: the disk has no such room.
+        """
+        file = self.directory.path / RESERVE
+        try:
+            with open(file, "wb") as held:
+                os.posix_fallocate(held.fileno(), 0, size + _SLACK)
+        except OSError as error:
+            file.unlink(missing_ok=True)
+            free = shutil.disk_usage(self.directory.path).free
+            raise UsageError(
+                f"{self.directory.path}: no room for the trained model ({size / 2**20:,.0f} MiB needed, {free / 2**20:,.0f} "
+                f"MiB free; {error.strerror}); make room, or choose another run.dir"
+            ) from error
+
+    def release(self) -> None:
+        """Give the reserved room back."""
+        (self.directory.path / RESERVE).unlink(missing_ok=True)
+
+    def save(self, policy: PolicyModel) -> None:
+        """Save the trained model as model/, once it has been read back and found to be the one that was trained.
+
+        Raises:
+            AlphapoError: what was read back is another model.
+            Exception: it cannot be saved.
+        """
+        self.release()
+        with whole_directory(self.directory.model) as folder:
+            saved = self._save(policy, folder)
+            device = next(policy.parameters()).device
+            read = read_back(saved, folder, device)
+            if read.lm is not None:
+                self._compare_log_probs(policy, read.lm)
+        if read.note is not None:
+            self.log(f"note: the saved model's tensors are those that were trained; {read.note}")
+
+    def _save(self, policy: PolicyModel, folder: Path) -> Any:
+        end_id = end_token_id(self.start.tokenizer, self.cfg.data)
+        return save_model(policy.lm, self.start.tokenizer, folder, end_id=end_id, merge=self.cfg.model.merge)
+
+    def _compare_log_probs(self, policy: PolicyModel, lm: Any) -> None:
+        """Compare the log-probs of a few pairs under the trained policy and under the model read back."""
+        data = self.start.data
+        pairs = data.probe if len(data.probe) else data.train
+        pairs = pairs.select(np.arange(min(_PAIRS, len(pairs))))
+        other = policy_of(lm, self.cfg)
+        ours, theirs = (
+            score_pairs(p, pairs, batch_size=_PAIRS, pad_id=self.start.tokenizer.pad_token_id, processes=Processes())
+            for p in (policy, other)
+        )
+        lengths = np.stack([side.lengths for side in pairs.answers[:2]])
+        size = np.maximum(1, np.abs(ours) / np.maximum(lengths, 1))
+        bound = _TOLERANCE * max(policy.token_rounding, other.token_rounding) * size * np.sqrt(lengths)
+        apart = np.abs(ours - theirs)
+        if (apart > bound).any():
+            raise AlphapoError(
+                "the model read back gives other log-probs than the one that was trained (an answer's differ by up to "
+                f"{apart.max():.3g} nats; rounding explains {bound.max():.1g})"
+            )
