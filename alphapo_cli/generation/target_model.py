@@ -12,7 +12,7 @@ from alphapo_cli.data.tokenise import end_token_id
 from alphapo_cli.errors import UsageError, first_line
 from alphapo_cli.generation.run_settings import RunRecord, run_folder, run_record
 from alphapo_cli.generation.schema import SubjectConfig
-from alphapo_cli.modeling.adapters import adapter_settings
+from alphapo_cli.modeling.adapters import VOCABULARY_LAYERS, adapter_settings
 from alphapo_cli.modeling.loading import ModelSource, base_source, load_tokenizer, locate
 from alphapo_cli.modeling.weight_hashes import folder_hash
 
@@ -54,6 +54,19 @@ class TargetModel:
             return None
         settings = adapter_settings(Path(self.source.location), self.asked)
         return int(max([settings["r"], *(settings.get("rank_pattern") or {}).values()]))
+
+    @property
+    def vllm_obstacle(self) -> str | None:
+        """Why vLLM cannot apply the adapter; None where it can, or where there is no adapter."""
+        if self.base is None:
+            return None
+        settings = adapter_settings(Path(self.source.location), self.asked)
+        targets, kept = settings.get("target_modules") or [], settings.get("modules_to_save") or []
+        layers = [targets] if isinstance(targets, str) else targets  # a text is a regular expression
+        changed = sorted(name for name in [*layers, *kept] if any(part in name for part in VOCABULARY_LAYERS))
+        if kept or changed:
+            return f"its adapter changes {', '.join(changed or kept)}, to which vLLM applies none"
+        return None
 
     @property
     def whole(self) -> ModelSource:

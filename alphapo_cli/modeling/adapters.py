@@ -24,6 +24,8 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.policy import bare
 
 SETTINGS = "adapter_config.json"
+# Names of the embeddings and of the output layer in most architectures.
+VOCABULARY_LAYERS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "embed_out")
 _PREFIX = "base_model.model."
 
 
@@ -144,7 +146,7 @@ def vocabulary_rows(folder: Path, base: Any | None = None) -> int | None:
     Raises:
         UsageError: the two have different numbers of rows.
     """
-    names = {"embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "embed_out"}
+    names = set(VOCABULARY_LAYERS)
     if base is not None:
         wanted = (base.get_input_embeddings(), base.get_output_embeddings())
         names |= {name for name, module in base.named_modules() if any(module is w for w in wanted)}

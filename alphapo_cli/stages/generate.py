@@ -107,6 +107,12 @@ def prepare(
         str(glassbox_base.ensure(cache)) if embedded else str(model), cfg.model, cache,
         name="glassbox-base" if embedded else None,
     )  # fmt: skip
+    if backend == "vllm" and subject.vllm_obstacle is not None:
+        if cfg.generation.backend != "auto":
+            raise UsageError(
+                f"{subject.asked}: {subject.vllm_obstacle}; add generation=transformers, or train with model.merge=true"
+            )
+        backend = "transformers"
     ids = tuple(_encode(prompts, subject, cfg.data))
     if subject.recorded is not None:
         parity.check_run(subject.recorded, subject.tokenizer, cfg.data)

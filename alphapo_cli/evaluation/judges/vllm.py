@@ -43,6 +43,8 @@ class VLLMEngine:
                 f"judge.model={cfg.model}: its tokenizer has no chat template, so it cannot be asked; take an "
                 "instruction-tuned model"
             )
+        if self.subject.vllm_obstacle is not None:
+            raise UsageError(f"judge.model={cfg.model}: {self.subject.vllm_obstacle}; save it with its adapter merged")
         self.model_identity = self.subject.identity(cache_dir())
 
     def identity(self) -> dict[str, Any]:
