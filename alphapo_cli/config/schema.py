@@ -91,6 +91,8 @@ class ModelConfig:
     # Implementation. layout=packed takes auto, sdpa and flex (auto: flex on CUDA); layout=padded all but flex.
     attention: str = _choice("auto", "auto", "sdpa", "flex", "eager", "flash_attention_2")
     trust_remote_code: bool = False
+    # Every dropout of the model in training (of adapters: lora.dropout); null: as its config.json says.
+    dropout: float | None = _number(0.0, ge=0, lt=1)
     merge: bool = False  # write merged weights instead of an adapter
     lora: LoraConfig = field(default_factory=LoraConfig)
     scratch: ScratchConfig = field(default_factory=ScratchConfig)

@@ -32,8 +32,6 @@ class TransformersBackend:
                 dtype=settings.dtype, attention=settings.attention, trust_remote_code=settings.trust_remote_code
             ),
         ).to("cuda" if torch.cuda.is_available() else "cpu")
-        tokenizer = job.subject.tokenizer
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else job.stop_ids[0]
         loaded = time.perf_counter()
         order = sorted(requests, key=lambda request: len(request.ids))
         for start in range(0, len(order), cfg.batch_size):
@@ -46,7 +44,7 @@ class TransformersBackend:
                 temperature=cfg.temperature,
                 top_p=cfg.top_p,
                 eos_ids=job.stop_ids,
-                pad_id=pad,
+                pad_id=job.subject.tokenizer.pad_token_id,
                 batch_size=cfg.batch_size,
             )
             with deferred_signals():

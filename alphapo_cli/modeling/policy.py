@@ -71,8 +71,14 @@ def check_head(model: Any) -> None:
     """Check on a few tokens that our output layer on the last hidden states gives the model's own logits.
 
     Raises:
-        UsageError: the logits differ (an architecture whose head does more than `Head`).
+        UsageError: the logits differ (an architecture whose head does more than `Head`), or the model has no part that
+            computes hidden states.
     """
+    kind = f"{type(model).__name__} (model_type '{model.config.model_type}')"
+    if model.base_model is model or model.get_output_embeddings() is None:
+        raise UsageError(
+            f"{kind}: has no inner model that gives hidden states to an output layer; this architecture is not supported"
+        )
     config = model.config.get_text_config()
     ids = torch.arange(4, device=model.device).unsqueeze(0) % config.vocab_size
     training = model.training
@@ -82,7 +88,7 @@ def check_head(model: Any) -> None:
     model.train(training)
     if not torch.allclose(ours.float(), own.float(), rtol=1e-2, atol=1e-2):
         raise UsageError(
-            f"{type(model).__name__}: its logits are not its output layer applied to its last hidden state; this architecture is not supported"
+            f"{kind}: its logits are not its output layer applied to its last hidden state; this architecture is not supported"
         )
 
 

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from alphapo_cli.modeling.layout.padded import fill_id
+
 
 class Sample(NamedTuple):
     """Token ids of one answer, without prompt and end token; `cut` if the limit came before an end token."""
@@ -33,7 +35,7 @@ def sample(
     max_new_tokens: int,
     temperature: float,
     eos_ids: Sequence[int],
-    pad_id: int,
+    pad_id: int | None,
     top_p: float = 1.0,
     batch_size: int = 256,
 ) -> list[Sample]:
@@ -49,7 +51,7 @@ def sample(
         max_new_tokens: limit on the answer's tokens.
         temperature: 0 takes the likeliest token and uses no seed.
         eos_ids: token ids that end an answer.
-        pad_id: fills prompts up on the left.
+        pad_id: fills prompts up on the left; see `fill_id`.
         top_p: below 1, draws from the fewest tokens that hold this share of the probability at that temperature
             (nucleus sampling, arXiv:1904.09751).
         batch_size: prompts decoded together.
@@ -69,11 +71,12 @@ def sample(
         raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1 and temperature={temperature} at least 0")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p} must be above 0 and at most 1")
+    fill = fill_id(pad_id, model.get_input_embeddings().weight.shape[0])
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=1,
-        pad_token_id=pad_id,
+        pad_token_id=fill,
         eos_token_id=list(eos_ids) or None,
     )
     # Neighbours in length share a batch, so that little of it is padding.
@@ -82,7 +85,7 @@ def sample(
     with torch.no_grad(), _ready_to_sample(model):
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            ids, mask = _left_padded([prompts[i] for i in rows], pad_id, model.device)
+            ids, mask = _left_padded([prompts[i] for i in rows], fill, model.device)
             noise = [GumbelNoise([seeds[i] for i in rows], temperature, top_p)] if temperature > 0 else []
             out = model.generate(
                 input_ids=ids,

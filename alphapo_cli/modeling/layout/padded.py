@@ -14,6 +14,21 @@ from alphapo_cli.data.token_pairs import Index, TokenPair, TokenPairs
 from alphapo_cli.modeling.layout.batch import ModelInput, PairBatch, pair_batch
 
 
+def fill_id(pad_id: int | None, tokens: int) -> int:
+    """Choose the id that fills rows up.
+
+    Padding is never read, but it is embedded; pad tokens beyond the embeddings are common.
+
+    Args:
+        pad_id: the tokenizer's, if it has one.
+        tokens: rows of the model's embeddings.
+
+    Returns:
+        `pad_id` if the model knows it, else 0.
+    """
+    return pad_id if pad_id is not None and 0 <= pad_id < tokens else 0
+
+
 def collate(
     pairs: Sequence[TokenPair],
     *,

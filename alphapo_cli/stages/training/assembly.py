@@ -57,7 +57,7 @@ def run_inputs(
     reference = builder.reference(cfg, start, policy, objective, guide) if objective.needs_reference else (None, None)
     moving, kl_from = running_reference(cfg, builder, policy, objective, steps, log)
     training = TrainingInputs(
-        policy=policy, objective=objective, pairs=start.data.train, pad_id=start.tokenizer.pad_token_id,
+        policy=policy, objective=objective, pairs=start.data.train, pad_id=start.pad_id,
         reference=reference[0], moving=moving, kl_from=kl_from,
     )  # fmt: skip
     return RunInputs(training, start.tokenizer, start.data.probe, reference[1], start.data.key, start.start)

@@ -120,7 +120,7 @@ def _token_log_probs(
 
     def make(tick: Callable[[int], None]) -> npt.NDArray[np.float32]:
         logps = score_tokens(
-            model, pairs, batch_size=cfg.probe.batch_size, pad_id=start.tokenizer.pad_token_id,
+            model, pairs, batch_size=cfg.probe.batch_size, pad_id=start.pad_id,
             processes=builder.processes, sides=sides, tick=tick,
         )  # fmt: skip
         return np.concatenate(logps)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from alphapo_cli.data.tokenise import end_token_id
 from alphapo_cli.errors import AlphapoError, UsageError, first_line
 from alphapo_cli.modeling.policy import PolicyModel, bare, policy_of
 from alphapo_cli.modeling.saving import read_back, repair_generation, save_model
+from alphapo_cli.modeling.training_config import as_loaded, drop_router_loss, set_dropout
 from alphapo_cli.probe.scoring import score_pairs
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runtime.distributed import Processes
@@ -33,7 +34,7 @@ _PAIRS = 2  # pairs whose log-probs under the model read back are compared
 _TOLERANCE = 4.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class FinalModel:
     """Saves the model of one run."""
 
@@ -41,10 +42,21 @@ class FinalModel:
     directory: RunDirectory
     start: ModelAndData
     log: Callable[[str], None]
+    # Settings of the model's configuration that `prepare` changed, as they were.
+    loaded: dict[str, Any] = field(default_factory=dict, init=False)
 
     def prepare(self, lm: Any) -> None:
-        """Repair what transformers would refuse to save, and say so."""
-        left_out = repair_generation(bare(lm))
+        """Switch off what an exact step cannot have, and repair what transformers would refuse to save; say so."""
+        if self.cfg.model.dropout is not None:
+            self.loaded |= set_dropout(lm, self.cfg.model.dropout)
+        router = drop_router_loss(lm)
+        if router:
+            self.log(
+                "note: the balancing loss of this mixture of experts (output_router_logits) is not used: it is no sum over "
+                "pairs, so that it would depend on how a step is split"
+            )
+        self.loaded |= router
+        left_out = repair_generation(lm)
         if left_out:
             self.log(f"note: the model's generation settings contradict one another; left out: {', '.join(left_out)}")
 
@@ -115,7 +127,8 @@ class FinalModel:
 
     def _save(self, policy: PolicyModel, folder: Path) -> Any:
         end_id = end_token_id(self.start.tokenizer, self.cfg.data)
-        return save_model(policy.lm, self.start.tokenizer, folder, end_id=end_id, merge=self.cfg.model.merge)
+        with as_loaded(bare(policy.lm), self.loaded):
+            return save_model(policy.lm, self.start.tokenizer, folder, end_id=end_id, merge=self.cfg.model.merge)
 
     def _compare_log_probs(self, policy: PolicyModel, lm: Any) -> None:
         """Compare the log-probs of a few pairs under the trained policy and under the model read back."""
@@ -124,7 +137,7 @@ class FinalModel:
         pairs = pairs.select(np.arange(min(_PAIRS, len(pairs))))
         other = policy_of(lm, self.cfg)
         ours, theirs = (
-            score_pairs(p, pairs, batch_size=_PAIRS, pad_id=self.start.tokenizer.pad_token_id, processes=Processes())
+            score_pairs(p, pairs, batch_size=_PAIRS, pad_id=self.start.pad_id, processes=Processes())
             for p in (policy, other)
         )
         lengths = np.stack([side.lengths for side in pairs.answers[:2]])

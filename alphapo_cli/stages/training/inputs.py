@@ -27,6 +27,7 @@ from alphapo_cli.data.text_pairs import LoadedPairs
 from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.adapters import check_lora
+from alphapo_cli.modeling.layout.padded import fill_id
 from alphapo_cli.modeling.loading import (
     ModelLimits,
     from_scratch,
@@ -60,6 +61,7 @@ class ModelAndData:
     policy: Callable[[], Any]
     start: str  # where the weights come from, for messages
     weights: Mapping[str, str] = field(default_factory=dict)  # setting -> hash of the local weights that it names
+    pad_id: int = 0  # fills rows up; nothing reads it, but the model has an embedding for it
 
 
 class InputsBuilder:
@@ -145,7 +147,6 @@ class InputsBuilder:
         weights: Mapping[str, str] | None = None,
     ) -> ModelAndData:
         if tokenizer.pad_token_id is None:
-            # Padding is masked (see layout.padded), so any valid id will do.
             tokenizer.pad_token = tokenizer.eos_token
         data = prepare(cfg.data, cfg.probe, tokenizer, train_pairs=train, probe_pairs=probe, cache_dir=self.cache)
         check_limits(data, limits, "model.path" if cfg.model.path else "the model")
@@ -157,8 +158,9 @@ class InputsBuilder:
                 check_limits(data, model_limits(source, cfg.model), key)
                 weights = {**(weights or {}), key: weights_hash(source, self.cache)}
         return ModelAndData(
-            tokenizer, data, lambda: copy.deepcopy(load()) if self.warm else load(), start, weights or {}
-        )
+            tokenizer, data, lambda: copy.deepcopy(load()) if self.warm else load(), start, weights or {},
+            fill_id(tokenizer.pad_token_id, limits.tokens),
+        )  # fmt: skip
 
     def reference_policy(self, cfg: TrainConfig, policy: PolicyModel) -> PolicyModel:
         """The model that `model.reference` names, or `policy` itself."""
@@ -221,7 +223,7 @@ class InputsBuilder:
                 scorer,
                 pairs,
                 batch_size=cfg.probe.batch_size,
-                pad_id=start.tokenizer.pad_token_id,
+                pad_id=start.pad_id,
                 processes=self.processes,
                 tick=tick,
                 objective=objective,

@@ -80,11 +80,11 @@ class TrainingSession(StepHooks):
             Interrupted: Ctrl-C, SIGTERM or SIGHUP; summary.json has the reason.
         """
         lm = self.start.policy()  # before anything is written, because reading weights may fail
+        self.final_model.prepare(lm)
         if self.cfg.model.lora.r is not None:
             lm = add_lora(lm, self.cfg.model, self.cfg.seed)
         args = training_arguments(self.cfg.trainer, self.order, str(self.directory.path / "trainer"), self.cfg.seed)
         check_optimizer(args)
-        self.final_model.prepare(lm)
         policy = policy_of(lm.to(args.device), self.cfg)
         try:
             summary, checkpoint = self.processes.first(lambda: self._open(replace, policy))
