@@ -104,6 +104,30 @@ def test_a_run_on_a_full_disk(free, disk, alphapo, tiny):
         assert (disk / "x" / file).read_bytes() == (other.path / file).read_bytes()
 
 
+def test_a_disk_that_fills_up_during_training_still_takes_the_model(disk, alphapo, tiny, monkeypatch):
+    from alphapo_cli.stages.training.session import TrainingSession
+
+    measure = TrainingSession.measure
+
+    def fill(self, step):
+        row = measure(self, step)
+        if step == 3:
+            free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+            (disk / "filler").write_bytes(b"x" * (free - (256 << 10)))  # what the records of the last step take
+        return row
+
+    monkeypatch.setattr(TrainingSession, "measure", fill)
+    ran = alphapo("train", *tiny, f"run.dir={disk}", "run.name=x", "tracking.pictures=false")
+    assert ran.code == 0, ran.err
+    assert not list((disk / "x").glob(".alphapo-*"))
+    check_readable(disk)
+    monkeypatch.undo()
+    other = alphapo("train", *tiny, "run.name=x")
+    assert (disk / "x" / "model/model.safetensors").read_bytes() == (
+        other.path / "model/model.safetensors"
+    ).read_bytes()
+
+
 @pytest.fixture
 def read_only(disk):
     """Ends writing to `disk`."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.data.tokenise import end_token_id
-from alphapo_cli.errors import AlphapoError, UsageError, first_line
+from alphapo_cli.errors import AlphapoError, UsageError, first_line, refusal
 from alphapo_cli.modeling.policy import PolicyModel, bare, policy_of
 from alphapo_cli.modeling.saving import read_back, repair_generation, save_model
 from alphapo_cli.modeling.training_config import as_loaded, drop_router_loss, set_dropout
@@ -74,12 +74,10 @@ class FinalModel:
             trial.mkdir(parents=True, exist_ok=True)
             self._save(policy, trial)
             return sum(file.stat().st_size for file in trial.rglob("*") if file.is_file())
-        except OSError as error:
-            raise UsageError(
-                f"{self.directory.path}: the model cannot be saved there ({error.strerror or first_line(error)}); make room, or "
-                "choose another run.dir or run.name"
-            ) from error
         except Exception as error:
+            if isinstance(error, OSError) or refusal(error) is not None:  # safetensors has errors of its own for a disk
+                why = refusal(error) or first_line(error)
+                raise UsageError(f"{self.directory.path}: the model cannot be saved there ({why})") from error
             raise UsageError(
                 f"{self.start.start}: this model cannot be saved, so there is no use in training it ({first_line(error)})"
             ) from error
