@@ -106,6 +106,22 @@ def test_plain_peft_and_transformers_read_the_trained_model(
     assert torch.allclose(trained[1], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("how", [(), LORA, (*LORA, "model.merge=true")], ids=["whole", "adapter", "merged"])
+def test_a_model_in_bfloat16_is_read_as_it_was_trained(
+    how: tuple[str, ...], alphapo: Alphapo, start: Callable[..., Path], pairs: Path, trained: list[torch.Tensor]
+) -> None:
+    tiny.needs_bf16()
+    folder = start(tie_word_embeddings=True)
+    ran = alphapo(*line(folder, pairs, "model.dtype=bfloat16", *how))
+    assert ran.code == 0, ran.err
+    from peft import AutoPeftModelForCausalLM
+
+    reads = AutoPeftModelForCausalLM if (ran.path / "model" / "adapter_config.json").is_file() else AutoModelForCausalLM
+    read = reads.from_pretrained(ran.path / "model", dtype=torch.bfloat16)
+    # Log-probs of a few nats in numbers of eight bits, and merging rounds every weight to eight bits once more.
+    assert torch.allclose(logits(read).float(), trained[0].float(), atol=0.0 if "model.merge=true" not in how else 0.2)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
