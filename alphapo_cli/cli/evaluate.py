@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,8 +19,11 @@ from alphapo_cli.cli.common import (
     print_table,
     sources,
 )
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import AlphapoError, UsageError
 from alphapo_cli.runtime.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from alphapo_cli.evaluation.schema import JudgeConfig
 
 
 def register(app: typer.Typer) -> None:
@@ -30,8 +33,9 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     outputs: Annotated[
-        Path, typer.Argument(metavar="OUTPUTS.json", help="AlpacaEval's model_outputs.json, .gz too, or its folder.")
-    ],
+        Path | None,
+        typer.Argument(metavar="OUTPUTS.json", help="AlpacaEval's model_outputs.json, .gz too, or its folder."),
+    ] = None,
     overrides: Overrides = None,
     reference: Annotated[
         Path | None, typer.Option("--reference", metavar="REF.json", help="The outputs to compare with; required.")
@@ -62,6 +66,14 @@ def evaluate(
     max_cost: Annotated[
         float | None,
         typer.Option("--max-cost", metavar="USD", help="Refuse to start, or stop, when judging costs more."),
+    ] = None,
+    recheck: Annotated[
+        Path | None,
+        typer.Option(
+            "--recheck",
+            metavar="DIR",
+            help="In place of OUTPUTS.json: how sure the judge of this evaluation was; asks nothing.",
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Default runs/eval-<generator>-<hash8>.")
@@ -95,6 +107,8 @@ def evaluate(
     from alphapo_cli.evaluation.schema import EvalConfig
 
     where = sources(config_dir)
+    if recheck is not None and outputs is not None:  # with --recheck every argument is an override
+        overrides = [str(outputs), *(overrides or [])]
     line = read_line(overrides or [], where)
     options: dict[str, object] = {}
     if official_row_index:
@@ -111,6 +125,11 @@ def evaluate(
     if print_config:
         print(to_yaml(cfg), end="")
         return
+    if recheck is not None:
+        _recheck(recheck, cfg.judge, json)
+        return
+    if outputs is None:
+        raise UsageError("OUTPUTS.json is missing: the outputs to judge (or --recheck DIR)")
     if reference is None:
         raise UsageError("--reference REF.json is missing: the outputs that these are compared with")
     check_json_target(json)
@@ -135,3 +154,21 @@ def evaluate(
 
         print_table(results_table(results))
     emit({"path": str(evaluation.directory.path.resolve()), **results}, json)
+
+
+def _recheck(folder: Path, cfg: JudgeConfig, json: str | None) -> None:
+    """Write mass.json, and exit with 1 where an answer is no verdict."""
+    check_json_target(json)
+    from alphapo_cli.evaluation.judges.verdict_mass import likeliest
+    from alphapo_cli.evaluation.report import mass_in_words
+    from alphapo_cli.stages.evaluate import recheck
+
+    found = recheck(folder, cfg)
+    if found["answers"]:
+        print(f"{found['answers']} answers: probability of a verdict {mass_in_words(found)}")
+    emit({"path": str(folder.resolve()), **found}, json)
+    if found["below"]:
+        raise AlphapoError(
+            f"{folder}: {len(found['below'])} of {found['answers']} answers are no verdict (below judge.min_mass="
+            f"{cfg.min_mass:g}; likeliest first tokens: {likeliest(row['top_logprobs'] for row in found['below'])})"
+        )

@@ -6,6 +6,7 @@ annotations.json    AlpacaEval's format
 results.json        the result object; written last
 leaderboard.csv     AlpacaEval's columns (unless --leaderboard names another)
 winrate.png
+mass.json           written by --recheck: the probability of each answer's verdict
 
 Outputs, reference and judge determine the directory. Statistics are computed from the stored judgements: changed
 statistics settings recompute them in place without querying the judge.
@@ -20,10 +21,12 @@ from typing import Any, ClassVar
 
 from alphapo_cli.config.compose import leaves
 from alphapo_cli.evaluation.judges.journal import FILE as JUDGEMENTS
-from alphapo_cli.evaluation.schema import JudgeConfig, StatisticsConfig
+from alphapo_cli.evaluation.schema import JudgeConfig, StatisticsConfig, verdict_settings
 from alphapo_cli.runs.keyed_directory import KeyedDirectory, differing
 from alphapo_cli.storage.atomic import write_json
 from alphapo_cli.storage.strict_json import read_object
+
+_STATISTICS = {**asdict(StatisticsConfig()), **verdict_settings(JudgeConfig())}
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,11 @@ class EvalDirectory(KeyedDirectory):
     def results(self) -> Path:
         """Path of results.json."""
         return self.path / "results.json"
+
+    @property
+    def masses(self) -> Path:
+        """Path of mass.json."""
+        return self.path / "mass.json"
 
     @property
     def leaderboard(self) -> Path:
@@ -77,7 +85,7 @@ class EvalDirectory(KeyedDirectory):
         if results is None or results.get("state") != "complete" or not self.annotations.is_file():
             self.check_writable()
             return "continued"
-        changed = differing(results.get("statistics") or {}, statistics, asdict(StatisticsConfig()))
+        changed = differing(results.get("statistics") or {}, statistics, _STATISTICS)
         return "statistics" if changed else "complete"
 
     def begin(self, manifest: dict[str, Any], *, replace: bool) -> None:

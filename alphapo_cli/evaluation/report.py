@@ -42,8 +42,17 @@ def results_table(results: Mapping[str, Any]) -> Table:
     judging = results.get("judging")
     if judging:
         cost = "price unknown" if judging["cost_usd"] is None else f"{judging['cost_usd']:.4f} USD"
+        mass = judging.get("verdict_mass") or {}
+        if mass.get("median") is not None:
+            table.add_row("probability of a verdict", mass_in_words(mass))
         table.add_row("judging", f"{judging['requests']} requests, {judging['tokens']:,} tokens, {cost}")
     return table
+
+
+def mass_in_words(figures: Mapping[str, Any]) -> str:
+    """The probability that the judge's first token is a verdict, over all answers."""
+    below = f"{figures['share_below_half']:.1%} below one half"
+    return f"median {figures['median']:.3f}, lowest {figures['lowest']:.3f}, {below}"
 
 
 def _rate(results: Mapping[str, Any], key: str, level: str) -> str:

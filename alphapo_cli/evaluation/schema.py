@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from alphapo_cli.config.schema import RunConfig, _choice, _number
 from alphapo_cli.generation.schema import VLLMConfig
@@ -17,13 +18,24 @@ class JudgeConfig:
     annotator: str | None = None  # the name in annotations.json; null: by judge and model
     prompt_file: str | None = None  # AlpacaEval's template format; null: alphapo's own text
     top_logprobs: int = _number(5, ge=2, le=20)
-    temperature: float = _number(1.0, ge=0)  # sampling only: log-probs are read, not the drawn token
+    temperature: float | None = _number(
+        1.0, ge=0
+    )  # sampling only: log-probs are read, not the drawn token; null: not sent
     seed: int = _number(0, ge=0)  # of the order in which the two outputs are shown
     both_orders: bool = False  # ask twice, each output first once, and take the mean
+    # A first token that is m or M with less probability than this, both together, is no verdict: the judgement failed.
+    min_mass: float = _number(0.5, ge=0, le=1)
+    # The first tokens that stand for m and M, where the judge writes another (" m" and " M").
+    verdict_tokens: list[str] = field(default_factory=lambda: ["m", "M"])
+    # Variables of the judge's chat template (enable_thinking: false); sent with each request to an endpoint.
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     max_failed: int = _number(0, ge=0)  # judgements that may fail permanently and be left out (null, never a draw)
     # An OpenAI-compatible endpoint.
     base_url: str | None = None
     api_key_env: str | None = "OPENAI_API_KEY"  # the environment variable that holds the key; null: no key
+    api_version: str | None = None  # Azure's api-version; the key then goes into its api-key header
+    token_limit_key: str = _choice("max_tokens", "max_tokens", "max_completion_tokens")
+    extra_body: dict[str, Any] = field(default_factory=dict)  # further fields of each request
     concurrency: int = _number(8, ge=1)
     timeout: float = _number(60.0, gt=0)  # seconds for one attempt
     attempts: int = _number(7, ge=1)
@@ -35,6 +47,11 @@ class JudgeConfig:
     # A local model.
     dtype: str = _choice("auto", "auto", "float32", "bfloat16")  # auto: as saved
     vllm: VLLMConfig = field(default_factory=VLLMConfig)
+
+
+def verdict_settings(cfg: JudgeConfig) -> dict[str, Any]:
+    """The judge settings that decide what an answer says, and not what is asked."""
+    return {"min_mass": cfg.min_mass, "verdict_tokens": list(cfg.verdict_tokens)}
 
 
 @dataclass

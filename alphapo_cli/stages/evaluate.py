@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli import __version__
-from alphapo_cli.errors import AlphapoError
+from alphapo_cli.errors import AlphapoError, UsageError
 from alphapo_cli.evaluation import leaderboard
 from alphapo_cli.evaluation import length_controlled as lc
 from alphapo_cli.evaluation.directory import EvalDirectory
 from alphapo_cli.evaluation.formats import Annotation, ModelOutputs, Output, check_same_set, read_outputs
+from alphapo_cli.evaluation.judges.journal import Answered
 from alphapo_cli.evaluation.judges.judge import Judge, Verdict
-from alphapo_cli.evaluation.judges.protocol import Pair
+from alphapo_cli.evaluation.judges.protocol import Pair, verdict_mass
 from alphapo_cli.evaluation.judges.registry import build
+from alphapo_cli.evaluation.judges.verdict_mass import mass_figures, tokens_of
 from alphapo_cli.evaluation.results import LengthControl, summarise
-from alphapo_cli.evaluation.schema import EvalConfig
+from alphapo_cli.evaluation.schema import EvalConfig, JudgeConfig, verdict_settings
 from alphapo_cli.runs.directory import digest, git_commit, versions
 from alphapo_cli.storage.atomic import write_json
+from alphapo_cli.storage.strict_json import read_object
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,12 @@ def prepare(
         "reference": _hash(reference),
         "judge": {"name": cfg.judge.name, **judge.identity()},
     }
-    statistics = {**asdict(cfg.statistics), "length_control": control if isinstance(control, str) else _key(*control)}
+    verdicts = {} if cfg.judge.name in ("replay", "glassbox") else verdict_settings(cfg.judge)
+    statistics = {
+        **asdict(cfg.statistics),
+        **verdicts,
+        "length_control": control if isinstance(control, str) else _key(*control),
+    }
     directory = EvalDirectory.place(out, inside, cfg.run, outputs.generator, identity)
     state = directory.open(identity, statistics, replace=replace)
     left_out = directory.load_results().get("judging", {}).get("failed", 0)
@@ -156,6 +164,40 @@ def run(evaluation: Evaluation) -> dict[str, Any]:
     evaluation_picture(results, directory.picture)
     write_json(directory.results, results)
     return directory.load_results()
+
+
+def recheck(path: Path, cfg: JudgeConfig) -> dict[str, Any]:
+    """Compute the probability of each verdict of an evaluation on disk, and write mass.json; nothing is asked.
+
+    Args:
+        path: the evaluation's directory.
+        cfg: `min_mass`; the verdict tokens are those of the evaluation, unless `cfg` has others than the default.
+
+    Returns:
+        The content of mass.json; `below` has the answers that are no verdict.
+
+    Raises:
+        UsageError: the directory holds no answers of a judge model.
+    """
+    directory = EvalDirectory(path)
+    if not directory.log.is_file():
+        raise UsageError(f"--recheck {path}: there is no {directory.log.name}, so no judge model was asked there")
+    asked = (read_object(directory.manifest) or {}).get("config", {}).get("judge", {})
+    own = cfg.verdict_tokens != JudgeConfig().verdict_tokens
+    first, second = cfg.verdict_tokens if own else asked.get("verdict_tokens", cfg.verdict_tokens)
+    answers = [(row, tokens_of(row)) for row in Answered(directory.log).rows.values()]
+    masses = [verdict_mass(top, (first, second)) for _, top in answers]
+    below = [
+        {"row": row["row"], "mass": mass, "top_logprobs": top}
+        for (row, top), mass in zip(answers, masses, strict=True)
+        if mass < cfg.min_mass or mass == 0.0
+    ]
+    found = {
+        "answers": len(answers), "verdict_tokens": [first, second], "min_mass": cfg.min_mass, **mass_figures(masses),
+        "below": below,
+    }  # fmt: skip
+    write_json(directory.masses, found)
+    return found
 
 
 def _control(inputs: Inputs, reference: ModelOutputs) -> tuple[dict[str, float], lc.Gamed] | str:

@@ -14,6 +14,7 @@ from alphapo_cli.evaluation.judges.journal import FILE, Answered, Journal
 from alphapo_cli.evaluation.judges.judge import Judged, JudgeEngine, JudgingResult, Verdict
 from alphapo_cli.evaluation.judges.prompt import load_template
 from alphapo_cli.evaluation.judges.protocol import Ask, Pair
+from alphapo_cli.evaluation.judges.verdict_mass import likeliest, mass_figures, remedy, tokens_of
 from alphapo_cli.evaluation.schema import JudgeConfig
 
 
@@ -24,6 +25,8 @@ class ModelJudge:
         self.engine, self.cfg = engine, cfg
         self.template = load_template(cfg.prompt_file)
         self.annotator = cfg.annotator or f"alphapo_{cfg.name}_{cfg.model}"
+        first, second = cfg.verdict_tokens
+        self.names = (first, second)
 
     def identity(self) -> dict[str, Any]:
         """See `Judge.identity`."""
@@ -49,11 +52,18 @@ class ModelJudge:
             unanswered = self._unanswered(asks, answered)
         if unanswered:
             self._raise_incomplete(outcome, unanswered, sum(map(len, asks.values())), folder)
-        verdicts: list[Verdict | None] = [self._verdict(asks.get(row, []), answered) for row in range(len(pairs))]
-        self._check_named_any(asks, answered)
+        masses = self._masses(asks, answered)
+        low = [key for key, mass in masses.items() if mass < self.cfg.min_mass or mass == 0.0]
+        if len(unanswered) + len(low) > self.cfg.max_failed:
+            self._raise_without_verdict(low, answered, len(masses), folder)
+        verdicts: list[Verdict | None] = [
+            self._verdict(asks.get(row, []), answered, masses) for row in range(len(pairs))
+        ]
         judging = {
             "requests": sum(map(len, asks.values())),
-            "failed": len(unanswered),
+            "failed": len(unanswered) + len(low),
+            "without_verdict": len(low),
+            "verdict_mass": mass_figures(list(masses.values())),
             "tokens": answered.tokens,
             "cost_usd": answered.spent if answered.priced else None,
         }
@@ -88,12 +98,34 @@ class ModelJudge:
             parts.append(f"{len(unanswered) - len(outcome.failed)} were not asked for: {outcome.stopped}")
         raise AlphapoError(f"{'; '.join(parts)}; {kept}; {again}")
 
-    def _verdict(self, asks: Sequence[Ask], answered: Answered) -> Verdict:
+    def _masses(self, asks: Mapping[int, Sequence[Ask]], answered: Answered) -> dict[str, float]:
+        """Probability of the two names together in every answer, by key."""
+        keys = [ask.key for row in asks.values() for ask in row if ask.key in answered.rows]
+        return {key: protocol.verdict_mass(tokens_of(answered.rows[key]), self.names) for key in keys}
+
+    def _raise_without_verdict(self, low: Sequence[str], answered: Answered, total: int, folder: Path) -> None:
+        tops = [tokens_of(answered.rows[key]) for key in low]
+        spelt = " nor ".join(map(repr, self.names))
+        again = (
+            f"; judge.max_failed={len(low)} leaves them out" if len(low) < total else ""  # with all out nothing is left
+        )
+        raise AlphapoError(
+            f"{len(low)} of {total} answers of the judge {self.cfg.model} are no verdict: neither {spelt} has "
+            f"judge.min_mass={self.cfg.min_mass:g} of the probability of the first token (likeliest: {likeliest(tops)}); "
+            f"{remedy(tops, self.cfg)}{again}; all answers are kept in {folder / FILE}"
+        )
+
+    def _verdict(self, asks: Sequence[Ask], answered: Answered, masses: Mapping[str, float]) -> Verdict:
         if not asks:
             return Verdict(protocol.DRAW, price=0.0, seconds=0.0)
         rows = [answered.rows.get(ask.key) for ask in asks]
         replies = [row for row in rows if row is not None]
-        parsed = [protocol.preference(row["top_logprobs"], row["switched"]) for row in replies]
+        own = [masses[ask.key] for ask in asks if ask.key in masses]
+        parsed = [
+            protocol.preference(tokens_of(row), row["switched"], self.names)
+            for row, mass in zip(replies, own, strict=True)
+            if mass >= self.cfg.min_mass
+        ]
         preferences = [x for x in parsed if x is not None]
         complete = len(preferences) == len(asks)  # with both_orders, one order alone is no judgement
         raw = [{"switched": row["switched"], "top_logprobs": row["top_logprobs"]} for row in replies]
@@ -105,16 +137,5 @@ class ModelJudge:
             price=sum(prices) if prices else None,
             seconds=sum(seconds) if seconds else None,
             date=max((str(row["date"]) for row in replies), default=None),
-        )
-
-    def _check_named_any(self, asks: Mapping[int, Sequence[Ask]], answered: Answered) -> None:
-        rows = [answered.rows[ask.key] for row in asks.values() for ask in row if ask.key in answered.rows]
-        if not rows or any(protocol.probability_first(row["top_logprobs"]) is not None for row in rows):
-            return
-        tokens = Counter(row["top_logprobs"][0][0] for row in rows if row["top_logprobs"])
-        seen = ", ".join(f"{token!r} ({n} times)" for token, n in tokens.most_common(3))
-        raise AlphapoError(
-            f"the judge {self.cfg.model} named neither m nor M among its top {self.cfg.top_logprobs} tokens in any of "
-            f"{len(rows)} answers; most likely tokens: {seen}; try judge.top_logprobs=20, another judge.prompt_file "
-            "or another judge.model"
+            extra={"preference_mass": min(own)} if own else {},
         )

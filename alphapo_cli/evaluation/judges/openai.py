@@ -54,11 +54,13 @@ class OpenAIEngine:
 
     def identity(self) -> dict[str, Any]:
         """See `JudgeEngine.identity`."""
+        own = ("chat_template_kwargs", "extra_body", "api_version")
         return {
             "base_url": self.base_url,
             "model": self.cfg.model,
             "temperature": self.cfg.temperature,
             "top_logprobs": self.cfg.top_logprobs,
+            **{name: value for name in own if (value := getattr(self.cfg, name))},
         }
 
     def check(self, asks: Sequence[Ask], spent: float) -> None:
@@ -101,7 +103,9 @@ class OpenAIEngine:
 
     def headers(self) -> dict[str, str]:
         """HTTP headers with the key, empty without one."""
-        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        if not self.key:
+            return {}
+        return {"api-key": self.key} if self.cfg.api_version else {"Authorization": f"Bearer {self.key}"}
 
     def clean(self, text: str) -> str:
         """`text` on one line, at most 160 characters, with the key removed."""

@@ -6,26 +6,77 @@ import contextlib
 import email.utils
 import json
 import math
+import re
 from typing import Any
 
 import httpx
 
+# Round-off of a probability of one, as some servers return it; anything above is no log-prob.
+_ABOVE_ZERO = 1e-3
+
+
+class NoVerdictError(ValueError):
+    """A finished answer that cannot be used, and that another request would not mend."""
+
 
 def first_token(body: Any) -> tuple[tuple[str, float], ...]:
-    """(token, log-prob in nats) of the first token's alternatives; ValueError for missing or malformed log-probs."""
-    try:
-        choice = body["choices"][0]
-    except (KeyError, IndexError, TypeError) as error:
-        raise ValueError("an answer without choices") from error
+    """Read the first token's alternatives.
+
+    Args:
+        body: the parsed answer of a server.
+
+    Returns:
+        (token, log-prob in nats), those of probability 0 left out.
+
+    Raises:
+        NoVerdictError: the judge refused, or thought without an answer.
+        ValueError: log-probs are missing or malformed.
+    """
+    choice = body["choices"][0]
+    message = choice.get("message") if isinstance(choice, dict) else None
+    message = message if isinstance(message, dict) else {}
+    if message.get("refusal") or choice.get("finish_reason") == "content_filter":
+        said = message.get("refusal") or "stopped by its content filter"
+        raise NoVerdictError(f"the judge refused ({said})")
     try:
         rows = choice["logprobs"]["content"][0]["top_logprobs"]
-        top = tuple((row["token"], row["logprob"]) for row in rows)
+        top = [(row["token"], row["logprob"]) for row in rows]
     except (KeyError, IndexError, TypeError) as error:
+        if any(message.get(key) for key in ("reasoning_content", "reasoning", "thinking")):
+            raise NoVerdictError(
+                "the judge began to think and gave no log-probs of an answer (switch thinking off, by "
+                "judge.chat_template_kwargs or judge.extra_body)"
+            ) from error
         raise ValueError("an answer without log-probs (the endpoint must return top_logprobs)") from error
-    numbers = all(isinstance(lp, int | float) and not isinstance(lp, bool) and math.isfinite(lp) for _, lp in top)
-    if not top or not numbers or not all(isinstance(token, str) for token, _ in top):
+    kept = [(token, lp) for token, lp in top if lp is not None and lp != -math.inf]  # both mean probability 0
+    numbers = all(isinstance(lp, int | float) and not isinstance(lp, bool) and math.isfinite(lp) for _, lp in kept)
+    if not kept or not numbers or not all(isinstance(token, str) for token, _ in top):
         raise ValueError("an answer with broken log-probs")
-    return tuple((token, float(lp)) for token, lp in top)
+    if any(lp > _ABOVE_ZERO for _, lp in kept):
+        raise NoVerdictError(
+            "an answer whose log-probs are above 0: the endpoint seems to send probabilities in their place"
+        )
+    return tuple((token, float(lp)) for token, lp in kept)
+
+
+def error_in(body: Any) -> tuple[int | None, str] | None:
+    """Find the error that a server sent with HTTP 200.
+
+    Args:
+        body: the parsed answer.
+
+    Returns:
+        (its HTTP status or None, its message), or None where the answer has choices.
+    """
+    if isinstance(body, dict) and isinstance(body.get("choices"), list) and body["choices"]:
+        return None
+    error = body.get("error") if isinstance(body, dict) else None
+    inside = error if isinstance(error, dict) else body if isinstance(body, dict) else {}
+    codes = [inside.get(key) for key in ("code", "status", "status_code")]
+    status = next((int(code) for code in codes if str(code).isdigit() and 100 <= int(code) < 600), None)
+    texts = [error, inside.get("message"), inside.get("detail"), inside.get("msg")]
+    message = next((text for text in texts if isinstance(text, str) and text), None)
+    return status, message or "an answer without choices"
 
 
 def retry_after(value: str | None, now: float) -> float | None:
@@ -49,4 +100,12 @@ def error_message(answer: httpx.Response) -> str:
         return answer.text
     error = body.get("error", body) if isinstance(body, dict) else body
     detail = error.get("message") if isinstance(error, dict) else error
-    return detail if isinstance(detail, str) else json.dumps(error)
+    return detail if isinstance(detail, str) and detail else json.dumps(error)
+
+
+def smaller_limit(message: str, asked: int) -> int | None:
+    """The number of top log-probs that a server allows, where its refusal of `asked` names one."""
+    if "top_logprobs" not in message:
+        return None
+    numbers = [int(text) for text in re.findall(r"(?<![\d.])\d+(?![\d.])", message)]
+    return max((n for n in numbers if 2 <= n < asked), default=None)

@@ -19,12 +19,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from tqdm import tqdm
 
 from alphapo_cli.evaluation.judges.judge import JudgingResult, Record, Reply, Unusable
-from alphapo_cli.evaluation.judges.openai_response import error_message, first_token, retry_after
+from alphapo_cli.evaluation.judges.openai_response import (
+    NoVerdictError,
+    error_in,
+    error_message,
+    first_token,
+    retry_after,
+    smaller_limit,
+)
 from alphapo_cli.evaluation.judges.prompt import Message
 from alphapo_cli.evaluation.judges.protocol import Ask
 from alphapo_cli.evaluation.schema import JudgeConfig
@@ -51,7 +59,11 @@ class Retry(Exception):
 
 
 class Permanent(Exception):
-    """This request cannot succeed."""
+    """This request cannot succeed. `paid`: the useless answer, if one was charged."""
+
+    def __init__(self, reason: str, paid: Unusable | None = None) -> None:
+        super().__init__(reason)
+        self.paid = paid
 
 
 class Fatal(Exception):
@@ -72,7 +84,9 @@ class Session:
         spent: float,
         record: Record,
     ) -> None:
-        self.cfg, self.url, self.headers, self.clean = cfg, f"{base_url}/chat/completions", headers, clean
+        query = f"?api-version={quote(cfg.api_version)}" if cfg.api_version else ""
+        self.cfg, self.url, self.headers, self.clean = cfg, f"{base_url}/chat/completions{query}", headers, clean
+        self.top_logprobs = cfg.top_logprobs  # lowered once if the server names a limit
         self.estimate, self.price, self.spent, self.record = estimate, price, spent, record
         self.in_flight = 0.0  # estimated USD of the requests in flight
         self.outcome = JudgingResult()
@@ -176,6 +190,8 @@ class Session:
                 self.in_flight, cost = self.in_flight - cost, 0.0
                 await self._wait(self._delay(attempt, error.after))
             except Permanent as error:
+                if error.paid is not None:
+                    self._record(ask, error.paid)
                 self._fail(ask, str(error))
                 return
             except Fatal as error:
@@ -224,18 +240,21 @@ class Session:
         began = time.monotonic()
         try:
             async with asyncio.timeout(self.cfg.timeout):
-                answer = await client.post(self.url, json=_payload(self.cfg, ask.messages))
+                answer = await client.post(self.url, json=payload(self.cfg, ask.messages, self.top_logprobs))
         except TimeoutError as error:
             raise Retry(f"no answer within {self.cfg.timeout:g} s", costly=True) from error
         except httpx.HTTPError as error:
             raise Retry(self.clean(f"{type(error).__name__}: {error}".rstrip(": "))) from error
         if answer.status_code != 200:
-            raise self._refusal(answer)
+            raise self._refusal(answer, answer.status_code, error_message(answer))
         return self._read(answer, time.monotonic() - began)
 
-    def _refusal(self, answer: httpx.Response) -> Exception:
-        status, detail = answer.status_code, error_message(answer)
+    def _refusal(self, answer: httpx.Response, status: int, detail: str) -> Exception:
         reason = self.clean(f"HTTP {status}" + (f": {detail}" if detail else ""))
+        lower = smaller_limit(detail, self.top_logprobs) if status in (400, 422) else None
+        if lower is not None:
+            self.top_logprobs = lower
+            return Retry(reason, after=0.0)
         if status in FATAL or 300 <= status < 400 or (status == 429 and "insufficient_quota" in answer.text):
             return Fatal(reason)
         if status in RETRIED or status >= 500 or status < 300:
@@ -247,6 +266,10 @@ class Session:
             body = answer.json()
         except (ValueError, RecursionError) as error:
             raise Retry("an answer that is not JSON") from error
+        refused = error_in(body)
+        if refused is not None:  # no verdict because of the server, and so nothing that it may charge
+            status, detail = refused
+            raise self._refusal(answer, status or 200, detail)
         usage = body.get("usage") if isinstance(body, dict) else None
         counts = [usage.get(k) if isinstance(usage, dict) else None for k in ("prompt_tokens", "completion_tokens")]
         tokens_in, tokens_out = (n if isinstance(n, int) and n >= 0 else None for n in counts)
@@ -254,18 +277,26 @@ class Session:
         price = None if tokens_in is None else self.price(tokens_in, tokens_out or 0)
         try:
             top = first_token(body)
+        except NoVerdictError as error:
+            reason = self.clean(str(error))
+            raise Permanent(reason, Unusable(reason, tokens, price)) from error
         except ValueError as error:
             raise Retry(str(error), paid=Unusable(str(error), tokens, price)) from error
         return Reply(top, tokens, price, seconds)
 
 
-def _payload(cfg: JudgeConfig, messages: Sequence[Message]) -> dict[str, Any]:
-    return {
+def payload(cfg: JudgeConfig, messages: Sequence[Message], top_logprobs: int) -> dict[str, Any]:
+    """The body of one request; `cfg.extra_body` wins."""
+    body: dict[str, Any] = {
         "model": cfg.model,
         "messages": [{"role": message.role, "content": message.content} for message in messages],
-        "max_tokens": 1,
-        "temperature": cfg.temperature,
+        cfg.token_limit_key: 1,
         "top_p": 1,
         "logprobs": True,
-        "top_logprobs": cfg.top_logprobs,
+        "top_logprobs": top_logprobs,
     }
+    if cfg.temperature is not None:
+        body["temperature"] = cfg.temperature
+    if cfg.chat_template_kwargs:
+        body["chat_template_kwargs"] = cfg.chat_template_kwargs
+    return {**body, **cfg.extra_body}

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 from alphapo_cli.evaluation.judges.prompt import Message, Template, fill
 
-FIRST, SECOND = "m", "M"
+Names = tuple[str, str]
+NAMES: Names = ("m", "M")  # of the output that is shown first, and of the other
 DRAW = 1.5
 
 
@@ -49,24 +50,43 @@ def is_switched(instruction: str, seed: int = 0) -> bool:
     return random.Random(f"is_switched_outputs{instruction}{seed}").choices([False, True], k=1)[0]
 
 
-def probability_first(top: TopLogProbs) -> float | None:
-    """P(m) from the top log-probs of the first token; None if they contain neither name."""
-    logprobs: dict[str, float] = {}
-    for token, logprob in top:
-        if token in (FIRST, SECOND):
-            logprobs.setdefault(token, logprob)
+def probability_first(top: TopLogProbs, names: Names = NAMES) -> float | None:
+    """P(m) among the two `names` from the top log-probs of the first token; None if they contain neither."""
+    logprobs = _of_names(top, names)
     if not logprobs:
         return None
-    gap = logprobs.get(SECOND, -math.inf) - logprobs.get(FIRST, -math.inf)
+    first, second = names
+    gap = logprobs.get(second, -math.inf) - logprobs.get(first, -math.inf)
     if math.isnan(gap):  # both minus infinity
         return None
     # sigmoid(-gap), without overflow for any gap.
     return 0.5 * (1.0 - math.tanh(0.5 * gap))
 
 
-def preference(top: TopLogProbs, switched: bool) -> float | None:
+def verdict_mass(top: TopLogProbs, names: Names = NAMES) -> float:
+    """Compute the probability that the judge's first token is one of the two `names`.
+
+    AlpacaEval's preference is the share of one name among the two. It says nothing about a judge that is about to write
+    something else, whose names are left with crumbs of probability.
+
+    Returns:
+        P(m) + P(M), 0 to 1; a token outside the top log-probs has probability 0.
+    """
+    return min(1.0, math.fsum(map(math.exp, _of_names(top, names).values())))
+
+
+def _of_names(top: TopLogProbs, names: Names) -> dict[str, float]:
+    """Log-probs of those of the two `names` that are among the top ones."""
+    logprobs: dict[str, float] = {}
+    for token, logprob in top:
+        if token in names:
+            logprobs.setdefault(token, logprob)
+    return logprobs
+
+
+def preference(top: TopLogProbs, switched: bool, names: Names = NAMES) -> float | None:
     """Preference from 1 (reference better) to 2 (model better); None if the top log-probs contain neither name."""
-    p = probability_first(top)
+    p = probability_first(top, names)
     if p is None:
         return None
     shown = 2.0 - p

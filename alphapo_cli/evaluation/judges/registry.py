@@ -35,6 +35,11 @@ def check_settings(cfg: JudgeConfig, annotations: Path | None) -> None:
         raise UsageError("--judge replay needs --annotations FILE: the judgements to take")
     if cfg.name in ("openai", "vllm") and cfg.model is None:
         raise UsageError(f"--judge {cfg.name} needs judge.model=NAME")
+    if len(set(cfg.verdict_tokens)) != 2 or len(cfg.verdict_tokens) != 2 or not all(cfg.verdict_tokens):
+        raise UsageError(
+            f"judge.verdict_tokens={cfg.verdict_tokens}: two different tokens are needed, for the output shown first and for "
+            'the other, such as [" m"," M"]'
+        )
     if cfg.name != "openai":
         return
     name = cfg.api_key_env

@@ -49,7 +49,8 @@ class VLLMEngine:
 
     def identity(self) -> dict[str, Any]:
         """See `JudgeEngine.identity`."""
-        return {"engine": "vllm", "model": self.model_identity, "top_logprobs": self.cfg.top_logprobs}
+        variables = {"chat_template_kwargs": self.cfg.chat_template_kwargs} if self.cfg.chat_template_kwargs else {}
+        return {"engine": "vllm", "model": self.model_identity, "top_logprobs": self.cfg.top_logprobs, **variables}
 
     def check(self, asks: Sequence[Ask], spent: float) -> None:
         """Check that all questions but judge.max_failed fit into the judge model's context."""
