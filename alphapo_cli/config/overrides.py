@@ -103,7 +103,9 @@ def _verbatim(text: str, error: HydraException) -> Override:
         raise ConfigError(f"'{text}' is not an override (write key=value): {reason}") from error
     raw = raw.strip()
     if "," in raw or "${" in raw or raw.startswith(("'", '"', "[", "{", "(")):
-        hint = "" if "${" in raw else f"; as text, type {_typed(key, raw)}"
+        several = _several(key, raw)
+        hint = "" if "${" in raw else f"; as {'one ' if several else ''}text, type {_typed(key, raw)}"
+        hint = f"{hint}; as several values, type {several}" if hint and several else hint
         raise ConfigError(f"'{text}' is not an override: {reason}{hint}") from error
     return replace(empty, _value=QuotedString(raw, Quote.single), input_line=text)
 
@@ -112,6 +114,21 @@ def _typed(key: str, text: str) -> str:
     """What to type in a shell to set `key` to the text."""
     quote = "'" if '"' in text and "'" not in text else '"'
     return shlex.quote(f"{key}={quoted(text, quote)}")
+
+
+def _several(key: str, raw: str) -> str | None:
+    """What to type in a shell to give `key` the values in `raw`, each quoted where it must be; None for a single one."""
+    values = [value.strip() for value in raw.split(",")]
+    if len(values) < 2 or not all(values) or any(char in raw for char in "'\"[]{}()"):
+        return None
+    typed = []
+    for value in values:
+        try:
+            OverridesParser.create().parse_override(f"{key}={value}")
+            typed.append(value)
+        except HydraException:
+            typed.append(quoted(value))
+    return shlex.quote(f"{key}={','.join(typed)}") if "'" not in "".join(typed) else f'"{key}={",".join(typed)}"'
 
 
 def quoted(text: str, quote: str = "'") -> str:

@@ -214,7 +214,7 @@ class GuardConfig:
 
 @dataclass
 class TrackingConfig:
-    """Weights & Biases mirrors metrics.jsonl; WANDB_MODE overrides `mode`."""
+    """Weights & Biases mirrors metrics.jsonl; WANDB_MODE overrides `mode` unless that is `disabled`."""
 
     mode: str = _choice("offline", "offline", "online", "disabled")
     project: str = "alphapo"

@@ -8,9 +8,11 @@ from dataclasses import fields, is_dataclass
 from pathlib import PurePath
 from typing import Any
 
-from alphapo_cli.config.schema import ObjectiveConfig, RunConfig, TrainConfig, TrainerConfig
+from alphapo_cli.config.schema import ObjectiveConfig, RunConfig, TrackingConfig, TrainConfig, TrainerConfig
 from alphapo_cli.errors import ConfigError, nearest
 
+TAG, NAME = 64, 128  # characters that W&B allows in a tag, and in the name of a project
+_NOT_IN_PROJECTS = "/\\#?%:"
 # layout -> values of model.attention that do not work with it
 UNFIT = {"packed": ("eager", "flash_attention_2"), "padded": ("flex",)}
 
@@ -51,6 +53,8 @@ def _faults(cfg: Any, prefix: str) -> Iterable[str]:
                 yield from fault(f"{key}.{name}", inner, {})
     if isinstance(cfg, TrainerConfig) and cfg.max_steps == 0:
         yield f"{prefix}max_steps=0: must be at least 1, or -1 for {prefix}num_train_epochs"
+    if isinstance(cfg, TrackingConfig):
+        yield from _tracking_faults(cfg, prefix)
     if isinstance(cfg, RunConfig) and cfg.name and _leaves(cfg.name):
         yield f"{prefix}name={cfg.name}: must be a name inside {prefix}dir, without '..'; set {prefix}dir to write elsewhere"
     if isinstance(cfg, TrainConfig) and cfg.model.attention in UNFIT[cfg.layout]:
@@ -80,3 +84,22 @@ def _leaves(name: str) -> bool:
     """Whether a directory of that name would lie outside its parent."""
     path = PurePath(name)
     return path.is_absolute() or not path.parts or ".." in path.parts
+
+
+def _tracking_faults(cfg: TrackingConfig, prefix: str) -> Iterable[str]:
+    """What W&B would refuse when the run is opened, after the data has been prepared."""
+    for tag in cfg.tags:
+        if not 1 <= len(tag) <= TAG:
+            yield f"{prefix}tags: '{tag[:20]}{'...' if len(tag) > 20 else ''}' has {len(tag)} characters; W&B takes 1 to {TAG}"
+    found = [char for char in _NOT_IN_PROJECTS if char in cfg.project]
+    if not 1 <= len(cfg.project) <= NAME:
+        yield f"{prefix}project: has {len(cfg.project)} characters; W&B takes 1 to {NAME}"
+    elif found:
+        more = f" (an entity goes into {prefix}entity)" if "/" in found else ""
+        yield f"{prefix}project={cfg.project}: W&B allows no {' '.join(found)} in it{more}"
+    for name in ("entity", "group"):
+        value = getattr(cfg, name)
+        if value is not None and not 1 <= len(value.strip()) <= NAME:
+            yield f"{prefix}{name}: has {len(value.strip())} characters; W&B takes 1 to {NAME}"
+    if cfg.entity is not None and ("/" in cfg.entity or any(char.isspace() for char in cfg.entity.strip())):
+        yield f"{prefix}entity={cfg.entity}: a user's or team's name, without '/' and spaces"

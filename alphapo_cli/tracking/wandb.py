@@ -134,7 +134,7 @@ def open_tracker(
     """Open the tracker of one run. Never raises and never prompts.
 
     Args:
-        cfg: mode, project, entity and tags; WANDB_MODE in the environment overrides `mode`.
+        cfg: mode, project, entity and tags; WANDB_MODE in the environment overrides a `mode` other than disabled.
         run_dir: W&B's files are written below `run_dir`/wandb.
         run_id: W&B's id, the same for every start of the same run.
         name: the run's name.

@@ -27,7 +27,12 @@ _REACH_TIMEOUT = 5.0  # seconds
 
 
 def tracking_mode(cfg: TrackingConfig) -> str:
-    """The mode (online, offline or disabled) from WANDB_MODE, else WANDB_DISABLED, else cfg.mode."""
+    """The mode (online, offline or disabled) from WANDB_MODE, else WANDB_DISABLED, else cfg.mode.
+
+    A configured `disabled` wins over all: it can only prevent an upload.
+    """
+    if cfg.mode == "disabled":
+        return "disabled"
     wanted = os.environ.get("WANDB_MODE", "").strip().lower()
     if wanted in _MODES:
         return _MODES[wanted]
