@@ -49,6 +49,14 @@ def evaluate(
     annotations: Annotated[
         Path | None, typer.Option("--annotations", metavar="FILE", help="For replay: AlpacaEval's annotations.json.")
     ] = None,
+    preferences: Annotated[
+        str | None,
+        typer.Option(
+            "--preferences",
+            metavar="KIND",
+            help="What their numbers mean: alpaca_eval (1 to 2, 0 a draw) or 01 (lost, won).",
+        ),
+    ] = None,
     difficulty: Annotated[
         Path | None,
         typer.Option("--difficulty", metavar="CSV", help="Instruction difficulties, for the length-controlled rate."),
@@ -113,6 +121,8 @@ def evaluate(
     options: dict[str, object] = {}
     if official_row_index:
         options["statistics.official_row_index"] = True
+    if preferences is not None:
+        options["judge.preferences"] = preferences
     if max_cost is not None:
         options["judge.max_cost"] = max_cost
     given = [group for group in line.groups if group.startswith("judge=")]

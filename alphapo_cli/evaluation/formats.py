@@ -123,31 +123,34 @@ def read_outputs(path: Path) -> ModelOutputs:
     return ModelOutputs(str(path), name, tuple(rows), named=bool(distinct[0]))
 
 
-def read_annotations(path: Path) -> Annotations:
+def read_annotations(path: Path, preferences: str = "auto") -> Annotations:
     """Read annotations.
 
     Args:
         path: a file, or a directory with an annotations.json.
+        preferences: what its numbers mean. "alpaca_eval": 1 (reference better) to 2 (model better), and 0 for a draw as
+            in old files; "01": 0 lost, 1 won; "auto": the former, unless there are zeros and nothing above 1.
 
     Returns:
-        The annotations in file order; a preference of 0, a draw in old files, becomes 1.5.
+        The annotations in file order; a draw is 1.5.
 
     Raises:
-        UsageError: the file is unreadable, empty or not JSON, a row lacks a column, an instruction occurs twice, or a
-            preference is neither null, 0 nor within [1, 2].
+        UsageError: the file is unreadable, empty or not JSON, a row lacks a column, an instruction occurs twice, a
+            preference is no number of its kind, none is given, or "auto" cannot tell what they mean.
     """
     path = _inside(path, "annotations")
-    rows = []
+    rows, raw = [], []
     for number, row in enumerate(_rows(path), start=1):
         where = f"{path}, row {number}"
         if "preference" not in row:
             raise UsageError(f"{where}: no 'preference' (its columns: {', '.join(row)}); is this an annotations file?")
+        raw.append(row["preference"])
         rows.append(
             Annotation(
                 instruction=_text(row, "instruction", where),
                 output_1=_text(row, "output_1", where),
                 output_2=_text(row, "output_2", where),
-                preference=_preference(row["preference"], where),
+                preference=_preference(row["preference"], where, preferences == "01"),
                 generator_1=_label(row, "generator_1"),
                 generator_2=_label(row, "generator_2"),
                 dataset=_label(row, "dataset"),
@@ -156,6 +159,14 @@ def read_annotations(path: Path) -> Annotations:
             )
         )
     _unique([row.instruction for row in rows], path)
+    given = [row.preference for row in rows if row.preference is not None]
+    if not given:
+        raise UsageError(f"{path}: no row has a preference, so there is nothing to count")
+    if preferences == "auto" and 0 in raw and set(raw) <= {0, 1, None}:
+        raise UsageError(
+            f"{path}: no preference is above 1, and some are 0: is this lost and won? --preferences=01 reads it so; in "
+            "AlpacaEval's files 0 is a draw and 1 is lost: --preferences=alpaca_eval"
+        )
     return Annotations(str(path), tuple(rows))
 
 
@@ -222,6 +233,9 @@ def _rows(path: Path) -> Sequence[Mapping[str, Any]]:
     try:
         loaded = strict_json.loads(text)
     except json.JSONDecodeError as error:
+        lines = _json_lines(text)
+        if lines is not None:
+            return lines
         raise UsageError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
     except RecursionError as error:
         raise UsageError(f"{path}: not JSON that can be read (nested too deeply)") from error
@@ -233,6 +247,13 @@ def _rows(path: Path) -> Sequence[Mapping[str, Any]]:
         if not isinstance(row, dict):
             raise UsageError(f"{path}, row {number}: a JSON object was expected, not {type(row).__name__}")
     return loaded
+
+
+def _json_lines(text: str) -> list[dict[str, Any]] | None:
+    """The rows of a text with one JSON object a line; None for any other."""
+    rows = [strict_json.parsed_object(line.encode()) for line in text.splitlines() if line.strip()]
+    whole = [row for row in rows if row is not None]
+    return whole if len(whole) == len(rows) > 0 else None
 
 
 def _text(row: Mapping[str, Any], column: str, where: str) -> str:
@@ -255,12 +276,21 @@ def _label(row: Mapping[str, Any], column: str) -> str | None:
     return None if value is None else str(value)
 
 
-def _preference(value: Any, where: str) -> float | None:
+def _preference(value: Any, where: str, zero_one: bool) -> float | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
+    if isinstance(value, str):
+        raise UsageError(f"{where}: preference {short(value, 20)} is text; write numbers")
+    if zero_one:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise UsageError(
+                f"{where}: preference {json.dumps(value)[:40]} is outside [0, 1] (0 lost, 1 won, null none)"
+            )
+        return 1.0 + value
     if isinstance(value, bool) or not isinstance(value, int | float) or not (value == 0 or 1 <= value <= 2):
         raise UsageError(
-            f"{where}: preference {json.dumps(value)[:40]} is outside [1, 2] (1 reference, 2 model, null none)"
+            f"{where}: preference {json.dumps(value)[:40]} is outside [1, 2] (1 reference, 2 model, null none); "
+            "--preferences=01 reads 0 as lost and 1 as won"
         )
     return 1.5 if value == 0 else float(value)
 

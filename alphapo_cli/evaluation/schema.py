@@ -16,6 +16,8 @@ class JudgeConfig:
     name: str = _choice("glassbox", "replay", "openai", "vllm", "glassbox")
     model: str | None = None
     annotator: str | None = None  # the name in annotations.json; null: by judge and model
+    # What the numbers of replayed annotations mean; auto: as in AlpacaEval's files, unless that is ambiguous.
+    preferences: str = _choice("auto", "auto", "alpaca_eval", "01")
     prompt_file: str | None = None  # AlpacaEval's template format; null: alphapo's own text
     top_logprobs: int = _number(5, ge=2, le=20)
     temperature: float | None = _number(

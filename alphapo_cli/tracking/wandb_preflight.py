@@ -27,9 +27,12 @@ _REACH_TIMEOUT = 5.0  # seconds
 
 
 def tracking_mode(cfg: TrackingConfig) -> str:
-    """The mode (online, offline or disabled) from WANDB_MODE, else WANDB_DISABLED, else cfg.mode.
+    """Decide on the mode: WANDB_MODE, else WANDB_DISABLED, else cfg.mode.
 
     A configured `disabled` wins over all: it can only prevent an upload.
+
+    Returns:
+        online, offline or disabled.
     """
     if cfg.mode == "disabled":
         return "disabled"

@@ -83,7 +83,7 @@ def check_judge(cfg: JudgeConfig, annotations: Path | None) -> None:
         from alphapo_cli.evaluation.formats import read_annotations
 
         assert annotations is not None
-        read_annotations(annotations)
+        read_annotations(annotations, cfg.preferences)
     if cfg.name not in ("openai", "vllm"):
         return
     from alphapo_cli.evaluation.judges.prompt import load_template
@@ -122,7 +122,7 @@ def build(cfg: JudgeConfig, outputs: ModelOutputs, annotations: Path | None) -> 
         from alphapo_cli.evaluation.judges.replay import Replay
 
         assert annotations is not None
-        replay = Replay(read_annotations(annotations))
+        replay = Replay(read_annotations(annotations, cfg.preferences))
         replay.check_model(outputs)
         return replay
     if cfg.name == "glassbox":
