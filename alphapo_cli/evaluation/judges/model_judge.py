@@ -87,7 +87,8 @@ class ModelJudge:
         if outcome.stopped is None and len(unanswered) <= self.cfg.max_failed:
             return
         parts, again = [], "the same line asks for the rest"
-        if outcome.stopped is None:  # a permanent refusal would be repeated
+        # A permanent refusal would be repeated; with all left out there would be nothing to count.
+        if outcome.stopped is None and len(unanswered) < total:
             again += f" (judge.max_failed={len(unanswered)} leaves them out)"
         if outcome.failed:
             reasons = Counter(outcome.failed.values()).most_common(3)

@@ -109,3 +109,12 @@ def smaller_limit(message: str, asked: int) -> int | None:
         return None
     numbers = [int(text) for text in re.findall(r"(?<![\d.])\d+(?![\d.])", message)]
     return max((n for n in numbers if 2 <= n < asked), default=None)
+
+
+def remedy_for(message: str) -> str:
+    """The setting that answers a server's refusal of a parameter, to be put behind its message."""
+    if "max_completion_tokens" in message:
+        return " (add judge.token_limit_key=max_completion_tokens)"
+    if "temperature" in message and ("support" in message or "not allowed" in message):
+        return " (add judge.temperature=null)"
+    return ""

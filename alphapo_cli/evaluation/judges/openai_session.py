@@ -30,6 +30,7 @@ from alphapo_cli.evaluation.judges.openai_response import (
     error_in,
     error_message,
     first_token,
+    remedy_for,
     retry_after,
     smaller_limit,
 )
@@ -237,24 +238,25 @@ class Session:
                 await asyncio.wait_for(self.stop.wait(), seconds)
 
     async def _attempt(self, client: httpx.AsyncClient, ask: Ask) -> Reply:
-        began = time.monotonic()
+        began, top_logprobs = time.monotonic(), self.top_logprobs
         try:
             async with asyncio.timeout(self.cfg.timeout):
-                answer = await client.post(self.url, json=payload(self.cfg, ask.messages, self.top_logprobs))
+                answer = await client.post(self.url, json=payload(self.cfg, ask.messages, top_logprobs))
         except TimeoutError as error:
             raise Retry(f"no answer within {self.cfg.timeout:g} s", costly=True) from error
         except httpx.HTTPError as error:
             raise Retry(self.clean(f"{type(error).__name__}: {error}".rstrip(": "))) from error
         if answer.status_code != 200:
+            if answer.status_code in (400, 422):
+                limit = smaller_limit(error_message(answer), top_logprobs)
+                self.top_logprobs = min(self.top_logprobs, limit or self.top_logprobs)
+                if self.top_logprobs < top_logprobs:  # by this answer, or by one that came meanwhile
+                    raise Retry(f"the server allows {self.top_logprobs} top log-probs", after=0.0)
             raise self._refusal(answer, answer.status_code, error_message(answer))
         return self._read(answer, time.monotonic() - began)
 
     def _refusal(self, answer: httpx.Response, status: int, detail: str) -> Exception:
-        reason = self.clean(f"HTTP {status}" + (f": {detail}" if detail else ""))
-        lower = smaller_limit(detail, self.top_logprobs) if status in (400, 422) else None
-        if lower is not None:
-            self.top_logprobs = lower
-            return Retry(reason, after=0.0)
+        reason = self.clean(f"HTTP {status}" + (f": {detail}" if detail else "")) + remedy_for(detail)
         if status in FATAL or 300 <= status < 400 or (status == 429 and "insufficient_quota" in answer.text):
             return Fatal(reason)
         if status in RETRIED or status >= 500 or status < 300:
