@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from alphapo_cli.errors import UsageError
+from alphapo_cli.evaluation.judges.http import client_settings, connection_hint
 from alphapo_cli.evaluation.judges.judge import JudgingResult, Record
 from alphapo_cli.evaluation.judges.openai_session import Session
 from alphapo_cli.evaluation.judges.prompt import estimate_tokens
@@ -133,10 +134,13 @@ class OpenAIEngine:
         """
         url = f"{self.base_url}/models"
         try:
-            answer = httpx.get(url, headers=self.headers(), timeout=min(self.cfg.timeout, PREFLIGHT))
+            answer = httpx.get(
+                url, headers=self.headers(), timeout=min(self.cfg.timeout, PREFLIGHT), **client_settings(url)
+            )
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.ProxyError) as error:
             reason = self.clean(str(error)) or type(error).__name__
-            raise UsageError(f"judge.base_url={self.base_url}: cannot be reached ({reason}); is it running?") from error
+            hint = connection_hint(url, error) or "; is it running?"
+            raise UsageError(f"judge.base_url={self.base_url}: cannot be reached ({reason}){hint}") from error
         except httpx.HTTPError:
             return  # the server is up; it need not implement /models
         if answer.status_code == 401:

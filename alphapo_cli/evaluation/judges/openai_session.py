@@ -24,6 +24,7 @@ from urllib.parse import quote
 import httpx
 from tqdm import tqdm
 
+from alphapo_cli.evaluation.judges.http import client_settings, connection_hint
 from alphapo_cli.evaluation.judges.judge import JudgingResult, Record, Reply, Unusable
 from alphapo_cli.evaluation.judges.openai_response import (
     NoVerdictError,
@@ -101,7 +102,8 @@ class Session:
         self.first_interrupt, self.second_interrupt = asyncio.Event(), asyncio.Event()
         with tqdm(total=len(asks), unit=" judgements", disable=None, file=sys.stderr) as self.bar, self._signals():
             limits = httpx.Limits(max_connections=self.cfg.concurrency)
-            async with httpx.AsyncClient(headers=self.headers, limits=limits, timeout=None) as client:
+            settings = client_settings(self.url)
+            async with httpx.AsyncClient(headers=self.headers, limits=limits, timeout=None, **settings) as client:
                 workers = [asyncio.create_task(self._work(client)) for _ in range(min(self.cfg.concurrency, len(asks)))]
                 try:
                     await self._until_done(workers)
@@ -245,7 +247,8 @@ class Session:
         except TimeoutError as error:
             raise Retry(f"no answer within {self.cfg.timeout:g} s", costly=True) from error
         except httpx.HTTPError as error:
-            raise Retry(self.clean(f"{type(error).__name__}: {error}".rstrip(": "))) from error
+            hint = connection_hint(self.url, error)
+            raise Retry(self.clean(f"{type(error).__name__}: {error}".rstrip(": ")) + hint) from error
         if answer.status_code != 200:
             if answer.status_code in (400, 422):
                 limit = smaller_limit(error_message(answer), top_logprobs)
