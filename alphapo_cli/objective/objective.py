@@ -119,8 +119,7 @@ class Objective(ObjectiveSpec):
         if value is None:
             return self
         kind, _, parameter = str(bound.settings["of"]).partition(".")
-        rebound = self.parts[kind].part.bind({**self.parts[kind].settings, parameter: value})
-        return replace(self, parts={**self.parts, kind: rebound})
+        return replace(self, parts={**self.parts, kind: self.parts[kind].with_setting(parameter, value)})
 
     def rewards(self, scores: Tensor) -> Tensor:
         """Rewards r = beta h(s), of the shape of `scores`."""

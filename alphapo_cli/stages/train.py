@@ -71,7 +71,7 @@ def run(
     builder = builder or InputsBuilder(processes=processes)
     console = console or Console(stderr=True, quiet=processes.rank != 0)
     with threads(cfg.trainer.threads):
-        objective = build(cfg.objective)
+        objective = build(cfg.objective, cfg.seed)
         with PartialState().main_process_first():
             start = builder.model_and_data(cfg)
         if objective.needs_mismatched:
