@@ -64,6 +64,8 @@ class Part:
             <name>_chosen that it reads also <name>_2, <name>_3 and so on.
         pointwise: whether each answer is a term of its own, so that a row may have a single answer.
         mismatched: whether its third answer in training is one to another prompt (`TokenPairs.with_mismatched`).
+        divides: whether it divides by the sum of an answer's token weights.
+        signed: whether the token weights that it gives may be 0 or below.
         seeded: whether it draws at random by the run's seed, which its functions take as the keyword `run_seed`.
     """
 
@@ -84,6 +86,8 @@ class Part:
     sides: int | None = 2
     pointwise: bool = False
     mismatched: bool = False
+    divides: bool = False
+    signed: bool = False
     seeded: bool = False
 
     @property

@@ -223,7 +223,7 @@ def test_answers_with_equal_scores_change_places_freely(name: str) -> None:
 
 
 def test_settings_about_two_answers_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^objective.label_smoothing=0.1: link 'infonca' reads the scores"):
+    with pytest.raises(ConfigError, match=r"^objective.label_smoothing=0.1: link 'infonca' reads how good"):
         tiny.objective("objective=infonca", "objective.label_smoothing=0.1")
     with pytest.raises(
         ConfigError, match=r"^objective/token=prefix: .* regulariser 'gold' reads more; .*objective/token=all"

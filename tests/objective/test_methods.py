@@ -433,7 +433,7 @@ def test_a_schedule_moves_nothing_that_is_not_read_at_every_step(of: str, object
             "objective=alphapo objective/shape=tanh objective/schedule=adaptive objective.schedule.of=shape.scale objective.schedule.start=1",
             "objective.shape.scale=-1.0: must be above 0; objective.schedule moves it there",
         ),
-        ("objective=kto_pair objective/margin=length", "objective/link=kto_pair reads rewards and no margin"),
+        ("objective=kto_pair objective/margin=length", "objective/link=kto_pair reads no margin"),
         ("objective=dpo objective.preference=0", "no loss is left"),
     ],
 )  # fmt: skip

@@ -36,7 +36,7 @@ def squared(c: ObjectiveInputs) -> Tensor:
     return square(c.margin / c.beta - 0.5 / c.beta)
 
 
-@register("link", needs_rejected=False)
+@register("link", needs_rejected=False, reads_margin=False)
 def none(c: ObjectiveInputs) -> Tensor:
     """No preference term: what is left is the NLL, so supervised fine-tuning on the chosen side."""
     return torch.zeros_like(c.margin)

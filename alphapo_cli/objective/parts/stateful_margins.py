@@ -44,7 +44,7 @@ def _instance_update(state: PartState, values: Tensor, *, momentum: float, **_: 
 
 
 @register(
-    "margin", needs_reference=True, limits=MOMENTS,
+    "margin", needs_reference=True, limits=MOMENTS, divides=True,
     stateful=StatefulPart(_moments_initial, lambda c, **_: _reference_gap(c).unsqueeze(1), _instance_update),
 )  # fmt: skip
 def instance(

@@ -38,7 +38,7 @@ def prefix(answers: AnswerLogProbs, scored: TokenLogProbs, *, alpha: float = 0.5
         1 for the first m tokens of an answer, alpha for those that follow, [N].
     """
     inside = scored.tokens.position < _shorter(answers, scored)
-    return torch.where(inside, 1.0, alpha).to(scored.logps)
+    return torch.ones_like(scored.logps).where(inside, alpha)  # in the dtype of the log-probs
 
 
 @register("token", limits={"seed": {"ge": 0, "lt": 2**32}}, seeded=True)
@@ -119,11 +119,12 @@ def turns(answers: AnswerLogProbs, scored: TokenLogProbs, *, gamma: float = 0.7)
     return (torch.exp(rate * turn) * share).to(scored.logps)
 
 
-@register("token", needs_guide=True)
+@register("token", needs_guide=True, signed=True)
 def guided(answers: AnswerLogProbs, scored: TokenLogProbs, *, strength: float = 0.05) -> Tensor:
     """TGDPO (2506.14574): weights from q = log(guide/reference) of an already trained model, `model.guide`.
 
-    `strength` is the paper's alpha beta; strength = 0 is `all`.
+    `strength` is the paper's alpha beta; strength = 0 is `all`. Weights may be 0 or below, so that scores that divide by
+    their sum are refused.
 
     Returns:
         1 + strength q for chosen and 1 - strength q for rejected tokens, [N].
