@@ -222,6 +222,14 @@ def test_answers_with_equal_scores_change_places_freely(name: str) -> None:
     assert torch.allclose(objective(replace(given, columns=same)).loss, objective(other).loss, rtol=1e-12)
 
 
+def test_answers_that_all_have_the_best_score_are_left_alone() -> None:
+    given = rows(10, 4, seed=9)
+    same = {name: torch.ones_like(column) for name, column in given.columns.items()}
+    loss, gradient = loss_and_gradient(METHODS["mpo"].objective, replace(given, columns=same))
+    assert (loss == 0).all()
+    assert (gradient == 0).all()
+
+
 def test_settings_about_two_answers_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"^objective.label_smoothing=0.1: link 'infonca' reads how good"):
         tiny.objective("objective=infonca", "objective.label_smoothing=0.1")
