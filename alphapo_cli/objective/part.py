@@ -17,6 +17,7 @@ from torch import Tensor
 
 from alphapo_cli.config import validate
 from alphapo_cli.config.objective_parts import OPTIONAL, PARTS
+from alphapo_cli.config.renamed import suggestion
 from alphapo_cli.errors import ConfigError, nearest
 from alphapo_cli.objective.inputs import PartState
 
@@ -187,6 +188,6 @@ def find(kind: str, settings: Mapping[str, Any]) -> Part:
     name = str(settings.get("name", OPTIONAL.get(kind)))
     if name not in table:
         raise ConfigError(
-            f"objective.{kind}.name={name}: no such {kind}{nearest(name, table)} (there are: {', '.join(sorted(table))})"
+            f"objective.{kind}.name={name}: no such {kind}{suggestion(f'objective/{kind}', name, table)} (there are: {', '.join(sorted(table))})"
         )
     return table[name]

@@ -131,7 +131,7 @@ LINKS = [
     part("exo_list", lambda x: bernoulli_kl(x.rewards[0] - x.rewards[1], (x.pair.w.score - x.pair.l.score) / 0.4),
          temperature=0.4),
     # Of two answers the better one is above the mean, and both are as far from it.
-    part("mpo", lambda x: -ls(x.rewards[0] - x.rewards[1]), alpha=0.8, power=2.0),
+    part("swepo", lambda x: -ls(x.rewards[0] - x.rewards[1]), alpha=0.8, power=2.0),
 ]  # fmt: skip
 
 

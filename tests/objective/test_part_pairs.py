@@ -81,7 +81,7 @@ def as_tensors(pairs: list[Pair], token: Part) -> tuple[AnswerLogProbs, Tensor]:
 
 # ---------------------------------------------------------------------------------------------------- what is refused
 
-LISTS = {"infonca", "nca_list", "exo_list", "mpo"}
+LISTS = {"infonca", "nca_list", "exo_list", "swepo"}
 JUDGED = LISTS | {"reward_gap", "sppo_soft"}  # links that read how good the answers are
 EACH = LISTS | {"kto", "kto_mismatched", "kto_pair", "bce", "bco", "nca", "apo_zero", "sppo", "sppo_soft", "none"}
 DIVIDING = {"mean", "odds", "ratio_mean"}

@@ -37,7 +37,7 @@ LINKS: dict[str, Callable[[float, float], float]] = {
     "apo_down": lambda c, r: s(c) + 1 - s(c - r),
     "apo_zero": lambda c, r: 1 - s(c) + s(r),
     "bce": lambda c, r: -ls(c) - ls(-r),
-    "calibrated": lambda c, r: -ls(c - r) + (c - 0.5) ** 2 + (r + 0.5) ** 2,
+    "calibrated": lambda c, r: -ls(c - r) + ((c - 0.5) ** 2 + (r + 0.5) ** 2) / 2,
     "discopop": lambda c, r: -s(-20 * (c - r)) * ls(c - r) + s(20 * (c - r)) * math.exp(r - c),
     "exo": lambda c, r: s(c - r) * (ls(c - r) - math.log(0.999)) + s(r - c) * (ls(r - c) - math.log(0.001)),
     "focal": lambda c, r: -(s(c - r) ** 0.05) * ls(c - r),
@@ -92,7 +92,7 @@ VANISHING: dict[str, Callable[[float], float]] = {
     "infonca": lambda m: math.log1p(math.exp(-m)),
     "kto": lambda m: 2 / (1 + math.exp(m / 2)),
     "logistic": lambda m: math.log1p(math.exp(-m)),
-    "mpo": lambda m: math.log1p(math.exp(-m)),
+    "swepo": lambda m: math.log1p(math.exp(-m)),
 }
 
 

@@ -69,6 +69,10 @@ def test_bmc_counts_unlikely_tokens_of_one_answer_only_more() -> None:
     differs = [0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0]
     expected = [b if d else 1.0 for b, d in zip(boost, differs, strict=True)]
     assert weights(given, "objective=bmc") == pytest.approx(expected, rel=1e-12)
+    counted = [w * float(x) for w, x in zip(expected, logps(given), strict=True)]
+    d = [sum(counted[:5]) - sum(counted[7:10]), sum(counted[5:7]) - sum(counted[10:])]
+    loss = tiny.objective("objective=bmc")(given).loss.tolist()  # beta 0.01, as its authors train chat models
+    assert loss == pytest.approx([math.log1p(math.exp(-0.01 * x)) for x in d], rel=1e-12)
 
 
 def test_sampo_takes_as_many_tokens_and_draws_by_pair_and_seeds_alone() -> None:
@@ -134,7 +138,9 @@ def test_every_token_once_is_dpo() -> None:
     given = tokens(6)
     dpo = tiny.objective("objective=dpo")(given).loss
     assert torch.allclose(tiny.objective("objective=ld_dpo", "objective.token.alpha=1")(given).loss, dpo, rtol=1e-13)
-    assert torch.allclose(tiny.objective("objective=bmc", "objective.token.delta=0")(given).loss, dpo, rtol=1e-13)
+    assert torch.allclose(
+        tiny.objective("objective=bmc", "objective.token.delta=0", "objective.beta=0.1")(given).loss, dpo, rtol=1e-13
+    )
 
 
 @pytest.mark.parametrize("clamp", [True, False])

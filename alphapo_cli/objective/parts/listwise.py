@@ -81,8 +81,8 @@ def exo_list(c: ObjectiveInputs, *, temperature: float = 1.0) -> Tensor:
 
 
 @register("link", **_LIST)
-def mpo(c: ObjectiveInputs, *, alpha: float = 1.0, power: float = 1.0) -> Tensor:
-    """MPO/SWEPO (2412.04628): answers above the row's mean score, and the best, against all answers.
+def swepo(c: ObjectiveInputs, *, alpha: float = 1.0, power: float = 1.0) -> Tensor:
+    """SWEPO (2412.04628): answers above the row's mean score, and the best, against all answers.
 
     Weights are w_i = e^{alpha |score_i - mean|^power}. K = 2 with alpha = 0 is `logistic`.
 

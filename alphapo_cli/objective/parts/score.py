@@ -82,6 +82,7 @@ def ratio_mixed(answers: AnswerLogProbs, *, weight: float = 0.5, clip: float = 0
     """MRPO (2405.16388): log-ratio to the harmonic mean of two references.
 
     R' is the second reference's log-prob, clipped to R (1 -+ clip). Equal references, or weight = 0, give `ratio_sum`.
+    `weight` is 1 - alpha of the authors' code.
 
     Returns:
         s = L - V, V = -log[(1 - weight) e^{-R} + weight e^{-R'}], [K, B].
