@@ -1,7 +1,7 @@
 """Scores: one number per answer, s, from its log-probs; K sides (chosen first) of B pairs, to [K, B].
 
 Public implementations differ in sum or mean, and results are not comparable between the two, so the choice is a named
-part and never a flag. Names of scores that compare with a reference begin with `ratio`.
+part and never a flag. Names of scores that compare with a reference begin with ratio.
 """
 
 from __future__ import annotations

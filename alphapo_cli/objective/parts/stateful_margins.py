@@ -87,7 +87,7 @@ def _queue_update(state: PartState, values: Tensor, *, tau: float, steps: int, s
     gaps, gamma = values[:, 0], values[0, 1]
     queue = state["queue"]
     reused = max(0, min(size - len(gaps), len(queue)))
-    # Evenly spaced over the queue: the authors draw at random, which a resumed run could not repeat.
+    # Evenly spaced over the queue, where the authors draw at random: as good a sample, and the same in every run.
     sampled = queue[torch.linspace(0, len(queue) - 1, reused).round().long()] if reused else queue[:0]
     pool = torch.cat([sampled, gaps])
     share, normalisers = torch.zeros_like(pool), []
