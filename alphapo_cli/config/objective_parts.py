@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from alphapo_cli.config.overrides import Sources, shown
+from alphapo_cli.config.renamed import suggestion
 from alphapo_cli.errors import ConfigError, nearest
 
 # Kinds of parts that every objective chooses in its defaults list; those that it may omit, with their defaults.
@@ -129,7 +130,7 @@ def part_defaults(raw: DictConfig, objective: str, sources: Sources) -> dict[str
         if kind in OPTIONAL and name not in known:
             raise ConfigError(
                 f"objective={objective}: its YAML chooses the {kind} {name!r}; there is no such {kind}"
-                f"{nearest(str(name), known)} (choices: {', '.join(known)})"
+                f"{suggestion(f'objective/{kind}', str(name), known)} (choices: {', '.join(known)})"
             )
         if name not in known:
             raise ConfigError(

@@ -18,6 +18,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString, Valu
 from hydra.errors import HydraException
 
 from alphapo_cli.config.hydra_parser import OverridesParser
+from alphapo_cli.config.renamed import suggestion
 from alphapo_cli.errors import ConfigError, first_line, nearest
 from alphapo_cli.storage.paths import shipped
 
@@ -182,7 +183,9 @@ def split(overrides: Sequence[Override], sources: Sources) -> Line:
             if choice not in known[key] and not (choice is None and key == "experiment"):
                 many = key == "objective"
                 listed = "`alphapo objectives` lists them" if many else f"choices: {', '.join(known[key])}"
-                raise ConfigError(f"{key}={shown(choice)}: no such {key}{nearest(str(choice), known[key])} ({listed})")
+                raise ConfigError(
+                    f"{key}={shown(choice)}: no such {key}{suggestion(key, str(choice), known[key])} ({listed})"
+                )
             groups.append(f"{key}={'null' if choice is None else choice}")
         elif "/" in key:
             raise ConfigError(f"'{text}': no such group '{key}'{nearest(key, known)} (groups: {', '.join(known)})")

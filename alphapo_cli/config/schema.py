@@ -228,7 +228,7 @@ class TrackingConfig:
 class RunConfig:
     """Name and parent directory of the run directory."""
 
-    name: str | None = None  # null: <objective>-<hash8 of the resolved configuration>
+    name: str | None = None  # null: <objective>-<hash8 of the settings that differ from their defaults>
     dir: str = "runs"
 
 

@@ -41,6 +41,10 @@ OLDEST_FORMAT = 1  # the oldest that this version reads
 NUMERICS = {
     1: "the first version; no number in manifest.json",
     2: "a margin within rounding counts as a tie, in every metric and in every branch of a loss",
+    3: (
+        "beta_dpo and sampo draw by the run's seed; defaults of rpo_sft, cal_dpo, bmc and bce are their authors'; "
+        "label_smoothing acts on label_column, and on kto_pair's answers against the half that they are not in"
+    ),
 }
 
 # PyYAML's C loader if built: ten times as fast, and a directory may have thousands of these files.

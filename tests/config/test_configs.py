@@ -34,6 +34,8 @@ FILES = sorted(p.relative_to(CONF).with_suffix("").as_posix() for p in CONF.rglo
 PRIMARIES = {"train": TrainConfig, "generate": GenerateConfig, "eval": EvalConfig, "sweep": SweepConfig}
 # The groups that only one stage knows; the others are training's.
 OWNERS = {"launcher": "sweep", "judge": "eval", "generation": "generate"}
+# What a part needs beside it: without a preference term only the NLL is left, and weights of either sign need a sum.
+BESIDE = {"objective/link/none": ["objective.nll=1"], "objective/token/guided": ["objective/score=ratio_sum"]}
 METHODS = tiny.catalogue()
 PARTS = [(kind, name) for kind, table in TABLES.items() for name in table]
 
@@ -60,8 +62,7 @@ def test_it_is_reached_composes_and_makes_an_objective(file):
     else:
         assert group in Sources().groups()
         # Choosing a group that no primary's defaults list holds is an error of Hydra.
-        # Without a preference term only the NLL is left.
-        cfg = composed(f"{group}={choice}", *(["objective.nll=1"] if file == "objective/link/none" else []))
+        cfg = composed(f"{group}={choice}", *BESIDE.get(file, ()))
     if not hasattr(cfg, "objective"):
         return
     objective = build(cfg.objective)
@@ -114,7 +115,10 @@ def test_a_parts_yaml_equals_its_functions_parameters(kind, name):
     assert file.is_file(), f"{kind} '{name}' has no YAML"
     written = yaml.safe_load(file.read_text())
     signature = inspect.signature(TABLES[kind][name].function)
-    declared = {n: p.default for n, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
+    parameters = {n: p for n, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
+    drawn = {"run_seed"} if TABLES[kind][name].seeded else set()  # the run's, no setting of the part
+    assert {n for n, p in parameters.items() if p.default is p.empty} == drawn
+    declared = {n: p.default for n, p in parameters.items() if n not in drawn}
     assert written == {"name": name, **declared}
     assert {k: type(v) for k, v in written.items()} == {"name": str, **{k: type(v) for k, v in declared.items()}}
 

@@ -39,6 +39,8 @@ KINDS = {
         "trainer.per_device_train_batch_size=4",
         "trainer.gradient_accumulation_steps=2",
     ),
+    # Pairs and tokens drawn by seed, step and pair.
+    "draws": ("objective=beta_dpo", "objective/token=sampled", "objective.beta=0.5"),
 }
 QUICK = [("alphapo", 1), ("lora with dropout", 9)]
 

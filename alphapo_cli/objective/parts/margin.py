@@ -108,7 +108,7 @@ def other_reward(c: ObjectiveInputs, *, column: str = "other_reward", weight: fl
 
 @register("margin", needs_reference=True, needs_kl=True)
 def sequence_kl(c: ObjectiveInputs, *, alpha: float = 0.5, stop: bool = True) -> Tensor:
-    """TDPO (2404.11999), the second of its losses, as two other projects' codes have it.
+    """TDPO (2404.11999) as its authors' code has it: TDPO2, or TDPO1 with stop = False and alpha = 1.
 
     `stop` passes no gradient through K_w. alpha = 0 is none.
 
