@@ -43,7 +43,8 @@ NUMERICS = {
     2: "a margin within rounding counts as a tie, in every metric and in every branch of a loss",
     3: (
         "beta_dpo and sampo draw by the run's seed; defaults of rpo_sft, cal_dpo, bmc and bce are their authors'; "
-        "label_smoothing acts on label_column, and on kto_pair's answers against the half that they are not in"
+        "label_smoothing acts on label_column, and on kto_pair's answers against the half that they are not in; "
+        "the model's own dropout is off in training (model.dropout)"
     ),
 }
 
