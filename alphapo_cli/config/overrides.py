@@ -115,6 +115,24 @@ def _typed(key: str, text: str) -> str:
     return shlex.quote(f"{key}={quoted(text, quote)}")
 
 
+def typed(key: str, value: Any) -> str:
+    """What to type in a shell to give `key` a value that a configuration has."""
+    if isinstance(value, list):
+        return shlex.quote(f"{key}=[{','.join(_literal(item) for item in value)}]")
+    return shlex.quote(f"{key}={_literal(value)}")
+
+
+def _literal(value: Any) -> str:
+    """A value in the grammar; a text in quotes where it would be read as anything else."""
+    if not isinstance(value, str):
+        return shown(value)
+    try:
+        read = OverridesParser.create().parse_override(f"key={value}").value()
+    except HydraException:
+        read = None
+    return value if isinstance(read, str) and read == value and "," not in value else quoted(value)
+
+
 def quoted(text: str, quote: str = "'") -> str:
     """`text` as a quoted value of the grammar, which doubles backslashes before a quote and at the end only."""
     inner = re.sub(rf"(\\*){quote}", lambda m: m[1] * 2 + "\\" + quote, text)

@@ -32,7 +32,7 @@ class ObjectiveInputs:
     answers: AnswerLogProbs | None = None
     state: PartState = field(default_factory=dict)  # of the part that is called
     flipped: bool = False  # whether chosen and rejected are swapped
-    rounding: Tensor | float = 0.0  # [K, B] bound on the rounding error of each reward
+    rounding: Tensor | float = 0.0  # [K, B] bound on the rounding error of each reward, see `of_branches`
 
     @property
     def margin(self) -> Tensor:

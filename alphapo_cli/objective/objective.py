@@ -40,7 +40,9 @@ class PairLoss:
     @property
     def accuracy(self) -> Tensor | None:
         """Whether the chosen reward is higher, [B]: 1, 0, or 0.5 within rounding; None without a rejected side."""
-        return None if self.margins is None else share_above(self.margins, self.rounding[0] + self.rounding[1])
+        return (
+            None if self.margins is None else share_above(self.margins, torch.hypot(self.rounding[0], self.rounding[1]))
+        )
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class Objective(ObjectiveSpec):
         """What links, margins and weights read of `scores` [K, B]."""
         states = (context or self.start).states
         rewards = self.rewards(scores)
-        rounding = 0.0 if answers is None else self.reward_rounding(answers)
+        rounding = 0.0 if answers is None else self.reward_rounding(answers.of_branches())
         c = ObjectiveInputs(
             scores, rewards, self.beta, self.gamma, answers, states.get("margin", {}), rounding=rounding
         )

@@ -21,7 +21,7 @@ import yaml
 from alphapo_cli.config import schema
 from alphapo_cli.config.compose import leaves, to_dict, to_yaml
 from alphapo_cli.config.objective_parts import OPTIONAL, PARTS, declared
-from alphapo_cli.config.overrides import shown
+from alphapo_cli.config.overrides import shown, typed
 from alphapo_cli.errors import UsageError
 from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.strict_json import parsed_object
@@ -118,7 +118,7 @@ def to_type(differences: Mapping[str, tuple[Any, Any]], most: int = 6) -> str | 
     """Overrides that give the new configuration the old values; None if a few overrides cannot."""
     if len(differences) > most or any(new == "absent" or _NAME.fullmatch(k) for k, (_, new) in differences.items()):
         return None
-    return " ".join(f"{key}={_value_text(old)}" for key, (old, _) in differences.items())
+    return " ".join(typed(key, old) for key, (old, _) in differences.items())
 
 
 def _value_text(value: Any) -> str:
@@ -162,7 +162,11 @@ def _is_earlier(place: Path, argv: Sequence[str]) -> bool:
         content = (place / "manifest.json").read_bytes()
     except OSError:
         return False
-    if not argv or json.dumps(_arguments(argv)[-1]).encode() not in content:  # reading thousands as JSON takes longer
+    words = _arguments(argv)
+    # A file of the user's may have changed, and the same words mean another run now.
+    if not words or any(word.startswith("--config-dir") for word in words):
+        return False
+    if json.dumps(words[-1]).encode() not in content:  # reading thousands as JSON takes longer
         return False
     manifest = parsed_object(content) or {}
     command = manifest.get("command")

@@ -207,8 +207,12 @@ def whole_directory(target: Path, *, shared: bool = False) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
-    """Flush a file, or the names in a directory, to disk, where the file system can."""
-    with contextlib.suppress(OSError):
+    """Flush a file, or the names in a directory, to disk; of a directory, where the file system can.
+
+    Raises:
+        OSError: the disk refuses a file, which some file systems say only now.
+    """
+    with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -55,7 +55,7 @@ PROBE: dict[str, Metric] = {
         summed=True,
     ),
     "displacement/share_chosen_down": _share(
-        "whose chosen completion is less likely now than at step 0, by more than rounding",
+        "whose chosen completion is less likely now than at step 0",
         "above about 0.5: most preferred answers are being pushed away",
     ),
     "displacement/quadrant/up_up": _share("of which neither completion became less likely"),

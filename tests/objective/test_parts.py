@@ -13,6 +13,7 @@ import alphapo_cli.objective.build  # noqa: F401  (it fills the tables)
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
 from alphapo_cli.objective.inputs import ObjectiveInputs
 from alphapo_cli.objective.part import TABLES
+from tests import tiny
 
 
 def s(x: float) -> float:
@@ -110,3 +111,23 @@ def test_a_small_loss_keeps_float32s_digits(name: str, m: float) -> None:
     by_hand = slope(VANISHING[name], m)  # of m alone: half of it comes from either side, and their difference is whole
     assert gradient[0].item() == pytest.approx(by_hand, rel=allowed + 1e-6)
     assert gradient[1].item() == pytest.approx(-by_hand, rel=allowed + 1e-6)
+
+
+@pytest.mark.parametrize("token_rounding", [0.0, 1e-5, 0.03], ids=["exact", "float32", "bfloat16"])
+def test_dpop_is_the_published_loss_in_every_precision(token_rounding: float) -> None:
+    """50 max(0, fall of the chosen answer) times beta, whatever the rounding of a log-prob; ties have the mean slope."""
+    objective = tiny.objective("objective=dpop")
+    falls = torch.arange(-80, 81, dtype=torch.float64) / 20
+    sums = torch.stack([-240 - falls, torch.full_like(falls, -250.0)]).requires_grad_()
+    reference = torch.stack([torch.full_like(falls, -240.0), torch.full_like(falls, -250.0)])
+    answers = AnswerLogProbs(sums, torch.full_like(sums, 200.0), reference, token_rounding=token_rounding)
+    loss = objective(answers).loss
+    margin = 0.1 * (-falls - 50 * falls.clamp(min=0))
+    assert torch.allclose(loss, torch.nn.functional.softplus(-margin), atol=1e-12)
+    (gradient,) = torch.autograd.grad(loss.sum(), sums)
+    exact = -0.1 * torch.sigmoid(-margin) * torch.where(falls > 0, 51.0, 1.0)
+    away = falls.abs() > 0.01  # BRANCH_ROUNDING allows 2e-4 * 1.2 * 200**0.5 nats, and the reference as many
+    assert torch.allclose(gradient[0][away], exact[away], rtol=1e-9)
+    tie = 80  # no fall: the mean of both slopes
+    assert falls[tie] == 0
+    assert gradient[0][tie].item() == pytest.approx(-0.1 * 0.5 * 26, rel=1e-6)

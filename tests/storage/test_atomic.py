@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alphapo_cli.errors import AlphapoError
-from alphapo_cli.storage.atomic import jsonable, write_atomic, write_json
+from alphapo_cli.storage.atomic import jsonable, whole_directory, write_atomic, write_json
 from alphapo_cli.storage.jsonl import append_jsonl, read_jsonl
 
 
@@ -200,3 +201,22 @@ def test_a_row_that_only_half_fits_on_the_disk_is_an_error(log: str, tmp_path: P
     ended = subprocess.run([sys.executable, "-c", code, path, log], capture_output=True, text=True)
     assert ended.returncode == 1
     assert "OSError: [Errno 27] File too large" in ended.stderr
+
+
+def test_a_directory_whose_file_the_disk_refuses_at_the_last_moment_does_not_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As file systems do that find out at write-back: NFS, quotas."""
+    target = tmp_path / "step-1"
+    with whole_directory(target) as folder:
+        (folder / "state").write_text("old")
+
+    def refuse(handle: int) -> None:
+        if not stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="No space left"), whole_directory(target) as folder:
+        (folder / "state").write_text("new")
+    assert (target / "state").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["step-1"]

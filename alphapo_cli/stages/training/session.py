@@ -100,9 +100,8 @@ class TrainingSession(StepHooks):
         if isinstance(lock, LockStatus):
             raise Busy.of(self.directory, lock)
         self.lock = lock
-        state = self.directory.check(
-            self.cfg, replace=replace
-        )  # checked again under the lock, because it may have changed
+        # Again, now under the lock, because it may have changed.
+        state = self.directory.check(self.cfg, replace=replace, locked=True)
         if state in OVER:
             return self.directory.summary(), None
         manifest = facts_of(self.start, self.processes.world, self.order.total_steps)
