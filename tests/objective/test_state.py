@@ -17,7 +17,6 @@ from alphapo_cli.modeling.logprobs import AnswerLogProbs
 from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.objective.inputs import StepContext
 from alphapo_cli.objective.objective import Objective
-from alphapo_cli.objective.parts.stateful_margins import _noise
 from alphapo_cli.probe.scoring import score_pairs
 from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.training.trainer import PreferenceTrainer
@@ -178,20 +177,25 @@ def kept_pairs(objective: Objective, given: AnswerLogProbs, steps: int = 4) -> l
 
 
 def test_beta_dpo_draws_by_the_runs_seed_the_step_and_the_pair() -> None:
-    """Nothing else: not by the order of the pairs, nor by which others are drawn in the same step."""
+    """By nothing else, such as the place of a pair in its batch."""
     seeds = [tiny.objective("objective=beta_dpo", seed=seed) for seed in (0, 1, 2**32 - 1)]
     given, _, _ = answers(seeds[0], 7)
     draws = [kept_pairs(objective, given) for objective in seeds]
     assert len({tuple(draw) for draw in draws}) == 3
     assert all(len(set(draw)) > 1 for draw in draws)
     assert kept_pairs(tiny.objective("objective=beta_dpo", seed=1), given) == draws[1]
-    # The noise is what a pair's index and the step say, whatever the batch.
-    noise = {}
-    for name, order in {"all": list(range(30)), "some": [29, 3, 17]}.items():
-        index = torch.tensor(order)
-        noise[name] = dict(zip(order, _noise(index, torch.tensor(3.0), 5).tolist(), strict=True))
-    assert {i: noise["all"][i] for i in noise["some"]} == noise["some"]
-    assert noise["all"][3] != _noise(torch.tensor([3]), torch.tensor(4.0), 5).item()
+    # Once the threshold of a step is known, a pair is kept or not by itself: alone in a batch as among the others.
+    objective = seeds[1]
+    context = StepContext(0.0, objective.update(objective.start.states, objective.observe(given, objective.start)))
+    whole = objective(given, context).loss
+    for order in ([29, 3, 17], [5]):
+        assert given.index is not None
+        assert given.reference is not None
+        part = replace(
+            given, sums=given.sums[:, order], lengths=given.lengths[:, order], reference=given.reference[:, order],
+            index=given.index[order],
+        )  # fmt: skip
+        assert torch.equal(objective(part, context).loss, whole[order])
 
 
 def test_kept_pairs_are_a_sample_by_weight() -> None:
