@@ -27,6 +27,7 @@ from alphapo_cli.data.text_pairs import TextPair, digest
 from alphapo_cli.data.token_pairs import Ragged
 from alphapo_cli.data.tokenise import Encoded, TokenCounts, encode_pairs
 from alphapo_cli.errors import UsageError
+from alphapo_cli.storage.atomic import make_folder, sync, sync_tree
 
 # Increase it whenever the same pairs, tokenizer and settings give different ids or counts.
 CODE_VERSION = 1
@@ -114,7 +115,7 @@ def _read(folder: Path) -> Encoded | None:
 
 
 def _write(folder: Path, encoded: Encoded) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     temporary = folder.parent / f".{folder.name}.{os.getpid()}.{uuid.uuid4().hex}"
     temporary.mkdir()
     try:
@@ -127,6 +128,7 @@ def _write(folder: Path, encoded: Encoded) -> None:
         np.savez(temporary / "tokens.npz", **arrays)
         meta = {"counts": asdict(encoded.counts), "template": encoded.template}
         (temporary / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        sync_tree(temporary)
         _publish(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -138,6 +140,7 @@ def _publish(temporary: Path, folder: Path) -> None:
     for _ in range(3):
         with contextlib.suppress(OSError):
             os.replace(temporary, folder)
+            sync(folder.parent)
             return
         if _read(folder) is not None:
             return

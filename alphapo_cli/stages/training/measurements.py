@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import numpy as np
-
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.data.tokenise import encode_prompt, end_token_id
@@ -56,9 +54,9 @@ class Measurements:
             # The key of the data too: objectives with `needs_mismatched` have other pairs of the same rows.
             memoize=lambda what, make: memoize(f"{what} {inputs.data_key}", make),
         )  # fmt: skip
-        if cfg.guard.non_finite and not np.isfinite(self.probe.start.sums).all():
+        if cfg.guard.non_finite and (kinds := guards.not_finite(self.probe.start.sums)):
             raise AlphapoError(
-                f"{inputs.start}: the model gives log-probs that are not finite before any training; "
+                f"{inputs.start}: the model gives log-probs that are {kinds} before any training; "
                 "its weights are damaged, or need model.dtype=float32"
             )
         self.samples: SampledAnswers | None = None
@@ -108,9 +106,8 @@ class Measurements:
         per_pair: list[dict[str, Any]] = []
         if probe:
             now = self.probe.start if step == 0 else self.probe.measure(self.policy, context)
-            if self.cfg.guard.non_finite and not np.isfinite(now.sums).all():
-                worst = float(now.sums[~np.isfinite(now.sums)][0])
-                raise AlphapoError(guards.broken("a log-prob of the probe", worst, step))
+            if self.cfg.guard.non_finite and (kinds := guards.not_finite(now.sums)):
+                raise AlphapoError(guards.broken("a log-prob of the probe", kinds, step))
             row.update(displacement.metrics(now, self.probe.start))
             per_pair = displacement.per_pair(now, self.probe.start, step)
         if samples and self.samples is not None:
