@@ -8,7 +8,6 @@ the key and the nearest valid one in every error, and lets a sweep compose once 
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -21,9 +20,10 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf, StringNode, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
+from alphapo_cli.config.keys import leaves, require, suggestion
 from alphapo_cli.config.objective_parts import (
     GAMMAS,
     check_parts,
@@ -34,7 +34,7 @@ from alphapo_cli.config.objective_parts import (
 )
 from alphapo_cli.config.overrides import Line, Sources, shown
 from alphapo_cli.config.validate import check, normalise
-from alphapo_cli.errors import ConfigError, first_line, nearest
+from alphapo_cli.errors import ConfigError, first_line
 from alphapo_cli.storage.paths import shipped
 
 T = TypeVar("T")
@@ -106,7 +106,7 @@ def compose_each(
         else:
             cfg, parts, first = composed[kind]
             typed = copy.deepcopy(first)
-            _apply(cfg, cell, parts)
+            _apply(cfg, cell, parts, sources)
             # Setting gamma or gamma_beta_ratio resets the other one.
             keys = [*cell.values, *(GAMMAS if any(key in GAMMAS for key in cell.values) else ())]
             touched = {path: parts[path] for path in parts if any(key.startswith(f"{path}.") for key in keys)}
@@ -128,7 +128,7 @@ def _resolved(
     chosen, parts = _chosen(primary, schema, tuple(groups.values()), sources)  # type: ignore[arg-type]
     cfg = copy.deepcopy(chosen)
     for layer in layers:
-        _apply(cfg, layer, parts)
+        _apply(cfg, layer, parts, sources)
     check_parts(cfg, parts)
     return cfg, parts
 
@@ -175,7 +175,11 @@ def _chosen(
     try:
         cfg = OmegaConf.merge(OmegaConf.structured(schema), raw)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"conf/{primary}.yaml with {' '.join(groups.values())}: {first_line(error)}") from error
+        reason = first_line(error)
+        if isinstance(error, ConfigKeyError) and error.full_key:
+            known = {**leaves(raw), **leaves(OmegaConf.structured(schema))}
+            reason += suggestion(error.full_key, error.full_key, [key for key in known if key != error.full_key])
+        raise ConfigError(f"conf/{primary}.yaml with {' '.join(groups.values())}: {reason}") from error
     assert isinstance(cfg, DictConfig)
     resolve_gamma(cfg, choices, sources)
     return cfg, parts
@@ -218,7 +222,7 @@ def _is_text(node: Any) -> bool:
     return isinstance(node, StringNode) or (isinstance(node, ListConfig) and node._metadata.element_type is str)
 
 
-def _apply(cfg: DictConfig, layer: Line, parts: Mapping[str, Mapping[str, Any]]) -> None:
+def _apply(cfg: DictConfig, layer: Line, parts: Mapping[str, Mapping[str, Any]], sources: Sources) -> None:
     """Set the values of a layer; raises ConfigError for an unknown key or a wrong type."""
     values = layer.values
     given = [key for key in GAMMAS if values.get(key) is not None]
@@ -228,66 +232,13 @@ def _apply(cfg: DictConfig, layer: Line, parts: Mapping[str, Mapping[str, Any]])
         other = GAMMAS[1 - GAMMAS.index(key)]
         OmegaConf.update(cfg, other, None)
     for key, value in values.items():
-        _require(cfg, key, value, parts)
+        require(cfg, key, value, parts, sources)
         if _is_text(_node(cfg, key)):
             value = layer.texts.get(key, value)
         try:
             OmegaConf.update(cfg, key, value, merge=True, force_add=False)
         except OmegaConfBaseException as error:
             raise ConfigError(f"{key}={shown(value)}: {_expected(cfg, key) or first_line(error)}") from error
-
-
-def _require(cfg: DictConfig, key: str, value: Any, parts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise ConfigError where the configuration has no `key`, or `key` is a group of keys."""
-    node: Any = cfg
-    path: list[str] = []
-    for name in key.split("."):
-        base = ".".join(path)
-        children = [str(k) for k in node] if isinstance(node, DictConfig) else []
-        if base in parts:  # a part's own parameters, whose names its YAML declares
-            children = [k for k in parts[base] if k != "name"]
-        if name not in children:
-            full = ".".join([*path, name])
-            if base in parts and not children:
-                kind, chosen = base.rpartition(".")[2], parts[base]["name"]
-                raise ConfigError(
-                    f"unknown key '{full}': the {kind} '{chosen}' has no parameters; choose another by objective/{kind}="
-                )
-            hint = nearest(name, children).replace("mean '", f"mean '{base}.") if base else _nearest_anywhere(cfg, key)
-            where = f"keys of {base}" if base else "keys"
-            listed = f" ({where}: {', '.join(children)})" if children else f" ({base} holds a value, not keys)"
-            raise ConfigError(f"unknown key '{full}'{hint}{listed}")
-        node = node[name] if isinstance(node, DictConfig) else None
-        path.append(name)
-    if isinstance(node, DictConfig) and not isinstance(value, Mapping):
-        raise ConfigError(f"{key}={shown(value)}: {key} is a group of keys ({', '.join(map(str, node))}), not a value")
-
-
-def _nearest_anywhere(cfg: DictConfig, key: str) -> str:
-    """Hint at a key elsewhere with the same or a similar last name: `objective.beta` for `beta`; groups before keys."""
-    known: dict[str, str] = {str(k): str(k) for k in cfg}
-    for k in leaves(cfg):
-        known.setdefault(k.rsplit(".", 1)[-1], k)
-    close = difflib.get_close_matches(key.rsplit(".", 1)[-1], known, n=1, cutoff=0.7)
-    return f"; did you mean '{known[close[0]]}'?" if close else nearest(key, leaves(cfg))
-
-
-def leaves(cfg: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and values of a nested configuration."""
-    found: dict[str, Any] = {}
-    for key in cfg:
-        value = cfg[key]
-        name = f"{prefix}{key}"
-        if isinstance(value, (DictConfig, Mapping)):
-            found.update(leaves(value, f"{name}."))
-        else:
-            found[name] = OmegaConf.to_container(value) if isinstance(value, ListConfig) else value
-    return found
-
-
-def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Keys with different values, in alphabetical order; a key that one of the two has not is null there."""
-    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
 
 
 def to_yaml(cfg: Any) -> str:

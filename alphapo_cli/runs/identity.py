@@ -19,7 +19,8 @@ from typing import Any
 import yaml
 
 from alphapo_cli.config import schema
-from alphapo_cli.config.compose import leaves, to_dict, to_yaml
+from alphapo_cli.config.compose import to_dict, to_yaml
+from alphapo_cli.config.keys import leaves
 from alphapo_cli.config.objective_parts import OPTIONAL, PARTS, declared
 from alphapo_cli.config.overrides import shown
 from alphapo_cli.errors import UsageError

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from alphapo_cli.config.compose import compose, differing_keys
+from alphapo_cli.config.compose import compose
+from alphapo_cli.config.keys import UnknownKeyError, differing_keys, leaves
 from alphapo_cli.config.overrides import Line, Sources, read_line
-from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.config.schema import DataConfig, TrainConfig
 from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.judges.registry import check_judge, check_settings
-from alphapo_cli.evaluation.schema import EvalConfig
-from alphapo_cli.generation.schema import GenerateConfig, check_line
+from alphapo_cli.evaluation.schema import EvalConfig, JudgeConfig, StatisticsConfig
+from alphapo_cli.generation.schema import GenerateConfig, GenerationConfig, check_line
 from alphapo_cli.storage.hashing import plan_key
 
 # Groups of overrides for generation and for evaluation.
@@ -55,8 +58,10 @@ class Plan:
 
     def settings(self) -> tuple[GenerateConfig, EvalConfig]:
         """Settings of generation and evaluation, without those that depend on the run."""
-        generate = compose("generate", GenerateConfig, [self.generate], self.sources)
-        return generate, compose("eval", EvalConfig, [self.evaluate], self.sources)
+        with hints_from_other_stages("generate", self.sources):
+            generate = compose("generate", GenerateConfig, [self.generate], self.sources)
+        with hints_from_other_stages("eval", self.sources):
+            return generate, compose("eval", EvalConfig, [self.evaluate], self.sources)
 
     def to_yaml(self) -> str:
         """The resolved settings of the later stages as YAML, under their names on the command line."""
@@ -108,6 +113,39 @@ class Plan:
         return plan_key(self.lines, (self.reference, self.annotations, self.difficulty, self.gamed))
 
 
+@contextlib.contextmanager
+def hints_from_other_stages(stage: str, sources: Sources, more: Sequence[str] = ()) -> Iterator[None]:
+    """Within the block, the error for an unknown key of one stage looks for the key in the other stages too.
+
+    Args:
+        stage: the one that the block composes: train, generate or eval.
+        sources: the directories of YAML files.
+        more: further keys of the command line.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UnknownKeyError: the block raised one.
+    """
+    try:
+        yield
+    except UnknownKeyError as error:
+        keys = {
+            "train": [*leaves(asdict(compose("train", TrainConfig, [], sources)))],
+            "generate": [*leaves(asdict(GenerationConfig()), "generation."), *leaves(asdict(DataConfig()), "prompts.")],
+            "eval": [*leaves(asdict(JudgeConfig()), "judge."), *leaves(asdict(StatisticsConfig()), "statistics.")],
+        }
+        others = [key for name, of_stage in keys.items() if name != stage for key in of_stage]
+        typed = _as_prompts if stage == "generate" else str
+        raise error.among([*others, *more], typed) from error
+
+
+def _as_prompts(text: str) -> str:
+    """A text about a key of generation's `data` with the name that it has on the command line."""
+    return re.sub(r"\bdata\b", "prompts", text)
+
+
 def split_line(texts: list[str]) -> tuple[list[str], list[str], list[str]]:
     """Split the overrides of a command line by stage.
 
@@ -135,7 +173,7 @@ def differing_lines(old: list[Any], new: list[Any]) -> list[str]:
     def flat(lines: list[Any]) -> dict[str, Any]:
         chosen = {name: choice for groups, _ in lines for name, _, choice in (g.partition("=") for g in groups)}
         values = {key: value for _, values in lines for key, value in values.items()}
-        return {re.sub(r"^data\b", "prompts", key): value for key, value in (chosen | values).items()}
+        return {_as_prompts(key): value for key, value in (chosen | values).items()}
 
     return differing_keys(flat(old), flat(new))
 

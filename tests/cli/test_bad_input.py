@@ -31,6 +31,33 @@ CONFIGURATION = [
     ("trainer.max_step=3", "'trainer.max_step'", "did you mean 'trainer.max_steps'?"),
     ("beta=1", "'beta'", "did you mean 'objective.beta'?"),
     ("bta=1", "'bta'", "did you mean 'objective.beta'?"),
+    # a key elsewhere of that name, at any depth and from any group, before one beside it that is only similar
+    (
+        "objective.alpha=0.5",
+        "'objective.alpha'",
+        "did you mean 'objective.shape.alpha'?",
+        "keys of objective: name, score",
+    ),
+    ("objective.aplha=0.5", "'objective.aplha'", "did you mean 'objective.shape.alpha'?"),
+    ("shape.alpha=0.5", "'shape'", "did you mean 'objective.shape.alpha'?"),
+    ("objective.shpe.alpha=0.5", "'objective.shpe'", "did you mean 'objective.shape.alpha'?"),
+    ("alpha=0.5", "'alpha'", "did you mean 'objective.shape.alpha' or 'model.lora.alpha'?"),
+    ("+alpha=0.5", "'alpha'", "did you mean 'objective.shape.alpha' or 'model.lora.alpha'?"),
+    ("model.alpha=8", "'model.alpha'", "did you mean 'model.lora.alpha'?"),
+    ("trainer.beta=1", "'trainer.beta'", "did you mean 'objective.beta'?"),
+    ("objective.shape.beta=1", "'objective.shape.beta'", "did you mean 'objective.beta'?"),
+    ("data.pairs=3", "'data.pairs'", "did you mean 'data.glassbox.pairs'?"),
+    # by the end of its name, or its initials
+    ("epochs=3", "'epochs'", "did you mean 'trainer.num_train_epochs'?"),
+    ("objective.lr=1", "'objective.lr'", "did you mean 'trainer.learning_rate'?"),
+    ("batch_size=3", "'batch_size'", "did you mean 'probe.batch_size' or 'trainer.per_device_train_batch_size'?"),
+    # a parameter of a part that is not chosen
+    (
+        "objective=dpo objective.shape.alpha=1",
+        "'identity' has no parameters; alpha is a parameter of objective/shape=power",
+    ),
+    ("objective=dpo objective.alpha=1", "'objective.alpha'; alpha is a parameter of", "objective/shape=power"),
+    ("shape=power", "'shape'", "did you mean 'objective/shape'?"),
     # a group, or a key of the top, before a key that only ends so
     ("objectiv=dpo", "'objectiv'", "did you mean 'objective'?"),
     ("sed=3", "'sed'", "did you mean 'seed'?"),
@@ -66,7 +93,7 @@ CONFIGURATION = [
     ("trainer.bf16=maybe", "trainer.bf16=maybe", "must be true or false"),
     ("tracking.tags=a", "tracking.tags=a", "must be a list"),
     ("run.dir=null", "run.dir=null", "must be a text"),
-    ("objective.shape=power", "objective.shape=power", "group of keys"),
+    ("objective.shape=power", "objective.shape=power", "group of keys", "one is chosen by objective/shape=power"),
     # a value out of range
     ("objective.beta=-1", "objective.beta=-1", "above 0"),
     ("objective.beta=0", "objective.beta=0", "above 0"),
@@ -127,6 +154,12 @@ SWEEPS = [
     ("alpha objective.shape.alpha=0,x", "objective.shape.alpha=x", "must be a number"),
     ("alpha objective.beta=1,-1", "objective.beta=-1", "above 0"),
     ("alpha objective.shape.aplha=0,1", "objective.shape.aplha", "did you mean 'objective.shape.alpha'?"),
+    ("objective.alpha=0,1", "'objective.alpha'", "did you mean 'objective.shape.alpha'?"),
+    ("alpha=0,1", "'alpha'", "did you mean 'objective.shape.alpha' or 'model.lora.alpha'?"),
+    ("objective.alpha=0", "'objective.alpha'", "did you mean 'objective.shape.alpha'?"),
+    ("alpha objective.alpha=0", "'objective.alpha'", "did you mean 'objective.shape.alpha'?"),
+    ("seed=0,1 gpus=1", "'gpus'", "did you mean 'launcher.gpus'?"),
+    ("seed=0,1 max_cost=1", "'max_cost'", "did you mean 'judge.max_cost'?"),
     ("objective=simpo,dppo", "objective=dppo", "did you mean 'dpo'?"),
     ("alpha hydra.sweep.dir=x", "hydra.sweep.dir=x"),
     ("alpha --json missing/x.json", "missing/x.json", "no such folder"),
@@ -150,6 +183,11 @@ def test_sweep(case, alphapo, tmp_path):
         ("gird: {seed: 0,1}", ["'gird'", "did you mean 'grid'?"]),
         ("grid: {seed: 'range(0,3)'}\nbase: [objective=alphap]", ["objective=alphap", "did you mean 'alphapo'?"]),
         ("grid: {objective.shape.aplha: '0,1'}", ["objective.shape.aplha", "did you mean 'objective.shape.alpha'?"]),
+        ("grid: {objective.alpha: '0,1'}", ["'objective.alpha'", "did you mean 'objective.shape.alpha'?"]),
+        (
+            "grid: {seed: '0,1'}\nbase: [objective.alpha=1]",
+            ["'objective.alpha'", "did you mean 'objective.shape.alpha'?"],
+        ),
         ("grid: {seed: '0,1'", ["own.yaml"]),
     ],
 )

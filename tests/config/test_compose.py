@@ -237,7 +237,11 @@ class TestOwnYaml:
     @pytest.mark.parametrize(
         ("text", "parts"),
         [
-            ("defaults: [alphapo, _self_]\nbtea: 3\n", "btea"),
+            (
+                "defaults: [alphapo, _self_]\nbtea: 3\n",
+                "'btea' not in 'ObjectiveConfig'; did you mean 'objective.beta'?",
+            ),
+            ("defaults: [alphapo, _self_]\nalpha: 3\n", "did you mean 'objective.shape.alpha'?"),
             ("defaults: [alphapo, _self_]\nbeta: abc\n", "abc"),
             ("defaults: [alphapp, _self_]\n", "alphapp"),
             ("beta: [\n", "flow node"),

@@ -12,7 +12,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from alphapo_cli.config.compose import compose, leaves
+from alphapo_cli.config.compose import compose
+from alphapo_cli.config.keys import leaves
 from alphapo_cli.config.objective_parts import at_zero
 from alphapo_cli.config.overrides import Sources, read_line
 from alphapo_cli.config.schema import GlassboxConfig, ObjectiveConfig, TrainConfig

@@ -157,6 +157,7 @@ def test_options_that_do_not_go_together(case: Case, capsys: pytest.CaptureFixtu
         (["--reference", case.reference, "--judge", "replay", "judge=openai"], "both given"),
         (["--reference", case.reference, "--judge", "glassbox"], "not an instruction of the embedded world"),
         (["--reference", case.reference, "judge.timout=3"], "did you mean"),
+        (["--reference", case.reference, "statistics.max_cost=3"], "did you mean 'judge.max_cost'?"),
         (["--reference", case.reference, "statistics.confidence=1.5"], "statistics.confidence"),
         (["--reference", case.reference, "--json", case.folder / "no" / "x.json"], "no such folder"),
     ]

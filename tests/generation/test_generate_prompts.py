@@ -132,6 +132,7 @@ LINES: dict[str, tuple[str, tuple[str, ...]]] = {
     "no file": ("data=jsonl data.path=nothing.jsonl", ("nothing.jsonl", "no such file")),
     "no path": ("data=jsonl", ("data.path=FILE is missing",)),
     "typo": ("generation.temprature=0", ("generation.temprature", "did you mean 'generation.temperature'?")),
+    "in another group": ("data.top_p=1", ("'data.top_p'", "did you mean 'generation.top_p'?")),
     "range": ("generation.top_p=1.5", ("generation.top_p=1.5", "at most 1")),
     "choice": ("generation=vlm", ("generation=vlm", "did you mean 'vllm'?")),
     "pairs only": ("data.duplicates=drop", ("data.duplicates", "training pairs")),

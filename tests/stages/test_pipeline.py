@@ -94,6 +94,10 @@ def test_a_reference_of_ones_own(alphapo, tiny, tmp_path):
 class TestBadInput:
     @pytest.mark.parametrize(("texts", "says"), [
         (["generation.temprature=1"], "did you mean 'generation.temperature'"),
+        (["generation.alpha=1"], "unknown key 'generation.alpha'; did you mean 'objective.shape.alpha'"),
+        (["top_p=1"], "unknown key 'top_p'; did you mean 'generation.top_p'?"),
+        (["generation.max_cost=1"], "did you mean 'judge.max_cost'?"),
+        (["prompts.promt_column=x"], "unknown key 'prompts.promt_column'; did you mean 'prompts.prompt_column'? (keys of prompts: "),
         (["judge=openay"], "did you mean 'openai'"),
         (["prompts=nowhere"], "no such data"),
         (["--reference", "missing.json"], "--reference missing.json: no such file"),
