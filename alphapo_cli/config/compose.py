@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfi
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
+from alphapo_cli.config import embedded_world
 from alphapo_cli.config.keys import leaves, require, suggestion
 from alphapo_cli.config.objective_parts import (
     GAMMAS,
@@ -98,7 +99,8 @@ def compose_each(
     composed: dict[Any, tuple[DictConfig, dict[str, dict[str, Any]], T]] = {}
     configs = []
     for cell in cells:
-        kind = (cell.groups, tuple(cell.values))
+        # What a cell's model and data are decides on the choice of other groups.
+        kind = (cell.groups, tuple(cell.values), repr(embedded_world.naming(cell)))
         if kind not in composed:
             cfg, parts = _resolved(primary, schema, [*layers, cell], sources)
             composed[kind] = cfg, parts, _typed(cfg)
@@ -121,16 +123,34 @@ def _resolved(
     primary: str, schema: type[Any], layers: Sequence[Line], sources: Sources
 ) -> tuple[DictConfig, dict[str, dict[str, Any]]]:
     """The typed configuration under `layers`, and the parameters that its objective's parts declare."""
-    groups: dict[str, str] = {}
-    for layer in layers:
-        for choice in layer.groups:
-            groups[choice.partition("=")[0]] = choice
-    chosen, parts = _chosen(primary, schema, tuple(groups.values()), sources)  # type: ignore[arg-type]
+    groups = _by_group(choice for layer in layers for choice in layer.groups)
+    training = primary == "train"
+    if training and embedded_world.is_plain(layers, sources):  # the commonest lines are composed once
+        groups |= _by_group(embedded_world.brought(layers))
+    cfg, parts, chosen = _under(primary, schema, groups, layers, sources)
+    if training:
+        more = embedded_world.choices(cfg, layers, chosen)
+        if more:
+            cfg, parts, _ = _under(primary, schema, groups | _by_group(more), layers, sources)
+        embedded_world.make_effective(cfg, layers)
+    return cfg, parts
+
+
+def _by_group(choices: Iterable[str]) -> dict[str, str]:
+    """Group -> "group=choice", of which later ones replace earlier ones."""
+    return {choice.partition("=")[0]: choice for choice in choices}
+
+
+def _under(
+    primary: str, schema: type[Any], groups: Mapping[str, str], layers: Sequence[Line], sources: Sources
+) -> tuple[DictConfig, dict[str, dict[str, Any]], Mapping[str, str]]:
+    """The choice of `groups` under the values of `layers`: configuration, parts' parameters, choice in every group."""
+    chosen, parts, choices = _chosen(primary, schema, tuple(groups.values()), sources)  # type: ignore[arg-type]
     cfg = copy.deepcopy(chosen)
     for layer in layers:
         _apply(cfg, layer, parts, sources)
     check_parts(cfg, parts)
-    return cfg, parts
+    return cfg, parts, choices
 
 
 def _typed(cfg: DictConfig) -> Any:
@@ -163,9 +183,9 @@ def _set_key(typed: Any, key: str, value: Any) -> None:
 @functools.lru_cache(maxsize=256)  # the cells of a sweep differ in values more often than in groups
 def _chosen(
     primary: str, schema: type[Any], choice: tuple[str, ...], sources: Sources
-) -> tuple[DictConfig, dict[str, dict[str, Any]]]:
-    """The typed configuration of a choice of groups, before values are set, and its parts' parameters."""
-    groups = {text.partition("=")[0]: text for text in choice}
+) -> tuple[DictConfig, dict[str, dict[str, Any]], Mapping[str, str]]:
+    """The typed configuration of a choice of groups, before values are set, its parts' parameters, and all choices."""
+    groups = _by_group(choice)
     optional = pop_optional(groups)
     composed, choices = _compose_groups(primary, tuple(groups.values()), sources.user)
     raw = copy.deepcopy(composed)
@@ -182,7 +202,7 @@ def _chosen(
         raise ConfigError(f"conf/{primary}.yaml with {' '.join(groups.values())}: {reason}") from error
     assert isinstance(cfg, DictConfig)
     resolve_gamma(cfg, choices, sources)
-    return cfg, parts
+    return cfg, parts, choices
 
 
 def _drop_foreign_groups(

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from alphapo_cli.config.embedded_world import WORLD
 from alphapo_cli.config.overrides import Line
 from alphapo_cli.data.text_pairs import Side
 from alphapo_cli.errors import UsageError
@@ -39,6 +40,21 @@ def run_folder(model: str | None) -> Path | None:
     folder = Path(model).expanduser() if model is not None else None
     is_run = folder is not None and (folder / "config.yaml").is_file() and (folder / "summary.json").is_file()
     return folder if is_run else None
+
+
+def answers_world(model: str | None) -> bool:
+    """Whether the embedded world's prompts are the ones to answer where none are named.
+
+    Args:
+        model: what `model` names; None for the world's base model.
+
+    Returns:
+        True for the base model, and for a run in the embedded world or the model saved in one.
+    """
+    if model is None:
+        return True
+    folder = run_folder(model) or run_folder(str(Path(model).expanduser().resolve().parent))
+    return folder is not None and OmegaConf.select(OmegaConf.load(folder / "config.yaml"), "data.source") == WORLD
 
 
 def run_layer(model: str | None) -> Line:

@@ -42,11 +42,13 @@ OLDEST_FORMAT = 1  # the oldest that this version reads
 NUMERICS = {
     1: "the first version; no number in manifest.json",
     2: "a margin within rounding counts as a tie, in every metric and in every branch of a loss",
+    3: "data=glassbox sets trainer and probe for its own model only; the experiments alphapo_* name their data and lengths",
 }
 
 # PyYAML's C loader if built: ten times as fast, and a directory may have thousands of these files.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _ABSENT = object()
+_UNREAD = ("model.source",)  # beside a model.path, whatever it was in earlier versions
 _NAME = re.compile(r"objective\.(\w+\.)?name")  # set by choosing a config group
 
 
@@ -70,7 +72,8 @@ def chosen(every: Mapping[str, Any]) -> dict[str, Any]:
         Dotted keys and values.
     """
     defaults = _defaults(every)
-    return {k: v for k, v in every.items() if defaults.get(k, _ABSENT) != v}
+    unread = _UNREAD if every.get("model.path") is not None else ()
+    return {k: v for k, v in every.items() if defaults.get(k, _ABSENT) != v and k not in unread}
 
 
 def _defaults(every: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,7 +202,9 @@ def _may_have(file: Path, asked: Mapping[str, str]) -> bool:
         stored = _lines(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return all(asked.get(k, value) == value for k, value in stored.items() if not k.startswith(NOT_IDENTITY))
+    return all(
+        asked.get(k, value) == value for k, value in stored.items() if not k.startswith((*NOT_IDENTITY, *_UNREAD))
+    )
 
 
 def _lines(text: str) -> dict[str, str]:

@@ -58,10 +58,6 @@ class Generation:
             found.append(
                 f"{self.prompts.repeated} of {self.prompts.repeated + len(self.ids)} rows repeat a prompt; each is answered once"
             )
-        recorded = self.job.subject.recorded
-        strange = recorded is not None and recorded.source != "glassbox"
-        if self.cfg.data.source == "glassbox" and self.cfg.data.path is None and strange:
-            found.append("the prompts are the embedded world's, the run's data were not; data=... chooses others")
         return found
 
     @property

@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from alphapo_cli.config.compose import compose
+from alphapo_cli.config.embedded_world import WORLD, names
 from alphapo_cli.config.keys import UnknownKeyError, differing_keys, leaves
 from alphapo_cli.config.overrides import Line, Sources, read_line
 from alphapo_cli.config.schema import DataConfig, TrainConfig
@@ -43,9 +44,14 @@ class Plan:
         """Check, before training, the settings of the later stages.
 
         Raises:
-            UsageError: no reference can be generated, a file is missing, or a setting is invalid.
+            UsageError: no reference can be generated, no prompts are named, a file is missing, or a setting is invalid.
         """
         check_line(self.generate)
+        if cfg.data.source != WORLD and not names([self.generate], "data"):
+            raise UsageError(
+                "prompts=... is missing: training is on other data than the embedded world's, so which prompts are "
+                "answered? (prompts=alpaca_eval, prompts=jsonl prompts.path=FILE)"
+            )
         check_settings(self.settings()[1].judge, self.annotations)
         if self.reference is None and cfg.model.path is None and cfg.model.source == "from_scratch":
             raise UsageError(
@@ -80,6 +86,7 @@ class Plan:
         """
         from alphapo_cli.evaluation import length_controlled
         from alphapo_cli.evaluation.formats import read_outputs, short
+        from alphapo_cli.evaluation.judges.glassbox import check_instructions
         from alphapo_cli.generation.prompts import load_prompts
         from alphapo_cli.stages.generate import choose_backend
 
@@ -87,6 +94,8 @@ class Plan:
         check_judge(evaluate.judge, self.annotations)
         choose_backend(generate.generation.backend)
         prompts = load_prompts(generate.data)
+        if evaluate.judge.name == "glassbox":
+            check_instructions([prompt.instruction for prompt in prompts.rows])
         if self.gamed is not None:
             length_controlled.read_gamed(self.gamed)
         if self.reference is None:

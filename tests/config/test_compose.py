@@ -45,8 +45,8 @@ def test_without_overrides_it_is_alphapo_in_the_embedded_world():
 
 
 def test_other_data_brings_the_settings_of_large_models():
-    assert composed("data=hub").trainer.learning_rate < 1e-5
-    assert composed("data=hub trainer=small").trainer.learning_rate == 5e-4
+    assert composed("data=hub model.path=m").trainer.learning_rate < 1e-5
+    assert composed("data=hub model.path=m trainer=small").trainer.learning_rate == 5e-4
 
 
 PUBLISHED = {

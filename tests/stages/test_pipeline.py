@@ -101,7 +101,10 @@ class TestBadInput:
         (["judge=openay"], "did you mean 'openai'"),
         (["prompts=nowhere"], "no such data"),
         (["--reference", "missing.json"], "--reference missing.json: no such file"),
-        (["model=from_scratch", "data=jsonl", "data.path=x.jsonl"], "give --reference"),
+        (["model=from_scratch", "data=jsonl", "data.path=x.jsonl", "prompts=glassbox"], "give --reference"),
+        (["model.path=m", "data=jsonl", "data.path=x.jsonl"], "prompts=... is missing"),
+        (["model.path=m"], "model.path=m: on which data? give data=..."),
+        (["data=jsonl", "data.path=x.jsonl"], "data=jsonl: which model? give model.path=DIRECTORY"),
     ])  # fmt: skip
     @pytest.mark.parametrize("command", [("run",), ("sweep", "alpha", "judge=glassbox")])
     def test_is_found_before_training(self, command, texts, says, alphapo, tmp_path):
@@ -205,8 +208,8 @@ def test_the_reference_answers_are_drawn_as_the_runs_own(first, alphapo, tiny, t
     assert refusal in template.read_text()
     template.write_text(template.read_text().replace(refusal, "' <user> ' + message['content']"))
     ran = alphapo(
-        "run", *tiny, *ON_TRANSFORMERS, f"model.path={model}", "data.system=answer", "data.max_unknown=1",
-        "model.dtype=bfloat16",
+        "run", *tiny, *ON_TRANSFORMERS, f"model.path={model}", "data=glassbox", "trainer=glassbox", "data.system=answer",
+        "data.max_unknown=1", "model.dtype=bfloat16",
     )  # fmt: skip
     assert ran.code == 0, ran.err
     own = Path(load(ran.path / "outcome.json")["generate"])
