@@ -11,7 +11,7 @@ import copy
 import difflib
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +38,7 @@ from alphapo_cli.errors import ConfigError, first_line, nearest
 from alphapo_cli.storage.paths import shipped
 
 T = TypeVar("T")
+FREE = ("data.chat_template_kwargs",)  # groups whose keys are not the schema's
 # The type that a key of the schema takes, for messages.
 _KINDS: dict[type, str] = {
     BooleanNode: "true or false",
@@ -211,11 +212,20 @@ def _node(cfg: DictConfig, key: str) -> Any:
 
 def takes_text(schema: type[Any], key: str) -> bool:
     """Whether the schema takes a text, or a list of texts, at `key`."""
-    return _is_text(_node(OmegaConf.structured(schema), key))
+    return _is_text(OmegaConf.structured(schema), key)
 
 
-def _is_text(node: Any) -> bool:
-    return isinstance(node, StringNode) or (isinstance(node, ListConfig) and node._metadata.element_type is str)
+def _is_text(cfg: DictConfig, key: str) -> bool:
+    node = _node(cfg, key)
+    if isinstance(node, StringNode) or (isinstance(node, ListConfig) and node._metadata.element_type is str):
+        return True
+    parent, _, name = key.rpartition(".")
+    holder = OmegaConf.get_type(OmegaConf.select(cfg, parent)) if node is not None and parent else None
+    return (
+        holder is not None
+        and is_dataclass(holder)
+        and any(f.name == name for f in fields(holder) if "texts" in f.metadata)
+    )
 
 
 def _apply(cfg: DictConfig, layer: Line, parts: Mapping[str, Mapping[str, Any]]) -> None:
@@ -229,10 +239,10 @@ def _apply(cfg: DictConfig, layer: Line, parts: Mapping[str, Mapping[str, Any]])
         OmegaConf.update(cfg, other, None)
     for key, value in values.items():
         _require(cfg, key, value, parts)
-        if _is_text(_node(cfg, key)):
+        if _is_text(cfg, key):
             value = layer.texts.get(key, value)
         try:
-            OmegaConf.update(cfg, key, value, merge=True, force_add=False)
+            OmegaConf.update(cfg, key, value, merge=True, force_add=_is_free(key))
         except OmegaConfBaseException as error:
             raise ConfigError(f"{key}={shown(value)}: {_expected(cfg, key) or first_line(error)}") from error
 
@@ -246,6 +256,8 @@ def _require(cfg: DictConfig, key: str, value: Any, parts: Mapping[str, Mapping[
         children = [str(k) for k in node] if isinstance(node, DictConfig) else []
         if base in parts:  # a part's own parameters, whose names its YAML declares
             children = [k for k in parts[base] if k != "name"]
+        if base in FREE:
+            return
         if name not in children:
             full = ".".join([*path, name])
             if base in parts and not children:
@@ -260,7 +272,13 @@ def _require(cfg: DictConfig, key: str, value: Any, parts: Mapping[str, Mapping[
         node = node[name] if isinstance(node, DictConfig) else None
         path.append(name)
     if isinstance(node, DictConfig) and not isinstance(value, Mapping):
-        raise ConfigError(f"{key}={shown(value)}: {key} is a group of keys ({', '.join(map(str, node))}), not a value")
+        listed = f" ({', '.join(map(str, node))})" if node else ""
+        raise ConfigError(f"{key}={shown(value)}: {key} is a group of keys{listed}, not a value")
+
+
+def _is_free(key: str) -> bool:
+    """Whether `key` is or lies in a group whose keys the user chooses."""
+    return any(f"{key}.".startswith(f"{group}.") for group in FREE)
 
 
 def _nearest_anywhere(cfg: DictConfig, key: str) -> str:
