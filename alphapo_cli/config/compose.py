@@ -11,7 +11,7 @@ import copy
 import difflib
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,10 +20,11 @@ from hydra import initialize_config_dir
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf, StringNode, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from alphapo_cli.config.key_types import FREE, expected, is_free, is_text
 from alphapo_cli.config.objective_parts import (
     GAMMAS,
     check_parts,
@@ -38,15 +39,6 @@ from alphapo_cli.errors import ConfigError, first_line, nearest
 from alphapo_cli.storage.paths import shipped
 
 T = TypeVar("T")
-FREE = ("data.chat_template_kwargs",)  # groups whose keys are not the schema's
-# The type that a key of the schema takes, for messages.
-_KINDS: dict[type, str] = {
-    BooleanNode: "true or false",
-    IntegerNode: "a whole number",
-    FloatNode: "a number",
-    StringNode: "a text",
-    ListConfig: "a list such as [a,b]",
-}
 
 
 @functools.lru_cache(maxsize=256)
@@ -194,40 +186,6 @@ def _drop_foreign_groups(
             del raw[group]
 
 
-def _expected(cfg: DictConfig, key: str) -> str | None:
-    """What the schema takes at `key`, for a message; None where there is no such key."""
-    node = _node(cfg, key)
-    expected = next((text for kind, text in _KINDS.items() if isinstance(node, kind)), None)
-    if node is None or expected is None:
-        return None
-    return f"must be {expected}{' or null' if node._is_optional() else ''}"
-
-
-def _node(cfg: DictConfig, key: str) -> Any:
-    """The typed node at `key`, None where there is none."""
-    parent, _, name = key.rpartition(".")
-    holder = OmegaConf.select(cfg, parent) if parent else cfg
-    return holder._get_node(name, validate_access=False) if isinstance(holder, DictConfig) else None
-
-
-def takes_text(schema: type[Any], key: str) -> bool:
-    """Whether the schema takes a text, or a list of texts, at `key`."""
-    return _is_text(OmegaConf.structured(schema), key)
-
-
-def _is_text(cfg: DictConfig, key: str) -> bool:
-    node = _node(cfg, key)
-    if isinstance(node, StringNode) or (isinstance(node, ListConfig) and node._metadata.element_type is str):
-        return True
-    parent, _, name = key.rpartition(".")
-    holder = OmegaConf.get_type(OmegaConf.select(cfg, parent)) if node is not None and parent else None
-    return (
-        holder is not None
-        and is_dataclass(holder)
-        and any(f.name == name for f in fields(holder) if "texts" in f.metadata)
-    )
-
-
 def _apply(cfg: DictConfig, layer: Line, parts: Mapping[str, Mapping[str, Any]]) -> None:
     """Set the values of a layer; raises ConfigError for an unknown key or a wrong type."""
     values = layer.values
@@ -239,12 +197,12 @@ def _apply(cfg: DictConfig, layer: Line, parts: Mapping[str, Mapping[str, Any]])
         OmegaConf.update(cfg, other, None)
     for key, value in values.items():
         _require(cfg, key, value, parts)
-        if _is_text(cfg, key):
+        if is_text(cfg, key):
             value = layer.texts.get(key, value)
         try:
-            OmegaConf.update(cfg, key, value, merge=True, force_add=_is_free(key))
+            OmegaConf.update(cfg, key, value, merge=True, force_add=is_free(key))
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{key}={shown(value)}: {_expected(cfg, key) or first_line(error)}") from error
+            raise ConfigError(f"{key}={shown(value)}: {expected(cfg, key) or first_line(error)}") from error
 
 
 def _require(cfg: DictConfig, key: str, value: Any, parts: Mapping[str, Mapping[str, Any]]) -> None:
@@ -274,11 +232,6 @@ def _require(cfg: DictConfig, key: str, value: Any, parts: Mapping[str, Mapping[
     if isinstance(node, DictConfig) and not isinstance(value, Mapping):
         listed = f" ({', '.join(map(str, node))})" if node else ""
         raise ConfigError(f"{key}={shown(value)}: {key} is a group of keys{listed}, not a value")
-
-
-def _is_free(key: str) -> bool:
-    """Whether `key` is or lies in a group whose keys the user chooses."""
-    return any(f"{key}.".startswith(f"{group}.") for group in FREE)
 
 
 def _nearest_anywhere(cfg: DictConfig, key: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from alphapo_cli.data.rendering import DIFFERS
 from alphapo_cli.data.row_context import reads
 from alphapo_cli.data.template import written_date
 from alphapo_cli.data.template_loss import is_loss
@@ -94,7 +95,7 @@ def _source(
         "pairs_read": source.read,
         "pairs_usable": sum(loaded.pairs[kept].source == position for kept in encoded.kept),
         "train_pairs": len(train) if train.source is None else int((train.source == position).sum()),
-        "probe_pairs": None if probe.source is None else int((probe.source == position).sum()),
+        **({} if probe.source is None else {"probe_pairs": int((probe.source == position).sum())}),
         **files,
     }
 
@@ -131,13 +132,16 @@ def _shown(value: float | None, form: str) -> str:
     return "none" if value is None else format(value, form)
 
 
-def table_of(report: Mapping[str, Any], loaded: LoadedPairs, encoded: Encoded) -> list[tuple[str, str]]:
+def table_of(
+    report: Mapping[str, Any], loaded: LoadedPairs, encoded: Encoded, evaluation: LoadedPairs | None = None
+) -> list[tuple[str, str]]:
     """The (label, value) rows to print, without any text of the data.
 
     Args:
         report: the counts.
         loaded: the pairs as read.
         encoded: the same tokenised.
+        evaluation: the pairs that the probe is taken from; None: the same.
 
     Returns:
         The rows; rare ones only where they are not zero.
@@ -149,7 +153,8 @@ def table_of(report: Mapping[str, Any], loaded: LoadedPairs, encoded: Encoded) -
     )
     rows = [
         ("data", report["source"]),
-        *_files(loaded),
+        *_files(loaded, () if evaluation is None else evaluation.sources),
+        *([] if evaluation is None else [("probe from", evaluation.description)]),
         ("pairs read", f"{load.read:,}"),
         ("usable", f"{report['pairs_usable']:,}"),
         ("skipped: no common prompt", f"{load.no_common_prompt:,}"),
@@ -193,20 +198,22 @@ def table_of(report: Mapping[str, Any], loaded: LoadedPairs, encoded: Encoded) -
     ]
 
 
-def _files(loaded: LoadedPairs) -> list[tuple[str, str]]:
+def _files(loaded: LoadedPairs, evaluation: Collection[SourceReport]) -> list[tuple[str, str]]:
     """Rows about the files that were read, and those that were not, where there is a choice."""
     rows = []
+    probed = {split for source in evaluation for split in source.splits}
     for source in loaded.sources:
         if len(source.files) > 1 or (source.splits and source.files):
             rows.append(("files", f"{len(source.files):,}: {_some(source.files)}"))
-        if source.left:
-            left = ", ".join(
-                f"{name} ({files:,} {'file' if files == 1 else 'files'})" for name, files in source.left.items()
+        left = {name: files for name, files in source.left.items() if name not in probed}
+        if left:
+            names = ", ".join(f"{name} ({files:,} {'file' if files == 1 else 'files'})" for name, files in left.items())
+            hint = (
+                ""
+                if evaluation
+                else f"; data.eval_split={next((n for n in left if n != 'train'), 'NAME')} makes one the probe"
             )
-            asked = next((name for name in source.left if name != "train"), "NAME")
-            rows.append(
-                ("splits", f"{'+'.join(source.splits)}; not read: {left}; data.eval_split={asked} makes one the probe")
-            )
+            rows.append(("splits", f"{'+'.join(source.splits)}; not read: {names}{hint}"))
         if source.unread:
             rows.append(("files not read", f"{len(source.unread):,}: {_some(source.unread)}"))
     return rows
@@ -217,7 +224,9 @@ def _by_template(loaded: LoadedPairs, encoded: Encoded) -> list[tuple[str, str]]
     rows = []
     for kept, tally in (("skipped", encoded.left_out), ("kept", encoded.cut)):
         for reason, pairs, first in tally:
-            label = "cut by the template" if is_loss(reason) else "refused by the template"
+            label = "refused by the template"
+            if is_loss(reason):
+                label = "answer not found" if reason == DIFFERS else "cut by the template"
             rows.append((f"{kept}: {label}", f"{pairs:,}: it {reason} (the first: {loaded.pairs[first].place})"))
     return rows
 
@@ -230,7 +239,7 @@ def _by_source(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         (
             f"from {source['name']}",
             f"{source['train_pairs']:,} training pairs ({source['train_pairs'] / total:.1%}), "
-            f"{source['probe_pairs'] or 0:,} probe pairs, of {source['pairs_read']:,} read",
+            f"{source.get('probe_pairs', 0):,} probe pairs, of {source['pairs_read']:,} read",
         )
         for source in (sources if len(sources) > 1 else [])
     ]

@@ -122,7 +122,7 @@ def prepare(
     return PreparedData(
         train=train,
         probe=probe_set,
-        table=table_of(report, train_pairs, encoded),
+        table=table_of(report, train_pairs, encoded, probe_pairs),
         report=report,
         key=digest([keys, sorted(all_pairs.columns), contents, _columns_hash(train, probe_set)]),
         prompt_samples=[

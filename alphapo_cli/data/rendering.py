@@ -156,14 +156,21 @@ def _after_prompt(
     if any(key in last for key in ANSWER_KEYS):
         start = _start_of_answer(whole, conversation, messages, template)
         if start is not None and not whole[shared:start].strip():
-            return whole[max(shared, start) :], None
+            return whole[_begin(prompt, shared, start) :], None
     common = _common_end(core, answer)
     start = len(core) - common
     if common and not whole[shared:start].strip():
-        # An answer that itself starts with that text loses the part that the prompt already has.
         kept = min(common, len(core) - shared)
-        return whole[max(shared, start) :], None if common == len(answer) else cause_of(answer[: len(answer) - kept])
+        cause = None if common == len(answer) else cause_of(answer[: len(answer) - kept])
+        return whole[_begin(prompt, shared, start) :], cause
     raise TemplateLoss(DIFFERS if is_contained(answer, whole) else cause_of(answer))
+
+
+def _begin(prompt: str, shared: int, start: int) -> int:
+    """Where the completion begins in a rendered conversation that has `shared` first characters of the prompt."""
+    # An answer that itself begins with the text that ends the prompt ("<think>") loses that; one that has but its first
+    # characters ("<b>") does not.
+    return shared if start < shared and not prompt[shared:].strip() else start
 
 
 def _start_of_answer(whole: str, conversation: Conversation, messages: Conversation, template: Template) -> int | None:

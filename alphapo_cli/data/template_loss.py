@@ -47,11 +47,11 @@ def check_losses(left_out: Tally, pairs: Sequence[TextPair], tokenizer: Any, cfg
         return
     reason, rows, pair = losses[0]
     more = "".join(f"; {also} in {n:,} (the first: {other.place})" for also, n, other in losses[1:])
-    keep = "" if reason == DIFFERS else "data.on_template_loss=keep trains on what is left and "
+    keep = "" if reason == DIFFERS else "data.on_template_loss=keep trains on what is left of them, "
     raise UsageError(
         f"{tokenizer.name_or_path or 'this tokenizer'}: its chat template {reason} in {rows:,} of {len(pairs):,} pairs "
-        f"(the first: {pair.place}){more}; {advice(pair, reason, tokenizer, cfg)}; {keep}"
-        "data.on_template_loss=skip leaves such pairs out"
+        f"(the first: {pair.place}){more}; {advice(pair, reason, tokenizer, cfg)}; "
+        f"{keep}data.on_template_loss=skip leaves such pairs out"
     )
 
 
@@ -84,8 +84,11 @@ def advice(pair: TextPair, reason: str, tokenizer: Any, cfg: DataConfig) -> str:
     if reason == DIFFERS:
         plain = pair.verbatim is not None or all(isinstance(side, str) for side in (pair.prompt, *pair.sides))
         return f"correct its chat_template.jinja{' or set data.template=plain' if plain else ''}"
+    if reason.endswith("'"):
+        mark = reason.rpartition(" ")[2]
+        return f"its chat_template.jinja cuts answers at {mark}: take that out for the last message"
     if is_loss(reason):
-        return "change its chat_template.jinja to write the last answer as it is"
+        return "change its chat_template.jinja to write the last answer whole"
     return "correct these rows, or its chat_template.jinja"
 
 

@@ -14,8 +14,10 @@ conversations that read the same as text each is written as JSON.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data import row_context
@@ -34,7 +36,6 @@ from alphapo_cli.data.text_pairs import (
     Conversation,
     PromptContext,
     Side,
-    canonical,
     digest,
     essential,
 )
@@ -145,7 +146,7 @@ def _named_apart(prompts: list[Prompt]) -> tuple[Prompt, ...]:
         if times[prompt.instruction] == 1 or single:
             return prompt
         arguments = {"arguments": dict(prompt.context.arguments)} if prompt.context.arguments else {}
-        return replace(prompt, instruction=canonical({"messages": messages, **arguments}))
+        return replace(prompt, instruction=_json({"messages": messages, **arguments}))
 
     return tuple(map(named, prompts))
 
@@ -242,12 +243,16 @@ def _user_message(text: str) -> Conversation:
     return ({"role": "user", "content": text},)
 
 
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
 def _as_text(messages: Conversation) -> str:
     """A conversation as one text: the only message itself, or every turn with its role; tool calls as JSON."""
     if len(messages) == 1:
         return str(messages[0]["content"])
     turns = []
     for message in messages:
-        more = [canonical(message[key]) for key in ANSWER_KEYS if key in message]
+        more = [_json(message[key]) for key in ANSWER_KEYS if key in message]
         turns.append(f"{message['role'].capitalize()}: {' '.join(filter(None, [message['content'], *more]))}")
     return "\n\n".join(turns)

@@ -67,21 +67,29 @@ class Plan:
             OmegaConf.to_yaml(OmegaConf.create({name: OmegaConf.structured(part) for name, part in parts.items()}))
         )
 
-    def check_inputs(self) -> None:
+    def check_inputs(self, cfg: TrainConfig) -> None:
         """Check, before training, the files and the judge of the later stages.
 
+        Args:
+            cfg: the configuration of a run.
+
         Raises:
-            UsageError: a file is invalid, the reference lacks answers to prompts, or the judge cannot be used.
+            UsageError: a file is invalid, the reference lacks answers to prompts, the judge cannot be used, or the prompts
+                would be the embedded world's, the data are not, and nobody has asked for that.
         """
         from alphapo_cli.evaluation import length_controlled
         from alphapo_cli.evaluation.formats import read_outputs, short
+        from alphapo_cli.evaluation.judges.glassbox import check_instructions
         from alphapo_cli.generation.prompts import load_prompts
         from alphapo_cli.stages.generate import choose_backend
 
         generate, evaluate = self.settings()
+        self._check_prompts(cfg, generate)
         check_judge(evaluate.judge, self.annotations)
         choose_backend(generate.generation.backend)
         prompts = load_prompts(generate.data)
+        if evaluate.judge.name == "glassbox":
+            check_instructions([prompt.instruction for prompt in prompts.rows])
         if self.gamed is not None:
             length_controlled.read_gamed(self.gamed)
         if self.reference is None:
@@ -96,6 +104,22 @@ class Plan:
             )
         if self.difficulty is not None:
             length_controlled.read_difficulty(self.difficulty, reference)
+
+    def _check_prompts(self, cfg: TrainConfig, generate: GenerateConfig) -> None:
+        """Refuse (UsageError) the embedded world's prompts for a run on other data, unless they were asked for."""
+        data = generate.data
+        asked = (
+            any(group.startswith("data=") for group in self.generate.groups) or "data.source" in self.generate.values
+        )
+        if asked or cfg.data.source == "glassbox" or data.source != "glassbox" or data.path is not None:
+            return
+        paths = cfg.data.eval_path or cfg.data.path
+        file = paths[0] if isinstance(paths, list) else paths or "FILE"
+        raise UsageError(
+            "the data are your own, and without prompts=... the embedded world's would be answered and judged: type "
+            f"prompts=jsonl prompts.path={file} (its prompts), with a judge for them (judge=openai or judge=vllm), or "
+            "prompts=glassbox to mean those"
+        )
 
     @property
     def lines(self) -> list[Any]:

@@ -144,7 +144,7 @@ class TestDirectoriesOfTheFirstVersion:
         before = contents(kept)
         ran = alphapo(*OF_THE_RUN)
         assert (ran.code, ran.path.name, ran.out.splitlines()[1]) == (0, RUN, "complete")
-        assert ran.fault.startswith("alphapo: warning: this run was made under numerics 1 (now 2: ")
+        assert ran.fault.startswith(f"alphapo: warning: this run was made under numerics 1 (now {max(identity.NUMERICS)}: ")
         assert ran.fault.endswith("--replace trains it anew")
         assert contents(kept) == before
 
@@ -318,7 +318,7 @@ class TestNumerics:
         before = contents(kept)
         refused = alphapo(*OF_THE_RUN)
         assert refused.code == 2
-        assert "was interrupted and made under numerics 1 (now 2: " in refused.fault
+        assert f"was interrupted and made under numerics 1 (now {max(identity.NUMERICS)}: " in refused.fault
         assert "start over with --replace" in refused.fault
         assert contents(kept) == before
 

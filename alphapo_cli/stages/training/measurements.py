@@ -112,6 +112,7 @@ class Measurements:
                 worst = float(now.sums[~np.isfinite(now.sums)][0])
                 raise AlphapoError(guards.broken("a log-prob of the probe", worst, step))
             row.update(displacement.metrics(now, self.probe.start))
+            row.update(displacement.by_source(now, self.probe.start, self.inputs.probe))
             per_pair = displacement.per_pair(now, self.probe.start, step)
         if samples and self.samples is not None:
             row.update(self.samples.measure(self.policy.lm, step))
