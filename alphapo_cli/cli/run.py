@@ -86,7 +86,7 @@ def run(
     over = directory.check(cfg, replace=replace) in ("complete", "stopped")
     done = over and directory.outcome().get("key") == plan.key
     if not done:
-        plan.check_inputs()
+        plan.check_inputs(cfg)
     announce(directory.path)
     note = directory.numerics_note() if over else None
     if note:

@@ -19,11 +19,12 @@ from hydra import initialize_config_dir
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf, StringNode, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 from alphapo_cli.config import embedded_world
+from alphapo_cli.config.key_types import expected, is_free, is_text
 from alphapo_cli.config.keys import leaves, require, suggestion
 from alphapo_cli.config.objective_parts import (
     GAMMAS,
@@ -39,14 +40,6 @@ from alphapo_cli.errors import ConfigError, first_line
 from alphapo_cli.storage.paths import shipped
 
 T = TypeVar("T")
-# The type that a key of the schema takes, for messages.
-_KINDS: dict[type, str] = {
-    BooleanNode: "true or false",
-    IntegerNode: "a whole number",
-    FloatNode: "a number",
-    StringNode: "a text",
-    ListConfig: "a list such as [a,b]",
-}
 
 
 @functools.lru_cache(maxsize=256)
@@ -217,31 +210,6 @@ def _drop_foreign_groups(
             del raw[group]
 
 
-def _expected(cfg: DictConfig, key: str) -> str | None:
-    """What the schema takes at `key`, for a message; None where there is no such key."""
-    node = _node(cfg, key)
-    expected = next((text for kind, text in _KINDS.items() if isinstance(node, kind)), None)
-    if node is None or expected is None:
-        return None
-    return f"must be {expected}{' or null' if node._is_optional() else ''}"
-
-
-def _node(cfg: DictConfig, key: str) -> Any:
-    """The typed node at `key`, None where there is none."""
-    parent, _, name = key.rpartition(".")
-    holder = OmegaConf.select(cfg, parent) if parent else cfg
-    return holder._get_node(name, validate_access=False) if isinstance(holder, DictConfig) else None
-
-
-def takes_text(schema: type[Any], key: str) -> bool:
-    """Whether the schema takes a text, or a list of texts, at `key`."""
-    return _is_text(_node(OmegaConf.structured(schema), key))
-
-
-def _is_text(node: Any) -> bool:
-    return isinstance(node, StringNode) or (isinstance(node, ListConfig) and node._metadata.element_type is str)
-
-
 def _apply(cfg: DictConfig, layer: Line, parts: Mapping[str, Mapping[str, Any]], sources: Sources) -> None:
     """Set the values of a layer; raises ConfigError for an unknown key or a wrong type."""
     values = layer.values
@@ -253,12 +221,12 @@ def _apply(cfg: DictConfig, layer: Line, parts: Mapping[str, Mapping[str, Any]],
         OmegaConf.update(cfg, other, None)
     for key, value in values.items():
         require(cfg, key, value, parts, sources)
-        if _is_text(_node(cfg, key)):
+        if is_text(cfg, key):
             value = layer.texts.get(key, value)
         try:
-            OmegaConf.update(cfg, key, value, merge=True, force_add=False)
+            OmegaConf.update(cfg, key, value, merge=True, force_add=is_free(key))
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{key}={shown(value)}: {_expected(cfg, key) or first_line(error)}") from error
+            raise ConfigError(f"{key}={shown(value)}: {expected(cfg, key) or first_line(error)}") from error
 
 
 def to_yaml(cfg: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from alphapo_cli.config.key_types import FREE
 from alphapo_cli.config.objective_parts import parts_with
 from alphapo_cli.config.overrides import Sources, shown
 from alphapo_cli.errors import ConfigError
@@ -84,6 +85,8 @@ def require(cfg: DictConfig, key: str, value: Any, parts: Mapping[str, Mapping[s
         children = [str(k) for k in node] if isinstance(node, DictConfig) else []
         if base in parts:  # a part's own parameters, whose names its YAML declares
             children = [k for k in parts[base] if k != "name"]
+        if base in FREE:
+            return
         if name not in children:
             error = _unknown(cfg, key, base, children, parts, sources)
             raise error
@@ -92,9 +95,8 @@ def require(cfg: DictConfig, key: str, value: Any, parts: Mapping[str, Mapping[s
     if isinstance(node, DictConfig) and not isinstance(value, Mapping):
         group = key.replace(".", "/")
         fix = f"; one is chosen by {group}={shown(value)}" if value in sources.groups().get(group, ()) else ""
-        raise ConfigError(
-            f"{key}={shown(value)}: {key} is a group of keys ({', '.join(map(str, node))}), not a value{fix}"
-        )
+        listed = f" ({', '.join(map(str, node))})" if node else ""
+        raise ConfigError(f"{key}={shown(value)}: {key} is a group of keys{listed}, not a value{fix}")
 
 
 def _unknown(

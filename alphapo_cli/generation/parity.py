@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from alphapo_cli.config.schema import DataConfig
-from alphapo_cli.data.template import TODAY, style_of
-from alphapo_cli.data.text_pairs import Side
+from alphapo_cli.data.template import TODAY, conversation_of, style_of, template_of
+from alphapo_cli.data.text_pairs import NO_CONTEXT, PromptContext, Side
 from alphapo_cli.data.tokenise import encode_prompt
 from alphapo_cli.errors import UsageError
 from alphapo_cli.generation.run_settings import RunRecord
@@ -33,12 +33,18 @@ def check_run(record: RunRecord, tokenizer: Any, data: DataConfig) -> None:
     whole = replace(data, max_prompt_length=None)
     prefix = style_of(tokenizer, data).prefix
     for number, recorded in enumerate(record.prompts, start=1):
-        ours = encode_prompt(recorded.prompt, tokenizer, whole)
+        ours = encode_prompt(recorded.prompt, tokenizer, whole, recorded.context)
         if not _equal_or_truncated(ours, recorded.ids, record, len(prefix)):
             _refuse(f"training prompt {number}", "training saw", recorded.ids, "generation makes", ours, tokenizer)
 
 
-def check_template(prompts: Sequence[Side], ids: Sequence[Sequence[int]], tokenizer: Any, data: DataConfig) -> None:
+def check_template(
+    prompts: Sequence[Side],
+    ids: Sequence[Sequence[int]],
+    tokenizer: Any,
+    data: DataConfig,
+    contexts: Sequence[PromptContext] | None = None,
+) -> None:
     """Check prompt ids against `apply_chat_template`, for a model without a training record.
 
     One difference is allowed: a tokenizer that puts BOS before every text and whose template writes none gets one
@@ -49,6 +55,7 @@ def check_template(prompts: Sequence[Side], ids: Sequence[Sequence[int]], tokeni
         ids: token ids of each prompt.
         tokenizer: the tokenizer of the generation.
         data: the data settings of the generation.
+        contexts: what each row gives the template beside its messages; None: nothing.
 
     Raises:
         UsageError: the ids of a prompt differ; the message shows both lists and the first differing position.
@@ -56,16 +63,16 @@ def check_template(prompts: Sequence[Side], ids: Sequence[Sequence[int]], tokeni
     style = style_of(tokenizer, data)
     if not style.chat:
         return
-    for number, (prompt, ours) in enumerate(zip(prompts, ids, strict=True), start=1):
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        if data.system is not None and messages[0]["role"] != "system":
-            messages = [{"role": "system", "content": data.system}, *messages]
+    given = contexts or [NO_CONTEXT] * len(prompts)
+    for number, (prompt, ours, context) in enumerate(zip(prompts, ids, given, strict=True), start=1):
+        template = template_of(tokenizer, data, context)
         own = tokenizer.apply_chat_template(
-            messages,
+            template.prepared(conversation_of(prompt, data, context)),
             add_generation_prompt=True,
             tokenize=True,
             return_dict=False,
             strftime_now=TODAY.strftime,  # the date that training used, in templates that write one
+            **template.arguments,
         )
         bos = len(style.prefix) == 1 and tuple(own[:1]) != style.prefix and list(ours) == [*style.prefix, *own]
         if list(ours) != list(own) and not bos:
@@ -110,7 +117,7 @@ def _refuse(what: str, first: str, expected: Sequence[int], second: str, found: 
     raise UsageError(
         f"{what}: token ids differ at position {at} ({_token(expected, at, tokenizer)} against "
         f"{_token(found, at, tokenizer)}); {first} {list(expected)}, {second} {list(found)}; check the chat template, "
-        "its BOS and data.system"
+        "its BOS, data.system and data.chat_template_kwargs"
     )
 
 

@@ -44,14 +44,9 @@ class Plan:
         """Check, before training, the settings of the later stages.
 
         Raises:
-            UsageError: no reference can be generated, no prompts are named, a file is missing, or a setting is invalid.
+            UsageError: no reference can be generated, a file is missing, or a setting is invalid.
         """
         check_line(self.generate)
-        if cfg.data.source != WORLD and not names([self.generate], "data"):
-            raise UsageError(
-                "prompts=... is missing: training is on other data than the embedded world's, so which prompts are "
-                "answered? (prompts=alpaca_eval, prompts=jsonl prompts.path=FILE)"
-            )
         check_settings(self.settings()[1].judge, self.annotations)
         if self.reference is None and cfg.model.path is None and cfg.model.source == "from_scratch":
             raise UsageError(
@@ -78,11 +73,15 @@ class Plan:
             OmegaConf.to_yaml(OmegaConf.create({name: OmegaConf.structured(part) for name, part in parts.items()}))
         )
 
-    def check_inputs(self) -> None:
+    def check_inputs(self, cfg: TrainConfig) -> None:
         """Check, before training, the files and the judge of the later stages.
 
+        Args:
+            cfg: the configuration of a run.
+
         Raises:
-            UsageError: a file is invalid, the reference lacks answers to prompts, or the judge cannot be used.
+            UsageError: a file is invalid, the reference lacks answers to prompts, the judge cannot be used, or the prompts
+                would be the embedded world's, the data are not, and nobody has asked for that.
         """
         from alphapo_cli.evaluation import length_controlled
         from alphapo_cli.evaluation.formats import read_outputs, short
@@ -91,6 +90,7 @@ class Plan:
         from alphapo_cli.stages.generate import choose_backend
 
         generate, evaluate = self.settings()
+        self._check_prompts(cfg, generate)
         check_judge(evaluate.judge, self.annotations)
         choose_backend(generate.generation.backend)
         prompts = load_prompts(generate.data)
@@ -110,6 +110,19 @@ class Plan:
             )
         if self.difficulty is not None:
             length_controlled.read_difficulty(self.difficulty, reference)
+
+    def _check_prompts(self, cfg: TrainConfig, generate: GenerateConfig) -> None:
+        """Refuse (UsageError) the embedded world's prompts for a run on other data, unless they were asked for."""
+        data = generate.data
+        if names([self.generate], "data") or cfg.data.source == WORLD or data.source != WORLD:
+            return
+        paths = cfg.data.eval_path or cfg.data.path
+        file = paths[0] if isinstance(paths, list) else paths or "FILE"
+        raise UsageError(
+            "the data are your own, and without prompts=... the embedded world's would be answered and judged: type "
+            f"prompts=jsonl prompts.path={file} (its prompts), with a judge for them (judge=openai or judge=vllm), or "
+            "prompts=glassbox to mean those"
+        )
 
     @property
     def lines(self) -> list[Any]:

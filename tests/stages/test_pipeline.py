@@ -101,8 +101,7 @@ class TestBadInput:
         (["judge=openay"], "did you mean 'openai'"),
         (["prompts=nowhere"], "no such data"),
         (["--reference", "missing.json"], "--reference missing.json: no such file"),
-        (["model=from_scratch", "data=jsonl", "data.path=x.jsonl", "prompts=glassbox"], "give --reference"),
-        (["model.path=m", "data=jsonl", "data.path=x.jsonl"], "prompts=... is missing"),
+        (["model=from_scratch", "data=jsonl", "data.path=x.jsonl"], "give --reference"),
         (["model.path=m"], "model.path=m: on which data? give data=..."),
         (["data=jsonl", "data.path=x.jsonl"], "data=jsonl: which model? give model.path=DIRECTORY"),
     ])  # fmt: skip

@@ -13,14 +13,7 @@ from alphapo_cli.evaluation.judges.protocol import Pair
 
 
 def check_instructions(instructions: Sequence[str]) -> None:
-    """Check that the true reward of answers is known.
-
-    Args:
-        instructions: what is answered.
-
-    Raises:
-        UsageError: an instruction is not of the embedded world.
-    """
+    """Refuse (UsageError) instructions that are not of the embedded world."""
     for instruction in instructions:
         try:
             world.parse(instruction)

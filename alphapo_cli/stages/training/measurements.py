@@ -109,6 +109,7 @@ class Measurements:
             if self.cfg.guard.non_finite and (kinds := guards.not_finite(now.sums)):
                 raise AlphapoError(guards.broken("a log-prob of the probe", kinds, step))
             row.update(displacement.metrics(now, self.probe.start))
+            row.update(displacement.by_source(now, self.probe.start, self.inputs.probe))
             per_pair = displacement.per_pair(now, self.probe.start, step)
         if samples and self.samples is not None:
             row.update(self.samples.measure(self.policy.lm, step))
