@@ -144,7 +144,9 @@ class TestDirectoriesOfTheFirstVersion:
         before = contents(kept)
         ran = alphapo(*OF_THE_RUN)
         assert (ran.code, ran.path.name, ran.out.splitlines()[1]) == (0, RUN, "complete")
-        assert ran.fault.startswith(f"alphapo: warning: this run was made under numerics 1 (now {max(identity.NUMERICS)}: ")
+        assert ran.fault.startswith(
+            f"alphapo: warning: this run was made under numerics 1 (now {max(identity.NUMERICS)}: "
+        )
         assert ran.fault.endswith("--replace trains it anew")
         assert contents(kept) == before
 
