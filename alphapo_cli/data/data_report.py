@@ -157,7 +157,7 @@ def table_of(
         *([] if evaluation is None else [("probe from", evaluation.description)]),
         ("pairs read", f"{load.read:,}"),
         ("usable", f"{report['pairs_usable']:,}"),
-        ("skipped: no common prompt", f"{load.no_common_prompt:,}"),
+        ("skipped: no common prompt", f"{load.no_common_prompt:,}{_turns_hint(loaded, encoded)}"),
         ("skipped: empty answer", f"{report['emptied']:,}"),
         ("skipped: identical answers", f"{report['identical']:,}"),
         *_by_template(loaded, encoded),
@@ -196,6 +196,12 @@ def table_of(
         ("unknown tokens", f"{report['unknown_share']:.2%}"),
         ("template", report["template"]),
     ]
+
+
+def _turns_hint(loaded: LoadedPairs, encoded: Encoded) -> str:
+    """What reads answers of several turns, where rows were left out that may have such."""
+    might = loaded.counts.no_common_prompt and "messages" in loaded.form and not encoded.turns
+    return " (data.trajectories=true reads answers of several turns)" if might else ""
 
 
 def _files(loaded: LoadedPairs, evaluation: Collection[SourceReport]) -> list[tuple[str, str]]:

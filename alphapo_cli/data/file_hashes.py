@@ -8,7 +8,7 @@ from pathlib import Path
 
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.folders import find
-from alphapo_cli.data.load import paths_of, split_paths
+from alphapo_cli.data.load import paths_of, placed, split_paths
 from alphapo_cli.errors import UsageError
 
 
@@ -29,7 +29,7 @@ def fingerprints(cfg: DataConfig) -> dict[str, str]:
         ("data.eval_split", split_paths(cfg), cfg.eval_split or ""),
     ):
         try:
-            files = [file for path in paths for file in find(path, split, cfg.config).files]
+            files = [file for path in paths for file in find(placed(path, cfg), split, cfg.config).files]
             digests = [_digest(file, file.stat().st_mtime_ns, file.stat().st_size) for file in files]
         except (OSError, UsageError):
             continue

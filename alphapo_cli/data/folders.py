@@ -145,6 +145,8 @@ def _of_folder(folder: Path, path: str, split: str, config: str | None, setting:
 
 def _chosen(splits: Mapping[str, list[Path]], unread: Sequence[str], path: str, split: str, setting: str) -> DataFiles:
     """The files of the splits that are asked for; a folder with a single split is read whatever its name."""
+    if not split and len(splits) > 1:
+        raise UsageError(f"{path}: holds several splits ({', '.join(splits)}); type {setting}=NAME")
     if "[" in split:
         raise UsageError(f"{setting}={split}: slices are for data sets of the hub; of a folder, take data.limit=N")
     wanted = list(splits) if split == "all" or len(splits) == 1 else [name.strip() for name in split.split("+")]

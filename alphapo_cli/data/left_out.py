@@ -138,7 +138,7 @@ def unused_of(
         yield cfg.system_column
     for position, message in enumerate(conversation):
         content = message["content"]
-        if is_contained(content, prompt):
+        if is_contained(content, prompt) or (position == 0 and context.system is not None):
             continue
         if message["role"] == "assistant" and _thought_ends(content):
             yield "reasoning of earlier answers"

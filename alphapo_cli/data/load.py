@@ -7,9 +7,10 @@ that names it; rows with images, video or audio are one, with their number.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,11 +40,16 @@ def paths_of(value: str | list[str] | None) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 
+def placed(path: str, cfg: DataConfig) -> str:
+    """The path; of a folder, what `data.data_dir` names in it."""
+    return path if cfg.data_dir is None or not os.path.isdir(path) else os.path.join(path, cfg.data_dir)
+
+
 def split_paths(cfg: DataConfig) -> list[str]:
     """Entries of data.path of whose splits `data.eval_split` names one: folders that hold the evaluation pairs too."""
     if cfg.eval_split is None or cfg.eval_path is not None:
         return []
-    return [path for path in paths_of(cfg.path) if folders.splits_of(path, cfg.config)]
+    return [path for path in paths_of(cfg.path) if folders.splits_of(placed(path, cfg), cfg.config)]
 
 
 def has_evaluation(cfg: DataConfig) -> bool:
@@ -138,8 +144,16 @@ def _convert(
     refuse_media(media, len(source.rows), source.description)
     if not pairs:
         reasons = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items() if value)
-        raise UsageError(f"{source.description}: none of its {len(source.rows)} rows is usable as {form} ({reasons})")
+        hint = "; data.trajectories=true reads answers of several turns" if _may_have_turns(counts, form, cfg) else ""
+        raise UsageError(
+            f"{source.description}: none of its {len(source.rows)} rows is usable as {form} ({reasons}){hint}"
+        )
     return pairs, LoadCounts(read=len(source.rows), **counts)
+
+
+def _may_have_turns(counts: Mapping[str, int], form: str, cfg: DataConfig) -> bool:
+    """Whether rows may be left out because their answers have several turns."""
+    return form == "messages" and not cfg.trajectories and bool(counts["no_common_prompt"])
 
 
 def refuse_media(media: Tally, rows: int, description: str) -> None:
@@ -154,12 +168,12 @@ def refuse_media(media: Tally, rows: int, description: str) -> None:
         UsageError: there are any.
     """
     if media:
-        columns = dict.fromkeys(what.partition("'")[2].rstrip("'") for what in media.counts)
-        first = next(iter(media.first.values()))
+        columns = [what.partition(" in column '")[2].rstrip("'") for what in media.counts if " in column '" in what]
+        ignore = f", or where their text makes sense without it add data.ignore_columns=[{','.join(columns)}]"
         raise UsageError(
             f"{description}: {sum(media.counts.values()):,} of {rows:,} rows hold what is not text "
-            f"({', '.join(media.counts)}; the first: {first}); alphapo reads text alone: leave these rows out, or where "
-            f"their text makes sense without it add data.ignore_columns=[{','.join(columns)}]"
+            f"({', '.join(media.counts)}; the first: {next(iter(media.first.values()))}); alphapo reads text alone: leave "
+            f"these rows out{ignore if columns else ''}"
         )
 
 
@@ -229,7 +243,7 @@ def read_sources(cfg: DataConfig, *, evaluation: bool = False) -> list[SourceRow
 
 
 def _read_path(path: str, name: str, split: str, setting: str, cfg: DataConfig, limit: int | None) -> SourceRows:
-    found = folders.find(path, split, cfg.config, setting)
+    found = folders.find(placed(path, cfg), split, cfg.config, setting)
     rows = read_files(found.files, limit)
     names = tuple(file.name for file in found.files)
     report = SourceReport(name, len(rows), 0, names, found.splits, found.left, found.unread)

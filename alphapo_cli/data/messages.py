@@ -72,7 +72,7 @@ def read_message(value: Any, row: Row, name: str) -> Message:
     more = {key: item for key, item in more.items() if not is_empty(item)}
     kind = next((kind for key in more if (kind := media_kind(key))), None)
     if kind is not None:
-        raise MediaFound(f"{kind} in '{_column(name)}'", row)
+        raise MediaFound(f"{kind} in the messages of '{_column(name)}'", row)
     if "function_call" in more:
         more.setdefault("tool_calls", [more.pop("function_call")])
     for key in CALLS:
@@ -111,7 +111,7 @@ def _parts(parts: list[Any], more: Message, row: Row, name: str) -> Any:
         kind = str(filled.get("type", "text" if "text" in part else ""))
         media = media_kind(kind) or next((found for key in filled if (found := media_kind(key))), None)
         if media is not None:
-            raise MediaFound(f"{media} in '{_column(name)}'", row)
+            raise MediaFound(f"{media} in the messages of '{_column(name)}'", row)
         thought = filled.get("thinking", filled.get("reasoning"))
         if kind in _TEXT_PARTS and isinstance(part.get("text"), str):
             texts.append(part["text"])
@@ -171,7 +171,7 @@ def plain(value: Any, row: Row, name: str) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item, row, name) for item in value]
     if isinstance(value, bytes | bytearray):
-        raise MediaFound(f"bytes in '{_column(name)}'", row)
+        raise MediaFound(f"bytes in the value of '{_column(name)}'", row)
     return value.isoformat() if isinstance(value, datetime.date | datetime.time) else str(value)
 
 

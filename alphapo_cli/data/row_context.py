@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.messages import MediaFound, encodable, from_json, is_empty, media_kind, plain, type_name
-from alphapo_cli.data.sources import CsvText, Row
+from alphapo_cli.data.sources import CsvText, Row, without_nulls
 from alphapo_cli.data.tally import Tally
-from alphapo_cli.data.text_pairs import NO_CONTEXT, PromptContext
+from alphapo_cli.data.text_pairs import CALLS, NO_CONTEXT, SYSTEM_ROLES, PromptContext, Side
 from alphapo_cli.errors import UsageError
 
 INSTRUCTION, INPUT = "instruction", "input"
@@ -62,6 +63,15 @@ def context_of(row: Row, cfg: DataConfig) -> PromptContext:
     return PromptContext(None, arguments) if arguments else NO_CONTEXT
 
 
+def beside(prompt: Side, context: PromptContext) -> PromptContext:
+    """The context of a prompt: to a conversation with another system text of its own the row's adds nothing."""
+    if isinstance(prompt, str) or not prompt or prompt[0]["role"] not in SYSTEM_ROLES:
+        return context
+    if context.system in (None, prompt[0]["content"]):
+        return context
+    return replace(context, system=None) if context.arguments else NO_CONTEXT
+
+
 def _are_objects(values: Any) -> bool:
     return isinstance(values, list) and bool(values) and all(isinstance(value, Mapping) for value in values)
 
@@ -77,13 +87,49 @@ def _tools(row: Row, cfg: DataConfig) -> list[Any]:
             f"{row.where}: '{name}' is {type_name(value)} and no list of tool schemas (objects with name and parameters); "
             f"correct it, or add data.ignore_columns=[{name}]"
         )
-    return [_schema(plain(tool, row, name)) for tool in tools]
+    return [_schema(without_nulls(plain(tool, row, name))) for tool in tools]
 
 
 def _schema(tool: dict[str, Any]) -> dict[str, Any]:
     """The schema in the form that templates and serving engines know, {"type": "function", "function": {...}}."""
     bare = "function" not in tool and "name" in tool and ("parameters" in tool or "description" in tool)
     return {"type": "function", "function": tool} if bare else tool
+
+
+def without_foreign_nulls(side: Side, tools: Sequence[Any]) -> Side:
+    """A side whose tool calls have no null arguments that their function does not know.
+
+    Tables give every call the arguments of all functions, and what they write as JSON keeps the nulls.
+
+    Args:
+        side: text or messages.
+        tools: the schemas of the functions.
+
+    Returns:
+        The side.
+    """
+    known = {}
+    for tool in tools:
+        function = tool.get("function") if isinstance(tool.get("function"), dict) else {}
+        properties = (function.get("parameters") or {}).get("properties")
+        if isinstance(properties, dict):
+            known[function.get("name")] = properties
+
+    def call_of(call: Any) -> Any:
+        function = call.get("function") if isinstance(call, dict) else None
+        arguments = function.get("arguments") if isinstance(function, dict) else None
+        if not isinstance(function, dict) or not isinstance(arguments, dict) or function.get("name") not in known:
+            return call
+        own = known[function["name"]]
+        arguments = {key: value for key, value in arguments.items() if value is not None or key in own}
+        return {**call, "function": {**function, "arguments": arguments}}
+
+    if isinstance(side, str) or not known or not any(key in message for message in side for key in CALLS):
+        return side
+    return tuple(
+        {key: [call_of(call) for call in value] if key in CALLS else value for key, value in message.items()}
+        for message in side
+    )
 
 
 def _arguments(row: Row, cfg: DataConfig) -> dict[str, Any]:
@@ -122,7 +168,7 @@ def check_media(row: Row, read: Collection[str], cfg: DataConfig) -> None:
             continue
         kind = media_kind(str(name)) or _media_value(value)
         if kind is not None:
-            raise MediaFound(f"{kind} in '{name}'", row)
+            raise MediaFound(f"{kind} in column '{name}'", row)
 
 
 def _media_value(value: Any) -> str | None:

@@ -31,11 +31,8 @@ from alphapo_cli.data.messages import encodable, message_list, type_name
 from alphapo_cli.data.sources import Row
 from alphapo_cli.data.tally import Tally
 from alphapo_cli.data.text_pairs import (
-    NO_CONTEXT,
-    SYSTEM_ROLES,
     Conversation,
     Message,
-    PromptContext,
     Side,
     TextPair,
     Verbatim,
@@ -111,10 +108,15 @@ def to_pair(row: Row, form: str, cfg: DataConfig, unread: Tally | None = None) -
         pair = _from_columns(row, form, cfg, columns)
     if pair is None:
         return None
-    if pair.prompt and not isinstance(pair.prompt, str) and pair.prompt[0]["role"] in SYSTEM_ROLES:
-        context = _without_system(context, pair.prompt)
+    context = row_context.beside(pair.prompt, context)
     read = (*read, *row_context.context_columns(row, context, cfg))
     row_context.count_unread(row, read, columns, cfg, unread)
+    if "tools" in context.arguments:
+        tools = context.arguments["tools"]
+        prompt, chosen, rejected, *others = (
+            row_context.without_foreign_nulls(side, tools) for side in (pair.prompt, *pair.sides)
+        )
+        pair = replace(pair, prompt=prompt, chosen=chosen, rejected=rejected, others=tuple(others))
     return replace(pair, context=context, where=row.where)
 
 
@@ -124,13 +126,6 @@ def _columns_of(form: str, cfg: DataConfig) -> tuple[str, ...]:
         return (cfg.prompt_column, *scored_answers.LISTS, scored_answers.SCORES, *scored_answers.UNPAIRED)
     gold = () if cfg.gold_column is None else (cfg.gold_column,)
     return (cfg.prompt_column, cfg.chosen_column, cfg.rejected_column, *gold)
-
-
-def _without_system(context: PromptContext, prompt: Conversation) -> PromptContext:
-    """The context of a conversation with a system text of its own, to which the row's adds nothing; an equal one stays."""
-    if context.system is None or context.system == prompt[0]["content"]:
-        return context
-    return replace(context, system=None) if context.arguments else NO_CONTEXT
 
 
 def _from_columns(row: Row, form: str, cfg: DataConfig, columns: Mapping[str, float]) -> TextPair | None:

@@ -181,6 +181,10 @@ def _arrow_rows(path: Path, batches: Iterable[Any]) -> Iterator[Row]:
 def without_nulls(value: Any) -> Any:
     """An Arrow value without the null entries of its objects: every object of a column has the keys of all of them."""
     if isinstance(value, dict):
+        # Messages that were stored as one object of lists, as `datasets` has done.
+        if {"role", "content"} <= value.keys() and all(isinstance(item, list) for item in value.values()):
+            rows = zip(*value.values(), strict=False)
+            return [without_nulls(dict(zip(value, row, strict=True))) for row in rows]
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 

@@ -31,7 +31,6 @@ from alphapo_cli.data.template import conversation_of
 from alphapo_cli.data.text_pairs import (
     ANSWER_KEYS,
     NO_CONTEXT,
-    SYSTEM_ROLES,
     TOOL_ROLES,
     Conversation,
     PromptContext,
@@ -203,18 +202,19 @@ def _prompt(row: Row, column: str | None, cfg: DataConfig, name: str, unread: Ta
     row_context.check_media(row, (column,), cfg)
     value, context = row_context.prompt_value(row, column, cfg), row_context.context_of(row, cfg)
     answered = False
+    side: Side
     if isinstance(value, list):
         messages = message_list(value, row, column)
         if messages and messages[-1]["role"] == "assistant":
             messages, answered = messages[:-1], True
         if not messages or messages[-1]["role"] not in ("user", *TOOL_ROLES):
             raise UsageError(f"{row.where}: '{column}' holds no user message to answer")
-        if messages[0]["role"] in SYSTEM_ROLES:
-            context = replace(context, system=None)
-        prompt = Prompt(_as_text(conversation_of(messages, _BARE, context)), messages, dataset, None, context)
+        context = row_context.beside(messages, context)
+        side = row_context.without_foreign_nulls(messages, context.arguments.get("tools", ()))
+        prompt = Prompt(_as_text(conversation_of(side, _BARE, context)), side, dataset, None, context)
     elif isinstance(value, str):
         bare = column != row_context.INSTRUCTION or cfg.template == "plain"
-        side: Side = value if column != row_context.INSTRUCTION else _user_message(value)
+        side = value if column != row_context.INSTRUCTION else _user_message(value)
         text = _as_text(conversation_of(side, _BARE, context))
         prompt = Prompt(text, side, dataset, value if bare else None, context)
     else:
