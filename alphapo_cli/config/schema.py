@@ -148,6 +148,11 @@ class DataConfig:
     )  # arguments of the template: enable_thinking, ...
     # What happens to rows of whose answers the chat template leaves out a part. keep: trained on what is left of them.
     on_template_loss: str = _choice("refuse", "refuse", "skip", "keep")
+    # How SimPO counts the tokens of an answer, on which every mean per token depends. completion_includes_header: what the
+    # template writes before an answer (the assistant's header) is counted too, and every prompt begins with a BOS.
+    # second_end_token: all that it writes after an answer is counted, and the tokenizer's EOS follows its end of turn.
+    completion_includes_header: bool = False
+    second_end_token: bool = False
     max_length: int = _number(2048, ge=2)
     max_prompt_length: int | None = _number(None, ge=1)
     duplicates: str = _choice("keep", "keep", "drop")

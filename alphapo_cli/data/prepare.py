@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from alphapo_cli.config.schema import DataConfig, ProbeConfig
+from alphapo_cli.data.answer_frame import header_of
 from alphapo_cli.data.data_report import evaluation_report, report_of, table_of
 from alphapo_cli.data.mixture import weighted
 from alphapo_cli.data.probe_split import DEFAULT_PROBE_PAIRS, hold_out, ordered
@@ -25,7 +26,10 @@ _SAMPLES = 8
 
 @dataclass(frozen=True)
 class PromptSample:
-    """A training prompt and its context as `encode_prompt` takes them, with the ids that training conditions on."""
+    """A training prompt and its context as `encode_prompt` takes them, with the ids that training conditions on.
+
+    Among these is the header that completions begin with (`data.completion_includes_header`): generation is fed it.
+    """
 
     prompt: Side
     ids: tuple[int, ...]
@@ -126,7 +130,8 @@ def prepare(
         report=report,
         key=digest([keys, sorted(all_pairs.columns), contents, _columns_hash(train, probe_set)]),
         prompt_samples=[
-            _sample(train_pairs.pairs, train, n, encoded.template) for n in range(min(_SAMPLES, len(train)))
+            _sample(train_pairs.pairs, train, n, encoded.template, header_of(tokenizer, cfg).ids)
+            for n in range(min(_SAMPLES, len(train)))
         ],
     )
 
@@ -154,8 +159,13 @@ def _columns_hash(*sets: TokenPairs) -> str:
     return digest([[name, values.tobytes().hex()] for pairs in sets for name, values in sorted(pairs.columns.items())])
 
 
-def _sample(pairs: Sequence[TextPair], train: TokenPairs, position: int, template: str) -> PromptSample:
+def _sample(
+    pairs: Sequence[TextPair], train: TokenPairs, position: int, template: str, header: tuple[int, ...]
+) -> PromptSample:
     pair = pairs[int(train.index[position])]
     plain = template == "plain" and pair.verbatim is not None
     prompt = pair.verbatim.prompt if plain and pair.verbatim is not None else pair.prompt
-    return PromptSample(prompt, tuple(train.prompt[position].tolist()), pair.context)
+    # The header that completions begin with is what generation is fed after the prompt.
+    begins = [tuple(side[position][: len(header)].tolist()) for side in train.answers if len(side[position])]
+    ids = header if header in begins else begins[0]
+    return PromptSample(prompt, (*train.prompt[position].tolist(), *ids), pair.context)

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from alphapo_cli.config.schema import DataConfig
+from alphapo_cli.data.answer_frame import OTHER_HEADER, cut_after_end, without_end
 from alphapo_cli.data.left_out import cause_of, is_contained, lost_of, unused_keys, unused_of
 from alphapo_cli.data.template import (
     Style,
     Template,
     TemplateRefusal,
     conversation_of,
-    cut_after_end,
     plain_pair,
     template_of,
-    without_end,
 )
 from alphapo_cli.data.text_pairs import ABSENT, ANSWER_KEYS, Conversation, Side, TextPair
 from alphapo_cli.errors import UsageError
@@ -38,7 +37,7 @@ class Rendered:
     """Texts of one pair: the prompt and each side's completion, None for an absent one.
 
     Attributes:
-        prompt: text of the prompt.
+        prompt: text of the prompt, to which `data.completion_includes_header` leaves no generation prompt.
         completions: text of each side after it.
         ends: whether the template closed a completion with an end token; otherwise the tokenizer's is appended.
         turns: with `data.trajectories`, the (start, stop) of each assistant turn in a completion, in characters.
@@ -79,8 +78,9 @@ def render_pair(pair: TextPair, tokenizer: Any, cfg: DataConfig, style: Style) -
         return Rendered(prompt, stripped, (False,) * len(stripped), unused=(*system, *pair.context.arguments))
     template = template_of(tokenizer, cfg, pair.context)
     conversation = conversation_of(pair.prompt, cfg, pair.context)
-    prompt = template.render(conversation, generation=True)
-    unused = list(unused_of(prompt, conversation, template, pair.context, cfg))
+    fed = template.render(conversation, generation=True)
+    prompt = template.render(conversation) if cfg.completion_includes_header else fed
+    unused = list(unused_of(fed, conversation, template, pair.context, cfg))
     sides: list[tuple[str | None, bool]] = []
     turns: list[Spans] = []
     losses: list[str] = []
@@ -93,13 +93,16 @@ def render_pair(pair: TextPair, tokenizer: Any, cfg: DataConfig, style: Style) -
         if not messages[-1]["content"].strip() and not any(key in messages[-1] for key in ANSWER_KEYS):
             return None
         whole = template.render((*conversation, *messages))
+        if cfg.completion_includes_header and not whole.startswith(fed):
+            raise UsageError(f"data.completion_includes_header: {OTHER_HEADER}; leave it out")
         text, cause = _after_prompt(prompt, whole, conversation, messages, template, style)
         found = [cause] if cause else list(lost_of(prompt, text, whole, conversation, messages, template))
         if found and not without_end(text, style.ends).strip():
             raise TemplateLoss(found[0])
         losses += found
         unused += unused_keys(whole, conversation, messages, template, generation=False)
-        sides.append(cut_after_end(text, style.ends))
+        cut, closed = cut_after_end(text, style.ends)
+        sides.append((cut if style.second_end_id is None else text, closed))
         if cfg.trajectories:
             turns.append(_turns(prompt, (*conversation, *messages), len(conversation), whole, template, style))
     completions, ends = zip(*sides, strict=True)

@@ -35,7 +35,7 @@ from alphapo_cli.errors import UsageError, first_line
 TODAY = datetime.datetime(2024, 7, 26)
 _MARKER = "alphapo-probe"
 _USER: Message = {"role": "user", "content": "Hello"}
-_EXAMPLES: tuple[Conversation, ...] = (
+EXAMPLES: tuple[Conversation, ...] = (
     (_USER, {"role": "assistant", "content": _MARKER}),
     # For templates that ask for a system text, or for a thought before an answer.
     ({"role": "system", "content": "Hello"}, _USER, {"role": "assistant", "content": _MARKER}),
@@ -63,8 +63,13 @@ class TemplateRefusal(UsageError):
 class Style:
     """How a tokenizer renders conversations.
 
-    `chat`: whether with its chat template. `prefix`: ids that add_special_tokens puts before a text (BOS). `end`,
-    `end_id`: text and id of the token that closes an answer; `ends`: texts of all tokens that may close one.
+    Attributes:
+        chat: whether with its chat template.
+        prefix: ids that add_special_tokens puts before a text (BOS).
+        end: text of the token that closes an answer.
+        end_id: its id.
+        ends: texts of all tokens that may close an answer.
+        second_end_id: with `data.second_end_token`, the id (EOS) that every completion ends with; else None.
     """
 
     chat: bool
@@ -72,6 +77,7 @@ class Style:
     end: str
     end_id: int
     ends: tuple[str, ...]
+    second_end_id: int | None = None
 
     @property
     def name(self) -> str:
@@ -98,6 +104,16 @@ def style_of(tokenizer: Any, cfg: DataConfig) -> Style:
         check_arguments(cfg.chat_template_kwargs, "data.chat_template_kwargs")
     if cfg.trajectories and not chat:
         raise UsageError(f"data.trajectories needs a chat template and {name} is used without one; leave it out")
+    if cfg.completion_includes_header and not chat:
+        raise UsageError(
+            f"data.completion_includes_header needs a chat template and {name} is used without one; leave it out"
+        )
+    if cfg.completion_includes_header and cfg.trajectories:
+        raise UsageError(
+            "data.completion_includes_header is for answers of one turn; leave it or data.trajectories out"
+        )
+    if cfg.second_end_token and tokenizer.eos_token_id is None:
+        raise UsageError(f"data.second_end_token: {name} has no eos_token; leave it out")
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     special |= set(map(str, tokenizer.all_special_tokens))
     special.discard("")
@@ -107,9 +123,11 @@ def style_of(tokenizer: Any, cfg: DataConfig) -> Style:
             raise UsageError(f"{name}: has no end-of-text token; set eos_token in its tokenizer_config.json")
         end = str(tokenizer.eos_token)
     end_id = int(tokenizer.convert_tokens_to_ids(end))
-    return Style(
-        chat, _prefix(tokenizer), end, end_id, tuple(sorted(special | {end}, key=lambda text: (-len(text), text)))
-    )
+    prefix = _prefix(tokenizer)
+    if cfg.completion_includes_header and not prefix and tokenizer.bos_token_id is not None:
+        prefix = (int(tokenizer.bos_token_id),)
+    ends = tuple(sorted(special | {end}, key=lambda text: (-len(text), text)))
+    return Style(chat, prefix, end, end_id, ends, int(tokenizer.eos_token_id) if cfg.second_end_token else None)
 
 
 def _prefix(tokenizer: Any) -> tuple[int, ...]:
@@ -122,10 +140,10 @@ def _prefix(tokenizer: Any) -> tuple[int, ...]:
 
 
 def rendered_example(tokenizer: Any, arguments: Mapping[str, Any] | None = None) -> str:
-    """A fixed short conversation in the tokenizer's chat template, the first of `_EXAMPLES` that it takes."""
+    """A fixed short conversation in the tokenizer's chat template, the first of `EXAMPLES` that it takes."""
     template, refusal = Template(tokenizer, arguments or {}), None
     texts = []
-    for example in _EXAMPLES:
+    for example in EXAMPLES:
         try:
             texts.append(template.render(example))
         except TemplateRefusal as error:
@@ -261,26 +279,3 @@ def plain_pair(pair: TextPair) -> tuple[str, list[str | None]]:
     if isinstance(pair.prompt, str) and len(texts) == len(sides):
         return pair.prompt, texts
     raise UsageError(_NEEDS_TEMPLATE)
-
-
-def without_end(text: str, ends: tuple[str, ...]) -> str:
-    """`text` without the end tokens that close it; unchanged without any."""
-    body = text.rstrip()
-    if not body.endswith(ends):
-        return text
-    while body.endswith(ends):
-        body = body[: -len(next(end for end in ends if body.endswith(end)))].rstrip()
-    return body
-
-
-def cut_after_end(text: str, ends: tuple[str, ...]) -> tuple[str, bool]:
-    r"""Cut `text` after the first of the end tokens that close it ("<|end|>\n<|endoftext|>").
-
-    Returns:
-        The text, and whether it ends with an end token.
-    """
-    body, kept = text.rstrip(), None
-    while body.endswith(ends):
-        kept = body
-        body = body[: -len(next(end for end in ends if body.endswith(end)))].rstrip()
-    return (body, False) if kept is None else (kept, True)

@@ -7,6 +7,9 @@ of a text specially.
 
 Every sequence holds one BOS, if the tokenizer or its template uses one, and every completion that was not cut ends
 with one end token.
+
+`data.completion_includes_header` moves the boundary: the completion begins with what the template writes before an
+answer, and generation is fed the prompt and that.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from alphapo_cli.config.schema import DataConfig
+from alphapo_cli.data.answer_frame import OTHER_HEADER, closed, header_of, special_inside, special_of_template
 from alphapo_cli.data.parallel import automatic, in_order
 from alphapo_cli.data.prompt_boundary import Split, encodings_of, ids_of, split, turns_of
 from alphapo_cli.data.rendering import Rendered, TemplateLoss, render_pair
@@ -60,6 +64,8 @@ class Encoded:
 def encode_prompt(prompt: Side, tokenizer: Any, cfg: DataConfig, context: PromptContext = NO_CONTEXT) -> list[int]:
     """Tokenise a prompt for generation; training conditions on the same ids.
 
+    With `data.completion_includes_header` the last of them are the header, with which the completions of training begin.
+
     Args:
         prompt: text (one user message under a chat template) or messages.
         tokenizer: a fast transformers tokenizer.
@@ -70,12 +76,16 @@ def encode_prompt(prompt: Side, tokenizer: Any, cfg: DataConfig, context: Prompt
         The ids, with at most one BOS.
 
     Raises:
-        UsageError: messages without a chat template, or a tokenizer that `style_of` refuses.
+        UsageError: messages without a chat template, a tokenizer that `style_of` refuses, or a header that `header_of`
+            refuses.
     """
-    style = style_of(tokenizer, cfg)
-    bare = ids_of(tokenizer, [render_prompt(prompt, tokenizer, cfg, style, context)])[0]
+    style, header = style_of(tokenizer, cfg), header_of(tokenizer, cfg)
+    text = render_prompt(prompt, tokenizer, cfg, style, context)
+    if not text.endswith(header.text):
+        raise UsageError(f"data.completion_includes_header: {OTHER_HEADER}; leave it out")
+    bare = ids_of(tokenizer, [text.removesuffix(header.text)])[0]
     whole, lead = _with_prefix(bare, style, tokenizer)
-    return cut_left(whole, cfg.max_prompt_length, lead)
+    return [*cut_left(whole, cfg.max_prompt_length, lead), *header.ids]
 
 
 def end_token_id(tokenizer: Any, cfg: DataConfig) -> int:
@@ -210,6 +220,7 @@ def _encode_chunk(
     encodings = iter(encodings_of(tokenizer, [text.prompt + answer for text in texts for answer in text.present]))
     unknown = unknown_id(tokenizer, style)
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    written = special_of_template(special, tokenizer, cfg, style)
     rows: list[tuple[int, Ids | None, TokenCounts]] = []
     for n, (position, text) in enumerate(rendered.items()):
         prompt, lead = _with_prefix(prompts[n], style, tokenizer)
@@ -223,7 +234,7 @@ def _encode_chunk(
             for answer, whole in zip(text.completions, wholes, strict=True)
         ]
         answers = [
-            one.ids if whole is None or ends else [*one.ids, style.end_id]
+            [] if whole is None else closed(one.ids, ends, style)
             for one, whole, ends in zip(splits, wholes, text.ends, strict=True)
         ]
         (prompt, *cut_answers), cut = truncate(prompt, answers, lead, cfg)
@@ -239,7 +250,7 @@ def _encode_chunk(
             cut,
             boundary=int(any(one.straddled for one in splits)),
             inexact=int(not all(one.exact for one in splits)),
-            special_inside=int(any(not special.isdisjoint(ids[:-1]) for ids in answers)),
+            special_inside=int(any(special_inside(ids, special) > written for ids in answers)),
             tokens=sum(map(len, row)),
             unknown=0 if unknown is None else sum(ids.count(unknown) for ids in row),
         )

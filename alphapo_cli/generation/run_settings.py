@@ -15,7 +15,7 @@ from alphapo_cli.data.text_pairs import NO_CONTEXT, PromptContext, Side
 from alphapo_cli.errors import UsageError
 
 TAKEN_OVER = (
-    "data.template", "data.system", "data.chat_template_kwargs", "model.dtype", "model.trust_remote_code",
+    "data.template", "data.system", "data.chat_template_kwargs", "data.completion_includes_header", "model.dtype", "model.trust_remote_code",
 )  # fmt: skip
 
 

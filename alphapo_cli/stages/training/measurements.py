@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.data.answer_frame import header_of
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.data.tokenise import encode_prompt, end_token_id
 from alphapo_cli.errors import AlphapoError
@@ -125,5 +126,6 @@ def _prompts(cfg: TrainConfig, inputs: RunInputs) -> SamplePrompts | None:
         ids = [encode_prompt(({"role": "user", "content": text},), tokenizer, cfg.data) for text in texts]
         return SamplePrompts("glassbox", texts, ids, world.true_reward) if texts else None
     pairs = inputs.probe
-    ids = [pairs.prompt[i].tolist() for i in range(min(cfg.probe.samples or 0, len(pairs)))]
+    header = header_of(tokenizer, cfg.data).ids
+    ids = [[*pairs.prompt[i].tolist(), *header] for i in range(min(cfg.probe.samples or 0, len(pairs)))]
     return SamplePrompts("probe", [tokenizer.decode(p, skip_special_tokens=True) for p in ids], ids) if ids else None
