@@ -273,7 +273,11 @@ class TestIdentity:
 
     def test_it_is_the_same_however_the_configuration_was_said(self):
         by_experiment = composed("experiment=alphapo_llama3_instruct")
-        by_hand = composed("objective.gamma_beta_ratio=1 trainer.learning_rate=1e-6")
+        by_hand = composed(
+            "experiment=simpo_recipe model.path=meta-llama/Meta-Llama-3-8B-Instruct data=hub "
+            "data.name=princeton-nlp/llama3-ultrafeedback data.eval_split=test data.format=messages "
+            "objective.gamma_beta_ratio=1 trainer.learning_rate=1e-6"
+        )
         assert run_name(by_experiment) == run_name(by_hand)
         assert run_name(composed("objective.beta=2.50")) == run_name(composed("objective.beta=25e-1"))
 
