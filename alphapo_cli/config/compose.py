@@ -12,7 +12,7 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -120,13 +120,13 @@ def _resolved(
     training = primary == "train"
     if training and embedded_world.is_plain(layers, sources):  # the commonest lines are composed once
         groups |= _by_group(embedded_world.brought(layers))
-    cfg, parts, chosen = _under(primary, schema, groups, layers, sources)
+    cfg, chosen = _under(primary, schema, groups, layers, sources)
     if training:
-        more = embedded_world.choices(cfg, layers, chosen)
+        more = embedded_world.choices(cfg, layers, chosen.choices)
         if more:
-            cfg, parts, _ = _under(primary, schema, groups | _by_group(more), layers, sources)
-        embedded_world.make_effective(cfg, layers)
-    return cfg, parts
+            cfg, chosen = _under(primary, schema, groups | _by_group(more), layers, sources)
+        embedded_world.make_effective(cfg, {*chosen.written, *(key for layer in layers for key in layer.values)})
+    return cfg, chosen.parts
 
 
 def _by_group(choices: Iterable[str]) -> dict[str, str]:
@@ -136,14 +136,14 @@ def _by_group(choices: Iterable[str]) -> dict[str, str]:
 
 def _under(
     primary: str, schema: type[Any], groups: Mapping[str, str], layers: Sequence[Line], sources: Sources
-) -> tuple[DictConfig, dict[str, dict[str, Any]], Mapping[str, str]]:
-    """The choice of `groups` under the values of `layers`: configuration, parts' parameters, choice in every group."""
-    chosen, parts, choices = _chosen(primary, schema, tuple(groups.values()), sources)  # type: ignore[arg-type]
-    cfg = copy.deepcopy(chosen)
+) -> tuple[DictConfig, _Chosen]:
+    """The configuration of a choice of `groups` under the values of `layers`."""
+    chosen = _chosen(primary, schema, tuple(groups.values()), sources)  # type: ignore[arg-type]
+    cfg = copy.deepcopy(chosen.cfg)
     for layer in layers:
-        _apply(cfg, layer, parts, sources)
-    check_parts(cfg, parts)
-    return cfg, parts, choices
+        _apply(cfg, layer, chosen.parts, sources)
+    check_parts(cfg, chosen.parts)
+    return cfg, chosen
 
 
 def _typed(cfg: DictConfig) -> Any:
@@ -173,11 +173,25 @@ def _set_key(typed: Any, key: str, value: Any) -> None:
         setattr(typed, name, plain)
 
 
+class _Chosen(NamedTuple):
+    """A choice of groups, typed, before values are set.
+
+    Attributes:
+        cfg: the configuration.
+        parts: dotted key of an objective's part -> the parameters that its YAML declares.
+        choices: the choice in every group.
+        written: the keys that YAML files set.
+    """
+
+    cfg: DictConfig
+    parts: dict[str, dict[str, Any]]
+    choices: Mapping[str, str]
+    written: frozenset[str]
+
+
 @functools.lru_cache(maxsize=256)  # the cells of a sweep differ in values more often than in groups
-def _chosen(
-    primary: str, schema: type[Any], choice: tuple[str, ...], sources: Sources
-) -> tuple[DictConfig, dict[str, dict[str, Any]], Mapping[str, str]]:
-    """The typed configuration of a choice of groups, before values are set, its parts' parameters, and all choices."""
+def _chosen(primary: str, schema: type[Any], choice: tuple[str, ...], sources: Sources) -> _Chosen:
+    """Compose a choice of groups."""
     groups = _by_group(choice)
     optional = pop_optional(groups)
     composed, choices = _compose_groups(primary, tuple(groups.values()), sources.user)
@@ -195,7 +209,7 @@ def _chosen(
         raise ConfigError(f"conf/{primary}.yaml with {' '.join(groups.values())}: {reason}") from error
     assert isinstance(cfg, DictConfig)
     resolve_gamma(cfg, choices, sources)
-    return cfg, parts, choices
+    return _Chosen(cfg, parts, choices, frozenset(leaves(raw)))
 
 
 def _drop_foreign_groups(

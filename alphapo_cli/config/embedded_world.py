@@ -8,7 +8,7 @@ known which model and data are meant; conf/data/glassbox.yaml, which knows the d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig
@@ -109,17 +109,16 @@ def brought(layers: Sequence[Line]) -> list[str]:
     return [f"{group}={WORLD}" for group in _BRINGS if not _chooses(layers, group)]
 
 
-def make_effective(cfg: DictConfig, layers: Sequence[Line]) -> None:
+def make_effective(cfg: DictConfig, said: Collection[str]) -> None:
     """Set what follows from the model and data of a training, so that the configuration shows what is used.
 
     Args:
         cfg: the configuration under all layers; changed in place.
-        layers: the overrides.
+        said: the keys that overrides or YAML files set.
     """
     if cfg.model.path is not None:
         cfg.model.source = "path"
-    given = any("data.max_length" in layer.values for layer in layers)
-    if not any(_own(cfg)) and not given and cfg.data.max_length == DataConfig.max_length:
+    if not any(_own(cfg)) and "data.max_length" not in said:
         cfg.data.max_length = MAX_LENGTH
 
 
