@@ -151,6 +151,26 @@ def part_defaults(raw: DictConfig, objective: str, sources: Sources) -> dict[str
     return declared
 
 
+def parts_with(parameter: str, kind: str | None, sources: Sources) -> list[str]:
+    """Find the parts that have a parameter.
+
+    Args:
+        parameter: its name.
+        kind: dotted key of the kind (objective.shape) to search; None for all kinds.
+        sources: the directories of YAML files.
+
+    Returns:
+        The parts as they are chosen, one text a kind: ["objective/shape=power"], with `|` between several choices.
+    """
+    groups = [f"objective/{name}" for name in PARTS] if kind is None else [kind.replace(".", "/")]
+    found = {
+        group: [name for name in sources.groups().get(group, ()) if parameter in _plain(sources.file(group, name))]
+        for group in groups
+        if parameter != "name"
+    }
+    return [f"{group}={'|'.join(names)}" for group, names in found.items() if names]
+
+
 def pop_optional(groups: dict[str, str]) -> dict[str, str]:
     """Remove the choices of optional parts from `groups`, which Hydra cannot compose: no defaults list names them.
 

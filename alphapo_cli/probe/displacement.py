@@ -6,13 +6,15 @@ Only here are values aggregated over pairs. What is undefined is `None` (JSON nu
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
+from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.modeling.logprobs import AnswerLogProbs, share_above
 from alphapo_cli.objective.inputs import StepContext
 from alphapo_cli.objective.objective import Objective
+from alphapo_cli.tracking.metrics import BY_SOURCE
 
 QUANTILES = (10, 50, 90)
 SIDES = ("chosen", "rejected")
@@ -90,6 +92,32 @@ def metrics(now: ProbeValues, start: ProbeValues) -> dict[str, float | None]:
     row["kl/reference"] = _mean(now.kl[present[0]])
     row["entropy/chosen"] = _mean(now.entropy[present[0]])
     return row
+
+
+def by_source(now: ProbeValues, start: ProbeValues, pairs: TokenPairs) -> dict[str, float | None]:
+    """The metrics of `BY_SOURCE` for each source of a mixture, as `source/<name>/<key>`.
+
+    Args:
+        now: the measurement of this step.
+        start: the measurement before the first step.
+        pairs: the probe pairs.
+
+    Returns:
+        Metric -> value, None where the probe has no pairs of the source; nothing for pairs of a single source.
+    """
+    row: dict[str, float | None] = {}
+    if pairs.source is None:
+        return row
+    for number, name in enumerate(pairs.source_names):
+        of_source = np.asarray(pairs.source == number)
+        own = metrics(_select(now, of_source), _select(start, of_source))
+        row |= {f"source/{name}/{key}": own[key] for key in BY_SOURCE}
+    return row
+
+
+def _select(values: ProbeValues, where: np.ndarray) -> ProbeValues:
+    """The values of some of the pairs."""
+    return ProbeValues(**{field.name: getattr(values, field.name)[..., where] for field in fields(values)})
 
 
 def per_pair(now: ProbeValues, start: ProbeValues, step: int) -> list[dict[str, float | int | None]]:

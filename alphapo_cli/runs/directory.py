@@ -10,7 +10,7 @@ curves.png
 outcome.json    results of generation and evaluation by `alphapo run`
 checkpoints/    from which an interrupted run resumes
 model/          loads in plain transformers and vLLM
-summary.json    {"state", "reason", "step", "metrics", "cost"}; a run is complete only when it says so
+summary.json    {"state", "reason", "step", "metrics", "cost", "data"}; a run is complete only when it says so
 """
 
 from __future__ import annotations
@@ -196,8 +196,9 @@ class RunDirectory(RunState):
     def finish(
         self, state: str, reason: str | None, step: int, metrics: dict[str, Any], cost: dict[str, Any]
     ) -> dict[str, Any]:
-        """Write summary.json, the last file that a run writes, and return its content."""
-        summary = {"state": state, "reason": reason, "step": step, "metrics": metrics, "cost": cost}
+        """Write summary.json, the last file that a run writes, and return its content; `data` is the manifest's."""
+        data = self.read_manifest().get("data", {})
+        summary = {"state": state, "reason": reason, "step": step, "metrics": metrics, "cost": cost, "data": data}
         write_json(self.summary_file, summary)
         return summary
 

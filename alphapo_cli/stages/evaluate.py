@@ -20,6 +20,7 @@ from alphapo_cli.evaluation.formats import Annotation, ModelOutputs, Output, che
 from alphapo_cli.evaluation.judges.judge import Judge, Verdict
 from alphapo_cli.evaluation.judges.protocol import Pair
 from alphapo_cli.evaluation.judges.registry import build
+from alphapo_cli.evaluation.naming import told_apart
 from alphapo_cli.evaluation.results import LengthControl, summarise
 from alphapo_cli.evaluation.schema import EvalConfig
 from alphapo_cli.runs.directory import digest, git_commit, versions
@@ -137,10 +138,12 @@ def run(evaluation: Evaluation) -> dict[str, Any]:
     except ValueError as error:
         raise AlphapoError(f"{evaluation.inputs.outputs}: {error}; there is nothing to count") from error
     write_json(directory.annotations, [row.row() for row in annotations])
+    own, base = evaluation.outputs, evaluation.reference
+    named = told_apart((own.generator, base.generator), (own.path, base.path), ("outputs", "reference"))
     results = {
         "state": "complete",
-        "generator": evaluation.outputs.generator,
-        "reference": evaluation.reference.generator,
+        "generator": named[0],
+        "reference": named[1],
         "annotator": evaluation.judge.annotator,
         **figures,
         "n_outputs": len(evaluation.outputs.rows),

@@ -45,8 +45,8 @@ def test_without_overrides_it_is_alphapo_in_the_embedded_world():
 
 
 def test_other_data_brings_the_settings_of_large_models():
-    assert composed("data=hub").trainer.learning_rate < 1e-5
-    assert composed("data=hub trainer=small").trainer.learning_rate == 5e-4
+    assert composed("data=hub model.path=m").trainer.learning_rate < 1e-5
+    assert composed("data=hub model.path=m trainer=small").trainer.learning_rate == 5e-4
 
 
 PUBLISHED = {
@@ -237,7 +237,11 @@ class TestOwnYaml:
     @pytest.mark.parametrize(
         ("text", "parts"),
         [
-            ("defaults: [alphapo, _self_]\nbtea: 3\n", "btea"),
+            (
+                "defaults: [alphapo, _self_]\nbtea: 3\n",
+                "'btea' not in 'ObjectiveConfig'; did you mean 'objective.beta'?",
+            ),
+            ("defaults: [alphapo, _self_]\nalpha: 3\n", "did you mean 'objective.shape.alpha'?"),
             ("defaults: [alphapo, _self_]\nbeta: abc\n", "abc"),
             ("defaults: [alphapp, _self_]\n", "alphapp"),
             ("beta: [\n", "flow node"),
@@ -269,7 +273,11 @@ class TestIdentity:
 
     def test_it_is_the_same_however_the_configuration_was_said(self):
         by_experiment = composed("experiment=alphapo_llama3_instruct")
-        by_hand = composed("objective.gamma_beta_ratio=1 trainer.learning_rate=1e-6")
+        by_hand = composed(
+            "experiment=simpo_recipe model.path=meta-llama/Meta-Llama-3-8B-Instruct data=hub "
+            "data.name=princeton-nlp/llama3-ultrafeedback data.eval_split=test data.format=messages "
+            "objective.gamma_beta_ratio=1 trainer.learning_rate=1e-6"
+        )
         assert run_name(by_experiment) == run_name(by_hand)
         assert run_name(composed("objective.beta=2.50")) == run_name(composed("objective.beta=25e-1"))
 

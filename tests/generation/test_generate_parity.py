@@ -15,7 +15,7 @@ from alphapo_cli.data.tokenise import encode_prompt
 from alphapo_cli.errors import UsageError
 from alphapo_cli.generation.parity import check_engine, check_run, check_template
 from alphapo_cli.generation.run_settings import RecordedPrompts, RunRecord
-from tests.conftest import BARE, TINY, Ran, run_here
+from tests.conftest import BARE, SCRATCH, TINY, Ran, run_here
 from tests.data import data_tokenizers as kinds
 
 Alphapo = Callable[..., Ran]
@@ -80,6 +80,37 @@ def test_prompts_that_training_had_cut_are_recognised(
     assert {len(row["ids"]) for row in recorded} == {5}
     again = alphapo("generate", str(ran.path), "generation=transformers", "data.limit=2")
     assert again.code == 0, again.err
+
+
+def test_a_header_that_training_counts_to_the_answer_is_fed_to_generation(
+    alphapo: Alphapo, pairs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `alphapo generate`, which takes the setting over from the run, and by the answers sampled during training."""
+    from alphapo_cli.probe import sampled_answers
+
+    fed: list[list[int]] = []
+    sample = sampled_answers.sample
+
+    def noted(lm: Any, ids: list[list[int]], *more: Any, **settings: Any) -> Any:
+        fed.extend(ids)
+        return sample(lm, ids, *more, **settings)
+
+    monkeypatch.setattr(sampled_answers, "sample", noted)
+    data = ("data=jsonl", f"data.path={pairs['plain']}")
+    counted = ("data.completion_includes_header=true", "data.second_end_token=true")
+    ran = alphapo("train", *SCRATCH, *BARE, *data, *counted, "probe.samples=2", "probe.max_new_tokens=2")
+    assert ran.code == 0, ran.err
+    tokens = json.loads((ran.path / "model" / "tokenizer.json").read_text())["added_tokens"]
+    header = next(token["id"] for token in tokens if token["content"] == "<|assistant|>")
+    recorded = json.loads((ran.path / "prompts.json").read_text())
+    assert {ids[-1] for ids in (*fed, *(row["ids"] for row in recorded))} == {header}
+    made = alphapo(
+        "generate", str(ran.path), "generation=transformers", *data, "data.limit=2", "generation.max_new_tokens=2"
+    )
+    assert made.code == 0, made.err
+    config = (made.path / "config.yaml").read_text()
+    assert "completion_includes_header: true" in config
+    refused(alphapo("generate", str(ran.path), *data, counted[1]), "data.second_end_token: concerns training pairs")
 
 
 @pytest.fixture(params=[kinds.bpe, kinds.llama2, kinds.chatml], ids=["template BOS", "both BOS", "no BOS"])

@@ -128,10 +128,12 @@ def test_broken_rows(name: str, alphapo: Alphapo, tmp_path: Path) -> None:
 
 
 LINES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "no model": ("./nothing", ("model=./nothing", "no such directory")),
+    "no prompts": ("./nothing", ("./nothing: answers to which prompts? give data=...",)),
+    "no model": ("./nothing data=glassbox", ("model=./nothing", "no such directory")),
     "no file": ("data=jsonl data.path=nothing.jsonl", ("nothing.jsonl", "no such file")),
     "no path": ("data=jsonl", ("data.path=FILE is missing",)),
     "typo": ("generation.temprature=0", ("generation.temprature", "did you mean 'generation.temperature'?")),
+    "in another group": ("data.top_p=1", ("'data.top_p'", "did you mean 'generation.top_p'?")),
     "range": ("generation.top_p=1.5", ("generation.top_p=1.5", "at most 1")),
     "choice": ("generation=vlm", ("generation=vlm", "did you mean 'vllm'?")),
     "pairs only": ("data.duplicates=drop", ("data.duplicates", "training pairs")),
@@ -167,7 +169,7 @@ def test_some_prompts_too_long_are_counted_not_cut(alphapo: Alphapo, tmp_path: P
 def test_instructions_need_a_chat_template(trained: Ran, alphapo: Alphapo, tmp_path: Path) -> None:
     model = shutil.copytree(trained.path / "model", tmp_path / "model")
     (model / "chat_template.jinja").unlink()
-    line = ("generate", str(model), "generation=transformers", "data.limit=3")
+    line = ("generate", str(model), "generation=transformers", "data=glassbox", "data.limit=3")
     refused(alphapo(*line), tmp_path, "no chat template", "3 of 3 prompts", "data.template=plain")
     file = write_rows(tmp_path / "prompts.jsonl", [{"instruction": "name one fruit ."}])
     refused(alphapo(*line, f"data.path={file}"), tmp_path, "no chat template")

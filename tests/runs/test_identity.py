@@ -32,6 +32,7 @@ LINE = (
     "probe.samples=0", "tracking.mode=disabled", "tracking.pictures=false",
 )  # fmt: skip
 OF_THE_RUN = ("train", *LINE, f"{ALPHA}=0.5")
+NOW = max(identity.NUMERICS)
 SWEEPS = {OVER_ALPHA: ("sweep", "alpha", f"{ALPHA}=0,1"), OVER_OBJECTIVES: ("sweep", "objective=simpo,alphapo")}
 
 
@@ -146,9 +147,7 @@ class TestDirectoriesOfTheFirstVersion:
         before = contents(kept)
         ran = alphapo(*OF_THE_RUN)
         assert (ran.code, ran.path.name, ran.out.splitlines()[1]) == (0, RUN, "complete")
-        assert ran.fault.startswith(
-            f"alphapo: warning: this run was made under numerics 1 (now {max(identity.NUMERICS)}: "
-        )
+        assert ran.fault.startswith(f"alphapo: warning: this run was made under numerics 1 (now {NOW}: ")
         assert ran.fault.endswith("--replace trains it anew")
         assert contents(kept) == before
 
@@ -326,7 +325,7 @@ class TestNumerics:
         before = contents(kept)
         refused = alphapo(*OF_THE_RUN)
         assert refused.code == 2
-        assert f"was interrupted and made under numerics 1 (now {max(identity.NUMERICS)}: " in refused.fault
+        assert f"was interrupted and made under numerics 1 (now {NOW}: " in refused.fault
         assert "start over with --replace" in refused.fault
         assert contents(kept) == before
 

@@ -94,10 +94,16 @@ def test_a_reference_of_ones_own(alphapo, tiny, tmp_path):
 class TestBadInput:
     @pytest.mark.parametrize(("texts", "says"), [
         (["generation.temprature=1"], "did you mean 'generation.temperature'"),
+        (["generation.alpha=1"], "unknown key 'generation.alpha'; did you mean 'objective.shape.alpha'"),
+        (["top_p=1"], "unknown key 'top_p'; did you mean 'generation.top_p'?"),
+        (["generation.max_cost=1"], "did you mean 'judge.max_cost'?"),
+        (["prompts.promt_column=x"], "unknown key 'prompts.promt_column'; did you mean 'prompts.prompt_column'? (keys of prompts: "),
         (["judge=openay"], "did you mean 'openai'"),
         (["prompts=nowhere"], "no such data"),
         (["--reference", "missing.json"], "--reference missing.json: no such file"),
         (["model=from_scratch", "data=jsonl", "data.path=x.jsonl"], "give --reference"),
+        (["model.path=m"], "model.path=m: on which data? give data=..."),
+        (["data=jsonl", "data.path=x.jsonl"], "data=jsonl: which model? give model.path=DIRECTORY"),
     ])  # fmt: skip
     @pytest.mark.parametrize("command", [("run",), ("sweep", "alpha", "judge=glassbox")])
     def test_is_found_before_training(self, command, texts, says, alphapo, tmp_path):
@@ -201,8 +207,8 @@ def test_the_reference_answers_are_drawn_as_the_runs_own(first, alphapo, tiny, t
     assert refusal in template.read_text()
     template.write_text(template.read_text().replace(refusal, "' <user> ' + message['content']"))
     ran = alphapo(
-        "run", *tiny, *ON_TRANSFORMERS, f"model.path={model}", "data.system=answer", "data.max_unknown=1",
-        "model.dtype=bfloat16",
+        "run", *tiny, *ON_TRANSFORMERS, f"model.path={model}", "data=glassbox", "trainer=glassbox", "data.system=answer",
+        "data.max_unknown=1", "model.dtype=bfloat16",
     )  # fmt: skip
     assert ran.code == 0, ran.err
     own = Path(load(ran.path / "outcome.json")["generate"])

@@ -262,7 +262,8 @@ def test_other_weights_are_not_continued(setting, alphapo, tiny, tmp_path):
     """Displacement is measured from the weights that training started from, and rewards from the reference."""
     assert alphapo("train", *tiny, "trainer.max_steps=1", "run.name=start").code == 0
     shutil.copytree(tmp_path / "runs" / "start" / "model", tmp_path / "start")
-    line = ["train", *tiny, *LINE, "objective=dpo", f"{setting}=start", "run.name=x"]
+    world = ["data=glassbox", "trainer=glassbox"]
+    line = ["train", *tiny, *world, *LINE, "objective=dpo", f"{setting}=start", "run.name=x"]
     with killed_at(2):
         alphapo(*line)
     file = tmp_path / "start" / "model.safetensors"

@@ -110,7 +110,8 @@ class TrainingSession(StepHooks):
         self.final_model.reserve(memoize("bytes of the model", lambda: self.final_model.try_saving(policy)))
         if checkpoint is None:
             self.directory.begin(self.cfg, manifest)
-            write_json(self.directory.path / "prompts.json", self.start.data.prompt_samples)
+            samples = [sample.as_json for sample in self.start.data.prompt_samples]
+            write_json(self.directory.path / "prompts.json", samples)
         else:
             check_continuable(self.directory, manifest)
             self.directory.go_back(checkpoint.step)
