@@ -11,11 +11,12 @@ tokens on any day, and caches stay valid past midnight.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from alphapo_cli.config.schema import DataConfig
+from alphapo_cli.data.call_forms import form_of
 from alphapo_cli.data.row_context import check_arguments
 from alphapo_cli.data.text_pairs import (
     ABSENT,
@@ -63,8 +64,13 @@ class TemplateRefusal(UsageError):
 class Style:
     """How a tokenizer renders conversations.
 
-    `chat`: whether with its chat template. `prefix`: ids that add_special_tokens puts before a text (BOS). `end`,
-    `end_id`: text and id of the token that closes an answer; `ends`: texts of all tokens that may close one.
+    Attributes:
+        chat: whether with its chat template.
+        prefix: ids that add_special_tokens puts before a text (BOS).
+        end: text of the token that closes an answer.
+        end_id: its id.
+        ends: texts of all tokens that may close an answer in the template's text.
+        written_ends: those that are taken off an answer which has them written out at its end.
     """
 
     chat: bool
@@ -72,6 +78,7 @@ class Style:
     end: str
     end_id: int
     ends: tuple[str, ...]
+    written_ends: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -107,9 +114,13 @@ def style_of(tokenizer: Any, cfg: DataConfig) -> Style:
             raise UsageError(f"{name}: has no end-of-text token; set eos_token in its tokenizer_config.json")
         end = str(tokenizer.eos_token)
     end_id = int(tokenizer.convert_tokens_to_ids(end))
-    return Style(
-        chat, _prefix(tokenizer), end, end_id, tuple(sorted(special | {end}, key=lambda text: (-len(text), text)))
-    )
+    # Not every special token: an answer may be a tool call that is written out with the tokens around it.
+    written = {end} | ({str(tokenizer.eos_token), str(tokenizer.pad_token)} & special)
+    return Style(chat, _prefix(tokenizer), end, end_id, _longest_first(special | {end}), _longest_first(written))
+
+
+def _longest_first(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(texts, key=lambda text: (-len(text), text)))
 
 
 def _prefix(tokenizer: Any) -> tuple[int, ...]:
@@ -196,35 +207,10 @@ class Template:
             thought = next((message[key] for key in REASONING if key in message), None)
             if thought is not None:  # it has several names, of which a template knows one
                 message = {**dict.fromkeys(REASONING, thought), **message}
-            if not message["content"] and any(key in message for key in CALLS):
-                message = {**message, "content": self._no_content()}
+            if any(key in message for key in CALLS):
+                message = form_of(self.tokenizer).applied(message)
             found.append(message)
         return found
-
-    def _no_content(self) -> str | None:
-        """What stands for the missing text of a message with tool calls: empty, or null where only then they are shown."""
-        template = str(self.tokenizer.chat_template)
-        if template not in _NO_CONTENT:
-            texts = {content: self._with_call(content) for content in (None, "")}
-            as_null, as_empty = texts[None], texts[""]
-            shows = _MARKER in as_null and as_null.count("None") <= as_empty.count("None")
-            _NO_CONTENT[template] = None if shows and _MARKER not in as_empty else ""
-        return _NO_CONTENT[template]
-
-    def _with_call(self, content: str | None) -> str:
-        """A conversation with a tool call; empty where the template refuses it."""
-        call = {"type": "function", "id": "call00000", "function": {"name": _MARKER, "arguments": {"name": "x"}}}
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    [_USER, {"role": "assistant", "content": content, "tool_calls": [call]}], tokenize=False
-                )
-            )
-        except Exception:  # as in `render`
-            return ""
-
-
-_NO_CONTENT: dict[str, str | None] = {}  # by template
 
 
 def template_of(tokenizer: Any, cfg: DataConfig, context: PromptContext = NO_CONTEXT) -> Template:
@@ -273,14 +259,22 @@ def without_end(text: str, ends: tuple[str, ...]) -> str:
     return body
 
 
-def cut_after_end(text: str, ends: tuple[str, ...]) -> tuple[str, bool]:
-    r"""Cut `text` after the first of the end tokens that close it ("<|end|>\n<|endoftext|>").
+def cut_after_end(text: str, style: Style) -> tuple[str, bool]:
+    r"""Cut `text` after the end token, or without one after the first of the tokens that close it ("<|a|>\n<|b|>").
+
+    Tokens may close a tool call before the end token closes the answer.
+
+    Args:
+        text: the rendered answer.
+        style: the tokenizer's end token and other tokens that may close an answer.
 
     Returns:
         The text, and whether it ends with an end token.
     """
-    body, kept = text.rstrip(), None
-    while body.endswith(ends):
-        kept = body
-        body = body[: -len(next(end for end in ends if body.endswith(end)))].rstrip()
+    body, kept, ended = text.rstrip(), None, False
+    while body.endswith(style.ends):
+        token = next(end for end in style.ends if body.endswith(end))
+        if token == style.end or not ended:
+            kept, ended = body, ended or token == style.end
+        body = body[: -len(token)].rstrip()
     return (body, False) if kept is None else (kept, True)
