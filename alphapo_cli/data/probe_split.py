@@ -71,7 +71,7 @@ def hold_out(
 
 
 def _parts(size: int, sources: Sequence[int], shares: Sequence[float] | None, at_least_one: bool) -> list[int]:
-    """The number of probe pairs of each source: by its share, at most half of its pairs, and one where that is left."""
+    """The number of probe pairs of each source: by its share, at most half of its pairs."""
     counts = [sources.count(source) for source in range(max(sources) + 1)]
     if len(counts) == 1:
         return [size]
@@ -79,7 +79,7 @@ def _parts(size: int, sources: Sequence[int], shares: Sequence[float] | None, at
     parts = [int(size * share / total) for share in shares or counts]
     if at_least_one:
         parts = [max(1, part) for part in parts]
-    return [min(part, max(1, count // 2)) for part, count in zip(parts, counts, strict=True)]
+    return [min(part, count // 2) for part, count in zip(parts, counts, strict=True)]
 
 
 def ordered(prompt_keys: Sequence[str], content_keys: Sequence[str]) -> list[int]:

@@ -104,6 +104,21 @@ def test_calls_without_text_are_null_where_only_then_they_are_shown():
     assert texts(tokenizer, encoded)[1].startswith("<call>")
 
 
+def test_arguments_are_text_where_the_template_joins_them_to_text():
+    joins = kinds.TOOLS.replace("call.function | tojson", "call.function.name + ' ' + call.function.arguments")
+    tokenizer, encoded = encode([pair_of(answer("Look:", tool_calls=[CALL]))], joins)
+    assert texts(tokenizer, encoded)[1] == 'Look:<call>weather {"city": "Rome"}</call></s>'
+
+
+def test_a_token_that_closes_a_call_does_not_close_the_answer():
+    closes = kinds.TOOLS.replace("</call>", "<|end|>")
+    tokenizer, encoded = encode([pair_of(answer("", tool_calls=[CALL]))], closes)
+    assert texts(tokenizer, encoded)[1].endswith("}<|end|></s>")
+    # Nor one that is written out in a text.
+    tokenizer, encoded = encode([pair_of(answer("Look: {}<|end|>"))], kinds.TOOLS)
+    assert texts(tokenizer, encoded)[1] == "Look: {}<|end|></s>"
+
+
 def test_the_settings_that_change_the_text_change_the_key_of_the_cache(tmp_path):
     rows = [{"prompt": f"q{n}", "chosen": "a", "rejected": "b"} for n in range(8)]
     rows_with = [[{**row, **more} for row in rows] for more in ({}, {"system": "s"}, {"tools": [SCHEMA]})]
