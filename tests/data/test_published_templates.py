@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
@@ -52,7 +53,7 @@ THOUGHT = {
     "rejected": [answer("<think>\nHm.\n</think>\n\nBad.")],
 }
 # row -> what the chosen completion must hold
-ROWS = {
+ROWS: dict[str, Any] = {
     "text": ({"prompt": "How is it?", "chosen": "Fine.", "rejected": "Bad."}, ("Fine.",)),
     "thought": ({"prompt": [user("How is it?")], **THOUGHT}, ("Let me see.", "Fine.")),
     "reasoning": (

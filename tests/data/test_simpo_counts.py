@@ -123,13 +123,13 @@ def fifty_pairs() -> list[TextPair]:
     for i in range(50):
         earlier = [turn("user", text(9)), turn("assistant", text(20))] * (i % 3)
         prompt = (*earlier, turn("user", f"{text(12)} {i}"))
-        sides = ((turn("assistant", f"{text(30)} {end}"),) for end in ("yes", "no"))
-        pairs.append(TextPair(prompt, *sides, row=i + 1))
+        chosen, rejected = ((turn("assistant", f"{text(30)} {end}"),) for end in ("yes", "no"))
+        pairs.append(TextPair(prompt, chosen, rejected, row=i + 1))
     return pairs
 
 
 PAIRS = fifty_pairs()
-TEXTS = [m["content"] for pair in PAIRS for side in (pair.prompt, pair.chosen, pair.rejected) for m in side] * 3
+TEXTS = [dict(m)["content"] for pair in PAIRS for side in (pair.prompt, pair.chosen, pair.rejected) for m in side] * 3
 
 
 def simpo_row(pair: TextPair, tokenizer: Any, alone: str) -> tuple[list[str], list[list[int]]]:

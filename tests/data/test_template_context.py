@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -121,7 +122,9 @@ def test_a_token_that_closes_a_call_does_not_close_the_answer():
 
 def test_the_settings_that_change_the_text_change_the_key_of_the_cache(tmp_path):
     rows = [{"prompt": f"q{n}", "chosen": "a", "rejected": "b"} for n in range(8)]
-    rows_with = [[{**row, **more} for row in rows] for more in ({}, {"system": "s"}, {"tools": [SCHEMA]})]
+    rows_with: list[list[dict[str, Any]]] = [
+        [{**row, **more} for row in rows] for more in ({}, {"system": "s"}, {"tools": [SCHEMA]})
+    ]
     keys = []
     for number, (data, settings) in enumerate(
         [*((rows, {}) for rows in rows_with), (rows, {"chat_template_kwargs": {"mood": "x"}})]
@@ -324,7 +327,7 @@ def test_a_template_may_fail_in_any_way_on_one_row():
 @pytest.mark.parametrize("mode", ["skip", "keep"])
 def test_the_table_counts_every_row_once_and_says_what_was_not_used(tmp_path, mode):
     thought = {"prompt": [user("a")], "chosen": [answer("<think>x</think>Warm.")], "rejected": [answer("No.")]}
-    rows = [
+    rows: list[dict[str, Any]] = [
         *({"prompt": [user(f"q{n}")], "chosen": [answer(f"Warm {n}.", mood="x")], "rejected": [answer("Cold.")]} for n in range(9)),
         {"prompt": [user("same")], "chosen": [answer("Warm.")], "rejected": [answer("Warm. ")]},
         {"prompt": [user("empty")], "chosen": [answer(" ")], "rejected": [answer("Warm.")]},

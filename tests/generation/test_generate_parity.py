@@ -87,10 +87,10 @@ def test_a_header_that_training_counts_to_the_answer_is_fed_to_generation(
     alphapo: Alphapo, pairs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By `alphapo generate`, which takes the setting over from the run, and by the answers sampled during training."""
+    from alphapo_cli.modeling.sampling import sample
     from alphapo_cli.probe import sampled_answers
 
     fed: list[list[int]] = []
-    sample = sampled_answers.sample
 
     def noted(lm: Any, ids: list[list[int]], *more: Any, **settings: Any) -> Any:
         fed.extend(ids)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from alphapo_cli.modeling.saving import save_model
 from alphapo_cli.stages.training import final_model
 from alphapo_cli.stages.training.session import TrainingSession
 from tests import tiny
@@ -264,7 +265,7 @@ def test_a_model_read_back_as_another_one_does_not_count_as_saved(
 ) -> None:
     from safetensors.torch import load_file, save_file
 
-    folder, save = start(), final_model.save_model
+    folder, save = folder, save = start(), save_model
 
     def flip(lm: Any, tokenizer: Any, where: Path, **settings: Any) -> Any:
         saved = save(lm, tokenizer, where, **settings)
@@ -289,7 +290,7 @@ def test_a_model_read_back_as_another_one_does_not_count_as_saved(
 def test_a_rope_setting_lost_on_the_way_shows_in_the_log_probs(
     alphapo: Alphapo, start: Callable[..., Path], pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = final_model.save_model
+    save = save_model
 
     def lose(lm: Any, tokenizer: Any, where: Path, **settings: Any) -> Any:
         saved = save(lm, tokenizer, where, **settings)
@@ -310,9 +311,9 @@ def test_without_memory_for_a_second_copy_the_tensors_are_compared_all_the_same(
 ) -> None:
     from types import SimpleNamespace
 
-    from alphapo_cli.modeling import saving
+    import psutil
 
-    monkeypatch.setattr(saving.psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
     ran = alphapo(*line(start(tie_word_embeddings=True), pairs, *lora))
     assert ran.code == 0, ran.err
     assert "log-probs were not compared: no second copy fits into memory" in ran.err
