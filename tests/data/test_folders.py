@@ -124,6 +124,14 @@ def test_a_folder_of_one_split_is_read_whatever_its_name(tmp_path):
     assert files_of(folder(tmp_path, "test-1.jsonl", "test-2.jsonl")) == ["test-1.jsonl", "test-2.jsonl"]
 
 
+def test_a_folder_of_one_split_is_not_probed_on_itself(tmp_path):
+    """data=hh_rlhf names an evaluation split that a copy need not have."""
+    for name in ("train", "test"):
+        path = folder(tmp_path / name, f"{name}-1.jsonl")
+        assert not has_evaluation(cfg_of(path, eval_split="test"))
+        assert files_of(path, eval_split="test") == [f"{name}-1.jsonl"]
+
+
 def test_what_stands_beside_a_test_set_trains(tmp_path):
     """The hub would read the test set alone."""
     assert files_of(folder(tmp_path, "a.jsonl", "b.jsonl", "test.jsonl")) == ["a.jsonl", "b.jsonl"]

@@ -110,8 +110,9 @@ def test_every_source_is_probed_and_no_prompt_is_on_both_sides(make):
     made = make({"a": 300, "b": 3}, probe=None)
     assert of_source(made.probe) == [29, 1]
     assert not set(made.probe.prompt_keys) & set(made.train.prompt_keys)
-    # By the weights where there are any: the probe is what is trained.
-    assert of_source(make({"a": 100, "b": 100}, probe=20, weights=[3, 1]).probe) == [15, 5]
+    # Cells of a sweep over weights are measured on the same pairs.
+    one, other = (make({"a": 90, "b": 30}, probe=20, weights=weights).probe for weights in ([3, 1], [1, 3]))
+    assert (of_source(one), one.prompt_keys) == ([15, 5], other.prompt_keys)
 
 
 def test_a_prompt_of_two_sources_goes_to_one_side():
@@ -218,7 +219,7 @@ def test_a_mixture_trains_and_its_numbers_are_in_the_summary(alphapo, tmp_path, 
     assert data == json.loads((ran.path / "manifest.json").read_text())["data"]
     assert data["columns_not_used"] == {"origin": 36}
     assert [source["name"] for source in data["sources"]] == ["easy", "hard"]
-    assert [source["train_pairs"] for source in data["sources"]] == [10, 10]
+    assert [source["train_pairs"] for source in data["sources"]] == [11, 11]
     last = json.loads((ran.path / "metrics.jsonl").read_text().splitlines()[-1])
     for name in ("easy", "hard"):
         for key in BY_SOURCE:

@@ -374,3 +374,14 @@ def test_the_table_counts_every_row_once_and_says_what_was_not_used(tmp_path, mo
         cache_dir=tmp_path,
     )
     assert (again.report, again.table) == (report, made.table)  # from the cache
+
+
+def test_what_a_tool_returns_within_an_answer_is_read_and_not_trained():
+    told = (answer("", tool_calls=[CALL]), {"role": "tool", "content": "warm"}, answer("It is warm."))
+    pair = TextPair((user(),), told, (answer("No idea."),), context=PromptContext(None, {"tools": [SCHEMA]}))
+    tokenizer, encoded = encode([pair], kinds.TOOLS, trajectories=True)
+    turns, ids = encoded.turns[0][0].tolist(), encoded.chosen[0].tolist()
+    said = {turn: tokenizer.decode([i for i, t in zip(ids, turns, strict=True) if t == turn]) for turn in (0, -1, 1)}
+    assert said[0] == f"<call>{json.dumps(CALL['function'])}</call></s>"
+    assert said[-1].startswith("tool: warm")
+    assert said[1].endswith("is warm.</s>")
