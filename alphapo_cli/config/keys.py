@@ -124,6 +124,7 @@ def _unknown(
 def _known(cfg: DictConfig, parts: Mapping[str, Mapping[str, Any]], sources: Sources) -> list[str]:
     """Every key of a configuration, after the groups of keys; those of config groups are written with slashes."""
     keys = list(leaves(cfg))
+    keys += [group for group in FREE if group not in keys and OmegaConf.select(cfg, group) is not None]
     groups = sorted({".".join(path[:n]) for path in (key.split(".") for key in keys) for n in range(1, len(path))})
     slashed = [key.replace(".", "/") for key in groups]
     known = [group if group in sources.groups() else key for key, group in zip(groups, slashed, strict=True)]
@@ -153,7 +154,7 @@ def suggestion(key: str, at: str, known: Sequence[str]) -> str:
 
 
 def _of_the_same_name(key: str, known: Sequence[str]) -> list[str]:
-    """Keys called like `key`, with words before that (`num_train_epochs` for `epochs`), or by its initials (`lr`)."""
+    """Keys called like `key`, with words before that (num_train_epochs for "epochs"), or by its initials ("lr")."""
     name, group = _last(key), f"{_group(key)}."
     exact = [k for k in known if _last(k) == name]
     longer = [k for k in known if _last(k).endswith(f"_{name}")]

@@ -177,8 +177,11 @@ class TestTypes:
         assert (cfg.tracking.tags, cfg.model.lora.target_modules, cfg.data.limit) == (["a", "b"], ["q_proj"], None)
 
     def test_paths_are_a_text_or_a_list_of_texts(self):
-        assert composed("data=jsonl data.path=2024_01").data.path == "2024_01"
-        assert composed("data=jsonl data.path=[1e3,b.jsonl] data.weights=[7,3]").data.path == ["1e3", "b.jsonl"]
+        assert composed("data=jsonl model=from_scratch data.path=2024_01").data.path == "2024_01"
+        assert composed("data=jsonl model=from_scratch data.path=[1e3,b.jsonl] data.weights=[7,3]").data.path == [
+            "1e3",
+            "b.jsonl",
+        ]
         for line, says in {
             "data.path={a:1}": r"data\.path=.*must be a text, or a list of texts",
             "data.eval_path=[]": r"data\.eval_path=\[\]: must be a text, or a list of texts",
@@ -187,7 +190,7 @@ class TestTypes:
             "data.weights=[1]": "1 weights for 0 entries",
         }.items():
             with pytest.raises(ConfigError, match=says):
-                composed(f"data=jsonl {line}")
+                composed(f"data=jsonl model=from_scratch {line}")
 
     def test_arguments_of_the_chat_template_have_names_of_their_own(self):
         typed = composed("data.chat_template_kwargs.enable_thinking=false data.chat_template_kwargs.level=high")

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE, CONF = ROOT / "alphapo_cli", ROOT / "conf"
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 # Of other libraries, in modules that do not call them by that name.
-OTHERS = {"AutoTokenizer", "from_pretrained", "is_causal", "choice", "randint"}
+OTHERS = {"AutoTokenizer", "from_pretrained", "is_causal", "choice", "randint", "datasets"}
 
 Members = dict[str, set[str]]
 

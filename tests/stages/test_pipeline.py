@@ -106,7 +106,12 @@ def test_the_embedded_worlds_prompts_may_be_asked_for(scratch, pairs):
     from alphapo_cli.stages.plan import make_plan
 
     where = Sources()
-    cfg = compose("train", TrainConfig, [read_line([f"data.path={pairs['plain']}", "data=jsonl"], where)], where)
+    cfg = compose(
+        "train",
+        TrainConfig,
+        [read_line([f"data.path={pairs['plain']}", "data=jsonl", "model=from_scratch"], where)],
+        where,
+    )
     make_plan(["data=glassbox", "generation=transformers"], [], where).check_inputs(cfg)
 
 

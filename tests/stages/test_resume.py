@@ -190,8 +190,12 @@ def test_a_model_that_a_kill_left_half_written_is_none(alphapo, tiny, monkeypatc
 
     from alphapo_cli.stages.training.session import TrainingSession
 
-    def killed(*_, **__):
-        raise Killed
+    save = GenerationConfig.save_pretrained
+
+    def killed(config, folder, **settings):
+        if Path(folder).name == ".model":  # the trained one
+            raise Killed
+        save(config, folder, **settings)
 
     line = ["train", *tiny, "run.name=x", "trainer.max_steps=2", "trainer.save_steps=1", "probe.samples=0"]
     with monkeypatch.context() as patch:

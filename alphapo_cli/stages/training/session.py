@@ -153,8 +153,8 @@ class TrainingSession(StepHooks):
                 self._flush(0)
             else:
                 trainer.resume(checkpoint)
-                over = "trained already, model not saved" if self._over(checkpoint) else "continues"
-                self._log(f"{over}: step {checkpoint.step} of {self.order.total_steps}")
+                over = "was trained already; its model is saved now" if self._over(checkpoint) else "continues"
+                self._log(f"{over} at step {checkpoint.step} of {self.order.total_steps}")
         if checkpoint is not None and self._over(checkpoint):
             if checkpoint.stopped is not None:
                 self.ending = Ending("stopped", checkpoint.stopped)
