@@ -153,7 +153,7 @@ def suggestion(key: str, at: str, known: Sequence[str]) -> str:
 
 
 def _of_the_same_name(key: str, known: Sequence[str]) -> list[str]:
-    """Keys called like `key`, with words before that (`num_train_epochs` for `epochs`), or by its initials (`lr`)."""
+    """Keys called like `key`, with words before that (num_train_epochs for "epochs"), or by its initials ("lr")."""
     name, group = _last(key), f"{_group(key)}."
     exact = [k for k in known if _last(k) == name]
     longer = [k for k in known if _last(k).endswith(f"_{name}")]

@@ -43,8 +43,7 @@ NUMERICS = {
     1: "the first version; no number in manifest.json",
     2: "a margin within rounding counts as a tie, in every metric and in every branch of a loss",
     3: "tools, tool calls, reasoning, system text and Alpaca's input of a row reach the chat template; of a folder with "
-    "splits one is read; data=glassbox sets trainer and probe for its own model only; the experiments alphapo_* name "
-    "their data and lengths",
+    "splits one is read; data=glassbox sets trainer and probe for its own model only; experiments name data and lengths",
 }
 
 # PyYAML's C loader if built: ten times as fast, and a directory may have thousands of these files.
