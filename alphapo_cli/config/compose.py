@@ -126,6 +126,8 @@ def _resolved(
         if more:
             cfg, chosen = _under(primary, schema, groups | _by_group(more), layers, sources)
         embedded_world.make_effective(cfg, {*chosen.written, *(key for layer in layers for key in layer.values)})
+    if primary == "generate":
+        embedded_world.make_prompts_effective(cfg)
     return cfg, chosen.parts
 
 

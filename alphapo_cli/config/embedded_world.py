@@ -122,6 +122,12 @@ def make_effective(cfg: DictConfig, said: Collection[str]) -> None:
         cfg.data.max_length = MAX_LENGTH
 
 
+def make_prompts_effective(cfg: DictConfig) -> None:
+    """Set the source of prompts to files where a path is named, which wins over the world; changes `cfg` in place."""
+    if cfg.data.source == WORLD and cfg.data.path is not None:
+        cfg.data.source = "files"
+
+
 def _sources(made_by: type[Any]) -> tuple[str, ...]:
     """The values that a schema takes for `source`."""
     found: tuple[str, ...] = made_by.__dataclass_fields__["source"].metadata["choices"]

@@ -2,6 +2,9 @@
 
 Usually a completion is the answer and the end token at which generation stops. `data.completion_includes_header` counts
 the assistant's header before it too, `data.second_end_token` all that the template writes after it and an EOS.
+
+SimPO renders an answer by itself. Here it is the end of the rendered conversation, which is the same text for templates
+that write every message alike, and no second system text for those that put one before whatever comes first.
 """
 
 from __future__ import annotations

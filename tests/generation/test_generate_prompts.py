@@ -234,6 +234,12 @@ def test_bad_lines(name: str, alphapo: Alphapo, tmp_path: Path) -> None:
     refused(alphapo("generate", *line.split()), tmp_path, *parts)
 
 
+def test_the_configuration_shows_the_source_that_is_read(alphapo: Alphapo) -> None:
+    for line, source in ((["data.path=x.jsonl"], "files"), (["data=jsonl"], "files"), ([], "glassbox")):
+        ran = alphapo("generate", *line, "--print-config")
+        assert f"  source: {source}\n" in ran.out, ran.err
+
+
 def test_some_prompts_too_long_are_counted_not_cut(alphapo: Alphapo, tmp_path: Path) -> None:
     rows = [{"instruction": "name one fruit . " * n} for n in (1, 9, 40, 2, 33)]
     file = write_rows(tmp_path / "prompts.jsonl", rows)
