@@ -125,6 +125,7 @@ def _known(cfg: DictConfig, parts: Mapping[str, Mapping[str, Any]], sources: Sou
     """Every key of a configuration, after the groups of keys; those of config groups are written with slashes."""
     keys = list(leaves(cfg))
     groups = sorted({".".join(path[:n]) for path in (key.split(".") for key in keys) for n in range(1, len(path))})
+    groups += [group for group in FREE if group not in groups and group.partition(".")[0] in cfg]
     slashed = [key.replace(".", "/") for key in groups]
     known = [group if group in sources.groups() else key for key, group in zip(groups, slashed, strict=True)]
     # A part's name is set by choosing the part, and parameters of a part that was replaced are still in `cfg`.

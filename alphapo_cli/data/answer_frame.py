@@ -122,14 +122,22 @@ def without_end(text: str, ends: tuple[str, ...]) -> str:
     return body
 
 
-def cut_after_end(text: str, ends: tuple[str, ...]) -> tuple[str, bool]:
-    r"""Cut `text` after the first of the end tokens that close it ("<|end|>\n<|endoftext|>").
+def cut_after_end(text: str, style: Style) -> tuple[str, bool]:
+    r"""Cut `text` after the end token, or without one after the first of the tokens that close it ("<|a|>\n<|b|>").
+
+    Tokens may close a tool call before the end token closes the answer.
+
+    Args:
+        text: the rendered answer.
+        style: the tokenizer's end token and other tokens that may close an answer.
 
     Returns:
         The text, and whether it ends with an end token.
     """
-    body, kept = text.rstrip(), None
-    while body.endswith(ends):
-        kept = body
-        body = body[: -len(next(end for end in ends if body.endswith(end)))].rstrip()
+    body, kept, ended = text.rstrip(), None, False
+    while body.endswith(style.ends):
+        token = next(end for end in style.ends if body.endswith(end))
+        if token == style.end or not ended:
+            kept, ended = body, ended or token == style.end
+        body = body[: -len(token)].rstrip()
     return (body, False) if kept is None else (kept, True)

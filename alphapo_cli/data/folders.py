@@ -23,6 +23,7 @@ from typing import Any
 from alphapo_cli.data.sources import SUFFIXES, suffix_of
 from alphapo_cli.data.splits import by_name, named_in_readme, shard_of
 from alphapo_cli.errors import UsageError, nearest
+from alphapo_cli.storage.strict_json import read_object
 
 # Beside data, files of a folder that describe it.
 _METADATA = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
@@ -181,9 +182,8 @@ def _saved(folder: Path) -> list[Path]:
 
 def _refuse_others(folder: Path, path: str) -> None:
     """Refuse (UsageError) a folder that is known to hold something else than data."""
-    config = folder / "config.json"
-    is_model = config.is_file() and not {"model_type", "architectures"}.isdisjoint(_json(config))
-    if is_model or (folder / "adapter_config.json").is_file():
+    config = read_object(folder / "config.json") or {}
+    if not {"model_type", "architectures"}.isdisjoint(config) or (folder / "adapter_config.json").is_file():
         raise UsageError(f"{path}: is the folder of a model, not of data; did you mean model.path={path}?")
     if (folder / "manifest.json").is_file() and (folder / "config.yaml").is_file():
         raise UsageError(f"{path}: is the directory of a run, not of data; did you mean model.path={path}?")

@@ -42,14 +42,14 @@ def paths_of(value: str | list[str] | None) -> list[str]:
 
 def placed(path: str, cfg: DataConfig) -> str:
     """The path; of a folder, what `data.data_dir` names in it."""
-    return path if cfg.data_dir is None or not os.path.isdir(path) else os.path.join(path, cfg.data_dir)
+    return path if cfg.data_dir is None or not Path(path).expanduser().is_dir() else os.path.join(path, cfg.data_dir)
 
 
 def split_paths(cfg: DataConfig) -> list[str]:
-    """Entries of data.path of whose splits `data.eval_split` names one: folders that hold the evaluation pairs too."""
+    """Entries of data.path with several splits, of which `data.eval_split` names one: they hold the evaluation pairs too."""
     if cfg.eval_split is None or cfg.eval_path is not None:
         return []
-    return [path for path in paths_of(cfg.path) if folders.splits_of(placed(path, cfg), cfg.config)]
+    return [path for path in paths_of(cfg.path) if len(folders.splits_of(placed(path, cfg), cfg.config)) > 1]
 
 
 def has_evaluation(cfg: DataConfig) -> bool:

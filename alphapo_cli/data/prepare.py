@@ -101,10 +101,7 @@ def prepare(
     probe_report: dict[str, Any] = {}
     train_positions = list(range(len(all_pairs)))
     if probe_pairs is None:
-        shares = None if all_pairs.source is None else cfg.weights or []
-        train_positions, probe_positions = hold_out(
-            all_pairs.prompt_keys, contents, probe.pairs, all_pairs.source, shares
-        )
+        train_positions, probe_positions = hold_out(all_pairs.prompt_keys, contents, probe.pairs, all_pairs.source)
         probe_set = all_pairs.select(probe_positions)
         keys += [probe_positions]
     else:

@@ -28,19 +28,17 @@ def hold_out(
     content_keys: Sequence[str],
     wanted: int | None,
     sources: Sequence[int] | npt.NDArray[np.int64] | None = None,
-    shares: Sequence[float] | None = None,
 ) -> tuple[list[int], list[int]]:
     """Split pairs into training and probe set.
 
     Prompts are held out in order of their hash, each with all of its pairs, skipping those that no longer fit. Of a
-    mixture every source has its part of the probe set.
+    mixture every source has its part of the probe set, the same whatever the weights.
 
     Args:
         prompt_keys: [n] prompt hashes.
         content_keys: [n] hashes of all of a pair's content, which order the pairs of one prompt.
         wanted: size of the probe set, see `probe_size`.
         sources: [n] the source of each pair; None: they are one.
-        shares: part of each source in the probe set; None or empty: by their numbers of pairs.
 
     Returns:
         Indices of the training pairs (in source order) and of the probe pairs (in order of prompt hash).
@@ -49,7 +47,7 @@ def hold_out(
         UsageError: no pair would be left to train on.
     """
     of = [0] * len(prompt_keys) if sources is None else [int(source) for source in sources]
-    left = _parts(probe_size(wanted, len(prompt_keys)), of, shares, wanted is None)
+    left = _parts(probe_size(wanted, len(prompt_keys)), of, wanted is None)
     groups: dict[str, list[int]] = {}
     for position in ordered(prompt_keys, content_keys):
         groups.setdefault(prompt_keys[position], []).append(position)
@@ -70,16 +68,15 @@ def hold_out(
     return train, probe
 
 
-def _parts(size: int, sources: Sequence[int], shares: Sequence[float] | None, at_least_one: bool) -> list[int]:
-    """The number of probe pairs of each source: by its share, at most half of its pairs, and one where that is left."""
+def _parts(size: int, sources: Sequence[int], at_least_one: bool) -> list[int]:
+    """The number of probe pairs of each source: by its number of pairs, at most half of them."""
     counts = [sources.count(source) for source in range(max(sources) + 1)]
     if len(counts) == 1:
         return [size]
-    total = sum(shares or counts)
-    parts = [int(size * share / total) for share in shares or counts]
+    parts = [size * count // len(sources) for count in counts]
     if at_least_one:
         parts = [max(1, part) for part in parts]
-    return [min(part, max(1, count // 2)) for part, count in zip(parts, counts, strict=True)]
+    return [min(part, count // 2) for part, count in zip(parts, counts, strict=True)]
 
 
 def ordered(prompt_keys: Sequence[str], content_keys: Sequence[str]) -> list[int]:

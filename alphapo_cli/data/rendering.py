@@ -71,7 +71,7 @@ def render_pair(pair: TextPair, tokenizer: Any, cfg: DataConfig, style: Style) -
     """
     if not style.chat:
         prompt, answers = plain_pair(pair)
-        stripped = tuple(None if answer is None else without_end(answer, style.ends) for answer in answers)
+        stripped = tuple(None if answer is None else without_end(answer, style.written_ends) for answer in answers)
         if any(text is not None and not text.strip() for text in stripped):
             return None
         system = [cfg.system_column] if pair.context.system is not None else []
@@ -101,7 +101,7 @@ def render_pair(pair: TextPair, tokenizer: Any, cfg: DataConfig, style: Style) -
             raise TemplateLoss(found[0])
         losses += found
         unused += unused_keys(whole, conversation, messages, template, generation=False)
-        cut, closed = cut_after_end(text, style.ends)
+        cut, closed = cut_after_end(text, style)
         sides.append((cut if style.second_end_id is None else text, closed))
         if cfg.trajectories:
             turns.append(_turns(prompt, (*conversation, *messages), len(conversation), whole, template, style))
@@ -114,7 +114,7 @@ def _answer_messages(answer: Side, style: Style) -> Conversation:
     """An answer's messages, the last of them without end tokens at its end."""
     messages = ({"role": "assistant", "content": answer},) if isinstance(answer, str) else answer
     last = messages[-1]
-    return (*messages[:-1], {**last, "content": without_end(last["content"], style.ends)})
+    return (*messages[:-1], {**last, "content": without_end(last["content"], style.written_ends)})
 
 
 def _turns(prompt: str, messages: Conversation, first: int, whole: str, template: Template, style: Style) -> Spans:
@@ -125,7 +125,7 @@ def _turns(prompt: str, messages: Conversation, first: int, whole: str, template
     for n in range(first, len(messages)):
         if messages[n]["role"] == "assistant":
             before = template.render(messages[:n], generation=True)
-            turn = cut_after_end(template.render(messages[: n + 1]), style.ends)[0]
+            turn = cut_after_end(template.render(messages[: n + 1]), style)[0]
             if not (whole.startswith(before) and whole.startswith(turn) and turn.startswith(before)):
                 raise TemplateRefusal(
                     "writes earlier turns differently in a longer conversation", template.tokenizer.name_or_path

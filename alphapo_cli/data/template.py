@@ -11,11 +11,12 @@ tokens on any day, and caches stay valid past midnight.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from alphapo_cli.config.schema import DataConfig
+from alphapo_cli.data.call_forms import form_of
 from alphapo_cli.data.row_context import check_arguments
 from alphapo_cli.data.text_pairs import (
     ABSENT,
@@ -68,7 +69,8 @@ class Style:
         prefix: ids that add_special_tokens puts before a text (BOS).
         end: text of the token that closes an answer.
         end_id: its id.
-        ends: texts of all tokens that may close an answer.
+        ends: texts of all tokens that may close an answer in the template's text.
+        written_ends: those that are taken off an answer which has them written out at its end.
         second_end_id: with `data.second_end_token`, the id (EOS) that every completion ends with; else None.
     """
 
@@ -77,6 +79,7 @@ class Style:
     end: str
     end_id: int
     ends: tuple[str, ...]
+    written_ends: tuple[str, ...]
     second_end_id: int | None = None
 
     @property
@@ -126,8 +129,14 @@ def style_of(tokenizer: Any, cfg: DataConfig) -> Style:
     prefix = _prefix(tokenizer)
     if cfg.completion_includes_header and not prefix and tokenizer.bos_token_id is not None:
         prefix = (int(tokenizer.bos_token_id),)
-    ends = tuple(sorted(special | {end}, key=lambda text: (-len(text), text)))
-    return Style(chat, prefix, end, end_id, ends, int(tokenizer.eos_token_id) if cfg.second_end_token else None)
+    # Not every special token: an answer may be a tool call that is written out with the tokens around it.
+    written = {end} | ({str(tokenizer.eos_token), str(tokenizer.pad_token)} & special)
+    second_end_id = int(tokenizer.eos_token_id) if cfg.second_end_token else None
+    return Style(chat, prefix, end, end_id, _longest_first(special | {end}), _longest_first(written), second_end_id)
+
+
+def _longest_first(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(texts, key=lambda text: (-len(text), text)))
 
 
 def _prefix(tokenizer: Any) -> tuple[int, ...]:
@@ -214,35 +223,10 @@ class Template:
             thought = next((message[key] for key in REASONING if key in message), None)
             if thought is not None:  # it has several names, of which a template knows one
                 message = {**dict.fromkeys(REASONING, thought), **message}
-            if not message["content"] and any(key in message for key in CALLS):
-                message = {**message, "content": self._no_content()}
+            if any(key in message for key in CALLS):
+                message = form_of(self.tokenizer).applied(message)
             found.append(message)
         return found
-
-    def _no_content(self) -> str | None:
-        """What stands for the missing text of a message with tool calls: empty, or null where only then they are shown."""
-        template = str(self.tokenizer.chat_template)
-        if template not in _NO_CONTENT:
-            texts = {content: self._with_call(content) for content in (None, "")}
-            as_null, as_empty = texts[None], texts[""]
-            shows = _MARKER in as_null and as_null.count("None") <= as_empty.count("None")
-            _NO_CONTENT[template] = None if shows and _MARKER not in as_empty else ""
-        return _NO_CONTENT[template]
-
-    def _with_call(self, content: str | None) -> str:
-        """A conversation with a tool call; empty where the template refuses it."""
-        call = {"type": "function", "id": "call00000", "function": {"name": _MARKER, "arguments": {"name": "x"}}}
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    [_USER, {"role": "assistant", "content": content, "tool_calls": [call]}], tokenize=False
-                )
-            )
-        except Exception:  # as in `render`
-            return ""
-
-
-_NO_CONTENT: dict[str, str | None] = {}  # by template
 
 
 def template_of(tokenizer: Any, cfg: DataConfig, context: PromptContext = NO_CONTEXT) -> Template:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from alphapo_cli.config.schema import DataConfig
+from alphapo_cli.data.messages import answer_text
 from alphapo_cli.data.rendering import DIFFERS, TemplateLoss, render_pair
 from alphapo_cli.data.row_context import ARGUMENTS, DOCUMENTS
 from alphapo_cli.data.tally import Tally
@@ -18,8 +19,8 @@ from alphapo_cli.data.text_pairs import REASONING, Message, Side, TextPair
 from alphapo_cli.data.truncation import TokenCounts
 from alphapo_cli.errors import UsageError
 
-# Arguments by which templates of reasoning models are told not to think.
-_SWITCHES: tuple[tuple[str, Any], ...] = (("enable_thinking", False), ("thinking", False), ("reasoning_effort", "none"))
+# Arguments by which templates of reasoning models are told to think, or not to.
+_SWITCHES = ("enable_thinking", "thinking")
 _OPEN, _CLOSE = "<think>", "</think>"
 _SHOWN = 60  # characters of an answer in a message
 
@@ -94,10 +95,11 @@ def advice(pair: TextPair, reason: str, tokenizer: Any, cfg: DataConfig) -> str:
 
 def _remedies(pair: TextPair, cfg: DataConfig) -> Iterator[tuple[str, TextPair, DataConfig]]:
     """(advice, the pair and the settings under it) of everything that may help."""
-    for name, value in _SWITCHES:
-        typed = str(value).lower()
-        settings = replace(cfg, chat_template_kwargs={**cfg.chat_template_kwargs, name: value})
-        yield f"for these answers type data.chat_template_kwargs.{name}={typed}", pair, settings
+    thinks = _thinks(pair)
+    for value in (thinks, not thinks):
+        for name in _SWITCHES:
+            settings = replace(cfg, chat_template_kwargs={**cfg.chat_template_kwargs, name: value})
+            yield f"for these answers type data.chat_template_kwargs.{name}={str(value).lower()}", pair, settings
     yield (
         "give the reasoning as 'reasoning_content' of the answer's message, in place of <think>...</think> in its text",
         _changed(pair, _apart),
@@ -121,6 +123,12 @@ def _remedies(pair: TextPair, cfg: DataConfig) -> Iterator[tuple[str, TextPair, 
         )
     if cfg.system is not None:
         yield "it takes no system text: leave data.system out", pair, replace(cfg, system=None)
+
+
+def _thinks(pair: TextPair) -> bool:
+    """Whether an answer has reasoning, apart or in its text."""
+    messages = [message for side in pair.answers if not isinstance(side, str) for message in side]
+    return _CLOSE in "".join(map(answer_text, pair.answers)) or any(key in m for m in messages for key in REASONING)
 
 
 def _changed(pair: TextPair, change: Callable[[Message], Message]) -> TextPair:

@@ -176,6 +176,33 @@ class TestTypes:
         cfg = composed("tracking.tags=[a,b] model.lora.target_modules=[q_proj] data.limit=null")
         assert (cfg.tracking.tags, cfg.model.lora.target_modules, cfg.data.limit) == (["a", "b"], ["q_proj"], None)
 
+    def test_paths_are_a_text_or_a_list_of_texts(self):
+        assert composed("data=jsonl model=from_scratch data.path=2024_01").data.path == "2024_01"
+        assert composed("data=jsonl model=from_scratch data.path=[1e3,b.jsonl] data.weights=[7,3]").data.path == [
+            "1e3",
+            "b.jsonl",
+        ]
+        for line, says in {
+            "data.path={a:1}": r"data\.path=.*must be a text, or a list of texts",
+            "data.eval_path=[]": r"data\.eval_path=\[\]: must be a text, or a list of texts",
+            "data.path=[a,b] data.weights=[1]": r"data\.weights=\[1\]: 1 weights for 2 entries of data\.path",
+            "data.path=a data.weights=[0]": r"data\.weights=\[0\]: every weight must be above 0",
+            "data.weights=[1]": "1 weights for 0 entries",
+        }.items():
+            with pytest.raises(ConfigError, match=says):
+                composed(f"data=jsonl model=from_scratch {line}")
+
+    def test_arguments_of_the_chat_template_have_names_of_their_own(self):
+        typed = composed("data.chat_template_kwargs.enable_thinking=false data.chat_template_kwargs.level=high")
+        assert typed.data.chat_template_kwargs == {"enable_thinking": False, "level": "high"}
+        whole = composed("data.chat_template_kwargs={enable_thinking:false,level:high}")
+        assert whole.data == typed.data
+        assert identity(whole)["data.chat_template_kwargs.enable_thinking"] is False
+        with pytest.raises(ConfigError, match="is a group of keys, not a value"):
+            composed("data.chat_template_kwargs=false")
+        with pytest.raises(ConfigError, match=r"did you mean 'data\.chat_template_kwargs'"):
+            composed("data.chat_template_kwarg.enable_thinking=false")
+
     def test_one_composition_does_not_leak_into_the_next(self):
         first = composed("objective.beta=9 tracking.tags=[x]")
         first.objective.shape["alpha"] = 77.0

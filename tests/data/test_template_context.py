@@ -104,6 +104,21 @@ def test_calls_without_text_are_null_where_only_then_they_are_shown():
     assert texts(tokenizer, encoded)[1].startswith("<call>")
 
 
+def test_arguments_are_text_where_the_template_joins_them_to_text():
+    joins = kinds.TOOLS.replace("call.function | tojson", "call.function.name + ' ' + call.function.arguments")
+    tokenizer, encoded = encode([pair_of(answer("Look:", tool_calls=[CALL]))], joins)
+    assert texts(tokenizer, encoded)[1] == 'Look:<call>weather {"city": "Rome"}</call></s>'
+
+
+def test_a_token_that_closes_a_call_does_not_close_the_answer():
+    closes = kinds.TOOLS.replace("</call>", "<|end|>")
+    tokenizer, encoded = encode([pair_of(answer("", tool_calls=[CALL]))], closes)
+    assert texts(tokenizer, encoded)[1].endswith("}<|end|></s>")
+    # Nor one that is written out in a text.
+    tokenizer, encoded = encode([pair_of(answer("Look: {}<|end|>"))], kinds.TOOLS)
+    assert texts(tokenizer, encoded)[1] == "Look: {}<|end|></s>"
+
+
 def test_the_settings_that_change_the_text_change_the_key_of_the_cache(tmp_path):
     rows = [{"prompt": f"q{n}", "chosen": "a", "rejected": "b"} for n in range(8)]
     rows_with = [[{**row, **more} for row in rows] for more in ({}, {"system": "s"}, {"tools": [SCHEMA]})]
@@ -356,3 +371,14 @@ def test_the_table_counts_every_row_once_and_says_what_was_not_used(tmp_path, mo
         cache_dir=tmp_path,
     )
     assert (again.report, again.table) == (report, made.table)  # from the cache
+
+
+def test_what_a_tool_returns_within_an_answer_is_read_and_not_trained():
+    told = (answer("", tool_calls=[CALL]), {"role": "tool", "content": "warm"}, answer("It is warm."))
+    pair = TextPair((user(),), told, (answer("No idea."),), context=PromptContext(None, {"tools": [SCHEMA]}))
+    tokenizer, encoded = encode([pair], kinds.TOOLS, trajectories=True)
+    turns, ids = encoded.turns[0][0].tolist(), encoded.chosen[0].tolist()
+    said = {turn: tokenizer.decode([i for i, t in zip(ids, turns, strict=True) if t == turn]) for turn in (0, -1, 1)}
+    assert said[0] == f"<call>{json.dumps(CALL['function'])}</call></s>"
+    assert said[-1].startswith("tool: warm")
+    assert said[1].endswith("is warm.</s>")

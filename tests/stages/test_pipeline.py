@@ -79,6 +79,42 @@ class TestRun:
         assert not any("model_outputs" in name or "metrics.jsonl" in name or "safetensors" in name for name in changed)
 
 
+def test_data_of_ones_own_need_prompts_and_a_judge_of_their_own(alphapo, scratch, pairs, tmp_path):
+    """A win rate on the embedded world's instructions says nothing of a model that was trained on something else."""
+    own = [
+        f"data.path={pairs['plain']}",
+        "data=jsonl",
+        f"model.path={scratch.path}",
+        "trainer=small",
+        "generation=transformers",
+    ]
+    ran = alphapo("run", *own)
+    assert ran.code == 2
+    assert f"type prompts=jsonl prompts.path={pairs['plain']} (its prompts)" in ran.fault
+    ran = alphapo("run", *own, "prompts=jsonl", f"prompts.path={pairs['plain']}")
+    assert ran.code == 2
+    assert "judge glassbox: not an instruction of the embedded world" in ran.fault
+    assert not (tmp_path / "runs").exists()
+    evaluation = [f"data.eval_path={pairs['message']}"]
+    assert f"prompts.path={pairs['message']}" in alphapo("run", *own, *evaluation).fault
+
+
+def test_the_embedded_worlds_prompts_may_be_asked_for(scratch, pairs):
+    from alphapo_cli.config.compose import compose
+    from alphapo_cli.config.overrides import Sources, read_line
+    from alphapo_cli.config.schema import TrainConfig
+    from alphapo_cli.stages.plan import make_plan
+
+    where = Sources()
+    cfg = compose(
+        "train",
+        TrainConfig,
+        [read_line([f"data.path={pairs['plain']}", "data=jsonl", "model=from_scratch"], where)],
+        where,
+    )
+    make_plan(["data=glassbox", "generation=transformers"], [], where).check_inputs(cfg)
+
+
 @pytest.mark.slow
 def test_a_reference_of_ones_own(alphapo, tiny, tmp_path):
     """Against its own answers every prompt is a draw."""
