@@ -126,6 +126,7 @@ def _known(cfg: DictConfig, parts: Mapping[str, Mapping[str, Any]], sources: Sou
     keys = list(leaves(cfg))
     keys += [group for group in FREE if group not in keys and OmegaConf.select(cfg, group) is not None]
     groups = sorted({".".join(path[:n]) for path in (key.split(".") for key in keys) for n in range(1, len(path))})
+    groups += [group for group in FREE if group not in groups and group.partition(".")[0] in cfg]
     slashed = [key.replace(".", "/") for key in groups]
     known = [group if group in sources.groups() else key for key, group in zip(groups, slashed, strict=True)]
     # A part's name is set by choosing the part, and parameters of a part that was replaced are still in `cfg`.

@@ -131,10 +131,8 @@ def style_of(tokenizer: Any, cfg: DataConfig) -> Style:
         prefix = (int(tokenizer.bos_token_id),)
     # Not every special token: an answer may be a tool call that is written out with the tokens around it.
     written = {end} | ({str(tokenizer.eos_token), str(tokenizer.pad_token)} & special)
-    return Style(
-        chat, prefix, end, end_id, _longest_first(special | {end}), _longest_first(written),
-        int(tokenizer.eos_token_id) if cfg.second_end_token else None,
-    )  # fmt: skip
+    second_end_id = int(tokenizer.eos_token_id) if cfg.second_end_token else None
+    return Style(chat, prefix, end, end_id, _longest_first(special | {end}), _longest_first(written), second_end_id)
 
 
 def _longest_first(texts: Iterable[str]) -> tuple[str, ...]:

@@ -198,6 +198,7 @@ def test_beta_dpo_draws_by_the_runs_seed_the_step_and_the_pair() -> None:
         assert torch.equal(objective(part, context).loss, whole[order])
 
 
+@pytest.mark.slow
 def test_kept_pairs_are_a_sample_by_weight() -> None:
     """A sample of one of three pairs, with weights exp(-z^2/2): each is kept as often as its share of the weights."""
     objective = tiny.objective("objective=beta_dpo", "objective.weight.drop=0.5", "objective.weight.momentum=0")
@@ -216,6 +217,7 @@ def test_kept_pairs_are_a_sample_by_weight() -> None:
     assert np.abs(counts / draws - shares).max() < 4 * np.sqrt(0.25 / draws)
 
 
+@pytest.mark.slow
 def test_two_seeds_draw_differently_in_a_run(alphapo: Callable[..., Ran], tiny: tuple[str, ...]) -> None:
     """All pairs in every step, so that two seeds of a run differ in nothing but what is drawn."""
     line = ("train", *tiny, "trainer.learning_rate=1e-3", "trainer.per_device_train_batch_size=64")

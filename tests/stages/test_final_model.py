@@ -81,8 +81,15 @@ LORA = ("model.lora.r=4", "trainer.learning_rate=0.05")
 
 @TIED
 @pytest.mark.parametrize("merge", [False, True], ids=["adapter", "merged"])
-@pytest.mark.parametrize("targets", ["null", "[lm_head]", "[embed_tokens,q_proj]", "[lm_head,embed_tokens]"])
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize(
+    ("targets", "tied"),
+    [
+        ("[lm_head]", True),
+        ("[embed_tokens,q_proj]", True),
+        *(pytest.param(targets, True, marks=pytest.mark.slow) for targets in ("null", "[lm_head,embed_tokens]")),
+        *(pytest.param(t, False, marks=pytest.mark.slow) for t in ("null", "[lm_head]", "[embed_tokens,q_proj]")),
+    ],
+)
 def test_plain_peft_and_transformers_read_the_trained_model(
     merge: bool, targets: str, tied: bool, alphapo: Alphapo, start: Callable[..., Path], pairs: Path,
     trained: list[torch.Tensor],
