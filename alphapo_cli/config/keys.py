@@ -124,7 +124,6 @@ def _unknown(
 def _known(cfg: DictConfig, parts: Mapping[str, Mapping[str, Any]], sources: Sources) -> list[str]:
     """Every key of a configuration, after the groups of keys; those of config groups are written with slashes."""
     keys = list(leaves(cfg))
-    keys += [group for group in FREE if group not in keys and OmegaConf.select(cfg, group) is not None]
     groups = sorted({".".join(path[:n]) for path in (key.split(".") for key in keys) for n in range(1, len(path))})
     groups += [group for group in FREE if group not in groups and group.partition(".")[0] in cfg]
     slashed = [key.replace(".", "/") for key in groups]
