@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml cpu-overrides.txt .ci/install
 demo: install  ## sweep alpha on the embedded world: table, displacement curves, outcome (minutes, no GPU, no network)
 	$(VENV)/bin/alphapo sweep alpha
 
-test: install  ## the default suite: offline, two cores, under four minutes
+test: install  ## the default suite: offline, two cores, about four minutes
 	$(PY) -m pytest $(SPREAD)
 
 test-all: test  ## adds the marked tests: slow, vllm, slurm, ray, browser

@@ -329,9 +329,9 @@ def config(*overrides: str) -> ObjectiveConfig:
     return compose("train", TrainConfig, [read_line(overrides, where)], where).objective
 
 
-def objective(*overrides: str) -> Objective:
-    """The objective that a command line names."""
-    return build(config(*overrides))
+def objective(*overrides: str, seed: int = 0) -> Objective:
+    """The objective that a command line names, in a run with that seed."""
+    return build(config(*overrides), seed)
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from alphapo_cli.cli.common import (
     print_table,
     sources,
 )
+from alphapo_cli.errors import UsageError
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 
@@ -51,10 +52,15 @@ def generate(
       alphapo generate runs/alphapo-1a2b3c4d
       alphapo generate runs/dpo-5e6f7a8b data=alpaca_eval data.path=alpaca_eval.json generation.temperature=0.7
       alphapo generate ./my-model data=jsonl data.path=prompts.jsonl generation=transformers generation.max_new_tokens=256
+    \f
+
+    Raises:
+        UsageError: the model is not of the embedded world, and no prompts are named.
     """
     from alphapo_cli.config.compose import compose, to_yaml
+    from alphapo_cli.config.embedded_world import names
     from alphapo_cli.config.overrides import read_line
-    from alphapo_cli.generation.run_settings import run_layer
+    from alphapo_cli.generation.run_settings import answers_world, run_layer
     from alphapo_cli.generation.schema import GenerateConfig, check_line
 
     given = list(arguments or [])
@@ -62,6 +68,11 @@ def generate(
     where = sources(config_dir)
     line = read_line(given, where)
     check_line(line)
+    if not names([line], "data") and not answers_world(model):
+        raise UsageError(
+            f"{model}: answers to which prompts? give data=... too (data=alpaca_eval, data=jsonl data.path=FILE, or "
+            "data=glassbox for the embedded world's)"
+        )
     cfg = compose("generate", GenerateConfig, [run_layer(model), line], where)
     if print_config:
         print(to_yaml(cfg), end="")

@@ -76,7 +76,8 @@ def objectives(
     Raises:
         UsageError: there is no such objective.
     """
-    from alphapo_cli.errors import UsageError, nearest
+    from alphapo_cli.config.renamed import suggestion
+    from alphapo_cli.errors import UsageError
     from alphapo_cli.objective import catalog
 
     found = catalog.methods(sources(config_dir))
@@ -84,7 +85,7 @@ def objectives(
         known = [m.name for m in found]
         if name not in known:
             raise UsageError(
-                f"objective '{name}': no such objective{nearest(name, known)} (there are: {', '.join(known)})"
+                f"objective '{name}': no such objective{suggestion('objective', name, known)} (there are: {', '.join(known)})"
             )
         found = [m for m in found if m.name == name]
     if markdown:

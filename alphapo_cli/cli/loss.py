@@ -47,16 +47,20 @@ def loss(
     Raises:
         ConfigError: an override sets another group than objective.
     """
-    from alphapo_cli.config.compose import compose, to_yaml
+    from alphapo_cli.config.compose import compose, to_dict, to_yaml
+    from alphapo_cli.config.keys import leaves, suggestion
     from alphapo_cli.config.overrides import parse, split
     from alphapo_cli.config.schema import TrainConfig
 
     where = sources(config_dir)
     parsed = parse(overrides or [])
     for override in parsed:
-        if override.key_or_group.partition(".")[0].partition("/")[0] != "objective":
+        key = override.key_or_group
+        if key.partition(".")[0].partition("/")[0] != "objective":
+            known = leaves(to_dict(compose("train", TrainConfig, [], where).objective), "objective.")
             raise ConfigError(
                 f"'{override.input_line}': alphapo loss takes overrides of objective, objective/... and objective.* only"
+                f"{suggestion(key, key, list(known))}"
             )
     cfg = compose("train", TrainConfig, [split(parsed, where)], where)
     if print_config:

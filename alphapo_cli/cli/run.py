@@ -63,11 +63,12 @@ def run(
     from alphapo_cli.config.schema import TrainConfig
     from alphapo_cli.runs.directory import RunDirectory
     from alphapo_cli.runs.identity import find_run
-    from alphapo_cli.stages.plan import make_plan, split_line
+    from alphapo_cli.stages.plan import hints_from_other_stages, make_plan, split_line
 
     where = sources(config_dir)
     training, generation, evaluation = split_line(list(overrides or []))
-    cfg = compose("train", TrainConfig, [read_line(training, where)], where)
+    with hints_from_other_stages("train", where):
+        cfg = compose("train", TrainConfig, [read_line(training, where)], where)
     plan = make_plan(
         generation, evaluation, where,
         reference=reference, annotations=annotations, difficulty=difficulty, gamed=gamed,
@@ -85,7 +86,7 @@ def run(
     over = directory.check(cfg, replace=replace) in ("complete", "stopped")
     done = over and directory.outcome().get("key") == plan.key
     if not done:
-        plan.check_inputs()
+        plan.check_inputs(cfg)
     announce(directory.path)
     note = directory.numerics_note() if over else None
     if note:

@@ -76,12 +76,14 @@ def sweep(
             show(known.path, known.cells, known.key)
             return
 
+    from dataclasses import fields
+
     from alphapo_cli.config.compose import compose, to_yaml
     from alphapo_cli.config.overrides import read_line
     from alphapo_cli.launch.engine import Policy
     from alphapo_cli.launch.launchers.registry import check_keys
-    from alphapo_cli.launch.schema import SweepConfig
-    from alphapo_cli.stages.plan import make_plan, split_line
+    from alphapo_cli.launch.schema import LauncherConfig, SweepConfig
+    from alphapo_cli.stages.plan import hints_from_other_stages, make_plan, split_line
     from alphapo_cli.sweep.directory import SweepDirectory, another
     from alphapo_cli.sweep.grid import make
 
@@ -90,7 +92,8 @@ def sweep(
     where = sources(config_dir)
     how = [text for text in texts if text.startswith("launcher")]
     training, generation, evaluation = split_line([text for text in texts if text not in how])
-    grid = make(name, training, where)
+    with hints_from_other_stages("train", where, [f"launcher.{f.name}" for f in fields(LauncherConfig)]):
+        grid = make(name, training, where)
     plan = (
         make_plan(generation, evaluation, where, **files) if generation or evaluation or any(files.values()) else None
     )

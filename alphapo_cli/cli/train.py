@@ -103,7 +103,8 @@ def report(summary: dict[str, Any]) -> None:
         ("accuracy", "rewards/accuracies"),
         ("true win rate against the start", "glassbox/true_win_rate"),
     )
-    for label, key in rows:
+    sources = [(key.removeprefix("source/").replace("/", ": ", 1), key) for key in metrics if key.startswith("source/")]
+    for label, key in (*rows, *sources):
         if metrics.get(key) is not None:
             table.add_row(label, f"{metrics[key]:+.4f}")
     Console(stderr=True).print(table)

@@ -8,22 +8,24 @@ the key and the nearest valid one in every error, and lets a sweep compose once 
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf, StringNode, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
+from alphapo_cli.config import embedded_world
+from alphapo_cli.config.key_types import expected, is_free, is_text
+from alphapo_cli.config.keys import leaves, require, suggestion
 from alphapo_cli.config.objective_parts import (
     GAMMAS,
     check_parts,
@@ -34,18 +36,10 @@ from alphapo_cli.config.objective_parts import (
 )
 from alphapo_cli.config.overrides import Line, Sources, shown
 from alphapo_cli.config.validate import check, normalise
-from alphapo_cli.errors import ConfigError, first_line, nearest
+from alphapo_cli.errors import ConfigError, first_line
 from alphapo_cli.storage.paths import shipped
 
 T = TypeVar("T")
-# The type that a key of the schema takes, for messages.
-_KINDS: dict[type, str] = {
-    BooleanNode: "true or false",
-    IntegerNode: "a whole number",
-    FloatNode: "a number",
-    StringNode: "a text",
-    ListConfig: "a list such as [a,b]",
-}
 
 
 @functools.lru_cache(maxsize=256)
@@ -98,7 +92,8 @@ def compose_each(
     composed: dict[Any, tuple[DictConfig, dict[str, dict[str, Any]], T]] = {}
     configs = []
     for cell in cells:
-        kind = (cell.groups, tuple(cell.values))
+        # What a cell's model and data are decides on the choice of other groups.
+        kind = (cell.groups, tuple(cell.values), repr(embedded_world.naming(cell)))
         if kind not in composed:
             cfg, parts = _resolved(primary, schema, [*layers, cell], sources)
             composed[kind] = cfg, parts, _typed(cfg)
@@ -106,7 +101,7 @@ def compose_each(
         else:
             cfg, parts, first = composed[kind]
             typed = copy.deepcopy(first)
-            _apply(cfg, cell, parts)
+            _apply(cfg, cell, parts, sources)
             # Setting gamma or gamma_beta_ratio resets the other one.
             keys = [*cell.values, *(GAMMAS if any(key in GAMMAS for key in cell.values) else ())]
             touched = {path: parts[path] for path in parts if any(key.startswith(f"{path}.") for key in keys)}
@@ -121,16 +116,36 @@ def _resolved(
     primary: str, schema: type[Any], layers: Sequence[Line], sources: Sources
 ) -> tuple[DictConfig, dict[str, dict[str, Any]]]:
     """The typed configuration under `layers`, and the parameters that its objective's parts declare."""
-    groups: dict[str, str] = {}
+    groups = _by_group(choice for layer in layers for choice in layer.groups)
+    training = primary == "train"
+    if training and embedded_world.is_plain(layers, sources):  # the commonest lines are composed once
+        groups |= _by_group(embedded_world.brought(layers))
+    cfg, chosen = _under(primary, schema, groups, layers, sources)
+    if training:
+        more = embedded_world.choices(cfg, layers, chosen.choices)
+        if more:
+            cfg, chosen = _under(primary, schema, groups | _by_group(more), layers, sources)
+        embedded_world.make_effective(cfg, {*chosen.written, *(key for layer in layers for key in layer.values)})
+    if primary == "generate":
+        embedded_world.make_prompts_effective(cfg)
+    return cfg, chosen.parts
+
+
+def _by_group(choices: Iterable[str]) -> dict[str, str]:
+    """Group -> "group=choice", of which later ones replace earlier ones."""
+    return {choice.partition("=")[0]: choice for choice in choices}
+
+
+def _under(
+    primary: str, schema: type[Any], groups: Mapping[str, str], layers: Sequence[Line], sources: Sources
+) -> tuple[DictConfig, _Chosen]:
+    """The configuration of a choice of `groups` under the values of `layers`."""
+    chosen = _chosen(primary, schema, tuple(groups.values()), sources)  # type: ignore[arg-type]
+    cfg = copy.deepcopy(chosen.cfg)
     for layer in layers:
-        for choice in layer.groups:
-            groups[choice.partition("=")[0]] = choice
-    chosen, parts = _chosen(primary, schema, tuple(groups.values()), sources)  # type: ignore[arg-type]
-    cfg = copy.deepcopy(chosen)
-    for layer in layers:
-        _apply(cfg, layer, parts)
-    check_parts(cfg, parts)
-    return cfg, parts
+        _apply(cfg, layer, chosen.parts, sources)
+    check_parts(cfg, chosen.parts)
+    return cfg, chosen
 
 
 def _typed(cfg: DictConfig) -> Any:
@@ -160,12 +175,26 @@ def _set_key(typed: Any, key: str, value: Any) -> None:
         setattr(typed, name, plain)
 
 
+class _Chosen(NamedTuple):
+    """A choice of groups, typed, before values are set.
+
+    Attributes:
+        cfg: the configuration.
+        parts: dotted key of an objective's part -> the parameters that its YAML declares.
+        choices: the choice in every group.
+        written: the keys that YAML files set.
+    """
+
+    cfg: DictConfig
+    parts: dict[str, dict[str, Any]]
+    choices: Mapping[str, str]
+    written: frozenset[str]
+
+
 @functools.lru_cache(maxsize=256)  # the cells of a sweep differ in values more often than in groups
-def _chosen(
-    primary: str, schema: type[Any], choice: tuple[str, ...], sources: Sources
-) -> tuple[DictConfig, dict[str, dict[str, Any]]]:
-    """The typed configuration of a choice of groups, before values are set, and its parts' parameters."""
-    groups = {text.partition("=")[0]: text for text in choice}
+def _chosen(primary: str, schema: type[Any], choice: tuple[str, ...], sources: Sources) -> _Chosen:
+    """Compose a choice of groups."""
+    groups = _by_group(choice)
     optional = pop_optional(groups)
     composed, choices = _compose_groups(primary, tuple(groups.values()), sources.user)
     raw = copy.deepcopy(composed)
@@ -175,10 +204,14 @@ def _chosen(
     try:
         cfg = OmegaConf.merge(OmegaConf.structured(schema), raw)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"conf/{primary}.yaml with {' '.join(groups.values())}: {first_line(error)}") from error
+        reason = first_line(error)
+        if isinstance(error, ConfigKeyError) and error.full_key:
+            known = {**leaves(raw), **leaves(OmegaConf.structured(schema))}
+            reason += suggestion(error.full_key, error.full_key, [key for key in known if key != error.full_key])
+        raise ConfigError(f"conf/{primary}.yaml with {' '.join(groups.values())}: {reason}") from error
     assert isinstance(cfg, DictConfig)
     resolve_gamma(cfg, choices, sources)
-    return cfg, parts
+    return _Chosen(cfg, parts, choices, frozenset(leaves(raw)))
 
 
 def _drop_foreign_groups(
@@ -193,32 +226,7 @@ def _drop_foreign_groups(
             del raw[group]
 
 
-def _expected(cfg: DictConfig, key: str) -> str | None:
-    """What the schema takes at `key`, for a message; None where there is no such key."""
-    node = _node(cfg, key)
-    expected = next((text for kind, text in _KINDS.items() if isinstance(node, kind)), None)
-    if node is None or expected is None:
-        return None
-    return f"must be {expected}{' or null' if node._is_optional() else ''}"
-
-
-def _node(cfg: DictConfig, key: str) -> Any:
-    """The typed node at `key`, None where there is none."""
-    parent, _, name = key.rpartition(".")
-    holder = OmegaConf.select(cfg, parent) if parent else cfg
-    return holder._get_node(name, validate_access=False) if isinstance(holder, DictConfig) else None
-
-
-def takes_text(schema: type[Any], key: str) -> bool:
-    """Whether the schema takes a text, or a list of texts, at `key`."""
-    return _is_text(_node(OmegaConf.structured(schema), key))
-
-
-def _is_text(node: Any) -> bool:
-    return isinstance(node, StringNode) or (isinstance(node, ListConfig) and node._metadata.element_type is str)
-
-
-def _apply(cfg: DictConfig, layer: Line, parts: Mapping[str, Mapping[str, Any]]) -> None:
+def _apply(cfg: DictConfig, layer: Line, parts: Mapping[str, Mapping[str, Any]], sources: Sources) -> None:
     """Set the values of a layer; raises ConfigError for an unknown key or a wrong type."""
     values = layer.values
     given = [key for key in GAMMAS if values.get(key) is not None]
@@ -228,66 +236,13 @@ def _apply(cfg: DictConfig, layer: Line, parts: Mapping[str, Mapping[str, Any]])
         other = GAMMAS[1 - GAMMAS.index(key)]
         OmegaConf.update(cfg, other, None)
     for key, value in values.items():
-        _require(cfg, key, value, parts)
-        if _is_text(_node(cfg, key)):
+        require(cfg, key, value, parts, sources)
+        if is_text(cfg, key):
             value = layer.texts.get(key, value)
         try:
-            OmegaConf.update(cfg, key, value, merge=True, force_add=False)
+            OmegaConf.update(cfg, key, value, merge=True, force_add=is_free(key))
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{key}={shown(value)}: {_expected(cfg, key) or first_line(error)}") from error
-
-
-def _require(cfg: DictConfig, key: str, value: Any, parts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise ConfigError where the configuration has no `key`, or `key` is a group of keys."""
-    node: Any = cfg
-    path: list[str] = []
-    for name in key.split("."):
-        base = ".".join(path)
-        children = [str(k) for k in node] if isinstance(node, DictConfig) else []
-        if base in parts:  # a part's own parameters, whose names its YAML declares
-            children = [k for k in parts[base] if k != "name"]
-        if name not in children:
-            full = ".".join([*path, name])
-            if base in parts and not children:
-                kind, chosen = base.rpartition(".")[2], parts[base]["name"]
-                raise ConfigError(
-                    f"unknown key '{full}': the {kind} '{chosen}' has no parameters; choose another by objective/{kind}="
-                )
-            hint = nearest(name, children).replace("mean '", f"mean '{base}.") if base else _nearest_anywhere(cfg, key)
-            where = f"keys of {base}" if base else "keys"
-            listed = f" ({where}: {', '.join(children)})" if children else f" ({base} holds a value, not keys)"
-            raise ConfigError(f"unknown key '{full}'{hint}{listed}")
-        node = node[name] if isinstance(node, DictConfig) else None
-        path.append(name)
-    if isinstance(node, DictConfig) and not isinstance(value, Mapping):
-        raise ConfigError(f"{key}={shown(value)}: {key} is a group of keys ({', '.join(map(str, node))}), not a value")
-
-
-def _nearest_anywhere(cfg: DictConfig, key: str) -> str:
-    """Hint at a key elsewhere with the same or a similar last name: `objective.beta` for `beta`; groups before keys."""
-    known: dict[str, str] = {str(k): str(k) for k in cfg}
-    for k in leaves(cfg):
-        known.setdefault(k.rsplit(".", 1)[-1], k)
-    close = difflib.get_close_matches(key.rsplit(".", 1)[-1], known, n=1, cutoff=0.7)
-    return f"; did you mean '{known[close[0]]}'?" if close else nearest(key, leaves(cfg))
-
-
-def leaves(cfg: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and values of a nested configuration."""
-    found: dict[str, Any] = {}
-    for key in cfg:
-        value = cfg[key]
-        name = f"{prefix}{key}"
-        if isinstance(value, (DictConfig, Mapping)):
-            found.update(leaves(value, f"{name}."))
-        else:
-            found[name] = OmegaConf.to_container(value) if isinstance(value, ListConfig) else value
-    return found
-
-
-def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Keys with different values, in alphabetical order; a key that one of the two has not is null there."""
-    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+            raise ConfigError(f"{key}={shown(value)}: {expected(cfg, key) or first_line(error)}") from error
 
 
 def to_yaml(cfg: Any) -> str:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from alphapo_cli.config.overrides import Sources, shown
+from alphapo_cli.config.renamed import suggestion
 from alphapo_cli.errors import ConfigError, nearest
 
 # Kinds of parts that every objective chooses in its defaults list; those that it may omit, with their defaults.
@@ -129,7 +130,7 @@ def part_defaults(raw: DictConfig, objective: str, sources: Sources) -> dict[str
         if kind in OPTIONAL and name not in known:
             raise ConfigError(
                 f"objective={objective}: its YAML chooses the {kind} {name!r}; there is no such {kind}"
-                f"{nearest(str(name), known)} (choices: {', '.join(known)})"
+                f"{suggestion(f'objective/{kind}', str(name), known)} (choices: {', '.join(known)})"
             )
         if name not in known:
             raise ConfigError(
@@ -148,6 +149,26 @@ def part_defaults(raw: DictConfig, objective: str, sources: Sources) -> dict[str
             whole = {**declared[f"objective.{kind}"], **(chosen or {})}
             OmegaConf.update(raw, f"objective.{kind}", whole, merge=False, force_add=True)
     return declared
+
+
+def parts_with(parameter: str, kind: str | None, sources: Sources) -> list[str]:
+    """Find the parts that have a parameter.
+
+    Args:
+        parameter: its name.
+        kind: dotted key of the kind (objective.shape) to search; None for all kinds.
+        sources: the directories of YAML files.
+
+    Returns:
+        The parts as they are chosen, one text a kind: ["objective/shape=power"], with `|` between several choices.
+    """
+    groups = [f"objective/{name}" for name in PARTS] if kind is None else [kind.replace(".", "/")]
+    found = {
+        group: [name for name in sources.groups().get(group, ()) if parameter in _plain(sources.file(group, name))]
+        for group in groups
+        if parameter != "name"
+    }
+    return [f"{group}={'|'.join(names)}" for group, names in found.items() if names]
 
 
 def pop_optional(groups: dict[str, str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString, Valu
 from hydra.errors import HydraException
 
 from alphapo_cli.config.hydra_parser import OverridesParser
+from alphapo_cli.config.renamed import suggestion
 from alphapo_cli.errors import ConfigError, first_line, nearest
 from alphapo_cli.storage.paths import shipped
 
@@ -119,16 +120,34 @@ def _typed(key: str, text: str) -> str:
 def _several(key: str, raw: str) -> str | None:
     """What to type in a shell to give `key` the values in `raw`, each quoted where it must be; None for a single one."""
     values = [value.strip() for value in raw.split(",")]
-    if len(values) < 2 or not all(values) or any(char in raw for char in "'\"[]{}()"):
+    if len(values) < 2 or not all(values) or any(char in raw for char in "'\"[]{}()$`"):
         return None
-    typed = []
+    words = []
     for value in values:
         try:
             OverridesParser.create().parse_override(f"{key}={value}")
-            typed.append(value)
+            words.append(value)
         except HydraException:
-            typed.append(quoted(value))
-    return shlex.quote(f"{key}={','.join(typed)}") if "'" not in "".join(typed) else f'"{key}={",".join(typed)}"'
+            words.append(quoted(value))
+    return shlex.quote(f"{key}={','.join(words)}") if "'" not in "".join(words) else f'"{key}={",".join(words)}"'
+
+
+def typed(key: str, value: Any) -> str:
+    """What to type in a shell to give `key` a value that a configuration has."""
+    if isinstance(value, list):
+        return shlex.quote(f"{key}=[{','.join(_literal(item) for item in value)}]")
+    return shlex.quote(f"{key}={_literal(value)}")
+
+
+def _literal(value: Any) -> str:
+    """A value in the grammar; a text in quotes where it would be read as anything else."""
+    if not isinstance(value, str):
+        return shown(value)
+    try:
+        read = OverridesParser.create().parse_override(f"key={value}").value()
+    except HydraException:
+        read = None
+    return value if isinstance(read, str) and read == value and "," not in value else quoted(value)
 
 
 def quoted(text: str, quote: str = "'") -> str:
@@ -199,7 +218,9 @@ def split(overrides: Sequence[Override], sources: Sources) -> Line:
             if choice not in known[key] and not (choice is None and key == "experiment"):
                 many = key == "objective"
                 listed = "`alphapo objectives` lists them" if many else f"choices: {', '.join(known[key])}"
-                raise ConfigError(f"{key}={shown(choice)}: no such {key}{nearest(str(choice), known[key])} ({listed})")
+                raise ConfigError(
+                    f"{key}={shown(choice)}: no such {key}{suggestion(key, str(choice), known[key])} ({listed})"
+                )
             groups.append(f"{key}={'null' if choice is None else choice}")
         elif "/" in key:
             raise ConfigError(f"'{text}': no such group '{key}'{nearest(key, known)} (groups: {', '.join(known)})")

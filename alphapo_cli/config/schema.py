@@ -113,8 +113,12 @@ class DataConfig:
     """Preference pairs and how they become token ids."""
 
     source: str = _choice("glassbox", "glassbox", "files", "hub")
-    path: str | None = None  # local JSONL(.gz), JSON, CSV or Parquet
-    eval_path: str | None = None
+    # Local file, folder or glob pattern, or a list of them: JSONL(.gz), JSON, CSV, Parquet or Arrow, a folder that
+    # datasets.save_to_disk wrote, or a copy of a hub data set; of a folder with several splits `split` is read.
+    path: Any = field(default=None, metadata={"texts": True})
+    eval_path: Any = field(default=None, metadata={"texts": True})
+    # Shares of the training pairs by entry of `path`: as many pairs as these allow, none twice; null: all pairs.
+    weights: list[float] | None = None
     name: str | None = None  # hub data set
     config: str | None = None
     data_dir: str | None = None  # a folder of the data set, such as HH-RLHF's harmless-base
@@ -129,6 +133,9 @@ class DataConfig:
     chosen_column: str = "chosen"
     rejected_column: str = "rejected"
     gold_column: str | None = None  # a third answer beside chosen and rejected; null: none
+    system_column: str = "system"  # a row's system text; it wins over `system`
+    tools_column: str = "tools"  # a row's tool schemas, as a list or as JSON text
+    ignore_columns: list[str] = field(default_factory=list)  # not read, whatever they hold
     # true: an answer is all that follows the prompt column, or without one the messages that all answers share; its
     # assistant turns are trained on, turns of others are masked. false: an answer is the last turn, and rows whose
     # answers differ before it are left out.
@@ -138,6 +145,16 @@ class DataConfig:
     # auto: the tokenizer's chat template where it has one, plain text otherwise.
     template: str = _choice("auto", "auto", "chat", "plain")
     system: str | None = None
+    chat_template_kwargs: dict[str, Any] = field(
+        default_factory=dict
+    )  # arguments of the template: enable_thinking, ...
+    # What happens to rows of whose answers the chat template leaves out a part. keep: trained on what is left of them.
+    on_template_loss: str = _choice("refuse", "refuse", "skip", "keep")
+    # How SimPO counts the tokens of an answer, on which every mean per token depends. completion_includes_header: what the
+    # template writes before an answer (the assistant's header) is counted too, and every prompt begins with a BOS.
+    # second_end_token: all that it writes after an answer is counted, and the tokenizer's EOS follows its end of turn.
+    completion_includes_header: bool = False
+    second_end_token: bool = False
     max_length: int = _number(2048, ge=2)
     max_prompt_length: int | None = _number(None, ge=1)
     duplicates: str = _choice("keep", "keep", "drop")
@@ -228,7 +245,7 @@ class TrackingConfig:
 class RunConfig:
     """Name and parent directory of the run directory."""
 
-    name: str | None = None  # null: <objective>-<hash8 of the resolved configuration>
+    name: str | None = None  # null: <objective>-<hash8 of the settings that differ from their defaults>
     dir: str = "runs"
 
 

@@ -8,7 +8,14 @@ from dataclasses import fields, is_dataclass
 from pathlib import PurePath
 from typing import Any
 
-from alphapo_cli.config.schema import ObjectiveConfig, RunConfig, TrackingConfig, TrainConfig, TrainerConfig
+from alphapo_cli.config.schema import (
+    DataConfig,
+    ObjectiveConfig,
+    RunConfig,
+    TrackingConfig,
+    TrainConfig,
+    TrainerConfig,
+)
 from alphapo_cli.errors import ConfigError, nearest
 
 TAG, NAME = 64, 128  # characters that W&B allows in a tag, and in the name of a project
@@ -48,6 +55,8 @@ def _faults(cfg: Any, prefix: str) -> Iterable[str]:
             yield from _faults(value, f"{key}.")
             continue
         yield from fault(key, value, f.metadata)
+        if "texts" in f.metadata and not _are_texts(value):
+            yield f"{key}={value}: must be a text, or a list of texts such as [a,b]"
         if isinstance(value, dict):
             for name, inner in value.items():
                 yield from fault(f"{key}.{name}", inner, {})
@@ -60,6 +69,8 @@ def _faults(cfg: Any, prefix: str) -> Iterable[str]:
     if isinstance(cfg, TrainConfig) and cfg.model.attention in UNFIT[cfg.layout]:
         other = next(layout for layout in UNFIT if layout != cfg.layout)
         yield f"model.attention={cfg.model.attention}: not with layout={cfg.layout}; add layout={other}, or leave it auto"
+    if isinstance(cfg, DataConfig) and cfg.weights is not None:
+        yield from _weight_faults(cfg, prefix)
     if isinstance(cfg, ObjectiveConfig) and cfg.gamma is not None and cfg.gamma_beta_ratio is not None:
         yield "objective.gamma and objective.gamma_beta_ratio are both set: give one (gamma = beta x ratio)"
 
@@ -78,6 +89,25 @@ def fault(key: str, value: Any, limits: Mapping[str, Any]) -> Iterable[str]:
     for name, word in words.items():
         if name in limits and not tests[name](value, limits[name]):
             yield f"{key}={value}: must be {word} {limits[name]}"
+
+
+def _are_texts(value: Any) -> bool:
+    """Whether a value is null, a text, or a list of texts that is not empty."""
+    return (
+        value is None
+        or isinstance(value, str)
+        or (isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value))
+    )
+
+
+def _weight_faults(cfg: DataConfig, prefix: str) -> Iterable[str]:
+    weights = cfg.weights or []
+    paths = len(cfg.path) if isinstance(cfg.path, list) else int(cfg.path is not None)
+    shown = f"{prefix}weights=[{','.join(f'{weight:g}' for weight in weights)}]"
+    if len(weights) != paths:
+        yield f"{shown}: {len(weights)} weights for {paths} entries of {prefix}path; give one for each"
+    if not all(math.isfinite(weight) and weight > 0 for weight in weights):
+        yield f"{shown}: every weight must be above 0"
 
 
 def _leaves(name: str) -> bool:

@@ -8,6 +8,8 @@ r"""From a source row to a pair, for the forms in which preference data are publ
     answers    text or messages  none: a list of scored answers instead, see `scored_answers`
     unpaired   text or messages  none: one answer and its label instead, see `scored_answers`
 
+`messages` says what a message may hold, `row_context` what is read from further columns.
+
 In every form an answer is what follows the prompt that both sides share, up to the end of one assistant turn; with
 `data.trajectories` a message list may hold several turns.
 """
@@ -16,20 +18,27 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import math
 import re
-import reprlib
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from alphapo_cli.config.overrides import quoted
 from alphapo_cli.config.schema import DataConfig
-from alphapo_cli.data import scored_answers
-from alphapo_cli.data.sources import CsvText, Row
-from alphapo_cli.data.text_pairs import ROLES, Conversation, Message, Side, TextPair, Verbatim
+from alphapo_cli.data import row_context, scored_answers
+from alphapo_cli.data.messages import encodable, message_list, type_name
+from alphapo_cli.data.sources import Row
+from alphapo_cli.data.tally import Tally
+from alphapo_cli.data.text_pairs import (
+    Conversation,
+    Message,
+    Side,
+    TextPair,
+    Verbatim,
+    essential,
+)
 from alphapo_cli.errors import UsageError
-from alphapo_cli.storage.strict_json import half_character
 
 _HEADER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 _MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](role|content)["']\s*:""")
@@ -72,19 +81,56 @@ def _is_dialogue(text: str) -> bool:
     return start is not None and "\n\nAssistant:" in text
 
 
-def to_pair(row: Row, form: str, cfg: DataConfig) -> TextPair | None:
+def to_pair(row: Row, form: str, cfg: DataConfig, unread: Tally | None = None) -> TextPair | None:
     """Convert a row of form `form` (see `detect_form`).
+
+    Args:
+        row: the row.
+        form: its form.
+        cfg: the data settings.
+        unread: counts the columns and keys of the row that nobody reads.
 
     Returns:
         The pair, None when its sides do not answer one common prompt.
 
     Raises:
+        MediaFound: the row holds an image, a video or audio.
         UsageError: a column is missing or of another type than the form requires; the message names the row.
     """
+    unread = Tally() if unread is None else unread
+    read = _columns_of(form, cfg)
+    row_context.check_media(row, read, cfg)
+    context = row_context.context_of(row, cfg)
+    columns = row_context.numbers(row, read)
     if form in ("answers", "unpaired"):
-        return _from_answers(row, form, cfg)
+        pair = _from_answers(row, form, cfg, columns, unread)
+    else:
+        pair = _from_columns(row, form, cfg, columns)
+    if pair is None:
+        return None
+    context = row_context.beside(pair.prompt, context)
+    read = (*read, *row_context.context_columns(row, context, cfg))
+    row_context.count_unread(row, read, columns, cfg, unread)
+    if "tools" in context.arguments:
+        tools = context.arguments["tools"]
+        prompt, chosen, rejected, *others = (
+            row_context.without_foreign_nulls(side, tools) for side in (pair.prompt, *pair.sides)
+        )
+        pair = replace(pair, prompt=prompt, chosen=chosen, rejected=rejected, others=tuple(others))
+    return replace(pair, context=context, where=row.where)
+
+
+def _columns_of(form: str, cfg: DataConfig) -> tuple[str, ...]:
+    """The columns of prompt and answers in a form."""
+    if form in ("answers", "unpaired"):
+        return (cfg.prompt_column, *scored_answers.LISTS, scored_answers.SCORES, *scored_answers.UNPAIRED)
+    gold = () if cfg.gold_column is None else (cfg.gold_column,)
+    return (cfg.prompt_column, cfg.chosen_column, cfg.rejected_column, *gold)
+
+
+def _from_columns(row: Row, form: str, cfg: DataConfig, columns: Mapping[str, float]) -> TextPair | None:
+    """A pair of chosen and rejected."""
     chosen, rejected = _column(row, cfg, "chosen"), _column(row, cfg, "rejected")
-    columns = _numbers(row.values, (cfg.prompt_column, cfg.chosen_column, cfg.rejected_column))
     gold = [] if cfg.gold_column is None else [(cfg.gold_column, _column(row, cfg, "gold"))]
     if form == "pairs":
         return TextPair(
@@ -107,15 +153,15 @@ def to_pair(row: Row, form: str, cfg: DataConfig) -> TextPair | None:
     return TextPair(start, first, second, columns, row.number, others=tuple(others))
 
 
-def _from_answers(row: Row, form: str, cfg: DataConfig) -> TextPair | None:
+def _from_answers(row: Row, form: str, cfg: DataConfig, columns: Mapping[str, float], unread: Tally) -> TextPair | None:
     """A list of scored answers, or one answer with its label."""
     prompt = _column(row, cfg, "prompt")
-    used = (cfg.prompt_column, *scored_answers.LISTS, scored_answers.SCORES, *scored_answers.UNPAIRED)
-    columns = _numbers(row.values, used)
     if form == "answers":
         name = scored_answers.list_column(row)
         answers = scored_answers.scored(row)
         named = [(f"{name}[{i}]", answer) for i, (answer, _) in enumerate(answers)]
+        for key in scored_answers.unread_keys(row):
+            unread.add(f"{name}[].{key}", row.where)
     else:
         name, desirable = "completion", scored_answers.label_of(row)
         if row.values.get(name) is None:
@@ -182,7 +228,7 @@ def _conversations(
 ) -> tuple[Conversation, list[Conversation]] | None:
     """The prompt and each of the (name, value) answers as messages; None when they do not answer one prompt."""
     prompt: Conversation | None = None
-    prompt_value = row.values.get(cfg.prompt_column)
+    prompt_value = row_context.prompt_value(row, cfg.prompt_column, cfg)
     if isinstance(prompt_value, list):
         prompt = message_list(prompt_value, row, cfg.prompt_column)
     elif prompt_value is not None:
@@ -190,7 +236,7 @@ def _conversations(
     sides: list[Conversation] = []
     for name, value in answers:
         if isinstance(value, str) and text_allowed:
-            messages: Conversation = ({"role": "assistant", "content": _encodable(value, row, name)},)
+            messages: Conversation = ({"role": "assistant", "content": encodable(value, row, name)},)
         else:
             messages = message_list(value, row, name)
         if not messages:
@@ -202,18 +248,18 @@ def _conversations(
                     "column; set data.prompt_column"
                 )
             messages = prompt + messages
-        elif isinstance(prompt_value, list) and messages[: len(prompt or ())] != prompt:
+        elif isinstance(prompt_value, list) and essential(messages[: len(prompt or ())]) != essential(prompt or ()):
             return None
         if messages[-1]["role"] != "assistant":
             raise UsageError(
                 f"{row.where}: '{name}' ends with role '{messages[-1]['role']}'; the answer is 'assistant'"
             )
         sides.append(messages)
-    last = min(map(len, sides)) - 1
-    shared = next((n for n in range(last) if any(side[n] != sides[0][n] for side in sides)), last)
+    last, bare = min(map(len, sides)) - 1, [essential(side) for side in sides]
+    shared = next((n for n in range(last) if any(side[n] != bare[0][n] for side in bare)), last)
     if cfg.trajectories:
         start = len(prompt or ())  # a prompt column says where trajectories begin, even if they share further turns
-        if 0 < start < shared and sides[0][:start] == prompt and sides[0][start]["role"] == "assistant":
+        if 0 < start < shared and bare[0][:start] == essential(prompt or ()) and sides[0][start]["role"] == "assistant":
             shared = start
         while shared and any(side[shared]["role"] != "assistant" for side in sides):
             shared -= 1
@@ -222,39 +268,12 @@ def _conversations(
     return (sides[0][:shared], [side[shared:] for side in sides]) if shared else None
 
 
-def message_list(value: Any, row: Row, name: str) -> Conversation:
-    """The messages in column `name`; UsageError, naming the row, for a value that is no message list."""
-    if not isinstance(value, list):
-        raise UsageError(f"{row.where}: '{name}' is {_type(value)}, not a message list; set data.format")
-    return tuple(_message(message, row, f"{name}[{index}]") for index, message in enumerate(value))
-
-
-def _message(value: Any, row: Row, name: str) -> Message:
-    if not isinstance(value, Mapping) or "role" not in value or "content" not in value:
-        keys = f" (keys: {', '.join(map(str, value))})" if isinstance(value, Mapping) else ""
-        raise UsageError(f"{row.where}: '{name}' is not a message with 'role' and 'content'{keys}")
-    role, content = value["role"], value["content"]
-    if role not in ROLES:
-        raise UsageError(f"{row.where}: '{name}' has role {reprlib.repr(role)}; supported are {', '.join(ROLES)}")
-    if not isinstance(content, str):
-        raise UsageError(f"{row.where}: the content of '{name}' is {_type(content)}, not text")
-    return {"role": role, "content": _encodable(content, row, name)}
-
-
 def _text(value: Any, row: Row, name: str, form: str = "pairs") -> str:
     if not isinstance(value, str):
-        raise UsageError(f"{row.where}: '{name}' is {_type(value)}, not text as in the form '{form}'; set data.format")
-    return _encodable(str(value), row, name)
-
-
-def _encodable(text: str, row: Row, name: str) -> str:
-    at = half_character(text)
-    if at is not None:
         raise UsageError(
-            f"{row.where}: '{name}' holds half a character (\\u{ord(text[at]):04x}) at {at}; it cannot be written "
-            "as UTF-8; correct the row or leave it out"
+            f"{row.where}: '{name}' is {type_name(value)}, not text as in the form '{form}'; set data.format"
         )
-    return text
+    return encodable(str(value), row, name)
 
 
 def _column(row: Row, cfg: DataConfig, part: str, hint: str = "") -> Any:
@@ -263,38 +282,13 @@ def _column(row: Row, cfg: DataConfig, part: str, hint: str = "") -> Any:
         state = "is null" if name in row.values else "is missing"
         present = [str(key) for key in row.values]
         close = difflib.get_close_matches(name, [key for key in present if key != name], n=1, cutoff=0.6)
+        if not close and part == "prompt" and row_context.INSTRUCTION in present:
+            close = [row_context.INSTRUCTION]
         fix = f"; did you mean {_override(f'data.{part}_column', close[0])}?" if close else hint
         raise UsageError(f"{row.where}: column '{name}' {state} (columns: {', '.join(present) or 'none'}){fix}")
-    return row.values[name]
+    return row_context.prompt_value(row, name, cfg) if part == "prompt" else row.values[name]
 
 
 def _override(key: str, name: str) -> str:
     """The shell-quoted override `key=name` for a column name, which may hold spaces and commas."""
     return f"{key}={name}" if re.fullmatch(r"[\w.-]+", name) else shlex.quote(f"{key}={quoted(name, chr(34))}")
-
-
-def _numbers(values: Mapping[str, Any], used: tuple[str, ...]) -> dict[str, float]:
-    numbers: dict[str, float] = {}
-    for name, value in values.items():
-        if name in used:
-            continue
-        if isinstance(value, bool | int | float | CsvText):
-            try:
-                number = float(value)
-            except (ValueError, OverflowError):
-                continue
-            if math.isfinite(number):
-                numbers[name] = number
-    return numbers
-
-
-def _type(value: Any) -> str:
-    names = {
-        list: "a list", dict: "an object", bool: "a boolean", int: "a number", float: "a number", type(None): "null"
-    }  # fmt: skip
-    return "text" if isinstance(value, str) else names.get(type(value), f"a {type(value).__name__}")
-
-
-def answer_text(answer: Side) -> str:
-    """The text of an answer in either form; several turns are joined by blank lines."""
-    return answer if isinstance(answer, str) else "\n\n".join(message["content"] for message in answer)

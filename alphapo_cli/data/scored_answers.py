@@ -5,7 +5,7 @@
     unpaired  prompt, completion, label (true or 1: desirable; false or 0: undesirable)
 
 An answer in a list is text, a message list, or an object with content, response or text, and a score, rating or
-overall_score. A list becomes a pair with further answers: the best-scored one is chosen, the worst rejected, the next
+overall_score; an object with tool calls or reasoning is read as a message. A list becomes a pair with further answers: the best-scored one is chosen, the worst rejected, the next
 best ones follow, so pairwise code compares best with worst. Equal scores keep the list's order.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.sources import CsvText, Row
-from alphapo_cli.data.text_pairs import ABSENT, Side, TextPair
+from alphapo_cli.data.text_pairs import ABSENT, ANSWER_KEYS, Side, TextPair
 from alphapo_cli.errors import UsageError
 
 T = TypeVar("T")
@@ -27,6 +27,7 @@ SCORES = "scores"
 TEXTS = ("content", "response", "text")
 RATINGS = ("score", "rating", "overall_score")
 UNPAIRED = ("completion", "label")
+_MESSAGE_KEYS = (*ANSWER_KEYS, "function_call")
 _LABELS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -75,9 +76,24 @@ def scored(row: Row) -> list[tuple[Any, float]]:
 
 def _answer_and_score(value: Mapping[str, Any], row: Row, name: str) -> tuple[Any, Any]:
     text = next((value[key] for key in TEXTS if value.get(key) is not None), None)
-    if text is None:
+    more = {key: value[key] for key in _MESSAGE_KEYS if value.get(key)}
+    if text is None and not more:
         raise UsageError(f"{row.where}: '{name}' has none of {', '.join(TEXTS)} (keys: {', '.join(map(str, value))})")
-    return text, next((value[key] for key in RATINGS if value.get(key) is not None), None)
+    answer = [{"role": "assistant", "content": text, **more}] if more else text
+    return answer, next((value[key] for key in RATINGS if value.get(key) is not None), None)
+
+
+def unread_keys(row: Row) -> list[str]:
+    """The keys of a list's answers that are not null and not read."""
+    answers = [answer for answer in row.values[str(list_column(row))] if isinstance(answer, Mapping)]
+    known = {*RATINGS, *_MESSAGE_KEYS, "role"}
+    found: dict[str, None] = {}
+    for answer in answers:
+        text = next((key for key in TEXTS if answer.get(key) is not None), None)
+        found |= {
+            str(key): None for key, value in answer.items() if key not in known | {text} and value not in (None, "")
+        }
+    return list(found)
 
 
 def _score(value: Any, row: Row, name: str) -> float:

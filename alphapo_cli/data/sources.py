@@ -1,4 +1,4 @@
-"""Rows from local files and from the hub, each with its location for error messages.
+"""Rows of local files, each with its location for error messages; `folders` finds the files, `hub` reads from the hub.
 
 Files are read with the standard library and pyarrow rather than through `datasets`: a broken line is then reported by
 its number, nothing is copied into a cache, and the network is not used.
@@ -6,9 +6,7 @@ its number, nothing is copied into a cache, and the network is not used.
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import glob
 import gzip
 import io
 import itertools
@@ -21,11 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.errors import UsageError, first_line, nearest
+from alphapo_cli.errors import UsageError, first_line
 from alphapo_cli.storage import strict_json
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".parquet")
-REACH_SECONDS = 5.0  # to find out that there is no network; `datasets` alone retries for half a minute
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".parquet", ".arrow")
 
 
 class CsvText(str):
@@ -43,68 +40,36 @@ class Row:
     where: str
 
 
-def read_files(path: str, limit: int | None = None) -> list[Row]:
-    """Read the rows of data files in name order.
+def read_files(files: Iterable[Path], limit: int | None = None) -> list[Row]:
+    """Read the rows of data files.
 
     Args:
-        path: a file, a folder with data files, or a glob pattern.
+        files: the files, in order.
         limit: rows at most; None: all.
 
     Returns:
         Rows of all files, one file after the other.
 
     Raises:
-        UsageError: a file is missing, unreadable or not a table; the message names file and line.
+        UsageError: a file is unreadable or not a table; the message names file and line.
     """
-    rows = itertools.chain.from_iterable(_read_file(file) for file in find_files(path))
+    rows = itertools.chain.from_iterable(_read_file(file) for file in files)
     return list(itertools.islice(rows, limit))
 
 
-def find_files(path: str) -> list[Path]:
-    """The files that `path` names; UsageError, with the nearest existing name, for a path without any."""
-    if not path:  # from data.path=$UNSET; Path would read it as the current folder
-        raise UsageError("data.path (or data.eval_path) is empty: type data.path=FILE")
-    try:
-        return _find_files(path)
-    except (OSError, RuntimeError) as error:  # no permission, a name too long; ~ of an unknown user
-        raise UsageError(
-            f"{path}: cannot be looked at ({getattr(error, 'strerror', None) or error}); correct it"
-        ) from error
-
-
-def _find_files(path: str) -> list[Path]:
-    target = Path(path).expanduser()
-    if target.is_dir():
-        files = sorted(file for file in target.iterdir() if file.is_file() and _suffix(file))
-        if not files:
-            raise UsageError(f"{path}: no data file in this folder; alphapo reads {', '.join(SUFFIXES)}")
-        return files
-    if target.is_file():
-        if not _suffix(target):
-            raise UsageError(f"{path}: unknown file type; alphapo reads {', '.join(SUFFIXES)}")
-        return [target]
-    if glob.has_magic(path):
-        files = sorted(Path(name) for name in glob.glob(str(target)) if Path(name).is_file() and _suffix(Path(name)))
-        if files:
-            return files
-        raise UsageError(f"{path}: no data file matches; alphapo reads {', '.join(SUFFIXES)}")
-    folder = target.parent
-    if not folder.is_dir():
-        raise UsageError(f"{path}: no such file; the folder {folder} does not exist either")
-    hint = nearest(target.name, [file.name for file in folder.iterdir()])
-    raise UsageError(f"{path}: no such file{hint or '; set data.path to a file of ' + ', '.join(SUFFIXES)}")
-
-
-def _suffix(path: Path) -> str | None:
+def suffix_of(path: Path) -> str | None:
+    """The suffix of a file that alphapo reads; None for other files."""
     name = path.name.lower()
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
 
 
 def _read_file(path: Path) -> Iterator[Row]:
-    suffix = _suffix(path)
+    suffix = suffix_of(path)
     try:
         if suffix == ".parquet":
             yield from _read_parquet(path)
+        elif suffix == ".arrow":
+            yield from _read_arrow(path)
         elif suffix == ".csv":
             yield from _read_csv(path)
         elif suffix in (".json", ".json.gz"):
@@ -179,16 +144,49 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
-    number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Row(values, number, f"{path}: row {number}")
+            yield from _arrow_rows(path, file.iter_batches(batch_size=1024))
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        reason = first_line(error)
-        raise UsageError(f"{path}: not a readable Parquet file ({reason})") from error
+        raise UsageError(f"{path}: not a readable Parquet file ({first_line(error)})") from error
+
+
+def _read_arrow(path: Path) -> Iterator[Row]:
+    """Rows of an Arrow file of either kind: a stream, as `datasets` writes it, or a file with random access."""
+    import pyarrow
+    import pyarrow.ipc
+
+    try:
+        with pyarrow.memory_map(str(path)) as source:
+            try:
+                reader = pyarrow.ipc.open_stream(source)
+            except pyarrow.ArrowInvalid:
+                source.seek(0)
+                file = pyarrow.ipc.open_file(source)
+                yield from _arrow_rows(path, (file.get_batch(i) for i in range(file.num_record_batches)))
+            else:
+                yield from _arrow_rows(path, reader)
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not a readable Arrow file ({first_line(error)})") from error
+
+
+def _arrow_rows(path: Path, batches: Iterable[Any]) -> Iterator[Row]:
+    number = 0
+    for batch in batches:
+        for values in batch.to_pylist():
+            number += 1
+            yield Row({name: without_nulls(value) for name, value in values.items()}, number, f"{path}: row {number}")
+
+
+def without_nulls(value: Any) -> Any:
+    """An Arrow value without the null entries of its objects: every object of a column has the keys of all of them."""
+    if isinstance(value, dict):
+        # Messages that were stored as one object of lists, as `datasets` has done.
+        if {"role", "content"} <= value.keys() and all(isinstance(item, list) for item in value.values()):
+            rows = zip(*value.values(), strict=False)
+            return [without_nulls(dict(zip(value, row, strict=True))) for row in rows]
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _require_object(value: Any, where: str) -> dict[str, Any]:
@@ -200,101 +198,3 @@ def _require_object(value: Any, where: str) -> dict[str, Any]:
 def _kind(value: Any) -> str:
     names = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
     return names.get(type(value), "null")
-
-
-def read_hub(
-    name: str,
-    config: str | None,
-    split: str,
-    revision: str | None,
-    limit: int | None = None,
-    data_dir: str | None = None,
-) -> list[Row]:
-    """Read a split of a hub data set, from the network or the local cache.
-
-    Args:
-        name: OWNER/DATASET, or OWNER/DATASET/FILE for one file of it; `config`, `split`, `data_dir` are then ignored.
-        config: the data set's configuration.
-        split: name of the split, or a slice of it.
-        revision: branch, tag or commit.
-        limit: rows at most; None: all.
-        data_dir: folder of the data set to read.
-
-    Returns:
-        The first `limit` rows.
-
-    Raises:
-        UsageError: the data set, its configuration or its split does not exist, or is neither reachable nor cached.
-    """
-    if name.count("/") > 1:  # for data sets with a loading script, which `datasets` no longer runs
-        return read_files(str(_hub_file(name, revision)), limit)
-    import datasets
-
-    fallback = "type data.path=FILE to read a local copy"
-    with _offline_when_unreachable(name, revision) as problem:
-        try:
-            rows = datasets.load_dataset(name, config, data_dir=data_dir, split=split, revision=revision)
-        except (ConnectionError, TimeoutError, datasets.exceptions.DatasetNotFoundError) as error:
-            raise UsageError(
-                f"hub data set '{name}': {problem or _first_line(error)}, and it is not in the cache; {fallback}"
-            ) from error
-        except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            raise UsageError(
-                f"hub data set '{name}' (data.config={config or 'null'}, data.split={split}): {_first_line(error)}"
-            ) from error
-    if limit is not None:
-        rows = rows.select(range(min(limit, len(rows))))
-    return [Row(dict(values), number, f"{name}: row {number}") for number, values in enumerate(rows, 1)]
-
-
-def _hub_file(name: str, revision: str | None) -> Path:
-    """The local copy of OWNER/DATASET/FILE; UsageError for a file neither reachable nor cached."""
-    import huggingface_hub
-
-    owner, dataset, file = name.split("/", 2)
-    with _offline_when_unreachable(f"{owner}/{dataset}", revision) as problem:
-        try:
-            return Path(
-                huggingface_hub.hf_hub_download(f"{owner}/{dataset}", file, repo_type="dataset", revision=revision)
-            )
-        except (OSError, ValueError) as error:  # huggingface_hub's errors are subclasses
-            raise UsageError(
-                f"hub file '{name}': {problem or _first_line(error)}, and it is not in the cache; "
-                "type data.path=FILE to read a local copy"
-            ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".")
-
-
-@contextlib.contextmanager
-def _offline_when_unreachable(name: str, revision: str | None) -> Iterator[str | None]:
-    """Ask the hub once; if it does not answer, `datasets` reads its cache alone inside the block. Yields the reason."""
-    import huggingface_hub
-    from huggingface_hub import constants, errors
-
-    if constants.HF_HUB_OFFLINE or Path(name).exists():
-        yield "the hub is switched off (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else None
-        return
-    try:
-        huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=REACH_SECONDS)
-    except errors.GatedRepoError:
-        problem: str | None = "access is gated (ask for it on its page, then hf auth login)"
-    except errors.RevisionNotFoundError:
-        problem = f"no revision '{revision}'"
-    except errors.RepositoryNotFoundError:
-        problem = "no such data set on the hub, or no access to it (hf auth login)"
-    except (errors.HfHubHTTPError, ValueError) as error:
-        problem = _first_line(error)
-    except Exception as error:  # which error means no network depends on the HTTP library
-        problem = f"the hub cannot be reached ({_first_line(error)})"
-    else:
-        problem = None
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or problem is not None
-    try:
-        yield problem
-    finally:
-        constants.HF_HUB_OFFLINE = before

@@ -1,8 +1,8 @@
 """Render a pair as the text that is tokenised: the prompt as generation sees it, and each side's completion.
 
 The chat template is applied to the whole conversation, once for the prompt (with add_generation_prompt) and once for
-each side. The prompt's text is always the one that generation uses, so training and generation condition on the same
-tokens; the completion is what the template puts after it, cut after the end token.
+each side (`rendering`). The prompt's text is always the one that generation uses, so training and generation condition
+on the same tokens; the completion is what the template puts after it, cut after the end token.
 
 Templates that write today's date (Llama 3.2) get a fixed day instead, so that the same command trains on the same
 tokens on any day, and caches stay valid past midnight.
@@ -11,17 +11,38 @@ tokens on any day, and caches stay valid past midnight.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from alphapo_cli.config.schema import DataConfig
-from alphapo_cli.data.text_pairs import ABSENT, Conversation, Side, TextPair
+from alphapo_cli.data.call_forms import form_of
+from alphapo_cli.data.row_context import check_arguments
+from alphapo_cli.data.text_pairs import (
+    ABSENT,
+    CALLS,
+    NO_CONTEXT,
+    REASONING,
+    SYSTEM_ROLES,
+    Conversation,
+    Message,
+    PromptContext,
+    Side,
+    TextPair,
+)
 from alphapo_cli.errors import UsageError, first_line
 
 # The default date_string of Llama 3's template, used where strftime_now is undefined.
 TODAY = datetime.datetime(2024, 7, 26)
 _MARKER = "alphapo-probe"
+_USER: Message = {"role": "user", "content": "Hello"}
+EXAMPLES: tuple[Conversation, ...] = (
+    (_USER, {"role": "assistant", "content": _MARKER}),
+    # For templates that ask for a system text, or for a thought before an answer.
+    ({"role": "system", "content": "Hello"}, _USER, {"role": "assistant", "content": _MARKER}),
+    (_USER, {"role": "assistant", "content": f"<think>\n\n</think>\n\n{_MARKER}"}),
+    (_USER, {"role": "assistant", "content": _MARKER, "reasoning_content": "Hello"}),
+)
 _NEEDS_TEMPLATE = (
     "the data are messages and need a chat template: set model.path to a model whose tokenizer has one and leave "
     "data.template=auto (data.template=plain is for text and dialogues)"
@@ -31,35 +52,26 @@ _NEEDS_TEMPLATE = (
 class TemplateRefusal(UsageError):
     """The chat template raised for a conversation (roles that do not alternate, no system message, ...)."""
 
+    def __init__(self, reason: str, name: str = "") -> None:
+        super().__init__(f"{name or 'this tokenizer'}: its chat template {reason}")
+        self.reason, self.name = reason, name
 
-Spans = tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """Texts of one pair: the prompt and each side's completion, None for an absent one.
-
-    `ends`: whether the template closed a completion with an end token; otherwise the tokenizer's is appended. `turns`:
-    with `data.trajectories`, the (start, stop) of each assistant turn in a completion, in characters.
-    """
-
-    prompt: str
-    completions: tuple[str | None, ...]
-    ends: tuple[bool, ...]
-    turns: tuple[Spans, ...] = ()
-
-    @property
-    def present(self) -> list[str]:
-        """The completions of sides that are not absent."""
-        return [text for text in self.completions if text is not None]
+    def __reduce__(self) -> tuple[Any, ...]:  # of an exception that crosses processes, its arguments alone are kept
+        return type(self), (self.reason, self.name)
 
 
 @dataclass(frozen=True)
 class Style:
     """How a tokenizer renders conversations.
 
-    `chat`: whether with its chat template. `prefix`: ids that add_special_tokens puts before a text (BOS). `end`,
-    `end_id`: text and id of the token that closes an answer; `ends`: texts of all tokens that may close one.
+    Attributes:
+        chat: whether with its chat template.
+        prefix: ids that add_special_tokens puts before a text (BOS).
+        end: text of the token that closes an answer.
+        end_id: its id.
+        ends: texts of all tokens that may close an answer in the template's text.
+        written_ends: those that are taken off an answer which has them written out at its end.
+        second_end_id: with `data.second_end_token`, the id (EOS) that every completion ends with; else None.
     """
 
     chat: bool
@@ -67,6 +79,8 @@ class Style:
     end: str
     end_id: int
     ends: tuple[str, ...]
+    written_ends: tuple[str, ...]
+    second_end_id: int | None = None
 
     @property
     def name(self) -> str:
@@ -85,20 +99,44 @@ def style_of(tokenizer: Any, cfg: DataConfig) -> Style:
     chat = has_template and cfg.template != "plain"
     if cfg.system is not None and not chat:
         raise UsageError(f"data.system needs a chat template and {name} is used without one; leave data.system out")
+    if cfg.chat_template_kwargs:
+        if not chat:
+            raise UsageError(
+                f"data.chat_template_kwargs needs a chat template and {name} is used without one; leave it out"
+            )
+        check_arguments(cfg.chat_template_kwargs, "data.chat_template_kwargs")
     if cfg.trajectories and not chat:
         raise UsageError(f"data.trajectories needs a chat template and {name} is used without one; leave it out")
+    if cfg.completion_includes_header and not chat:
+        raise UsageError(
+            f"data.completion_includes_header needs a chat template and {name} is used without one; leave it out"
+        )
+    if cfg.completion_includes_header and cfg.trajectories:
+        raise UsageError(
+            "data.completion_includes_header is for answers of one turn; leave it or data.trajectories out"
+        )
+    if cfg.second_end_token and tokenizer.eos_token_id is None:
+        raise UsageError(f"data.second_end_token: {name} has no eos_token; leave it out")
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     special |= set(map(str, tokenizer.all_special_tokens))
     special.discard("")
-    end = _template_end(tokenizer) if chat else None
+    end = _template_end(tokenizer, cfg.chat_template_kwargs) if chat else None
     if end is None:
         if tokenizer.eos_token is None:
             raise UsageError(f"{name}: has no end-of-text token; set eos_token in its tokenizer_config.json")
         end = str(tokenizer.eos_token)
     end_id = int(tokenizer.convert_tokens_to_ids(end))
-    return Style(
-        chat, _prefix(tokenizer), end, end_id, tuple(sorted(special | {end}, key=lambda text: (-len(text), text)))
-    )
+    prefix = _prefix(tokenizer)
+    if cfg.completion_includes_header and not prefix and tokenizer.bos_token_id is not None:
+        prefix = (int(tokenizer.bos_token_id),)
+    # Not every special token: an answer may be a tool call that is written out with the tokens around it.
+    written = {end} | ({str(tokenizer.eos_token), str(tokenizer.pad_token)} & special)
+    second_end_id = int(tokenizer.eos_token_id) if cfg.second_end_token else None
+    return Style(chat, prefix, end, end_id, _longest_first(special | {end}), _longest_first(written), second_end_id)
+
+
+def _longest_first(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(texts, key=lambda text: (-len(text), text)))
 
 
 def _prefix(tokenizer: Any) -> tuple[int, ...]:
@@ -110,9 +148,21 @@ def _prefix(tokenizer: Any) -> tuple[int, ...]:
     return ()
 
 
-def rendered_example(tokenizer: Any) -> str:
-    """A fixed short conversation in the tokenizer's chat template."""
-    return _apply(tokenizer, [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": _MARKER}], False)
+def rendered_example(tokenizer: Any, arguments: Mapping[str, Any] | None = None) -> str:
+    """A fixed short conversation in the tokenizer's chat template, the first of `EXAMPLES` that it takes."""
+    template, refusal = Template(tokenizer, arguments or {}), None
+    texts = []
+    for example in EXAMPLES:
+        try:
+            texts.append(template.render(example))
+        except TemplateRefusal as error:
+            refusal = refusal or error
+            continue
+        if _MARKER in texts[-1]:
+            return texts[-1]
+    if texts:
+        return texts[0]
+    raise refusal or TemplateRefusal("refuses every conversation", tokenizer.name_or_path)
 
 
 def written_date(tokenizer: Any) -> str | None:
@@ -120,9 +170,9 @@ def written_date(tokenizer: Any) -> str | None:
     return TODAY.date().isoformat() if "strftime_now" in str(tokenizer.chat_template) else None
 
 
-def _template_end(tokenizer: Any) -> str | None:
+def _template_end(tokenizer: Any, arguments: Mapping[str, Any]) -> str | None:
     """The first added token that the template writes after an answer, or None when it writes none."""
-    text = rendered_example(tokenizer)
+    text = rendered_example(tokenizer, arguments)
     if _MARKER not in text:
         raise UsageError(f"{tokenizer.name_or_path}: its chat template leaves out the assistant's answer; correct it")
     tail = text[text.rindex(_MARKER) + len(_MARKER) :]
@@ -133,37 +183,74 @@ def _template_end(tokenizer: Any) -> str | None:
     return min(after_answer)[2] if after_answer else None
 
 
-def _apply(tokenizer: Any, messages: Sequence[dict[str, str]], generation: bool) -> str:
-    """The rendered conversation; TemplateRefusal, with the template's message, when it raises."""
-    import jinja2
+@dataclass(frozen=True)
+class Template:
+    """A tokenizer's chat template with arguments for it: tools, documents, enable_thinking, ..."""
 
-    try:
-        return str(
-            tokenizer.apply_chat_template(
-                list(messages),
-                tokenize=False,
-                add_generation_prompt=generation,
-                strftime_now=TODAY.strftime,  # overrides the function that transformers passes
+    tokenizer: Any
+    arguments: Mapping[str, Any]
+
+    def render(self, messages: Sequence[Message], generation: bool = False) -> str:
+        """Render a conversation.
+
+        Args:
+            messages: the conversation.
+            generation: whether the text ends where an answer begins.
+
+        Returns:
+            The text.
+
+        Raises:
+            TemplateRefusal: the template raises an error; the message has its reason.
+        """
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    self.prepared(messages),
+                    tokenize=False,
+                    add_generation_prompt=generation,
+                    strftime_now=TODAY.strftime,  # overrides the function that transformers passes
+                    **self.arguments,
+                )
             )
-        )
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
-        reason = first_line(error)
-        raise TemplateRefusal(f"{tokenizer.name_or_path}: its chat template refuses: {reason}") from error
+        except Exception as error:  # a template is a program and may fail in any way
+            raise TemplateRefusal(f"refuses: {first_line(error)}", self.tokenizer.name_or_path) from error
+
+    def prepared(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages as the template gets them."""
+        found: list[Message] = []
+        for message in messages:
+            thought = next((message[key] for key in REASONING if key in message), None)
+            if thought is not None:  # it has several names, of which a template knows one
+                message = {**dict.fromkeys(REASONING, thought), **message}
+            if any(key in message for key in CALLS):
+                message = form_of(self.tokenizer).applied(message)
+            found.append(message)
+        return found
 
 
-def render_prompt(prompt: Side, tokenizer: Any, cfg: DataConfig, style: Style) -> str:
+def template_of(tokenizer: Any, cfg: DataConfig, context: PromptContext = NO_CONTEXT) -> Template:
+    """The chat template with the arguments of the settings and of a row, which win."""
+    return Template(tokenizer, {**cfg.chat_template_kwargs, **context.arguments})
+
+
+def render_prompt(
+    prompt: Side, tokenizer: Any, cfg: DataConfig, style: Style, context: PromptContext = NO_CONTEXT
+) -> str:
     """The prompt's text, which generation continues; UsageError for messages without a chat template."""
     if not style.chat:
         if not isinstance(prompt, str):
             raise UsageError(_NEEDS_TEMPLATE)
         return prompt
-    return _apply(tokenizer, _conversation(prompt, cfg), True)
+    return template_of(tokenizer, cfg, context).render(conversation_of(prompt, cfg, context), generation=True)
 
 
-def _conversation(prompt: Side, cfg: DataConfig) -> Conversation:
+def conversation_of(prompt: Side, cfg: DataConfig, context: PromptContext = NO_CONTEXT) -> Conversation:
+    """The prompt's messages; one that begins with no system text gets the row's, or that of the settings."""
     messages: Conversation = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(prompt)
-    if cfg.system is not None and (not messages or messages[0]["role"] != "system"):
-        messages = ({"role": "system", "content": cfg.system}, *messages)
+    system = context.system if context.system is not None else cfg.system
+    if system is not None and (not messages or messages[0]["role"] not in SYSTEM_ROLES):
+        messages = ({"role": "system", "content": system}, *messages)
     return messages
 
 
@@ -176,109 +263,3 @@ def plain_pair(pair: TextPair) -> tuple[str, list[str | None]]:
     if isinstance(pair.prompt, str) and len(texts) == len(sides):
         return pair.prompt, texts
     raise UsageError(_NEEDS_TEMPLATE)
-
-
-def render_pair(pair: TextPair, tokenizer: Any, cfg: DataConfig, style: Style) -> Rendered | None:
-    """Render a pair as texts.
-
-    Returns:
-        Prompt and completions, None when an answer is empty without its end token.
-
-    Raises:
-        TemplateRefusal: the template refuses the conversation.
-        UsageError: the answer cannot be located in the rendered conversation.
-    """
-    if not style.chat:
-        prompt, answers = plain_pair(pair)
-        stripped = tuple(None if answer is None else without_end(answer, style.ends) for answer in answers)
-        if any(text is not None and not text.strip() for text in stripped):
-            return None
-        return Rendered(prompt, stripped, (False,) * len(stripped))
-    conversation = _conversation(pair.prompt, cfg)
-    prompt = _apply(tokenizer, conversation, True)
-    sides: list[tuple[str | None, bool]] = []
-    turns: list[Spans] = []
-    for answer in pair.sides:
-        if answer == ABSENT:
-            sides.append((None, False))
-            turns += [()] if cfg.trajectories else []
-            continue
-        content = without_end(answer if isinstance(answer, str) else answer[-1]["content"], style.ends)
-        if not content.strip():
-            return None
-        earlier_turns = () if isinstance(answer, str) else answer[:-1]
-        messages = (*conversation, *earlier_turns, {"role": "assistant", "content": content})
-        whole = _apply(tokenizer, messages, False)
-        sides.append(cut_after_end(_after_prompt(prompt, whole, content, style.ends, pair, tokenizer), style.ends))
-        if cfg.trajectories:
-            turns.append(_turns(prompt, messages, len(conversation), whole, tokenizer, style))
-    completions, ends = zip(*sides, strict=True)
-    return Rendered(prompt, completions, ends, tuple(turns))
-
-
-def _turns(prompt: str, messages: Conversation, first: int, whole: str, tokenizer: Any, style: Style) -> Spans:
-    """(start, stop) of each assistant turn in characters after the prompt, end tokens included."""
-    if len(messages) == first + 1:
-        return ((0, len(whole) - len(prompt)),)
-    spans = []
-    for n in range(first, len(messages)):
-        if messages[n]["role"] == "assistant":
-            before = _apply(tokenizer, messages[:n], True)
-            turn = cut_after_end(_apply(tokenizer, messages[: n + 1], False), style.ends)[0]
-            if not (whole.startswith(before) and whole.startswith(turn) and turn.startswith(before)):
-                raise TemplateRefusal(
-                    f"{tokenizer.name_or_path}: its chat template writes earlier turns differently in a longer conversation"
-                )
-            spans.append((len(before) - len(prompt), len(turn) - len(prompt)))
-    return tuple(spans)
-
-
-def _after_prompt(prompt: str, whole: str, answer: str, ends: tuple[str, ...], pair: TextPair, tokenizer: Any) -> str:
-    """The completion: what follows the prompt in the rendered conversation `whole`.
-
-    Some templates end the generation prompt with text that they leave out of a finished conversation ("<think>"). The
-    completion then starts after the longest common prefix, if only white space separates that from the answer.
-
-    Returns:
-        The text after the prompt.
-
-    Raises:
-        UsageError: the template renders the prompt differently with and without the answer.
-    """
-    if whole.startswith(prompt):
-        return whole[len(prompt) :]
-    shared = next(
-        (n for n, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole))
-    )
-    core = without_end(whole, ends).rstrip()
-    start = len(core) - len(answer.strip())
-    if core.endswith(answer.strip()) and not whole[shared:start].strip():
-        # An answer that itself starts with that text loses the part that the prompt already has.
-        return whole[max(shared, start) :]
-    raise UsageError(
-        f"{tokenizer.name_or_path}: its chat template writes the prompt of row {pair.row} differently with and without "
-        "the answer, which cannot be found then; correct chat_template.jinja or set data.template=plain"
-    )
-
-
-def without_end(text: str, ends: tuple[str, ...]) -> str:
-    """`text` without the end tokens that close it; unchanged without any."""
-    body = text.rstrip()
-    if not body.endswith(ends):
-        return text
-    while body.endswith(ends):
-        body = body[: -len(next(end for end in ends if body.endswith(end)))].rstrip()
-    return body
-
-
-def cut_after_end(text: str, ends: tuple[str, ...]) -> tuple[str, bool]:
-    r"""Cut `text` after the first of the end tokens that close it ("<|end|>\n<|endoftext|>").
-
-    Returns:
-        The text, and whether it ends with an end token.
-    """
-    body, kept = text.rstrip(), None
-    while body.endswith(ends):
-        kept = body
-        body = body[: -len(next(end for end in ends if body.endswith(end)))].rstrip()
-    return (body, False) if kept is None else (kept, True)

@@ -4,6 +4,9 @@ A pair has one prompt and two answers, or more, or a single answer with the othe
 message lists. An answer as messages is one assistant message, because turns that both sides share are part of the
 prompt; with `data.trajectories` it is a conversation whose first and last turn are the assistant's. Dialogues in the
 HH-RLHF form are messages that also keep their exact text for tokenizers without a chat template.
+
+A message keeps every key that is not null, for the chat template to read; a row's tools, documents, system text and
+template arguments are its `PromptContext`.
 """
 
 from __future__ import annotations
@@ -12,15 +15,49 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
-Message = dict[str, str]
+from alphapo_cli.data.tally import Tally
+
+Message = dict[str, Any]  # role and content, which are text, and further keys with JSON values
 Conversation = tuple[Message, ...]
 Side = str | Conversation
+S = TypeVar("S", str, Conversation, Side)
 
 ABSENT: Side = ()  # the side that an unpaired row does not have
-ROLES = ("system", "user", "assistant")
+SYSTEM_ROLES = ("system", "developer")
+TOOL_ROLES = ("tool", "function", "ipython")  # what a tool returned
+ROLES = (*SYSTEM_ROLES, "user", "assistant", *TOOL_ROLES)
+REASONING = ("reasoning_content", "reasoning", "thinking")
+CALLS = ("tool_calls",)  # function_call is read as one of these
+ANSWER_KEYS = (*CALLS, *REASONING, "refusal")  # beside content, what an answer may consist of
+# Keys that make two messages different ones. Others (ids, dates, languages) go to the template and decide nothing else.
+ESSENTIAL = ("role", "content", "name", *ANSWER_KEYS)
+
+
+@dataclass(frozen=True)
+class PromptContext:
+    """What a row gives the chat template beside its messages.
+
+    Attributes:
+        system: system text of the row, for a conversation that begins with none.
+        arguments: further arguments by name: tools, documents, and those of the column chat_template_kwargs.
+    """
+
+    system: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return self.system is not None or bool(self.arguments)
+
+    @property
+    def content(self) -> list[Any]:
+        """The context as JSON values, for hashes."""
+        return [self.system, dict(self.arguments)]
+
+
+NO_CONTEXT = PromptContext()
 
 
 @dataclass(frozen=True)
@@ -44,6 +81,9 @@ class TextPair:
         row: number in the source, from 1; used in messages only.
         verbatim: exact text of a dialogue.
         others: sides 2, 3, ... of a row with more than two answers; all rows of a source have equally many.
+        context: what the row gives the chat template beside its messages.
+        where: file and row, for messages.
+        source: position of its source among those of a mixture.
     """
 
     prompt: Side
@@ -53,6 +93,14 @@ class TextPair:
     row: int = 0
     verbatim: Verbatim | None = None
     others: tuple[Side, ...] = ()
+    context: PromptContext = NO_CONTEXT
+    where: str = field(default="", compare=False)
+    source: int = field(default=0, compare=False)
+
+    @property
+    def place(self) -> str:
+        """File and row, for messages."""
+        return self.where or f"row {self.row}"
 
     @property
     def sides(self) -> tuple[Side, ...]:
@@ -67,14 +115,23 @@ class TextPair:
     @property
     def prompt_key(self) -> str:
         """Hex SHA-256 of the prompt's canonical JSON: equal for equal prompts, whatever the source."""
-        return digest(self.prompt)
+        prompt = essential(self.prompt)
+        return digest([prompt, self.context.content] if self.context else prompt)
 
     @functools.cached_property
     def content_key(self) -> str:
-        """Hex SHA-256 of all text that is tokenised."""
+        """Hex SHA-256 of prompt and answers; pairs with the same one are duplicates."""
+        prompt, chosen, rejected, *others = map(essential, (self.prompt, *self.sides))
         exact = None if self.verbatim is None else [self.verbatim.prompt, self.verbatim.chosen, self.verbatim.rejected]
-        more = [self.others] if self.others else []
-        return digest([self.prompt, self.chosen, self.rejected, exact, *more])
+        more: list[Any] = [others] if others else []
+        more += [{"context": self.context.content}] if self.context else []
+        return digest([prompt, chosen, rejected, exact, *more])
+
+    @property
+    def template_key(self) -> str:
+        """`content_key`, or where messages have further keys, a digest that covers them: of all that is rendered."""
+        sides = (self.prompt, *self.sides)
+        return self.content_key if all(essential(s) == s for s in sides) else digest([self.content_key, sides])
 
 
 @dataclass(frozen=True)
@@ -92,15 +149,52 @@ class LoadCounts:
     duplicates_dropped: int = 0
     tied: int = 0
 
+    def __add__(self, other: LoadCounts) -> LoadCounts:
+        return LoadCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """One source of a mixture: its name, its rows and usable pairs, and the files that were read and left.
+
+    Attributes:
+        name: short name, of its own among the sources.
+        read: rows.
+        usable: pairs before tokenisation.
+        files: names of the files that were read.
+        splits: names of the splits that they are.
+        left: numbers of files of the splits that were not read.
+        unread: files beside them that belong to no split or are of no known type.
+    """
+
+    name: str
+    read: int = 0
+    usable: int = 0
+    files: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+    left: Mapping[str, int] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+
 
 @dataclass(frozen=True)
 class LoadedPairs:
-    """Usable pairs in source order. `form`: see `row_formats`; `description`: their source, for messages."""
+    """Usable pairs in source order.
+
+    Attributes:
+        pairs: the pairs; `TextPair.source` says which of `sources` each is from.
+        counts: numbers of rows read and left out.
+        description: their source, for messages.
+        form: see `row_formats`; of several sources with different forms, all joined by " + ".
+        unread: rows by column or key that nobody reads.
+        sources: the sources; none for pairs that are not read from files or the hub.
+    """
 
     pairs: list[TextPair]
     counts: LoadCounts
     description: str
     form: str
+    unread: Tally = field(default_factory=Tally)
+    sources: tuple[SourceReport, ...] = ()
 
     @property
     def num_sides(self) -> int:
@@ -112,6 +206,13 @@ class LoadedPairs:
 
     def __iter__(self) -> Iterator[TextPair]:
         return iter(self.pairs)
+
+
+def essential(side: S) -> S:
+    """A side whose messages have their `ESSENTIAL` keys alone."""
+    if isinstance(side, str) or all(key in ESSENTIAL for message in side for key in message):
+        return side
+    return tuple({key: value for key, value in message.items() if key in ESSENTIAL} for message in side)
 
 
 def canonical(value: Any) -> str:

@@ -22,14 +22,18 @@ from typing import Any
 import numpy as np
 
 from alphapo_cli.config.schema import DataConfig
+from alphapo_cli.data.tally import Tally
 from alphapo_cli.data.template import rendered_example, style_of
 from alphapo_cli.data.text_pairs import TextPair, digest
 from alphapo_cli.data.token_pairs import Ragged
-from alphapo_cli.data.tokenise import Encoded, TokenCounts, encode_pairs
+from alphapo_cli.data.tokenise import Encoded, encode_pairs
+from alphapo_cli.data.truncation import TokenCounts
 from alphapo_cli.errors import UsageError
+from alphapo_cli.storage.atomic import make_folder, sync, sync_tree
 
 # Increase it whenever the same pairs, tokenizer and settings give different ids or counts.
 CODE_VERSION = 1
+_TALLIES = ("left_out", "cut", "unused")
 _COLUMNS = ("prompt", "chosen", "rejected")  # and answer_2, answer_3, ... where there are more, turns_0, ... of each
 
 
@@ -53,11 +57,15 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 def encode_key(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig) -> str:
     """Hex SHA-256 of everything that determines the result of `encode_pairs`."""
-    settings = [cfg.template, cfg.system, cfg.max_length, cfg.max_prompt_length, cfg.max_unknown]
+    settings: list[Any] = [cfg.template, cfg.system, cfg.max_length, cfg.max_prompt_length, cfg.max_unknown]
     settings += ["trajectories"] if cfg.trajectories else []
+    settings += [{"arguments": cfg.chat_template_kwargs}] if cfg.chat_template_kwargs else []
+    settings += [cfg.on_template_loss] if cfg.on_template_loss != "refuse" else []
+    settings += ["header"] if cfg.completion_includes_header else []
+    settings += ["second end"] if cfg.second_end_token else []
     # The rendered text may also depend on the version of transformers and on `template.TODAY`.
-    written = rendered_example(tokenizer) if style_of(tokenizer, cfg).chat else None
-    return digest([CODE_VERSION, tokenizer_hash(tokenizer), written, settings, [pair.content_key for pair in pairs]])
+    written = rendered_example(tokenizer, cfg.chat_template_kwargs) if style_of(tokenizer, cfg).chat else None
+    return digest([CODE_VERSION, tokenizer_hash(tokenizer), written, settings, [pair.template_key for pair in pairs]])
 
 
 def encode_cached(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig, cache_dir: Path) -> tuple[Encoded, str]:
@@ -108,13 +116,14 @@ def _read(folder: Path) -> Encoded | None:
             others, turns = further("answer", 2), further("turns", 0)
             kept = tuple(arrays["kept"].tolist())
         counts = TokenCounts(**meta["counts"])
-        return Encoded(prompt, chosen, rejected, kept, counts, meta["template"], tuple(others), tuple(turns))
+        tallies = {name: Tally.from_json(meta[name]) for name in _TALLIES}
+        return Encoded(prompt, chosen, rejected, kept, counts, meta["template"], tuple(others), tuple(turns), **tallies)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
 
 
 def _write(folder: Path, encoded: Encoded) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     temporary = folder.parent / f".{folder.name}.{os.getpid()}.{uuid.uuid4().hex}"
     temporary.mkdir()
     try:
@@ -125,8 +134,10 @@ def _write(folder: Path, encoded: Encoded) -> None:
         for name, ragged in columns.items():
             arrays |= {f"{name}_ids": ragged.ids, f"{name}_offsets": ragged.offsets}
         np.savez(temporary / "tokens.npz", **arrays)
-        meta = {"counts": asdict(encoded.counts), "template": encoded.template}
+        tallies = {name: getattr(encoded, name).as_json for name in _TALLIES}
+        meta = {"counts": asdict(encoded.counts), "template": encoded.template, **tallies}
         (temporary / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        sync_tree(temporary)
         _publish(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -138,6 +149,7 @@ def _publish(temporary: Path, folder: Path) -> None:
     for _ in range(3):
         with contextlib.suppress(OSError):
             os.replace(temporary, folder)
+            sync(folder.parent)
             return
         if _read(folder) is not None:
             return

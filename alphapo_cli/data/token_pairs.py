@@ -100,6 +100,8 @@ class TokenPairs:
         others: sides 2, 3, ... of pairs with more than two answers.
         guide: per side, the log-ratios of `TokenPair.guide` concatenated; `select` drops them.
         turns: per side, see `TokenPair.turns`.
+        source: [n] position of each pair's source in `source_names`; None for pairs of a single source.
+        source_names: names of the sources of a mixture.
     """
 
     prompt: Ragged
@@ -111,6 +113,8 @@ class TokenPairs:
     others: tuple[Ragged, ...] = ()
     guide: tuple[Logs, ...] = ()
     turns: tuple[Ragged, ...] = ()
+    source: Index | None = None
+    source_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -205,4 +209,6 @@ class TokenPairs:
             columns={name: values[positions] for name, values in self.columns.items()},
             others=tuple(side.select(positions) for side in self.others),
             turns=tuple(side.select(positions) for side in self.turns),
+            source=None if self.source is None else self.source[positions],
+            source_names=self.source_names,
         )

@@ -7,60 +7,34 @@ of a text specially.
 
 Every sequence holds one BOS, if the tokenizer or its template uses one, and every completion that was not cut ends
 with one end token.
+
+`data.completion_includes_header` moves the boundary: the completion begins with what the template writes before an
+answer, and generation is fed the prompt and that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tqdm import tqdm
 
 from alphapo_cli.config.schema import DataConfig
+from alphapo_cli.data.answer_frame import OTHER_HEADER, closed, header_of, special_inside, special_of_template
 from alphapo_cli.data.parallel import automatic, in_order
 from alphapo_cli.data.prompt_boundary import Split, encodings_of, ids_of, split, turns_of
-from alphapo_cli.data.template import Rendered, Style, TemplateRefusal, render_pair, render_prompt, style_of
-from alphapo_cli.data.text_pairs import Side, TextPair
+from alphapo_cli.data.rendering import Rendered, TemplateLoss, render_pair
+from alphapo_cli.data.tally import Tally
+from alphapo_cli.data.template import Style, TemplateRefusal, render_prompt, style_of
+from alphapo_cli.data.template_loss import check_losses, idle_arguments, nothing_left
+from alphapo_cli.data.text_pairs import NO_CONTEXT, PromptContext, Side, TextPair
 from alphapo_cli.data.token_pairs import Ragged
+from alphapo_cli.data.truncation import Ids, TokenCounts, cut_left, truncate
 from alphapo_cli.data.vocabulary_check import check_known, round_trip_loss, unknown_id
 from alphapo_cli.errors import UsageError
 
 _CHUNK = 512  # pairs per call of the tokenizer
-
-
-@dataclass(frozen=True)
-class TokenCounts:
-    """Counts of pairs, except `tokens` and `unknown` (ids) and `truncated_completions`.
-
-    Attributes:
-        refused: left out because the chat template refused the conversation.
-        emptied: left out because an answer, or a prompt without BOS, is empty.
-        identical: left out because two answers have the same ids after truncation.
-        boundary: a token crossed from prompt to completion and was split.
-        inexact: of these, pairs whose ids no longer decode to the original text.
-        truncated_prompts: prompt cut from the left.
-        truncated_completions: completions cut from the right.
-        truncated_pairs: anything was cut.
-        special_inside: an answer contains a special token before its end.
-        tokens: all ids of prompts and completions.
-        unknown: ids of the unknown token among them.
-    """
-
-    refused: int = 0
-    emptied: int = 0
-    identical: int = 0
-    boundary: int = 0
-    inexact: int = 0
-    truncated_prompts: int = 0
-    truncated_completions: int = 0
-    truncated_pairs: int = 0
-    special_inside: int = 0
-    tokens: int = 0
-    unknown: int = 0
-
-    def __add__(self, other: TokenCounts) -> TokenCounts:
-        return TokenCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -69,6 +43,9 @@ class Encoded:
 
     `kept` [n]: their positions among the input pairs. `template`: chat or plain. `turns`: with `data.trajectories`, for
     every side the index of the assistant turn of each token, -1 for none.
+
+    `left_out`: pairs that are not in because of the chat template, by reason; `cut`: pairs that are in without what it
+    leaves out of an answer; `unused`: pairs by what else it leaves out. All have positions among the input pairs.
     """
 
     prompt: Ragged
@@ -79,26 +56,36 @@ class Encoded:
     template: str
     others: tuple[Ragged, ...] = ()
     turns: tuple[Ragged, ...] = ()
+    left_out: Tally = field(default_factory=Tally)
+    cut: Tally = field(default_factory=Tally)
+    unused: Tally = field(default_factory=Tally)
 
 
-def encode_prompt(prompt: Side, tokenizer: Any, cfg: DataConfig) -> list[int]:
+def encode_prompt(prompt: Side, tokenizer: Any, cfg: DataConfig, context: PromptContext = NO_CONTEXT) -> list[int]:
     """Tokenise a prompt for generation; training conditions on the same ids.
+
+    With `data.completion_includes_header` the last of them are the header, with which the completions of training begin.
 
     Args:
         prompt: text (one user message under a chat template) or messages.
         tokenizer: a fast transformers tokenizer.
         cfg: template settings; `max_prompt_length` truncates from the left, keeping a leading BOS.
+        context: what the row gives the chat template beside its messages.
 
     Returns:
         The ids, with at most one BOS.
 
     Raises:
-        UsageError: messages without a chat template, or a tokenizer that `style_of` refuses.
+        UsageError: messages without a chat template, a tokenizer that `style_of` refuses, or a header that `header_of`
+            refuses.
     """
-    style = style_of(tokenizer, cfg)
-    bare = ids_of(tokenizer, [render_prompt(prompt, tokenizer, cfg, style)])[0]
+    style, header = style_of(tokenizer, cfg), header_of(tokenizer, cfg)
+    text = render_prompt(prompt, tokenizer, cfg, style, context)
+    if not text.endswith(header.text):
+        raise UsageError(f"data.completion_includes_header: {OTHER_HEADER}; leave it out")
+    bare = ids_of(tokenizer, [text.removesuffix(header.text)])[0]
     whole, lead = _with_prefix(bare, style, tokenizer)
-    return _cut_left(whole, cfg.max_prompt_length, lead)
+    return [*cut_left(whole, cfg.max_prompt_length, lead), *header.ids]
 
 
 def end_token_id(tokenizer: Any, cfg: DataConfig) -> int:
@@ -118,29 +105,35 @@ def encode_pairs(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig) -> 
         The pairs that remain, with counts.
 
     Raises:
-        UsageError: messages without a chat template, an answer that cannot be located in the rendered conversation, no
-            remaining pair, or a share of unknown tokens above `data.max_unknown`.
+        UsageError: messages without a chat template, a template that leaves out a part of an answer and
+            `data.on_template_loss=refuse`, no remaining pair, or a share of unknown tokens above `data.max_unknown`.
     """
     style = style_of(tokenizer, cfg)
-    counts, refusal = TokenCounts(), None
+    counts, left_out, cut, unused = TokenCounts(), Tally(), Tally(), Tally()
     parts: list[_Part] = []
     with tqdm(total=len(pairs), desc="tokenising", unit="pair", disable=None, leave=False, delay=2) as bar:
         for part in in_order(_encode_part, (tokenizer, cfg, style), _chunks(pairs), _workers(pairs, cfg)):
             parts.append(part)
             counts += part.counts
-            refusal = refusal or part.refusal
+            left_out.update(part.left_out)
+            cut.update(part.cut)
+            unused.update(part.unused)
             bar.update(min(_CHUNK, len(pairs) - bar.n))
     kept = tuple(position for part in parts for position in part.kept)
+    check_losses(left_out, pairs, tokenizer, cfg, style)
     if not kept:
-        reason = str(refusal) if refusal else f"{counts.emptied} empty, {counts.identical} identical after tokenisation"
-        raise UsageError(f"no pair is left to train on: {reason}")
+        raise UsageError(f"no pair is left to train on: {nothing_left(left_out, counts, pairs, tokenizer, cfg, style)}")
     sample = [pairs[kept[i * len(kept) // min(64, len(kept))]] for i in range(min(64, len(kept)))]
     loss = (0.0, "") if counts.unknown else round_trip_loss(sample, tokenizer, cfg, style)
+    for name in idle_arguments(sample, tokenizer, cfg, style):
+        unused.add(name, kept[0], len(kept))
     check_known(counts.unknown, counts.tokens, loss, [pairs[position] for position in kept], tokenizer, cfg, style)
     prompt, *columns = (Ragged.joined(column) for column in zip(*(p.columns for p in parts), strict=True))
     sides = len(pairs[0].sides)
     chosen, rejected, *others = columns[:sides]
-    return Encoded(prompt, chosen, rejected, kept, counts, style.name, tuple(others), tuple(columns[sides:]))
+    return Encoded(
+        prompt, chosen, rejected, kept, counts, style.name, tuple(others), tuple(columns[sides:]), left_out, cut, unused
+    )
 
 
 Chunk = tuple[int, Sequence[TextPair]]  # position of the first pair, and the pairs
@@ -166,30 +159,45 @@ def _characters(pair: TextPair) -> int:
 class _Part:
     """A chunk's pairs as ids: prompts, every side, then the turns of every side.
 
-    `kept`: positions among all pairs; `refusal`: the chat template's first one.
+    `kept`: positions among all pairs; the rest as in `Encoded`.
     """
 
     columns: tuple[Ragged, ...]
     kept: tuple[int, ...]
     counts: TokenCounts
-    refusal: TemplateRefusal | None
+    left_out: Tally
+    cut: Tally
+    unused: Tally
 
 
 def _encode_part(shared: tuple[Any, DataConfig, Style], chunk: Chunk) -> _Part:
     tokenizer, cfg, style = shared
-    counts, refusal = TokenCounts(), None
+    counts, left_out, cut, unused = TokenCounts(), Tally(), Tally(), Tally()
     rendered: dict[int, Rendered] = {}
     for position, pair in enumerate(chunk[1], chunk[0]):
         try:
             texts = render_pair(pair, tokenizer, cfg, style)
         except TemplateRefusal as error:
-            refusal = refusal or error
+            left_out.add(error.reason, position)
             counts += TokenCounts(refused=1)
+            continue
+        except TemplateLoss as error:
+            left_out.add(error.cause, position)
+            counts += TokenCounts(lost=1)
             continue
         if texts is None:
             counts += TokenCounts(emptied=1)
-        else:
-            rendered[position] = texts
+            continue
+        if texts.lost is not None and cfg.on_template_loss != "keep":
+            left_out.add(texts.lost, position)
+            counts += TokenCounts(lost=1)
+            continue
+        if texts.lost is not None:
+            cut.add(texts.lost, position)
+            counts += TokenCounts(lost_kept=1)
+        for name in texts.unused:
+            unused.add(name, position)
+        rendered[position] = texts
     kept: list[int] = []
     sides = len(chunk[1][0].sides)
     columns: list[list[list[int]]] = [[] for _ in range(1 + (2 if cfg.trajectories else 1) * sides)]
@@ -199,10 +207,7 @@ def _encode_part(shared: tuple[Any, DataConfig, Style], chunk: Chunk) -> _Part:
             kept.append(position)
             for column, ids in zip(columns, row, strict=True):
                 column.append(ids)
-    return _Part(tuple(Ragged.from_lists(column) for column in columns), tuple(kept), counts, refusal)
-
-
-Ids = list[list[int]]  # a prompt's, then those of every side; with data.trajectories, then the turns of every side
+    return _Part(tuple(Ragged.from_lists(column) for column in columns), tuple(kept), counts, left_out, cut, unused)
 
 
 def _encode_chunk(
@@ -215,6 +220,7 @@ def _encode_chunk(
     encodings = iter(encodings_of(tokenizer, [text.prompt + answer for text in texts for answer in text.present]))
     unknown = unknown_id(tokenizer, style)
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    written = special_of_template(special, tokenizer, cfg, style)
     rows: list[tuple[int, Ids | None, TokenCounts]] = []
     for n, (position, text) in enumerate(rendered.items()):
         prompt, lead = _with_prefix(prompts[n], style, tokenizer)
@@ -228,7 +234,7 @@ def _encode_chunk(
             for answer, whole in zip(text.completions, wholes, strict=True)
         ]
         answers = [
-            one.ids if whole is None or ends else [*one.ids, style.end_id]
+            [] if whole is None else closed(one.ids, ends, style)
             for one, whole, ends in zip(splits, wholes, text.ends, strict=True)
         ]
         (prompt, *cut_answers), cut = truncate(prompt, answers, lead, cfg)
@@ -244,7 +250,7 @@ def _encode_chunk(
             cut,
             boundary=int(any(one.straddled for one in splits)),
             inexact=int(not all(one.exact for one in splits)),
-            special_inside=int(any(not special.isdisjoint(ids[:-1]) for ids in answers)),
+            special_inside=int(any(special_inside(ids, special) > written for ids in answers)),
             tokens=sum(map(len, row)),
             unknown=0 if unknown is None else sum(ids.count(unknown) for ids in row),
         )
@@ -255,41 +261,6 @@ def _encode_chunk(
 def _with_end(turns: list[int]) -> list[int]:
     """Append the turn of the end token, which belongs to the last turn."""
     return [*turns, max(turns, default=0)]
-
-
-def truncate(prompt: list[int], answers: list[list[int]], lead: int, cfg: DataConfig) -> tuple[Ids, TokenCounts]:
-    """Truncate a prompt and its answers to `max_prompt_length` and `max_length`.
-
-    The prompt is cut from the left, down to half of max_length; then completions are cut from the right, end token
-    included, since a model must not learn to stop where the data were cut. A completion keeps at least one token.
-
-    Args:
-        prompt: ids of the prompt.
-        answers: ids of every side.
-        lead: number of first ids of the prompt that are never cut (BOS).
-        cfg: `max_prompt_length` and `max_length`, in tokens.
-
-    Returns:
-        The ids of the prompt and of every side, and the counts of truncated ones.
-    """
-    kept = _cut_left(prompt, cfg.max_prompt_length, lead)
-    longest = max(map(len, answers))
-    if len(kept) + longest > cfg.max_length:
-        kept = _cut_left(kept, max(cfg.max_length - longest, min(len(kept), cfg.max_length // 2)), lead)
-    available = cfg.max_length - len(kept)
-    prompts = int(len(kept) < len(prompt))
-    completions = sum(len(ids) > available for ids in answers)
-    counts = TokenCounts(
-        truncated_prompts=prompts, truncated_completions=completions, truncated_pairs=int(prompts + completions > 0)
-    )
-    return [kept, *(ids[:available] for ids in answers)], counts
-
-
-def _cut_left(ids: list[int], length: int | None, lead: int) -> list[int]:
-    if length is None or len(ids) <= length:
-        return ids
-    lead = min(lead, length)
-    return ids[:lead] + ids[len(ids) - (length - lead) :]
 
 
 def _with_prefix(ids: list[int], style: Style, tokenizer: Any) -> tuple[list[int], int]:

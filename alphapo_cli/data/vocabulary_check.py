@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from alphapo_cli.config.schema import DataConfig
-from alphapo_cli.data.template import Style, render_pair
+from alphapo_cli.data.rendering import render_pair
+from alphapo_cli.data.template import Style
 from alphapo_cli.data.text_pairs import TextPair
 from alphapo_cli.errors import UsageError
 

@@ -16,13 +16,17 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.bootstrap import interval, mean_replicates, resample_counts
 from alphapo_cli.evaluation.formats import Annotations, short
 from alphapo_cli.evaluation.l1_logistic import Array
+from alphapo_cli.evaluation.naming import told_apart
 
 EXACT = 14  # with at most so many non-zero differences, all 2^n sign patterns are enumerated
 
 
 @dataclass(frozen=True)
 class ModelComparison:
-    """Win rate of A minus that of B, in percentage points, on the instructions judged for both."""
+    """Win rate of A minus that of B, in percentage points, on the instructions judged for both.
+
+    `a` and `b` name the models; where both have one name, they are the ends of their files' paths.
+    """
 
     a: str
     b: str
@@ -83,7 +87,7 @@ def compare(
         replicates = mean_replicates(d, resample_counts(len(d), resamples, seed))
         bounds = interval(100.0 * replicates, confidence)
     p = permutation_p_value(d, resamples, seed)
-    names = (a.generator or a.path, b.generator or b.path)
+    names = told_apart((a.generator or a.path, b.generator or b.path), (a.path, b.path))
     difference = 100.0 * float(np.mean(d))
     distinguishable = p < 1.0 - confidence
     total = len(first.keys() | second.keys())

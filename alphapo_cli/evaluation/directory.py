@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from alphapo_cli.config.compose import leaves
+from alphapo_cli.config.keys import leaves
 from alphapo_cli.evaluation.judges.journal import FILE as JUDGEMENTS
 from alphapo_cli.evaluation.schema import JudgeConfig, StatisticsConfig, verdict_settings
 from alphapo_cli.runs.keyed_directory import KeyedDirectory, differing

@@ -270,5 +270,5 @@ def _number(row: Mapping[str, str | None], column: str, where: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UsageError(f"{where}: '{column}' is {text[:40]!r}, not a number")
+        raise UsageError(f"{where}: '{column}' is {text[:40]!r}, not a finite number")
     return value

@@ -48,7 +48,7 @@ class Backend(Protocol):
             record: called once with each finished answer.
 
         Returns:
-            `start_seconds` and `generate_seconds`, for the cost in summary.json.
+            start_seconds and generate_seconds, for the cost in summary.json.
 
         Raises:
             UsageError: the model cannot be loaded, or the engine reports other prompt ids than it was sent.

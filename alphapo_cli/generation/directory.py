@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from alphapo_cli.config.compose import leaves, to_yaml
+from alphapo_cli.config.compose import to_yaml
+from alphapo_cli.config.keys import leaves
 from alphapo_cli.errors import UsageError
 from alphapo_cli.generation.schema import GenerateConfig, GenerationConfig
 from alphapo_cli.modeling.sampling import Sample

@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 from alphapo_cli.config.schema import DataConfig
-from alphapo_cli.data.template import TODAY, style_of
-from alphapo_cli.data.text_pairs import Side
+from alphapo_cli.data.answer_frame import header_of
+from alphapo_cli.data.template import TODAY, Style, conversation_of, style_of, template_of
+from alphapo_cli.data.text_pairs import NO_CONTEXT, PromptContext, Side
 from alphapo_cli.data.tokenise import encode_prompt
 from alphapo_cli.errors import UsageError
 from alphapo_cli.generation.run_settings import RunRecord
@@ -31,24 +32,32 @@ def check_run(record: RunRecord, tokenizer: Any, data: DataConfig) -> None:
         UsageError: the ids of a prompt differ; the message shows both lists and the first differing position.
     """
     whole = replace(data, max_prompt_length=None)
-    prefix = style_of(tokenizer, data).prefix
+    prefix, header = style_of(tokenizer, data).prefix, len(header_of(tokenizer, data).ids)
     for number, recorded in enumerate(record.prompts, start=1):
-        ours = encode_prompt(recorded.prompt, tokenizer, whole)
-        if not _equal_or_truncated(ours, recorded.ids, record, len(prefix)):
+        ours = encode_prompt(recorded.prompt, tokenizer, whole, recorded.context)
+        if not _equal_or_truncated(ours, recorded.ids, record, len(prefix), header):
             _refuse(f"training prompt {number}", "training saw", recorded.ids, "generation makes", ours, tokenizer)
 
 
-def check_template(prompts: Sequence[Side], ids: Sequence[Sequence[int]], tokenizer: Any, data: DataConfig) -> None:
+def check_template(
+    prompts: Sequence[Side],
+    ids: Sequence[Sequence[int]],
+    tokenizer: Any,
+    data: DataConfig,
+    contexts: Sequence[PromptContext] | None = None,
+) -> None:
     """Check prompt ids against `apply_chat_template`, for a model without a training record.
 
     One difference is allowed: a tokenizer that puts BOS before every text and whose template writes none gets one
-    leading BOS, as in training. Without a chat template nothing is compared.
+    leading BOS, as in training. Without a chat template nothing is compared. With `data.completion_includes_header` the
+    header has the ids that it has before an answer, which may be others than at the end of a text: then texts are compared.
 
     Args:
         prompts: text or messages.
         ids: token ids of each prompt.
         tokenizer: the tokenizer of the generation.
         data: the data settings of the generation.
+        contexts: what each row gives the template beside its messages; None: nothing.
 
     Raises:
         UsageError: the ids of a prompt differ; the message shows both lists and the first differing position.
@@ -56,20 +65,27 @@ def check_template(prompts: Sequence[Side], ids: Sequence[Sequence[int]], tokeni
     style = style_of(tokenizer, data)
     if not style.chat:
         return
-    for number, (prompt, ours) in enumerate(zip(prompts, ids, strict=True), start=1):
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        if data.system is not None and messages[0]["role"] != "system":
-            messages = [{"role": "system", "content": data.system}, *messages]
+    given = contexts or [NO_CONTEXT] * len(prompts)
+    for number, (prompt, ours, context) in enumerate(zip(prompts, ids, given, strict=True), start=1):
+        template = template_of(tokenizer, data, context)
         own = tokenizer.apply_chat_template(
-            messages,
+            template.prepared(conversation_of(prompt, data, context)),
             add_generation_prompt=True,
             tokenize=True,
             return_dict=False,
             strftime_now=TODAY.strftime,  # the date that training used, in templates that write one
+            **template.arguments,
         )
         bos = len(style.prefix) == 1 and tuple(own[:1]) != style.prefix and list(ours) == [*style.prefix, *own]
-        if list(ours) != list(own) and not bos:
+        same_text = data.completion_includes_header and _text(own, style, tokenizer) == _text(ours, style, tokenizer)
+        if list(ours) != list(own) and not bos and not same_text:
             _refuse(f"prompt {number}", "the model's chat template makes", own, "generation makes", ours, tokenizer)
+
+
+def _text(ids: Sequence[int], style: Style, tokenizer: Any) -> str:
+    """The text of token ids, without the BOS that a tokenizer puts before it."""
+    lead = len(style.prefix) if tuple(ids[: len(style.prefix)]) == style.prefix else 0
+    return str(tokenizer.decode(list(ids[lead:]), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def check_engine(number: int, ours: Sequence[int], reported: Sequence[int], tokenizer: Any) -> None:
@@ -88,16 +104,18 @@ def check_engine(number: int, ours: Sequence[int], reported: Sequence[int], toke
         _refuse(f"prompt {number}", "generation makes", ours, "the engine was given", reported, tokenizer)
 
 
-def _equal_or_truncated(ours: Sequence[int], recorded: Sequence[int], record: RunRecord, lead: int) -> bool:
+def _equal_or_truncated(
+    ours: Sequence[int], recorded: Sequence[int], record: RunRecord, lead: int, header: int
+) -> bool:
     """Whether `recorded` equals `ours`, or is `ours` truncated from the left except for `lead` ids (BOS)."""
     if list(ours) == list(recorded):
         return True
-    kept = len(recorded)
-    # Training never truncates below these lengths (data.tokenise.truncate): a shorter list is no truncated prompt.
+    kept = len(recorded) - header  # ids of the completion's header, which is not truncated with the prompt
+    # Training never truncates below these lengths (data.truncation.truncate): a shorter list is no truncated prompt.
     cut = kept == record.max_prompt_length or kept >= record.max_length // 2
     same = first_difference(ours, recorded)
     tail = list(recorded[same:])
-    return cut and kept < len(ours) and same <= max(1, lead) and list(ours[len(ours) - len(tail) :]) == tail
+    return cut and len(recorded) < len(ours) and same <= max(1, lead) and list(ours[len(ours) - len(tail) :]) == tail
 
 
 def first_difference(a: Sequence[int], b: Sequence[int]) -> int:
@@ -110,7 +128,7 @@ def _refuse(what: str, first: str, expected: Sequence[int], second: str, found: 
     raise UsageError(
         f"{what}: token ids differ at position {at} ({_token(expected, at, tokenizer)} against "
         f"{_token(found, at, tokenizer)}); {first} {list(expected)}, {second} {list(found)}; check the chat template, "
-        "its BOS and data.system"
+        "its BOS, data.system and data.chat_template_kwargs"
     )
 
 

@@ -9,19 +9,23 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from alphapo_cli.config.embedded_world import WORLD
 from alphapo_cli.config.overrides import Line
-from alphapo_cli.data.text_pairs import Side
+from alphapo_cli.data.text_pairs import NO_CONTEXT, PromptContext, Side
 from alphapo_cli.errors import UsageError
 
-TAKEN_OVER = ("data.template", "data.system", "model.dtype", "model.trust_remote_code")
+TAKEN_OVER = (
+    "data.template", "data.system", "data.chat_template_kwargs", "data.completion_includes_header", "model.dtype", "model.trust_remote_code",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class RecordedPrompts:
-    """A training prompt and the ids that training conditioned on."""
+    """A training prompt with its context, and the ids that training conditioned on."""
 
     prompt: Side
     ids: tuple[int, ...]
+    context: PromptContext = NO_CONTEXT
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,21 @@ def run_folder(model: str | None) -> Path | None:
     return folder if is_run else None
 
 
+def answers_world(model: str | None) -> bool:
+    """Whether the embedded world's prompts are the ones to answer where none are named.
+
+    Args:
+        model: what `model` names; None for the world's base model.
+
+    Returns:
+        True for the base model, and for a run in the embedded world or the model saved in one.
+    """
+    if model is None:
+        return True
+    folder = run_folder(model) or run_folder(str(Path(model).expanduser().resolve().parent))
+    return folder is not None and OmegaConf.select(OmegaConf.load(folder / "config.yaml"), "data.source") == WORLD
+
+
 def run_layer(model: str | None) -> Line:
     """Settings that generation inherits from a run's configuration; the command line wins over them.
 
@@ -56,8 +75,16 @@ def run_layer(model: str | None) -> Line:
     if folder is None:
         return Line()
     stored = OmegaConf.load(folder / "config.yaml")
-    values = {key: OmegaConf.select(stored, key) for key in TAKEN_OVER}
-    return Line((), {key: value for key, value in values.items() if value is not None})
+    return Line((), taken_over(stored))
+
+
+def taken_over(cfg: Any) -> dict[str, Any]:
+    """The settings of `TAKEN_OVER` in a configuration that say something, as overrides."""
+    values = {key: OmegaConf.select(cfg, key) for key in TAKEN_OVER}
+    plain = {
+        key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for key, value in values.items()
+    }
+    return {key: value for key, value in plain.items() if value not in (None, {})}
 
 
 def run_record(folder: Path) -> RunRecord:
@@ -75,7 +102,10 @@ def run_record(folder: Path) -> RunRecord:
     stored = OmegaConf.load(folder / "config.yaml")
     try:
         rows: list[dict[str, Any]] = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
-        prompts = tuple(RecordedPrompts(_side(row["prompt"]), tuple(map(int, row["ids"]))) for row in rows)
+        prompts = tuple(
+            RecordedPrompts(_side(row["prompt"]), tuple(map(int, row["ids"])), PromptContext(**row.get("context", {})))
+            for row in rows
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{folder}: its prompts.json (the ids that training saw) cannot be read, so nobody knows whether generation "

@@ -9,7 +9,10 @@ from alphapo_cli.config.schema import DataConfig, RunConfig, _choice, _number
 from alphapo_cli.errors import ConfigError
 
 # Settings of data that concern pairs only: ignored in a shared YAML of conf/data/, refused on the command line.
-PAIRS_ONLY = ("eval_path", "max_length", "max_prompt_length", "duplicates", "max_unknown", "workers", "glassbox")
+PAIRS_ONLY = (
+    "eval_path", "weights", "on_template_loss", "second_end_token", "max_length", "max_prompt_length", "duplicates", "max_unknown", "workers",
+    "glassbox",
+)  # fmt: skip
 
 
 @dataclass

@@ -47,7 +47,8 @@ def prepare(cells: Sequence[TrainConfig], plan: Plan | None) -> None:
         return
     for cfg in cells:
         plan.check(cfg)
-    plan.check_inputs()
+    if cells:
+        plan.check_inputs(cells[0])
     if plan.reference is None:
         starts = {(cfg.model.path, cfg.seed, cfg.run.dir): cfg for cfg in cells}
         for cfg in starts.values():

@@ -70,7 +70,8 @@ def log_probs_and_statistics(
             hidden, matrix, targets, head.factor, head.cap, chunk_bytes, statistics
         )
         return out[0], TokenStatistics(out[1], out[2]) if statistics else None
-    sizes = chunks(len(targets), head(hidden[:1]).shape[-1], chunk_bytes)
+    # Without tokens one empty chunk, whose log-probs still belong to the graph.
+    sizes = chunks(len(targets), head(hidden[:1]).shape[-1], chunk_bytes) or [0]
     parts, collected = [], []
     for h, t in zip(hidden.split(sizes), targets.split(sizes), strict=True):
         recompute = torch.is_grad_enabled() and len(sizes) > 1
@@ -89,7 +90,17 @@ def _logp_at(head: Head, hidden: Tensor, targets: Tensor) -> Tensor:
 def _statistics(logits: Tensor) -> tuple[Tensor, Tensor]:
     logp = _to_float32(logits).log_softmax(-1)
     p = logp.exp()
-    return -(p * logp).sum(-1), (p * p).sum(-1)
+    return _entropy(p, logp), (p * p).sum(-1)
+
+
+def _entropy(p: Tensor, logp: Tensor) -> Tensor:
+    """Entropy of each row of p = e^logp, nats; 0 log 0 is 0, so a log-prob of -inf becomes finite."""
+    return -(p * logp.clamp(min=torch.finfo(logp.dtype).min)).sum(-1)
+
+
+def _kl_of(p: Tensor, difference: Tensor) -> Tensor:
+    """Mean under each row of p of a difference of log-probs, where what has probability 0 counts as 0."""
+    return (p * difference.where(p > 0, 0.0)).sum(-1)
 
 
 @torch.no_grad()
@@ -125,9 +136,9 @@ def observe(
                 continue
             rows, logp = slice(first, min(last, described)), logp[: described - first]
             p = logp.exp()
-            entropy[rows] = -(p * logp).sum(-1)
+            entropy[rows] = _entropy(p, logp)
             if start_logits is not None:
-                kl[rows] = (p * (logp - start_logits[block].log_softmax(-1))).sum(-1)
+                kl[rows] = _kl_of(p, logp - start_logits[block].log_softmax(-1))
     return logps, entropy, kl
 
 
@@ -169,7 +180,7 @@ def kl_from(
 def _kl(start_head: Head, start_hidden: Tensor, head: Head, hidden: Tensor) -> Tensor:
     with torch.no_grad():
         start_logp = _to_float32(start_head(start_hidden)).log_softmax(-1)
-    return (start_logp.exp() * (start_logp - _to_float32(head(hidden)).log_softmax(-1))).sum(-1)
+    return _kl_of(start_logp.exp(), start_logp - _to_float32(head(hidden)).log_softmax(-1))
 
 
 def _to_float32(x: Tensor) -> Tensor:
@@ -218,7 +229,7 @@ class _LogProbs(torch.autograd.Function):
                     norm[at] = part[block].amax(-1) - logp.amax(-1)  # at the largest logit: no cancellation
                     if statistics:
                         p = logp.exp()
-                        entropy[at] = -(p * logp).sum(-1)
+                        entropy[at] = _entropy(p, logp)
                         sum_p2[at] = (p * p).sum(-1)
                     part[block] = logp
                 logps[rows] = part.gather(1, targets[rows].unsqueeze(1)).squeeze(1)
@@ -258,6 +269,8 @@ class _LogProbs(torch.autograd.Function):
                     grad_hidden[rows] = step @ matrix
                 if ctx.needs_input_grad[1]:
                     grad_weight = _accumulate(grad_weight, step, narrow[rows], weight.dtype)
+        if ctx.needs_input_grad[1] and grad_weight is None:  # no tokens
+            grad_weight = torch.zeros_like(weight)
         return grad_hidden, grad_weight, None, None, None, None, None
 
 

@@ -27,13 +27,20 @@ from alphapo_cli.objective.parts import (  # noqa: F401  (the import registers t
 from alphapo_cli.objective.validate import absolute_gamma, check_loss, check_readers, check_schedule, ends
 
 
-def build(cfg: ObjectiveConfig) -> Objective:
-    """Return the objective that a configuration describes; a logps evaluation finds values that a part refuses.
+def build(cfg: ObjectiveConfig, seed: int = 0) -> Objective:
+    """Return the objective that a configuration describes; one evaluation finds values that a part refuses.
+
+    Args:
+        cfg: the objective's configuration.
+        seed: the run's seed, for parts that draw at random.
+
+    Returns:
+        The objective.
 
     Raises:
         ConfigError: a part or parameter is unknown, a part refuses a value, gamma is given twice, or no loss is left.
     """
-    parts = {kind: find(kind, getattr(cfg, kind)).bind(getattr(cfg, kind)) for kind in TABLES}
+    parts = {kind: find(kind, getattr(cfg, kind)).bind(getattr(cfg, kind), seed) for kind in TABLES}
     check_loss(cfg, parts)
     check_schedule(parts)
     check_readers(cfg, parts)

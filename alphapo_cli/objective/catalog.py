@@ -1,7 +1,8 @@
 """The catalogue of methods in conf/objective/: the comments at the head of each YAML, and what its parts need.
 
 A head is comment lines: sentences that describe the method, then `paper:`, `loss:` and `checked:` lines, and
-`experimental:` with the reason if a formula's source was not read or its authors published no code.
+`experimental:` with the reason if a formula's source was not read or its authors published no code. A level of
+`checked:` that holds at other settings than the defaults names them: `TRL at objective.nll=0`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from omegaconf import OmegaConf
 
 from alphapo_cli.config.objective_parts import PARTS
 from alphapo_cli.config.overrides import Sources
+from alphapo_cli.config.renamed import suggestion
 from alphapo_cli.config.schema import ObjectiveConfig
-from alphapo_cli.errors import ConfigError, nearest
+from alphapo_cli.errors import ConfigError
 from alphapo_cli.objective.build import build
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.objective.part import TABLES
@@ -28,7 +30,7 @@ LEVELS = ("golden", "TRL", "identity")
 LEGEND = (
     "L summed log-prob, R the reference's, n tokens, a = L/n, r = L - R, D = r_w - r_l (w chosen, l rejected); "
     "s sigmoid, ls log-sigmoid; odds = a - log(1 - e^a). golden: values of independent or the authors' own code; "
-    "TRL: loss and every gradient equal TRL's trainers; identity: equals another method in a limit, or a formula "
+    "TRL: loss and every gradient equal TRL's trainers (at the settings named, if any); identity: equals another method in a limit, or a formula "
     "written out by hand."
 )
 
@@ -63,9 +65,10 @@ class Method:
         return next((line.partition(":")[2].strip() for line in self._head if line.startswith(f"{key}:")), "")
 
     @property
-    def checked(self) -> list[str]:
-        """Levels of the line `checked:`, a subset of `LEVELS`."""
-        return [level.strip() for level in self.head_line("checked").split(",") if level.strip()]
+    def checked(self) -> dict[str, tuple[str, ...]]:
+        """Levels of the line `checked:`, of `LEVELS`, with the overrides at which each holds; none: the defaults."""
+        entries = [entry.strip().partition(" at ") for entry in self.head_line("checked").split(",") if entry.strip()]
+        return {level: tuple(overrides.split()) for level, _, overrides in entries}
 
     @property
     def defaults(self) -> dict[str, object]:
@@ -114,7 +117,9 @@ def methods(sources: Sources | None = None) -> list[Method]:
 def _file_of(name: str, sources: Sources, where: str = "") -> Path:
     file = sources.file("objective", name)
     if file is None:
-        raise ConfigError(f"{where}there is no objective '{name}'{nearest(name, sources.groups()['objective'])}")
+        raise ConfigError(
+            f"{where}there is no objective '{name}'{suggestion('objective', name, sources.groups()['objective'])}"
+        )
     return file
 
 
@@ -175,7 +180,7 @@ def markdown(catalogue: list[Method]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for m in catalogue:
-        checked = ", ".join(m.checked) + (" (experimental)" if m.head_line("experimental") else "")
+        checked = m.head_line("checked") + (" (experimental)" if m.head_line("experimental") else "")
         cells = [
             f"`{m.name}`",
             f"`{m.head_line('loss')}`",
@@ -205,7 +210,7 @@ def _settings(method: Method) -> str:
 
 def lines(method: Method) -> list[str]:
     """Render one method for a terminal."""
-    checked = ", ".join(method.checked) or "not checked"
+    checked = method.head_line("checked") or "not checked"
     if method.head_line("experimental"):
         checked += f"; experimental: {method.head_line('experimental')}"
     rows = {

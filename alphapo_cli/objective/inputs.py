@@ -32,7 +32,7 @@ class ObjectiveInputs:
     answers: AnswerLogProbs | None = None
     state: PartState = field(default_factory=dict)  # of the part that is called
     flipped: bool = False  # whether chosen and rejected are swapped
-    rounding: Tensor | float = 0.0  # [K, B] bound on the rounding error of each reward
+    rounding: Tensor | float = 0.0  # [K, B] bound on the rounding error of each reward, see `of_branches`
 
     @property
     def margin(self) -> Tensor:
@@ -45,7 +45,14 @@ class ObjectiveInputs:
         return self.rewards / self.beta
 
     def swapped(self) -> ObjectiveInputs:
-        """The same pairs under the opposite label: the margin changes its sign."""
+        """The same pairs under the opposite label.
+
+        The margin m changes its sign, what is subtracted in it included: sigmoid(m) is the model's probability of the
+        label, and sigmoid(-m) that of the opposite one. SimPO's authors smooth labels so in their code, gamma included.
+
+        Returns:
+            The inputs with chosen and rejected answers exchanged, columns and states as they are.
+        """
         order = [1, 0, *range(2, self.scores.shape[0])]
         return replace(
             self, scores=self.scores[order], rewards=self.rewards[order], offset=-self.offset, flipped=not self.flipped,

@@ -51,5 +51,21 @@ def box_cox(x: Tensor, k: float) -> Tensor:
     return (curve + slope * (z - inner)) / k
 
 
+def exponential(x: Tensor) -> Tensor:
+    """e^x, and from x = `LINEAR_FROM` on its tangent.
+
+    Not 1 + BC(x; 1), which from x = -17 on is 0 in float32.
+
+    Args:
+        x: any shape, float32 or wider.
+
+    Returns:
+        Same shape and dtype as `x`.
+    """
+    inner = x.clamp(max=LINEAR_FROM)
+    # Inside, x - inner is exactly 0; outside, inner is constant and the slope e^inner.
+    return torch.exp(inner) * (1 + (x - inner))
+
+
 # Limits of the weights of desirable (chosen) and undesirable (rejected) answers.
 SIDES = {"desirable": {"ge": 0}, "undesirable": {"ge": 0}}

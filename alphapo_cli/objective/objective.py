@@ -11,7 +11,6 @@ Parts read the first two sides unless they ask for more.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -41,7 +40,9 @@ class PairLoss:
     @property
     def accuracy(self) -> Tensor | None:
         """Whether the chosen reward is higher, [B]: 1, 0, or 0.5 within rounding; None without a rejected side."""
-        return None if self.margins is None else share_above(self.margins, self.rounding[0] + self.rounding[1])
+        return (
+            None if self.margins is None else share_above(self.margins, torch.hypot(self.rounding[0], self.rounding[1]))
+        )
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,7 @@ class Objective(ObjectiveSpec):
         if value is None:
             return self
         kind, _, parameter = str(bound.settings["of"]).partition(".")
-        rebound = self.parts[kind].part.bind({**self.parts[kind].settings, parameter: value})
-        return replace(self, parts={**self.parts, kind: rebound})
+        return replace(self, parts={**self.parts, kind: self.parts[kind].with_setting(parameter, value)})
 
     def rewards(self, scores: Tensor) -> Tensor:
         """Rewards r = beta h(s), of the shape of `scores`."""
@@ -149,7 +149,7 @@ class Objective(ObjectiveSpec):
         """What links, margins and weights read of `scores` [K, B]."""
         states = (context or self.start).states
         rewards = self.rewards(scores)
-        rounding = 0.0 if answers is None else self.reward_rounding(answers)
+        rounding = 0.0 if answers is None else self.reward_rounding(answers.of_branches())
         c = ObjectiveInputs(
             scores, rewards, self.beta, self.gamma, answers, states.get("margin", {}), rounding=rounding
         )
@@ -166,20 +166,25 @@ class Objective(ObjectiveSpec):
         return self.preference * factor * loss
 
     def _labelled(self, c: ObjectiveInputs) -> Tensor:
-        """Evaluate the link under the label, which may be uncertain."""
-        link = functools.partial(self._part, "link")
-        loss = torch.as_tensor(link(c))
-        if self.label_column is not None:
-            right = c.column(self.label_column)
-            loss = right * loss + (1 - right) * link(c.swapped())
-        wrong = self.label_smoothing
-        if wrong and self.label_model == "unbiased":
-            # Robust DPO: the mean over labels flipped with probability `wrong` is the loss of the clean label.
-            loss = ((1 - wrong) * loss - wrong * link(c.swapped())) / (1 - 2 * wrong)
-        elif wrong:
-            # cDPO's mixture: the label is wrong with probability label_smoothing.
-            loss = (1 - wrong) * loss + wrong * link(c.swapped())
-        return loss
+        """Evaluate the link under the label, which may be uncertain.
+
+        The chosen answer is the better one with probability P, that of `label_column` or 1. With e = `label_smoothing`
+        the model `smooth` takes the label to be wrong so often (cDPO): P becomes (1 - e) P + e (1 - P). `unbiased` takes
+        the labels of the data to have been flipped so often, and undoes it (robust DPO, 2403.00409): P becomes
+        [(1 - e) P - e (1 - P)]/(1 - 2e), the P whose smoothed value that of the data is.
+
+        Returns:
+            P link(c) + (1 - P) link(c under the opposite label), [B].
+        """
+        loss = torch.as_tensor(self._part("link", c))
+        e = self.label_smoothing
+        if self.label_column is None and not e:
+            return loss
+        right: Tensor | float = 1.0 if self.label_column is None else c.column(self.label_column)
+        wrong = 1 - right
+        sign, total = (-1, 1 - 2 * e) if self.label_model == "unbiased" else (1, 1)
+        right, wrong = ((1 - e) * right + sign * e * wrong) / total, ((1 - e) * wrong + sign * e * right) / total
+        return right * loss + wrong * self._part("link", c.swapped())
 
     def __call__(self, answers: AnswerLogProbs, context: StepContext | None = None) -> PairLoss:
         """Evaluate loss, scores and rewards of a batch.

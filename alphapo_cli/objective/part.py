@@ -17,6 +17,7 @@ from torch import Tensor
 
 from alphapo_cli.config import validate
 from alphapo_cli.config.objective_parts import OPTIONAL, PARTS
+from alphapo_cli.config.renamed import suggestion
 from alphapo_cli.errors import ConfigError, nearest
 from alphapo_cli.objective.inputs import PartState
 
@@ -64,6 +65,9 @@ class Part:
             <name>_chosen that it reads also <name>_2, <name>_3 and so on.
         pointwise: whether each answer is a term of its own, so that a row may have a single answer.
         mismatched: whether its third answer in training is one to another prompt (`TokenPairs.with_mismatched`).
+        divides: whether it divides by the sum of an answer's token weights.
+        signed: whether the token weights that it gives may be 0 or below.
+        seeded: whether it draws at random by the run's seed, which its functions take as the keyword `run_seed`.
     """
 
     kind: str
@@ -83,15 +87,25 @@ class Part:
     sides: int | None = 2
     pointwise: bool = False
     mismatched: bool = False
+    divides: bool = False
+    signed: bool = False
+    seeded: bool = False
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:
-        """Its settings: the keyword-only parameters of the function, by name."""
-        signature = inspect.signature(self.function)
-        return {n: p for n, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        """Its settings: the keyword-only parameters of the function but the run's seed, by name."""
+        named = inspect.signature(self.function).parameters.items()
+        return {n: p for n, p in named if p.kind is inspect.Parameter.KEYWORD_ONLY and n != "run_seed"}
 
-    def bind(self, settings: Mapping[str, Any]) -> BoundPart:
+    def bind(self, settings: Mapping[str, Any], run_seed: int = 0) -> BoundPart:
         """Return the part with its parameters filled in from `settings`, and defaults for the rest.
+
+        Args:
+            settings: parameter -> value; `name` is passed over.
+            run_seed: the run's seed, for a part that draws at random.
+
+        Returns:
+            The bound part.
 
         Raises:
             ConfigError: the function does not have a parameter, or a value is outside its limits.
@@ -109,20 +123,30 @@ class Part:
         for name, limits in self.limits.items():
             for message in validate.fault(f"objective.{self.kind}.{name}", values[name], limits):
                 raise ConfigError(message)
-        return BoundPart(self, values)
+        return BoundPart(self, values, run_seed)
 
 
 @dataclass(frozen=True)
 class BoundPart:
-    """A part with its settings."""
+    """A part with its settings, and the seed of the run that it draws by."""
 
     part: Part
     settings: Mapping[str, Any]
+    run_seed: int = 0
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """What its functions take as keywords: its settings, and the run's seed if it is `seeded`."""
+        return {**self.settings, "run_seed": self.run_seed} if self.part.seeded else dict(self.settings)
 
     @functools.cached_property
     def function(self) -> Callable[..., Any]:
-        """The part's function with its settings filled in."""
-        return functools.partial(self.part.function, **self.settings)
+        """The part's function with its keywords filled in."""
+        return functools.partial(self.part.function, **self.keywords)
+
+    def with_setting(self, parameter: str, value: Any) -> BoundPart:
+        """The same with another value of a parameter, checked as in `Part.bind`."""
+        return self.part.bind({**self.settings, parameter: value}, self.run_seed)
 
     def __call__(self, *args: Any) -> Any:
         """Evaluate the part."""
@@ -164,6 +188,6 @@ def find(kind: str, settings: Mapping[str, Any]) -> Part:
     name = str(settings.get("name", OPTIONAL.get(kind)))
     if name not in table:
         raise ConfigError(
-            f"objective.{kind}.name={name}: no such {kind}{nearest(name, table)} (there are: {', '.join(sorted(table))})"
+            f"objective.{kind}.name={name}: no such {kind}{suggestion(f'objective/{kind}', name, table)} (there are: {', '.join(sorted(table))})"
         )
     return table[name]

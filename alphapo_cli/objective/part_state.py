@@ -21,7 +21,7 @@ def initial_states(parts: Mapping[str, BoundPart]) -> dict[str, PartState]:
     states: dict[str, PartState] = {}
     for kind, bound in parts.items():
         if bound.part.stateful is not None:
-            values = bound.part.stateful.initial(**bound.settings)
+            values = bound.part.stateful.initial(**bound.keywords)
             states[kind] = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in values.items()}
     return states
 
@@ -34,7 +34,7 @@ def observe(parts: Mapping[str, BoundPart], c: ObjectiveInputs) -> dict[str, Ten
         stateful = bound.part.stateful
         if stateful is not None and stateful.observe is not None:
             inputs = c if bound.part.sides is None else c.first(bound.part.sides)
-            observed[kind] = stateful.observe(inputs, **bound.settings).detach().double().cpu()
+            observed[kind] = stateful.observe(inputs, **bound.keywords).detach().double().cpu()
     return observed
 
 
@@ -46,7 +46,7 @@ def update(
     for kind, values in observed.items():
         stateful = parts[kind].part.stateful
         if stateful is not None and stateful.update is not None:
-            updated[kind] = stateful.update(states[kind], values, **parts[kind].settings)
+            updated[kind] = stateful.update(states[kind], values, **parts[kind].keywords)
     return updated
 
 
@@ -58,5 +58,5 @@ def on_probe(
     for kind, bound in parts.items():
         stateful = bound.part.stateful
         if stateful is not None and stateful.on_probe is not None:
-            updated[kind] = stateful.on_probe(states[kind], row, **bound.settings)
+            updated[kind] = stateful.on_probe(states[kind], row, **bound.keywords)
     return updated

@@ -47,7 +47,7 @@ def check_loss(cfg: ObjectiveConfig, parts: Mapping[str, BoundPart]) -> None:
         raise ConfigError("objective.preference=0 with objective.nll=0: no loss is left; set one of them above 0")
     if not link.reads_margin and margin.name != OPTIONAL["margin"]:
         raise ConfigError(
-            f"objective/margin={margin.name}: objective/link={link.name} reads rewards and no margin; "
+            f"objective/margin={margin.name}: objective/link={link.name} reads no margin; "
             "set objective/margin=none, or choose a link of the difference such as logistic"
         )
 
@@ -94,28 +94,42 @@ def ends(schedule: BoundPart, states: Mapping[str, PartState]) -> list[StepConte
 
 
 def check_readers(cfg: ObjectiveConfig, parts: Mapping[str, BoundPart]) -> None:
-    """Check that settings for two answers or for single tokens fit the parts.
+    """Check that settings for two answers, for single tokens or for an uncertain label fit the parts.
 
     Raises:
-        ConfigError: a setting for two answers goes with a part that reads more, or token weights with a score of sums.
+        ConfigError: token weights go with a score of sums, with a part that reads more than two answers, or with one
+            that divides by their sum, which may be 0; or an uncertain label with a link that reads the data's own
+            judgement.
     """
-    score, token = parts["score"], parts["token"].part.name
-    if score.columns and token != OPTIONAL["token"]:
-        raise ConfigError(
-            f"objective/token={token}: {score.description} reads sums over whole answers ({', '.join(score.columns)}), in which "
-            f"every token counts once; take objective/token={OPTIONAL['token']}"
-        )
-    more = next((bound for bound in parts.values() if bound.part.sides != 2), None)
-    if more is None:
-        return
-    if parts["token"].part.name != OPTIONAL["token"]:
-        raise ConfigError(
-            f"objective/token={parts['token'].part.name}: token weights compare two answers, and {more.description} reads more; "
-            f"take objective/token={OPTIONAL['token']}"
-        )
-    if more.part.sides is None and (cfg.label_smoothing or cfg.label_column is not None):
+    _check_token_weights(parts)
+    link = parts["link"]
+    if link.columns and (cfg.label_smoothing or cfg.label_column is not None):
         setting = "label_smoothing" if cfg.label_smoothing else "label_column"
         raise ConfigError(
-            f"objective.{setting}={getattr(cfg, setting)}: {more.description} reads the scores of all answers and no label that "
-            f"may be wrong; leave it out"
+            f"objective.{setting}={getattr(cfg, setting)}: {link.description} reads how good the answers are "
+            f"({', '.join(link.columns)}) and no label that may be wrong; leave it out"
+        )
+
+
+def _check_token_weights(parts: Mapping[str, BoundPart]) -> None:
+    score, token, none = parts["score"], parts["token"], OPTIONAL["token"]
+    if token.part.name == none:
+        return
+    what = f"objective/token={token.part.name}"
+    if score.columns:
+        raise ConfigError(
+            f"{what}: {score.description} reads sums over whole answers ({', '.join(score.columns)}), in which every token "
+            f"counts once; take objective/token={none}"
+        )
+    more = next((bound for bound in parts.values() if bound.part.sides != 2), None)
+    if more is not None:
+        raise ConfigError(
+            f"{what}: token weights compare two answers, and {more.description} reads more; take objective/token={none}"
+        )
+    divider = next((bound for bound in parts.values() if bound.part.divides), None)
+    if token.part.signed and divider is not None:
+        instead = OPTIONAL.get(divider.part.kind, "ratio_sum")
+        raise ConfigError(
+            f"{what}: its weights may be 0 or below, and {divider.description} divides by their sum; take "
+            f"objective/{divider.part.kind}={instead} or objective/token={none}"
         )

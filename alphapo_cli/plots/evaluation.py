@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 
 from alphapo_cli.plots import style
 
+_WIDTH = 34  # characters of a name in the title
+
 
 def evaluation_picture(results: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Save `evaluation_figure` as a PNG at `path`."""
@@ -19,7 +21,8 @@ def evaluation_picture(results: Mapping[str, Any], path: str | os.PathLike[str])
 
 def evaluation_figure(results: Mapping[str, Any]) -> Figure:
     """Draw the win rates, with intervals, and the win rate by length difference, from the object of results.json."""
-    title = f"{_short(results['generator'])} against {_short(results['reference'])}, judged by {_short(results['annotator'])}"
+    model, reference = _shortened(str(results["generator"]), str(results["reference"]))
+    title = f"{model} against {reference}, judged by {_start(str(results['annotator']))}"
     figure, (rates, bins) = style.new_figure(1, 2, 2.7, title, gridspec_kw={"width_ratios": [2, 3]})
     _rates(rates, results)
     _bins(bins, results)
@@ -63,6 +66,15 @@ def _bins(ax: Axes, results: Mapping[str, Any]) -> None:
     style.panel(ax, "Win rate by length difference, 95 %", "percent", "characters more than the reference")
 
 
-def _short(name: Any) -> str:
-    text = str(name)
-    return text if len(text) <= 34 else text[:31] + "..."
+def _shortened(model: str, reference: str) -> tuple[str, str]:
+    """Both names cut to the title's width, at the end or else at the beginning, so that they stay different."""
+    ways = ((_start(model), _start(reference)), (_end(model), _end(reference)))
+    return next((pair for pair in ways if pair[0] != pair[1]), (model, reference))
+
+
+def _start(name: str) -> str:
+    return name if len(name) <= _WIDTH else name[: _WIDTH - 3] + "..."
+
+
+def _end(name: str) -> str:
+    return name if len(name) <= _WIDTH else "..." + name[3 - _WIDTH :]

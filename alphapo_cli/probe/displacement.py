@@ -6,13 +6,15 @@ Only here are values aggregated over pairs. What is undefined is `None` (JSON nu
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
+from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.modeling.logprobs import AnswerLogProbs, share_above
 from alphapo_cli.objective.inputs import StepContext
 from alphapo_cli.objective.objective import Objective
+from alphapo_cli.tracking.metrics import BY_SOURCE
 
 QUANTILES = (10, 50, 90)
 SIDES = ("chosen", "rejected")
@@ -41,8 +43,8 @@ def metrics(now: ProbeValues, start: ProbeValues) -> dict[str, float | None]:
     """Aggregate the probe's row of metrics.jsonl.
 
     Displacement is in nats per token (difference of the sums over the number of completion tokens), `_sum` in nats per
-    answer. What lies within rounding has no sign (see `logprobs.share_above`): an order is then a tie, which counts
-    half, and a log-prob has not moved.
+    answer. An order within rounding is a tie, which counts half (see `logprobs.share_above`). Now and before are scored
+    in the same batches, so what has not moved is equal to the last bit.
 
     Args:
         now: the measurement of this step.
@@ -53,7 +55,7 @@ def metrics(now: ProbeValues, start: ProbeValues) -> dict[str, float | None]:
     """
     row: dict[str, float | None] = {}
     change = now.sums - start.sums  # [K, P]
-    fell = change < -np.hypot(now.rounding, start.rounding)
+    fell = change < 0
     present = now.lengths > 0
     for i, side in enumerate(SIDES):
         p = present[i]
@@ -79,9 +81,7 @@ def metrics(now: ProbeValues, start: ProbeValues) -> dict[str, float | None]:
     if margins.size:
         growth = margins.mean() - (rewards_before[0] - rewards_before[1]).mean()
         from_chosen = rewards[0].mean() - rewards_before[0].mean()
-        four = np.stack([now.reward_rounding[:2, both], start.reward_rounding[:2, both]])
-        grown = growth > np.sqrt((four**2).sum()) / margins.size  # independent errors add in squares
-        row["displacement/margin_from_chosen"] = _finite(from_chosen / growth) if grown else None
+        row["displacement/margin_from_chosen"] = _finite(from_chosen / growth) if growth > 0 else None
     _spread(row, "rewards/margins", margins)
     row["rewards/accuracies"] = _mean(_accuracy(now)[both])
     order, before = (_order(v.sums, v.rounding)[both] for v in (now, start))
@@ -92,6 +92,32 @@ def metrics(now: ProbeValues, start: ProbeValues) -> dict[str, float | None]:
     row["kl/reference"] = _mean(now.kl[present[0]])
     row["entropy/chosen"] = _mean(now.entropy[present[0]])
     return row
+
+
+def by_source(now: ProbeValues, start: ProbeValues, pairs: TokenPairs) -> dict[str, float | None]:
+    """The metrics of `BY_SOURCE` for each source of a mixture, as `source/<name>/<key>`.
+
+    Args:
+        now: the measurement of this step.
+        start: the measurement before the first step.
+        pairs: the probe pairs.
+
+    Returns:
+        Metric -> value, None where the probe has no pairs of the source; nothing for pairs of a single source.
+    """
+    row: dict[str, float | None] = {}
+    if pairs.source is None:
+        return row
+    for number, name in enumerate(pairs.source_names):
+        of_source = np.asarray(pairs.source == number)
+        own = metrics(_select(now, of_source), _select(start, of_source))
+        row |= {f"source/{name}/{key}": own[key] for key in BY_SOURCE}
+    return row
+
+
+def _select(values: ProbeValues, where: np.ndarray) -> ProbeValues:
+    """The values of some of the pairs."""
+    return ProbeValues(**{field.name: getattr(values, field.name)[..., where] for field in fields(values)})
 
 
 def per_pair(now: ProbeValues, start: ProbeValues, step: int) -> list[dict[str, float | int | None]]:
@@ -115,7 +141,7 @@ def per_pair(now: ProbeValues, start: ProbeValues, step: int) -> list[dict[str, 
 
 def _order(values: np.ndarray, rounding: np.ndarray) -> np.ndarray:
     """Whether the chosen answer has the higher of `values` [K, P], [P]: 1, 0 or, within rounding, 0.5."""
-    ordered: np.ndarray = share_above(values[0] - values[1], rounding[0] + rounding[1])
+    ordered: np.ndarray = share_above(values[0] - values[1], np.hypot(*rounding[:2]))
     return ordered
 
 

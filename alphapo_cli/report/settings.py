@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from alphapo_cli.config.compose import compose
+from alphapo_cli.config.embedded_world import NAMING, WORLD
 from alphapo_cli.config.objective_parts import GAMMAS, PARTS
 from alphapo_cli.config.overrides import Sources, quoted, read_line
 from alphapo_cli.config.schema import TrainConfig
@@ -83,11 +84,14 @@ class Commands:
 
     def of(self, cell: ReportCell) -> str | None:
         """The command; None where overrides of the shipped conf/ cannot express it (an objective from --config-dir)."""
-        groups, changed = self._difference(cell.settings)
-        overrides = [*groups, *(f"{k}={_typed(v)}" for k, v in changed.items())]
+        settings = dict(cell.settings)
+        if settings.get("model.path") is not None:
+            settings["model.source"] = "path"  # earlier versions wrote what is not read beside a path
+        groups, changed = self._difference(settings)
+        overrides = [*groups, *_overrides(changed)]
         kind = (*groups, *changed)
         if kind not in self.known:
-            self.known[kind] = bool(cell.settings) and _defaults(tuple(overrides)) == dict(cell.settings)
+            self.known[kind] = bool(settings) and _defaults(tuple(overrides)) == settings
         return shlex.join(["alphapo", "train", *overrides]) if self.known[kind] else None
 
     def _difference(self, settings: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
@@ -101,13 +105,22 @@ class Commands:
         groups += [
             f"objective/{part}={name}" for part, name in parts.items() if name != base.get(f"objective.{part}.name")
         ]
-        base = _defaults(tuple(groups))
-        changed = {k: v for k, v in settings.items() if base.get(k, _ABSENT) != v}
+        # Model and data decide on other settings, so both are named, unless they are the embedded world's.
+        naming = [f"{group}.{key}" for group, keys in NAMING.items() for key in keys]
+        named = {key: settings.get(key) for key in naming if settings.get(key) is not None}
+        if (settings.get("model.source"), settings.get("data.source")) == (WORLD, WORLD):
+            named = {}
+        base = _defaults((*groups, *_overrides(named)))
+        changed = {**named, **{k: v for k, v in settings.items() if base.get(k, _ABSENT) != v}}
         # Setting one of the two gammas makes the other null.
         for one, other in (GAMMAS, GAMMAS[::-1]):
             if changed.get(one) is not None and settings.get(other) is None:
                 changed.pop(other, None)
         return groups, changed
+
+
+def _overrides(values: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={_typed(value)}" for key, value in values.items()]
 
 
 @lru_cache(maxsize=256)

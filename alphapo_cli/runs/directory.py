@@ -10,7 +10,7 @@ curves.png
 outcome.json    results of generation and evaluation by `alphapo run`
 checkpoints/    from which an interrupted run resumes
 model/          loads in plain transformers and vLLM
-summary.json    {"state", "reason", "step", "metrics", "cost"}; a run is complete only when it says so
+summary.json    {"state", "reason", "step", "metrics", "cost", "data"}; a run is complete only when it says so
 """
 
 from __future__ import annotations
@@ -99,13 +99,14 @@ class RunDirectory(RunState):
         now = fingerprints(cfg.data)
         return [setting for setting, was in recorded.items() if now.get(setting, was) != was]
 
-    def check(self, cfg: Any, *, replace: bool, anew: str = "start over with --replace") -> str:
+    def check(self, cfg: Any, *, replace: bool, anew: str = "start over with --replace", locked: bool = False) -> str:
         """Check that this directory may be used for `cfg`; creates nothing.
 
         Args:
             cfg: the run's configuration.
             replace: whether the run is to be trained from step 0, whatever the directory holds of it.
             anew: how the user can train it from step 0, for the messages.
+            locked: whether this process holds the run lock, so that a run that says "running" is an interrupted one.
 
         Returns:
             The run's state, as `RunState.state` has it.
@@ -116,12 +117,12 @@ class RunDirectory(RunState):
         """
         fix = "choose another run.dir or run.name"
         with usable(self.path, fix):
-            state = self._check(cfg, replace, anew)
+            state = self._check(cfg, replace, anew, locked)
         if state != "complete":
             check_folder(self.path, fix)
         return state
 
-    def _check(self, cfg: Any, replace: bool, anew: str) -> str:
+    def _check(self, cfg: Any, replace: bool, anew: str, locked: bool) -> str:
         if self._is_empty():
             return "pending"
         if not self.is_run:
@@ -146,6 +147,8 @@ class RunDirectory(RunState):
                     f"go on from the last checkpoint, or {anew}"
                 )
         state = self.state_of(summary)
+        if locked and state == "running":
+            state = "interrupted"
         if state not in (*OVER, "running") and any(self.checkpoints.glob("step-*/complete")):
             note = self.numerics_note(f"going on would mix the two; {anew}")
             if note:
@@ -193,8 +196,9 @@ class RunDirectory(RunState):
     def finish(
         self, state: str, reason: str | None, step: int, metrics: dict[str, Any], cost: dict[str, Any]
     ) -> dict[str, Any]:
-        """Write summary.json, the last file that a run writes, and return its content."""
-        summary = {"state": state, "reason": reason, "step": step, "metrics": metrics, "cost": cost}
+        """Write summary.json, the last file that a run writes, and return its content; `data` is the manifest's."""
+        data = self.read_manifest().get("data", {})
+        summary = {"state": state, "reason": reason, "step": step, "metrics": metrics, "cost": cost, "data": data}
         write_json(self.summary_file, summary)
         return summary
 

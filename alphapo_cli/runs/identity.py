@@ -19,9 +19,10 @@ from typing import Any
 import yaml
 
 from alphapo_cli.config import schema
-from alphapo_cli.config.compose import leaves, to_dict, to_yaml
+from alphapo_cli.config.compose import to_dict, to_yaml
+from alphapo_cli.config.keys import leaves
 from alphapo_cli.config.objective_parts import OPTIONAL, PARTS, declared
-from alphapo_cli.config.overrides import shown
+from alphapo_cli.config.overrides import shown, typed
 from alphapo_cli.errors import UsageError
 from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.strict_json import parsed_object
@@ -41,11 +42,19 @@ OLDEST_FORMAT = 1  # the oldest that this version reads
 NUMERICS = {
     1: "the first version; no number in manifest.json",
     2: "a margin within rounding counts as a tie, in every metric and in every branch of a loss",
+    3: (
+        "beta_dpo and sampo draw by the run's seed; defaults of rpo_sft, cal_dpo, bmc and bce are their authors'; "
+        "label_smoothing acts on label_column, and on kto_pair's answers against the half that they are not in; "
+        "the model's own dropout is off in training (model.dropout); tools, tool calls, reasoning, system text and Alpaca's "
+        "input of a row reach the chat template; of a folder with splits one is read; data=glassbox sets trainer and probe "
+        "for its own model only; the experiments alphapo_* name their data and lengths"
+    ),
 }
 
 # PyYAML's C loader if built: ten times as fast, and a directory may have thousands of these files.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _ABSENT = object()
+_UNREAD = ("model.source",)  # beside a model.path, whatever it was in earlier versions
 _NAME = re.compile(r"objective\.(\w+\.)?name")  # set by choosing a config group
 
 
@@ -69,7 +78,8 @@ def chosen(every: Mapping[str, Any]) -> dict[str, Any]:
         Dotted keys and values.
     """
     defaults = _defaults(every)
-    return {k: v for k, v in every.items() if defaults.get(k, _ABSENT) != v}
+    unread = _UNREAD if every.get("model.path") is not None else ()
+    return {k: v for k, v in every.items() if defaults.get(k, _ABSENT) != v and k not in unread}
 
 
 def _defaults(every: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +123,7 @@ def to_type(differences: Mapping[str, tuple[Any, Any]], most: int = 6) -> str | 
     """Overrides that give the new configuration the old values; None if a few overrides cannot."""
     if len(differences) > most or any(new == "absent" or _NAME.fullmatch(k) for k, (_, new) in differences.items()):
         return None
-    return " ".join(f"{key}={_value_text(old)}" for key, (old, _) in differences.items())
+    return " ".join(typed(key, old) for key, (old, _) in differences.items())
 
 
 def _value_text(value: Any) -> str:
@@ -157,7 +167,11 @@ def _is_earlier(place: Path, argv: Sequence[str]) -> bool:
         content = (place / "manifest.json").read_bytes()
     except OSError:
         return False
-    if not argv or json.dumps(_arguments(argv)[-1]).encode() not in content:  # reading thousands as JSON takes longer
+    words = _arguments(argv)
+    # A file of the user's may have changed, and the same words mean another run now.
+    if not words or any(word.startswith("--config-dir") for word in words):
+        return False
+    if json.dumps(words[-1]).encode() not in content:  # reading thousands as JSON takes longer
         return False
     manifest = parsed_object(content) or {}
     command = manifest.get("command")
@@ -198,7 +212,9 @@ def _may_have(file: Path, asked: Mapping[str, str]) -> bool:
         stored = _lines(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return all(asked.get(k, value) == value for k, value in stored.items() if not k.startswith(NOT_IDENTITY))
+    return all(
+        asked.get(k, value) == value for k, value in stored.items() if not k.startswith((*NOT_IDENTITY, *_UNREAD))
+    )
 
 
 def _lines(text: str) -> dict[str, str]:

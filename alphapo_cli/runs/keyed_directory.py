@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
-from alphapo_cli.config.compose import differing_keys, leaves
+from alphapo_cli.config.keys import differing_keys, leaves
 from alphapo_cli.config.schema import RunConfig
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runs.identity import names_in

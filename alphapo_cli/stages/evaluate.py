@@ -22,6 +22,7 @@ from alphapo_cli.evaluation.judges.judge import Judge, Verdict
 from alphapo_cli.evaluation.judges.protocol import Pair, verdict_mass
 from alphapo_cli.evaluation.judges.registry import build
 from alphapo_cli.evaluation.judges.verdict_mass import mass_figures, tokens_of
+from alphapo_cli.evaluation.naming import told_apart
 from alphapo_cli.evaluation.results import LengthControl, summarise
 from alphapo_cli.evaluation.schema import EvalConfig, JudgeConfig, verdict_settings
 from alphapo_cli.runs.directory import digest, git_commit, versions
@@ -145,10 +146,12 @@ def run(evaluation: Evaluation) -> dict[str, Any]:
     except ValueError as error:
         raise AlphapoError(f"{evaluation.inputs.outputs}: {error}; there is nothing to count") from error
     write_json(directory.annotations, [row.row() for row in annotations])
+    own, base = evaluation.outputs, evaluation.reference
+    named = told_apart((own.generator, base.generator), (own.path, base.path), ("outputs", "reference"))
     results = {
         "state": "complete",
-        "generator": evaluation.outputs.generator,
-        "reference": evaluation.reference.generator,
+        "generator": named[0],
+        "reference": named[1],
         "annotator": evaluation.judge.annotator,
         **figures,
         "n_outputs": len(evaluation.outputs.rows),

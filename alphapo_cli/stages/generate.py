@@ -8,15 +8,14 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from alphapo_cli.config.schema import DataConfig
-from alphapo_cli.data.template import style_of
-from alphapo_cli.data.tokenise import encode_prompt
+from alphapo_cli.data.data_report import named
+from alphapo_cli.data.tally import Tally
 from alphapo_cli.errors import AlphapoError, Interrupted, UsageError, missing_extra
 from alphapo_cli.generation import parity
 from alphapo_cli.generation.backend import Backend, GenerationJob, Request, request_seed
@@ -24,25 +23,29 @@ from alphapo_cli.generation.directory import GenerateDirectory
 from alphapo_cli.generation.prompts import Prompts, load_prompts
 from alphapo_cli.generation.schema import GenerateConfig
 from alphapo_cli.generation.statistics import describe
-from alphapo_cli.generation.target_model import TargetModel, find
+from alphapo_cli.generation.target_model import find
 from alphapo_cli.modeling.sampling import Sample
 from alphapo_cli.runs.directory import digest, manifest
+from alphapo_cli.stages.encoded_prompts import encode, longest_answer, unused_of_prompts
 from alphapo_cli.stages.training import glassbox_base
 from alphapo_cli.storage.atomic import write_json
 from alphapo_cli.storage.jsonl import LineLog
 from alphapo_cli.storage.paths import cache_dir
 
-LONGEST = 2048  # the default of generation.max_new_tokens, where the model's context allows it
-
 
 @dataclass(frozen=True)
 class Generation:
-    """The validated inputs. `ids`: token ids per prompt; `backend`: vllm or transformers; `state`: of the directory."""
+    """The validated inputs.
+
+    `ids`: token ids per prompt; `unused`: prompts by what the chat template leaves out of them; `backend`: vllm or
+    transformers; `state`: of the directory.
+    """
 
     cfg: GenerateConfig
     job: GenerationJob
     prompts: Prompts
     ids: tuple[list[int], ...]
+    unused: Tally
     backend: str
     directory: GenerateDirectory
     identity: dict[str, Any]
@@ -58,10 +61,15 @@ class Generation:
             found.append(
                 f"{self.prompts.repeated} of {self.prompts.repeated + len(self.ids)} rows repeat a prompt; each is answered once"
             )
-        recorded = self.job.subject.recorded
-        strange = recorded is not None and recorded.source != "glassbox"
-        if self.cfg.data.source == "glassbox" and self.cfg.data.path is None and strange:
-            found.append("the prompts are the embedded world's, the run's data were not; data=... chooses others")
+        if self.prompts.answered:
+            found.append(
+                f"{self.prompts.answered} of {self.prompts.read} conversations end with an answer, which is left out: it is "
+                "generated"
+            )
+        if self.prompts.unread:
+            found.append(f"columns not used: {named(self.prompts.unread.counts)}")
+        if self.unused:
+            found.append(f"not in the text of the prompts: {named(self.unused.counts)}")
         return found
 
     @property
@@ -113,12 +121,13 @@ def prepare(
                 f"{subject.asked}: {subject.vllm_obstacle}; add generation=transformers, or train with model.merge=true"
             )
         backend = "transformers"
-    ids = tuple(_encode(prompts, subject, cfg.data))
+    ids = tuple(encode(prompts, subject, cfg.data))
     if subject.recorded is not None:
         parity.check_run(subject.recorded, subject.tokenizer, cfg.data)
     else:
-        parity.check_template([prompt.side for prompt in prompts.rows], ids, subject.tokenizer, cfg.data)
-    limit = _limit(cfg, subject, ids)
+        contexts = [prompt.context for prompt in prompts.rows]
+        parity.check_template([prompt.side for prompt in prompts.rows], ids, subject.tokenizer, cfg.data, contexts)
+    limit = longest_answer(cfg, subject, ids)
     job = GenerationJob(subject, cfg, subject.stop_ids(cfg.data), limit)
     generator = cfg.generation.generator or subject.name
     identity = {
@@ -137,7 +146,8 @@ def prepare(
     }  # fmt: skip
     directory = GenerateDirectory.place(out, inside, cfg.run, generator, identity)
     state = directory.open(identity, replace=replace)
-    return Generation(cfg, job, prompts, ids, backend, directory, identity, generator, state, replace)
+    unused = unused_of_prompts(prompts, subject, cfg.data)
+    return Generation(cfg, job, prompts, ids, unused, backend, directory, identity, generator, state, replace)
 
 
 def run(generation: Generation) -> dict[str, Any]:
@@ -187,7 +197,7 @@ def run(generation: Generation) -> dict[str, Any]:
         summary = directory.finish(
             "complete", generator=generation.generator, backend=generation.backend,
             source=generation.prompts.description, prompts=len(generation.ids),
-            samples=generation.cfg.generation.samples, metrics=metrics, cost=cost,
+            samples=generation.cfg.generation.samples, metrics=metrics, cost=cost, data=_data(generation),
         )  # fmt: skip
     directory.log.unlink(missing_ok=True)  # another process may have finished first and removed it
     return summary
@@ -209,52 +219,6 @@ def _backend(generation: Generation) -> Backend:
     from alphapo_cli.generation.transformers_backend import TransformersBackend
 
     return TransformersBackend()
-
-
-def _encode(prompts: Prompts, subject: TargetModel, data: DataConfig) -> list[list[int]]:
-    """Token ids of every prompt; raises UsageError where chat prompts meet a model without a chat template."""
-    tokenizer = subject.tokenizer
-    style = style_of(tokenizer, data)
-    bare = [prompt for prompt in prompts.rows if prompt.plain is None]
-    if bare and not style.chat:
-        asked = data.template == "plain"
-        who = "data.template=plain" if asked else f"model={subject.asked}: its tokenizer has no chat template"
-        fix = (
-            "leave data.template=auto"
-            if asked
-            else "take an instruction-tuned model (data.template=plain feeds bare text)"
-        )
-        raise UsageError(f"{who} and {len(bare)} of {len(prompts.rows)} prompts are instructions or messages; {fix}")
-    # Prompts are not truncated: those that are too long are an error (see _limit).
-    data = replace(data, max_prompt_length=None)
-    return [
-        encode_prompt(prompt.side if style.chat or prompt.plain is None else prompt.plain, tokenizer, data)
-        for prompt in prompts.rows
-    ]
-
-
-def _limit(cfg: GenerateConfig, subject: TargetModel, ids: tuple[list[int], ...]) -> int:
-    """The largest number of tokens of an answer.
-
-    Returns:
-        generation.max_new_tokens, else LONGEST or half of the model's context.
-
-    Raises:
-        UsageError: a prompt is empty, or prompt and answer exceed the model's context.
-    """
-    context, asked = subject.context, cfg.generation.max_new_tokens
-    limit = asked or min(LONGEST, context // 2 if context is not None else LONGEST)
-    empty = sum(not row for row in ids)
-    if empty:
-        raise UsageError(f"{empty} prompts have no tokens; there is nothing to continue")
-    longest = max(map(len, ids))
-    if context is not None and longest + limit > context:
-        many = sum(len(row) + limit > context for row in ids)
-        raise UsageError(
-            f"{many} of {len(ids)} prompts are too long: the longest has {longest} tokens, the model's context is "
-            f"{context} and an answer may have {limit} (generation.max_new_tokens); lower that, or leave the prompts out"
-        )
-    return limit
 
 
 def _kept(generation: Generation, requests: list[Request]) -> str:
@@ -282,6 +246,19 @@ def _write(generation: Generation, done: dict[tuple[int, int], Sample]) -> dict[
         write_json(generation.directory.outputs(sample), rows)
     keys = sorted(done)
     return describe([done[key] for key in keys], [texts[key] for key in keys])
+
+
+def _data(generation: Generation) -> dict[str, Any]:
+    """Counts of the rows that were read, and of what was not used of them."""
+    prompts = generation.prompts
+    return {
+        "rows_read": prompts.read,
+        "prompts": len(prompts.rows),
+        "repeated": prompts.repeated,
+        "answers_left_out": prompts.answered,
+        "columns_not_used": dict(prompts.unread.counts),
+        "not_rendered": dict(generation.unused.counts),
+    }
 
 
 def _manifest(generation: Generation) -> dict[str, Any]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from alphapo_cli.config.compose import compose, differing_keys
+from alphapo_cli.config.compose import compose
+from alphapo_cli.config.embedded_world import WORLD, names
+from alphapo_cli.config.keys import UnknownKeyError, differing_keys, leaves
 from alphapo_cli.config.overrides import Line, Sources, read_line
-from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.config.schema import DataConfig, TrainConfig
 from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.judges.registry import check_judge, check_settings
-from alphapo_cli.evaluation.schema import EvalConfig
-from alphapo_cli.generation.schema import GenerateConfig, check_line
+from alphapo_cli.evaluation.schema import EvalConfig, JudgeConfig, StatisticsConfig
+from alphapo_cli.generation.schema import GenerateConfig, GenerationConfig, check_line
 from alphapo_cli.storage.hashing import plan_key
 
 # Groups of overrides for generation and for evaluation.
@@ -55,8 +59,10 @@ class Plan:
 
     def settings(self) -> tuple[GenerateConfig, EvalConfig]:
         """Settings of generation and evaluation, without those that depend on the run."""
-        generate = compose("generate", GenerateConfig, [self.generate], self.sources)
-        return generate, compose("eval", EvalConfig, [self.evaluate], self.sources)
+        with hints_from_other_stages("generate", self.sources):
+            generate = compose("generate", GenerateConfig, [self.generate], self.sources)
+        with hints_from_other_stages("eval", self.sources):
+            return generate, compose("eval", EvalConfig, [self.evaluate], self.sources)
 
     def to_yaml(self) -> str:
         """The resolved settings of the later stages as YAML, under their names on the command line."""
@@ -67,21 +73,29 @@ class Plan:
             OmegaConf.to_yaml(OmegaConf.create({name: OmegaConf.structured(part) for name, part in parts.items()}))
         )
 
-    def check_inputs(self) -> None:
+    def check_inputs(self, cfg: TrainConfig) -> None:
         """Check, before training, the files and the judge of the later stages.
 
+        Args:
+            cfg: the configuration of a run.
+
         Raises:
-            UsageError: a file is invalid, the reference lacks answers to prompts, or the judge cannot be used.
+            UsageError: a file is invalid, the reference lacks answers to prompts, the judge cannot be used, or the prompts
+                would be the embedded world's, the data are not, and nobody has asked for that.
         """
         from alphapo_cli.evaluation import length_controlled
         from alphapo_cli.evaluation.formats import read_outputs, short
+        from alphapo_cli.evaluation.judges.glassbox import check_instructions
         from alphapo_cli.generation.prompts import load_prompts
         from alphapo_cli.stages.generate import choose_backend
 
         generate, evaluate = self.settings()
+        self._check_prompts(cfg, generate)
         check_judge(evaluate.judge, self.annotations)
         choose_backend(generate.generation.backend)
         prompts = load_prompts(generate.data)
+        if evaluate.judge.name == "glassbox":
+            check_instructions([prompt.instruction for prompt in prompts.rows])
         if self.gamed is not None:
             length_controlled.read_gamed(self.gamed)
         if self.reference is None:
@@ -97,6 +111,19 @@ class Plan:
         if self.difficulty is not None:
             length_controlled.read_difficulty(self.difficulty, reference)
 
+    def _check_prompts(self, cfg: TrainConfig, generate: GenerateConfig) -> None:
+        """Refuse (UsageError) the embedded world's prompts for a run on other data, unless they were asked for."""
+        data = generate.data
+        if names([self.generate], "data") or cfg.data.source == WORLD or data.source != WORLD:
+            return
+        paths = cfg.data.eval_path or cfg.data.path
+        file = paths[0] if isinstance(paths, list) else paths or "FILE"
+        raise UsageError(
+            "the data are your own, and without prompts=... the embedded world's would be answered and judged: type "
+            f"prompts=jsonl prompts.path={file} (its prompts), with a judge for them (judge=openai or judge=vllm), or "
+            "prompts=glassbox to mean those"
+        )
+
     @property
     def lines(self) -> list[Any]:
         """[groups, values] of generation and of evaluation, as JSON types."""
@@ -106,6 +133,39 @@ class Plan:
     def key(self) -> str:
         """Hash of everything that the outcome depends on, apart from the run itself."""
         return plan_key(self.lines, (self.reference, self.annotations, self.difficulty, self.gamed))
+
+
+@contextlib.contextmanager
+def hints_from_other_stages(stage: str, sources: Sources, more: Sequence[str] = ()) -> Iterator[None]:
+    """Within the block, the error for an unknown key of one stage looks for the key in the other stages too.
+
+    Args:
+        stage: the one that the block composes: train, generate or eval.
+        sources: the directories of YAML files.
+        more: further keys of the command line.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UnknownKeyError: the block raised one.
+    """
+    try:
+        yield
+    except UnknownKeyError as error:
+        keys = {
+            "train": [*leaves(asdict(compose("train", TrainConfig, [], sources)))],
+            "generate": [*leaves(asdict(GenerationConfig()), "generation."), *leaves(asdict(DataConfig()), "prompts.")],
+            "eval": [*leaves(asdict(JudgeConfig()), "judge."), *leaves(asdict(StatisticsConfig()), "statistics.")],
+        }
+        others = [key for name, of_stage in keys.items() if name != stage for key in of_stage]
+        typed = _as_prompts if stage == "generate" else str
+        raise error.among([*others, *more], typed) from error
+
+
+def _as_prompts(text: str) -> str:
+    """A text about a key of generation's `data` with the name that it has on the command line."""
+    return re.sub(r"\bdata\b", "prompts", text)
 
 
 def split_line(texts: list[str]) -> tuple[list[str], list[str], list[str]]:
@@ -135,7 +195,7 @@ def differing_lines(old: list[Any], new: list[Any]) -> list[str]:
     def flat(lines: list[Any]) -> dict[str, Any]:
         chosen = {name: choice for groups, _ in lines for name, _, choice in (g.partition("=") for g in groups)}
         values = {key: value for _, values in lines for key, value in values.items()}
-        return {re.sub(r"^data\b", "prompts", key): value for key, value in (chosen | values).items()}
+        return {_as_prompts(key): value for key, value in (chosen | values).items()}
 
     return differing_keys(flat(old), flat(new))
 

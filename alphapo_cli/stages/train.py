@@ -71,7 +71,7 @@ def run(
     builder = builder or InputsBuilder(processes=processes)
     console = console or Console(stderr=True, quiet=processes.rank != 0)
     with threads(cfg.trainer.threads):
-        objective = build(cfg.objective)
+        objective = build(cfg.objective, cfg.seed)
         with PartialState().main_process_first():
             start = builder.model_and_data(cfg)
         if objective.needs_mismatched:
@@ -102,7 +102,7 @@ def _warn(cfg: TrainConfig, objective: Objective, console: Console) -> None:
     """Print notes about settings that are valid but have no effect, or hardly any."""
     unread = []
     if objective.gamma and not objective.link.reads_margin:
-        unread.append(f"gamma={objective.gamma:g}: the link '{objective.link.name}' reads each reward by itself")
+        unread.append(f"gamma={objective.gamma:g}: the link '{objective.link.name}' reads no margin")
     if cfg.model.reference is not None and not objective.needs_reference:
         unread.append(f"model.reference={cfg.model.reference}: objective '{objective.name}' compares with no reference")
     if cfg.model.guide is not None and not reads_guide(objective):

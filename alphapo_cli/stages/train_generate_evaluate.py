@@ -18,7 +18,7 @@ from alphapo_cli.config.compose import compose
 from alphapo_cli.config.overrides import Line
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.evaluation.schema import EvalConfig
-from alphapo_cli.generation.run_settings import TAKEN_OVER, run_layer
+from alphapo_cli.generation.run_settings import run_layer, taken_over
 from alphapo_cli.generation.schema import GenerateConfig
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runs.state import OUTCOME
@@ -123,11 +123,13 @@ def _generate(
 
     base = Line((), {"seed": cfg.seed, "run.dir": cfg.run.dir, **extra})
     # Reference answers are sampled with the settings of the run; a run that `model` names overrides them with its own.
-    alike = {key: OmegaConf.select(OmegaConf.structured(cfg), key) for key in (*TAKEN_OVER, "model.revision")}
-    start = Line((), {key: value for key, value in alike.items() if value is not None})
+    revision = {} if cfg.model.revision is None else {"model.revision": cfg.model.revision}
+    start = Line((), {**taken_over(OmegaConf.structured(cfg)), **revision})
     settings = compose("generate", GenerateConfig, [start, run_layer(model), base, plan.generate], plan.sources)
     generation = generate.prepare(settings, model, inside=inside)
     if generation.state != "complete":
+        for note in generation.notes:
+            print(f"note: {note}", file=sys.stderr, flush=True)
         generate.run(generation)
     return generation.directory
 

@@ -1,7 +1,8 @@
 """Atomic writing of files and directories, and values converted to strict JSON.
 
-Files are written under a temporary name in their own directory, flushed to disk and renamed, so that a reader sees the
-old content or the new one and never a part. Files that grow line by line are in `jsonl`.
+Files are written under a temporary name in their own directory, flushed to disk and renamed, and the directory is
+flushed after that: a reader sees the old content or the new one and never a part, also after a power failure. Files
+that grow line by line are in `jsonl`.
 
 Whether a directory can be written is tested before any work, by writing there: permission bits say nothing about root,
 nor about a file system that takes no files.
@@ -145,11 +146,13 @@ def jsonable(value: Any) -> Any:
 def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
     """Replace the file at `path` by `data` (text as UTF-8) atomically; makes missing parent directories.
 
+    The new file is on disk under its name when this returns, where the file system can flush directories.
+
     Raises:
         OSError: the file cannot be written; the old file is then untouched and no temporary file is left.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     # Not tempfile: its files are readable by their owner only, and a run directory is often shared by a group.
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
@@ -162,6 +165,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+    sync(target.parent)
 
 
 def write_json(path: str | os.PathLike[str], value: Any, *, sort_keys: bool = False) -> None:
@@ -188,12 +192,12 @@ def whole_directory(target: Path, *, shared: bool = False) -> Iterator[Path]:
     beside = target.with_name(f".{target.name}" + (f".{secrets.token_hex(4)}" if shared else ""))
     if not shared:
         shutil.rmtree(beside, ignore_errors=True)
+    make_folder(target.parent)
     # Not mkdtemp, whose directories only their owner may read: runs and caches are often shared by a group.
-    beside.mkdir(parents=True)
+    beside.mkdir()
     try:
         yield beside
-        for path in (*beside.rglob("*"), beside):
-            _sync(path)
+        sync_tree(beside)
         if target.exists() and not shared:
             shutil.rmtree(target)
         try:
@@ -201,14 +205,32 @@ def whole_directory(target: Path, *, shared: bool = False) -> Iterator[Path]:
         except OSError:
             if not shared or not target.is_dir():
                 raise
-        _sync(target.parent)
+        sync(target.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
-    """Flush a file, or the names in a directory, to disk, where the file system can."""
-    with contextlib.suppress(OSError):
+def make_folder(folder: Path) -> None:
+    """Make a directory and its missing parents, and flush their names to disk, where the file system can."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in missing:
+        sync(place.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """`sync` everything in a directory, and the directory."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a directory, to disk; of a directory, where the file system can.
+
+    Raises:
+        OSError: the disk refuses a file, which some file systems say only now.
+    """
+    with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)

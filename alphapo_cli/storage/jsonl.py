@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from alphapo_cli.errors import AlphapoError, UsageError
-from alphapo_cli.storage.atomic import jsonable
+from alphapo_cli.storage.atomic import jsonable, make_folder, sync
 
 
 class InUse(UsageError):
@@ -40,7 +40,7 @@ class LineLog:
         self._file: IO[bytes]  # from `__enter__` on
 
     def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         self._file = open(self.path, "a+b", buffering=0)
         try:
             _lock(self._file, self.path, self.command)
@@ -50,6 +50,9 @@ class LineLog:
         self._file.seek(0)
         content = self._file.read()
         self._file.truncate(content.rfind(b"\n") + 1)  # an incomplete line that a kill left
+        sync(
+            self.path.parent
+        )  # the lines are flushed one by one, which a file without a name on disk would not survive
         return self
 
     def __exit__(

@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from alphapo_cli.errors import AlphapoError
+from alphapo_cli.storage.atomic import make_folder, sync
 
 HEARTBEAT = 5.0  # seconds between two heartbeats
 SILENCE = 60.0  # seconds without a heartbeat after which an owner on another host counts as dead
@@ -187,6 +188,7 @@ class RunLock:
             self._over.set()
             raise LockLost(_lost_message(self.path)) from None
         self.path = target
+        sync(target.parent)
 
     @contextlib.contextmanager
     def committing(self) -> Iterator[None]:
@@ -222,7 +224,7 @@ def acquire(folder: Path) -> RunLock | LockStatus:
     Returns:
         The lock, or the status of the lock that another process holds.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     while True:
         now = lock_status(folder)
         if now is not None and now.held:
@@ -244,6 +246,7 @@ def _link(path: Path, owner: Owner) -> Path | None:
     text = json.dumps(asdict(owner))
     try:
         temporary.write_text(text)
+        sync(temporary)
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -253,6 +256,7 @@ def _link(path: Path, owner: Owner) -> Path | None:
             return _write_new(path, text)
     finally:
         temporary.unlink(missing_ok=True)
+    sync(path.parent)
     return path
 
 
@@ -261,6 +265,8 @@ def _write_new(path: Path, text: str) -> Path | None:
     try:
         with open(path, "x") as file:
             file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
     except FileExistsError:
         return None
     except OSError:  # a full disk: a lock file without content would block every process

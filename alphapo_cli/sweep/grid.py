@@ -12,8 +12,9 @@ from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from alphapo_cli.config.compose import compose_each, takes_text
+from alphapo_cli.config.compose import compose, compose_each
 from alphapo_cli.config.hydra_parser import OverridesParser
+from alphapo_cli.config.key_types import takes_text
 from alphapo_cli.config.objective_parts import GAMMAS
 from alphapo_cli.config.overrides import Line, Sources, as_typed, parse, quoted, raw_value, read_line, split
 from alphapo_cli.config.schema import TrainConfig
@@ -147,6 +148,7 @@ def make(name: str | None, texts: Sequence[str], sources: Sources) -> Grid:
         else:
             single.append(override)
     if not swept:
+        compose("train", TrainConfig, [read_line(file.base, sources), split(single, sources)], sources)  # a typo first
         raise ConfigError(
             "nothing to sweep: name a sweep (alphapo sweep alpha) or give a key several values (seed=0,1,2)"
         )

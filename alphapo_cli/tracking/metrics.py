@@ -1,6 +1,7 @@
 """Catalogue of the metrics that a run writes: the meaning of each in one sentence, its unit, and what a bad value is.
 
-The sentence of a key with a suffix (`/p50`, `_sum`) or the prefix `train/` is derived from the plain key's entry.
+The sentence of a key with a suffix (`/p50`, `_sum`) or a prefix (`train/`, `source/NAME/`) is derived from the plain
+key's entry.
 Imports no torch, so that `alphapo metrics` answers at once.
 """
 
@@ -55,7 +56,7 @@ PROBE: dict[str, Metric] = {
         summed=True,
     ),
     "displacement/share_chosen_down": _share(
-        "whose chosen completion is less likely now than at step 0, by more than rounding",
+        "whose chosen completion is less likely now than at step 0",
         "above about 0.5: most preferred answers are being pushed away",
     ),
     "displacement/quadrant/up_up": _share("of which neither completion became less likely"),
@@ -226,6 +227,9 @@ OBJECTIVE: dict[str, Metric] = {
     "train/objective/step": Metric("Number of", "steps that the objective has seen"),
 }
 
+# Of the pairs of one source of a mixture, as `source/<name>/<key>`.
+BY_SOURCE = ("displacement/chosen", "displacement/rejected", "displacement/share_chosen_down", "rewards/accuracies")
+
 CATALOG: dict[str, Metric] = {**PROBE, **GLASSBOX, **SAMPLES, **EVAL, **TRAIN, **OBJECTIVE}
 
 # Probe metrics that are also computed on the training batch, from the tensors of the loss, as `train/<key>`.
@@ -236,7 +240,7 @@ def explain(key: str) -> str:
     """One sentence for a metric: what it measures and its unit.
 
     Args:
-        key: a key of metrics.jsonl, with its suffix (`_sum`, `/p10`, `/p50`, `/p90`) or prefix (`train/`), if any.
+        key: a key of metrics.jsonl, with its suffix (`_sum`, `/p10`, ...) or prefix (`train/`, `source/NAME/`), if any.
 
     Returns:
         The sentence.
@@ -281,6 +285,13 @@ def _derived_keys(key: str, prefix: str = "") -> list[str]:
 
 
 def _derive(key: str) -> Metric | None:
+    if key.startswith("source/"):
+        name, _, rest = key.removeprefix("source/").partition("/")
+        if rest not in BY_SOURCE:
+            return None
+        whole = PROBE[rest]
+        statistic = whole.statistic.replace("probe pairs", f"probe pairs from '{name}'")
+        return Metric(statistic, whole.quantity, whole.unit, whole.bad)
     if key.startswith("train/"):
         rest = key.removeprefix("train/")
         base = _derive(rest) or PROBE.get(rest)

@@ -19,7 +19,7 @@ from typing import Any
 
 from alphapo_cli.config.schema import TrackingConfig
 from alphapo_cli.errors import first_line
-from alphapo_cli.storage.atomic import jsonable
+from alphapo_cli.storage.atomic import jsonable, sync
 from alphapo_cli.tracking.secrets import without_secrets
 from alphapo_cli.tracking.tracker import Lines, NullTracker, Row, Tracker, rows_by_step
 from alphapo_cli.tracking.wandb_preflight import online_obstacle, tracking_mode, warn
@@ -276,6 +276,8 @@ def _set_aside(directories: Iterable[Path], run_id: str) -> list[tuple[Path, Pat
         names = (source.name if n == 0 else f"{source.name}.{n}" for n in count())
         target = next(superseded / name for name in names if not (superseded / name).exists())
         source.rename(target)
+        sync(superseded)
+        sync(source.parent)
         moved.append((source, target))
     return moved
 

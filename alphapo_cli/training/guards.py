@@ -10,12 +10,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from alphapo_cli.config.schema import GuardConfig
 from alphapo_cli.errors import AlphapoError
 
+# What a number can be that is not finite, as it is printed.
+_NOT_FINITE = (("nan", np.isnan), ("inf", np.isposinf), ("-inf", np.isneginf))
 
-def broken(what: str, value: float, step: int) -> str:
-    """Message of a run whose numbers are not finite any more."""
+
+def not_finite(values: Any) -> str | None:
+    """Name the kinds of numbers among `values` that are not finite.
+
+    Args:
+        values: an array of numpy, or a number.
+
+    Returns:
+        "nan", "inf", "-inf" or several of them ("nan and inf"); None if all values are finite.
+    """
+    return " and ".join(name for name, is_one in _NOT_FINITE if is_one(values).any()) or None
+
+
+def broken(what: str, value: str, step: int) -> str:
+    """Message of a run whose numbers are not finite any more; `value` is what `not_finite` says of them."""
     return (
         f"{what} is {value} at step {step}: lower trainer.learning_rate or objective.beta, or clip "
         "harder by a smaller trainer.max_grad_norm (0 clips nothing)"
@@ -31,8 +48,10 @@ def check_weights(model: Any, step: int) -> None:
     import torch
 
     for name, weights in model.named_parameters():
-        if not torch.isfinite(weights).all():
-            raise AlphapoError(broken(f"weight {name}", float("nan"), step))
+        finite = torch.isfinite(weights)
+        if not finite.all():
+            kinds = not_finite(weights.detach()[~finite].float().cpu().numpy())
+            raise AlphapoError(broken(f"weight {name}", str(kinds), step))
 
 
 def crossed(cfg: GuardConfig, row: Mapping[str, Any], step: int) -> str | None:

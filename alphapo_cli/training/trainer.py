@@ -217,7 +217,7 @@ class PreferenceTrainer(Trainer):
             total += share.detach()
             self.sums.add(result, batch, answers.lengths, answers.sums)
         if self.check_finite and not torch.isfinite(total):
-            raise AlphapoError(guards.broken("the loss", total.item(), self.state.global_step + 1))
+            raise AlphapoError(guards.broken("the loss", str(total.item()), self.state.global_step + 1))
         return total
 
     def _answers(self, model: Any, batch: PairBatch, inputs: StepBatch) -> AnswerLogProbs:

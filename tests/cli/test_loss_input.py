@@ -128,3 +128,17 @@ class TestWithoutRejectedSide:
         ran = loss(json.dumps(ROW | {"rejected_logp": None}).encode(), *SIMPO)
         assert ran.code == 2
         assert "line 1: rejected_logp=null must be a finite number" in ran.fault
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("alpha=1", "'alpha=1': alphapo loss takes overrides of objective, objective/... and objective.* only; did you"
+                    " mean 'objective.shape.alpha'?"),
+        ("objective.alpha=1", "unknown key 'objective.alpha'; did you mean 'objective.shape.alpha'?"),
+    ],
+)  # fmt: skip
+def test_a_key_at_the_wrong_place_is_refused_with_the_right_one(loss, line, part):
+    ran = loss(GOOD, line)
+    assert (ran.code, ran.out) == (2, "")
+    assert part in ran.fault

@@ -45,8 +45,8 @@ def test_without_overrides_it_is_alphapo_in_the_embedded_world():
 
 
 def test_other_data_brings_the_settings_of_large_models():
-    assert composed("data=hub").trainer.learning_rate < 1e-5
-    assert composed("data=hub trainer=small").trainer.learning_rate == 5e-4
+    assert composed("data=hub model.path=m").trainer.learning_rate < 1e-5
+    assert composed("data=hub model.path=m trainer=small").trainer.learning_rate == 5e-4
 
 
 PUBLISHED = {
@@ -176,6 +176,33 @@ class TestTypes:
         cfg = composed("tracking.tags=[a,b] model.lora.target_modules=[q_proj] data.limit=null")
         assert (cfg.tracking.tags, cfg.model.lora.target_modules, cfg.data.limit) == (["a", "b"], ["q_proj"], None)
 
+    def test_paths_are_a_text_or_a_list_of_texts(self):
+        assert composed("data=jsonl model=from_scratch data.path=2024_01").data.path == "2024_01"
+        assert composed("data=jsonl model=from_scratch data.path=[1e3,b.jsonl] data.weights=[7,3]").data.path == [
+            "1e3",
+            "b.jsonl",
+        ]
+        for line, says in {
+            "data.path={a:1}": r"data\.path=.*must be a text, or a list of texts",
+            "data.eval_path=[]": r"data\.eval_path=\[\]: must be a text, or a list of texts",
+            "data.path=[a,b] data.weights=[1]": r"data\.weights=\[1\]: 1 weights for 2 entries of data\.path",
+            "data.path=a data.weights=[0]": r"data\.weights=\[0\]: every weight must be above 0",
+            "data.weights=[1]": "1 weights for 0 entries",
+        }.items():
+            with pytest.raises(ConfigError, match=says):
+                composed(f"data=jsonl model=from_scratch {line}")
+
+    def test_arguments_of_the_chat_template_have_names_of_their_own(self):
+        typed = composed("data.chat_template_kwargs.enable_thinking=false data.chat_template_kwargs.level=high")
+        assert typed.data.chat_template_kwargs == {"enable_thinking": False, "level": "high"}
+        whole = composed("data.chat_template_kwargs={enable_thinking:false,level:high}")
+        assert whole.data == typed.data
+        assert identity(whole)["data.chat_template_kwargs.enable_thinking"] is False
+        with pytest.raises(ConfigError, match="is a group of keys, not a value"):
+            composed("data.chat_template_kwargs=false")
+        with pytest.raises(ConfigError, match=r"did you mean 'data\.chat_template_kwargs'"):
+            composed("data.chat_template_kwarg.enable_thinking=false")
+
     def test_one_composition_does_not_leak_into_the_next(self):
         first = composed("objective.beta=9 tracking.tags=[x]")
         first.objective.shape["alpha"] = 77.0
@@ -237,7 +264,11 @@ class TestOwnYaml:
     @pytest.mark.parametrize(
         ("text", "parts"),
         [
-            ("defaults: [alphapo, _self_]\nbtea: 3\n", "btea"),
+            (
+                "defaults: [alphapo, _self_]\nbtea: 3\n",
+                "'btea' not in 'ObjectiveConfig'; did you mean 'objective.beta'?",
+            ),
+            ("defaults: [alphapo, _self_]\nalpha: 3\n", "did you mean 'objective.shape.alpha'?"),
             ("defaults: [alphapo, _self_]\nbeta: abc\n", "abc"),
             ("defaults: [alphapp, _self_]\n", "alphapp"),
             ("beta: [\n", "flow node"),
@@ -269,7 +300,11 @@ class TestIdentity:
 
     def test_it_is_the_same_however_the_configuration_was_said(self):
         by_experiment = composed("experiment=alphapo_llama3_instruct")
-        by_hand = composed("objective.gamma_beta_ratio=1 trainer.learning_rate=1e-6")
+        by_hand = composed(
+            "experiment=simpo_recipe model.path=meta-llama/Meta-Llama-3-8B-Instruct data=hub "
+            "data.name=princeton-nlp/llama3-ultrafeedback data.eval_split=test data.format=messages "
+            "objective.gamma_beta_ratio=1 trainer.learning_rate=1e-6"
+        )
         assert run_name(by_experiment) == run_name(by_hand)
         assert run_name(composed("objective.beta=2.50")) == run_name(composed("objective.beta=25e-1"))
 

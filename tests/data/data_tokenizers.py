@@ -54,6 +54,49 @@ BARE = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
+# Writes tools, documents, tool calls, what a tool returned, and reasoning.
+TOOLS = (
+    "{{ bos_token }}{% if tools %}tools: {{ tools | tojson }}\n{% endif %}"
+    "{% for document in documents or [] %}document: {{ document['text'] }}\n{% endfor %}"
+    "{% if mood %}mood: {{ mood }}\n{% endif %}"
+    "{% for message in messages %}{{ message['role'] }}: "
+    "{% if message.reasoning_content %}<think>{{ message.reasoning_content }}</think>{% endif %}"
+    "{{ message['content'] or '' }}"
+    "{% for call in message.tool_calls or [] %}<call>{{ call.function | tojson }}</call>{% endfor %}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+# Shows tool calls of messages without a text, alone, as older templates do.
+CALLS_WITHOUT_TEXT = (
+    "{{ bos_token }}{% for message in messages %}{{ message['role'] }}: {% if message['content'] is none %}"
+    "{% for call in message.tool_calls %}<call>{{ call.function.name }} {{ call.function.arguments | tojson }}</call>"
+    "{% endfor %}{% else %}{{ message['content'] }}{% endif %}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+# Cuts a thought off every answer, and opens one in the generation prompt, as distilled reasoning models do.
+CUTS = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'assistant' %}"
+    "assistant: {{ message['content'].split('</think>')[-1] }}{{ eos_token }}{% else %}"
+    "{{ message['role'] }}: {{ message['content'] }}{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: <think>\n{% endif %}"
+)
+# Writes an empty thought before an answer without one, but opens one in the generation prompt while thinking is on.
+OPENS = (
+    "{% set on = enable_thinking if enable_thinking is defined else true %}{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}assistant: "
+    "{% if '</think>' not in message['content'] %}<think></think>{% endif %}{{ message['content'] }}{{ eos_token }}"
+    "{% else %}{{ message['role'] }}: {{ message['content'] }}{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {{ '<think>\n' if on else '<think></think>' }}{% endif %}"
+)
+# Refuses answers without a thought.
+WANTS_THOUGHTS = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'assistant' and '</think>' not in message['content'] %}"
+    "{{ raise_exception('an answer has a thought') }}{% endif %}"
+    "{{ message['role'] }}: {{ message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n"
+    "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
 
 
 def _byte_level(special: list[str]) -> Tokenizer:

@@ -395,7 +395,7 @@ def test_the_column_that_is_meant_can_be_typed(tmp_path):
     path = tmp_path / "d.csv"
     path.write_text("prompt, chosen, rejected\na,b,c\n")
     hint = re.search(r"did you mean (.*)\?$", error_of(path)).group(1)
-    line = [*shlex.split(hint), "data.rejected_column=' rejected'", "data=jsonl"]
+    line = [*shlex.split(hint), "data.rejected_column=' rejected'", "data=jsonl", "model=from_scratch"]
     cfg = compose("train", TrainConfig, [read_line(line, Sources())], Sources()).data
     assert load_pairs(replace(cfg, path=str(path))).pairs[0].chosen == "b"
 

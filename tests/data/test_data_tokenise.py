@@ -129,7 +129,9 @@ def test_an_answer_that_opens_like_the_generation_prompt_goes_on_behind_it():
 
 def test_a_template_that_writes_the_prompt_differently_with_an_answer_is_named():
     template = "{{ messages | length }}{% for m in messages %} {{ m['content'] }}{% endfor %}"
-    with pytest.raises(UsageError, match=r"chat template writes the prompt of row 7 differently.*data\.template=plain"):
+    with pytest.raises(
+        UsageError, match=r"writes the prompt differently.*1 of 1 pairs .the first: row 7.*data\.template=plain"
+    ):
         encode_one(text_pair(row=7), kinds.with_template(template))
 
 

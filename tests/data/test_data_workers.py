@@ -18,7 +18,8 @@ from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data import parallel, tokenise
 from alphapo_cli.data.parallel import automatic, in_order
 from alphapo_cli.data.text_pairs import TextPair
-from alphapo_cli.data.tokenise import TokenCounts, encode_pairs
+from alphapo_cli.data.tokenise import encode_pairs
+from alphapo_cli.data.truncation import TokenCounts
 from alphapo_cli.errors import UsageError
 from tests.data import data_tokenizers as kinds
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,7 @@ def test_duplicates_in_the_reference(case: Case, capsys: pytest.CaptureFixture[s
 LENGTH_CONTROL: dict[str, tuple[str, Callable[[str], str], str]] = {
     "short difficulty": ("difficulty", lambda t: "\n".join(t.splitlines()[:-1]), "7 difficulties and the reference"),
     "difficulty not a number": ("difficulty", lambda t: t.replace("\n3,", "\n3,hard", 1), "line 5"),
+    "difficulty infinite": ("difficulty", lambda t: re.sub(r"\n3,.*", "\n3,inf", t), "'inf', not a finite number"),
     "difficulty index": ("difficulty", lambda t: t.replace("\n3,", "\n33,", 1), "index 33 is not a row"),
     "difficulty column": ("difficulty", lambda t: t.replace("instruction_difficulty", "hardness"), "no 'instruction_diff"),
     "gamed preference": ("gamed", lambda t: t.replace(",concise", ",concise\n1.7,0,0.1,0.1,False,concise", 1), "1.7"),
@@ -155,6 +157,7 @@ def test_options_that_do_not_go_together(case: Case, capsys: pytest.CaptureFixtu
         (["--reference", case.reference, "--judge", "replay", "judge=openai"], "both given"),
         (["--reference", case.reference, "--judge", "glassbox"], "not an instruction of the embedded world"),
         (["--reference", case.reference, "judge.timout=3"], "did you mean"),
+        (["--reference", case.reference, "statistics.max_cost=3"], "did you mean 'judge.max_cost'?"),
         (["--reference", case.reference, "statistics.confidence=1.5"], "statistics.confidence"),
         (["--reference", case.reference, "--json", case.folder / "no" / "x.json"], "no such folder"),
     ]

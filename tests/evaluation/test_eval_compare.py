@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from alphapo_cli.evaluation.compare import permutation_p_value
+from alphapo_cli.plots.evaluation import evaluation_figure
 from tests.evaluation.eval_world import Case, alphapo, one_line, write
 
 
@@ -134,3 +135,63 @@ def test_what_cannot_be_compared_is_refused(
 def test_a_directory_without_annotations_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert alphapo("compare", tmp_path, tmp_path) == 2
     assert "holds no annotations.json" in one_line(capsys.readouterr().err)
+
+
+class TestOneNameForBoth:
+    """Answers of one model at two temperatures: their files tell them apart, wherever the two are named."""
+
+    @pytest.mark.parametrize(
+        ("places", "tails"),
+        [
+            (("cold/annotations.json", "hot/annotations.json"), ("cold/annotations.json", "hot/annotations.json")),
+            (("one.json", "two.json"), ("one.json", "two.json")),
+            (("x/run/a.json", "y/run/a.json"), ("x/run/a.json", "y/run/a.json")),
+            (("x/run/a.json", "x/run/b.json"), ("a.json", "b.json")),
+        ],
+    )
+    def test_the_shortest_tails_that_differ(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], places: tuple[str, str], tails: tuple[str, str]
+    ) -> None:
+        files = [tmp_path / place for place in places]
+        for file, preference in zip(files, (1.2, 1.7), strict=True):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write(file, rows("X", [preference] * 4))
+        assert alphapo("compare", *files, "--json", "-") == 0
+        printed = capsys.readouterr()
+        sentence, found = printed.out.splitlines()
+        assert sentence.startswith(f"the win rate of {tails[0]} is 50.00 points below that of {tails[1]} on ")
+        shown = json.loads(found)
+        assert (shown["a"], shown["b"], shown["sentence"]) == (*tails, sentence)
+        for tail in tails:
+            assert f"win rate of {tail}" in printed.err
+
+    def test_different_names_are_kept(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        found, _ = compared(tmp_path, capsys, rows("X", [1.0] * 4), rows("Y", [1.0] * 4))
+        assert (found["a"], found["b"]) == ("X", "Y")
+
+    def test_one_file_given_twice(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        file = write(tmp_path / "a.json", rows("X", [1.2] * 4))
+        assert alphapo("compare", file, file) == 0
+        assert "the win rate of X (A) is 0.00 points above that of X (B)" in capsys.readouterr().out
+
+    def test_outputs_against_a_reference_of_the_same_name(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """results.json, the table and the picture; annotations and leaderboard keep the generator's name."""
+        case = Case(tmp_path, generator="base")
+        assert case.replay("statistics.bootstrap=0") == 0
+        found = case.results()
+        assert (found["generator"], found["reference"]) == (case.outputs.name, case.reference.name)
+        assert f"{case.outputs.name} against {case.reference.name}, judged by" in capsys.readouterr().err
+        title = evaluation_figure(found).get_suptitle()
+        assert title.startswith(f"{case.outputs.name} against {case.reference.name}, judged by")
+        judged = json.loads((case.out / "annotations.json").read_text())
+        assert {(row["generator_1"], row["generator_2"]) for row in judged} == {("base", "base")}
+        assert (case.out / "leaderboard.csv").read_text().splitlines()[1].startswith("base,")
+
+    def test_long_names_in_the_picture_stay_different(self, tmp_path: Path) -> None:
+        case = Case(tmp_path)
+        assert case.replay("statistics.bootstrap=0") == 0
+        names = [f"llama-3-8b-instruct-alphapo-trained-{end}" for end in ("hot", "cold")]
+        title = evaluation_figure(case.results() | {"generator": names[0], "reference": names[1]}).get_suptitle()
+        assert title.startswith("...8b-instruct-alphapo-trained-hot against ...b-instruct-alphapo-trained-cold, ")

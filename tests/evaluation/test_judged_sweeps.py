@@ -141,7 +141,7 @@ def test_a_reference_that_another_process_makes_is_waited_for(tmp_path, shared_c
         seen.set()
         process.join(60)
 
-    looks = []
+    looks: list[float] = []
     monkeypatch.setattr(train_generate_evaluate, "time", SimpleNamespace(sleep=wait))
     process = threading.Thread(target=other)
     process.start()

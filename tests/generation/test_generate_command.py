@@ -74,7 +74,7 @@ def test_the_same_line_again_is_complete_and_changes_nothing(
     # An equal model elsewhere makes equal answers: what counts is the content.
     base = load(first.path / "manifest.json")["model"]
     copy = shutil.copytree(base, tmp_path / "copy")
-    same = alphapo("generate", str(copy), *HERE, "generation.generator=glassbox-base")
+    same = alphapo("generate", str(copy), "data=glassbox", *HERE, "generation.generator=glassbox-base")
     assert same.out.splitlines()[:2] == [str(first.path), "complete"]
 
 
@@ -187,7 +187,8 @@ def test_an_interrupted_generation_keeps_what_it_has_and_goes_on(
 def test_a_lora_run_generates_what_its_merged_model_does(lora: Path, alphapo: Alphapo, tmp_path: Path) -> None:
     line = (*HERE, "generation.temperature=0")
     adapted = outputs(alphapo("generate", str(lora), *line).path)
-    assert adapted == outputs(alphapo("generate", str(merge(lora, tmp_path / "merged")), *line).path)
+    merged = str(merge(lora, tmp_path / "merged"))
+    assert adapted == outputs(alphapo("generate", merged, "data=glassbox", *line).path)
     assert adapted != outputs(alphapo("generate", *line).path), "the adapter must matter for this to say anything"
 
 
@@ -201,7 +202,7 @@ def test_every_stop_id_of_the_generation_config_ends_an_answer(alphapo: Alphapo,
     (model / "generation_config.json").write_text(
         json.dumps(settings | {"eos_token_id": [*(eos if isinstance(eos, list) else [eos]), stop]})
     )
-    ended = outputs(alphapo("generate", str(model), *line).path)
+    ended = outputs(alphapo("generate", str(model), "data=glassbox", *line).path)
     assert ended == [" ".join(itertools.takewhile(lambda word: word != ".", text.split())) for text in plain]
     assert ended != plain
 

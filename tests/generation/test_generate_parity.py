@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from alphapo_cli.config.schema import DataConfig
+from alphapo_cli.data.text_pairs import PromptContext
 from alphapo_cli.data.tokenise import encode_prompt
 from alphapo_cli.errors import UsageError
 from alphapo_cli.generation.parity import check_engine, check_run, check_template
 from alphapo_cli.generation.run_settings import RecordedPrompts, RunRecord
-from tests.conftest import BARE, TINY, Ran, run_here
+from tests.conftest import BARE, SCRATCH, TINY, Ran, run_here, write_rows
 from tests.data import data_tokenizers as kinds
 
 Alphapo = Callable[..., Ran]
@@ -82,6 +83,37 @@ def test_prompts_that_training_had_cut_are_recognised(
     assert again.code == 0, again.err
 
 
+def test_a_header_that_training_counts_to_the_answer_is_fed_to_generation(
+    alphapo: Alphapo, pairs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `alphapo generate`, which takes the setting over from the run, and by the answers sampled during training."""
+    from alphapo_cli.modeling.sampling import sample
+    from alphapo_cli.probe import sampled_answers
+
+    fed: list[list[int]] = []
+
+    def noted(lm: Any, ids: list[list[int]], *more: Any, **settings: Any) -> Any:
+        fed.extend(ids)
+        return sample(lm, ids, *more, **settings)
+
+    monkeypatch.setattr(sampled_answers, "sample", noted)
+    data = ("data=jsonl", f"data.path={pairs['plain']}")
+    counted = ("data.completion_includes_header=true", "data.second_end_token=true")
+    ran = alphapo("train", *SCRATCH, *BARE, *data, *counted, "probe.samples=2", "probe.max_new_tokens=2")
+    assert ran.code == 0, ran.err
+    tokens = json.loads((ran.path / "model" / "tokenizer.json").read_text())["added_tokens"]
+    header = next(token["id"] for token in tokens if token["content"] == "<|assistant|>")
+    recorded = json.loads((ran.path / "prompts.json").read_text())
+    assert {ids[-1] for ids in (*fed, *(row["ids"] for row in recorded))} == {header}
+    made = alphapo(
+        "generate", str(ran.path), "generation=transformers", *data, "data.limit=2", "generation.max_new_tokens=2"
+    )
+    assert made.code == 0, made.err
+    config = (made.path / "config.yaml").read_text()
+    assert "completion_includes_header: true" in config
+    refused(alphapo("generate", str(ran.path), *data, counted[1]), "data.second_end_token: concerns training pairs")
+
+
 @pytest.fixture(params=[kinds.bpe, kinds.llama2, kinds.chatml], ids=["template BOS", "both BOS", "no BOS"])
 def tokenizer(request: pytest.FixtureRequest) -> Any:
     return request.param()
@@ -140,3 +172,76 @@ def test_the_engine_must_be_given_our_ids() -> None:
         UsageError, match=r"prompt 3: token ids differ at position 2 \(8 against the end|against the end"
     ):
         check_engine(3, [0, 7, 8], [0, 7], tokenizer)
+
+
+SCHEMA = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+
+
+def test_tools_and_other_context_are_compared_too() -> None:
+    tokenizer = kinds.with_template(kinds.TOOLS)
+    context = PromptContext("Be brief.", {"tools": [SCHEMA]})
+    ids = encode_prompt(USER, tokenizer, DataConfig(), context)
+    check_template([USER], [ids], tokenizer, DataConfig(), [context])
+    with pytest.raises(UsageError, match="prompt 1: token ids differ"):
+        check_template([USER], [encode_prompt(USER, tokenizer, DataConfig())], tokenizer, DataConfig(), [context])
+    recorded = RunRecord((RecordedPrompts(USER, tuple(ids), context),), "files", 4096, None)
+    check_run(recorded, tokenizer, DataConfig())
+    with pytest.raises(UsageError, match=r"training prompt 1: .*data\.chat_template_kwargs"):
+        check_run(recorded, tokenizer, DataConfig(chat_template_kwargs={"mood": "good"}))
+
+
+def test_a_run_on_tools_generates_with_what_it_was_trained_on(alphapo: Alphapo, scratch: Ran, tmp_path: Path) -> None:
+    """Recorded with its tools and arguments; generation takes the arguments over, and says what it does not use."""
+    model = shutil.copytree(scratch.path / "model", tmp_path / "model")
+    (model / "chat_template.jinja").write_text(kinds.TOOLS)
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": "it"}}}
+    rows = [
+        {"prompt": [{"role": "user", "content": f"What is {n}?"}], "tools": json.dumps([SCHEMA]), "system": "Be brief.",
+         "chosen": [{"role": "assistant", "content": None, "tool_calls": [call]}],
+         "rejected": [{"role": "assistant", "content": f"Nothing {n}"}]}
+        for n in range(10)
+    ]  # fmt: skip
+    write_rows(tmp_path / "rows.jsonl", rows)
+    short = [*BARE, "trainer=small", "trainer.threads=1", "trainer.use_cpu=true", "trainer.max_steps=1", "data=jsonl"]
+    line = (
+        "train",
+        *short,
+        "objective=simpo",
+        f"model.path={model}",
+        "data.path=rows.jsonl",
+        "data.chat_template_kwargs.mood=good",
+    )
+    ran = alphapo(*line, "trainer.per_device_train_batch_size=4")
+    assert ran.code == 0, ran.err
+    recorded = json.loads((ran.path / "prompts.json").read_text())[0]
+    assert recorded["context"] == {"system": "Be brief.", "arguments": {"tools": [SCHEMA]}}
+    generate = (
+        "generate",
+        str(ran.path),
+        "generation=transformers",
+        "generation.max_new_tokens=2",
+        "data.path=rows.jsonl",
+    )
+    made = alphapo(*generate, "data.limit=2")
+    assert made.code == 0, made.err
+    assert "not in the text" not in made.err
+    summary = json.loads((made.path / "summary.json").read_text())
+    assert (summary["data"]["rows_read"], summary["data"]["not_rendered"]) == (2, {})
+    refused(alphapo(*generate, "data.limit=2", "data.chat_template_kwargs.mood=bad"), "token ids differ")
+    (ran.path / "model" / "chat_template.jinja").write_text(kinds.TOOLS.replace("{{ tools | tojson }}", "some"))
+    refused(alphapo(*generate), "training prompt 1: token ids differ")
+    bare = write_rows(
+        tmp_path / "bare.jsonl",
+        [{"messages": [*rows[0]["prompt"], *rows[0]["rejected"]], "name": "x", "tools": [SCHEMA]}],
+    )
+    (model / "chat_template.jinja").write_text(kinds.BARE)
+    noted = alphapo(
+        "generate", str(model), "generation=transformers", "generation.max_new_tokens=2", f"data.path={bare}"
+    )
+    assert noted.code == 0, noted.err
+    for note in (
+        "1 of 1 conversations end with an answer",
+        "columns not used: name (1)",
+        "not in the text of the prompts: tools (1)",
+    ):
+        assert note in noted.err

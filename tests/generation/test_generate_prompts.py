@@ -64,6 +64,76 @@ def test_a_list_in_json_its_datasets_and_repetitions(tmp_path: Path) -> None:
     assert [p.instruction for p in load_prompts(DataConfig(source="files", path=str(file), limit=2)).rows] == ["a", "b"]
 
 
+CALL = {"type": "function", "function": {"name": "look", "arguments": {"at": "it"}}}
+SCHEMA = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+
+
+def load_rows(tmp_path: Path, *rows: dict[str, Any], **settings: Any) -> Any:
+    file = write_rows(tmp_path / "rows.jsonl", list(rows))
+    return load_prompts(DataConfig(source="files", path=str(file), **settings))
+
+
+def test_conversations_that_read_the_same_are_told_apart(tmp_path: Path) -> None:
+    """`instruction` identifies an answer in every later step; one text that looks like a conversation keeps its own."""
+    looks = {"messages": [{"role": "user", "content": "User: Why?\n\nAssistant: Because.\n\nUser: Why?"}]}
+    found = load_rows(tmp_path, {"messages": [ASK, ANSWER, ASK]}, looks, looks)
+    assert [p.instruction for p in found.rows] == [
+        json.dumps({"messages": [dict(sorted(m.items())) for m in (ASK, ANSWER, ASK)]}),
+        looks["messages"][0]["content"],
+    ]
+    assert found.repeated == 1
+    same = {"prompt": "Why?"}
+    found = load_rows(tmp_path, same, {**same, "tools": [SCHEMA]}, {**same, "chat_template_kwargs": {"mood": "ü"}})
+    assert len({p.instruction for p in found.rows}) == 3
+    assert found.rows[0].instruction == "Why?"
+    assert "ü" in found.rows[2].instruction
+
+
+def test_an_answer_that_ends_a_conversation_is_counted(tmp_path: Path) -> None:
+    found = load_rows(
+        tmp_path, {"messages": [ASK, ANSWER]}, {"messages": [SYSTEM, ASK, ANSWER]}, {"messages": [ASK, ANSWER, ASK]}
+    )
+    assert (len(found.rows), found.answered, found.read) == (3, 2, 3)
+
+
+def test_what_a_row_gives_the_template_is_read_as_in_training(tmp_path: Path) -> None:
+    told = [ASK, {"role": "assistant", "content": None, "tool_calls": [CALL]}, {"role": "tool", "content": "it"}]
+    found = load_rows(
+        tmp_path, {"messages": told, "tools": json.dumps([SCHEMA]), "system": "Be brief.", "origin": "web"}
+    )
+    (prompt,) = found.rows
+    assert prompt.side == (ASK, {"role": "assistant", "content": "", "tool_calls": [CALL]}, told[2])
+    assert (prompt.context.system, prompt.context.arguments) == ("Be brief.", {"tools": [SCHEMA]})
+    calls = json.dumps([CALL], sort_keys=True)
+    assert prompt.instruction == f"System: Be brief.\n\nUser: Why?\n\nAssistant: {calls}\n\nTool: it"
+    assert found.unread.counts == {"origin": 1}
+    (text,) = load_rows(tmp_path, {"prompt": "Why?", "system": "Be brief."}).rows
+    assert (text.instruction, text.side) == ("System: Be brief.\n\nUser: Why?", "Why?")
+    (pair,) = load_rows(tmp_path, {"prompt": "Why?", "chosen": "a", "rejected": "b", "tools": [SCHEMA]}).rows
+    assert pair.context.arguments == {"tools": [SCHEMA]}
+    (joined,) = load_rows(tmp_path, {"instruction": "Add.", "input": "1 2"}, ignore_columns=["input"]).rows
+    assert joined.instruction == "Add."
+
+
+def test_columns_of_answers_need_not_be_spoken_of(tmp_path: Path) -> None:
+    row = {"instruction": "Why?", "output": "x", "generator": "y", "chosen": "a", "rejected": "b", "score": 1}
+    assert load_rows(tmp_path, row).unread.counts == {}
+
+
+def test_a_folder_with_splits_and_several_sources(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        write_rows(tmp_path / "set" / f"{name}.jsonl", [{"prompt": name}])
+    other = write_rows(tmp_path / "other.jsonl", [{"instruction": "other"}])
+
+    def texts(**settings: Any) -> list[tuple[str, str]]:
+        cfg = DataConfig(source="files", **{"path": str(tmp_path / "set"), **settings})
+        return [(p.instruction, p.dataset) for p in load_prompts(cfg).rows]
+
+    assert texts() == [("train", "train")]
+    assert texts(eval_split="test") == texts(split="test") == [("test", "test")]
+    assert texts(path=[str(tmp_path / "set"), str(other)]) == [("train", "train"), ("other", "other")]
+
+
 def test_a_column_of_another_name(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "q.jsonl", [{"question": "Why?", "prompt": "not this"}])
     (found,) = load_prompts(DataConfig(source="files", path=str(file), prompt_column="question")).rows
@@ -117,6 +187,13 @@ ROWS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "no user": ([{"messages": [SYSTEM]}], ("line 1", "no user message")),
     "no rows": ([], ("prompts.jsonl", "holds no rows")),
     "no object": ([3], ("line 1", "object")),
+    "pictures": (
+        [{"prompt": "a"}, {"prompt": "b", "images": ["x.png"]}],
+        ("1 of 2 rows hold what is not text (image in column 'images'", "line 2", "data.ignore_columns=[images]"),
+    ),
+    "pictures in messages": (
+        [{"messages": [{"role": "user", "content": [{"type": "image"}]}]}], ("1 of 1 rows", "image in the messages of 'messages'"),
+    ),
 }  # fmt: skip
 
 
@@ -128,13 +205,16 @@ def test_broken_rows(name: str, alphapo: Alphapo, tmp_path: Path) -> None:
 
 
 LINES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "no model": ("./nothing", ("model=./nothing", "no such directory")),
+    "no prompts": ("./nothing", ("./nothing: answers to which prompts? give data=...",)),
+    "no model": ("./nothing data=glassbox", ("model=./nothing", "no such directory")),
     "no file": ("data=jsonl data.path=nothing.jsonl", ("nothing.jsonl", "no such file")),
     "no path": ("data=jsonl", ("data.path=FILE is missing",)),
     "typo": ("generation.temprature=0", ("generation.temprature", "did you mean 'generation.temperature'?")),
+    "in another group": ("data.top_p=1", ("'data.top_p'", "did you mean 'generation.top_p'?")),
     "range": ("generation.top_p=1.5", ("generation.top_p=1.5", "at most 1")),
     "choice": ("generation=vlm", ("generation=vlm", "did you mean 'vllm'?")),
     "pairs only": ("data.duplicates=drop", ("data.duplicates", "training pairs")),
+    "weights": ("data.weights=[1]", ("data.weights", "training pairs")),
     "messages as text": (
         "data.limit=3 data.template=plain",
         ("data.template=plain and 3 of 3 prompts are", "leave data.template=auto"),
@@ -154,6 +234,12 @@ def test_bad_lines(name: str, alphapo: Alphapo, tmp_path: Path) -> None:
     refused(alphapo("generate", *line.split()), tmp_path, *parts)
 
 
+def test_the_configuration_shows_the_source_that_is_read(alphapo: Alphapo) -> None:
+    for line, source in ((["data.path=x.jsonl"], "files"), (["data=jsonl"], "files"), ([], "glassbox")):
+        ran = alphapo("generate", *line, "--print-config")
+        assert f"  source: {source}\n" in ran.out, ran.err
+
+
 def test_some_prompts_too_long_are_counted_not_cut(alphapo: Alphapo, tmp_path: Path) -> None:
     rows = [{"instruction": "name one fruit . " * n} for n in (1, 9, 40, 2, 33)]
     file = write_rows(tmp_path / "prompts.jsonl", rows)
@@ -167,7 +253,7 @@ def test_some_prompts_too_long_are_counted_not_cut(alphapo: Alphapo, tmp_path: P
 def test_instructions_need_a_chat_template(trained: Ran, alphapo: Alphapo, tmp_path: Path) -> None:
     model = shutil.copytree(trained.path / "model", tmp_path / "model")
     (model / "chat_template.jinja").unlink()
-    line = ("generate", str(model), "generation=transformers", "data.limit=3")
+    line = ("generate", str(model), "generation=transformers", "data=glassbox", "data.limit=3")
     refused(alphapo(*line), tmp_path, "no chat template", "3 of 3 prompts", "data.template=plain")
     file = write_rows(tmp_path / "prompts.jsonl", [{"instruction": "name one fruit ."}])
     refused(alphapo(*line, f"data.path={file}"), tmp_path, "no chat template")

@@ -24,7 +24,8 @@ def greedy(tmp_path_factory: pytest.TempPathFactory, real_cache: Path) -> dict[s
     """Greedy generations to the world's 256 prompts by "backend model": model lora, merged or base."""
     folder = tmp_path_factory.mktemp("greedy")
     lora = train_lora(folder, real_cache)
-    models = {"lora": [str(lora)], "merged": [str(merge(lora, folder / "merged"))], "base": []}
+    merged = [str(merge(lora, folder / "merged")), "data=glassbox"]
+    models = {"lora": [str(lora)], "merged": merged, "base": []}
     wanted = ["vllm lora", "vllm merged", "transformers lora", "transformers merged", "transformers base"]
     made = {}
     for name in wanted:

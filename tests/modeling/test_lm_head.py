@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 
-from alphapo_cli.modeling.lm_head import Head, chunks, log_probs_and_statistics, token_log_probs
+from alphapo_cli.modeling.lm_head import Head, chunks, kl_from, log_probs_and_statistics, observe, token_log_probs
 
 N, H, V = 7, 5, 11
 ROW = V * 4  # bytes of one row of float32 logits
@@ -117,9 +117,63 @@ def test_chunks_cover_all_rows_and_the_last_is_full() -> None:
     assert chunks(0, 4, 16) == []
 
 
-def test_no_tokens_is_no_error() -> None:
-    hidden, targets, layer = inputs()
-    assert token_log_probs(hidden[:0], targets[:0], Head(layer)).shape == (0,)
+@pytest.mark.parametrize("bias", [False, True], ids=["matrix", "bias"])
+def test_no_tokens_is_no_error(bias: bool) -> None:
+    hidden, targets, layer = inputs(bias=bias)
+    head = Head(layer)
+    logps, facts = log_probs_and_statistics(hidden[:0], targets[:0], head)
+    assert facts is not None
+    assert [len(x) for x in (logps, facts.entropy, facts.sum_p2)] == [0, 0, 0]
+    assert [len(x) for x in observe(hidden[:0], targets[:0], head, described=0)] == [0, 0, 0]
+    assert len(kl_from(hidden[:0].detach(), head, hidden[:0], head)) == 0
+    # A step without tokens still has a gradient: zeros, which every process of a group needs.
+    (2 * logps).sum().backward()
+    assert layer.weight.grad is not None
+    assert (layer.weight.grad == 0).all()
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["matrix", "bias"])
+@pytest.mark.parametrize("size", CHUNKS)
+def test_a_logit_of_minus_infinity_counts_as_no_token(bias: bool, size: str) -> None:
+    """A model that masks an id of its vocabulary: all is as if the id did not exist."""
+    hidden, targets, layer = inputs(bias=bias)
+    earlier = inputs(bias=bias)[2]
+    with torch.no_grad():
+        earlier.weight.mul_(0.5)
+        for linear in (layer, earlier):
+            if bias:
+                linear.bias[-1] = -torch.inf
+            else:  # a product beyond float64
+                hidden[:, -1] = 10.0
+                linear.weight[-1] = torch.tensor([0.0] * (H - 1) + [-1e308], dtype=torch.float64)
+    targets = targets.clamp(max=V - 2)
+    head, before = Head(layer), Head(earlier)
+    short = [Head(nn.Linear(H, V - 1, bias=bias).double()) for _ in range(2)]
+    with torch.no_grad():
+        for small, linear in zip(short, (layer, earlier), strict=True):
+            small.linear.weight.copy_(linear.weight[:-1])  # type: ignore[operator]
+            if bias:
+                small.linear.bias.copy_(linear.bias[:-1])  # type: ignore[operator]
+    table, start = (plain(small, hidden) for small in short)
+    entropy, chunk = -(table.exp() * table).sum(-1), CHUNKS[size]
+    logps, facts = log_probs_and_statistics(hidden, targets, head, chunk_bytes=chunk)
+    assert facts is not None
+    assert torch.allclose(facts.entropy, entropy, rtol=0, atol=1e-14)
+    assert torch.allclose(facts.sum_p2, table.exp().square().sum(-1), rtol=0, atol=1e-14)
+    seen, described, moved = observe(
+        hidden, targets, head, described=N, start=(hidden.detach(), before), chunk_bytes=chunk
+    )
+    assert torch.allclose(seen, table.gather(1, targets[:, None])[:, 0], rtol=0, atol=1e-14)
+    assert torch.allclose(described, entropy, rtol=0, atol=1e-14)
+    assert torch.allclose(moved, (table.exp() * (table - start)).sum(-1), rtol=0, atol=1e-14)
+    back = kl_from(hidden.detach(), before, hidden, head, chunk_bytes=chunk)
+    expected = (start.detach().exp() * (start.detach() - table)).sum(-1)
+    assert torch.allclose(back, expected, rtol=0, atol=1e-14)
+    for ours, theirs in ((logps, table.gather(1, targets[:, None])[:, 0]), (back, expected)):
+        for source, reference in ((layer.weight, short[0].linear.weight), (hidden, hidden)):
+            (mine,) = torch.autograd.grad(ours.square().sum(), source, retain_graph=True)
+            (other,) = torch.autograd.grad(theirs.square().sum(), reference, retain_graph=True)
+            assert torch.allclose(mine[: len(other)], other, rtol=0, atol=1e-12)
 
 
 PEAK = """

@@ -30,7 +30,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "Bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2},
     "Falcon": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
     "Phi": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
-    "StableLm": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
+    "StableLm": {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+        "intermediate_size": 64,
+    },
     "Llama": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
     "Mixtral": {
         "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
@@ -41,7 +44,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 def noisy(kind: str) -> Any:
     config = getattr(transformers, f"{kind}Config")(
-        vocab_size=97, pad_token_id=0, bos_token_id=1, eos_token_id=2, **SMALL[kind]
+        vocab_size=320, pad_token_id=0, bos_token_id=1, eos_token_id=2, **SMALL[kind]
     )
     names = [n for n, v in config.to_dict().items() if ("drop" in n or "jitter" in n) and isinstance(v, float | int)]
     for name in names:
@@ -61,6 +64,7 @@ def two_passes(lm: Any) -> bool:
     return torch.equal(first, second)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # in transformers' GPT-BigCode
 @pytest.mark.parametrize("kind", SMALL)
 def test_no_noise_is_left_and_the_config_is_saved_as_it_was(kind: str, tmp_path: Path) -> None:
     lm = noisy(kind)
@@ -75,7 +79,8 @@ def test_no_noise_is_left_and_the_config_is_saved_as_it_was(kind: str, tmp_path:
         lm.config.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
     assert {n: saved[n] for n in changed if n in saved} == {n: before[n] for n in changed if n in saved}
-    assert transformers.AutoConfig.from_pretrained(tmp_path).to_dict() == before
+    read = transformers.AutoConfig.from_pretrained(tmp_path).to_dict()
+    assert {n: v for n, v in read.items() if v != before.get(n)}.keys() <= {"_name_or_path", "transformers_version"}
     assert two_passes(lm)  # as it was before saving
 
 
@@ -110,7 +115,7 @@ def line(tmp_path: Path) -> Callable[..., tuple[str, ...]]:
     """`alphapo train` of one DPO step from a model of its own."""
 
     def make(lm: Any, *more: str, **tokens: Any) -> tuple[str, ...]:
-        tokenizer, _ = tiny.encoded(tiny.dialogues(16, seed=1), vocab=97, max_length=64)
+        tokenizer, _ = tiny.encoded(tiny.dialogues(16, seed=1), vocab=320, max_length=64)
         for name, value in tokens.items():
             setattr(tokenizer, name, value)
         tokenizer.save_pretrained(tmp_path / "start")
@@ -149,7 +154,7 @@ def test_padding_is_never_read(
 ) -> None:
     losses = {}
     for name, tokens in (("usual", {}), ("odd", {"pad_token_id": pad})):
-        ran = alphapo(*line(tiny.model(vocab=97), f"run.name={name}", "probe.samples=2", **tokens))
+        ran = alphapo(*line(tiny.model(vocab=320), f"run.name={name}", "probe.samples=2", **tokens))
         losses[name] = first_loss(ran)
         samples = sorted((ran.path / "samples").iterdir())
         losses[f"{name} samples"] = [[r["output"] for r in json.loads(p.read_text())] for p in samples]  # type: ignore[assignment]
@@ -166,7 +171,7 @@ def test_a_model_without_an_inner_one_is_refused_in_one_line(
     layout: str, alphapo: Callable[..., Ran], line: Callable[..., tuple[str, ...]]
 ) -> None:
     config = transformers.Llama4TextConfig(
-        vocab_size=97, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=16,
+        vocab_size=320, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=16,
         intermediate_size=48, intermediate_size_mlp=48, num_local_experts=2, pad_token_id=0, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
     ran = alphapo(*line(transformers.Llama4ForCausalLM(config), f"layout={layout}"))

@@ -86,7 +86,7 @@ NAMED: list[tuple[str, dict[str, float], float, float]] = [
         0.73839765,
         0.07503248,
     ),
-    ("objective=bce", {}, 1.26535371, 1.49875190),
+    ("objective=bce objective.beta=0.1", {}, 1.26535371, 1.49875190),
     ("objective=nca_pair objective.beta=0.1", {}, 1.32707351, 1.45373120),
     ("objective=sppo_hard objective.beta=0.1", {}, 28.25, 80.0),
     ("objective=exo", {}, 2.33954475, 3.11039702),

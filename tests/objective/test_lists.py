@@ -22,7 +22,7 @@ from alphapo_cli.objective.objective import Objective
 from tests import tiny
 
 METHODS = tiny.catalogue()
-LISTS = ("infonca", "nca_list", "exo_list", "mpo")
+LISTS = ("infonca", "nca_list", "exo_list", "swepo")
 
 
 def ls(x: float) -> float:
@@ -50,7 +50,7 @@ def exo(r: list[float], scores: list[float], temperature: float) -> float:
     return sum(q * math.log(q / t) for q, t in pairs)
 
 
-def mpo(r: list[float], scores: list[float], alpha: float, power: float) -> float:
+def swepo(r: list[float], scores: list[float], alpha: float, power: float) -> float:
     mean = sum(scores) / len(scores)
     each = [math.exp(alpha * abs(s - mean) ** power + x) for s, x in zip(scores, r, strict=True)]
     return -math.log(sum(e for e, s in zip(each, scores, strict=True) if s > mean) / sum(each))
@@ -61,7 +61,7 @@ FORMULAS: dict[str, tuple[dict[str, float], Callable[[list[float], list[float]],
     "infonca": ({"temperature": 0.7}, lambda r, s: infonca(r, s, 0.7)),
     "nca_list": ({"temperature": 0.7}, lambda r, s: nca(r, s, 0.7)),
     "exo_list": ({"temperature": 0.7}, lambda r, s: exo(r, s, 0.7)),
-    "mpo": ({"alpha": 0.8, "power": 2.0}, lambda r, s: mpo(r, s, 0.8, 2.0)),
+    "swepo": ({"alpha": 0.8, "power": 2.0}, lambda r, s: swepo(r, s, 0.8, 2.0)),
 }
 # The alpha of a power shape on log-ratios -> h
 SHAPES: dict[str, tuple[dict[str, Any], Callable[[float], float]]] = {
@@ -146,7 +146,7 @@ LIMITS = [
     ("infonca", {}, (1.0, 0.0), "dpo", {"beta": 0.01}),
     ("nca_list", {}, (1.0, 0.0), "nca_pair", {}),
     ("exo_list", {}, (math.log(0.999 / 0.001), 0.0), "exo", {}),
-    ("mpo", {"link": {"alpha": 0.0}}, (3.0, 1.0), "dpo", {}),
+    ("swepo", {"link": {"alpha": 0.0}}, (3.0, 1.0), "dpo", {}),
     ("triple_po", {"regulariser": {"name": "gold", "weight": 0.0}, "beta": 0.1}, (1.0, 0.0), "cpo", {"nll": 0.0}),
 ]
 
@@ -222,14 +222,22 @@ def test_answers_with_equal_scores_change_places_freely(name: str) -> None:
     assert torch.allclose(objective(replace(given, columns=same)).loss, objective(other).loss, rtol=1e-12)
 
 
+def test_answers_that_all_have_the_best_score_are_left_alone() -> None:
+    given = rows(10, 4, seed=9)
+    same = {name: torch.ones_like(column) for name, column in given.columns.items()}
+    loss, gradient = loss_and_gradient(METHODS["swepo"].objective, replace(given, columns=same))
+    assert (loss == 0).all()
+    assert (gradient == 0).all()
+
+
 def test_settings_about_two_answers_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^objective.label_smoothing=0.1: link 'infonca' reads the scores"):
+    with pytest.raises(ConfigError, match=r"^objective.label_smoothing=0.1: link 'infonca' reads how good"):
         tiny.objective("objective=infonca", "objective.label_smoothing=0.1")
     with pytest.raises(
         ConfigError, match=r"^objective/token=prefix: .* regulariser 'gold' reads more; .*objective/token=all"
     ):
         tiny.objective("objective=triple_po", "objective/token=prefix")
-    for bad in ("objective.link.temperature=0", "objective=mpo objective.link.power=-1"):
+    for bad in ("objective.link.temperature=0", "objective=swepo objective.link.power=-1"):
         with pytest.raises(ConfigError, match=r"objective.link.\w+=\S+: must be above 0"):
             tiny.objective("objective=infonca", *bad.split())
 

@@ -16,7 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from alphapo_cli.config.schema import ObjectiveConfig
+from alphapo_cli.config.compose import compose
+from alphapo_cli.config.overrides import Sources, read_line
+from alphapo_cli.config.schema import ObjectiveConfig, TrainConfig
 from alphapo_cli.errors import ConfigError
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
 from alphapo_cli.objective.build import build
@@ -111,8 +113,8 @@ FORMULAS: dict[str, Callable[[Row], float]] = {
     "asft": lambda r: -r.a_w - r.a_w - math.log(1 - math.exp(r.a_l)),
     "bco": lambda r: -ls(0.01 * r.r_w) - ls(-0.01 * r.r_l),  # before the first step
     "beta_dpo": lambda r: -ls(0.1 * r.gap),  # before the first step
-    "bce": lambda r: -ls(0.1 * r.r_w) - ls(-0.1 * r.r_l),
-    "cal_dpo": lambda r: -ls(r.gap) + (r.r_w - 5) ** 2 + (r.r_l + 5) ** 2,
+    "bce": lambda r: -ls(0.01 * r.r_w) - ls(-0.01 * r.r_l),
+    "cal_dpo": lambda r: -ls(r.gap) + ((r.r_w - 500) ** 2 + (r.r_l + 500) ** 2) / 2,
     "cdpo": lambda r: -0.9 * ls(0.1 * r.gap) - 0.1 * ls(-0.1 * r.gap),
     "chi_po": lambda r: -ls(0.1 * (r.r_w + math.exp(r.r_w) - r.r_l - math.exp(r.r_l))),
     "cpo": lambda r: -ls(0.1 * (r.w - r.l)) - r.a_w,
@@ -140,7 +142,7 @@ FORMULAS: dict[str, Callable[[Row], float]] = {
     "ln_dpo": lambda r: -ls(5 * (r.r_w / r.n_w - r.r_l / r.n_l)),
     "mappo": lambda r: -ls(0.1 * (r.r_w - r.better * r.r_l)),
     "modpo": lambda r: -ls((0.1 * r.gap - 0.5 * (r.other_reward_chosen - r.other_reward_rejected)) / 0.5),
-    "mpo": lambda r: -ls(0.1 * r.gap),
+    "swepo": lambda r: -ls(0.1 * r.gap),
     "mrpo": lambda r: (
         -ls(0.1 * (r.w - mixed(r.ref_w, r.guide_chosen_logp) - r.l + mixed(r.ref_l, r.guide_rejected_logp)))
     ),
@@ -154,7 +156,7 @@ FORMULAS: dict[str, Callable[[Row], float]] = {
     "rpo_aware_kl": lambda r: kl(s(r.better), s(0.1 * r.gap)),
     "rpo_aware_reverse_kl": lambda r: kl(s(0.1 * r.gap), s(r.better)),
     "rpo_aware_squared": lambda r: (0.1 * r.gap - r.better) ** 2,
-    "rpo_sft": lambda r: -ls(0.01 * r.gap) - 0.005 * r.w,
+    "rpo_sft": lambda r: -ls(0.01 * r.gap) - 0.01 * 0.005 * r.w,
     "sem_dpo": lambda r: -math.exp(-r.semantic_distance) * ls(0.1 * r.gap),
     "sft": lambda r: -r.a_w,
     "simpo": lambda r: -ls(2.5 * (r.a_w - r.a_l) - 0.25),
@@ -363,6 +365,25 @@ def test_sigmoid_of_margins_with_a_published_sign() -> None:
 # --------------------------------------------------------------------------------------------------------- catalogue
 
 
+@pytest.mark.parametrize("line", ["objective=mpo", "objective=dpo objective/link=mpo"])
+def test_the_former_name_of_swepo_is_refused(line: str) -> None:
+    """Trainers know another loss by that name: nobody is to train one in place of the other."""
+    with pytest.raises(
+        ConfigError, match=r"=mpo: no such objective.*objective(/link)?=swepo \(SWEPO, arXiv 2412\.04628\)"
+    ) as no:
+        tiny.objective(*line.split())
+    assert ("arXiv 2411.10442" in str(no.value)) == (line == "objective=mpo")
+
+
+def test_a_method_of_ones_own_may_have_that_name(tmp_path: Path) -> None:
+    (tmp_path / "objective").mkdir()
+    (tmp_path / "objective" / "mpo.yaml").write_text("defaults:\n  - dpo\n  - _self_\nname: mpo\n")
+    where = Sources(tmp_path)
+    assert compose("train", TrainConfig, [read_line(["objective=mpo"], where)], where).objective.link == {
+        "name": "logistic"
+    }
+
+
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
 def test_its_head_says_everything(method: Method) -> None:
     assert method.cfg.name == method.name
@@ -433,7 +454,7 @@ def test_a_schedule_moves_nothing_that_is_not_read_at_every_step(of: str, object
             "objective=alphapo objective/shape=tanh objective/schedule=adaptive objective.schedule.of=shape.scale objective.schedule.start=1",
             "objective.shape.scale=-1.0: must be above 0; objective.schedule moves it there",
         ),
-        ("objective=kto_pair objective/margin=length", "objective/link=kto_pair reads rewards and no margin"),
+        ("objective=kto_pair objective/margin=length", "objective/link=kto_pair reads no margin"),
         ("objective=dpo objective.preference=0", "no loss is left"),
     ],
 )  # fmt: skip

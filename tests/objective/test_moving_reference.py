@@ -53,7 +53,7 @@ def test_settings_that_do_nothing_are_named(alphapo: Callable[..., Ran], tiny: t
     late = alphapo("train", *tiny, *LINE, "objective.reference_every=5", "trainer.max_steps=4")
     assert "note: objective.reference_every=5: the reference never moves in a run of 4 steps" in late.err
     link = alphapo("train", *tiny, "objective=simpo", "objective/link=nca", f"model.reference={late.path}")
-    assert "note: not read: gamma=0.25: the link 'nca' reads each reward by itself" in link.err
+    assert "note: not read: gamma=0.25: the link 'nca' reads no margin" in link.err
     assert f"note: not read: model.reference={late.path}: objective 'simpo' compares with no reference" in link.err
     plain = alphapo("train", *tiny, *LINE, "objective.reference_every=4", "trainer.max_steps=4")
     assert "note:" not in plain.err

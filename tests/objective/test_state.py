@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from alphapo_cli.probe.scoring import score_pairs
 from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.training.trainer import PreferenceTrainer
 from tests import tiny
+from tests.conftest import Ran, strict_rows
 
 PAIRS = 12
 STATEFUL = ["kto_pair", "bco", "alpha_dpo", "gamma_po", "beta_dpo"]
@@ -163,9 +165,71 @@ def test_beta_dpo_keeps_its_share_and_moves_beta() -> None:
     beta = max(1e-3, 0.1 * (1 + 0.6 * (gaps[keeps.numpy()].mean() - mean)))
     expected = np.where(keeps.numpy(), np.log1p(np.exp(-beta * gaps)) / 0.8, 0)
     assert result.numpy() == pytest.approx(expected, rel=1e-10)
-    # Another step, another draw.
-    again = StepContext(0.0, objective.update(context.states, objective.observe(given, context)))
-    assert ((objective(given, again).loss != 0) != keeps).any()
+
+
+def kept_pairs(objective: Objective, given: AnswerLogProbs, steps: int = 4) -> list[tuple[int, ...]]:
+    """Which pairs have a loss, at each of the first steps if all have the same pairs."""
+    context, found = objective.start, []
+    for _ in range(steps):
+        context = StepContext(0.0, objective.update(context.states, objective.observe(given, context)))
+        found.append(tuple(torch.nonzero(objective(given, context).loss).flatten().tolist()))
+    return found
+
+
+def test_beta_dpo_draws_by_the_runs_seed_the_step_and_the_pair() -> None:
+    """By nothing else, such as the place of a pair in its batch."""
+    seeds = [tiny.objective("objective=beta_dpo", seed=seed) for seed in (0, 1, 2**32 - 1)]
+    given, _, _ = answers(seeds[0], 7)
+    draws = [kept_pairs(objective, given) for objective in seeds]
+    assert len({tuple(draw) for draw in draws}) == 3
+    assert all(len(set(draw)) > 1 for draw in draws)
+    assert kept_pairs(tiny.objective("objective=beta_dpo", seed=1), given) == draws[1]
+    # Once the threshold of a step is known, a pair is kept or not by itself: alone in a batch as among the others.
+    objective = seeds[1]
+    context = StepContext(0.0, objective.update(objective.start.states, objective.observe(given, objective.start)))
+    whole = objective(given, context).loss
+    for order in ([29, 3, 17], [5]):
+        assert given.index is not None
+        assert given.reference is not None
+        part = replace(
+            given, sums=given.sums[:, order], lengths=given.lengths[:, order], reference=given.reference[:, order],
+            index=given.index[order],
+        )  # fmt: skip
+        assert torch.equal(objective(part, context).loss, whole[order])
+
+
+@pytest.mark.slow
+def test_kept_pairs_are_a_sample_by_weight() -> None:
+    """A sample of one of three pairs, with weights exp(-z^2/2): each is kept as often as its share of the weights."""
+    objective = tiny.objective("objective=beta_dpo", "objective.weight.drop=0.5", "objective.weight.momentum=0")
+    ratio = torch.tensor([[0.5, 2.0, -1.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    ones, counts, draws = torch.ones(2, 3, dtype=torch.float64), np.zeros(3), 3000
+    gaps = ratio[0].numpy()
+    z = (gaps - gaps.mean()) / gaps.std(ddof=1)
+    shares = np.exp(-(z**2) / 2) / np.exp(-(z**2) / 2).sum()
+    for i in range(draws):
+        given = AnswerLogProbs(ratio - 1, ones, -ones, index=torch.arange(3) + 3 * i)
+        context = StepContext(0.0, objective.update(objective.start.states, objective.observe(given, objective.start)))
+        kept = objective(given, context).loss != 0
+        assert kept.sum() == 1
+        counts += kept.numpy()
+    # Four standard errors of a share of 3,000 draws; the draws are the same in every run.
+    assert np.abs(counts / draws - shares).max() < 4 * np.sqrt(0.25 / draws)
+
+
+@pytest.mark.slow
+def test_two_seeds_draw_differently_in_a_run(alphapo: Callable[..., Ran], tiny: tuple[str, ...]) -> None:
+    """All pairs in every step, so that two seeds of a run differ in nothing but what is drawn."""
+    line = ("train", *tiny, "trainer.learning_rate=1e-3", "trainer.per_device_train_batch_size=64")
+    for name, draws in (("dpo", False), ("beta_dpo", True), ("sampo", True)):
+        runs = [alphapo(*line, f"objective={name}", f"seed={seed}") for seed in (0, 1)]
+        assert [ran.code for ran in runs] == [0, 0], runs[0].err
+        one, other = (
+            [row["train/loss"] for row in strict_rows(ran.path / "metrics.jsonl") if "train/loss" in row]
+            for ran in runs
+        )
+        # Adding 64 pairs in another order: a few last digits of float32, through four steps.
+        assert (one != pytest.approx(other, rel=1e-4)) == draws, name
 
 
 def test_outlying_pairs_are_mostly_left_out() -> None:

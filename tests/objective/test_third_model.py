@@ -237,6 +237,8 @@ def test_loss_of_rows(alphapo: Callable[..., Ran], tmp_path: Path) -> None:
     assert loss("objective=mrpo") == pytest.approx(loss("objective=dpo"), rel=1e-14)  # equal references
     expected = float(F.softplus(torch.tensor(-0.1 * (1.5 - 0.5 * 0.5), dtype=torch.float64)))
     assert loss("objective=tdpo") == pytest.approx(expected, rel=1e-12)
+    first = float(F.softplus(torch.tensor(-0.1 * (1.5 + 0.25 - 0.75), dtype=torch.float64)))  # TDPO1: K_w - K_l in full
+    assert loss("objective=tdpo", "objective.margin.stop=false", "objective.margin.alpha=1") == pytest.approx(first)
     del row["kl_chosen"]
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
     ran = alphapo("loss", "rows.jsonl", "objective=tdpo")

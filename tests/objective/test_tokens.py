@@ -69,22 +69,43 @@ def test_bmc_counts_unlikely_tokens_of_one_answer_only_more() -> None:
     differs = [0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0]
     expected = [b if d else 1.0 for b, d in zip(boost, differs, strict=True)]
     assert weights(given, "objective=bmc") == pytest.approx(expected, rel=1e-12)
+    counted = [w * float(x) for w, x in zip(expected, logps(given), strict=True)]
+    d = [sum(counted[:5]) - sum(counted[7:10]), sum(counted[5:7]) - sum(counted[10:])]
+    loss = tiny.objective("objective=bmc")(given).loss.tolist()  # beta 0.01, as its authors train chat models
+    assert loss == pytest.approx([math.log1p(math.exp(-0.01 * x)) for x in d], rel=1e-12)
 
 
-def test_sampo_takes_as_many_tokens_and_draws_by_pair_and_seed_alone() -> None:
+def test_sampo_takes_as_many_tokens_and_draws_by_pair_and_seeds_alone() -> None:
     given = tokens(3)
     drawn = weights(given, "objective=sampo")
     assert drawn == weights(tokens(4), "objective=sampo")  # policy and reference: the same places
     assert sorted(drawn[:5]) == [0, 0, 1, 1, 1]
     assert drawn[5:10] == [1] * 5
     assert sorted(drawn[10:]) == [0, 0, 1, 1]
-    assert len({tuple(weights(given, "objective=sampo", f"objective.token.seed={s}")) for s in range(8)}) > 3
+    for seeds in (
+        [tiny.objective("objective=sampo", f"objective.token.seed={s}") for s in range(8)],
+        [tiny.objective("objective=sampo", seed=s) for s in range(8)],  # the run's
+    ):
+        assert len({tuple(o.parts["token"](given, given.per_token).tolist()) for o in seeds}) > 3
     # alone in a batch, the pair keeps its draw
     alone = TokenLogProbs(
         logps(given)[[0, 1, 2, 3, 4, 7, 8, 9]], CompletionTokens(torch.zeros(8), torch.tensor([0] * 5 + [1] * 3), 1, 2)
     )
     single = replace(alone.answers(), index=torch.tensor([7]))
     assert tiny.objective("objective=sampo").parts["token"](single, alone).tolist() == drawn[:5] + drawn[7:10]
+
+
+def test_sampo_draws_every_token_equally_often() -> None:
+    """Of five tokens any three: each in three fifths of the draws, each two together in three tenths."""
+    objective = tiny.objective("objective=sampo")
+    pairs = 2000
+    answer = torch.cat([torch.arange(pairs).repeat_interleave(5), pairs + torch.arange(pairs).repeat_interleave(3)])
+    scored = TokenLogProbs(torch.zeros(8 * pairs), CompletionTokens(torch.zeros(8 * pairs), answer, pairs, 2))
+    drawn = objective.parts["token"](scored.answers(), scored)[: 5 * pairs].view(pairs, 5).double()
+    assert (drawn.sum(1) == 3).all()
+    together = drawn.T @ drawn / pairs
+    expected = torch.full((5, 5), 0.3, dtype=torch.float64).fill_diagonal_(0.6)
+    assert (together - expected).abs().max() < 4 * math.sqrt(0.25 / pairs)  # four standard errors of a share
 
 
 def test_tgdpo_counts_what_the_guide_prefers_more_where_chosen_and_less_where_rejected() -> None:
@@ -117,7 +138,9 @@ def test_every_token_once_is_dpo() -> None:
     given = tokens(6)
     dpo = tiny.objective("objective=dpo")(given).loss
     assert torch.allclose(tiny.objective("objective=ld_dpo", "objective.token.alpha=1")(given).loss, dpo, rtol=1e-13)
-    assert torch.allclose(tiny.objective("objective=bmc", "objective.token.delta=0")(given).loss, dpo, rtol=1e-13)
+    assert torch.allclose(
+        tiny.objective("objective=bmc", "objective.token.delta=0", "objective.beta=0.1")(given).loss, dpo, rtol=1e-13
+    )
 
 
 @pytest.mark.parametrize("clamp", [True, False])

@@ -213,7 +213,7 @@ class TestWords:
     def test_long_values_that_begin_alike_are_points_of_their_own_in_the_pictures(self, tmp_path):
         """By their first 29 characters they would be averaged, as seeds of one another."""
         models = [f"/data/models/llama-3-8b-instruct-sft-$epoch_{n}$" for n in (1, 2)]
-        path = craft(tmp_path / "sweep", f"model.path={','.join(models)}", name=None)
+        path = craft(tmp_path / "sweep", f"model.path={','.join(models)}", "data=jsonl", name=None)
         written = write_report(SweepDirectory(path))
         svg = written.pictures["outcome"][1].read_text()
         assert all(f"…{model[-29:]}" in svg for model in models)
@@ -225,7 +225,9 @@ class TestWords:
         "line",
         [(f"{ALPHA}=0.25", "seed=3"), ("objective=dpo,ipo", "trainer.learning_rate=1e-05"),
          ("objective=ipo", "objective/shape=power", f"{ALPHA}=0.5,1", "objective.gamma=0.3"),
-         ("seed=1,2", "data=jsonl", "data.path='my data, v2.jsonl'", "tracking.tags=[a,b]", "model.lora.target_modules=[q,v]"),
+         ("seed=1,2", "data=jsonl", "data.path='my data, v2.jsonl'", "model.path=m", "tracking.tags=[a,b]",
+          "model.lora.target_modules=[q,v]", "trainer.threads=1"),
+         ("seed=1,2", "data=glassbox", "model.path=m", "trainer.use_cpu=true"), ("seed=1,2", "data=hub", "model=from_scratch"),
          (r"data.system='Say C:\dir, not /dir','Be brief.'",)],
     )  # fmt: skip
     def test_a_cells_command_gives_the_cells_configuration(self, line, tmp_path):

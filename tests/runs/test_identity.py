@@ -7,6 +7,7 @@ objectives, without their weights.
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,10 +18,11 @@ import pytest
 from alphapo_cli.config import schema
 from alphapo_cli.config.compose import compose
 from alphapo_cli.config.objective_parts import declared
-from alphapo_cli.config.overrides import Sources, read_line
+from alphapo_cli.config.overrides import Sources, parse, read_line
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runs import identity
 from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.storage.run_lock import acquire
 
 KEPT = Path(__file__).parent / "first_version"
 ALPHA = "objective.shape.alpha"
@@ -30,6 +32,7 @@ LINE = (
     "probe.samples=0", "tracking.mode=disabled", "tracking.pictures=false",
 )  # fmt: skip
 OF_THE_RUN = ("train", *LINE, f"{ALPHA}=0.5")
+NOW = max(identity.NUMERICS)
 SWEEPS = {OVER_ALPHA: ("sweep", "alpha", f"{ALPHA}=0,1"), OVER_OBJECTIVES: ("sweep", "objective=simpo,alphapo")}
 
 
@@ -144,7 +147,7 @@ class TestDirectoriesOfTheFirstVersion:
         before = contents(kept)
         ran = alphapo(*OF_THE_RUN)
         assert (ran.code, ran.path.name, ran.out.splitlines()[1]) == (0, RUN, "complete")
-        assert ran.fault.startswith("alphapo: warning: this run was made under numerics 1 (now 2: ")
+        assert ran.fault.startswith(f"alphapo: warning: this run was made under numerics 1 (now {NOW}: ")
         assert ran.fault.endswith("--replace trains it anew")
         assert contents(kept) == before
 
@@ -273,7 +276,7 @@ class TestAChoiceOfAFileThatChanged:
         meant = alphapo(*OF_THE_RUN, "trainer.learning_rate=0.0009")
         assert (meant.code, meant.path.name, meant.out.splitlines()[1]) == (0, RUN, "complete")
 
-    @pytest.mark.parametrize("why", ["another line", "todays numerics"])
+    @pytest.mark.parametrize("why", ["another line", "no line", "todays numerics", "files of the user's own"])
     def test_otherwise_it_is_another_run(self, why, kept):
         """As long as numerics stay, a file that changed is the user's own, who knows."""
         file = kept / RUN / "config.yaml"
@@ -282,7 +285,11 @@ class TestAChoiceOfAFileThatChanged:
             rewrite(kept / RUN / "manifest.json", numerics=max(identity.NUMERICS))
         cfg = composed(*OF_THE_RUN[1:])
         cfg.run.dir = str(kept)
-        argv = ["alphapo", *OF_THE_RUN, *(["seed=0"] if why == "another line" else [])]
+        words = ["alphapo", *OF_THE_RUN]
+        if why == "files of the user's own":
+            words += ["--config-dir", "mine"]
+            rewrite(kept / RUN / "manifest.json", command=words)
+        argv = {"another line": [*words, "seed=0"], "no line": ["script.py"]}.get(why, words)
         assert identity.find_run(cfg, argv).name == identity.run_name(cfg)
 
     @pytest.mark.parametrize("numerics", [1, max(identity.NUMERICS)])
@@ -318,9 +325,22 @@ class TestNumerics:
         before = contents(kept)
         refused = alphapo(*OF_THE_RUN)
         assert refused.code == 2
-        assert "was interrupted and made under numerics 1 (now 2: " in refused.fault
+        assert f"was interrupted and made under numerics 1 (now {NOW}: " in refused.fault
         assert "start over with --replace" in refused.fault
         assert contents(kept) == before
+
+    def test_nor_under_the_lock_where_it_says_running(self, kept):
+        rewrite(kept / RUN / "summary.json", state="running")
+        checkpoint = kept / RUN / "checkpoints" / "step-1"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "complete").touch()
+        directory = RunDirectory(kept / RUN)
+        lock = acquire(directory.lock)
+        try:
+            with pytest.raises(UsageError, match="going on would mix"):
+                directory.check(composed(*OF_THE_RUN[1:]), replace=False, locked=True)
+        finally:
+            lock.release()
 
     def test_one_that_has_no_checkpoint_begins_anew_under_todays(self, kept):
         rewrite(kept / RUN / "summary.json", state="interrupted")
@@ -329,6 +349,15 @@ class TestNumerics:
     def test_those_of_a_newer_version_are_said_too(self, alphapo, kept):
         rewrite(kept / RUN / "manifest.json", numerics=99)
         assert "made under numerics 99 (by a newer alphapo" in alphapo(*OF_THE_RUN).fault
+
+
+class TestWhatIsToBeTyped:
+    @pytest.mark.parametrize(
+        "value", ["Be kind, and brief.", "null", "true", "3", "it's", "a=b", None, ["a,b", "c"], ""]
+    )
+    def test_it_means_what_was_stored(self, value):
+        (word,) = shlex.split(str(identity.to_type({"data.system": (value, "other")})))
+        assert parse([word])[0].value() == value
 
 
 class TestFormat:

@@ -127,9 +127,12 @@ class TestDiverged:
         assert (first.code, second.code) == (1, 1)
         assert summary(second.path)["reason"] == summary(first.path)["reason"]
 
-    @pytest.mark.parametrize(("weight", "reason"), [("model.norm.weight", "a log-prob of the probe is nan at step 2"),
-                                                    ("unused", "weight unused is nan at step 2")])  # fmt: skip
-    def test_a_last_step_that_breaks_the_model_is_a_failed_run(self, weight, reason, alphapo, tiny, monkeypatch):
+    @pytest.mark.parametrize(
+        ("weight", "value", "reason"),
+        [("model.norm.weight", "nan", "a log-prob of the probe is nan at step 2"),
+         ("unused", "nan", "weight unused is nan at step 2"), ("unused", "-inf", "weight unused is -inf at step 2")],
+    )  # fmt: skip
+    def test_a_last_step_that_breaks_the_model_is_a_failed_run(self, weight, value, reason, alphapo, tiny, monkeypatch):
         """Also where the broken weight is one that no probe token goes through."""
         from alphapo_cli.modeling.policy import PolicyModel
         from alphapo_cli.stages.training.session import TrainingSession
@@ -142,7 +145,7 @@ class TestDiverged:
 
         def breaking(self, step):
             if step == 2:
-                self.trainer.policy.lm.get_parameter(weight).data.fill_(float("nan"))
+                self.trainer.policy.lm.get_parameter(weight).data.fill_(float(value))
             return measure(self, step)
 
         monkeypatch.setattr(PolicyModel, "__init__", with_unused)

@@ -79,6 +79,42 @@ class TestRun:
         assert not any("model_outputs" in name or "metrics.jsonl" in name or "safetensors" in name for name in changed)
 
 
+def test_data_of_ones_own_need_prompts_and_a_judge_of_their_own(alphapo, scratch, pairs, tmp_path):
+    """A win rate on the embedded world's instructions says nothing of a model that was trained on something else."""
+    own = [
+        f"data.path={pairs['plain']}",
+        "data=jsonl",
+        f"model.path={scratch.path}",
+        "trainer=small",
+        "generation=transformers",
+    ]
+    ran = alphapo("run", *own)
+    assert ran.code == 2
+    assert f"type prompts=jsonl prompts.path={pairs['plain']} (its prompts)" in ran.fault
+    ran = alphapo("run", *own, "prompts=jsonl", f"prompts.path={pairs['plain']}")
+    assert ran.code == 2
+    assert "judge glassbox: not an instruction of the embedded world" in ran.fault
+    assert not (tmp_path / "runs").exists()
+    evaluation = [f"data.eval_path={pairs['message']}"]
+    assert f"prompts.path={pairs['message']}" in alphapo("run", *own, *evaluation).fault
+
+
+def test_the_embedded_worlds_prompts_may_be_asked_for(scratch, pairs):
+    from alphapo_cli.config.compose import compose
+    from alphapo_cli.config.overrides import Sources, read_line
+    from alphapo_cli.config.schema import TrainConfig
+    from alphapo_cli.stages.plan import make_plan
+
+    where = Sources()
+    cfg = compose(
+        "train",
+        TrainConfig,
+        [read_line([f"data.path={pairs['plain']}", "data=jsonl", "model=from_scratch"], where)],
+        where,
+    )
+    make_plan(["data=glassbox", "generation=transformers"], [], where).check_inputs(cfg)
+
+
 @pytest.mark.slow
 def test_a_reference_of_ones_own(alphapo, tiny, tmp_path):
     """Against its own answers every prompt is a draw."""
@@ -94,10 +130,16 @@ def test_a_reference_of_ones_own(alphapo, tiny, tmp_path):
 class TestBadInput:
     @pytest.mark.parametrize(("texts", "says"), [
         (["generation.temprature=1"], "did you mean 'generation.temperature'"),
+        (["generation.alpha=1"], "unknown key 'generation.alpha'; did you mean 'objective.shape.alpha'"),
+        (["top_p=1"], "unknown key 'top_p'; did you mean 'generation.top_p'?"),
+        (["generation.max_cost=1"], "did you mean 'judge.max_cost'?"),
+        (["prompts.promt_column=x"], "unknown key 'prompts.promt_column'; did you mean 'prompts.prompt_column'? (keys of prompts: "),
         (["judge=openay"], "did you mean 'openai'"),
         (["prompts=nowhere"], "no such data"),
         (["--reference", "missing.json"], "--reference missing.json: no such file"),
         (["model=from_scratch", "data=jsonl", "data.path=x.jsonl"], "give --reference"),
+        (["model.path=m"], "model.path=m: on which data? give data=..."),
+        (["data=jsonl", "data.path=x.jsonl"], "data=jsonl: which model? give model.path=DIRECTORY"),
     ])  # fmt: skip
     @pytest.mark.parametrize("command", [("run",), ("sweep", "alpha", "judge=glassbox")])
     def test_is_found_before_training(self, command, texts, says, alphapo, tmp_path):
@@ -201,8 +243,8 @@ def test_the_reference_answers_are_drawn_as_the_runs_own(first, alphapo, tiny, t
     assert refusal in template.read_text()
     template.write_text(template.read_text().replace(refusal, "' <user> ' + message['content']"))
     ran = alphapo(
-        "run", *tiny, *ON_TRANSFORMERS, f"model.path={model}", "data.system=answer", "data.max_unknown=1",
-        "model.dtype=bfloat16",
+        "run", *tiny, *ON_TRANSFORMERS, f"model.path={model}", "data=glassbox", "trainer=glassbox", "data.system=answer",
+        "data.max_unknown=1", "model.dtype=bfloat16",
     )  # fmt: skip
     assert ran.code == 0, ran.err
     own = Path(load(ran.path / "outcome.json")["generate"])

@@ -39,6 +39,8 @@ KINDS = {
         "trainer.per_device_train_batch_size=4",
         "trainer.gradient_accumulation_steps=2",
     ),
+    # Pairs and tokens drawn by seed, step and pair.
+    "draws": ("objective=beta_dpo", "objective/token=sampled", "objective.beta=0.5"),
 }
 QUICK = [("alphapo", 1), ("lora with dropout", 9)]
 
@@ -188,8 +190,12 @@ def test_a_model_that_a_kill_left_half_written_is_none(alphapo, tiny, monkeypatc
 
     from alphapo_cli.stages.training.session import TrainingSession
 
-    def killed(*_, **__):
-        raise Killed
+    save = GenerationConfig.save_pretrained
+
+    def killed(config, folder, **settings):
+        if Path(folder).name == ".model":  # the trained one
+            raise Killed
+        save(config, folder, **settings)
 
     line = ["train", *tiny, "run.name=x", "trainer.max_steps=2", "trainer.save_steps=1", "probe.samples=0"]
     with monkeypatch.context() as patch:
@@ -260,7 +266,8 @@ def test_other_weights_are_not_continued(setting, alphapo, tiny, tmp_path):
     """Displacement is measured from the weights that training started from, and rewards from the reference."""
     assert alphapo("train", *tiny, "trainer.max_steps=1", "run.name=start").code == 0
     shutil.copytree(tmp_path / "runs" / "start" / "model", tmp_path / "start")
-    line = ["train", *tiny, *LINE, "objective=dpo", f"{setting}=start", "run.name=x"]
+    world = ["data=glassbox", "trainer=glassbox"]
+    line = ["train", *tiny, *world, *LINE, "objective=dpo", f"{setting}=start", "run.name=x"]
     with killed_at(2):
         alphapo(*line)
     file = tmp_path / "start" / "model.safetensors"

@@ -10,6 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+# A model that is not the embedded world's base, on its pairs all the same and with the settings of the world.
+ON = ("data=glassbox", "trainer=glassbox", "probe=glassbox")
+
 
 def metrics(run):
     return json.loads((run.path / "summary.json").read_text())["metrics"]
@@ -145,7 +148,7 @@ class TestReference:
         from alphapo_cli.runtime.distributed import Processes
         from alphapo_cli.stages.training.inputs import InputsBuilder
 
-        line = ["objective=dpo", "model=from_scratch", "data.limit=8", "probe.pairs=4"]
+        line = ["objective=dpo", "model=from_scratch", "data=glassbox", "data.limit=8", "probe.pairs=4"]
         cfg = compose("train", TrainConfig, [read_line(line, Sources())], Sources())
         objective = build(cfg.objective)
         found = []
@@ -246,7 +249,7 @@ class TestLora:
 
     def test_a_lora_run_as_the_start_of_another(self, alphapo, line, tiny, rows):
         first = alphapo("train", *line)
-        second = alphapo("train", *tiny, f"model.path={first.path}", "trainer.max_steps=1")
+        second = alphapo("train", *tiny, *ON, f"model.path={first.path}", "trainer.max_steps=1")
         assert second.code == 0, second.err
         expected = metrics(first)["logps/chosen_sum"]
         assert start_of(second, rows)["logps/chosen_sum"] == pytest.approx(expected, abs=1e-4)
@@ -257,12 +260,12 @@ class TestLora:
     def test_adapters_on_top_of_adapters_need_merging(self, alphapo, line, rows):
         """The first adapter becomes part of the weights, so that the second has no saved base."""
         first = alphapo("train", *line)
-        refused = alphapo("train", *line, f"model.path={first.path}")
+        refused = alphapo("train", *line, *ON, f"model.path={first.path}")
         assert refused.code == 2
         assert "model.merge=true" in refused.fault
-        second = alphapo("train", *line, f"model.path={first.path}", "model.merge=true")
+        second = alphapo("train", *line, *ON, f"model.path={first.path}", "model.merge=true")
         assert second.code == 0, second.err
-        again = alphapo("train", *line[:-3], f"model.path={second.path}", "trainer.max_steps=1")
+        again = alphapo("train", *line[:-3], *ON, f"model.path={second.path}", "trainer.max_steps=1")
         assert start_of(again, rows)["logps/chosen_sum"] == pytest.approx(metrics(second)["logps/chosen_sum"], abs=1e-4)
 
     def test_an_adapter_is_found_from_another_directory(

@@ -6,9 +6,11 @@ import json
 import math
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +19,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alphapo_cli.config.schema import DataConfig
+from alphapo_cli.data.text_pairs import TextPair
+from alphapo_cli.data.token_cache import encode_cached
 from alphapo_cli.errors import AlphapoError
-from alphapo_cli.storage.atomic import jsonable, write_atomic, write_json
-from alphapo_cli.storage.jsonl import append_jsonl, read_jsonl
+from alphapo_cli.storage.atomic import jsonable, whole_directory, write_atomic, write_json
+from alphapo_cli.storage.jsonl import LineLog, append_jsonl, read_jsonl
+from alphapo_cli.storage.run_lock import RunLock, acquire
+from tests.data import data_tokenizers as tokenizers
 
 
 def test_writes_text_and_bytes_and_makes_the_directory(tmp_path: Path) -> None:
@@ -52,6 +59,88 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_beside_it(
     with pytest.raises(OSError, match="No space left"):
         write_atomic(tmp_path / "f.json", "new")
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"f.json": "old"}
+
+
+class _Disk:
+    """What was flushed to disk and what was renamed, in order: names relative to `root`."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.done: list[tuple[str, str]] = []
+        fsync = os.fsync
+
+        def flushed(handle: int) -> None:
+            fsync(handle)
+            self.done.append(("flush", os.path.relpath(os.readlink(f"/proc/self/fd/{handle}"), root)))
+
+        monkeypatch.setattr(os, "fsync", flushed)
+        for name in ("replace", "rename", "link"):
+            monkeypatch.setattr(os, name, self._noting(getattr(os, name), root))
+
+    def _noting(self, move: Callable[..., None], root: Path) -> Callable[..., None]:
+        def noted(source: Path, target: Path) -> None:
+            move(source, target)
+            self.done.append(("name", os.path.relpath(target, root)))
+
+        return noted
+
+    def flushed_after(self, name: str) -> set[str]:
+        """What was flushed after the last entry called `name` was made."""
+        at = max(i for i, entry in enumerate(self.done) if entry == ("name", name))
+        return {what for kind, what in self.done[at:] if kind == "flush"}
+
+
+class TestPowerFailure:
+    """A rename is on disk only once the directory that holds the name is."""
+
+    def test_a_file_and_the_new_directories_above_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        disk = _Disk(tmp_path, monkeypatch)
+        write_json(tmp_path / "a" / "b" / "f.json", {})
+        assert "a/b" in disk.flushed_after("a/b/f.json")
+        assert {("flush", "."), ("flush", "a")} <= set(disk.done)
+
+    def test_a_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        disk = _Disk(tmp_path, monkeypatch)
+        with whole_directory(tmp_path / "runs" / "model") as folder:
+            (folder / "weights").write_text("1")
+        assert "runs" in disk.flushed_after("runs/model")
+        assert ("flush", ".") in disk.done
+
+    def test_an_entry_of_the_token_cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        disk = _Disk(tmp_path, monkeypatch)
+        tokenizer = tokenizers.word_level(["a", "b", "c", "d"])
+        pair = TextPair("a b", "c", "d")
+        _, key = encode_cached([pair], tokenizer, DataConfig(template="plain"), tmp_path)
+        assert "tokens" in disk.flushed_after(f"tokens/{key}")
+        assert any(what.endswith("/tokens.npz") for kind, what in disk.done if kind == "flush")
+
+    def test_every_state_of_a_run_lock(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        disk = _Disk(tmp_path, monkeypatch)
+        lock = acquire(tmp_path / "claim")
+        assert isinstance(lock, RunLock)
+        with lock.committing():
+            assert "claim" in disk.flushed_after("claim/000001.end")
+        for name in ("claim/000001.json", "claim/000001.done"):
+            assert "claim" in disk.flushed_after(name)
+
+    def test_a_log_whose_lines_are_flushed_one_by_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        disk = _Disk(tmp_path, monkeypatch)
+        with LineLog(tmp_path / "answers" / "log.jsonl", "alphapo generate") as log:
+            assert {("flush", "answers"), ("flush", ".")} <= set(disk.done)
+            log.add({"row": 0})
+
+    def test_a_file_system_that_cannot_flush_directories_is_no_error(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fsync = os.fsync
+
+        def files_only(handle: int) -> None:
+            if os.path.isdir(f"/proc/self/fd/{handle}"):
+                raise OSError(22, "Invalid argument")
+            fsync(handle)
+
+        monkeypatch.setattr(os, "fsync", files_only)
+        write_atomic(tmp_path / "f", "x")
+        assert (tmp_path / "f").read_text() == "x"
 
 
 def test_a_value_without_json_form_writes_nothing(tmp_path: Path) -> None:
@@ -200,3 +289,22 @@ def test_a_row_that_only_half_fits_on_the_disk_is_an_error(log: str, tmp_path: P
     ended = subprocess.run([sys.executable, "-c", code, path, log], capture_output=True, text=True)
     assert ended.returncode == 1
     assert "OSError: [Errno 27] File too large" in ended.stderr
+
+
+def test_a_directory_whose_file_the_disk_refuses_at_the_last_moment_does_not_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As file systems do that find out at write-back: NFS, quotas."""
+    target = tmp_path / "step-1"
+    with whole_directory(target) as folder:
+        (folder / "state").write_text("old")
+
+    def refuse(handle: int) -> None:
+        if not stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="No space left"), whole_directory(target) as folder:
+        (folder / "state").write_text("new")
+    assert (target / "state").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["step-1"]

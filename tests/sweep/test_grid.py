@@ -82,7 +82,7 @@ class TestCells:
         assert values(grid(f"{ALPHA}={text}")) == [0, 1]
 
     def test_text_values_survive_quoting(self):
-        made = make(None, ["data.path='a b.jsonl','c,d.jsonl'", "data=jsonl"], Sources())
+        made = make(None, ["data.path='a b.jsonl','c,d.jsonl'", "data=jsonl", "model=from_scratch"], Sources())
         assert [c.cfg.data.path for c in made.cells] == ["a b.jsonl", "c,d.jsonl"]
 
     def test_lists_are_values(self):

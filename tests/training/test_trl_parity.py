@@ -76,7 +76,7 @@ LIBRARY = {
     "ln_dpo": ((), "dpo", {"loss_type": "sigmoid_norm", "beta": 5.0}),
     "exo": ((), "dpo", {"loss_type": "exo_pair", "beta": 0.1, "label_smoothing": 1e-3}),
     "nca_pair": ((), "dpo", {"loss_type": "nca_pair", "beta": 0.01}),
-    "bce": ((), "dpo", {"loss_type": "bco_pair", "beta": 0.1}),
+    "bce": ((), "dpo", {"loss_type": "bco_pair", "beta": 0.01}),
     "sppo_hard": ((), "dpo", {"loss_type": "sppo_hard", "beta": 0.001}),
     "apo_zero": ((), "dpo", {"loss_type": "apo_zero", "beta": 0.1}),
     "apo_down": ((), "dpo", {"loss_type": "apo_down", "beta": 0.1}),
@@ -299,10 +299,11 @@ def test_steep_losses_keep_to_float64_on_long_pairs(name: str, real: dict[bool, 
     assert off["TRL's"] <= real[False].lost()
 
 
-def test_what_is_called_equal_to_trl_is_compared_here() -> None:
-    shown = {entry[0][0].removeprefix("objective=") for entry in METHODS.values()} | set(LIBRARY)
-    shown |= {"kto"}  # on unpaired rows: tests/objective/test_unpaired.py
-    assert {m.name for m in methods() if "TRL" in m.checked} <= shown
+def test_what_is_called_equal_to_trl_is_compared_here_at_the_settings_that_it_names() -> None:
+    shown = {(name, overrides) for name, (overrides, *_) in LIBRARY.items()}
+    shown |= {(overrides[0].removeprefix("objective="), overrides[1:]) for overrides, *_ in METHODS.values()}
+    shown |= {("kto", ())}  # on unpaired rows: tests/objective/test_unpaired.py
+    assert {(m.name, m.checked["TRL"]) for m in methods() if "TRL" in m.checked} <= shown
 
 
 def test_the_pairs_are_what_they_are_meant_to_be(material: Material) -> None:

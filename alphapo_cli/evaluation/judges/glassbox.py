@@ -12,6 +12,15 @@ from alphapo_cli.evaluation.judges.judge import Judged, Verdict
 from alphapo_cli.evaluation.judges.protocol import Pair
 
 
+def check_instructions(instructions: Sequence[str]) -> None:
+    """Refuse (UsageError) instructions that are not of the embedded world."""
+    for instruction in instructions:
+        try:
+            world.parse(instruction)
+        except UsageError as error:
+            raise UsageError(f"judge glassbox: {error}; choose another judge (judge=openai, judge=vllm)") from error
+
+
 class Glassbox:
     """The output with the larger true reward wins; equal rewards are a draw."""
 
@@ -23,11 +32,7 @@ class Glassbox:
 
     def check(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> None:
         """See `Judge.check`; every instruction must be of the embedded world."""
-        for pair in pairs:
-            try:
-                world.parse(pair.instruction)
-            except UsageError as error:
-                raise UsageError(f"judge glassbox: {error}; choose a judge for other outputs with --judge") from error
+        check_instructions([pair.instruction for pair in pairs])
 
     def judge(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> Judged:
         """See `Judge.judge`."""

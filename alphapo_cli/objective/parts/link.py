@@ -14,7 +14,7 @@ from torch import Tensor
 
 from alphapo_cli.errors import ConfigError
 from alphapo_cli.objective.inputs import ObjectiveInputs
-from alphapo_cli.objective.numerics import SQUARED_LINEAR_FROM, box_cox, square
+from alphapo_cli.objective.numerics import SQUARED_LINEAR_FROM, exponential, square
 from alphapo_cli.objective.part import register
 
 
@@ -36,7 +36,7 @@ def squared(c: ObjectiveInputs) -> Tensor:
     return square(c.margin / c.beta - 0.5 / c.beta)
 
 
-@register("link", needs_rejected=False)
+@register("link", needs_rejected=False, reads_margin=False)
 def none(c: ObjectiveInputs) -> Tensor:
     """No preference term: what is left is the NLL, so supervised fine-tuning on the chosen side."""
     return torch.zeros_like(c.margin)
@@ -76,8 +76,7 @@ def discopop(c: ObjectiveInputs, *, tau: float = 0.05) -> Tensor:
     if not tau > 0:
         raise ConfigError(f"objective.link.tau={tau}: must be above 0")
     m = c.margin
-    exponential = 1 - box_cox(m, -1.0)
-    return torch.sigmoid(-m / tau) * -F.logsigmoid(m) + torch.sigmoid(m / tau) * exponential
+    return torch.sigmoid(-m / tau) * -F.logsigmoid(m) + torch.sigmoid(m / tau) * exponential(-m)
 
 
 @register("link", limits={"power": {"ge": 0}})

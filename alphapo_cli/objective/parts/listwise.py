@@ -25,6 +25,23 @@ def _log_targets(c: ObjectiveInputs, temperature: float) -> Tensor:
     return F.log_softmax(c.columns_of_sides("score") / temperature, 0)
 
 
+def _surprise(logits: Tensor, among: Tensor) -> Tensor:
+    """-log of the share of softmax(logits) that falls on the answers `among`.
+
+    Through the odds, not the share: near 1 a share keeps no digit of what it lacks.
+
+    Args:
+        logits: [K, B].
+        among: [K, B] bool, at least one of each row.
+
+    Returns:
+        [B], at least 0.
+    """
+    least = torch.finfo(logits.dtype).min  # not -inf, whose logsumexp has no gradient
+    inside, outside = (torch.logsumexp(logits.masked_fill(~part, least), 0) for part in (among, ~among))
+    return F.softplus(outside - inside)
+
+
 @register("link", **_LIST)
 def infonca(c: ObjectiveInputs, *, temperature: float = 1e-4) -> Tensor:
     """InfoNCA (2402.05369): cross-entropy to t = softmax(score/temperature) over the answers.
@@ -34,7 +51,9 @@ def infonca(c: ObjectiveInputs, *, temperature: float = 1e-4) -> Tensor:
     Returns:
         -sum_i t_i log softmax(r)_i, [B].
     """
-    return -(_log_targets(c, temperature).exp() * F.log_softmax(c.rewards, 0)).sum(0)
+    answers = torch.eye(len(c.rewards), dtype=torch.bool, device=c.rewards.device).unsqueeze(-1)
+    surprises = torch.stack([_surprise(c.rewards, one.expand_as(c.rewards)) for one in answers])
+    return (_log_targets(c, temperature).exp() * surprises).sum(0)
 
 
 @register("link", **_LIST)
@@ -62,8 +81,8 @@ def exo_list(c: ObjectiveInputs, *, temperature: float = 1.0) -> Tensor:
 
 
 @register("link", **_LIST)
-def mpo(c: ObjectiveInputs, *, alpha: float = 1.0, power: float = 1.0) -> Tensor:
-    """MPO/SWEPO (2412.04628): answers above the row's mean score, and the best, against all answers.
+def swepo(c: ObjectiveInputs, *, alpha: float = 1.0, power: float = 1.0) -> Tensor:
+    """SWEPO (2412.04628): answers above the row's mean score, and the best, against all answers.
 
     Weights are w_i = e^{alpha |score_i - mean|^power}. K = 2 with alpha = 0 is `logistic`.
 
@@ -79,4 +98,4 @@ def mpo(c: ObjectiveInputs, *, alpha: float = 1.0, power: float = 1.0) -> Tensor
     mean = scores.mean(0)
     weighted = c.rewards + alpha * (scores - mean).abs() ** power
     good = (scores > mean) | (scores == scores.amax(0))
-    return torch.logsumexp(weighted, 0) - torch.logsumexp(weighted.masked_fill(~good, -torch.inf), 0)
+    return _surprise(weighted, good)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from alphapo_cli.errors import ConfigError
+from alphapo_cli.modeling.logprobs import share_above
 from alphapo_cli.objective.inputs import ObjectiveInputs
 from alphapo_cli.objective.part import register
 
@@ -45,14 +46,15 @@ def chosen_drop(c: ObjectiveInputs, *, weight: float = 50.0) -> Tensor:
     """DPOP (2402.13228): penalises a chosen side that falls below the reference; weight = 0 is none.
 
     If the policy is its reference, rounding alone decides which branch an answer is on; there the slope is the mean of
-    the two branches', as at a tie of torch.maximum.
+    the two branches', as at a tie of torch.maximum. The value is the published one everywhere.
 
     Returns:
         weight max(0, -r_w), [B].
     """
     drop = -c.rewards[0]
     rounding = c.rounding if isinstance(c.rounding, float) else c.rounding[0]
-    return weight * torch.where(drop.abs() <= rounding, drop / 2, torch.relu(drop))
+    slope: Tensor = share_above(drop.detach(), rounding)
+    return weight * (torch.relu(drop).detach() + slope * (drop - drop.detach()))
 
 
 @register("margin")
@@ -108,7 +110,7 @@ def other_reward(c: ObjectiveInputs, *, column: str = "other_reward", weight: fl
 
 @register("margin", needs_reference=True, needs_kl=True)
 def sequence_kl(c: ObjectiveInputs, *, alpha: float = 0.5, stop: bool = True) -> Tensor:
-    """TDPO (2404.11999), the second of its losses, as two other projects' codes have it.
+    """TDPO (2404.11999) as its authors' code has it: TDPO2, or TDPO1 with stop = False and alpha = 1.
 
     `stop` passes no gradient through K_w. alpha = 0 is none.
 

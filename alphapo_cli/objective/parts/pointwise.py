@@ -85,8 +85,8 @@ def sppo_soft(c: ObjectiveInputs) -> Tensor:
 
 
 @register("link", limits={"weight": {"ge": 0}})
-def calibrated(c: ObjectiveInputs, *, weight: float = 1.0) -> Tensor:
-    """Cal-DPO as arXiv 2502.01237 restates it: the preference term has no beta of its own.
+def calibrated(c: ObjectiveInputs, *, weight: float = 0.5) -> Tensor:
+    """Cal-DPO (2412.14516): the preference term has no beta of its own. The default weight is that of its authors' code.
 
     Returns:
         -log sigmoid(m/beta) + weight [(h_w - 1/(2 beta))^2 + (h_l + 1/(2 beta))^2], h = r/beta, [B].

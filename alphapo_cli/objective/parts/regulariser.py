@@ -36,7 +36,7 @@ def good_chosen(c: ObjectiveInputs, *, weight: float = 1e-3, threshold: float = 
         weight x NLL per token of such answers, 0 for the others, [B] nats.
     """
     answers = c.log_probs
-    bound = math.sqrt(2) * answers.rounding()[0]  # of two independent sums
+    bound = math.sqrt(2) * answers.of_branches().rounding()[0]  # of two independent sums
     below = share_above(-answers.log_ratio()[0].detach(), bound)
     good = c.column("score_chosen") >= threshold
     return -weight * torch.where(good, below * (answers.sums[0] / answers.lengths[0]), 0.0)

@@ -1,7 +1,7 @@
 """Scores: one number per answer, s, from its log-probs; K sides (chosen first) of B pairs, to [K, B].
 
 Public implementations differ in sum or mean, and results are not comparable between the two, so the choice is a named
-part and never a flag. Names of scores that compare with a reference begin with `ratio`.
+part and never a flag. Names of scores that compare with a reference begin with ratio.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from alphapo_cli.objective.part import register
 ODDS_LINEAR_FROM = -(2.0**-10)
 
 
-@register("score")
+@register("score", divides=True)
 def mean(answers: AnswerLogProbs) -> Tensor:
     """Mean log-prob per token, s = L/n. The reward of SimPO (2405.14734, eq. 4) and of AlphaPO (2501.03884)."""
     return answers.sums / answers.lengths
@@ -29,7 +29,7 @@ def sum_(answers: AnswerLogProbs) -> Tensor:
     return answers.sums
 
 
-@register("score", score_kind="log_ratio")
+@register("score", score_kind="log_ratio", divides=True)
 def odds(answers: AnswerLogProbs) -> Tensor:
     """Log-odds of the per-token mean a = L/n: ORPO (2403.07691), ASFT (2409.10571).
 
@@ -52,7 +52,7 @@ def ratio_sum(answers: AnswerLogProbs) -> Tensor:
     return answers.log_ratio()
 
 
-@register("score", needs_reference=True, score_kind="log_ratio")
+@register("score", needs_reference=True, score_kind="log_ratio", divides=True)
 def ratio_mean(answers: AnswerLogProbs) -> Tensor:
     """Mean log-ratio per token, s = (L - R)/n. The length-normalised IPO that TRL and HALOs train."""
     return answers.log_ratio() / answers.lengths
@@ -82,6 +82,7 @@ def ratio_mixed(answers: AnswerLogProbs, *, weight: float = 0.5, clip: float = 0
     """MRPO (2405.16388): log-ratio to the harmonic mean of two references.
 
     R' is the second reference's log-prob, clipped to R (1 -+ clip). Equal references, or weight = 0, give `ratio_sum`.
+    `weight` is 1 - alpha of the authors' code.
 
     Returns:
         s = L - V, V = -log[(1 - weight) e^{-R} + weight e^{-R'}], [K, B].

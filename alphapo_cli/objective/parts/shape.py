@@ -34,8 +34,9 @@ def power(s: Tensor, kind: ScoreKind, *, alpha: float = 0.25, convention: str = 
         kind: what they are the logarithm of.
         alpha: the power.
         convention: `paper` (AlphaPO, 2501.03884, eq. 7): h(s) = (1 - e^{-alpha s})/alpha = BC(s; -alpha), made for
-            log-probs, s <= 0. `ratio` (alpha-divergence family of f-DPO, 2309.16240): h(s) = (e^{alpha s} - 1)/alpha =
-            BC(s; alpha), made for log-ratios. `auto`: the one made for the score.
+            log-probs, s <= 0. `ratio`: h(s) = (e^{alpha s} - 1)/alpha = BC(s; alpha), made for log-ratios; with alpha in
+            (-1, 0) it is the alpha divergence of f-DPO (2309.16240), whose alpha is the negative of this one. `auto`:
+            the one made for the score.
 
     Returns:
         h(s), of the shape and dtype of `s`.

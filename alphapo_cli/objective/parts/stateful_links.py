@@ -63,14 +63,14 @@ def kto_pair(c: ObjectiveInputs, *, desirable: float = 1.0, undesirable: float =
     """KTO (2402.01306) on pairs: each half of a step is measured against the other half.
 
     z_l and z_w are the step's mean h of the rejected and of the chosen half, at least 0. Before the first step both are
-    `kl`.
+    `kl`. Where a label may be wrong, an answer is measured against the same half under either label.
 
     Returns:
         w_d (1 - sigmoid(r_w - beta z_l)) + w_u (1 - sigmoid(beta z_w - r_l)), [B].
     """
-    z = {name: c.beta * c.state[name].to(c.rewards) for name in ("kl_chosen", "kl_rejected")}
-    up = torch.sigmoid(z["kl_rejected"] - c.rewards[0])
-    return c.each(desirable * up, undesirable * torch.sigmoid(c.rewards[1] - z["kl_chosen"]))
+    names = ("kl_chosen", "kl_rejected") if c.flipped else ("kl_rejected", "kl_chosen")
+    z_up, z_down = (c.beta * c.state[name].to(c.rewards) for name in names)
+    return c.each(desirable * torch.sigmoid(z_up - c.rewards[0]), undesirable * torch.sigmoid(c.rewards[1] - z_down))
 
 
 def _shift_initial(*, shift: float) -> dict[str, float | Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from alphapo_cli.objective.inputs import ObjectiveInputs, PartState
 from alphapo_cli.objective.part import StatefulPart, register
+from alphapo_cli.runtime import counter_rng
 
 MOMENTS = {"momentum": {"ge": 0, "lt": 1}, "spread": {"gt": 0}}  # of exponential moving averages; see `_moments`
 
@@ -43,7 +44,7 @@ def _instance_update(state: PartState, values: Tensor, *, momentum: float, **_: 
 
 
 @register(
-    "margin", needs_reference=True, limits=MOMENTS,
+    "margin", needs_reference=True, limits=MOMENTS, divides=True,
     stateful=StatefulPart(_moments_initial, lambda c, **_: _reference_gap(c).unsqueeze(1), _instance_update),
 )  # fmt: skip
 def instance(
@@ -86,7 +87,7 @@ def _queue_update(state: PartState, values: Tensor, *, tau: float, steps: int, s
     gaps, gamma = values[:, 0], values[0, 1]
     queue = state["queue"]
     reused = max(0, min(size - len(gaps), len(queue)))
-    # Evenly spaced over the queue: the authors draw at random, which a resumed run could not repeat.
+    # Evenly spaced over the queue, where the authors draw at random: as good a sample, and the same in every run.
     sampled = queue[torch.linspace(0, len(queue) - 1, reused).round().long()] if reused else queue[:0]
     pool = torch.cat([sampled, gaps])
     share, normalisers = torch.zeros_like(pool), []
@@ -125,17 +126,16 @@ def shared(c: ObjectiveInputs, *, tau: float = 10.0, steps: int = 20, size: int 
 # ----------------------------------------------------------------------------------------- beta-DPO
 
 
-def _noise(index: Tensor, step: Tensor) -> Tensor:
-    """Standard Gumbel noise of a pair at a step, [B] float64: a function of the two alone."""
-    mixed = (index.double() * 12.9898 + step.double() * 78.233 + 4.1).sin() * 43758.5453
-    uniform = (mixed - mixed.floor()).clamp(1e-12, 1 - 1e-12)
+def _noise(index: Tensor, step: Tensor, run_seed: int) -> Tensor:
+    """Standard Gumbel noise of pairs at a step, [B] float64: a function of the three alone."""
+    uniform = counter_rng.uniform((run_seed, 0), index, step)
     return -torch.log(-torch.log(uniform))
 
 
-def _keys(state: PartState, gaps: Tensor, index: Tensor) -> Tensor:
+def _keys(state: PartState, gaps: Tensor, index: Tensor, run_seed: int) -> Tensor:
     """Sampling keys, [n]: the largest log w + Gumbel noise are a sample without replacement with weights w."""
     z = (gaps.double() - state["gap_mean"].to(gaps.device)) / state["gap_spread"].to(gaps.device)
-    return -0.5 * z**2 + _noise(index, state["step"].to(gaps.device))
+    return -0.5 * z**2 + _noise(index, state["step"].to(gaps.device), run_seed)
 
 
 def _index(c: ObjectiveInputs) -> Tensor:
@@ -157,11 +157,11 @@ def _batch_observe(c: ObjectiveInputs, **_: Any) -> Tensor:
 
 
 def _batch_update(
-    state: PartState, values: Tensor, *, drop: float, momentum: float, scale: float = 0.0, **_: Any
+    state: PartState, values: Tensor, *, drop: float, momentum: float, run_seed: int, scale: float = 0.0, **_: Any
 ) -> PartState:
     gaps, index, beta = values[:, 0], values[:, 1], values[0, 2]
     updated = {**state, **_moments(state, gaps, momentum), "step": state["step"] + 1}
-    keys = _keys(updated, gaps, index)
+    keys = _keys(updated, gaps, index, run_seed)
     count = max(1, int(len(keys) * (1 - drop)))
     order = keys.sort(descending=True).values
     # Halfway to the next key, so that round-off never decides.
@@ -181,10 +181,10 @@ _BATCH = StatefulPart(_batch_initial, _batch_observe, _batch_update)
 _BATCH_LIMITS = {**MOMENTS, "drop": {"ge": 0, "lt": 1}}
 
 
-@register("margin", stateful=_BATCH, limits=_BATCH_LIMITS)
+@register("margin", stateful=_BATCH, limits=_BATCH_LIMITS, seeded=True)
 def batch_beta(
-    c: ObjectiveInputs, *, scale: float = 0.6, drop: float = 0.2, momentum: float = 0.9, mean: float = 0.0,
-    spread: float = 1.0,
+    c: ObjectiveInputs, *, run_seed: int, scale: float = 0.6, drop: float = 0.2, momentum: float = 0.9,
+    mean: float = 0.0, spread: float = 1.0,
 ) -> Tensor:  # fmt: skip
     """Beta-DPO (2407.08639): m = (beta_b/beta)(r_w - r_l), with a beta_b of the step's kept pairs.
 
@@ -197,16 +197,18 @@ def batch_beta(
     return (1 - c.state["factor"].to(c.rewards)) * (c.rewards[0] - c.rewards[1])
 
 
-@register("weight", stateful=_BATCH, limits=_BATCH_LIMITS)
+@register("weight", stateful=_BATCH, limits=_BATCH_LIMITS, seeded=True)
 def kept(
-    c: ObjectiveInputs, *, drop: float = 0.2, momentum: float = 0.9, mean: float = 0.0, spread: float = 1.0
-) -> Tensor:
+    c: ObjectiveInputs, *, run_seed: int, drop: float = 0.2, momentum: float = 0.9, mean: float = 0.0,
+    spread: float = 1.0,
+) -> Tensor:  # fmt: skip
     """Beta-DPO (2407.08639): the weight that keeps the share 1 - drop of a step's pairs.
 
-    Sampled without replacement with weights exp(-((gap - M)/S)^2/2); the draw depends on pair and step alone.
+    Sampled without replacement with weights exp(-((gap - M)/S)^2/2); the draw depends on the run's seed, the pair and
+    the step alone.
 
     Returns:
         1/share for kept pairs and 0 for the others, [B].
     """
-    chosen = _keys(c.state, _gaps(c), _index(c)) > c.state["threshold"].to(c.scores.device)
+    chosen = _keys(c.state, _gaps(c), _index(c), run_seed) > c.state["threshold"].to(c.scores.device)
     return chosen.to(c.scores) / c.state["kept"].to(c.scores)

@@ -16,6 +16,7 @@ from torch import Tensor
 from alphapo_cli.errors import ConfigError, UsageError
 from alphapo_cli.modeling.logprobs import AnswerLogProbs, TokenLogProbs
 from alphapo_cli.objective.part import register
+from alphapo_cli.runtime import counter_rng
 
 
 @register("token", pointwise=True)
@@ -37,36 +38,30 @@ def prefix(answers: AnswerLogProbs, scored: TokenLogProbs, *, alpha: float = 0.5
         1 for the first m tokens of an answer, alpha for those that follow, [N].
     """
     inside = scored.tokens.position < _shorter(answers, scored)
-    return torch.where(inside, 1.0, alpha).to(scored.logps)
+    return torch.ones_like(scored.logps).where(inside, alpha)  # in the dtype of the log-probs
 
 
-@register("token", limits={"seed": {"ge": 0, "lt": 2**32}})  # torch takes 64 bits, of which each pair needs some
-def sampled(answers: AnswerLogProbs, scored: TokenLogProbs, *, seed: int = 0) -> Tensor:
+@register("token", limits={"seed": {"ge": 0, "lt": 2**32}}, seeded=True)
+def sampled(answers: AnswerLogProbs, scored: TokenLogProbs, *, run_seed: int, seed: int = 0) -> Tensor:
     """SamPO (2406.10957): m random tokens of each answer count, m the shorter answer's length.
 
-    One draw for policy and reference, from the pair's index in the data and `seed` alone: the authors draw anew for
-    each, and at every step.
+    One draw for policy and reference, from the run's seed, `seed` and the pair's index in the data alone: the authors
+    draw anew for each, and at every step.
 
     Returns:
         1 for the tokens drawn and 0 for the rest, [N].
     """
     tokens = scored.tokens
-    keep = answers.lengths.amin(0)
-    index = torch.arange(tokens.num_pairs) if answers.index is None else answers.index.cpu()
-    position = tokens.position
-    weights = torch.zeros_like(scored.logps)
-    for answer in range(tokens.num_pairs * tokens.num_sides):
-        side, pair = divmod(answer, tokens.num_pairs)
-        count, size = int(answers.lengths[side, pair]), int(keep[pair])
-        of_answer = tokens.answer == answer
-        if size == count:
-            weights[of_answer] = 1.0
-            continue
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + int(index[pair])) * 2 + side)
-        drawn = torch.zeros(count, dtype=weights.dtype)
-        drawn[torch.randperm(count, generator=generator)[:size]] = 1.0
-        weights[of_answer] = drawn.to(weights.device)[position[of_answer]]
-    return weights
+    device = tokens.answer.device
+    index = torch.arange(tokens.num_pairs, device=device) if answers.index is None else answers.index.to(device)
+    # The last word tells these numbers from those of other draws.
+    drawn = counter_rng.uniform((run_seed, seed), index[tokens.pair], tokens.position, tokens.side, 1)
+    order = drawn.argsort()
+    order = order[tokens.answer[order].argsort(stable=True)]  # answer by answer, in each by the numbers drawn
+    counts = tokens.answer.bincount(minlength=tokens.num_sides * tokens.num_pairs)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=device) - (counts.cumsum(0) - counts)[tokens.answer[order]]
+    return (rank < _shorter(answers, scored)).to(scored.logps)
 
 
 @register("token")
@@ -124,11 +119,12 @@ def turns(answers: AnswerLogProbs, scored: TokenLogProbs, *, gamma: float = 0.7)
     return (torch.exp(rate * turn) * share).to(scored.logps)
 
 
-@register("token", needs_guide=True)
+@register("token", needs_guide=True, signed=True)
 def guided(answers: AnswerLogProbs, scored: TokenLogProbs, *, strength: float = 0.05) -> Tensor:
     """TGDPO (2506.14574): weights from q = log(guide/reference) of an already trained model, `model.guide`.
 
-    `strength` is the paper's alpha beta; strength = 0 is `all`.
+    `strength` is the paper's alpha beta; strength = 0 is `all`. Weights may be 0 or below, so that scores that divide by
+    their sum are refused.
 
     Returns:
         1 + strength q for chosen and 1 - strength q for rejected tokens, [N].

@@ -74,6 +74,8 @@ def ensure(cache: Path, verbose: bool = True) -> Path:
     folder = cache / "base" / base_key()
     if (folder / "model.safetensors").is_file():
         return folder
+    if folder.is_dir() and not (folder / "model.safetensors").is_file():  # what a cleaner of caches has left of it
+        shutil.rmtree(folder, ignore_errors=True)
     if verbose:
         print("training the embedded world's base policy once (cached afterwards) ...", file=sys.stderr, flush=True)
     with whole_directory(folder, shared=True) as beside:

@@ -269,7 +269,7 @@ class InputsBuilder:
 def _token_weights_key(objective: Objective, guide: str | None) -> list[Any]:
     """The token weights of an objective, as part of a cache key; empty where all weights are 1."""
     bound = objective.parts["token"]
-    weights = [bound.part.name, dict(bound.settings)] if objective.weighs_tokens else []
+    weights = [bound.part.name, bound.keywords] if objective.weighs_tokens else []
     return [*weights, guide] if objective.needs_guide else weights
 
 

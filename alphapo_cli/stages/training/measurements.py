@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import numpy as np
-
 from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.data.answer_frame import header_of
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.data.tokenise import encode_prompt, end_token_id
 from alphapo_cli.errors import AlphapoError
@@ -56,9 +55,9 @@ class Measurements:
             # The key of the data too: objectives with `needs_mismatched` have other pairs of the same rows.
             memoize=lambda what, make: memoize(f"{what} {inputs.data_key}", make),
         )  # fmt: skip
-        if cfg.guard.non_finite and not np.isfinite(self.probe.start.sums).all():
+        if cfg.guard.non_finite and (kinds := guards.not_finite(self.probe.start.sums)):
             raise AlphapoError(
-                f"{inputs.start}: the model gives log-probs that are not finite before any training; "
+                f"{inputs.start}: the model gives log-probs that are {kinds} before any training; "
                 "its weights are damaged, or need model.dtype=float32"
             )
         self.samples: SampledAnswers | None = None
@@ -108,10 +107,10 @@ class Measurements:
         per_pair: list[dict[str, Any]] = []
         if probe:
             now = self.probe.start if step == 0 else self.probe.measure(self.policy, context)
-            if self.cfg.guard.non_finite and not np.isfinite(now.sums).all():
-                worst = float(now.sums[~np.isfinite(now.sums)][0])
-                raise AlphapoError(guards.broken("a log-prob of the probe", worst, step))
+            if self.cfg.guard.non_finite and (kinds := guards.not_finite(now.sums)):
+                raise AlphapoError(guards.broken("a log-prob of the probe", kinds, step))
             row.update(displacement.metrics(now, self.probe.start))
+            row.update(displacement.by_source(now, self.probe.start, self.inputs.probe))
             per_pair = displacement.per_pair(now, self.probe.start, step)
         if samples and self.samples is not None:
             row.update(self.samples.measure(self.policy.lm, step))
@@ -127,5 +126,6 @@ def _prompts(cfg: TrainConfig, inputs: RunInputs) -> SamplePrompts | None:
         ids = [encode_prompt(({"role": "user", "content": text},), tokenizer, cfg.data) for text in texts]
         return SamplePrompts("glassbox", texts, ids, world.true_reward) if texts else None
     pairs = inputs.probe
-    ids = [pairs.prompt[i].tolist() for i in range(min(cfg.probe.samples or 0, len(pairs)))]
+    header = header_of(tokenizer, cfg.data).ids
+    ids = [[*pairs.prompt[i].tolist(), *header] for i in range(min(cfg.probe.samples or 0, len(pairs)))]
     return SamplePrompts("probe", [tokenizer.decode(p, skip_special_tokens=True) for p in ids], ids) if ids else None

@@ -8,7 +8,7 @@ from typing import Any
 from alphapo_cli.config.schema import DataConfig, ProbeConfig
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.data.load import has_evaluation, load_pairs
-from alphapo_cli.data.row_formats import answer_text
+from alphapo_cli.data.messages import answer_text
 from alphapo_cli.data.text_pairs import LoadCounts, LoadedPairs
 
 GLASSBOX_PROBE = 256  # probe pairs by default
@@ -24,7 +24,7 @@ def load_text(cfg: DataConfig, probe: ProbeConfig) -> tuple[LoadedPairs, LoadedP
     if not has_evaluation(cfg):
         return train, None
     # The value of a listwise objective depends on the number of answers, so the probe has as many as training.
-    return train, load_pairs(replace(cfg, answers=train.num_sides) if train.form == "answers" else cfg, evaluation=True)
+    return train, load_pairs(replace(cfg, answers=train.num_sides) if "answers" in train.form else cfg, evaluation=True)
 
 
 def _glassbox(pairs: list[Any]) -> LoadedPairs:

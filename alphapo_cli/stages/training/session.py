@@ -100,9 +100,8 @@ class TrainingSession(StepHooks):
         if isinstance(lock, LockStatus):
             raise Busy.of(self.directory, lock)
         self.lock = lock
-        state = self.directory.check(
-            self.cfg, replace=replace
-        )  # checked again under the lock, because it may have changed
+        # Again, now under the lock, because it may have changed.
+        state = self.directory.check(self.cfg, replace=replace, locked=True)
         if state in OVER:
             return self.directory.summary(), None
         manifest = facts_of(self.start, self.processes.world, self.order.total_steps)
@@ -111,7 +110,8 @@ class TrainingSession(StepHooks):
         self.final_model.reserve(memoize("bytes of the model", lambda: self.final_model.try_saving(policy)))
         if checkpoint is None:
             self.directory.begin(self.cfg, manifest)
-            write_json(self.directory.path / "prompts.json", self.start.data.prompt_samples)
+            samples = [sample.as_json for sample in self.start.data.prompt_samples]
+            write_json(self.directory.path / "prompts.json", samples)
         else:
             check_continuable(self.directory, manifest)
             self.directory.go_back(checkpoint.step)
@@ -153,8 +153,8 @@ class TrainingSession(StepHooks):
                 self._flush(0)
             else:
                 trainer.resume(checkpoint)
-                over = "trained already, model not saved" if self._over(checkpoint) else "continues"
-                self._log(f"{over}: step {checkpoint.step} of {self.order.total_steps}")
+                over = "was trained already; its model is saved now" if self._over(checkpoint) else "continues"
+                self._log(f"{over} at step {checkpoint.step} of {self.order.total_steps}")
         if checkpoint is not None and self._over(checkpoint):
             if checkpoint.stopped is not None:
                 self.ending = Ending("stopped", checkpoint.stopped)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alphapo_cli.config.compose import leaves, to_dict
+from alphapo_cli.config.compose import to_dict
+from alphapo_cli.config.keys import leaves
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.runs.directory import RunDirectory, digest
 from alphapo_cli.tracking.tracker import Tracker
