@@ -7,7 +7,11 @@ from typing import Any
 
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf, StringNode
 
-FREE = ("data.chat_template_kwargs",)  # groups whose keys are not the schema's
+FREE = (
+    "data.chat_template_kwargs",
+    "judge.chat_template_kwargs",
+    "judge.extra_body",
+)  # groups whose keys are not the schema's
 # The type that a key of the schema takes, for messages.
 _KINDS: dict[type, str] = {
     BooleanNode: "true or false",

@@ -71,7 +71,7 @@ def test_outputs(case: Case, capsys: pytest.CaptureFixture[str], name: str) -> N
 ANNOTATIONS: dict[str, tuple[Callable[[list[dict[str, Any]]], Any], tuple[str, ...]]] = {
     "too large": (lambda r: with_(r, 4, preference=2.01), ("row 5", "2.01", "[1, 2]")),
     "too small": (lambda r: with_(r, 0, preference=0.5), ("row 1", "0.5")),
-    "text": (lambda r: with_(r, 1, preference="1"), ("row 2", '"1"')),
+    "text": (lambda r: with_(r, 1, preference="1"), ("row 2", "preference '1' is text")),
     "no preference": (lambda r: without(r, 1, "preference"), ("row 2", "no 'preference'")),
     "another model by name": (
         lambda r: [row | {"generator_2": "elsewhere"} for row in r],
@@ -186,8 +186,10 @@ def test_prompt_files(case: Case, capsys: pytest.CaptureFixture[str], monkeypatc
     assert "<|im_end|>" in one_line(capsys.readouterr().err)
 
 
-def test_outputs_may_lack_rows_and_all_null_is_a_failed_run(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+def test_outputs_may_lack_rows_and_all_of_them_null_is_a_failed_run(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(case.outputs, outputs(8, "tuned")[:5])
-    write(case.annotations, [row | {"preference": None} for row in case.judged])
+    write(case.annotations, [r | {"preference": None if i < 5 else 1.2} for i, r in enumerate(case.judged)])
     assert case.replay() == 1
     assert "no judgement in any row" in capsys.readouterr().err

@@ -121,7 +121,7 @@ def test_results_directories(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (rows("B", [1.0] * 4, reference="s"), "different references"),
         (rows("B", [1.0] * 4, judge="another"), "a_judge"),
         ([row | {"instruction": "?" + row["instruction"]} for row in rows("B", [1.0] * 4)], "no instruction in common"),
-        (rows("B", [None] * 4), "no instruction has a judgement in both"),
+        (rows("B", [None] * 4), "no row has a preference"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(

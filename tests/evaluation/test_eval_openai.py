@@ -60,7 +60,11 @@ def test_judges_every_pair_by_the_protocol(case: Case) -> None:
     with serve(answer) as server:
         assert judge(case, server.url) == 0
     assert sorted(asked_about(server)) == list(range(12))
-    assert case.results()["judging"] == {"requests": 12, "failed": 0, "tokens": 12 * 101, "cost_usd": None}
+    mass = pytest.approx(math.exp(-0.1) + math.exp(-2.5))
+    assert case.results()["judging"] == {
+        "requests": 12, "failed": 0, "without_verdict": 0, "tokens": 12 * 101, "cost_usd": None,
+        "verdict_mass": {"median": mass, "lowest": mass, "share_below_half": 0.0},
+    }  # fmt: skip
     body = server.seen[0][2]
     assert {k: body[k] for k in ("model", "max_tokens", "logprobs", "top_logprobs", "temperature", "top_p")} == {
         "model": "a-judge", "max_tokens": 1, "logprobs": True, "top_logprobs": 5, "temperature": 1.0, "top_p": 1
@@ -260,7 +264,9 @@ def test_a_judge_that_names_neither_is_null_not_a_draw(case: Case, capsys: pytes
         return good
 
     with serve(vague) as server:
-        assert judge(case, server.url) == 0
+        assert judge(case, server.url) == 1
+        assert "1 of 12 answers of the judge a-judge are no verdict" in capsys.readouterr().err
+        assert judge(case, server.url, "judge.max_failed=1") == 0
         assert len(server.seen) == 12
     results = case.results()
     assert (results["n_total"], results["n_null"], results["n_draws"]) == (11, 1, 0)

@@ -43,10 +43,14 @@ def world(tmp_path: Path) -> Path:
     return tmp_path
 
 
+# Random weights give the two names some of the probability; whether it is enough for a verdict is not the point here.
+ANY = "judge.min_mass=0"
+
+
 def judge(world: Path, model: Path, *more: str) -> int:
     return alphapo(
         "eval", world / "outputs.json", "--reference", world / "reference.json", "--judge", "vllm",
-        f"judge.model={model}", "statistics.bootstrap=0", "--out", world / "out", *more
+        f"judge.model={model}", "statistics.bootstrap=0", ANY, "--out", world / "out", *more
     )  # fmt: skip
 
 
@@ -151,7 +155,7 @@ def test_a_real_server_judges_as_the_same_model_without_one(
     line = (
         "eval", world / "outputs.json", "--reference", world / "reference.json", "--judge", "openai",
         f"judge.base_url={server}", "judge.model=judge", "judge.api_key_env=JUDGE_KEY", "judge.top_logprobs=20",
-        "statistics.bootstrap=0", "--out", world / "served-out",
+        "statistics.bootstrap=0", ANY, "--out", world / "served-out",
     )  # fmt: skip
     monkeypatch.setenv("JUDGE_KEY", "wrong-key-0123456789")
     assert alphapo(*line) != 0

@@ -151,7 +151,8 @@ def test_when_no_run_can_be_opened_the_old_file_stays(
         ({}, "online", "online"),
         ({"WANDB_MODE": "disabled"}, "online", "disabled"),
         ({"WANDB_MODE": "dryrun"}, "online", "offline"),
-        ({"WANDB_MODE": "OFFLINE"}, "disabled", "offline"),
+        ({"WANDB_MODE": "OFFLINE"}, "online", "offline"),
+        ({"WANDB_MODE": "online"}, "disabled", "disabled"),  # it can only prevent an upload
         ({"WANDB_MODE": "run"}, "offline", "online"),
         ({"WANDB_MODE": ""}, "offline", "offline"),
         ({"WANDB_DISABLED": "true"}, "online", "disabled"),
@@ -170,7 +171,7 @@ def test_an_unknown_mode_is_said_and_passed_over(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "ofline")
-    assert tracking_mode(TrackingConfig(mode="disabled")) == "disabled"
+    assert tracking_mode(TrackingConfig(mode="online")) == "online"
     (line,) = capsys.readouterr().err.splitlines()
     assert "WANDB_MODE='ofline'" in line
 

@@ -63,7 +63,7 @@ def is_loopback(host: str) -> bool:
 def proxy_of(url: str) -> tuple[str, str] | None:
     """(variable, proxy without its password) that the environment names for `url`; None where there is none."""
     parts = urlsplit(url)
-    if is_loopback(parts.hostname or "") or urllib.request.proxy_bypass_environment(parts.hostname or ""):
+    if is_loopback(parts.hostname or "") or urllib.request.proxy_bypass(parts.hostname or ""):
         return None
     for name in (f"{parts.scheme}_proxy", "all_proxy"):
         for spelt in (name, name.upper()):

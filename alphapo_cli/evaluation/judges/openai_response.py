@@ -72,8 +72,8 @@ def error_in(body: Any) -> tuple[int | None, str] | None:
         return None
     error = body.get("error") if isinstance(body, dict) else None
     inside = error if isinstance(error, dict) else body if isinstance(body, dict) else {}
-    codes = [inside.get(key) for key in ("code", "status", "status_code")]
-    status = next((int(code) for code in codes if str(code).isdigit() and 100 <= int(code) < 600), None)
+    codes = [str(inside.get(key)) for key in ("code", "status", "status_code")]
+    status = next((int(code) for code in codes if code.isdigit() and 100 <= int(code) < 600), None)
     texts = [error, inside.get("message"), inside.get("detail"), inside.get("msg")]
     message = next((text for text in texts if isinstance(text, str) and text), None)
     return status, message or "an answer without choices"

@@ -117,7 +117,7 @@ class VLLMEngine:
         from alphapo_cli.config.schema import DataConfig
         from alphapo_cli.data.tokenise import encode_prompt
 
-        chat = DataConfig(template="chat")
+        chat = DataConfig(template="chat", chat_template_kwargs=dict(self.cfg.chat_template_kwargs))
         return [
             encode_prompt(tuple({"role": m.role, "content": m.content} for m in ask.messages), self.subject.tokenizer, chat)
             for ask in asks
