@@ -218,6 +218,34 @@ def test_no_room_for_the_model_is_found_out_before_it_is_trained(
     assert not (ran.path / "metrics.jsonl").exists()
 
 
+@pytest.mark.parametrize("how", [None, 95, 22], ids=["no such call", "not supported", "refused as invalid"])
+@pytest.mark.parametrize("free", [0, 1 << 30])
+def test_where_room_cannot_be_held_it_must_at_least_be_there(
+    how: int | None,
+    free: int,
+    alphapo: Alphapo,
+    start: Callable[..., Path],
+    pairs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import shutil
+    from types import SimpleNamespace
+
+    def unsupported(*_: Any) -> None:
+        raise OSError(how, os.strerror(how or 0))
+
+    folder = start()
+    if how is None:
+        monkeypatch.delattr(os, "posix_fallocate")
+    else:
+        monkeypatch.setattr(os, "posix_fallocate", unsupported)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    ran = alphapo(*line(folder, pairs))
+    assert ran.code == (0 if free else 2), ran.err
+    assert free or "no room for the trained model" in ran.err
+    assert not list(ran.path.glob(".alphapo-*"))
+
+
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Steps that are trained from now on."""
     taken: list[int] = []

@@ -6,6 +6,7 @@ beginning, by saving the start model; the room that it took is held until the tr
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from alphapo_cli.storage.atomic import UNBEGUN, whole_directory
 
 TRIAL, RESERVE = (f"{UNBEGUN[-1]}{name}" for name in ("trial", "reserve"))
 _SLACK = 1 << 20  # bytes beside the model, for the files that say how the run ended
+_NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # by a file system that cannot hold room
 _PAIRS = 2  # pairs whose log-probs under the model read back are compared
 # Times the bound on rounding: merging rounds every weight once more, and weights of wide spread exceed the bound.
 _TOLERANCE = 4.0
@@ -85,22 +87,30 @@ class FinalModel:
             shutil.rmtree(trial, ignore_errors=True)
 
     def reserve(self, size: int) -> None:
-        """Hold `size` bytes of the disk for the trained model.
+        """Hold `size` bytes of the disk for the trained model; where the system cannot, see that they are free now.
 
         Raises:
             UsageError: the disk has no such room.
         """
-        file = self.directory.path / RESERVE
+        file, needed = self.directory.path / RESERVE, size + _SLACK
         try:
             with open(file, "wb") as held:
-                os.posix_fallocate(held.fileno(), 0, size + _SLACK)
+                os.posix_fallocate(held.fileno(), 0, needed)
+            return
+        except AttributeError:  # macOS has no such call
+            refused = None
         except OSError as error:
-            file.unlink(missing_ok=True)
-            free = shutil.disk_usage(self.directory.path).free
-            raise UsageError(
-                f"{self.directory.path}: no room for the trained model ({size / 2**20:,.0f} MiB needed, {free / 2**20:,.0f} "
-                f"MiB free; {error.strerror}); make room, or choose another run.dir"
-            ) from error
+            refused = error
+        file.unlink(missing_ok=True)
+        free = shutil.disk_usage(self.directory.path).free
+        cannot_hold = refused is None or refused.errno in _NOT_SUPPORTED
+        if cannot_hold and free >= needed:
+            return
+        why = os.strerror(errno.ENOSPC) if refused is None or cannot_hold else refused.strerror
+        raise UsageError(
+            f"{self.directory.path}: no room for the trained model ({size / 2**20:,.0f} MiB needed, {free / 2**20:,.0f} MiB "
+            f"free; {why}); make room, or choose another run.dir"
+        ) from refused
 
     def release(self) -> None:
         """Give the reserved room back."""
