@@ -8,6 +8,7 @@ A place is a module or package directly under alphapo_cli/; an edge, one place i
 
 from __future__ import annotations
 
+import ast
 import sys
 import tomllib
 from pathlib import Path
@@ -71,6 +72,24 @@ def counts() -> dict[str, int]:
         "edges": len(found),
         "edges not downwards": sum(level[a] >= level[b] for a, b in found),
     }
+
+
+def larger() -> set[str]:
+    """Modules of more than 300 lines, functions of more than 80 lines or 8 parameters; commands of cli/ are not counted."""
+    found = set()
+    for file in (ROOT / PACKAGE).rglob("*.py"):
+        text, name = file.read_text(encoding="utf-8"), str(file.relative_to(ROOT / PACKAGE))
+        if len(text.splitlines()) > 300:
+            found.add(name)
+        for scope in ast.walk(ast.parse(text)):
+            for node in ast.iter_child_nodes(scope):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not name.startswith("cli/"):
+                    taken = [
+                        a for a in node.args.posonlyargs + node.args.args + node.args.kwonlyargs if a.arg != "self"
+                    ]
+                    if len(taken) > 8 or (node.end_lineno or 0) - node.lineno >= 80:
+                        found.add(f"{scope.name}.{node.name}" if isinstance(scope, ast.ClassDef) else node.name)
+    return found
 
 
 def picture() -> str:

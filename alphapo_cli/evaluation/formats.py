@@ -6,16 +6,15 @@ alpaca_eval 0.6.6 (github.com/tatsu-lab/alpaca_eval).
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from alphapo_cli.errors import UsageError
+from alphapo_cli.evaluation.json_rows import read_rows
 from alphapo_cli.storage import strict_json
 
 DEFAULT_FILE = {"outputs": "model_outputs.json", "annotations": "annotations.json"}
@@ -109,7 +108,7 @@ def read_outputs(path: Path) -> ModelOutputs:
     """
     path = _inside(path, "outputs")
     rows, names = [], []
-    for number, row in enumerate(_rows(path), start=1):
+    for number, row in enumerate(read_rows(path), start=1):
         where = f"{path}, row {number}"
         rows.append(Output(_text(row, "instruction", where), _text(row, "output", where), _label(row, "dataset")))
         names.append(_label(row, "generator"))
@@ -140,7 +139,7 @@ def read_annotations(path: Path, preferences: str = "auto") -> Annotations:
     """
     path = _inside(path, "annotations")
     rows, raw = [], []
-    for number, row in enumerate(_rows(path), start=1):
+    for number, row in enumerate(read_rows(path), start=1):
         where = f"{path}, row {number}"
         if "preference" not in row:
             raise UsageError(f"{where}: no 'preference' (its columns: {', '.join(row)}); is this an annotations file?")
@@ -168,31 +167,6 @@ def read_annotations(path: Path, preferences: str = "auto") -> Annotations:
             "AlpacaEval's files 0 is a draw and 1 is lost: --preferences=alpaca_eval"
         )
     return Annotations(str(path), tuple(rows))
-
-
-def read_text(path: Path) -> str:
-    """Read a text file.
-
-    Args:
-        path: the file, which is decompressed if its name ends in .gz.
-
-    Returns:
-        Its text, without a byte order mark.
-
-    Raises:
-        UsageError: the file is unreadable, not UTF-8, or empty.
-    """
-    try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-        text = content.decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"{path}: cannot be read ({reason})") from error
-    if not text.strip():
-        raise UsageError(f"{path} is empty")
-    return text
 
 
 def check_same_set(outputs: ModelOutputs, reference: ModelOutputs) -> None:
@@ -226,34 +200,6 @@ def _inside(path: Path, kind: str) -> Path:
         if (path / name).is_file():
             return path / name
     raise UsageError(f"{path} holds no {DEFAULT_FILE[kind]}; name the file")
-
-
-def _rows(path: Path) -> Sequence[Mapping[str, Any]]:
-    text = read_text(path)
-    try:
-        loaded = strict_json.loads(text)
-    except json.JSONDecodeError as error:
-        lines = _json_lines(text)
-        if lines is not None:
-            return lines
-        raise UsageError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
-    except RecursionError as error:
-        raise UsageError(f"{path}: not JSON that can be read (nested too deeply)") from error
-    if not isinstance(loaded, list):
-        raise UsageError(f"{path}: a JSON list of rows was expected, not {type(loaded).__name__}")
-    if not loaded:
-        raise UsageError(f"{path} is empty: a list without rows")
-    for number, row in enumerate(loaded, start=1):
-        if not isinstance(row, dict):
-            raise UsageError(f"{path}, row {number}: a JSON object was expected, not {type(row).__name__}")
-    return loaded
-
-
-def _json_lines(text: str) -> list[dict[str, Any]] | None:
-    """The rows of a text with one JSON object a line; None for any other."""
-    rows = [strict_json.parsed_object(line.encode()) for line in text.splitlines() if line.strip()]
-    whole = [row for row in rows if row is not None]
-    return whole if len(whole) == len(rows) > 0 else None
 
 
 def _text(row: Mapping[str, Any], column: str, where: str) -> str:

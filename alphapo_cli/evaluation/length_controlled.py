@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from alphapo_cli.errors import UsageError
-from alphapo_cli.evaluation.formats import ModelOutputs, read_text, short
+from alphapo_cli.evaluation.formats import ModelOutputs, short
+from alphapo_cli.evaluation.json_rows import read_text
 from alphapo_cli.evaluation.l1_logistic import Array, log_loss, sigmoid, solve
 
 NAME = "length_controlled_v1"

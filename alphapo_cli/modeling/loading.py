@@ -15,7 +15,7 @@ from alphapo_cli.config.schema import ModelConfig, ScratchConfig
 from alphapo_cli.errors import UsageError, first_line, nearest
 from alphapo_cli.modeling.adapters import SETTINGS, adapter_settings, load_adapter, vocabulary_rows
 from alphapo_cli.modeling.policy import check_head
-from alphapo_cli.runs.identity import check_format
+from alphapo_cli.runs.format_version import check_format
 from alphapo_cli.runs.state import RunState
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")

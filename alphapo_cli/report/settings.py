@@ -16,7 +16,7 @@ from alphapo_cli.config.overrides import Sources, quoted, read_line
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import ConfigError
 from alphapo_cli.report.collect import ReportCell, Sweep
-from alphapo_cli.runs import identity
+from alphapo_cli.runs import format_version, identity
 
 _ABSENT = object()
 
@@ -172,7 +172,7 @@ def versions(sweep: Sweep) -> list[tuple[str, str]]:
         gpus = hardware.get("gpus") or []
         facts = {
             **{p: known.get(p) for p in packages},
-            "numerics": identity.numerics_of(made) if made else None,
+            "numerics": format_version.numerics_of(made) if made else None,
             "commit": made.get("git_commit"),
             "hardware": ", ".join(map(str, gpus)) or hardware.get("cpu"),
             "data": str(_mapping(made.get("data")).get("key") or "")[:12] or None,

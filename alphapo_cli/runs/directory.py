@@ -31,7 +31,7 @@ from alphapo_cli import __version__
 from alphapo_cli.config.compose import to_yaml
 from alphapo_cli.data.file_hashes import fingerprints
 from alphapo_cli.errors import UsageError
-from alphapo_cli.runs import identity
+from alphapo_cli.runs import format_version, identity
 from alphapo_cli.runs.state import OUTCOME, OVER, RunState
 from alphapo_cli.storage.atomic import UNBEGUN, check_folder, usable, write_atomic, write_json
 from alphapo_cli.storage.hashing import digest as digest
@@ -86,7 +86,7 @@ class RunDirectory(RunState):
         Returns:
             One line, or None if both compute the same.
         """
-        changes = identity.numerics_changes(identity.numerics_of(self.read_manifest()))
+        changes = format_version.numerics_changes(format_version.numerics_of(self.read_manifest()))
         return f"made under {changes}; {anew}" if changes else None
 
     def changed_data(self, cfg: Any) -> list[str]:
@@ -127,7 +127,7 @@ class RunDirectory(RunState):
             return "pending"
         if not self.is_run:
             raise UsageError(f"{self.path} exists and is not a run directory; choose another run.name or move it away")
-        identity.check_format(self.path, self.read_manifest(), replace=replace)
+        format_version.check_format(self.path, self.read_manifest(), replace=replace)
         if replace or not self.config.is_file():
             return "pending"
         differences = self.differing(cfg)
@@ -177,7 +177,7 @@ class RunDirectory(RunState):
             entry = self.path / name
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
-        numbers = {"format": identity.RUN_FORMAT, "numerics": max(identity.NUMERICS)}
+        numbers = {"format": format_version.RUN_FORMAT, "numerics": max(format_version.NUMERICS)}
         write_json(self.manifest, {**manifest, **numbers, "files": fingerprints(cfg.data)})
         write_atomic(self.config, to_yaml(cfg))
         self.finish("running", None, 0, {}, {})

@@ -1,8 +1,8 @@
 """The identity of a run: the settings that decide its results and differ from their defaults.
 
 A key at its default is no part of the identity, so a key which a later version adds does not rename existing runs.
-config.yaml holds every setting as it was: comparing those finds defaults that changed since, and `NUMERICS` counts
-changes of results that no setting shows.
+config.yaml holds every setting as it was: comparing those finds defaults that changed since, and
+`format_version.NUMERICS` counts changes of results that no setting shows.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from alphapo_cli.config.keys import leaves
 from alphapo_cli.config.objective_parts import OPTIONAL, PARTS, declared
 from alphapo_cli.config.overrides import shown, typed
 from alphapo_cli.errors import UsageError
+from alphapo_cli.runs.format_version import NUMERICS, numerics_of
 from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.strict_json import parsed_object
 
@@ -31,25 +32,6 @@ from alphapo_cli.storage.strict_json import parsed_object
 NOT_IDENTITY = ("run.", "tracking.", "data.workers", "trainer.save_")
 # Keys removed from the schema -> their last default. A removed key that is not listed counts as a difference.
 RETIRED: dict[str, Any] = {}
-
-# Number of the format of a run's files; raised when one of them is read differently. 1: no number in manifest.json;
-# 2: manifest.json has `format` and `numerics`.
-RUN_FORMAT = 2
-OLDEST_FORMAT = 1  # the oldest that this version reads
-
-# Versions of a run's results, in manifest.json; a line is added when the same configuration gives other results (more
-# than round-off), be it by a default, by what a file of conf/ chooses, or by the code. Each says what changed.
-NUMERICS = {
-    1: "the first version; no number in manifest.json",
-    2: "a margin within rounding counts as a tie, in every metric and in every branch of a loss",
-    3: (
-        "beta_dpo and sampo draw by the run's seed; defaults of rpo_sft, cal_dpo, bmc and bce are their authors'; "
-        "label_smoothing acts on label_column, and on kto_pair's answers against the half that they are not in; "
-        "the model's own dropout is off in training (model.dropout); tools, tool calls, reasoning, system text and Alpaca's "
-        "input of a row reach the chat template; of a folder with splits one is read; data=glassbox sets trainer and probe "
-        "for its own model only; the experiments alphapo_* name their data and lengths"
-    ),
-}
 
 # PyYAML's C loader if built: ten times as fast, and a directory may have thousands of these files.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -263,47 +245,3 @@ def _group(text: str) -> tuple[tuple[str, Any], ...]:
     if loaded is not None and not isinstance(loaded, dict):
         raise yaml.YAMLError(f"not a mapping: {text[:40]!r}")  # a torn file counts as damaged, not as fewer settings
     return tuple(leaves(loaded).items()) if loaded else ()
-
-
-def check_format(
-    path: Path, manifest: Mapping[str, Any], *, replace: bool = False, fix: str = "choose another run.name"
-) -> None:
-    """Refuse a run directory whose files this version does not understand.
-
-    Args:
-        path: the run directory, for the message.
-        manifest: its manifest.json.
-        replace: whether the run is to be trained from step 0. That removes files of an older format, but not of a newer
-            one, whose files this version does not know.
-        fix: what else the user can do, for the message.
-
-    Raises:
-        UsageError: the format is newer than `RUN_FORMAT`, or older than `OLDEST_FORMAT` without `replace`.
-    """
-    number = manifest.get("format", 1)
-    reads = f"reads {OLDEST_FORMAT} to {RUN_FORMAT}" if OLDEST_FORMAT < RUN_FORMAT else f"reads {RUN_FORMAT}"
-    if not isinstance(number, int) or number > RUN_FORMAT:
-        raise UsageError(
-            f"{path} was made by a newer alphapo (run format {number}, this one {reads}): update alphapo, or {fix}"
-        )
-    if number < OLDEST_FORMAT and not replace:
-        made = (manifest.get("versions") or {}).get("alphapo")
-        raise UsageError(
-            f"{path} was made by an older alphapo (run format {number}, this one {reads}): read it with version "
-            f"{made or 'that made it'}, train it anew with --replace, or {fix}"
-        )
-
-
-def numerics_of(manifest: Mapping[str, Any]) -> int:
-    """The `NUMERICS` version of a run; 1 if its manifest has none."""
-    number = manifest.get("numerics", 1)
-    return number if isinstance(number, int) else 1
-
-
-def numerics_changes(number: int) -> str | None:
-    """Describe how results differ between numerics `number` and this version; None if they do not."""
-    now = max(NUMERICS)
-    if number > now:
-        return f"numerics {number} (by a newer alphapo: this one has {now})"
-    since = [text for n, text in NUMERICS.items() if n > number]
-    return f"numerics {number} (now {now}: {'; '.join(since)})" if since else None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.errors import UsageError
-from alphapo_cli.runs import identity
+from alphapo_cli.runs import format_version, identity
 from alphapo_cli.runs.directory import RunDirectory, version_changes, versions
 from alphapo_cli.runs.state import NOT_EVALUATED, OUTCOME, OVER
 from alphapo_cli.stages.plan import Plan, differing_lines
@@ -130,7 +130,7 @@ class SweepDirectory:
         run = self.cell(cell_id)
         if not run.config.is_file():
             return {}
-        identity.check_format(run.path, run.read_manifest(), fix="choose another --out")
+        format_version.check_format(run.path, run.read_manifest(), fix="choose another --out")
         return run.differing(cell.cfg)
 
     def version_note(self) -> str | None:
@@ -172,7 +172,7 @@ class SweepDirectory:
         write_json(self.file, {
             "name": grid.name,
             "hash": self.hash(grid),
-            "numerics": identity.numerics_of(old) if old else max(identity.NUMERICS),  # when it was started
+            "numerics": format_version.numerics_of(old) if old else max(format_version.NUMERICS),  # when it was started
             "description": grid.description,
             "base": dict(grid.base),
             "keys": list(grid.keys),
@@ -247,7 +247,7 @@ def _is_earlier(place: Path, typed: Typed) -> bool:
     """Whether the same command line made the sweep at `place` under older numerics."""
     old = read(place) or {}
     by_it = any(line.get("texts") == list(typed.texts) for line in old.get("lines", []))
-    return by_it and identity.numerics_of(old) < max(identity.NUMERICS)
+    return by_it and format_version.numerics_of(old) < max(format_version.NUMERICS)
 
 
 def _differences(old: Mapping[str, Any], grid: Grid) -> dict[str, tuple[Any, Any]]:

@@ -32,3 +32,11 @@ def test_the_walks_name_files_that_exist() -> None:
     files = [str(p.relative_to(ROOT / "alphapo_cli")) for p in (ROOT / "alphapo_cli").rglob("*.py")]
     for name in names:
         assert any(file == name or file.endswith(f"/{name}") for file in files), name
+
+
+def test_what_is_larger_than_the_rest_is_named_there() -> None:
+    text = (
+        architecture.PAGE.read_text(encoding="utf-8").split("## Larger than the rest")[1].split("## Six decisions")[0]
+    )
+    named = re.findall(r"`([\w./]+)`", text)
+    assert sorted(architecture.larger()) == sorted(set(named) - {"cli/"})

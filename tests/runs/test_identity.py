@@ -20,7 +20,7 @@ from alphapo_cli.config.compose import compose
 from alphapo_cli.config.objective_parts import declared
 from alphapo_cli.config.overrides import Sources, parse, read_line
 from alphapo_cli.errors import UsageError
-from alphapo_cli.runs import identity
+from alphapo_cli.runs import format_version, identity
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.storage.run_lock import acquire
 
@@ -32,7 +32,7 @@ LINE = (
     "probe.samples=0", "tracking.mode=disabled", "tracking.pictures=false",
 )  # fmt: skip
 OF_THE_RUN = ("train", *LINE, f"{ALPHA}=0.5")
-NOW = max(identity.NUMERICS)
+NOW = max(format_version.NUMERICS)
 SWEEPS = {OVER_ALPHA: ("sweep", "alpha", f"{ALPHA}=0,1"), OVER_OBJECTIVES: ("sweep", "objective=simpo,alphapo")}
 
 
@@ -282,7 +282,7 @@ class TestAChoiceOfAFileThatChanged:
         file = kept / RUN / "config.yaml"
         file.write_text(file.read_text().replace(*self.OTHER))
         if why == "todays numerics":
-            rewrite(kept / RUN / "manifest.json", numerics=max(identity.NUMERICS))
+            rewrite(kept / RUN / "manifest.json", numerics=max(format_version.NUMERICS))
         cfg = composed(*OF_THE_RUN[1:])
         cfg.run.dir = str(kept)
         words = ["alphapo", *OF_THE_RUN]
@@ -292,7 +292,7 @@ class TestAChoiceOfAFileThatChanged:
         argv = {"another line": [*words, "seed=0"], "no line": ["script.py"]}.get(why, words)
         assert identity.find_run(cfg, argv).name == identity.run_name(cfg)
 
-    @pytest.mark.parametrize("numerics", [1, max(identity.NUMERICS)])
+    @pytest.mark.parametrize("numerics", [1, max(format_version.NUMERICS)])
     def test_a_sweep_says_what_differs(self, numerics, alphapo, kept):
         file = kept / OVER_ALPHA / "sweep.json"
         record = json.loads(file.read_text())
@@ -310,12 +310,12 @@ class TestAChoiceOfAFileThatChanged:
 
 class TestNumerics:
     def test_they_are_numbered_without_gaps_and_each_says_something(self):
-        assert list(identity.NUMERICS) == list(range(1, len(identity.NUMERICS) + 1))
-        assert all(identity.NUMERICS.values())
+        assert list(format_version.NUMERICS) == list(range(1, len(format_version.NUMERICS) + 1))
+        assert all(format_version.NUMERICS.values())
 
     def test_a_new_run_has_them_and_its_format(self, trained):
         manifest = json.loads((trained.path / "manifest.json").read_text())
-        assert (manifest["format"], manifest["numerics"]) == (identity.RUN_FORMAT, max(identity.NUMERICS))
+        assert (manifest["format"], manifest["numerics"]) == (format_version.RUN_FORMAT, max(format_version.NUMERICS))
 
     def test_an_interrupted_run_does_not_go_on_under_others(self, alphapo, kept):
         rewrite(kept / RUN / "summary.json", state="interrupted")
@@ -371,7 +371,7 @@ class TestFormat:
         assert contents(kept) == before
 
     def test_an_older_one_is_refused_and_may_be_replaced(self, alphapo, kept, monkeypatch):
-        monkeypatch.setattr(identity, "OLDEST_FORMAT", 2)
+        monkeypatch.setattr(format_version, "OLDEST_FORMAT", 2)
         refused = alphapo(*OF_THE_RUN)
         assert refused.code == 2
         assert (

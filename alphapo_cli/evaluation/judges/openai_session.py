@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from alphapo_cli.evaluation.judges.http import client_settings, connection_hint
 from alphapo_cli.evaluation.judges.judge import JudgingResult, Record, Reply, Unusable
+from alphapo_cli.evaluation.judges.openai_request import payload
 from alphapo_cli.evaluation.judges.openai_response import (
     NoVerdictError,
     error_in,
@@ -35,7 +36,6 @@ from alphapo_cli.evaluation.judges.openai_response import (
     retry_after,
     smaller_limit,
 )
-from alphapo_cli.evaluation.judges.prompt import Message
 from alphapo_cli.evaluation.judges.protocol import Ask
 from alphapo_cli.evaluation.schema import JudgeConfig
 from alphapo_cli.runtime.signals import SIGNALS
@@ -288,20 +288,3 @@ class Session:
         except ValueError as error:
             raise Retry(str(error), paid=Unusable(str(error), tokens, price)) from error
         return Reply(top, tokens, price, seconds)
-
-
-def payload(cfg: JudgeConfig, messages: Sequence[Message], top_logprobs: int) -> dict[str, Any]:
-    """The body of one request; `cfg.extra_body` wins."""
-    body: dict[str, Any] = {
-        "model": cfg.model,
-        "messages": [{"role": message.role, "content": message.content} for message in messages],
-        cfg.token_limit_key: 1,
-        "top_p": 1,
-        "logprobs": True,
-        "top_logprobs": top_logprobs,
-    }
-    if cfg.temperature is not None:
-        body["temperature"] = cfg.temperature
-    if cfg.chat_template_kwargs:
-        body["chat_template_kwargs"] = cfg.chat_template_kwargs
-    return {**body, **cfg.extra_body}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alphapo_cli.errors import UsageError
-from alphapo_cli.evaluation.formats import read_text
+from alphapo_cli.evaluation.json_rows import read_text
 
 PLACES = ("instruction", "output_1", "output_2")
 _START, _END = "<|im_start|>", "<|im_end|>"

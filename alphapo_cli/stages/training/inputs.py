@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -47,6 +46,7 @@ from alphapo_cli.stages.training import glassbox_base
 from alphapo_cli.stages.training.compatibility import check_limits, check_prompts, check_same_tokens
 from alphapo_cli.stages.training.raw_pairs import load_text, texts_of
 from alphapo_cli.storage.atomic import check_folder, write_atomic
+from alphapo_cli.storage.npy import npy_bytes, read_npy
 from alphapo_cli.storage.paths import cache_dir
 
 KEPT = 4  # combinations of model and data whose weights, tokens and log-probs are memoized
@@ -251,14 +251,14 @@ class InputsBuilder:
         """
         file = self.cache / "reference" / f"{key}.npy"
         # Only rank 0 reads the file: other processes may see another state of it, and either all must score or none.
-        cached = self.processes.first(lambda: _read_npy(file))
+        cached = self.processes.first(lambda: read_npy(file))
         if cached is not None and cached.shape == shape and cached.dtype == dtype:
             return cached
         with tqdm(total=pairs, desc=title, unit="pair", disable=None, leave=False) as bar:
             array = make(lambda n: _tick(bar, n))
         if self.processes.rank == 0:
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(file, _npy(array))
+            write_atomic(file, npy_bytes(array))
         return array
 
     def _memoized(self, key: str, make: Callable[[], Any]) -> Any:
@@ -281,21 +281,6 @@ def rounding(cfg: TrainConfig, scorer: PolicyModel) -> list[Any]:
         hardware = torch.cuda.get_device_name(device)
     settings = [cfg.trainer.bf16, cfg.layout, cfg.model.attention, cfg.trainer.logit_chunk_mb]
     return [settings, torch.__version__, transformers.__version__, hardware]
-
-
-def _read_npy(file: Path) -> np.ndarray | None:
-    """The array in `file`; None where the file is missing or damaged."""
-    try:
-        array: np.ndarray = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return array
-
-
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
 
 
 def _tick(bar: Any, n: int) -> None:

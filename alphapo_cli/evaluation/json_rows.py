@@ -1,0 +1,77 @@
+"""Rows of a JSON file, plain or .gz, with errors that name file, line and row."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from alphapo_cli.errors import UsageError
+from alphapo_cli.storage import strict_json
+
+
+def read_text(path: Path) -> str:
+    """Read a text file.
+
+    Args:
+        path: the file, which is decompressed if its name ends in .gz.
+
+    Returns:
+        Its text, without a byte order mark.
+
+    Raises:
+        UsageError: the file is unreadable, not UTF-8, or empty.
+    """
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+        text = content.decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"{path}: cannot be read ({reason})") from error
+    if not text.strip():
+        raise UsageError(f"{path} is empty")
+    return text
+
+
+def read_rows(path: Path) -> Sequence[Mapping[str, Any]]:
+    """Read the rows of a JSON list, or of JSON Lines.
+
+    Args:
+        path: the file; .gz is decompressed.
+
+    Returns:
+        The rows, at least one.
+
+    Raises:
+        UsageError: the file cannot be read, is not JSON, or is no list of objects.
+    """
+    text = read_text(path)
+    try:
+        loaded = strict_json.loads(text)
+    except json.JSONDecodeError as error:
+        lines = _json_lines(text)
+        if lines is not None:
+            return lines
+        raise UsageError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
+    except RecursionError as error:
+        raise UsageError(f"{path}: not JSON that can be read (nested too deeply)") from error
+    if not isinstance(loaded, list):
+        raise UsageError(f"{path}: a JSON list of rows was expected, not {type(loaded).__name__}")
+    if not loaded:
+        raise UsageError(f"{path} is empty: a list without rows")
+    for number, row in enumerate(loaded, start=1):
+        if not isinstance(row, dict):
+            raise UsageError(f"{path}, row {number}: a JSON object was expected, not {type(row).__name__}")
+    return loaded
+
+
+def _json_lines(text: str) -> list[dict[str, Any]] | None:
+    """The rows of a text with one JSON object a line; None for any other."""
+    rows = [strict_json.parsed_object(line.encode()) for line in text.splitlines() if line.strip()]
+    whole = [row for row in rows if row is not None]
+    return whole if len(whole) == len(rows) > 0 else None
