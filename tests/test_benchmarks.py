@@ -47,7 +47,7 @@ def benchmark(name: str, *line: object, cache: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["alphapo", "dpo"])
+@pytest.mark.parametrize("objective", ["alphapo", pytest.param("dpo", marks=pytest.mark.nightly)])
 def test_steps_of_both_sides_have_the_same_loss_and_gradient(
     objective: str, tiny_llama: Path, few_pairs: Path, tmp_path: Path
 ) -> None:
@@ -76,7 +76,7 @@ def test_whole_processes_start_from_an_empty_cache(few_pairs: Path, tmp_path: Pa
     assert not users.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_sweep_is_compared_with_as_many_processes_as_it_has_cells(few_pairs: Path, tmp_path: Path) -> None:
     pytest.importorskip("trl")
     line = ["--steps=1", "--trl-runs=1", f"--data={few_pairs}", f"--json={tmp_path / 'rows.json'}"]
@@ -86,6 +86,7 @@ def test_a_sweep_is_compared_with_as_many_processes_as_it_has_cells(few_pairs: P
     assert row["cpu_ratio"] == pytest.approx(row["trl_cpu_s"] / row["our_cpu_s"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [("train_vs_trl", "--whole=2"), ("sweep_cost",)], ids=lambda line: line[0])
 def test_long_prompts_are_not_measured_as_whole_processes(line: tuple[str, ...], tmp_path: Path) -> None:
     """Their files would have the short ones."""
@@ -105,7 +106,7 @@ def test_growth_counts_a_prompt_once_a_pair(tmp_path: Path) -> None:
     assert "MiB per 1,000 tokens" in out
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_precision_says_nothing_of_margins_that_are_zero(few_pairs: Path, tmp_path: Path) -> None:
     line = ["--steps=2", "--sft-steps=2", "--objectives=alphapo,dpo", f"--data={few_pairs}"]
     out = benchmark("precision", *line, cache=tmp_path)

@@ -57,7 +57,16 @@ def test_there_is_something_to_look_at():
     assert {p.suffix for p in (*CONF.rglob("*"), *SWEEPS.rglob("*")) if p.is_file()} == {".yaml"}
 
 
-@pytest.mark.parametrize("file", FILES)
+# Hydra takes a tenth of a second for each; the slow tests have those that are left out here.
+_OBJECTIVES = [f for f in FILES if f.startswith("objective/")]
+SPARED = {f for i, f in enumerate(_OBJECTIVES) if i % 4}
+
+
+def marked(files):
+    return [pytest.param(f, marks=[pytest.mark.slow] if f in SPARED else []) for f in files]
+
+
+@pytest.mark.parametrize("file", marked(FILES))
 def test_it_is_reached_composes_and_makes_an_objective(file):
     group, _, choice = file.rpartition("/")
     if not group:
@@ -82,7 +91,7 @@ def test_it_is_reached_composes_and_makes_an_objective(file):
         assert METHODS[choice].defaults == Method(choice, CONF / f"{file}.yaml", cfg.objective).defaults
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if "/" in f])
+@pytest.mark.parametrize("file", marked(f for f in FILES if "/" in f))
 def test_its_values_arrive(file):
     """A value that a YAML sets and that something else overrides when it is chosen would be a lie."""
     group, _, choice = file.rpartition("/")

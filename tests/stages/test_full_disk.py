@@ -5,6 +5,7 @@ On file systems of their own: permission bits and limits of a process mean nothi
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -72,8 +73,17 @@ def undisturbed(alphapo, line, tmp_path):
 
 
 # From nothing at all to most of what two cells take: the disk is full at other files each time.
-@pytest.mark.parametrize("free", [0, 8 << 10, 64 << 10, 600 << 10, 1 << 20, 2 << 20, 3 << 20])
-@pytest.mark.parametrize("workers", [0, 1])
+FREE = [0, 8 << 10, 64 << 10, 600 << 10, 1 << 20, 2 << 20, 3 << 20]
+EVERY_DAY = [(8 << 10, 0), (1 << 20, 0), (64 << 10, 1), (2 << 20, 1)]
+
+
+@pytest.mark.parametrize(
+    ("free", "workers"),
+    [
+        pytest.param(*case, marks=[] if case in EVERY_DAY else [pytest.mark.nightly])
+        for case in itertools.product(FREE, [0, 1])
+    ],
+)
 def test_a_sweep_on_a_full_disk(free, workers, disk, alphapo, line, undisturbed):
     filler = leave(disk, free)
     line = (*line, f"launcher.workers={workers}", "--out", str(disk / "s"))

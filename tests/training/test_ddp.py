@@ -63,14 +63,14 @@ def torchrun(*arguments: str, cwd: Path, cache: Path) -> Any:
 @pytest.mark.parametrize(
     "objective",
     [
-        ("objective=alphapo",),
+        pytest.param(("objective=alphapo",), marks=pytest.mark.nightly),
         # reference log-probs are then computed by both processes
         ("objective=alphapo_ratio", "objective.shape.alpha=0.5", "objective.nll=0.1"),
         # the statistics of a step are those of both processes, and so is the number of its tokens
         ("objective=kto_pair", "objective.nll=0.1", "objective.nll_scope=tokens"),
         # four answers of each row, and an answer to another prompt beside one that is there alone
         ("objective=infonca", "objective.link.temperature=0.5", *KINDS["lists"]),
-        ("objective=kto", *KINDS["unpaired"]),
+        pytest.param(("objective=kto", *KINDS["unpaired"]), marks=pytest.mark.nightly),
     ],
     ids=["alphapo", "alphapo_ratio", "kto_pair", "infonca", "kto"],
 )

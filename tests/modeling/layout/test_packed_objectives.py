@@ -115,7 +115,11 @@ AT_START = [
 ]
 
 
-@pytest.mark.parametrize(("name", "kind"), AT_START)
+# One in three here, the others with the slow tests.
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [pytest.param(*case, marks=[pytest.mark.slow] if i % 3 else []) for i, case in enumerate(AT_START)],
+)
 def test_rounding_decides_nothing_where_the_policy_is_its_reference(name: str, kind: str, folder: Path) -> None:
     """In float32: every pair is a tie, and no branch of a loss goes by the sign of a log-ratio that is round-off."""
     lm, objective = model("llama", spread=0.1), objective_of(name)
@@ -139,8 +143,13 @@ CURVES = {
 }  # fmt: skip
 
 
+EVERY_DAY = ("dpo", "infonca", "kto", "dmpo", "tgdpo", "beta_dpo")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CURVES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in EVERY_DAY else [pytest.mark.nightly]) for name in CURVES]
+)
 def test_fifty_logged_steps_draw_the_same_curves(name: str, folder: Path) -> None:
     """Everything that is logged at each step of a run: loss, log-probs, rewards, the gradient's norm, memories."""
     more = ("objective.reference_every=7",) if name == "tr_dpo" else ()
