@@ -149,9 +149,14 @@ def simpo_row(pair: TextPair, tokenizer: Any, alone: str) -> tuple[list[str], li
     return texts, rows
 
 
-@pytest.mark.parametrize("adds_bos", [True, False])
-@pytest.mark.parametrize("kind", ["bytes", "pieces"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "kind", "adds_bos"),
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] if i % 2 else [])
+        for i, case in enumerate((f, k, b) for f in FAMILIES for k, b in (("bytes", True), ("pieces", True),
+                                                                          ("pieces", False), ("bytes", False)))
+    ],
+)  # fmt: skip
 class TestAgainstTheScript:
     def test_texts_and_ids_of_fifty_pairs(self, family: str, kind: str, adds_bos: bool) -> None:
         tokenizer = made(family, kind, adds_bos=adds_bos)

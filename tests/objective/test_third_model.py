@@ -196,7 +196,8 @@ def test_a_second_reference_reads_every_answer_that_the_link_does(
     assert losses(mixed) == pytest.approx(losses(kto), abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["tgdpo", pytest.param("mrpo", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tgdpo", "mrpo"])
 def test_training_beside_a_third_model(
     name: str, guide: Path, alphapo: Callable[..., Ran], tiny: tuple[str, ...]
 ) -> None:

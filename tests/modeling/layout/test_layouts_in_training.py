@@ -32,7 +32,9 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.saved_start(tmp_path_factory.mktemp("start"), 21, 7)
 
 
-@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize(
+    "line", [pytest.param(name, marks=[pytest.mark.slow] if name in ("dpo", "recomputed") else []) for name in LINES]
+)
 def test_layouts_and_micro_batches_show_only_in_the_last_digits(
     line: str, start: Path, alphapo: Callable[..., Any], rows: Callable[[Path], Rows]
 ) -> None:
