@@ -1,0 +1,167 @@
+"""Arena-Hard's protocol around an inference engine, and judgements that exist already."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from alphapo_cli.errors import AlphapoError
+from alphapo_cli.evaluation.arena_hard.answers import Answer
+from alphapo_cli.evaluation.arena_hard.judgments import Game, JudgedPair, Judgments
+from alphapo_cli.evaluation.arena_hard.prompt import fill, load_template
+from alphapo_cli.evaluation.arena_hard.replies import TextAnswered, TextJournal
+from alphapo_cli.evaluation.arena_hard.schema import ArenaHardJudgeConfig
+from alphapo_cli.evaluation.arena_hard.verdicts import TIE, read_label, without_thoughts
+from alphapo_cli.evaluation.judges.incomplete import raise_incomplete
+from alphapo_cli.evaluation.judges.journal import FILE
+from alphapo_cli.evaluation.judges.judge import JudgeEngine, JudgingResult
+from alphapo_cli.evaluation.judges.protocol import Ask
+from alphapo_cli.storage.hashing import digest
+
+Pairs = Sequence[tuple[Answer, Answer]]  # (baseline's, model's)
+SAME = "The two answers are the same text: a tie, without a question to the judge."
+_CUT = "cut at judge.max_tokens"
+_WITHOUT = "no label"
+
+
+@dataclass(frozen=True)
+class ArenaHardJudged:
+    """The judgement of each pair (None: it has none) and further fields of results.json."""
+
+    pairs: list[JudgedPair | None]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ArenaHardJudge(Protocol):
+    """Grades every pair in both orders. `annotator`: its name in the results."""
+
+    annotator: str
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that verdicts depend on besides the pairs; no secrets."""
+        ...
+
+    def check(self, pairs: Pairs, folder: Path, *, asking: bool = True) -> None:
+        """Check before any work that judging can succeed; raises UsageError where it cannot."""
+        ...
+
+    def judge(self, pairs: Pairs, folder: Path, *, asking: bool = True) -> ArenaHardJudged:
+        """Judge every pair; raises AlphapoError where more judgements failed than may, Interrupted after a signal."""
+        ...
+
+
+class Replay:
+    """The judgements of a model_judgment file."""
+
+    def __init__(self, judgments: Judgments) -> None:
+        self.judgments = judgments
+        self.annotator = judgments.judge or "unknown"
+
+    def identity(self) -> dict[str, Any]:
+        """See `ArenaHardJudge.identity`."""
+        rows = [[row.uid, row.first.label, row.second.label] for row in self.judgments.rows]
+        return {"annotations": digest(rows), "annotator": self.annotator}
+
+    def check(self, pairs: Pairs, folder: Path, *, asking: bool = True) -> None:
+        """Nothing: the file was checked against the answers when it was read."""
+
+    def judge(self, pairs: Pairs, folder: Path, *, asking: bool = True) -> ArenaHardJudged:
+        """See `ArenaHardJudge.judge`."""
+        known = self.judgments.by_uid()
+        return ArenaHardJudged([known.get(base.uid) for base, _ in pairs])
+
+
+class TextJudge:
+    """A language model that writes its judgement and ends with a label, asked in both orders."""
+
+    def __init__(self, engine: JudgeEngine, cfg: ArenaHardJudgeConfig, annotator: str, version: str) -> None:
+        self.engine, self.cfg, self.annotator, self.version = engine, cfg, annotator, version
+        self.template = load_template(cfg.prompt_file)
+
+    def identity(self) -> dict[str, Any]:
+        """See `ArenaHardJudge.identity`."""
+        return {**self.engine.identity(), "prompt": self.template.text, "annotator": self.annotator}
+
+    def check(self, pairs: Pairs, folder: Path, *, asking: bool = True) -> None:
+        """See `ArenaHardJudge.check`."""
+        answered = TextAnswered(folder / FILE)
+        unanswered = [ask for ask in self._asks(pairs) if ask.key not in answered.rows]
+        if unanswered and (asking or len(unanswered) > self.cfg.max_failed):
+            self.engine.check(unanswered, answered.spent)
+
+    def judge(self, pairs: Pairs, folder: Path, *, asking: bool = True) -> ArenaHardJudged:
+        """See `ArenaHardJudge.judge`; an answer without a label is a failed judgement, and is not asked for again."""
+        asks, answered, outcome = self._asks(pairs), TextAnswered(folder / FILE), JudgingResult()
+        unanswered = [ask for ask in asks if ask.key not in answered.rows]
+        if unanswered and (asking or len(unanswered) > self.cfg.max_failed):
+            with TextJournal(folder) as journal:
+                outcome = self.engine.ask(unanswered, answered.spent, journal.record)
+            answered = TextAnswered(folder / FILE)
+            unanswered = [ask for ask in asks if ask.key not in answered.rows]
+        if unanswered:
+            raise_incomplete(outcome, len(unanswered), len(asks), self.cfg.max_failed, folder)
+        labels = {ask.key: self._label(answered.rows[ask.key]) for ask in asks if ask.key in answered.rows}
+        without = [key for key, label in labels.items() if label is None]
+        if len(unanswered) + len(without) > self.cfg.max_failed:
+            self._raise_without_verdict(without, answered, len(labels), folder)
+        games: dict[tuple[int, bool], Game] = {}
+        for ask in asks:
+            if ask.key in labels:
+                games[ask.row, ask.switched] = Game(
+                    labels[ask.key], str(answered.rows[ask.key]["text"]), ask.messages[-1].content
+                )
+        judging = {
+            "requests": len(asks),
+            "failed": len(unanswered) + len(without),
+            "without_verdict": len(without),
+            "same_answers": sum(_same(pair) for pair in pairs),
+            "tokens": answered.tokens,
+            "cost_usd": answered.spent if answered.priced else None,
+        }
+        return ArenaHardJudged(
+            [self._pair(row, pair, games) for row, pair in enumerate(pairs)], {"judging": judging}
+        )  # fmt: skip
+
+    def _asks(self, pairs: Pairs) -> list[Ask]:
+        """Two questions for each pair; `switched`: the model's answer is shown as A. None for equal answers."""
+        fingerprint = json.dumps({**self.engine.identity(), "prompt": self.template.text}, sort_keys=True)
+        asks = []
+        for row, (base, own) in enumerate(pairs):
+            if _same((base, own)):
+                continue
+            for switched in (False, True):
+                shown = (own.text, base.text) if switched else (base.text, own.text)
+                parts = ["arena_hard", fingerprint, base.instruction, base.text, own.text, switched]
+                key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+                asks.append(Ask(row, switched, fill(self.template, base.instruction, *shown), key))
+        return asks
+
+    def _label(self, row: Mapping[str, Any]) -> str | None:
+        """The verdict in an answer; a text that was cut may have named a label on its way, and has none."""
+        return None if row.get("finish") == "length" else read_label(without_thoughts(str(row["text"])), self.version)
+
+    def _pair(self, row: int, pair: tuple[Answer, Answer], games: Mapping[tuple[int, bool], Game]) -> JudgedPair:
+        if _same(pair):
+            return JudgedPair(pair[0].uid, Game(TIE, SAME), Game(TIE, SAME))
+        return JudgedPair(pair[0].uid, games.get((row, False), Game(None)), games.get((row, True), Game(None)))
+
+    def _raise_without_verdict(self, keys: Sequence[str], answered: TextAnswered, total: int, folder: Path) -> None:
+        rows = [answered.rows[key] for key in keys]
+        reasons = Counter(_CUT if row.get("finish") == "length" else _WITHOUT for row in rows)
+        why = ", ".join(f"{n} x {reason}" for reason, n in reasons.most_common())
+        ends = " ".join(str(rows[0]["text"]).split())[-60:]
+        more = "a larger judge.max_tokens" if reasons[_CUT] else "a judge.prompt_file that asks for [[A>B]]"
+        left_out = f"; judge.max_failed={len(keys)} leaves them out" if len(keys) < total else ""
+        raise AlphapoError(
+            f"{len(keys)} of {total} answers of the judge {self.cfg.model} are no verdict ({why}; the first ends with "
+            f"{ends!r}); type {more}, or another judge.model{left_out}; all answers are kept in {folder / FILE}"
+        )
+
+
+def _same(pair: tuple[Answer, Answer]) -> bool:
+    return pair[0].text == pair[1].text
