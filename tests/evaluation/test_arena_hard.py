@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from alphapo_cli.evaluation.arena_hard.prompt import fill, load_template
 from tests.evaluation.arena_world import Arena, by_labels, labels, lines, rows_of, said, text, which
 from tests.evaluation.eval_world import ROOT, alphapo, load, one_line, write
 from tests.evaluation.judge_server import Answer, Server, error, serve
@@ -24,6 +25,13 @@ FAST = "statistics.bootstrap=50"
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture(autouse=True)
+def picture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of the time of a small evaluation, and one test looks at it."""
+    if "judgements_of_the_public_tool" not in request.node.name:
+        monkeypatch.setattr("alphapo_cli.plots.evaluation.evaluation_picture", lambda *args: None)
 
 
 @pytest.fixture
@@ -375,17 +383,23 @@ THEIRS = {
 
 
 @pytest.mark.parametrize("name", THEIRS)
-def test_prompts_of_the_public_tool_are_taken_as_they_are(arena: Arena, name: str) -> None:
-    rows = rows_of(arena.outputs)
-    for row in rows:  # a place's name in an answer is no place
-        row["messages"][-1]["content"]["answer"] += " {ANSWER_B} {output_2}"
-    lines(arena.outputs, rows)
+def test_prompts_of_the_public_tool_are_taken_as_they_are(tmp_path: Path, name: str) -> None:
+    template = load_template(str(write(tmp_path / name, THEIRS[name])))
+    # A place's name in an answer is no place.
+    filled = fill(template, "why {ANSWER_A}?", "one {output_2} {ANSWER_B}", " two\n")
+    assert [(message.role, message.content) for message in filled] == [
+        ("system", "judge well"),
+        ("user", "Q why {ANSWER_A}? 1 one {output_2} {ANSWER_B} 2  two\n"),
+    ]
+
+
+def test_the_judge_gets_the_file_that_is_named(arena: Arena) -> None:
+    file = write(arena.folder / "judge_config.yaml", THEIRS["judge_config.yaml"])
     with serve(by_labels) as server:
-        assert arena.ask(server.url, f"judge.prompt_file={write(arena.folder / name, THEIRS[name])}") == 0
-    own = f"{text('tuned', 0)} {{ANSWER_B}} {{output_2}}"
+        assert arena.ask(server.url, f"judge.prompt_file={file}") == 0
     content = next(body["messages"] for _, _, body in server.seen if which(body) == (0, False))
     assert content[0] == {"role": "system", "content": "judge well"}
-    assert content[1] == {"role": "user", "content": f"Q {arena.prompt(0)} 1 {text('base', 0)} 2 {own}"}
+    assert content[1]["content"] == f"Q {arena.prompt(0)} 1 {text('base', 0)} 2 {text('tuned', 0)}"
 
 
 @pytest.mark.parametrize(
