@@ -260,3 +260,43 @@ def test_a_resample_without_a_fit_is_not_a_number() -> None:
     fit = scores.fit_style(scores.battles(pairs, "v2.0", 3.0), d, "v2.0", counts)
     assert fit.equal_replicates[0] == pytest.approx(fit.at_equal, abs=1e-9)
     assert math.isnan(fit.equal_replicates[1])
+
+
+def test_a_resample_without_the_one_answer_that_has_headers_is_fitted_without_them() -> None:
+    """The header's column is constant there, so that its coefficient is not determined; that of least norm is 0."""
+    n = 40
+    pairs = [grades(*pair) for pair in made(n)]
+    d = differences(*styled(n), "v2.0")[:, [0, 3]]
+    rare = np.zeros((n, 1))
+    rare[5] = 0.4
+    counts = np.ones((2, n))
+    counts[1, 5], counts[1, 6] = 0.0, 2.0
+    whole = scores.battles(pairs, "v2.0", 3.0)
+    fit = scores.fit_style(whole, np.column_stack([d, rare]), "v2.0", counts)
+    assert (fit.held, fit.held_replicates) == (False, 1)
+    assert fit.equal_replicates[0] == pytest.approx(fit.at_equal, abs=1e-9)
+    drawn = [i for i in range(n) if i != 5] + [6]
+    again = scores.battles([pairs[i] for i in drawn], "v2.0", 3.0)
+    mean, deviation = scores.standardise(d, whole.weight, "v2.0")
+    theta, _ = solve(
+        np.column_stack([np.ones(n), (d[drawn] - mean) / deviation]), again.weight[None], again.target, np.zeros(3)
+    )
+    equal = theta[0, 0] + theta[0, 1:] @ (-mean / deviation)
+    assert fit.equal_replicates[1] == pytest.approx(100 / (1 + math.exp(-equal)), abs=1e-3)  # the ridge is 1e-6
+
+
+def test_markdown_that_only_winners_have_decides_nothing_at_equal_style() -> None:
+    """Its coefficient grows without end and explains those answers; the others give the score at equal style."""
+    n = 40
+    pairs = [grades("B>>A", "A>>B") if i in (3, 8) else grades(*pair) for i, pair in enumerate(made(n))]
+    d = differences(*styled(n), "v2.0")[:, [0, 3]]
+    rare = np.zeros((n, 1))
+    rare[[3, 8]] = 0.2
+    whole = scores.battles(pairs, "v2.0", 3.0)
+    fit = scores.fit_style(whole, np.column_stack([d, rare]), "v2.0", None)
+    assert fit.held
+    rest = [i for i in range(n) if i not in (3, 8)]
+    alone = scores.fit_style(scores.battles([pairs[i] for i in rest], "v2.0", 3.0), d[rest], "v2.0", None)
+    assert fit.at_equal == pytest.approx(
+        alone.at_equal, abs=1e-2
+    )  # the ridge is 1e-6, its remaining pull about as large

@@ -27,6 +27,8 @@ def results_table(results: Mapping[str, Any]) -> Table:
         table.add_row("style coefficients", f"{coefficients} (length in {style['length_in']})")
         if style["constant"]:
             table.add_row("", f"{', '.join(style['constant'])}: the same difference everywhere, not controlled for")
+        if style["ridge"]:
+            table.add_row("", "a style occurs only where one side won; a small ridge holds its coefficient")
         if style["resamples_without_fit"]:
             table.add_row(
                 "", f"{style['resamples_without_fit']} resamples without a finite fit are not in its interval"

@@ -109,6 +109,8 @@ def _styled(
         "constant": constant,
         "score_at_mean_style": fit.at_mean,
         "ci_at_mean_style": None if counts is None else interval(fit.mean_replicates, cfg.confidence),
+        "ridge": fit.held,
+        "resamples_with_ridge": fit.held_replicates,
         "resamples_without_fit": int(np.isnan(fit.equal_replicates).sum()),
     }
     return _style_fields(fit.at_equal, bounds, details)

@@ -24,10 +24,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from alphapo_cli.evaluation.arena_hard.logistic import solve
+from alphapo_cli.evaluation.arena_hard.logistic import objective, solve
 from alphapo_cli.evaluation.arena_hard.verdicts import PairGrades
 from alphapo_cli.evaluation.l1_logistic import Array, sigmoid
+
+_HOLD = 1e-6  # ridge on style coefficients where the likelihood has no maximum, relative to the sum of the weights
+_PERFECT = 1e-3  # nats a verdict above the least loss there is, below which a fit explains everything
 
 
 class UnavailableError(ValueError):
@@ -48,13 +52,19 @@ class Battles:
 
 @dataclass(frozen=True)
 class StyleFit:
-    """A fit with style; scores in percent, replicates [R] in percent with NaN where a resample has no finite fit."""
+    """A fit with style; scores in percent, replicates [R] in percent with NaN where a resample has no finite fit.
+
+    `held` and `held_replicates`: whether the likelihood of the whole, and of how many resamples, has no maximum, so that
+    a small ridge on the style coefficients holds the fit.
+    """
 
     at_equal: float
     at_mean: float
     coefficients: tuple[float, ...]
     equal_replicates: Array
     mean_replicates: Array
+    held: bool
+    held_replicates: int
 
 
 def battles(pairs: Sequence[PairGrades], version: str, weight: float) -> Battles:
@@ -160,14 +170,13 @@ def fit_style(found: Battles, differences: Array, version: str, counts: Array | 
     if np.linalg.matrix_rank(x) < x.shape[1]:
         raise UnavailableError(f"{len(d)} pairs do not tell {d.shape[1]} style differences apart")
     ridge = penalties(d.shape[1], version)
-    theta, finite = solve(x, weight[None, :], target, ridge)
-    if not finite[0]:
+    theta, finite, ridged = _solved(x, weight[None, :], target, ridge)
+    if not finite[0] or (ridged[0] and _explains_all(x, weight, target, theta[0])):
         raise UnavailableError("style and strength separate wins from losses, so that no finite fit exists")
     at_zero = np.concatenate([[1.0], -mean / deviation])
-    empty = np.zeros(0)
-    at_equal, at_mean = empty, empty
+    at_equal, at_mean, held = np.zeros(0), np.zeros(0), np.zeros(0)
     if counts is not None:
-        every, settled = solve(x, counts[:, known] * weight, target, ridge)
+        every, settled, held = _solved(x, counts[:, known] * weight, target, ridge)
         at_equal = np.where(settled, 100.0 * sigmoid(every @ at_zero), np.nan)
         at_mean = np.where(settled, 100.0 * sigmoid(every[:, 0]), np.nan)
     return StyleFit(
@@ -176,4 +185,40 @@ def fit_style(found: Battles, differences: Array, version: str, counts: Array | 
         coefficients=tuple(float(value) for value in theta[0, 1:]),
         equal_replicates=at_equal,
         mean_replicates=at_mean,
+        held=bool(ridged[0]),
+        held_replicates=int(held.sum()),
     )
+
+
+def _solved(x: Array, weight: Array, target: Array, ridge: Array) -> tuple[Array, NDArray[np.bool_], NDArray[np.bool_]]:
+    """Fit every weighting, with a small ridge on the style coefficients where the likelihood has no maximum.
+
+    Rare markdown is the usual reason: a resample without the one answer that has a header, or a header only where the
+    model won. Leaving such resamples out would keep those in which it is common. The ridge is so small that it changes
+    nothing else: it gives 0 to what does not occur, and a large coefficient to what separates, whose rows then count for
+    nothing else.
+
+    Args:
+        x: [n, 1 + K] strength and style.
+        weight: [R, n] weights.
+        target: [n] targets.
+        ridge: [1 + K] penalties of the fit.
+
+    Returns:
+        [R, 1 + K] coefficients, [R] whether they are finite, and [R] whether the ridge was needed.
+    """
+    theta, finite = solve(x, weight, target, ridge)
+    held = ~finite
+    if held.any():
+        small = ridge + _HOLD * float(weight.sum(axis=1).mean()) * np.array([0.0] + [1.0] * (len(ridge) - 1))
+        theta[held], finite[held] = solve(x, weight[held], target, small)
+    return theta, finite, held & finite
+
+
+def _explains_all(x: Array, weight: Array, target: Array, theta: Array) -> bool:
+    """Whether a fit reaches the likelihood that no model exceeds, so that its coefficients mean nothing."""
+    inside = np.clip(target, 1e-300, 1.0)
+    outside = np.clip(1.0 - target, 1e-300, 1.0)
+    entropy = -(weight * (target * np.log(inside) + (1.0 - target) * np.log(outside))).sum()
+    reached = objective(x, weight[None, :], target, np.zeros(x.shape[1]), theta[None, :])[0]
+    return bool(reached - entropy < _PERFECT * weight.sum())
