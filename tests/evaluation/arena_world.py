@@ -82,7 +82,7 @@ class Arena:
                 "metadata": {"token_len": len(answer.split())}}  # fmt: skip
 
     def judgment(self, i: int, version: str) -> dict[str, Any]:
-        games = []
+        games: list[dict[str, Any]] = []
         for label, order in zip(labels(i), (("base", "tuned"), ("tuned", "base")), strict=True):
             shown = "<|User Prompt|>\n" + self.prompt(i) + "".join(f"\n{text(model, i)}" for model in order)
             if version == "v0.1":

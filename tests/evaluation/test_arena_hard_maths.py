@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
 
 from alphapo_cli.evaluation.arena_hard import scores
 from alphapo_cli.evaluation.arena_hard.logistic import solve
@@ -17,6 +16,8 @@ from alphapo_cli.evaluation.arena_hard.style import Style, count_style, differen
 from alphapo_cli.evaluation.arena_hard.verdicts import LABELS, grades, read_label
 from alphapo_cli.evaluation.bootstrap import resample_counts
 from tests.evaluation.arena_world import labels, text
+
+linear_model: Any = pytest.importorskip("sklearn.linear_model")
 
 # (winner, weight) of each label, from the public tool's two tables; a tie is half a win.
 PUBLIC = {"A>>B": ("A", 3), "A>B": ("A", 1), "A=B": ("tie", 1), "B>A": ("B", 1), "B>>A": ("B", 3)}
@@ -131,7 +132,7 @@ def test_the_old_tools_logistic_regression_gives_the_same_score() -> None:
         for half in (0, 1):
             x += [[-math.log(10), math.log(10)]] * int(weight)  # baseline, model
             y += [1 - half if share == 0.5 else share] * int(weight)
-    c = LogisticRegression(fit_intercept=False, C=np.inf, tol=1e-12, max_iter=1000).fit(x, y).coef_[0]
+    c = linear_model.LogisticRegression(fit_intercept=False, C=np.inf, tol=1e-12, max_iter=1000).fit(x, y).coef_[0]
     rate = 100 / (1 + 10 ** (c[0] - c[1]))
     assert scores.score(scores.battles([grades(*pair) for pair in made(60)], "v0.1", 3.0)) == pytest.approx(
         rate, abs=1e-6
@@ -173,9 +174,9 @@ def test_style_control_of_v2_is_an_unpenalised_logistic_regression() -> None:
             y += [1, 0]
             w += [share, 1 - share]  # a tie is half a win and half a loss
             at += 1
-    theta = LogisticRegression(fit_intercept=False, C=np.inf, tol=1e-12, max_iter=5000, solver="newton-cholesky").fit(
-        x, y, sample_weight=w
-    )
+    theta = linear_model.LogisticRegression(
+        fit_intercept=False, C=np.inf, tol=1e-12, max_iter=5000, solver="newton-cholesky"
+    ).fit(x, y, sample_weight=w)
     found = scores.fit_style(scores.battles([grades(*pair) for pair in pairs], "v2.0", 3.0), d, "v2.0", None)
     strength, beta = theta.coef_[0][0], theta.coef_[0][1:]
     assert found.coefficients == pytest.approx(beta.tolist(), abs=1e-7)
@@ -197,7 +198,7 @@ def test_style_control_of_v01_is_sklearns_default_logistic_regression() -> None:
                 x.append([math.log(10), -math.log(10), *z[at]])  # the baseline is model_a
                 y.append(half if share == 0.5 else 1 - share)
             at += 1
-    c = LogisticRegression(fit_intercept=False, tol=1e-12, max_iter=5000).fit(x, y).coef_[0]
+    c = linear_model.LogisticRegression(fit_intercept=False, tol=1e-12, max_iter=5000).fit(x, y).coef_[0]
     found = scores.fit_style(scores.battles([grades(*pair) for pair in pairs], "v0.1", 3.0), d, "v0.1", None)
     assert found.at_mean == pytest.approx(100 / (1 + 10 ** (c[0] - c[1])), abs=1e-6)
     # The sign of a standardised column follows the sign of the difference, and so does its coefficient.

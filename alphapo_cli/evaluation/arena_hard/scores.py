@@ -174,7 +174,7 @@ def fit_style(found: Battles, differences: Array, version: str, counts: Array | 
     if not finite[0] or (ridged[0] and _explains_all(x, weight, target, theta[0])):
         raise UnavailableError("style and strength separate wins from losses, so that no finite fit exists")
     at_zero = np.concatenate([[1.0], -mean / deviation])
-    at_equal, at_mean, held = np.zeros(0), np.zeros(0), np.zeros(0)
+    at_equal, at_mean, held = np.zeros(0), np.zeros(0), np.zeros(0, dtype=bool)
     if counts is not None:
         every, settled, held = _solved(x, counts[:, known] * weight, target, ridge)
         at_equal = np.where(settled, 100.0 * sigmoid(every @ at_zero), np.nan)
