@@ -183,6 +183,8 @@ def _write_public(evaluation: ArenaHardEvaluation, judged: Sequence[JudgedPair |
     directory, pairs = evaluation.directory, evaluation.pairs
     asked = [{"uid": own.uid, "category": own.category, "prompt": own.instruction} for _, own in pairs]
     write_rows(directory.questions, [{k: v for k, v in row.items() if v is not None} for row in asked])
+    if directory.answers(named[0]) == directory.answers(named[1]):  # names that differ in signs a file name cannot hold
+        named = named[0], f"{named[1]}-baseline"
     for side, name in ((1, named[0]), (0, named[1])):
         answers = [pair[side] for pair in pairs]
         metadata = [

@@ -128,6 +128,12 @@ def test_the_same_line_again_changes_nothing_and_other_statistics_are_computed_a
     found = arena.results()
     assert found["arena_hard/score"] == pytest.approx(found["win_rate"], abs=1e-12)
     assert list(found["arena_hard/style"]["coefficients"]) == ["length"]
+    assert found["arena_hard/style_controlled_score"] == found["arena_hard/style"]["score_at_equal_style"]
+    assert arena.replay(FAST, "statistics.weight=1", "statistics.style=[length]", "statistics.style_at=mean") == 0
+    style = found["arena_hard/style"]
+    found = arena.results()
+    assert found["arena_hard/style_controlled_score"] == style["score_at_mean_style"]
+    assert found["arena_hard/style_controlled_ci"] == style["ci_at_mean_style"]
     assert arena.replay("statistics.bootstrap=0", "statistics.style=[]") == 0
     found = arena.results()
     assert found["arena_hard/ci"] is found["arena_hard/style_controlled_score"] is None
@@ -282,6 +288,26 @@ def test_an_answer_without_a_label_is_said_counted_and_never_paid_for_twice(
         assert arena.ask(server.url, "judge.max_failed=2", "statistics.version=v0.1") == 0
         assert len(server.seen) == 16
     assert arena.results()["n_null"] == 0
+
+
+def test_a_larger_limit_asks_again_only_for_what_was_cut(arena: Arena, capsys: pytest.CaptureFixture[str]) -> None:
+    def cut(number: int, body: dict[str, Any]) -> Answer:
+        short = body["max_tokens"] < 200 and which(body)[0] in (1, 4)
+        return said(None, finish="length") if short else by_labels(number, body)
+
+    with serve(cut) as server:
+        assert arena.ask(server.url, "judge.max_tokens=100") == 1
+        assert "4 x cut at judge.max_tokens" in capsys.readouterr().err
+        assert arena.ask(server.url, "judge.max_tokens=100") == 1
+        assert len(server.seen) == 16
+        assert arena.ask(server.url, "judge.max_tokens=200") == 0
+        assert sorted(which(body) for _, _, body in server.seen[16:]) == [(1, False), (1, True), (4, False), (4, True)]
+        assert arena.ask(server.url, "judge.max_tokens=300", "statistics.confidence=0.5") == 0
+        assert len(server.seen) == 20
+    assert (arena.results()["n_total"], arena.results()["judging"]["failed"]) == (8, 0)
+    capsys.readouterr()
+    assert alphapo("eval", "--recheck", arena.out) == 2
+    assert "another protocol" in one_line(capsys.readouterr().err)
 
 
 def test_a_judge_that_thinks_aloud_is_read_after_its_thoughts(arena: Arena, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,7 +77,10 @@ class Replay:
 
 
 class TextJudge:
-    """A language model that writes its judgement and ends with a label, asked in both orders."""
+    """A language model that writes its judgement and ends with a label, asked in both orders.
+
+    judge.max_tokens is no part of a judgement's identity: a larger one asks again only for texts that were cut.
+    """
 
     def __init__(self, engine: JudgeEngine, cfg: ArenaHardJudgeConfig, annotator: str, version: str) -> None:
         self.engine, self.cfg, self.annotator, self.version = engine, cfg, annotator, version
@@ -90,31 +93,30 @@ class TextJudge:
     def check(self, pairs: Pairs, folder: Path, *, asking: bool = True) -> None:
         """See `ArenaHardJudge.check`."""
         answered = TextAnswered(folder / FILE)
-        unanswered = [ask for ask in self._asks(pairs) if ask.key not in answered.rows]
+        unanswered = self._unanswered(self._asks(pairs), answered)
         if unanswered and (asking or len(unanswered) > self.cfg.max_failed):
             self.engine.check(unanswered, answered.spent)
 
     def judge(self, pairs: Pairs, folder: Path, *, asking: bool = True) -> ArenaHardJudged:
         """See `ArenaHardJudge.judge`; an answer without a label is a failed judgement, and is not asked for again."""
         asks, answered, outcome = self._asks(pairs), TextAnswered(folder / FILE), JudgingResult()
-        unanswered = [ask for ask in asks if ask.key not in answered.rows]
+        unanswered = self._unanswered(asks, answered)
         if unanswered and (asking or len(unanswered) > self.cfg.max_failed):
-            with TextJournal(folder) as journal:
+            with TextJournal(folder, self.cfg.max_tokens) as journal:
                 outcome = self.engine.ask(unanswered, answered.spent, journal.record)
             answered = TextAnswered(folder / FILE)
-            unanswered = [ask for ask in asks if ask.key not in answered.rows]
+            unanswered = self._unanswered(asks, answered)
         if unanswered:
             raise_incomplete(outcome, len(unanswered), len(asks), self.cfg.max_failed, folder)
-        labels = {ask.key: self._label(answered.rows[ask.key]) for ask in asks if ask.key in answered.rows}
+        missing = {ask.key for ask in unanswered}
+        labels = {ask.key: self._label(answered.rows[ask.key]) for ask in asks if ask.key not in missing}
         without = [key for key, label in labels.items() if label is None]
         if len(unanswered) + len(without) > self.cfg.max_failed:
             self._raise_without_verdict(without, answered, len(labels), folder)
         games: dict[tuple[int, bool], Game] = {}
         for ask in asks:
             if ask.key in labels:
-                games[ask.row, ask.switched] = Game(
-                    labels[ask.key], str(answered.rows[ask.key]["text"]), ask.messages[-1].content
-                )
+                games[ask.row, ask.switched] = Game(labels[ask.key], str(answered.rows[ask.key]["text"]), _shown(ask))
         judging = {
             "requests": len(asks),
             "failed": len(unanswered) + len(without),
@@ -141,9 +143,16 @@ class TextJudge:
                 asks.append(Ask(row, switched, fill(self.template, base.instruction, *shown), key))
         return asks
 
+    def _unanswered(self, asks: Sequence[Ask], answered: TextAnswered) -> list[Ask]:
+        return [ask for ask in asks if ask.key not in answered.rows or self._may_grow(answered.rows[ask.key])]
+
+    def _may_grow(self, row: Mapping[str, Any]) -> bool:
+        """Whether a text was cut at a lower limit than the present one."""
+        return _cut(row) and int(row.get("max_tokens") or 0) < self.cfg.max_tokens
+
     def _label(self, row: Mapping[str, Any]) -> str | None:
         """The verdict in an answer; a text that was cut may have named a label on its way, and has none."""
-        return None if row.get("finish") == "length" else read_label(without_thoughts(str(row["text"])), self.version)
+        return None if _cut(row) else read_label(without_thoughts(str(row["text"])), self.version)
 
     def _pair(self, row: int, pair: tuple[Answer, Answer], games: Mapping[tuple[int, bool], Game]) -> JudgedPair:
         if _same(pair):
@@ -152,7 +161,7 @@ class TextJudge:
 
     def _raise_without_verdict(self, keys: Sequence[str], answered: TextAnswered, total: int, folder: Path) -> None:
         rows = [answered.rows[key] for key in keys]
-        reasons = Counter(_CUT if row.get("finish") == "length" else _WITHOUT for row in rows)
+        reasons = Counter(_CUT if _cut(row) else _WITHOUT for row in rows)
         why = ", ".join(f"{n} x {reason}" for reason, n in reasons.most_common())
         ends = " ".join(str(rows[0]["text"]).split())[-60:]
         more = "a larger judge.max_tokens" if reasons[_CUT] else "a judge.prompt_file that asks for [[A>B]]"
@@ -161,6 +170,15 @@ class TextJudge:
             f"{len(keys)} of {total} answers of the judge {self.cfg.model} are no verdict ({why}; the first ends with "
             f"{ends!r}); type {more}, or another judge.model{left_out}; all answers are kept in {folder / FILE}"
         )
+
+
+def _shown(ask: Ask) -> str:
+    """What the judge was shown, as a single text; the system message holds no answer."""
+    return "\n\n".join(message.content for message in ask.messages if message.role != "system")
+
+
+def _cut(row: Mapping[str, Any]) -> bool:
+    return row.get("finish") == "length"
 
 
 def _same(pair: tuple[Answer, Answer]) -> bool:

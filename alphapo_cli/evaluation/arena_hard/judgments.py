@@ -172,8 +172,8 @@ def _game(game: Any, where: str) -> Game:
     said, shown = game.get("judgment"), game.get("user_prompt")
     text = said.get("answer") if isinstance(said, dict) else said
     if shown is None and isinstance(game.get("prompt"), list):
-        contents = [m.get("content") for m in game["prompt"] if isinstance(m, dict) and m.get("role") == "user"]
-        shown = contents[-1] if contents else None
+        asked = [m for m in game["prompt"] if isinstance(m, dict) and m.get("role") != "system"]
+        shown = "\n\n".join(str(message.get("content") or "") for message in asked)
     return Game(
         known(game["score"]), text if isinstance(text, str) else None, shown if isinstance(shown, str) else None
     )

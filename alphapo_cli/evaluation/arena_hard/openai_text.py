@@ -27,8 +27,7 @@ class OpenAITextEngine(OpenAIEngine):
 
     def identity(self) -> dict[str, Any]:
         """See `JudgeEngine.identity`."""
-        found = {key: value for key, value in super().identity().items() if key != "top_logprobs"}
-        return {**found, "max_tokens": self.cfg.max_tokens}
+        return {key: value for key, value in super().identity().items() if key != "top_logprobs"}
 
     def check(self, asks: Sequence[Ask], spent: float) -> None:
         """Check key, cost limit and base URL; print the number of requests, their expected and their largest price."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from alphapo_cli.evaluation.judges.journal import Answered, Journal, now
@@ -25,7 +26,11 @@ class TextAnswered(Answered):
 
 
 class TextJournal(Journal):
-    """judgements.jsonl with texts in place of log-probs."""
+    """judgements.jsonl with texts in place of log-probs; `max_tokens`: the limit of this session's texts."""
+
+    def __init__(self, folder: Path, max_tokens: int) -> None:
+        super().__init__(folder)
+        self.max_tokens = max_tokens
 
     def record(self, ask: Ask, answer: Reply | Unusable) -> None:
         """Append one answer; it is on disk when this returns."""
@@ -33,5 +38,11 @@ class TextJournal(Journal):
             super().record(ask, answer)
             return
         row: dict[str, Any] = {"key": ask.key, "row": ask.row, "switched": ask.switched, "text": answer.text}
-        row |= {"finish": answer.finish, "seconds": answer.seconds, "tokens": answer.tokens, "price": answer.price}
+        row |= {
+            "finish": answer.finish,
+            "max_tokens": self.max_tokens,
+            "seconds": answer.seconds,
+            "tokens": answer.tokens,
+            "price": answer.price,
+        }
         self.add({**row, "date": now()})

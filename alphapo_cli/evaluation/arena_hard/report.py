@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+_AT = {"equal": "at equal style", "mean": "at the mean style difference, as the public tool takes it"}
+
 
 def results_table(results: Mapping[str, Any]) -> Table:
     """Both scores with intervals, verdicts, what the order of the answers did, and what is missing."""
@@ -20,9 +22,10 @@ def results_table(results: Mapping[str, Any]) -> Table:
     style = results["arena_hard/style"]
     if style["available"]:
         value, bounds = results["arena_hard/style_controlled_score"], results["arena_hard/style_controlled_ci"]
-        table.add_row("style-controlled score", _rate(value, bounds, level) + ", at equal style")
-        mean = _rate(style["score_at_mean_style"], style["ci_at_mean_style"], level)
-        table.add_row("", f"{mean} at the mean style difference, as the public tool takes it")
+        table.add_row("style-controlled score", f"{_rate(value, bounds, level)}, {_AT[style['at']]}")
+        other = "mean" if style["at"] == "equal" else "equal"
+        rate = _rate(style[f"score_at_{other}_style"], style[f"ci_at_{other}_style"], level)
+        table.add_row("", f"{rate}, {_AT[other]}")
         coefficients = ", ".join(f"{name} {value:+.2f}" for name, value in style["coefficients"].items())
         table.add_row("style coefficients", f"{coefficients} (length in {style['length_in']})")
         if style["constant"]:

@@ -100,20 +100,24 @@ def _styled(
         fit = fit_style(found, d[:, [STYLE.index(name) for name in varying]], cfg.version, counts)
     except UnavailableError as error:
         return _style_fields(None, None, {"available": False, "reason": str(error)})
-    bounds = None if counts is None else interval(fit.equal_replicates, cfg.confidence)
+    scores = {"equal": fit.at_equal, "mean": fit.at_mean}
+    bounds: dict[str, tuple[float, float] | None] = {"equal": None, "mean": None}
+    if counts is not None:
+        bounds["equal"] = interval(fit.equal_replicates, cfg.confidence)
+        bounds["mean"] = interval(fit.mean_replicates, cfg.confidence)
     details = {
         "available": True,
-        "at": "equal style",
+        "at": cfg.style_at,
         "length_in": unit,
         "coefficients": dict(zip(varying, fit.coefficients, strict=True)),
         "constant": constant,
-        "score_at_mean_style": fit.at_mean,
-        "ci_at_mean_style": None if counts is None else interval(fit.mean_replicates, cfg.confidence),
+        **{f"score_at_{where}_style": value for where, value in scores.items()},
+        **{f"ci_at_{where}_style": value for where, value in bounds.items()},
         "ridge": fit.held,
         "resamples_with_ridge": fit.held_replicates,
         "resamples_without_fit": int(np.isnan(fit.equal_replicates).sum()),
     }
-    return _style_fields(fit.at_equal, bounds, details)
+    return _style_fields(scores[cfg.style_at], bounds[cfg.style_at], details)
 
 
 def _style_fields(value: float | None, bounds: tuple[float, float] | None, details: dict[str, Any]) -> dict[str, Any]:

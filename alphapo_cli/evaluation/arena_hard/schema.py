@@ -30,6 +30,8 @@ class ArenaHardStatistics:
     version: str = _choice("v2.0", "v0.1", "v2.0")
     weight: float = _number(3.0, ge=1)  # of a verdict >> or <<; others count once
     style: list[str] = field(default_factory=lambda: list(STYLE))  # what is controlled for; []: nothing
+    # Where the style-controlled score is taken: at a difference of 0, or at the mean difference, as the public tool does.
+    style_at: str = _choice("equal", "equal", "mean")
     bootstrap: int = _number(2000, ge=0)  # resamples of the prompts; 0: no intervals
     confidence: float = _number(0.95, gt=0, lt=1)
     seed: int = _number(0, ge=0)

@@ -24,7 +24,7 @@ class VLLMTextEngine(VLLMEngine):
     def identity(self) -> dict[str, Any]:
         """See `JudgeEngine.identity`."""
         found = {key: value for key, value in super().identity().items() if key != "top_logprobs"}
-        return {**found, "temperature": self.cfg.temperature or 0.0, "max_tokens": self.cfg.max_tokens}
+        return {**found, "temperature": self.cfg.temperature or 0.0}
 
     def check(self, asks: Sequence[Ask], spent: float) -> None:
         """Check that all questions but judge.max_failed leave room for judge.max_tokens in the judge's context."""
