@@ -523,6 +523,16 @@ def test_annotations_of_alpaca_eval_are_told_apart(arena: Arena, capsys: pytest.
     assert "go without --protocol arena_hard" in one_line(capsys.readouterr().err)
 
 
+def test_without_the_protocol_its_files_are_told_what_they_are(
+    arena: Arena, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["--reference", arena.alpaca_eval("base"), "--out", arena.out]
+    assert alphapo("eval", arena.outputs, *base) == 2
+    assert "Arena-Hard's answers go with --protocol arena_hard" in one_line(capsys.readouterr().err)
+    assert alphapo("eval", arena.alpaca_eval("tuned"), *base, "--annotations", arena.judgments) == 2
+    assert "is this Arena-Hard's (--protocol arena_hard)?" in one_line(capsys.readouterr().err)
+
+
 def test_the_old_form_needs_the_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arena = Arena(tmp_path, version="v0.1")
     kept = arena.questions.rename(tmp_path / "elsewhere.jsonl")
