@@ -290,6 +290,19 @@ def test_an_answer_without_a_label_is_said_counted_and_never_paid_for_twice(
     assert arena.results()["n_null"] == 0
 
 
+def test_a_judge_that_never_gives_a_label_is_not_paid_for_all_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arena = Arena(tmp_path, n=30)
+    with serve(lambda number, body: said(None)) as server:
+        for _ in range(2):  # nor is the same line
+            assert arena.ask(server.url) == 1
+            printed = capsys.readouterr().err.splitlines()[-1]
+            assert "12 of 60 answers of the judge a-judge are no verdict (12 x no label" in printed
+            assert "the other 48 were not asked for" in printed
+            assert len(server.seen) == 12
+
+
 def test_a_larger_limit_asks_again_only_for_what_was_cut(arena: Arena, capsys: pytest.CaptureFixture[str]) -> None:
     def cut(number: int, body: dict[str, Any]) -> Answer:
         short = body["max_tokens"] < 200 and which(body)[0] in (1, 4)

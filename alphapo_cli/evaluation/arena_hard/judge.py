@@ -80,10 +80,20 @@ class TextJudge:
     """A language model that writes its judgement and ends with a label, asked in both orders.
 
     judge.max_tokens is no part of a judgement's identity: a larger one asks again only for texts that were cut.
+
+    Args:
+        engine: runs the model.
+        cfg: the judge settings.
+        annotator: the judge's name in the results.
+        version: of the rules by which a label is read.
+        pilot: answers after which a judge that never gave a label is asked for nothing more, as texts cost money; 0: all
+            are asked for.
     """
 
-    def __init__(self, engine: JudgeEngine, cfg: ArenaHardJudgeConfig, annotator: str, version: str) -> None:
-        self.engine, self.cfg, self.annotator, self.version = engine, cfg, annotator, version
+    def __init__(
+        self, engine: JudgeEngine, cfg: ArenaHardJudgeConfig, annotator: str, version: str, pilot: int = 0
+    ) -> None:
+        self.engine, self.cfg, self.annotator, self.version, self.pilot = engine, cfg, annotator, version, pilot
         self.template = load_template(cfg.prompt_file)
 
     def identity(self) -> dict[str, Any]:
@@ -99,20 +109,15 @@ class TextJudge:
 
     def judge(self, pairs: Pairs, folder: Path, *, asking: bool = True) -> ArenaHardJudged:
         """See `ArenaHardJudge.judge`; an answer without a label is a failed judgement, and is not asked for again."""
-        asks, answered, outcome = self._asks(pairs), TextAnswered(folder / FILE), JudgingResult()
+        asks = self._asks(pairs)
+        answered, outcome = self._answers(asks, folder, asking=asking)
         unanswered = self._unanswered(asks, answered)
-        if unanswered and (asking or len(unanswered) > self.cfg.max_failed):
-            with TextJournal(folder, self.cfg.max_tokens) as journal:
-                outcome = self.engine.ask(unanswered, answered.spent, journal.record)
-            answered = TextAnswered(folder / FILE)
-            unanswered = self._unanswered(asks, answered)
         if unanswered:
             raise_incomplete(outcome, len(unanswered), len(asks), self.cfg.max_failed, folder)
-        missing = {ask.key for ask in unanswered}
-        labels = {ask.key: self._label(answered.rows[ask.key]) for ask in asks if ask.key not in missing}
+        labels = self._labels(asks, answered)
         without = [key for key, label in labels.items() if label is None]
         if len(unanswered) + len(without) > self.cfg.max_failed:
-            self._raise_without_verdict(without, answered, len(labels), folder)
+            self._raise_without_verdict(without, answered, len(asks), len(unanswered), folder)
         games: dict[tuple[int, bool], Game] = {}
         for ask in asks:
             if ask.key in labels:
@@ -143,6 +148,32 @@ class TextJudge:
                 asks.append(Ask(row, switched, fill(self.template, base.instruction, *shown), key))
         return asks
 
+    def _answers(self, asks: Sequence[Ask], folder: Path, *, asking: bool) -> tuple[TextAnswered, JudgingResult]:
+        """Ask for what is missing, at first for a few; the journal afterwards, and how that ended."""
+        answered, outcome = TextAnswered(folder / FILE), JudgingResult()
+        unanswered = self._unanswered(asks, answered)
+        if not unanswered or not (asking or len(unanswered) > self.cfg.max_failed):
+            return answered, outcome
+        labels = self._labels(asks, answered)
+        first = 0 if any(labels.values()) else max(self.pilot - len(labels), 0)
+        with TextJournal(folder, self.cfg.max_tokens) as journal:
+            if first:
+                outcome = self.engine.ask(unanswered[:first], answered.spent, journal.record)
+                answered = TextAnswered(folder / FILE)
+                labels = self._labels(asks, answered)
+            mute = len(labels) >= self.pilot > 0 and not any(labels.values()) and len(labels) > self.cfg.max_failed
+            if mute and len(unanswered) > first:
+                self._raise_without_verdict(list(labels), answered, len(asks), len(asks) - len(labels), folder)
+            if outcome.stopped is None and not outcome.interrupted and unanswered[first:]:
+                rest = self.engine.ask(unanswered[first:], answered.spent, journal.record)
+                outcome = JudgingResult({**outcome.failed, **rest.failed}, rest.stopped, rest.interrupted)
+        return TextAnswered(folder / FILE), outcome
+
+    def _labels(self, asks: Sequence[Ask], answered: TextAnswered) -> dict[str, str | None]:
+        """The label in every answer that stands, by key."""
+        missing = {ask.key for ask in self._unanswered(asks, answered)}
+        return {ask.key: self._label(answered.rows[ask.key]) for ask in asks if ask.key not in missing}
+
     def _unanswered(self, asks: Sequence[Ask], answered: TextAnswered) -> list[Ask]:
         return [ask for ask in asks if ask.key not in answered.rows or self._may_grow(answered.rows[ask.key])]
 
@@ -159,16 +190,23 @@ class TextJudge:
             return JudgedPair(pair[0].uid, Game(TIE, SAME), Game(TIE, SAME))
         return JudgedPair(pair[0].uid, games.get((row, False), Game(None)), games.get((row, True), Game(None)))
 
-    def _raise_without_verdict(self, keys: Sequence[str], answered: TextAnswered, total: int, folder: Path) -> None:
+    def _raise_without_verdict(
+        self, keys: Sequence[str], answered: TextAnswered, total: int, unanswered: int, folder: Path
+    ) -> None:
         rows = [answered.rows[key] for key in keys]
         reasons = Counter(_CUT if _cut(row) else _WITHOUT for row in rows)
         why = ", ".join(f"{n} x {reason}" for reason, n in reasons.most_common())
         ends = " ".join(str(rows[0]["text"]).split())[-60:]
         more = "a larger judge.max_tokens" if reasons[_CUT] else "a judge.prompt_file that asks for [[A>B]]"
-        left_out = f"; judge.max_failed={len(keys)} leaves them out" if len(keys) < total else ""
+        failed, none = (
+            len(keys) + unanswered,
+            len(keys) == total - unanswered,
+        )  # with all left out nothing would be left
+        left_out = "" if none else f"; judge.max_failed={failed} leaves them out"
+        rest = f"; the other {unanswered} were not asked for" if none and unanswered else ""
         raise AlphapoError(
             f"{len(keys)} of {total} answers of the judge {self.cfg.model} are no verdict ({why}; the first ends with "
-            f"{ends!r}); type {more}, or another judge.model{left_out}; all answers are kept in {folder / FILE}"
+            f"{ends!r}){rest}; type {more}, or another judge.model{left_out}; all answers are kept in {folder / FILE}"
         )
 
 

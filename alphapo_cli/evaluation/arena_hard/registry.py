@@ -12,6 +12,8 @@ from alphapo_cli.evaluation.arena_hard.judgments import check_judgments, read_ju
 from alphapo_cli.evaluation.arena_hard.schema import STYLE, ArenaHardConfig
 from alphapo_cli.evaluation.judges.registry import check_settings
 
+PILOT = 12  # answers of an endpoint without any label, after which it is asked for nothing more
+
 
 def build(
     cfg: ArenaHardConfig,
@@ -49,7 +51,7 @@ def build(
         from alphapo_cli.evaluation.arena_hard.openai_text import OpenAITextEngine
 
         annotator = cfg.judge.annotator or str(cfg.judge.model)
-        return TextJudge(OpenAITextEngine.from_environment(cfg.judge), cfg.judge, annotator, version)
+        return TextJudge(OpenAITextEngine.from_environment(cfg.judge), cfg.judge, annotator, version, PILOT)
     from alphapo_cli.evaluation.arena_hard.vllm_text import VLLMTextEngine
 
     engine = VLLMTextEngine(cfg.judge)
