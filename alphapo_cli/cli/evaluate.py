@@ -34,11 +34,22 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     outputs: Annotated[
         Path | None,
-        typer.Argument(metavar="OUTPUTS.json", help="AlpacaEval's model_outputs.json, .gz too, or its folder."),
+        typer.Argument(
+            metavar="OUTPUTS.json",
+            help="AlpacaEval's model_outputs.json, .gz too, or its folder; or Arena-Hard's model_answer file.",
+        ),
     ] = None,
     overrides: Overrides = None,
     reference: Annotated[
         Path | None, typer.Option("--reference", metavar="REF.json", help="The outputs to compare with; required.")
+    ] = None,
+    protocol: Annotated[
+        str,
+        typer.Option("--protocol", metavar="NAME", help="alpaca_eval, or arena_hard: five grades, in both orders."),
+    ] = "alpaca_eval",
+    questions: Annotated[
+        Path | None,
+        typer.Option("--questions", metavar="FILE", help="For arena_hard: question.jsonl, with uids and categories."),
     ] = None,
     judge: Annotated[
         str | None,
@@ -47,7 +58,8 @@ def evaluate(
         ),
     ] = None,
     annotations: Annotated[
-        Path | None, typer.Option("--annotations", metavar="FILE", help="For replay: AlpacaEval's annotations.json.")
+        Path | None,
+        typer.Option("--annotations", metavar="FILE", help="For replay: annotations.json, or a model_judgment file."),
     ] = None,
     preferences: Annotated[
         str | None,
@@ -97,23 +109,35 @@ def evaluate(
     replace: Replace = False,
     json: Json = None,
 ) -> None:
-    """Win rate and length-controlled win rate of outputs against a reference, in AlpacaEval's formats.
+    """Win rate and length-controlled win rate of outputs against a reference, in AlpacaEval's formats; or Arena-Hard.
 
     \b
     Examples:
       alphapo eval samples/step-128.json --reference samples/reference.json
       alphapo eval model_outputs.json --reference gpt4.json --judge replay --annotations annotations.json --difficulty instruction_difficulty.csv --gamed df_gamed.csv
       alphapo eval model_outputs.json --reference gpt4.json --judge openai --max-cost 12
+      alphapo eval model_outputs.json --protocol arena_hard --reference baseline.jsonl --judge openai --max-cost 25
       alphapo eval model_outputs.json --reference gpt4.json --judge openai judge.base_url=http://127.0.0.1:8000/v1 judge.model=my-judge judge.api_key_env=null
     \f
 
     Raises:
         UsageError: --judge and judge=NAME differ, or --reference is missing.
     """
+    from alphapo_cli.cli.evaluate_arena_hard import ArenaHardOptions, check_protocol, evaluate_arena_hard
     from alphapo_cli.config.compose import compose, to_yaml
     from alphapo_cli.config.overrides import Line, read_line
     from alphapo_cli.evaluation.schema import EvalConfig
 
+    check_protocol(protocol, questions)
+    if protocol == "arena_hard":
+        foreign = {"--difficulty": difficulty, "--gamed": gamed, "--official-row-index": official_row_index,
+                   "--preferences": preferences, "--recheck": recheck}  # fmt: skip
+        typed = ArenaHardOptions(
+            outputs, overrides or [], reference, judge, annotations, questions, max_cost, out, leaderboard, config_dir,
+            print_config, replace, json, foreign,
+        )  # fmt: skip
+        evaluate_arena_hard(typed)
+        return
     where = sources(config_dir)
     if recheck is not None and outputs is not None:  # with --recheck every argument is an override
         overrides = [str(outputs), *(overrides or [])]

@@ -38,6 +38,7 @@ class EvalDirectory(KeyedDirectory):
     OWN: ClassVar[str] = "judge"
     LOG: ClassVar[str] = JUDGEMENTS
     DEFAULTS: ClassVar[Mapping[str, Any]] = leaves(asdict(JudgeConfig()), "judge.")
+    STATISTICS: ClassVar[Mapping[str, Any]] = _STATISTICS
 
     @property
     def annotations(self) -> Path:
@@ -85,7 +86,7 @@ class EvalDirectory(KeyedDirectory):
         if results is None or results.get("state") != "complete" or not self.annotations.is_file():
             self.check_writable()
             return "continued"
-        changed = differing(results.get("statistics") or {}, statistics, _STATISTICS)
+        changed = differing(results.get("statistics") or {}, statistics, self.STATISTICS)
         return "statistics" if changed else "complete"
 
     def begin(self, manifest: dict[str, Any], *, replace: bool) -> None:

@@ -142,7 +142,8 @@ def read_annotations(path: Path, preferences: str = "auto") -> Annotations:
     for number, row in enumerate(read_rows(path), start=1):
         where = f"{path}, row {number}"
         if "preference" not in row:
-            raise UsageError(f"{where}: no 'preference' (its columns: {', '.join(row)}); is this an annotations file?")
+            kind = "Arena-Hard's (--protocol arena_hard)" if "games" in row else "an annotations file"
+            raise UsageError(f"{where}: no 'preference' (its columns: {', '.join(row)}); is this {kind}?")
         raw.append(row["preference"])
         rows.append(
             Annotation(
@@ -204,7 +205,8 @@ def _inside(path: Path, kind: str) -> Path:
 
 def _text(row: Mapping[str, Any], column: str, where: str) -> str:
     if column not in row:
-        raise UsageError(f"{where}: no '{column}' (its columns: {', '.join(map(str, row)) or 'none'})")
+        hint = "; Arena-Hard's answers go with --protocol arena_hard" if "messages" in row or "choices" in row else ""
+        raise UsageError(f"{where}: no '{column}' (its columns: {', '.join(map(str, row)) or 'none'}){hint}")
     value = row[column]
     if not isinstance(value, str):
         raise UsageError(f"{where}: '{column}' is {json.dumps(value)[:40]}, not text")

@@ -72,6 +72,6 @@ def read_rows(path: Path) -> Sequence[Mapping[str, Any]]:
 
 def _json_lines(text: str) -> list[dict[str, Any]] | None:
     """The rows of a text with one JSON object a line; None for any other."""
-    rows = [strict_json.parsed_object(line.encode()) for line in text.splitlines() if line.strip()]
+    rows = [strict_json.parsed_object(line.encode()) for line in text.split("\n") if line.strip()]
     whole = [row for row in rows if row is not None]
     return whole if len(whole) == len(rows) > 0 else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -14,25 +14,37 @@ from alphapo_cli.plots import style
 _WIDTH = 34  # characters of a name in the title
 
 
-def evaluation_picture(results: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+ALPACA_EVAL = (("win rate", "win_rate"), ("length-\ncontrolled", "length_controlled_winrate"))  # (label, key)
+
+
+def evaluation_picture(
+    results: Mapping[str, Any], path: str | os.PathLike[str], rates: Sequence[tuple[str, str]] = ALPACA_EVAL
+) -> None:
     """Save `evaluation_figure` as a PNG at `path`."""
-    style.save(evaluation_figure(results), path)
+    style.save(evaluation_figure(results, rates), path)
 
 
-def evaluation_figure(results: Mapping[str, Any]) -> Figure:
-    """Draw the win rates, with intervals, and the win rate by length difference, from the object of results.json."""
+def evaluation_figure(results: Mapping[str, Any], rates: Sequence[tuple[str, str]] = ALPACA_EVAL) -> Figure:
+    """Draw two win rates, with intervals, and the win rate by length difference.
+
+    Args:
+        results: the object of results.json; the interval of a rate stands under its key with `_interval`.
+        rates: label and key of both rates.
+
+    Returns:
+        The figure.
+    """
     model, reference = _shortened(str(results["generator"]), str(results["reference"]))
     title = f"{model} against {reference}, judged by {_start(str(results['annotator']))}"
-    figure, (rates, bins) = style.new_figure(1, 2, 2.7, title, gridspec_kw={"width_ratios": [2, 3]})
-    _rates(rates, results)
+    figure, (bars, bins) = style.new_figure(1, 2, 2.7, title, gridspec_kw={"width_ratios": [2, 3]})
+    _rates(bars, results, rates)
     _bins(bins, results)
     return figure
 
 
-def _rates(ax: Axes, results: Mapping[str, Any]) -> None:
+def _rates(ax: Axes, results: Mapping[str, Any], shown: Sequence[tuple[str, str]]) -> None:
     """Bars of both win rates; a rate that is unavailable is a note."""
-    shown = [("win rate", "win_rate", style.INK), ("length-\ncontrolled", "length_controlled_winrate", style.BLUE)]
-    for x, (label, key, colour) in enumerate(shown):
+    for x, ((label, key), colour) in enumerate(zip(shown, (style.INK, style.BLUE), strict=True)):
         rate, bounds = results.get(key), results.get(f"{key}_interval")
         if rate is None:
             ax.text(x, 50, f"{label}:\nunavailable", ha="center", va="bottom", color=style.GREY, fontsize=8)
@@ -44,7 +56,7 @@ def _rates(ax: Axes, results: Mapping[str, Any]) -> None:
         )
         ax.text(x, max(high, rate) + 2, f"{rate:.1f}", ha="center", fontsize=8, color=style.INK)
     style.reference_line(ax, 50.0)
-    ax.set_xticks([0, 1], [label for label, _, _ in shown])
+    ax.set_xticks([0, 1], [label for label, _ in shown])
     ax.set_xlim(-0.6, 1.6)
     ax.set_ylim(0, 108)
     style.panel(ax, f"Win rate, {results['confidence']:.0%} interval", "percent")

@@ -185,6 +185,10 @@ def recheck(path: Path, cfg: JudgeConfig) -> dict[str, Any]:
     directory = EvalDirectory(path)
     if not directory.log.is_file():
         raise UsageError(f"--recheck {path}: there is no {directory.log.name}, so no judge model was asked there")
+    if "protocol" in (directory.stored() or {}):
+        raise UsageError(
+            f"--recheck {path}: an evaluation by another protocol, whose judge wrote texts; it has no log-probs"
+        )
     asked = (read_object(directory.manifest) or {}).get("config", {}).get("judge", {})
     own = cfg.verdict_tokens != JudgeConfig().verdict_tokens
     first, second = cfg.verdict_tokens if own else asked.get("verdict_tokens", cfg.verdict_tokens)

@@ -19,6 +19,7 @@ from alphapo_cli.config.overrides import Sources, read_line
 from alphapo_cli.config.schema import GlassboxConfig, ObjectiveConfig, TrainConfig
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.errors import UsageError
+from alphapo_cli.evaluation.arena_hard.schema import ArenaHardConfig
 from alphapo_cli.evaluation.schema import EvalConfig
 from alphapo_cli.generation.schema import GenerateConfig
 from alphapo_cli.launch.schema import SweepConfig
@@ -32,7 +33,13 @@ from tests import tiny
 
 CONF, SWEEPS = shipped("conf"), shipped("sweeps")
 FILES = sorted(p.relative_to(CONF).with_suffix("").as_posix() for p in CONF.rglob("*.y*ml"))
-PRIMARIES = {"train": TrainConfig, "generate": GenerateConfig, "eval": EvalConfig, "sweep": SweepConfig}
+PRIMARIES = {
+    "train": TrainConfig,
+    "generate": GenerateConfig,
+    "eval": EvalConfig,
+    "arena_hard": ArenaHardConfig,
+    "sweep": SweepConfig,
+}
 # The groups that only one stage knows; the others are training's.
 OWNERS = {"launcher": "sweep", "judge": "eval", "generation": "generate"}
 # What a part needs beside it: without a preference term only the NLL is left, and weights of either sign need a sum.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from alphapo_cli.evaluation.judges.judge import Reply, Unusable
 from alphapo_cli.evaluation.judges.protocol import Ask
@@ -21,9 +21,11 @@ FILE = "judgements.jsonl"
 class Answered:
     """A journal's content: usable rows by key, tokens, and the USD `spent` on all rows (`priced`: all prices known)."""
 
+    COLUMN: ClassVar[str] = "top_logprobs"  # what a usable row has
+
     def __init__(self, path: Path) -> None:
         rows = read_jsonl(path) if path.is_file() else []
-        self.rows: dict[str, Mapping[str, Any]] = {row["key"]: row for row in rows if "top_logprobs" in row}
+        self.rows: dict[str, Mapping[str, Any]] = {row["key"]: row for row in rows if self.COLUMN in row}
         self.spent = float(sum(row.get("price") or 0.0 for row in rows))
         self.priced = all(row.get("price") is not None for row in rows)
         self.tokens = int(sum(row.get("tokens") or 0 for row in rows))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.errors import AlphapoError, Interrupted
+from alphapo_cli.errors import AlphapoError
 from alphapo_cli.evaluation.judges import protocol
+from alphapo_cli.evaluation.judges.incomplete import raise_incomplete
 from alphapo_cli.evaluation.judges.journal import FILE, Answered, Journal
 from alphapo_cli.evaluation.judges.judge import Judged, JudgeEngine, JudgingResult, Verdict
 from alphapo_cli.evaluation.judges.prompt import load_template
@@ -51,7 +51,7 @@ class ModelJudge:
             answered = Answered(folder / FILE)
             unanswered = self._unanswered(asks, answered)
         if unanswered:
-            self._raise_incomplete(outcome, unanswered, sum(map(len, asks.values())), folder)
+            raise_incomplete(outcome, len(unanswered), sum(map(len, asks.values())), self.cfg.max_failed, folder)
         masses = self._masses(asks, answered)
         low = [key for key, mass in masses.items() if mass < self.cfg.min_mass or mass == 0.0]
         if len(unanswered) + len(low) > self.cfg.max_failed:
@@ -78,26 +78,6 @@ class ModelJudge:
     @staticmethod
     def _unanswered(asks: Mapping[int, Sequence[Ask]], answered: Answered) -> list[Ask]:
         return [ask for row in asks.values() for ask in row if ask.key not in answered.rows]
-
-    def _raise_incomplete(self, outcome: JudgingResult, unanswered: Sequence[Ask], total: int, folder: Path) -> None:
-        """Raise the error of an incomplete judging, unless no more judgements failed than `max_failed`."""
-        kept = f"{total - len(unanswered)} of {total} judgements are kept in {folder / FILE}"
-        if outcome.interrupted:
-            raise Interrupted(f"interrupted: {kept}; the same line asks for the rest")
-        if outcome.stopped is None and len(unanswered) <= self.cfg.max_failed:
-            return
-        parts, again = [], "the same line asks for the rest"
-        # A permanent refusal would be repeated; with all left out there would be nothing to count.
-        if outcome.stopped is None and len(unanswered) < total:
-            again += f" (judge.max_failed={len(unanswered)} leaves them out)"
-        if outcome.failed:
-            reasons = Counter(outcome.failed.values()).most_common(3)
-            more = len(set(outcome.failed.values())) - len(reasons)
-            listed = "; ".join(f"{n} x {reason}" for reason, n in reasons) + (f"; {more} other reasons" if more else "")
-            parts.append(f"{len(outcome.failed)} of {total} judgements failed ({listed})")
-        if outcome.stopped is not None:
-            parts.append(f"{len(unanswered) - len(outcome.failed)} were not asked for: {outcome.stopped}")
-        raise AlphapoError(f"{'; '.join(parts)}; {kept}; {again}")
 
     def _masses(self, asks: Mapping[int, Sequence[Ask]], answered: Answered) -> dict[str, float]:
         """Probability of the two names together in every answer, by key."""

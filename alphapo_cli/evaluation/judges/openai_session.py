@@ -101,8 +101,7 @@ class Session:
         self.queue, self.stop = deque(asks), asyncio.Event()
         self.first_interrupt, self.second_interrupt = asyncio.Event(), asyncio.Event()
         with tqdm(total=len(asks), unit=" judgements", disable=None, file=sys.stderr) as self.bar, self._signals():
-            limits = httpx.Limits(max_connections=self.cfg.concurrency)
-            settings = client_settings(self.url)
+            limits, settings = httpx.Limits(max_connections=self.cfg.concurrency), client_settings(self.url)
             async with httpx.AsyncClient(headers=self.headers, limits=limits, timeout=None, **settings) as client:
                 workers = [asyncio.create_task(self._work(client)) for _ in range(min(self.cfg.concurrency, len(asks)))]
                 try:
@@ -172,9 +171,8 @@ class Session:
         for attempt in range(1, self.cfg.attempts + 1):
             await self._wait(self.not_before - time.monotonic())
             cost = self.estimate(ask) or 0.0
-            limit = self.cfg.max_cost
-            if limit is not None and not self.stop.is_set() and self.spent + self.in_flight + cost > limit:
-                self._halt(f"--max-cost {limit:g} is reached (requests cost more than estimated)")
+            if not self.stop.is_set() and (over := await self._over_limit(cost)):
+                self._halt(over)
             if self.stop.is_set():
                 return
             self.in_flight += cost
@@ -208,6 +206,20 @@ class Session:
                 return
             finally:
                 self.in_flight -= cost
+
+    async def _over_limit(self, cost: float) -> str | None:
+        """Why a request of estimated `cost` USD is not sent; None where --max-cost allows it."""
+        limit = self.cfg.max_cost
+        over = limit is not None and self.spent + self.in_flight + cost > limit
+        return f"--max-cost {limit:g} is reached (requests cost more than estimated)" if over else None
+
+    def _body(self, ask: Ask, top_logprobs: int) -> dict[str, Any]:
+        """The body of one request."""
+        return payload(self.cfg, ask.messages, top_logprobs)
+
+    def _reply(self, ask: Ask, body: Any, tokens: int | None, price: float | None, seconds: float) -> Reply:
+        """What an answer says; raises NoVerdictError, or ValueError where another request may help."""
+        return Reply(first_token(body), tokens, price, seconds)
 
     def _record(self, ask: Ask, answer: Reply | Unusable) -> None:
         if answer.price is None:  # a server that does not count tokens
@@ -243,7 +255,7 @@ class Session:
         began, top_logprobs = time.monotonic(), self.top_logprobs
         try:
             async with asyncio.timeout(self.cfg.timeout):
-                answer = await client.post(self.url, json=payload(self.cfg, ask.messages, top_logprobs))
+                answer = await client.post(self.url, json=self._body(ask, top_logprobs))
         except TimeoutError as error:
             raise Retry(f"no answer within {self.cfg.timeout:g} s", costly=True) from error
         except httpx.HTTPError as error:
@@ -256,7 +268,7 @@ class Session:
                 if self.top_logprobs < top_logprobs:  # by this answer, or by one that came meanwhile
                     raise Retry(f"the server allows {self.top_logprobs} top log-probs", after=0.0)
             raise self._refusal(answer, answer.status_code, error_message(answer))
-        return self._read(answer, time.monotonic() - began)
+        return self._read(ask, answer, time.monotonic() - began)
 
     def _refusal(self, answer: httpx.Response, status: int, detail: str) -> Exception:
         reason = self.clean(f"HTTP {status}" + (f": {detail}" if detail else "")) + remedy_for(detail)
@@ -266,7 +278,7 @@ class Session:
             return Retry(reason, retry_after(answer.headers.get("retry-after"), time.time()))
         return Permanent(reason)
 
-    def _read(self, answer: httpx.Response, seconds: float) -> Reply:
+    def _read(self, ask: Ask, answer: httpx.Response, seconds: float) -> Reply:
         try:
             body = answer.json()
         except (ValueError, RecursionError) as error:
@@ -281,10 +293,8 @@ class Session:
         tokens = None if tokens_in is None else tokens_in + (tokens_out or 0)
         price = None if tokens_in is None else self.price(tokens_in, tokens_out or 0)
         try:
-            top = first_token(body)
+            return self._reply(ask, body, tokens, price, seconds)
         except NoVerdictError as error:
-            reason = self.clean(str(error))
-            raise Permanent(reason, Unusable(reason, tokens, price)) from error
+            raise Permanent(reason := self.clean(str(error)), Unusable(reason, tokens, price)) from error
         except ValueError as error:
             raise Retry(str(error), paid=Unusable(str(error), tokens, price)) from error
-        return Reply(top, tokens, price, seconds)

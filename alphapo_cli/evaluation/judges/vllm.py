@@ -96,8 +96,7 @@ class VLLMEngine:
             def record_row(row: dict[str, Any]) -> None:
                 ask, ids = asks[row["id"]]
                 check_engine(ask.row + 1, ids, row["prompt_ids"], tokenizer)
-                top = tuple((str(tokenizer.decode([token])), logprob) for token, logprob in row["logprobs"])
-                record(ask, Reply(top, tokens=len(ids) + 1, price=0.0, seconds=time.perf_counter() - began))
+                record(ask, self._reply(row, len(ids), time.perf_counter() - began))
                 bar.update()
 
             for number, ids in engine.prompts():
@@ -105,6 +104,12 @@ class VLLMEngine:
             began = time.perf_counter()
             with tqdm(total=len(asks), unit=" judgements", disable=None, file=sys.stderr) as bar:
                 engine.answer(record_row)
+
+    def _reply(self, row: dict[str, Any], prompt_tokens: int, seconds: float) -> Reply:
+        """A finished request as the engine's answer."""
+        decode = self.subject.tokenizer.decode
+        top = tuple((str(decode([token])), logprob) for token, logprob in row["logprobs"])
+        return Reply(top, tokens=prompt_tokens + 1, price=0.0, seconds=seconds)
 
     def _job(self, longest: int) -> dict[str, Any]:
         from alphapo_cli.generation.vllm_process import plan
