@@ -1,7 +1,7 @@
 """Checkpoints of a training session, written atomically.
 
 checkpoints/step-N/state.pt   a TrainingCheckpoint as a plain mapping
-checkpoints/step-N/complete   written last; a directory without it is ignored
+checkpoints/step-N/complete   the step, size and digest of state.pt; written last; a directory without it is ignored
 
 A checkpoint is written as .step-N/, flushed to disk and renamed.
 """
@@ -12,22 +12,27 @@ import contextlib
 import os
 import re
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from alphapo_cli.errors import AlphapoError, UsageError, first_line
+from alphapo_cli.errors import AlphapoError, UsageError
+from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import whole_directory, write_json
+from alphapo_cli.storage.strict_json import read_object
 
 _NAME = re.compile(r"^step-(\d+)$")
 
 
-# Number of the checkpoint format; raise it with every change of content or names. 1: no number was written.
-FORMAT = 2
+# Number of the checkpoint format; raise it with every change of content or names. 1: no number was written; 3: `record`,
+# and the digest in `complete`.
+FORMAT = 3
+OLDEST_FORMAT = 2  # the oldest that is read; its rows and its content are not checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +49,7 @@ class TrainingCheckpoint:
     cost: Mapping[str, Any]  # cost of the run so far
     last_probe: Mapping[str, Any]  # the last measurement's metrics
     stopped: str | None = None  # why training stopped, if it did: only the run's final steps are missing
+    record: Mapping[str, Any] = field(default_factory=dict)  # file of metrics -> "rows" so far and their "sha256"
     format: int = FORMAT
 
 
@@ -61,32 +67,53 @@ class Checkpoints:
         return sorted(n for n in found if (self._path(n) / "complete").is_file())
 
     def load(self) -> TrainingCheckpoint | None:
-        """Load the newest complete checkpoint.
+        """Load the newest complete checkpoint that is undamaged, and remove the damaged ones that are newer.
 
         Returns:
             The checkpoint, with tensors on the CPU, or None if there is none.
 
         Raises:
-            AlphapoError: state.pt cannot be read.
-            UsageError: the checkpoint has another format than `FORMAT`.
+            AlphapoError: all are damaged.
+            UsageError: the checkpoint has another format than this version reads.
         """
-        steps = self.steps()
-        if not steps:
-            return None
-        file = self._path(steps[-1]) / "state.pt"
-        try:
-            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:
-            first = first_line(error)
+        wrong: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            try:
+                loaded = self._read(step)
+            except UsageError:
+                raise
+            except AlphapoError as error:
+                wrong[step] = str(error)
+                continue
+            for other, why in wrong.items():
+                print(f"note: {why}; removed, going on from step {step}", file=sys.stderr)
+                self._remove(other)
+            return loaded
+        if wrong:
             raise AlphapoError(
-                f"{file}: cannot be read ({first}); remove {file.parent} to go on from an earlier checkpoint"
-            ) from error
-        found = state.get("format", 1)
-        if found != FORMAT:
-            age = "an older" if found < FORMAT else "a newer"
+                f"{next(iter(wrong.values()))}, and there is no earlier one that is whole; restore it from a copy, or "
+                "start over with --replace"
+            )
+        return None
+
+    def _read(self, step: int) -> TrainingCheckpoint:
+        """Load one checkpoint; raises AlphapoError where it is damaged, UsageError for another format."""
+        folder = self._path(step)
+        marker = read_object(folder / "complete")
+        found = {"complete": "is damaged"} if marker is None else checksums.damaged(folder, marker.get("files", {}))
+        if found:
+            raise AlphapoError(f"{folder} is damaged ({checksums.described(found)})")
+        try:
+            state: dict[str, Any] = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        except Exception as error:
+            # Not torch's words: they advise to load it without weights_only, which runs what the file says.
+            raise AlphapoError(f"{folder} is damaged (state.pt: cannot be read: {type(error).__name__})") from error
+        number = state.get("format", 1)
+        if not OLDEST_FORMAT <= number <= FORMAT:
+            age = "an older" if number < FORMAT else "a newer"
             raise UsageError(
-                f"{file}: a checkpoint of format {found}, made by {age} alphapo; this one reads format {FORMAT}: go on with "
-                "that version, or start over with --replace"
+                f"{folder / 'state.pt'}: a checkpoint of format {number}, made by {age} alphapo; this one reads format "
+                f"{OLDEST_FORMAT} to {FORMAT}: go on with that version, or start over with --replace"
             )
         return TrainingCheckpoint(**state)
 
@@ -100,7 +127,8 @@ class Checkpoints:
             # A file of ours: torch's own writer turns a full disk into an error that does not say so.
             with open(folder / "state.pt", "wb") as file:
                 torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}, file)
-            write_json(folder / "complete", {"step": checkpoint.step})
+            files = checksums.of_files(folder, ["state.pt"])
+            write_json(folder / "complete", {"step": checkpoint.step, "files": files})
         self.tidy()
 
     def tidy(self) -> None:
@@ -111,9 +139,12 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
         steps = self.steps()
         for step in steps[: -self.keep] if self.keep else []:
-            # The marker goes first: a directory half removed is not taken for a checkpoint.
-            (self._path(step) / "complete").unlink(missing_ok=True)
-            shutil.rmtree(self._path(step), ignore_errors=True)
+            self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        # The marker goes first: a directory half removed is not taken for a checkpoint.
+        (self._path(step) / "complete").unlink(missing_ok=True)
+        shutil.rmtree(self._path(step), ignore_errors=True)
 
     def remove(self) -> None:
         """Remove all checkpoints, once the run is complete."""

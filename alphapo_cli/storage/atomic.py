@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import math
 import os
@@ -180,8 +181,8 @@ def whole_directory(target: Path, *, shared: bool = False) -> Iterator[Path]:
 
     Args:
         target: the directory's final name; its parents are made.
-        shared: several processes may make the same; one that is second discards its own. False: what is there is
-            replaced, and so is what a kill left half filled.
+        shared: several processes may make the same; one that is second discards its own, and what killed ones left is
+            removed. False: what is there is replaced, and so is what a kill left half filled.
 
     Yields:
         The directory, `.<name>` beside `target`.
@@ -193,8 +194,10 @@ def whole_directory(target: Path, *, shared: bool = False) -> Iterator[Path]:
     if not shared:
         shutil.rmtree(beside, ignore_errors=True)
     make_folder(target.parent)
-    # Not mkdtemp, whose directories only their owner may read: runs and caches are often shared by a group.
-    beside.mkdir()
+    handle = _locked_directory(beside) if shared else None
+    if handle is None:
+        # Not mkdtemp, whose directories only their owner may read: runs and caches are often shared by a group.
+        beside.mkdir(exist_ok=True)
     try:
         yield beside
         sync_tree(beside)
@@ -208,6 +211,40 @@ def whole_directory(target: Path, *, shared: bool = False) -> Iterator[Path]:
         sync(target.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
+            _remove_abandoned(target)
+
+
+def _locked_directory(path: Path) -> int | None:
+    """Make the directory `path`, locked until the returned handle is closed, as it is when its process is killed."""
+    first = path.with_name(f".new{path.name}")  # under a name that no process looks for until it is locked
+    first.mkdir()
+    handle = os.open(first, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.rename(first, path)
+    return handle
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove the directories that killed processes left beside a shared `target`."""
+    for path in target.parent.glob(f".{target.name}.*"):
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(handle)
+
+
+def discard(folder: Path) -> None:
+    """Remove a directory that other processes may be making anew: its name is free from one moment to the next."""
+    aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(folder, aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def make_folder(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from accelerate import PartialState
@@ -15,6 +16,7 @@ from alphapo_cli.errors import AlphapoError, Interrupted, in_words
 from alphapo_cli.modeling.adapters import add_lora
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
 from alphapo_cli.objective.objective import Objective
+from alphapo_cli.runs import step_record
 from alphapo_cli.runs.checkpoints import Checkpoints, TrainingCheckpoint
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runs.state import OVER
@@ -114,7 +116,7 @@ class TrainingSession(StepHooks):
             write_json(self.directory.path / "prompts.json", samples)
         else:
             check_continuable(self.directory, manifest)
-            self.directory.go_back(checkpoint.step)
+            self.directory.go_back(checkpoint.step, checkpoint.record)
             self.start_step, self.cost.earlier = checkpoint.step, dict(checkpoint.cost)
         self.checkpoints.tidy()
         tracker = run_tracker(self.cfg, self.directory, self.group)
@@ -210,7 +212,7 @@ class TrainingSession(StepHooks):
             last_probe = {} if self.metrics_log is None else jsonable(self.metrics_log.last_probe)
             last = trainer.last_checkpoint(step, cost=self.cost.so_far(self._probe_seconds()), last_probe=last_probe)
             try:
-                self.checkpoints.save(last)
+                self.checkpoints.save(replace(last, record=step_record.taken(self.directory.path)))
             except OSError as error:
                 return f"nor could its weights be kept ({error.strerror or error}); an earlier checkpoint is as it was"
         return (
@@ -260,7 +262,7 @@ class TrainingSession(StepHooks):
         )
         if self.main:
             self._check_lock()
-            self.checkpoints.save(checkpoint)
+            self.checkpoints.save(replace(checkpoint, record=step_record.taken(self.directory.path)))
 
     def _measure(self, step: int, *, probe: bool, samples: bool) -> dict[str, Any]:
         """Measure, and record the result as of `step`; its metrics."""
