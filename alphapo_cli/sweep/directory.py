@@ -17,7 +17,8 @@ from typing import Any
 
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runs import format_version, identity
-from alphapo_cli.runs.directory import RunDirectory, version_changes, versions
+from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.runs.provenance import version_changes, versions
 from alphapo_cli.runs.state import NOT_EVALUATED, OUTCOME, OVER
 from alphapo_cli.stages.plan import Plan, differing_lines
 from alphapo_cli.storage import checksums
