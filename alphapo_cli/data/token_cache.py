@@ -27,7 +27,7 @@ from alphapo_cli.data.tokenise import Encoded, encode_pairs
 from alphapo_cli.data.truncation import TokenCounts
 from alphapo_cli.errors import UsageError
 from alphapo_cli.storage import checksums
-from alphapo_cli.storage.atomic import discard, whole_directory
+from alphapo_cli.storage.atomic import discard, shared_directory
 
 # Increase it whenever the same pairs, tokenizer and settings give different ids or counts.
 CODE_VERSION = 1
@@ -132,7 +132,7 @@ def _write(folder: Path, encoded: Encoded) -> None:
     columns |= {f"turns_{side}": ragged for side, ragged in enumerate(encoded.turns)}
     for name, ragged in columns.items():
         arrays |= {f"{name}_ids": ragged.ids, f"{name}_offsets": ragged.offsets}
-    with whole_directory(folder, shared=True) as beside:
+    with shared_directory(folder) as beside:
         np.savez(beside / "tokens.npz", **arrays)
         tallies = {name: getattr(encoded, name).as_json for name in _TALLIES}
         meta = {"counts": asdict(encoded.counts), "template": encoded.template, **tallies}

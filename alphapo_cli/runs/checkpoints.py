@@ -1,9 +1,11 @@
 """Checkpoints of a training session, written atomically.
 
 checkpoints/step-N/state.pt   a TrainingCheckpoint as a plain mapping
-checkpoints/step-N/complete   the step, size and digest of state.pt; written last; a directory without it is ignored
+checkpoints/step-N/complete   the step, the run lock's generation, size and digest of state.pt; written last; a directory
+                              without it is ignored
 
-A checkpoint is written as .step-N/, flushed to disk and renamed.
+A checkpoint is written as .step-N.GENERATION/, flushed to disk and renamed. One of a generation before that in which the
+run began is of an owner that was replaced and woke up later: it is not read.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from torch import Tensor
 
 from alphapo_cli.errors import AlphapoError, UsageError
 from alphapo_cli.storage import checksums
-from alphapo_cli.storage.atomic import whole_directory, write_json
+from alphapo_cli.storage.atomic import write_json
+from alphapo_cli.storage.owned_directory import owned_directory, remove_unfinished
+from alphapo_cli.storage.run_lock import RunLock
 from alphapo_cli.storage.strict_json import read_object
 
 _NAME = re.compile(r"^step-(\d+)$")
@@ -66,8 +70,11 @@ class Checkpoints:
         found = (int(m[1]) for name in os.listdir(self.folder) if (m := _NAME.match(name)))
         return sorted(n for n in found if (self._path(n) / "complete").is_file())
 
-    def load(self) -> TrainingCheckpoint | None:
+    def load(self, since: int = 1) -> TrainingCheckpoint | None:
         """Load the newest complete checkpoint that is undamaged, and remove the damaged ones that are newer.
+
+        Args:
+            since: generation of the run lock under which the run began.
 
         Returns:
             The checkpoint, with tensors on the CPU, or None if there is none.
@@ -78,6 +85,9 @@ class Checkpoints:
         """
         wrong: dict[int, str] = {}
         for step in reversed(self.steps()):
+            if self._generation(step) < since:
+                self._remove(step)
+                continue
             try:
                 loaded = self._read(step)
             except UsageError:
@@ -117,26 +127,28 @@ class Checkpoints:
             )
         return TrainingCheckpoint(**state)
 
-    def save(self, checkpoint: TrainingCheckpoint) -> None:
+    def save(self, checkpoint: TrainingCheckpoint, lock: RunLock) -> None:
         """Write a checkpoint, then `tidy`.
 
         Raises:
+            LockLost: another process has taken over the run; none of its checkpoints was touched.
             OSError: the file system refuses the write; earlier checkpoints are unchanged.
         """
-        with whole_directory(self._path(checkpoint.step)) as folder:
+        with owned_directory(self._path(checkpoint.step), lock) as folder:
             # A file of ours: torch's own writer turns a full disk into an error that does not say so.
             with open(folder / "state.pt", "wb") as file:
                 torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}, file)
             files = checksums.of_files(folder, ["state.pt"])
-            write_json(folder / "complete", {"step": checkpoint.step, "files": files})
-        self.tidy()
+            marker = {"step": checkpoint.step, "generation": lock.generation, "files": files}
+            write_json(folder / "complete", marker)
+        self.tidy(lock)
 
-    def tidy(self) -> None:
-        """Remove incomplete checkpoints of a killed process, and complete ones beyond the newest `keep`."""
+    def tidy(self, lock: RunLock) -> None:
+        """Remove incomplete checkpoints of earlier owners, and complete ones beyond the newest `keep`."""
         if not self.folder.is_dir():
             return
         for path in self.folder.glob(".step-*"):
-            shutil.rmtree(path, ignore_errors=True)
+            remove_unfinished(path.with_name(path.name.removeprefix(".").partition(".")[0]), lock)
         steps = self.steps()
         for step in steps[: -self.keep] if self.keep else []:
             self._remove(step)
@@ -146,12 +158,19 @@ class Checkpoints:
         (self._path(step) / "complete").unlink(missing_ok=True)
         shutil.rmtree(self._path(step), ignore_errors=True)
 
-    def remove(self) -> None:
-        """Remove all checkpoints, once the run is complete."""
+    def remove(self, lock: RunLock) -> None:
+        """Remove all checkpoints up to this owner's, once the run is complete."""
         for step in self.steps():
-            with contextlib.suppress(OSError):
-                (self._path(step) / "complete").unlink()
-        shutil.rmtree(self.folder, ignore_errors=True)
+            if self._generation(step) <= lock.generation:
+                with contextlib.suppress(OSError):
+                    self._remove(step)
+        with contextlib.suppress(OSError):  # a run begun anew may have its own
+            self.folder.rmdir()
+
+    def _generation(self, step: int) -> int:
+        """Generation of the lock under which a checkpoint was written; 1 where none was recorded."""
+        found = (read_object(self._path(step) / "complete") or {}).get("generation")
+        return found if isinstance(found, int) else 1
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step}"

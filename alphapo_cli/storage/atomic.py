@@ -176,49 +176,43 @@ def write_json(path: str | os.PathLike[str], value: Any, *, sort_keys: bool = Fa
 
 
 @contextlib.contextmanager
-def whole_directory(target: Path, *, shared: bool = False) -> Iterator[Path]:
-    """A directory to fill, which takes the place of `target` once the block has ended and all of it is on disk.
+def shared_directory(target: Path) -> Iterator[Path]:
+    """A directory to fill that several processes may make alike, such as an entry of a cache.
+
+    It takes the name `target` once the block has ended and all of it is on disk; a process that is second discards its
+    own. What killed processes left is removed.
 
     Args:
         target: the directory's final name; its parents are made.
-        shared: several processes may make the same; one that is second discards its own, and what killed ones left is
-            removed. False: what is there is replaced, and so is what a kill left half filled.
 
     Yields:
-        The directory, `.<name>` beside `target`.
+        The directory, `.<name>.<random>` beside `target`.
 
     Raises:
         OSError: the disk refuses; `target` is as it was, and nothing is left beside it.
     """
-    beside = target.with_name(f".{target.name}" + (f".{secrets.token_hex(4)}" if shared else ""))
-    if not shared:
-        shutil.rmtree(beside, ignore_errors=True)
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     make_folder(target.parent)
-    handle = _locked_directory(beside) if shared else None
-    if handle is None:
-        # Not mkdtemp, whose directories only their owner may read: runs and caches are often shared by a group.
-        beside.mkdir(exist_ok=True)
+    handle = _locked_directory(beside)
     try:
         yield beside
         sync_tree(beside)
-        if target.exists() and not shared:
-            shutil.rmtree(target)
         try:
             os.rename(beside, target)
         except OSError:
-            if not shared or not target.is_dir():
+            if not target.is_dir():
                 raise
         sync(target.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-        if handle is not None:
-            os.close(handle)
-            _remove_abandoned(target)
+        os.close(handle)
+        _remove_abandoned(target)
 
 
-def _locked_directory(path: Path) -> int | None:
+def _locked_directory(path: Path) -> int:
     """Make the directory `path`, locked until the returned handle is closed, as it is when its process is killed."""
     first = path.with_name(f".new{path.name}")  # under a name that no process looks for until it is locked
+    # Not mkdtemp, whose directories only their owner may read: caches are often shared by a group.
     first.mkdir()
     handle = os.open(first, os.O_RDONLY)
     with contextlib.suppress(OSError):  # a file system without locks

@@ -33,7 +33,7 @@ from alphapo_cli.objective.build import build
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.runtime.threads import threads
 from alphapo_cli.storage import checksums
-from alphapo_cli.storage.atomic import discard, whole_directory
+from alphapo_cli.storage.atomic import discard, shared_directory
 from alphapo_cli.training.arguments import training_arguments
 from alphapo_cli.training.data_order import DataOrder
 from alphapo_cli.training.inputs import TrainingInputs
@@ -81,7 +81,7 @@ def ensure(cache: Path, verbose: bool = True) -> Path:
         discard(folder)
     if verbose:
         print("training the embedded world's base policy once (cached afterwards) ...", file=sys.stderr, flush=True)
-    with whole_directory(folder, shared=True) as beside:
+    with shared_directory(folder) as beside:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             _train_in_subprocess(beside)
         else:
