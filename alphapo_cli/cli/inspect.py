@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 def env() -> None:
     """Versions, hardware and caches: what a bug report needs. Nothing secret is shown."""
-    from alphapo_cli.runs.directory import git_commit, hardware, versions
+    from alphapo_cli.runs.provenance import git_commit, hardware, versions
     from alphapo_cli.storage.paths import cache_dir, shipped
 
     cache = cache_dir()

@@ -244,7 +244,7 @@ def read_sources(cfg: DataConfig, *, evaluation: bool = False) -> list[SourceRow
 
 def _read_path(path: str, name: str, split: str, setting: str, cfg: DataConfig, limit: int | None) -> SourceRows:
     found = folders.find(placed(path, cfg), split, cfg.config, setting)
-    rows = read_files(found.files, limit)
+    rows = read_files(found.files, limit, cfg.max_row_mb)
     names = tuple(file.name for file in found.files)
     report = SourceReport(name, len(rows), 0, names, found.splits, found.left, found.unread)
     return SourceRows(rows, path if not found.splits else f"{path}:{'+'.join(found.splits)}", report)

@@ -22,6 +22,7 @@ from typing import Any
 from alphapo_cli.errors import UsageError, first_line
 from alphapo_cli.storage import strict_json
 
+WHOLE = 2 << 30  # bytes, unpacked, of a file that is read as one text
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".parquet", ".arrow")
 
 
@@ -40,12 +41,13 @@ class Row:
     where: str
 
 
-def read_files(files: Iterable[Path], limit: int | None = None) -> list[Row]:
+def read_files(files: Iterable[Path], limit: int | None = None, max_row_mb: float = 64) -> list[Row]:
     """Read the rows of data files.
 
     Args:
         files: the files, in order.
         limit: rows at most; None: all.
+        max_row_mb: MiB that a line of JSON Lines may have.
 
     Returns:
         Rows of all files, one file after the other.
@@ -53,7 +55,7 @@ def read_files(files: Iterable[Path], limit: int | None = None) -> list[Row]:
     Raises:
         UsageError: a file is unreadable or not a table; the message names file and line.
     """
-    rows = itertools.chain.from_iterable(_read_file(file) for file in files)
+    rows = itertools.chain.from_iterable(_read_file(file, int(max_row_mb * 2**20)) for file in files)
     return list(itertools.islice(rows, limit))
 
 
@@ -63,7 +65,7 @@ def suffix_of(path: Path) -> str | None:
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
 
 
-def _read_file(path: Path) -> Iterator[Row]:
+def _read_file(path: Path, most: int) -> Iterator[Row]:
     suffix = suffix_of(path)
     try:
         if suffix == ".parquet":
@@ -76,7 +78,7 @@ def _read_file(path: Path) -> Iterator[Row]:
             yield from _read_json(path)
         else:
             with _open(path) as stream:
-                yield from _read_lines(path, stream)
+                yield from _read_lines(path, strict_json.bounded(stream, str(path), most))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UsageError(f"{path}: not a whole gzip file ({error}); copy it again") from error
     except OSError as error:
@@ -87,6 +89,16 @@ def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
     return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
 
 
+def _read_whole(path: Path) -> bytes:
+    with _open(path) as stream:
+        content = stream.read(WHOLE + 1)
+    if len(content) > WHOLE:
+        raise UsageError(
+            f"{path}: holds more than {WHOLE >> 20} MiB, which are read as one text; write it as JSON Lines (.jsonl)"
+        )
+    return content
+
+
 def _read_lines(path: Path, stream: Iterable[bytes]) -> Iterator[Row]:
     for number, line in strict_json.lines(stream, str(path)):
         where = f"{path}: line {number}"
@@ -94,8 +106,7 @@ def _read_lines(path: Path, stream: Iterable[bytes]) -> Iterator[Row]:
 
 
 def _read_json(path: Path) -> Iterator[Row]:
-    with _open(path) as stream:
-        content = stream.read()
+    content = _read_whole(path)
     text = strict_json.whole(content, str(path))
     try:
         values = strict_json.loads(text)
@@ -120,7 +131,7 @@ def _read_json(path: Path) -> Iterator[Row]:
 
 def _read_csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    text = strict_json.whole(path.read_bytes(), str(path))
+    text = strict_json.whole(_read_whole(path), str(path))
     # Strict: otherwise an unclosed quote silently takes all rows after it into its field.
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:

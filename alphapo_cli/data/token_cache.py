@@ -2,17 +2,14 @@
 
 The key covers everything that changes the ids: the pairs, the tokenizer with its template, the settings, and the
 version of the code. An entry is a folder written under a temporary name and renamed, so that processes may write the
-same entry concurrently and a killed process leaves no partial one.
+same entry concurrently and a killed process leaves no partial one; its checksums.json tells damage.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
-import os
-import shutil
-import uuid
+import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -29,7 +26,8 @@ from alphapo_cli.data.token_pairs import Ragged
 from alphapo_cli.data.tokenise import Encoded, encode_pairs
 from alphapo_cli.data.truncation import TokenCounts
 from alphapo_cli.errors import UsageError
-from alphapo_cli.storage.atomic import make_folder, sync, sync_tree
+from alphapo_cli.storage import checksums
+from alphapo_cli.storage.atomic import discard, shared_directory
 
 # Increase it whenever the same pairs, tokenizer and settings give different ids or counts.
 CODE_VERSION = 1
@@ -87,8 +85,11 @@ def encode_cached(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig, ca
     folder = cache_dir / "tokens" / key
     encoded = _read(folder)
     if encoded is None:
+        if (folder / checksums.NAME).exists():  # older entries have none
+            print(f"note: {folder} is damaged; the pairs are tokenised again", file=sys.stderr)
         encoded = encode_pairs(pairs, tokenizer, cfg)
         try:
+            discard(folder)
             _write(folder, encoded)
         except OSError as error:
             raise UsageError(
@@ -98,6 +99,8 @@ def encode_cached(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig, ca
 
 
 def _read(folder: Path) -> Encoded | None:
+    if not checksums.whole(folder):
+        return None
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         # Opened here: numpy leaves a file open that it finds damaged.
@@ -123,37 +126,15 @@ def _read(folder: Path) -> Encoded | None:
 
 
 def _write(folder: Path, encoded: Encoded) -> None:
-    make_folder(folder.parent)
-    temporary = folder.parent / f".{folder.name}.{os.getpid()}.{uuid.uuid4().hex}"
-    temporary.mkdir()
-    try:
-        arrays: dict[str, Any] = {"kept": np.asarray(encoded.kept, np.int64)}
-        columns = dict(zip(_COLUMNS, (encoded.prompt, encoded.chosen, encoded.rejected), strict=True))
-        columns |= {f"answer_{side}": ragged for side, ragged in enumerate(encoded.others, 2)}
-        columns |= {f"turns_{side}": ragged for side, ragged in enumerate(encoded.turns)}
-        for name, ragged in columns.items():
-            arrays |= {f"{name}_ids": ragged.ids, f"{name}_offsets": ragged.offsets}
-        np.savez(temporary / "tokens.npz", **arrays)
+    arrays: dict[str, Any] = {"kept": np.asarray(encoded.kept, np.int64)}
+    columns = dict(zip(_COLUMNS, (encoded.prompt, encoded.chosen, encoded.rejected), strict=True))
+    columns |= {f"answer_{side}": ragged for side, ragged in enumerate(encoded.others, 2)}
+    columns |= {f"turns_{side}": ragged for side, ragged in enumerate(encoded.turns)}
+    for name, ragged in columns.items():
+        arrays |= {f"{name}_ids": ragged.ids, f"{name}_offsets": ragged.offsets}
+    with shared_directory(folder) as beside:
+        np.savez(beside / "tokens.npz", **arrays)
         tallies = {name: getattr(encoded, name).as_json for name in _TALLIES}
         meta = {"counts": asdict(encoded.counts), "template": encoded.template, **tallies}
-        (temporary / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
-        sync_tree(temporary)
-        _publish(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _publish(temporary: Path, folder: Path) -> None:
-    # os.replace fails on a folder with files: another process was first, and its entry is as good, or that entry is
-    # damaged and is moved away. A process that loses every race still has its result in memory.
-    for _ in range(3):
-        with contextlib.suppress(OSError):
-            os.replace(temporary, folder)
-            sync(folder.parent)
-            return
-        if _read(folder) is not None:
-            return
-        aside = folder.parent / f".{folder.name}.damaged.{uuid.uuid4().hex}"
-        with contextlib.suppress(OSError):
-            os.replace(folder, aside)
-            shutil.rmtree(aside, ignore_errors=True)
+        (beside / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        checksums.write(beside)

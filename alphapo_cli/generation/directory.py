@@ -11,6 +11,7 @@ summary.json           {"state", "metrics", "cost", ...}; the generation is comp
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.generation.schema import GenerateConfig, GenerationConfig
 from alphapo_cli.modeling.sampling import Sample
 from alphapo_cli.runs.keyed_directory import KeyedDirectory
+from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import write_atomic, write_json
 from alphapo_cli.storage.jsonl import read_jsonl
 from alphapo_cli.storage.strict_json import read_object
@@ -76,7 +78,10 @@ class GenerateDirectory(KeyedDirectory):
                 "remove it to generate again"
             )
         if begun and self.summary().get("state") == "complete" and self.outputs().is_file():
-            return "complete"
+            damage = checksums.damaged(self.path, self.summary().get("files") or {}, content=False)
+            if not damage:
+                return "complete"
+            print(f"note: {self.path}: {checksums.described(damage)}; the answers are generated again", file=sys.stderr)
         self.check_writable()
         return "continued" if begun else "pending"
 
@@ -95,7 +100,8 @@ class GenerateDirectory(KeyedDirectory):
 
     def finish(self, state: str, **fields: Any) -> dict[str, Any]:
         """Write summary.json, the last file of a generation, and return it."""
-        write_json(self.summary_file, {"state": state, **fields})
+        files = {"files": checksums.of_files(self.path, [p.name for p in self.path.glob("model_outputs*.json")])}
+        write_json(self.summary_file, {"state": state, **fields, **(files if state == "complete" else {})})
         return self.summary()
 
     def summary(self) -> dict[str, Any]:

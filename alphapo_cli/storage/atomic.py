@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import math
 import os
@@ -175,39 +176,69 @@ def write_json(path: str | os.PathLike[str], value: Any, *, sort_keys: bool = Fa
 
 
 @contextlib.contextmanager
-def whole_directory(target: Path, *, shared: bool = False) -> Iterator[Path]:
-    """A directory to fill, which takes the place of `target` once the block has ended and all of it is on disk.
+def shared_directory(target: Path) -> Iterator[Path]:
+    """A directory to fill that several processes may make alike, such as an entry of a cache.
+
+    It takes the name `target` once the block has ended and all of it is on disk; a process that is second discards its
+    own. What killed processes left is removed.
 
     Args:
         target: the directory's final name; its parents are made.
-        shared: several processes may make the same; one that is second discards its own. False: what is there is
-            replaced, and so is what a kill left half filled.
 
     Yields:
-        The directory, `.<name>` beside `target`.
+        The directory, `.<name>.<random>` beside `target`.
 
     Raises:
         OSError: the disk refuses; `target` is as it was, and nothing is left beside it.
     """
-    beside = target.with_name(f".{target.name}" + (f".{secrets.token_hex(4)}" if shared else ""))
-    if not shared:
-        shutil.rmtree(beside, ignore_errors=True)
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     make_folder(target.parent)
-    # Not mkdtemp, whose directories only their owner may read: runs and caches are often shared by a group.
-    beside.mkdir()
+    handle = _locked_directory(beside)
     try:
         yield beside
         sync_tree(beside)
-        if target.exists() and not shared:
-            shutil.rmtree(target)
         try:
             os.rename(beside, target)
         except OSError:
-            if not shared or not target.is_dir():
+            if not target.is_dir():
                 raise
         sync(target.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+        os.close(handle)
+        _remove_abandoned(target)
+
+
+def _locked_directory(path: Path) -> int:
+    """Make the directory `path`, locked until the returned handle is closed, as it is when its process is killed."""
+    first = path.with_name(f".new{path.name}")  # under a name that no process looks for until it is locked
+    # Not mkdtemp, whose directories only their owner may read: caches are often shared by a group.
+    first.mkdir()
+    handle = os.open(first, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.rename(first, path)
+    return handle
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove the directories that killed processes left beside a shared `target`."""
+    for path in target.parent.glob(f".{target.name}.*"):
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(handle)
+
+
+def discard(folder: Path) -> None:
+    """Remove a directory that other processes may be making anew: its name is free from one moment to the next."""
+    aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(folder, aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def make_folder(folder: Path) -> None:

@@ -6,6 +6,8 @@ characters that a JSON string may hold unescaped (U+2028, U+0085). A byte-order 
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -39,6 +41,30 @@ def lines(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
             line = line.removeprefix(_BOM)
         if line.strip():
             yield number, _decode(line, f"{name}: line {number}")
+
+
+def bounded(stream: gzip.GzipFile | io.BufferedReader, name: str, most: int) -> Iterator[bytes]:
+    """Lines of a binary stream that fit into memory: a file without line feeds, or one that unpacks to gigabytes, is refused.
+
+    Args:
+        stream: an open file.
+        name: what messages call the stream.
+        most: bytes that a line may have.
+
+    Yields:
+        The lines.
+
+    Raises:
+        UsageError: a line is longer.
+    """
+    number = 0
+    while line := stream.readline(most + 1):
+        number += 1
+        if len(line) > most:
+            raise UsageError(
+                f"{name}: line {number} is longer than {most / 2**20:g} MiB (data.max_row_mb); is this JSON Lines?"
+            )
+        yield line
 
 
 def whole(content: bytes, name: str) -> str:

@@ -17,9 +17,11 @@ from typing import Any
 
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runs import format_version, identity
-from alphapo_cli.runs.directory import RunDirectory, version_changes, versions
+from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.runs.provenance import version_changes, versions
 from alphapo_cli.runs.state import NOT_EVALUATED, OUTCOME, OVER
 from alphapo_cli.stages.plan import Plan, differing_lines
+from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import check_folder, usable, write_json
 from alphapo_cli.storage.hashing import digest
 from alphapo_cli.sweep.grid import Cell, Grid
@@ -131,6 +133,12 @@ class SweepDirectory:
         if not run.config.is_file():
             return {}
         format_version.check_format(run.path, run.read_manifest(), fix="choose another --out")
+        damage = run.damage()
+        if damage:
+            raise UsageError(
+                f"{run.path} says that it is over, but {checksums.described(damage)}; restore it from a copy, or remove the "
+                "directory to train the cell anew"
+            )
         return run.differing(cell.cfg)
 
     def version_note(self) -> str | None:

@@ -23,8 +23,9 @@ from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.text_pairs import TextPair
 from alphapo_cli.data.token_cache import encode_cached
 from alphapo_cli.errors import AlphapoError
-from alphapo_cli.storage.atomic import jsonable, whole_directory, write_atomic, write_json
+from alphapo_cli.storage.atomic import jsonable, write_atomic, write_json
 from alphapo_cli.storage.jsonl import LineLog, append_jsonl, read_jsonl
+from alphapo_cli.storage.owned_directory import owned_directory
 from alphapo_cli.storage.run_lock import RunLock, acquire
 from tests.data import data_tokenizers as tokenizers
 
@@ -100,7 +101,9 @@ class TestPowerFailure:
 
     def test_a_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         disk = _Disk(tmp_path, monkeypatch)
-        with whole_directory(tmp_path / "runs" / "model") as folder:
+        lock = acquire(tmp_path / "claim")
+        assert isinstance(lock, RunLock)
+        with owned_directory(tmp_path / "runs" / "model", lock) as folder:
             (folder / "weights").write_text("1")
         assert "runs" in disk.flushed_after("runs/model")
         assert ("flush", ".") in disk.done
@@ -295,8 +298,9 @@ def test_a_directory_whose_file_the_disk_refuses_at_the_last_moment_does_not_tak
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As file systems do that find out at write-back: NFS, quotas."""
-    target = tmp_path / "step-1"
-    with whole_directory(target) as folder:
+    target, lock = tmp_path / "steps" / "step-1", acquire(tmp_path / "claim")
+    assert isinstance(lock, RunLock)
+    with owned_directory(target, lock) as folder:
         (folder / "state").write_text("old")
 
     def refuse(handle: int) -> None:
@@ -304,7 +308,7 @@ def test_a_directory_whose_file_the_disk_refuses_at_the_last_moment_does_not_tak
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(OSError, match="No space left"), whole_directory(target) as folder:
+    with pytest.raises(OSError, match="No space left"), owned_directory(target, lock) as folder:
         (folder / "state").write_text("new")
     assert (target / "state").read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["step-1"]
+    assert [p.name for p in target.parent.iterdir()] == ["step-1"]

@@ -26,7 +26,9 @@ from alphapo_cli.probe.scoring import score_pairs
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.stages.training.inputs import ModelAndData
-from alphapo_cli.storage.atomic import UNBEGUN, whole_directory
+from alphapo_cli.storage.atomic import UNBEGUN
+from alphapo_cli.storage.owned_directory import owned_directory
+from alphapo_cli.storage.run_lock import RunLock
 
 TRIAL, RESERVE = (f"{UNBEGUN[-1]}{name}" for name in ("trial", "reserve"))
 _SLACK = 1 << 20  # bytes beside the model, for the files that say how the run ended
@@ -116,15 +118,16 @@ class FinalModel:
         """Give the reserved room back."""
         (self.directory.path / RESERVE).unlink(missing_ok=True)
 
-    def save(self, policy: PolicyModel) -> None:
+    def save(self, policy: PolicyModel, lock: RunLock) -> None:
         """Save the trained model as model/, once it has been read back and found to be the one that was trained.
 
         Raises:
+            LockLost: another process has taken over the run.
             AlphapoError: what was read back is another model.
             Exception: it cannot be saved.
         """
         self.release()
-        with whole_directory(self.directory.model) as folder:
+        with owned_directory(self.directory.model, lock) as folder:
             saved = self._save(policy, folder)
             device = next(policy.parameters()).device
             read = read_back(saved, folder, device)

@@ -32,7 +32,8 @@ from alphapo_cli.modeling.saving import save_model
 from alphapo_cli.objective.build import build
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.runtime.threads import threads
-from alphapo_cli.storage.atomic import whole_directory
+from alphapo_cli.storage import checksums
+from alphapo_cli.storage.atomic import discard, shared_directory
 from alphapo_cli.training.arguments import training_arguments
 from alphapo_cli.training.data_order import DataOrder
 from alphapo_cli.training.inputs import TrainingInputs
@@ -72,18 +73,21 @@ def base_key() -> str:
 def ensure(cache: Path, verbose: bool = True) -> Path:
     """The directory of the base policy in `cache`, trained now where it is missing; `verbose` prints a note then."""
     folder = cache / "base" / base_key()
-    if (folder / "model.safetensors").is_file():
+    if checksums.whole(folder):
         return folder
-    if folder.is_dir() and not (folder / "model.safetensors").is_file():  # what a cleaner of caches has left of it
-        shutil.rmtree(folder, ignore_errors=True)
+    if folder.is_dir():  # a bit has changed, or a cleaner of caches was here
+        if verbose and (folder / checksums.NAME).exists():  # older ones have none
+            print(f"note: {folder} is damaged, and is made again", file=sys.stderr, flush=True)
+        discard(folder)
     if verbose:
         print("training the embedded world's base policy once (cached afterwards) ...", file=sys.stderr, flush=True)
-    with whole_directory(folder, shared=True) as beside:
+    with shared_directory(folder) as beside:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             _train_in_subprocess(beside)
         else:
             with threads(1):
                 _train(beside)
+        checksums.write(beside)
     return folder
 
 

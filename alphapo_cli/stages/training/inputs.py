@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -230,7 +231,15 @@ class InputsBuilder:
             )
 
         shape = (measured_sides(objective, pairs), len(pairs))
-        return self.cached_array(key, f"reference log-probs ({name})", shape, np.float64, len(pairs), make)
+        sums = self.cached_array(key, f"reference log-probs ({name})", shape, np.float64, len(pairs), make)
+        wrong = np.flatnonzero(~np.isfinite(sums).all(axis=0))
+        if wrong.size:
+            raise UsageError(
+                f"{cfg.model.reference or cfg.model.path or start.start}: the reference gives {wrong.size} of {len(pairs)} "
+                f"{name} pairs a log-prob that is no finite number, first row {pairs.index[wrong[0]] + 1}; its weights "
+                "are damaged, or the model needs another model.dtype"
+            )
+        return sums
 
     def cached_array(
         self, key: str, title: str, shape: tuple[int, ...], dtype: type[np.floating[Any]], pairs: int,
@@ -249,11 +258,13 @@ class InputsBuilder:
         Returns:
             The array.
         """
-        file = self.cache / "reference" / f"{key}.npy"
+        file = self.cache / "reference" / f"{key}.sum.npy"
         # Only rank 0 reads the file: other processes may see another state of it, and either all must score or none.
         cached = self.processes.first(lambda: read_npy(file))
         if cached is not None and cached.shape == shape and cached.dtype == dtype:
             return cached
+        if self.processes.rank == 0 and file.exists():
+            print(f"note: {file} is damaged; the {title} are computed again", file=sys.stderr)
         with tqdm(total=pairs, desc=title, unit="pair", disable=None, leave=False) as bar:
             array = make(lambda n: _tick(bar, n))
         if self.processes.rank == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from accelerate import PartialState
@@ -15,6 +16,7 @@ from alphapo_cli.errors import AlphapoError, Interrupted, in_words
 from alphapo_cli.modeling.adapters import add_lora
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
 from alphapo_cli.objective.objective import Objective
+from alphapo_cli.runs import step_record
 from alphapo_cli.runs.checkpoints import Checkpoints, TrainingCheckpoint
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runs.state import OVER
@@ -31,6 +33,7 @@ from alphapo_cli.stages.training.resume import Busy, check_continuable, facts_of
 from alphapo_cli.stages.training.tracker import Group, run_tracker
 from alphapo_cli.storage.atomic import jsonable, write_json
 from alphapo_cli.storage.jsonl import append_jsonl
+from alphapo_cli.storage.owned_directory import remove_unfinished
 from alphapo_cli.storage.run_lock import LockLost, LockStatus, RunLock, acquire
 from alphapo_cli.training import guards
 from alphapo_cli.training.arguments import check_optimizer, training_arguments
@@ -105,18 +108,20 @@ class TrainingSession(StepHooks):
         if state in OVER:
             return self.directory.summary(), None
         manifest = facts_of(self.start, self.processes.world, self.order.total_steps)
-        checkpoint = None if state == "pending" else self.checkpoints.load()
+        begun = int(self.directory.read_manifest().get("generation", 1))  # older versions recorded none
+        checkpoint = None if state == "pending" else self.checkpoints.load(begun)
         memoize = self.builder.before_training(self.cfg, policy)
         self.final_model.reserve(memoize("bytes of the model", lambda: self.final_model.try_saving(policy)))
         if checkpoint is None:
-            self.directory.begin(self.cfg, manifest)
+            self.directory.begin(self.cfg, {**manifest, "generation": lock.generation})
             samples = [sample.as_json for sample in self.start.data.prompt_samples]
             write_json(self.directory.path / "prompts.json", samples)
         else:
             check_continuable(self.directory, manifest)
-            self.directory.go_back(checkpoint.step)
+            self.directory.go_back(checkpoint.step, checkpoint.record)
             self.start_step, self.cost.earlier = checkpoint.step, dict(checkpoint.cost)
-        self.checkpoints.tidy()
+        self.checkpoints.tidy(lock)
+        remove_unfinished(self.directory.model, lock)
         tracker = run_tracker(self.cfg, self.directory, self.group)
         self.metrics_log = MetricsLog(
             self.directory, self.order.total_steps, self.directory.path.name, tracker, self.lock
@@ -189,9 +194,11 @@ class TrainingSession(StepHooks):
         """Save the model, then record how the run ended."""
         if self.cfg.guard.non_finite:
             guards.check_weights(policy.lm, self._step())
-        self._check_lock()
+        assert self.lock is not None  # rank 0
         try:
-            self.final_model.save(policy)
+            self.final_model.save(policy, self.lock)
+        except LockLost:
+            raise
         except Exception as error:
             kept = self._keep_weights()
             raise AlphapoError(
@@ -200,17 +207,17 @@ class TrainingSession(StepHooks):
         if self.ending is not None:
             return self._end(self.ending.state, self.ending.reason, 0)
         summary = self._end("complete", None, 0)
-        self.checkpoints.remove()
+        self.checkpoints.remove(self.lock)
         return summary
 
     def _keep_weights(self) -> str:
         """Write a checkpoint from which the model can be saved without training, unless there is one; what was done."""
         step, trainer = self._step(), self.trainer
-        if trainer is not None and self.checkpoints.steps()[-1:] != [step]:
+        if trainer is not None and self.lock is not None and self.checkpoints.steps()[-1:] != [step]:
             last_probe = {} if self.metrics_log is None else jsonable(self.metrics_log.last_probe)
             last = trainer.last_checkpoint(step, cost=self.cost.so_far(self._probe_seconds()), last_probe=last_probe)
             try:
-                self.checkpoints.save(last)
+                self.checkpoints.save(replace(last, record=step_record.taken(self.directory.path)), self.lock)
             except OSError as error:
                 return f"nor could its weights be kept ({error.strerror or error}); an earlier checkpoint is as it was"
         return (
@@ -258,9 +265,9 @@ class TrainingSession(StepHooks):
         checkpoint = self.trainer.checkpoint(
             self.processes, cost=self.cost.so_far(self._probe_seconds()), last_probe=last_probe, stopped=stopped
         )
-        if self.main:
+        if self.lock is not None:
             self._check_lock()
-            self.checkpoints.save(checkpoint)
+            self.checkpoints.save(replace(checkpoint, record=step_record.taken(self.directory.path)), self.lock)
 
     def _measure(self, step: int, *, probe: bool, samples: bool) -> dict[str, Any]:
         """Measure, and record the result as of `step`; its metrics."""

@@ -1,0 +1,61 @@
+"""Files that do not fit into memory, though they look small, are refused with the row and the limit."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alphapo_cli.data import sources
+from alphapo_cli.data.sources import read_files
+from alphapo_cli.errors import UsageError
+
+ROW = json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}) + "\n"
+
+
+def test_a_long_row_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(ROW + json.dumps({"prompt": "x" * 3_000_000, "chosen": "b", "rejected": "c"}) + "\n" + ROW)
+    with pytest.raises(UsageError, match=r"pairs.jsonl: line 2 is longer than 2 MiB \(data.max_row_mb\)"):
+        read_files([file], max_row_mb=2)
+    assert len(read_files([file], max_row_mb=3)) == 3
+    assert len(read_files([file])) == 3
+
+
+def test_a_limit_on_the_users_line(tmp_path: Path, alphapo, scratch_line) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(ROW * 20)
+    refused = alphapo("train", *scratch_line, f"data.path={file}", "data.max_row_mb=1e-5")
+    assert refused.code == 2
+    assert "pairs.jsonl: line 1 is longer than 9.53674e-06 MiB (data.max_row_mb)" in refused.fault
+
+
+def test_a_file_that_unpacks_to_gigabytes_takes_no_memory(tmp_path: Path) -> None:
+    file = tmp_path / "bomb.jsonl.gz"
+    with gzip.open(file, "wb", compresslevel=1) as stream:
+        for _ in range(2048):
+            stream.write(b" " * (1 << 20))
+    code = (
+        "import resource, sys; from pathlib import Path; from alphapo_cli.data.sources import read_files\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
+        "try: read_files([Path(sys.argv[1])])\n"
+        "except Exception as error: print(error)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, timeout=120)
+    assert ran.stdout.strip().endswith("line 1 is longer than 64 MiB (data.max_row_mb); is this JSON Lines?"), (
+        ran.stderr
+    )
+
+
+@pytest.mark.parametrize("name", ["pairs.json", "pairs.csv", "pairs.json.gz"])
+def test_what_is_read_as_one_text_has_a_limit_too(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "WHOLE", 1 << 20)
+    file = tmp_path / name
+    content = b"[" + b" " * (2 << 20) + b"]"
+    file.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    with pytest.raises(UsageError, match=r"holds more than 1 MiB, which are read as one text; write it as JSON Lines"):
+        read_files([file])
