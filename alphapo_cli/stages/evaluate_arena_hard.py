@@ -25,7 +25,7 @@ from alphapo_cli.evaluation.arena_hard.style import count_style
 from alphapo_cli.evaluation.arena_hard.verdicts import grades
 from alphapo_cli.evaluation.formats import Annotation
 from alphapo_cli.evaluation.naming import told_apart
-from alphapo_cli.runs.directory import git_commit, versions
+from alphapo_cli.runs.provenance import git_commit, versions
 from alphapo_cli.storage.atomic import write_json
 
 # Label and key of the picture's rates.

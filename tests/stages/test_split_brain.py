@@ -15,7 +15,7 @@ import pytest
 
 from alphapo_cli.runs.checkpoints import Checkpoints
 from alphapo_cli.stages.training.session import TrainingSession
-from alphapo_cli.storage import owned_directory
+from alphapo_cli.storage import atomic, owned_directory
 from tests.stages.test_resume import record, weights
 
 
@@ -34,7 +34,7 @@ class Standstill:
 
 def at_rename(monkeypatch: pytest.MonkeyPatch, still: Standstill, name: str, when: str) -> None:
     """Stand still before or after the lock is asked for the last time ahead of a rename to `name`."""
-    sync_tree = owned_directory.sync_tree
+    sync_tree = atomic.sync_tree
 
     def slow(folder: Path) -> None:
         sync_tree(folder)
@@ -55,7 +55,7 @@ def at_rename(monkeypatch: pytest.MonkeyPatch, still: Standstill, name: str, whe
     if when == "before":
         monkeypatch.setattr(owned_directory, "sync_tree", slow)
     else:
-        monkeypatch.setattr(owned_directory.os, "rename", late)
+        monkeypatch.setattr(os, "rename", late)
 
 
 def at_method(monkeypatch: pytest.MonkeyPatch, still: Standstill, kind: type, name: str) -> None:
