@@ -64,9 +64,9 @@ def _summaries(directory: Path) -> Iterator[Path]:
 
 def _look(file: Path) -> tuple[str, dict[str, str]]:
     """What to say of the directory of a summary.json, and the damage."""
-    summary = read_object(file)
+    summary = checksums.intact(read_object(file))
     if summary is None:
-        return "damaged", {file.name: "cannot be read"}
+        return "damaged", {file.name: "cannot be read, or has changed"}
     state, files = summary.get("state"), summary.get("files")
     if state not in ("complete", "stopped"):
         return f"{state}, so that nothing is final yet", {}

@@ -101,9 +101,10 @@ class GenerateDirectory(KeyedDirectory):
     def finish(self, state: str, **fields: Any) -> dict[str, Any]:
         """Write summary.json, the last file of a generation, and return it."""
         files = {"files": checksums.of_files(self.path, [p.name for p in self.path.glob("model_outputs*.json")])}
-        write_json(self.summary_file, {"state": state, **fields, **(files if state == "complete" else {})})
+        summary = {"state": state, **fields, **(files if state == "complete" else {})}
+        write_json(self.summary_file, checksums.sealed(summary))
         return self.summary()
 
     def summary(self) -> dict[str, Any]:
         """The content of summary.json, empty without a readable one."""
-        return read_object(self.summary_file) or {}
+        return checksums.intact(read_object(self.summary_file)) or {}

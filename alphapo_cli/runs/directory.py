@@ -137,7 +137,7 @@ class RunDirectory(RunState):
         summary = None
         with contextlib.suppress(FileNotFoundError):
             # Read once: one that cannot be read just now may say "complete", and so may one that is damaged.
-            summary = parsed_object(self.summary_file.read_bytes())
+            summary = checksums.intact(parsed_object(self.summary_file.read_bytes()))
             if summary is None:
                 raise UsageError(
                     f"{self.summary_file} is damaged, and may have said that the run is complete; restore it, remove it to "
@@ -210,5 +210,6 @@ class RunDirectory(RunState):
         summary = {"state": state, "reason": reason, "step": step, "metrics": metrics, "cost": cost, "data": data}
         if state in OVER:
             summary["files"] = checksums.of_files(self.path, RESULTS)
+        summary = checksums.sealed(summary)
         write_json(self.summary_file, summary)
         return summary

@@ -53,8 +53,8 @@ class RunState:
         return read_object(self.manifest) or {}
 
     def summary(self) -> dict[str, Any] | None:
-        """Read summary.json; None if there is none that can be read."""
-        return read_object(self.summary_file)
+        """Read summary.json; None if there is none that can be read, or it is damaged."""
+        return checksums.intact(read_object(self.summary_file))
 
     def damage(self, *, content: bool = False) -> dict[str, str]:
         """Files of a run that is over which are not as summary.json has them.
@@ -69,7 +69,7 @@ class RunState:
 
     def outcome(self) -> dict[str, Any]:
         """Read outcome.json, the results of generation and evaluation; empty if there is none."""
-        return read_object(self.path / OUTCOME) or {}
+        return checksums.intact(read_object(self.path / OUTCOME)) or {}
 
     @property
     def state(self) -> str:

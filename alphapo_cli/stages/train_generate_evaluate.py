@@ -23,6 +23,7 @@ from alphapo_cli.generation.schema import GenerateConfig
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runs.state import OUTCOME
 from alphapo_cli.stages.plan import Plan
+from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import write_json
 from alphapo_cli.storage.jsonl import InUse
 
@@ -81,13 +82,14 @@ def after_training(
         },
     }
     join(found)
-    write_json(directory.path / OUTCOME, found)
+    write_json(directory.path / OUTCOME, checksums.sealed(found))
     return found
 
 
 def note_failure(plan: Plan, directory: RunDirectory, reason: str) -> None:
     """Record in outcome.json that generation or evaluation of a trained run failed."""
-    write_json(directory.path / OUTCOME, {"key": None, "failed": plan.key, "reason": reason, "metrics": {}})
+    nothing: dict[str, Any] = {"key": None, "failed": plan.key, "reason": reason, "metrics": {}}
+    write_json(directory.path / OUTCOME, checksums.sealed(nothing))
 
 
 def make_reference(plan: Plan, cfg: TrainConfig) -> Path:

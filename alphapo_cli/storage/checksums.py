@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.storage.atomic import write_json
+from alphapo_cli.storage.atomic import jsonable, write_json
+from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.strict_json import read_object
 
 NAME = "checksums.json"  # of the files beside it
@@ -75,6 +76,34 @@ def described(found: Mapping[str, str]) -> str:
     """What `damaged` found, as `weights: its content has changed; 2 more`."""
     first = "; ".join(f"{name}: {what}" for name, what in list(found.items())[:2])
     return first + (f"; {len(found) - 2} more" if len(found) > 2 else "")
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Add a checksum of its content to a JSON object.
+
+    Its "state" is left out, because one that is no known state already counts as unfinished, and so is its "cost", which
+    differs between equal runs.
+
+    Args:
+        value: anything that `jsonable` takes.
+
+    Returns:
+        The object, and "checksum".
+    """
+    plain = {str(k): jsonable(v) for k, v in value.items() if k != "checksum"}
+    return {**plain, "checksum": _of_object(plain)}
+
+
+def intact(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A JSON object that `sealed` has made; None where it has changed since. One without a checksum is believed."""
+    if value is None or "checksum" not in value:
+        return value
+    plain = {k: v for k, v in value.items() if k != "checksum"}
+    return value if _of_object(plain) == value["checksum"] else None
+
+
+def _of_object(value: Mapping[str, Any]) -> str:
+    return digest({k: v for k, v in value.items() if k not in ("state", "cost")})
 
 
 def write(folder: Path) -> None:

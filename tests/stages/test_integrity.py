@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -148,6 +149,15 @@ class TestComplete:
         assert "start over with --replace" in ran.fault
         assert alphapo(*line, "--replace").code == 0
 
+    def test_a_number_that_changed_in_the_summary(self, run, line, alphapo):
+        text = (run / "summary.json").read_text()
+        changed = re.sub(r'(?<="rewards/accuracies": )[\d.]+', "0.123", text)
+        assert changed != text
+        (run / "summary.json").write_text(changed)
+        ran = alphapo(*line)
+        assert ran.code == 2
+        assert "summary.json is damaged" in ran.fault
+
     def test_no_directory_of_ours(self, alphapo, tmp_path):
         (tmp_path / "d").mkdir()
         ran = alphapo("verify", "d")
@@ -156,7 +166,7 @@ class TestComplete:
 
     def test_one_of_an_older_version(self, run, line, alphapo):
         summary = json.loads((run / "summary.json").read_text())
-        del summary["files"]
+        del summary["files"], summary["checksum"]
         (run / "summary.json").write_text(json.dumps(summary))
         assert alphapo(*line).code == 0
         assert "no checksums (written by an older alphapo)" in alphapo("verify", "runs/x").out
