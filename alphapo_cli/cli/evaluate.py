@@ -83,6 +83,10 @@ def evaluate(
             help="Look difficulty up by row position, as published figures of files with missing rows do.",
         ),
     ] = False,
+    strip_think: Annotated[
+        bool,
+        typer.Option("--strip-think", help="Remove the thought (<think>) that an answer begins with, on both sides."),
+    ] = False,
     max_cost: Annotated[
         float | None,
         typer.Option("--max-cost", metavar="USD", help="Refuse to start, or stop, when judging costs more."),
@@ -134,7 +138,7 @@ def evaluate(
                    "--preferences": preferences, "--recheck": recheck}  # fmt: skip
         typed = ArenaHardOptions(
             outputs, overrides or [], reference, judge, annotations, questions, max_cost, out, leaderboard, config_dir,
-            print_config, replace, json, foreign,
+            print_config, replace, strip_think, json, foreign,
         )  # fmt: skip
         evaluate_arena_hard(typed)
         return
@@ -147,6 +151,8 @@ def evaluate(
         options["statistics.official_row_index"] = True
     if preferences is not None:
         options["judge.preferences"] = preferences
+    if strip_think:
+        options["strip_think"] = True
     if max_cost is not None:
         options["judge.max_cost"] = max_cost
     given = [group for group in line.groups if group.startswith("judge=")]

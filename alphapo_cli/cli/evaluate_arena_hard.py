@@ -32,6 +32,7 @@ class ArenaHardOptions:
     config_dir: Path | None
     print_config: bool
     replace: bool
+    strip_think: bool
     json: str | None
     foreign: Mapping[str, object]
 
@@ -133,5 +134,6 @@ def _config(options: ArenaHardOptions) -> tuple[Any, bool]:
             "replay"
         )
     limit: dict[str, object] = {} if options.max_cost is None else {"judge.max_cost": options.max_cost}
+    limit |= {"strip_think": True} if options.strip_think else {}
     cfg = compose("arena_hard", ArenaHardConfig, [Line(chosen), line, Line((), limit)], where)
     return cfg, bool(chosen or given_groups)

@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from alphapo_cli.evaluation.output_check import notes
+
 
 def results_table(results: Mapping[str, Any]) -> Table:
     """Both win rates with intervals, counts, and one row per length bin."""
@@ -25,6 +27,8 @@ def results_table(results: Mapping[str, Any]) -> Table:
         table.add_row("length-controlled win rate", rate + extra)
     else:
         table.add_row("length-controlled win rate", f"unavailable ({control['reason']})")
+    for note in notes_of(results):
+        table.add_row("", note)
     table.add_row("discrete win rate", f"{results['discrete_win_rate']:.2f} %")
     counts = (
         f"{results['n_wins']} wins, {results['n_wins_base']} losses, {results['n_draws']} draws of {results['n_total']}"
@@ -47,6 +51,12 @@ def results_table(results: Mapping[str, Any]) -> Table:
             table.add_row("probability of a verdict", mass_in_words(mass))
         table.add_row("judging", f"{judging['requests']} requests, {judging['tokens']:,} tokens, {cost}")
     return table
+
+
+def notes_of(results: Mapping[str, Any]) -> list[str]:
+    """What is odd about the answers, beside the win rate."""
+    answers = dict(results.get("answers") or {})
+    return notes(answers, answers.pop("strip_think")) if answers else []
 
 
 def mass_in_words(figures: Mapping[str, Any]) -> str:

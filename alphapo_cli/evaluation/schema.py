@@ -76,4 +76,5 @@ class EvalConfig:
 
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
+    strip_think: bool = False  # remove the thought that an answer begins with, on both sides, before anything else
     run: RunConfig = field(default_factory=RunConfig)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from typing import Any
 
 from alphapo_cli import __version__
 from alphapo_cli.errors import AlphapoError, UsageError
-from alphapo_cli.evaluation import leaderboard
+from alphapo_cli.evaluation import leaderboard, output_check
 from alphapo_cli.evaluation import length_controlled as lc
 from alphapo_cli.evaluation.directory import EvalDirectory
 from alphapo_cli.evaluation.formats import Annotation, ModelOutputs, Output, check_same_set, read_outputs
@@ -23,12 +24,15 @@ from alphapo_cli.evaluation.judges.protocol import Pair, verdict_mass
 from alphapo_cli.evaluation.judges.registry import build
 from alphapo_cli.evaluation.judges.verdict_mass import mass_figures, tokens_of
 from alphapo_cli.evaluation.naming import told_apart
+from alphapo_cli.evaluation.output_check import without_thought
 from alphapo_cli.evaluation.results import LengthControl, summarise
 from alphapo_cli.evaluation.schema import EvalConfig, JudgeConfig, verdict_settings
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.runs.provenance import git_commit, versions
 from alphapo_cli.storage.atomic import write_json
 from alphapo_cli.storage.strict_json import read_object
+
+_SIDES = ("outputs", "reference")
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,12 @@ class Evaluation:
     statistics: dict[str, Any]
     state: str
     replace: bool
+    looked: dict[str, dict[str, int]]  # what is odd about the answers, before thoughts are removed
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines about odd answers, to be read before a judge is paid."""
+        return output_check.notes(self.looked, self.cfg.strip_think)
 
     @property
     def asking(self) -> bool:
@@ -89,7 +99,11 @@ def prepare(
     Raises:
         UsageError: an input, a setting or the directory cannot be used.
     """
-    outputs, reference = read_outputs(inputs.outputs), read_outputs(inputs.reference)
+    read = [read_outputs(path) for path in (inputs.outputs, inputs.reference)]
+    looked = {
+        side: output_check.look([row.output for row in file.rows]) for side, file in zip(_SIDES, read, strict=True)
+    }
+    outputs, reference = (_without_thoughts(file) if cfg.strip_think else file for file in read)
     check_same_set(outputs, reference)
     judge = build(cfg.judge, outputs, inputs.annotations)
     own = outputs.by_instruction()
@@ -114,7 +128,7 @@ def prepare(
     if state in ("complete", "statistics") and left_out > cfg.judge.max_failed:
         state = "continued"  # judge.max_failed was larger then
     evaluation = Evaluation(
-        cfg, inputs, outputs, reference, rows, judge, control, directory, identity, statistics, state, replace
+        cfg, inputs, outputs, reference, rows, judge, control, directory, identity, statistics, state, replace, looked
     )
     if state != "complete":
         # Under --replace the present judgements will be discarded, so the judge must not rely on them.
@@ -134,6 +148,8 @@ def run(evaluation: Evaluation) -> dict[str, Any]:
         Interrupted: a signal arrived; finished judgements are kept, and the same call resumes.
     """
     cfg, directory = evaluation.cfg, evaluation.directory
+    for note in evaluation.notes:
+        print(f"note: {note}", file=sys.stderr, flush=True)
     directory.begin(_manifest(evaluation), replace=evaluation.replace)
     judged = evaluation.judge.judge(evaluation.pairs, directory.path, asking=evaluation.asking)
     annotations = [
@@ -158,6 +174,7 @@ def run(evaluation: Evaluation) -> dict[str, Any]:
         "n_outputs": len(evaluation.outputs.rows),
         "n_reference": len(evaluation.reference.rows),
         "n_not_judged": len(evaluation.rows) - len(annotations),
+        "answers": {**evaluation.looked, "strip_think": cfg.strip_think},
         **judged.facts,
         "statistics": evaluation.statistics,
     }
@@ -259,6 +276,12 @@ def _manifest(evaluation: Evaluation) -> dict[str, Any]:
         "versions": versions(),
         "git_commit": git_commit(),
     }
+
+
+def _without_thoughts(file: ModelOutputs) -> ModelOutputs:
+    return dataclasses.replace(
+        file, rows=tuple(dataclasses.replace(row, output=without_thought(row.output)) for row in file.rows)
+    )
 
 
 def _hash(outputs: ModelOutputs) -> str:

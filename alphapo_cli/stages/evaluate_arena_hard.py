@@ -13,6 +13,7 @@ from typing import Any
 
 from alphapo_cli import __version__
 from alphapo_cli.errors import AlphapoError
+from alphapo_cli.evaluation import output_check
 from alphapo_cli.evaluation.arena_hard import leaderboard
 from alphapo_cli.evaluation.arena_hard.answers import Answer, Answers, matched, read_answers
 from alphapo_cli.evaluation.arena_hard.directory import ArenaHardDirectory, write_rows
@@ -57,6 +58,7 @@ class ArenaHardEvaluation:
     identity: dict[str, Any]
     state: str
     replace: bool
+    looked: dict[str, dict[str, int]]  # what is odd about the answers, before thoughts are removed
 
     @property
     def asking(self) -> bool:
@@ -81,7 +83,10 @@ def prepare(
     Raises:
         UsageError: an input, a setting or the directory cannot be used.
     """
-    outputs, reference = (read_answers(path, inputs.questions) for path in (inputs.outputs, inputs.reference))
+    read = [read_answers(path, inputs.questions) for path in (inputs.outputs, inputs.reference)]
+    sides = zip(("outputs", "reference"), read, strict=True)
+    looked = {side: output_check.look([row.text for row in file.rows]) for side, file in sides}
+    outputs, reference = (file.without_thoughts() if cfg.strip_think else file for file in read)
     pairs = matched(outputs, reference)
     judge = build(cfg, outputs, reference, pairs, inputs.annotations)
     if inputs.leaderboard is not None:
@@ -98,7 +103,7 @@ def prepare(
     if state in ("complete", "statistics") and left_out > cfg.judge.max_failed:
         state = "continued"  # judge.max_failed was larger then
     evaluation = ArenaHardEvaluation(
-        cfg, inputs, outputs, reference, pairs, judge, directory, identity, state, replace
+        cfg, inputs, outputs, reference, pairs, judge, directory, identity, state, replace, looked
     )  # fmt: skip
     if state != "complete":
         # Under --replace the present judgements will be discarded, so the judge must not rely on them.
@@ -118,6 +123,8 @@ def run(evaluation: ArenaHardEvaluation) -> dict[str, Any]:
         Interrupted: a signal arrived; finished judgements are kept, and the same call resumes.
     """
     cfg, directory, pairs = evaluation.cfg, evaluation.directory, evaluation.pairs
+    for note in output_check.notes(evaluation.looked, cfg.strip_think):
+        print(f"note: {note}", file=sys.stderr, flush=True)
     directory.begin(_manifest(evaluation), replace=evaluation.replace)
     judged = evaluation.judge.judge(pairs, directory.path, asking=evaluation.asking)
     kept = [(pair, games) for pair, games in zip(pairs, judged.pairs, strict=True) if games is not None]
@@ -142,6 +149,7 @@ def run(evaluation: ArenaHardEvaluation) -> dict[str, Any]:
         "n_outputs": len(own.rows),
         "n_reference": len(base.rows),
         "n_not_judged": len(pairs) - len(kept),
+        "answers": {**evaluation.looked, "strip_think": cfg.strip_think},
         **judged.facts,
         "statistics": asdict(cfg.statistics),
     }

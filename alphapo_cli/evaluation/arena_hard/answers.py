@@ -17,6 +17,7 @@ from typing import Any
 from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.formats import read_outputs, short
 from alphapo_cli.evaluation.json_rows import read_rows
+from alphapo_cli.evaluation.output_check import without_thought
 from alphapo_cli.storage import strict_json
 from alphapo_cli.storage.hashing import digest
 
@@ -52,6 +53,12 @@ class Answers:
     rows: tuple[Answer, ...]
     named: bool
     by_uid: bool
+
+    def without_thoughts(self) -> Answers:
+        """The answers without the thoughts that they begin with; their token counts, which had them, are unknown then."""
+        rows = [(row, without_thought(row.text)) for row in self.rows]
+        kept = (row if row.text == text else replace(row, text=text, tokens=None) for row, text in rows)
+        return replace(self, rows=tuple(kept))
 
     def hash(self) -> str:
         """Hash of what is judged, independent of the file's form."""

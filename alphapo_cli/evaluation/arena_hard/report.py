@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from alphapo_cli.evaluation.report import notes_of
+
 _AT = {"equal": "at equal style", "mean": "at the mean style difference, as the public tool takes it"}
 
 
@@ -39,6 +41,8 @@ def results_table(results: Mapping[str, Any]) -> Table:
     else:
         table.add_row("style-controlled score", f"unavailable ({style['reason']})")
     verdicts = results["arena_hard/verdicts"]
+    for odd in notes_of(results):
+        table.add_row("", odd)
     table.add_row("verdicts", ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in verdicts.items()))
     table.add_row("win rate", f"{_rate(results['win_rate'], results['win_rate_interval'], level)}, every verdict once")
     for note in _left_out(results):
