@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,16 @@ ODD: dict[str, tuple[Answer, str, int, bool]] = {
     "broken": (error(500, "oops"), "HTTP 500: oops", 2, False),
     "flagged": (error(403, "flagged"), "HTTP 403: flagged", 1, False),
     "too long": (error(413, "too large"), "HTTP 413: too large", 1, False),
+    "half of an answer": (Answer(text='{"choices": [{"index": 0, "logprobs"'), "not JSON", 2, False),
+    "a stream": (Answer(text='data: {"choices": []}\n\ndata: [DONE]\n'), "not JSON", 2, False),
+    "a number": (Answer(body=7), "without choices", 2, False),
+    "choices of nothing": (Answer(body={"choices": [None], "usage": {"prompt_tokens": 9}}), "without choices", 2, False),
+    "a call of a tool": (
+        body_of(judged(), finish_reason="tool_calls", logprobs=None, message={"content": None, "tool_calls": [{}]}),
+        "without log-probs", 2, True,
+    ),
+    "a gateway": (error(504, "upstream timed out"), "HTTP 504: upstream timed out", 2, False),
+    "no money": (error(402, "insufficient credits"), "HTTP 402: insufficient credits", 1, False),
 }  # fmt: skip
 
 
@@ -191,7 +202,7 @@ def test_what_is_no_verdict_is_called_what_it_is(kind: str, case: Case, capsys: 
     answer, words, requests, paid = ODD[kind]
     prices = ("judge.price_input=10", "judge.price_output=30", "judge.concurrency=1")
     with serve(lambda number, body: answer) as server:
-        assert judge(case, server, *prices) == 1
+        assert judge(case, server, *prices, "judge.wait=0.01") == 1
         said = capsys.readouterr().err.splitlines()[-1]
         assert words in said
         assert "max_failed" not in said
@@ -307,3 +318,45 @@ class TestAnnotations:
     def test_rows_one_a_line_are_read(self, case: Case) -> None:
         write(case.annotations, "".join(json.dumps(row) + "\n" for row in case.judged))
         assert case.replay() == 0
+
+
+STRANGE = {
+    "half of a character": lambda: with_logprobs(("M", -0.1), ("\ud83d", -3.0)),
+    "a count of 400 digits": lambda: judged(usage={"prompt_tokens": 10**400, "completion_tokens": 1}),
+    "no count but text": lambda: judged(usage={"prompt_tokens": "many"}),
+    "an unknown charset": lambda: replace(judged(), headers={"Content-Type": "application/json; charset=klingon"}),
+    "beyond a float": lambda: with_logprobs(("M", -0.1), ("x", -1e308 * 10)),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_one_strange_answer_leaves_the_others_alone(kind: str, case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whether it is read or fails: what the other requests brought is kept, and the same line gets past it."""
+    with serve(lambda number, body: STRANGE[kind]() if number == 2 else judged()) as server:
+        first = judge(case, server, "judge.wait=0.01", "judge.attempts=2", "judge.concurrency=3")
+        said = capsys.readouterr().err
+        assert "--debug" not in said
+        rows = (case.out / "judgements.jsonl").read_text().splitlines()
+        assert len(rows) >= 6
+        assert first == 0 or judge(case, server, "judge.wait=0.01") == 0
+        assert len(server.seen) <= 8
+
+
+def test_an_answer_of_no_known_form_fails_alone(
+    case: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alphapo_cli.evaluation.judges.openai_response import first_token as whole
+
+    calls = iter(range(100))
+
+    def breaks(body: Any) -> Any:
+        if next(calls) == 1:
+            raise AttributeError("nobody thought of it")
+        return whole(body)
+
+    monkeypatch.setattr("alphapo_cli.evaluation.judges.openai_session.first_token", breaks)
+    with serve(lambda number, body: judged()) as server:
+        assert judge(case, server) == 1
+        assert "an answer of no known form (AttributeError: nobody thought of it)" in capsys.readouterr().err
+        assert judge(case, server) == 0
+        assert len(server.seen) == 7

@@ -33,7 +33,7 @@ def first_token(body: Any) -> tuple[tuple[str, float], ...]:
         ValueError: log-probs are missing or malformed.
     """
     choice = body["choices"][0]
-    message = choice.get("message") if isinstance(choice, dict) else None
+    message = choice.get("message")
     message = message if isinstance(message, dict) else {}
     if message.get("refusal") or choice.get("finish_reason") == "content_filter":
         said = message.get("refusal") or "stopped by its content filter"
@@ -56,7 +56,12 @@ def first_token(body: Any) -> tuple[tuple[str, float], ...]:
         raise NoVerdictError(
             "an answer whose log-probs are above 0: the endpoint seems to send probabilities in their place"
         )
-    return tuple((token, float(lp)) for token, lp in kept)
+    return tuple((_utf8(token), float(lp)) for token, lp in kept)
+
+
+def _utf8(token: str) -> str:
+    """A token as it can be written: a server may send half of a character."""
+    return token.encode("utf-8", "replace").decode()
 
 
 def error_in(body: Any) -> tuple[int | None, str] | None:
@@ -68,7 +73,8 @@ def error_in(body: Any) -> tuple[int | None, str] | None:
     Returns:
         (its HTTP status or None, its message), or None where the answer has choices.
     """
-    if isinstance(body, dict) and isinstance(body.get("choices"), list) and body["choices"]:
+    choices = body.get("choices") if isinstance(body, dict) else None
+    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
         return None
     error = body.get("error") if isinstance(body, dict) else None
     inside = error if isinstance(error, dict) else body if isinstance(body, dict) else {}

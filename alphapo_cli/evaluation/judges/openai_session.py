@@ -1,10 +1,6 @@
 """A session of concurrent requests to an endpoint: retries, rate limits, and interruption without loss.
 
-Failed requests are classified:
-    Retry      network, 408, 409, 425, 429, 5xx; fewer attempts after a timeout or an answer without log-probs, which
-               may have cost money
-    Permanent  the request itself is refused (too long, filtered): it fails, the others continue
-    Fatal      no request can succeed (key, model, quota): nothing more is sent
+`openai_failures` has the kinds of failed requests.
 """
 
 from __future__ import annotations
@@ -26,6 +22,7 @@ from tqdm import tqdm
 
 from alphapo_cli.evaluation.judges.http import client_settings, connection_hint
 from alphapo_cli.evaluation.judges.judge import JudgingResult, Record, Reply, Unusable
+from alphapo_cli.evaluation.judges.openai_failures import Fatal, Permanent, Retry
 from alphapo_cli.evaluation.judges.openai_request import payload
 from alphapo_cli.evaluation.judges.openai_response import (
     NoVerdictError,
@@ -42,34 +39,9 @@ from alphapo_cli.runtime.signals import SIGNALS
 
 GRACE = 20.0  # seconds that requests in flight get after Ctrl-C: they are paid for
 PAID_ATTEMPTS = 3  # useless or late answers, each possibly charged, after which a judgement fails
+MOST_TOKENS = 10**9  # a larger count of one answer is a server's mistake
 RETRIED = {408, 409, 425, 429}
 FATAL = {401, 404, 405}  # not 403: moderating endpoints return it for a single flagged prompt
-
-
-class Retry(Exception):
-    """The request may succeed later.
-
-    `after`: seconds of the server's Retry-After; `paid`: the useless answer, if one was charged; `costly`: the server
-    may charge for the failed attempt.
-    """
-
-    def __init__(
-        self, reason: str, after: float | None = None, paid: Unusable | None = None, costly: bool = False
-    ) -> None:
-        super().__init__(reason)
-        self.after, self.paid, self.costly = after, paid, costly or paid is not None
-
-
-class Permanent(Exception):
-    """This request cannot succeed. `paid`: the useless answer, if one was charged."""
-
-    def __init__(self, reason: str, paid: Unusable | None = None) -> None:
-        super().__init__(reason)
-        self.paid = paid
-
-
-class Fatal(Exception):
-    """No request can succeed."""
 
 
 class Session:
@@ -199,6 +171,12 @@ class Session:
                 self._fail(ask, str(error))
                 self._halt("no request can succeed")
                 return
+            except Exception as error:
+                # Nobody knows what a server may send: one answer of no known form fails alone, and may have cost money.
+                reason = self.clean(f"an answer of no known form ({type(error).__name__}: {str(error)[:200]})")
+                self._record(ask, Unusable(reason, None, None))
+                self._fail(ask, reason)
+                return
             else:
                 self._record(ask, reply)
                 self.failures = 0
@@ -289,7 +267,7 @@ class Session:
             raise self._refusal(answer, status or 200, detail)
         usage = body.get("usage") if isinstance(body, dict) else None
         counts = [usage.get(k) if isinstance(usage, dict) else None for k in ("prompt_tokens", "completion_tokens")]
-        tokens_in, tokens_out = (n if isinstance(n, int) and n >= 0 else None for n in counts)
+        tokens_in, tokens_out = (n if isinstance(n, int) and 0 <= n < MOST_TOKENS else None for n in counts)
         tokens = None if tokens_in is None else tokens_in + (tokens_out or 0)
         price = None if tokens_in is None else self.price(tokens_in, tokens_out or 0)
         try:

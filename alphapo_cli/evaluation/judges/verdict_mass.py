@@ -52,7 +52,11 @@ def remedy(answers: Sequence[TopLogProbs], cfg: JudgeConfig) -> str:
             "it thinks before it answers: add judge.chat_template_kwargs.enable_thinking=false, or what its chat template "
             "calls it"
         )
-    return "it does not begin with the letter: try another judge.prompt_file or judge.model"
+    # The template may have opened the thought, whose first word can be any.
+    return (
+        "it does not begin with the letter: if it thinks first, add judge.chat_template_kwargs.enable_thinking=false; else "
+        "try another judge.prompt_file or judge.model"
+    )
 
 
 def tokens_of(row: Any) -> tuple[tuple[str, float], ...]:
