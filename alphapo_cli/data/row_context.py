@@ -201,7 +201,7 @@ def numbers(row: Row, read: Collection[str]) -> dict[str, float]:
 def count_unread(row: Row, read: Collection[str], known: Mapping[str, float], cfg: DataConfig, tally: Tally) -> None:
     """Count the columns of a row that are neither read, nor numbers (`known`), nor empty."""
     for name, value in row.values.items():
-        if name in known or is_empty(value) or isinstance(value, float | int):
+        if name in known or is_empty(value) or (isinstance(value, float | int) and name not in cfg.ignore_columns):
             continue
         if name not in read or name in cfg.ignore_columns:
             tally.add(str(name), row.where)

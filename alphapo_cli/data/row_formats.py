@@ -101,7 +101,7 @@ def to_pair(row: Row, form: str, cfg: DataConfig, unread: Tally | None = None) -
     read = _columns_of(form, cfg)
     row_context.check_media(row, read, cfg)
     context = row_context.context_of(row, cfg)
-    columns = row_context.numbers(row, read)
+    columns = row_context.numbers(row, (*read, *cfg.ignore_columns))
     if form in ("answers", "unpaired"):
         pair = _from_answers(row, form, cfg, columns, unread)
     else:
