@@ -169,7 +169,7 @@ def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
         )
         if source.adapter:
             model = load_adapter(model, Path(source.location))
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, ImportError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"{source.key}={source.asked}: {_load_reason(error, source, 'model')}") from error
     if attention is None and getattr(model.config, "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")  # transformers' default, "sdpa", leaves soft-capping out

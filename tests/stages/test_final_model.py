@@ -372,9 +372,19 @@ def test_an_adapter_in_pefts_own_form_uses_its_bases_tokenizer(
 
 
 @TIED
+@pytest.mark.parametrize(
+    "adapts",
+    [
+        {"modules_to_save": ["embed_tokens", "lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["lm_head"]},
+    ],
+    ids=["whole", "embeddings", "head"],
+)
 def test_an_adapter_of_an_enlarged_vocabulary_enlarges_its_base(
-    alphapo: Alphapo, start: Callable[..., Path], pairs: Path, tmp_path: Path, trained: list[torch.Tensor]
-) -> None:
+    adapts: dict[str, Any], alphapo: Alphapo, start: Callable[..., Path], pairs: Path, tmp_path: Path,
+    trained: list[torch.Tensor],
+) -> None:  # fmt: skip
     from peft import LoraConfig, PeftModel, get_peft_model
 
     folder, adapter = start(tie_word_embeddings=True), tmp_path / "adapter"
@@ -386,7 +396,7 @@ def test_an_adapter_of_an_enlarged_vocabulary_enlarges_its_base(
         lm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         return lm
 
-    lm = get_peft_model(enlarged(), LoraConfig(r=2, task_type="CAUSAL_LM", modules_to_save=["embed_tokens", "lm_head"]))
+    lm = get_peft_model(enlarged(), LoraConfig(r=2, task_type="CAUSAL_LM", **adapts))
     torch.manual_seed(0)
     for p in lm.parameters():
         p.data += 0.1 * torch.randn_like(p) * p.requires_grad
@@ -397,3 +407,8 @@ def test_an_adapter_of_an_enlarged_vocabulary_enlarges_its_base(
     assert ran.code == 0, ran.err
     assert torch.allclose(trained[0], expected, atol=1e-4)
     assert torch.allclose(logits(AutoModelForCausalLM.from_pretrained(ran.path / "model")), expected, atol=1e-4)
+    if "target_modules" in adapts:
+        lm.save_pretrained(adapter, save_embedding_layers=False)
+        ran = alphapo(*line(adapter, pairs, "run.name=bare"))
+        sizes = f"was trained on a vocabulary of {len(tokenizer)} tokens and its base has {len(tokenizer) - 2}"
+        assert (ran.code, sizes in ran.err.splitlines()[-1]) == (2, True)
