@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -184,14 +185,16 @@ def _stored_shapes(folder: Path) -> dict[str, list[int]]:
     from safetensors import SafetensorError, safe_open
 
     file = folder / "adapter_model.safetensors"
-    if not file.is_file():
-        return {}
     try:
-        with safe_open(file, framework="pt") as stored:
-            names = list(stored.keys())
-            return {n.removeprefix(_PREFIX): list(stored.get_slice(n).get_shape()) for n in names}
-    except SafetensorError:
+        if file.is_file():
+            with safe_open(file, framework="pt") as stored:
+                shapes = {name: list(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+        else:
+            old = torch.load(folder / "adapter_model.bin", map_location="cpu", weights_only=True)
+            shapes = {name: list(tensor.shape) for name, tensor in old.items()}
+    except (SafetensorError, OSError, ValueError, RuntimeError, UnpicklingError):
         return {}  # whoever reads the tensors says what is wrong
+    return {name.removeprefix(_PREFIX): shape for name, shape in shapes.items()}
 
 
 def merged(model: Any) -> Any:

@@ -19,6 +19,7 @@ from alphapo_cli.runs.format_version import check_format
 from alphapo_cli.runs.state import RunState
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")  # the second is what older versions of peft wrote
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
 HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}
@@ -71,11 +72,10 @@ def _local(folder: Path, asked: str, key: str) -> ModelSource:
         raise UsageError(
             f"{key}={asked}: no config.json in {folder}; give a run directory or a saved model's directory"
         )
-    weights = [p for pattern in WEIGHT_FILES for p in folder.glob(pattern) if p.stat().st_size > 0]
+    names = ADAPTER_FILES if adapter else WEIGHT_FILES
+    weights = [p for pattern in names for p in folder.glob(pattern) if p.stat().st_size > 0]
     if not weights:
-        raise UsageError(
-            f"{key}={asked}: {folder} holds no weights (*.safetensors or pytorch_model*.bin); save the model there again"
-        )
+        raise UsageError(f"{key}={asked}: {folder} holds no weights ({' or '.join(names)}); save the model there again")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:

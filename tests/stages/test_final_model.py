@@ -358,12 +358,17 @@ def test_an_adapter_in_pefts_own_form_uses_its_bases_tokenizer(
     alphapo: Alphapo, start: Callable[..., Path], pairs: Path, tmp_path: Path
 ) -> None:
     from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file
 
     folder = start()
     get_peft_model(
         AutoModelForCausalLM.from_pretrained(folder), LoraConfig(r=2, task_type="CAUSAL_LM")
     ).save_pretrained(tmp_path / "adapter")
     assert alphapo(*line(tmp_path / "adapter", pairs)).code == 0
+    newer, older = (tmp_path / "adapter" / f"adapter_model.{suffix}" for suffix in ("safetensors", "bin"))
+    torch.save(load_file(newer), older)  # as peft wrote it before version 0.7
+    newer.unlink()
+    assert alphapo(*line(tmp_path / "adapter", pairs, "run.name=older")).code == 0
     settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": None}))
     ran = alphapo(*line(tmp_path / "adapter", pairs, "run.name=other"))
