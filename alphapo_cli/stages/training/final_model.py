@@ -31,6 +31,7 @@ from alphapo_cli.storage.atomic import UNBEGUN, whole_directory
 TRIAL, RESERVE = (f"{UNBEGUN[-1]}{name}" for name in ("trial", "reserve"))
 _SLACK = 1 << 20  # bytes beside the model, for the files that say how the run ended
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # by a file system that cannot hold room
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _PAIRS = 2  # pairs whose log-probs under the model read back are compared
 # Times the bound on rounding: merging rounds every weight once more, and weights of wide spread exceed the bound.
 _TOLERANCE = 4.0
@@ -115,6 +116,25 @@ class FinalModel:
     def release(self) -> None:
         """Give the reserved room back."""
         (self.directory.path / RESERVE).unlink(missing_ok=True)
+
+    def with_room(self, write: Callable[[], None]) -> str | None:
+        """Write a file of the run; on a full disk into the reserved room, which is given back.
+
+        Returns:
+            The system's word for a disk that was full, None where it was not.
+
+        Raises:
+            OSError: there is no reserved room, or it does not suffice.
+        """
+        try:
+            write()
+        except OSError as error:
+            if error.errno not in _FULL or not (self.directory.path / RESERVE).is_file():
+                raise
+            self.release()
+            write()
+            return os.strerror(error.errno)
+        return None
 
     def save(self, policy: PolicyModel) -> None:
         """Save the trained model as model/, once it has been read back and found to be the one that was trained.
