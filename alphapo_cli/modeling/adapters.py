@@ -29,6 +29,7 @@ SETTINGS = "adapter_config.json"
 # Names of the embeddings and of the output layer in most architectures.
 VOCABULARY_LAYERS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "embed_out")
 _PREFIX = "base_model.model."
+_LACKING = "Found missing adapter keys"  # how peft's warning begins
 # A tensor of an adapter that has a row (lora_embedding_A: a column) for every token, and the layer that it belongs to.
 _OF_VOCABULARY = re.compile(
     r"(?P<layer>.+?)(?:\.token_adapter)?(?:\.base_layer)?\.(?P<kind>weight|lora_B\.weight|lora_embedding_A)"
@@ -125,7 +126,7 @@ def load_adapter(base: Any, folder: Path) -> Any:
     has.
 
     Raises:
-        UsageError: the adapter's embeddings and output layer have different numbers of rows, or other numbers than the
+        UsageError: tensors are missing; or the adapter's embeddings and output layer have different numbers of rows, or other numbers than the
             base without bringing them.
         RuntimeError, ValueError: peft cannot read the adapter, or it belongs to another model.
     """
@@ -140,7 +141,16 @@ def load_adapter(base: Any, folder: Path) -> Any:
             )
         base.resize_token_embeddings(rows, mean_resizing=False)
     with handled_by_us():
-        model = merged(PeftModel.from_pretrained(base, folder))
+        warnings.filterwarnings("error", message=_LACKING)  # peft goes on without them
+        try:
+            adapted = PeftModel.from_pretrained(base, folder)
+        except UserWarning as error:
+            first = str(error).partition("['")[2].partition("'")[0]
+            raise UsageError(
+                f"{folder}: the adapter's file lacks tensors that {SETTINGS} names (first {first}); save the adapter again, "
+                "or copy its directory whole"
+            ) from error
+        model = merged(adapted)
     model.requires_grad_(True)  # peft had frozen it
     return model
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,13 +160,15 @@ def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
     base = base_source(source)
     attention = None if cfg.attention in ("auto", "flex") else cfg.attention
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loaded = AutoModelForCausalLM.from_pretrained(
             base.location,
             revision=base.revision,
             dtype=DTYPES[cfg.dtype],
             attn_implementation=attention,
             trust_remote_code=cfg.trust_remote_code,
+            output_loading_info=True,
         )
+        _check_complete(model, loaded["missing_keys"], base)
         if source.adapter:
             model = load_adapter(model, Path(source.location))
     except (OSError, ValueError, LookupError, ImportError, RuntimeError, SafetensorError) as error:
@@ -175,6 +177,17 @@ def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
         model.set_attn_implementation("eager")  # transformers' default, "sdpa", leaves soft-capping out
     check_head(model)
     return model.eval()
+
+
+def _check_complete(model: Any, missing: Collection[str], source: ModelSource) -> None:
+    """Refuse (UsageError) a model some of whose weights are in no file: transformers has drawn them at random."""
+    weights = [name for name, _ in model.named_parameters()]
+    lacking = [name for name in weights if name in missing]
+    if lacking:
+        raise UsageError(
+            f"{source.key}={source.asked}: {len(lacking)} of its {len(weights)} weights are in none of its files (first "
+            f"{lacking[0]}), and would be random; save the model there again, or copy its directory whole"
+        )
 
 
 def _load_reason(error: Exception, source: ModelSource, what: str) -> str:

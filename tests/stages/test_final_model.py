@@ -417,3 +417,31 @@ def test_an_adapter_of_an_enlarged_vocabulary_enlarges_its_base(
         ran = alphapo(*line(adapter, pairs, "run.name=bare"))
         sizes = f"was trained on a vocabulary of {len(tokenizer)} tokens and its base has {len(tokenizer) - 2}"
         assert (ran.code, sizes in ran.err.splitlines()[-1]) == (2, True)
+
+
+@pytest.mark.parametrize("what", ["tensor", "head", "adapter"])
+def test_weights_that_are_in_no_file_are_refused(
+    what: str, alphapo: Alphapo, start: Callable[..., Path], pairs: Path, tmp_path: Path
+) -> None:
+    """transformers draws them at random, and peft leaves its change out: both would be another model."""
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file, save_file
+
+    model = folder = start(tie_word_embeddings=True)
+    if what == "adapter":
+        lm, folder = AutoModelForCausalLM.from_pretrained(model), tmp_path / "adapter"
+        get_peft_model(lm, LoraConfig(r=2, task_type="CAUSAL_LM")).save_pretrained(folder)
+    if what == "head":
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    else:
+        (file,) = folder.glob("*model.safetensors")
+        tensors = load_file(file)
+        save_file(
+            {name: t for name, t in tensors.items() if "layers.0.self_attn.q_proj" not in name}, file, {"format": "pt"}
+        )
+    ran = alphapo(*line(folder, pairs))
+    assert ran.code == 2, ran.err
+    lost = "lm_head.weight" if what == "head" else "layers.0.self_attn.q_proj"
+    said = "lacks tensors" if what == "adapter" else "weights are in none of its files"
+    assert all(text in ran.err.splitlines()[-1] for text in (str(folder), said, lost))
