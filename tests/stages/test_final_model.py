@@ -445,3 +445,39 @@ def test_weights_that_are_in_no_file_are_refused(
     lost = "lm_head.weight" if what == "head" else "layers.0.self_attn.q_proj"
     said = "lacks tensors" if what == "adapter" else "weights are in none of its files"
     assert all(text in ran.err.splitlines()[-1] for text in (str(folder), said, lost))
+
+
+CODE = """import pathlib
+from transformers import LlamaForCausalLM
+pathlib.Path({mark!r}).touch()
+class Own(LlamaForCausalLM):
+    pass
+"""
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_code_that_a_configuration_names_runs_where_that_was_allowed_alone(
+    trusted: bool, alphapo: Alphapo, start: Callable[..., Path], pairs: Path, tmp_path: Path
+) -> None:
+    """Many models of the hub name their first code (auto_map), though transformers has had the architecture since."""
+    folder, mark = start(), tmp_path / "mark"
+    config = json.loads((folder / "config.json").read_text())
+    named = {"auto_map": {"AutoModelForCausalLM": "modeling_own.Own"}}
+    (folder / "config.json").write_text(json.dumps({**config, **named}))
+    if trusted:
+        (folder / "modeling_own.py").write_text(CODE.format(mark=str(mark)))
+    more = ("model.trust_remote_code=true", "layout=padded") if trusted else ()
+    ran = alphapo(*line(folder, pairs, *more))
+    assert ran.code == 0, ran.err
+    assert mark.exists() == trusted
+
+
+def test_damaged_weights_are_called_so(alphapo: Alphapo, start: Callable[..., Path], pairs: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = start()
+    tensors = {name: t * float("nan") for name, t in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    ran = alphapo(*line(folder, pairs))
+    assert ran.code == 2
+    assert "its logits are nan: its weights are damaged" in ran.err.splitlines()[-1]
