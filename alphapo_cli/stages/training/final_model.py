@@ -21,7 +21,7 @@ from alphapo_cli.data.tokenise import end_token_id
 from alphapo_cli.errors import AlphapoError, UsageError, first_line, refusal
 from alphapo_cli.modeling.policy import PolicyModel, bare, policy_of
 from alphapo_cli.modeling.saving import read_back, repair_generation, save_model
-from alphapo_cli.modeling.training_config import as_loaded, drop_router_loss, set_dropout
+from alphapo_cli.modeling.training_config import Setting, as_loaded, drop_router_loss, set_dropout
 from alphapo_cli.probe.scoring import score_pairs
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runtime.distributed import Processes
@@ -46,7 +46,7 @@ class FinalModel:
     start: ModelAndData
     log: Callable[[str], None]
     # Settings of the model's configuration that `prepare` changed, as they were.
-    loaded: dict[str, Any] = field(default_factory=dict, init=False)
+    loaded: dict[Setting, Any] = field(default_factory=dict, init=False)
 
     def prepare(self, lm: Any) -> None:
         """Switch off what an exact step cannot have, and repair what transformers would refuse to save; say so."""
