@@ -47,22 +47,11 @@ class SampledAnswers:
 
     def __init__(
         self, tokenizer: Any, end_id: int, cfg: ProbeConfig, prompts: SamplePrompts, seed: int, folder: Path, name: str,
-        memoize: Memoize = no_memo, write: Callable[[Callable[[], None]], None] = lambda make: make(),
+        memoize: Memoize = no_memo,
     ) -> None:  # fmt: skip
-        """Set up.
-
-        Args:
-            tokenizer: the policy's.
-            end_id: the token that ends an answer.
-            cfg: the probe's settings.
-            prompts: what is answered.
-            seed: the run's.
-            folder: where the answers go.
-            name: the run's.
-            memoize: for answers of the policy before its first step, which other runs may share.
-            write: calls what writes a file.
-        """
-        self.memoize, self.write = memoize, write
+        """Set up; `memoize` is for answers of the policy before its first step, which other runs may share."""
+        self.memoize = memoize
+        self.write: Callable[[Callable[[], None]], None] = lambda make: make()  # calls what writes a file
         self.tokenizer, self.end_id, self.cfg, self.prompts = tokenizer, end_id, cfg, prompts
         self.seed, self.folder, self.name = seed, folder, name
         self.reference: Answers | None = None

@@ -68,8 +68,9 @@ class Measurements:
             end_id = end_token_id(inputs.tokenizer, cfg.data)
             folder = directory.path / "samples"
             self.samples = SampledAnswers(
-                inputs.tokenizer, end_id, cfg.probe, prompts, cfg.seed, folder, directory.path.name, memoize, write
+                inputs.tokenizer, end_id, cfg.probe, prompts, cfg.seed, folder, directory.path.name, memoize
             )
+            self.samples.write = write
             self.samples.start(self.policy.lm)
         self.seconds += time.perf_counter() - began
 
