@@ -6,7 +6,7 @@ chat template does not write.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +20,7 @@ from alphapo_cli.data.token_pairs import Index, TokenPairs
 from alphapo_cli.data.tokenise import Encoded
 
 _LISTED = 6  # files or columns by name
+_UNREAD, _NOT_RENDERED, _TRAINING = "columns not used", "not in the {} text", "training pairs"
 
 
 def report_of(
@@ -181,12 +182,12 @@ def table_of(
     ]
     rows += [(label, f"{value:,}") for label, value in rare if value]
     if loaded.unread:
-        rows.append(("columns not used", named(loaded.unread.counts)))
+        rows.append((_UNREAD, named(loaded.unread.counts)))
     if encoded.unused:
-        rows.append((f"not in the {encoded.template} text", named(encoded.unused.counts)))
+        rows.append((_NOT_RENDERED.format(encoded.template), named(encoded.unused.counts)))
     return [
         *rows,
-        ("training pairs", f"{report['train_pairs']:,}"),
+        (_TRAINING, f"{report['train_pairs']:,}"),
         ("probe pairs", f"{report['probe_pairs']:,}"),
         *_by_source(report),
         ("mean prompt tokens", f"{report['mean_prompt_tokens']:.1f}"),
@@ -196,6 +197,20 @@ def table_of(
         ("unknown tokens", f"{report['unknown_share']:.2%}"),
         ("template", report["template"]),
     ]
+
+
+def with_unread_numbers(
+    report: Mapping[str, Any], table: Sequence[tuple[str, str]], unread: Mapping[str, int]
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Report and table with columns of numbers, which the objective does not read, among those that nobody reads."""
+    if not unread:
+        return dict(report), list(table)
+    counts = {**report["columns_not_used"], **unread}
+    rest = [row for row in table if row[0] != _UNREAD]
+    at = next(
+        n for n, row in enumerate(table) if row[0] in (_UNREAD, _NOT_RENDERED.format(report["template"]), _TRAINING)
+    )
+    return {**report, "columns_not_used": counts}, [*rest[:at], (_UNREAD, named(counts)), *rest[at:]]
 
 
 def _turns_hint(loaded: LoadedPairs, encoded: Encoded) -> str:

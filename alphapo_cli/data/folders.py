@@ -21,27 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.data.sources import SUFFIXES, suffix_of
-from alphapo_cli.data.splits import by_name, named_in_readme, shard_of
+from alphapo_cli.data.splits import by_name, missing_part, named_in_readme, shard_of
 from alphapo_cli.errors import UsageError, nearest
 from alphapo_cli.storage.strict_json import read_object
 
 # Beside data, files of a folder that describe it.
 _METADATA = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 _OTHER_DATA = (
-    ".txt",
-    ".tsv",
-    ".zst",
-    ".zip",
-    ".tar",
-    ".gz",
-    ".bz2",
-    ".xz",
-    ".xlsx",
-    ".pkl",
-    ".feather",
-    ".avro",
-    ".orc",
-)
+    ".txt", ".tsv", ".ndjson", ".zst", ".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".lz4", ".7z", ".xls", ".xlsx",
+    ".pkl", ".pickle", ".feather", ".avro", ".orc", ".h5", ".hdf5", ".db", ".sqlite", ".xml", ".yaml", ".yml",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -139,7 +128,12 @@ def _of_folder(folder: Path, path: str, split: str, config: str | None, setting:
         return _chosen(splits, (*rest, *_unknown(folder)), path, split, setting)
     files = [folder / name for name in names if "/" not in name] or [folder / name for name in names]
     if not files:
-        raise UsageError(f"{path}: no data file in this folder; alphapo reads {', '.join(SUFFIXES)}")
+        others = _unknown(folder)
+        raise UsageError(
+            f"{path}: no data file in this folder{f' ({others[0]} is of another type)' if others else ''}; alphapo reads "
+            f"{', '.join(SUFFIXES)}"
+        )
+    _check_whole(files, path)
     rest = [name for name in names if folder / name not in files]
     return DataFiles(files, (), {}, (*rest, *_unknown(folder)))
 
@@ -160,8 +154,19 @@ def _chosen(splits: Mapping[str, list[Path]], unread: Sequence[str], path: str, 
     missing = next((file for file in files if not file.is_file()), None)
     if missing is not None:
         raise UsageError(f"{path}: its split {'+'.join(wanted)} names {missing}, which is not there; copy it again")
+    _check_whole(files, path)
     left = {name: len(files) for name, files in splits.items() if name not in wanted}
     return DataFiles(files, tuple(wanted), left, tuple(unread))
+
+
+def _check_whole(files: Sequence[Path], path: str) -> None:
+    """Refuse (UsageError) a part of the files that a data set was written to, as an interrupted download leaves it."""
+    missing = missing_part(files)
+    if missing is not None:
+        raise UsageError(
+            f"{path}: holds a part of a data set: {missing} is not there; copy it whole, or name the files to read "
+            "(data.path='[FILE,FILE]')"
+        )
 
 
 def _saved(folder: Path) -> list[Path]:

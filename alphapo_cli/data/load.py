@@ -95,21 +95,21 @@ def load_pairs(cfg: DataConfig, *, evaluation: bool = False) -> LoadedPairs:
     cfg = replace(cfg, answers=_num_answers(sources, forms, cfg))
     pairs: list[TextPair] = []
     reports: list[SourceReport] = []
-    counts, unread, seen = LoadCounts(), Tally(), set[str]()
+    counts, unread, numbers, seen = LoadCounts(), Tally(), Tally(), set[str]()
     for position, (source, form) in enumerate(zip(sources, forms, strict=True)):
-        own, of_source = _convert(source, position, form, cfg, seen, unread)
+        own, of_source = _convert(source, position, form, cfg, seen, unread, numbers)
         counts += of_source
         pairs += own
         reports.append(replace(source.report, usable=len(own)))
     description = " + ".join(source.description for source in sources)
     form = " + ".join(dict.fromkeys(forms))
-    return LoadedPairs(pairs, counts, f"{description} ({form})", form, unread, tuple(reports))
+    return LoadedPairs(pairs, counts, f"{description} ({form})", form, unread, numbers, tuple(reports))
 
 
 def _convert(
-    source: SourceRows, position: int, form: str, cfg: DataConfig, seen: set[str], unread: Tally
+    source: SourceRows, position: int, form: str, cfg: DataConfig, seen: set[str], unread: Tally, numbers: Tally
 ) -> tuple[list[TextPair], LoadCounts]:
-    """The usable pairs of one source; `seen` gets the keys of its pairs, `unread` what nobody reads of its rows."""
+    """The usable pairs of one source; `seen` gets the keys of its pairs, `unread` and `numbers` the counts of its columns."""
     counts: Counter[str] = Counter()
     pairs: list[TextPair] = []
     media = Tally()
@@ -122,6 +122,9 @@ def _convert(
         if pair is None:
             counts["no_common_prompt"] += 1
             continue
+        for name in pair.columns:
+            if name in row.values:  # others are made from scored answers
+                numbers.add(name, row.where)
         answers = [answer_content(answer) for answer in pair.answers]
         if not all(text or more for text, more in answers):
             counts["emptied"] += 1

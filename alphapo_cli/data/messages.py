@@ -21,7 +21,7 @@ from alphapo_cli.storage.strict_json import half_character
 
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _MEDIA = re.compile(
-    r"(?:input_)?(image|img|picture|photo|video|audio|speech|pixel_value)s?(?:_?(?:path|url|file|bytes)s?)?"
+    r"(?:input_)?(image|img|picture|photo|video|audio|speech|pixel_value)s?(?:_?(?:path|url|file|bytes)s?)?(?:_?[0-9]+)?"
 )
 
 

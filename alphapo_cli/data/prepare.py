@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from alphapo_cli.config.schema import DataConfig, ProbeConfig
 from alphapo_cli.data.answer_frame import header_of
-from alphapo_cli.data.data_report import evaluation_report, report_of, table_of
+from alphapo_cli.data.data_report import evaluation_report, report_of, table_of, with_unread_numbers
 from alphapo_cli.data.mixture import weighted
 from alphapo_cli.data.probe_split import DEFAULT_PROBE_PAIRS, hold_out, ordered
 from alphapo_cli.data.text_pairs import NO_CONTEXT, LoadedPairs, PromptContext, Side, TextPair, digest
@@ -53,6 +53,7 @@ class PreparedData:
         report: the same counts as numbers, for manifest.json and summary.json.
         key: hex SHA-256 of everything in `train` and `probe`.
         prompt_samples: the first training prompts.
+        numbers: rows by column of numbers.
     """
 
     train: TokenPairs
@@ -61,6 +62,13 @@ class PreparedData:
     report: dict[str, Any]
     key: str
     prompt_samples: list[PromptSample]
+    numbers: Mapping[str, int] = field(default_factory=dict)
+
+    def read_by(self, columns: Collection[str]) -> PreparedData:
+        """The same data for an objective that reads these columns: numbers in others are counted as not used."""
+        unread = {name: rows for name, rows in self.numbers.items() if name not in columns}
+        report, table = with_unread_numbers(self.report, self.table, unread)
+        return replace(self, report=report, table=table)
 
     def with_mismatched(self) -> PreparedData:
         """The same data with a mismatched answer added to each row, see `TokenPairs.with_mismatched`."""
@@ -130,6 +138,7 @@ def prepare(
             _sample(train_pairs.pairs, train, n, encoded.template, header_of(tokenizer, cfg).ids)
             for n in range(min(_SAMPLES, len(train)))
         ],
+        numbers=dict(train_pairs.numbers.counts),
     )
 
 

@@ -48,6 +48,20 @@ def prompt_value(row: Row, name: str, cfg: DataConfig) -> Any:
     return f"{value}\n\n{more}" if isinstance(value, str) and isinstance(more, str) and more.strip() else value
 
 
+def says_prompt(row: Row, prompt: Side, cfg: DataConfig) -> bool:
+    """Whether the prompt of a pair has the text of the prompt column, which a row of whole conversations may not need."""
+    value = prompt_value(row, cfg.prompt_column, cfg)
+    if not isinstance(value, str) or isinstance(prompt, str):
+        return True
+    text = "".join(value.split())
+    return any(text in "".join(message["content"].split()) for message in prompt)
+
+
+def joins_input(row: Row, name: str) -> bool:
+    """Whether the column `name` is an instruction to which an `input` belongs: a text, not messages."""
+    return name == INSTRUCTION and all(isinstance(row.values.get(column), str) for column in (INSTRUCTION, INPUT))
+
+
 def context_of(row: Row, cfg: DataConfig) -> PromptContext:
     """What the row gives the chat template beside its messages; UsageError, naming the row, for a malformed column."""
     system = value_of(row, cfg.system_column, cfg)
@@ -201,7 +215,7 @@ def numbers(row: Row, read: Collection[str]) -> dict[str, float]:
 def count_unread(row: Row, read: Collection[str], known: Mapping[str, float], cfg: DataConfig, tally: Tally) -> None:
     """Count the columns of a row that are neither read, nor numbers (`known`), nor empty."""
     for name, value in row.values.items():
-        if name in known or is_empty(value) or isinstance(value, float | int):
+        if name in known or is_empty(value) or (isinstance(value, float | int) and name not in cfg.ignore_columns):
             continue
         if name not in read or name in cfg.ignore_columns:
             tally.add(str(name), row.where)
@@ -212,7 +226,7 @@ def context_columns(row: Row, context: PromptContext, cfg: DataConfig) -> list[s
     read = [ARGUMENTS, cfg.tools_column]
     read += [cfg.system_column] if context.system is not None else []
     read += [DOCUMENTS] if DOCUMENTS in context.arguments else []
-    read += [INPUT] if cfg.prompt_column == INSTRUCTION and isinstance(row.values.get(INPUT), str) else []
+    read += [INPUT] if joins_input(row, cfg.prompt_column) else []
     return read
 
 

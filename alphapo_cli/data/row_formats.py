@@ -101,7 +101,7 @@ def to_pair(row: Row, form: str, cfg: DataConfig, unread: Tally | None = None) -
     read = _columns_of(form, cfg)
     row_context.check_media(row, read, cfg)
     context = row_context.context_of(row, cfg)
-    columns = row_context.numbers(row, read)
+    columns = row_context.numbers(row, (*read, *cfg.ignore_columns))
     if form in ("answers", "unpaired"):
         pair = _from_answers(row, form, cfg, columns, unread)
     else:
@@ -110,6 +110,8 @@ def to_pair(row: Row, form: str, cfg: DataConfig, unread: Tally | None = None) -
         return None
     context = row_context.beside(pair.prompt, context)
     read = (*read, *row_context.context_columns(row, context, cfg))
+    if not row_context.says_prompt(row, pair.prompt, cfg):
+        read = tuple(name for name in read if name not in (cfg.prompt_column, row_context.INPUT))
     row_context.count_unread(row, read, columns, cfg, unread)
     if "tools" in context.arguments:
         tools = context.arguments["tools"]

@@ -19,6 +19,7 @@ WORDS = {
 }
 _SEPARATORS = r"\-._ 0-9"
 _SHARDED = re.compile(r"(data/)?(\w+(?:\.\w+)*)-[0-9]{5}-of-[0-9]{5}[^/]*\.[^/]*")
+_PART = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})(?![0-9]).*")
 
 
 def shard_of(name: str) -> str | None:
@@ -29,6 +30,20 @@ def shard_of(name: str) -> str | None:
     # The folder data/ itself may be what is read; its files are known by a word in the split's name.
     known = match.group(1) or any(_says(f"{match.group(2)}.", words, in_folder=False) for words in WORDS.values())
     return match.group(2) if known else None
+
+
+def missing_part(files: Iterable[Path]) -> str | None:
+    """The name, without what follows the numbers, of a part of files (NAME-00000-of-00002.*) that is not beside them."""
+    for folder in dict.fromkeys(file.parent for file in files):
+        there = [match.groups() for file in folder.iterdir() if (match := _PART.fullmatch(file.name))]
+        for name, total in dict.fromkeys((name, total) for name, _, total in there):
+            if not any(file.parent == folder and file.name.startswith(f"{name}-") for file in files):
+                continue
+            numbers = {int(number) for other, number, of in there if (other, of) == (name, total)}
+            lacking = min(set(range(int(total))) - numbers, default=None)
+            if lacking is not None:
+                return f"{name}-{lacking:05d}-of-{total}"
+    return None
 
 
 def by_name(names: Iterable[str]) -> dict[str, list[str]]:

@@ -186,6 +186,7 @@ class LoadedPairs:
         description: their source, for messages.
         form: see `row_formats`; of several sources with different forms, all joined by " + ".
         unread: rows by column or key that nobody reads.
+        numbers: rows by column of numbers, which only some objectives read.
         sources: the sources; none for pairs that are not read from files or the hub.
     """
 
@@ -194,6 +195,7 @@ class LoadedPairs:
     description: str
     form: str
     unread: Tally = field(default_factory=Tally)
+    numbers: Tally = field(default_factory=Tally)
     sources: tuple[SourceReport, ...] = ()
 
     @property

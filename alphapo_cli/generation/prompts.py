@@ -223,7 +223,7 @@ def _prompt(row: Row, column: str | None, cfg: DataConfig, name: str, unread: Ta
             "data.prompt_column"
         )
     read = (column, "dataset", *_ANSWERS, *row_context.context_columns(row, prompt.context, cfg))
-    read += (row_context.INPUT,) if column == row_context.INSTRUCTION else ()
+    read += (row_context.INPUT,) if row_context.joins_input(row, column) else ()
     row_context.count_unread(row, read, {}, cfg, unread)
     return prompt, answered
 

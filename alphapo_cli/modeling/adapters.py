@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -27,6 +29,11 @@ SETTINGS = "adapter_config.json"
 # Names of the embeddings and of the output layer in most architectures.
 VOCABULARY_LAYERS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "embed_out")
 _PREFIX = "base_model.model."
+_LACKING = "Found missing adapter keys"  # how peft's warning begins
+# A tensor of an adapter that has a row (lora_embedding_A: a column) for every token, and the layer that it belongs to.
+_OF_VOCABULARY = re.compile(
+    r"(?P<layer>.+?)(?:\.token_adapter)?(?:\.base_layer)?\.(?P<kind>weight|lora_B\.weight|lora_embedding_A)"
+)
 
 
 @contextlib.contextmanager
@@ -119,22 +126,37 @@ def load_adapter(base: Any, folder: Path) -> Any:
     has.
 
     Raises:
-        UsageError: the adapter's embeddings and output layer have different numbers of rows.
+        UsageError: tensors are missing; or the adapter's embeddings and output layer have different numbers of rows, or other numbers than the
+            base without bringing them.
         RuntimeError, ValueError: peft cannot read the adapter, or it belongs to another model.
     """
     from peft import PeftModel
 
-    rows = vocabulary_rows(folder, base)
-    if rows is not None and rows != base.get_input_embeddings().weight.shape[0]:
+    rows, own = vocabulary_rows(folder, base), base.get_input_embeddings().weight.shape[0]
+    if rows is not None and rows != own:
+        if not any(kind == "weight" for _, kind, _ in _vocabulary_tensors(folder, base)):
+            raise UsageError(
+                f"{folder}: was trained on a vocabulary of {rows} tokens and its base has {own}, and it does not bring the "
+                "embeddings of the others; save it again with save_embedding_layers=True, or give the base that was resized"
+            )
         base.resize_token_embeddings(rows, mean_resizing=False)
     with handled_by_us():
-        model = merged(PeftModel.from_pretrained(base, folder))
+        warnings.filterwarnings("error", message=_LACKING)  # peft goes on without them
+        try:
+            adapted = PeftModel.from_pretrained(base, folder)
+        except UserWarning as error:
+            first = str(error).partition("['")[2].partition("'")[0]
+            raise UsageError(
+                f"{folder}: the adapter's file lacks tensors that {SETTINGS} names (first {first}); save the adapter again, "
+                "or copy its directory whole"
+            ) from error
+        model = merged(adapted)
     model.requires_grad_(True)  # peft had frozen it
     return model
 
 
 def vocabulary_rows(folder: Path, base: Any | None = None) -> int | None:
-    """Read the size of the vocabulary of an adapter that stores embeddings or output layer whole.
+    """Read the size of the vocabulary of an adapter that stores embeddings or output layer, or changes of them.
 
     Args:
         folder: the adapter's directory.
@@ -146,19 +168,26 @@ def vocabulary_rows(folder: Path, base: Any | None = None) -> int | None:
     Raises:
         UsageError: the two have different numbers of rows.
     """
-    names = set(VOCABULARY_LAYERS)
-    if base is not None:
-        wanted = (base.get_input_embeddings(), base.get_output_embeddings())
-        names |= {name for name, module in base.named_modules() if any(module is w for w in wanted)}
-    found = {
-        name: shape[0]
-        for name, shape in _stored_shapes(folder).items()
-        if name.endswith(".weight") and any(f".{name}".endswith(f".{n}.weight") for n in names) and len(shape) == 2
-    }
+    found = {name: rows for name, _, rows in _vocabulary_tensors(folder, base)}
     if len(set(found.values())) > 1:
         sizes = ", ".join(f"{name} {n}" for name, n in sorted(found.items()))
         raise UsageError(f"{folder}: the adapter's layers disagree about the size of the vocabulary ({sizes})")
     return next(iter(found.values()), None)
+
+
+def _vocabulary_tensors(folder: Path, base: Any | None) -> list[tuple[str, str, int]]:
+    """(name, kind, number of tokens) of an adapter's tensors of embeddings and output layer, see `vocabulary_rows`."""
+    names = set(VOCABULARY_LAYERS)
+    if base is not None:
+        wanted = (base.get_input_embeddings(), base.get_output_embeddings())
+        names |= {name for name, module in base.named_modules() if any(module is w for w in wanted)}
+    found = []
+    for name, shape in _stored_shapes(folder).items():
+        match = _OF_VOCABULARY.fullmatch(name)
+        if match is not None and len(shape) == 2 and any(f".{match['layer']}".endswith(f".{n}") for n in names):
+            # lora_B is of the output layer alone: of embeddings peft calls it lora_embedding_B.
+            found.append((name, match["kind"], shape[1] if match["kind"] == "lora_embedding_A" else shape[0]))
+    return found
 
 
 def _stored_shapes(folder: Path) -> dict[str, list[int]]:
@@ -166,14 +195,16 @@ def _stored_shapes(folder: Path) -> dict[str, list[int]]:
     from safetensors import SafetensorError, safe_open
 
     file = folder / "adapter_model.safetensors"
-    if not file.is_file():
-        return {}
     try:
-        with safe_open(file, framework="pt") as stored:
-            names = list(stored.keys())
-            return {n.removeprefix(_PREFIX): list(stored.get_slice(n).get_shape()) for n in names}
-    except SafetensorError:
+        if file.is_file():
+            with safe_open(file, framework="pt") as stored:
+                shapes = {name: list(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+        else:
+            old = torch.load(folder / "adapter_model.bin", map_location="cpu", weights_only=True)
+            shapes = {name: list(tensor.shape) for name, tensor in old.items()}
+    except (SafetensorError, OSError, ValueError, RuntimeError, UnpicklingError):
         return {}  # whoever reads the tensors says what is wrong
+    return {name.removeprefix(_PREFIX): shape for name, shape in shapes.items()}
 
 
 def merged(model: Any) -> Any:

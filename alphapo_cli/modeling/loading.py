@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from alphapo_cli.runs.format_version import check_format
 from alphapo_cli.runs.state import RunState
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")  # the second is what older versions of peft wrote
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
 HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}
@@ -71,11 +72,10 @@ def _local(folder: Path, asked: str, key: str) -> ModelSource:
         raise UsageError(
             f"{key}={asked}: no config.json in {folder}; give a run directory or a saved model's directory"
         )
-    weights = [p for pattern in WEIGHT_FILES for p in folder.glob(pattern) if p.stat().st_size > 0]
+    names = ADAPTER_FILES if adapter else WEIGHT_FILES
+    weights = [p for pattern in names for p in folder.glob(pattern) if p.stat().st_size > 0]
     if not weights:
-        raise UsageError(
-            f"{key}={asked}: {folder} holds no weights (*.safetensors or pytorch_model*.bin); save the model there again"
-        )
+        raise UsageError(f"{key}={asked}: {folder} holds no weights ({' or '.join(names)}); save the model there again")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
@@ -160,21 +160,34 @@ def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
     base = base_source(source)
     attention = None if cfg.attention in ("auto", "flex") else cfg.attention
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loaded = AutoModelForCausalLM.from_pretrained(
             base.location,
             revision=base.revision,
             dtype=DTYPES[cfg.dtype],
             attn_implementation=attention,
             trust_remote_code=cfg.trust_remote_code,
+            output_loading_info=True,
         )
+        _check_complete(model, loaded["missing_keys"], base)
         if source.adapter:
             model = load_adapter(model, Path(source.location))
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, ImportError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"{source.key}={source.asked}: {_load_reason(error, source, 'model')}") from error
     if attention is None and getattr(model.config, "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")  # transformers' default, "sdpa", leaves soft-capping out
     check_head(model)
     return model.eval()
+
+
+def _check_complete(model: Any, missing: Collection[str], source: ModelSource) -> None:
+    """Refuse (UsageError) a model some of whose weights are in no file: transformers has drawn them at random."""
+    weights = [name for name, _ in model.named_parameters()]
+    lacking = [name for name in weights if name in missing]
+    if lacking:
+        raise UsageError(
+            f"{source.key}={source.asked}: {len(lacking)} of its {len(weights)} weights are in none of its files (first "
+            f"{lacking[0]}), and would be random; save the model there again, or copy its directory whole"
+        )
 
 
 def _load_reason(error: Exception, source: ModelSource, what: str) -> str:

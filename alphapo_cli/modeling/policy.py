@@ -71,7 +71,7 @@ def check_head(model: Any) -> None:
     """Check on a few tokens that our output layer on the last hidden states gives the model's own logits.
 
     Raises:
-        UsageError: the logits differ (an architecture whose head does more than `Head`), or the model has no part that
+        UsageError: the logits are NaN or differ (an architecture whose head does more than `Head`), or the model has no part that
             computes hidden states.
     """
     kind = f"{type(model).__name__} (model_type '{model.config.model_type}')"
@@ -86,6 +86,8 @@ def check_head(model: Any) -> None:
     ours = head_of(model)(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
     own = model(input_ids=ids, use_cache=False).logits
     model.train(training)
+    if own.isnan().any():
+        raise UsageError(f"{kind}: its logits are nan: its weights are damaged, or need model.dtype=float32")
     if not torch.allclose(ours.float(), own.float(), rtol=1e-2, atol=1e-2):
         raise UsageError(
             f"{kind}: its logits are not its output layer applied to its last hidden state; this architecture is not supported"

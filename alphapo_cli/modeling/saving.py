@@ -155,7 +155,8 @@ def _load(saved: Any, folder: Path, adapter: bool) -> Any:
     # Soft-capped attention is left out by transformers' default, "sdpa".
     soft_capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
     settings: dict[str, Any] = {"dtype": bare(saved).dtype, "attn_implementation": "eager" if soft_capped else None}
-    remote = bool(getattr(config, "auto_map", None))  # its code has run already
+    # Its code has run already. A configuration may name code (auto_map) beside an architecture of transformers' own.
+    remote = type(bare(saved)).__module__.startswith("transformers_modules.")
     if not adapter:
         return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=remote, **settings)
     from peft import PeftConfig, PeftModel

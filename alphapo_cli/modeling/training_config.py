@@ -19,7 +19,11 @@ from torch.nn.modules.dropout import _DropoutNd
 _NAME = re.compile(r"drop|jitter", re.IGNORECASE)
 
 
-def set_dropout(lm: Any, probability: float) -> dict[str, float]:
+# A setting: the position of its configuration (a model may have one of its text within another), and its name.
+Setting = tuple[int, str]
+
+
+def set_dropout(lm: Any, probability: float) -> dict[Setting, float]:
     """Set every dropout of a transformers model, before adapters with their own are added.
 
     A probability is kept in modules, in attributes of layers or in the configuration, which some read in every forward
@@ -37,33 +41,34 @@ def set_dropout(lm: Any, probability: float) -> dict[str, float]:
             module.p = probability
         for name in _probabilities(vars(module)):
             setattr(module, name, _new(name, probability, getattr(module, name)))
-    before: dict[str, float] = {}
-    for config in _configs(lm):
+    before: dict[Setting, float] = {}
+    for n, config in enumerate(_configs(lm)):
         for name, value in _probabilities(config.to_dict()).items():
-            before[name] = value
+            before[n, name] = value
             setattr(config, name, _new(name, probability, value))
     return before
 
 
-def drop_router_loss(lm: Any) -> dict[str, bool]:
+def drop_router_loss(lm: Any) -> dict[Setting, bool]:
     """Let a mixture of experts keep no router logits, from which its forward would make a balancing loss.
 
     Returns:
         The configuration's switch as it was, for `as_loaded`; empty where it was off.
     """
-    found = [config for config in _configs(lm) if getattr(config, "output_router_logits", False)]
-    for config in found:
+    found = {n: config for n, config in enumerate(_configs(lm)) if getattr(config, "output_router_logits", False)}
+    for config in found.values():
         config.output_router_logits = False
-    return {"output_router_logits": True} if found else {}
+    return {(n, "output_router_logits"): True for n in found}
 
 
 @contextlib.contextmanager
-def as_loaded(lm: Any, before: Mapping[str, Any]) -> Iterator[None]:
+def as_loaded(lm: Any, before: Mapping[Setting, Any]) -> Iterator[None]:
     """Put the configuration's settings `before` back for as long as the model is being saved."""
-    now = [(config, name, getattr(config, name)) for config in _configs(lm) for name in before if hasattr(config, name)]
+    configs = _configs(lm)
+    now = [(configs[n], name, getattr(configs[n], name)) for n, name in before]
     try:
-        for config, name, _ in now:
-            setattr(config, name, before[name])
+        for (n, name), value in before.items():
+            setattr(configs[n], name, value)
         yield
     finally:
         for config, name, value in now:

@@ -16,8 +16,9 @@ from alphapo_cli.modeling.policy import bare
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.storage.atomic import write_atomic
 
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "config.json", "adapter_config.json")
-PATTERNS = ("*.safetensors", "pytorch_model*.bin", "config.json", "generation_config.json", "adapter_config.json")
+_FILES = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "config.json", "adapter_config.json")
+WEIGHTS = _FILES
+PATTERNS = (*_FILES, "generation_config.json")
 CACHED_FROM = 64 << 20  # bytes from which a file's hash is kept in the cache
 
 

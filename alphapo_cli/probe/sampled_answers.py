@@ -51,6 +51,7 @@ class SampledAnswers:
     ) -> None:  # fmt: skip
         """Set up; `memoize` is for answers of the policy before its first step, which other runs may share."""
         self.memoize = memoize
+        self.write: Callable[[Callable[[], None]], None] = lambda make: make()  # calls what writes a file
         self.tokenizer, self.end_id, self.cfg, self.prompts = tokenizer, end_id, cfg, prompts
         self.seed, self.folder, self.name = seed, folder, name
         self.reference: Answers | None = None
@@ -102,7 +103,7 @@ class SampledAnswers:
             for i, o in zip(self.prompts.texts, answers.outputs, strict=True)
         ]
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / file, rows)
+        self.write(lambda: write_json(self.folder / file, rows))
 
 
 def repetition(ids: Sequence[int]) -> float:

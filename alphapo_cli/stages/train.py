@@ -81,6 +81,8 @@ def run(
             check_guide(cfg, objective, pairs, what)
             sides = objective.sides(pairs.num_sides)
             check_columns(objective, expected_columns(cfg, pairs), (pairs.index + 1).tolist(), what, sides)
+        reads = objective.columns_of(objective.sides(start.data.train.num_sides))
+        start = dataclasses.replace(start, data=start.data.read_by(reads))
         if not console.quiet:  # rich would lay the table out even so, which takes time
             console.print(data_table(start))
         _warn(cfg, objective, console)

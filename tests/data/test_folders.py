@@ -180,6 +180,32 @@ def test_parts_of_one_file_are_no_splits(tmp_path):
     assert sorted(files_of(folder(tmp_path, *names))) == sorted(names)
 
 
+@pytest.mark.parametrize("prefix", ["data/", "", "a/train/"])
+def test_a_part_of_the_shards_is_no_data_set(tmp_path, prefix):
+    """An interrupted download would train on other data without a word; what is named by file is what is meant."""
+    there, lost = (f"{prefix}train-0000{n}-of-00002-abc.parquet" for n in (0, 1))
+    path = folder(tmp_path, there, f"{prefix}test-00000-of-00001.parquet")
+    message = error_of(path, split="all")
+    assert message.startswith(f"{path}: holds a part of a data set: train-00001-of-00002 is not there; copy it whole")
+    assert files_of(path / there) == files_of(f"{path}/{prefix}train*") == [there]
+    folder(tmp_path, lost)
+    assert files_of(path, split="train" if prefix else "all")[-2:] == [there, lost] or prefix == ""
+
+
+def test_a_part_that_the_readme_chooses_is_meant(tmp_path):
+    path = folder(tmp_path, *(f"train-0000{n}-of-00002.parquet" for n in range(2)))
+    entry = "configs:\n- data_files:\n  - split: train\n    path: train-00000-*"
+    (path / "README.md").write_text(f"---\n{entry}\n---\n")
+    assert files_of(path) == ["train-00000-of-00002.parquet"]
+    (path / "train-00001-of-00002.parquet").unlink()
+    assert "train-00001-of-00002 is not there" in error_of(path)
+
+
+def test_files_of_no_known_type_are_named(tmp_path):
+    assert "(b.ndjson is of another type)" in error_of(folder(tmp_path, "b.ndjson", "c.jsonl.zst"))
+    assert find(str(folder(tmp_path, "train.jsonl"))).unread == ("b.ndjson", "c.jsonl.zst")
+
+
 WORDS = (
     "train",
     "training",

@@ -243,6 +243,22 @@ def test_the_input_of_an_instruction_follows_it(tmp_path):
     assert other.unread.counts == {"instruction": 1, "input": 1}
 
 
+def test_a_prompt_that_the_conversations_do_not_have_is_counted_as_not_used(tmp_path):
+    whole = {
+        "chosen": [{"role": "user", "content": "Weather?"}, answer("Warm.")],
+        "rejected": [{"role": "user", "content": "Weather?"}, answer("Cold.")],
+    }
+    assert load(tmp_path, {**whole, "prompt": " Weather? "}).unread.counts == {}
+    assert load(tmp_path, {**whole, "prompt": "Time?"}).unread.counts == {"prompt": 1}
+    alpaca = {**whole, "instruction": "Time?", "input": "In Rome"}
+    assert load(tmp_path, alpaca, prompt_column="instruction").unread.counts == {"instruction": 1, "input": 1}
+    asked = {**row_of(answer("Warm.")), "instruction": [{"role": "user", "content": "Weather?"}], "input": "In Rome"}
+    del asked["prompt"]
+    assert load(tmp_path, asked, prompt_column="instruction").unread.counts == {"input": 1}
+    spoken = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}
+    assert load(tmp_path, {**spoken, "prompt": "z"}).unread.counts == {"prompt": 1}
+
+
 @pytest.mark.parametrize("written", [{"a": 1}, '{"a": 1}'])
 def test_a_row_may_bring_arguments_of_the_template(tmp_path, written):
     assert pair_of(tmp_path, row_of(answer("Warm."), chat_template_kwargs=written)).context.arguments == {"a": 1}
@@ -271,6 +287,7 @@ IMAGE = [{"type": "image_url", "image_url": {"url": "x.png"}}, {"type": "text", 
         ({"images": ["rome.png"]}, "image in column 'images'"),
         ({"image": "rome.png"}, "image in column 'image'"),
         ({"image_path": "rome.png"}, "image in column 'image_path'"),
+        ({"image_1": "rome.png", "image_2": None}, "image in column 'image_1'"),
         ({"videos": ["rome.mp4"]}, "video in column 'videos'"),
         ({"audio": {"path": "rome.wav"}}, "audio in column 'audio'"),
         ({"prompt": [{"role": "user", "content": IMAGE}]}, "image in the messages of 'prompt'"),

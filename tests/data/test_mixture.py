@@ -210,14 +210,14 @@ def test_a_metric_of_a_source_that_is_none_is_refused():
 
 def test_a_mixture_trains_and_its_numbers_are_in_the_summary(alphapo, tmp_path, scratch_line):
     for name, count in (("easy", 24), ("hard", 12)):
-        write_rows(tmp_path / f"{name}.jsonl", [{**row, "origin": name} for row in rows(name, count)])
+        write_rows(tmp_path / f"{name}.jsonl", [{**row, "origin": name, "mark": 0.5} for row in rows(name, count)])
     line = [*(text for text in scratch_line if not text.startswith("data.path=")), "data.path=[easy.jsonl,hard.jsonl]"]
     ran = alphapo("train", *line, "data.weights=[0.5,0.5]", "objective=simpo")
     assert ran.code == 0, ran.err
     summary = json.loads((ran.path / "summary.json").read_text())
     data = summary["data"]
     assert data == json.loads((ran.path / "manifest.json").read_text())["data"]
-    assert data["columns_not_used"] == {"origin": 36}
+    assert data["columns_not_used"] == {"origin": 36, "n": 36, "mark": 36}
     assert [source["name"] for source in data["sources"]] == ["easy", "hard"]
     assert [source["train_pairs"] for source in data["sources"]] == [11, 11]
     last = json.loads((ran.path / "metrics.jsonl").read_text().splitlines()[-1])
@@ -226,6 +226,11 @@ def test_a_mixture_trains_and_its_numbers_are_in_the_summary(alphapo, tmp_path, 
             assert summary["metrics"][f"source/{name}/{key}"] == last[f"source/{name}/{key}"] is not None
     assert "from easy" in ran.err
     assert "origin (36)" in ran.err
+    reading = alphapo("train", *line, "objective=simpo", "objective.label_column=mark", "trainer.max_steps=1")
+    assert json.loads((reading.path / "summary.json").read_text())["data"]["columns_not_used"] == {
+        "origin": 36,
+        "n": 36,
+    }
     again = alphapo("train", *line, "data.weights=[0.5,0.5]", "objective=simpo")
     assert again.out.splitlines()[1] == "complete"
     other = alphapo("train", *line, "data.weights=[0.6,0.4]", "objective=simpo", "--print-config")

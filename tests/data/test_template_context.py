@@ -376,6 +376,27 @@ def test_the_table_counts_every_row_once_and_says_what_was_not_used(tmp_path, mo
     assert (again.report, again.table) == (report, made.table)  # from the cache
 
 
+def test_numbers_are_counted_where_the_objective_does_not_read_them(tmp_path):
+    rows = [
+        {"prompt": f"q{n}", "chosen": f"Warm {n}.", "rejected": "Cold.", "weight": n / 9, "mark": 1, "flag": True}
+        for n in range(9)
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in [{**rows[0], "weight": None, "id": "a"}, *rows[1:]]))
+    cfg = DataConfig(source="files", path=str(file), ignore_columns=["mark"])
+    loaded = load_pairs(cfg)
+    made = prepare(
+        cfg, ProbeConfig(pairs=2), kinds.bpe(), train_pairs=loaded, probe_pairs=None, cache_dir=tmp_path / "cache"
+    )
+    assert all("mark" not in pair.columns for pair in loaded)  # data.ignore_columns: whatever they hold
+    nothing, weights = made.read_by([]), made.read_by(["weight", "flag"])
+    assert nothing.report["columns_not_used"] == {"id": 1, "mark": 9, "weight": 8, "flag": 9}
+    assert dict(nothing.table)["columns not used"] == "mark (9), id (1), flag (9), weight (8)"
+    assert [label for label, _ in nothing.table] == [label for label, _ in made.table]
+    assert (weights.report, weights.table) == (made.report, made.table)
+    assert dict(weights.table)["columns not used"] == "mark (9), id (1)"
+
+
 def test_what_a_tool_returns_within_an_answer_is_read_and_not_trained():
     told = (answer("", tool_calls=[CALL]), {"role": "tool", "content": "warm"}, answer("It is warm."))
     pair = TextPair((user(),), told, (answer("No idea."),), context=PromptContext(None, {"tools": [SCHEMA]}))

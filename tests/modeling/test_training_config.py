@@ -78,7 +78,8 @@ def test_no_noise_is_left_and_the_config_is_saved_as_it_was(kind: str, tmp_path:
     with as_loaded(lm, changed):
         lm.config.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
-    assert {n: saved[n] for n in changed if n in saved} == {n: before[n] for n in changed if n in saved}
+    names = [name for _, name in changed]
+    assert {n: saved[n] for n in names} == {n: before[n] for n in names}
     read = transformers.AutoConfig.from_pretrained(tmp_path).to_dict()
     assert {n: v for n, v in read.items() if v != before.get(n)}.keys() <= {"_name_or_path", "transformers_version"}
     assert two_passes(lm)  # as it was before saving
@@ -108,6 +109,25 @@ def test_a_mixture_of_experts_keeps_no_router_logits() -> None:
     with as_loaded(lm, changed):
         assert lm.config.output_router_logits is True
     assert drop_router_loss(lm) == {}
+
+
+def test_every_configuration_of_a_model_gets_its_own_settings_back() -> None:
+    small = SMALL["Llama"]
+    text = transformers.Gemma3TextConfig(
+        vocab_size=320, head_dim=8, num_key_value_heads=1, attention_dropout=0.2, **small
+    )
+    vision = transformers.SiglipVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    config = transformers.Gemma3Config(text_config=text, vision_config=vision)
+    config.attention_dropout, config.output_router_logits, config.text_config.output_router_logits = 0.7, False, True
+    lm = transformers.Gemma3ForConditionalGeneration(config)
+    before = config.to_dict()
+    changed = {**set_dropout(lm, 0.0), **drop_router_loss(lm)}
+    assert (config.attention_dropout, config.text_config.attention_dropout) == (0, 0)
+    with as_loaded(lm, changed):
+        assert config.to_dict() == before
+    assert not config.text_config.output_router_logits
 
 
 @pytest.fixture

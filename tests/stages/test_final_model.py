@@ -358,12 +358,17 @@ def test_an_adapter_in_pefts_own_form_uses_its_bases_tokenizer(
     alphapo: Alphapo, start: Callable[..., Path], pairs: Path, tmp_path: Path
 ) -> None:
     from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file
 
     folder = start()
     get_peft_model(
         AutoModelForCausalLM.from_pretrained(folder), LoraConfig(r=2, task_type="CAUSAL_LM")
     ).save_pretrained(tmp_path / "adapter")
     assert alphapo(*line(tmp_path / "adapter", pairs)).code == 0
+    newer, older = (tmp_path / "adapter" / f"adapter_model.{suffix}" for suffix in ("safetensors", "bin"))
+    torch.save(load_file(newer), older)  # as peft wrote it before version 0.7
+    newer.unlink()
+    assert alphapo(*line(tmp_path / "adapter", pairs, "run.name=older")).code == 0
     settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": None}))
     ran = alphapo(*line(tmp_path / "adapter", pairs, "run.name=other"))
@@ -372,9 +377,19 @@ def test_an_adapter_in_pefts_own_form_uses_its_bases_tokenizer(
 
 
 @TIED
+@pytest.mark.parametrize(
+    "adapts",
+    [
+        {"modules_to_save": ["embed_tokens", "lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["lm_head"]},
+    ],
+    ids=["whole", "embeddings", "head"],
+)
 def test_an_adapter_of_an_enlarged_vocabulary_enlarges_its_base(
-    alphapo: Alphapo, start: Callable[..., Path], pairs: Path, tmp_path: Path, trained: list[torch.Tensor]
-) -> None:
+    adapts: dict[str, Any], alphapo: Alphapo, start: Callable[..., Path], pairs: Path, tmp_path: Path,
+    trained: list[torch.Tensor],
+) -> None:  # fmt: skip
     from peft import LoraConfig, PeftModel, get_peft_model
 
     folder, adapter = start(tie_word_embeddings=True), tmp_path / "adapter"
@@ -386,7 +401,7 @@ def test_an_adapter_of_an_enlarged_vocabulary_enlarges_its_base(
         lm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         return lm
 
-    lm = get_peft_model(enlarged(), LoraConfig(r=2, task_type="CAUSAL_LM", modules_to_save=["embed_tokens", "lm_head"]))
+    lm = get_peft_model(enlarged(), LoraConfig(r=2, task_type="CAUSAL_LM", **adapts))
     torch.manual_seed(0)
     for p in lm.parameters():
         p.data += 0.1 * torch.randn_like(p) * p.requires_grad
@@ -397,3 +412,72 @@ def test_an_adapter_of_an_enlarged_vocabulary_enlarges_its_base(
     assert ran.code == 0, ran.err
     assert torch.allclose(trained[0], expected, atol=1e-4)
     assert torch.allclose(logits(AutoModelForCausalLM.from_pretrained(ran.path / "model")), expected, atol=1e-4)
+    if "target_modules" in adapts:
+        lm.save_pretrained(adapter, save_embedding_layers=False)
+        ran = alphapo(*line(adapter, pairs, "run.name=bare"))
+        sizes = f"was trained on a vocabulary of {len(tokenizer)} tokens and its base has {len(tokenizer) - 2}"
+        assert (ran.code, sizes in ran.err.splitlines()[-1]) == (2, True)
+
+
+@pytest.mark.parametrize("what", ["tensor", "head", "adapter"])
+def test_weights_that_are_in_no_file_are_refused(
+    what: str, alphapo: Alphapo, start: Callable[..., Path], pairs: Path, tmp_path: Path
+) -> None:
+    """transformers draws them at random, and peft leaves its change out: both would be another model."""
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file, save_file
+
+    model = folder = start(tie_word_embeddings=True)
+    if what == "adapter":
+        lm, folder = AutoModelForCausalLM.from_pretrained(model), tmp_path / "adapter"
+        get_peft_model(lm, LoraConfig(r=2, task_type="CAUSAL_LM")).save_pretrained(folder)
+    if what == "head":
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    else:
+        (file,) = folder.glob("*model.safetensors")
+        tensors = load_file(file)
+        save_file(
+            {name: t for name, t in tensors.items() if "layers.0.self_attn.q_proj" not in name}, file, {"format": "pt"}
+        )
+    ran = alphapo(*line(folder, pairs))
+    assert ran.code == 2, ran.err
+    lost = "lm_head.weight" if what == "head" else "layers.0.self_attn.q_proj"
+    said = "lacks tensors" if what == "adapter" else "weights are in none of its files"
+    assert all(text in ran.err.splitlines()[-1] for text in (str(folder), said, lost))
+
+
+CODE = """import pathlib
+from transformers import LlamaForCausalLM
+pathlib.Path({mark!r}).touch()
+class Own(LlamaForCausalLM):
+    pass
+"""
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_code_that_a_configuration_names_runs_where_that_was_allowed_alone(
+    trusted: bool, alphapo: Alphapo, start: Callable[..., Path], pairs: Path, tmp_path: Path
+) -> None:
+    """Many models of the hub name their first code (auto_map), though transformers has had the architecture since."""
+    folder, mark = start(), tmp_path / "mark"
+    config = json.loads((folder / "config.json").read_text())
+    named = {"auto_map": {"AutoModelForCausalLM": "modeling_own.Own"}}
+    (folder / "config.json").write_text(json.dumps({**config, **named}))
+    if trusted:
+        (folder / "modeling_own.py").write_text(CODE.format(mark=str(mark)))
+    more = ("model.trust_remote_code=true", "layout=padded") if trusted else ()
+    ran = alphapo(*line(folder, pairs, *more))
+    assert ran.code == 0, ran.err
+    assert mark.exists() == trusted
+
+
+def test_damaged_weights_are_called_so(alphapo: Alphapo, start: Callable[..., Path], pairs: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = start()
+    tensors = {name: t * float("nan") for name, t in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    ran = alphapo(*line(folder, pairs))
+    assert ran.code == 2
+    assert "its logits are nan: its weights are damaged" in ran.err.splitlines()[-1]

@@ -5,6 +5,7 @@ On file systems of their own: permission bits and limits of a process mean nothi
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -136,6 +137,44 @@ def test_a_disk_that_fills_up_during_training_still_takes_the_model(disk, alphap
     assert (disk / "x" / "model/model.safetensors").read_bytes() == (
         other.path / "model/model.safetensors"
     ).read_bytes()
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_disk_that_is_full_to_the_last_byte_costs_no_step(step, disk, alphapo, tiny, monkeypatch):
+    from alphapo_cli.stages.training.session import TrainingSession
+    from alphapo_cli.training.trainer import PreferenceTrainer
+
+    measure, training_step, steps = TrainingSession.measure, PreferenceTrainer.training_step, []
+
+    def fill(self, now):
+        if now == step and "filler" not in os.listdir(disk):
+            with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+                while True:
+                    file.write(b"x" * 4096)
+        return measure(self, now)
+
+    def counted(self, *args, **kwargs):
+        steps.append(self.state.global_step)
+        return training_step(self, *args, **kwargs)
+
+    monkeypatch.setattr(TrainingSession, "measure", fill)
+    monkeypatch.setattr(PreferenceTrainer, "training_step", counted)
+    # Without moments of an optimizer a checkpoint is about as large as the model, for which room is held.
+    line = ("train", *tiny, f"run.dir={disk}", "run.name=x", "tracking.pictures=false", "trainer.optim=sgd")
+    ran = alphapo(*line)
+    if step == 2:  # of 4: it stops there and goes on
+        assert ran.code == 1, ran.err
+        assert "No space left on device at step 2: what was trained is kept in" in ran.err.splitlines()[-1]
+        assert (disk / "x" / "checkpoints" / "step-2").is_dir()
+        (disk / "filler").unlink()
+        ran = alphapo(*line)
+    assert ran.code == 0, ran.err
+    assert steps == [0, 1, 2, 3]
+    check_readable(disk)
+    monkeypatch.undo()
+    other = alphapo("train", *tiny, "run.name=x", "tracking.pictures=false", "trainer.optim=sgd")
+    for file in ("metrics.jsonl", "probe.jsonl", "model/model.safetensors"):
+        assert (disk / "x" / file).read_bytes() == (other.path / file).read_bytes()
 
 
 @pytest.fixture

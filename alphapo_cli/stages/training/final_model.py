@@ -21,7 +21,7 @@ from alphapo_cli.data.tokenise import end_token_id
 from alphapo_cli.errors import AlphapoError, UsageError, first_line, refusal
 from alphapo_cli.modeling.policy import PolicyModel, bare, policy_of
 from alphapo_cli.modeling.saving import read_back, repair_generation, save_model
-from alphapo_cli.modeling.training_config import as_loaded, drop_router_loss, set_dropout
+from alphapo_cli.modeling.training_config import Setting, as_loaded, drop_router_loss, set_dropout
 from alphapo_cli.probe.scoring import score_pairs
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runtime.distributed import Processes
@@ -33,6 +33,7 @@ from alphapo_cli.storage.run_lock import RunLock
 TRIAL, RESERVE = (f"{UNBEGUN[-1]}{name}" for name in ("trial", "reserve"))
 _SLACK = 1 << 20  # bytes beside the model, for the files that say how the run ended
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # by a file system that cannot hold room
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _PAIRS = 2  # pairs whose log-probs under the model read back are compared
 # Times the bound on rounding: merging rounds every weight once more, and weights of wide spread exceed the bound.
 _TOLERANCE = 4.0
@@ -47,7 +48,7 @@ class FinalModel:
     start: ModelAndData
     log: Callable[[str], None]
     # Settings of the model's configuration that `prepare` changed, as they were.
-    loaded: dict[str, Any] = field(default_factory=dict, init=False)
+    loaded: dict[Setting, Any] = field(default_factory=dict, init=False)
 
     def prepare(self, lm: Any) -> None:
         """Switch off what an exact step cannot have, and repair what transformers would refuse to save; say so."""
@@ -117,6 +118,25 @@ class FinalModel:
     def release(self) -> None:
         """Give the reserved room back."""
         (self.directory.path / RESERVE).unlink(missing_ok=True)
+
+    def with_room(self, write: Callable[[], None]) -> str | None:
+        """Write a file of the run; on a full disk into the reserved room, which is given back.
+
+        Returns:
+            The system's word for a disk that was full, None where it was not.
+
+        Raises:
+            OSError: there is no reserved room, or it does not suffice.
+        """
+        try:
+            write()
+        except OSError as error:
+            if error.errno not in _FULL or not (self.directory.path / RESERVE).is_file():
+                raise
+            self.release()
+            write()
+            return os.strerror(error.errno)
+        return None
 
     def save(self, policy: PolicyModel, lock: RunLock) -> None:
         """Save the trained model as model/, once it has been read back and found to be the one that was trained.

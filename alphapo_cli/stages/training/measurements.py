@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from alphapo_cli.config.schema import TrainConfig
@@ -29,7 +30,7 @@ class Measurements:
 
     def __init__(
         self, cfg: TrainConfig, directory: RunDirectory, inputs: RunInputs, processes: Processes, *, every: int,
-        memoize: Memoize,
+        memoize: Memoize, write: Callable[[Callable[[], None]], None],
     ) -> None:  # fmt: skip
         """Measure the probe and sample answers from the policy before its first step.
 
@@ -40,6 +41,7 @@ class Measurements:
             processes: the processes that measure together.
             every: optimizer steps between measurements.
             memoize: shares what depends on the initial weights, the data and the seed alone.
+            write: calls what writes a file.
 
         Raises:
             AlphapoError: a log-prob is not finite.
@@ -68,6 +70,7 @@ class Measurements:
             self.samples = SampledAnswers(
                 inputs.tokenizer, end_id, cfg.probe, prompts, cfg.seed, folder, directory.path.name, memoize
             )
+            self.samples.write = write
             self.samples.start(self.policy.lm)
         self.seconds += time.perf_counter() - began
 

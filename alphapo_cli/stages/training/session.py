@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -65,6 +65,7 @@ class TrainingSession(StepHooks):
         self.measurements: Measurements | None = None
         self.trainer: PreferenceTrainer | None = None
         self.ending: Ending | None = None
+        self.full: str | None = None  # what the system said of a disk on which the room held for the model was needed
         self.start_step = 0  # the optimizer step from which this session trains
 
     def run(self, *, replace: bool) -> dict[str, Any]:
@@ -171,6 +172,8 @@ class TrainingSession(StepHooks):
             (self.directory.path / "trainer").rmdir()
         if self.ending is not None and self.ending.state == "interrupted":
             raise Interrupted(self.ending.reason)
+        if self.ending is not None and self.ending.state == "failed":
+            raise AlphapoError(self.ending.reason)
         summary = self._finish(policy) if self.main else {}
         PartialState().wait_for_everyone()  # a process that exits while rank 0 saves would end the whole job
         return summary
@@ -186,7 +189,7 @@ class TrainingSession(StepHooks):
         self.measurements = Measurements(
             cfg, self.directory, inputs, self.processes,
             every=probe_every(cfg.probe.every, len(inputs.probe), order.pairs_per_step),
-            memoize=self.builder.before_training(cfg, policy),
+            memoize=self.builder.before_training(cfg, policy), write=self._write,
         )  # fmt: skip
         return self.trainer
 
@@ -217,12 +220,16 @@ class TrainingSession(StepHooks):
             last_probe = {} if self.metrics_log is None else jsonable(self.metrics_log.last_probe)
             last = trainer.last_checkpoint(step, cost=self.cost.so_far(self._probe_seconds()), last_probe=last_probe)
             try:
-                self.checkpoints.save(replace(last, record=step_record.taken(self.directory.path)), self.lock)
+                self.checkpoints.save(self._recorded(last), self.lock)
             except OSError as error:
                 return f"nor could its weights be kept ({error.strerror or error}); an earlier checkpoint is as it was"
         return (
             f"its weights are kept in {self.checkpoints.folder}; the same line saves the model without training again"
         )
+
+    def _recorded(self, checkpoint: TrainingCheckpoint) -> TrainingCheckpoint:
+        """The checkpoint, with what was recorded up to its step."""
+        return replace(checkpoint, record=step_record.taken(self.directory.path))
 
     def _over(self, checkpoint: TrainingCheckpoint) -> bool:
         """Whether all that is left after `checkpoint` is to save the model."""
@@ -250,6 +257,9 @@ class TrainingSession(StepHooks):
             ending = Ending("stopped", reason)
         elif self.stop.asked and not self._last(step):
             ending = Ending("interrupted", "stopped by the user")
+        elif self.full is not None and not self._last(step):
+            kept = f"what was trained is kept in {self.checkpoints.folder}"
+            ending = Ending("failed", f"{self.full} at step {step}: {kept}; make room, then type the same line")
         # All processes must make the same decision at the same step.
         self.ending = next((e for e in self.processes.gather([ending]) if e is not None), None)
         return self.ending is not None
@@ -267,7 +277,8 @@ class TrainingSession(StepHooks):
         )
         if self.lock is not None:
             self._check_lock()
-            self.checkpoints.save(replace(checkpoint, record=step_record.taken(self.directory.path)), self.lock)
+            lock = self.lock
+            self._write(lambda: self.checkpoints.save(self._recorded(checkpoint), lock))
 
     def _measure(self, step: int, *, probe: bool, samples: bool) -> dict[str, Any]:
         """Measure, and record the result as of `step`; its metrics."""
@@ -285,7 +296,7 @@ class TrainingSession(StepHooks):
             self.metrics_log.last_probe = row if probe else {**self.metrics_log.last_probe, **row}
             self._check_lock()
             if per_pair:
-                append_jsonl(self.directory.path / "probe.jsonl", *per_pair)
+                self._write(lambda: append_jsonl(self.directory.path / "probe.jsonl", *per_pair))
         return row
 
     def _last(self, step: int) -> bool:
@@ -293,8 +304,12 @@ class TrainingSession(StepHooks):
 
     def _flush(self, step: int) -> None:
         if self.metrics_log is not None:
-            self.metrics_log.flush()
+            self._write(self.metrics_log.flush)
             self.metrics_log.advance(step)
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """Write, if need be into the room held for the model; the run then stops after this step, while that suffices."""
+        self.full = self.final_model.with_room(write) or self.full
 
     def _check_lock(self) -> None:
         """Check the run lock before a write; raises LockLost where another process has taken over."""
