@@ -152,7 +152,7 @@ def vocabulary_rows(folder: Path, base: Any | None = None) -> int | None:
         names |= {name for name, module in base.named_modules() if any(module is w for w in wanted)}
     found = {
         name: shape[0]
-        for name, shape in _stored_shapes(folder).items()
+        for name, shape in stored_shapes(folder).items()
         if name.endswith(".weight") and any(f".{name}".endswith(f".{n}.weight") for n in names) and len(shape) == 2
     }
     if len(set(found.values())) > 1:
@@ -161,7 +161,7 @@ def vocabulary_rows(folder: Path, base: Any | None = None) -> int | None:
     return next(iter(found.values()), None)
 
 
-def _stored_shapes(folder: Path) -> dict[str, list[int]]:
+def stored_shapes(folder: Path) -> dict[str, list[int]]:
     """Shapes of the tensors of an adapter, by the names that they have in the base model."""
     from safetensors import SafetensorError, safe_open
 
