@@ -12,6 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+# Below it a temperature is 0: logits / T would leave nothing of the noise but round-off.
+LOWEST_TEMPERATURE = 1e-6
+
 
 def _number(default: Any, **limits: Any) -> Any:
     """A field with limits: `ge`, `gt`, `le`, `lt`."""

@@ -89,6 +89,13 @@ def encode_masked(text: str, tokenizer: Any) -> MaskedEncoding:
     """Tokenise a rendered text with masked special tokens: the template's are tokens, the masked ones are text.
 
     As the tokenizer itself does, the text is split at the tokens, and each part is encoded by itself.
+
+    Args:
+        text: the rendered text.
+        tokenizer: a fast transformers tokenizer.
+
+    Returns:
+        Ids and offsets.
     """
     found = MaskedEncoding([], [])
     at = 0

@@ -37,6 +37,9 @@ def spelled(rows: Iterable[tuple[str, Sequence[str]]], tokenizer: Any) -> Spelle
     Args:
         rows: the place of each row, and its typed texts.
         tokenizer: a fast transformers tokenizer.
+
+    Returns:
+        Those rows, counted.
     """
     tokens, found = special_tokens(tokenizer), Spelled()
     for where, texts in rows:

@@ -249,9 +249,21 @@ def render_prompt(
     prompt: Side, tokenizer: Any, cfg: DataConfig, style: Style, context: PromptContext = NO_CONTEXT,
     *, continued: bool = False,
 ) -> str:  # fmt: skip
-    """The prompt's text, which generation continues; UsageError for messages without a chat template.
+    """The prompt's text, which generation continues.
 
-    `continued`: whether the last message is the beginning of the answer.
+    Args:
+        prompt: text or messages.
+        tokenizer: its chat template is applied.
+        cfg: template settings.
+        style: of the tokenizer.
+        context: what the row gives the template beside its messages.
+        continued: whether the last message is the beginning of the answer.
+
+    Returns:
+        The text.
+
+    Raises:
+        UsageError: messages without a chat template, or a template that refuses them.
     """
     if not style.chat:
         if not isinstance(prompt, str):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alphapo_cli.config.schema import LoraConfig
 from alphapo_cli.modeling.adapters import VOCABULARY_LAYERS, adapter_settings, stored_shapes
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # LoRA ranks that vLLM supports
@@ -69,17 +70,11 @@ def adapter_obstacles(folder: Path, name: str) -> list[str]:
     return found
 
 
-def adapter_obstacle_of_settings(targets: Sequence[str] | None, rank: int | None) -> str | None:
-    """Why vLLM could not apply an adapter that is yet to be trained; None where it can.
-
-    Args:
-        targets: `model.lora.target_modules`.
-        rank: `model.lora.r`; None: no adapter is trained.
-    """
-    if rank is None:
-        return None
-    found = _of_settings({"target_modules": list(targets or []), "r": rank})
-    found += [f"has rank {rank}, and vLLM none above {RANKS[-1]}"] if rank > RANKS[-1] else []
+def obstacle_of_settings(cfg: LoraConfig) -> str | None:
+    """Why vLLM could not apply an adapter that `model.lora` is yet to train; None where it can."""
+    assert cfg.r is not None
+    found = _of_settings({"target_modules": cfg.target_modules})
+    found += [f"has rank {cfg.r}, and vLLM none above {RANKS[-1]}"] if cfg.r > RANKS[-1] else []
     return " and ".join(found) or None
 
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from alphapo_cli.config.schema import LOWEST_TEMPERATURE
 from alphapo_cli.generation.schema import GenerateConfig
 from alphapo_cli.generation.target_model import TargetModel
-from alphapo_cli.modeling.sampling import LOWEST_TEMPERATURE, Sample
+from alphapo_cli.modeling.sampling import Sample
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class GenerationJob:
     """What all requests of one call share.
 
     `subject`: the model; `stop_ids`: tokens that end an answer; `limit`: most new tokens; `temperature`: see
-    `modeling.sampling.LOWEST_TEMPERATURE`.
+    `config.schema.LOWEST_TEMPERATURE`.
     """
 
     subject: TargetModel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from alphapo_cli.data.data_report import named
@@ -115,11 +115,9 @@ def thinks(prompt: str, answer: str) -> bool:
     Args:
         prompt: the end of the prompt's text.
         answer: the answer's text, special tokens included.
+
+    Returns:
+        True where it does.
     """
     opened = prompt.rstrip().endswith(_OPENS)
     return opened or any(mark in answer for mark in (*_OPENS, *_CLOSES))
-
-
-def distinct(notes: Sequence[str]) -> list[str]:
-    """The notes without repetitions, in their order."""
-    return list(dict.fromkeys(notes))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from alphapo_cli.config.overrides import Line
-from alphapo_cli.config.schema import DataConfig, RunConfig, _choice, _number
-from alphapo_cli.errors import ConfigError
+from alphapo_cli.config.schema import LOWEST_TEMPERATURE, DataConfig, RunConfig, _choice, _number
+from alphapo_cli.errors import ConfigError, UsageError
 
 # Settings of data that concern pairs only: ignored in a shared YAML of conf/data/, refused on the command line.
 PAIRS_ONLY = (
@@ -82,3 +82,12 @@ def check_line(line: Line) -> None:
         group, _, name = key.partition(".")
         if group == "data" and name.partition(".")[0] in PAIRS_ONLY:
             raise ConfigError(f"{key}: concerns training pairs; alphapo generate reads prompts only")
+
+
+def check_sampling(cfg: GenerationConfig) -> None:
+    """Refuse (UsageError) several answers to a prompt that would all be the same."""
+    if cfg.samples > 1 and cfg.temperature < LOWEST_TEMPERATURE:
+        raise UsageError(
+            f"generation.samples={cfg.samples} with generation.temperature={cfg.temperature:g}: greedy answers to a prompt "
+            "are all the same; type generation.samples=1, or a temperature above 0"
+        )

@@ -24,7 +24,7 @@ class VLLMBackend:
     def generate(self, job: GenerationJob, requests: Sequence[Request], record: Record) -> dict[str, Any]:
         """See `Backend.generate`."""
         began = time.perf_counter()
-        cfg, tokenizer = job.cfg.generation, job.subject.tokenizer
+        tokenizer = job.subject.tokenizer
 
         def record_row(row: dict[str, Any]) -> None:
             request = requests[row["id"]]
@@ -60,6 +60,13 @@ class VLLMBackend:
     @staticmethod
     def _answer(row: dict[str, Any], stop_ids: Sequence[int]) -> Sample:
         """The answer of a finished request: how it ended is what the engine says; an end token is left out.
+
+        Args:
+            row: what the engine sent.
+            stop_ids: the ids that end an answer.
+
+        Returns:
+            The answer.
 
         Raises:
             AlphapoError: the engine gave the request up.

@@ -21,11 +21,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from alphapo_cli.config.schema import LOWEST_TEMPERATURE
 from alphapo_cli.modeling.layout.padded import fill_id
-
-
-# Below it a temperature is 0: logits / T would leave nothing of the noise but round-off.
-LOWEST_TEMPERATURE = 1e-6
 
 
 class Sample(NamedTuple):
@@ -57,7 +54,7 @@ def sample(
         prompts: token ids of each prompt.
         seeds: one per prompt.
         max_new_tokens: limit on the answer's tokens.
-        temperature: 0, or below `LOWEST_TEMPERATURE`, takes the likeliest token and uses no seed.
+        temperature: 0, or below LOWEST_TEMPERATURE, takes the likeliest token and uses no seed.
         eos_ids: token ids that end an answer.
         pad_id: fills prompts up on the left; see `fill_id`.
         top_p: below 1, draws from the fewest tokens that hold this share of the probability at that temperature

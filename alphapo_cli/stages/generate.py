@@ -23,10 +23,10 @@ from alphapo_cli.generation.backend import Backend, GenerationJob, Request, requ
 from alphapo_cli.generation.directory import GenerateDirectory
 from alphapo_cli.generation.prompt import Prompt, Prompts
 from alphapo_cli.generation.prompts import load_prompts
-from alphapo_cli.generation.schema import GenerateConfig, GenerationConfig
+from alphapo_cli.generation.schema import GenerateConfig, check_sampling
 from alphapo_cli.generation.statistics import describe
 from alphapo_cli.generation.target_model import find
-from alphapo_cli.modeling.sampling import LOWEST_TEMPERATURE, Sample
+from alphapo_cli.modeling.sampling import Sample
 from alphapo_cli.runs.directory import digest, manifest
 from alphapo_cli.stages.encoded_prompts import encode, longest_answer, spelled_in_prompts, unused_of_prompts
 from alphapo_cli.stages.training import glassbox_base
@@ -183,7 +183,7 @@ def run(generation: Generation) -> dict[str, Any]:
             except AlphapoError as error:
                 raise AlphapoError(f"{error}; {_kept(generation, requests)}{_advice(generation, tokens)}") from error
         metrics = _write(generation, done)
-        said = [*generation.notes, *notes.of_answers(metrics, generation.job.limit)]
+        warnings = notes.of_answers(metrics, generation.job.limit)
         seconds = facts.get("generate_seconds", 0.0)
         cost = {
             **facts,
@@ -196,7 +196,7 @@ def run(generation: Generation) -> dict[str, Any]:
             "complete", generator=generation.generator, backend=generation.backend,
             source=generation.prompts.description, prompts=len(generation.ids),
             samples=generation.cfg.generation.samples, metrics=metrics, cost=cost, data=_data(generation),
-            dtype=generation.job.subject.dtype, exact=generation.cfg.generation.exact, notes=said,
+            dtype=generation.job.subject.dtype, exact=generation.cfg.generation.exact, notes=generation.notes, warnings=warnings,
         )  # fmt: skip
     directory.log.unlink(missing_ok=True)  # another process may have finished first and removed it
     return summary
@@ -208,15 +208,6 @@ def choose_backend(asked: str) -> str:
     if asked == "vllm" and not installed:
         raise missing_extra("vLLM", "vllm")
     return asked if asked != "auto" else "vllm" if installed else "transformers"
-
-
-def check_sampling(cfg: GenerationConfig) -> None:
-    """Refuse (UsageError) several answers to a prompt that would all be the same."""
-    if cfg.samples > 1 and cfg.temperature < LOWEST_TEMPERATURE:
-        raise UsageError(
-            f"generation.samples={cfg.samples} with generation.temperature={cfg.temperature:g}: greedy answers to a prompt "
-            "are all the same; type generation.samples=1, or a temperature above 0"
-        )
 
 
 def _identity(prompt: Prompt, ids: list[int]) -> list[Any]:
