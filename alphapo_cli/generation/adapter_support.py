@@ -70,6 +70,13 @@ def adapter_obstacles(folder: Path, name: str) -> list[str]:
     return found
 
 
+def merge_obstacle(folder: Path, name: str) -> str | None:
+    """Why a stored adapter cannot be merged into its base, which is how transformers applies it; None where it can."""
+    if adapter_settings(folder, name).get("alora_invocation_tokens"):
+        return f"its adapter {_NOT_SERVED['alora_invocation_tokens']} and cannot be merged into its base"
+    return None
+
+
 def obstacle_of_settings(cfg: LoraConfig) -> str | None:
     """Why vLLM could not apply an adapter that `model.lora` is yet to train; None where it can."""
     assert cfg.r is not None

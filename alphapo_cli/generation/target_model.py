@@ -11,7 +11,7 @@ from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.token_cache import tokenizer_hash
 from alphapo_cli.data.tokenise import end_token_id
 from alphapo_cli.errors import UsageError, first_line
-from alphapo_cli.generation.adapter_support import adapter_obstacles, largest_rank
+from alphapo_cli.generation.adapter_support import adapter_obstacles, largest_rank, merge_obstacle
 from alphapo_cli.generation.run_settings import RunRecord, run_folder, run_record
 from alphapo_cli.generation.schema import SubjectConfig
 from alphapo_cli.modeling.declared import context_length, stop_ids, weights_dtype
@@ -63,6 +63,11 @@ class TargetModel:
             return None
         found = adapter_obstacles(Path(self.source.location), self.asked)
         return f"vLLM cannot apply its adapter: it {' and '.join(found)}" if found else None
+
+    @property
+    def merge_obstacle(self) -> str | None:
+        """Why transformers cannot serve the model; None where it can."""
+        return None if self.base is None else merge_obstacle(Path(self.source.location), self.asked)
 
     @property
     def whole(self) -> ModelSource:

@@ -106,6 +106,10 @@ def prepare(
         str(glassbox_base.ensure(cache)) if embedded else str(model), cfg.model, cache,
         name="glassbox-base" if embedded else None,
     )  # fmt: skip
+    if subject.merge_obstacle is not None:
+        raise UsageError(
+            f"{subject.asked}: {subject.merge_obstacle}, so that neither backend serves it; give its base model"
+        )
     detour = None
     if backend == "vllm" and (detour := subject.vllm_obstacle) is not None:
         if cfg.generation.backend != "auto":

@@ -16,7 +16,7 @@ from tests.data import data_tokenizers as kinds
 
 ESCAPE, PARSE = DataConfig(special_tokens_in_text="escape"), DataConfig()
 # The token that ends a turn, in tokenizers that begin a text with a space, with nothing, and after a BOS.
-KINDS = {
+KINDS: dict[str, tuple[Any, str]] = {
     "chatml": (kinds.chatml, "<|im_end|>"),
     "bpe": (kinds.bpe, "<|end|>"),
     "llama2": (kinds.llama2, "</s>"),

@@ -122,3 +122,15 @@ def test_an_engine_that_gave_no_answer_does_not_promise_that_the_same_line_will(
     assert "the same line" not in go("start")
     assert "2 of 4 answers are kept" in (fault := go("die-2"))
     assert "the same line generates the rest" in fault
+
+
+def test_an_adapter_that_neither_backend_serves_is_refused_before_anything_is_written(
+    base: Path, tmp_path: Path, alphapo: Alphapo
+) -> None:
+    stored = adapter(base, tmp_path / "adapter", alora_invocation_tokens=[5, 6])
+    file = write_rows(tmp_path / "prompts.jsonl", [{"instruction": "Name three fruits"}])
+    for backend in ("auto", "transformers"):
+        ran = alphapo("generate", str(stored), "data=jsonl", f"data.path={file}", f"generation={backend}")
+        assert (ran.code, ran.out) == (2, "")
+        assert "aLoRA" in ran.fault
+    assert not (tmp_path / "runs").exists()

@@ -72,6 +72,7 @@ def test_an_id_of_the_text_configuration_is_one_of_them_and_a_default_of_the_cla
     assert stop_ids(tokenizer, 7, [], [whole]) == (7, tokenizer.eos_token_id, 42, 40, 41)
 
 
+@pytest.mark.slow
 def test_the_probes_samples_stop_there_too(alphapo: Alphapo, tmp_path: Path, pairs: dict[str, Path]) -> None:
     model = chat_model(tmp_path / "model", max_position_embeddings=512)
     line = (
@@ -129,6 +130,7 @@ class TestDtype:
         self, alphapo: Alphapo, tmp_path: Path, prompts: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from alphapo_cli.generation import transformers_backend
+        from alphapo_cli.modeling import loading
 
         model = chat_model(tmp_path / "model", dtype="bfloat16")
         change(model / "config.json", dtype=None)
@@ -138,7 +140,7 @@ class TestDtype:
             loaded.append(cfg.dtype)
             return real(source, cfg)
 
-        real = transformers_backend.load_model
+        real = loading.load_model
         monkeypatch.setattr(transformers_backend, "load_model", noted)
         ran = alphapo("generate", str(model), "data=jsonl", prompts, *GREEDY, "data.limit=1")
         assert load(ran.path / "manifest.json")["identity"]["model"]["dtype"] == loaded[0] == "bfloat16"

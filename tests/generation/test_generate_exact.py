@@ -100,7 +100,9 @@ def test_dynamic_rope_keeps_nothing_of_an_earlier_prompt() -> None:
     longest, middle = (torch.randint(3, 97, (n,), generator=draw).tolist() for n in (110, 45))
 
     def answer(*prompts: list[int]) -> Any:
-        drawn = sample(lm, prompts, [1] * len(prompts), max_new_tokens=8, temperature=0, eos_ids=[], pad_id=0, batch_size=1)
+        drawn = sample(
+            lm, prompts, [1] * len(prompts), max_new_tokens=8, temperature=0, eos_ids=[], pad_id=0, batch_size=1
+        )
         return drawn[-1].ids
 
     alone = answer(middle)
@@ -131,7 +133,9 @@ def test_the_probes_samples_are_the_same_in_any_number(
 
 
 @pytest.mark.vllm
-def test_vllm_answers_exactly_too(model: Path, prompts: Path, alphapo: Alphapo, real_cache: Path, tmp_path: Path) -> None:
+def test_vllm_answers_exactly_too(
+    model: Path, prompts: Path, alphapo: Alphapo, real_cache: Path, tmp_path: Path
+) -> None:
     line = ("generate", str(model), "data=jsonl", f"data.path={prompts}", "generation=vllm", *EXACT, "--out")
     whole = alphapo(*line, str(tmp_path / "whole"), cache=real_cache)
     assert whole.code == 0, whole.err

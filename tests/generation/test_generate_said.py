@@ -71,6 +71,7 @@ def test_the_date_is_a_setting_of_training_and_generation() -> None:
     check_template([prompt], [ids], tokenizer, cfg)
 
 
+@pytest.mark.slow
 def test_generation_has_the_date_of_its_run(alphapo: Alphapo, tmp_path: Path, pairs: dict[str, Path]) -> None:
     model = chat_model(tmp_path / "model", template=kinds.DATED, num_hidden_layers=1, max_position_embeddings=1024)
     line = ("train", *SCRATCH, *BARE, f"model.path={model}", "data=jsonl", f"data.path={pairs['plain']}")

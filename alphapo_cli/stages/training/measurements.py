@@ -139,4 +139,10 @@ def _prompts(cfg: TrainConfig, inputs: RunInputs) -> SamplePrompts | None:
     pairs = inputs.probe
     header = header_of(tokenizer, cfg.data).ids
     ids = [[*pairs.prompt[i].tolist(), *header] for i in range(min(cfg.probe.samples or 0, len(pairs)))]
-    return SamplePrompts("probe", [tokenizer.decode(p, skip_special_tokens=True) for p in ids], ids) if ids else None
+    texts = [tokenizer.decode(p, skip_special_tokens=True) for p in ids]
+    # A seed is made of the text: prompts that differ in their special tokens alone keep these in it.
+    distinct: dict[str, set[tuple[int, ...]]] = {}
+    for text, row in zip(texts, ids, strict=True):
+        distinct.setdefault(text, set()).add(tuple(row))
+    texts = [t if len(distinct[t]) == 1 else tokenizer.decode(p) for t, p in zip(texts, ids, strict=True)]
+    return SamplePrompts("probe", texts, ids) if ids else None
