@@ -24,6 +24,12 @@ _MARK = re.compile(f"{_OPEN}([{_DIGITS[0]}-{_DIGITS[-1]}]+){_CLOSE}")
 
 def special_tokens(tokenizer: Any) -> tuple[str, ...]:
     """The texts of a tokenizer's special tokens, the longest first."""
+    return _special_tokens(tokenizer, len(tokenizer))
+
+
+@lru_cache(maxsize=16)  # transformers makes its table of added tokens anew at each look
+def _special_tokens(tokenizer: Any, size: int) -> tuple[str, ...]:
+    """`special_tokens` of a tokenizer with `size` tokens: some may have been added since."""
     found = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     found |= set(map(str, tokenizer.all_special_tokens))
     return tuple(sorted((text for text in found if text.strip()), key=lambda text: (-len(text), text)))

@@ -56,7 +56,7 @@ def adapter(base: Path, folder: Path, **settings: Any) -> Path:
     return folder
 
 
-@pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed")
+@pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed", "ignore:Adapter 'default'")
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_what_vllm_cannot_apply_is_named(kind: str, base: Path, tmp_path: Path) -> None:
     settings, said = ADAPTERS[kind]
