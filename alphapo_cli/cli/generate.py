@@ -18,6 +18,7 @@ from alphapo_cli.cli.common import (
     emit,
     print_table,
     sources,
+    warn,
 )
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runtime.quiet import quiet_libraries
@@ -91,6 +92,8 @@ def generate(
             typer.echo(f"note: {note}", err=True)
         summary = run(generation)
         print_table(_table(summary))
+        for warning in summary["warnings"]:
+            warn(warning)
     emit({"path": str(generation.directory.path.resolve()), **summary}, json)
 
 

@@ -12,6 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+# Below it a temperature is 0: logits / T would leave nothing of the noise but round-off.
+LOWEST_TEMPERATURE = 1e-6
+
 
 def _number(default: Any, **limits: Any) -> Any:
     """A field with limits: `ge`, `gt`, `le`, `lt`."""
@@ -149,6 +152,11 @@ class DataConfig:
     chat_template_kwargs: dict[str, Any] = field(
         default_factory=dict
     )  # arguments of the template: enable_thinking, ...
+    # The day that templates write as today's (Llama 3.x). The default is that of Llama 3's template.
+    date: str = field(default="2024-07-26", metadata={"date": True})
+    # Special tokens that a text spells (<|im_end|> typed in a prompt). parse: tokens, as in transformers and vLLM;
+    # escape: plain text; refuse: an error.
+    special_tokens_in_text: str = _choice("parse", "parse", "escape", "refuse")
     # What happens to rows of whose answers the chat template leaves out a part. keep: trained on what is left of them.
     on_template_loss: str = _choice("refuse", "refuse", "skip", "keep")
     # How SimPO counts the tokens of an answer, on which every mean per token depends. completion_includes_header: what the
@@ -178,6 +186,9 @@ class ProbeConfig:
     sample_every: int | None = _number(None, ge=1)  # optimizer steps; null: as often as the probe
     max_new_tokens: int = _number(40, ge=1)
     temperature: float = _number(1.0, ge=0)
+    # Each answer is sampled by itself, so that it does not depend on what else is in its batch; null: where the weights
+    # have 16 bits, in which it does.
+    exact: bool | None = None
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
@@ -57,6 +58,8 @@ def _faults(cfg: Any, prefix: str) -> Iterable[str]:
         yield from fault(key, value, f.metadata)
         if "texts" in f.metadata and not _are_texts(value):
             yield f"{key}={value}: must be a text, or a list of texts such as [a,b]"
+        if "date" in f.metadata and not _is_day(value):
+            yield f"{key}={value}: must be a day in ISO form, such as 2024-07-26"
         if isinstance(value, dict):
             for name, inner in value.items():
                 yield from fault(f"{key}.{name}", inner, {})
@@ -98,6 +101,13 @@ def _are_texts(value: Any) -> bool:
         or isinstance(value, str)
         or (isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value))
     )
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _weight_faults(cfg: DataConfig, prefix: str) -> Iterable[str]:

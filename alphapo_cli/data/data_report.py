@@ -10,8 +10,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.rendering import DIFFERS
 from alphapo_cli.data.row_context import reads
+from alphapo_cli.data.spelled_tokens import ESCAPE, spelled_in_pairs
 from alphapo_cli.data.template import written_date
 from alphapo_cli.data.template_loss import is_loss
 from alphapo_cli.data.text_pairs import LoadedPairs, SourceReport
@@ -24,8 +26,9 @@ _UNREAD, _NOT_RENDERED, _TRAINING = "columns not used", "not in the {} text", "t
 
 
 def report_of(
-    loaded: LoadedPairs, encoded: Encoded, train: TokenPairs, probe: TokenPairs, tokenizer: Any, *, unweighted: int
-) -> dict[str, Any]:
+    loaded: LoadedPairs, encoded: Encoded, train: TokenPairs, probe: TokenPairs, tokenizer: Any, cfg: DataConfig,
+    *, unweighted: int,
+) -> dict[str, Any]:  # fmt: skip
     """All counts of the training data as JSON values.
 
     Args:
@@ -34,14 +37,16 @@ def report_of(
         train: those that train.
         probe: those of the probe.
         tokenizer: their tokenizer.
+        cfg: the data settings.
         unweighted: number of training pairs without `data.weights`.
 
     Returns:
         Counts and means by name; those of rare things only where there are any.
     """
     load, token = loaded.counts, encoded.counts
-    date = written_date(tokenizer) if encoded.template == "chat" else None
+    date = written_date(tokenizer, cfg) if encoded.template == "chat" else None
     chosen, rejected = train.chosen.lengths, train.rejected.lengths
+    spelled = spelled_in_pairs(loaded.pairs, tokenizer)
     more: dict[str, Any] = {}
     if train.others or "answers" in loaded.form:  # lists are cut to one length: reported even where two are left
         more = {"answers": train.num_sides, "tied": load.tied}
@@ -70,6 +75,12 @@ def report_of(
         "boundary_splits": token.boundary,
         "boundary_inexact": token.inexact,
         "special_inside": token.special_inside,
+        "prompts_spelling_special_tokens": spelled.rows,
+        **(
+            {"special_tokens_in_text": {"as": cfg.special_tokens_in_text, "tokens": spelled.shown}}
+            if spelled.rows
+            else {}
+        ),
         "train_pairs": len(train),
         "probe_pairs": len(probe),
         "mean_prompt_tokens": float(train.prompt.lengths.mean()),
@@ -181,6 +192,15 @@ def table_of(
         ("undesirable training rows", report.get("undesirable", 0)),
     ]
     rows += [(label, f"{value:,}") for label, value in rare if value]
+    if report["prompts_spelling_special_tokens"]:
+        spelled = report["special_tokens_in_text"]
+        how = "read as text" if spelled["as"] == "escape" else f"read as tokens; {ESCAPE}"
+        rows.append(
+            (
+                "prompts spelling special tokens",
+                f"{report['prompts_spelling_special_tokens']:,}: {spelled['tokens']}; {how}",
+            )
+        )
     if loaded.unread:
         rows.append((_UNREAD, named(loaded.unread.counts)))
     if encoded.unused:

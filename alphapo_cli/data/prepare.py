@@ -127,7 +127,7 @@ def prepare(
     if all_pairs.source is not None:
         keys += [all_pairs.source.tolist(), list(all_pairs.source_names)]
     train = all_pairs if len(train_positions) == len(all_pairs) else all_pairs.select(train_positions)
-    report = report_of(train_pairs, encoded, train, probe_set, tokenizer, unweighted=unweighted) | probe_report
+    report = report_of(train_pairs, encoded, train, probe_set, tokenizer, cfg, unweighted=unweighted) | probe_report
     return PreparedData(
         train=train,
         probe=probe_set,

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from alphapo_cli.data.special_text import encode_masked, is_masked
+
 
 @dataclass(frozen=True)
 class Split:
@@ -94,12 +96,17 @@ def _encode(tokenizer: Any, texts: list[str]) -> Any:
 
 
 def ids_of(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """The ids of each text, without special tokens."""
+    """The ids of each text, without special tokens around it; masked ones in it are text (see `special_text`)."""
+    if any(map(is_masked, texts)):
+        return [encoding.ids for encoding in encodings_of(tokenizer, texts)]
     ids: list[list[int]] = _encode(tokenizer, texts)["input_ids"]
     return ids
 
 
 def encodings_of(tokenizer: Any, texts: list[str]) -> list[Any]:
-    """Each text as a tokenizers.Encoding, without special tokens."""
+    """Each text as a tokenizers.Encoding, or what is used of one; see `ids_of`."""
     encodings: list[Any] = _encode(tokenizer, texts).encodings
-    return encodings
+    return [
+        encode_masked(text, tokenizer) if is_masked(text) else encoding
+        for text, encoding in zip(texts, encodings, strict=True)
+    ]

@@ -8,6 +8,7 @@ from typing import Any
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.answer_frame import OTHER_HEADER, cut_after_end, without_end
 from alphapo_cli.data.left_out import cause_of, is_contained, lost_of, unused_keys, unused_of
+from alphapo_cli.data.special_text import masked, masked_text
 from alphapo_cli.data.template import (
     Style,
     Template,
@@ -71,13 +72,17 @@ def render_pair(pair: TextPair, tokenizer: Any, cfg: DataConfig, style: Style) -
     """
     if not style.chat:
         prompt, answers = plain_pair(pair)
-        stripped = tuple(None if answer is None else without_end(answer, style.written_ends) for answer in answers)
+        prompt = masked_text(prompt, tokenizer, cfg)
+        stripped = tuple(
+            None if answer is None else masked_text(without_end(answer, style.written_ends), tokenizer, cfg)
+            for answer in answers
+        )
         if any(text is not None and not text.strip() for text in stripped):
             return None
         system = [cfg.system_column] if pair.context.system is not None else []
         return Rendered(prompt, stripped, (False,) * len(stripped), unused=(*system, *pair.context.arguments))
     template = template_of(tokenizer, cfg, pair.context)
-    conversation = conversation_of(pair.prompt, cfg, pair.context)
+    conversation = masked(conversation_of(pair.prompt, cfg, pair.context), tokenizer, cfg)
     fed = template.render(conversation, generation=True)
     prompt = template.render(conversation) if cfg.completion_includes_header else fed
     unused = list(unused_of(fed, conversation, template, pair.context, cfg))
@@ -89,7 +94,7 @@ def render_pair(pair: TextPair, tokenizer: Any, cfg: DataConfig, style: Style) -
             sides.append((None, False))
             turns += [()] if cfg.trajectories else []
             continue
-        messages = _answer_messages(answer, style)
+        messages = masked(_answer_messages(answer, style), tokenizer, cfg)
         if not messages[-1]["content"].strip() and not any(key in messages[-1] for key in ANSWER_KEYS):
             return None
         whole = template.render((*conversation, *messages))

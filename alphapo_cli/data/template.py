@@ -4,8 +4,8 @@ The chat template is applied to the whole conversation, once for the prompt (wit
 each side (`rendering`). The prompt's text is always the one that generation uses, so training and generation condition
 on the same tokens; the completion is what the template puts after it, cut after the end token.
 
-Templates that write today's date (Llama 3.2) get a fixed day instead, so that the same command trains on the same
-tokens on any day, and caches stay valid past midnight.
+Templates that write today's date (Llama 3.2) get that of `data.date` instead, so that the same command trains on the
+same tokens on any day, and generation has the date that training had.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.call_forms import form_of
 from alphapo_cli.data.row_context import check_arguments
+from alphapo_cli.data.special_text import masked, masked_text
 from alphapo_cli.data.text_pairs import (
     ABSENT,
     CALLS,
@@ -32,8 +33,7 @@ from alphapo_cli.data.text_pairs import (
 )
 from alphapo_cli.errors import UsageError, first_line
 
-# The default date_string of Llama 3's template, used where strftime_now is undefined.
-TODAY = datetime.datetime(2024, 7, 26)
+TODAY = datetime.datetime.fromisoformat(DataConfig().date)  # unless `data.date` is another one
 _MARKER = "alphapo-probe"
 _USER: Message = {"role": "user", "content": "Hello"}
 EXAMPLES: tuple[Conversation, ...] = (
@@ -120,7 +120,7 @@ def style_of(tokenizer: Any, cfg: DataConfig) -> Style:
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     special |= set(map(str, tokenizer.all_special_tokens))
     special.discard("")
-    end = _template_end(tokenizer, cfg.chat_template_kwargs) if chat else None
+    end = _template_end(tokenizer, cfg) if chat else None
     if end is None:
         if tokenizer.eos_token is None:
             raise UsageError(f"{name}: has no end-of-text token; set eos_token in its tokenizer_config.json")
@@ -148,9 +148,9 @@ def _prefix(tokenizer: Any) -> tuple[int, ...]:
     return ()
 
 
-def rendered_example(tokenizer: Any, arguments: Mapping[str, Any] | None = None) -> str:
+def rendered_example(tokenizer: Any, cfg: DataConfig) -> str:
     """A fixed short conversation in the tokenizer's chat template, the first of `EXAMPLES` that it takes."""
-    template, refusal = Template(tokenizer, arguments or {}), None
+    template, refusal = template_of(tokenizer, cfg), None
     texts = []
     for example in EXAMPLES:
         try:
@@ -165,14 +165,14 @@ def rendered_example(tokenizer: Any, arguments: Mapping[str, Any] | None = None)
     raise refusal or TemplateRefusal("refuses every conversation", tokenizer.name_or_path)
 
 
-def written_date(tokenizer: Any) -> str | None:
-    """The fixed date (ISO form) that the chat template writes as today's; None for one that writes none."""
-    return TODAY.date().isoformat() if "strftime_now" in str(tokenizer.chat_template) else None
+def written_date(tokenizer: Any, cfg: DataConfig) -> str | None:
+    """The date (ISO form) that the chat template writes as today's; None for one that writes none."""
+    return cfg.date if "strftime_now" in str(tokenizer.chat_template) else None
 
 
-def _template_end(tokenizer: Any, arguments: Mapping[str, Any]) -> str | None:
+def _template_end(tokenizer: Any, cfg: DataConfig) -> str | None:
     """The first added token that the template writes after an answer, or None when it writes none."""
-    text = rendered_example(tokenizer, arguments)
+    text = rendered_example(tokenizer, cfg)
     if _MARKER not in text:
         raise UsageError(f"{tokenizer.name_or_path}: its chat template leaves out the assistant's answer; correct it")
     tail = text[text.rindex(_MARKER) + len(_MARKER) :]
@@ -185,17 +185,28 @@ def _template_end(tokenizer: Any, arguments: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True)
 class Template:
-    """A tokenizer's chat template with arguments for it: tools, documents, enable_thinking, ..."""
+    """A tokenizer's chat template with arguments for it: tools, documents, enable_thinking, ...
+
+    `date`: what it writes as today's, in ISO form.
+    """
 
     tokenizer: Any
     arguments: Mapping[str, Any]
+    date: str = DataConfig().date
 
-    def render(self, messages: Sequence[Message], generation: bool = False) -> str:
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of apply_chat_template."""
+        # strftime_now overrides the function that transformers passes.
+        return {"strftime_now": datetime.datetime.fromisoformat(self.date).strftime, **self.arguments}
+
+    def render(self, messages: Sequence[Message], generation: bool = False, continued: bool = False) -> str:
         """Render a conversation.
 
         Args:
             messages: the conversation.
             generation: whether the text ends where an answer begins.
+            continued: whether it ends within the last message, which generation continues.
 
         Returns:
             The text.
@@ -208,9 +219,9 @@ class Template:
                 self.tokenizer.apply_chat_template(
                     self.prepared(messages),
                     tokenize=False,
-                    add_generation_prompt=generation,
-                    strftime_now=TODAY.strftime,  # overrides the function that transformers passes
-                    **self.arguments,
+                    add_generation_prompt=generation and not continued,
+                    continue_final_message=continued,
+                    **self.options,
                 )
             )
         except Exception as error:  # a template is a program and may fail in any way
@@ -231,18 +242,35 @@ class Template:
 
 def template_of(tokenizer: Any, cfg: DataConfig, context: PromptContext = NO_CONTEXT) -> Template:
     """The chat template with the arguments of the settings and of a row, which win."""
-    return Template(tokenizer, {**cfg.chat_template_kwargs, **context.arguments})
+    return Template(tokenizer, {**cfg.chat_template_kwargs, **context.arguments}, cfg.date)
 
 
 def render_prompt(
-    prompt: Side, tokenizer: Any, cfg: DataConfig, style: Style, context: PromptContext = NO_CONTEXT
-) -> str:
-    """The prompt's text, which generation continues; UsageError for messages without a chat template."""
+    prompt: Side, tokenizer: Any, cfg: DataConfig, style: Style, context: PromptContext = NO_CONTEXT,
+    *, continued: bool = False,
+) -> str:  # fmt: skip
+    """The prompt's text, which generation continues.
+
+    Args:
+        prompt: text or messages.
+        tokenizer: its chat template is applied.
+        cfg: template settings.
+        style: of the tokenizer.
+        context: what the row gives the template beside its messages.
+        continued: whether the last message is the beginning of the answer.
+
+    Returns:
+        The text.
+
+    Raises:
+        UsageError: messages without a chat template, or a template that refuses them.
+    """
     if not style.chat:
         if not isinstance(prompt, str):
             raise UsageError(_NEEDS_TEMPLATE)
-        return prompt
-    return template_of(tokenizer, cfg, context).render(conversation_of(prompt, cfg, context), generation=True)
+        return masked_text(prompt, tokenizer, cfg)
+    messages = masked(conversation_of(prompt, cfg, context), tokenizer, cfg)
+    return template_of(tokenizer, cfg, context).render(messages, generation=True, continued=continued)
 
 
 def conversation_of(prompt: Side, cfg: DataConfig, context: PromptContext = NO_CONTEXT) -> Conversation:

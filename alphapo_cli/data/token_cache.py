@@ -61,8 +61,10 @@ def encode_key(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig) -> st
     settings += [cfg.on_template_loss] if cfg.on_template_loss != "refuse" else []
     settings += ["header"] if cfg.completion_includes_header else []
     settings += ["second end"] if cfg.second_end_token else []
-    # The rendered text may also depend on the version of transformers and on `template.TODAY`.
-    written = rendered_example(tokenizer, cfg.chat_template_kwargs) if style_of(tokenizer, cfg).chat else None
+    settings += [{"special tokens": cfg.special_tokens_in_text}] if cfg.special_tokens_in_text != "parse" else []
+    settings += [{"date": cfg.date}] if cfg.date != DataConfig().date else []
+    # The rendered text may also depend on the version of transformers.
+    written = rendered_example(tokenizer, cfg) if style_of(tokenizer, cfg).chat else None
     return digest([CODE_VERSION, tokenizer_hash(tokenizer), written, settings, [pair.template_key for pair in pairs]])
 
 

@@ -21,10 +21,11 @@ from typing import Any
 from tqdm import tqdm
 
 from alphapo_cli.config.schema import DataConfig
-from alphapo_cli.data.answer_frame import OTHER_HEADER, closed, header_of, special_inside, special_of_template
+from alphapo_cli.data.answer_frame import OTHER_HEADER, Header, closed, header_of, special_inside, special_of_template
 from alphapo_cli.data.parallel import automatic, in_order
 from alphapo_cli.data.prompt_boundary import Split, encodings_of, ids_of, split, turns_of
 from alphapo_cli.data.rendering import Rendered, TemplateLoss, render_pair
+from alphapo_cli.data.spelled_tokens import check_pairs
 from alphapo_cli.data.tally import Tally
 from alphapo_cli.data.template import Style, TemplateRefusal, render_prompt, style_of
 from alphapo_cli.data.template_loss import check_losses, idle_arguments, nothing_left
@@ -61,7 +62,9 @@ class Encoded:
     unused: Tally = field(default_factory=Tally)
 
 
-def encode_prompt(prompt: Side, tokenizer: Any, cfg: DataConfig, context: PromptContext = NO_CONTEXT) -> list[int]:
+def encode_prompt(
+    prompt: Side, tokenizer: Any, cfg: DataConfig, context: PromptContext = NO_CONTEXT, *, continued: bool = False
+) -> list[int]:
     """Tokenise a prompt for generation; training conditions on the same ids.
 
     With `data.completion_includes_header` the last of them are the header, with which the completions of training begin.
@@ -71,6 +74,7 @@ def encode_prompt(prompt: Side, tokenizer: Any, cfg: DataConfig, context: Prompt
         tokenizer: a fast transformers tokenizer.
         cfg: template settings; `max_prompt_length` truncates from the left, keeping a leading BOS.
         context: what the row gives the chat template beside its messages.
+        continued: whether the last message is the beginning of the answer, which then begins with no header.
 
     Returns:
         The ids, with at most one BOS.
@@ -79,8 +83,8 @@ def encode_prompt(prompt: Side, tokenizer: Any, cfg: DataConfig, context: Prompt
         UsageError: messages without a chat template, a tokenizer that `style_of` refuses, or a header that `header_of`
             refuses.
     """
-    style, header = style_of(tokenizer, cfg), header_of(tokenizer, cfg)
-    text = render_prompt(prompt, tokenizer, cfg, style, context)
+    style, header = style_of(tokenizer, cfg), Header() if continued else header_of(tokenizer, cfg)
+    text = render_prompt(prompt, tokenizer, cfg, style, context, continued=continued)
     if not text.endswith(header.text):
         raise UsageError(f"data.completion_includes_header: {OTHER_HEADER}; leave it out")
     bare = ids_of(tokenizer, [text.removesuffix(header.text)])[0]
@@ -106,9 +110,10 @@ def encode_pairs(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig) -> 
 
     Raises:
         UsageError: messages without a chat template, a template that leaves out a part of an answer and
-            `data.on_template_loss=refuse`, no remaining pair, or a share of unknown tokens above `data.max_unknown`.
+            `data.on_template_loss=refuse`, special tokens in a text and `data.special_tokens_in_text=refuse`, no remaining pair, or a share of unknown tokens above `data.max_unknown`.
     """
     style = style_of(tokenizer, cfg)
+    check_pairs(pairs, tokenizer, cfg)
     counts, left_out, cut, unused = TokenCounts(), Tally(), Tally(), Tally()
     parts: list[_Part] = []
     with tqdm(total=len(pairs), desc="tokenising", unit="pair", disable=None, leave=False, delay=2) as bar:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from alphapo_cli.config.schema import LOWEST_TEMPERATURE
 from alphapo_cli.generation.schema import GenerateConfig
 from alphapo_cli.generation.target_model import TargetModel
 from alphapo_cli.modeling.sampling import Sample
@@ -25,12 +26,22 @@ class Request:
 
 @dataclass(frozen=True)
 class GenerationJob:
-    """What all requests of one call share: model, settings, stop tokens and `limit`, the most new tokens."""
+    """What all requests of one call share.
+
+    `subject`: the model; `stop_ids`: tokens that end an answer; `limit`: most new tokens; `temperature`: see
+    `config.schema.LOWEST_TEMPERATURE`.
+    """
 
     subject: TargetModel
     cfg: GenerateConfig
     stop_ids: tuple[int, ...]
     limit: int
+
+    @property
+    def temperature(self) -> float:
+        """The temperature, 0 for one that is next to it."""
+        asked = self.cfg.generation.temperature
+        return asked if asked >= LOWEST_TEMPERATURE else 0.0
 
 
 Record = Callable[[Request, Sample], None]
@@ -58,6 +69,6 @@ class Backend(Protocol):
 
 
 def request_seed(seed: int, instruction: str, sample: int) -> int:
-    """A 63-bit seed from these three alone, so that answers depend neither on the order of prompts nor on batching."""
+    """A 63-bit seed from these three alone, so that no draw depends on the order of prompts or on batching."""
     text = json.dumps([seed, instruction, sample])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

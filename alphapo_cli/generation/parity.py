@@ -13,7 +13,7 @@ from typing import Any
 
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.answer_frame import header_of
-from alphapo_cli.data.template import TODAY, Style, conversation_of, style_of, template_of
+from alphapo_cli.data.template import Style, conversation_of, style_of, template_of
 from alphapo_cli.data.text_pairs import NO_CONTEXT, PromptContext, Side
 from alphapo_cli.data.tokenise import encode_prompt
 from alphapo_cli.errors import UsageError
@@ -45,12 +45,14 @@ def check_template(
     tokenizer: Any,
     data: DataConfig,
     contexts: Sequence[PromptContext] | None = None,
+    continued: Sequence[bool] | None = None,
 ) -> None:
     """Check prompt ids against `apply_chat_template`, for a model without a training record.
 
     One difference is allowed: a tokenizer that puts BOS before every text and whose template writes none gets one
-    leading BOS, as in training. Without a chat template nothing is compared. With `data.completion_includes_header` the
-    header has the ids that it has before an answer, which may be others than at the end of a text: then texts are compared.
+    leading BOS, as in training. Without a chat template nothing is compared. Texts are compared in place of ids with
+    `data.completion_includes_header`, whose header has the ids that it has before an answer, which may be others than at
+    the end of a text, and where `data.special_tokens_in_text=escape` makes text of what the template takes for tokens.
 
     Args:
         prompts: text or messages.
@@ -58,6 +60,7 @@ def check_template(
         tokenizer: the tokenizer of the generation.
         data: the data settings of the generation.
         contexts: what each row gives the template beside its messages; None: nothing.
+        continued: whether each prompt ends within an answer; None: none does.
 
     Raises:
         UsageError: the ids of a prompt differ; the message shows both lists and the first differing position.
@@ -65,19 +68,20 @@ def check_template(
     style = style_of(tokenizer, data)
     if not style.chat:
         return
-    given = contexts or [NO_CONTEXT] * len(prompts)
-    for number, (prompt, ours, context) in enumerate(zip(prompts, ids, given, strict=True), start=1):
+    given, within = contexts or [NO_CONTEXT] * len(prompts), continued or [False] * len(prompts)
+    for number, (prompt, ours, context, goes_on) in enumerate(zip(prompts, ids, given, within, strict=True), start=1):
         template = template_of(tokenizer, data, context)
         own = tokenizer.apply_chat_template(
             template.prepared(conversation_of(prompt, data, context)),
-            add_generation_prompt=True,
+            add_generation_prompt=not goes_on,
+            continue_final_message=goes_on,
             tokenize=True,
             return_dict=False,
-            strftime_now=TODAY.strftime,  # the date that training used, in templates that write one
-            **template.arguments,
+            **template.options,
         )
         bos = len(style.prefix) == 1 and tuple(own[:1]) != style.prefix and list(ours) == [*style.prefix, *own]
-        same_text = data.completion_includes_header and _text(own, style, tokenizer) == _text(ours, style, tokenizer)
+        by_text = data.completion_includes_header or data.special_tokens_in_text == "escape"
+        same_text = by_text and _text(own, style, tokenizer) == _text(ours, style, tokenizer)
         if list(ours) != list(own) and not bos and not same_text:
             _refuse(f"prompt {number}", "the model's chat template makes", own, "generation makes", ours, tokenizer)
 

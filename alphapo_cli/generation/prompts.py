@@ -7,17 +7,12 @@
     chosen and rejected       the prompt that they share, as training reads it
 
 What a row gives the chat template beside (system text, tools, ...) is read as in training, see `data.row_context`.
-
-`instruction` identifies a row of model_outputs.json in every later step: a repeated prompt is answered once, and of two
-conversations that read the same as text each is written as JSON.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data import row_context
@@ -28,73 +23,25 @@ from alphapo_cli.data.row_formats import detect_form, to_pair
 from alphapo_cli.data.sources import Row
 from alphapo_cli.data.tally import Tally
 from alphapo_cli.data.template import conversation_of
-from alphapo_cli.data.text_pairs import (
-    ANSWER_KEYS,
-    NO_CONTEXT,
-    TOOL_ROLES,
-    Conversation,
-    PromptContext,
-    Side,
-    digest,
-    essential,
-)
+from alphapo_cli.data.text_pairs import ANSWER_KEYS, TOOL_ROLES, Conversation, Message, Side
 from alphapo_cli.errors import UsageError
+from alphapo_cli.generation.prompt import Prompt, Prompts, as_text, named_apart, of_pair
 
 GLASSBOX_PROMPTS = 256  # as many as the probe samples
 _PROMPT = "prompt"
 # Columns of answers, which generation has no use for and need not be spoken of.
 _ANSWERS = ("output", "generator", "chosen", "rejected", "completion", "completions", "response", "responses", "label")
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One prompt: `side` under a chat template, `plain` without one (None: it needs a template).
-
-    `context`: what the row gives the template beside the messages.
-    """
-
-    instruction: str
-    side: Side
-    dataset: str
-    plain: str | None = None
-    context: PromptContext = NO_CONTEXT
-
-    @property
-    def key(self) -> str:
-        """Digest of all that makes it another prompt."""
-        return digest([self.instruction, essential(conversation_of(self.side, _BARE)), self.context.content])
-
-
 _BARE = DataConfig()
 
 
-@dataclass(frozen=True)
-class Prompts:
-    """Distinct prompts in source order.
-
-    Attributes:
-        rows: the prompts.
-        description: their source.
-        repeated: rows dropped as repetitions.
-        answered: rows that end with an answer, which is left out.
-        unread: rows by column that nobody reads.
-        read: all rows.
-    """
-
-    rows: tuple[Prompt, ...]
-    description: str
-    repeated: int = 0
-    answered: int = 0
-    unread: Tally = field(default_factory=Tally)
-    read: int = 0
-
-
-def load_prompts(cfg: DataConfig) -> Prompts:
+def load_prompts(cfg: DataConfig, *, continue_assistant: bool = False) -> Prompts:
     """Read the prompts of a data source.
 
     Args:
         cfg: the data settings. An evaluation split (`data.eval_split`) wins over the training split; `data.limit` takes
             the first rows of each source.
+        continue_assistant: whether an assistant turn at the end of a prompt is the beginning of the answer; else it is
+            left out.
 
     Returns:
         The distinct prompts.
@@ -119,7 +66,7 @@ def load_prompts(cfg: DataConfig) -> Prompts:
         media = Tally()
         for row in source.rows:
             try:
-                prompt, ends = _prompt(row, column, cfg, name, unread)
+                prompt, ends = _prompt(row, column, cfg, name, unread, continue_assistant)
             except MediaFound as error:
                 media.add(error.what, row.where)
                 continue
@@ -130,24 +77,7 @@ def load_prompts(cfg: DataConfig) -> Prompts:
         refuse_media(media, len(source.rows), source.description)
         read += len(source.rows)
     description = " + ".join(source.description for source in sources)
-    return Prompts(_named_apart(list(prompts.values())), description, read - len(prompts), answered, unread, read)
-
-
-def _named_apart(prompts: list[Prompt]) -> tuple[Prompt, ...]:
-    """The prompts; of several that read the same, all but a single text are named by their JSON."""
-    times: dict[str, int] = {}
-    for prompt in prompts:
-        times[prompt.instruction] = times.get(prompt.instruction, 0) + 1
-
-    def named(prompt: Prompt) -> Prompt:
-        messages = conversation_of(prompt.side, _BARE, prompt.context)
-        single = len(messages) == 1 and not prompt.context
-        if times[prompt.instruction] == 1 or single:
-            return prompt
-        arguments = {"arguments": dict(prompt.context.arguments)} if prompt.context.arguments else {}
-        return replace(prompt, instruction=_json({"messages": messages, **arguments}))
-
-    return tuple(map(named, prompts))
+    return Prompts(named_apart(list(prompts.values())), description, read - len(prompts), answered, unread, read)
 
 
 def _sources(cfg: DataConfig) -> list[SourceRows]:
@@ -193,30 +123,35 @@ def _column(row: Row, cfg: DataConfig) -> str | None:
     )
 
 
-def _prompt(row: Row, column: str | None, cfg: DataConfig, name: str, unread: Tally) -> tuple[Prompt, bool]:
-    """The prompt of a row, and whether an answer that ended it was left out."""
+def _prompt(
+    row: Row, column: str | None, cfg: DataConfig, name: str, unread: Tally, continue_assistant: bool
+) -> tuple[Prompt, bool]:
+    """The prompt of a row, and whether an assistant turn that ended it was left out."""
     own_name = row.values.get("dataset")
     dataset = own_name if isinstance(own_name, str) and own_name else name
     if column is None:
         return _prompt_of_pair(row, cfg, dataset, unread), False
     row_context.check_media(row, (column,), cfg)
     value, context = row_context.prompt_value(row, column, cfg), row_context.context_of(row, cfg)
-    answered = False
+    answered = continued = False
     side: Side
     if isinstance(value, list):
         messages = message_list(value, row, column)
-        if messages and messages[-1]["role"] == "assistant":
-            messages, answered = messages[:-1], True
-        if not messages or messages[-1]["role"] not in ("user", *TOOL_ROLES):
+        asked = messages[:-1] if messages and messages[-1]["role"] == "assistant" else messages
+        if not asked or asked[-1]["role"] not in ("user", *TOOL_ROLES):
             raise UsageError(f"{row.where}: '{column}' holds no user message to answer")
+        if len(asked) < len(messages):
+            continued = continue_assistant and _is_beginning(messages[-1], row, column)
+            answered, messages = not continued, messages if continued else asked
         context = row_context.beside(messages, context)
         side = row_context.without_foreign_nulls(messages, context.arguments.get("tools", ()))
-        prompt = Prompt(_as_text(conversation_of(side, _BARE, context)), side, dataset, None, context)
+        text = as_text(conversation_of(side, _BARE, context))
+        prompt = Prompt(text, side, dataset, None, context, continued, row.where)
     elif isinstance(value, str):
         bare = column != row_context.INSTRUCTION or cfg.template == "plain"
         side = value if column != row_context.INSTRUCTION else _user_message(value)
-        text = _as_text(conversation_of(side, _BARE, context))
-        prompt = Prompt(text, side, dataset, value if bare else None, context)
+        text = as_text(conversation_of(side, _BARE, context))
+        prompt = Prompt(text, side, dataset, value if bare else None, context, where=row.where)
     else:
         raise UsageError(
             f"{row.where}: '{column}' is {'missing' if value is None else type_name(value)}, not text or messages; set "
@@ -232,27 +167,19 @@ def _prompt_of_pair(row: Row, cfg: DataConfig, dataset: str, unread: Tally) -> P
     pair = to_pair(row, detect_form(row, cfg), cfg, unread)
     if pair is None:
         raise UsageError(f"{row.where}: chosen and rejected share no prompt; set data.prompt_column")
-    if pair.verbatim is not None:  # a dialogue: messages under a chat template, its own text without one
-        return Prompt(pair.verbatim.prompt, pair.prompt, dataset, pair.verbatim.prompt, pair.context)
-    side = pair.prompt
-    text = _as_text(conversation_of(side, _BARE, pair.context))
-    return Prompt(text, side, dataset, side if isinstance(side, str) else None, pair.context)
+    return replace(of_pair(pair, dataset), where=row.where)
+
+
+def _is_beginning(message: Message, row: Row, column: str) -> bool:
+    """Whether an assistant turn has text to continue; UsageError for one with tool calls, which are no text."""
+    if any(key in message for key in ANSWER_KEYS):
+        keys = ", ".join(key for key in ANSWER_KEYS if key in message)
+        raise UsageError(
+            f"{row.where}: the assistant turn that ends '{column}' has {keys}, which generation.continue_assistant cannot "
+            "continue; leave the setting out, or take the turn away"
+        )
+    return bool(message["content"].strip())
 
 
 def _user_message(text: str) -> Conversation:
     return ({"role": "user", "content": text},)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
-
-
-def _as_text(messages: Conversation) -> str:
-    """A conversation as one text: the only message itself, or every turn with its role; tool calls as JSON."""
-    if len(messages) == 1:
-        return str(messages[0]["content"])
-    turns = []
-    for message in messages:
-        more = [_json(message[key]) for key in ANSWER_KEYS if key in message]
-        turns.append(f"{message['role'].capitalize()}: {' '.join(filter(None, [message['content'], *more]))}")
-    return "\n\n".join(turns)

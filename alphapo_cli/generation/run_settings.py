@@ -15,7 +15,8 @@ from alphapo_cli.data.text_pairs import NO_CONTEXT, PromptContext, Side
 from alphapo_cli.errors import UsageError
 
 TAKEN_OVER = (
-    "data.template", "data.system", "data.chat_template_kwargs", "data.completion_includes_header", "model.dtype", "model.trust_remote_code",
+    "data.template", "data.system", "data.chat_template_kwargs", "data.completion_includes_header", "data.date",
+    "data.special_tokens_in_text", "model.dtype", "model.trust_remote_code",
 )  # fmt: skip
 
 

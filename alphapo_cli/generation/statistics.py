@@ -16,16 +16,17 @@ def repetition(ids: Sequence[int]) -> float | None:
     return 1.0 - len(set(grams)) / len(grams) if grams else None
 
 
-def describe(answers: Sequence[Sample], texts: Sequence[str]) -> dict[str, Any]:
+def describe(answers: Sequence[Sample], texts: Sequence[str], thinking: Sequence[bool]) -> dict[str, Any]:
     """Summarise answers.
 
     Args:
         answers: sampled token ids, without the end token.
         texts: the same answers as text.
+        thinking: whether each holds a thought.
 
     Returns:
         answers (count), mean_length (tokens), mean_characters, share_cut (stopped by the length limit), share_empty,
-        and repetition_rate, the mean of `repetition` over answers of at least four tokens (None without any).
+        share_thinking, and repetition_rate, the mean of `repetition` over answers of at least four tokens (None without any).
     """
     rates = [rate for answer in answers if (rate := repetition(answer.ids)) is not None]
     return {
@@ -34,6 +35,7 @@ def describe(answers: Sequence[Sample], texts: Sequence[str]) -> dict[str, Any]:
         "mean_characters": _mean([len(text) for text in texts]),
         "share_cut": _mean([answer.cut for answer in answers]),
         "share_empty": _mean([not text.strip() for text in texts]),
+        "share_thinking": _mean(thinking),
         "repetition_rate": _mean(rates) if rates else None,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.token_cache import tokenizer_hash
 from alphapo_cli.data.tokenise import end_token_id
 from alphapo_cli.errors import UsageError, first_line
+from alphapo_cli.generation.adapter_support import adapter_obstacles, largest_rank, merge_obstacle
 from alphapo_cli.generation.run_settings import RunRecord, run_folder, run_record
 from alphapo_cli.generation.schema import SubjectConfig
-from alphapo_cli.modeling.adapters import VOCABULARY_LAYERS, adapter_settings
+from alphapo_cli.modeling.declared import context_length, stop_ids, weights_dtype
 from alphapo_cli.modeling.loading import ModelSource, base_source, load_tokenizer, locate
 from alphapo_cli.modeling.weight_hashes import folder_hash
 
-_CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+_VLLM_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -50,23 +52,22 @@ class TargetModel:
     @property
     def adapter_rank(self) -> int | None:
         """The largest LoRA rank of the adapter; None without one."""
-        if self.base is None:
-            return None
-        settings = adapter_settings(Path(self.source.location), self.asked)
-        return int(max([settings["r"], *(settings.get("rank_pattern") or {}).values()]))
+        return None if self.base is None else largest_rank(Path(self.source.location), self.asked)
 
     @property
     def vllm_obstacle(self) -> str | None:
-        """Why vLLM cannot apply the adapter; None where it can, or where there is no adapter."""
+        """Why vLLM cannot serve the model; None where it can. Weights are not read for it."""
+        if self.dtype not in _VLLM_DTYPES:
+            return f"its weights are {self.dtype}, which vLLM does not have (model.dtype=float32 is another reading)"
         if self.base is None:
             return None
-        settings = adapter_settings(Path(self.source.location), self.asked)
-        targets, kept = settings.get("target_modules") or [], settings.get("modules_to_save") or []
-        layers = [targets] if isinstance(targets, str) else targets  # a text is a regular expression
-        changed = sorted(name for name in [*layers, *kept] if any(part in name for part in VOCABULARY_LAYERS))
-        if kept or changed:
-            return f"its adapter changes {', '.join(changed or kept)}, to which vLLM applies none"
-        return None
+        found = adapter_obstacles(Path(self.source.location), self.asked)
+        return f"vLLM cannot apply its adapter: it {' and '.join(found)}" if found else None
+
+    @property
+    def merge_obstacle(self) -> str | None:
+        """Why transformers cannot serve the model; None where it can."""
+        return None if self.base is None else merge_obstacle(Path(self.source.location), self.asked)
 
     @property
     def whole(self) -> ModelSource:
@@ -74,21 +75,14 @@ class TargetModel:
         return self.base or self.source
 
     def stop_ids(self, data: DataConfig) -> tuple[int, ...]:
-        """The ids that end an answer: the end token of training, and the EOS of generation_config and tokenizer."""
+        """The ids that end an answer: the end token of training, and all that the model's files name."""
         from transformers import GenerationConfig
 
-        ids = [end_token_id(self.tokenizer, data)]
-        for location in dict.fromkeys([self.source.location, self.whole.location]):
-            try:
-                settings = GenerationConfig.from_pretrained(location, revision=self.source.revision)
-            except (OSError, ValueError):  # it has no generation_config.json
-                continue
-            eos = settings.eos_token_id
-            ids += eos if isinstance(eos, list) else [] if eos is None else [eos]
-            break
-        if self.tokenizer.eos_token_id is not None:
-            ids.append(self.tokenizer.eos_token_id)
-        return tuple(dict.fromkeys(int(token) for token in ids))
+        generations = []
+        for source in dict.fromkeys([self.source, self.whole]):
+            with contextlib.suppress(OSError, ValueError):  # it has no generation_config.json
+                generations.append(GenerationConfig.from_pretrained(source.location, revision=source.revision))
+        return stop_ids(self.tokenizer, end_token_id(self.tokenizer, data), generations, [self.config])
 
     def identity(self, cache: Path) -> dict[str, Any]:
         """What its answers depend on: hashes of weights, adapter and tokenizer; for a hub model its commit."""
@@ -119,10 +113,8 @@ def find(model: str, cfg: SubjectConfig, cache: Path, key: str = "model", name: 
     base = None
     if source.adapter:
         base = base_source(source)
-    config = _config(base or source, cfg.trust_remote_code)
-    text = config.get_text_config()
-    limits = [getattr(text, key, None) for key in _CONTEXT]
-    saved = getattr(text, "dtype", None) or getattr(config, "dtype", None)
+    whole = base or source
+    config = _config(whole, cfg.trust_remote_code)
     return TargetModel(
         asked=model,
         name=name or _name(model, source),
@@ -130,8 +122,8 @@ def find(model: str, cfg: SubjectConfig, cache: Path, key: str = "model", name: 
         base=base,
         tokenizer=tokenizer,
         config=config,
-        context=next((int(limit) for limit in limits if isinstance(limit, int)), None),
-        dtype=cfg.dtype if cfg.dtype != "auto" else str(saved or "float32").removeprefix("torch."),
+        context=context_length(config),
+        dtype=cfg.dtype if cfg.dtype != "auto" else weights_dtype(config, whole.location, whole.revision),
         recorded=None if folder is None else run_record(folder),
         trust_remote_code=cfg.trust_remote_code,
     )

@@ -18,7 +18,7 @@ from alphapo_cli.runtime.signals import deferred_signals
 
 
 class TransformersBackend:
-    """Batches of prompts of similar length; each answer has its own random generator (see `modeling.sampling`)."""
+    """Batches of prompts of similar length, or of one (`generation.exact`); see `modeling.sampling` for the seeds."""
 
     def generate(self, job: GenerationJob, requests: Sequence[Request], record: Record) -> dict[str, Any]:
         """See `Backend.generate`."""
@@ -29,13 +29,14 @@ class TransformersBackend:
         model = load_model(
             job.subject.source,
             ModelConfig(
-                dtype=settings.dtype, attention=settings.attention, trust_remote_code=settings.trust_remote_code
+                dtype=job.subject.dtype, attention=settings.attention, trust_remote_code=settings.trust_remote_code
             ),
         ).to("cuda" if torch.cuda.is_available() else "cpu")
         loaded = time.perf_counter()
+        size = 1 if cfg.exact else cfg.batch_size
         order = sorted(requests, key=lambda request: len(request.ids))
-        for start in range(0, len(order), cfg.batch_size):
-            batch = order[start : start + cfg.batch_size]
+        for start in range(0, len(order), size):
+            batch = order[start : start + size]
             answers = sample(
                 model,
                 [request.ids for request in batch],
@@ -45,7 +46,7 @@ class TransformersBackend:
                 top_p=cfg.top_p,
                 eos_ids=job.stop_ids,
                 pad_id=job.subject.tokenizer.pad_token_id,
-                batch_size=cfg.batch_size,
+                batch_size=size,
             )
             with deferred_signals():
                 for request, answer in zip(batch, answers, strict=True):

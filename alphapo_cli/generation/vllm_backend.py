@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from alphapo_cli.errors import AlphapoError
 from alphapo_cli.generation import parity
 from alphapo_cli.generation.backend import GenerationJob, Record, Request
 from alphapo_cli.generation.vllm_process import VLLMProcess, plan
-from alphapo_cli.modeling.sampling import until_end
+from alphapo_cli.modeling.sampling import Sample, until_end
 
 
 class VLLMBackend:
@@ -22,15 +24,15 @@ class VLLMBackend:
     def generate(self, job: GenerationJob, requests: Sequence[Request], record: Record) -> dict[str, Any]:
         """See `Backend.generate`."""
         began = time.perf_counter()
-        cfg, tokenizer = job.cfg.generation, job.subject.tokenizer
+        tokenizer = job.subject.tokenizer
 
         def record_row(row: dict[str, Any]) -> None:
             request = requests[row["id"]]
             parity.check_engine(request.row + 1, request.ids, row["prompt_ids"], tokenizer)
-            record(request, until_end(row["ids"], job.stop_ids))
+            record(request, self._answer(row, job.stop_ids))
 
         with VLLMProcess(
-            self._job(job, requests), self._rows(requests, greedy=cfg.temperature == 0), self.log
+            self._job(job, requests), self._rows(requests, greedy=job.temperature == 0), self.log
         ) as engine:
             for number, ids in engine.prompts():
                 parity.check_engine(requests[number].row + 1, requests[number].ids, ids, tokenizer)
@@ -44,14 +46,38 @@ class VLLMBackend:
         cfg = job.cfg.generation
         longest = max(len(request.ids) for request in requests) + job.limit
         sampling = {
-            "temperature": cfg.temperature,
+            "temperature": job.temperature,
             "top_p": cfg.top_p,
             "top_k": 0,
             "max_tokens": job.limit,
             "stop_token_ids": list(job.stop_ids),
         }
+        # One sequence at a time: nothing else can be in its batch.
+        engine = replace(cfg.vllm, max_num_seqs=1) if cfg.exact else cfg.vllm
         # Prefix caching changes how prompts are batched, and so the last bits of their logits.
-        return plan(job.subject, cfg.vllm, longest, sampling, prefix_caching=False)
+        return plan(job.subject, engine, longest, sampling, prefix_caching=False)
+
+    @staticmethod
+    def _answer(row: dict[str, Any], stop_ids: Sequence[int]) -> Sample:
+        """The answer of a finished request: how it ended is what the engine says; an end token is left out.
+
+        Args:
+            row: what the engine sent.
+            stop_ids: the ids that end an answer.
+
+        Returns:
+            The answer.
+
+        Raises:
+            AlphapoError: the engine gave the request up.
+        """
+        ids, finish = row["ids"], row["finish"]
+        if finish not in ("stop", "length", "repetition"):
+            raise AlphapoError(f"vLLM: request {row['id']} ended with {finish!r} after {len(ids)} tokens")
+        answer = until_end(ids, stop_ids)
+        if finish == "stop" and answer.cut:  # by an end token that the model's files do not name
+            return Sample(ids[:-1], cut=False)
+        return answer
 
     @staticmethod
     def _rows(requests: Sequence[Request], *, greedy: bool) -> list[dict[str, Any]]:

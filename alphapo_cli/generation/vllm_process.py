@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from alphapo_cli.errors import AlphapoError, UsageError
+from alphapo_cli.generation.adapter_support import RANKS
 from alphapo_cli.generation.schema import VLLMConfig
 from alphapo_cli.generation.target_model import TargetModel
 from alphapo_cli.runtime.signals import deferred_signals
@@ -36,7 +37,6 @@ ENVIRONMENT = {
 GRACE = 10.0  # seconds for the process to exit by itself
 BLOCK = 128  # tokens per block of vLLM's KV cache on the CPU
 BATCHED = 4096  # max_num_batched_tokens, unless a single prompt has more
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # LoRA ranks that vLLM supports
 
 
 def plan(

@@ -28,6 +28,7 @@ class Display:
     def __init__(self, directory: SweepDirectory, cells: Sequence[Cell]) -> None:
         self.directory, self.cells = directory, cells
         self.over = 0
+        self.noted: set[str] = set()
         self.shown = 0.0
         self.console = Console(stderr=True)
         self.tasks: dict[str, TaskID] = {}
@@ -52,7 +53,16 @@ class Display:
         self._remove(ended.job.id)
         reason = f": {ended.reason}" if ended.reason else ""
         line = f"[{self.over}/{len(self.cells)}] {ended.job.title}: {ended.state}{reason}"
-        self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._print(line)
+        if ended.job.plan is not None:
+            outcome = self.directory.cell(ended.job.id).outcome()
+            for note in outcome.get("notes", []):
+                if note not in self.noted:  # cells have most of them in common
+                    self.noted.add(note)
+                    self._print(f"note: {note}")
+
+    def _print(self, text: str) -> None:
+        self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def tick(self) -> None:
         """Update the bars of running cells, at most every REFRESH seconds."""

@@ -182,7 +182,7 @@ def _vocabulary_tensors(folder: Path, base: Any | None) -> list[tuple[str, str, 
         wanted = (base.get_input_embeddings(), base.get_output_embeddings())
         names |= {name for name, module in base.named_modules() if any(module is w for w in wanted)}
     found = []
-    for name, shape in _stored_shapes(folder).items():
+    for name, shape in stored_shapes(folder).items():
         match = _OF_VOCABULARY.fullmatch(name)
         if match is not None and len(shape) == 2 and any(f".{match['layer']}".endswith(f".{n}") for n in names):
             # lora_B is of the output layer alone: of embeddings peft calls it lora_embedding_B.
@@ -190,7 +190,7 @@ def _vocabulary_tensors(folder: Path, base: Any | None) -> list[tuple[str, str, 
     return found
 
 
-def _stored_shapes(folder: Path) -> dict[str, list[int]]:
+def stored_shapes(folder: Path) -> dict[str, list[int]]:
     """Shapes of the tensors of an adapter, by the names that they have in the base model."""
     from safetensors import SafetensorError, safe_open
 

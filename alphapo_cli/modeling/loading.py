@@ -14,6 +14,7 @@ import torch
 from alphapo_cli.config.schema import ModelConfig, ScratchConfig
 from alphapo_cli.errors import UsageError, first_line, nearest
 from alphapo_cli.modeling.adapters import SETTINGS, adapter_settings, load_adapter, vocabulary_rows
+from alphapo_cli.modeling.declared import context_length
 from alphapo_cli.modeling.policy import check_head
 from alphapo_cli.runs.format_version import check_format
 from alphapo_cli.runs.state import RunState
@@ -22,7 +23,9 @@ WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")  # the second is what older versions of peft wrote
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
 HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}
+DTYPES = {
+    "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64, "auto": "auto"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ def model_limits(source: ModelSource, cfg: ModelConfig) -> ModelLimits:
         ).get_text_config()
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{source.key}={source.asked}: {_load_reason(error, source, 'configuration')}") from error
-    return ModelLimits(rows or int(config.vocab_size), getattr(config, "max_position_embeddings", None))
+    return ModelLimits(rows or int(config.vocab_size), context_length(config))
 
 
 def load_model(source: ModelSource, cfg: ModelConfig) -> Any:

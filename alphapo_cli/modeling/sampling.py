@@ -1,10 +1,14 @@
-"""Seeded sampling: an answer depends on the model, its prompt and its own seed, and on nothing else.
+"""Seeded sampling: each answer has random numbers of its own, whatever else is in its batch.
 
 transformers' `generate` decodes, with noise of our own. Each prompt has its own generator, whose noise is added to the
 logits before a plain argmax (the Gumbel-max trick: argmax(logits / T + G) is a draw from softmax(logits / T)). So
-neither batch size nor the order of prompts nor a longer limit changes an answer, and torch's global random state is
-neither read nor written. Batches still differ in floating-point round-off, which could turn the choice between two
-tokens that are tied to about 1e-6.
+neither batch size nor the order of prompts nor a longer limit changes what is drawn from the same logits, and torch's
+global random state is neither read nor written.
+
+The logits themselves depend on the batch by round-off. In float32 that turns the choice between two tokens only where
+they are tied to about 1e-6; in bfloat16 and float16 logits have two or three digits, ties are common, and most answers
+change somewhere. With batches of one (`batch_size=1`) an answer depends on the model, its prompt and its seed alone, in
+any dtype.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from alphapo_cli.config.schema import LOWEST_TEMPERATURE
 from alphapo_cli.modeling.layout.padded import fill_id
 
 
@@ -49,12 +54,12 @@ def sample(
         prompts: token ids of each prompt.
         seeds: one per prompt.
         max_new_tokens: limit on the answer's tokens.
-        temperature: 0 takes the likeliest token and uses no seed.
+        temperature: 0, or below LOWEST_TEMPERATURE, takes the likeliest token and uses no seed.
         eos_ids: token ids that end an answer.
         pad_id: fills prompts up on the left; see `fill_id`.
         top_p: below 1, draws from the fewest tokens that hold this share of the probability at that temperature
             (nucleus sampling, arXiv:1904.09751).
-        batch_size: prompts decoded together.
+        batch_size: prompts decoded together; with 1 the answers depend on nothing else.
 
     Returns:
         One sample per prompt, in the order of `prompts`.
@@ -86,7 +91,10 @@ def sample(
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             ids, mask = _left_padded([prompts[i] for i in rows], fill, model.device)
-            noise = [GumbelNoise([seeds[i] for i in rows], temperature, top_p)] if temperature > 0 else []
+            noise = (
+                [GumbelNoise([seeds[i] for i in rows], temperature, top_p)] if temperature >= LOWEST_TEMPERATURE else []
+            )
+            _reset_rope(model)
             out = model.generate(
                 input_ids=ids,
                 attention_mask=mask,
@@ -159,6 +167,18 @@ def _ready_to_sample(model: Any) -> Iterator[None]:
             module.training = training
 
 
+def _reset_rope(model: Any) -> None:
+    """Undo what an earlier batch has left of dynamic rope scaling, which grows with the longest sequence seen so far."""
+    for module in model.modules():
+        kinds = getattr(module, "rope_type", None)
+        for prefix, kind in kinds.items() if isinstance(kinds, dict) else [("", kinds)]:
+            stem = f"{prefix}_" if prefix else ""
+            first = getattr(module, f"{stem}original_inv_freq", None)
+            if isinstance(kind, str) and "dynamic" in kind and first is not None:
+                module.register_buffer(f"{stem}inv_freq", first.to(getattr(module, f"{stem}inv_freq").device), False)
+                setattr(module, f"{stem}max_seq_len_cached", module.original_max_seq_len)
+
+
 def _left_padded(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Build (ids, mask) [B, T]: every prompt ends in the last column, after which generation continues."""
     width = max(len(prompt) for prompt in prompts)
@@ -168,6 +188,6 @@ def _left_padded(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.de
 
 
 def until_end(ids: list[int], eos_ids: Sequence[int]) -> Sample:
-    """Cut `ids` at the first end token and leave it out; `cut` is true if there is none."""
+    """Cut drawn `ids` at the first end token and leave it out; `cut` is true if none was drawn."""
     end = next((i for i, token in enumerate(ids) if token in eos_ids), None)
     return Sample(ids, cut=True) if end is None else Sample(ids[:end], cut=False)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from alphapo_cli.errors import AlphapoError, first_line
 from alphapo_cli.modeling.adapters import SETTINGS, handled_by_us, merged
+from alphapo_cli.modeling.declared import as_ids
 from alphapo_cli.modeling.policy import bare
 
 # Of a model's bytes: what its copy needs in memory beside its weights.
@@ -47,8 +48,8 @@ def save_model(lm: Any, tokenizer: Any, folder: Path, *, end_id: int, merge: boo
         lm.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     generation = copy.deepcopy(inner.generation_config)
-    stops = generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
-    generation.eos_token_id = list(dict.fromkeys([end_id, *(s for s in stops if s is not None)]))
+    stops = as_ids(generation.eos_token_id) or as_ids(inner.config.get_text_config().eos_token_id)
+    generation.eos_token_id = list(dict.fromkeys([end_id, *stops]))
     generation.save_pretrained(folder)
     return lm
 

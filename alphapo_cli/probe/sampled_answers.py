@@ -2,7 +2,8 @@
 
 In the embedded world they are scored by the true reward against reference answers. Those are drawn once, from the
 policy before its first step, with other seeds than the policy's own, so that an unchanged policy wins about half of the
-time. A prompt's seed depends on the run's seed and the prompt alone: all cells of a sweep get the same draws.
+time. A prompt's seed depends on the run's seed and the prompt alone: all cells of a sweep get the same draws. With
+weights of 16 bits each answer is sampled by itself (`probe.exact`), since logits then depend on the batch.
 """
 
 from __future__ import annotations
@@ -46,13 +47,14 @@ class SampledAnswers:
     """Samples one policy over a run and, with a true reward, scores it; `folder` is the run's samples/."""
 
     def __init__(
-        self, tokenizer: Any, end_id: int, cfg: ProbeConfig, prompts: SamplePrompts, seed: int, folder: Path, name: str,
+        self, tokenizer: Any, end_ids: int | Sequence[int], cfg: ProbeConfig, prompts: SamplePrompts, seed: int, folder: Path, name: str,
         memoize: Memoize = no_memo,
     ) -> None:  # fmt: skip
         """Set up; `memoize` is for answers of the policy before its first step, which other runs may share."""
         self.memoize = memoize
         self.write: Callable[[Callable[[], None]], None] = lambda make: make()  # calls what writes a file
-        self.tokenizer, self.end_id, self.cfg, self.prompts = tokenizer, end_id, cfg, prompts
+        self.tokenizer, self.cfg, self.prompts = tokenizer, cfg, prompts
+        self.end_ids = [end_ids] if isinstance(end_ids, int) else list(end_ids)
         self.seed, self.folder, self.name = seed, folder, name
         self.reference: Answers | None = None
 
@@ -89,8 +91,9 @@ class SampledAnswers:
             [_seed(self.seed, role, text) for text in self.prompts.texts],
             max_new_tokens=self.cfg.max_new_tokens,
             temperature=self.cfg.temperature,
-            eos_ids=[self.end_id],
+            eos_ids=self.end_ids,
             pad_id=self.tokenizer.pad_token_id,
+            **({"batch_size": 1} if self.cfg.exact else {}),
         )
         outputs = [self.tokenizer.decode(s.ids, skip_special_tokens=True) for s in samples]
         score = self.prompts.true_reward

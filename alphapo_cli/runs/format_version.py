@@ -25,6 +25,11 @@ NUMERICS = {
         "input of a row reach the chat template; of a folder with splits one is read; data=glassbox sets trainer and probe "
         "for its own model only; the experiments alphapo_* name their data and lengths"
     ),
+    4: (
+        "sampled answers end at every stop id that a file of the model names, and with weights of 16 bits are drawn one by "
+        "one (probe.exact); seeds of generated answers to conversations of several messages are made of these; `alphapo run` "
+        "on data of one's own answers its held-out prompts"
+    ),
 }
 
 

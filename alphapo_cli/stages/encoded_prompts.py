@@ -6,13 +6,15 @@ from dataclasses import replace
 
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.left_out import unused_of
+from alphapo_cli.data.special_text import masked
+from alphapo_cli.data.spelled_tokens import Spelled, check_spelled, spelled, texts_of_prompt
 from alphapo_cli.data.tally import Tally
 from alphapo_cli.data.template import conversation_of, render_prompt, style_of, template_of
 from alphapo_cli.data.template_loss import idle_arguments
 from alphapo_cli.data.text_pairs import ABSENT, TextPair
 from alphapo_cli.data.tokenise import encode_prompt
 from alphapo_cli.errors import UsageError
-from alphapo_cli.generation.prompts import Prompts
+from alphapo_cli.generation.prompt import Prompts
 from alphapo_cli.generation.schema import GenerateConfig
 from alphapo_cli.generation.target_model import TargetModel
 
@@ -38,10 +40,20 @@ def encode(prompts: Prompts, subject: TargetModel, data: DataConfig) -> list[lis
     data = replace(data, max_prompt_length=None)
     return [
         encode_prompt(
-            prompt.side if style.chat or prompt.plain is None else prompt.plain, tokenizer, data, prompt.context
+            prompt.side if style.chat or prompt.plain is None else prompt.plain, tokenizer, data, prompt.context,
+            continued=prompt.continued,
         )
         for prompt in prompts.rows
-    ]
+    ]  # fmt: skip
+
+
+def spelled_in_prompts(prompts: Prompts, subject: TargetModel, data: DataConfig) -> Spelled:
+    """Prompts that spell special tokens; UsageError where the settings refuse them."""
+    found = spelled(
+        ((prompt.where, texts_of_prompt(prompt.side, prompt.context)) for prompt in prompts.rows), subject.tokenizer
+    )
+    check_spelled(found, len(prompts.rows), "prompts", data)
+    return found
 
 
 def unused_of_prompts(prompts: Prompts, subject: TargetModel, data: DataConfig) -> Tally:
@@ -51,7 +63,9 @@ def unused_of_prompts(prompts: Prompts, subject: TargetModel, data: DataConfig) 
     for number, prompt in enumerate(prompts.rows, 1):
         context = prompt.context
         if style.chat:
-            conversation = conversation_of(prompt.side, data, context)
+            if prompt.continued:
+                continue  # found by rendering with a generation prompt, which does not follow a turn that has begun
+            conversation = masked(conversation_of(prompt.side, data, context), tokenizer, data)
             text = render_prompt(prompt.side, tokenizer, data, style, context)
             names = list(unused_of(text, conversation, template_of(tokenizer, data, context), context, data))
         else:

@@ -14,31 +14,35 @@ from typing import Any
 
 from tqdm import tqdm
 
-from alphapo_cli.data.data_report import named
+from alphapo_cli.data.spelled_tokens import Spelled
 from alphapo_cli.data.tally import Tally
+from alphapo_cli.data.template import written_date
 from alphapo_cli.errors import AlphapoError, Interrupted, UsageError, missing_extra
-from alphapo_cli.generation import parity
+from alphapo_cli.generation import notes, parity
 from alphapo_cli.generation.backend import Backend, GenerationJob, Request, request_seed
 from alphapo_cli.generation.directory import GenerateDirectory
-from alphapo_cli.generation.prompts import Prompts, load_prompts
-from alphapo_cli.generation.schema import GenerateConfig
+from alphapo_cli.generation.prompt import Prompt, Prompts
+from alphapo_cli.generation.prompts import load_prompts
+from alphapo_cli.generation.schema import GenerateConfig, check_sampling
 from alphapo_cli.generation.statistics import describe
 from alphapo_cli.generation.target_model import find
 from alphapo_cli.modeling.sampling import Sample
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.runs.provenance import manifest
-from alphapo_cli.stages.encoded_prompts import encode, longest_answer, unused_of_prompts
+from alphapo_cli.stages.encoded_prompts import encode, longest_answer, spelled_in_prompts, unused_of_prompts
 from alphapo_cli.stages.training import glassbox_base
 from alphapo_cli.storage.atomic import write_json
 from alphapo_cli.storage.jsonl import LineLog
 from alphapo_cli.storage.paths import cache_dir
+
+GOES_ON = "the same line generates the rest"
 
 
 @dataclass(frozen=True)
 class Generation:
     """The validated inputs.
 
-    `ids`: token ids per prompt; `unused`: prompts by what the chat template leaves out of them; `backend`: vllm or
+    `ids`: token ids per prompt; `notes`: about inputs that the user may not have intended; `backend`: vllm or
     transformers; `state`: of the directory.
     """
 
@@ -46,7 +50,9 @@ class Generation:
     job: GenerationJob
     prompts: Prompts
     ids: tuple[list[int], ...]
+    notes: list[str]
     unused: Tally
+    spelled: Spelled
     backend: str
     directory: GenerateDirectory
     identity: dict[str, Any]
@@ -55,29 +61,10 @@ class Generation:
     replace: bool
 
     @property
-    def notes(self) -> list[str]:
-        """Notes about inputs that the user may not have intended."""
-        found = []
-        if self.prompts.repeated:
-            found.append(
-                f"{self.prompts.repeated} of {self.prompts.repeated + len(self.ids)} rows repeat a prompt; each is answered once"
-            )
-        if self.prompts.answered:
-            found.append(
-                f"{self.prompts.answered} of {self.prompts.read} conversations end with an answer, which is left out: it is "
-                "generated"
-            )
-        if self.prompts.unread:
-            found.append(f"columns not used: {named(self.prompts.unread.counts)}")
-        if self.unused:
-            found.append(f"not in the text of the prompts: {named(self.unused.counts)}")
-        return found
-
-    @property
     def requests(self) -> list[Request]:
         """One request per prompt and sample."""
         return [
-            Request(row, sample, ids, request_seed(self.cfg.seed, prompt.instruction, sample))
+            Request(row, sample, ids, request_seed(self.cfg.seed, prompt.seed_text, sample))
             for sample in range(self.cfg.generation.samples)
             for row, (prompt, ids) in enumerate(zip(self.prompts.rows, self.ids, strict=True))
         ]
@@ -91,6 +78,7 @@ def prepare(
     replace: bool = False,
     cache: Path | None = None,
     inside: Path | None = None,
+    prompts: Prompts | None = None,
 ) -> Generation:
     """Load the model's tokenizer and the prompts, and check their token ids against those of training.
 
@@ -101,6 +89,7 @@ def prepare(
         replace: whether to discard the content of the directory.
         cache: the cache directory; None for the usual one.
         inside: a run directory in which the answers are kept, in place of `out`.
+        prompts: what to answer; None: what the data settings name.
 
     Returns:
         The inputs; its `state` is "complete" where nothing is left to generate.
@@ -109,46 +98,58 @@ def prepare(
         UsageError: an input, a setting or the directory cannot be used.
     """
     cache = cache or cache_dir()
+    check_sampling(cfg.generation)
     backend = choose_backend(cfg.generation.backend)
-    prompts = load_prompts(cfg.data)
+    if prompts is None:
+        prompts = load_prompts(cfg.data, continue_assistant=cfg.generation.continue_assistant)
     embedded = model is None
     subject = find(
         str(glassbox_base.ensure(cache)) if embedded else str(model), cfg.model, cache,
         name="glassbox-base" if embedded else None,
     )  # fmt: skip
-    if backend == "vllm" and subject.vllm_obstacle is not None:
+    if subject.merge_obstacle is not None:
+        raise UsageError(
+            f"{subject.asked}: {subject.merge_obstacle}, so that neither backend serves it; give its base model"
+        )
+    detour = None
+    if backend == "vllm" and (detour := subject.vllm_obstacle) is not None:
         if cfg.generation.backend != "auto":
-            raise UsageError(
-                f"{subject.asked}: {subject.vllm_obstacle}; add generation=transformers, or train with model.merge=true"
-            )
+            raise UsageError(f"{subject.asked}: {detour}; type generation=transformers, or train with model.merge=true")
         backend = "transformers"
+    spelled = spelled_in_prompts(prompts, subject, cfg.data)
     ids = tuple(encode(prompts, subject, cfg.data))
     if subject.recorded is not None:
         parity.check_run(subject.recorded, subject.tokenizer, cfg.data)
     else:
-        contexts = [prompt.context for prompt in prompts.rows]
-        parity.check_template([prompt.side for prompt in prompts.rows], ids, subject.tokenizer, cfg.data, contexts)
+        contexts, continued = zip(*((prompt.context, prompt.continued) for prompt in prompts.rows), strict=True)
+        sides = [prompt.side for prompt in prompts.rows]
+        parity.check_template(sides, ids, subject.tokenizer, cfg.data, contexts, continued)
     limit = longest_answer(cfg, subject, ids)
     job = GenerationJob(subject, cfg, subject.stop_ids(cfg.data), limit)
     generator = cfg.generation.generator or subject.name
     identity = {
         "generator": generator,
         "model": subject.identity(cache),
-        "prompts": digest([[prompt.instruction, prompt.dataset, row] for prompt, row in zip(prompts.rows, ids, strict=True)]),
+        "prompts": digest([_identity(prompt, row) for prompt, row in zip(prompts.rows, ids, strict=True)]),
         "generation": {
             "backend": backend,
             "samples": cfg.generation.samples,
             "max_new_tokens": limit,
-            "temperature": cfg.generation.temperature,
+            "temperature": job.temperature,
             "top_p": cfg.generation.top_p,
             "stop_ids": list(job.stop_ids),
             "seed": cfg.seed,
+            **({"exact": True} if cfg.generation.exact else {}),
         },
     }  # fmt: skip
     directory = GenerateDirectory.place(out, inside, cfg.run, generator, identity)
     state = directory.open(identity, replace=replace)
     unused = unused_of_prompts(prompts, subject, cfg.data)
-    return Generation(cfg, job, prompts, ids, unused, backend, directory, identity, generator, state, replace)
+    said = notes.of_prompts(prompts, unused, spelled, cfg.data.special_tokens_in_text)
+    said += notes.of_engine(job, backend, detour)
+    return Generation(
+        cfg, job, prompts, ids, said, unused, spelled, backend, directory, identity, generator, state, replace
+    )  # fmt: skip
 
 
 def run(generation: Generation) -> dict[str, Any]:
@@ -181,12 +182,13 @@ def run(generation: Generation) -> dict[str, Any]:
             try:
                 facts = _backend(generation).generate(generation.job, left, record) if left else {}
             except KeyboardInterrupt as error:
-                raise Interrupted(f"interrupted: {_kept(generation, requests)}") from error
+                raise Interrupted(f"interrupted: {_kept(generation, requests)}; {GOES_ON}") from error
             except UsageError:
                 raise
             except AlphapoError as error:
-                raise AlphapoError(f"{error}; {_kept(generation, requests)}") from error
+                raise AlphapoError(f"{error}; {_kept(generation, requests)}{_advice(generation, tokens)}") from error
         metrics = _write(generation, done)
+        warnings = notes.of_answers(metrics, generation.job.limit)
         seconds = facts.get("generate_seconds", 0.0)
         cost = {
             **facts,
@@ -199,6 +201,7 @@ def run(generation: Generation) -> dict[str, Any]:
             "complete", generator=generation.generator, backend=generation.backend,
             source=generation.prompts.description, prompts=len(generation.ids),
             samples=generation.cfg.generation.samples, metrics=metrics, cost=cost, data=_data(generation),
+            dtype=generation.job.subject.dtype, exact=generation.cfg.generation.exact, notes=generation.notes, warnings=warnings,
         )  # fmt: skip
     directory.log.unlink(missing_ok=True)  # another process may have finished first and removed it
     return summary
@@ -210,6 +213,12 @@ def choose_backend(asked: str) -> str:
     if asked == "vllm" and not installed:
         raise missing_extra("vLLM", "vllm")
     return asked if asked != "auto" else "vllm" if installed else "transformers"
+
+
+def _identity(prompt: Prompt, ids: list[int]) -> list[Any]:
+    """What of a prompt decides its answers."""
+    seed = [] if prompt.seed_text == prompt.instruction else [prompt.seed_text]
+    return [prompt.instruction, prompt.dataset, ids, *seed]
 
 
 def _backend(generation: Generation) -> Backend:
@@ -224,7 +233,14 @@ def _backend(generation: Generation) -> Backend:
 
 def _kept(generation: Generation, requests: list[Request]) -> str:
     """The end of an error message: how many answers are kept."""
-    return f"{len(generation.directory.finished())} of {len(requests)} answers are kept in {generation.directory.log}; the same line generates the rest"
+    return f"{len(generation.directory.finished())} of {len(requests)} answers are kept in {generation.directory.log}"
+
+
+def _advice(generation: Generation, tokens: int) -> str:
+    """What to type after an engine failed that has made `tokens` tokens: one that made none would fail again."""
+    if tokens:
+        return f"; {GOES_ON}"
+    return "; generation=transformers does without vLLM" if generation.backend == "vllm" else ""
 
 
 def _write(generation: Generation, done: dict[tuple[int, int], Sample]) -> dict[str, Any]:
@@ -246,7 +262,14 @@ def _write(generation: Generation, done: dict[tuple[int, int], Sample]) -> dict[
         ]
         write_json(generation.directory.outputs(sample), rows)
     keys = sorted(done)
-    return describe([done[key] for key in keys], [texts[key] for key in keys])
+    thinking = [_thinks(generation, row, done[row, sample], texts[row, sample]) for row, sample in keys]
+    return describe([done[key] for key in keys], [texts[key] for key in keys], thinking)
+
+
+def _thinks(generation: Generation, row: int, answer: Sample, text: str) -> bool:
+    tokenizer = generation.job.subject.tokenizer
+    whole = str(tokenizer.decode(answer.ids)) if tokenizer.all_special_tokens else text
+    return notes.thinks(str(tokenizer.decode(generation.ids[row][-16:])), whole)
 
 
 def _data(generation: Generation) -> dict[str, Any]:
@@ -259,6 +282,8 @@ def _data(generation: Generation) -> dict[str, Any]:
         "answers_left_out": prompts.answered,
         "columns_not_used": dict(prompts.unread.counts),
         "not_rendered": dict(generation.unused.counts),
+        "spelling_special_tokens": dict(generation.spelled.tokens.counts),
+        "template_date": written_date(generation.job.subject.tokenizer, generation.cfg.data),
     }
 
 

@@ -16,11 +16,11 @@ from alphapo_cli.config.compose import compose
 from alphapo_cli.config.embedded_world import WORLD, names
 from alphapo_cli.config.keys import UnknownKeyError, differing_keys, leaves
 from alphapo_cli.config.overrides import Line, Sources, read_line
-from alphapo_cli.config.schema import DataConfig, TrainConfig
+from alphapo_cli.config.schema import DataConfig, LoraConfig, TrainConfig
 from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.judges.registry import check_judge, check_settings
 from alphapo_cli.evaluation.schema import EvalConfig, JudgeConfig, StatisticsConfig
-from alphapo_cli.generation.schema import GenerateConfig, GenerationConfig, check_line
+from alphapo_cli.generation.schema import GenerateConfig, GenerationConfig, check_line, check_sampling
 from alphapo_cli.storage.hashing import plan_key
 
 # Groups of overrides for generation and for evaluation.
@@ -47,7 +47,11 @@ class Plan:
             UsageError: no reference can be generated, a file is missing, or a setting is invalid.
         """
         check_line(self.generate)
-        check_settings(self.settings()[1].judge, self.annotations)
+        generate, evaluate = self.settings()
+        check_settings(evaluate.judge, self.annotations)
+        check_sampling(generate.generation)
+        if generate.generation.backend == "vllm" and cfg.model.lora.r is not None and not cfg.model.merge:
+            _check_adapter(cfg.model.lora)
         if self.reference is None and cfg.model.path is None and cfg.model.source == "from_scratch":
             raise UsageError(
                 "a model from random weights has no answers to be compared with: give --reference REF.json"
@@ -80,20 +84,25 @@ class Plan:
             cfg: the configuration of a run.
 
         Raises:
-            UsageError: a file is invalid, the reference lacks answers to prompts, the judge cannot be used, or the prompts
-                would be the embedded world's, the data are not, and nobody has asked for that.
+            UsageError: a file is invalid, the reference lacks answers to prompts, the judge cannot be used, or the data are
+                not the embedded world's and the judge is its true reward, which they do not have.
         """
         from alphapo_cli.evaluation import length_controlled
         from alphapo_cli.evaluation.formats import read_outputs, short
         from alphapo_cli.evaluation.judges.glassbox import check_instructions
         from alphapo_cli.generation.prompts import load_prompts
         from alphapo_cli.stages.generate import choose_backend
+        from alphapo_cli.stages.own_prompts import own_prompts
 
         generate, evaluate = self.settings()
-        self._check_prompts(cfg, generate)
+        if self.takes_own_prompts(cfg) and evaluate.judge.name == WORLD:
+            _refuse_true_reward(cfg)
         check_judge(evaluate.judge, self.annotations)
         choose_backend(generate.generation.backend)
-        prompts = load_prompts(generate.data)
+        if self.takes_own_prompts(cfg):
+            prompts = own_prompts(cfg, generate.data.limit)
+        else:
+            prompts = load_prompts(generate.data, continue_assistant=generate.generation.continue_assistant)
         if evaluate.judge.name == "glassbox":
             check_instructions([prompt.instruction for prompt in prompts.rows])
         if self.gamed is not None:
@@ -111,18 +120,10 @@ class Plan:
         if self.difficulty is not None:
             length_controlled.read_difficulty(self.difficulty, reference)
 
-    def _check_prompts(self, cfg: TrainConfig, generate: GenerateConfig) -> None:
-        """Refuse (UsageError) the embedded world's prompts for a run on other data, unless they were asked for."""
-        data = generate.data
-        if names([self.generate], "data") or cfg.data.source == WORLD or data.source != WORLD:
-            return
-        paths = cfg.data.eval_path or cfg.data.path
-        file = paths[0] if isinstance(paths, list) else paths or "FILE"
-        raise UsageError(
-            "the data are your own, and without prompts=... the embedded world's would be answered and judged: type "
-            f"prompts=jsonl prompts.path={file} (its prompts), with a judge for them (judge=openai or judge=vllm), or "
-            "prompts=glassbox to mean those"
-        )
+    def takes_own_prompts(self, cfg: TrainConfig) -> bool:
+        """Whether the prompts of the run's own held-out pairs are answered: on other data, where none are named."""
+        named = names([self.generate], "data")
+        return not named and cfg.data.source != WORLD and self.settings()[0].data.source == WORLD
 
     @property
     def lines(self) -> list[Any]:
@@ -133,6 +134,29 @@ class Plan:
     def key(self) -> str:
         """Hash of everything that the outcome depends on, apart from the run itself."""
         return plan_key(self.lines, (self.reference, self.annotations, self.difficulty, self.gamed))
+
+
+def _check_adapter(cfg: LoraConfig) -> None:
+    """Refuse (UsageError) an adapter that would be trained and that vLLM could not apply afterwards."""
+    from alphapo_cli.generation.adapter_support import obstacle_of_settings
+
+    obstacle = obstacle_of_settings(cfg)
+    if obstacle is not None:
+        raise UsageError(
+            f"generation.backend=vllm: vLLM could not apply the adapter that model.lora trains: it {obstacle}; type "
+            "model.merge=true, or generation=transformers"
+        )
+
+
+def _refuse_true_reward(cfg: TrainConfig) -> None:
+    """Refuse (UsageError) the embedded world's judge for other data."""
+    paths = cfg.data.eval_path or cfg.data.path
+    file = paths[0] if isinstance(paths, list) else paths or "FILE"
+    raise UsageError(
+        "the data are your own, and a true reward (judge=glassbox) is known for the embedded world's prompts only: name a "
+        "judge (judge=openai or judge=vllm), for answers to the prompts of the held-out pairs or to others: type "
+        f"prompts=jsonl prompts.path={file} (its prompts), or prompts=glassbox to mean the embedded world's"
+    )
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from alphapo_cli.stages.plan import Plan
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import write_json
 from alphapo_cli.storage.jsonl import InUse
+from alphapo_cli.storage.strict_json import read_object
 
 # Keys of results.json that become metrics of the run, as eval/<name>; AlpacaEval's rates are in per cent.
 RATES = ("win_rate", "length_controlled_winrate", "discrete_win_rate", "standard_error", "lc_standard_error")
@@ -71,7 +72,7 @@ def after_training(
     inputs = evaluate.Inputs(own.outputs(), reference, plan.annotations, plan.difficulty, plan.gamed)
     evaluation = evaluate.prepare(settings, inputs, inside=keeper)
     results = evaluation.directory.load_results() if evaluation.state == "complete" else evaluate.run(evaluation)
-    found = {
+    found: dict[str, Any] = {
         "key": plan.key,
         "generate": str(own.path.resolve()),
         "eval": str(evaluation.directory.path.resolve()),
@@ -81,9 +82,19 @@ def after_training(
             if results.get(name) is not None
         },
     }
+    if notes := _notes(own.summary(), reference):
+        found["notes"] = notes
     join(found)
     write_json(directory.path / OUTCOME, checksums.sealed(found))
     return found
+
+
+def _notes(own: dict[str, Any], reference: Path) -> list[str]:
+    """What was said about the answers and about those of the reference, each once."""
+    other = read_object(reference.parent / "summary.json") or {}
+    return list(
+        dict.fromkeys(text for s in (own, other) for kind in ("notes", "warnings") for text in s.get(kind) or [])
+    )
 
 
 def note_failure(plan: Plan, directory: RunDirectory, reason: str) -> None:
@@ -121,19 +132,27 @@ def _generate(
     plan: Plan, model: str | None, cfg: TrainConfig, extra: dict[str, Any], inside: Path | None = None
 ) -> Any:
     """The directory of a model's answers, which are generated where they are missing."""
-    from alphapo_cli.stages import generate
+    from alphapo_cli.stages import generate, own_prompts
 
     base = Line((), {"seed": cfg.seed, "run.dir": cfg.run.dir, **extra})
     # Reference answers are sampled with the settings of the run; a run that `model` names overrides them with its own.
     revision = {} if cfg.model.revision is None else {"model.revision": cfg.model.revision}
     start = Line((), {**taken_over(OmegaConf.structured(cfg)), **revision})
     settings = compose("generate", GenerateConfig, [start, run_layer(model), base, plan.generate], plan.sources)
-    generation = generate.prepare(settings, model, inside=inside)
+    prompts = None
+    if plan.takes_own_prompts(cfg):
+        prompts = own_prompts.own_prompts(cfg, settings.data.limit)
+        settings.data = own_prompts.data_of_prompts(settings.data, cfg)
+    generation = generate.prepare(settings, model, inside=inside, prompts=prompts)
     if generation.state != "complete":
-        for note in generation.notes:
-            print(f"note: {note}", file=sys.stderr, flush=True)
-        generate.run(generation)
+        _say(generation.notes, "note")
+        _say(generate.run(generation)["warnings"], "alphapo: warning")
     return generation.directory
+
+
+def _say(texts: list[str], kind: str) -> None:
+    for text in texts:
+        print(f"{kind}: {text}", file=sys.stderr, flush=True)
 
 
 def join_tracking(cfg: TrainConfig, directory: RunDirectory, found: dict[str, Any], group: Any = None) -> str | None:

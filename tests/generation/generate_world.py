@@ -35,3 +35,35 @@ def merge(run: Path, to: Path) -> Path:
     model.save_pretrained(to)
     AutoTokenizer.from_pretrained(run / "model").save_pretrained(to)
     return to
+
+
+def chat_model(folder: Path, *, dtype: str = "float32", template: str | None = None, **config: Any) -> Path:
+    """A random Llama with the ChatML tokenizer of the data tests (or with another template), saved as `dtype`.
+
+    Its weights are large, so that it says something else to every prompt; it has heads of 32, the smallest of vLLM's.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    from tests.data import data_tokenizers as kinds
+
+    disable_progress_bar()
+    tokenizer = kinds.chatml() if template is None else kinds.with_template(template)
+    shape = {
+        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "max_position_embeddings": 256, "initializer_range": 0.3, "bos_token_id": None, "pad_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **{**shape, **config}))
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def change(file: Path, **values: Any) -> None:
+    """Set keys of a JSON file; None takes a key away."""
+    stored = {**load(file), **values}
+    file.write_text(json.dumps({key: value for key, value in stored.items() if value is not None}))

@@ -196,3 +196,28 @@ def test_a_signal_at_the_moment_of_reading_loses_nothing(
     assert kept(tmp_path / "out") >= 1
     assert go().code == 0
     assert outputs(tmp_path / "out") == backwards()
+
+
+@pytest.mark.parametrize(
+    ("finish", "ids", "expected"),
+    [
+        ("stop", [5, 6, 2], ([5, 6], False)),
+        ("stop", [5, 6, 9], ([5, 6], False)),  # an end token that only the engine knows
+        ("length", [5, 6, 7], ([5, 6, 7], True)),
+        ("length", [5, 6, 2], ([5, 6], False)),  # drawn as the last one that the limit allows
+    ],
+)
+def test_how_an_answer_ended_is_what_the_engine_says(
+    finish: str, ids: list[int], expected: tuple[list[int], bool]
+) -> None:
+    from alphapo_cli.generation.vllm_backend import VLLMBackend
+
+    assert VLLMBackend._answer({"id": 0, "ids": ids, "finish": finish}, (2,)) == expected
+
+
+def test_a_request_that_the_engine_gave_up_is_no_answer() -> None:
+    from alphapo_cli.errors import AlphapoError
+    from alphapo_cli.generation.vllm_backend import VLLMBackend
+
+    with pytest.raises(AlphapoError, match="ended with 'abort' after 1 tokens"):
+        VLLMBackend._answer({"id": 0, "ids": [5], "finish": "abort"}, (2,))

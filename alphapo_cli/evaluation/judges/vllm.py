@@ -16,6 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.errors import AlphapoError, UsageError, missing_extra
 from alphapo_cli.evaluation.judges.judge import JudgingResult, Record, Reply
 from alphapo_cli.evaluation.judges.protocol import Ask
@@ -115,18 +116,24 @@ class VLLMEngine:
         from alphapo_cli.generation.vllm_process import plan
 
         # All questions share a prefix, whose KV cache is reused.
-        sampling = {"temperature": 0.0, "max_tokens": 1, "logprobs": self.cfg.top_logprobs}
+        ends = list(self.subject.stop_ids(self._chat))
+        sampling = {"temperature": 0.0, "max_tokens": 1, "logprobs": self.cfg.top_logprobs, "stop_token_ids": ends}
         return plan(self.subject, self.cfg.vllm, longest + 1, sampling, prefix_caching=True)
 
+    @property
+    def _chat(self) -> DataConfig:
+        """How questions become token ids."""
+        return DataConfig(template="chat", chat_template_kwargs=dict(self.cfg.chat_template_kwargs))
+
     def _encoded(self, asks: Sequence[Ask]) -> list[list[int]]:
-        from alphapo_cli.config.schema import DataConfig
         from alphapo_cli.data.tokenise import encode_prompt
 
-        chat = DataConfig(template="chat", chat_template_kwargs=dict(self.cfg.chat_template_kwargs))
         return [
-            encode_prompt(tuple({"role": m.role, "content": m.content} for m in ask.messages), self.subject.tokenizer, chat)
+            encode_prompt(
+                tuple({"role": m.role, "content": m.content} for m in ask.messages), self.subject.tokenizer, self._chat
+            )
             for ask in asks
-        ]  # fmt: skip
+        ]
 
     def _fits(self, ids: Sequence[int]) -> bool:
         return self.subject.context is None or len(ids) < self.subject.context

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from alphapo_cli.config.schema import TrainConfig
@@ -11,6 +12,7 @@ from alphapo_cli.data.answer_frame import header_of
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.data.tokenise import encode_prompt, end_token_id
 from alphapo_cli.errors import AlphapoError
+from alphapo_cli.modeling.declared import model_stop_ids
 from alphapo_cli.objective.inputs import StepContext
 from alphapo_cli.probe import displacement
 from alphapo_cli.probe.probe import Probe
@@ -65,10 +67,19 @@ class Measurements:
         self.samples: SampledAnswers | None = None
         prompts = memoize("prompts", lambda: _prompts(cfg, inputs)) if processes.rank == 0 else None
         if prompts is not None:
-            end_id = end_token_id(inputs.tokenizer, cfg.data)
-            folder = directory.path / "samples"
+            lm, folder = self.policy.lm, directory.path / "samples"
+            ends = model_stop_ids(lm, inputs.tokenizer, end_token_id(inputs.tokenizer, cfg.data))
+            # Logits of 16 bits depend on what else is in a batch.
+            exact = cfg.probe.exact if cfg.probe.exact is not None else lm.dtype.itemsize < 4
             self.samples = SampledAnswers(
-                inputs.tokenizer, end_id, cfg.probe, prompts, cfg.seed, folder, directory.path.name, memoize
+                inputs.tokenizer,
+                ends,
+                replace(cfg.probe, exact=exact),
+                prompts,
+                cfg.seed,
+                folder,
+                directory.path.name,
+                memoize,
             )
             self.samples.write = write
             self.samples.start(self.policy.lm)
@@ -131,4 +142,10 @@ def _prompts(cfg: TrainConfig, inputs: RunInputs) -> SamplePrompts | None:
     pairs = inputs.probe
     header = header_of(tokenizer, cfg.data).ids
     ids = [[*pairs.prompt[i].tolist(), *header] for i in range(min(cfg.probe.samples or 0, len(pairs)))]
-    return SamplePrompts("probe", [tokenizer.decode(p, skip_special_tokens=True) for p in ids], ids) if ids else None
+    texts = [tokenizer.decode(p, skip_special_tokens=True) for p in ids]
+    # A seed is made of the text: prompts that differ in their special tokens alone keep these in it.
+    distinct: dict[str, set[tuple[int, ...]]] = {}
+    for text, row in zip(texts, ids, strict=True):
+        distinct.setdefault(text, set()).add(tuple(row))
+    texts = [t if len(distinct[t]) == 1 else tokenizer.decode(p) for t, p in zip(texts, ids, strict=True)]
+    return SamplePrompts("probe", texts, ids) if ids else None
