@@ -13,11 +13,14 @@ from alphapo_cli.config.embedded_world import WORLD
 from alphapo_cli.config.overrides import Line
 from alphapo_cli.data.text_pairs import NO_CONTEXT, PromptContext, Side
 from alphapo_cli.errors import UsageError
+from alphapo_cli.runs.identity import read_settings
 
 TAKEN_OVER = (
     "data.template", "data.system", "data.chat_template_kwargs", "data.completion_includes_header", "data.date",
     "data.special_tokens_in_text", "model.dtype", "model.trust_remote_code",
 )  # fmt: skip
+# Whoever wrote a directory does not consent to running its code: that is typed, on the line that runs it.
+CONSENT = "model.trust_remote_code"
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def answers_world(model: str | None) -> bool:
     if model is None:
         return True
     folder = run_folder(model) or run_folder(str(Path(model).expanduser().resolve().parent))
-    return folder is not None and OmegaConf.select(OmegaConf.load(folder / "config.yaml"), "data.source") == WORLD
+    return folder is not None and _stored(folder).get("data.source") == WORLD
 
 
 def run_layer(model: str | None) -> Line:
@@ -70,13 +73,35 @@ def run_layer(model: str | None) -> Line:
         model: what `model` names; anything but a run directory gives no settings.
 
     Returns:
-        The settings as overrides.
+        The settings as overrides, without `CONSENT`.
+
+    Raises:
+        UsageError: a setting holds an interpolation, which would read this process's environment.
     """
     folder = run_folder(model)
     if folder is None:
         return Line()
-    stored = OmegaConf.load(folder / "config.yaml")
-    return Line((), taken_over(stored))
+    kept = {k: value for k, value in _stored(folder).items() if _is_taken_over(k) and value not in (None, {})}
+    for key, value in kept.items():
+        if "${" in str(value):
+            raise UsageError(
+                f"{folder / 'config.yaml'}: {key} holds an interpolation (${{...}}), which alphapo never stores and does "
+                "not resolve; type the value you mean on this line"
+            )
+    return Line((), kept)
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    """Dotted keys of a run's config.yaml, read as plain YAML: nothing in it is resolved."""
+    file = folder / "config.yaml"
+    try:
+        return read_settings(file)
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read ({error.strerror or error}); put it back from a copy") from error
+
+
+def _is_taken_over(key: str) -> bool:
+    return key != CONSENT and any(key == name or key.startswith(f"{name}.") for name in TAKEN_OVER)
 
 
 def taken_over(cfg: Any) -> dict[str, Any]:
@@ -100,7 +125,7 @@ def run_record(folder: Path) -> RunRecord:
     Raises:
         UsageError: prompts.json is missing or unreadable.
     """
-    stored = OmegaConf.load(folder / "config.yaml")
+    stored = _stored(folder)
     try:
         rows: list[dict[str, Any]] = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
         prompts = tuple(
@@ -114,10 +139,16 @@ def run_record(folder: Path) -> RunRecord:
         ) from error
     return RunRecord(
         prompts,
-        str(OmegaConf.select(stored, "data.source")),
-        int(OmegaConf.select(stored, "data.max_length")),
-        OmegaConf.select(stored, "data.max_prompt_length"),
+        str(stored.get("data.source")),
+        _length(folder, stored.get("data.max_length")) or 0,
+        _length(folder, stored.get("data.max_prompt_length")),
     )
+
+
+def _length(folder: Path, value: Any) -> int | None:
+    if value is not None and not isinstance(value, int):
+        raise UsageError(f"{folder / 'config.yaml'} is damaged (a length is {value!r}); put it back from a copy")
+    return value
 
 
 def _side(value: Any) -> Side:
