@@ -280,7 +280,7 @@ def test_two_processes_on_one_sweep_share_the_cells(small, tmp_path, shared_cach
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kills", [3, pytest.param(12, marks=pytest.mark.nightly)])
 def test_killed_at_random_moments_it_ends_as_undisturbed(kills, shared_cache, tmp_path, monkeypatch):
     """A few of what `python tests/launch/kill_at_random.py` does."""
