@@ -99,7 +99,7 @@ def test_outcomes_under_other_settings_are_not_mixed(alphapo, line):
     one = [text.replace("=0,1", "=1") for text in line]
     second = alphapo(*one, "judge=glassbox", "generation.temperature=0.2", "prompts.limit=5")
     assert second.code == 0, second.err
-    (note,) = [text for text in second.err.splitlines() if text.startswith("note:")]
+    (note,) = [text for text in second.err.splitlines() if "evaluated under other settings" in text]
     assert "differs in: generation.temperature, prompts.limit)" in note
     cells = cells_of(second)
     assert "eval/win_rate" in cells[f"{ALPHA}=1"]["metrics"]
