@@ -16,6 +16,7 @@ from alphapo_cli.config.objective_parts import at_zero
 from alphapo_cli.errors import AlphapoError, UsageError
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.sweep import analysis as best_of
+from alphapo_cli.sweep import verdicts
 from alphapo_cli.sweep.directory import SweepDirectory
 
 
@@ -155,9 +156,9 @@ def read(directory: SweepDirectory, analysis: best_of.Analysis | None = None) ->
     """
     record = _record(directory)
     analysis = analysis or best_of.analyse(directory)
-    best = best_of.find_best(analysis)
+    best = verdicts.find_best(analysis)
     cells = [_cell(directory, member, k) for k, point in enumerate(analysis.points) for member in point.members]
-    return Sweep(directory, record, cells, analysis, best, best_of.sentence(analysis, best))
+    return Sweep(directory, record, cells, analysis, best, verdicts.sentence(analysis, best))
 
 
 def _record(directory: SweepDirectory) -> dict[str, Any]:

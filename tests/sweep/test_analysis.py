@@ -7,14 +7,15 @@ import json
 import pytest
 
 from alphapo_cli.sweep import analysis as best_of
+from alphapo_cli.sweep import verdicts
 from alphapo_cli.sweep.directory import SweepDirectory
 from tests.crafted_sweep import ALPHA, craft
 
 
 def found(path):
     analysis = best_of.analyse(SweepDirectory(path))
-    best = best_of.find_best(analysis)
-    return best, best_of.sentence(analysis, best)
+    best = verdicts.find_best(analysis)
+    return best, verdicts.sentence(analysis, best)
 
 
 def wins(**by_alpha):
