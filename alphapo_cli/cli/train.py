@@ -106,5 +106,7 @@ def report(summary: dict[str, Any]) -> None:
     sources = [(key.removeprefix("source/").replace("/", ": ", 1), key) for key in metrics if key.startswith("source/")]
     for label, key in (*rows, *sources):
         if metrics.get(key) is not None:
-            table.add_row(label, f"{metrics[key]:+.4f}")
+            ends = [metrics.get(f"{key}/{end}") for end in ("low", "high")]
+            bounds = f" (95 % over prompts: {ends[0]:.3f} to {ends[1]:.3f})" if None not in ends else ""
+            table.add_row(label, f"{metrics[key]:+.4f}{bounds}")
     Console(stderr=True).print(table)

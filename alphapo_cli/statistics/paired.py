@@ -8,7 +8,7 @@ changes nothing here: the sum of squares is the same for every pattern of signs,
 orders them as the plain mean does. What helps is to allow for large differences that were not seen, which the score
 test does.
 
-With fewer than six differing rows the smallest p-value of random signs is 2 / 2^5 = 0.0625.
+With k differing rows the smallest p-value of random signs is 2 / 2^k: 0.0625 with five.
 """
 
 from __future__ import annotations
@@ -61,6 +61,16 @@ def paired_test(d: Array, confidence: float, resamples: int, seed: int) -> Paire
     if p >= 1.0 - confidence:  # an end may be zero but for round-off
         found = (min(found[0], 0.0), max(found[1], 0.0))
     return Paired(p, found)
+
+
+def least_p_value(differing: int) -> float:
+    """The smallest p-value that so many differing rows can give, all of one sign."""
+    return min(2.0 ** (1 - differing), 1.0)
+
+
+def fewest(confidence: float) -> int:
+    """The fewest differing rows whose p-value can be below 1 - confidence."""
+    return next(n for n in range(1, 64) if least_p_value(n) < 1.0 - confidence)
 
 
 def signed_sums(d: Array, resamples: int, seed: int) -> tuple[Array, bool]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from alphapo_cli.statistics.student import critical_value
 from alphapo_cli.sweep.intervals import LEAST_SEEDS, LEVEL
-from alphapo_cli.sweep.seed_noise import Array, Line, Runs, crossed, neighbours, scatter
+from alphapo_cli.sweep.seed_noise import Line, Runs, crossed, neighbours, scatter
 
 POWER = 0.8
 MOST = 50
@@ -50,7 +50,10 @@ def seeds_needed(points: Sequence[Runs], pair: tuple[int, int], lines: Sequence[
     if noise is None or difference == 0.0:
         return None
     seeds, both = len(stack), crossed([stack])
-    fixed = max(_variance(stack.mean(axis=0)) - both / seeds, 0.0)
+    prompts = stack.shape[1]
+    over_prompts = float(stack.mean(axis=0).var(ddof=1)) / prompts if prompts > 1 else 0.0
+    # As in the interval, with a row at either bound.
+    fixed = max(over_prompts - both / seeds, 0.0) + 2.0 / prompts**2
     found = None
     for n in range(LEAST_SEEDS, MOST + 1):
         c = critical_value(1 - (1 - LEVEL) / max(len(points) - 1, 1), (n - 1) * max(len(points) - 1, 1))
@@ -58,8 +61,3 @@ def seeds_needed(points: Sequence[Runs], pair: tuple[int, int], lines: Sequence[
             found = n
             break
     return SeedsNeeded(found, math.sqrt(noise), known is None)
-
-
-def _variance(values: Array) -> float:
-    """Variance of the mean of `values` [P]."""
-    return float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
