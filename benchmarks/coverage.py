@@ -216,7 +216,7 @@ def preferences(folder: Path | None) -> dict[str, Array]:
     """Shares of the win by row of the reference (805), from every file of a folder; NaN without a judgement."""
     found = {}
     for file in sorted(folder.glob("*.json*")) if folder else []:
-        content = json.loads(gzip.open(file).read() if file.suffix == ".gz" else file.read_bytes())
+        content = json.loads(gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes())
         if isinstance(content, list):
             content = {"preference": [row["preference"] for row in content]}
         listed = content["preference"]

@@ -129,5 +129,7 @@ def _limits(found: ModelComparison) -> str:
         return "; no instruction was judged differently"
     least = least_p_value(differing)
     if least >= 1.0 - found.confidence:
-        return f"; only {differing} differ, and fewer than {fewest(found.confidence)} cannot be told apart at this level"
+        return (
+            f"; only {differing} differ, and fewer than {fewest(found.confidence)} cannot be told apart at this level"
+        )
     return ""

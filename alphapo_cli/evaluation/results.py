@@ -76,10 +76,10 @@ def _length_controlled(
         estimate = lc.fit(problem, cfg.c)
     except lc.UnavailableError as error:
         return _unavailable(str(error))
-    bounds = error = None
+    bounds = spread = None
     if counts is not None:
         replicates = lc.replicates(problem, estimate.c, estimate.coefficients, counts)
-        bounds, error = interval(replicates, cfg.confidence), deviation(replicates)
+        bounds, spread = interval(replicates, cfg.confidence), deviation(replicates)
     details = {
         "available": True,
         "name": lc.NAME,
@@ -88,7 +88,7 @@ def _length_controlled(
         "coefficients": dict(zip(("length", "difficulty", "model"), estimate.coefficients, strict=True)),
         "difficulty_by": "row position" if cfg.official_row_index else "instruction",
     }
-    return _fields(estimate.win_rate, estimate.standard_error, bounds, error, details)
+    return _fields(estimate.win_rate, estimate.standard_error, bounds, spread, details)
 
 
 def _unavailable(reason: str) -> dict[str, Any]:
@@ -102,8 +102,7 @@ def _fields(
     bootstrap_error: float | None,
     details: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """`lc_standard_error` is AlpacaEval's column, the spread of the predictions over instructions, and leaves out that
-    the fit itself is uncertain; `lc_bootstrap_error` has both."""
+    # AlpacaEval's column is the spread of the predictions over instructions, and leaves out that the fit is uncertain.
     return {
         "length_controlled_winrate": rate,
         "lc_standard_error": error,

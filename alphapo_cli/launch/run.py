@@ -188,6 +188,7 @@ def make_pictures(directory: SweepDirectory, analysis: best_of.Analysis, grid: G
                     state=cell["state"],
                     series=series[point.series],
                     intervals=intervals,
+                    over="" if estimate is None else estimate.over,
                 )
             )
     if not any(curve.rows for curve in curves):
@@ -195,7 +196,9 @@ def make_pictures(directory: SweepDirectory, analysis: best_of.Analysis, grid: G
     name = "alpha" if any(c.alpha is not None for c in curves) else ", ".join(k for k in grid.keys if k != "seed")
     pictures = {picture: directory.path / f"{picture}.png" for picture in PICTURES}
     figures.sweep_displacement(curves, pictures["displacement"], name=name)
-    figures.sweep_outcome(curves, pictures["outcome"], metric, zero_name=at_zero(grid.base), name=name)
+    verdict = None if analysis.advantage is None else analysis.advantage.verdict
+    zero = at_zero(grid.base)
+    figures.sweep_outcome(curves, pictures["outcome"], metric, zero_name=zero, name=name, verdict=verdict)
     if analysis.ended:  # the time of the last cell they show: one that ended while they were drawn is newer
         with contextlib.suppress(OSError):
             for path in pictures.values():

@@ -72,7 +72,10 @@ class SampledAnswers:
         answers: Answers = self.memoize(f"policy {self.seed}", draw) if step == 0 else draw()
         self._write(f"step-{step}.json", answers, self.name)
         length = _mean([len(ids) for ids in answers.ids])
-        row: dict[str, float | None] = {"samples/length": length, "samples/repetition": _mean([repetition(ids) for ids in answers.ids])}
+        row: dict[str, float | None] = {
+            "samples/length": length,
+            "samples/repetition": _mean([repetition(ids) for ids in answers.ids]),
+        }
         if self.prompts.true_reward is None:
             return row
         wins = [

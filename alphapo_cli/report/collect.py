@@ -18,6 +18,7 @@ from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.sweep import analysis as best_of
 from alphapo_cli.sweep import verdicts
 from alphapo_cli.sweep.directory import SweepDirectory
+from alphapo_cli.sweep.intervals import PROMPTS
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,11 @@ class Sweep:
         """The method that the base configuration equals at alpha = 0; None where it has no name."""
         base = self.record.get("base")
         return at_zero(base) if isinstance(base, Mapping) else None
+
+    @property
+    def over(self) -> str:
+        """What the intervals of the points are over."""
+        return next((e.over for e in self.analysis.estimates if e is not None), PROMPTS)
 
     def counts(self) -> dict[str, int]:
         """How many cells are in each state."""

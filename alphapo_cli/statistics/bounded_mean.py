@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 
 
 def variance_ratio(mean: Array | float, square: Array | float, n: int) -> Array:
-    """r of the module's text, from the mean of u and the mean of u^2, of any shape."""
+    """The ratio r of the module's text, from the mean of u and the mean of u^2, of any shape."""
     mean, square = np.asarray(mean), np.asarray(square)
     own = n * np.maximum(square - mean**2, 0.0) + 0.5
     ratio: Array = own / (n * mean * (1.0 - mean) + 0.5)
@@ -73,8 +73,7 @@ def mean_interval(
 
 
 def p_value(values: Array, at: float, low: float = 0.0, high: float = 1.0) -> float:
-    """Two-sided p-value of the hypothesis that the mean of `values` [n] is `at`; it is below 1 - c where `at` is
-    outside `mean_interval` at the confidence c."""
+    """Two-sided p-value of the mean `at` for `values` [n]: below 1 - c where `mean_interval` at confidence c excludes it."""
     u = (values - low) / (high - low)
     n = len(u)
     t = float(statistic(float(np.mean(u)), float(np.mean(u**2)), n, (at - low) / (high - low)))

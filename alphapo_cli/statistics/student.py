@@ -12,12 +12,7 @@ _MANY = 100_000  # degrees of freedom from which t is the normal to seven digits
 
 
 def two_sided_tail(t: float, freedom: int) -> float:
-    """P(|T| >= |t|) for a whole number of degrees of freedom, by the finite series in cos(arctan(t / sqrt(freedom))).
-
-    Source: Abramowitz and Stegun 1964, 26.7.3 and 26.7.4. A tail below about 1e-14 is round-off.
-    """
-    if freedom < 1:
-        raise ValueError("t needs at least one degree of freedom")
+    """P(|T| >= |t|) for freedom = 1, 2, ..., to about 1e-14: a finite series (Abramowitz and Stegun 1964, 26.7.3-4)."""
     if math.isinf(t):
         return 0.0
     if freedom >= _MANY:
@@ -36,7 +31,7 @@ def two_sided_tail(t: float, freedom: int) -> float:
 
 @lru_cache(maxsize=4096)
 def critical_value(confidence: float, freedom: int) -> float:
-    """c with P(|T| <= c) = confidence, by bisection of `two_sided_tail`."""
+    """The c with P(|T| <= c) = confidence, by bisection of `two_sided_tail`."""
     low, high = 0.0, max(NormalDist().inv_cdf(0.5 + confidence / 2), 1.0)
     while two_sided_tail(high, freedom) > 1.0 - confidence:
         low, high = high, 2.0 * high

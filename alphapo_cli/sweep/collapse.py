@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, median_high
+from typing import Any
 
 _LEAST = 0.1  # of the outcome, a share
 _DEVIATIONS = 4.0
@@ -19,7 +21,7 @@ class Collapse:
     value: float
 
 
-def collapsed(points: Sequence[Mapping[Hashable, float]]) -> list[Collapse]:
+def collapsed(points: Sequence[Mapping[Any, float]]) -> list[Collapse]:
     """Find collapsed trainings.
 
     Args:
@@ -47,4 +49,4 @@ def collapsed(points: Sequence[Mapping[Hashable, float]]) -> list[Collapse]:
 
 def unseen(seeds: int) -> float:
     """Upper 95 % limit of the share of trainings that collapse, if none of `seeds` did (Clopper and Pearson 1934)."""
-    return 1.0 - 0.05 ** (1.0 / seeds)
+    return 1.0 - math.pow(0.05, 1.0 / seeds)

@@ -93,15 +93,15 @@ def advantages(points: Sequence[Runs], pairs: Sequence[tuple[int, int]], seed: i
     over = PROMPTS if noisy is None else SEEDS
     for i, mean, width in zip(usable, differences.mean(axis=1), half, strict=True):
         # Outcomes are shares, so no difference is beyond 1.
-        found[i] = Estimate(float(mean), float(max(mean - width, -1.0)), float(min(mean + width, 1.0)), over, len(shared[i]))
+        found[i] = Estimate(
+            float(mean), float(max(mean - width, -1.0)), float(min(mean + width, 1.0)), over, len(shared[i])
+        )
     return found
 
 
 def _balanced(errors: Array) -> Array:
-    """Half-widths [K] that hold all of |errors| [R, K] with probability LEVEL, and each of them with the same one.
-
-    A point whose training noise has few degrees of freedom gets a wide interval, and widens no other (Beran 1988).
-    """
+    """Half-widths [K] that hold all of |errors| [R, K] with probability LEVEL, and each of them with the same one."""
+    # A point whose training noise has few degrees of freedom gets a wide interval, and widens no other (Beran 1988).
     ordered = np.sort(errors, axis=0)
     ranks = errors.argsort(axis=0).argsort(axis=0).max(axis=1)  # of the least likely error of each draw
     place = int(np.quantile(ranks, LEVEL, method="higher"))
@@ -110,10 +110,17 @@ def _balanced(errors: Array) -> Array:
 
 
 def means(points: Sequence[Runs], seed: int = 0) -> list[Estimate | None]:
-    """Mean outcome of each point with its own 95 % interval (not simultaneous); None for a point without runs.
+    """Mean outcome of each point with its own 95 % interval (not simultaneous).
 
     The interval over prompts is that of `bounded_mean`. Training noise is added to it by the squares of the
     half-widths (MOVER, Zou and Donner 2008), which keeps it asymmetric near 0 and 1.
+
+    Args:
+        points: outcomes of each point: seed -> [P] in [0, 1].
+        seed: of the draws.
+
+    Returns:
+        An estimate for each point; None for a point without runs.
     """
     rng = np.random.default_rng(seed)
     usable = [k for k, runs in enumerate(points) if runs]
@@ -141,10 +148,8 @@ def _prompts(points: Sequence[Runs]) -> int:
 
 
 def _drawn_errors(values: Array, rng: np.random.Generator) -> Array:
-    """Errors [R, K] of the means of `values` [K, P] in [-1, 1] over prompts: multivariate t of their covariance.
-
-    As in `bounded_mean`, a row at either bound is added to the variance; it is the same prompt for every point.
-    """
+    """Errors [R, K] of the means of `values` [K, P] in [-1, 1] over prompts: multivariate t of their covariance."""
+    # As in `bounded_mean`, a row at either bound is added to the variance; it is the same prompt for every point.
     prompts = values.shape[1]
     deviations = values - values.mean(axis=1, keepdims=True)
     covariance = (deviations @ deviations.T + 2.0) / (prompts - 1) / prompts

@@ -117,10 +117,8 @@ def _from_seeds(points: Sequence[Runs], crossed: float, common_seeds: bool) -> S
 
 
 def _posterior(squares: Array, freedom: Array, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Draws [count] of d_0 and s_0^2, from their posterior on a grid.
-
-    Given both, s_k^2 / s_0^2 has the F distribution with d_k and d_0 degrees of freedom (Smyth 2004, equation 4).
-    """
+    """Draws [count] of d_0 and s_0^2, from their posterior on a grid."""
+    # Given both, s_k^2 / s_0^2 has the F distribution with d_k and d_0 degrees of freedom (Smyth 2004, equation 4).
     known = freedom > 0
     s, d = squares[known], freedom[known]
     scales = np.geomspace(s.min() / 30, s.max() * 30, _GRID)[:, None]  # [G, 1]

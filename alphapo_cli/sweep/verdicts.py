@@ -23,10 +23,7 @@ _SURE = 0.05  # a share of collapses that may be left unsaid
 
 
 def find_best(analysis: Analysis) -> dict[str, Any] | None:
-    """The `best` object of summary.json; None if no cell is complete.
-
-    `distinguishable` is true or false where that is decided, else null; `verdict` has the three values.
-    """
+    """The `best` object of summary.json; None if no cell is complete."""
     if analysis.best is None or analysis.metric is None:
         return None
     best = analysis.points[analysis.best]
@@ -41,6 +38,7 @@ def find_best(analysis: Analysis) -> dict[str, Any] | None:
         "value": best.mean(analysis.metric),
         "advantage_over_alpha_0": None if advantage is None else advantage.value,
         "interval": None if advantage is None else [advantage.low, advantage.high],
+        # True or false where that is decided; `verdict` has the three values.
         "distinguishable": None if verdict in (None, UNDECIDED) else verdict == DISTINGUISHABLE,
         "verdict": verdict,
         "interval_over": None if advantage is None or itself else advantage.over,

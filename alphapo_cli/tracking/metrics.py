@@ -152,7 +152,9 @@ GLASSBOX: dict[str, Metric] = {
 
 # 95 % interval of glassbox/true_win_rate. Other seeds may differ by more: it is of this trained model.
 BOUNDS: dict[str, Metric] = {
-    f"glassbox/true_win_rate/{end}": Metric(f"{name} end of", "the 95 % interval of glassbox/true_win_rate over prompts")
+    f"glassbox/true_win_rate/{end}": Metric(
+        f"{name} end of", "the 95 % interval of glassbox/true_win_rate over prompts"
+    )
     for end, name in (("low", "Lower"), ("high", "Upper"))
 }
 
@@ -183,7 +185,8 @@ EVAL: dict[str, Metric] = {
     "eval/discrete_win_rate": Metric("Share (0 to 1) of prompts", "won, a draw counting half"),
     "eval/standard_error": Metric("Standard error of", "eval/win_rate over prompts"),
     "eval/lc_standard_error": Metric(
-        "Spread over prompts of", "eval/length_controlled_winrate, AlpacaEval's column, which leaves out the fit's own error"
+        "Spread over prompts of",
+        "eval/length_controlled_winrate, AlpacaEval's column, which leaves out the fit's own error",
     ),
     "eval/avg_length": Metric("Mean length of", "the evaluated answers", "characters"),
     "eval/n_total": Metric("Number of", "prompts that were judged"),

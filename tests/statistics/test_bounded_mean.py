@@ -29,8 +29,6 @@ class TestStudent:
     def test_of_very_many_it_is_the_normal(self):
         assert two_sided_tail(1.96, 10**6) == pytest.approx(2 * stats.norm.sf(1.96), abs=1e-12)
         assert two_sided_tail(math.inf, 3) == 0.0
-        with pytest.raises(ValueError, match="at least one"):
-            two_sided_tail(1.0, 0)
 
 
 class TestInterval:

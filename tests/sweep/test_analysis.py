@@ -42,7 +42,9 @@ def test_a_clear_winner_is_distinguishable(tmp_path):
     assert (best["verdict"], best["interval_over"], best["seeds"]) == ("distinguishable", "prompts and seeds", 3)
     assert "] over prompts and 3 seeds (paired, corrected for picking the best of 3)." in said
     # 1 - 0.05^(1/3): with so many collapsing, three that do not are seen in 5 %.
-    assert said.endswith("None of its 3 trainings collapsed, which can be so by chance where up to 63 % of trainings do.")
+    assert said.endswith(
+        "None of its 3 trainings collapsed, which can be so by chance where up to 63 % of trainings do."
+    )
 
 
 def test_the_advantage_is_the_difference_of_the_means_over_shared_seeds(tmp_path):
@@ -164,7 +166,9 @@ class TestSeedsNeeded:
         best, said = found(tmp_path)
         assert best["verdict"] == "not distinguishable"
         assert 4 <= best["seeds_needed"] <= 50
-        assert f" {best['seeds_needed']} seeds of each would tell a difference of this size with 80 % probability" in said
+        assert (
+            f" {best['seeds_needed']} seeds of each would tell a difference of this size with 80 % probability" in said
+        )
 
     def test_a_difference_that_no_number_of_seeds_tells(self, tmp_path):
         craft(tmp_path, f"{ALPHA}=0,1", "seed=0,1,2", prompts=24, change=wins(a0=0.5, a1=0.55))
