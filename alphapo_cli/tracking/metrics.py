@@ -188,6 +188,7 @@ EVAL: dict[str, Metric] = {
         "Spread over prompts of",
         "eval/length_controlled_winrate, AlpacaEval's column, which leaves out the fit's own error",
     ),
+    "eval/lc_bootstrap_error": Metric("Standard error of", "eval/length_controlled_winrate over prompts, by bootstrap"),
     "eval/avg_length": Metric("Mean length of", "the evaluated answers", "characters"),
     "eval/n_total": Metric("Number of", "prompts that were judged"),
     "eval/true_win_rate": Metric(

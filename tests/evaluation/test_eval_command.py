@@ -213,6 +213,8 @@ def test_glassbox_equals_the_probe_for_the_samples_it_keeps(tmp_path: Path, monk
     assert alphapo(*line) == 0
     found = load(tmp_path / "out" / "results.json")
     assert found["true_win_rate"] == measured["glassbox/true_win_rate"]
+    bounds = [100 * measured[f"glassbox/true_win_rate/{end}"] for end in ("low", "high")]
+    assert found["win_rate_interval"] == pytest.approx(bounds)
     assert found["true_reward"] == measured["glassbox/true_reward"]
     assert 0 < found["n_draws"] < found["n_wins"]
 

@@ -245,6 +245,13 @@ class TestSweepOutcome:
         assert _lines(chosen, "interval") == []
         assert _legend(figure) == ["95 % interval", "one seed"]
 
+    def test_the_legend_says_over_what_and_what_is_decided(self) -> None:
+        cells = [_cell(alpha, 0.5 + alpha / 10, intervals={WIN: (0.4, 0.7)}, over="prompts") for alpha in (0.0, 1.0)]
+        shown = _legend(outcome_figure(cells, verdict="undecided"))
+        assert {"95 % interval over prompts", "best: alpha = 1 (undecided)"} <= set(shown)
+        shown = _legend(outcome_figure(cells, verdict="not distinguishable"))
+        assert "best: alpha = 1 (not distinguishable from alpha = 0)" in shown
+
     def test_failed_and_unfinished_cells_are_marked_and_not_joined(self) -> None:
         cells = [
             _cell(-1.0, 0.7),
