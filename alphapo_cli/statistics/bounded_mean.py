@@ -6,8 +6,8 @@ With u = (x - low) / (high - low) in [0, 1], n values of mean m and variance v, 
 
 r compares the variance with that of a coin of the same mean, for which it is 1: n / r is the effective number of coin
 flips. One row at either bound is added to both variances, so that rows which happen to agree are not taken for
-certainty. The interval holds every t with T(t) below the critical value of Student's t with n + 1 degrees of freedom (n rows and the two added);
-the p-value is the tail beyond T. Both follow from T, so they always agree.
+certainty. The interval holds every t with T(t) below the critical value of Student's t with n + 1 degrees of freedom (n
+rows and the two added); the p-value is the tail beyond T. Both follow from T, so they always agree.
 
 For wins and losses it is the interval of Wilson (1927); with an effective number of rows, that of Korn and Graubard
 (1998). docs/intervals.md has its measured coverage, which percentile intervals of a bootstrap do not have where rows
@@ -40,9 +40,7 @@ def statistic(mean: Array | float, square: Array | float, n: int, at: float) -> 
     return found
 
 
-def mean_interval(
-    values: Array, confidence: float, low: float = 0.0, high: float = 1.0, critical: float | None = None
-) -> tuple[float, float] | None:
+def mean_interval(values: Array, confidence: float, low: float = 0.0, high: float = 1.0) -> tuple[float, float] | None:
     """The interval of the mean of `values` [n] within [low, high]; NaN are left out, None without any value.
 
     Args:
@@ -50,10 +48,9 @@ def mean_interval(
         confidence: the share of samples whose interval holds the mean they are drawn from.
         low: least possible value.
         high: largest possible value.
-        critical: used in place of the critical value of t.
 
     Returns:
-        The ends. With one value they are the bounds, or nearly.
+        The ends.
     """
     known = values[~np.isnan(values)]
     n = len(known)
@@ -62,9 +59,7 @@ def mean_interval(
     u = (known - low) / (high - low)
     mean = float(np.mean(u))
     flips = n / float(variance_ratio(mean, float(np.mean(u**2)), n))
-    c = critical_value(confidence, n + 1) if critical is None else critical
-    if math.isinf(c):
-        return low, high
+    c = critical_value(confidence, n + 1)
     spread = c * math.sqrt(mean * (1.0 - mean) / flips + (c / (2.0 * flips)) ** 2)
     middle = mean + c**2 / (2.0 * flips)
     # The mean itself is inside but for round-off.

@@ -34,10 +34,11 @@ class TestStudent:
 class TestInterval:
     @pytest.mark.parametrize(("wins", "n"), [(0, 20), (1, 20), (20, 20), (50, 100), (98, 100), (700, 805)])
     def test_of_wins_and_losses_it_is_wilsons(self, wins, n):
-        """At the normal's critical value, by scipy."""
-        theirs = stats.binomtest(wins, n).proportion_ci(0.95, method="wilson")
-        found = mean_interval(np.array([1.0] * wins + [0.0] * (n - wins)), 0.95, critical=stats.norm.ppf(0.975))
-        assert found == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+        """Scipy's, at the confidence at which the normal has t's critical value."""
+        level = 1 - 2 * stats.norm.sf(stats.t.ppf(0.975, n + 1))
+        theirs = stats.binomtest(wins, n).proportion_ci(level, method="wilson")
+        found = mean_interval(np.array([1.0] * wins + [0.0] * (n - wins)), 0.95)
+        assert found == pytest.approx((theirs.low, theirs.high), abs=1e-7)  # the critical value is to 1e-7
 
     def test_of_many_rows_it_is_the_normal_interval(self):
         values = np.random.default_rng(0).beta(2, 5, 4000)
