@@ -68,7 +68,8 @@ def _bins(ax: Axes, results: Mapping[str, Any]) -> None:
     ax.set_xticks(range(len(bins)), labels)
     ax.set_xlim(-0.5, max(len(bins) - 0.5, 0.5))
     ax.set_ylim(0, 108)
-    style.panel(ax, "Win rate by length difference", "percent", "characters more than the reference")
+    level = f", {_level(results)}" if any(b.get("interval") for b in bins) else ""
+    style.panel(ax, f"Win rate by length difference{level}", "percent", "characters more than the reference")
 
 
 def _shortened(model: str, reference: str) -> tuple[str, str]:

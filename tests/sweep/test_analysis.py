@@ -174,7 +174,7 @@ class TestSeedsNeeded:
         craft(tmp_path, f"{ALPHA}=0,1", "seed=0,1,2", prompts=24, change=wins(a0=0.5, a1=0.55))
         best, said = found(tmp_path)
         assert best["seeds_needed"] is None
-        assert "would not be by 50 seeds of each either" in said
+        assert "50 seeds of each would not tell a difference of this size with 80 % probability either" in said
 
     def test_with_one_seed_by_neighbours_which_is_said(self, tmp_path):
         rates = {"a_1": 0.4, "a_0.5": 0.5, "a0": 0.45, "a0.5": 0.7, "a1": 0.5}
@@ -193,7 +193,10 @@ def test_collapsed_trainings_are_counted_and_named(tmp_path):
     assert one["overrides"] == [f"{ALPHA}=1", "seed=2"]
     assert one["value"] == pytest.approx(0.05, abs=0.03)
     said = verdicts.sentence(analysis, verdicts.find_best(analysis))
-    assert "Trainings that collapsed: 1 of 3 of alpha=1 (seed 2: 0.03)." in said
+    assert (
+        "Trainings that collapsed: 1 of 3 of alpha=1 (seed 2: 0.03). Where trainings collapse, take 5 seeds or more."
+        in said
+    )
     assert directory.write_summary(None, verdicts.collapses(analysis))["collapsed"] == [one]
 
 
