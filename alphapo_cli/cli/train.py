@@ -106,7 +106,8 @@ def report(summary: dict[str, Any]) -> None:
     sources = [(key.removeprefix("source/").replace("/", ": ", 1), key) for key in metrics if key.startswith("source/")]
     for label, key in (*rows, *sources):
         if metrics.get(key) is not None:
-            ends = [metrics.get(f"{key}/{end}") for end in ("low", "high")]
-            bounds = f" (95 % over prompts: {ends[0]:.3f} to {ends[1]:.3f})" if None not in ends else ""
-            table.add_row(label, f"{metrics[key]:+.4f}{bounds}")
+            table.add_row(label, f"{metrics[key]:+.4f}")
+        ends = [metrics.get(f"{key}/{end}") for end in ("low", "high")]
+        if None not in ends:
+            table.add_row("  95 % interval over prompts", f"{ends[0]:.4f} to {ends[1]:.4f}")
     Console(stderr=True).print(table)

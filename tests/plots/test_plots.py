@@ -110,6 +110,13 @@ class TestRun:
         assert "10-90 %" in ax.get_title("left")
         assert "10-90 %" not in run_figure(_rows(), "t").axes[0].get_title("left")
 
+    def test_the_interval_of_the_win_rate_is_a_band_that_says_over_what(self) -> None:
+        bounds = {f"{WIN}/low": 0.6, f"{WIN}/high": 0.8}
+        ax = run_figure(_rows(**{WIN: 0.7, "glassbox/length": 12.0}, **bounds), "t").axes[4]
+        assert ax.get_title("left") == "True win rate against the base (95 % over prompts)"
+        (band,) = ax.collections
+        assert sorted(set(np.asarray(band.get_paths()[0].vertices)[:, 1].round(6))) == [0.6, 0.8]
+
     @pytest.mark.parametrize(
         "rows",
         [
