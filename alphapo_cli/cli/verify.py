@@ -41,11 +41,13 @@ def verify(
         Exit: with code 1, where something is damaged.
     """
     check_json_target(json)
-    found = {}
+    found: dict[str, tuple[str, dict[str, str]]] = {}
     for directory in directories:
         summaries = list(_summaries(directory))
-        if not summaries:
+        if not summaries and len(directories) == 1:
             raise UsageError(f"{directory}: no summary.json here or in cells/; name a run, a sweep or a generation")
+        if not summaries:  # runs/* names evaluations, too
+            found[str(directory)] = "not verified: no run, sweep or generation", {}
         for summary in summaries:
             found[str(summary.parent)] = _look(summary)
     for place, (verdict, damage) in found.items():

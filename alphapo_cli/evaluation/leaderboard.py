@@ -50,14 +50,7 @@ def update(path: Path, model: str, results: Mapping[str, Any]) -> None:
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """(header, rows as text); the standard header without a file."""
-    if not path.exists():
-        return ["", *COLUMNS], []
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
-        rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path}: cannot be read as a leaderboard ({error})") from error
-    header = list(reader.fieldnames or [])
+    header, rows = read_table(path)
     if not header:
         return ["", *COLUMNS], []
     missing = [name for name in ("", "win_rate") if name not in header]
@@ -66,6 +59,28 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
             f"{path} is not a leaderboard (an unnamed first column with the model, then {', '.join(COLUMNS[:3])}, ...)"
         )
     return header + [name for name in COLUMNS if name not in header], rows
+
+
+def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Read a leaderboard's CSV file.
+
+    Args:
+        path: the file, which need not exist.
+
+    Returns:
+        Its header and rows as text; both empty without a file or a header.
+
+    Raises:
+        UsageError: it cannot be read as CSV.
+    """
+    if not path.exists():
+        return [], []
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+        rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path}: cannot be read as a leaderboard ({error})") from error
+    return list(reader.fieldnames or []), rows
 
 
 def _cell(value: Any) -> str:

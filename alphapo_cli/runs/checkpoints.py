@@ -30,6 +30,7 @@ from alphapo_cli.storage.owned_directory import owned_directory, remove_unfinish
 from alphapo_cli.storage.run_lock import RunLock
 from alphapo_cli.storage.strict_json import read_object
 
+_UNKNOWN = 10**6  # later than any generation of a lock
 _NAME = re.compile(r"^step-(\d+)$")
 
 
@@ -86,6 +87,10 @@ class Checkpoints:
         wrong: dict[int, str] = {}
         for step in reversed(self.steps()):
             if self._generation(step) < since:
+                print(
+                    f"note: {self._path(step)} is of a process that was replaced before the run began anew; removed",
+                    file=sys.stderr,
+                )
                 self._remove(step)
                 continue
             try:
@@ -109,8 +114,8 @@ class Checkpoints:
     def _read(self, step: int) -> TrainingCheckpoint:
         """Load one checkpoint; raises AlphapoError where it is damaged, UsageError for another format."""
         folder = self._path(step)
-        marker = read_object(folder / "complete")
-        found = {"complete": "is damaged"} if marker is None else checksums.damaged(folder, marker.get("files", {}))
+        marker = self._marker(step)
+        found = {"complete": "cannot be read"} if marker is None else checksums.damaged(folder, marker.get("files", {}))
         if found:
             raise AlphapoError(f"{folder} is damaged ({checksums.described(found)})")
         try:
@@ -140,7 +145,7 @@ class Checkpoints:
                 torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}, file)
             files = checksums.of_files(folder, ["state.pt"])
             marker = {"step": checkpoint.step, "generation": lock.generation, "files": files}
-            write_json(folder / "complete", marker)
+            write_json(folder / "complete", checksums.sealed(marker))
         self.tidy(lock)
 
     def tidy(self, lock: RunLock) -> None:
@@ -161,16 +166,20 @@ class Checkpoints:
     def remove(self, lock: RunLock) -> None:
         """Remove all checkpoints up to this owner's, once the run is complete."""
         for step in self.steps():
-            if self._generation(step) <= lock.generation:
+            if self._generation(step) in (*range(lock.generation + 1), _UNKNOWN):
                 with contextlib.suppress(OSError):
                     self._remove(step)
         with contextlib.suppress(OSError):  # a run begun anew may have its own
             self.folder.rmdir()
 
+    def _marker(self, step: int) -> dict[str, Any] | None:
+        """The content of `complete`; None where it is damaged."""
+        return checksums.intact(read_object(self._path(step) / "complete"))
+
     def _generation(self, step: int) -> int:
-        """Generation of the lock under which a checkpoint was written; 1 where none was recorded."""
-        found = (read_object(self._path(step) / "complete") or {}).get("generation")
-        return found if isinstance(found, int) else 1
+        """Generation of its lock: 1 where an older version recorded none, `_UNKNOWN` where the marker is damaged."""
+        marker = self._marker(step)
+        return _UNKNOWN if marker is None else int(marker.get("generation", 1))
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step}"

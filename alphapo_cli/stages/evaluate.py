@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,7 @@ def run(evaluation: Evaluation) -> dict[str, Any]:
     cfg, directory = evaluation.cfg, evaluation.directory
     for note in evaluation.notes:
         print(f"note: {note}", file=sys.stderr, flush=True)
-    directory.begin(_manifest(evaluation), replace=evaluation.replace)
+    directory.begin(manifest_of(evaluation.identity, evaluation.inputs, cfg), replace=evaluation.replace)
     judged = evaluation.judge.judge(evaluation.pairs, directory.path, asking=evaluation.asking)
     annotations = [
         _annotation(base, own, verdict, evaluation)
@@ -266,13 +266,13 @@ def _annotation(base: Output, own: Output, verdict: Verdict, evaluation: Evaluat
     )
 
 
-def _manifest(evaluation: Evaluation) -> dict[str, Any]:
-    files = {key: str(path) for key, path in asdict(evaluation.inputs).items() if path is not None}
+def manifest_of(identity: Mapping[str, Any], inputs: Any, cfg: Any) -> dict[str, Any]:
+    """The manifest of an evaluation: `inputs` and `cfg` are the dataclasses of its files and of its settings."""
     return {
-        "identity": evaluation.identity,
+        "identity": dict(identity),
         "command": sys.argv,
-        "files": files,
-        "config": asdict(evaluation.cfg),
+        "files": {key: str(path) for key, path in asdict(inputs).items() if path is not None},
+        "config": asdict(cfg),
         "versions": versions(),
         "git_commit": git_commit(),
     }

@@ -26,7 +26,7 @@ from alphapo_cli.evaluation.arena_hard.style import count_style
 from alphapo_cli.evaluation.arena_hard.verdicts import grades
 from alphapo_cli.evaluation.formats import Annotation
 from alphapo_cli.evaluation.naming import told_apart
-from alphapo_cli.runs.provenance import git_commit, versions
+from alphapo_cli.stages.evaluate import manifest_of
 from alphapo_cli.storage.atomic import write_json
 
 # Label and key of the picture's rates.
@@ -125,7 +125,7 @@ def run(evaluation: ArenaHardEvaluation) -> dict[str, Any]:
     cfg, directory, pairs = evaluation.cfg, evaluation.directory, evaluation.pairs
     for note in output_check.notes(evaluation.looked, cfg.strip_think):
         print(f"note: {note}", file=sys.stderr, flush=True)
-    directory.begin(_manifest(evaluation), replace=evaluation.replace)
+    directory.begin(manifest_of(evaluation.identity, evaluation.inputs, cfg), replace=evaluation.replace)
     judged = evaluation.judge.judge(pairs, directory.path, asking=evaluation.asking)
     kept = [(pair, games) for pair, games in zip(pairs, judged.pairs, strict=True) if games is not None]
     answered = [pair for pair, _ in kept]
@@ -213,15 +213,3 @@ def _draw(evaluation: ArenaHardEvaluation, results: dict[str, Any]) -> None:
         "style_controlled_score_interval": results["arena_hard/style_controlled_ci"],
     }
     evaluation_picture({**results, **shown}, evaluation.directory.picture, _RATES)
-
-
-def _manifest(evaluation: ArenaHardEvaluation) -> dict[str, Any]:
-    files = {key: str(path) for key, path in asdict(evaluation.inputs).items() if path is not None}
-    return {
-        "identity": evaluation.identity,
-        "command": sys.argv,
-        "files": files,
-        "config": asdict(evaluation.cfg),
-        "versions": versions(),
-        "git_commit": git_commit(),
-    }

@@ -60,6 +60,19 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(name, damage, alphapo, broken,
     assert_same(whole, path)
 
 
+def test_a_marker_that_is_damaged_says_so_in_a_run_begun_anew(alphapo, tiny):
+    """Nothing is known of its generation then: it is no reason to take the checkpoint for another process's."""
+    line = ["train", *tiny, *LINE, DPO, "run.name=broken"]
+    with killed_at(7):
+        alphapo(*line)
+    with killed_at(7):
+        path = alphapo(*line, "--replace").path
+    flip(path / "checkpoints" / "step-7" / "complete", random.Random(1))
+    again = alphapo(*line)
+    assert again.code == 0, again.err
+    assert "step-7 is damaged (complete: cannot be read); removed, going on from step 6" in again.err
+
+
 @pytest.mark.parametrize(
     "kind",
     ["reference/*.npy", pytest.param("tokens/*/tokens.npz", marks=pytest.mark.slow), "base/*/model.safetensors"],
@@ -129,6 +142,14 @@ class TestComplete:
         assert ran.code == 0, ran.err
         assert "as they were written" in ran.out
         assert json.loads(ran.out.splitlines()[-1])["runs/x"]["damage"] == {}
+
+    def test_what_it_cannot_verify_among_others_is_listed(self, run, alphapo):
+        """So that `runs/*` can be verified, where evaluations lie beside runs."""
+        (run.parent / "eval-1").mkdir()
+        ran = alphapo("verify", "runs/x", "runs/eval-1")
+        assert ran.code == 0, ran.err
+        assert "runs/eval-1: not verified: no run, sweep or generation" in ran.out
+        assert alphapo("verify", "runs/eval-1").code == 2
 
     def test_one_bit_is_found_by_verify(self, run, alphapo):
         flip(run / "model" / "model.safetensors", random.Random(3))

@@ -133,4 +133,5 @@ def test_a_late_owners_checkpoint_is_not_gone_on_from(alphapo, tiny, monkeypatch
     last = alphapo(*line, "seed=1")
     assert last.code == 0, last.err
     assert "continues at step" not in last.err
+    assert "step-1 is of a process that was replaced before the run began anew; removed" in last.err
     assert weights(last.path).keys()

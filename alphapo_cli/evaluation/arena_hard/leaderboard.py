@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.errors import UsageError
+from alphapo_cli.evaluation.leaderboard import read_table
 from alphapo_cli.storage.atomic import check_file, write_atomic
 
 COLUMNS = ("model", "score", "rating_q025", "rating_q975", "CI", "avg_tokens", "date")
@@ -65,14 +66,7 @@ def _row(model: str, results: Mapping[str, Any]) -> dict[str, str]:
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """(header, rows as text); the standard header without a file."""
-    if not path.exists():
-        return list(COLUMNS), []
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
-        rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path}: cannot be read as a leaderboard ({error})") from error
-    header = list(reader.fieldnames or [])
+    header, rows = read_table(path)
     if not header:
         return list(COLUMNS), []
     if not {"model", "score"} <= set(header) or any(None in row for row in rows):

@@ -109,8 +109,8 @@ class TrainingSession(StepHooks):
         if state in OVER:
             return self.directory.summary(), None
         manifest = facts_of(self.start, self.processes.world, self.order.total_steps)
-        begun = int(self.directory.read_manifest().get("generation", 1))  # older versions recorded none
-        checkpoint = None if state == "pending" else self.checkpoints.load(begun)
+        begun = self.directory.read_manifest().get("generation", 1)  # older versions recorded none
+        checkpoint = None if state == "pending" else self.checkpoints.load(begun if isinstance(begun, int) else 1)
         memoize = self.builder.before_training(self.cfg, policy)
         self.final_model.reserve(memoize("bytes of the model", lambda: self.final_model.try_saving(policy)))
         if checkpoint is None:
