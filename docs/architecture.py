@@ -24,6 +24,7 @@ WHAT = {
     "cli": "a file a command: options, messages, exit codes",
     "launch": "what runs a sweep: engine, workers, Slurm, Ray",
     "report": "the page of a sweep",
+    "housekeeping": "lists, compares and removes what commands have written",
     "sweep": "what a sweep is: grid, directory, record, which point is best",
     "stages": "what a command does: train, generate, evaluate, all three, loss",
     "evaluation": "judges, win rates, their statistics",
@@ -40,6 +41,7 @@ WHAT = {
     "plots": "figures",
     "storage": "atomic files, JSONL, hashes, the run lock",
     "errors": "exceptions and exit codes",
+    "wording": "rates, sizes and times as text",
 }
 
 

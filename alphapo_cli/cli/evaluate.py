@@ -9,6 +9,7 @@ import typer
 
 from alphapo_cli.cli.common import (
     ConfigDir,
+    ConfigPath,
     Json,
     Overrides,
     PrintConfig,
@@ -108,6 +109,7 @@ def evaluate(
             "--leaderboard", metavar="CSV", help="Put the row here instead of leaderboard.csv in the directory."
         ),
     ] = None,
+    config: ConfigPath = None,
     config_dir: ConfigDir = None,
     print_config: PrintConfig = False,
     replace: Replace = False,
@@ -128,7 +130,8 @@ def evaluate(
         UsageError: --judge and judge=NAME differ, or --reference is missing.
     """
     from alphapo_cli.cli.evaluate_arena_hard import ArenaHardOptions, check_protocol, evaluate_arena_hard
-    from alphapo_cli.config.compose import compose, to_yaml
+    from alphapo_cli.config.compose import to_yaml
+    from alphapo_cli.config.config_file import compose_under, load
     from alphapo_cli.config.overrides import Line, read_line
     from alphapo_cli.evaluation.schema import EvalConfig
 
@@ -137,8 +140,8 @@ def evaluate(
         foreign = {"--difficulty": difficulty, "--gamed": gamed, "--official-row-index": official_row_index,
                    "--preferences": preferences, "--recheck": recheck}  # fmt: skip
         typed = ArenaHardOptions(
-            outputs, overrides or [], reference, judge, annotations, questions, max_cost, out, leaderboard, config_dir,
-            print_config, replace, strip_think, json, foreign,
+            outputs, overrides or [], reference, judge, annotations, questions, max_cost, out, leaderboard, config,
+            config_dir, print_config, replace, strip_think, json, foreign,
         )  # fmt: skip
         evaluate_arena_hard(typed)
         return
@@ -161,7 +164,7 @@ def evaluate(
     chosen = read_line([f"judge={judge}"], where).groups if judge is not None else ()
     if chosen and given and given != list(chosen):
         raise UsageError(f"--judge {judge} and {given[0]} are both given: give one")
-    cfg = compose("eval", EvalConfig, [Line(chosen), line, Line((), options)], where)
+    cfg = compose_under(load(config), "eval", EvalConfig, [Line(chosen), line, Line((), options)], where)
     if print_config:
         print(to_yaml(cfg), end="")
         return

@@ -10,6 +10,7 @@ import typer
 
 from alphapo_cli.cli.common import (
     ConfigDir,
+    ConfigPath,
     Json,
     PrintConfig,
     Replace,
@@ -41,6 +42,7 @@ def generate(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Default runs/generate-<generator>-<hash8>.")
     ] = None,
+    config: ConfigPath = None,
     config_dir: ConfigDir = None,
     print_config: PrintConfig = False,
     replace: Replace = False,
@@ -58,7 +60,8 @@ def generate(
     Raises:
         UsageError: the model is not of the embedded world, and no prompts are named.
     """
-    from alphapo_cli.config.compose import compose, to_yaml
+    from alphapo_cli.config.compose import to_yaml
+    from alphapo_cli.config.config_file import compose_under, load
     from alphapo_cli.config.embedded_world import names
     from alphapo_cli.config.overrides import read_line
     from alphapo_cli.generation.run_settings import answers_world, run_layer
@@ -69,12 +72,13 @@ def generate(
     where = sources(config_dir)
     line = read_line(given, where)
     check_line(line)
-    if not names([line], "data") and not answers_world(model):
+    file = load(config)
+    if not names([line, *([] if file is None else [file.layer([line], where)])], "data") and not answers_world(model):
         raise UsageError(
             f"{model}: answers to which prompts? give data=... too (data=alpaca_eval, data=jsonl data.path=FILE, or "
             "data=glassbox for the embedded world's)"
         )
-    cfg = compose("generate", GenerateConfig, [run_layer(model), line], where)
+    cfg = compose_under(file, "generate", GenerateConfig, [line], where, beneath=[run_layer(model)])
     if print_config:
         print(to_yaml(cfg), end="")
         return

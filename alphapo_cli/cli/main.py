@@ -10,7 +10,23 @@ from typing import Annotated, Any
 import typer
 
 from alphapo_cli import __version__
-from alphapo_cli.cli import compare, evaluate, generate, inspect, loss, report, run, sweep, train, verify
+from alphapo_cli.cli import (
+    clean,
+    compare,
+    diff,
+    evaluate,
+    generate,
+    information,
+    loss,
+    ls,
+    report,
+    rm,
+    run,
+    sweep,
+    train,
+    validate,
+    verify,
+)
 from alphapo_cli.errors import AlphapoError, in_words, refusal
 from alphapo_cli.runtime.signals import raise_interrupt
 
@@ -52,7 +68,12 @@ compare.register(app)
 report.register(app)
 verify.register(app)
 loss.register(app)
-inspect.register(app)
+validate.register(app)
+ls.register(app)
+diff.register(app)
+rm.register(app)
+clean.register(app)
+information.register(app)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from alphapo_cli.cli.common import (
     ConfigDir,
+    ConfigPath,
     Json,
     Overrides,
     PrintConfig,
@@ -42,6 +43,7 @@ def run(
     annotations: Annotations = None,
     difficulty: Difficulty = None,
     gamed: Gamed = None,
+    config: ConfigPath = None,
     config_dir: ConfigDir = None,
     print_config: PrintConfig = False,
     replace: Replace = False,
@@ -58,19 +60,21 @@ def run(
       alphapo run objective.shape.alpha=0.5 generation.temperature=0.7
       alphapo run model.path=./my-model data=hh_rlhf data.path=pairs.jsonl.gz prompts=alpaca_eval prompts.path=alpaca_eval.json judge=openai --reference gpt4.json
     """
-    from alphapo_cli.config.compose import compose, to_yaml
+    from alphapo_cli.config.compose import to_yaml
+    from alphapo_cli.config.config_file import compose_under, load
     from alphapo_cli.config.overrides import read_line
     from alphapo_cli.config.schema import TrainConfig
     from alphapo_cli.runs.directory import RunDirectory
     from alphapo_cli.runs.identity import find_run
-    from alphapo_cli.stages.plan import hints_from_other_stages, make_plan, split_line
+    from alphapo_cli.stages.plan import hints_from_other_stages, make_plan, split_line, training_part
 
     where = sources(config_dir)
     training, generation, evaluation = split_line(list(overrides or []))
+    file = load(config)
     with hints_from_other_stages("train", where):
-        cfg = compose("train", TrainConfig, [read_line(training, where)], where)
+        cfg = compose_under(training_part(file), "train", TrainConfig, [read_line(training, where)], where)
     plan = make_plan(
-        generation, evaluation, where,
+        generation, evaluation, where, file,
         reference=reference, annotations=annotations, difficulty=difficulty, gamed=gamed,
     )  # fmt: skip
     if print_config:

@@ -9,6 +9,7 @@ import typer
 
 from alphapo_cli.cli.common import (
     ConfigDir,
+    ConfigPath,
     Json,
     Overrides,
     PrintConfig,
@@ -30,6 +31,7 @@ def register(app: typer.Typer) -> None:
 
 def train(
     overrides: Overrides = None,
+    config: ConfigPath = None,
     config_dir: ConfigDir = None,
     print_config: PrintConfig = False,
     replace: Replace = False,
@@ -44,12 +46,13 @@ def train(
       alphapo train objective=dpo model.path=./my-model data=hh_rlhf data.path=pairs.jsonl.gz
       alphapo train objective=ipo objective/shape=power objective.shape.alpha=0.5
     """
-    from alphapo_cli.config.compose import compose, to_yaml
+    from alphapo_cli.config.compose import to_yaml
+    from alphapo_cli.config.config_file import compose_under, load
     from alphapo_cli.config.overrides import read_line
     from alphapo_cli.config.schema import TrainConfig
 
     where = sources(config_dir)
-    cfg = compose("train", TrainConfig, [read_line(overrides or [], where)], where)
+    cfg = compose_under(load(config), "train", TrainConfig, [read_line(overrides or [], where)], where)
     if print_config:
         print(to_yaml(cfg), end="")
         return
@@ -62,6 +65,9 @@ def train(
     state = directory.check(cfg, replace=replace)
     over = state in ("complete", "stopped")
     if not over:
+        from alphapo_cli.stages.paths import check_paths
+
+        check_paths(cfg)
         from alphapo_cli.objective.build import build
 
         build(cfg.objective)  # checks that only the parts themselves can make

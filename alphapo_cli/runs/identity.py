@@ -151,7 +151,7 @@ def _is_earlier(place: Path, argv: Sequence[str]) -> bool:
         return False
     words = _arguments(argv)
     # A file of the user's may have changed, and the same words mean another run now.
-    if not words or any(word.startswith("--config-dir") for word in words):
+    if not words or any(word.startswith("--config") for word in words):
         return False
     if json.dumps(words[-1]).encode() not in content:  # reading thousands as JSON takes longer
         return False

@@ -408,7 +408,7 @@ def test_limit_takes_the_first_pairs(alphapo, scratch_line, scratch):
 
 
 def test_a_run_without_a_model_cannot_be_started_from(alphapo, tmp_path, tiny):
-    from alphapo_cli.modeling.loading import locate
+    from alphapo_cli.modeling.locations import locate
 
     run = tmp_path / "runs" / "half"
     run.mkdir(parents=True)

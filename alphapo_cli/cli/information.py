@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json as jsonlib
-import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,11 +19,12 @@ def register(app: typer.Typer) -> None:
 
 def env() -> None:
     """Versions, hardware and caches: what a bug report needs. Nothing secret is shown."""
+    from alphapo_cli.housekeeping.sizes import bytes_of
     from alphapo_cli.runs.provenance import git_commit, hardware, versions
     from alphapo_cli.storage.paths import cache_dir, shipped
 
     cache = cache_dir()
-    sizes = {p.name: _bytes(p) for p in cache.iterdir() if p.is_dir()} if cache.is_dir() else {}
+    sizes = {p.name: bytes_of(p) for p in cache.iterdir() if p.is_dir()} if cache.is_dir() else {}
     report = {
         "versions": versions(),
         "hardware": hardware(),
@@ -35,16 +33,6 @@ def env() -> None:
         "cache": {"path": str(cache), "bytes": sizes},
     }
     print(jsonlib.dumps(report, indent=2))
-
-
-def _bytes(folder: Path) -> int:
-    """Size in bytes of the files in a folder, without files that another process removes meanwhile."""
-    total = 0
-    for parent, _, files in os.walk(folder):
-        for name in files:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(parent, name)).st_size
-    return total
 
 
 def metrics(
