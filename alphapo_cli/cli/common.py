@@ -122,7 +122,9 @@ def print_list(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Col
         widths = (max(len(cell) for cell in column) + 2 for column in zip(columns, *lines, strict=True))
         console = Console(width=max(80, sum(widths)))
     if lines:
-        console.print(table)
+        with console.capture() as captured:
+            console.print(table)
+        print("\n".join(line.rstrip() for line in captured.get().splitlines()), flush=True)
 
 
 def next_step(text: str) -> None:

@@ -17,6 +17,7 @@ from alphapo_cli.cli import (
     evaluate,
     generate,
     information,
+    inspect,
     loss,
     ls,
     report,
@@ -68,6 +69,7 @@ compare.register(app)
 report.register(app)
 verify.register(app)
 loss.register(app)
+inspect.register(app)
 validate.register(app)
 ls.register(app)
 diff.register(app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -18,10 +19,12 @@ from alphapo_cli.cli.common import (
     check_json_target,
     emit,
     is_main_process,
+    next_step,
     sources,
     warn,
 )
 from alphapo_cli.runtime.quiet import quiet_libraries
+from alphapo_cli.wording import rate
 
 
 def register(app: typer.Typer) -> None:
@@ -88,29 +91,50 @@ def train(
         summary = run(cfg, directory, replace=replace)
         leave_processes()
     if is_main_process() and not over:
-        report(summary)
+        report(summary, directory.path)
     emit({"path": str(directory.path.resolve()), **summary}, json)
 
 
-def report(summary: dict[str, Any]) -> None:
-    """Print the metrics of the last probe to stderr."""
+def report(summary: dict[str, Any], path: Path) -> None:
+    """Print to stderr what the training did, where its results are, and what can be done next.
+
+    Args:
+        summary: the content of summary.json.
+        path: the run directory.
+    """
     from rich.console import Console
     from rich.table import Table
 
     if summary.get("reason"):
         print(f"{summary['state']}: {summary['reason']}", file=sys.stderr)
     metrics: dict[str, float] = summary.get("metrics") or {}
+    judged = summary.get("verdict") or {}
+    pairs = (summary.get("data") or {}).get("probe_pairs")
     table = Table(title="last probe", title_justify="left", show_header=False)
+    shares = {
+        "displacement/share_chosen_down": pairs,
+        "rewards/accuracies": pairs,
+        "glassbox/true_win_rate": judged.get("n"),
+    }
     rows = (
         ("displacement, chosen (nats per token)", "displacement/chosen"),
         ("displacement, rejected (nats per token)", "displacement/rejected"),
-        ("share of chosen answers that became less likely", "displacement/share_chosen_down"),
+        ("chosen answers that became less likely", "displacement/share_chosen_down"),
         ("reward margin", "rewards/margins"),
-        ("accuracy", "rewards/accuracies"),
+        ("pairs in the right order by reward", "rewards/accuracies"),
         ("true win rate against the start", "glassbox/true_win_rate"),
     )
     sources = [(key.removeprefix("source/").replace("/", ": ", 1), key) for key in metrics if key.startswith("source/")]
     for label, key in (*rows, *sources):
         if metrics.get(key) is not None:
-            table.add_row(label, f"{metrics[key]:+.4f}")
+            table.add_row(label, rate(metrics[key], shares[key]) if key in shares else f"{metrics[key]:+.4f}")
     Console(stderr=True).print(table)
+    for sentence in judged.get("sentences", ()):
+        print(f"verdict: {sentence}", file=sys.stderr)
+    for name in ("model", "curves.png"):
+        if (path / name).exists():
+            print(f"{name.partition('.')[0]}: {path / name}", file=sys.stderr)
+    sampled = path / "samples" / f"step-{summary.get('step')}.json"
+    next_step(f"alphapo generate {path}")
+    if sampled.is_file():
+        next_step(f"alphapo eval {sampled} --reference {path / 'samples' / 'reference.json'}")

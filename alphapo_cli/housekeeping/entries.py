@@ -7,7 +7,6 @@ sweep.json, a generation and an evaluation by the identity in manifest.json. A s
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any, TypeGuard
 
 from alphapo_cli.housekeeping.sizes import bytes_of
 from alphapo_cli.runs.state import OVER, RunState
+from alphapo_cli.runs.verdict import sampled_answers
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.jsonl import InUse, check_free
 from alphapo_cli.storage.strict_json import read_object
@@ -140,18 +140,9 @@ def result_of(
     if _is_number(judged.get(JUDGED)):
         return f"win rate {rate(judged[JUDGED], judged.get('eval/n_total'))}", float(judged[JUDGED])
     if _is_number(metrics.get(WIN_RATE)):
-        return f"true win rate {rate(metrics[WIN_RATE], samples(path))}", float(metrics[WIN_RATE])
+        return f"true win rate {rate(metrics[WIN_RATE], sampled_answers(path))}", float(metrics[WIN_RATE])
     down = metrics.get("displacement/share_chosen_down")
     return ("" if not _is_number(down) else f"chosen answers less likely {rate(float(down), pairs)}"), None
-
-
-def samples(path: Path) -> int | None:
-    """How many answers the probe of a run samples, from its samples/reference.json; None without that."""
-    try:
-        found = json.loads((path / "samples" / "reference.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    return len(found) if isinstance(found, list) else None
 
 
 def _sweep(path: Path) -> tuple[str, str, float | None]:
@@ -169,7 +160,7 @@ def _sweep(path: Path) -> tuple[str, str, float | None]:
     name = {JUDGED: "win rate", WIN_RATE: "true win rate"}.get(str(best.get("metric")), "accuracy")
     told = "" if best.get("distinguishable") else ", not told apart from alpha = 0"
     where = " ".join(best.get("overrides") or [])
-    n = samples(path / "cells" / str(best.get("id")))
+    n = sampled_answers(path / "cells" / str(best.get("id")))
     return words, f"best {where}: {name} {rate(best['value'], n)}{told}", float(best["value"])
 
 

@@ -20,6 +20,7 @@ from alphapo_cli.runs import step_record
 from alphapo_cli.runs.checkpoints import Checkpoints, TrainingCheckpoint
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runs.state import OVER
+from alphapo_cli.runs.verdict import Verdict, sampled_answers, verdict
 from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.runtime.signals import StopRequest, deferred_signals
 from alphapo_cli.stages.training.assembly import run_inputs
@@ -345,4 +346,13 @@ class TrainingSession(StepHooks):
         if hint and self.group is None:
             print(f"W&B kept offline; to upload: {hint}", file=sys.stderr)
         with deferred_signals(), self.lock.committing() if state in OVER else contextlib.nullcontext():
-            return self.directory.finish(state, reason, self._step(), metrics, cost)
+            return self.directory.finish(state, reason, self._step(), metrics, cost, self._verdict(state))
+
+    def _verdict(self, state: str) -> Verdict | None:
+        """The judgement on a run that is over."""
+        if state not in OVER:
+            return None
+        return verdict(
+            self.directory.rows(), answers=sampled_answers(self.directory.path), pairs=len(self.start.data.probe),
+            max_grad_norm=self.cfg.trainer.max_grad_norm,
+        )  # fmt: skip
