@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,7 @@ from alphapo_cli.cli.common import (
     announce,
     check_json_target,
     emit,
+    next_step,
     print_table,
     sources,
 )
@@ -196,7 +197,28 @@ def evaluate(
         from alphapo_cli.evaluation.report import results_table
 
         print_table(results_table(results))
+        _tell(results, evaluation.directory.path)
     emit({"path": str(evaluation.directory.path.resolve()), **results}, json)
+
+
+def _tell(results: dict[str, Any], path: Path) -> None:
+    """Print to stderr whether the outputs beat the reference, and what can be done next."""
+    from alphapo_cli.wording import rate
+
+    win, ends, n = results.get("win_rate"), results.get("win_rate_interval"), results.get("n_total")
+    if win is not None:
+        interval = (ends[0] / 100, ends[1] / 100) if ends else None
+        words = rate(win / 100, n, interval)
+        level = (
+            "" if results.get("confidence") == 0.95 or interval is None else f" ({results['confidence']:.0%} interval)"
+        )
+        judged = (
+            "not judged against chance without an interval" if interval is None else
+            f"better than {results['reference']}" if interval[0] > 0.5 else
+            f"worse than {results['reference']}" if interval[1] < 0.5 else "no evidence either way"
+        )  # fmt: skip
+        typer.echo(f"verdict: {judged}: win rate {words}{level}, against {results['reference']}", err=True)
+    next_step(f"alphapo compare {path} OTHER-EVALUATION says whether two models can be told apart")
 
 
 def _recheck(folder: Path, cfg: JudgeConfig, json: str | None) -> None:

@@ -17,12 +17,16 @@ from alphapo_cli.cli.common import (
     announce,
     check_json_target,
     emit,
+    next_step,
     print_table,
     sources,
     warn,
 )
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runtime.quiet import quiet_libraries
+from alphapo_cli.wording import rate
+
+SHOWN, WIDTH = 2, 240  # answers that are printed, and their characters
 
 
 def register(app: typer.Typer) -> None:
@@ -98,7 +102,32 @@ def generate(
         print_table(_table(summary))
         for warning in summary["warnings"]:
             warn(warning)
+        _tell(summary, generation.directory.outputs(), model)
     emit({"path": str(generation.directory.path.resolve()), **summary}, json)
+
+
+def _tell(summary: dict[str, Any], outputs: Path, model: str | None) -> None:
+    """Print two answers to stderr, what is wrong with the answers, and what can be done next."""
+    import json
+
+    for row in json.loads(outputs.read_text(encoding="utf-8"))[:SHOWN]:
+        typer.echo(f"prompt: {_short(row['instruction'])}\nanswer: {_short(row['output'])}", err=True)
+    metrics = summary["metrics"]
+    n = metrics["answers"]
+    if metrics["share_cut"] == 1:
+        typer.echo(f"verdict: {rate(1, n)} answers cut by the token limit: raise generation.max_new_tokens", err=True)
+    elif metrics["share_empty"] > 0.5:
+        typer.echo(f"verdict: {rate(metrics['share_empty'], n)} answers are empty: see the chat template", err=True)
+    else:
+        cut, empty = rate(metrics["share_cut"], n), rate(metrics["share_empty"], n)
+        typer.echo(f"verdict: answers cut by the token limit {cut}; empty {empty}", err=True)
+    next_step(f"alphapo eval {outputs} --reference REF.json, answers of another model to the same prompts")
+
+
+def _short(text: str) -> str:
+    """A text on one line of the terminal, cut at its end."""
+    line = " ".join(text.split())
+    return line if len(line) <= WIDTH else f"{line[: WIDTH - 3]}..."
 
 
 def is_model(text: str) -> bool:

@@ -15,6 +15,7 @@ from alphapo_cli.cli import (
     compare,
     diff,
     evaluate,
+    export,
     generate,
     information,
     inspect,
@@ -70,6 +71,7 @@ report.register(app)
 verify.register(app)
 loss.register(app)
 inspect.register(app)
+export.register(app)
 validate.register(app)
 ls.register(app)
 diff.register(app)

@@ -18,10 +18,12 @@ from alphapo_cli.cli.common import (
     announce,
     check_json_target,
     emit,
+    next_step,
     sources,
     warn,
 )
 from alphapo_cli.runtime.quiet import quiet_libraries
+from alphapo_cli.wording import rate
 
 Reference = Annotated[
     Path | None,
@@ -90,6 +92,10 @@ def run(
     over = directory.check(cfg, replace=replace) in ("complete", "stopped")
     done = over and directory.outcome().get("key") == plan.key
     if not done:
+        if not over:
+            from alphapo_cli.stages.paths import check_paths
+
+            check_paths(cfg)
         plan.check_inputs(cfg)
     announce(directory.path)
     note = directory.numerics_note() if over else None
@@ -111,19 +117,24 @@ def run(
         for hint in filter(None, hints):
             # The W&B run was written again with the outcome, and the directory that training printed is superseded.
             typer.echo(f"W&B kept offline, now with the outcome; to upload, and no line before this: {hint}", err=True)
-        _report(found)
+        _report(found, summary)
     metrics = {**summary["metrics"], **found["metrics"]}
     places = {"generate": found["generate"], "eval": found["eval"]}
     emit({"path": str(directory.path.resolve()), **summary, "metrics": metrics, **places}, json)
 
 
-def _report(found: dict[str, Any]) -> None:
-    """Print the metrics of outcome.json as a table to stderr."""
+def _report(found: dict[str, Any], summary: dict[str, Any]) -> None:
+    """Print the metrics of outcome.json as a table to stderr, the verdict on the training, and what can be done next."""
     from rich.table import Table
 
     from alphapo_cli.cli.common import print_table
 
     table = Table(title="outcome", title_justify="left", show_header=False)
+    n = found["metrics"].get("eval/n_total")
     for key, value in found["metrics"].items():
-        table.add_row(key.removeprefix("eval/").replace("_", " "), f"{value:.4g}")
+        text = rate(value, n) if key.endswith("win_rate") else f"{value:.4g}"
+        table.add_row(key.removeprefix("eval/").replace("_", " "), text)
     print_table(table)
+    for sentence in (summary.get("verdict") or {}).get("sentences", ()):
+        typer.echo(f"verdict on the training: {sentence}", err=True)
+    next_step(f"alphapo compare {found['eval']} OTHER-EVALUATION says whether two models can be told apart")

@@ -74,7 +74,7 @@ class TestFigures:
     def test_lengths_and_bias(self, inspected, scratch):
         """All training pairs are shown, so that every figure can be counted from them."""
         found = inspected(*line_of(scratch), "--rows", "1000")
-        sides = {name: [] for name in ("prompt", "chosen", "rejected")}
+        sides: dict[str, list[list[int]]] = {name: [] for name in ("prompt", "chosen", "rejected")}
         for pair in found["pairs"]:
             for part in pair["parts"]:
                 sides[part["name"]].append(part["ids"])
