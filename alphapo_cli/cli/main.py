@@ -11,6 +11,7 @@ import typer
 
 from alphapo_cli import __version__
 from alphapo_cli.cli import (
+    chat,
     clean,
     compare,
     diff,
@@ -72,6 +73,7 @@ verify.register(app)
 loss.register(app)
 inspect.register(app)
 export.register(app)
+chat.register(app)
 validate.register(app)
 ls.register(app)
 diff.register(app)

@@ -136,5 +136,6 @@ def report(summary: dict[str, Any], path: Path) -> None:
             print(f"{name.partition('.')[0]}: {path / name}", file=sys.stderr)
     sampled = path / "samples" / f"step-{summary.get('step')}.json"
     next_step(f"alphapo generate {path}")
+    next_step(f"alphapo chat {path}")
     if sampled.is_file():
         next_step(f"alphapo eval {sampled} --reference {path / 'samples' / 'reference.json'}")

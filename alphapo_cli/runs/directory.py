@@ -10,8 +10,8 @@ curves.png
 outcome.json    results of generation and evaluation by `alphapo run`
 checkpoints/    from which an interrupted run resumes
 model/          loads in plain transformers and vLLM
-summary.json    {"state", "reason", "step", "metrics", "cost", "data", "verdict", "files"}; a run is complete only when it says so, and
-                whole when its files are as "files" has them: size and SHA-256
+summary.json    {"state", "reason", "step", "metrics", "cost", "data", "verdict", "files"}; a run is complete only
+                when it says so, and whole when its files are as "files" has them: size and SHA-256
 """
 
 from __future__ import annotations

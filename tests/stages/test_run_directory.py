@@ -43,7 +43,7 @@ class TestFiles:
 
     def test_summary(self, trained):
         summary = json.loads((trained.path / "summary.json").read_text())
-        assert list(summary) == ["state", "reason", "step", "metrics", "cost", "data", "files", "checksum"]
+        assert list(summary) == ["state", "reason", "step", "metrics", "cost", "data", "verdict", "files", "checksum"]
         assert (summary["state"], summary["reason"], summary["step"]) == ("complete", None, 4)
         assert set(summary["metrics"]) == probe_keys()
         assert all(v is None or isinstance(v, int | float) for v in summary["metrics"].values())
