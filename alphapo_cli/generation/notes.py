@@ -8,14 +8,12 @@ from typing import Any
 from alphapo_cli.data.data_report import named
 from alphapo_cli.data.spelled_tokens import ESCAPE, Spelled
 from alphapo_cli.data.tally import Tally
+from alphapo_cli.data.thoughts import opens_thought, split_thoughts
 from alphapo_cli.generation.backend import GenerationJob
 from alphapo_cli.generation.prompt import Prompts
 
 MANY = 0.5  # share of answers cut by the limit above which that is no exception
 LOWEST_OF_VLLM = 0.01  # vLLM raises lower temperatures above 0 to this
-# What opens and closes a thought in the answers of reasoning models: DeepSeek and Qwen, Magistral, gpt-oss, Command A, Seed.
-_OPENS = ("<think>", "[THINK]", "<|channel|>analysis", "<|START_THINKING|>", "<seed:think>")
-_CLOSES = ("</think>", "[/THINK]", "<|END_THINKING|>", "</seed:think>")
 
 
 def of_prompts(prompts: Prompts, unused: Tally, spelled: Spelled, special_tokens_in_text: str) -> list[str]:
@@ -119,5 +117,4 @@ def thinks(prompt: str, answer: str) -> bool:
     Returns:
         True where it does.
     """
-    opened = prompt.rstrip().endswith(_OPENS)
-    return opened or any(mark in answer for mark in (*_OPENS, *_CLOSES))
+    return opens_thought(prompt) or split_thoughts(answer).thoughts > 0

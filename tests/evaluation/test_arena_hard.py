@@ -546,6 +546,27 @@ def test_without_the_protocol_its_files_are_told_what_they_are(
     assert "is this Arena-Hard's (--protocol arena_hard)?" in one_line(capsys.readouterr().err)
 
 
+def test_judgements_of_answers_with_or_without_thoughts_say_which(
+    arena: Arena, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One answer begins with a thought. The judge saw it, or what is left of it; what is left is a part of the whole."""
+    thought = "<think>long and longer</think>\n\n"
+    answers, judged = rows_of(arena.outputs), rows_of(arena.judgments)
+    whole = answers[1]["messages"][-1]["content"]["answer"]
+    answers[1]["messages"][-1]["content"]["answer"] = thought + whole
+    lines(arena.outputs, answers)
+    assert arena.replay() == 2
+    assert "add --strip-think" in one_line(capsys.readouterr().err)
+    assert arena.replay("--strip-think") == 0
+    capsys.readouterr()
+    for game in judged[1]["games"]:
+        game["prompt"][0]["content"] = game["prompt"][0]["content"].replace(whole.strip(), (thought + whole).strip())
+    lines(arena.judgments, judged)
+    assert arena.replay("--strip-think", out=arena.folder / "other") == 2
+    assert "leave --strip-think out" in one_line(capsys.readouterr().err)
+    assert arena.replay(out=arena.folder / "other") == 0
+
+
 def test_the_old_form_needs_the_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arena = Arena(tmp_path, version="v0.1")
     kept = arena.questions.rename(tmp_path / "elsewhere.jsonl")
