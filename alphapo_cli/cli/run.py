@@ -89,6 +89,9 @@ def run(
     over = directory.check(cfg, replace=replace) in ("complete", "stopped")
     done = over and directory.outcome().get("key") == plan.key
     if not done:
+        from alphapo_cli.tracking.wandb_preflight import check_tracking
+
+        check_tracking(cfg.tracking)
         plan.check_inputs(cfg)
     announce(directory.path)
     note = directory.numerics_note() if over else None

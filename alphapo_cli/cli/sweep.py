@@ -142,6 +142,10 @@ def sweep(
         if dry_run:
             print(script(launcher, directory, len(left)), end="")
         return
+    from alphapo_cli.tracking.wandb_preflight import check_tracking
+
+    for cell in grid.cells:
+        check_tracking(cell.cfg.tracking)
     announce(directory.path)
     note = another(directory.path, grid)
     if note:
