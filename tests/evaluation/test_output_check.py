@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ PLAIN = (
     "```\n<|im_start|>user\nhello<|im_end|>\n```", "Its end token (<|eot_id|>) comes last.", "Ask your assistant\nfor it.",
     "the model\n\nand the assistant\n\nare here", "a[i] = b[j]", "x <|> y", "Dear user,\n\nhello",
 )  # fmt: skip
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "thoughts": {"outputs": "<think>x</think>Berlin."},
     "thoughts_inside": {"thoughts": 1, "outputs": "Berlin.<think>x</think>Yes."},
     "unfinished_thoughts": {"thoughts": 1, "only_thoughts": 1, "outputs": "<think>and on"},
@@ -137,14 +138,14 @@ class TestEval:
         own, base = (json.loads((tmp_path / file).read_text()) for file in files)
         line = ("eval", files[0], "--reference", files[1], "--annotations", "annotations.json")
         for stripped in (False, True):
-            rows = [
+            judged: list[dict[str, Any]] = [
                 {"instruction": a["instruction"], "output_1": b["output"], "output_2": a["output"], "preference": 1.25,
                  "generator_2": "outputs"}
                 for a, b in zip(own, base, strict=True)
             ]  # fmt: skip
             if stripped:
-                rows[0][side] = "cherry !"
-            (tmp_path / "annotations.json").write_text(json.dumps(rows))
+                judged[0][side] = "cherry !"
+            (tmp_path / "annotations.json").write_text(json.dumps(judged))
             right, wrong = (line, (*line, "--strip-think"))[:: -1 if stripped else 1]
             refused = alphapo(*wrong)
             assert refused.code == 2
