@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -339,6 +340,38 @@ def test_a_judge_that_thinks_aloud_is_read_after_its_thoughts(arena: Arena, caps
     with serve(lambda n, body: silent) as server:
         assert arena.ask(server.url, "judge.concurrency=1", out=arena.folder / "silent") == 1
     assert "thought and wrote no answer" in capsys.readouterr().err
+
+
+def test_odd_texts_are_read_or_fail_alone(arena: Arena, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each question has its own oddity; what is readable is kept, what the server owes is not billed."""
+    half = said("A>B")
+    half.body["choices"][0]["message"]["content"] = "Half a character: \ud83d [[A>B]]"
+    behind = Answer(text=json.dumps(said("A=B").body) + "\n\0{}")
+    thought = said(None)
+    thought.body["choices"][0]["message"]["content"] = "<think>[[B>>A]]</think>\n[[A>B]]"
+    lost = said(None)
+    lost.body["choices"][0] |= {"finish_reason": "error", "error": {"code": 502, "message": "lost it"}}
+    odd = {
+        0: half,
+        1: behind,
+        2: thought,
+        3: lost,
+        4: Answer(body={"error": {"type": "overloaded_error", "message": "busy"}}),
+    }
+
+    def behaviour(number: int, body: dict[str, Any]) -> Answer:
+        i, switched = which(body)
+        return odd[i] if switched and i in odd else by_labels(number, body)
+
+    prices = ("judge.price_input=10", "judge.price_output=30", "judge.attempts=2")
+    with serve(behaviour) as server:
+        assert arena.ask(server.url, *prices) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "1 x HTTP 502: lost it" in last
+    assert "1 x HTTP 200: busy" in last
+    rows = journal(arena)
+    assert len(rows) == 14
+    assert math.fsum(row["price"] for row in rows) == pytest.approx(14 * (100 * 10 + 40 * 30) / 1e6)
 
 
 def test_refusals_fail_alone_and_the_same_line_asks_for_the_rest(

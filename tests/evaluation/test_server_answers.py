@@ -168,6 +168,7 @@ ANSWERS: dict[str, tuple[Answer, Said]] = {
     "nothing at all": (Answer(text=""), Said("an empty answer")),
     "white space": (Answer(text=" \n\n"), Said("an empty answer")),
     "half of it": (Answer(text=GOOD[: len(GOOD) // 2]), Said("not JSON")),
+    "a stream": (Answer(text=f"data: {GOOD}\n\ndata: [DONE]\n\n"), Said("an event stream, not JSON", "extra_body={stream:false}")),
     "plain text": (Answer(text="upstream connect error"), Said("not JSON (upstream connect error)")),
     "a broken gzip": (Answer(raw=gzip.compress(GOOD.encode())[:10] + b"\xff" * 40, headers={"Content-Encoding": "gzip"}),
                       Said("cannot be unpacked", "a proxy between")),

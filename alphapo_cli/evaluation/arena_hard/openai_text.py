@@ -11,7 +11,7 @@ from alphapo_cli.evaluation.arena_hard.replies import TextReply
 from alphapo_cli.evaluation.arena_hard.schema import ArenaHardJudgeConfig
 from alphapo_cli.evaluation.judges.judge import JudgingResult, Record, Reply
 from alphapo_cli.evaluation.judges.openai import OpenAIEngine
-from alphapo_cli.evaluation.judges.openai_response import NoVerdictError, refused, thinks
+from alphapo_cli.evaluation.judges.openai_response import NoVerdictError, refused, thinks, utf8
 from alphapo_cli.evaluation.judges.openai_session import Session
 from alphapo_cli.evaluation.judges.prompt import Message, estimate_tokens
 from alphapo_cli.evaluation.judges.protocol import Ask
@@ -115,7 +115,7 @@ def read_text(body: Any) -> tuple[str, str | None]:
     if isinstance(content, list):  # parts, of which texts count
         content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
     if isinstance(content, str) and content.strip():
-        return content, finish if isinstance(finish, str) else None
+        return utf8(content), utf8(finish) if isinstance(finish, str) else None
     if finish == "length" or thinks(message):
         raise NoVerdictError("the judge thought and wrote no answer (a larger judge.max_tokens, or less thinking)")
     raise ValueError("an answer without a text")

@@ -187,6 +187,8 @@ def _no_json(answer: httpx.Response) -> ServerError:
         return ServerError(status, status, f"{'not JSON but ' if good else ''}a web page ({plain})", kind="page")
     if not good:
         return ServerError(status, status, text)
+    if text.startswith(("data:", "event:")):
+        return ServerError(status, status, "an event stream, not JSON", kind="stream", costly=True)
     encoding = answer.headers.get("content-encoding", "")
     packed = f", packed as {encoding}" if encoding not in ("", "identity", "gzip", "deflate") else ""
     # It may be half of an answer that was paid for.

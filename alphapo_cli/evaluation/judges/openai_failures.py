@@ -97,6 +97,8 @@ def _remedy(error: ServerError, key: str | None) -> str:
         return " (this judge gives no such log-probs: take another, or --protocol arena_hard, whose judges write texts)"
     if error.kind == "page" and status < 300:
         return f" (the address is that of a site, not of an API: {_ADDRESS})"
+    if error.kind == "stream":
+        return " (add judge.extra_body={stream:false})"
     if status == 413 or (status in (400, 422) and _LONG.search(message)):
         return " (too long for this judge: take one with a longer context)"
     if status == 429 and not _QUOTA.search(f"{message} {error.kind}"):

@@ -66,7 +66,7 @@ def first_token(body: Any) -> tuple[tuple[str, float], ...]:
         raise NoVerdictError(
             "an answer whose log-probs are above 0: the endpoint seems to send probabilities in their place"
         )
-    return tuple((_utf8(token), lp) for token, lp in numbers)
+    return tuple((utf8(token), lp) for token, lp in numbers)
 
 
 def refused(choice: Mapping[str, Any]) -> str | None:
@@ -107,9 +107,9 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _utf8(token: str) -> str:
-    """A token as it can be written: a server may send half of a character."""
-    return token.encode("utf-8", "replace").decode()
+def utf8(text: str) -> str:
+    """A text as it can be written: a server may send half of a character."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def retry_after(headers: Mapping[str, str], message: str, now: float) -> float | None:
