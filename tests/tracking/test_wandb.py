@@ -26,7 +26,7 @@ from alphapo_cli.tracking import metrics, wandb_preflight
 from alphapo_cli.tracking.secrets import without_secrets
 from alphapo_cli.tracking.tracker import NullTracker
 from alphapo_cli.tracking.wandb import WandbTracker, log_group_summary, open_tracker
-from alphapo_cli.tracking.wandb_preflight import check_tracking, tracking_mode
+from alphapo_cli.tracking.wandb_preflight import check_tracking, spell_mode, tracking_mode
 from tests.wandb_file import live_files, read
 
 STEPS = range(0, 65, 16)
@@ -194,9 +194,25 @@ def test_a_typed_disabled_does_not_look_at_the_variable(monkeypatch: pytest.Monk
         check_tracking(TrackingConfig())
 
 
-@pytest.mark.parametrize("spelt", ["OFFLINE", " offline ", "", "ofline"])
+@pytest.mark.parametrize(
+    ("spelt", "becomes"), [("OFFLINE", "offline"), (" Online\n", "online"), ("", None), ("ofline", None)]
+)
+def test_the_spelling_is_one_that_w_and_b_takes(
+    monkeypatch: pytest.MonkeyPatch, spelt: str, becomes: str | None
+) -> None:
+    from wandb import Settings
+
+    monkeypatch.setenv("WANDB_MODE", spelt)
+    with pytest.raises(ValueError, match="Input should be"):
+        Settings(mode=spelt)
+    spell_mode()
+    assert os.environ.get("WANDB_MODE") == becomes
+    assert becomes is None or Settings(mode=becomes).mode == becomes
+
+
+@pytest.mark.parametrize("spelt", ["OFFLINE", "ofline"])
 def test_w_and_b_takes_the_mode_however_it_is_spelt(tmp_path: Path, spelt: str) -> None:
-    """W&B itself refuses each of these, and nothing of its own is on stderr, whatever its variables say."""
+    """W&B itself refuses both, and nothing of its own is on stderr, whatever its variables say."""
     script = (
         "import sys; from pathlib import Path\n"
         "from alphapo_cli.tracking.wandb import open_tracker; from alphapo_cli.config.schema import TrackingConfig\n"
