@@ -90,6 +90,29 @@ def test_rows_and_pairs_in_short():
         assert row.measured <= limit if limit else row.measured >= 88, row
 
 
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+@pytest.mark.usefixtures("few_draws")
+@pytest.mark.parametrize("part", coverage.PARTS)
+def test_whole(part):
+    """Every row of docs/intervals.md that needs no real judgements, as `python benchmarks/coverage.py` prints it."""
+    least = {"peak of +0.1 among 5, 3 seeds": 45, "peak of +0.1 among 5, 5 seeds": 40}
+    number = coverage.PARTS.index(part)
+    for row in getattr(coverage, part)(np.random.default_rng([0, number]), 1000, {}):
+        # Each limit is missed with 1 % probability by a rate that is just at it.
+        away = 2.33 * row.error
+        if "claimed" in row.nominal and row.what.startswith("3:"):
+            seeds = int(row.what.split()[1])
+            # A collapse that is not drawn cannot be seen; two seeds decide nothing.
+            assert row.measured <= (0 if seeds == 2 else 100 * (2 / 3) ** seeds + away), row
+        elif "claimed" in row.nominal:
+            assert row.measured <= 6 + away, row
+        elif row.nominal == "95":
+            assert 93 - away <= row.measured <= 99 + away, row
+        else:
+            assert row.measured >= next((v for k, v in least.items() if row.what.startswith(k)), 0) - away, row
+
+
 class TestNeighbours:
     """13 alphas and many seeds, so that what is measured is what was put in."""
 
