@@ -38,6 +38,7 @@ WHAT = {
     "runtime": "signals, ranks, random generators, threads, memo",
     "config": "schema, overrides, composition, validation",
     "plots": "figures",
+    "statistics": "intervals and tests of means between two bounds",
     "storage": "atomic files, JSONL, hashes, the run lock",
     "errors": "exceptions and exit codes",
 }

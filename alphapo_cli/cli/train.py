@@ -109,4 +109,7 @@ def report(summary: dict[str, Any]) -> None:
     for label, key in (*rows, *sources):
         if metrics.get(key) is not None:
             table.add_row(label, f"{metrics[key]:+.4f}")
+        ends = [metrics.get(f"{key}/{end}") for end in ("low", "high")]
+        if None not in ends:
+            table.add_row("  95 % interval over prompts", f"{ends[0]:.4f} to {ends[1]:.4f}")
     Console(stderr=True).print(table)

@@ -16,7 +16,9 @@ from alphapo_cli.config.objective_parts import at_zero
 from alphapo_cli.errors import AlphapoError, UsageError
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.sweep import analysis as best_of
+from alphapo_cli.sweep import verdicts
 from alphapo_cli.sweep.directory import SweepDirectory
+from alphapo_cli.sweep.intervals import PROMPTS
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,11 @@ class Sweep:
         base = self.record.get("base")
         return at_zero(base) if isinstance(base, Mapping) else None
 
+    @property
+    def over(self) -> str:
+        """What the intervals of the points are over."""
+        return next((e.over for e in self.analysis.estimates if e is not None), PROMPTS)
+
     def counts(self) -> dict[str, int]:
         """How many cells are in each state."""
         states = [c.state for c in self.cells]
@@ -155,9 +162,9 @@ def read(directory: SweepDirectory, analysis: best_of.Analysis | None = None) ->
     """
     record = _record(directory)
     analysis = analysis or best_of.analyse(directory)
-    best = best_of.find_best(analysis)
+    best = verdicts.find_best(analysis)
     cells = [_cell(directory, member, k) for k, point in enumerate(analysis.points) for member in point.members]
-    return Sweep(directory, record, cells, analysis, best, best_of.sentence(analysis, best))
+    return Sweep(directory, record, cells, analysis, best, verdicts.sentence(analysis, best))
 
 
 def _record(directory: SweepDirectory) -> dict[str, Any]:

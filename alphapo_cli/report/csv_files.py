@@ -39,14 +39,15 @@ def _points(sweep: Sweep) -> list[dict[str, Any]]:
             "outcome": analysis.metric,
             **_bounds("outcome", analysis.estimates[k]),
             **_bounds("advantage_over_alpha_0", analysis.advantages[k]),
+            "verdict": None if (gain := analysis.advantages[k]) is None else gain.verdict,
             **{key: point.mean(key) for key in metrics},
         })  # fmt: skip
     return rows
 
 
 def _bounds(name: str, estimate: Estimate | None) -> dict[str, Any]:
-    known = (None, None, None) if estimate is None else (estimate.value, estimate.low, estimate.high)
-    return dict(zip((f"{name}_value", f"{name}_low", f"{name}_high"), known, strict=True))
+    known = [None] * 4 if estimate is None else [estimate.value, estimate.low, estimate.high, estimate.over]
+    return dict(zip((f"{name}_{part}" for part in ("value", "low", "high", "over")), known, strict=True))
 
 
 def _cells(sweep: Sweep) -> list[dict[str, Any]]:

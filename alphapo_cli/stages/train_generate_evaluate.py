@@ -30,7 +30,8 @@ from alphapo_cli.storage.jsonl import InUse
 from alphapo_cli.storage.strict_json import read_object
 
 # Keys of results.json that become metrics of the run, as eval/<name>; AlpacaEval's rates are in per cent.
-RATES = ("win_rate", "length_controlled_winrate", "discrete_win_rate", "standard_error", "lc_standard_error")
+RATES = ("win_rate", "length_controlled_winrate", "discrete_win_rate", "standard_error", "lc_standard_error",
+         "lc_bootstrap_error")  # fmt: skip
 FIGURES = (*RATES, "avg_length", "n_total", "true_win_rate", "true_reward")
 LOOK = 0.5  # seconds between two polls of answers that another process generates
 

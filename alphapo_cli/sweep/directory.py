@@ -3,14 +3,14 @@
 sweep.json      name, hash, numerics (when it was started), base settings, swept keys, resolved cells, and which cells
                 each command line named
 cells/<id>/     run directories
-summary.json    {"name", "hash", "cells": [...], "best": ...}, made from the run directories
+summary.json    {"name", "hash", "cells": [...], "best": ..., "collapsed": [...]}, made from the run directories
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -231,7 +231,9 @@ class SweepDirectory:
         files = [file for run in runs for file in (run.summary_file, run.path / OUTCOME)]
         return max((f.stat().st_mtime_ns for f in files if f.is_file()), default=0)
 
-    def write_summary(self, best: Mapping[str, Any] | None) -> dict[str, Any]:
+    def write_summary(
+        self, best: Mapping[str, Any] | None, collapsed: Sequence[Mapping[str, Any]] = ()
+    ) -> dict[str, Any]:
         """Write summary.json from the run directories, and return its content."""
         record = self.record() or {}
         keys = ("id", "overrides", "state", "reason", "metrics", "cost")
@@ -240,6 +242,7 @@ class SweepDirectory:
             "hash": record.get("hash"),
             "cells": [{k: cell[k] for k in keys} for cell in self.cells()],
             "best": None if best is None else dict(best),
+            "collapsed": [dict(one) for one in collapsed],
         }
         write_json(self.path / "summary.json", summary)
         return summary

@@ -19,7 +19,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
         title_justify="left",
         show_header=False,
     )
-    level = f"{results['confidence']:.0%} interval"
+    level = f"{results['confidence']:.0%} interval over prompts"
     table.add_row("score", _rate(results["arena_hard/score"], results["arena_hard/ci"], level))
     style = results["arena_hard/style"]
     if style["available"]:
