@@ -40,6 +40,7 @@ WHAT = {
     "plots": "figures",
     "storage": "atomic files, JSONL, hashes, the run lock",
     "errors": "exceptions and exit codes",
+    "printing": "text of others, escaped on its way to a terminal",
 }
 
 

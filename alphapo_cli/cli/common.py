@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from alphapo_cli.errors import UsageError
+from alphapo_cli.printing import say
 
 Overrides = Annotated[
     list[str] | None,
@@ -58,7 +59,7 @@ def is_main_process() -> bool:
 def announce(path: Path) -> None:
     """Print the directory of the results, the first line on stdout."""
     if is_main_process():
-        print(path.resolve(), flush=True)
+        say(path.resolve(), flush=True)
 
 
 def emit(result: dict[str, Any], target: str | None) -> None:
@@ -79,7 +80,7 @@ def emit(result: dict[str, Any], target: str | None) -> None:
 
 def warn(text: str) -> None:
     """Print a one-line warning to stderr."""
-    print(f"alphapo: warning: {text}", file=sys.stderr, flush=True)
+    say(f"alphapo: warning: {text}", file=sys.stderr, flush=True)
 
 
 def print_table(table: Any) -> None:

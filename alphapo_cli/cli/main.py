@@ -12,6 +12,7 @@ import typer
 from alphapo_cli import __version__
 from alphapo_cli.cli import compare, evaluate, generate, inspect, loss, report, run, sweep, train, verify
 from alphapo_cli.errors import AlphapoError, in_words, refusal
+from alphapo_cli.printing import say
 from alphapo_cli.runtime.signals import raise_interrupt
 
 # typer vendors click; its public BadParameter is a UsageError, which is a ClickException.
@@ -99,5 +100,5 @@ def _run(arguments: list[str], debug: bool) -> int:
 
 def _print_error(message: str, code: int) -> int:
     """Print the message as one line to stderr; the exit code."""
-    print(f"alphapo: {' '.join(message.split())}", file=sys.stderr)
+    say(f"alphapo: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -20,6 +20,7 @@ from alphapo_cli.cli.common import (
     sources,
     warn,
 )
+from alphapo_cli.printing import say
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 Reference = Annotated[
@@ -92,7 +93,7 @@ def run(
     if note:
         warn(f"this run was {note}")
     if done:
-        print("complete")
+        say("complete")
         summary, found = directory.summary() or {}, directory.outcome()
     else:
         from alphapo_cli.objective.build import build
@@ -115,9 +116,8 @@ def run(
 
 def _report(found: dict[str, Any]) -> None:
     """Print the metrics of outcome.json as a table to stderr."""
-    from rich.table import Table
-
     from alphapo_cli.cli.common import print_table
+    from alphapo_cli.runtime.tables import Table
 
     table = Table(title="outcome", title_justify="left", show_header=False)
     for key, value in found["metrics"].items():

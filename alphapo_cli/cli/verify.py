@@ -10,6 +10,7 @@ import typer
 
 from alphapo_cli.cli.common import Json, check_json_target, emit
 from alphapo_cli.errors import UsageError
+from alphapo_cli.printing import say
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.strict_json import read_object
 
@@ -51,9 +52,9 @@ def verify(
         for summary in summaries:
             found[str(summary.parent)] = _look(summary)
     for place, (verdict, damage) in found.items():
-        print(f"{place}: {verdict}")
+        say(f"{place}: {verdict}")
         for name, what in damage.items():
-            print(f"  {name}: {what}")
+            say(f"  {name}: {what}")
     emit({place: {"verdict": verdict, "damage": damage} for place, (verdict, damage) in found.items()}, json)
     if any(damage for _, damage in found.values()):
         raise typer.Exit(1)

@@ -116,6 +116,8 @@ def _read_json(path: Path) -> Iterator[Row]:
             yield from _read_lines(path, io.BytesIO(content))
             return
         raise UsageError(f"{path}: line {error.lineno}: broken JSON ({error.msg} at column {error.colno})") from error
+    except strict_json.DuplicateKey as error:
+        raise UsageError(f"{path}: {error}") from error
     except RecursionError as error:
         raise UsageError(f"{path}: line {strict_json.deepest_line(text)}: JSON nested too deeply to be read") from error
     if isinstance(values, dict):

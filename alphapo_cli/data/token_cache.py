@@ -26,6 +26,7 @@ from alphapo_cli.data.token_pairs import Ragged
 from alphapo_cli.data.tokenise import Encoded, encode_pairs
 from alphapo_cli.data.truncation import TokenCounts
 from alphapo_cli.errors import UsageError
+from alphapo_cli.printing import say
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import discard, shared_directory
 
@@ -88,7 +89,7 @@ def encode_cached(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig, ca
     encoded = _read(folder)
     if encoded is None:
         if (folder / checksums.NAME).exists():  # older entries have none
-            print(f"note: {folder} is damaged; the pairs are tokenised again", file=sys.stderr)
+            say(f"note: {folder} is damaged; the pairs are tokenised again", file=sys.stderr)
         encoded = encode_pairs(pairs, tokenizer, cfg)
         try:
             discard(folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.errors import UsageError
-from alphapo_cli.storage import strict_json
+from alphapo_cli.storage import checksums, strict_json
 
 
 def read_text(path: Path) -> str:
@@ -48,16 +48,19 @@ def read_rows(path: Path) -> Sequence[Mapping[str, Any]]:
         The rows, at least one.
 
     Raises:
-        UsageError: the file cannot be read, is not JSON, or is no list of objects.
+        UsageError: the file cannot be read, is not JSON, is no list of objects, or is ours and has changed since.
     """
+    checksums.check_beside(path)
     text = read_text(path)
     try:
         loaded = strict_json.loads(text)
     except json.JSONDecodeError as error:
-        lines = _json_lines(text)
+        lines = _json_lines(text, path)
         if lines is not None:
             return lines
         raise UsageError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
+    except strict_json.DuplicateKey as error:
+        raise UsageError(f"{path}: {error}") from error
     except RecursionError as error:
         raise UsageError(f"{path}: not JSON that can be read (nested too deeply)") from error
     if not isinstance(loaded, list):
@@ -70,8 +73,12 @@ def read_rows(path: Path) -> Sequence[Mapping[str, Any]]:
     return loaded
 
 
-def _json_lines(text: str) -> list[dict[str, Any]] | None:
+def _json_lines(text: str, path: Path) -> list[dict[str, Any]] | None:
     """The rows of a text with one JSON object a line; None for any other."""
-    rows = [strict_json.parsed_object(line.encode()) for line in text.split("\n") if line.strip()]
-    whole = [row for row in rows if row is not None]
-    return whole if len(whole) == len(rows) > 0 else None
+    try:
+        rows = [strict_json.loads(line) for line in text.split("\n") if line.strip()]
+    except strict_json.DuplicateKey as error:
+        raise UsageError(f"{path}: {error}") from error
+    except (ValueError, RecursionError):
+        return None
+    return rows if rows and all(isinstance(row, dict) for row in rows) else None

@@ -23,6 +23,7 @@ from alphapo_cli.generation.backend import Backend, GenerationJob, Request, requ
 from alphapo_cli.generation.directory import GenerateDirectory
 from alphapo_cli.generation.prompt import Prompt, Prompts
 from alphapo_cli.generation.prompts import load_prompts
+from alphapo_cli.generation.run_settings import run_record
 from alphapo_cli.generation.schema import GenerateConfig, check_sampling
 from alphapo_cli.generation.statistics import describe
 from alphapo_cli.generation.target_model import find
@@ -118,8 +119,11 @@ def prepare(
         backend = "transformers"
     spelled = spelled_in_prompts(prompts, subject, cfg.data)
     ids = tuple(encode(prompts, subject, cfg.data))
-    if subject.recorded is not None:
-        parity.check_run(subject.recorded, subject.tokenizer, cfg.data)
+    record = (
+        None if subject.run is None else run_record(subject.run, unverified=cfg.generation.accept_unverified_prompts)
+    )
+    if record is not None:
+        parity.check_run(record, subject.tokenizer, cfg.data)
     else:
         contexts, continued = zip(*((prompt.context, prompt.continued) for prompt in prompts.rows), strict=True)
         sides = [prompt.side for prompt in prompts.rows]

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.errors import UsageError
+from alphapo_cli.printing import is_plain
 
 # Prefixes of the temporary files that a kill may leave in a directory before its first file, manifest.json, exists.
 UNBEGUN = (".manifest.json.", ".alphapo-")
@@ -54,8 +55,9 @@ def check_folder(path: str | os.PathLike[str], fix: str) -> None:
         fix: what the user should do, the end of the message.
 
     Raises:
-        UsageError: `path` or a parent of it is not a directory, or cannot be written.
+        UsageError: `path` or a parent of it is not a directory, cannot be written, or has control characters in its name.
     """
+    _check_name(path, fix)
     with usable(path, fix):
         place = Path(path).absolute()
         existing = next(p for p in (place, *place.parents) if os.path.lexists(p))
@@ -75,10 +77,11 @@ def check_file(path: str, option: str) -> None:
         option: the command-line option that named it, for the message.
 
     Raises:
-        UsageError: `path` is empty or a directory, its folder does not exist, or the folder cannot be written.
+        UsageError: `path` is empty, a directory, or has control characters; its folder does not exist, or cannot be written.
     """
     if not path:
         raise UsageError(f"{option} '': the name is empty; name a file")
+    _check_name(path, "name another file")
     target = Path(path)
     try:
         if target.is_dir():
@@ -97,6 +100,11 @@ def check_file(path: str, option: str) -> None:
         raise UsageError(
             f"{option} {path}: cannot be written ({error.strerror or error}); name another file"
         ) from error
+
+
+def _check_name(path: str | os.PathLike[str], fix: str) -> None:
+    if not is_plain(os.fspath(path)):
+        raise UsageError(f"{os.fspath(path)}: a newline or a control character in the name; {fix}")
 
 
 def is_stream(path: Path) -> bool:

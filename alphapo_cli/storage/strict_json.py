@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def parse(text: str, where: str) -> Any:
         Its value; integers beyond float64 become infinities.
 
     Raises:
-        UsageError: the JSON is broken, or nested deeper than Python can read.
+        UsageError: the JSON is broken, has a key twice, or is nested deeper than Python can read.
     """
     try:
         return loads(text)
@@ -115,11 +116,25 @@ def parse(text: str, where: str) -> Any:
         ) from error
     except RecursionError as error:
         raise UsageError(f"{where}: JSON nested too deeply to be read") from error
+    except DuplicateKey as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+class DuplicateKey(ValueError):
+    """A JSON object has a key twice: readers disagree on which value counts."""
 
 
 def loads(text: str) -> Any:
-    """Call json.loads without Python's limit on digits; raises json.JSONDecodeError or RecursionError."""
-    return json.loads(text, parse_int=_integer)
+    """Call json.loads without Python's limit on digits; raises json.JSONDecodeError, RecursionError or DuplicateKey."""
+    return json.loads(text, parse_int=_integer, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+        raise DuplicateKey(f"the key {twice!r} stands twice in one JSON object; leave one of them")
+    return found
 
 
 def _integer(digits: str) -> int | float:

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from alphapo_cli.config.schema import TrackingConfig
+from alphapo_cli.printing import say
 
 _MODES = {
     "online": "online",
@@ -48,7 +49,7 @@ def tracking_mode(cfg: TrackingConfig) -> str:
 
 def warn(line: str) -> None:
     """Print one line to stderr."""
-    print(f"alphapo: {line}", file=sys.stderr, flush=True)
+    say(f"alphapo: {line}", file=sys.stderr, flush=True)
 
 
 def online_obstacle(wandb: Any) -> str | None:
