@@ -38,14 +38,10 @@ def sources(config_dir: Path | None) -> Any:
         A `config.overrides.Sources`.
 
     Raises:
-        UsageError: `config_dir` is not a directory, or the current directory does not exist any more.
+        UsageError: `config_dir` is not a directory.
     """
     from alphapo_cli.config.overrides import Sources
 
-    try:
-        os.getcwd()
-    except FileNotFoundError as error:
-        raise UsageError("the current directory does not exist any more; cd to one that does") from error
     if config_dir is not None and not config_dir.is_dir():
         raise UsageError(f"--config-dir {config_dir}: no such directory")
     return Sources(config_dir.resolve() if config_dir else None)

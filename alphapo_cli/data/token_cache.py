@@ -135,7 +135,7 @@ def _write(folder: Path, encoded: Encoded) -> None:
     columns |= {f"turns_{side}": ragged for side, ragged in enumerate(encoded.turns)}
     for name, ragged in columns.items():
         arrays |= {f"{name}_ids": ragged.ids, f"{name}_offsets": ragged.offsets}
-    with shared_directory(folder) as beside:
+    with shared_directory(folder, private=True) as beside:
         np.savez(beside / "tokens.npz", **arrays)
         tallies = {name: getattr(encoded, name).as_json for name in _TALLIES}
         meta = {"counts": asdict(encoded.counts), "template": encoded.template, **tallies}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import zlib
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,8 @@ from typing import Any
 
 from alphapo_cli.errors import UsageError
 from alphapo_cli.storage import checksums, strict_json
+
+WHOLE = 2 << 30  # bytes, unpacked, of a file, which is read as one text
 
 
 def read_text(path: Path) -> str:
@@ -23,13 +24,10 @@ def read_text(path: Path) -> str:
         Its text, without a byte order mark.
 
     Raises:
-        UsageError: the file is unreadable, not UTF-8, or empty.
+        UsageError: the file is unreadable, too large, not UTF-8, or empty.
     """
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-        text = content.decode("utf-8-sig")
+        text = strict_json.read_whole(path, WHOLE).decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"{path}: cannot be read ({reason})") from error

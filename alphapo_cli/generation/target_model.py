@@ -15,7 +15,7 @@ from alphapo_cli.generation.adapter_support import adapter_obstacles, largest_ra
 from alphapo_cli.generation.run_settings import run_folder
 from alphapo_cli.generation.schema import SubjectConfig
 from alphapo_cli.modeling.declared import context_length, stop_ids, weights_dtype
-from alphapo_cli.modeling.loading import ModelSource, base_source, load_tokenizer, locate
+from alphapo_cli.modeling.loading import ModelSource, base_source, load_tokenizer, locate, needs_code
 from alphapo_cli.modeling.weight_hashes import folder_hash
 
 _VLLM_DTYPES = ("float32", "bfloat16", "float16")
@@ -145,6 +145,8 @@ def _config(source: ModelSource, trust_remote_code: bool) -> Any:
             source.location, revision=source.revision, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise UsageError(f"{source.key}={source.asked}: {needs_code('model', source.key)}") from error
         reason = first_line(error)
         raise UsageError(f"{source.key}={source.location}: its config.json cannot be used ({reason})") from error
 

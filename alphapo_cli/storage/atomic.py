@@ -184,7 +184,7 @@ def write_json(path: str | os.PathLike[str], value: Any, *, sort_keys: bool = Fa
 
 
 @contextlib.contextmanager
-def shared_directory(target: Path) -> Iterator[Path]:
+def shared_directory(target: Path, *, private: bool = False) -> Iterator[Path]:
     """A directory to fill that several processes may make alike, such as an entry of a cache.
 
     It takes the name `target` once the block has ended and all of it is on disk; a process that is second discards its
@@ -192,6 +192,7 @@ def shared_directory(target: Path) -> Iterator[Path]:
 
     Args:
         target: the directory's final name; its parents are made.
+        private: whether its files hold prompts or answers, which other users must not read, whatever the umask.
 
     Yields:
         The directory, `.<name>.<random>` beside `target`.
@@ -201,9 +202,11 @@ def shared_directory(target: Path) -> Iterator[Path]:
     """
     beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     make_folder(target.parent)
-    handle = _locked_directory(beside)
+    handle = _locked_directory(beside, 0o700 if private else 0o777)
     try:
         yield beside
+        for file in beside.rglob("*") if private else ():
+            file.chmod(0o700 if file.is_dir() else 0o600)
         sync_tree(beside)
         try:
             os.rename(beside, target)
@@ -217,11 +220,11 @@ def shared_directory(target: Path) -> Iterator[Path]:
         _remove_abandoned(target)
 
 
-def _locked_directory(path: Path) -> int:
+def _locked_directory(path: Path, mode: int) -> int:
     """Make the directory `path`, locked until the returned handle is closed, as it is when its process is killed."""
     first = path.with_name(f".new{path.name}")  # under a name that no process looks for until it is locked
-    # Not mkdtemp, whose directories only their owner may read: caches are often shared by a group.
-    first.mkdir()
+    # Not mkdtemp, whose directories only their owner may read: caches of models are often shared by a group.
+    first.mkdir(mode)
     handle = os.open(first, os.O_RDONLY)
     with contextlib.suppress(OSError):  # a file system without locks
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
