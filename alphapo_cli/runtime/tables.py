@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.table import Table as RichTable
+
 from alphapo_cli.printing import visible
-from alphapo_cli.runtime.tables import Table as RichTable
 
 
 class Table(RichTable):

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what begins a formula or a command in spreadsheets (OWASP, CSV injection)
+from alphapo_cli.printing import visible
+
+# What begins a formula in spreadsheets (OWASP, CSV injection), but for tab and carriage return, which are made visible.
+_FORMULA = ("=", "+", "-", "@")
 
 
 def cell(value: Any) -> Any:
-    """A value as a cell: text that a spreadsheet would run gets an apostrophe before it; None is an empty cell."""
+    """A value as a cell: text that a spreadsheet would run gets an apostrophe before it, control characters are escaped; None is an empty cell."""
     if value is None:
         return ""
-    if not isinstance(value, str) or not value.startswith(_FORMULA):
+    if not isinstance(value, str):
         return value
+    text = visible(value)
+    if not text.startswith(_FORMULA):
+        return text
     try:
-        float(value)
+        float(text)
     except ValueError:
-        return f"'{value}"
-    return value
+        return f"'{text}"
+    return text

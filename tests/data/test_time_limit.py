@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
@@ -51,10 +52,8 @@ def test_the_block_ends_and_the_timer_with_it() -> None:
 def test_one_that_catches_everything_does_not_escape() -> None:
     def stubborn() -> None:
         for _ in range(2):
-            try:
+            with contextlib.suppress(Exception):
                 spin()
-            except Exception:
-                pass
         spin()
 
     with pytest.raises(OutOfTime), time_limit(0.05):
