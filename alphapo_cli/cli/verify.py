@@ -11,6 +11,7 @@ import typer
 from alphapo_cli.cli.common import Json, check_json_target, emit
 from alphapo_cli.errors import UsageError
 from alphapo_cli.printing import say
+from alphapo_cli.runs.state import RunState
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.strict_json import read_object
 
@@ -51,6 +52,9 @@ def verify(
             found[str(directory)] = "not verified: no run, sweep or generation", {}
         for summary in summaries:
             found[str(summary.parent)] = _look(summary)
+        record = directory / "sweep.json"
+        if record.is_file() and checksums.intact(read_object(record)) is None:
+            found[str(record)] = "damaged", {record.name: "cannot be read, or has changed"}
     for place, (verdict, damage) in found.items():
         say(f"{place}: {verdict}")
         for name, what in damage.items():
@@ -76,5 +80,11 @@ def _look(file: Path) -> tuple[str, dict[str, str]]:
     if not isinstance(files, dict) or not files:
         return "no checksums (written by an older alphapo)", {}
     damage = checksums.damaged(file.parent, files)
+    run = RunState(file.parent)
+    changed = run.changed_config()
+    if run.manifest.is_file() and not run.read_manifest():
+        damage[run.manifest.name] = "cannot be read, or has changed"
+    if changed is not None:
+        damage[run.config.name] = changed.partition(": ")[2] or changed
     size = sum(entry.get("size", 0) for entry in files.values() if isinstance(entry, dict))
     return "damaged" if damage else f"{len(files)} files, {size / 2**20:.1f} MiB, as they were written", damage

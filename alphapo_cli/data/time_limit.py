@@ -21,7 +21,7 @@ def time_limit(seconds: float) -> Iterator[None]:
     """Raise OutOfTime within the block once it has computed for `seconds`.
 
     In the main thread, which every process has, by a timer of the processor time that this process uses, so that a
-    machine that is busy with other work refuses nothing; it costs two microseconds. In other threads, which get no
+    machine that is busy with other work refuses nothing; it costs some microseconds. In other threads, which get no
     signals, by a look at the clock before each line, which is slow, and exact where it matters. Neither ends one
     operation that is a single call of C code.
 

@@ -79,7 +79,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 def judge(case: Case, url: str) -> int:
     return alphapo(
         "eval", case.outputs, "--reference", case.reference, "--judge", "openai", f"judge.base_url={url}",
-        "judge.model=a-judge", "judge.wait=0.01", "judge.timeout=5", "judge.concurrency=8", "judge.retries=0",
+        "judge.model=a-judge", "judge.wait=0.01", "judge.timeout=5", "judge.concurrency=8",
         "statistics.bootstrap=20", "--out", case.out,
     )  # fmt: skip
 

@@ -109,6 +109,18 @@ def good(ran: Ran) -> None:
     assert ran.code == 0, ran.err
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _small_base() -> Iterator[None]:
+    """A base model that is made again is the one in the shared cache: a tenth of the demonstrations, the same name."""
+    from alphapo_cli.stages.training import glassbox_base
+
+    key = glassbox_base.base_key()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(glassbox_base, "DEMONSTRATIONS", glassbox_base.DEMONSTRATIONS // 10)
+        patch.setattr(glassbox_base, "base_key", lambda: key)
+        yield
+
+
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
