@@ -23,9 +23,11 @@ def line(tiny):
 def unrecorded():
     """Makes a sweep forget the lines that were typed, so that they are composed again."""
 
+    from alphapo_cli.storage.checksums import sealed
+
     def forget(path):
         record = json.loads((path / "sweep.json").read_text())
-        (path / "sweep.json").write_text(json.dumps(record | {"lines": []}))
+        (path / "sweep.json").write_text(json.dumps(sealed(record | {"lines": []})))
 
     return forget
 
