@@ -94,13 +94,14 @@ def check_beside(file: Path) -> None:
     """
     for folder in (file.parent, file.parent.parent):
         for name in FINAL:
-            recorded = (intact(read_object(folder / name)) or {}).get("files")
+            stored = read_object(folder / name) or {}
+            recorded = stored.get("files") if "checksum" in stored and intact(stored) is not None else None  # ours
             was = recorded.get(file.relative_to(folder).as_posix()) if isinstance(recorded, dict) else None
             found = {} if was is None else damaged(folder, {file.relative_to(folder).as_posix(): was})
             if found:
                 raise UsageError(
-                    f"{folder} has changed since {name} was written ({described(found)}); put it back from a copy, or make "
-                    "it again with --replace"
+                    f"{folder} has changed since {name} was written ({described(found)}); put it back from a copy, make it "
+                    "again with --replace, or copy the file elsewhere to take it as it is"
                 )
 
 
