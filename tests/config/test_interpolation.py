@@ -37,7 +37,7 @@ def test_paths_may(line: str) -> None:
 @pytest.mark.parametrize(
     "line",
     ["data.system=${oc.env:OPENAI_API_KEY}", "data.system='key ${oc.env:OPENAI_API_KEY}'", "data.template=${oc.env:OPENAI_API_KEY}",
-     "tracking.tags=[${oc.env:OPENAI_API_KEY}]", "run.name=${oc.env:OPENAI_API_KEY}", "data.system=${oc.decode:${oc.env:OPENAI_API_KEY}}",
+     "tracking.tags=[${oc.env:OPENAI_API_KEY}]", "run.name=${oc.env:OPENAI_API_KEY}", "data.system='${oc.decode:${oc.env:OPENAI_API_KEY}}'",
      "data.chat_template_kwargs={a:'${oc.env:OPENAI_API_KEY}'}"],
 )  # fmt: skip
 def test_nothing_else_may(line: str) -> None:
