@@ -241,7 +241,7 @@ class SweepDirectory:
             "cells": [{k: cell[k] for k in keys} for cell in self.cells()],
             "best": None if best is None else dict(best),
         }
-        write_json(self.path / "summary.json", checksums.sealed(summary))
+        write_json(self.path / "summary.json", summary)
         return summary
 
 
