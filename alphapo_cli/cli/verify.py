@@ -23,11 +23,11 @@ def register(app: typer.Typer) -> None:
 
 def verify(
     directories: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Directories of runs, sweeps or generations.")
+        list[Path], typer.Argument(metavar="DIR...", help="Directories of runs, sweeps, generations or evaluations.")
     ],
     json: Json = None,
 ) -> None:
-    """Read every file of finished runs, sweeps and generations, and compare it with the checksum taken when it was written.
+    """Read every file of finished results, and compare it with the checksum taken when it was written.
 
     A command that finds its directory complete compares the sizes of files; this reads them. Exit code 1 if a file is
     missing or has changed.
@@ -47,7 +47,9 @@ def verify(
     for directory in directories:
         summaries = list(_summaries(directory))
         if not summaries and len(directories) == 1:
-            raise UsageError(f"{directory}: no summary.json here or in cells/; name a run, a sweep or a generation")
+            raise UsageError(
+                f"{directory}: no summary.json here or in cells/; name a run, a sweep, a generation or an evaluation"
+            )
         if not summaries:  # runs/* names evaluations, too
             found[str(directory)] = "not verified: no run, sweep or generation", {}
         for summary in summaries:
@@ -65,8 +67,10 @@ def verify(
 
 
 def _summaries(directory: Path) -> Iterator[Path]:
-    yield from (p for p in [directory / "summary.json"] if p.is_file() and not (directory / "cells").is_dir())
-    yield from sorted(directory.glob("cells/*/summary.json"))
+    """The last files of the results in a directory, of the answers and evaluations inside a run too."""
+    for run in sorted(directory.glob("cells/*")) if (directory / "cells").is_dir() else [directory]:
+        inside = (*sorted(run.glob("generate*/summary.json")), *sorted(run.glob("eval*/results.json")))
+        yield from (file for file in (run / "summary.json", run / "results.json", *inside) if file.is_file())
 
 
 def _look(file: Path) -> tuple[str, dict[str, str]]:
