@@ -50,7 +50,7 @@ def verify(
             raise UsageError(
                 f"{directory}: no summary.json here or in cells/; name a run, a sweep, a generation or an evaluation"
             )
-        if not summaries:  # runs/* names evaluations, too
+        if not summaries:  # runs/* may name others, too
             found[str(directory)] = "not verified: no run, sweep or generation", {}
         for summary in summaries:
             found[str(summary.parent)] = _look(summary)
