@@ -75,7 +75,9 @@ def read(path: Path) -> dict[str, Any] | None:
         loaded = checksums.intact(parsed_object((path / "sweep.json").read_bytes()))
     except OSError:
         return None
-    cells = loaded.get("cells", []) if isinstance(loaded, dict) else None
+    if loaded is None:
+        return None
+    cells = loaded.get("cells", [])
     if not isinstance(cells, list) or not all(map(_is_cell, cells)):
         return None
     lines, outcome = loaded.get("lines"), loaded.get("outcome")
