@@ -9,33 +9,42 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import BARE, TINY, Ran
+from alphapo_cli.config.compose import compose, to_yaml
+from alphapo_cli.config.overrides import Sources, read_line
+from alphapo_cli.config.schema import TrainConfig
+from tests import tiny as small
+from tests.conftest import Ran
 
-ANSWERS = ("generation.backend=transformers", "data.limit=2", "generation.max_new_tokens=4")
-SHORT = (*TINY, *BARE, "trainer.max_steps=1", "probe.samples=0")
-FROM = ("data=glassbox", *SHORT)
+ANSWERS = ("generation.backend=transformers", "data.limit=2", "generation.max_new_tokens=2")
 TYPED = "model.trust_remote_code=true"
-# Every setting and argument that takes a run directory; "{}" is the run.
+# Every setting and argument that takes a run directory; "{run}" is the run, "{model}" another model.
 LINES = {
-    "generate": ("generate", "{}", *ANSWERS),
-    "train": ("train", "model.path={}", *FROM),
-    "run": ("run", "model.path={}", *FROM, "--judge", "glassbox"),
-    "sweep": ("sweep", "model.path={}", *FROM, "seed=0,1", "launcher.workers=0"),
-    "reference": ("train", *SHORT, "objective=dpo", "model.reference={}"),
-    "guide": ("train", *SHORT, "objective=tgdpo", "model.guide={}"),
+    "generate": ("generate", "{run}", "data=jsonl", "data.path={prompts}", *ANSWERS),
+    "train": ("train", "model.path={run}"),
+    "run": ("run", "model.path={run}", "prompts=jsonl", "prompts.path={prompts}", "generation=transformers"),
+    "sweep": ("sweep", "model.path={run}", "seed=0,1", "launcher.workers=0"),
+    "reference": ("train", "model.path={model}", "objective=dpo", "model.reference={run}"),
+    "guide": ("train", "model.path={model}", "objective=tgdpo", "model.guide={run}"),
 }
 
 
 @pytest.fixture
-def hostile(trained: Ran, tmp_path: Path) -> Path:
-    """A run whose configuration consents, whose model needs code of its own, and which claims no checksums."""
-    run = Path(shutil.copytree(trained.path, tmp_path / "hostile"))
-    config = (run / "config.yaml").read_text()
-    assert "trust_remote_code: false" in config
-    (run / "config.yaml").write_text(config.replace("trust_remote_code: false", "trust_remote_code: true"))
-    for name, dropped in (("summary.json", ("files", "checksum")), ("manifest.json", ("checksums", "checksum"))):
-        kept = json.loads((run / name).read_text())
-        (run / name).write_text(json.dumps({key: value for key, value in kept.items() if key not in dropped}))
+def start(tmp_path: Path) -> Path:
+    """A folder with a small model and data."""
+    return small.saved_start(tmp_path / "start", 12, 4)
+
+
+@pytest.fixture
+def hostile(start: Path, tmp_path: Path) -> Path:
+    """A run as somebody may have made it: its settings consent, its model needs code of its own."""
+    run, sources = tmp_path / "hostile", Sources()
+    cfg = compose("train", TrainConfig, [read_line([*small.line_from(start), TYPED], sources)], sources)
+    assert cfg.model.trust_remote_code
+    shutil.copytree(start / "model", run / "model")
+    (run / "config.yaml").write_text(to_yaml(cfg))
+    (run / "manifest.json").write_text(json.dumps({"made_by": "alphapo"}))
+    (run / "prompts.json").write_text(json.dumps([{"prompt": "a", "ids": [1]}]))
+    (run / "summary.json").write_text(json.dumps({"state": "complete", "step": 1}))
     settings = json.loads((run / "model" / "config.json").read_text())
     settings |= {"auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}, "model_type": "evil"}
     (run / "model" / "config.json").write_text(json.dumps(settings))
@@ -43,19 +52,32 @@ def hostile(trained: Ran, tmp_path: Path) -> Path:
     return run
 
 
+@pytest.fixture
+def line(start: Path, hostile: Path) -> Callable[[str], list[str]]:
+    """The words of one of LINES."""
+    common = [word for word in small.line_from(start) if not word.startswith("model.path=")]
+    names = {"run": hostile, "model": start / "model", "prompts": start / "eval.jsonl"}
+
+    def words(command: str) -> list[str]:
+        own = [word.format(**names) for word in LINES[command]]
+        return own if command == "generate" else [*own, *common]
+
+    return words
+
+
 @pytest.mark.parametrize("command", LINES)
 def test_stored_consent_counts_for_nothing(
-    command: str, hostile: Path, alphapo: Callable[..., Ran], tmp_path: Path
+    command: str, line: Callable[[str], list[str]], alphapo: Callable[..., Ran], tmp_path: Path
 ) -> None:
-    ran = alphapo(*(word.format(hostile) for word in LINES[command]))
+    ran = alphapo(*line(command))
     assert ran.code in (1, 2), ran.err
     assert not (tmp_path / "ran").exists()
     assert f"type {TYPED}" in ran.err, ran.err
 
 
-def test_typed_consent_does(hostile: Path, alphapo: Callable[..., Ran], tmp_path: Path) -> None:
+def test_typed_consent_does(line: Callable[[str], list[str]], alphapo: Callable[..., Ran], tmp_path: Path) -> None:
     """So that what the others show is not another fault of the directory."""
-    alphapo("generate", str(hostile), *ANSWERS, TYPED)
+    alphapo(*line("generate"), TYPED)
     assert (tmp_path / "ran").exists()
 
 
