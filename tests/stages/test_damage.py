@@ -224,7 +224,8 @@ def count(name: str, seeds: range, situations: Any, tmp_path: Path, url: str) ->
     return found
 
 
-# One of each damage in the slow tests; a few kinds by default, which cost no training.
+# A tenth in the slow tests, the whole in the night; the seeds are fixed.
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("name", "times"),
     [pytest.param(n, 2, marks=pytest.mark.slow) for n in KINDS]
