@@ -103,9 +103,10 @@ class GenerateDirectory(KeyedDirectory):
         Raises:
             UsageError: a line is no answer.
         """
-        found = {}
+        found: dict[tuple[int, int], Sample] = {}
         for row in read_jsonl(self.log) if self.log.is_file() else []:
-            number, sample, ids, cut = (row.get(key) for key in ("row", "sample", "ids", "cut"))
+            values: list[Any] = [row.get(key) for key in ("row", "sample", "ids", "cut")]
+            number, sample, ids, cut = values
             whole = isinstance(ids, list) and all(type(value) is int and value >= 0 for value in (number, sample, *ids))
             if not whole or not isinstance(cut, bool):
                 raise UsageError(
