@@ -21,7 +21,7 @@ TYPED = "model.trust_remote_code=true"
 LINES = {
     "generate": ("generate", "{run}", "data=jsonl", "data.path={prompts}", *ANSWERS),
     "train": ("train", "model.path={run}"),
-    "run": ("run", "model.path={run}", "prompts=jsonl", "prompts.path={prompts}", "generation=transformers"),
+    "run": ("run", "model.path={run}", "prompts=glassbox", "generation=transformers"),
     "sweep": ("sweep", "model.path={run}", "seed=0,1", "launcher.workers=0"),
     "reference": ("train", "model.path={model}", "objective=dpo", "model.reference={run}"),
     "guide": ("train", "model.path={model}", "objective=tgdpo", "model.guide={run}"),
@@ -48,7 +48,7 @@ def hostile(start: Path, tmp_path: Path) -> Path:
     settings = json.loads((run / "model" / "config.json").read_text())
     settings |= {"auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}, "model_type": "evil"}
     (run / "model" / "config.json").write_text(json.dumps(settings))
-    (run / "model" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    (run / "model" / "evil.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
     return run
 
 
