@@ -49,12 +49,15 @@ def missing_extra(package: str, extra: str) -> UsageError:
     return UsageError(f"{package} is not installed: type pip install 'alphapo[{extra}]'")
 
 
-_REFUSING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_REFUSING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, or its type where it says nothing."""
     text = str(error).strip()
+    if "weights_only" in text or "Weights only load failed" in text:
+        # Not torch's words, which advise to switch off the check: then the file's code runs.
+        return "a file that torch cannot read as tensors alone; save the weights as safetensors"
     return text.splitlines()[0] if text else type(error).__name__
 
 
@@ -62,7 +65,7 @@ def in_words(error: BaseException) -> str:
     """One line for any error."""
     if isinstance(error, AlphapoError):
         return " ".join(str(error).split())
-    first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    first = first_line(error) if str(error).strip() else ""
     return refusal(error) or f"{type(error).__name__}: {first}"
 
 

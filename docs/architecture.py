@@ -41,6 +41,7 @@ WHAT = {
     "statistics": "intervals and tests of means between two bounds",
     "storage": "atomic files, JSONL, hashes, the run lock",
     "errors": "exceptions and exit codes",
+    "printing": "text of others, escaped on its way to a terminal",
 }
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from alphapo_cli.cli.common import Json, check_json_target, emit, print_table
+from alphapo_cli.printing import say
 
 
 def register(app: typer.Typer) -> None:
@@ -42,7 +43,7 @@ def compare(
         read_annotations(a), read_annotations(b), resamples=resamples, confidence=confidence, seed=seed
     )
 
-    from rich.table import Table
+    from alphapo_cli.runtime.tables import Table
 
     table = Table(show_header=False)
     table.add_row(f"win rate of {found.a}", f"{found.win_rate_a:.2f} %")
@@ -56,5 +57,5 @@ def compare(
     left_out = f", {found.left_out} left out (judged in one only)" if found.left_out else ""
     table.add_row("instructions", f"{found.n}: {found.better} better, {found.worse} worse{left_out}")
     print_table(table)
-    print(found.sentence)
+    say(found.sentence)
     emit(asdict(found), json)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
-
 from alphapo_cli.evaluation.output_check import notes_of
+from alphapo_cli.runtime.tables import Table
 
 
 def results_table(results: Mapping[str, Any]) -> Table:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Table
 
 from alphapo_cli.config.objective_parts import at_zero
 from alphapo_cli.launch.display import Display
@@ -21,9 +20,11 @@ from alphapo_cli.launch.engine import Policy, SweepEngine, todo
 from alphapo_cli.launch.launchers.launcher import Ended
 from alphapo_cli.launch.launchers.registry import make_launcher
 from alphapo_cli.launch.schema import LauncherConfig
+from alphapo_cli.printing import say
 from alphapo_cli.report import write
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.runs.state import OVER
+from alphapo_cli.runtime.tables import Table
 from alphapo_cli.stages.plan import Plan
 from alphapo_cli.sweep import analysis as best_of
 from alphapo_cli.sweep import verdicts
@@ -277,4 +278,4 @@ def _track(
 
 
 def _log(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(text, file=sys.stderr, flush=True)

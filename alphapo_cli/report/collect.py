@@ -202,6 +202,9 @@ def _cell(directory: SweepDirectory, made: Mapping[str, Any], point: int) -> Rep
     except (OSError, ValueError, AlphapoError) as error:
         rows = []
         faults.append(str(error))
+    changed = run.changed_config()
+    if changed is not None:
+        faults.append(f"the settings are not those it was trained with ({changed})")
     metrics = made.get("metrics") or {}
     if made["state"] == "complete" and not rows:
         faults.append("metrics.jsonl is missing or empty")
@@ -209,7 +212,7 @@ def _cell(directory: SweepDirectory, made: Mapping[str, Any], point: int) -> Rep
     return ReportCell(
         run=run, id=made["id"], values=made["point"], overrides=tuple(map(str, made["overrides"])), point=point,
         state=str(made["state"]), reason=made.get("reason"), step=int(number(made.get("step")) or 0),
-        rows=rows, final=final, cost=made.get("cost") or {}, settings=run.settings(), manifest=_manifest(run),
+        rows=rows, final=final, cost=made.get("cost") or {}, settings=run.settings(), manifest=run.read_manifest(),
         fault="; ".join(faults) or None,
     )  # fmt: skip
 
@@ -220,11 +223,3 @@ def _last(rows: list[dict[str, Any]]) -> dict[str, Any]:
     for row in rows:
         found.update({k: v for k, v in row.items() if k != "step" and not k.startswith("train/")})
     return found
-
-
-def _manifest(run: RunDirectory) -> dict[str, Any]:
-    try:
-        loaded = json.loads(run.manifest.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return loaded if isinstance(loaded, dict) else {}

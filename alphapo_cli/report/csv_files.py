@@ -10,6 +10,7 @@ from typing import Any
 
 from alphapo_cli.report.collect import Sweep, number
 from alphapo_cli.storage.atomic import write_atomic
+from alphapo_cli.storage.csv_text import cell
 from alphapo_cli.sweep.intervals import Estimate
 from alphapo_cli.tracking import metrics as catalog
 
@@ -83,7 +84,7 @@ def _write(path: Path, rows: Sequence[Row]) -> None:
     columns = list(dict.fromkeys(k for row in rows for k in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
+    writer.writerow({k: cell(k) for k in columns})
     for row in rows:
-        writer.writerow({k: "" if v is None else v for k, v in row.items()})
+        writer.writerow({k: cell(v) for k, v in row.items()})
     write_atomic(path, text.getvalue())

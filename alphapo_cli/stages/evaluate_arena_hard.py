@@ -26,6 +26,7 @@ from alphapo_cli.evaluation.arena_hard.style import count_style
 from alphapo_cli.evaluation.arena_hard.verdicts import grades
 from alphapo_cli.evaluation.formats import Annotation
 from alphapo_cli.evaluation.naming import told_apart
+from alphapo_cli.printing import say
 from alphapo_cli.stages.evaluate import manifest_of
 from alphapo_cli.storage.atomic import write_json
 
@@ -125,7 +126,7 @@ def run(evaluation: ArenaHardEvaluation) -> dict[str, Any]:
     """
     cfg, directory, pairs = evaluation.cfg, evaluation.directory, evaluation.pairs
     for note in output_check.notes(evaluation.looked, cfg.strip_think):
-        print(f"note: {note}", file=sys.stderr, flush=True)
+        say(f"note: {note}", file=sys.stderr, flush=True)
     directory.begin(manifest_of(evaluation.identity, evaluation.inputs, cfg), replace=evaluation.replace)
     judged = evaluation.judge.judge(pairs, directory.path, asking=evaluation.asking)
     kept = [(pair, games) for pair, games in zip(pairs, judged.pairs, strict=True) if games is not None]
@@ -158,8 +159,7 @@ def run(evaluation: ArenaHardEvaluation) -> dict[str, Any]:
     _write_public(evaluation, judged.pairs, named)
     leaderboard.update(evaluation.inputs.leaderboard or directory.leaderboard, own.generator, results)
     _draw(evaluation, results)
-    write_json(directory.results, results)
-    return directory.load_results()
+    return directory.finish(results)
 
 
 def _annotations(

@@ -21,6 +21,7 @@ from alphapo_cli.evaluation.output_check import notes_of
 from alphapo_cli.evaluation.schema import EvalConfig
 from alphapo_cli.generation.run_settings import run_layer, taken_over
 from alphapo_cli.generation.schema import GenerateConfig
+from alphapo_cli.printing import say
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runs.state import OUTCOME
 from alphapo_cli.stages.plan import Plan
@@ -127,7 +128,7 @@ def make_reference(plan: Plan, cfg: TrainConfig) -> Path:
             return path
         except InUse as error:
             if not said:
-                print(f"waiting for the reference answers: {error}", file=sys.stderr, flush=True)
+                say(f"waiting for the reference answers: {error}", file=sys.stderr, flush=True)
             said = True
             time.sleep(LOOK)
 
@@ -156,7 +157,7 @@ def _generate(
 
 def _say(texts: list[str], kind: str) -> None:
     for text in texts:
-        print(f"{kind}: {text}", file=sys.stderr, flush=True)
+        say(f"{kind}: {text}", file=sys.stderr, flush=True)
 
 
 def join_tracking(cfg: TrainConfig, directory: RunDirectory, found: dict[str, Any], group: Any = None) -> str | None:

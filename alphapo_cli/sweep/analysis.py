@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,9 @@ import numpy as np
 
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.errors import AlphapoError
+from alphapo_cli.printing import say
 from alphapo_cli.runs.directory import RunDirectory, digest
+from alphapo_cli.storage import checksums
 from alphapo_cli.storage.jsonl import read_jsonl
 from alphapo_cli.sweep import intervals, seed_noise
 from alphapo_cli.sweep.collapse import Collapse, collapsed
@@ -119,15 +122,18 @@ def _outcomes(run: RunDirectory, metric: str) -> tuple[np.ndarray, str]:
     if metric == JUDGED:
         # By folder name: the recorded path is of the machine that wrote it, and sweeps are moved.
         folder = run.path / Path(run.outcome().get("eval", "eval")).name
+        checksums.check_beside(folder / "annotations.json")
         judged = [r for r in json.loads((folder / "annotations.json").read_bytes()) if r["preference"]]
         return np.array([r["preference"] - 1 for r in judged]), digest([r["instruction"] for r in judged])
     if metric == WIN_RATE:
-        ours, base = (
-            json.loads((run.path / "samples" / f).read_bytes()) for f in (f"step-{step}.json", "reference.json")
-        )
+        files = [run.path / "samples" / f for f in (f"step-{step}.json", "reference.json")]
+        for file in files:
+            checksums.check_beside(file)
+        ours, base = (json.loads(file.read_bytes()) for file in files)
         scores = [[_true_reward(r["instruction"], r["output"]) for r in rows] for rows in (ours, base)]
         a, b = np.array(scores[0]), np.array(scores[1])
         return (a > b) + 0.5 * (a == b), digest([r["instruction"] for r in ours])
+    checksums.check_beside(run.path / "probe.jsonl")
     rows = [r for r in read_jsonl(run.path / "probe.jsonl") if r["step"] == step]
     rows.sort(key=lambda r: r["pair"])
     asked = digest([[r.get("tokens/chosen"), r.get("tokens/rejected")] for r in rows])
@@ -139,7 +145,10 @@ def _outcomes(run: RunDirectory, metric: str) -> tuple[np.ndarray, str]:
 def _read(directory: SweepDirectory, cell: Mapping[str, Any], metric: str) -> tuple[np.ndarray, str] | None:
     try:
         return _outcomes(directory.cell(cell["id"]), metric)
-    except (OSError, ValueError, KeyError, TypeError, AlphapoError):
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    except AlphapoError as error:
+        say(f"note: {error}; the cell is left out of the intervals", file=sys.stderr)
         return None
 
 

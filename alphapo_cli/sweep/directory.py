@@ -177,7 +177,7 @@ class SweepDirectory:
         outcome = old.get("outcome") if plan is None else {"key": plan.key, "lines": plan.lines}
         for cell in grid.cells:
             cells[cell.id] = {"id": cell.id, "point": dict(cell.point), "overrides": list(cell.overrides)}
-        write_json(self.file, {
+        write_json(self.file, checksums.sealed({
             "name": grid.name,
             "hash": self.hash(grid),
             "numerics": format_version.numerics_of(old) if old else max(format_version.NUMERICS),  # when it was started
@@ -188,7 +188,7 @@ class SweepDirectory:
             "cells": sorted(cells.values(), key=lambda c: [_sort_key(v) for v in c["point"].values()]),
             "outcome": outcome,
             "lines": list(lines.values())[-KEPT:],
-        })  # fmt: skip
+        }))  # fmt: skip
 
     def hash(self, grid: Grid) -> str:
         """The recorded hash, which an earlier version may have computed otherwise; else that of the grid."""
@@ -207,8 +207,8 @@ class SweepDirectory:
         asked = (record.get("outcome") or {}).get("key")
         for cell in record.get("cells", []):
             run = self.cell(cell["id"])
-            summary = run.summary() or {}
-            state, judged = run.state_of(summary), run.outcome()
+            ended = run.summary()
+            state, judged, summary = run.state_of(ended), run.outcome(), ended or {}
             theirs = asked is None or judged.get("key") == asked
             missing = judged.get("reason") or NOT_EVALUATED if state in OVER and not theirs else None
             found.append(

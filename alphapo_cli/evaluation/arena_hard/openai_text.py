@@ -15,6 +15,7 @@ from alphapo_cli.evaluation.judges.openai_response import NoVerdictError, refuse
 from alphapo_cli.evaluation.judges.openai_session import Session
 from alphapo_cli.evaluation.judges.prompt import Message, estimate_tokens
 from alphapo_cli.evaluation.judges.protocol import Ask
+from alphapo_cli.printing import say
 
 EXPECTED = 600  # tokens of a judgement, for the estimate before the first request; most are of 300 to 1000
 
@@ -34,7 +35,7 @@ class OpenAITextEngine(OpenAIEngine):
         most = [self.at_most(ask) for ask in asks]
         known = [cost for cost in most if cost is not None]
         if len(known) == len(asks):
-            print(
+            say(
                 f"at most {sum(known):.2f} USD, if every judgement took judge.max_tokens={self.cfg.max_tokens}",
                 file=sys.stderr,
             )

@@ -30,6 +30,7 @@ from alphapo_cli.modeling.loading import random_llama
 from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.modeling.saving import save_model
 from alphapo_cli.objective.build import build
+from alphapo_cli.printing import say
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.runtime.threads import threads
 from alphapo_cli.storage import checksums
@@ -77,10 +78,10 @@ def ensure(cache: Path, verbose: bool = True) -> Path:
         return folder
     if folder.is_dir():  # a bit has changed, or a cleaner of caches was here
         if verbose and (folder / checksums.NAME).exists():  # older ones have none
-            print(f"note: {folder} is damaged, and is made again", file=sys.stderr, flush=True)
+            say(f"note: {folder} is damaged, and is made again", file=sys.stderr, flush=True)
         discard(folder)
     if verbose:
-        print("training the embedded world's base policy once (cached afterwards) ...", file=sys.stderr, flush=True)
+        say("training the embedded world's base policy once (cached afterwards) ...", file=sys.stderr, flush=True)
     with shared_directory(folder) as beside:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             _train_in_subprocess(beside)

@@ -39,6 +39,7 @@ from alphapo_cli.modeling.loading import (
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
 from alphapo_cli.modeling.weight_hashes import state_hash, weights_hash
 from alphapo_cli.objective.objective import Objective
+from alphapo_cli.printing import say
 from alphapo_cli.probe.scoring import measured_sides, score_pairs
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.runtime.distributed import Processes
@@ -264,7 +265,7 @@ class InputsBuilder:
         if cached is not None and cached.shape == shape and cached.dtype == dtype:
             return cached
         if self.processes.rank == 0 and file.exists():
-            print(f"note: {file} is damaged; the {title} are computed again", file=sys.stderr)
+            say(f"note: {file} is damaged; the {title} are computed again", file=sys.stderr)
         with tqdm(total=pairs, desc=title, unit="pair", disable=None, leave=False) as bar:
             array = make(lambda n: _tick(bar, n))
         if self.processes.rank == 0:
