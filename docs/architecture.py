@@ -40,8 +40,7 @@ WHAT = {
     "plots": "figures",
     "statistics": "intervals and tests of means between two bounds",
     "storage": "atomic files, JSONL, hashes, the run lock",
-    "errors": "exceptions and exit codes",
-    "printing": "text of others, escaped on its way to a terminal",
+    "errors": "errors with exit codes, and escaping of what is printed",
 }
 
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alphapo_cli.errors import is_plain, say, visible
 from alphapo_cli.evaluation import leaderboard
-from alphapo_cli.printing import is_plain, say, visible
 from alphapo_cli.runtime.tables import Table
 from alphapo_cli.storage.csv_text import cell
 from tests.conftest import plain_rows, write_rows

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from alphapo_cli.errors import UsageError
-from alphapo_cli.printing import say
+from alphapo_cli.errors import UsageError, say
 
 Overrides = Annotated[
     list[str] | None,

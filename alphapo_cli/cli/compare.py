@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from alphapo_cli.cli.common import Json, check_json_target, emit, print_table
-from alphapo_cli.printing import say
+from alphapo_cli.errors import say
 
 
 def register(app: typer.Typer) -> None:

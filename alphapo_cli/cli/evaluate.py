@@ -20,8 +20,7 @@ from alphapo_cli.cli.common import (
     print_table,
     sources,
 )
-from alphapo_cli.errors import AlphapoError, UsageError
-from alphapo_cli.printing import say
+from alphapo_cli.errors import AlphapoError, UsageError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 if TYPE_CHECKING:

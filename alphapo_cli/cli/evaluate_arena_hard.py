@@ -10,8 +10,7 @@ from typing import Any
 import typer
 
 from alphapo_cli.cli.common import announce, check_json_target, emit, print_table, sources
-from alphapo_cli.errors import UsageError
-from alphapo_cli.printing import say
+from alphapo_cli.errors import UsageError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 PROTOCOLS = ("alpaca_eval", "arena_hard")

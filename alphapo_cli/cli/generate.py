@@ -20,8 +20,7 @@ from alphapo_cli.cli.common import (
     sources,
     warn,
 )
-from alphapo_cli.errors import UsageError
-from alphapo_cli.printing import say
+from alphapo_cli.errors import UsageError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 

@@ -11,8 +11,7 @@ import typer
 
 from alphapo_cli import __version__
 from alphapo_cli.cli import compare, evaluate, generate, inspect, loss, report, run, sweep, train, verify
-from alphapo_cli.errors import AlphapoError, UsageError, in_words, refusal
-from alphapo_cli.printing import say
+from alphapo_cli.errors import AlphapoError, UsageError, in_words, refusal, say
 from alphapo_cli.runtime.signals import raise_interrupt
 
 # typer vendors click; its public BadParameter is a UsageError, which is a ClickException.

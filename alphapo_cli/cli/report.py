@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from alphapo_cli.cli.common import Json, announce, check_json_target, emit
-from alphapo_cli.errors import UsageError
-from alphapo_cli.printing import say
+from alphapo_cli.errors import UsageError, say
 
 
 def register(app: typer.Typer) -> None:

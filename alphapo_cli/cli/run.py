@@ -22,7 +22,7 @@ from alphapo_cli.cli.common import (
     stripping,
     warn,
 )
-from alphapo_cli.printing import say
+from alphapo_cli.errors import say
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 Reference = Annotated[

@@ -19,8 +19,7 @@ from alphapo_cli.cli.common import (
     stripping,
 )
 from alphapo_cli.cli.run import Annotations, Difficulty, Gamed, Reference
-from alphapo_cli.errors import AlphapoError
-from alphapo_cli.printing import say
+from alphapo_cli.errors import AlphapoError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 

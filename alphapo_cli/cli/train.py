@@ -20,7 +20,7 @@ from alphapo_cli.cli.common import (
     sources,
     warn,
 )
-from alphapo_cli.printing import say
+from alphapo_cli.errors import say
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 

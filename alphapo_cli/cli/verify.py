@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from alphapo_cli.cli.common import Json, check_json_target, emit
-from alphapo_cli.errors import UsageError
-from alphapo_cli.printing import say
+from alphapo_cli.errors import UsageError, say
 from alphapo_cli.runs.state import RunState
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.strict_json import read_object

@@ -17,8 +17,7 @@ from alphapo_cli.config.schema import (
     TrainConfig,
     TrainerConfig,
 )
-from alphapo_cli.errors import ConfigError, nearest
-from alphapo_cli.printing import is_plain
+from alphapo_cli.errors import ConfigError, is_plain, nearest
 
 TAG, NAME = 64, 128  # characters that W&B allows in a tag, and in the name of a project
 _NAMES = ("name", "dir", "generator")  # of what is written, and printed

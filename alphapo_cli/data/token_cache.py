@@ -25,8 +25,7 @@ from alphapo_cli.data.text_pairs import TextPair, digest
 from alphapo_cli.data.token_pairs import Ragged
 from alphapo_cli.data.tokenise import Encoded, encode_pairs
 from alphapo_cli.data.truncation import TokenCounts
-from alphapo_cli.errors import UsageError
-from alphapo_cli.printing import say
+from alphapo_cli.errors import UsageError, say
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import discard, shared_directory
 

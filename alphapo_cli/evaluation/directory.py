@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from alphapo_cli.config.keys import leaves
+from alphapo_cli.errors import say
 from alphapo_cli.evaluation.judges.journal import FILE as JUDGEMENTS
 from alphapo_cli.evaluation.schema import JudgeConfig, StatisticsConfig, verdict_settings
-from alphapo_cli.printing import say
 from alphapo_cli.runs.keyed_directory import KeyedDirectory, differing
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import write_json

@@ -19,10 +19,9 @@ from typing import Any, ClassVar
 
 from alphapo_cli.config.compose import to_yaml
 from alphapo_cli.config.keys import leaves
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, say
 from alphapo_cli.generation.schema import GenerateConfig, GenerationConfig
 from alphapo_cli.modeling.sampling import Sample
-from alphapo_cli.printing import say
 from alphapo_cli.runs.keyed_directory import KeyedDirectory
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import write_atomic, write_json

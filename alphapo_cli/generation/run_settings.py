@@ -13,8 +13,7 @@ from omegaconf import OmegaConf
 from alphapo_cli.config.embedded_world import WORLD
 from alphapo_cli.config.overrides import Line
 from alphapo_cli.data.text_pairs import NO_CONTEXT, PromptContext, Side
-from alphapo_cli.errors import UsageError, first_line
-from alphapo_cli.printing import say
+from alphapo_cli.errors import UsageError, first_line, say
 from alphapo_cli.runs.identity import read_settings
 from alphapo_cli.runs.state import RunState
 from alphapo_cli.storage import checksums

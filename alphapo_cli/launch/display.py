@@ -9,8 +9,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from alphapo_cli.errors import visible
 from alphapo_cli.launch.launchers.launcher import Ended
-from alphapo_cli.printing import visible
 from alphapo_cli.runs.state import last_row
 from alphapo_cli.sweep.directory import SweepDirectory
 from alphapo_cli.sweep.grid import Cell

@@ -15,12 +15,12 @@ from typing import Any
 from rich.markup import escape
 
 from alphapo_cli.config.objective_parts import at_zero
+from alphapo_cli.errors import say
 from alphapo_cli.launch.display import Display
 from alphapo_cli.launch.engine import Policy, SweepEngine, todo
 from alphapo_cli.launch.launchers.launcher import Ended
 from alphapo_cli.launch.launchers.registry import make_launcher
 from alphapo_cli.launch.schema import LauncherConfig
-from alphapo_cli.printing import say
 from alphapo_cli.report import write
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.runs.state import OVER

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.data.glassbox import world
-from alphapo_cli.errors import AlphapoError, UsageError
-from alphapo_cli.printing import say
+from alphapo_cli.errors import AlphapoError, UsageError, say
 from alphapo_cli.report.collect import ReportCell, Sweep
 from alphapo_cli.storage import checksums
 

@@ -23,8 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphapo_cli.errors import AlphapoError, UsageError
-from alphapo_cli.printing import say
+from alphapo_cli.errors import AlphapoError, UsageError, say
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import write_json
 from alphapo_cli.storage.owned_directory import owned_directory, remove_unfinished

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table as RichTable
 
-from alphapo_cli.printing import visible
+from alphapo_cli.errors import visible
 
 
 class Table(RichTable):

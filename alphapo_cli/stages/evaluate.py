@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli import __version__
-from alphapo_cli.errors import AlphapoError, UsageError
+from alphapo_cli.errors import AlphapoError, UsageError, say
 from alphapo_cli.evaluation import leaderboard, output_check
 from alphapo_cli.evaluation import length_controlled as lc
 from alphapo_cli.evaluation.directory import EvalDirectory
@@ -27,7 +27,6 @@ from alphapo_cli.evaluation.naming import told_apart
 from alphapo_cli.evaluation.output_check import without_thought
 from alphapo_cli.evaluation.results import LengthControl, summarise
 from alphapo_cli.evaluation.schema import EvalConfig, JudgeConfig, verdict_settings
-from alphapo_cli.printing import say
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.runs.provenance import git_commit, versions
 from alphapo_cli.storage import checksums

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli import __version__
-from alphapo_cli.errors import AlphapoError
+from alphapo_cli.errors import AlphapoError, say
 from alphapo_cli.evaluation import output_check
 from alphapo_cli.evaluation.arena_hard import leaderboard
 from alphapo_cli.evaluation.arena_hard.answers import Answer, Answers, matched, read_answers
@@ -26,7 +26,6 @@ from alphapo_cli.evaluation.arena_hard.style import count_style
 from alphapo_cli.evaluation.arena_hard.verdicts import grades
 from alphapo_cli.evaluation.formats import Annotation
 from alphapo_cli.evaluation.naming import told_apart
-from alphapo_cli.printing import say
 from alphapo_cli.stages.evaluate import manifest_of
 from alphapo_cli.storage.atomic import write_json
 

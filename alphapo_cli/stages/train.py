@@ -11,11 +11,10 @@ from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
 from alphapo_cli.config.schema import TrainConfig
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, visible
 from alphapo_cli.objective.build import build
 from alphapo_cli.objective.data_requirements import check_columns, check_sides
 from alphapo_cli.objective.objective import Objective
-from alphapo_cli.printing import visible
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runtime.distributed import start_processes
 from alphapo_cli.runtime.signals import stop_requests

@@ -17,11 +17,11 @@ from omegaconf import OmegaConf
 from alphapo_cli.config.compose import compose
 from alphapo_cli.config.overrides import Line
 from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.errors import say
 from alphapo_cli.evaluation.output_check import notes_of
 from alphapo_cli.evaluation.schema import EvalConfig
 from alphapo_cli.generation.run_settings import run_layer, taken_over
 from alphapo_cli.generation.schema import GenerateConfig
-from alphapo_cli.printing import say
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runs.state import OUTCOME
 from alphapo_cli.stages.plan import Plan

@@ -23,8 +23,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.errors import UsageError
-from alphapo_cli.printing import is_plain
+from alphapo_cli.errors import UsageError, is_plain
 
 # Prefixes of the temporary files that a kill may leave in a directory before its first file, manifest.json, exists.
 UNBEGUN = (".manifest.json.", ".alphapo-")

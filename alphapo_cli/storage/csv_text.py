@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from alphapo_cli.printing import visible
+from alphapo_cli.errors import visible
 
 # What begins a formula in spreadsheets (OWASP, CSV injection), but for tab and carriage return, which are made visible.
 _FORMULA = ("=", "+", "-", "@")

@@ -17,8 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from alphapo_cli.errors import AlphapoError, UsageError
-from alphapo_cli.printing import say
+from alphapo_cli.errors import AlphapoError, UsageError, say
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import jsonable, make_folder, sync
 

@@ -16,8 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.errors import UsageError
-from alphapo_cli.printing import say
+from alphapo_cli.errors import UsageError, say
 
 SMALL, RATIO = 64 << 20, 100  # of what a packed file may unpack to; text packs to a tenth, rarely to a thirtieth
 _OFTEN = 1 << 30  # bytes after which a long reading is mentioned

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 
 from alphapo_cli.data.glassbox import world
-from alphapo_cli.errors import AlphapoError
-from alphapo_cli.printing import say
+from alphapo_cli.errors import AlphapoError, say
 from alphapo_cli.runs.directory import RunDirectory, digest
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.jsonl import read_jsonl

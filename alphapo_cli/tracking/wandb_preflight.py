@@ -18,8 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from alphapo_cli.config.schema import TrackingConfig
-from alphapo_cli.errors import UsageError, first_line
-from alphapo_cli.printing import say
+from alphapo_cli.errors import UsageError, first_line, say
 
 _MODES = {
     "online": "online",

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from alphapo_cli.errors import say
 from alphapo_cli.evaluation.arena_hard.replies import TextReply
 from alphapo_cli.evaluation.arena_hard.schema import ArenaHardJudgeConfig
 from alphapo_cli.evaluation.judges.judge import JudgingResult, Record, Reply
@@ -15,7 +16,6 @@ from alphapo_cli.evaluation.judges.openai_response import NoVerdictError, refuse
 from alphapo_cli.evaluation.judges.openai_session import Session
 from alphapo_cli.evaluation.judges.prompt import Message, estimate_tokens
 from alphapo_cli.evaluation.judges.protocol import Ask
-from alphapo_cli.printing import say
 
 EXPECTED = 600  # tokens of a judgement, for the estimate before the first request; most are of 300 to 1000
 

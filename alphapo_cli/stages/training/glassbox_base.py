@@ -26,11 +26,11 @@ from alphapo_cli.data.glassbox import world
 from alphapo_cli.data.prepare import prepare
 from alphapo_cli.data.text_pairs import LoadCounts, LoadedPairs, TextPair
 from alphapo_cli.data.token_pairs import TokenPairs
+from alphapo_cli.errors import say
 from alphapo_cli.modeling.loading import random_llama
 from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.modeling.saving import save_model
 from alphapo_cli.objective.build import build
-from alphapo_cli.printing import say
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.runtime.threads import threads
 from alphapo_cli.storage import checksums

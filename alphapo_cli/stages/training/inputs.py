@@ -25,7 +25,7 @@ from alphapo_cli.data.load import check_source
 from alphapo_cli.data.prepare import PreparedData, prepare
 from alphapo_cli.data.text_pairs import LoadedPairs
 from alphapo_cli.data.token_pairs import TokenPairs
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, say
 from alphapo_cli.modeling.adapters import check_lora
 from alphapo_cli.modeling.layout.padded import fill_id
 from alphapo_cli.modeling.loading import (
@@ -39,7 +39,6 @@ from alphapo_cli.modeling.loading import (
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
 from alphapo_cli.modeling.weight_hashes import state_hash, weights_hash
 from alphapo_cli.objective.objective import Objective
-from alphapo_cli.printing import say
 from alphapo_cli.probe.scoring import measured_sides, score_pairs
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.runtime.distributed import Processes

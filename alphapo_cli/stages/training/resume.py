@@ -6,8 +6,7 @@ import sys
 from typing import Any
 
 from alphapo_cli.data.prepare import tokenizer_hash
-from alphapo_cli.errors import UsageError
-from alphapo_cli.printing import say
+from alphapo_cli.errors import UsageError, say
 from alphapo_cli.runs.directory import RunDirectory, digest
 from alphapo_cli.runs.provenance import manifest, version_changes
 from alphapo_cli.stages.training.inputs import ModelAndData

@@ -12,11 +12,10 @@ from accelerate import PartialState
 from transformers import TrainingArguments
 
 from alphapo_cli.config.schema import TrainConfig
-from alphapo_cli.errors import AlphapoError, Interrupted, in_words
+from alphapo_cli.errors import AlphapoError, Interrupted, in_words, say
 from alphapo_cli.modeling.adapters import add_lora
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
 from alphapo_cli.objective.objective import Objective
-from alphapo_cli.printing import say
 from alphapo_cli.runs import step_record
 from alphapo_cli.runs.checkpoints import Checkpoints, TrainingCheckpoint
 from alphapo_cli.runs.directory import RunDirectory
