@@ -9,7 +9,7 @@ import typer
 
 from alphapo_cli.cli.common import ConfigDir, next_step, sources
 from alphapo_cli.cli.generate import is_model
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, say, visible
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 
@@ -58,7 +58,7 @@ def chat(
     from alphapo_cli.stages.chat import Conversation
 
     talk = Conversation(cfg, model)
-    print(f"{talk.subject.name}: type a message; /new, /ids, /quit", file=sys.stderr, flush=True)
+    say(f"{talk.subject.name}: type a message; /new, /ids, /quit", file=sys.stderr, flush=True)
     if not talk.keeps:
         print("note: the model has no chat template; every message is a prompt of its own", file=sys.stderr)
     asks = sys.stdin.isatty()
@@ -74,9 +74,9 @@ def chat(
             print(" ".join(map(str, talk.ids)))
         elif message:
             try:
-                print(talk.reply(message), flush=True)
+                print("\n".join(map(visible, talk.reply(message).split("\n"))), flush=True)
             except UsageError as error:
-                print(f"alphapo: {error}", file=sys.stderr, flush=True)
+                say(f"alphapo: {error}", file=sys.stderr, flush=True)
                 continue
             if talk.cut:
                 print("(cut by the token limit: generation.max_new_tokens)", file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ import typer
 
 from alphapo_cli.cli.common import next_step, print_list
 from alphapo_cli.cli.rm import Yes, agreed
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, say
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _TIMES = {"": 86400.0, "d": 86400.0, "h": 3600.0, "w": 7 * 86400.0}
@@ -58,14 +58,14 @@ def clean(
         [kind, f"{len(those):,}", size(sum(e.size for e in those)), duration(those[0].age), duration(those[-1].age)]
         for kind, those in kinds.items()
     ]
-    print(f"{folder}: {len(found):,} entries, {size(sum(e.size for e in found))}")
+    say(f"{folder}: {len(found):,} entries, {size(sum(e.size for e in found))}")
     print_list(["kind", "entries", "size", "oldest", "newest"], rows, right=("entries", "size", "oldest", "newest"))
     going = chosen(found, age, room)
     if age is None and room is None:
         next_step("alphapo clean --older-than 30d removes what is older, --keep 10G the oldest until the rest fits")
         return
     total = size(sum(e.size for e in going))
-    print(f"to be removed: {len(going):,} entries, {total}")
+    say(f"to be removed: {len(going):,} entries, {total}")
     if not going or not agreed("Remove them?", yes=yes):
         print("nothing removed")
         return
@@ -74,7 +74,7 @@ def clean(
             remove(entry)
         except OSError as error:
             raise UsageError(f"{entry.path}: cannot be removed ({error.strerror or error})") from error
-    print(f"removed {len(going):,} entries, {total}", file=sys.stderr)
+    say(f"removed {len(going):,} entries, {total}", file=sys.stderr)
 
 
 def _number(text: str, units: dict[str, float] | dict[str, int], option: str, example: str) -> float:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, say, visible
 
 Overrides = Annotated[
     list[str] | None,
@@ -33,6 +33,9 @@ Json = Annotated[
     str | None,
     typer.Option("--json", metavar="FILE|-", help="Write the result object to FILE, or as the last line on stdout."),
 ]
+StripThink = Annotated[
+    bool, typer.Option("--strip-think", help="Remove thoughts (<think> and the like) from the answers of both sides.")
+]
 Replace = Annotated[bool, typer.Option("--replace", help="Start over: discard what the directory holds.")]
 
 
@@ -46,17 +49,18 @@ def sources(config_dir: Path | None) -> Any:
         A `config.overrides.Sources`.
 
     Raises:
-        UsageError: `config_dir` is not a directory, or the current directory does not exist any more.
+        UsageError: `config_dir` is not a directory.
     """
     from alphapo_cli.config.overrides import Sources
 
-    try:
-        os.getcwd()
-    except FileNotFoundError as error:
-        raise UsageError("the current directory does not exist any more; cd to one that does") from error
     if config_dir is not None and not config_dir.is_dir():
         raise UsageError(f"--config-dir {config_dir}: no such directory")
     return Sources(config_dir.resolve() if config_dir else None)
+
+
+def stripping(strip_think: bool) -> list[str]:
+    """The override that --strip-think stands for."""
+    return ["strip_think=true"] if strip_think else []
 
 
 def is_main_process() -> bool:
@@ -67,7 +71,7 @@ def is_main_process() -> bool:
 def announce(path: Path) -> None:
     """Print the directory of the results, the first line on stdout."""
     if is_main_process():
-        print(path.resolve(), flush=True)
+        say(path.resolve(), flush=True)
 
 
 def emit(result: dict[str, Any], target: str | None) -> None:
@@ -88,7 +92,7 @@ def emit(result: dict[str, Any], target: str | None) -> None:
 
 def warn(text: str) -> None:
     """Print a one-line warning to stderr."""
-    print(f"alphapo: warning: {text}", file=sys.stderr, flush=True)
+    say(f"alphapo: warning: {text}", file=sys.stderr, flush=True)
 
 
 def print_table(table: Any) -> None:
@@ -109,12 +113,13 @@ def print_list(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Col
     """
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+
+    from alphapo_cli.runtime.tables import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    lines = [[escape(cell) for cell in row] for row in rows]
+    lines = [[escape(visible(cell)) for cell in row] for row in rows]
     for line in lines:
         table.add_row(*line)
     console = Console()
@@ -130,7 +135,7 @@ def print_list(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Col
 def next_step(text: str) -> None:
     """Print to stderr what can be done next, the last line of a command."""
     if is_main_process():
-        print(f"next: {text}", file=sys.stderr, flush=True)
+        say(f"next: {text}", file=sys.stderr, flush=True)
 
 
 def check_json_target(target: str | None) -> None:

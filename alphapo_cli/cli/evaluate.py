@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from alphapo_cli.cli.common import (
     Overrides,
     PrintConfig,
     Replace,
+    StripThink,
     announce,
     check_json_target,
     emit,
@@ -21,7 +23,7 @@ from alphapo_cli.cli.common import (
     print_table,
     sources,
 )
-from alphapo_cli.errors import AlphapoError, UsageError
+from alphapo_cli.errors import AlphapoError, UsageError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -85,10 +87,7 @@ def evaluate(
             help="Look difficulty up by row position, as published figures of files with missing rows do.",
         ),
     ] = False,
-    strip_think: Annotated[
-        bool,
-        typer.Option("--strip-think", help="Remove the thought (<think>) that an answer begins with, on both sides."),
-    ] = False,
+    strip_think: StripThink = False,
     max_cost: Annotated[
         float | None,
         typer.Option("--max-cost", metavar="USD", help="Refuse to start, or stop, when judging costs more."),
@@ -134,7 +133,7 @@ def evaluate(
     from alphapo_cli.config.compose import to_yaml
     from alphapo_cli.config.config_file import compose_under, load
     from alphapo_cli.config.overrides import Line, read_line
-    from alphapo_cli.evaluation.schema import EvalConfig
+    from alphapo_cli.evaluation.schema import STRIP_THINK, EvalConfig
 
     check_protocol(protocol, questions)
     if protocol == "arena_hard":
@@ -156,7 +155,7 @@ def evaluate(
     if preferences is not None:
         options["judge.preferences"] = preferences
     if strip_think:
-        options["strip_think"] = True
+        options[STRIP_THINK] = True
     if max_cost is not None:
         options["judge.max_cost"] = max_cost
     given = [group for group in line.groups if group.startswith("judge=")]
@@ -185,7 +184,7 @@ def evaluate(
     evaluation = prepare(cfg, inputs, out, replace=replace)
     announce(evaluation.directory.path)
     if evaluation.state == "complete":
-        print("complete")
+        say("complete")
         results = evaluation.directory.load_results()
         if leaderboard is not None:
             update(leaderboard, evaluation.outputs.generator, results)
@@ -217,7 +216,7 @@ def _tell(results: dict[str, Any], path: Path) -> None:
             f"better than {results['reference']}" if interval[0] > 0.5 else
             f"worse than {results['reference']}" if interval[1] < 0.5 else "no evidence either way"
         )  # fmt: skip
-        typer.echo(f"verdict: {judged}: win rate {words}{level}, against {results['reference']}", err=True)
+        say(f"verdict: {judged}: win rate {words}{level}, against {results['reference']}", file=sys.stderr)
     next_step(f"alphapo compare {path} OTHER-EVALUATION says whether two models can be told apart")
 
 
@@ -230,7 +229,7 @@ def _recheck(folder: Path, cfg: JudgeConfig, json: str | None) -> None:
 
     found = recheck(folder, cfg)
     if found["answers"]:
-        print(f"{found['answers']} answers: probability of a verdict {mass_in_words(found)}")
+        say(f"{found['answers']} answers: probability of a verdict {mass_in_words(found)}")
     emit({"path": str(folder.resolve()), **found}, json)
     if found["below"]:
         raise AlphapoError(

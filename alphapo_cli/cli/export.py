@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from alphapo_cli.cli.common import Json, announce, check_json_target, emit, next_step
-from alphapo_cli.errors import UsageError, nearest
+from alphapo_cli.errors import UsageError, nearest, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -58,7 +58,7 @@ def export(
     to = to.expanduser()
     done = write(model, to, merge=merge, dtype=dtype, licence=licence, trust_remote_code=trust_remote_code)
     announce(to)
-    print(f"{'adapter' if done.adapter else 'model'} in {done.dtype}, with a card in README.md")
+    say(f"{'adapter' if done.adapter else 'model'} in {done.dtype}, with a card in README.md")
     emit({"path": str(to.resolve()), "adapter": done.adapter, "dtype": done.dtype, "base": done.base}, json)
     if licence is None:
         next_step("choose a licence for the card: --license NAME, by the hub's names")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ from alphapo_cli.cli.common import (
     sources,
     warn,
 )
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 from alphapo_cli.wording import rate
 
@@ -93,7 +94,7 @@ def generate(
     generation = prepare(cfg, model, out, replace=replace)
     announce(generation.directory.path)
     if generation.state == "complete":
-        print("complete")
+        say("complete")
         summary = generation.directory.summary()
     else:
         for note in generation.notes:
@@ -111,7 +112,8 @@ def _tell(summary: dict[str, Any], outputs: Path, model: str | None) -> None:
     import json
 
     for row in json.loads(outputs.read_text(encoding="utf-8"))[:SHOWN]:
-        typer.echo(f"prompt: {_short(row['instruction'])}\nanswer: {_short(row['output'])}", err=True)
+        say(f"prompt: {_short(row['instruction'])}", file=sys.stderr)
+        say(f"answer: {_short(row['output'])}", file=sys.stderr)
     metrics = summary["metrics"]
     n = metrics["answers"]
     if metrics["share_cut"] == 1:
@@ -137,7 +139,7 @@ def is_model(text: str) -> bool:
 
 def _table(summary: dict[str, Any]) -> Any:
     """The summary as a rich table."""
-    from rich.table import Table
+    from alphapo_cli.runtime.tables import Table
 
     metrics, cost = summary["metrics"], summary["cost"]
     table = Table(title=f"{summary['generator']} by {summary['backend']}", title_justify="left", show_header=False)

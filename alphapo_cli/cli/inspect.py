@@ -21,6 +21,7 @@ from alphapo_cli.cli.common import (
     print_list,
     sources,
 )
+from alphapo_cli.errors import say, visible
 from alphapo_cli.runtime.quiet import quiet_libraries
 from alphapo_cli.wording import rate
 
@@ -79,13 +80,13 @@ def inspect(
     _show(found)
     said = sentences(found)
     for sentence in said:
-        print(sentence)
+        say(sentence)
     line = shlex.join([*(["--config", str(config)] if config else []), *(overrides or [])])
     if html is not None:
         from alphapo_cli.report.inspection import page
 
         write_atomic(html, page(found, said, f"alphapo inspect {line}".rstrip()))
-        print(f"page: {html.resolve()}")
+        say(f"page: {html.resolve()}")
     emit(_result(found), json)
     next_step(f"alphapo train {line}".rstrip())
 
@@ -151,6 +152,11 @@ def _show(found: Inspection) -> None:
     print()
 
 
+def _seen(text: str) -> str:
+    """Text of the data on a terminal: line breaks as they are, other control characters escaped."""
+    return "\n".join(visible(line) for line in text.split("\n"))
+
+
 def _bin(low: int, high: int) -> str:
     return f"{low:,} to {high - 1:,}" if high - low > 1 else f"{low:,}"
 
@@ -166,12 +172,12 @@ def _show_pair(console: Any, pair: Shown) -> None:
         for n, token in enumerate(tokens):
             colour = _COLOURS.get(name, "blue")
             style = "dim" if not token.trained else f"bold {colour}" if n % 2 else colour
-            text.append(token.text, style=style)
+            text.append(_seen(token.text), style=style)
         console.print(text, soft_wrap=True)
         console.print("ids " + " ".join(str(token.id) for token in tokens), style="dim", soft_wrap=True)
         skipped = [token.text for token in tokens if not token.trained]
         if trained and skipped:  # without colour nothing else says which they are
-            console.print(f"not trained: {''.join(skipped)}", style="dim", soft_wrap=True, markup=False)
+            console.print(f"not trained: {_seen(''.join(skipped))}", style="dim", soft_wrap=True, markup=False)
     console.print()
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from alphapo_cli.cli.common import next_step
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, say
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -48,16 +48,16 @@ def rm(
     for place, kind in kinds.items():
         entry = describe(place, kind)
         outcome = f", {entry.outcome}" if entry.outcome else ""
-        print(f"{kind} {place}: {entry.state}{outcome}, {size(entry.size)}", file=sys.stderr)
+        say(f"{kind} {place}: {entry.state}{outcome}, {size(entry.size)}", file=sys.stderr)
     if not agreed(f"Remove {'it' if len(kinds) == 1 else f'these {len(kinds)}'} for good?", yes=yes):
-        print("nothing removed")
+        say("nothing removed")
         return
     for place, kind in kinds.items():
         try:
             remove(place, kind)
         except OSError as error:
             raise UsageError(f"{place}: cannot be removed ({error.strerror or error})") from error
-        print(f"removed {place}")
+        say(f"removed {place}")
     next_step("alphapo ls lists what is left, alphapo clean shows what the cache holds")
 
 

@@ -15,13 +15,16 @@ from alphapo_cli.cli.common import (
     Overrides,
     PrintConfig,
     Replace,
+    StripThink,
     announce,
     check_json_target,
     emit,
     next_step,
     sources,
+    stripping,
     warn,
 )
+from alphapo_cli.errors import say
 from alphapo_cli.runtime.quiet import quiet_libraries
 from alphapo_cli.wording import rate
 
@@ -45,6 +48,7 @@ def run(
     annotations: Annotations = None,
     difficulty: Difficulty = None,
     gamed: Gamed = None,
+    strip_think: StripThink = False,
     config: ConfigPath = None,
     config_dir: ConfigDir = None,
     print_config: PrintConfig = False,
@@ -53,8 +57,8 @@ def run(
 ) -> None:
     """Train, generate and evaluate; a stage whose inputs have not changed is not run again.
 
-    Overrides of `generation`, `prompts` (what is answered; else as for `alphapo generate`), `judge` and `statistics`
-    go to the later stages, all others to training.
+    Overrides of `generation`, `prompts` (what is answered; else as for `alphapo generate`), `judge`, `statistics` and
+    `strip_think` go to the later stages, all others to training.
 
     \b
     Examples:
@@ -71,7 +75,7 @@ def run(
     from alphapo_cli.stages.plan import hints_from_other_stages, make_plan, split_line, training_part
 
     where = sources(config_dir)
-    training, generation, evaluation = split_line(list(overrides or []))
+    training, generation, evaluation = split_line([*(overrides or []), *stripping(strip_think)])
     file = load(config)
     with hints_from_other_stages("train", where):
         cfg = compose_under(training_part(file), "train", TrainConfig, [read_line(training, where)], where)
@@ -92,6 +96,9 @@ def run(
     over = directory.check(cfg, replace=replace) in ("complete", "stopped")
     done = over and directory.outcome().get("key") == plan.key
     if not done:
+        from alphapo_cli.tracking.wandb_preflight import check_tracking
+
+        check_tracking(cfg.tracking)
         if not over:
             from alphapo_cli.stages.paths import check_paths
 
@@ -102,7 +109,7 @@ def run(
     if note:
         warn(f"this run was {note}")
     if done:
-        print("complete")
+        say("complete")
         summary, found = directory.summary() or {}, directory.outcome()
     else:
         from alphapo_cli.objective.build import build
@@ -125,15 +132,16 @@ def run(
 
 def _report(found: dict[str, Any], summary: dict[str, Any]) -> None:
     """Print the metrics of outcome.json as a table to stderr, the verdict on the training, and what can be done next."""
-    from rich.table import Table
-
     from alphapo_cli.cli.common import print_table
+    from alphapo_cli.runtime.tables import Table
 
     table = Table(title="outcome", title_justify="left", show_header=False)
     n = found["metrics"].get("eval/n_total")
     for key, value in found["metrics"].items():
         text = rate(value, n) if key.endswith("win_rate") else f"{value:.4g}"
         table.add_row(key.removeprefix("eval/").replace("_", " "), text)
+    for note in found.get("answers", []):
+        table.add_row("", note)
     print_table(table)
     for sentence in (summary.get("verdict") or {}).get("sentences", ()):
         typer.echo(f"verdict on the training: {sentence}", err=True)

@@ -23,6 +23,7 @@ from alphapo_cli.cli.common import (
     sources,
     warn,
 )
+from alphapo_cli.errors import say
 from alphapo_cli.runtime.quiet import quiet_libraries
 from alphapo_cli.wording import rate
 
@@ -72,13 +73,15 @@ def train(
 
         check_paths(cfg)
         from alphapo_cli.objective.build import build
+        from alphapo_cli.tracking.wandb_preflight import check_tracking
 
+        check_tracking(cfg.tracking)
         build(cfg.objective)  # checks that only the parts themselves can make
     announce(directory.path)
     if over:
         summary = directory.summary() or {}
         if is_main_process():
-            print(state if not summary.get("reason") else f"{state}: {summary['reason']}")
+            say(state if not summary.get("reason") else f"{state}: {summary['reason']}")
             note = directory.numerics_note()
             if note:
                 warn(f"this run was {note}")
@@ -95,6 +98,14 @@ def train(
     emit({"path": str(directory.path.resolve()), **summary}, json)
 
 
+def _value(key: str, metrics: dict[str, Any], shares: dict[str, int | None]) -> str:
+    """A metric in the table; a share with its interval, the recorded one where there is one."""
+    if key not in shares:
+        return f"{metrics[key]:+.4f}"
+    low, high = metrics.get(f"{key}/low"), metrics.get(f"{key}/high")
+    return rate(metrics[key], shares[key], None if low is None or high is None else (low, high))
+
+
 def report(summary: dict[str, Any], path: Path) -> None:
     """Print to stderr what the training did, where its results are, and what can be done next.
 
@@ -103,10 +114,11 @@ def report(summary: dict[str, Any], path: Path) -> None:
         path: the run directory.
     """
     from rich.console import Console
-    from rich.table import Table
+
+    from alphapo_cli.runtime.tables import Table
 
     if summary.get("reason"):
-        print(f"{summary['state']}: {summary['reason']}", file=sys.stderr)
+        say(f"{summary['state']}: {summary['reason']}", file=sys.stderr)
     metrics: dict[str, float] = summary.get("metrics") or {}
     judged = summary.get("verdict") or {}
     pairs = (summary.get("data") or {}).get("probe_pairs")
@@ -127,13 +139,13 @@ def report(summary: dict[str, Any], path: Path) -> None:
     sources = [(key.removeprefix("source/").replace("/", ": ", 1), key) for key in metrics if key.startswith("source/")]
     for label, key in (*rows, *sources):
         if metrics.get(key) is not None:
-            table.add_row(label, rate(metrics[key], shares[key]) if key in shares else f"{metrics[key]:+.4f}")
+            table.add_row(label, _value(key, metrics, shares))
     Console(stderr=True).print(table)
     for sentence in judged.get("sentences", ()):
-        print(f"verdict: {sentence}", file=sys.stderr)
+        say(f"verdict: {sentence}", file=sys.stderr)
     for name in ("model", "curves.png"):
         if (path / name).exists():
-            print(f"{name.partition('.')[0]}: {path / name}", file=sys.stderr)
+            say(f"{name.partition('.')[0]}: {path / name}", file=sys.stderr)
     sampled = path / "samples" / f"step-{summary.get('step')}.json"
     next_step(f"alphapo generate {path}")
     next_step(f"alphapo chat {path}")

@@ -10,7 +10,7 @@ import typer
 
 from alphapo_cli.cli.common import ConfigDir, check_json_target, emit, next_step, sources
 from alphapo_cli.cli.common import Json as JsonOption
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, say
 
 COMMANDS = ("train", "run", "sweep", "generate", "eval")
 _SWEEP_KEYS = {"description", "base", "grid"}
@@ -60,7 +60,7 @@ def validate(
     is_grid = command == "sweep" and (not is_yaml or _is_grid(Path(str(file))))
     config = Path(file) if file is not None and not is_grid else None
     said = _VALIDATORS[command](file if is_grid else None, config, texts, where)
-    print(f"valid: {said}")
+    say(f"valid: {said}")
     first = [] if file is None else [file] if is_grid else ["--config", file]
     target = {"generate": "RUN|MODEL ", "eval": "OUTPUTS.json --reference REF.json "}.get(command, "")
     line = f"alphapo {command} {target}{' '.join([*first, *texts])}".rstrip()

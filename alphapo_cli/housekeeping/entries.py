@@ -140,7 +140,9 @@ def result_of(
     if _is_number(judged.get(JUDGED)):
         return f"win rate {rate(judged[JUDGED], judged.get('eval/n_total'))}", float(judged[JUDGED])
     if _is_number(metrics.get(WIN_RATE)):
-        return f"true win rate {rate(metrics[WIN_RATE], sampled_answers(path))}", float(metrics[WIN_RATE])
+        ends = metrics.get(f"{WIN_RATE}/low"), metrics.get(f"{WIN_RATE}/high")
+        interval = (ends[0], ends[1]) if _is_number(ends[0]) and _is_number(ends[1]) else None
+        return f"true win rate {rate(metrics[WIN_RATE], sampled_answers(path), interval)}", float(metrics[WIN_RATE])
     down = metrics.get("displacement/share_chosen_down")
     return ("" if not _is_number(down) else f"chosen answers less likely {rate(float(down), pairs)}"), None
 

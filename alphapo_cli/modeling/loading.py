@@ -121,8 +121,20 @@ def _check_complete(model: Any, missing: Collection[str], source: ModelSource) -
         )
 
 
+def needs_code(what: str, key: str) -> str:
+    """What to say of a model that cannot be loaded without running code which its directory brings."""
+    fix = (
+        "copy it as a model that transformers knows" if key.startswith("judge") else "type model.trust_remote_code=true"
+    )
+    return (
+        f"its {what} is code in its own directory, which is run only where that is typed; look at the code, then {fix}"
+    )
+
+
 def _load_reason(error: Exception, source: ModelSource, what: str) -> str:
     first = first_line(error)
+    if "trust_remote_code" in str(error):
+        return needs_code(what, source.key)
     if not source.local:
         return f"the {what} could not be had from the hub ({first}); check the name and the network, or give a local directory"
     return f"no usable {what} there ({first.strip(' :')}); save the model there again, or copy its directory whole"

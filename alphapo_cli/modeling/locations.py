@@ -10,6 +10,9 @@ from pathlib import Path
 from alphapo_cli.errors import UsageError, nearest
 from alphapo_cli.runs.format_version import check_format
 from alphapo_cli.runs.state import RunState
+from alphapo_cli.storage import checksums
+from alphapo_cli.storage.file_hashes import cached_of_file
+from alphapo_cli.storage.paths import cache_dir
 
 SETTINGS = "adapter_config.json"
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
@@ -44,7 +47,9 @@ def locate(path: str, revision: str | None = None, key: str = "model.path") -> M
             if not (folder / "model").is_dir():
                 raise UsageError(f"{key}={path}: this run has no model/ (its training did not end); train it first")
             folder = folder / "model"
-        return _local(folder, path, key)
+        source = _local(folder, path, key)
+        _check_recorded(folder.absolute(), path, key)
+        return source
     if folder.exists():
         raise UsageError(f"{key}={path}: is a file; give the directory that holds config.json and the weights")
     if (
@@ -81,3 +86,19 @@ def _local(folder: Path, asked: str, key: str) -> ModelSource:
             )
     # Absolute: an adapter records where its base is, and is used from other directories.
     return ModelSource(str(folder.absolute()), local=True, adapter=adapter, key=key, asked=asked)
+
+
+def _check_recorded(folder: Path, asked: str, key: str) -> None:
+    """Compare the model/ of a run with the checksums that the run has of it; raises UsageError where they differ."""
+    run = RunState(folder.parent)
+    files = (run.summary() or {}).get("files")
+    recorded = {n: w for n, w in files.items() if n.startswith(f"{folder.name}/")} if isinstance(files, dict) else {}
+    if not recorded:
+        return
+    cache = cache_dir()
+    found = checksums.damaged(run.path, recorded, read=lambda file: cached_of_file(file, cache))
+    if found:
+        raise UsageError(
+            f"{key}={asked}: the model is not the one that the run saved ({checksums.described(found)}); put it back from a "
+            "copy, train it again with --replace, or copy model/ elsewhere to take it as it is"
+        )

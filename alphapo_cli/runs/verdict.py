@@ -29,7 +29,7 @@ class Verdict:
         outcome: better, worse, no evidence either way, or not measured.
         sentences: what to tell the user, in order of weight.
         win_rate: of the last reading, 0 to 1; None without one.
-        interval: its 95 % interval (Wilson).
+        interval: its 95 % interval.
         n: answers that it is the mean of.
         best_step: the step of the highest reading; None without a win rate.
         clipped: share of the logged steps whose gradient was clipped; None where none was logged.
@@ -80,15 +80,16 @@ def verdict(
     win, interval, best = None, None, None
     if readings and answers:
         win = float(readings[-1][WIN_RATE])
-        interval = wilson(win, answers)
+        interval = _interval(readings[-1], answers)
         outcome = BETTER if interval[0] > 0.5 else WORSE if interval[1] < 0.5 else UNCLEAR
         sentences.append(_against_start(outcome, win, answers, interval))
         top = max(readings, key=lambda row: float(row[WIN_RATE]))
         best, highest = int(top["step"]), float(top[WIN_RATE])
-        fell = wilson(highest, answers)[0] > interval[1]
+        above = _interval(top, answers)
+        fell = above[0] > interval[1]
         if fell:
             sentences.append(
-                f"step {best} was better than the last: true win rate {rate(highest, answers)} there"
+                f"step {best} was better than the last: true win rate {rate(highest, answers, above)} there"
                 + (", while the reward margin went on growing: over-optimisation" if _grew(probes, best) else "")
             )
     else:
@@ -104,6 +105,12 @@ def verdict(
             "(trainer.max_grad_norm, trainer.learning_rate)"
         )
     return Verdict(outcome, tuple(sentences), win, interval, answers if readings else None, best, clipped)
+
+
+def _interval(row: Mapping[str, Any], answers: int) -> tuple[float, float]:
+    """The interval that was recorded with a win rate; Wilson's in runs of versions that recorded none."""
+    low, high = _number(row, f"{WIN_RATE}/low"), _number(row, f"{WIN_RATE}/high")
+    return wilson(float(row[WIN_RATE]), answers) if low is None or high is None else (low, high)
 
 
 def _against_start(outcome: str, win: float, answers: int, interval: tuple[float, float]) -> str:
