@@ -13,6 +13,7 @@ from alphapo_cli.data.tokenise import encode_prompt
 from alphapo_cli.errors import UsageError
 from alphapo_cli.generation import parity
 from alphapo_cli.generation.backend import request_seed
+from alphapo_cli.generation.run_settings import run_record
 from alphapo_cli.generation.schema import GenerateConfig
 from alphapo_cli.generation.target_model import TargetModel, find
 from alphapo_cli.modeling.loading import load_model
@@ -49,8 +50,10 @@ class Conversation:
         self.subject: TargetModel = find(path, cfg.model, cache, name="glassbox-base" if model is None else None)
         if self.subject.merge_obstacle is not None:
             raise UsageError(f"{self.subject.asked}: {self.subject.merge_obstacle}; give its base model")
-        if self.subject.recorded is not None:
-            parity.check_run(self.subject.recorded, self.subject.tokenizer, cfg.data)
+        if self.subject.run is not None:
+            record = run_record(self.subject.run, unverified=cfg.generation.accept_unverified_prompts)
+            if record is not None:
+                parity.check_run(record, self.subject.tokenizer, cfg.data)
         settings = ModelConfig(
             dtype=self.subject.dtype, attention=cfg.model.attention, trust_remote_code=cfg.model.trust_remote_code
         )
