@@ -131,6 +131,8 @@ def _bias(bias: LengthBias) -> str:
 def _show(found: Inspection) -> None:
     from rich.console import Console
 
+    from alphapo_cli.stages.inspect import bin_words
+
     console = Console(highlight=False)
     for pair in found.shown:
         _show_pair(console, pair)
@@ -139,7 +141,7 @@ def _show(found: Inspection) -> None:
         bins = zip(histogram.edges, histogram.edges[1:], histogram.counts, strict=False)
         print_list(
             [f"{histogram.name}, tokens", "answers" if histogram.name != "prompt" else "prompts", ""],
-            [[_bin(low, high), f"{count:,}", "█" * round(_BAR * count / most)] for low, high, count in bins],
+            [[bin_words(low, high), f"{count:,}", "█" * round(_BAR * count / most)] for low, high, count in bins],
             right=("answers", "prompts"),
         )
         print()
@@ -155,10 +157,6 @@ def _show(found: Inspection) -> None:
 def _seen(text: str) -> str:
     """Text of the data on a terminal: line breaks as they are, other control characters escaped."""
     return "\n".join(visible(line) for line in text.split("\n"))
-
-
-def _bin(low: int, high: int) -> str:
-    return f"{low:,} to {high - 1:,}" if high - low > 1 else f"{low:,}"
 
 
 def _show_pair(console: Any, pair: Shown) -> None:

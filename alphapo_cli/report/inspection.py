@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from alphapo_cli.stages.inspect import Histogram, Inspection, Shown, Token
+from alphapo_cli.stages.inspect import Histogram, Inspection, Shown, Token, bin_words
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -70,8 +70,9 @@ def _span(token: Token, kind: str) -> str:
 def _histogram(histogram: Histogram) -> str:
     most = max(histogram.counts)
     rows = "".join(
-        f"<tr><td>{low:,} to {high - 1:,}</td><td>{count:,}</td>"
-        f"<td><span class='bar' style='width:{24 * count / most:.2f}rem;max-width:50vw'></span></td></tr>"
+        f"<tr><td>{bin_words(low, high)}</td><td>{count:,}</td>"
+        # A share of the room, so that bars keep their ratios on a narrow screen.
+        f"<td><span class='bar' style='width:calc(min(24rem, 45vw) * {count / most:.4f})'></span></td></tr>"
         for low, high, count in zip(histogram.edges, histogram.edges[1:], histogram.counts, strict=False)
     )
     return f"<h3>{escape(histogram.name)}</h3><table>{rows}</table>"

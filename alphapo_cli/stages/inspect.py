@@ -167,6 +167,11 @@ def histogram(name: str, values: npt.NDArray[np.int64]) -> Histogram:
     return Histogram(name, tuple(edges), tuple(int(count) for count in counts))
 
 
+def bin_words(low: int, high: int) -> str:
+    """The lengths that a bin holds, of its lower edge and its upper one."""
+    return f"{low:,} to {high - 1:,}" if high - low > 1 else f"{low:,}"
+
+
 def length_bias(train: TokenPairs) -> LengthBias | None:
     """How often, and by how much, the chosen answer is longer; None for rows of single answers."""
     chosen, rejected = train.chosen.lengths, train.rejected.lengths

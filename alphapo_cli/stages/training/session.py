@@ -127,7 +127,7 @@ class TrainingSession(StepHooks):
         remove_unfinished(self.directory.model, lock)
         tracker = run_tracker(self.cfg, self.directory, self.group)
         self.metrics_log = MetricsLog(
-            self.directory, self.order.total_steps, self.directory.path.name, tracker, self.lock
+            self.directory, self.order.total_steps, self.directory.path.name, tracker, self.lock, self.group is None
         )
         if checkpoint is not None:
             self.metrics_log.last_probe = dict(checkpoint.last_probe)
