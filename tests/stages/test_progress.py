@@ -18,7 +18,7 @@ def test_a_line_for_every_reading(trained):
 
 def test_a_line_after_half_a_minute(tmp_path, capsys, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(metrics_log.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
     log = metrics_log.MetricsLog(RunDirectory(tmp_path), 100, "run", lines=True)
     for step in range(1, 8):
         clock[0] += 10.0
