@@ -68,8 +68,17 @@ def measure(
         ),
     ] = None,
     tokens: Annotated[
-        bool, typer.Option("--tokens", help="Also write tokens.jsonl: log-prob and reward of every token.")
+        bool,
+        typer.Option("--tokens", help="Also write tokens.jsonl and tokens.html: log-prob and reward of every token."),
     ] = False,
+    falls: Annotated[
+        int,
+        typer.Option(
+            "--falls",
+            metavar="K",
+            help="Positions of a chosen answer, where it fell most, at which to see where probability went.",
+        ),
+    ] = 3,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Default runs/measure-<model>-<hash8>.")
     ] = None,
@@ -98,11 +107,12 @@ def measure(
     if not print_config:
         check_json_target(json)
     quiet_libraries(importing=True)
+    from alphapo_cli.report.token_page import write_token_page
     from alphapo_cli.stages.measuring.prepare import Request, configurations, prepare
     from alphapo_cli.stages.measuring.run import run
     from alphapo_cli.stages.training.inputs import InputsBuilder
 
-    request = Request(tuple(models), start, line, where, pairs, out, replace, tokens)
+    request = Request(tuple(models), start, line, where, pairs, out, replace, tokens, falls)
     configs = configurations(request)
     if print_config:
         for cfg in configs:
@@ -121,8 +131,14 @@ def measure(
             result = run(measurement, builder)
         for note in result["notes"]:
             warn(note)
+        page = measurement.directory.path / "tokens.html"
+        if tokens and not (measurement.state == "complete" and page.is_file()):
+            write_token_page(measurement.directory.path, result, measurement.measured.name)
         results.append({"directory": str(measurement.directory.path.resolve()), **result})
     print_table(_table([m.measured.name for m in prepared], results))
+    for measurement, result in zip(prepared, results, strict=True):
+        if result["went"] is not None:
+            typer.echo(f"{measurement.measured.name}: {result['went']}", err=True)
     shown = [_shown(result) for result in results]
     emit(shown[0] if len(shown) == 1 else {"models": shown}, json)
 

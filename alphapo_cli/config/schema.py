@@ -112,6 +112,19 @@ class GlassboxConfig:
 
 
 @dataclass
+class SelectConfig:
+    """Which training pairs are kept, by a score of the pair or a column of numbers; see docs/data.md."""
+
+    by: str | None = None  # a score (ches_normalised, edit_distance, ...), a column, or random; null: all are kept
+    keep: str | None = _choice(None, "lowest", "highest", "middle")
+    share: float | None = _number(None, gt=0, le=1)  # of the pairs that have the number
+    count: int | None = _number(None, ge=1)  # of pairs, instead of a share
+    min: float | None = _number(None)
+    max: float | None = _number(None)
+    then: Any = None  # a list of further conditions on what is left, such as [{by: margin, min: 0.5}]
+
+
+@dataclass
 class DataConfig:
     """Preference pairs and how they become token ids."""
 
@@ -169,6 +182,7 @@ class DataConfig:
     duplicates: str = _choice("keep", "keep", "drop")
     max_unknown: float = _number(0.01, ge=0, le=1)  # largest share (0 to 1) of unknown tokens that is no error
     workers: int | None = _number(None, ge=1)  # processes that tokenise; null: one, or all cores for large data
+    select: SelectConfig = field(default_factory=SelectConfig)
     glassbox: GlassboxConfig = field(default_factory=GlassboxConfig)
 
 

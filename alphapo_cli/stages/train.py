@@ -23,6 +23,7 @@ from alphapo_cli.stages.training.data_checks import check_pairs
 from alphapo_cli.stages.training.extra_models import reads_guide
 from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData
 from alphapo_cli.stages.training.resume import Busy
+from alphapo_cli.stages.training.selection import with_selection
 from alphapo_cli.stages.training.session import TrainingSession
 from alphapo_cli.stages.training.tracker import Group
 from alphapo_cli.storage.run_lock import lock_status
@@ -74,6 +75,7 @@ def run(
         objective = build(cfg.objective, cfg.seed)
         with PartialState().main_process_first():
             start = builder.model_and_data(cfg)
+        start = with_selection(cfg, start, builder, objective)
         if objective.needs_mismatched:
             start = dataclasses.replace(start, data=start.data.with_mismatched())
         for what, pairs in (("the training data", start.data.train), ("the probe's data", start.data.probe)):

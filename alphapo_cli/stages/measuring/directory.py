@@ -6,6 +6,7 @@ measured.jsonl   one row a pair, keys as in probe.jsonl, and the pair's scores
 tokens.jsonl     with --tokens: one row an answer, values of each of its tokens
 measured.png
 tokens.html      with --tokens: the same to read
+mass.json        the tokens to which the probability of chosen tokens went
 metrics.json     the result object; written last
 """
 
@@ -36,7 +37,7 @@ class MeasureDirectory(KeyedDirectory):
     WHAT: ClassVar[tuple[str, str]] = ("a measurement", "measurement")
     OWN: ClassVar[str] = "measured"
     LOG: ClassVar[str] = "measured.jsonl"
-    DEFAULTS: ClassVar[Mapping[str, Any]] = {}
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {"settings.falls": 3}
 
     @property
     def result_file(self) -> Path:

@@ -32,6 +32,7 @@ from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData
 KEY = "MODEL"  # what messages call the argument
 BASE = "glassbox-base"
 SETS = ("probe", "train", "all")
+FALLS = 3
 _NAMED = ("model.path", "model.source")
 
 
@@ -48,6 +49,7 @@ class Request:
         out: the directory of the result; None: one named by its content in run.dir.
         replace: whether to discard what the directory holds.
         tokens: whether values of single tokens are written.
+        falls: positions of each chosen answer, those where its tokens fell most, at which is seen where probability went.
     """
 
     models: tuple[str, ...]
@@ -58,6 +60,7 @@ class Request:
     out: Path | None = None
     replace: bool = False
     tokens: bool = False
+    falls: int = FALLS
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class Measurement:
     identity: dict[str, Any]
     state: str
     tokens: bool
+    falls: int
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -123,6 +127,8 @@ def configurations(request: Request) -> list[TrainConfig]:
     """
     if request.pairs is not None and request.pairs not in SETS:
         raise UsageError(f"--pairs {request.pairs}: no such choice (choices: {', '.join(SETS)})")
+    if request.falls < 0:
+        raise UsageError(f"--falls {request.falls}: must be at least 0")
     if request.out is not None and len(request.models) > 1:
         raise UsageError(
             f"--out: names one directory for {len(request.models)} models; leave it out, or name one model"
@@ -189,13 +195,13 @@ def prepare(cfg: TrainConfig, model: str | None, request: Request, builder: Inpu
     key = start.data.key if which == "probe" else digest([start.data.key, which])
     identity = {
         "measured": {**hashes, "pairs": key, "progress": context.progress},
-        "settings": _settings(cfg),
+        "settings": {**_settings(cfg), "falls": request.falls},
     }  # fmt: skip
     directory = MeasureDirectory.place(request.out, None, cfg.run, name, identity)
     state = directory.open(identity, replace=request.replace, tokens=request.tokens)
     measured = Measured(asked if model is not None else BASE, name, source, step, context, moved)
     return Measurement(
-        cfg, measured, objective, start, pairs, sets, key, directory, identity, state, request.tokens
+        cfg, measured, objective, start, pairs, sets, key, directory, identity, state, request.tokens, request.falls
     )  # fmt: skip
 
 

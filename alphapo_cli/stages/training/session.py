@@ -117,6 +117,8 @@ class TrainingSession(StepHooks):
             self.directory.begin(self.cfg, {**manifest, "generation": lock.generation})
             samples = [sample.as_json for sample in self.start.data.prompt_samples]
             write_json(self.directory.path / "prompts.json", samples)
+            if self.start.data.dropped:
+                append_jsonl(self.directory.path / "dropped.jsonl", *self.start.data.dropped)
         else:
             check_continuable(self.directory, manifest)
             self.directory.go_back(checkpoint.step, checkpoint.record)
