@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 def verify(
     directories: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Directories of runs, sweeps or generations.")
+        list[Path], typer.Argument(metavar="DIR...", help="Directories of runs, sweeps, generations or measurements.")
     ],
     json: Json = None,
 ) -> None:
@@ -60,12 +60,13 @@ def verify(
 
 
 def _summaries(directory: Path) -> Iterator[Path]:
-    yield from (p for p in [directory / "summary.json"] if p.is_file() and not (directory / "cells").is_dir())
+    written = (directory / name for name in ("summary.json", "metrics.json"))  # the second by alphapo measure
+    yield from (p for p in written if p.is_file() and not (directory / "cells").is_dir())
     yield from sorted(directory.glob("cells/*/summary.json"))
 
 
 def _look(file: Path) -> tuple[str, dict[str, str]]:
-    """What to say of the directory of a summary.json, and the damage."""
+    """What to say of the directory of a result that was written last, and the damage."""
     summary = checksums.intact(read_object(file))
     if summary is None:
         return "damaged", {file.name: "cannot be read, or has changed"}

@@ -199,7 +199,7 @@ def table_of(
         *rows,
         (TRAINING_PAIRS, f"{report['train_pairs']:,}"),
         ("probe pairs", f"{report['probe_pairs']:,}"),
-        *_by_source(report),
+        *rows_by_source(report),
         *rows_of_means(report),
         ("unknown tokens", f"{report['unknown_share']:.2%}"),
         ("template", report["template"]),
@@ -261,7 +261,7 @@ def _by_template(loaded: LoadedPairs, encoded: Encoded) -> list[tuple[str, str]]
     return rows
 
 
-def _by_source(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+def rows_by_source(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """A row for each source of a mixture."""
     sources = report["sources"]
     total = max(report["train_pairs"], 1)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alphapo_cli.config.schema import SelectConfig
-from alphapo_cli.data.data_report import TRAINING_PAIRS
+from alphapo_cli.data.data_report import TRAINING_PAIRS, rows_by_source
 from alphapo_cli.data.mean_lengths import mean_lengths, rows_of_means
 from alphapo_cli.data.prepare import PreparedData
 from alphapo_cli.data.select import Condition, Dropped, select
@@ -126,7 +126,10 @@ def _reported(
     dropped = len(data.train) - len(kept)
     means = mean_lengths(kept)
     report = {**data.report, "train_pairs": len(kept), **means, "left_out_by_select": dropped, "select": dict(counts)}
-    texts = {TRAINING_PAIRS: f"{len(kept):,}", **dict(rows_of_means(report))}
+    if kept.source is not None:
+        own = [int((kept.source == number).sum()) for number in range(len(kept.source_names))]
+        report["sources"] = [{**one, "train_pairs": n} for one, n in zip(report["sources"], own, strict=True)]
+    texts = {TRAINING_PAIRS: f"{len(kept):,}", **dict(rows_of_means(report)), **dict(rows_by_source(report))}
     table: list[tuple[str, str]] = []
     for label, value in data.table:
         if label == TRAINING_PAIRS:
