@@ -18,7 +18,7 @@ from typing import Any
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.call_forms import form_of
 from alphapo_cli.data.row_context import check_arguments
-from alphapo_cli.data.special_text import masked, masked_text
+from alphapo_cli.data.special_text import masked, masked_text, masked_value
 from alphapo_cli.data.text_pairs import (
     ABSENT,
     CALLS,
@@ -241,8 +241,9 @@ class Template:
 
 
 def template_of(tokenizer: Any, cfg: DataConfig, context: PromptContext = NO_CONTEXT) -> Template:
-    """The chat template with the arguments of the settings and of a row, which win."""
-    return Template(tokenizer, {**cfg.chat_template_kwargs, **context.arguments}, cfg.date)
+    """The chat template with the arguments of the settings and of a row, which win and may be masked."""
+    given = masked_value(dict(context.arguments), tokenizer, cfg)
+    return Template(tokenizer, {**cfg.chat_template_kwargs, **given}, cfg.date)
 
 
 def render_prompt(

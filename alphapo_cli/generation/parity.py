@@ -70,7 +70,7 @@ def check_template(
         return
     given, within = contexts or [NO_CONTEXT] * len(prompts), continued or [False] * len(prompts)
     for number, (prompt, ours, context, goes_on) in enumerate(zip(prompts, ids, given, within, strict=True), start=1):
-        template = template_of(tokenizer, data, context)
+        template = template_of(tokenizer, replace(data, special_tokens_in_text="parse"), context)
         own = tokenizer.apply_chat_template(
             template.prepared(conversation_of(prompt, data, context)),
             add_generation_prompt=not goes_on,

@@ -34,6 +34,7 @@ def test_a_limit_on_the_users_line(tmp_path: Path, alphapo, scratch_line) -> Non
     assert "pairs.jsonl: line 1 is longer than 9.53674e-06 MiB (data.max_row_mb)" in refused.fault
 
 
+@pytest.mark.slow
 def test_a_file_that_unpacks_to_gigabytes_takes_no_memory(tmp_path: Path) -> None:
     file = tmp_path / "bomb.jsonl.gz"
     with gzip.open(file, "wb", compresslevel=1) as stream:

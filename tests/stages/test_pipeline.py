@@ -235,6 +235,7 @@ def test_a_file_for_the_judge_is_never_swallowed(alphapo, tiny):
     assert "--annotations" in ran.fault
 
 
+@pytest.mark.slow
 def test_the_reference_answers_are_drawn_as_the_runs_own(first, alphapo, tiny, tmp_path):
     """The same system prompt on both sides: a win rate against answers without it would measure the prompt."""
     model = shutil.copytree(first.path / "model", tmp_path / "base")

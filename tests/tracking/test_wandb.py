@@ -321,6 +321,7 @@ def test_online_with_a_silent_server_goes_offline_in_seconds(tmp_path: Path) -> 
     _assert_offline_file(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_online_with_a_refused_key_goes_offline(tmp_path: Path, refusing_server: str) -> None:
     key = "a1b2" * 10
     stderr, seconds = _online(tmp_path / "run", {"WANDB_API_KEY": key, "WANDB_BASE_URL": refusing_server})
