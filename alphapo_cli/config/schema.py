@@ -200,6 +200,9 @@ class ProbeConfig:
     sample_every: int | None = _number(None, ge=1)  # optimizer steps; null: as often as the probe
     max_new_tokens: int = _number(40, ge=1)
     temperature: float = _number(1.0, ge=0)
+    # Openings of refusals, such as ["I can't","I'm sorry"]: the share of sampled answers that begin with one, without
+    # regard to case, is measured over training; [] measures none.
+    refusals: list[str] = field(default_factory=list)
     # Each answer is sampled by itself, so that it does not depend on what else is in its batch; null: where the weights
     # have 16 bits, in which it does.
     exact: bool | None = None

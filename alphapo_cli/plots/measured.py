@@ -15,7 +15,7 @@ from alphapo_cli.plots import style
 Numbers = npt.NDArray[np.float64]
 _SHOWN = (
     ("ches_normalised", "CHES, length-normalised"),
-    ("edit_distance", "edit distance, share of the longer answer"),
+    ("edit_distance", "edit distance over longer length"),
 )
 
 
@@ -46,7 +46,7 @@ def measured_figure(moved: Numbers, scores: Mapping[str, Numbers], title: str) -
         known = np.isfinite(values) & np.isfinite(moved[0])
         _points(ax, values[known], moved[0][known], style.CHOSEN)
         style.reference_line(ax, 0.0)
-        style.panel(ax, "Displacement by a score of the start", "chosen, nats per token", label)
+        style.panel(ax, f"By {name}", "chosen, nats per token", label)
     return figure
 
 

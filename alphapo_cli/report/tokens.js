@@ -43,17 +43,17 @@ function element(name, className, text) {
 }
 
 function drawAnswer(answer, side, colour, numbers) {
-  const box = element("div", `answer ${side}`);
+  const box = element("div", `side ${side}`);
   const weight = known(answer.weight) ? `, gradient weight of a token ${signed(answer.weight, 4)}` : "";
   box.append(element("span", "name", `${side}, ${signed(answer.moved)} nats per token${weight}`));
   const values = VALUES[colour](answer);
   answer.tokens.forEach((text, i) => {
-    const token = element("span", `token ${values[i] < 0 ? "down" : "up"}`, text);
+    const token = element("span", `tok ${values[i] < 0 ? "down" : "up"}`, text);
     token.style.setProperty("--size", Math.min(Math.abs(values[i]) / FULL[colour], 1).toFixed(3));
     const said = `log-prob ${signed(answer.before[i])} before, ${signed(answer.now[i])} now (${signed(answer.change[i])}), reward ${signed(answer.reward[i])}`;
     token.title = said;
     token.addEventListener("click", () => {
-      for (const other of document.querySelectorAll(".token.picked")) other.classList.remove("picked");
+      for (const other of document.querySelectorAll(".tok.picked")) other.classList.remove("picked");
       token.classList.add("picked");
       numbers.textContent = `${JSON.stringify(text)}: ${said}`;
     });

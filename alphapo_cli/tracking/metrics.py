@@ -161,6 +161,12 @@ SAMPLES: dict[str, Metric] = {
         None,
         "rising: the policy loops",
     ),
+    "samples/refusals": Metric(
+        "Share (0 to 1) of the sampled answers",
+        "that begin like a refusal (probe.refusals)",
+        None,
+        "falling on prompts that should be refused: displacement turns refusals into compliance",
+    ),
 }
 
 # From generating and evaluating a trained model (`alphapo run`, sweeps with a judge).

@@ -59,7 +59,7 @@ def test_the_worst_pairs_come_first_and_no_text_is_markup(page, tmp_path):
     text = file.read_text()
     assert EVIL not in text
     assert "a model &lt;b&gt;" in text
-    assert "probability went 61% to others" in text
+    assert "Probability went 61% to others." in text
     assert all(word not in text for word in ("http://", "https://", 'src="', "@import"))  # nothing is fetched
 
 
@@ -79,18 +79,18 @@ def test_it_opens_sorts_and_filters(page, visit, viewport, scheme):  # noqa: F81
     down = [row for row in rows if row["quadrant"] == "down_down"]
     assert f"of {len(down)} pairs" in opened.locator("#count").text_content()
     opened.select_option("#quadrant", "")
-    opened.fill("#search", "number 17.")
+    opened.fill("#search", "number 171.")
     assert opened.locator(".pair").count() == 1
     opened.fill("#search", "")
     opened.select_option("#colour", "reward")
     assert opened.locator("#unit").text_content() == "units of reward"
     opened.click("#more")
     assert opened.locator(".pair").count() == 80
-    token = opened.locator(".token").first
+    token = opened.locator(".tok").first
     token.click()
     assert "log-prob" in opened.locator(".numbers").first.text_content()
     # Coloured: not transparent where something moved.
-    colours = opened.eval_on_selector_all(".token", "all => all.map((t) => getComputedStyle(t).backgroundColor)")
+    colours = opened.eval_on_selector_all(".tok", "all => all.map((t) => getComputedStyle(t).backgroundColor)")
     assert len(set(colours)) > 10
     # No sideways scrolling on any screen.
     assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
