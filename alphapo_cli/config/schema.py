@@ -200,6 +200,7 @@ class ProbeConfig:
     sample_every: int | None = _number(None, ge=1)  # optimizer steps; null: as often as the probe
     max_new_tokens: int = _number(40, ge=1)
     temperature: float = _number(1.0, ge=0)
+    first_position: bool = False  # also compare the distributions at the first position of chosen answers with step 0
     # Openings of refusals, such as ["I can't","I'm sorry"]: the share of sampled answers that begin with one, without
     # regard to case, is measured over training; [] measures none.
     refusals: list[str] = field(default_factory=list)

@@ -83,7 +83,8 @@ def selected(
         UsageError: no pair is left.
     """
     train = data.train
-    found = select(numbers, conditions, _keys(train), seed=seed)
+    columns = {one.by: numbers[one.by].tolist() for one in conditions if one.by in numbers}
+    found = select(columns, conditions, _keys(train), seed=seed)
     counts = found.counts(conditions)
     if not found.kept:
         said = "; ".join(f"{rows:,} not {text}" for text, rows in counts.items() if rows)

@@ -16,6 +16,7 @@ from alphapo_cli.modeling.layout.packed import common_prefix
 from alphapo_cli.probe.mass import Moved, Positions, moved_mass
 from alphapo_cli.probe.probe import BatchObservation
 from alphapo_cli.probe.token_values import TokenLogs
+from alphapo_cli.runtime.distributed import Processes
 
 PLACES = ("first", "falls")
 _LISTED = 20  # tokens in mass.json
@@ -39,23 +40,22 @@ class MassMoved:
 
     Args:
         pairs: P pairs.
-        before: log-probs of the tokens under the start.
+        before: log-probs of the tokens under the start; None: only the first position of each answer is looked at.
         falls: positions of each answer at which its tokens fell most.
         end_ids: ids of tokens that end an answer.
         chunk_bytes: memory that distributions may take at a time.
     """
 
     def __init__(
-        self, pairs: TokenPairs, before: TokenLogs, falls: int, end_ids: Sequence[int], chunk_bytes: int
+        self, pairs: TokenPairs, before: TokenLogs | None, falls: int, end_ids: Sequence[int], chunk_bytes: int
     ) -> None:
         self.pairs, self.before, self.falls = pairs, before, falls
         self.end_ids, self.chunk_bytes = end_ids, chunk_bytes
         self.parts: list[_Part] = []
 
     def __call__(self, seen: BatchObservation) -> None:
-        """Take the positions of a batch; nothing at step 0."""
-        if seen.start is None:
-            return
+        """Take the positions of a batch; at step 0 nothing has moved."""
+        start, start_head = seen.start or (seen.hidden, seen.head)
         tokens = seen.batch.tokens
         chosen = tokens.side == 0
         counts = torch.bincount(tokens.pair[chosen], minlength=tokens.num_pairs).tolist()
@@ -70,16 +70,16 @@ class MassMoved:
                 rejected.append(self._rejected(pair, position))
             first += count
         index = torch.tensor(rows, dtype=torch.int64, device=seen.hidden.device)
-        at = Positions(
-            seen.hidden[index], seen.start[0][index], tokens.ids[index], torch.tensor(rejected, device=index.device)
-        )
-        moved = moved_mass(at, seen.head, seen.start[1], self.end_ids, chunk_bytes=self.chunk_bytes)
+        at = Positions(seen.hidden[index], start[index], tokens.ids[index], torch.tensor(rejected, device=index.device))
+        moved = moved_mass(at, seen.head, start_head, self.end_ids, chunk_bytes=self.chunk_bytes)
         self.parts.append(_Part(torch.tensor(pairs), torch.tensor(places), moved))
 
     def _positions(self, pair: int, now: np.ndarray) -> list[tuple[int, int]]:
         """(place, position) of the positions of a pair's chosen answer."""
         if not len(now):
             return []
+        if self.before is None:
+            return [(0, 0)]
         change = now - self.before.logps[pair, 0]
         fell = [int(i) for i in np.argsort(change, kind="stable")[: self.falls] if change[i] < 0]
         return [(0, 0), *((1, position) for position in fell)]
@@ -90,10 +90,14 @@ class MassMoved:
         known = not self.pairs.turns and position <= common_prefix(chosen, rejected) and position < len(rejected)
         return int(rejected[position]) if known else -1
 
+    def gather(self, processes: Processes) -> None:
+        """Take what the other processes have collected, too."""
+        self.parts = processes.gather(self.parts)
+
     def metrics(self) -> dict[str, float | None]:
         """Means over the positions, as `mass/<place>/<value>`; null where no token fell."""
         row: dict[str, float | None] = {}
-        for place, name in enumerate(PLACES):
+        for place, name in enumerate(PLACES[:1] if self.before is None else PLACES):
             _, moved = self._of(place)
             for value in _VALUES:
                 numbers = None if moved is None else getattr(moved, value)

@@ -4,7 +4,8 @@ manifest.json    what was measured: hashes of models, pairs and settings; comman
 config.yaml      resolved configuration
 measured.jsonl   one row a pair, keys as in probe.jsonl, and the pair's scores
 tokens.jsonl     with --tokens: one row an answer, values of each of its tokens
-measured.png
+measured.png     displacement of each pair, and by two scores
+shape.png        the objective's reward and its slope, and where the answers' scores are
 tokens.html      with --tokens: the same to read
 mass.json        the tokens to which the probability of chosen tokens went
 metrics.json     the result object; written last
@@ -26,7 +27,7 @@ from alphapo_cli.storage.jsonl import json_line
 from alphapo_cli.storage.strict_json import read_object
 
 _RESULTS = ("measured.jsonl", "tokens.jsonl", "mass.json")
-_FILES = ("metrics.json", *_RESULTS, "measured.png", "tokens.html")
+_FILES = ("metrics.json", *_RESULTS, "measured.png", "shape.png", "tokens.html")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class MeasureDirectory(KeyedDirectory):
     def picture(self) -> Path:
         """Path of measured.png."""
         return self.path / "measured.png"
+
+    @property
+    def shape(self) -> Path:
+        """Path of shape.png."""
+        return self.path / "shape.png"
 
     def open(self, identity: dict[str, Any], *, replace: bool, tokens: bool) -> str:
         """Check that the directory can take this measurement, without creating or removing anything.

@@ -16,7 +16,7 @@ from accelerate import PartialState
 
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.data.tokenise import end_token_id
-from alphapo_cli.errors import AlphapoError, in_words
+from alphapo_cli.errors import AlphapoError
 from alphapo_cli.modeling.declared import model_stop_ids
 from alphapo_cli.modeling.loading import load_model
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
@@ -30,6 +30,7 @@ from alphapo_cli.probe.token_values import TokenLogs, score_slopes
 from alphapo_cli.probe.token_values import rows as token_rows
 from alphapo_cli.runtime.distributed import start_processes
 from alphapo_cli.runtime.threads import threads
+from alphapo_cli.stages.measuring.pictures import draw
 from alphapo_cli.stages.measuring.prepare import KEY, Measurement
 from alphapo_cli.stages.training.extra_models import with_guide
 from alphapo_cli.stages.training.inputs import InputsBuilder
@@ -85,7 +86,7 @@ def run(measurement: Measurement, builder: InputsBuilder) -> dict[str, Any]:
         write_json(directory.path / "mass.json", receivers)
         went = sentence(receivers, metrics)
     correlations = tables.correlations(comparison) if measurement.measured.moved else {}
-    notes = _draw(measurement, comparison)
+    notes = draw(measurement, comparison)
     return directory.finish(
         model=measurement.measured.asked, start=measurement.start.start, pairs=len(pairs),
         metrics=metrics, correlations=correlations, went=went, unknown=tables.unknown_of(comparison, metrics), notes=notes,
@@ -162,19 +163,3 @@ def _check_finite(values: ProbeValues, who: str) -> None:
         raise AlphapoError(
             f"{who}: the model gives log-probs that are {kinds}; its weights are damaged, or need model.dtype=float32"
         )
-
-
-def _draw(measurement: Measurement, comparison: Comparison) -> list[str]:
-    """Draw measured.png; a note where that failed, which must not fail the measurement."""
-    from alphapo_cli.plots.measured import measured_picture
-
-    now, start = comparison.now, comparison.start
-    lengths = np.maximum(now.lengths[:2], 1)
-    moved = np.where(now.lengths[:2] > 0, (now.sums[:2] - start.sums[:2]) / lengths, np.nan)
-    try:
-        measured_picture(moved, comparison.scores, measurement.directory.picture, measurement.measured.name)
-    except OSError:
-        raise
-    except Exception as error:
-        return [f"measured.png was not drawn ({in_words(error)})"]
-    return []
