@@ -73,7 +73,8 @@ def moved_mass(
         )
         parts.append(_compared(now, before, at.target[rows], at.rejected[rows], end_ids))
     if not parts:
-        return _compared(*(torch.zeros(0, max(TOP, 1)) for _ in range(2)), at.target[:0], at.rejected[:0], ())
+        nothing = torch.zeros(0, TOP, dtype=torch.float64)
+        return _compared(nothing, nothing, at.target, at.rejected, ())
     return Moved(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Moved)})
 
 

@@ -199,8 +199,8 @@ def model_scores(
         for chunk, batch in scorer.batches(next(policy.parameters()).device):
             hidden = policy.hidden(batch)
             logps = token_log_probs(hidden, batch.tokens.ids, head_of(policy.lm), chunk_bytes=policy.chunk_bytes)
-            lengths = batch.tokens.sum_over(torch.ones_like(logps))
-            values = {"sums": batch.tokens.sum_over(logps).cpu().numpy(), "lengths": lengths.cpu().numpy()}
+            totals = {"sums": logps, "lengths": torch.ones_like(logps)}
+            values = {name: batch.tokens.sum_over(of_tokens).cpu().numpy() for name, of_tokens in totals.items()}
             parts.append((chunk, {**values, **batch_scores(hidden, batch)}))
             tick(len(chunk))
     found = scorer.collect(parts)

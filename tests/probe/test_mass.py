@@ -31,7 +31,7 @@ def positions(count: int, vocab: int, seed: int = 1) -> Positions:
 
 def distribution(head: Head, state: torch.Tensor) -> list[float]:
     """softmax(cap tanh(W h / cap)) in Python's floats."""
-    weights = head.linear.weight.double().tolist()
+    weights = head.matrix.double().tolist()
     logits = [math.fsum(w * x for w, x in zip(row, state.double().tolist(), strict=True)) for row in weights]
     if head.cap is not None:
         logits = [head.cap * math.tanh(z / head.cap) for z in logits]
@@ -134,7 +134,7 @@ class TestSpearman:
     def test_ties_share_their_rank(self) -> None:
         x, y = [1.0, 1.0, 2.0, 3.0, 3.0, 3.0], [2.0, 1.0, 3.0, 3.0, 5.0, 4.0]
         ranks = [[1.5, 1.5, 3, 5, 5, 5], [2, 1, 3.5, 3.5, 6, 5]]
-        assert spearman(x, y).rho == pytest.approx(float(np.corrcoef(*ranks)[0, 1]))
+        assert spearman(x, y).rho == pytest.approx(float(np.corrcoef(np.array(ranks))[0, 1]))
 
     def test_undefined_and_missing_values(self) -> None:
         assert spearman([1, 1, 1, 1], [1, 2, 3, 4]).rho is None
