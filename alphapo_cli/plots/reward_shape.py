@@ -48,7 +48,7 @@ def reward_shape_figure(shape: RewardShape, title: str) -> Figure:
     ):
         ax.plot(shape.grid, values, color=style.INK, linewidth=1.6)
         style.panel(ax, name, "", "score")
-    bins = np.linspace(shape.grid[0], shape.grid[-1], _BINS + 1)
+    bins = np.linspace(shape.grid[0], shape.grid[-1], _BINS + 1).tolist()
     for side, name, colour in ((0, "chosen", style.CHOSEN), (1, "rejected", style.REJECTED)):
         start, now = (values[side][np.isfinite(values[side])] for values in (shape.start, shape.now))
         axes[2].hist(start, bins, histtype="step", color=colour, linewidth=1.0, linestyle="--", label=f"{name}, start")
