@@ -24,6 +24,9 @@ Json = Annotated[
     str | None,
     typer.Option("--json", metavar="FILE|-", help="Write the result object to FILE, or as the last line on stdout."),
 ]
+StripThink = Annotated[
+    bool, typer.Option("--strip-think", help="Remove thoughts (<think> and the like) from the answers of both sides.")
+]
 Replace = Annotated[bool, typer.Option("--replace", help="Start over: discard what the directory holds.")]
 
 
@@ -48,6 +51,11 @@ def sources(config_dir: Path | None) -> Any:
     if config_dir is not None and not config_dir.is_dir():
         raise UsageError(f"--config-dir {config_dir}: no such directory")
     return Sources(config_dir.resolve() if config_dir else None)
+
+
+def stripping(strip_think: bool) -> list[str]:
+    """The override that --strip-think stands for."""
+    return ["strip_think=true"] if strip_think else []
 
 
 def is_main_process() -> bool:

@@ -63,7 +63,9 @@ def train(
     over = state in ("complete", "stopped")
     if not over:
         from alphapo_cli.objective.build import build
+        from alphapo_cli.tracking.wandb_preflight import check_tracking
 
+        check_tracking(cfg.tracking)
         build(cfg.objective)  # checks that only the parts themselves can make
     announce(directory.path)
     if over:

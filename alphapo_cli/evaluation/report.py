@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from alphapo_cli.evaluation.output_check import notes
+from alphapo_cli.evaluation.output_check import notes_of
 
 
 def results_table(results: Mapping[str, Any]) -> Table:
@@ -51,12 +51,6 @@ def results_table(results: Mapping[str, Any]) -> Table:
             table.add_row("probability of a verdict", mass_in_words(mass))
         table.add_row("judging", f"{judging['requests']} requests, {judging['tokens']:,} tokens, {cost}")
     return table
-
-
-def notes_of(results: Mapping[str, Any]) -> list[str]:
-    """What is odd about the answers, beside the win rate."""
-    answers = dict(results.get("answers") or {})
-    return notes(answers, answers.pop("strip_think")) if answers else []
 
 
 def mass_in_words(figures: Mapping[str, Any]) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 from alphapo_cli.config.schema import RunConfig, _choice, _number
 from alphapo_cli.generation.schema import VLLMConfig
 
+STRIP_THINK = "strip_think"  # the key of EvalConfig that --strip-think sets
+
 
 @dataclass
 class JudgeConfig:
@@ -76,5 +78,5 @@ class EvalConfig:
 
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
-    strip_think: bool = False  # remove the thought that an answer begins with, on both sides, before anything else
+    strip_think: bool = False  # remove the thoughts in answers, on both sides, before anything else
     run: RunConfig = field(default_factory=RunConfig)

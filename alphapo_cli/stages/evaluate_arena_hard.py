@@ -88,7 +88,8 @@ def prepare(
     looked = {side: output_check.look([row.text for row in file.rows]) for side, file in sides}
     outputs, reference = (file.without_thoughts() if cfg.strip_think else file for file in read)
     pairs = matched(outputs, reference)
-    judge = build(cfg, outputs, reference, pairs, inputs.annotations)
+    whole = matched(*read) if cfg.strip_think else None
+    judge = build(cfg, outputs, reference, pairs, inputs.annotations, whole)
     if inputs.leaderboard is not None:
         leaderboard.check(inputs.leaderboard)
     identity = {

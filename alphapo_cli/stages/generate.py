@@ -26,6 +26,7 @@ from alphapo_cli.generation.prompts import load_prompts
 from alphapo_cli.generation.schema import GenerateConfig, check_sampling
 from alphapo_cli.generation.statistics import describe
 from alphapo_cli.generation.target_model import find
+from alphapo_cli.generation.thinking import thinking_of
 from alphapo_cli.modeling.sampling import Sample
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.runs.provenance import manifest
@@ -188,7 +189,8 @@ def run(generation: Generation) -> dict[str, Any]:
             except AlphapoError as error:
                 raise AlphapoError(f"{error}; {_kept(generation, requests)}{_advice(generation, tokens)}") from error
         metrics = _write(generation, done)
-        warnings = notes.of_answers(metrics, generation.job.limit)
+        thinking = thinking_of(generation.job.subject.tokenizer, generation.cfg.data)
+        warnings = notes.of_answers(metrics, generation.job.limit, thinking)
         seconds = facts.get("generate_seconds", 0.0)
         cost = {
             **facts,

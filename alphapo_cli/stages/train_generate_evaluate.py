@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from alphapo_cli.config.compose import compose
 from alphapo_cli.config.overrides import Line
 from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.evaluation.output_check import notes_of
 from alphapo_cli.evaluation.schema import EvalConfig
 from alphapo_cli.generation.run_settings import run_layer, taken_over
 from alphapo_cli.generation.schema import GenerateConfig
@@ -82,7 +83,9 @@ def after_training(
             if results.get(name) is not None
         },
     }
-    if notes := _notes(own.summary(), reference):
+    if odd := notes_of(results):
+        found["answers"] = odd
+    if notes := [*_notes(own.summary(), reference), *odd]:
         found["notes"] = notes
     join(found)
     write_json(directory.path / OUTCOME, checksums.sealed(found))

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from alphapo_cli.evaluation.report import notes_of
+from alphapo_cli.evaluation.output_check import notes_of
 
 _AT = {"equal": "at equal style", "mean": "at the mean style difference, as the public tool takes it"}
 
