@@ -107,7 +107,6 @@ def measure(
     if not print_config:
         check_json_target(json)
     quiet_libraries(importing=True)
-    from alphapo_cli.report.token_page import write_token_page
     from alphapo_cli.stages.measuring.prepare import Request, configurations, prepare
     from alphapo_cli.stages.measuring.run import run
     from alphapo_cli.stages.training.inputs import InputsBuilder
@@ -133,6 +132,8 @@ def measure(
             warn(note)
         page = measurement.directory.path / "tokens.html"
         if tokens and not (measurement.state == "complete" and page.is_file()):
+            from alphapo_cli.report.token_page import write_token_page
+
             write_token_page(measurement.directory.path, result, measurement.measured.name)
         results.append({"directory": str(measurement.directory.path.resolve()), **result})
     print_table(_table([m.measured.name for m in prepared], results))

@@ -30,7 +30,6 @@ from alphapo_cli.probe.token_values import TokenLogs, score_slopes
 from alphapo_cli.probe.token_values import rows as token_rows
 from alphapo_cli.runtime.distributed import start_processes
 from alphapo_cli.runtime.threads import threads
-from alphapo_cli.stages.measuring.pictures import draw
 from alphapo_cli.stages.measuring.prepare import KEY, Measurement
 from alphapo_cli.stages.training.extra_models import with_guide
 from alphapo_cli.stages.training.inputs import InputsBuilder
@@ -86,6 +85,8 @@ def run(measurement: Measurement, builder: InputsBuilder) -> dict[str, Any]:
         write_json(directory.path / "mass.json", receivers)
         went = sentence(receivers, metrics)
     correlations = tables.correlations(comparison) if measurement.measured.moved else {}
+    from alphapo_cli.stages.measuring.pictures import draw  # loads matplotlib, which a refusal does without
+
     notes = draw(measurement, comparison)
     return directory.finish(
         model=measurement.measured.asked, start=measurement.start.start, pairs=len(pairs),
