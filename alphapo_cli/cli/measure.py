@@ -108,7 +108,6 @@ def measure(
         check_json_target(json)
     quiet_libraries(importing=True)
     from alphapo_cli.stages.measuring.prepare import Request, configurations, prepare
-    from alphapo_cli.stages.measuring.run import run
     from alphapo_cli.stages.training.inputs import InputsBuilder
 
     request = Request(tuple(models), start, line, where, pairs, out, replace, tokens, falls)
@@ -121,27 +120,31 @@ def measure(
     prepared = [prepare(cfg, model, request, builder) for cfg, model in zip(configs, models or (None,), strict=True)]
     for measurement in prepared:
         announce(measurement.directory.path)
-    results = []
-    for measurement in prepared:
-        if measurement.state == "complete":
-            print("complete")
-            result = measurement.directory.result()
-        else:
-            result = run(measurement, builder)
-        for note in result["notes"]:
-            warn(note)
-        page = measurement.directory.path / "tokens.html"
-        if tokens and not (measurement.state == "complete" and page.is_file()):
-            from alphapo_cli.report.token_page import write_token_page
-
-            write_token_page(measurement.directory.path, result, measurement.measured.name)
-        results.append({"directory": str(measurement.directory.path.resolve()), **result})
+    results = [_result(measurement, builder) for measurement in prepared]
     print_table(_table([m.measured.name for m in prepared], results))
     for measurement, result in zip(prepared, results, strict=True):
         if result["went"] is not None:
             typer.echo(f"{measurement.measured.name}: {result['went']}", err=True)
     shown = [_shown(result) for result in results]
     emit(shown[0] if len(shown) == 1 else {"models": shown}, json)
+
+
+def _result(measurement: Any, builder: Any) -> dict[str, Any]:
+    """The result object of a measurement, which is made where it is not there yet."""
+    folder, result = measurement.directory.path, measurement.directory.result()
+    if measurement.state == "complete":
+        print("complete")
+    else:
+        from alphapo_cli.stages.measuring.run import run
+
+        result = run(measurement, builder)
+    for note in result["notes"]:
+        warn(note)
+    if measurement.tokens and not (measurement.state == "complete" and (folder / "tokens.html").is_file()):
+        from alphapo_cli.report.token_page import write_token_page
+
+        write_token_page(folder, result, measurement.measured.name)
+    return {"directory": str(folder.resolve()), **result}
 
 
 def _shown(result: dict[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,17 @@ def test_a_run_is_measured_as_its_last_probe_was(alphapo, trained, tmp_path):
     again = alphapo("measure", str(trained.path), "--tokens", "--json", "-")
     assert again.out.splitlines()[:2] == [str(ran.path), "complete"]
     assert json.loads(again.out.splitlines()[-1]) == result
+    assert (ran.path / "tokens.html").is_file()
+
+    (ran.path / "metrics.json").rename(ran.path / "kept.json")  # as a kill before the last file leaves it
+    anew = alphapo("measure", str(trained.path), "--tokens", "--json", "-")
+    assert json.loads(anew.out.splitlines()[-1])["metrics"] == result["metrics"]
+    assert alphapo("verify", str(ran.path)).code == 0
+    (ran.path / "measured.jsonl").write_text("")
+    assert alphapo("verify", str(ran.path)).code == 1
+    damaged = alphapo("measure", str(trained.path))
+    assert "the model is measured again" in damaged.err
+    assert len(strict_rows(ran.path / "measured.jsonl")) == 8
 
 
 @pytest.mark.parametrize(
