@@ -20,7 +20,7 @@ from alphapo_cli.cli.common import (
     print_table,
     sources,
 )
-from alphapo_cli.errors import AlphapoError, UsageError
+from alphapo_cli.errors import AlphapoError, UsageError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def evaluate(
     evaluation = prepare(cfg, inputs, out, replace=replace)
     announce(evaluation.directory.path)
     if evaluation.state == "complete":
-        print("complete")
+        say("complete")
         results = evaluation.directory.load_results()
         if leaderboard is not None:
             update(leaderboard, evaluation.outputs.generator, results)
@@ -203,7 +203,7 @@ def _recheck(folder: Path, cfg: JudgeConfig, json: str | None) -> None:
 
     found = recheck(folder, cfg)
     if found["answers"]:
-        print(f"{found['answers']} answers: probability of a verdict {mass_in_words(found)}")
+        say(f"{found['answers']} answers: probability of a verdict {mass_in_words(found)}")
     emit({"path": str(folder.resolve()), **found}, json)
     if found["below"]:
         raise AlphapoError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from alphapo_cli.cli.common import (
     warn,
 )
 from alphapo_cli.cli.generate import is_model
+from alphapo_cli.errors import say
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 # Rows of the table: metric, label, format.
@@ -124,7 +126,7 @@ def measure(
     print_table(_table([m.measured.name for m in prepared], results))
     for measurement, result in zip(prepared, results, strict=True):
         if result["went"] is not None:
-            typer.echo(f"{measurement.measured.name}: {result['went']}", err=True)
+            say(f"{measurement.measured.name}: {result['went']}", file=sys.stderr)
     shown = [_shown(result) for result in results]
     emit(shown[0] if len(shown) == 1 else {"models": shown}, json)
 
@@ -133,7 +135,7 @@ def _result(measurement: Any, builder: Any) -> dict[str, Any]:
     """The result object of a measurement, which is made where it is not there yet."""
     folder, result = measurement.directory.path, measurement.directory.result()
     if measurement.state == "complete":
-        print("complete")
+        say("complete")
     else:
         from alphapo_cli.stages.measuring.run import run
 
@@ -154,7 +156,7 @@ def _shown(result: dict[str, Any]) -> dict[str, Any]:
 
 def _table(names: list[str], results: list[dict[str, Any]]) -> Any:
     """The models side by side, as a rich table."""
-    from rich.table import Table
+    from alphapo_cli.runtime.tables import Table
 
     table = Table(title="measured against the start", title_justify="left")
     table.add_column("")

@@ -22,6 +22,7 @@ from alphapo_cli.cli.common import (
     stripping,
     warn,
 )
+from alphapo_cli.errors import say
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 Reference = Annotated[
@@ -98,7 +99,7 @@ def run(
     if note:
         warn(f"this run was {note}")
     if done:
-        print("complete")
+        say("complete")
         summary, found = directory.summary() or {}, directory.outcome()
     else:
         from alphapo_cli.objective.build import build
@@ -121,9 +122,8 @@ def run(
 
 def _report(found: dict[str, Any]) -> None:
     """Print the metrics of outcome.json as a table to stderr."""
-    from rich.table import Table
-
     from alphapo_cli.cli.common import print_table
+    from alphapo_cli.runtime.tables import Table
 
     table = Table(title="outcome", title_justify="left", show_header=False)
     for key, value in found["metrics"].items():

@@ -19,7 +19,7 @@ from alphapo_cli.cli.common import (
     stripping,
 )
 from alphapo_cli.cli.run import Annotations, Difficulty, Gamed, Reference
-from alphapo_cli.errors import AlphapoError
+from alphapo_cli.errors import AlphapoError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 
@@ -113,7 +113,7 @@ def sweep(
         launcher.workers = max_parallel
     check_keys(launcher)
     if print_config:
-        print(
+        say(
             f"# {len(grid.cells)} cells over {', '.join(grid.keys)}: "
             + "; ".join(" ".join(c.overrides) for c in grid.cells)
         )
@@ -160,11 +160,11 @@ def sweep(
     console = Console()
     # A pipe has no width; the table needs about 120 columns.
     (console if console.is_terminal else Console(width=120)).print(table(directory.path.name, result.analysis))
-    print(result.sentence)
+    say(result.sentence)
     for title, path in result.pictures.items():
-        print(f"{title}: {path.resolve()}")
+        say(f"{title}: {path.resolve()}")
     if (directory.path / HTML).is_file():
-        print(f"report: {(directory.path / HTML).resolve()}")
+        say(f"report: {(directory.path / HTML).resolve()}")
     emit({"path": str(directory.path.resolve()), **result.summary}, json)
     rest = f"{len(result.unfinished)} interrupted, which the same line continues"
     if result.failed:

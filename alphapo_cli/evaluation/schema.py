@@ -62,7 +62,7 @@ def verdict_settings(cfg: JudgeConfig) -> dict[str, Any]:
 class StatisticsConfig:
     """Statistics of the judgements. Changing them never queries the judge again."""
 
-    bootstrap: int = _number(2000, ge=0)  # resamples; 0: no intervals
+    bootstrap: int = _number(2000, ge=0)  # resamples of the length-controlled rate; 0: no interval of it
     confidence: float = _number(0.95, gt=0, lt=1)
     seed: int = _number(0, ge=0)
     length_bins: int = _number(5, ge=1)

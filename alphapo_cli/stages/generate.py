@@ -18,7 +18,7 @@ from alphapo_cli.data.spelled_tokens import Spelled
 from alphapo_cli.data.tally import Tally
 from alphapo_cli.data.template import written_date
 from alphapo_cli.errors import AlphapoError, Interrupted, UsageError, missing_extra
-from alphapo_cli.generation import notes, parity
+from alphapo_cli.generation import notes
 from alphapo_cli.generation.backend import Backend, GenerationJob, Request, request_seed
 from alphapo_cli.generation.directory import GenerateDirectory
 from alphapo_cli.generation.prompt import Prompt, Prompts
@@ -30,7 +30,7 @@ from alphapo_cli.generation.thinking import thinking_of
 from alphapo_cli.modeling.sampling import Sample
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.runs.provenance import manifest
-from alphapo_cli.stages.encoded_prompts import encode, longest_answer, spelled_in_prompts, unused_of_prompts
+from alphapo_cli.stages.encoded_prompts import check_ids, encode, longest_answer, spelled_in_prompts, unused_of_prompts
 from alphapo_cli.stages.training import glassbox_base
 from alphapo_cli.storage.atomic import write_json
 from alphapo_cli.storage.jsonl import LineLog
@@ -119,12 +119,7 @@ def prepare(
         backend = "transformers"
     spelled = spelled_in_prompts(prompts, subject, cfg.data)
     ids = tuple(encode(prompts, subject, cfg.data))
-    if subject.recorded is not None:
-        parity.check_run(subject.recorded, subject.tokenizer, cfg.data)
-    else:
-        contexts, continued = zip(*((prompt.context, prompt.continued) for prompt in prompts.rows), strict=True)
-        sides = [prompt.side for prompt in prompts.rows]
-        parity.check_template(sides, ids, subject.tokenizer, cfg.data, contexts, continued)
+    check_ids(cfg, subject, prompts, ids)
     limit = longest_answer(cfg, subject, ids)
     job = GenerationJob(subject, cfg, subject.stop_ids(cfg.data), limit)
     generator = cfg.generation.generator or subject.name

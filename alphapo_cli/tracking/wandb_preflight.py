@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from alphapo_cli.config.schema import TrackingConfig
-from alphapo_cli.errors import UsageError, first_line
+from alphapo_cli.errors import UsageError, first_line, say
 
 _MODES = {
     "online": "online",
@@ -86,7 +86,7 @@ def reason(error: Exception) -> str:
 
 def warn(line: str) -> None:
     """Print one line to stderr."""
-    print(f"alphapo: {line}", file=sys.stderr, flush=True)
+    say(f"alphapo: {line}", file=sys.stderr, flush=True)
 
 
 def online_obstacle(wandb: Any) -> str | None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from alphapo_cli.errors import say
 from alphapo_cli.evaluation.arena_hard.replies import TextReply
 from alphapo_cli.evaluation.arena_hard.schema import ArenaHardJudgeConfig
 from alphapo_cli.evaluation.judges.judge import JudgingResult, Record, Reply
@@ -34,7 +35,7 @@ class OpenAITextEngine(OpenAIEngine):
         most = [self.at_most(ask) for ask in asks]
         known = [cost for cost in most if cost is not None]
         if len(known) == len(asks):
-            print(
+            say(
                 f"at most {sum(known):.2f} USD, if every judgement took judge.max_tokens={self.cfg.max_tokens}",
                 file=sys.stderr,
             )

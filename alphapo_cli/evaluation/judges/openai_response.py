@@ -66,6 +66,8 @@ def first_token(body: Any) -> tuple[tuple[str, float], ...]:
         raise NoVerdictError(
             "an answer whose log-probs are above 0: the endpoint seems to send probabilities in their place"
         )
+    if all(utf8(token) != token for token, _ in numbers):
+        raise ValueError("an answer whose tokens are no text")
     return tuple((utf8(token), lp) for token, lp in numbers)
 
 

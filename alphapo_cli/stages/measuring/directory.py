@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from alphapo_cli.config.compose import to_yaml
+from alphapo_cli.errors import say
 from alphapo_cli.runs.keyed_directory import KeyedDirectory
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import write_atomic, write_json
@@ -80,7 +81,7 @@ class MeasureDirectory(KeyedDirectory):
                 damage = checksums.damaged(self.path, result.get("files") or {}, content=False)
                 if damage:
                     said = f"note: {self.path}: {checksums.described(damage)}; the model is measured again"
-                    print(said, file=sys.stderr)
+                    say(said, file=sys.stderr)
                 elif self.tokens.is_file() or not tokens:
                     return "complete"
         self.check_writable()
@@ -90,7 +91,7 @@ class MeasureDirectory(KeyedDirectory):
         """Create the directory and remove the results of an earlier measurement in it."""
         for name in _FILES:
             (self.path / name).unlink(missing_ok=True)
-        write_json(self.manifest, manifest)
+        write_json(self.manifest, checksums.sealed(manifest))
         write_atomic(self.path / "config.yaml", to_yaml(cfg))
 
     def write_rows(self, name: str, rows: list[dict[str, Any]]) -> None:

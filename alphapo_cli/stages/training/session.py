@@ -12,7 +12,7 @@ from accelerate import PartialState
 from transformers import TrainingArguments
 
 from alphapo_cli.config.schema import TrainConfig
-from alphapo_cli.errors import AlphapoError, Interrupted, in_words
+from alphapo_cli.errors import AlphapoError, Interrupted, in_words, say
 from alphapo_cli.modeling.adapters import add_lora
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
 from alphapo_cli.objective.objective import Objective
@@ -31,8 +31,8 @@ from alphapo_cli.stages.training.measurements import Measurements
 from alphapo_cli.stages.training.metrics_log import MetricsLog
 from alphapo_cli.stages.training.resume import Busy, check_continuable, facts_of
 from alphapo_cli.stages.training.tracker import Group, run_tracker
-from alphapo_cli.storage.atomic import jsonable, write_json
-from alphapo_cli.storage.jsonl import append_jsonl
+from alphapo_cli.storage.atomic import jsonable, write_atomic, write_json
+from alphapo_cli.storage.jsonl import append_jsonl, json_line
 from alphapo_cli.storage.owned_directory import remove_unfinished
 from alphapo_cli.storage.run_lock import LockLost, LockStatus, RunLock, acquire
 from alphapo_cli.training import guards
@@ -115,14 +115,16 @@ class TrainingSession(StepHooks):
         self.final_model.reserve(memoize("bytes of the model", lambda: self.final_model.try_saving(policy)))
         if checkpoint is None:
             self.directory.begin(self.cfg, {**manifest, "generation": lock.generation})
-            samples = [sample.as_json for sample in self.start.data.prompt_samples]
-            write_json(self.directory.path / "prompts.json", samples)
-            if self.start.data.dropped:
-                append_jsonl(self.directory.path / "dropped.jsonl", *self.start.data.dropped)
         else:
             check_continuable(self.directory, manifest)
             self.directory.go_back(checkpoint.step, checkpoint.record)
             self.start_step, self.cost.earlier = checkpoint.step, dict(checkpoint.cost)
+        # Also where the run goes on: what became of the file meanwhile is not looked at.
+        samples = [sample.as_json for sample in self.start.data.prompt_samples]
+        write_json(self.directory.path / "prompts.json", samples)
+        if self.start.data.dropped:
+            lines = "".join(json_line(row) for row in self.start.data.dropped)
+            write_atomic(self.directory.path / "dropped.jsonl", lines)
         self.checkpoints.tidy(lock)
         remove_unfinished(self.directory.model, lock)
         tracker = run_tracker(self.cfg, self.directory, self.group)
@@ -320,7 +322,7 @@ class TrainingSession(StepHooks):
 
     def _log(self, text: str) -> None:
         if self.main:
-            print(f"{self.directory.path.name}: {text}", file=sys.stderr, flush=True)
+            say(f"{self.directory.path.name}: {text}", file=sys.stderr, flush=True)
 
     def _step(self) -> int:
         return self.start_step if self.trainer is None else max(self.start_step, int(self.trainer.state.global_step))
@@ -345,6 +347,6 @@ class TrainingSession(StepHooks):
         tracker.finish({**metrics, "state": state, "reason": reason}, code)
         hint = tracker.sync_hint()
         if hint and self.group is None:
-            print(f"W&B kept offline; to upload: {hint}", file=sys.stderr)
+            say(f"W&B kept offline; to upload: {hint}", file=sys.stderr)
         with deferred_signals(), self.lock.committing() if state in OVER else contextlib.nullcontext():
             return self.directory.finish(state, reason, self._step(), metrics, cost)
