@@ -14,8 +14,6 @@ from alphapo_cli.runs.state import RunState
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.strict_json import read_object
 
-_LAST = ("summary.json", "results.json", "metrics.json")  # the last is of alphapo measure
-
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo verify` to the application."""
@@ -72,7 +70,7 @@ def _summaries(directory: Path) -> Iterator[Path]:
     """The last files of the results in a directory, of the answers and evaluations inside a run too."""
     for run in sorted(directory.glob("cells/*")) if (directory / "cells").is_dir() else [directory]:
         inside = (*sorted(run.glob("generate*/summary.json")), *sorted(run.glob("eval*/results.json")))
-        yield from (file for file in (*(run / name for name in _LAST), *inside) if file.is_file())
+        yield from (file for file in (*(run / name for name in checksums.FINAL), *inside) if file.is_file())
 
 
 def _look(file: Path) -> tuple[str, dict[str, str]]:
