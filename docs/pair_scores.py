@@ -3,8 +3,8 @@
     python docs/pair_scores.py runs/pair-scores
 
 Trains four losses in the embedded world with three seeds each, on all pairs, without the 10 or 20 % that
-length-normalised CHES warns of, and without as many at random; measures those trained on all pairs; prints the tables of
-docs/findings.md. The same line again goes on where it was interrupted.
+length-normalised CHES warns of, and without as many at random; measures those trained on all pairs; prints tables in Markdown.
+The same line again goes on where it was interrupted.
 """
 
 from __future__ import annotations
