@@ -22,6 +22,7 @@ from alphapo_cli.cli import (
     inspect,
     loss,
     ls,
+    measure,
     report,
     rm,
     run,
@@ -74,6 +75,7 @@ train.register(app)
 run.register(app)
 sweep.register(app)
 generate.register(app)
+measure.register(app)
 evaluate.register(app)
 compare.register(app)
 report.register(app)

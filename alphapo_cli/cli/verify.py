@@ -22,7 +22,8 @@ def register(app: typer.Typer) -> None:
 
 def verify(
     directories: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Directories of runs, sweeps, generations or evaluations.")
+        list[Path],
+        typer.Argument(metavar="DIR...", help="Directories of runs, sweeps, generations, evaluations or measurements."),
     ],
     json: Json = None,
 ) -> None:
@@ -69,11 +70,11 @@ def _summaries(directory: Path) -> Iterator[Path]:
     """The last files of the results in a directory, of the answers and evaluations inside a run too."""
     for run in sorted(directory.glob("cells/*")) if (directory / "cells").is_dir() else [directory]:
         inside = (*sorted(run.glob("generate*/summary.json")), *sorted(run.glob("eval*/results.json")))
-        yield from (file for file in (run / "summary.json", run / "results.json", *inside) if file.is_file())
+        yield from (file for file in (*(run / name for name in checksums.FINAL), *inside) if file.is_file())
 
 
 def _look(file: Path) -> tuple[str, dict[str, str]]:
-    """What to say of the directory of a summary.json, and the damage."""
+    """What to say of the directory of a result that was written last, and the damage."""
     summary = checksums.intact(read_object(file))
     if summary is None:
         return "damaged", {file.name: "cannot be read, or has changed"}

@@ -112,6 +112,19 @@ class GlassboxConfig:
 
 
 @dataclass
+class SelectConfig:
+    """Which training pairs are kept, by a score of the pair or a column of numbers; see docs/data.md."""
+
+    by: str | None = None  # a score (ches_normalised, edit_distance, ...), a column, or random; null: all are kept
+    keep: str | None = _choice(None, "lowest", "highest", "middle")
+    share: float | None = _number(None, gt=0, le=1)  # of the pairs that have the number
+    count: int | None = _number(None, ge=1)  # of pairs, instead of a share
+    min: float | None = _number(None)
+    max: float | None = _number(None)
+    then: Any = None  # a list of further conditions on what is left, such as [{by: margin, min: 0.5}]
+
+
+@dataclass
 class DataConfig:
     """Preference pairs and how they become token ids."""
 
@@ -169,6 +182,7 @@ class DataConfig:
     duplicates: str = _choice("keep", "keep", "drop")
     max_unknown: float = _number(0.01, ge=0, le=1)  # largest share (0 to 1) of unknown tokens that is no error
     workers: int | None = _number(None, ge=1)  # processes that tokenise; null: one, or all cores for large data
+    select: SelectConfig = field(default_factory=SelectConfig)
     glassbox: GlassboxConfig = field(default_factory=GlassboxConfig)
 
 
@@ -186,6 +200,10 @@ class ProbeConfig:
     sample_every: int | None = _number(None, ge=1)  # optimizer steps; null: as often as the probe
     max_new_tokens: int = _number(40, ge=1)
     temperature: float = _number(1.0, ge=0)
+    first_position: bool = False  # also compare the distributions at the first position of chosen answers with step 0
+    # Openings of refusals, such as ["I can't","I'm sorry"]: the share of sampled answers that begin with one, without
+    # regard to case, is measured over training; [] measures none.
+    refusals: list[str] = field(default_factory=list)
     # Each answer is sampled by itself, so that it does not depend on what else is in its batch; null: where the weights
     # have 16 bits, in which it does.
     exact: bool | None = None

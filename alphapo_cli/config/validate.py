@@ -12,6 +12,7 @@ from typing import Any
 from alphapo_cli.config.schema import (
     DataConfig,
     ObjectiveConfig,
+    ProbeConfig,
     RunConfig,
     TrackingConfig,
     TrainConfig,
@@ -75,6 +76,8 @@ def _faults(cfg: Any, prefix: str) -> Iterable[str]:
     if isinstance(cfg, TrainConfig) and cfg.model.attention in UNFIT[cfg.layout]:
         other = next(layout for layout in UNFIT if layout != cfg.layout)
         yield f"model.attention={cfg.model.attention}: not with layout={cfg.layout}; add layout={other}, or leave it auto"
+    if isinstance(cfg, ProbeConfig) and not all(opening.strip() for opening in cfg.refusals):
+        yield f"{prefix}refusals: every answer begins with an empty text; leave it out"
     if isinstance(cfg, DataConfig) and cfg.weights is not None:
         yield from _weight_faults(cfg, prefix)
     if isinstance(cfg, ObjectiveConfig) and cfg.gamma is not None and cfg.gamma_beta_ratio is not None:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from alphapo_cli.config.schema import DataConfig
+from alphapo_cli.data.mean_lengths import mean_lengths, rows_of_means
 from alphapo_cli.data.rendering import DIFFERS
 from alphapo_cli.data.row_context import reads
 from alphapo_cli.data.spelled_tokens import ESCAPE, spelled_in_pairs
@@ -18,11 +19,11 @@ from alphapo_cli.data.template import written_date
 from alphapo_cli.data.template_loss import is_loss
 from alphapo_cli.data.text_pairs import LoadedPairs, SourceReport
 from alphapo_cli.data.token_cache import tokenizer_hash
-from alphapo_cli.data.token_pairs import Index, TokenPairs
+from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.data.tokenise import Encoded
 
 _LISTED = 6  # files or columns by name
-_UNREAD, _NOT_RENDERED, _TRAINING = "columns not used", "not in the {} text", "training pairs"
+_UNREAD, _NOT_RENDERED, TRAINING_PAIRS = "columns not used", "not in the {} text", "training pairs"
 
 
 def report_of(
@@ -83,10 +84,7 @@ def report_of(
         ),
         "train_pairs": len(train),
         "probe_pairs": len(probe),
-        "mean_prompt_tokens": float(train.prompt.lengths.mean()),
-        "mean_chosen_tokens": _mean(chosen[chosen > 0]),
-        "mean_rejected_tokens": _mean(rejected[rejected > 0]),
-        "mean_chosen_minus_rejected_tokens": _mean((chosen - rejected)[(chosen > 0) & (rejected > 0)]),
+        **mean_lengths(train),
         "unknown_share": token.unknown / max(token.tokens, 1),
         "columns_not_used": dict(loaded.unread.counts),
         "not_rendered": dict(encoded.unused.counts),
@@ -134,14 +132,6 @@ def evaluation_report(
         **counts,
         **{name: value for name, value in lost.items() if value},
     }
-
-
-def _mean(values: Index) -> float | None:
-    return float(values.mean()) if len(values) else None
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "none" if value is None else format(value, form)
 
 
 def table_of(
@@ -207,13 +197,10 @@ def table_of(
         rows.append((_NOT_RENDERED.format(encoded.template), named(encoded.unused.counts)))
     return [
         *rows,
-        (_TRAINING, f"{report['train_pairs']:,}"),
+        (TRAINING_PAIRS, f"{report['train_pairs']:,}"),
         ("probe pairs", f"{report['probe_pairs']:,}"),
-        *_by_source(report),
-        ("mean prompt tokens", f"{report['mean_prompt_tokens']:.1f}"),
-        ("mean chosen tokens", _shown(report["mean_chosen_tokens"], ".1f")),
-        ("mean rejected tokens", _shown(report["mean_rejected_tokens"], ".1f")),
-        ("mean chosen minus rejected", _shown(report["mean_chosen_minus_rejected_tokens"], "+.1f")),
+        *rows_by_source(report),
+        *rows_of_means(report),
         ("unknown tokens", f"{report['unknown_share']:.2%}"),
         ("template", report["template"]),
     ]
@@ -228,7 +215,9 @@ def with_unread_numbers(
     counts = {**report["columns_not_used"], **unread}
     rest = [row for row in table if row[0] != _UNREAD]
     at = next(
-        n for n, row in enumerate(table) if row[0] in (_UNREAD, _NOT_RENDERED.format(report["template"]), _TRAINING)
+        n
+        for n, row in enumerate(table)
+        if row[0] in (_UNREAD, _NOT_RENDERED.format(report["template"]), TRAINING_PAIRS)
     )
     return {**report, "columns_not_used": counts}, [*rest[:at], (_UNREAD, named(counts)), *rest[at:]]
 
@@ -272,7 +261,7 @@ def _by_template(loaded: LoadedPairs, encoded: Encoded) -> list[tuple[str, str]]
     return rows
 
 
-def _by_source(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+def rows_by_source(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """A row for each source of a mixture."""
     sources = report["sources"]
     total = max(report["train_pairs"], 1)

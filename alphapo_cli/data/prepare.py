@@ -54,6 +54,7 @@ class PreparedData:
         key: hex SHA-256 of everything in `train` and `probe`.
         prompt_samples: the first training prompts.
         numbers: rows by column of numbers.
+        dropped: training pairs that `data.select` left out, as rows of dropped.jsonl.
     """
 
     train: TokenPairs
@@ -63,6 +64,7 @@ class PreparedData:
     key: str
     prompt_samples: list[PromptSample]
     numbers: Mapping[str, int] = field(default_factory=dict)
+    dropped: tuple[Mapping[str, Any], ...] = ()
 
     def read_by(self, columns: Collection[str]) -> PreparedData:
         """The same data for an objective that reads these columns: numbers in others are counted as not used."""

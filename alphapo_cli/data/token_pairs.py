@@ -212,3 +212,26 @@ class TokenPairs:
             source=None if self.source is None else self.source[positions],
             source_names=self.source_names,
         )
+
+    def followed_by(self, other: TokenPairs) -> TokenPairs:
+        """These pairs, then those of `other`, which are of the same data; columns that only one has are left out."""
+
+        def join(ours: tuple[Ragged, ...], theirs: tuple[Ragged, ...]) -> tuple[Ragged, ...]:
+            return tuple(Ragged.joined(both) for both in zip(ours, theirs, strict=True))
+
+        source = None
+        if self.source is not None and other.source is not None and self.source_names == other.source_names:
+            source = np.concatenate([self.source, other.source])
+        (prompt, chosen, rejected, *others) = join((self.prompt, *self.answers), (other.prompt, *other.answers))
+        return TokenPairs(
+            prompt=prompt,
+            chosen=chosen,
+            rejected=rejected,
+            prompt_keys=(*self.prompt_keys, *other.prompt_keys),
+            index=np.concatenate([self.index, other.index]),
+            columns={k: np.concatenate([v, other.columns[k]]) for k, v in self.columns.items() if k in other.columns},
+            others=tuple(others),
+            turns=join(self.turns, other.turns),
+            source=source,
+            source_names=() if source is None else self.source_names,
+        )

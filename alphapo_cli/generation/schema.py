@@ -11,7 +11,7 @@ from alphapo_cli.errors import ConfigError, UsageError
 # Settings of data that concern pairs only: ignored in a shared YAML of conf/data/, refused on the command line.
 PAIRS_ONLY = (
     "eval_path", "weights", "on_template_loss", "second_end_token", "max_length", "max_prompt_length", "duplicates", "max_unknown", "workers",
-    "glassbox",
+    "select", "glassbox",
 )  # fmt: skip
 
 

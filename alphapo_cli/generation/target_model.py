@@ -117,7 +117,7 @@ def find(model: str, cfg: SubjectConfig, cache: Path, key: str = "model", name: 
     config = _config(whole, cfg.trust_remote_code)
     return TargetModel(
         asked=model,
-        name=name or _name(model, source),
+        name=name or model_name(model, source),
         source=source,
         base=base,
         tokenizer=tokenizer,
@@ -129,8 +129,8 @@ def find(model: str, cfg: SubjectConfig, cache: Path, key: str = "model", name: 
     )
 
 
-def _name(model: str, source: ModelSource) -> str:
-    """The last component of a local path; a hub name unchanged."""
+def model_name(model: str, source: ModelSource) -> str:
+    """Return what a model is called: the last component of a local path; a hub name unchanged."""
     if not source.local:
         return model
     folder = Path(model).expanduser().resolve()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,6 +22,21 @@ from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.runtime.memo import Memoize, no_memo
 
 
+@dataclass(frozen=True)
+class BatchObservation:
+    """What a forward pass over a batch of probe pairs gives beside the probe's own values."""
+
+    chunk: list[int]  # positions of the pairs in the data set
+    batch: PairBatch
+    hidden: Tensor  # [N, H] last hidden states that predict the completion tokens
+    logps: Tensor  # [N] nats
+    head: Head
+    start: tuple[Tensor, Head] | None  # chosen tokens' hidden states and output layer at step 0; None: this is step 0
+
+
+Observer = Callable[[BatchObservation], None]  # called once for each batch of this process
+
+
 class Probe:
     """Measurements of a run's fixed held-out pairs; made before the first step, from the policy as it then is."""
 
@@ -36,6 +52,7 @@ class Probe:
         reference: np.ndarray | None,
         kl_from: PolicyModel | None = None,
         memoize: Memoize = no_memo,
+        observer: Observer | None = None,
     ) -> None:
         """Take the first measurement.
 
@@ -49,6 +66,7 @@ class Probe:
             reference: [K, P] summed reference log-probs in nats; None: the objective reads none.
             kl_from: the reference model of KL(reference || policy); None: the objective does not read that KL.
             memoize: memo for the first measurement, used if other objectives would measure the same.
+            observer: is given every batch of the first measurement, which is then not from the memo.
         """
         self.objective = objective
         sides = measured_sides(objective, pairs)
@@ -57,18 +75,31 @@ class Probe:
         self.token_rounding = policy.token_rounding
         # At step 0: the output layer, and hidden states of chosen tokens, for each batch of this process.
         self.start_head, self.start_hidden = frozen_head(policy.lm), list[Tensor]()
-        if objective.weighs_tokens or objective.needs_statistics or objective.needs_kl:
-            first = self._measured(policy)
+        if observer is not None or objective.weighs_tokens or objective.needs_statistics or objective.needs_kl:
+            first = self._measured(policy, observer)
         else:
             first = memoize(f"probe {sides}", lambda: self._measured(policy))
         values, self.start_hidden = first
         self.start = self._values(values, objective.start)
 
-    def measure(self, policy: PolicyModel, context: StepContext | None = None) -> ProbeValues:
-        """Measure the policy as it is now; the loss is that at `context`, by default the one before the first step."""
-        return self._values(self._measured(policy)[0], context or self.objective.start)
+    def measure(
+        self, policy: PolicyModel, context: StepContext | None = None, observer: Observer | None = None
+    ) -> ProbeValues:
+        """Measure the policy as it is now.
 
-    def _measured(self, policy: PolicyModel) -> tuple[dict[str, np.ndarray], list[Tensor]]:
+        Args:
+            policy: the policy.
+            context: when the loss is evaluated; None: before the first step.
+            observer: is given every batch.
+
+        Returns:
+            The values of every pair.
+        """
+        return self._values(self._measured(policy, observer)[0], context or self.objective.start)
+
+    def _measured(
+        self, policy: PolicyModel, observer: Observer | None = None
+    ) -> tuple[dict[str, np.ndarray], list[Tensor]]:
         """Run the model over the pairs.
 
         Returns:
@@ -79,14 +110,17 @@ class Probe:
             for i, (chunk, batch) in enumerate(self.scorer.batches(next(policy.parameters()).device)):
                 hidden, head = policy.hidden(batch), head_of(policy.lm)
                 chosen = int((batch.tokens.side == 0).sum())  # tokens are in order of their sides
+                start = (self.start_hidden[i], self.start_head) if self.start_hidden else None
                 logps, entropy, kl = observe(
                     hidden,
                     batch.tokens.ids,
                     head,
                     described=chosen,
-                    start=(self.start_hidden[i], self.start_head) if self.start_hidden else None,
+                    start=start,
                     chunk_bytes=policy.chunk_bytes,
                 )
+                if observer is not None:
+                    observer(BatchObservation(chunk, batch, hidden, logps, head, start))
                 if not self.start_hidden:
                     rows.append(hidden[:chosen].clone())  # not a view, which would keep the whole tensor
                 answers = replace(attach_tokens(TokenValues(logps), batch).answers(), index=batch.index)

@@ -79,6 +79,8 @@ class SampledAnswers:
             "samples/length": length,
             "samples/repetition": _mean([repetition(ids) for ids in answers.ids]),
         }
+        if self.cfg.refusals:
+            row["samples/refusals"] = _mean([refuses(text, self.cfg.refusals) for text in answers.outputs])
         if self.prompts.true_reward is None:
             return row
         wins = [
@@ -123,6 +125,11 @@ def repetition(ids: Sequence[int]) -> float:
     """Share of an answer's token 4-grams that occur in it before; 0 for an answer too short to have two."""
     grams = [tuple(ids[i : i + NGRAM]) for i in range(len(ids) - NGRAM + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def refuses(answer: str, openings: Sequence[str]) -> bool:
+    """Whether an answer begins with one of `openings` (2410.08847 section 6), without regard to case and leading space."""
+    return answer.strip().lower().startswith(tuple(opening.strip().lower() for opening in openings))
 
 
 def _seed(seed: int, role: str, text: str) -> int:

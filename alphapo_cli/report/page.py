@@ -22,7 +22,7 @@ from alphapo_cli.report.samples import Samples, samples
 from alphapo_cli.sweep.intervals import UNDECIDED, Estimate
 from alphapo_cli.tracking import metrics as catalog
 
-_FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent
 _SCRIPTS = ("base.js", "chart.js", "figures.js", "page.js")
 # Columns of the table of numbers: metric, heading, format.
 _COLUMNS = (
@@ -60,7 +60,7 @@ def page(sweep: Sweep) -> str:
     metric = sweep.analysis.metric
     title, lead = _title(sweep)
     metrics = list(data["metrics"])
-    template = _environment().get_template("page.html.j2")
+    template = environment().get_template("page.html.j2")
     return template.render(
         sweep=sweep,
         axis=sweep.axis,
@@ -89,8 +89,8 @@ def page(sweep: Sweep) -> str:
         versions=settings.versions(sweep),
         glossary=[(key, catalog.explain(key), catalog.lookup(key).bad) for key in metrics],
         data=Markup(embedded(data)),
-        css=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
-        js=Markup("\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)),
+        css=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
+        js=Markup("\n".join((FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)),
     )
 
 
@@ -103,9 +103,10 @@ def embedded(data: Any) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of this package, which escape what they are given."""
     return Environment(
-        loader=FileSystemLoader(_FOLDER),
+        loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -4,6 +4,7 @@ config.yaml     resolved configuration
 manifest.json   format and numerics (see identity), command, versions, git commit, hashes, hardware
 metrics.jsonl   the record; W&B mirrors it
 probe.jsonl     per pair
+dropped.jsonl   with data.select: the training pairs that it left out
 samples/        answers, AlpacaEval format
 curves.png
 .claim/         run lock: the process that trains (see storage/run_lock)
@@ -36,11 +37,11 @@ from alphapo_cli.storage.strict_json import parsed_object
 
 # What a run writes; `begin` removes these and nothing else. The run lock stays.
 # config.yaml first: without it, no run resumes from what a kill during the removal leaves.
-FILES = ("config.yaml", "summary.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "curves.png", "samples", "model",
+FILES = ("config.yaml", "summary.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "dropped.jsonl", "curves.png", "samples", "model",
          "checkpoints", "trainer", "wandb", OUTCOME, "manifest.json")  # fmt: skip
 # The results of a run that is over; summary.json has their checksums. Those of config.yaml and manifest.json, which tell
 # of time and place, would make summaries of equal runs differ.
-RESULTS = ("metrics.jsonl", "probe.jsonl", "prompts.json", "samples", "model")
+RESULTS = ("metrics.jsonl", "probe.jsonl", "prompts.json", "dropped.jsonl", "samples", "model")
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,17 @@ from transformers.utils.logging import disable_progress_bar
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import UsageError, visible
 from alphapo_cli.objective.build import build
-from alphapo_cli.objective.data_requirements import check_columns, check_sides
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runtime.distributed import start_processes
 from alphapo_cli.runtime.signals import stop_requests
 from alphapo_cli.runtime.tables import Table
 from alphapo_cli.runtime.threads import threads
-from alphapo_cli.stages.training.extra_models import check_guide, expected_columns, reads_guide
+from alphapo_cli.stages.training.data_checks import check_pairs
+from alphapo_cli.stages.training.extra_models import reads_guide
 from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData
 from alphapo_cli.stages.training.resume import Busy
+from alphapo_cli.stages.training.selection import with_selection
 from alphapo_cli.stages.training.session import TrainingSession
 from alphapo_cli.stages.training.tracker import Group
 from alphapo_cli.storage.run_lock import lock_status
@@ -96,13 +97,11 @@ def start_of(cfg: TrainConfig, builder: InputsBuilder) -> tuple[Objective, Model
     objective = build(cfg.objective, cfg.seed)
     with PartialState().main_process_first():
         start = builder.model_and_data(cfg)
+    start = with_selection(cfg, start, builder, objective)
     if objective.needs_mismatched:
         start = dataclasses.replace(start, data=start.data.with_mismatched())
     for what, pairs in (("the training data", start.data.train), ("the probe's data", start.data.probe)):
-        check_sides(objective, pairs.num_sides, pairs.unpaired, what, pairs.columns)
-        check_guide(cfg, objective, pairs, what)
-        sides = objective.sides(pairs.num_sides)
-        check_columns(objective, expected_columns(cfg, pairs), (pairs.index + 1).tolist(), what, sides)
+        check_pairs(cfg, objective, pairs, what)
     reads = objective.columns_of(objective.sides(start.data.train.num_sides))
     return objective, dataclasses.replace(start, data=start.data.read_by(reads))
 

@@ -17,7 +17,11 @@ from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.strict_json import read_object
 
 NAME = "checksums.json"  # of the files beside it
-FINAL = ("summary.json", "results.json")  # the last file of a directory; its "files" are the checksums of the others
+FINAL = (
+    "summary.json",
+    "results.json",
+    "metrics.json",
+)  # the last file of a directory; its "files" are the checksums of the others
 Recorded = Mapping[str, Any]  # name of a file -> {"size": bytes, "sha256": hex}
 
 

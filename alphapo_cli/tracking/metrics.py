@@ -169,6 +169,12 @@ SAMPLES: dict[str, Metric] = {
         None,
         "rising: the policy loops",
     ),
+    "samples/refusals": Metric(
+        "Share (0 to 1) of the sampled answers",
+        "that begin like a refusal (probe.refusals)",
+        None,
+        "falling on prompts that should be refused: displacement turns refusals into compliance",
+    ),
 }
 
 # From generating and evaluating a trained model (`alphapo run`, sweeps with a judge).
@@ -195,6 +201,72 @@ EVAL: dict[str, Metric] = {
         "Share (0 to 1) of prompts", "whose evaluated answer has a higher true reward than the reference's"
     ),
     "eval/true_reward": Metric("Mean over the evaluated answers of", "the true reward", "reward units"),
+}
+
+
+def _score(quantity: str, unit: str | None = None, bad: str | None = None) -> Metric:
+    return Metric("Mean over the probe pairs of", quantity, unit, bad, quantiles=True)
+
+
+# Scores of pairs under the model that training starts from (`alphapo measure`, data.select); and where the probability
+# of chosen tokens went, at the first completion position (`first`) and where they fell most (`falls`).
+MEASURE: dict[str, Metric] = {
+    "pairs/ches": _score(
+        "CHES, the inner product of both answers' summed last hidden states minus the chosen one's squared norm",
+        None,
+        "high: the model finds the two answers alike, and the chosen one is predicted to fall with the rejected one",
+    ),
+    "pairs/ches_normalised": _score("CHES of the hidden states' means over each answer's tokens instead of their sums"),
+    "pairs/inner_product": _score("the inner product of both answers' summed last hidden states"),
+    "pairs/edit_distance": _score("the edit distance of both answers' tokens over the longer length"),
+    "pairs/common_prefix": _score("the number of tokens that both answers begin with over the longer length"),
+    "pairs/length_ratio": _score("the chosen over the rejected completion's number of tokens"),
+    "pairs/reference_gap": _score("the chosen minus the rejected completion's log-prob under the start", "nats"),
+    "pairs/reference_gap_per_token": _score(
+        "the difference of both completions' log-probs under the start, each divided by its number of tokens",
+        _PER_TOKEN,
+    ),
+    "ranking/start_accuracy": _share(
+        "whose chosen completion is the likelier one under the start, a tie counting half"
+    ),
+    "ranking/idealised_accuracy": _share(
+        "that DPO's optimum on the labels' probabilities (objective.label_column) ranks right, a tie counting half"
+    ),
+    **{
+        f"mass/{place}/{name}": Metric(f"Mean over {where} of", quantity, None, bad)
+        for place, where in (
+            ("first", "the chosen completions' first positions"),
+            ("falls", "the positions at which chosen tokens fell most"),
+        )
+        for name, quantity, bad in (
+            ("moved", "the probability that moved from tokens that fell to tokens that grew since step 0", None),
+            (
+                "to_rejected",
+                "the probability gained by the rejected answer's token where both answers begin alike so far",
+                None,
+            ),
+            ("to_end", "the probability gained by end tokens", "large: the policy learns to stop early"),
+            (
+                "to_other",
+                "the probability gained by all other tokens",
+                "most of what moved: probability goes to other text",
+            ),
+            (
+                "top10",
+                "the probability of the ten likeliest tokens",
+                "falling: probability spreads over unlikely tokens",
+            ),
+            ("top10_change", "the change of the ten likeliest tokens' probability since step 0", None),
+            ("top10_entropy", "the sum over the ten likeliest tokens of -p log p, nats", "falling: the policy hardens"),
+            ("top10_entropy_change", "the change of that sum over the ten likeliest tokens since step 0, nats", None),
+            ("likeliest_changed", "whether the likeliest token is another one than at step 0", None),
+            (
+                "chosen_left_top10",
+                "whether the chosen token was among the ten likeliest at step 0 and is not now",
+                None,
+            ),
+        )
+    },
 }
 
 # Values of the training batches that have no counterpart on the probe.
@@ -242,7 +314,7 @@ OBJECTIVE: dict[str, Metric] = {
 # Of the pairs of one source of a mixture, as `source/<name>/<key>`.
 BY_SOURCE = ("displacement/chosen", "displacement/rejected", "displacement/share_chosen_down", "rewards/accuracies")
 
-CATALOG: dict[str, Metric] = {**PROBE, **GLASSBOX, **BOUNDS, **SAMPLES, **EVAL, **TRAIN, **OBJECTIVE}
+CATALOG: dict[str, Metric] = {**PROBE, **GLASSBOX, **BOUNDS, **SAMPLES, **EVAL, **MEASURE, **TRAIN, **OBJECTIVE}
 
 # Probe metrics that are also computed on the training batch, from the tensors of the loss, as `train/<key>`.
 _ON_THE_BATCH = ("rewards/", "logps/", "ranking/accuracy", "gradient_weight/", "entropy/")

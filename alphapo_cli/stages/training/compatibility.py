@@ -38,7 +38,7 @@ def check_limits(data: PreparedData, limits: ModelLimits, who: str) -> None:
         )
 
 
-def check_same_tokens(policy: Any, reference: Any, key: str, name: str) -> None:
+def check_same_tokens(policy: Any, reference: Any, key: str, name: str, whose: str = "policy") -> None:
     """Check that a reference or guide has the policy's vocabulary.
 
     Args:
@@ -46,6 +46,7 @@ def check_same_tokens(policy: Any, reference: Any, key: str, name: str) -> None:
         reference: the other model's tokenizer.
         key: the setting that names the other model.
         name: that setting's value.
+        whose: what messages call the first model.
 
     Raises:
         UsageError: a token of the policy's vocabulary is missing or has another id.
@@ -54,8 +55,8 @@ def check_same_tokens(policy: Any, reference: Any, key: str, name: str) -> None:
     differing = next((t for t, i in sorted(ours.items(), key=lambda x: x[1]) if theirs.get(t) != i), None)
     if differing is not None:
         raise UsageError(
-            f"{key}={name}: its tokenizer differs from the policy's (token {differing!r} is {ours[differing]} "
-            f"in the policy's, {theirs.get(differing, 'absent')} in it); take one with the policy's tokenizer"
+            f"{key}={name}: its tokenizer differs from the {whose}'s (token {differing!r} is {ours[differing]} "
+            f"in the {whose}'s, {theirs.get(differing, 'absent')} in it); take one with the {whose}'s tokenizer"
         )
 
 

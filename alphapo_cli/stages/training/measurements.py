@@ -15,6 +15,7 @@ from alphapo_cli.errors import AlphapoError
 from alphapo_cli.modeling.declared import model_stop_ids
 from alphapo_cli.objective.inputs import StepContext
 from alphapo_cli.probe import displacement
+from alphapo_cli.probe.mass_report import MassMoved
 from alphapo_cli.probe.probe import Probe
 from alphapo_cli.probe.sampled_answers import SampledAnswers, SamplePrompts
 from alphapo_cli.probe.scoring import score_pairs
@@ -53,12 +54,15 @@ class Measurements:
         began = time.perf_counter()
         training = inputs.training
         self.policy = training.policy
+        self.processes = processes
+        first = self._first_position()
         self.probe = Probe(
             training.policy, training.objective, inputs.probe, batch_size=cfg.probe.batch_size, pad_id=training.pad_id,
             processes=processes, reference=inputs.probe_reference, kl_from=training.kl_from,
             # The key of the data too: objectives with `needs_mismatched` have other pairs of the same rows.
-            memoize=lambda what, make: memoize(f"{what} {inputs.data_key}", make),
+            memoize=lambda what, make: memoize(f"{what} {inputs.data_key}", make), observer=first,
         )  # fmt: skip
+        self.start_mass = self._mass(first)
         if cfg.guard.non_finite and (kinds := guards.not_finite(self.probe.start.sums)):
             raise AlphapoError(
                 f"{inputs.start}: the model gives log-probs that are {kinds} before any training; "
@@ -120,16 +124,33 @@ class Measurements:
         row: dict[str, Any] = {}
         per_pair: list[dict[str, Any]] = []
         if probe:
-            now = self.probe.start if step == 0 else self.probe.measure(self.policy, context)
+            first = self._first_position()
+            now = self.probe.start if step == 0 else self.probe.measure(self.policy, context, first)
             if self.cfg.guard.non_finite and (kinds := guards.not_finite(now.sums)):
                 raise AlphapoError(guards.broken("a log-prob of the probe", kinds, step))
             row.update(displacement.metrics(now, self.probe.start))
             row.update(displacement.by_source(now, self.probe.start, self.inputs.probe))
+            row.update(self.start_mass if step == 0 else self._mass(first))
             per_pair = displacement.per_pair(now, self.probe.start, step)
         if samples and self.samples is not None:
             row.update(self.samples.measure(self.policy.lm, step))
         self.seconds += time.perf_counter() - began
         return row, per_pair
+
+    def _first_position(self) -> MassMoved | None:
+        """What compares the distributions at the first positions with step 0, where that is asked for."""
+        if not self.cfg.probe.first_position:
+            return None
+        tokenizer, training = self.inputs.tokenizer, self.inputs.training
+        ends = model_stop_ids(training.policy.lm, tokenizer, end_token_id(tokenizer, self.cfg.data))
+        return MassMoved(self.inputs.probe, None, 0, ends, training.policy.chunk_bytes)
+
+    def _mass(self, first: MassMoved | None) -> dict[str, float | None]:
+        """The metrics of the first positions over all processes; none where they are not asked for."""
+        if first is None:
+            return {}
+        first.gather(self.processes)
+        return first.metrics()
 
 
 def _prompts(cfg: TrainConfig, inputs: RunInputs) -> SamplePrompts | None:

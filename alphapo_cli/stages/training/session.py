@@ -32,8 +32,8 @@ from alphapo_cli.stages.training.measurements import Measurements
 from alphapo_cli.stages.training.metrics_log import MetricsLog
 from alphapo_cli.stages.training.resume import Busy, check_continuable, facts_of
 from alphapo_cli.stages.training.tracker import Group, run_tracker
-from alphapo_cli.storage.atomic import jsonable, write_json
-from alphapo_cli.storage.jsonl import append_jsonl
+from alphapo_cli.storage.atomic import jsonable, write_atomic, write_json
+from alphapo_cli.storage.jsonl import append_jsonl, json_line
 from alphapo_cli.storage.owned_directory import remove_unfinished
 from alphapo_cli.storage.run_lock import LockLost, LockStatus, RunLock, acquire
 from alphapo_cli.training import guards
@@ -123,6 +123,9 @@ class TrainingSession(StepHooks):
         # Also where the run goes on: what became of the file meanwhile is not looked at.
         samples = [sample.as_json for sample in self.start.data.prompt_samples]
         write_json(self.directory.path / "prompts.json", samples)
+        if self.start.data.dropped:
+            lines = "".join(json_line(row) for row in self.start.data.dropped)
+            write_atomic(self.directory.path / "dropped.jsonl", lines)
         self.checkpoints.tidy(lock)
         remove_unfinished(self.directory.model, lock)
         tracker = run_tracker(self.cfg, self.directory, self.group)

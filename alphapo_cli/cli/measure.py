@@ -1,0 +1,180 @@
+"""`alphapo measure`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from alphapo_cli.cli.common import (
+    ConfigDir,
+    Json,
+    PrintConfig,
+    Replace,
+    announce,
+    check_json_target,
+    emit,
+    print_table,
+    sources,
+    warn,
+)
+from alphapo_cli.cli.generate import is_model
+from alphapo_cli.errors import say
+from alphapo_cli.runtime.quiet import quiet_libraries
+
+# Rows of the table: metric, label, format.
+_ROWS = (
+    ("displacement/chosen", "displacement, chosen (nats per token)", "+.4f"),
+    ("displacement/rejected", "displacement, rejected (nats per token)", "+.4f"),
+    ("displacement/share_chosen_down", "share of chosen answers that became less likely", ".3f"),
+    ("displacement/quadrant/down_down", "share of pairs of which both did", ".3f"),
+    ("rewards/margins", "reward margin", "+.4f"),
+    ("rewards/accuracies", "reward accuracy", ".3f"),
+    ("ranking/accuracy", "ranking accuracy", ".3f"),
+    ("ranking/start_accuracy", "ranking accuracy of the start", ".3f"),
+    ("kl/reference", "KL from the start (nats per token)", ".4f"),
+    ("pairs/ches_normalised", "CHES, length-normalised", "+.4g"),
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add `alphapo measure` to the application."""
+    app.command()(measure)
+
+
+def measure(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]... [OVERRIDES]...",
+            help="Run directories, saved models, adapters or hub names (without: the embedded world's base model); then Hydra overrides.",
+            show_default=False,
+        ),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--start",
+            metavar="MODEL",
+            help="What they are compared with. Default: a run's own start, an adapter's base, or the model itself.",
+        ),
+    ] = None,
+    pairs: Annotated[
+        str | None,
+        typer.Option(
+            "--pairs",
+            metavar="SET",
+            help="probe (held out), train or all. Default: all pairs of the data named here, of a run's own those held out.",
+        ),
+    ] = None,
+    tokens: Annotated[
+        bool,
+        typer.Option("--tokens", help="Also write tokens.jsonl and tokens.html: log-prob and reward of every token."),
+    ] = False,
+    falls: Annotated[
+        int,
+        typer.Option(
+            "--falls",
+            metavar="K",
+            help="Positions of a chosen answer, where it fell most, at which to see where probability went.",
+        ),
+    ] = 3,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Default runs/measure-<model>-<hash8>.")
+    ] = None,
+    config_dir: ConfigDir = None,
+    print_config: PrintConfig = False,
+    replace: Replace = False,
+    json: Json = None,
+) -> None:
+    """The displacement probe on any model and any pairs, without training; with scores of each pair under the start.
+
+    \b
+    Examples:
+      alphapo measure runs/dpo-5e6f7a8b
+      alphapo measure ./my-model --start ./my-sft-model objective=simpo data=jsonl data.path=pairs.jsonl
+      alphapo measure ./my-sft-model data=jsonl data.path=pairs.jsonl
+    """
+    from alphapo_cli.config.compose import to_yaml
+    from alphapo_cli.config.overrides import read_line
+
+    given = list(arguments or [])
+    models = []
+    while given and is_model(given[0]):
+        models.append(given.pop(0))
+    where = sources(config_dir)
+    line = read_line(given, where)
+    if not print_config:
+        check_json_target(json)
+    quiet_libraries(importing=True)
+    from alphapo_cli.stages.measuring.prepare import Request, configurations, prepare
+    from alphapo_cli.stages.training.inputs import InputsBuilder
+
+    request = Request(tuple(models), start, line, where, pairs, out, replace, tokens, falls)
+    configs = configurations(request)
+    if print_config:
+        for cfg in configs:
+            print(to_yaml(cfg), end="")
+        return
+    builder = InputsBuilder()
+    prepared = [prepare(cfg, model, request, builder) for cfg, model in zip(configs, models or (None,), strict=True)]
+    for measurement in prepared:
+        announce(measurement.directory.path)
+    results = [_result(measurement, builder) for measurement in prepared]
+    print_table(_table([m.measured.name for m in prepared], results))
+    for measurement, result in zip(prepared, results, strict=True):
+        if result["went"] is not None:
+            say(f"{measurement.measured.name}: {result['went']}", file=sys.stderr)
+    shown = [_shown(result) for result in results]
+    emit(shown[0] if len(shown) == 1 else {"models": shown}, json)
+
+
+def _result(measurement: Any, builder: Any) -> dict[str, Any]:
+    """The result object of a measurement, which is made where it is not there yet."""
+    folder, result = measurement.directory.path, measurement.directory.result()
+    if measurement.state == "complete":
+        say("complete")
+    else:
+        from alphapo_cli.stages.measuring.run import run
+
+        result = run(measurement, builder)
+    for note in result["notes"]:
+        warn(note)
+    if measurement.tokens and not (measurement.state == "complete" and (folder / "tokens.html").is_file()):
+        from alphapo_cli.report.token_page import write_token_page
+
+        write_token_page(folder, result, measurement.measured.name)
+    return {"directory": str(folder.resolve()), **result}
+
+
+def _shown(result: dict[str, Any]) -> dict[str, Any]:
+    """The result object of `--json`."""
+    return {key: value for key, value in result.items() if key not in ("state", "files", "checksum")}
+
+
+def _table(names: list[str], results: list[dict[str, Any]]) -> Any:
+    """The models side by side, as a rich table."""
+    from alphapo_cli.runtime.tables import Table
+
+    table = Table(title="measured against the start", title_justify="left")
+    table.add_column("")
+    for name in names:
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_row("pairs", *(f"{result['pairs']:,}" for result in results))
+    for key, label, form in _ROWS:
+        values = [result["metrics"].get(key) for result in results]
+        if any(value is not None for value in values):
+            table.add_row(label, *("-" if value is None else format(value, form) for value in values))
+    for name in ("ches", "ches_normalised"):
+        found = [result["correlations"].get(name, {}) for result in results]
+        if any(one.get("rho") is not None for one in found):
+            table.add_row(f"rank correlation of {name} with displacement", *map(_correlation, found))
+    return table
+
+
+def _correlation(found: dict[str, Any]) -> str:
+    if found.get("rho") is None:
+        return "-"
+    return f"{found['rho']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"

@@ -1,0 +1,267 @@
+"""What `alphapo measure` measures: a model, its start and pairs, checked before any weights are read."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from alphapo_cli.config import embedded_world
+from alphapo_cli.config.compose import compose
+from alphapo_cli.config.overrides import Line, Sources
+from alphapo_cli.config.schema import LoraConfig, TrainConfig
+from alphapo_cli.data.token_pairs import TokenPairs
+from alphapo_cli.errors import UsageError
+from alphapo_cli.generation.run_settings import run_folder
+from alphapo_cli.generation.target_model import model_name
+from alphapo_cli.modeling.loading import ModelSource, base_source, load_tokenizer, locate, model_limits
+from alphapo_cli.modeling.weight_hashes import weights_hash
+from alphapo_cli.objective.build import build
+from alphapo_cli.objective.inputs import StepContext
+from alphapo_cli.objective.objective import Objective
+from alphapo_cli.runs.directory import RunDirectory, digest
+from alphapo_cli.runs.identity import identity as run_identity
+from alphapo_cli.runs.provenance import manifest
+from alphapo_cli.stages.measuring.directory import MeasureDirectory
+from alphapo_cli.stages.measuring.run_settings import run_line
+from alphapo_cli.stages.training import glassbox_base
+from alphapo_cli.stages.training.compatibility import check_limits, check_same_tokens
+from alphapo_cli.stages.training.data_checks import check_pairs
+from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData
+
+KEY = "MODEL"  # what messages call the argument
+BASE = "glassbox-base"
+SETS = ("probe", "train", "all")
+FALLS = 3
+_NAMED = ("model.path", "model.source")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks for.
+
+    Attributes:
+        models: run directories, models, adapters or hub names; none: the embedded world's base model.
+        start: what they are compared with; None: a run's own start, an adapter's base, or else the model itself.
+        line: the overrides.
+        sources: the directories of YAML files.
+        pairs: one of `SETS`; None: all pairs of data that the line names, else the held-out pairs.
+        out: the directory of the result; None: one named by its content in run.dir.
+        replace: whether to discard what the directory holds.
+        tokens: whether values of single tokens are written.
+        falls: positions of each chosen answer, those where its tokens fell most, at which is seen where probability went.
+    """
+
+    models: tuple[str, ...]
+    start: str | None
+    line: Line
+    sources: Sources
+    pairs: str | None = None
+    out: Path | None = None
+    replace: bool = False
+    tokens: bool = False
+    falls: int = FALLS
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The model that is measured, before its weights are read.
+
+    Attributes:
+        asked: what the user named.
+        name: short name.
+        source: where it is.
+        step: optimizer step of a run's model; None for other models.
+        context: progress of the run's training at that step.
+        moved: whether it is another model than the start.
+    """
+
+    asked: str
+    name: str
+    source: ModelSource
+    step: int | None
+    context: StepContext
+    moved: bool
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The validated inputs of one model's measurement. `sets` says of each pair whether it is of probe or train."""
+
+    cfg: TrainConfig
+    measured: Measured
+    objective: Objective
+    start: ModelAndData
+    pairs: TokenPairs
+    sets: tuple[str, ...]
+    key: str
+    directory: MeasureDirectory
+    identity: dict[str, Any]
+    state: str
+    tokens: bool
+    falls: int
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The content of manifest.json."""
+        return manifest(
+            identity=self.identity,
+            model=self.measured.asked,
+            start=self.start.start,
+            data=self.start.data.report,
+            config=asdict(self.cfg),
+        )
+
+
+def configurations(request: Request) -> list[TrainConfig]:
+    """One configuration a model, in which `model.path` is the start.
+
+    Args:
+        request: what is asked for.
+
+    Returns:
+        The configurations in the order of the models.
+
+    Raises:
+        UsageError: a setting cannot be used, or a model or its data cannot be found.
+    """
+    if request.pairs is not None and request.pairs not in SETS:
+        raise UsageError(f"--pairs {request.pairs}: no such choice (choices: {', '.join(SETS)})")
+    if request.falls < 0:
+        raise UsageError(f"--falls {request.falls}: must be at least 0")
+    if request.out is not None and len(request.models) > 1:
+        raise UsageError(
+            f"--out: names one directory for {len(request.models)} models; leave it out, or name one model"
+        )
+    named = [k for k in _NAMED if k in request.line.values] + [g for g in request.line.groups if g.startswith("model=")]
+    if named:
+        raise UsageError(f"{named[0]}: the model that is measured is an argument, and what it is compared with --start")
+    return [_configuration(model, request) for model in request.models or (None,)]
+
+
+def _configuration(model: str | None, request: Request) -> TrainConfig:
+    layers = []
+    folder = run_folder(model)
+    if folder is not None:
+        layers.append(run_line(folder, request.line, request.sources))
+    elif model is not None and request.start is None:
+        source = locate(model, key=KEY)
+        layers.append(Line((), {"model.path": base_source(source).location if source.adapter else model}))
+    if request.start is not None:
+        layers.append(Line((), {"model.path": request.start}))
+    cfg = compose("train", TrainConfig, [*layers, request.line], request.sources)
+    # The start is measured without adapters, which change nothing before they are trained.
+    return replace(cfg, model=replace(cfg.model, lora=LoraConfig()))
+
+
+def prepare(cfg: TrainConfig, model: str | None, request: Request, builder: InputsBuilder) -> Measurement:
+    """Load tokenizers and pairs of one model's measurement, and check that all goes together.
+
+    Args:
+        cfg: the configuration of `configurations`.
+        model: what the user named; None: the embedded world's base model.
+        request: what is asked for.
+        builder: loads data and models.
+
+    Returns:
+        The inputs; its `state` is "complete" where nothing is left to measure.
+
+    Raises:
+        UsageError: an input, a setting or the directory cannot be used.
+    """
+    objective = build(cfg.objective, cfg.seed)
+    asked = str(glassbox_base.ensure(builder.cache)) if model is None else model
+    source = locate(asked, cfg.model.revision, key=KEY)
+    start = builder.model_and_data(cfg)
+    if objective.needs_mismatched:
+        start = replace(start, data=start.data.with_mismatched())
+    tokenizer = load_tokenizer(source, cfg.model.trust_remote_code)
+    check_same_tokens(start.tokenizer, tokenizer, KEY, asked, whose="start")
+    limits = model_limits(source, cfg.model)
+    check_limits(start.data, limits, f"{KEY}={asked}")
+    given = _logits(cfg, start, builder)
+    if limits.tokens != given:
+        raise UsageError(
+            f"{KEY}={asked}: it gives {limits.tokens} logits and the start {given}, so that their distributions cannot be "
+            "compared; name by --start the model that it was trained from"
+        )
+    which = request.pairs or _default_set(model, request.line, cfg)
+    pairs, sets = chosen_pairs(start, which)
+    check_pairs(cfg, objective, pairs, "the measured pairs")
+    hashes = {"model": weights_hash(source, builder.cache), "start": _start_hash(cfg, start, builder)}
+    step, context = _progress(model, objective)
+    moved = hashes["model"] != hashes["start"]
+    name = BASE if model is None else model_name(model, source)
+    key = start.data.key if which == "probe" else digest([start.data.key, which])
+    identity = {
+        "measured": {**hashes, "pairs": key, "progress": context.progress},
+        "settings": {**_settings(cfg), "falls": request.falls},
+    }  # fmt: skip
+    directory = MeasureDirectory.place(request.out, None, cfg.run, name, identity)
+    state = directory.open(identity, replace=request.replace, tokens=request.tokens)
+    measured = Measured(asked if model is not None else BASE, name, source, step, context, moved)
+    return Measurement(
+        cfg, measured, objective, start, pairs, sets, key, directory, identity, state, request.tokens, request.falls
+    )  # fmt: skip
+
+
+def chosen_pairs(start: ModelAndData, which: str) -> tuple[TokenPairs, tuple[str, ...]]:
+    """The pairs of a set of `SETS`, and the set that each is of.
+
+    Args:
+        start: model and data.
+        which: probe, train or all, which is the one after the other.
+
+    Returns:
+        (P pairs, [P] probe or train).
+    """
+    probe, train = start.data.probe, start.data.train
+    if which == "probe":
+        return probe, ("probe",) * len(probe)
+    if which == "train":
+        return train, ("train",) * len(train)
+    return probe.followed_by(train), ("probe",) * len(probe) + ("train",) * len(train)
+
+
+def _default_set(model: str | None, line: Line, cfg: TrainConfig) -> str:
+    """All pairs of data that the command line names; of the embedded world and of a run's own data those held out."""
+    own = run_folder(model) is not None and not embedded_world.names([line], "data")
+    return "probe" if own or cfg.data.source == embedded_world.WORLD else "all"
+
+
+def _logits(cfg: TrainConfig, start: ModelAndData, builder: InputsBuilder) -> int:
+    """Number of logits that the start gives."""
+    if cfg.model.path is None and cfg.model.source == "from_scratch":
+        return len(start.tokenizer)
+    return model_limits(_start_source(cfg, builder), cfg.model).tokens
+
+
+def _start_source(cfg: TrainConfig, builder: InputsBuilder) -> ModelSource:
+    path = cfg.model.path if cfg.model.path is not None else str(glassbox_base.ensure(builder.cache))
+    return locate(path, cfg.model.revision)
+
+
+def _start_hash(cfg: TrainConfig, start: ModelAndData, builder: InputsBuilder) -> str:
+    if cfg.model.path is None and cfg.model.source == "from_scratch":
+        return digest(["from_scratch", asdict(cfg.model.scratch), cfg.seed, start.data.key])
+    return weights_hash(_start_source(cfg, builder), builder.cache)
+
+
+def _progress(model: str | None, objective: Objective) -> tuple[int | None, StepContext]:
+    """Step of a run's model, and the context in which its last loss was."""
+    folder = run_folder(model)
+    if folder is None:
+        return None, objective.start
+    run = RunDirectory(folder)
+    step = (run.summary() or {}).get("step")
+    total = run.read_manifest().get("steps")
+    progress = step / total if isinstance(step, int) and isinstance(total, int) and total else 1.0
+    return step if isinstance(step, int) else None, replace(objective.start, progress=progress)
+
+
+def _settings(cfg: TrainConfig) -> dict[str, Any]:
+    """The settings that decide the values beside models and pairs."""
+    kept = ("objective.", "model.dtype", "model.attention", "model.reference", "model.guide", "trainer.bf16", "layout")
+    decided = (*kept, "trainer.logit_chunk_mb", "probe.batch_size")
+    found = {key: value for key, value in run_identity(cfg).items() if key.startswith(decided)}
+    return {key.replace(".", "/"): value for key, value in found.items()}

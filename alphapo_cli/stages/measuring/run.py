@@ -1,0 +1,166 @@
+"""`alphapo measure`: the probe on any model and pairs, without training.
+
+The start is measured first and its weights are let go before those of the model are read: of the start only the hidden
+states of the chosen answers and the output layer are kept, from which the KL is exact.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+
+from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.data.tokenise import end_token_id
+from alphapo_cli.errors import AlphapoError
+from alphapo_cli.modeling.declared import model_stop_ids
+from alphapo_cli.modeling.loading import load_model
+from alphapo_cli.modeling.policy import PolicyModel, policy_of
+from alphapo_cli.probe import measured as tables
+from alphapo_cli.probe.displacement import ProbeValues
+from alphapo_cli.probe.mass_report import MassMoved, sentence
+from alphapo_cli.probe.measured import Comparison
+from alphapo_cli.probe.pair_scores import Numbers, batch_scores
+from alphapo_cli.probe.probe import BatchObservation, Observer, Probe
+from alphapo_cli.probe.token_values import TokenLogs, score_slopes
+from alphapo_cli.probe.token_values import rows as token_rows
+from alphapo_cli.runtime.distributed import start_processes
+from alphapo_cli.runtime.threads import threads
+from alphapo_cli.stages.measuring.prepare import KEY, Measurement
+from alphapo_cli.stages.training.extra_models import with_guide
+from alphapo_cli.stages.training.inputs import InputsBuilder
+from alphapo_cli.storage.atomic import write_json
+from alphapo_cli.training import guards
+
+
+class StateScores:
+    """Collects the scores of pairs from the hidden states of the start."""
+
+    def __init__(self, pairs: int) -> None:
+        self.pairs = pairs
+        self.values: dict[str, Numbers] = {}  # name -> [P]
+
+    def __call__(self, seen: BatchObservation) -> None:
+        """Take the scores of a batch."""
+        for name, values in batch_scores(seen.hidden, seen.batch).items():
+            self.values.setdefault(name, np.full(self.pairs, np.nan))[seen.chunk] = values
+
+
+def run(measurement: Measurement, builder: InputsBuilder) -> dict[str, Any]:
+    """Measure a model and write all results.
+
+    Args:
+        measurement: the validated inputs.
+        builder: loads models, and caches reference log-probs.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        UsageError: weights cannot be read.
+        AlphapoError: a log-prob is not finite.
+    """
+    began = time.perf_counter()
+    cfg, directory = measurement.cfg, measurement.directory
+    start_processes(use_cpu=cfg.trainer.use_cpu)
+    directory.begin(measurement.manifest, cfg)
+    with threads(cfg.trainer.threads):
+        comparison, seen = _compared(measurement, builder)
+    pairs, tokenizer = measurement.pairs, measurement.start.tokenizer
+    metrics = tables.metrics(comparison, pairs)
+    directory.write_rows("measured.jsonl", tables.rows(comparison, pairs, measurement.sets))
+    if measurement.tokens:
+        directory.write_rows(
+            "tokens.jsonl",
+            token_rows(seen.before, seen.now, pairs, seen.weights, measurement.objective.beta, tokenizer),
+        )
+    went = None
+    if measurement.measured.moved:
+        metrics |= seen.mass.metrics()
+        receivers = seen.mass.receivers(tokenizer)
+        write_json(directory.path / "mass.json", receivers)
+        went = sentence(receivers, metrics)
+    correlations = tables.correlations(comparison) if measurement.measured.moved else {}
+    from alphapo_cli.stages.measuring.pictures import draw  # loads matplotlib, which a refusal does without
+
+    notes = draw(measurement, comparison)
+    return directory.finish(
+        model=measurement.measured.asked, start=measurement.start.start, pairs=len(pairs),
+        metrics=metrics, correlations=correlations, went=went, unknown=tables.unknown_of(comparison, metrics), notes=notes,
+        cost={"seconds": round(time.perf_counter() - began, 3)},
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the passes over start and model have collected of single tokens."""
+
+    before: TokenLogs
+    now: TokenLogs
+    mass: MassMoved
+    weights: Numbers | None  # [K, P] derivative of the loss by a token's log-prob; None: not known
+
+
+def _compared(measurement: Measurement, builder: InputsBuilder) -> tuple[Comparison, Seen]:
+    """Measure the start and then the model."""
+    cfg, objective, pairs = measurement.cfg, measurement.objective, measurement.pairs
+    device = PartialState().device
+    policy = policy_of(measurement.start.policy().to(device), cfg)
+    policy.requires_grad_(False)
+    # One row stands for the training pairs, which nothing here reads.
+    data = replace(measurement.start.data, train=pairs.select([0]), probe=pairs, key=measurement.key)
+    start, guide = with_guide(cfg, replace(measurement.start, data=data), builder, policy, objective)
+    reference = builder.reference(cfg, start, policy, objective, guide)[1] if objective.needs_reference else None
+    scores, before, after = StateScores(len(pairs)), TokenLogs(), TokenLogs()
+    probe = Probe(
+        policy, objective, start.data.probe, batch_size=cfg.probe.batch_size, pad_id=start.pad_id,
+        processes=builder.processes, reference=reference,
+        kl_from=builder.reference_policy(cfg, policy) if objective.needs_kl else None, observer=_each(scores, before),
+    )  # fmt: skip
+    _check_finite(probe.start, measurement.start.start)
+    now, measured = probe.start, measurement.measured
+    ends = model_stop_ids(policy.lm, start.tokenizer, end_token_id(start.tokenizer, cfg.data))
+    mass = MassMoved(start.data.probe, before, measurement.falls, ends, policy.chunk_bytes)
+    if measured.moved:
+        del policy
+        now = probe.measure(_load(measurement, device), measured.context, _each(after, mass))
+        _check_finite(now, measured.asked)
+    comparison = Comparison(
+        now, probe.start, tables.scores_of(scores.values, probe.start, pairs, objective),
+        tables.unknown_keys(objective, moved=measured.moved), measured.step,
+    )  # fmt: skip
+    weights = score_slopes(objective, now, reference, start.data.probe) if measurement.tokens else None
+    if weights is not None:
+        weights = None if tables.unknown_of(comparison, {"gradient_weight/": None}) else weights * now.gradients
+    return comparison, Seen(before, after if measured.moved else before, mass, weights)
+
+
+def _each(*observers: Observer) -> Observer:
+    """An observer that calls all of `observers`, in order."""
+
+    def observe(seen: BatchObservation) -> None:
+        for one in observers:
+            one(seen)
+
+    return observe
+
+
+def _load(measurement: Measurement, device: torch.device) -> PolicyModel:
+    """The measured model on its device."""
+    cfg: TrainConfig = measurement.cfg
+    lm = load_model(measurement.measured.source, cfg.model)
+    policy = policy_of(lm.to(device), cfg, key=KEY)
+    policy.requires_grad_(False)
+    return policy
+
+
+def _check_finite(values: ProbeValues, who: str) -> None:
+    kinds = guards.not_finite(values.sums)
+    if kinds:
+        raise AlphapoError(
+            f"{who}: the model gives log-probs that are {kinds}; its weights are damaged, or need model.dtype=float32"
+        )
