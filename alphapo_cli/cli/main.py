@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from alphapo_cli import __version__
-from alphapo_cli.cli import compare, evaluate, generate, inspect, loss, report, run, sweep, train, verify
+from alphapo_cli.cli import compare, evaluate, generate, inspect, loss, pairs, report, run, score, sweep, train, verify
 from alphapo_cli.errors import AlphapoError, in_words, refusal
 from alphapo_cli.runtime.signals import raise_interrupt
 
@@ -47,6 +47,8 @@ train.register(app)
 run.register(app)
 sweep.register(app)
 generate.register(app)
+score.register(app)
+pairs.register(app)
 evaluate.register(app)
 compare.register(app)
 report.register(app)

@@ -126,7 +126,7 @@ def _resolved(
         if more:
             cfg, chosen = _under(primary, schema, groups | _by_group(more), layers, sources)
         embedded_world.make_effective(cfg, {*chosen.written, *(key for layer in layers for key in layer.values)})
-    if primary == "generate":
+    if primary in ("generate", "pairs"):
         embedded_world.make_prompts_effective(cfg)
     return cfg, chosen.parts
 
@@ -149,7 +149,10 @@ def _under(
 
 
 def _typed(cfg: DictConfig) -> Any:
-    """The configuration as an instance of its schema; raises ConfigError for a value of a wrong type."""
+    """The configuration as an instance of its schema; raises ConfigError for a value of a wrong type or a missing one."""
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:  # a recipe's constants that nobody knows, or models of the user's
+        raise ConfigError(f"{missing[0]} is required and has no default; type {missing[0]}=VALUE")
     try:
         return OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:

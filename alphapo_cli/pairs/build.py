@@ -111,11 +111,12 @@ def ranked_by(cfg: PairConfig, columns: Sequence[str], given: bool) -> str | Non
     return cfg.rank_by or (columns[0] if columns else None)
 
 
-def conditions(texts: Sequence[Any]) -> list[Condition]:
+def conditions(given: Any) -> list[Condition]:
     """The conditions of `select`; UsageError for an entry that is none."""
     names = tuple(Condition.__dataclass_fields__)
     found = []
-    for entry in texts:
+    entries = list(given.values()) if isinstance(given, Mapping) else list(given or [])
+    for entry in entries:
         if not isinstance(entry, Mapping) or "by" not in entry:
             raise UsageError(
                 f"select: {entry!r} is no condition; write one as {{by: margin, keep: highest, share: 0.5}}"
