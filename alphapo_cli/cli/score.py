@@ -51,7 +51,8 @@ def score(
     """A number for every answer: reward models, log-probs, rules, judges. What was scored once is not scored again.
 
     \b
-    scorer=  reward_model | pair_model | judge | implicit | logprob | rule | length | column | mean | glassbox
+    scorer=  reward_model | pair_model | judge | implicit | logprob | rule | length | column | mean | source |
+    glassbox
     \b
     scorer=rule runs a command or function of yours (scorer.rule=...) with your rights, in no sandbox. It is taken from
     the line alone, never from a YAML.

@@ -113,7 +113,10 @@ def d_optimal(pairs: Sequence[Pair], cfg: Mapping[str, Any], numbers: Numbers) -
     found = [math.nan] * len(pairs)
     if not usable:
         return found
-    phi = np.asarray([np.subtract(pairs[i].chosen.features, pairs[i].rejected.features) for i in usable], np.float64)
+    sides = [[pairs[i].chosen.features, pairs[i].rejected.features] for i in usable]
+    phi = np.asarray([chosen for chosen, _ in sides], np.float64) - np.asarray(
+        [other for _, other in sides], np.float64
+    )
     mu = 1 / (1 + np.exp(-margins[usable]))
     vectors = cfg["beta"] * np.sqrt(mu * (1 - mu))[:, None] * phi
     inverse = np.eye(vectors.shape[1]) / cfg["gamma"]

@@ -29,6 +29,7 @@ def thin(
     left = list(candidates.answers)
     steps: list[tuple[str, Callable[[Answer], bool]]] = [
         ("not scored", lambda answer: score(answer) is not None),
+        ("empty", lambda answer: bool(answer.text.strip())),  # no training takes one
         ("cut by the token limit", lambda answer: cfg.cut == "keep" or not answer.cut),
         ("outside the length bounds", lambda answer: _fits(answer, cfg)),
         ("repetitive", lambda answer: cfg.max_repetition is None or repetition(answer.text) <= cfg.max_repetition),

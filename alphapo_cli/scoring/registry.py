@@ -29,9 +29,11 @@ def build(cfg: ScorerConfig, judge: JudgeConfig, data: DataConfig, cache: Path, 
         UsageError: a setting is missing or wrong.
     """
     column = column_of(cfg)
-    if cfg.name in ("column", "mean", "length", "glassbox"):
-        from alphapo_cli.scoring.simple import Columns, Glassbox, Length
+    if cfg.name in ("column", "mean", "length", "source", "glassbox"):
+        from alphapo_cli.scoring.simple import Columns, Glassbox, Length, Source
 
+        if cfg.name == "source":
+            return Source(column, cfg)
         if cfg.name == "glassbox":
             return Glassbox(column, cfg)
         return Length(column, cfg) if cfg.name == "length" else Columns(column, cfg, made)

@@ -101,20 +101,19 @@ class Rule:
 
     def _run(self, text: str) -> str:
         # A session of its own: what the rule starts is ended with it.
-        process = subprocess.Popen(
+        with subprocess.Popen(
             self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             start_new_session=True,
-        )  # fmt: skip
-        try:
-            out, err = process.communicate(text, timeout=self.timeout)
-        except subprocess.TimeoutExpired as error:
-            raise AlphapoError(
-                f"scorer.rule={self.rule}: took longer than scorer.timeout={self.timeout:g} seconds; raise it"
-            ) from error
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        ) as process:  # fmt: skip
+            try:
+                out, err = process.communicate(text, timeout=self.timeout)
+            except subprocess.TimeoutExpired as error:
+                raise AlphapoError(
+                    f"scorer.rule={self.rule}: took longer than scorer.timeout={self.timeout:g} seconds; raise it"
+                ) from error
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
         if process.returncode != 0:
             last = err.strip().splitlines()[-1] if err.strip() else "no message"
             raise AlphapoError(f"scorer.rule={self.rule}: ended with code {process.returncode} ({last})")

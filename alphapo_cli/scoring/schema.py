@@ -11,7 +11,8 @@ from alphapo_cli.generation.schema import GenerationConfig, SubjectConfig
 from alphapo_cli.pairs.schema import UNITS, PairingConfig
 
 SCORERS = (
-    "auto", "reward_model", "pair_model", "judge", "implicit", "logprob", "rule", "length", "column", "mean", "glassbox",
+    "auto", "reward_model", "pair_model", "judge", "implicit", "logprob", "rule", "length", "column", "mean", "source",
+    "glassbox",
 )  # fmt: skip
 
 
@@ -41,7 +42,9 @@ class ScorerConfig:
     rule: str | None = None
     timeout: float = _number(600.0, gt=0)  # seconds for a rule
     unit: str = _choice("chars", *UNITS)  # of length
-    of: list[str] = field(default_factory=list)  # of mean and column: names of columns that exist
+    of: list[str] = field(
+        default_factory=list
+    )  # of mean and column: names of columns that exist; of source: of sources
     length_bias: float = 0.0  # of glassbox: reward per word added to the true one
     aggregate: str = _choice("win_probability", "win_probability", "tournament")  # of pair_model and judge
     # Text of a pair model's input, with {prompt}, {first} and {second}; PairRM's form.

@@ -1,4 +1,4 @@
-"""Scorers without a model: the embedded world's reward, lengths, columns that exist, and their mean."""
+"""Scorers without a model: the embedded world's reward, lengths, sources, columns that exist, and their mean."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.errors import UsageError, nearest
-from alphapo_cli.pairs.candidates import Answer, Candidates
+from alphapo_cli.pairs.candidates import SELF, Answer, Candidates
 from alphapo_cli.pairs.read import columns_of
 from alphapo_cli.scoring.schema import ScorerConfig
 from alphapo_cli.scoring.scorer import Plain, Scores
@@ -54,6 +54,22 @@ class Length(Plain):
     def score(self, prompts: Sequence[Candidates]) -> Scores:
         """See `Scorer.score`."""
         return [[float(answer.length(self.unit)) for answer in prompt.answers] for prompt in prompts]
+
+
+class Source(Plain):
+    """1 for an answer of the sources `scorer.of`, or of any but the sampled model where it names none; 0 for others."""
+
+    def __init__(self, column: str, cfg: ScorerConfig) -> None:
+        super().__init__(column)
+        self.of = list(cfg.of)
+
+    def identity(self) -> dict[str, Any]:
+        """See `Scorer.identity`."""
+        return {"scorer": "source", "of": self.of}
+
+    def score(self, prompts: Sequence[Candidates]) -> Scores:
+        """See `Scorer.score`."""
+        return [[float(a.source in self.of if self.of else a.source != SELF) for a in p.answers] for p in prompts]
 
 
 class Columns(Plain):

@@ -160,7 +160,7 @@ def run(pairing: Pairing) -> dict[str, Any]:
     directory.write_rows("pairs.jsonl", [rows.pair_row(made, pairing.columns) for made in built.made])
     directory.write_rows("scored.jsonl", [rows.list_row(one, pairing.columns, ranked_by) for one in built.lists])
     metrics = rows.summary_of(built, len(prompts))
-    _draw(built, metrics, directory)
+    _draw(built, metrics, directory, cfg.recipe)
     cost = {"seconds": time.perf_counter() - began, "generated": generated, "scored": asked}
     return directory.finish("complete", recipe=cfg.recipe, metrics=metrics, columns=pairing.columns, cost=cost)
 
@@ -209,13 +209,13 @@ def _content(prompt: Candidates) -> list[Any]:
     return [prompt.messages, dict(prompt.context), dict(prompt.columns), prompt.given, answers]
 
 
-def _draw(built: Built, metrics: dict[str, Any], directory: PairsDirectory) -> None:
+def _draw(built: Built, metrics: dict[str, Any], directory: PairsDirectory, recipe: str | None) -> None:
     from alphapo_cli.plots.pairs import pairs_picture
 
     margins = [pair.margin for pair in built.pairs if pair.margin is not None]
     lengths = [len(p.chosen.text) for p in built.pairs], [len(p.rejected.text) for p in built.pairs]
     outcome = {"with pairs": metrics["prompts_with_pairs"], **built.reasons}
-    title = f"{directory.path.name}: {len(built.pairs)} pairs of {metrics['prompts']} prompts"
+    title = f"{recipe or 'pairs'}: {len(built.pairs)} pairs of {metrics['prompts']} prompts"
     pairs_picture(margins, lengths, outcome, directory.path / "pairs.png", title)
 
 
@@ -223,7 +223,7 @@ def _untyped(cfg: PairsConfig, has_scores: bool, world_prompts: bool) -> tuple[P
     """The scorer that is meant where none was typed, and a note where it stands for a recipe's."""
     stands = "the embedded world's true reward" if world_prompts else "the scores of the answers"
     name = "glassbox" if world_prompts else "auto"
-    if not (world_prompts or has_scores) or cfg.scorer.name in (name, "column", "length", "mean"):
+    if not (world_prompts or has_scores) or cfg.scorer.name in (name, "column", "length", "mean", "source"):
         return cfg, []
     notes = [
         f"{stands} stand{'s' if world_prompts else ''} for scorer={cfg.scorer.name} of the recipe; type scorer=... for it"

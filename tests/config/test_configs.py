@@ -45,9 +45,9 @@ PRIMARIES = {
 }
 # The groups that only one stage knows; the others are training's.
 OWNERS = {"launcher": "sweep", "judge": "eval", "generation": "generate", "scorer": "score", "pairs": "pairs"}
-# What a recipe asks for whose constants were not recovered, or whose models are the user's, by the key's last name.
+# What a recipe asks for whose constants were not recovered, by the key's last name.
 ASKED = {
-    "model": "m", "reference": "m", "samples": 4, "share": 0.5, "count": 2, "gamma": 1.0, "length_weight": 0.1,
+    "samples": 4, "share": 0.5, "count": 2, "gamma": 1.0, "length_weight": 0.1,
     "low": "[0,0]", "high": "[1,1]",
 }  # fmt: skip
 # What a part needs beside it: without a preference term only the NLL is left, and weights of either sign need a sum.

@@ -51,6 +51,7 @@ def check_pairs(folder: Path, prompts: int) -> None:
     instructions = {row["prompt"]: row["instruction"] for row in lines(answers_file.with_name("prompts.jsonl"))}
     expected, tied = {}, set()
     for key, found in texts.items():
+        found = [text for text in found if text.strip()]  # no training takes an empty answer
         rewards = [world.true_reward(instructions[key], text) for text in found]
         if max(rewards) == min(rewards):
             tied.add(instructions[key])
@@ -156,6 +157,50 @@ def test_answers_are_scored_once(made: tuple[Path, Ran], shared_cache: Path, tmp
         assert row["scores"] == [len(text) for text in row["responses"]]
 
 
+def test_recipes_that_the_embedded_world_can_feed(made: tuple[Path, Ran], shared_cache: Path, tmp_path: Path) -> None:
+    """On the four answers that exist, ranked by the true reward, with what a recipe wants of more answers made smaller."""
+    folder, _ = made
+    (answers,) = folder.glob("runs/generate-*")
+    gold = [
+        {"prompt": row["content"], "responses": [f"my pleasure , {row['instruction']}"]}
+        for row in lines(answers / "prompts.jsonl")
+    ]
+    file = write_rows(tmp_path / "gold.jsonl", gold)
+    fewer = {
+        "dice": ["thin.min_answers=2"],
+        "rso": ["thin.rejection_keep=4"],
+        "online_rlhf_length": ["pair.length_weight=0.1"],
+    }
+    names = ("simpo_pairrm", "online_rlhf", "online_rlhf_random", "online_rlhf_best_best", "online_rlhf_length", "dice",
+             "iterative_dpo_vp", "dno", "sppo", "rso")  # fmt: skip
+    for name in (*names, "sprec"):
+        scorer = ("--answers", str(file)) if name == "sprec" else ("scorer=glassbox",)
+        line = ("pairs", f"recipe={name}", "--answers", str(answers), *scorer, *fewer.get(name, ()))
+        ran = run_here(line, tmp_path, shared_cache)
+        assert ran.code == 0, (name, ran.err)
+        metrics = summary(ran.path)["metrics"]
+        assert metrics["prompts_with_pairs"] + sum(metrics["dropped"].values()) == 24, name
+        for row in lines(ran.path / "pairs.jsonl"):
+            assert row["margin"] > 0
+            if name == "sprec":
+                assert row["sources"] == ["gold", "self"]
+            if name == "dno":
+                assert row["score_chosen"] >= 5
+                assert row["margin"] >= 1
+            if name == "online_rlhf_best_best":
+                rewards = sorted(world.true_reward(row["prompt"][0]["content"], t) for t in _answers(answers, row))
+                assert row["score_chosen"] == rewards[-1]
+
+
+def _answers(folder: Path, row: dict[str, Any]) -> list[str]:
+    """All answers to the prompt of a pair that have a text."""
+    keys = {one["instruction"]: one["prompt"] for one in lines(folder / "prompts.jsonl")}
+    found = [
+        one["output"] for one in lines(folder / "answers.jsonl") if one["prompt"] == keys[row["prompt"][0]["content"]]
+    ]
+    return [text for text in found if text.strip()]
+
+
 ROWS = [
     {"prompt": "p", "responses": ["a", "b", "c"], "scores": [1.0, 3.0, 2.0]},
     {"prompt": "q", "responses": ["d", "e", "f"], "scores": [1.0, 1.0, 1.0]},
@@ -170,8 +215,9 @@ ROWS = [
         ("pairs generation.temperature=0", "greedy answers to a prompt are all the same"),
         ("pairs recipe=rso scorer=glassbox generation.samples=4", "thin.rejection_keep=8: there are only 4 answers"),
         ("pairs pair.rejected=rank:6", "there are only 5 answers to a prompt"),
-        ("pairs recipe=dice", "scorer.model is required and has no default; type scorer.model=VALUE"),
-        ("pairs recipe=beess --answers ROWS", "is required and has no default"),
+        ("pairs recipe=sera", "select.margin.share is required and has no default; type select.margin.share=VALUE"),
+        ("pairs recipe=beess --answers ROWS measures.dual.low=[0,0]", "measures.dual.high is required"),
+        ("score ROWS scorer=logprob", "scorer.model is missing"),
         ("pairs recipe=curry", "recipe=curry: is for answers or pairs made elsewhere; give --answers FILE"),
         ("pairs --answers nowhere.jsonl", "nowhere.jsonl: no such file or directory"),
         ("pairs --answers ROWS pair.rejected=rank:4", "there are only 3 answers to a prompt"),
