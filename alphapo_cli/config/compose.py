@@ -19,7 +19,7 @@ from hydra import initialize_config_dir
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
@@ -213,6 +213,8 @@ def _chosen(primary: str, schema: type[Any], choice: tuple[str, ...], sources: S
             reason += suggestion(error.full_key, error.full_key, [key for key in known if key != error.full_key])
         raise ConfigError(f"conf/{primary}.yaml with {' '.join(groups.values())}: {reason}") from error
     assert isinstance(cfg, DictConfig)
+    for key in OmegaConf.missing_keys(raw):  # merging leaves a default in place of what a YAML asks for
+        OmegaConf.update(cfg, key, MISSING, force_add=True)
     resolve_gamma(cfg, choices, sources)
     return _Chosen(cfg, parts, choices, frozenset(leaves(raw)))
 

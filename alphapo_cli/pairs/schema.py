@@ -73,6 +73,6 @@ class PairingConfig:
     pair: PairConfig = field(default_factory=PairConfig)
     # Numbers with settings of their own, by the name under which `select` and `order` find them; see `pairs.measures`.
     measures: dict[str, Any] = field(default_factory=dict)
-    select: Any = field(default_factory=list)  # conditions in order, a list or by names of their own; see `data.select`
+    select: Any = None  # conditions in order, a list or by names of their own; see `data.select`
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     order: OrderConfig = field(default_factory=OrderConfig)

@@ -139,8 +139,7 @@ def prepare(
             "top_p": cfg.generation.top_p,
             "stop_ids": list(job.stop_ids),
             "seed": cfg.seed,
-            **({"exact": True} if cfg.generation.exact else {}),
-            **({"top_k": cfg.generation.top_k} if cfg.generation.top_k is not None else {}),
+            **{key: value for key in ("exact", "top_k") if (value := getattr(cfg.generation, key))},
         },
     }  # fmt: skip
     directory = GenerateDirectory.place(out, inside, cfg.run, generator, identity)

@@ -94,12 +94,7 @@ def prepare(
     cache = cache or cache_dir()
     _check_sampling(cfg, answers, sample)
     found = read.read(answers) if answers else []
-    said: list[str] = []
-    of_world = sample and _of_world(cfg.data)
-    if not any(key.partition(".")[0] == "scorer" for key in typed):
-        cfg, said = _untyped(cfg, bool(read.columns_of(found)), of_world)
-    if of_world and "generation.max_new_tokens" not in typed:
-        cfg = dataclasses.replace(cfg, generation=dataclasses.replace(cfg.generation, max_new_tokens=None))
+    cfg, said = _as_meant(cfg, typed, bool(read.columns_of(found)), sample and _of_world(cfg.data))
     configs = scorer_configs(None if cfg.scorer.name == "auto" else cfg.scorer, cfg.scorers)
     known = list(dict.fromkeys([*map(column_of, configs), *read.columns_of(found)]))
     if sample and not configs and not known:
@@ -219,8 +214,14 @@ def _draw(built: Built, metrics: dict[str, Any], directory: PairsDirectory, reci
     pairs_picture(margins, lengths, outcome, directory.path / "pairs.png", title)
 
 
-def _untyped(cfg: PairsConfig, has_scores: bool, world_prompts: bool) -> tuple[PairsConfig, list[str]]:
-    """The scorer that is meant where none was typed, and a note where it stands for a recipe's."""
+def _as_meant(
+    cfg: PairsConfig, typed: Collection[str], has_scores: bool, world_prompts: bool
+) -> tuple[PairsConfig, list[str]]:
+    """What is meant where the line does not say it: scorer and length of answers; and a note on a recipe's scorer."""
+    if world_prompts and "generation.max_new_tokens" not in typed:
+        cfg = dataclasses.replace(cfg, generation=dataclasses.replace(cfg.generation, max_new_tokens=None))
+    if any(key.partition(".")[0] == "scorer" for key in typed):
+        return cfg, []
     stands = "the embedded world's true reward" if world_prompts else "the scores of the answers"
     name = "glassbox" if world_prompts else "auto"
     if not (world_prompts or has_scores) or cfg.scorer.name in (name, "column", "length", "mean", "source"):

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import signal
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,8 @@ import pytest
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.data.load import load_pairs
-from tests.conftest import BARE, Ran, run_here, write_rows
+from tests.conftest import BARE, Ran, entry_point, environment, run_here, write_rows
+from tests.fork_server import Server
 
 SMALL = ("recipe=simpo", "generation=transformers", "generation.samples=4", "data.limit=24")
 Alphapo = Callable[..., Ran]
@@ -282,3 +287,48 @@ def test_five_hundred_and_twelve_prompts(real_cache: Path, tmp_path: Path) -> No
     again = run_here(line, tmp_path, real_cache)
     assert "complete" in again.out
     assert hashes(ran.path) == before
+
+
+@pytest.mark.slow
+def test_kills_leave_the_same_bytes(fork_server: Server, shared_cache: Path, tmp_path: Path) -> None:
+    """SIGKILL while answers are sampled, while they are scored, and while files are written: the same line, the same bytes."""
+    cache = shutil.copytree(shared_cache, tmp_path / "cache")
+    base = next((cache / "base").iterdir())
+    line = (
+        "pairs", "generation=transformers", "generation.samples=4", "data.limit=48", "generation.batch_size=8",
+        "scorer=logprob", f"scorer.model={base}", "scorer.batch_size=8", "seed=3",
+    )  # fmt: skip
+    (tmp_path / "whole").mkdir()
+    whole = run_here(line, tmp_path / "whole", cache)
+    assert whole.code == 0, whole.err
+    shutil.rmtree(cache / "scores")
+    folder = tmp_path / "killed"
+    folder.mkdir()
+
+    def size(pattern: str, root: Path) -> int:
+        return sum(path.stat().st_size for path in root.glob(pattern))
+
+    moments: list[Callable[[], bool]] = [
+        lambda: size("runs/generate-*/partial.jsonl", folder) > 2_000,
+        lambda: size("runs/generate-*/partial.jsonl", folder) > 6_000,
+        lambda: size("scores/*.jsonl", cache) > 2_000,
+        lambda: size("scores/*.jsonl", cache) > 8_000,
+        lambda: size("runs/pairs-*/dropped.jsonl", folder) >= 0 and any(folder.glob("runs/pairs-*/pairs.jsonl")),
+    ]
+    for moment in moments:
+        with fork_server.popen(
+            [entry_point()[0], *line], env=environment(cache), cwd=folder, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process:  # fmt: skip
+            while process.poll() is None and not moment():
+                time.sleep(0.002)
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+    ran = run_here(line, folder, cache)
+    assert ran.code == 0, ran.err
+    assert ran.path.name == whole.path.name
+    for name in ("pairs.jsonl", "scored.jsonl", "dropped.jsonl", "pairs.png"):
+        assert (ran.path / name).read_bytes() == (whole.path / name).read_bytes(), name
+    (ours,), (theirs,) = (place.glob("runs/generate-*") for place in (folder, tmp_path / "whole"))
+    for name in ("answers.jsonl", "prompts.jsonl", "model_outputs.json"):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name

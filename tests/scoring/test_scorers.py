@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,27 +35,33 @@ PROMPTS = [
 ]
 
 
-def classifier(
-    folder: Path, *, pad: str | None, scale: float = 1.0, labels: int = 1, template: str | None = None
-) -> Path:
-    """A random Llama classifier with a tokenizer that writes a BOS; `pad`: own, end, or None for no padding token."""
+def classifier(folder: Path, *, scale: float = 1.0, labels: int = 1) -> Path:
+    """A random Llama classifier of no padding token, with a tokenizer whose template writes a BOS."""
     disable_progress_bar()
-    tokenizer = kinds.with_template(template or kinds.LLAMA2)
-    pads = {"own": tokenizer.convert_tokens_to_ids("Ġthe") or 5, "end": tokenizer.eos_token_id, None: None}
+    tokenizer = kinds.with_template(kinds.LLAMA2)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
         max_position_embeddings=256, initializer_range=0.3, num_labels=labels, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=pads[pad],
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=None,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = LlamaForSequenceClassification(config)
     model.score.weight.data *= scale
     model.save_pretrained(folder)
-    if pad == "end":
-        tokenizer.pad_token = tokenizer.eos_token
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def padded(folder: Path, to: Path, pad: str) -> Path:
+    """The same weights with a padding token: the end token, or one of its own."""
+    shutil.copytree(folder, to)
+    tokenizer = AutoTokenizer.from_pretrained(to)
+    tokenizer.pad_token = tokenizer.eos_token if pad == "end" else "<|end|>"
+    tokenizer.save_pretrained(to)
+    config = json.loads((to / "config.json").read_text())
+    (to / "config.json").write_text(json.dumps({**config, "pad_token_id": tokenizer.pad_token_id}))
+    return to
 
 
 def by_hand(folder: Path, prompt: Candidates, text: str) -> float:
@@ -73,25 +80,26 @@ def by_hand(folder: Path, prompt: Candidates, text: str) -> float:
 def test_a_reward_is_the_logit_at_the_last_token_whatever_the_padding(tmp_path: Path) -> None:
     """Pad equal to the end token, or none, changes nothing; nor does the batch. Large rewards do not tie."""
     found: dict[str | None, list[list[float | None]]] = {}
-    for pad in ("own", "end", None):
-        folder = classifier(tmp_path / str(pad), pad=pad)
+    plain = classifier(tmp_path / "None")
+    for pad in (None, "own", "end"):
+        folder = plain if pad is None else padded(plain, tmp_path / pad, pad)
         scorer = RewardModel("rm", ScorerConfig(name="reward_model", model=str(folder)), tmp_path)
         found[pad] = scorer.score(PROMPTS)
         alone = [[scorer.score([replace(p, answers=(a,))])[0][0] for a in p.answers] for p in PROMPTS]
         # float32, 2 layers of width 64: what batching moves is far below 1e-4.
         assert torch.allclose(torch.tensor(found[pad]), torch.tensor(alone), atol=1e-4)
-    for pad in ("end", None):
-        assert torch.allclose(torch.tensor(found[pad]), torch.tensor(found["own"]), atol=1e-4)
+    for pad in ("own", "end"):
+        assert torch.allclose(torch.tensor(found[pad]), torch.tensor(found[None]), atol=1e-4)
     expected = [[by_hand(tmp_path / "end", p, a.text) for a in p.answers] for p in PROMPTS]
     assert torch.allclose(torch.tensor(found["end"]), torch.tensor(expected), atol=1e-4)
-    large = classifier(tmp_path / "large", pad="own", scale=60.0)
+    large = classifier(tmp_path / "large", scale=60.0)
     scores = RewardModel("rm", ScorerConfig(name="reward_model", model=str(large)), tmp_path).score(PROMPTS)
     assert max(abs(value) for row in scores for value in row) > 20
     assert all(len(set(row)) == len(TEXTS) for row in scores)
 
 
 def test_a_reward_model_has_one_bos_or_none_and_says_what_does_not_fit(tmp_path: Path) -> None:
-    folder = classifier(tmp_path / "rm", pad="own")
+    folder = classifier(tmp_path / "rm")
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def ids(**settings: Any) -> list[int] | None:
@@ -108,7 +116,7 @@ def test_a_reward_model_has_one_bos_or_none_and_says_what_does_not_fit(tmp_path:
 
 
 def test_what_is_no_reward_model_is_refused_before_it_loads(tmp_path: Path, shared_cache: Path) -> None:
-    several = classifier(tmp_path / "several", pad="own", labels=3)
+    several = classifier(tmp_path / "several", labels=3)
     with pytest.raises(UsageError, match=r"has 3 labels; which one is the reward\? type scorer.label=N \(0 to 2\)"):
         RewardModel("rm", ScorerConfig(name="reward_model", model=str(several)), tmp_path)
     with pytest.raises(UsageError, match="has 3 label"):
@@ -117,7 +125,7 @@ def test_what_is_no_reward_model_is_refused_before_it_loads(tmp_path: Path, shar
     (base,) = (shared_cache / "base").iterdir()
     with pytest.raises(UsageError, match=r"is a language model .* not a sequence classifier"):
         RewardModel("rm", ScorerConfig(name="reward_model", model=str(base)), tmp_path)
-    bare = classifier(tmp_path / "bare", pad="own")
+    bare = classifier(tmp_path / "bare")
     tokenizer = AutoTokenizer.from_pretrained(bare)
     tokenizer.chat_template = None
     for file in bare.glob("*.jinja"):
@@ -129,7 +137,7 @@ def test_what_is_no_reward_model_is_refused_before_it_loads(tmp_path: Path, shar
 
 
 def test_scores_are_kept_and_batches_do_not_depend_on_what_is_kept(tmp_path: Path) -> None:
-    folder = classifier(tmp_path / "rm", pad="own")
+    folder = classifier(tmp_path / "rm")
 
     def ask(prompts: list[Candidates], cache: str) -> tuple[list[list[float]], int]:
         cfg = ScorerConfig(name="reward_model", model=str(folder), batch_size=3)
@@ -246,7 +254,7 @@ def test_win_probabilities_and_the_tournament() -> None:
 
 
 def test_a_pair_model_asks_both_orders(tmp_path: Path) -> None:
-    folder = classifier(tmp_path / "pm", pad="own")
+    folder = classifier(tmp_path / "pm")
     cfg = ScorerConfig(name="pair_model", model=str(folder), batch_size=5)
     scorer = PairModel("pm", cfg, tmp_path)
     (scores,) = scorer.score([PROMPTS[0]])
