@@ -70,7 +70,7 @@ class PairsConfig(PairingConfig):
     source: str = _choice("policy", "policy", "answers")  # answers: a recipe for answers made elsewhere (--answers)
     model: SubjectConfig = field(default_factory=SubjectConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    generation: GenerationConfig = field(default_factory=lambda: GenerationConfig(samples=5))
     scorer: ScorerConfig = field(default_factory=ScorerConfig)
     # Further scorers by the name of their column, with the settings that differ from their defaults.
     scorers: dict[str, Any] = field(default_factory=dict)

