@@ -239,8 +239,8 @@ def test_the_weight_of_length_balances_it():
 
 def of(chosen, rejected, text="p", **more):
     answers = Answer("c", 0, scores={"score": chosen}), Answer("r", 1, scores={"score": rejected})
-    answers = tuple(replace(a, **{k: v[i] for k, v in more.items()}) for i, a in enumerate(answers))
-    return Pair(Candidates(text, answers), *answers, chosen, rejected)
+    first, second = (replace(a, **{k: v[i] for k, v in more.items()}) for i, a in enumerate(answers))
+    return Pair(Candidates(text, (first, second)), first, second, chosen, rejected)
 
 
 def test_two_margins_are_one_probability():
@@ -262,10 +262,11 @@ def test_d_optimal_is_greedy_in_the_log_determinant():
         for i, v in enumerate(vectors)
     ]
     cfg = {"by": "d_optimal", "margin": "margin", "gamma": 0.7, "beta": 2.0, "count": 8}
-    found = measures.measure(rows, cfg, {"margin": margins})
+    found = measures.measure(rows, cfg, {"margin": margins.tolist()})
     mu = 1 / (1 + np.exp(-margins))
     v = 2.0 * np.sqrt(mu * (1 - mu))[:, None] * (vectors[:, 0] - vectors[:, 1])
-    taken, h = [], 0.7 * np.eye(3)
+    taken: list[int] = []
+    h = 0.7 * np.eye(3)
     for _ in range(8):  # by brute force: the determinant of every candidate
         best = max(set(range(12)) - set(taken), key=lambda i: np.linalg.slogdet(h + np.outer(v[i], v[i]))[1])
         taken.append(best)
