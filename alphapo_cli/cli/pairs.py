@@ -20,7 +20,7 @@ from alphapo_cli.cli.common import (
 )
 from alphapo_cli.cli.generate import is_model
 from alphapo_cli.cli.score import check_consent
-from alphapo_cli.errors import ConfigError, UsageError, nearest
+from alphapo_cli.errors import ConfigError, UsageError, nearest, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def pairs(
     pairing = prepare(cfg, model, files, out, sample=sample, typed=typed, replace=replace)
     announce(pairing.directory.path)
     if pairing.state == "complete":
-        print("complete")
+        say("complete")
         summary = pairing.directory.summary()
     else:
         for note in pairing.notes:
@@ -142,7 +142,7 @@ def read_recipe(texts: list[str], where: Sources) -> tuple[Line, str | None]:
 
 
 def _table(summary: dict[str, Any]) -> Any:
-    from rich.table import Table
+    from alphapo_cli.runtime.tables import Table
 
     metrics = summary["metrics"]
     table = Table(title=f"pairs of {metrics['prompts']:,} prompts", title_justify="left", show_header=False)

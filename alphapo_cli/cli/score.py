@@ -18,7 +18,7 @@ from alphapo_cli.cli.common import (
     print_table,
     sources,
 )
-from alphapo_cli.errors import ConfigError, UsageError
+from alphapo_cli.errors import ConfigError, UsageError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def score(
     scoring = prepare(cfg, answers, out, replace=replace)
     announce(scoring.directory.path)
     if scoring.state == "complete":
-        print("complete")
+        say("complete")
         summary = scoring.directory.summary()
     else:
         summary = run(scoring)
@@ -111,7 +111,7 @@ def check_consent(cfg: ScorerConfig, line: Line) -> None:
 
 
 def _table(summary: dict[str, Any]) -> Any:
-    from rich.table import Table
+    from alphapo_cli.runtime.tables import Table
 
     metrics = summary["metrics"]
     table = Table(title=f"scores: {summary['column']}", title_justify="left", show_header=False)

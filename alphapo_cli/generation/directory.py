@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from alphapo_cli.config.compose import to_yaml
 from alphapo_cli.config.keys import leaves
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, say
 from alphapo_cli.generation import answers
 from alphapo_cli.generation.backend import Request
 from alphapo_cli.generation.prompt import Prompt
@@ -89,7 +89,7 @@ class GenerateDirectory(KeyedDirectory):
             damage = checksums.damaged(self.path, self.summary().get("files") or {}, content=False)
             if not damage:
                 return "complete"
-            print(f"note: {self.path}: {checksums.described(damage)}; the answers are generated again", file=sys.stderr)
+            say(f"note: {self.path}: {checksums.described(damage)}; the answers are generated again", file=sys.stderr)
         self.check_writable()
         return "continued" if begun else "pending"
 
@@ -100,13 +100,29 @@ class GenerateDirectory(KeyedDirectory):
                 file.unlink(missing_ok=True)
         # That of fewer answers to a prompt would say "complete" of these.
         self.summary_file.unlink(missing_ok=True)
-        write_json(self.manifest, manifest)
+        write_json(self.manifest, checksums.sealed(manifest))
         write_atomic(self.path / "config.yaml", to_yaml(cfg))
 
     def finished(self) -> dict[tuple[int, int], Sample]:
-        """The answers in partial.jsonl by (row, sample)."""
-        rows = read_jsonl(self.log) if self.log.is_file() else []
-        return {(row["row"], row["sample"]): Sample(row["ids"], row["cut"], row.get("logprob")) for row in rows}
+        """Read the answers in partial.jsonl.
+
+        Returns:
+            (row, sample) -> answer.
+
+        Raises:
+            UsageError: a line is no answer.
+        """
+        found: dict[tuple[int, int], Sample] = {}
+        for row in read_jsonl(self.log) if self.log.is_file() else []:
+            values: list[Any] = [row.get(key) for key in ("row", "sample", "ids", "cut")]
+            number, sample, ids, cut = values
+            whole = isinstance(ids, list) and all(type(value) is int and value >= 0 for value in (number, sample, *ids))
+            if not whole or not isinstance(cut, bool):
+                raise UsageError(
+                    f"{self.log}: a line is no answer (row {number!r}); delete it, and it is generated again"
+                )
+            found[number, sample] = Sample(ids, cut, row.get("logprob"))
+        return found
 
     def kept(self, asked: int) -> str:
         """How many of the `asked` answers are kept, for messages."""

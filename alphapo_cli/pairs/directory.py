@@ -53,7 +53,7 @@ class MadeDirectory(KeyedDirectory):
         """Create the directory, without what an earlier start has left."""
         for name in ("summary.json", *self.FILES):
             (self.path / name).unlink(missing_ok=True)
-        write_json(self.manifest, manifest)
+        write_json(self.manifest, checksums.sealed(manifest))
         write_atomic(self.path / "config.yaml", to_yaml(cfg))
 
     def write_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -23,6 +23,7 @@ from alphapo_cli.data.sources import Row, read_files, suffix_of
 from alphapo_cli.errors import UsageError
 from alphapo_cli.generation.schema import ANSWERS, PROMPTS
 from alphapo_cli.pairs.candidates import SELF, Answer, Candidates
+from alphapo_cli.storage.checksums import check_beside
 from alphapo_cli.storage.jsonl import read_jsonl
 from alphapo_cli.storage.strict_json import read_object
 
@@ -65,6 +66,8 @@ def of_directory(folder: Path, *, own: bool = True) -> list[Candidates]:
         raise UsageError(f"{folder}: holds no {missing[0]}; {fix}")
     if summary.get("state") != "complete":
         raise UsageError(f"{folder}: its answers are not all there; type its alphapo generate line again")
+    for name in (ANSWERS, PROMPTS):
+        check_beside(folder / name)
     source = SELF if own else str(summary.get("generator") or folder.name)
     answers: dict[str, list[Answer]] = {}
     for row in read_jsonl(folder / ANSWERS):
