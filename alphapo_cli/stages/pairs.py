@@ -174,7 +174,9 @@ def _check_sampling(cfg: PairsConfig, answers: Sequence[Path], sample: bool) -> 
 
 
 def _generation(cfg: PairsConfig, model: str | None, cache: Path) -> generate.Generation:
-    settings = GenerateConfig(cfg.model, cfg.data, cfg.generation, RunConfig(None, cfg.run.dir), cfg.seed)
+    # Pairs are for training: the prompts are those of the training split, also where data names one for evaluation.
+    data = dataclasses.replace(cfg.data, eval_path=None, eval_split=None)
+    settings = GenerateConfig(cfg.model, data, cfg.generation, RunConfig(None, cfg.run.dir), cfg.seed)
     return generate.prepare(settings, model, cache=cache, prompts=_world_prompts(cfg.data))
 
 

@@ -77,7 +77,7 @@ def run(scoring: Scoring) -> dict[str, Any]:
     ]
     directory.write_rows("scores.jsonl", lines)
     directory.write_rows("scored.jsonl", [rows.scored_row(prompt) for prompt in prompts])
-    values = [float(line[column]) for line in lines if line[column] is not None]
+    values = [a.scores[column] for prompt in prompts for a in prompt.answers if column in a.scores]
     mean, sd = mean_and_sd(values) if values else (None, None)
     metrics = {
         "prompts": len(prompts), "answers": len(lines), "scored": len(values), "not_scored": len(lines) - len(values),

@@ -162,6 +162,20 @@ def test_answers_are_scored_once(made: tuple[Path, Ran], shared_cache: Path, tmp
         assert row["scores"] == [len(text) for text in row["responses"]]
 
 
+def test_a_judge_scores_by_its_wins(made: tuple[Path, Ran], shared_cache: Path, tmp_path: Path) -> None:
+    folder, _ = made
+    (answers,) = folder.glob("runs/generate-*")
+    ran = run_here(("score", str(answers), "scorer=judge"), tmp_path, shared_cache)
+    assert ran.code == 0, ran.err
+    for row in lines(ran.path / "scored.jsonl"):
+        rewards = [world.true_reward(row["prompt"][0]["content"], text) for text in row["responses"]]
+        for i, mine in enumerate(rewards):
+            wins = [0.5 if mine == other else float(mine > other) for other in rewards]
+            assert row["scores"][i] == pytest.approx(sum(wins) / len(wins))
+    again = run_here(("score", str(answers), "scorer=judge"), tmp_path, shared_cache)
+    assert again.out.splitlines() == [str(ran.path), "complete"]
+
+
 def test_recipes_that_the_embedded_world_can_feed(made: tuple[Path, Ran], shared_cache: Path, tmp_path: Path) -> None:
     """On the four answers that exist, ranked by the true reward, with what a recipe wants of more answers made smaller."""
     folder, _ = made
