@@ -23,9 +23,11 @@ from alphapo_cli.cli import (
     loss,
     ls,
     measure,
+    pairs,
     report,
     rm,
     run,
+    score,
     sweep,
     train,
     validate,
@@ -76,6 +78,8 @@ run.register(app)
 sweep.register(app)
 generate.register(app)
 measure.register(app)
+score.register(app)
+pairs.register(app)
 evaluate.register(app)
 compare.register(app)
 report.register(app)

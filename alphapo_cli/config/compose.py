@@ -19,7 +19,7 @@ from hydra import initialize_config_dir
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
@@ -127,7 +127,7 @@ def _resolved(
         if more:
             cfg, chosen = _under(primary, schema, groups | _by_group(more), layers, sources)
         embedded_world.make_effective(cfg, {*chosen.written, *(key for layer in layers for key in layer.values)})
-    if primary == "generate":
+    if primary in ("generate", "pairs"):
         embedded_world.make_prompts_effective(cfg)
     return cfg, chosen.parts
 
@@ -150,7 +150,10 @@ def _under(
 
 
 def _typed(cfg: DictConfig) -> Any:
-    """The configuration as an instance of its schema; raises ConfigError for a value of a wrong type."""
+    """The configuration as an instance of its schema; raises ConfigError for a value of a wrong type or a missing one."""
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:  # a recipe's constants that nobody knows, or models of the user's
+        raise ConfigError(f"{missing[0]} is required and has no default; type {missing[0]}=VALUE")
     try:
         return OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
@@ -212,6 +215,8 @@ def _chosen(primary: str, schema: type[Any], choice: tuple[str, ...], sources: S
             reason += suggestion(error.full_key, error.full_key, [key for key in known if key != error.full_key])
         raise ConfigError(f"conf/{primary}.yaml with {' '.join(groups.values())}: {reason}") from error
     assert isinstance(cfg, DictConfig)
+    for key in OmegaConf.missing_keys(raw):  # merging leaves a default in place of what a YAML asks for
+        OmegaConf.update(cfg, key, MISSING, force_add=True)
     resolve_gamma(cfg, choices, sources)
     return _Chosen(cfg, parts, choices, frozenset(leaves(raw)))
 

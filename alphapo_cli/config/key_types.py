@@ -11,6 +11,9 @@ FREE = (
     "data.chat_template_kwargs",
     "judge.chat_template_kwargs",
     "judge.extra_body",
+    "measures",
+    "scorers",
+    "select",
 )  # groups whose keys are not the schema's
 # The type that a key of the schema takes, for messages.
 _KINDS: dict[type, str] = {

@@ -22,7 +22,7 @@ def leaves(cfg: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted keys and values of a nested configuration."""
     found: dict[str, Any] = {}
     for key in cfg:
-        value = cfg[key]
+        value = None if isinstance(cfg, DictConfig) and OmegaConf.is_missing(cfg, key) else cfg[key]
         name = f"{prefix}{key}"
         if isinstance(value, (DictConfig, Mapping)):
             found.update(leaves(value, f"{name}."))
@@ -90,7 +90,7 @@ def require(cfg: DictConfig, key: str, value: Any, parts: Mapping[str, Mapping[s
         if name not in children:
             error = _unknown(cfg, key, base, children, parts, sources)
             raise error
-        node = node[name] if isinstance(node, DictConfig) else None
+        node = node[name] if isinstance(node, DictConfig) and not OmegaConf.is_missing(node, name) else None
         path.append(name)
     if isinstance(node, DictConfig) and not isinstance(value, Mapping):
         group = key.replace(".", "/")

@@ -237,6 +237,9 @@ class TrainerConfig:
     adam_beta2: float = _number(0.999, ge=0, lt=1)
     adam_epsilon: float = _number(1e-8, gt=0)
     max_grad_norm: float = _number(1.0, ge=0)
+    # The order of pairs. shuffled: anew in each epoch; given: as in the data; stages: by their column "stage", shuffled
+    # within each.
+    order: str = _choice("shuffled", "shuffled", "given", "stages")
     optim: str = "adamw_torch_fused"  # one pass over the weights, on the CPU too
     bf16: bool = False
     gradient_checkpointing: bool = False

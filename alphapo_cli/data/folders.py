@@ -3,6 +3,7 @@
     folder                            its splits
     datasets.save_to_disk             those of dataset_dict.json, each with the files of its state.json
     copy of a hub data set            those that the head of its README.md names, or as below
+    directory of `alphapo pairs`      none: its pairs.jsonl
     any other, subfolders included    by the hub's rules: data/NAME-00000-of-00001.*, else train, validation or test (or
                                       training, valid, val, dev, testing, eval, evaluation) as a word of a folder's name,
                                       else of a file's; without such words, all data files of the folder itself
@@ -114,6 +115,9 @@ def _of_folder(folder: Path, path: str, split: str, config: str | None, setting:
     if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
         name = _json(folder / "state.json").get("_split")
         return DataFiles(_saved(folder), (str(name),) if name else ())
+    made = _of_pairs(folder, path)
+    if made is not None:
+        return DataFiles(made)
     _refuse_others(folder, path)
     names = _data_names(folder)
     splits = named_in_readme(folder, path, config, _data_names)
@@ -183,6 +187,16 @@ def _saved(folder: Path) -> list[Path]:
     if not names:
         raise UsageError(f"{folder}: its state.json names no data files; save the data set again")
     return [folder / str(name) for name in names]
+
+
+def _of_pairs(folder: Path, path: str) -> list[Path] | None:
+    """The pairs that `alphapo pairs` left in its directory; None for other folders, UsageError for one without pairs."""
+    identity = (read_object(folder / "manifest.json") or {}).get("identity")
+    if not isinstance(identity, dict) or "pairing" not in identity:
+        return None
+    if (read_object(folder / "summary.json") or {}).get("state") != "complete":
+        raise UsageError(f"{path}: its pairs are not all there; type its alphapo pairs line again")
+    return [folder / "pairs.jsonl"]
 
 
 def _refuse_others(folder: Path, path: str) -> None:

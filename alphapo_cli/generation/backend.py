@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +22,11 @@ class Request:
     sample: int
     ids: list[int]
     seed: int
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Prompt and number."""
+        return self.row, self.sample
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,16 @@ Record = Callable[[Request, Sample], None]
 class Backend(Protocol):
     """An inference engine."""
 
-    def generate(self, job: GenerationJob, requests: Sequence[Request], record: Record) -> dict[str, Any]:
-        """Generate all answers, in any order.
+    def generate(
+        self, job: GenerationJob, requests: Sequence[Request], record: Record, done: Collection[tuple[int, int]] = ()
+    ) -> dict[str, Any]:
+        """Generate all answers but those that are `done`, in any order.
 
         Args:
             job: what all requests share.
-            requests: the answers to sample.
+            requests: the answers to sample; batches are made of all of them, so that they do not depend on `done`.
             record: called once with each finished answer.
+            done: keys of the requests that an earlier start has finished.
 
         Returns:
             start_seconds and generate_seconds, for the cost in summary.json.

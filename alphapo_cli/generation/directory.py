@@ -3,6 +3,7 @@
 manifest.json          model, prompts and sampling settings: hashes, command, versions
 config.yaml            resolved configuration
 partial.jsonl          every finished answer as token ids, until all are there
+prompts.jsonl          the prompts, and answers.jsonl every answer as it was sampled; see `generation.answers`
 vllm.log               vLLM's output
 model_outputs.json     AlpacaEval's format: the first answer to each prompt
 model_outputs-K.json   with generation.samples=N: answer K = 1 to N-1 to each prompt, in the same format
@@ -12,7 +13,7 @@ summary.json           {"state", "metrics", "cost", ...}; the generation is comp
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,12 +21,16 @@ from typing import Any, ClassVar
 from alphapo_cli.config.compose import to_yaml
 from alphapo_cli.config.keys import leaves
 from alphapo_cli.errors import UsageError, say
-from alphapo_cli.generation.schema import GenerateConfig, GenerationConfig
+from alphapo_cli.generation import answers
+from alphapo_cli.generation.backend import Request
+from alphapo_cli.generation.prompt import Prompt
+from alphapo_cli.generation.schema import ANSWERS, PROMPTS, GenerateConfig, GenerationConfig
 from alphapo_cli.modeling.sampling import Sample
-from alphapo_cli.runs.keyed_directory import KeyedDirectory
+from alphapo_cli.runs.identity import names_in
+from alphapo_cli.runs.keyed_directory import KeyedDirectory, differing
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import write_atomic, write_json
-from alphapo_cli.storage.jsonl import read_jsonl
+from alphapo_cli.storage.jsonl import LineLog, read_jsonl
 from alphapo_cli.storage.strict_json import read_object
 
 
@@ -70,7 +75,10 @@ class GenerateDirectory(KeyedDirectory):
             UsageError: the directory holds another generation or other files, its summary is damaged, or it cannot be
                 written.
         """
-        begun = self.begun(identity, replace=replace)
+        begun = self.begun(self._continued(identity), replace=replace)
+        if begun and self.stored() != identity and self.holds_fewer(identity):
+            self.check_writable()
+            return "continued"
         if begun and self.summary_file.exists() and not self.summary():
             self.summary_file.read_bytes()  # an OSError here: an unreadable one may say "complete"
             raise UsageError(  # a damaged one may have said so, too
@@ -88,8 +96,10 @@ class GenerateDirectory(KeyedDirectory):
     def begin(self, manifest: dict[str, Any], cfg: Any, *, replace: bool) -> None:
         """Create the directory; with `replace` delete an earlier generation's files, finished answers included."""
         if replace:
-            for file in (self.summary_file, self.log, self.engine_log, *self.path.glob("model_outputs*.json")):
+            for file in (self.summary_file, self.log, self.engine_log, *self._results()):
                 file.unlink(missing_ok=True)
+        # That of fewer answers to a prompt would say "complete" of these.
+        self.summary_file.unlink(missing_ok=True)
         write_json(self.manifest, checksums.sealed(manifest))
         write_atomic(self.path / "config.yaml", to_yaml(cfg))
 
@@ -111,12 +121,65 @@ class GenerateDirectory(KeyedDirectory):
                 raise UsageError(
                     f"{self.log}: a line is no answer (row {number!r}); delete it, and it is generated again"
                 )
-            found[number, sample] = Sample(ids, cut)
+            found[number, sample] = Sample(ids, cut, row.get("logprob"))
         return found
+
+    def kept(self, asked: int) -> str:
+        """How many of the `asked` answers are kept, for messages."""
+        return f"{len(self.finished())} of {asked} answers are kept in {self.log}"
+
+    def taken_over(self) -> set[tuple[int, int]]:
+        """Those of `finished` that another generation had made, by (row, sample)."""
+        rows = read_jsonl(self.log) if self.log.is_file() else []
+        return {(row["row"], row["sample"]) for row in rows if row.get("from")}
+
+    def take_over(
+        self, identity: dict[str, Any], prompts: Sequence[Prompt], requests: Sequence[Request], log: LineLog
+    ) -> None:
+        """Append the answers that the same generation with another number of answers a prompt has made.
+
+        Args:
+            identity: what the answers depend on.
+            prompts: the prompts.
+            requests: every answer that is asked for.
+            log: partial.jsonl.
+        """
+        done = set(self.finished())
+        for other in self._others(identity):
+            made = answers.read(other, prompts)
+            found = [request for request in requests if request.key in made and request.key not in done]
+            if found:
+                log.add(*(answers.log_line(request, made[request.key], other.name) for request in found))
+                done |= {request.key for request in found}
+
+    def _others(self, identity: dict[str, Any]) -> list[Path]:
+        """This directory, and those beside it that hold the generation with another number of answers, undamaged."""
+        beside = [type(self)(self.path.parent / n) for n in names_in(self.path.parent) if n.startswith(self.COMMAND)]
+        same = [d for d in beside if d.path != self.path and _same_but_samples(d, identity)]
+        recorded = {d.path: (d.summary().get("files") or {}).get(ANSWERS) for d in same}
+        return [
+            self.path,
+            *(p for p, was in recorded.items() if was and not checksums.damaged(p, {ANSWERS: was})),
+        ]
+
+    def holds_fewer(self, identity: dict[str, Any]) -> bool:
+        """Whether the directory holds this generation with fewer answers to each prompt."""
+        stored = self.stored()
+        return stored is not None and _same_but_samples(self, identity) and _samples(stored) < _samples(identity)
+
+    def _continued(self, identity: dict[str, Any]) -> dict[str, Any]:
+        """The identity that the directory may hold: fewer answers to each prompt are gone on with."""
+        return (self.stored() or identity) if self.holds_fewer(identity) else identity
+
+    def _results(self) -> list[Path]:
+        return [
+            *self.path.glob("model_outputs*.json"),
+            *(self.path / name for name in (ANSWERS, PROMPTS)),
+        ]
 
     def finish(self, state: str, **fields: Any) -> dict[str, Any]:
         """Write summary.json, the last file of a generation, and return it."""
-        files = {"files": checksums.of_files(self.path, [p.name for p in self.path.glob("model_outputs*.json")])}
+        files = {"files": checksums.of_files(self.path, [p.name for p in self._results()])}
         summary = {"state": state, **fields, **(files if state == "complete" else {})}
         write_json(self.summary_file, checksums.sealed(summary))
         return self.summary()
@@ -124,3 +187,13 @@ class GenerateDirectory(KeyedDirectory):
     def summary(self) -> dict[str, Any]:
         """The content of summary.json, empty without a readable one."""
         return checksums.intact(read_object(self.summary_file)) or {}
+
+
+def _samples(identity: dict[str, Any]) -> int:
+    return int(identity["generation"]["samples"])
+
+
+def _same_but_samples(directory: GenerateDirectory, identity: dict[str, Any]) -> bool:
+    """Whether a directory holds a generation that differs from `identity` in nothing but the number of answers."""
+    stored = directory.stored()
+    return stored is not None and differing(stored, identity, directory.DEFAULTS) == ["generation.samples"]

@@ -8,6 +8,9 @@ from alphapo_cli.config.overrides import Line
 from alphapo_cli.config.schema import LOWEST_TEMPERATURE, DataConfig, RunConfig, _choice, _number
 from alphapo_cli.errors import ConfigError, UsageError
 
+# Files of a generation, see `generation.answers`.
+ANSWERS = "answers.jsonl"
+PROMPTS = "prompts.jsonl"
 # Settings of data that concern pairs only: ignored in a shared YAML of conf/data/, refused on the command line.
 PAIRS_ONLY = (
     "eval_path", "weights", "on_template_loss", "second_end_token", "max_length", "max_prompt_length", "duplicates", "max_unknown", "workers",
@@ -38,6 +41,7 @@ class GenerationConfig:
     max_new_tokens: int | None = _number(None, ge=1)  # null: 2048, and at most half of the model's context
     temperature: float = _number(1.0, ge=0)  # 0, or below 1e-6: greedy
     top_p: float = _number(1.0, gt=0, le=1)
+    top_k: int | None = _number(None, ge=1)  # the likeliest tokens, of which top_p takes its share; null: all
     # Of transformers. Affects speed and round-off, which in float32 changes an answer where two tokens are tied to about
     # 1e-6, and with weights of 16 bits changes most answers; see `exact`.
     batch_size: int = _number(32, ge=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,9 @@ from alphapo_cli.runtime.signals import deferred_signals
 class TransformersBackend:
     """Batches of prompts of similar length, or of one (`generation.exact`); see `modeling.sampling` for the seeds."""
 
-    def generate(self, job: GenerationJob, requests: Sequence[Request], record: Record) -> dict[str, Any]:
+    def generate(
+        self, job: GenerationJob, requests: Sequence[Request], record: Record, done: Collection[tuple[int, int]] = ()
+    ) -> dict[str, Any]:
         """See `Backend.generate`."""
         began = time.perf_counter()
         if not sys.stderr.isatty():
@@ -37,6 +39,10 @@ class TransformersBackend:
         order = sorted(requests, key=lambda request: len(request.ids))
         for start in range(0, len(order), size):
             batch = order[start : start + size]
+            missing = [request for request in batch if request.key not in done]
+            if not missing:
+                continue
+            # Those that are there are sampled with the rest: what is in a batch decides the last bits of a log-prob.
             answers = sample(
                 model,
                 [request.ids for request in batch],
@@ -44,11 +50,14 @@ class TransformersBackend:
                 max_new_tokens=job.limit,
                 temperature=cfg.temperature,
                 top_p=cfg.top_p,
+                top_k=cfg.top_k,
                 eos_ids=job.stop_ids,
                 pad_id=job.subject.tokenizer.pad_token_id,
                 batch_size=size,
+                with_logprobs=True,
             )
             with deferred_signals():
                 for request, answer in zip(batch, answers, strict=True):
-                    record(request, answer)
+                    if request.key not in done:
+                        record(request, answer)
         return {"start_seconds": loaded - began, "generate_seconds": time.perf_counter() - loaded}

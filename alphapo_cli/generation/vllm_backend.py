@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,11 @@ class VLLMBackend:
     def __init__(self, log: Path) -> None:
         self.log = log
 
-    def generate(self, job: GenerationJob, requests: Sequence[Request], record: Record) -> dict[str, Any]:
-        """See `Backend.generate`."""
+    def generate(
+        self, job: GenerationJob, requests: Sequence[Request], record: Record, done: Collection[tuple[int, int]] = ()
+    ) -> dict[str, Any]:
+        """See `Backend.generate`. The answers come without log-probs."""
+        requests = [request for request in requests if request.key not in done]
         began = time.perf_counter()
         tokenizer = job.subject.tokenizer
 
@@ -48,7 +51,7 @@ class VLLMBackend:
         sampling = {
             "temperature": job.temperature,
             "top_p": cfg.top_p,
-            "top_k": 0,
+            "top_k": cfg.top_k or 0,
             "max_tokens": job.limit,
             "stop_token_ids": list(job.stop_ids),
         }

@@ -26,10 +26,15 @@ from alphapo_cli.modeling.layout.padded import fill_id
 
 
 class Sample(NamedTuple):
-    """Token ids of one answer, without prompt and end token; `cut` if the limit came before an end token."""
+    """Token ids of one answer, without prompt and end token; `cut` if the limit came before an end token.
+
+    `logprob`: summed log-prob in nats of the ids, and of the end token unless cut, under the model itself (temperature 1,
+    all tokens); None where it was not asked for.
+    """
 
     ids: list[int]
     cut: bool
+    logprob: float | None = None
 
 
 def sample(
@@ -42,7 +47,9 @@ def sample(
     eos_ids: Sequence[int],
     pad_id: int | None,
     top_p: float = 1.0,
+    top_k: int | None = None,
     batch_size: int = 256,
+    with_logprobs: bool = False,
 ) -> list[Sample]:
     """Sample one answer to each prompt.
 
@@ -59,14 +66,16 @@ def sample(
         pad_id: fills prompts up on the left; see `fill_id`.
         top_p: below 1, draws from the fewest tokens that hold this share of the probability at that temperature
             (nucleus sampling, arXiv:1904.09751).
+        top_k: draws from this many of the likeliest tokens, of which `top_p` takes its share; None: from all.
         batch_size: prompts decoded together; with 1 the answers depend on nothing else.
+        with_logprobs: whether to compute `Sample.logprob`.
 
     Returns:
         One sample per prompt, in the order of `prompts`.
 
     Raises:
         ValueError: a prompt is empty, the numbers of prompts and seeds differ, the limit is below 1, the temperature is
-            negative, or `top_p` is outside (0, 1].
+            negative, `top_p` is outside (0, 1], or `top_k` is below 1.
     """
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
@@ -76,6 +85,8 @@ def sample(
         raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1 and temperature={temperature} at least 0")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p} must be above 0 and at most 1")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k={top_k} must be at least 1")
     fill = fill_id(pad_id, model.get_input_embeddings().weight.shape[0])
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -91,18 +102,24 @@ def sample(
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             ids, mask = _left_padded([prompts[i] for i in rows], fill, model.device)
-            noise = (
-                [GumbelNoise([seeds[i] for i in rows], temperature, top_p)] if temperature >= LOWEST_TEMPERATURE else []
-            )
+            recorder = LogProbs() if with_logprobs else None
+            processors: list[LogitsProcessor] = [] if recorder is None else [recorder]
+            if temperature >= LOWEST_TEMPERATURE:
+                processors.append(GumbelNoise([seeds[i] for i in rows], temperature, top_p, top_k))
             _reset_rope(model)
             out = model.generate(
                 input_ids=ids,
                 attention_mask=mask,
                 generation_config=settings,
-                logits_processor=LogitsProcessorList(noise),
+                logits_processor=LogitsProcessorList(processors),
             )
-            for i, new in zip(rows, out[:, ids.shape[1] :].tolist(), strict=True):
-                answers[i] = until_end(new, eos_ids)
+            drawn = out[:, ids.shape[1] :].tolist()
+            logps = [None] * len(rows) if recorder is None else recorder.of(out[:, ids.shape[1] :])
+            for i, new, steps in zip(rows, drawn, logps, strict=True):
+                answer = until_end(new, eos_ids)
+                if steps is not None:
+                    answer = answer._replace(logprob=sum(steps[: len(answer.ids) + (not answer.cut)]))
+                answers[i] = answer
     return [answers[i] for i in range(len(prompts))]
 
 
@@ -112,10 +129,10 @@ class GumbelNoise(LogitsProcessor):
     Tokens outside the nucleus of `top_p` get -inf; the noise of the others does not depend on it.
     """
 
-    def __init__(self, seeds: Sequence[int], temperature: float, top_p: float = 1.0) -> None:
+    def __init__(self, seeds: Sequence[int], temperature: float, top_p: float = 1.0, top_k: int | None = None) -> None:
         # The generators stay on the CPU: the same seed draws the same noise whatever the model runs on.
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.temperature, self.top_p = temperature, top_p
+        self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         # float64: with 24 bits a large vocabulary meets 0 or 1 every few hundred steps, and noise of 0 or infinity.
@@ -125,9 +142,49 @@ class GumbelNoise(LogitsProcessor):
             torch.rand(row.shape, generator=generator, dtype=torch.float64, out=row)
         gumbel = noise.log_().neg_().log_().neg_()  # -log(-log u); u = 0 gives -inf, which argmax never takes
         logits = scores.float() / self.temperature
+        if self.top_k is not None:
+            logits = logits.masked_fill(outside_likeliest(logits, self.top_k), -torch.inf)
         if self.top_p < 1:
             logits = logits.masked_fill(outside_nucleus(logits, self.top_p), -torch.inf)
         return logits + gumbel.to(scores.device, torch.float32)
+
+
+class LogProbs(LogitsProcessor):
+    """Records log-softmax of the logits of every step of one batch and changes nothing; it must come first."""
+
+    def __init__(self) -> None:
+        self.steps: list[Tensor] = []  # [B] each: of the token that followed
+        self._pending: Tensor | None = None  # [B, V] of the step whose token is not known yet
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Logits [B, V] as they came."""
+        self._take(input_ids[:, -1])
+        self._pending = scores.float().log_softmax(-1)
+        return scores
+
+    def of(self, drawn: Tensor) -> list[list[float]]:
+        """The log-probs in nats of `drawn` ids [B, T], row by row, once generation has ended."""
+        self._take(drawn[:, -1])
+        return [list(row) for row in torch.stack(self.steps, dim=1).double().tolist()]
+
+    def _take(self, tokens: Tensor) -> None:
+        if self._pending is not None:
+            self.steps.append(self._pending.gather(1, tokens[:, None].to(self._pending.device))[:, 0])
+            self._pending = None
+
+
+def outside_likeliest(logits: Tensor, top_k: int) -> Tensor:
+    """Find the tokens outside the `top_k` likeliest, of equal ones the first.
+
+    Args:
+        logits: [B, V].
+        top_k: tokens that stay, at least 1.
+
+    Returns:
+        [B, V] bool, true outside.
+    """
+    order = logits.sort(dim=-1, descending=True, stable=True)[1]
+    return torch.ones_like(logits, dtype=torch.bool).scatter(-1, order[:, :top_k], False)
 
 
 def outside_nucleus(logits: Tensor, top_p: float) -> Tensor:

@@ -97,6 +97,7 @@ class SampledAnswers:
         }
 
     def _answers(self, lm: Any, role: str) -> Answers:
+        alone: dict[str, Any] = {"batch_size": 1} if self.cfg.exact else {}
         samples = sample(
             lm,
             self.prompts.ids,
@@ -105,7 +106,7 @@ class SampledAnswers:
             temperature=self.cfg.temperature,
             eos_ids=self.end_ids,
             pad_id=self.tokenizer.pad_token_id,
-            **({"batch_size": 1} if self.cfg.exact else {}),
+            **alone,
         )
         outputs = [self.tokenizer.decode(s.ids, skip_special_tokens=True) for s in samples]
         score = self.prompts.true_reward

@@ -18,7 +18,7 @@ from alphapo_cli.data.spelled_tokens import Spelled
 from alphapo_cli.data.tally import Tally
 from alphapo_cli.data.template import written_date
 from alphapo_cli.errors import AlphapoError, Interrupted, UsageError, missing_extra
-from alphapo_cli.generation import notes
+from alphapo_cli.generation import answers, notes
 from alphapo_cli.generation.backend import Backend, GenerationJob, Request, request_seed
 from alphapo_cli.generation.directory import GenerateDirectory
 from alphapo_cli.generation.prompt import Prompt, Prompts
@@ -135,7 +135,7 @@ def prepare(
             "top_p": cfg.generation.top_p,
             "stop_ids": list(job.stop_ids),
             "seed": cfg.seed,
-            **({"exact": True} if cfg.generation.exact else {}),
+            **{key: value for key in ("exact", "top_k") if (value := getattr(cfg.generation, key))},
         },
     }  # fmt: skip
     directory = GenerateDirectory.place(out, inside, cfg.run, generator, identity)
@@ -163,26 +163,31 @@ def run(generation: Generation) -> dict[str, Any]:
     directory.begin(_manifest(generation), generation.cfg, replace=generation.replace)
     requests = generation.requests
     with LineLog(directory.log, "alphapo generate") as log:
+        if generation.cfg.generation.samples > 1 and not generation.replace:
+            directory.take_over(generation.identity, generation.prompts.rows, requests, log)
         done = directory.finished()
-        left = [request for request in requests if (request.row, request.sample) not in done]
+        taken = directory.taken_over()
+        # Batches are made of what no other generation had made, so that an interruption changes none.
+        asked = [request for request in requests if request.key not in taken]
+        left = [request for request in asked if request.key not in done]
         tokens = 0
         with tqdm(total=len(requests), initial=len(done), unit=" answers", disable=None, file=sys.stderr) as bar:
 
             def record(request: Request, answer: Sample) -> None:
                 nonlocal tokens
-                log.add({"row": request.row, "sample": request.sample, "ids": answer.ids, "cut": answer.cut})
-                done[request.row, request.sample] = answer
+                log.add(answers.log_line(request, answer))
+                done[request.key] = answer
                 tokens += len(answer.ids) + (not answer.cut)  # the end token was generated, too
                 bar.update()
 
             try:
-                facts = _backend(generation).generate(generation.job, left, record) if left else {}
+                facts = _backend(generation).generate(generation.job, asked, record, set(done)) if left else {}
             except KeyboardInterrupt as error:
-                raise Interrupted(f"interrupted: {_kept(generation, requests)}; {GOES_ON}") from error
+                raise Interrupted(f"interrupted: {directory.kept(len(requests))}; {GOES_ON}") from error
             except UsageError:
                 raise
             except AlphapoError as error:
-                raise AlphapoError(f"{error}; {_kept(generation, requests)}{_advice(generation, tokens)}") from error
+                raise AlphapoError(f"{error}; {directory.kept(len(requests))}{_advice(generation, tokens)}") from error
         metrics = _write(generation, done)
         thinking = thinking_of(generation.job.subject.tokenizer, generation.cfg.data)
         warnings = notes.of_answers(metrics, generation.job.limit, thinking)
@@ -228,11 +233,6 @@ def _backend(generation: Generation) -> Backend:
     return TransformersBackend()
 
 
-def _kept(generation: Generation, requests: list[Request]) -> str:
-    """The end of an error message: how many answers are kept."""
-    return f"{len(generation.directory.finished())} of {len(requests)} answers are kept in {generation.directory.log}"
-
-
 def _advice(generation: Generation, tokens: int) -> str:
     """What to type after an engine failed that has made `tokens` tokens: one that made none would fail again."""
     if tokens:
@@ -258,6 +258,8 @@ def _write(generation: Generation, done: dict[tuple[int, int], Sample]) -> dict[
             for row, prompt in enumerate(generation.prompts.rows)
         ]
         write_json(generation.directory.outputs(sample), rows)
+    requests = generation.requests
+    answers.write(generation.directory.path, generation.prompts.rows, requests, done, texts)
     keys = sorted(done)
     thinking = [_thinks(generation, row, done[row, sample], texts[row, sample]) for row, sample in keys]
     return describe([done[key] for key in keys], [texts[key] for key in keys], thinking)

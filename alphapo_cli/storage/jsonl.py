@@ -62,12 +62,12 @@ class LineLog:
     ) -> None:
         self._file.close()
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Append `row` and its checksum as one line; it is on disk when this returns."""
-        line = json_line(checksums.sealed(row))
+    def add(self, *rows: Mapping[str, Any]) -> None:
+        """Append each of `rows` and its checksum as one line; they are on disk when this returns."""
+        lines = "".join(json_line(checksums.sealed(row)) for row in rows)
         end = self._file.seek(0, os.SEEK_END)
         try:
-            write_whole(self._file, line.encode("utf-8"))
+            write_whole(self._file, lines.encode("utf-8"))
             os.fsync(self._file.fileno())
         except OSError:
             with contextlib.suppress(OSError):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from alphapo_cli.config.schema import TrainerConfig
+from alphapo_cli.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,32 @@ class DataOrder:
     micro_tokens: int | None = None  # positions of a micro-batch; None: micro_pairs pairs
     sizes: np.ndarray | None = field(default=None, repr=False, compare=False)  # [num_pairs], see `sized`
     as_widest: bool = False
+    kind: str = "shuffled"  # or given, stages: see TrainerConfig.order
+    stages: np.ndarray | None = field(default=None, repr=False, compare=False)  # [num_pairs], of the kind stages
 
     @classmethod
-    def of(cls, cfg: TrainerConfig, num_pairs: int, world: int, seed: int) -> DataOrder:
-        """Make the order of a configuration; `max_steps` above 0 overrides `num_train_epochs`."""
+    def of(
+        cls, cfg: TrainerConfig, num_pairs: int, world: int, seed: int, stages: np.ndarray | None = None
+    ) -> DataOrder:
+        """Make the order of a configuration; `max_steps` above 0 overrides `num_train_epochs`.
+
+        Args:
+            cfg: the trainer's configuration.
+            num_pairs: pairs of an epoch.
+            world: processes.
+            seed: of the shuffles.
+            stages: [num_pairs] the pairs' column "stage"; None where they have none.
+
+        Returns:
+            The order.
+
+        Raises:
+            UsageError: `cfg.order` is stages, and a pair has none.
+        """
+        if cfg.order == "stages" and (stages is None or np.isnan(stages).any()):
+            raise UsageError(
+                'trainer.order=stages: the pairs have no column "stage", as alphapo pairs writes it; leave the setting out'
+            )
         per_step = cfg.per_device_train_batch_size * cfg.gradient_accumulation_steps * world
         per_epoch = -(-num_pairs // per_step)
         total = cfg.max_steps if cfg.max_steps > 0 else max(1, math.ceil(cfg.num_train_epochs * per_epoch - 1e-9))
@@ -43,6 +66,8 @@ class DataOrder:
             total,
             seed,
             cfg.tokens_per_batch,
+            kind=cfg.order,
+            stages=stages if cfg.order == "stages" else None,
         )
 
     def sized(self, sizes: np.ndarray, as_widest: bool) -> DataOrder:
@@ -72,6 +97,10 @@ class DataOrder:
         """Indices of the pairs of optimizer step `step` (from 0), each once: at most `pairs_per_step`."""
         epoch, within = divmod(step, self.steps_per_epoch)
         order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.num_pairs)
+        if self.kind == "given":
+            order = np.arange(self.num_pairs)
+        elif self.stages is not None:
+            order = order[np.argsort(self.stages[order], kind="stable")]
         start = within * self.pairs_per_step
         return order[start : start + self.pairs_per_step]
 

@@ -59,7 +59,8 @@ class TestHelp:
             assert re.search(rf"\b{command}\b", ran.out), command
 
     @pytest.mark.parametrize(
-        "command", ["train", "run", "sweep", "generate", "eval", "compare", "report", "loss", "objectives"]
+        "command",
+        ["train", "run", "sweep", "generate", "score", "pairs", "eval", "compare", "report", "loss", "objectives"],
     )
     def test_commands_have_examples(self, command, alphapo):
         """Under a plain heading and each on a line of its own; markup that nobody renders is no heading."""

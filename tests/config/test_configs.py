@@ -27,6 +27,7 @@ from alphapo_cli.objective.build import build
 from alphapo_cli.objective.catalog import Method
 from alphapo_cli.objective.data_requirements import check_columns, check_sides
 from alphapo_cli.objective.part import TABLES
+from alphapo_cli.scoring.schema import PairsConfig, ScoreConfig
 from alphapo_cli.storage.paths import shipped
 from alphapo_cli.sweep.grid import make
 from tests import tiny
@@ -39,9 +40,16 @@ PRIMARIES = {
     "eval": EvalConfig,
     "arena_hard": ArenaHardConfig,
     "sweep": SweepConfig,
+    "score": ScoreConfig,
+    "pairs": PairsConfig,
 }
 # The groups that only one stage knows; the others are training's.
-OWNERS = {"launcher": "sweep", "judge": "eval", "generation": "generate"}
+OWNERS = {"launcher": "sweep", "judge": "eval", "generation": "generate", "scorer": "score", "pairs": "pairs"}
+# What a recipe asks for whose constants were not recovered, by the key's last name.
+ASKED = {
+    "samples": 4, "share": 0.5, "count": 2, "gamma": 1.0, "length_weight": 0.1,
+    "low": "[0,0]", "high": "[1,1]",
+}  # fmt: skip
 # What a part needs beside it: without a preference term only the NLL is left, and weights of either sign need a sum.
 BESIDE = {"objective/link/none": ["objective.nll=1"], "objective/token/guided": ["objective/score=ratio_sum"]}
 METHODS = tiny.catalogue()
@@ -80,7 +88,11 @@ def test_it_is_reached_composes_and_makes_an_objective(file):
         assert file in PRIMARIES, f"conf/{file}.yaml is the primary of no stage"
         cfg = composed(primary=file)
     elif group in OWNERS:
-        assert composed(f"{group}={choice}", primary=OWNERS[group])
+        asked = [f"{key}={ASKED[key.rpartition('.')[2]]}" for key in asked_of(file)]
+        if asked:
+            with pytest.raises(UsageError, match="is required and has no default"):
+                composed(f"{group}={choice}", *asked[1:], primary=OWNERS[group])
+        assert composed(f"{group}={choice}", *asked, primary=OWNERS[group])
         return
     else:
         assert group in Sources().groups()
@@ -106,13 +118,21 @@ def test_its_values_arrive(file):
     content = yaml.safe_load(text) or {}
     content.pop("defaults", None)
     at_root = "@package _global_" in text.splitlines()[0]
-    line = [f"{group}={choice}"]
+    line = [f"{group}={choice}", *(f"{key}={ASKED[key.rpartition('.')[2]]}" for key in asked_of(file))]
     root = OmegaConf.structured(composed(*line, primary=OWNERS.get(group, "train")))
     node = root if at_root else OmegaConf.select(root, group.replace("/", "."))
     for key, value in _leaves(content):
         if group == "objective/shape" and key == "convention":
             continue  # an objective's own convention is said in its YAML, above the part's default
+        if value == "???":
+            continue
         assert OmegaConf.select(node, key) == value, f"conf/{file}.yaml: {key}"
+
+
+def asked_of(file):
+    """The keys that a recipe asks for."""
+    content = yaml.safe_load((CONF / f"{file}.yaml").read_text()) if file.startswith("pairs/") else {}
+    return [key for key, value in _leaves(content) if value == "???"]
 
 
 def _leaves(content, prefix=""):

@@ -40,7 +40,7 @@ def test_writes_alpacaevals_format_and_prints_the_directory_first(
     assert [row["instruction"] for row in rows] == world.instructions(12)
     assert {(row["dataset"], row["generator"]) for row in rows} == {("glassbox", trained.path.name)}
     assert {p.name for p in ran.path.iterdir()} == {
-        "manifest.json", "config.yaml", "model_outputs.json", "summary.json"
+        "manifest.json", "config.yaml", "prompts.jsonl", "answers.jsonl", "model_outputs.json", "summary.json"
     }  # fmt: skip
     assert json.loads(ran.out.splitlines()[-1]) == {"path": str(ran.path), **load(ran.path / "summary.json")}
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alphapo_cli.config.schema import TrainerConfig
+from alphapo_cli.errors import UsageError
 from alphapo_cli.training.data_order import DataOrder, StepIndices, probe_every
 
 small = st.integers(1, 5)
@@ -124,3 +125,25 @@ def test_pairs_trained_on_are_counted_in_ragged_steps_too(pairs: int) -> None:
     schedule = DataOrder(pairs, micro_pairs=2, accumulation=2, world=2, total_steps=9, seed=0)
     for steps in (range(0), range(9), range(3, 8)):
         assert schedule.pairs_in(steps) == sum(len(schedule.pairs(step)) for step in steps)
+
+
+def test_the_given_order_and_stages() -> None:
+    """given: the data's own order in each epoch; stages: one after the other, shuffled within, anew in each epoch."""
+
+    def epochs(order: str, stages: np.ndarray | None = None) -> list[list[int]]:
+        cfg = TrainerConfig(per_device_train_batch_size=4, num_train_epochs=2, order=order)
+        s = DataOrder.of(cfg, 10, 1, 0, stages)
+        steps = [s.pairs(step).tolist() for step in range(s.total_steps)]
+        return [list(itertools.chain(*steps[:3])), list(itertools.chain(*steps[3:]))]
+
+    assert epochs("given") == [list(range(10))] * 2
+    assert epochs("shuffled", np.ones(10)) == epochs("shuffled")
+    stages = np.array([2.0, 1, 3, 1, 2, 3, 1, 2, 3, 1])
+    first, second = epochs("stages", stages)
+    for one in (first, second):
+        assert [stages[i] for i in one] == sorted(stages)
+        assert sorted(one) == list(range(10))
+    assert first != second
+    for missing in (None, np.array([1.0] * 9 + [np.nan])):
+        with pytest.raises(UsageError, match='the pairs have no column "stage"'):
+            epochs("stages", missing)

@@ -127,12 +127,13 @@ def held_out() -> int:
     return len(_split()[1])
 
 
-def instructions(n: int) -> list[str]:
-    """The first `n` held-out instructions in a fixed shuffled order; UsageError for more than there are."""
-    held_out = _split()[1]
-    if not 0 <= n <= len(held_out):
-        raise UsageError(f"the embedded world has {len(held_out)} held-out instructions, not {n}: ask for fewer")
-    return list(held_out[:n])
+def instructions(n: int, *, training: bool = False) -> list[str]:
+    """The first `n` held-out (or training) instructions in a fixed shuffled order; UsageError for more than there are."""
+    known = _split()[0 if training else 1]
+    if not 0 <= n <= len(known):
+        kind = "training" if training else "held-out"
+        raise UsageError(f"the embedded world has {len(known)} {kind} instructions, not {n}: ask for fewer")
+    return list(known[:n])
 
 
 def parse(instruction: str) -> Task:

@@ -58,7 +58,8 @@ class TrainingSession(StepHooks):
         self.objective, self.start, self.group, self.stop = objective, start, group, stop
         self.main = processes.rank == 0
         self.cost = Cost()
-        self.order = DataOrder.of(cfg.trainer, len(start.data.train), processes.world, cfg.seed)
+        train = start.data.train
+        self.order = DataOrder.of(cfg.trainer, len(train), processes.world, cfg.seed, train.columns.get("stage"))
         self.checkpoints = Checkpoints(directory.checkpoints, cfg.trainer.save_total_limit)
         self.final_model = FinalModel(cfg, directory, start, self._log)
         self.lock: RunLock | None = None

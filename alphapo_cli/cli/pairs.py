@@ -1,0 +1,164 @@
+"""`alphapo pairs`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alphapo_cli.cli.common import (
+    ConfigDir,
+    Json,
+    PrintConfig,
+    Replace,
+    announce,
+    check_json_target,
+    emit,
+    print_table,
+    sources,
+)
+from alphapo_cli.cli.generate import is_model
+from alphapo_cli.cli.score import check_consent
+from alphapo_cli.errors import ConfigError, UsageError, nearest, say
+from alphapo_cli.runtime.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from alphapo_cli.config.overrides import Line, Sources
+
+RECIPES = "pairs"  # the folder of conf/ that holds them
+
+
+def register(app: typer.Typer) -> None:
+    """Add `alphapo pairs` to the application."""
+    app.command()(pairs)
+
+
+def pairs(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN|MODEL] [OVERRIDES]...",
+            help="The model whose answers are paired (without it and --answers: the embedded world's base model).",
+            show_default=False,
+        ),
+    ] = None,
+    answers: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--answers",
+            metavar="DIR|FILE",
+            help="Answers that exist: a directory of alphapo generate, or a file. May be repeated.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Default runs/pairs-<recipe>-<hash8>.")
+    ] = None,
+    config_dir: ConfigDir = None,
+    print_config: PrintConfig = False,
+    replace: Replace = False,
+    json: Json = None,
+) -> None:
+    """Preference pairs from a model's own answers, or from answers made elsewhere: sampled, scored, paired, selected.
+
+    \b
+    recipe=NAME takes the settings of a paper (conf/pairs/): simpo, online_rlhf, dice, dno, rso, curry, ...
+    \b
+    Examples:
+      alphapo pairs                                                       # the embedded world, by its true reward
+      alphapo pairs runs/dpo-5e6f7a8b recipe=simpo data=ultrafeedback scorer.model=./reward-model
+      alphapo pairs --answers scored.jsonl pair.rejected=rank:2
+      alphapo pairs --answers runs/generate-base-1a2b3c4d scorer=rule scorer.rule='python check.py'
+      alphapo train data=jsonl data.path=runs/pairs-simpo-1a2b3c4d model.path=./my-sft-model
+    \f
+
+    Raises:
+        UsageError: the model is not of the embedded world, and no prompts are named.
+    """
+    from alphapo_cli.config.compose import compose, to_yaml
+    from alphapo_cli.config.embedded_world import names
+    from alphapo_cli.config.overrides import Line
+    from alphapo_cli.generation.run_settings import answers_world, run_layer
+    from alphapo_cli.generation.schema import check_line
+    from alphapo_cli.scoring.schema import PairsConfig
+
+    given, files = list(arguments or []), list(answers or [])
+    model = given.pop(0) if given and is_model(given[0]) else None
+    where = sources(config_dir)
+    line, recipe = read_recipe(given, where)
+    check_line(line)
+    sample = model is not None or not files
+    if sample and not names([line], "data") and not answers_world(model):
+        raise UsageError(f"{model}: answers to which prompts? give data=... too (data=jsonl data.path=FILE, ...)")
+    named = Line((), {"recipe": recipe}, {"recipe": recipe}) if recipe else Line()
+    cfg = compose("pairs", PairsConfig, [run_layer(model), line, named], where)
+    check_consent(cfg.scorer, line)
+    if print_config:
+        print(to_yaml(cfg), end="")
+        return
+    check_json_target(json)
+    quiet_libraries(importing=True)
+    from alphapo_cli.stages.pairs import prepare, run
+
+    typed = {*line.values, *(choice.partition("=")[0] for choice in line.groups)}
+    pairing = prepare(cfg, model, files, out, sample=sample, typed=typed, replace=replace)
+    announce(pairing.directory.path)
+    if pairing.state == "complete":
+        say("complete")
+        summary = pairing.directory.summary()
+    else:
+        for note in pairing.notes:
+            typer.echo(f"note: {note}", err=True)
+        summary = run(pairing)
+        print_table(_table(summary))
+    emit({"path": str(pairing.directory.path.resolve()), **summary}, json)
+
+
+def read_recipe(texts: list[str], where: Sources) -> tuple[Line, str | None]:
+    """The overrides with recipe=NAME as the choice of its file, and the name.
+
+    Args:
+        texts: the overrides, as typed.
+        where: the directories of YAML files.
+
+    Returns:
+        The line, and the recipe; None where none is named.
+
+    Raises:
+        ConfigError: there is no such recipe.
+    """
+    from alphapo_cli.config.overrides import read_line
+
+    chosen = [text.partition("=")[2].strip() for text in texts if text.startswith("recipe=")]
+    rest = [text for text in texts if not text.startswith("recipe=")]
+    if not chosen or chosen[-1] == "null":
+        return read_line(rest, where), None
+    known = where.groups().get(RECIPES, [])
+    if chosen[-1] not in known:
+        raise ConfigError(
+            f"recipe={chosen[-1]}: no such recipe{nearest(chosen[-1], known)} (recipes: {', '.join(known)})"
+        )
+    return read_line([f"{RECIPES}={chosen[-1]}", *rest], where), chosen[-1]
+
+
+def _table(summary: dict[str, Any]) -> Any:
+    from alphapo_cli.runtime.tables import Table
+
+    metrics = summary["metrics"]
+    table = Table(title=f"pairs of {metrics['prompts']:,} prompts", title_justify="left", show_header=False)
+    table.add_row("prompts with pairs", f"{metrics['prompts_with_pairs']:,}")
+    for reason, count in metrics["dropped"].items():
+        table.add_row(f"without: {reason}", f"{count:,}")
+    table.add_row(
+        "pairs",
+        f"{metrics['pairs']:,}" + (f", {metrics['rows']:,} rows" if metrics["rows"] != metrics["pairs"] else ""),
+    )
+    for text, count in metrics["not_selected"].items():
+        table.add_row(f"pairs outside {text}", f"{count:,}")
+    if metrics["mean_margin"] is not None:
+        table.add_row("mean margin", f"{metrics['mean_margin']:.4g}")
+    if metrics["mean_chars_difference"] is not None:
+        table.add_row("chosen longer by", f"{metrics['mean_chars_difference']:.1f} characters")
+    if metrics["length_weight"]:
+        table.add_row("weight of length", f"{metrics['length_weight']:.6g}")
+    return table

@@ -1,0 +1,206 @@
+"""Answers to make pairs of: directories of `alphapo generate`, and files of rows made elsewhere.
+
+    column                     of a file (JSONL, JSON, Parquet)
+    prompt (or instruction)    text or messages; or none, where chosen and rejected are whole conversations
+    responses or completions   a list of answers: texts, one assistant message each, or objects with a text and a score
+    scores                     a list of numbers, or an object of such lists by name
+    sources, features          lists beside it: who gave each answer, and a vector of each
+    chosen, rejected           a given pair, with score_chosen and score_rejected
+
+Rows of one prompt are joined by its hash, whichever files they come from, so that the order of rows plays no part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from alphapo_cli.data.scored_answers import LISTS, RATINGS, TEXTS
+from alphapo_cli.data.sources import Row, read_files, suffix_of
+from alphapo_cli.errors import UsageError
+from alphapo_cli.generation.schema import ANSWERS, PROMPTS
+from alphapo_cli.pairs.candidates import SELF, Answer, Candidates
+from alphapo_cli.storage.checksums import check_beside
+from alphapo_cli.storage.jsonl import read_jsonl
+from alphapo_cli.storage.strict_json import read_object
+
+SCORE = "score"  # the column of scores without a name
+_CONTEXT = ("system", "tools", "documents", "chat_template_kwargs")
+
+
+def read(paths: Sequence[Path]) -> list[Candidates]:
+    """Read answers from directories and files.
+
+    Args:
+        paths: directories of `alphapo generate`, and data files. The first directory's answers have the source `SELF`,
+            another's the name of its generator, a file's the file's name or what its `sources` says.
+
+    Returns:
+        Each prompt once, with the answers of all paths.
+
+    Raises:
+        UsageError: a path is missing or holds no answers, or a row is malformed; the message names it.
+    """
+    rows: list[Candidates] = []
+    directories = 0
+    for path in paths:
+        path = path.expanduser()
+        if path.is_dir():
+            rows += of_directory(path, own=directories == 0)
+            directories += 1
+        else:
+            rows += of_file(path)
+    return joined(rows)
+
+
+def of_directory(folder: Path, *, own: bool = True) -> list[Candidates]:
+    """The answers that `alphapo generate` left in `folder`; UsageError where there are none or they are not all there."""
+    missing = [name for name in (ANSWERS, PROMPTS) if not (folder / name).is_file()]
+    summary = read_object(folder / "summary.json") or {}
+    if missing:
+        made = (folder / "model_outputs.json").is_file()
+        fix = "type its alphapo generate line again with --replace" if made else "give a directory of alphapo generate"
+        raise UsageError(f"{folder}: holds no {missing[0]}; {fix}")
+    if summary.get("state") != "complete":
+        raise UsageError(f"{folder}: its answers are not all there; type its alphapo generate line again")
+    for name in (ANSWERS, PROMPTS):
+        check_beside(folder / name)
+    source = SELF if own else str(summary.get("generator") or folder.name)
+    answers: dict[str, list[Answer]] = {}
+    for row in read_jsonl(folder / ANSWERS):
+        answers.setdefault(row["prompt"], []).append(
+            Answer(row["output"], row["number"], source, tuple(row["ids"]), row["cut"], row["logprob"])
+        )
+    return [_of_generation(row, answers.get(row["prompt"], []), folder) for row in read_jsonl(folder / PROMPTS)]
+
+
+def _of_generation(row: Mapping[str, Any], answers: Iterable[Answer], folder: Path) -> Candidates:
+    arguments = dict(row.get("arguments") or {})
+    context = {"system": row["system"]} if "system" in row else {}
+    context |= {name: arguments.pop(name) for name in ("tools", "documents") if name in arguments}
+    context |= {"chat_template_kwargs": arguments} if arguments else {}
+    return Candidates(row["content"], tuple(answers), context, {}, tuple(row["ids"]), where=f"{folder}")
+
+
+def of_file(path: Path) -> list[Candidates]:
+    """The rows of a file; UsageError for a malformed one."""
+    if not path.is_file():
+        raise UsageError(
+            f"{path}: no such file or directory; give a directory of alphapo generate, or a file of answers"
+        )
+    if suffix_of(path) is None:
+        raise UsageError(f"{path}: unknown file type; give JSONL, JSON or Parquet")
+    rows = read_files([path])
+    if not rows:
+        raise UsageError(f"{path}: holds no rows; each needs a prompt and responses")
+    return [_of_row(row, path.name.partition(".")[0]) for row in rows]
+
+
+def _of_row(row: Row, source: str) -> Candidates:
+    values = row.values
+    name = next((name for name in LISTS if isinstance(values.get(name), list)), None)
+    content = values.get("prompt") if values.get("prompt") is not None else values.get("instruction")
+    given: tuple[int, int] | None = None
+    if name is not None:
+        answers = _listed(row, name, source)
+        used = {name, "scores", "sources", "features"}
+    elif values.get("chosen") is not None and values.get("rejected") is not None:
+        content, answers = _given(row, content, source)
+        given = (0, 1)
+        used = {"chosen", "rejected", "score_chosen", "score_rejected"}
+    else:
+        raise UsageError(f"{row.where}: no 'responses' and no 'chosen' and 'rejected' (columns: {', '.join(values)})")
+    if not _is_prompt(content):
+        raise UsageError(f"{row.where}: no 'prompt' of text or messages (columns: {', '.join(values)})")
+    context = {key: values[key] for key in _CONTEXT if values.get(key) is not None}
+    used |= {"prompt", "instruction", *context}
+    columns = {key: value for key, value in values.items() if key not in used and isinstance(value, str | int | float)}
+    return Candidates(content, tuple(answers), context, columns, given=given, where=row.where)
+
+
+def _is_prompt(content: Any) -> bool:
+    if isinstance(content, list):
+        return bool(content) and all(isinstance(m, Mapping) and isinstance(m.get("content"), str) for m in content)
+    return isinstance(content, str) and bool(content.strip())
+
+
+def _listed(row: Row, name: str, source: str) -> list[Answer]:
+    """The answers of a list, with scores and sources beside them."""
+    values = row.values
+    texts, own = zip(*(_answer(value, row, f"{name}[{i}]") for i, value in enumerate(values[name])), strict=True)
+    scores = values.get("scores")
+    named: dict[str, Any] = (
+        dict(scores) if isinstance(scores, Mapping) else {SCORE: scores} if scores is not None else {}
+    )
+    if not named and any(score is not None for score in own):
+        named = {SCORE: list(own)}
+    for key, column in (*named.items(), ("sources", values.get("sources")), ("features", values.get("features"))):
+        if column is not None and (not isinstance(column, list) or len(column) != len(texts)):
+            raise UsageError(f"{row.where}: '{key}' must be a list with one entry for each of {len(texts)} answers")
+    sources = values.get("sources") or [source] * len(texts)
+    features = values.get("features") or [None] * len(texts)
+    answers = []
+    for i, text in enumerate(texts):
+        found = {key: _score(column[i], row, f"{key}[{i}]") for key, column in named.items()}
+        kept = {key: value for key, value in found.items() if value is not None}
+        vector = None if features[i] is None else tuple(map(float, features[i]))
+        answers.append(Answer(text, i, str(sources[i]), scores=kept, features=vector))
+    return answers
+
+
+def _given(row: Row, content: Any, source: str) -> tuple[Any, list[Answer]]:
+    """The prompt and both answers of a pair."""
+    answers = []
+    for number, name in enumerate(("chosen", "rejected")):
+        value = row.values[name]
+        if isinstance(value, list) and len(value) > 1:
+            content, value = content if content is not None else value[:-1], value[-1:]
+        text, _ = _answer(value, row, name)
+        score = _score(row.values.get(f"score_{name}"), row, f"score_{name}")
+        answers.append(Answer(text, number, source, scores={} if score is None else {SCORE: score}))
+    return content, answers
+
+
+def _answer(value: Any, row: Row, name: str) -> tuple[str, Any]:
+    """The text of an answer, and a score that it holds itself."""
+    score = None
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], Mapping):
+        value = value[0].get("content")
+    elif isinstance(value, Mapping):
+        score = next((value[key] for key in RATINGS if value.get(key) is not None), None)
+        value = next((value[key] for key in TEXTS if value.get(key) is not None), None)
+    if not isinstance(value, str):
+        raise UsageError(f"{row.where}: '{name}' is no text, no single message and no object with a text")
+    return value, score
+
+
+def _score(value: Any, row: Row, name: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UsageError(f"{row.where}: the score '{name}' is {value!r}, not a finite number")
+    return float(value)
+
+
+def joined(rows: Sequence[Candidates]) -> list[Candidates]:
+    """Each prompt once, in the order in which prompts come first; its answers by source and number."""
+    found: dict[str, Candidates] = {}
+    for row in rows:
+        before = found.get(row.key)
+        if before is None:
+            found[row.key] = row
+        elif row.given is None:
+            found[row.key] = replace(before, answers=(*before.answers, *row.answers), ids=before.ids or row.ids)
+    return [one if one.given is not None else replace(one, answers=_in_order(one.answers)) for one in found.values()]
+
+
+def _in_order(answers: Sequence[Answer]) -> tuple[Answer, ...]:
+    return tuple(sorted(answers, key=lambda answer: (answer.source != SELF, answer.source, answer.number, answer.text)))
+
+
+def columns_of(prompts: Sequence[Candidates]) -> list[str]:
+    """Every column of scores, in alphabetical order."""
+    return sorted({name for prompt in prompts for answer in prompt.answers for name in answer.scores})

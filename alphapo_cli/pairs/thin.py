@@ -1,0 +1,97 @@
+"""Thin: which answers to a prompt take part in pairing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from random import Random
+
+from alphapo_cli.pairs.candidates import Answer, Candidates
+from alphapo_cli.pairs.schema import ThinConfig
+
+NGRAM = 4
+
+
+def thin(
+    candidates: Candidates, cfg: ThinConfig, score: Callable[[Answer], float | None], seed: int
+) -> tuple[tuple[Answer, ...], str | None]:
+    """Leave out answers that take no part.
+
+    Args:
+        candidates: a prompt with its answers.
+        cfg: the settings.
+        score: the score of an answer by which pairs are ranked; None where it has none.
+        seed: of rejection sampling.
+
+    Returns:
+        The answers that are left, and the reason why the prompt gives no pair, or None.
+    """
+    left = list(candidates.answers)
+    steps: list[tuple[str, Callable[[Answer], bool]]] = [
+        ("not scored", lambda answer: score(answer) is not None),
+        ("empty", lambda answer: bool(answer.text.strip())),  # no training takes one
+        ("cut by the token limit", lambda answer: cfg.cut == "keep" or not answer.cut),
+        ("outside the length bounds", lambda answer: _fits(answer, cfg)),
+        ("repetitive", lambda answer: cfg.max_repetition is None or repetition(answer.text) <= cfg.max_repetition),
+    ]
+    needed = cfg.min_answers
+    if len(left) < needed:
+        return tuple(left), f"fewer than {needed} answers"
+    for what, keeps in steps:
+        left = [answer for answer in left if keeps(answer)]
+        if len(left) < needed:
+            return tuple(left), f"fewer than {needed} answers: {what}"
+    if cfg.duplicates == "drop":
+        left = list({answer.text: answer for answer in reversed(left)}.values())[::-1]
+        if len(left) < needed:
+            return tuple(left), f"fewer than {needed} answers: equal texts"
+    if cfg.rejection_beta is not None and cfg.rejection_keep is not None:
+        values = [score(answer) or 0.0 for answer in left]
+        taken = rejection_sample(values, cfg.rejection_beta, cfg.rejection_keep, candidates.rng(seed, "rejection"))
+        left = [left[i] for i in sorted(taken)]
+        if len(left) < needed:
+            return tuple(left), f"fewer than {needed} answers: rejection sampling"
+    return tuple(left), None
+
+
+def _fits(answer: Answer, cfg: ThinConfig) -> bool:
+    for unit, low, high in (("chars", cfg.min_chars, cfg.max_chars), ("tokens", cfg.min_tokens, cfg.max_tokens)):
+        if low is None and high is None:
+            continue
+        length = answer.length(unit)
+        if (low is not None and length < low) or (high is not None and length > high):
+            return False
+    return True
+
+
+def repetition(text: str) -> float:
+    """Share of repeated 4-grams of words, 1 - unique / all (seq-rep-4 of arXiv:1908.04319); 0 below four words."""
+    words = text.split()
+    grams = [tuple(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1)]
+    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def rejection_sample(scores: Sequence[float], beta: float, keep: int, rng: Random) -> list[int]:
+    """Statistical rejection sampling without replacement (RSO, arXiv:2309.06657, algorithm 1).
+
+    A candidate is drawn evenly from those that are left and taken where u < exp((r - r_max) / beta), r_max over those that
+    are left, so that the next one taken is a draw from softmax(r / beta) over them. Going through the candidates in a fixed
+    order instead would prefer the first ones.
+
+    Args:
+        scores: [n] rewards.
+        beta: above 0; large: a random choice, small: the best ones.
+        keep: answers to take, all where there are fewer.
+        rng: source of every draw.
+
+    Returns:
+        Their positions, in the order in which they were taken.
+    """
+    left, taken = list(range(len(scores))), list[int]()
+    while left and len(taken) < keep:
+        best = max(scores[i] for i in left)
+        at = left[int(rng.random() * len(left))]
+        if rng.random() < math.exp((scores[at] - best) / beta):
+            taken.append(at)
+            left.remove(at)
+    return taken

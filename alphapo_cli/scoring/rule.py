@@ -1,0 +1,120 @@
+"""A rule of the user's: a command, or a Python function, that gives every answer a number.
+
+It reads JSON Lines {"prompt", "response"} on stdin (prompt: the last message; "messages" has all) and writes a number a
+line. A function, MODULE:FUNCTION, is called with the list of these objects and returns as many numbers. Either runs in a
+process of its own that is ended at `scorer.timeout`, with the rights of the user: that is no sandbox.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from alphapo_cli.errors import AlphapoError, UsageError
+from alphapo_cli.pairs.candidates import Candidates
+from alphapo_cli.scoring.schema import ScorerConfig
+from alphapo_cli.scoring.scorer import Scores
+
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+# What the process of a function runs; the current directory is on its path, as for a script of the user's.
+_CALL = (
+    "import importlib, json, sys; sys.path.insert(0, ''); module, _, name = sys.argv[1].partition(':'); "
+    "rows = [json.loads(line) for line in sys.stdin]; out, sys.stdout = sys.stdout, sys.stderr; "
+    "found = getattr(importlib.import_module(module), name)(rows); "
+    "print(*map(float, found), sep='\\n', file=out)"
+)
+
+
+class Rule:
+    """Numbers of a command or function."""
+
+    together = False
+    batch: int | None = None
+    free = False
+
+    def __init__(self, column: str, cfg: ScorerConfig) -> None:
+        """Check that the rule can be found; UsageError where it cannot."""
+        if not cfg.rule:
+            raise UsageError(
+                "scorer=rule: which rule? type scorer.rule='python check.py' (reads JSON Lines, writes a number a line) or "
+                "scorer.rule=MODULE:FUNCTION on this line; it runs with your rights, in no sandbox"
+            )
+        self.column, self.rule, self.timeout = column, cfg.rule, cfg.timeout
+        if _FUNCTION.fullmatch(cfg.rule):
+            self.command = [sys.executable, "-c", _CALL, cfg.rule]
+        else:
+            try:
+                self.command = shlex.split(cfg.rule)
+            except ValueError as error:
+                raise UsageError(f"scorer.rule={cfg.rule}: is no command ({error})") from error
+            if not self.command or shutil.which(self.command[0]) is None:
+                raise UsageError(
+                    f"scorer.rule={cfg.rule}: no such command; give one that can be run, or MODULE:FUNCTION"
+                )
+
+    def identity(self) -> dict[str, Any]:
+        """See `Scorer.identity`: the command, and the content of files that it names."""
+        from alphapo_cli.storage.hashing import content
+
+        files = [found for word in self.command if (found := content(word)) is not None and word != sys.executable]
+        return {"scorer": "rule", "rule": self.rule, "files": files}
+
+    def check(self, prompts: Sequence[Candidates]) -> None:
+        """See `Scorer.check`."""
+
+    def close(self) -> None:
+        """See `Scorer.close`."""
+
+    def score(self, prompts: Sequence[Candidates]) -> Scores:
+        """See `Scorer.score`."""
+        rows = [
+            {"prompt": prompt.text, "messages": prompt.messages, "response": answer.text}
+            for prompt in prompts
+            for answer in prompt.answers
+        ]
+        lines = self._run("".join(json.dumps(row) + "\n" for row in rows)).split("\n")
+        lines = lines[:-1] if lines and not lines[-1].strip() else lines
+        if len(lines) != len(rows):
+            raise UsageError(
+                f"scorer.rule={self.rule}: wrote {len(lines)} lines for {len(rows)} answers; it must write one number for each"
+            )
+        values = iter([self._number(line, number) for number, line in enumerate(lines, 1)])
+        return [[next(values) for _ in prompt.answers] for prompt in prompts]
+
+    def _number(self, line: str, number: int) -> float:
+        try:
+            value = float(line)
+        except ValueError as error:
+            raise UsageError(f"scorer.rule={self.rule}: line {number} is {line[:60]!r}, not a number") from error
+        if not math.isfinite(value):
+            raise UsageError(f"scorer.rule={self.rule}: line {number} is {value}, not a finite number")
+        return value
+
+    def _run(self, text: str) -> str:
+        # A session of its own: what the rule starts is ended with it.
+        with subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        ) as process:  # fmt: skip
+            try:
+                out, err = process.communicate(text, timeout=self.timeout)
+            except subprocess.TimeoutExpired as error:
+                raise AlphapoError(
+                    f"scorer.rule={self.rule}: took longer than scorer.timeout={self.timeout:g} seconds; raise it"
+                ) from error
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+        if process.returncode != 0:
+            last = err.strip().splitlines()[-1] if err.strip() else "no message"
+            raise AlphapoError(f"scorer.rule={self.rule}: ended with code {process.returncode} ({last})")
+        return out
