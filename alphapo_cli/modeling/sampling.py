@@ -23,6 +23,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from alphapo_cli.config.schema import LOWEST_TEMPERATURE
 from alphapo_cli.modeling.layout.padded import fill_id
+from alphapo_cli.modeling.policy import bare
+from alphapo_cli.modeling.sharding import at_rest, is_sharded
 
 
 class Sample(NamedTuple):
@@ -100,6 +102,7 @@ def sample(
                 attention_mask=mask,
                 generation_config=settings,
                 logits_processor=LogitsProcessorList(noise),
+                synced_gpus=is_sharded(bare(model)),  # until all processes have their answers
             )
             for i, new in zip(rows, out[:, ids.shape[1] :].tolist(), strict=True):
                 answers[i] = until_end(new, eos_ids)
@@ -161,6 +164,7 @@ def _ready_to_sample(model: Any) -> Iterator[None]:
             owner.generation_config = GenerationConfig()
         yield
     finally:
+        at_rest(model)
         for owner, config in settings:
             owner.generation_config = config
         for module, training in modes:

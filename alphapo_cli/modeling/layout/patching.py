@@ -39,12 +39,13 @@ FAMILIES = {
 ATTENTIONS = ("auto", "sdpa", "flex")
 
 
-def prepare(lm: Any, attention: str = "auto") -> None:
+def prepare(lm: Any, attention: str = "auto", device: torch.device | None = None) -> None:
     """Patch `lm` so that its forward takes `packing`. A second call changes nothing.
 
     Args:
         lm: a causal language model, bare or in a peft wrapper.
-        attention: "sdpa", "flex", or "auto": flex if the model is on a CUDA device and has no dropout, else sdpa.
+        attention: "sdpa", "flex", or "auto": flex if the model runs on a CUDA device and has no dropout, else sdpa.
+        device: where it is going to run; None: where it is.
 
     Raises:
         UsageError: this architecture or attention cannot be packed.
@@ -62,7 +63,7 @@ def prepare(lm: Any, attention: str = "auto") -> None:
         )
     drops = bool(getattr(model.config, "attention_dropout", None))
     if attention == "auto":
-        attention = "flex" if model.device.type == "cuda" and not drops else "sdpa"
+        attention = "flex" if (device or model.device).type == "cuda" and not drops else "sdpa"
     if attention == "flex" and drops:
         raise UsageError(
             f"model.attention=flex: FlexAttention has no dropout, and this model's config.json sets attention_dropout; "

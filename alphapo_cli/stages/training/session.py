@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from transformers import TrainingArguments
 
@@ -15,6 +16,7 @@ from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import AlphapoError, Interrupted, in_words
 from alphapo_cli.modeling.adapters import add_lora
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
+from alphapo_cli.modeling.sharding import sharding_plan
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.runs import step_record
 from alphapo_cli.runs.checkpoints import Checkpoints, TrainingCheckpoint
@@ -30,6 +32,7 @@ from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData
 from alphapo_cli.stages.training.measurements import Measurements
 from alphapo_cli.stages.training.metrics_log import MetricsLog
 from alphapo_cli.stages.training.resume import Busy, check_continuable, facts_of
+from alphapo_cli.stages.training.sharded import check_model, check_trainer, loaded
 from alphapo_cli.stages.training.tracker import Group, run_tracker
 from alphapo_cli.storage.atomic import jsonable, write_json
 from alphapo_cli.storage.jsonl import append_jsonl
@@ -40,6 +43,7 @@ from alphapo_cli.training.arguments import check_optimizer, training_arguments
 from alphapo_cli.training.data_order import DataOrder, probe_every
 from alphapo_cli.training.guards import Ending
 from alphapo_cli.training.trainer import PreferenceTrainer, StepHooks
+from alphapo_cli.training.training_state import load_tensors
 
 
 class TrainingSession(StepHooks):
@@ -83,20 +87,31 @@ class TrainingSession(StepHooks):
             AlphapoError: training failed; summary.json has the reason.
             Interrupted: Ctrl-C, SIGTERM or SIGHUP; summary.json has the reason.
         """
-        lm = self.start.policy()  # before anything is written, because reading weights may fail
-        self.final_model.prepare(lm)
-        if self.cfg.model.lora.r is not None:
-            lm = add_lora(lm, self.cfg.model, self.cfg.seed)
         args = training_arguments(self.cfg.trainer, self.order, str(self.directory.path / "trainer"), self.cfg.seed)
         check_optimizer(args)
-        policy = policy_of(lm.to(args.device), self.cfg)
+        policy = self._policy(args.device)  # before anything is written, because reading weights may fail
         try:
             summary, checkpoint = self.processes.first(lambda: self._open(replace, policy))
-            return self._train_recorded(policy, args, checkpoint) if summary is None else summary
+            if summary is not None:
+                return summary
+            if self.processes.together:
+                policy = policy.shard(sharding_plan(self.cfg.sharding, args.device, self.cfg.trainer.bf16))
+            return self._train_recorded(policy, args, checkpoint)
         finally:
             if self.lock is not None:
                 self.final_model.release()
                 self.lock.release()
+
+    def _policy(self, device: torch.device) -> PolicyModel:
+        """The model before its first step: on `device`, or on the CPU if it is yet to be sharded."""
+        together = self.processes.together
+        lm = loaded(self.processes, self.start.policy)
+        if together:
+            check_model(lm)
+        self.final_model.prepare(lm)
+        if self.cfg.model.lora.r is not None:
+            lm = add_lora(lm, self.cfg.model, self.cfg.seed)
+        return policy_of(lm if together else lm.to(device), self.cfg, device=device)
 
     def _open(self, replace: bool, policy: PolicyModel) -> tuple[dict[str, Any] | None, TrainingCheckpoint | None]:
         """Acquire the run lock and prepare the directory: (summary if the run is over, checkpoint to resume if any)."""
@@ -143,9 +158,12 @@ class TrainingSession(StepHooks):
             self._end("interrupted", "stopped by the user", 130)
             raise Interrupted(f"interrupted at step {self._step()}; the same line continues it") from error
         except BaseException as error:
+            cause = self.processes.cause(error)
             # On a full disk summary.json cannot be written; the run counts as interrupted then.
             with contextlib.suppress(OSError):
-                self._end("failed", in_words(error), 1)
+                self._end("failed", in_words(cause), 1)
+            if cause is not error:
+                raise cause from error
             raise
 
     def _train(
@@ -164,7 +182,7 @@ class TrainingSession(StepHooks):
         if checkpoint is not None and self._over(checkpoint):
             if checkpoint.stopped is not None:
                 self.ending = Ending("stopped", checkpoint.stopped)
-            trainer.load_weights(checkpoint.weights)
+            load_tensors(policy, checkpoint.weights)
         else:
             trainer.train()
         PartialState().wait_for_everyone()  # until then another process may read the directory
@@ -174,7 +192,9 @@ class TrainingSession(StepHooks):
             raise Interrupted(self.ending.reason)
         if self.ending is not None and self.ending.state == "failed":
             raise AlphapoError(self.ending.reason)
-        summary = self._finish(policy) if self.main else {}
+        if self.cfg.guard.non_finite:
+            guards.check_weights(policy.lm, self._step(), self.processes)
+        summary = self._finish(policy) if self.main or self.processes.together else {}
         PartialState().wait_for_everyone()  # a process that exits while rank 0 saves would end the whole job
         return summary
 
@@ -186,6 +206,7 @@ class TrainingSession(StepHooks):
             inputs.training, order, args, self, logging_steps=cfg.trainer.logging_steps,
             check_finite=cfg.guard.non_finite,
         )  # fmt: skip
+        check_trainer(self.trainer)
         self.measurements = Measurements(
             cfg, self.directory, inputs, self.processes,
             every=probe_every(cfg.probe.every, len(inputs.probe), order.pairs_per_step),
@@ -194,12 +215,9 @@ class TrainingSession(StepHooks):
         return self.trainer
 
     def _finish(self, policy: PolicyModel) -> dict[str, Any]:
-        """Save the model, then record how the run ended."""
-        if self.cfg.guard.non_finite:
-            guards.check_weights(policy.lm, self._step())
-        assert self.lock is not None  # rank 0
+        """Save the model, then record how the run ended. Where processes run it together, all of them take part."""
         try:
-            self.final_model.save(policy, self.lock)
+            self.final_model.save(policy, self.lock, self.processes)
         except LockLost:
             raise
         except Exception as error:
@@ -210,17 +228,23 @@ class TrainingSession(StepHooks):
         if self.ending is not None:
             return self._end(self.ending.state, self.ending.reason, 0)
         summary = self._end("complete", None, 0)
-        self.checkpoints.remove(self.lock)
+        if self.lock is not None:
+            self.checkpoints.remove(self.lock)
         return summary
 
     def _keep_weights(self) -> str:
         """Write a checkpoint from which the model can be saved without training, unless there is one; what was done."""
         step, trainer = self._step(), self.trainer
-        if trainer is not None and self.lock is not None and self.checkpoints.steps()[-1:] != [step]:
+
+        def missing() -> bool:
+            return self.checkpoints.steps()[-1:] != [step]
+
+        if trainer is not None and (self.processes.first(missing) if self.processes.together else missing()):
             last_probe = {} if self.metrics_log is None else jsonable(self.metrics_log.last_probe)
             last = trainer.last_checkpoint(step, cost=self.cost.so_far(self._probe_seconds()), last_probe=last_probe)
             try:
-                self.checkpoints.save(self._recorded(last), self.lock)
+                if self.lock is not None:
+                    self.checkpoints.save(self._recorded(last), self.lock)
             except OSError as error:
                 return f"nor could its weights be kept ({error.strerror or error}); an earlier checkpoint is as it was"
         return (

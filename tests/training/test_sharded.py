@@ -1,0 +1,198 @@
+"""Sharded over processes (gloo on the CPU), training is that of one process: losses, metrics, probe, weights, files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests import tiny
+from tests.conftest import Ran, environment
+from tests.training.sharded_worker import Case
+
+WORKER = Path(__file__).with_name("sharded_worker.py")
+# float32 rounds to 6e-8; a sum over the tokens and layers of a step multiplies that by some tens, five steps by five.
+TOLERANCE = 1e-5
+MOVES = {"objective.reference_every": 2, "objective.reference_mix": 0.5}
+
+OBJECTIVES = (
+    Case("alphapo"),
+    Case("dpo", "dpo"),
+    Case("tdpo", "tdpo"),
+    Case("tr_dpo", "tr_dpo", overrides=[f"{key}={value}" for key, value in MOVES.items()]),
+    Case("kto", "kto", rows="unpaired"),
+    Case("infonca", "infonca", rows="lists"),
+    Case("tgdpo", "tgdpo"),
+)
+FAMILIES = ("llama", "llama tied", "gemma2, soft-capped", "qwen3")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "padded": {"layout": "padded"},
+    "tokens_per_batch": {"trainer": {"tokens_per_batch": 120}},
+    "accumulation": {"accumulation": 2},
+    "checkpointing": {"trainer": {"gradient_checkpointing": True}},
+    "lora": {"lora": 4},
+    "small chunks": {"chunk_bytes": 4096},
+    "kept whole": {"sharding": {"reshard_after_forward": False}},
+}
+# Every objective, architecture and setting once.
+CHOSEN = [
+    OBJECTIVES[0],
+    dataclasses.replace(OBJECTIVES[1], name="dpo tied", family="llama tied", chunk_bytes=4096),
+    dataclasses.replace(OBJECTIVES[2], name="tdpo gemma2", family="gemma2, soft-capped", chunk_bytes=4096),
+    dataclasses.replace(OBJECTIVES[3], name="tr_dpo checkpointing", trainer={"gradient_checkpointing": True}),
+    dataclasses.replace(OBJECTIVES[4], name="kto qwen3 padded", family="qwen3", layout="padded"),
+    dataclasses.replace(OBJECTIVES[5], name="infonca accumulation", accumulation=2),
+    dataclasses.replace(OBJECTIVES[6], name="tgdpo tokens_per_batch", trainer={"tokens_per_batch": 120}),
+    dataclasses.replace(OBJECTIVES[1], name="dpo lora", lora=4),
+    dataclasses.replace(OBJECTIVES[2], name="tdpo moving", overrides=OBJECTIVES[3].overrides, chunk_bytes=4096),
+    dataclasses.replace(OBJECTIVES[0], name="alphapo kept whole", sharding={"reshard_after_forward": False}),
+]
+WHOLE = [
+    dataclasses.replace(one, name=f"{one.objective} {family} {name}", family=family, **more)
+    for one in OBJECTIVES
+    for family in FAMILIES
+    for name, more in SETTINGS.items()
+]
+
+
+def together(cases: list[Case], world: int, folder: Path) -> dict[str, Any]:
+    """What each case comes to in `world` processes, sharded; 0: in one, whole."""
+    listed, out = folder / f"cases-{world}.json", folder / f"out-{world}.pt"
+    listed.write_text(json.dumps([dataclasses.asdict(case) for case in cases]))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)] if world else []
+    env = {k: v for k, v in environment(folder / "cache").items() if not k.startswith("MASTER_")}
+    root = str(Path(__file__).parents[2])
+    line = [sys.executable, *launcher, str(WORKER), str(listed), str(out)]
+    done = subprocess.run(
+        line, env={**env, "PYTHONPATH": root}, cwd=root, capture_output=True, text=True, timeout=600 if len(cases) < 50 else 7200
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return torch.load(out, weights_only=False)
+
+
+def assert_same(ours: dict[str, Any], whole: dict[str, Any]) -> None:
+    assert [step for step, _ in ours["rows"]] == [1, 2, 3, 4, 5]
+    for (_, a), (_, b) in zip(ours["rows"], whole["rows"], strict=True):
+        tiny.assert_same_row(a, b, TOLERANCE)
+    for kind in ("weights", "moving"):
+        assert (ours[kind] is None) == (whole[kind] is None)
+        for name, p in (whole[kind] or {}).items():
+            assert tiny.relative_error(ours[kind][name], p) <= TOLERANCE, name
+    for name, values in whole["probe"].items():
+        np.testing.assert_allclose(ours["probe"][name], values, rtol=TOLERANCE, atol=TOLERANCE)
+    for a, b in zip([*ours["reference"], *ours["guide"]], [*whole["reference"], *whole["guide"]], strict=True):
+        if b is not None:
+            np.testing.assert_allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE)
+    assert ours["hashes"][0] == whole["hashes"][0]
+    assert ours["wrapped"] == "PolicyModel"  # neither DDP nor anything else around it
+
+
+@pytest.mark.slow
+def test_two_sharded_processes_are_one(tmp_path: Path) -> None:
+    two, one = together(CHOSEN, 2, tmp_path), together(CHOSEN, 0, tmp_path)
+    for case in CHOSEN:
+        assert_same(two[case.name], one[case.name])
+    # Parameters, gradients and moments: each process has half of them, up to rows that do not divide.
+    assert two["alphapo"]["bytes"] <= 0.51 * one["alphapo"]["bytes"]
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("world", [2, 4])
+def test_the_whole_matrix(world: int, tmp_path: Path) -> None:
+    cases = [case for case in WHOLE if world == 2 or case.accumulation == 1]
+    many, one = together(cases, world, tmp_path), together(cases, 0, tmp_path)
+    for case in cases:
+        assert_same(many[case.name], one[case.name])
+
+
+@pytest.mark.nightly
+def test_replicas_of_a_sharded_model(tmp_path: Path) -> None:
+    cases = [dataclasses.replace(one, sharding={"shard_size": 2}) for one in OBJECTIVES]
+    four, one = together(cases, 4, tmp_path), together(cases, 0, tmp_path)
+    for case in cases:
+        assert_same(four[case.name], one[case.name])
+
+
+def torchrun(world: int, *arguments: str, cwd: Path, cache: Path) -> Ran:
+    """`alphapo` in `world` processes."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
+    env = {k: v for k, v in environment(cache).items() if not k.startswith("MASTER_")}
+    line = [*launcher, "-m", "alphapo_cli", *arguments]
+    done = subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def line(start: Path, *overrides: str) -> list[str]:
+    return [
+        "train", *tiny.line_from(start), "trainer.warmup_ratio=0", "trainer.per_device_train_batch_size=2",
+        "trainer.gradient_accumulation_steps=1", "probe.samples=2", "probe.max_new_tokens=6", *overrides,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.saved_start(tmp_path_factory.mktemp("start"), 17, 5)
+
+
+@pytest.mark.slow
+def test_a_sharded_run_leaves_what_a_run_leaves(start: Path, tmp_path: Path, forked: Callable[..., Any]) -> None:
+    """The command line from start to end: files, samples, the model, which plain transformers reads."""
+    import transformers
+
+    ran = torchrun(2, *line(start, "sharding.mode=fsdp", "objective=dpo"), cwd=tmp_path, cache=tmp_path / "cache")
+    assert ran.code == 0, ran.err[-3000:]
+    more = ("trainer.gradient_accumulation_steps=2", "objective=dpo")
+    whole = forked(*line(start, *more), cwd=tmp_path, cache=tmp_path / "other")
+    assert whole.code == 0, whole.err[-3000:]
+    for file in ("metrics.jsonl", "probe.jsonl"):
+        ours, theirs = ([json.loads(row) for row in (run.path / file).read_text().splitlines()] for run in (ran, whole))
+        for a, b in zip(ours, theirs, strict=True):
+            for row in (a, b) if a["step"] in (0, 1) else ():  # the policy is its reference: a sign is round-off
+                for name in [name for name in row if "accurac" in name or name == "ranking/flipped"]:
+                    row.pop(name)
+            tiny.assert_same_row(a, b, TOLERANCE)
+    for file in sorted((whole.path / "samples").iterdir()):
+        assert [row["output"] for row in json.loads((ran.path / "samples" / file.name).read_text())] == [
+            row["output"] for row in json.loads(file.read_text())
+        ]
+    assert {f.name for f in (ran.path / "model").iterdir()} == {f.name for f in (whole.path / "model").iterdir()}
+    ours, theirs = (load_file(run.path / "model" / "model.safetensors") for run in (ran, whole))
+    assert ours.keys() == theirs.keys()
+    for name, p in theirs.items():
+        assert tiny.relative_error(ours[name], p) <= TOLERANCE, name
+    read = transformers.AutoModelForCausalLM.from_pretrained(ran.path / "model")
+    assert all(torch.equal(p, ours[name]) for name, p in read.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("sharding.shard_size=2",), "nothing is sharded while sharding.mode=none"),
+        (("sharding.mode=fsdp", "trainer.optim=adafactor"), "trainer.optim=adafactor is not known to work on shards"),
+        (("sharding.mode=fsdp", "trainer.optim=adamw_bnb_8bit"), "is not known to work on shards"),
+        (("sharding.mode=fsdp", "sharding.cpu_offload=true"), "without CUDA"),
+        (("sharding.mode=fsdp", "sharding.shard_size=2"), "does not divide the 1 process"),
+        (("sharding.mode=fsdp", "model.lora.r=2", "model.merge=true"), "model.merge=true"),
+        (("sharding.mode=ddp",), "no such choice"),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused(
+    overrides: tuple[str, ...], words: str, alphapo: Callable[..., Ran], tmp_path: Path
+) -> None:
+    ran = alphapo(
+        "train", "trainer.use_cpu=true", "model.path=nowhere/at/all", "data=jsonl", "data.path=none.jsonl", *overrides
+    )
+    assert ran.code == 2
+    assert words in ran.fault
+    assert not (tmp_path / "runs").exists()
