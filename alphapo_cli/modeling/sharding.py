@@ -60,7 +60,8 @@ def sharding_plan(cfg: ShardingConfig, device: torch.device, bf16: bool) -> Shar
     """
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
     world = dist.get_world_size()
     if cfg.shard_size is None or cfg.shard_size == world:
         mesh = init_device_mesh(device.type, (world,), mesh_dim_names=("shard",))
@@ -123,14 +124,14 @@ def is_sharded(lm: Any) -> bool:
 
 def within(lm: Any, run: Callable[[], T]) -> T:
     """Call `run`, which reads weights outside the layers of the bare model `lm`, while those are whole. Collective."""
-    return lm.run_within(run) if is_sharded(lm) else run()  # type: ignore[no-any-return]
+    return lm.run_within(run) if is_sharded(lm) else run()
 
 
 def at_rest(model: nn.Module) -> None:
     """Let go of weights that a forward pass has gathered: only shards are left, and an optimizer's step is seen."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
-            module.reshard()  # type: ignore[no-untyped-call]
+            module.reshard()
 
 
 @torch.no_grad()

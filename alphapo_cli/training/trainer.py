@@ -166,11 +166,6 @@ class PreferenceTrainer(Trainer):
         """Whether this process keeps the whole of a sharded state, of which rank 0 makes a checkpoint."""
         return self.policy.sharded is None or self.args.process_index == 0
 
-    @property
-    def _keeps(self) -> bool:
-        """Whether this process keeps the whole of a sharded state, of which rank 0 makes a checkpoint."""
-        return self.policy.sharded is None or self.args.process_index == 0
-
     def _weights(self) -> dict[str, Tensor]:
         return stored(trained_tensors(self.policy), keep=self._keeps)
 
@@ -192,7 +187,7 @@ class PreferenceTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[StepBatch]:
         """A loader of whole optimizer steps, not prepared by accelerate."""
-        return DataLoader(self.steps, batch_size=None, sampler=self.sampler, collate_fn=lambda step: step)  # type: ignore[arg-type]
+        return DataLoader(self.steps, batch_size=None, sampler=self.sampler, collate_fn=lambda step: step)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[StepBatch], None]:
         """The next items of the loader, without Trainer's count of tokens."""
