@@ -167,12 +167,12 @@ def test_a_sharded_run_leaves_what_a_run_leaves(start: Path, tmp_path: Path, for
             row["output"] for row in json.loads(file.read_text())
         ]
     assert {f.name for f in (ran.path / "model").iterdir()} == {f.name for f in (whole.path / "model").iterdir()}
-    ours, theirs = (load_file(run.path / "model" / "model.safetensors") for run in (ran, whole))
-    assert ours.keys() == theirs.keys()
-    for name, p in theirs.items():
-        assert tiny.relative_error(ours[name], p) <= TOLERANCE, name
+    saved, expected = (load_file(run.path / "model" / "model.safetensors") for run in (ran, whole))
+    assert saved.keys() == expected.keys()
+    for name, p in expected.items():
+        assert tiny.relative_error(saved[name], p) <= TOLERANCE, name
     read = transformers.AutoModelForCausalLM.from_pretrained(ran.path / "model")
-    assert all(torch.equal(p, ours[name]) for name, p in read.named_parameters())
+    assert all(torch.equal(p, saved[name]) for name, p in read.named_parameters())
 
 
 @pytest.mark.parametrize(

@@ -140,20 +140,14 @@ class FinalModel:
             return os.strerror(error.errno)
         return None
 
-    def save(self, policy: PolicyModel, lock: RunLock | None, processes: Processes) -> None:
+    def save(self, policy: PolicyModel, lock: RunLock) -> None:
         """Save the trained model as model/, once it has been read back and found to be the one that was trained.
-
-        Where processes run it together, all of them take part; only rank 0 has the lock, and writes.
 
         Raises:
             LockLost: another process has taken over the run.
             AlphapoError: what was read back is another model.
             Exception: it cannot be saved.
         """
-        if policy.sharded is not None:
-            self._save_sharded(policy, lock, processes)
-            return
-        assert lock is not None  # rank 0
         self.release()
         with owned_directory(self.directory.model, lock) as folder:
             saved = self._save(policy, folder)
@@ -164,7 +158,18 @@ class FinalModel:
         if read.note is not None:
             self.log(f"note: the saved model's tensors are those that were trained; {read.note}")
 
-    def _save_sharded(self, policy: PolicyModel, lock: RunLock | None, processes: Processes) -> None:
+    def save_together(self, policy: PolicyModel, lock: RunLock | None, processes: Processes) -> None:
+        """Save a sharded model as model/, once its files have been read back. Collective.
+
+        Args:
+            policy: the trained model.
+            lock: the run lock in rank 0, which writes; None in the other processes.
+            processes: those that share the model.
+
+        Raises:
+            LockLost: another process has taken over the run.
+            AlphapoError: it cannot be saved.
+        """
         assert policy.sharded is not None
         blank = policy.sharded[1].lm
         end_id = end_token_id(self.start.tokenizer, self.cfg.data)

@@ -217,7 +217,10 @@ class TrainingSession(StepHooks):
     def _finish(self, policy: PolicyModel) -> dict[str, Any]:
         """Save the model, then record how the run ended. Where processes run it together, all of them take part."""
         try:
-            self.final_model.save(policy, self.lock, self.processes)
+            if self.processes.together:
+                self.final_model.save_together(policy, self.lock, self.processes)
+            elif self.lock is not None:
+                self.final_model.save(policy, self.lock)
         except LockLost:
             raise
         except Exception as error:
