@@ -10,7 +10,7 @@ from torch import Tensor
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.layout.batch import PairBatch
 from alphapo_cli.modeling.policy import PolicyModel, inference
-from alphapo_cli.modeling.sharding import at_rest, sharded_like, stored
+from alphapo_cli.modeling.sharding import at_rest
 from alphapo_cli.objective.objective import Objective
 
 
@@ -54,15 +54,19 @@ class MovingReference:
         for (_, own), (_, trained) in zip(self._weights(self.policy), self._weights(policy), strict=True):
             own.copy_(trained) if self.mix == 1 else own.lerp_(trained, self.mix)
 
-    def state(self, *, keep: bool = True) -> dict[str, Tensor]:
-        """The reference's whole weights, on the CPU, for a checkpoint; empty unless `keep`. Collective."""
-        return stored(self._weights(self.policy), keep=keep)
+    def weights(self) -> list[tuple[str, Tensor]]:
+        """Names and weights of the reference."""
+        return self._weights(self.policy)
+
+    def state(self) -> dict[str, Tensor]:
+        """The reference's weights, on the CPU, for a checkpoint."""
+        return {name: weight.detach().cpu().clone() for name, weight in self.weights()}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Load the weights that `state` returned."""
         for name, weight in self._weights(self.policy):
-            weight.copy_(sharded_like(state[name], weight))
+            weight.copy_(state[name])
 
     @staticmethod
     def _weights(policy: PolicyModel) -> list[tuple[str, Tensor]]:

@@ -23,7 +23,7 @@ from alphapo_cli.errors import AlphapoError
 from alphapo_cli.modeling.layout.batch import PairBatch
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
 from alphapo_cli.modeling.policy import attach_tokens
-from alphapo_cli.modeling.sharding import gathered, stored
+from alphapo_cli.modeling.sharding import gathered
 from alphapo_cli.objective.inputs import PartState, StepContext
 from alphapo_cli.runs.checkpoints import TrainingCheckpoint
 from alphapo_cli.runtime import rng_state
@@ -32,12 +32,7 @@ from alphapo_cli.training import guards
 from alphapo_cli.training.data_order import DataOrder, StepIndices
 from alphapo_cli.training.inputs import TrainingInputs
 from alphapo_cli.training.step_data import MetricSums, StepBatch, StepDataset
-from alphapo_cli.training.training_state import (
-    load_tensors,
-    optimizer_state,
-    sharded_optimizer_state,
-    trained_tensors,
-)
+from alphapo_cli.training.training_state import Shards, dealt, optimizer_state, put_back, taken
 
 
 class StepHooks:
@@ -133,41 +128,33 @@ class PreferenceTrainer(Trainer):
 
     def checkpoint(
         self, processes: Processes, *, cost: Mapping[str, Any], last_probe: Mapping[str, Any], stopped: str | None
-    ) -> TrainingCheckpoint:
-        """Collect the state of training; to be called between two steps, on every process."""
+    ) -> tuple[TrainingCheckpoint, Shards]:
+        """Collect the state of training; to be called between two steps, on every process.
+
+        Returns:
+            The checkpoint, and the tensors that processes share, which are not in it; none where the policy is whole.
+        """
         own = {"rng": rng_state.state(), "sums": {k: v.cpu() for k, v in self.sums.sums.items()}}
+        state = taken(self.policy, self.optimizer, self.inputs.moving)
         return TrainingCheckpoint(
             step=int(self.state.global_step),
-            weights=self._weights(),
-            # Unchanged where one process has all of it: a copy would cost as much memory again.
-            optimizer=self.optimizer.state_dict()
-            if self.policy.sharded is None
-            else optimizer_state(self.optimizer, keep=self._keeps),
+            **state.in_file,
             lr_scheduler=self.lr_scheduler.state_dict(),
             processes=processes.gather([own]),
             part_states={kind: dict(state) for kind, state in self.part_states.items()},
-            reference=self.inputs.moving.state(keep=self._keeps) if self.inputs.moving is not None else {},
             cost=cost,
             last_probe=last_probe,
             stopped=stopped,
-        )
+        ), state.shards
 
     def last_checkpoint(
         self, step: int, *, cost: Mapping[str, Any], last_probe: Mapping[str, Any]
-    ) -> TrainingCheckpoint:
+    ) -> tuple[TrainingCheckpoint, Shards]:
         """Collect what is left to save after the last step: the weights, without what only another step would read."""
+        state = taken(self.policy)
         return TrainingCheckpoint(
-            step=step, weights=self._weights(), optimizer={}, lr_scheduler={}, processes=(), part_states={}, reference={},
-            cost=cost, last_probe=last_probe,
-        )  # fmt: skip
-
-    @property
-    def _keeps(self) -> bool:
-        """Whether this process keeps the whole of a sharded state, of which rank 0 makes a checkpoint."""
-        return self.policy.sharded is None or self.args.process_index == 0
-
-    def _weights(self) -> dict[str, Tensor]:
-        return stored(trained_tensors(self.policy), keep=self._keeps)
+            step=step, **state.in_file, lr_scheduler={}, processes=(), part_states={}, cost=cost, last_probe=last_probe
+        ), state.shards
 
     def resume(self, checkpoint: TrainingCheckpoint) -> None:
         """Let `train` resume from `checkpoint`."""
@@ -176,14 +163,15 @@ class PreferenceTrainer(Trainer):
 
     def _load(self, checkpoint: TrainingCheckpoint) -> None:
         """Load all of a checkpoint but the random generators, which follow at the first step."""
-        load_tensors(self.policy, checkpoint.weights)
-        self.optimizer.load_state_dict(sharded_optimizer_state(self.optimizer, checkpoint.optimizer))
+        put_back(checkpoint, self.policy, self.inputs.moving)
+        self.optimizer.load_state_dict(optimizer_state(checkpoint, self.optimizer))
         self.lr_scheduler.load_state_dict(checkpoint.lr_scheduler)
         self.state.global_step = self.first_step
         self.part_states = checkpoint.part_states
-        if self.inputs.moving is not None:
-            self.inputs.moving.load(checkpoint.reference)
-        self.sums.restore(checkpoint.processes[self.args.process_index]["sums"], self.args.device)
+        self.sums.restore(self._dealt(checkpoint)[1], self.args.device)
+
+    def _dealt(self, checkpoint: TrainingCheckpoint) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
+        return dealt(checkpoint.processes, self.args.process_index, self.args.world_size)
 
     def get_train_dataloader(self) -> DataLoader[StepBatch]:
         """A loader of whole optimizer steps, not prepared by accelerate."""
@@ -197,7 +185,7 @@ class PreferenceTrainer(Trainer):
         """Run forward and backward of all micro-batches; this process's summed loss over the step's number of pairs."""
         if self._resumed is not None:
             # Not earlier: creating the data loader's iterator draws from torch's generator.
-            rng_state.restore(self._resumed.processes[self.args.process_index]["rng"])
+            rng_state.restore(self._dealt(self._resumed)[0])
             self._resumed = None
         model.train()
         total = torch.zeros((), device=self.args.device)

@@ -31,7 +31,7 @@ from alphapo_cli.training.arguments import training_arguments
 from alphapo_cli.training.data_order import DataOrder
 from alphapo_cli.training.inputs import TrainingInputs
 from alphapo_cli.training.trainer import PreferenceTrainer
-from tests import every_objective, tiny
+from tests import tiny
 
 PAIRS, PROBE = 17, 5  # ragged: a last step of one pair; three batches of the probe
 PER_STEP = 4
@@ -62,6 +62,8 @@ def _policy(lm: Any, case: Case, plan: Any, rank: int) -> PolicyModel:
 
 def run(case: Case, processes: Processes) -> dict[str, Any]:
     """Train; what can be compared with other numbers of processes."""
+    from tests import every_objective  # it builds every objective: not where tests are collected
+
     sharded = "RANK" in os.environ
     cfg = TrainerConfig(
         **{
@@ -131,7 +133,7 @@ def run(case: Case, processes: Processes) -> dict[str, Any]:
         "weights": stored((n, p) for n, p in policy.named_parameters() if p.requires_grad),
         "reference": sums,
         "guide": of_guide,
-        "moving": None if moving is None else moving.state(),
+        "moving": None if moving is None else stored(moving.weights()),
         "probe": {name: getattr(after, name) for name in ("sums", "entropy", "kl", "losses") if hasattr(after, name)},
         "hashes": hashes,
         "bytes": held_bytes(policy) + sum(local_part(m).nbytes for m in moments) + sum(local_part(p).nbytes for p in trained),

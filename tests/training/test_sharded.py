@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -74,7 +77,7 @@ def together(cases: list[Case], world: int, folder: Path) -> dict[str, Any]:
     root = str(Path(__file__).parents[2])
     line = [sys.executable, *launcher, str(WORKER), str(listed), str(out)]
     done = subprocess.run(
-        line, env={**env, "PYTHONPATH": root}, cwd=root, capture_output=True, text=True, timeout=600 if len(cases) < 50 else 7200
+        line, env={**env, "PYTHONPATH": root}, cwd=root, capture_output=True, text=True, timeout=1200 if len(cases) < 50 else 7200
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     return torch.load(out, weights_only=False)
@@ -98,6 +101,7 @@ def assert_same(ours: dict[str, Any], whole: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_two_sharded_processes_are_one(tmp_path: Path) -> None:
     two, one = together(CHOSEN, 2, tmp_path), together(CHOSEN, 0, tmp_path)
     for case in CHOSEN:
@@ -117,6 +121,7 @@ def test_the_whole_matrix(world: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(2400)
 def test_replicas_of_a_sharded_model(tmp_path: Path) -> None:
     cases = [dataclasses.replace(one, sharding={"shard_size": 2}) for one in OBJECTIVES]
     four, one = together(cases, 4, tmp_path), together(cases, 0, tmp_path)
@@ -129,7 +134,7 @@ def torchrun(world: int, *arguments: str, cwd: Path, cache: Path) -> Ran:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
     env = {k: v for k, v in environment(cache).items() if not k.startswith("MASTER_")}
     line = [*launcher, "-m", "alphapo_cli", *arguments]
-    done = subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
@@ -146,6 +151,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_a_sharded_run_leaves_what_a_run_leaves(start: Path, tmp_path: Path, forked: Callable[..., Any]) -> None:
     """The command line from start to end: files, samples, the model, which plain transformers reads."""
     import transformers
@@ -173,6 +179,80 @@ def test_a_sharded_run_leaves_what_a_run_leaves(start: Path, tmp_path: Path, for
         assert tiny.relative_error(saved[name], p) <= TOLERANCE, name
     read = transformers.AutoModelForCausalLM.from_pretrained(ran.path / "model")
     assert all(torch.equal(p, saved[name]) for name, p in read.named_parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("weights", "weight lm_head.weight is nan at step 7"),
+        ("loss", "the loss is nan at step 1"),
+        ("alone", "the second process has no more room"),
+    ],
+)
+def test_what_goes_wrong_in_one_process_ends_both_with_its_message(kind: str, words: str, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    env = {k: v for k, v in environment(tmp_path / "cache").items() if not k.startswith("MASTER_")}
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = Path(__file__).with_name("sharded_faults.py")
+    done = subprocess.run(
+        [sys.executable, *launcher, str(script), kind, str(tmp_path)], cwd=root, env={**env, "PYTHONPATH": str(root)},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode != 0
+    said = [(tmp_path / f"said-{rank}").read_text() for rank in (0, 1)]
+    assert all(words in text for text in said), said
+
+
+def undisturbed(where: Path) -> dict[str, torch.Tensor]:
+    return load_file(where / "model" / "model.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_killed_process_ends_the_others_and_the_same_line_ends_bitwise(start: Path, tmp_path: Path) -> None:
+    more = (
+        "sharding.mode=fsdp",
+        "trainer.num_train_epochs=12",
+        "trainer.save_steps=3",
+        "probe.every=30",
+        "probe.samples=0",
+    )
+    words = line(start, *more, "objective=tr_dpo", "objective.reference_every=2", "run.name=one")
+    whole = torchrun(2, *words, "run.dir=whole", cwd=tmp_path, cache=tmp_path / "cache")
+    assert whole.code == 0, whole.err[-3000:]
+    env = {k: v for k, v in environment(tmp_path / "cache").items() if not k.startswith("MASTER_")}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    killed = tmp_path / "killed" / "one"
+    with subprocess.Popen(
+        [*launcher, "-m", "alphapo_cli", *words, "run.dir=killed"], cwd=tmp_path, env=env, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    ) as job:  # fmt: skip
+        deadline = time.monotonic() + 600
+        while not list(killed.glob("checkpoints/step-*/complete")):
+            assert time.monotonic() < deadline
+            assert job.poll() is None
+            time.sleep(0.05)
+        (second,) = (child for child in psutil.Process(job.pid).children() if child.environ().get("RANK") == "1")
+        second.kill()
+        job.communicate(timeout=60)
+    assert job.returncode != 0
+    assert not (killed / "model").exists()
+    for world in (1, 4):
+        shutil.copytree(tmp_path / "killed", tmp_path / f"world-{world}")
+    again = torchrun(2, *words, "run.dir=killed", cwd=tmp_path, cache=tmp_path / "cache")
+    assert again.code == 0, again.err[-3000:]
+    assert "continues at step" in again.err
+    expected = undisturbed(whole.path)
+    for name, p in undisturbed(killed).items():
+        assert torch.equal(p, expected[name]), name
+    assert (killed / "metrics.jsonl").read_text() == (whole.path / "metrics.jsonl").read_text()
+    for world in (1, 4):
+        ran = torchrun(world, *words, f"run.dir=world-{world}", cwd=tmp_path, cache=tmp_path / "cache")
+        assert ran.code == 0, ran.err[-3000:]
+        assert f"begun with 2 process(es), goes on with {world}" in ran.err
+        for name, p in undisturbed(ran.path).items():
+            assert tiny.relative_error(p, expected[name]) <= 1e-6, name
 
 
 @pytest.mark.parametrize(

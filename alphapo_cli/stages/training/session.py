@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ from alphapo_cli.stages.training.final_model import FinalModel
 from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData
 from alphapo_cli.stages.training.measurements import Measurements
 from alphapo_cli.stages.training.metrics_log import MetricsLog
-from alphapo_cli.stages.training.resume import Busy, check_continuable, facts_of
+from alphapo_cli.stages.training.resume import Busy, begun_processes, check_continuable, facts_of
 from alphapo_cli.stages.training.sharded import check_model, check_trainer, loaded
 from alphapo_cli.stages.training.tracker import Group, run_tracker
 from alphapo_cli.storage.atomic import jsonable, write_json
@@ -43,7 +43,7 @@ from alphapo_cli.training.arguments import check_optimizer, training_arguments
 from alphapo_cli.training.data_order import DataOrder, probe_every
 from alphapo_cli.training.guards import Ending
 from alphapo_cli.training.trainer import PreferenceTrainer, StepHooks
-from alphapo_cli.training.training_state import load_tensors
+from alphapo_cli.training.training_state import Shards, put_back, write
 
 
 class TrainingSession(StepHooks):
@@ -87,6 +87,11 @@ class TrainingSession(StepHooks):
             AlphapoError: training failed; summary.json has the reason.
             Interrupted: Ctrl-C, SIGTERM or SIGHUP; summary.json has the reason.
         """
+        if self.processes.together and not replace:
+            # It may go on with another number of processes, over the steps that it was begun with.
+            begun = begun_processes(self.directory, self.processes)
+            order = DataOrder.of(self.cfg.trainer, self.order.num_pairs, begun, self.cfg.seed)
+            self.order = dataclasses.replace(order, shared_by=self.processes.world)
         args = training_arguments(self.cfg.trainer, self.order, str(self.directory.path / "trainer"), self.cfg.seed)
         check_optimizer(args)
         policy = self._policy(args.device)  # before anything is written, because reading weights may fail
@@ -123,7 +128,7 @@ class TrainingSession(StepHooks):
         state = self.directory.check(self.cfg, replace=replace, locked=True)
         if state in OVER:
             return self.directory.summary(), None
-        manifest = facts_of(self.start, self.processes.world, self.order.total_steps)
+        manifest = facts_of(self.start, self.order.world, self.order.total_steps)
         begun = self.directory.read_manifest().get("generation", 1)  # older versions recorded none
         checkpoint = None if state == "pending" else self.checkpoints.load(begun if isinstance(begun, int) else 1)
         memoize = self.builder.before_training(self.cfg, policy)
@@ -134,6 +139,11 @@ class TrainingSession(StepHooks):
             write_json(self.directory.path / "prompts.json", samples)
         else:
             check_continuable(self.directory, manifest)
+            if self.order.world != self.processes.world:
+                self._log(
+                    f"note: begun with {self.order.world} process(es), goes on with {self.processes.world}: results may "
+                    "differ in round-off"
+                )
             self.directory.go_back(checkpoint.step, checkpoint.record)
             self.start_step, self.cost.earlier = checkpoint.step, dict(checkpoint.cost)
         self.checkpoints.tidy(lock)
@@ -182,7 +192,7 @@ class TrainingSession(StepHooks):
         if checkpoint is not None and self._over(checkpoint):
             if checkpoint.stopped is not None:
                 self.ending = Ending("stopped", checkpoint.stopped)
-            load_tensors(policy, checkpoint.weights)
+            put_back(checkpoint, policy)
         else:
             trainer.train()
         PartialState().wait_for_everyone()  # until then another process may read the directory
@@ -246,17 +256,24 @@ class TrainingSession(StepHooks):
             last_probe = {} if self.metrics_log is None else jsonable(self.metrics_log.last_probe)
             last = trainer.last_checkpoint(step, cost=self.cost.so_far(self._probe_seconds()), last_probe=last_probe)
             try:
-                if self.lock is not None:
-                    self.checkpoints.save(self._recorded(last), self.lock)
+                self._store(*last)
             except OSError as error:
                 return f"nor could its weights be kept ({error.strerror or error}); an earlier checkpoint is as it was"
         return (
             f"its weights are kept in {self.checkpoints.folder}; the same line saves the model without training again"
         )
 
+    def _store(self, checkpoint: TrainingCheckpoint, shards: Shards) -> None:
+        """Write a checkpoint: rank 0, or all processes where they share its tensors."""
+        if self.processes.together:
+            recorded = self._recorded(checkpoint) if self.main else checkpoint
+            self.checkpoints.save_together(recorded, self.lock, self.processes, lambda folder: write(shards, folder))
+        elif self.lock is not None:
+            self.checkpoints.save(self._recorded(checkpoint), self.lock)
+
     def _recorded(self, checkpoint: TrainingCheckpoint) -> TrainingCheckpoint:
         """The checkpoint, with what was recorded up to its step."""
-        return replace(checkpoint, record=step_record.taken(self.directory.path))
+        return dataclasses.replace(checkpoint, record=step_record.taken(self.directory.path))
 
     def _over(self, checkpoint: TrainingCheckpoint) -> bool:
         """Whether all that is left after `checkpoint` is to save the model."""
@@ -299,13 +316,14 @@ class TrainingSession(StepHooks):
         # Recorded in the checkpoint, so that a stopped run which is killed from here on does not train further.
         stopped = self.ending.reason if self.ending is not None and self.ending.state == "stopped" else None
         last_probe = {} if self.metrics_log is None else jsonable(self.metrics_log.last_probe)
-        checkpoint = self.trainer.checkpoint(
+        state = self.trainer.checkpoint(
             self.processes, cost=self.cost.so_far(self._probe_seconds()), last_probe=last_probe, stopped=stopped
         )
-        if self.lock is not None:
-            self._check_lock()
-            lock = self.lock
-            self._write(lambda: self.checkpoints.save(self._recorded(checkpoint), lock))
+        self._check_lock()
+        if self.processes.together:
+            self._store(*state)
+        elif self.lock is not None:
+            self._write(lambda: self._store(*state))
 
     def _measure(self, step: int, *, probe: bool, samples: bool) -> dict[str, Any]:
         """Measure, and record the result as of `step`; its metrics."""
