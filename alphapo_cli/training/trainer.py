@@ -170,7 +170,7 @@ class PreferenceTrainer(Trainer):
         self.part_states = checkpoint.part_states
         self.sums.restore(self._dealt(checkpoint)[1], self.args.device)
 
-    def _dealt(self, checkpoint: TrainingCheckpoint) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
+    def _dealt(self, checkpoint: TrainingCheckpoint) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return dealt(checkpoint.processes, self.args.process_index, self.args.world_size)
 
     def get_train_dataloader(self) -> DataLoader[StepBatch]:

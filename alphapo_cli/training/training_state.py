@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from alphapo_cli.errors import AlphapoError, first_line
 from alphapo_cli.modeling.policy import PolicyModel
@@ -135,7 +136,7 @@ def write(shards: Shards, folder: Path) -> None:
         AlphapoError: a process could not write, in all of them.
     """
     try:
-        dcp.save(dict(shards), checkpoint_id=folder)
+        save(dict(shards), checkpoint_id=folder)
     except Exception as error:
         raise AlphapoError(f"{folder}: the shards cannot be written ({first_line(error)})") from error
 
@@ -147,12 +148,12 @@ def read(shards: Shards, folder: Path) -> None:
         AlphapoError: they are not there.
     """
     try:
-        dcp.load(dict(shards), checkpoint_id=folder)
+        load(dict(shards), checkpoint_id=folder)
     except Exception as error:
         raise AlphapoError(f"{folder}: the shards cannot be read ({first_line(error)})") from error
 
 
-def dealt(processes: Any, rank: int, world: int) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
+def dealt(processes: Any, rank: int, world: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What a process goes on with, of what `processes` of a checkpoint each had, in their number or another one.
 
     Args:
@@ -165,5 +166,5 @@ def dealt(processes: Any, rank: int, world: int) -> tuple[Mapping[str, Any], dic
     """
     sums = {name: torch.zeros_like(value) for name, value in processes[0]["sums"].items()}
     for theirs in processes[rank::world]:
-        sums = {name: sums[name] + value for name, value in theirs["sums"].items()}
+        sums |= {name: sums[name] + value if name in sums else value for name, value in theirs["sums"].items()}
     return processes[rank % len(processes)]["rng"], sums

@@ -22,7 +22,6 @@ from tests import tiny
 from tests.conftest import Ran, environment
 from tests.training.sharded_worker import Case
 
-WORKER = Path(__file__).with_name("sharded_worker.py")
 # float32 rounds to 6e-8; a sum over the tokens and layers of a step multiplies that by some tens, five steps by five.
 TOLERANCE = 1e-5
 MOVES = {"objective.reference_every": 2, "objective.reference_mix": 0.5}
@@ -72,14 +71,7 @@ def together(cases: list[Case], world: int, folder: Path) -> dict[str, Any]:
     """What each case comes to in `world` processes, sharded; 0: in one, whole."""
     listed, out = folder / f"cases-{world}.json", folder / f"out-{world}.pt"
     listed.write_text(json.dumps([dataclasses.asdict(case) for case in cases]))
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)] if world else []
-    env = {k: v for k, v in environment(folder / "cache").items() if not k.startswith("MASTER_")}
-    root = str(Path(__file__).parents[2])
-    line = [sys.executable, *launcher, str(WORKER), str(listed), str(out)]
-    done = subprocess.run(
-        line, env={**env, "PYTHONPATH": root}, cwd=root, capture_output=True, text=True, timeout=1200 if len(cases) < 50 else 7200
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_script("sharded_worker.py", str(listed), str(out), folder=folder, world=world, seconds=60 * len(cases) + 600)
     return torch.load(out, weights_only=False)
 
 
@@ -127,6 +119,20 @@ def test_replicas_of_a_sharded_model(tmp_path: Path) -> None:
     four, one = together(cases, 4, tmp_path), together(cases, 0, tmp_path)
     for case in cases:
         assert_same(four[case.name], one[case.name])
+
+
+def run_script(
+    name: str, *arguments: str, folder: Path, world: int = 2, fails: bool = False, seconds: float = 600
+) -> None:
+    """A script of this directory in `world` processes; 0: in one, without torchrun."""
+    root = Path(__file__).parents[2]
+    env = {k: v for k, v in environment(folder / "cache").items() if not k.startswith("MASTER_")}
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)] if world else []
+    done = subprocess.run(
+        [sys.executable, *launcher, str(Path(__file__).with_name(name)), *arguments], cwd=root,
+        env={**env, "PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=seconds,
+    )  # fmt: skip
+    assert (done.returncode != 0) == fails, done.stderr[-4000:]
 
 
 def torchrun(world: int, *arguments: str, cwd: Path, cache: Path) -> Ran:
@@ -191,17 +197,43 @@ def test_a_sharded_run_leaves_what_a_run_leaves(start: Path, tmp_path: Path, for
     ],
 )
 def test_what_goes_wrong_in_one_process_ends_both_with_its_message(kind: str, words: str, tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    env = {k: v for k, v in environment(tmp_path / "cache").items() if not k.startswith("MASTER_")}
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    script = Path(__file__).with_name("sharded_faults.py")
-    done = subprocess.run(
-        [sys.executable, *launcher, str(script), kind, str(tmp_path)], cwd=root, env={**env, "PYTHONPATH": str(root)},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode != 0
+    run_script("sharded_faults.py", kind, str(tmp_path), folder=tmp_path, fails=True)
     said = [(tmp_path / f"said-{rank}").read_text() for rank in (0, 1)]
     assert all(words in text for text in said), said
+
+
+@pytest.mark.slow
+def test_only_the_first_process_loads_the_whole_model(tmp_path: Path) -> None:
+    """Tensor bytes, of a model whose largest tensor is below a tenth; the other one holds its shards and one tensor."""
+    lm = tiny.model(num_hidden_layers=12, hidden_size=64, intermediate_size=160)
+    lm.save_pretrained(tmp_path / "model")
+    sizes = [p.numel() * p.element_size() for p in lm.parameters()]
+    assert max(sizes) < sum(sizes) / 10
+    run_script("sharded_loading.py", str(tmp_path), folder=tmp_path)
+    first, second = (json.loads((tmp_path / f"loaded-{rank}.json").read_text()) for rank in (0, 1))
+    assert first["most"] >= sum(sizes)
+    assert sum(sizes) / 2 <= second["most"] <= 0.6 * sum(sizes)
+    assert second["held"] <= 0.51 * sum(sizes)
+    assert first["hash"] == second["hash"]
+
+
+@pytest.mark.slow
+def test_shards_are_read_by_any_number_of_processes(tmp_path: Path) -> None:
+    """A checkpoint after three of five steps: the same processes, four and one end where nothing had stopped."""
+    run_script("sharded_checkpoints.py", "write", str(tmp_path), folder=tmp_path)
+    run_script("sharded_checkpoints.py", "read", str(tmp_path), folder=tmp_path, world=4)
+    run_script("sharded_checkpoints.py", "read", str(tmp_path), folder=tmp_path, world=0)
+    two, four, one = (torch.load(tmp_path / f"ends-{world}.pt", weights_only=False) for world in (2, 4, 1))
+    expected = two["undisturbed"]
+    assert two["resumed"].keys() == expected.keys()
+    assert any(name.startswith("reference ") for name in expected)
+    for name, p in expected.items():
+        assert torch.equal(two["resumed"][name], p), name
+        assert max(tiny.relative_error(other["resumed"][name], p) for other in (four, one)) <= 1e-6, name
+    assert two["resumed rows"] == two["undisturbed rows"][1:]
+    for other in (four, one):
+        for (_, a), (_, b) in zip(other["resumed rows"], two["resumed rows"], strict=True):
+            tiny.assert_same_row(a, b, 1e-6)
 
 
 def undisturbed(where: Path) -> dict[str, torch.Tensor]:

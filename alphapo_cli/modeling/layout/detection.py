@@ -52,9 +52,9 @@ def disagrees(model: Any, own: str | None) -> str | None:
         model.train(mode)
     if packed.shape != alone.shape:
         return "its attention does not go through transformers' registered functions"
-    error = ((packed - alone).double().norm() / alone.double().norm()).item()
-    if not error <= _TOLERANCE.get(packed.dtype.itemsize, _NARROW):
-        return f"a packed row gives other hidden states than its answers one at a time (by {error:.0e})"
+    apart = ((packed - alone).double().norm() / alone.double().norm()).item()
+    if not apart <= _TOLERANCE.get(packed.dtype.itemsize, _NARROW):
+        return f"a packed row gives other hidden states than its answers one at a time (by {apart:.0e})"
     return _window_fault(model.config, seen)
 
 
