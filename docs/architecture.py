@@ -38,8 +38,9 @@ WHAT = {
     "runtime": "signals, ranks, random generators, threads, memo",
     "config": "schema, overrides, composition, validation",
     "plots": "figures",
+    "statistics": "intervals and tests of means between two bounds",
     "storage": "atomic files, JSONL, hashes, the run lock",
-    "errors": "exceptions and exit codes",
+    "errors": "errors with exit codes, and escaping of what is printed",
 }
 
 

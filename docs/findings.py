@@ -4,11 +4,14 @@
     python docs/findings.py runs/methods runs/everywhere
 
 Writes methods.png and alpha-everywhere.png beside this file and prints the tables.
+
+    python docs/findings.py            # correlations with intervals, from the page's own table of all objectives
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,11 +31,35 @@ DOWN, KL, LENGTH = "displacement/share_chosen_down", "kl/reference", "glassbox/l
 Runs = Sequence[Mapping[str, Any]]  # metrics of the seeds, in order of the seed
 
 
+# Objectives that are one loss, or nearly, are no independent evidence: intervals resample families, not objectives.
+FAMILIES = {
+    "dpo": "dpo dmpo tr_dpo cdpo robust_dpo soft_labels rpo_aware_kl r_dpo beta_dpo focalpo h_dpo hinge sampo ld_dpo wpo "
+    "bmc dpop dpo_shift dpo_shift_linear tdpo rpo_sft irpo",
+    "f-divergence": "chi_po f_dpo_forward_kl f_dpo_js f_dpo_alpha alphapo_ratio",
+    "mean ratio": "ln_dpo omni_dpo",
+    "mean log-prob": "simpo alphapo alphapo_adaptive cpo_simpo gamma_po alpha_dpo",
+    "summed log-prob": "cpo slic",
+    "kto, apo": "kto kto_pair kto_constant apo_zero apo_down",
+    "bce": "bce bco",
+    "nca": "nca_pair nca_list infonca swepo",
+    "exo": "exo exo_list rpo_aware_reverse_kl",
+    "squared": "ipo cal_dpo rpo_aware_squared",
+    "sppo": "sppo_hard sppo_soft",
+    "odds": "orpo tempered_orpo asft tempered_asft",
+    "sft": "sft",
+    "discopop": "discopop",
+}
+RESAMPLES = 4000
+FEW_DOWN = 0.72  # share of chosen answers down, below which every objective beats the start
+
+
 def main(methods: Path, everywhere: Path) -> None:
     by_method = {key[0]: runs for key, runs in grouped(methods, "objective").items()}
     order = sorted(by_method, key=lambda name: -mean(by_method[name], WINS))
     print(method_table(by_method, order), end="\n\n")
-    print(rank_table(list(by_method.values())), end="\n\n")
+    metrics = (UP_DOWN, DOWN, LENGTH, KL, CHOSEN, REJECTED, RANKING, ACCURACY)
+    columns = {m: {name: mean(runs, m) for name, runs in by_method.items()} for m in (WINS, *metrics)}
+    print(rank_table(columns), end="\n\n")
     draw_methods(by_method, order, HERE / "methods.png")
     by_alpha = grouped(everywhere, "objective", "objective.shape.alpha")
     for metric in (WINS, CHOSEN, DOWN):
@@ -87,18 +114,62 @@ def method_table(methods: Mapping[str, Runs], order: Sequence[str]) -> str:
     )  # fmt: skip
 
 
-def rank_table(runs: Sequence[Runs]) -> str:
-    """Spearman's rank correlation of an objective's mean with its true win rate."""
+def ranks(values: Sequence[float]) -> Any:
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (count.cumsum() - (count + 1) / 2)[place]  # equals share the mean of their ranks
 
-    def ranks(metric: str) -> Any:
-        _, place, count = np.unique([mean(r, metric) for r in runs], return_inverse=True, return_counts=True)
-        return (count.cumsum() - (count + 1) / 2)[place]  # equals share the mean of their ranks
 
-    metrics = (UP_DOWN, DOWN, LENGTH, KL, CHOSEN, REJECTED, RANKING, ACCURACY)
+def spearman(one: Sequence[float], other: Sequence[float]) -> float:
+    """Spearman's rank correlation; NaN where one of the two does not vary."""
+    a, b = ranks(one), ranks(other)
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else float("nan")
+
+
+def correlation(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, float, float]:
+    """The rank correlation over objectives, and its 95 % interval: percentiles of resampled families."""
+    groups = [[name for name in text.split() if name in one] for text in FAMILIES.values()]
+    groups = [group for group in groups if group]
+    missing = set(one) - {name for group in groups for name in group}
+    if missing:
+        raise SystemExit(f"FAMILIES lacks {', '.join(sorted(missing))}")
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(RESAMPLES):
+        names = [name for k in rng.integers(0, len(groups), len(groups)) for name in groups[k]]
+        drawn.append(spearman([one[n] for n in names], [other[n] for n in names]))
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return spearman(list(one.values()), [other[n] for n in one]), float(low), float(high)
+
+
+def rank_table(columns: Mapping[str, Mapping[str, float]]) -> str:
+    """Rank correlation of an objective's mean with its true win rate, over all and on both sides of `FEW_DOWN`.
+
+    columns: metric -> objective -> mean over seeds.
+    """
+    wins, down = columns[WINS], columns[DOWN]
+    sides = {
+        "all": list(wins),
+        f"below {FEW_DOWN:.0%} down": [n for n in wins if down[n] < FEW_DOWN],
+        "the others": [n for n in wins if down[n] >= FEW_DOWN],
+    }
+
+    def shown(metric: str, names: Sequence[str]) -> str:
+        value, low, high = correlation({n: columns[metric][n] for n in names}, wins)
+        return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+
     return table(
-        ("on the probe, last step", "rank correlation with the true win rate"),
-        ((f"`{m}`", f"{np.corrcoef(ranks(m), ranks(WINS))[0, 1]:+.2f}") for m in metrics),
+        ("on the probe, last step", *(f"{side} ({len(names)})" for side, names in sides.items())),
+        ((f"`{m}`", *(shown(m, names) for names in sides.values())) for m in columns if m != WINS),
     )
+
+
+def page_columns(page: Path) -> dict[str, dict[str, float]]:
+    """The columns of the page's table of all objectives, rounded as they are there."""
+    number = r"([-+]?[\d.]+)"
+    line = re.compile(rf"^\| `(\w+)`(?: †)? \| {number} ± [\d.]+" + rf" \| {number}" * 5 + r" \|$", re.MULTILINE)
+    keys = (WINS, CHOSEN, REJECTED, DOWN, KL, LENGTH)
+    found = line.findall(page.read_text(encoding="utf-8"))
+    columns = {key: {row[0]: float(row[k]) for row in found} for k, key in enumerate(keys, start=1)}
+    return {key: columns[key] for key in (WINS, DOWN, LENGTH, KL, CHOSEN, REJECTED)}
 
 
 def axes_of(cells: Mapping[tuple[str, ...], Runs]) -> tuple[list[str], list[str]]:
@@ -183,4 +254,7 @@ def draw_alphas(cells: Mapping[tuple[str, ...], Runs], file: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    if len(sys.argv) == 1:
+        print(rank_table(page_columns(HERE / "findings.md")))
+    else:
+        main(*map(Path, sys.argv[1:]))

@@ -64,7 +64,7 @@ def test_steps_of_both_sides_have_the_same_loss_and_gradient(
     assert 0 < row["our_share_of_limit"] < 1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_whole_processes_start_from_an_empty_cache(few_pairs: Path, tmp_path: Path) -> None:
     pytest.importorskip("trl")
     users = tmp_path / "cache"
@@ -98,7 +98,7 @@ def test_long_prompts_are_not_measured_as_whole_processes(line: tuple[str, ...],
     assert "Traceback" not in ran.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_growth_counts_a_prompt_once_a_pair(tmp_path: Path) -> None:
     line = ["--lengths=16", "--answers=1,4", "--steps=1", f"--json={tmp_path / 'rows.json'}"]
     out = benchmark("growth", *line, cache=tmp_path)

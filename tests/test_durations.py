@@ -70,6 +70,7 @@ def test_every_run_writes_what_each_test_took(project, tmp_path):
     assert (row["outcome"], row["marker"]) == ("passed", "default")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "choice", [("-k", "plain"), ("cases/test_busy.py",), ("--deselect", "cases/test_busy.py::x")], ids=" ".join
 )

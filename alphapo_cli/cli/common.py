@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, say
 
 Overrides = Annotated[
     list[str] | None,
@@ -23,6 +23,9 @@ PrintConfig = Annotated[bool, typer.Option("--print-config", help="Show the reso
 Json = Annotated[
     str | None,
     typer.Option("--json", metavar="FILE|-", help="Write the result object to FILE, or as the last line on stdout."),
+]
+StripThink = Annotated[
+    bool, typer.Option("--strip-think", help="Remove thoughts (<think> and the like) from the answers of both sides.")
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="Start over: discard what the directory holds.")]
 
@@ -37,17 +40,18 @@ def sources(config_dir: Path | None) -> Any:
         A `config.overrides.Sources`.
 
     Raises:
-        UsageError: `config_dir` is not a directory, or the current directory does not exist any more.
+        UsageError: `config_dir` is not a directory.
     """
     from alphapo_cli.config.overrides import Sources
 
-    try:
-        os.getcwd()
-    except FileNotFoundError as error:
-        raise UsageError("the current directory does not exist any more; cd to one that does") from error
     if config_dir is not None and not config_dir.is_dir():
         raise UsageError(f"--config-dir {config_dir}: no such directory")
     return Sources(config_dir.resolve() if config_dir else None)
+
+
+def stripping(strip_think: bool) -> list[str]:
+    """The override that --strip-think stands for."""
+    return ["strip_think=true"] if strip_think else []
 
 
 def is_main_process() -> bool:
@@ -58,7 +62,7 @@ def is_main_process() -> bool:
 def announce(path: Path) -> None:
     """Print the directory of the results, the first line on stdout."""
     if is_main_process():
-        print(path.resolve(), flush=True)
+        say(path.resolve(), flush=True)
 
 
 def emit(result: dict[str, Any], target: str | None) -> None:
@@ -79,7 +83,7 @@ def emit(result: dict[str, Any], target: str | None) -> None:
 
 def warn(text: str) -> None:
     """Print a one-line warning to stderr."""
-    print(f"alphapo: warning: {text}", file=sys.stderr, flush=True)
+    say(f"alphapo: warning: {text}", file=sys.stderr, flush=True)
 
 
 def print_table(table: Any) -> None:

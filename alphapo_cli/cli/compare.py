@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from alphapo_cli.cli.common import Json, check_json_target, emit, print_table
+from alphapo_cli.errors import say
 
 
 def register(app: typer.Typer) -> None:
@@ -19,10 +20,10 @@ def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="A directory of `alphapo eval`, or an annotations.json.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another one, against the same reference.")],
     resamples: Annotated[
-        int, typer.Option("--resamples", min=100, help="Of the bootstrap and of the permutation test.")
+        int, typer.Option("--resamples", min=100, help="Random signs of the permutation test.")
     ] = 10_000,
     confidence: Annotated[float, typer.Option("--confidence", min=0.5, max=0.9999, help="Of the interval.")] = 0.95,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the resamples.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random signs.")] = 0,
     json: Json = None,
 ) -> None:
     """Are two evaluated models distinguishable? Paired difference of the win rates, interval and permutation test.
@@ -42,20 +43,19 @@ def compare(
         read_annotations(a), read_annotations(b), resamples=resamples, confidence=confidence, seed=seed
     )
 
-    from rich.table import Table
+    from alphapo_cli.runtime.tables import Table
 
     table = Table(show_header=False)
     table.add_row(f"win rate of {found.a}", f"{found.win_rate_a:.2f} %")
     table.add_row(f"win rate of {found.b}", f"{found.win_rate_b:.2f} %")
-    bounds = (
-        f" ({found.confidence:.0%} interval {found.interval[0]:+.2f} to {found.interval[1]:+.2f})"
-        if found.interval
-        else ""
+    low, high = found.interval
+    table.add_row(
+        "difference",
+        f"{found.difference:+.2f} points ({100 * found.confidence:g} % interval over instructions {low:+.2f} to {high:+.2f})",
     )
-    table.add_row("difference", f"{found.difference:+.2f} points{bounds}")
-    table.add_row("paired permutation test", f"p = {found.p_value:.4g}")
+    table.add_row("paired test (score and random signs)", f"p = {found.p_value:.4g}")
     left_out = f", {found.left_out} left out (judged in one only)" if found.left_out else ""
     table.add_row("instructions", f"{found.n}: {found.better} better, {found.worse} worse{left_out}")
     print_table(table)
-    print(found.sentence)
+    say(found.sentence)
     emit(asdict(found), json)

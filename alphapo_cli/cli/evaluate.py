@@ -13,13 +13,14 @@ from alphapo_cli.cli.common import (
     Overrides,
     PrintConfig,
     Replace,
+    StripThink,
     announce,
     check_json_target,
     emit,
     print_table,
     sources,
 )
-from alphapo_cli.errors import AlphapoError, UsageError
+from alphapo_cli.errors import AlphapoError, UsageError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -83,10 +84,7 @@ def evaluate(
             help="Look difficulty up by row position, as published figures of files with missing rows do.",
         ),
     ] = False,
-    strip_think: Annotated[
-        bool,
-        typer.Option("--strip-think", help="Remove the thought (<think>) that an answer begins with, on both sides."),
-    ] = False,
+    strip_think: StripThink = False,
     max_cost: Annotated[
         float | None,
         typer.Option("--max-cost", metavar="USD", help="Refuse to start, or stop, when judging costs more."),
@@ -130,7 +128,7 @@ def evaluate(
     from alphapo_cli.cli.evaluate_arena_hard import ArenaHardOptions, check_protocol, evaluate_arena_hard
     from alphapo_cli.config.compose import compose, to_yaml
     from alphapo_cli.config.overrides import Line, read_line
-    from alphapo_cli.evaluation.schema import EvalConfig
+    from alphapo_cli.evaluation.schema import STRIP_THINK, EvalConfig
 
     check_protocol(protocol, questions)
     if protocol == "arena_hard":
@@ -152,7 +150,7 @@ def evaluate(
     if preferences is not None:
         options["judge.preferences"] = preferences
     if strip_think:
-        options["strip_think"] = True
+        options[STRIP_THINK] = True
     if max_cost is not None:
         options["judge.max_cost"] = max_cost
     given = [group for group in line.groups if group.startswith("judge=")]
@@ -181,7 +179,7 @@ def evaluate(
     evaluation = prepare(cfg, inputs, out, replace=replace)
     announce(evaluation.directory.path)
     if evaluation.state == "complete":
-        print("complete")
+        say("complete")
         results = evaluation.directory.load_results()
         if leaderboard is not None:
             update(leaderboard, evaluation.outputs.generator, results)
@@ -205,7 +203,7 @@ def _recheck(folder: Path, cfg: JudgeConfig, json: str | None) -> None:
 
     found = recheck(folder, cfg)
     if found["answers"]:
-        print(f"{found['answers']} answers: probability of a verdict {mass_in_words(found)}")
+        say(f"{found['answers']} answers: probability of a verdict {mass_in_words(found)}")
     emit({"path": str(folder.resolve()), **found}, json)
     if found["below"]:
         raise AlphapoError(

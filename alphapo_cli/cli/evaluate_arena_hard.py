@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from alphapo_cli.cli.common import announce, check_json_target, emit, print_table, sources
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 PROTOCOLS = ("alpaca_eval", "arena_hard")
@@ -90,7 +90,7 @@ def evaluate_arena_hard(options: ArenaHardOptions) -> None:
     evaluation = prepare(cfg, inputs, options.out, replace=options.replace)
     announce(evaluation.directory.path)
     if evaluation.state == "complete":
-        print("complete")
+        say("complete")
         results = evaluation.directory.load_results()
         if options.leaderboard is not None:
             update(options.leaderboard, evaluation.outputs.generator, results)

@@ -20,7 +20,7 @@ from alphapo_cli.cli.common import (
     sources,
     warn,
 )
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 
@@ -85,7 +85,7 @@ def generate(
     generation = prepare(cfg, model, out, replace=replace)
     announce(generation.directory.path)
     if generation.state == "complete":
-        print("complete")
+        say("complete")
         summary = generation.directory.summary()
     else:
         for note in generation.notes:
@@ -104,7 +104,7 @@ def is_model(text: str) -> bool:
 
 def _table(summary: dict[str, Any]) -> Any:
     """The summary as a rich table."""
-    from rich.table import Table
+    from alphapo_cli.runtime.tables import Table
 
     metrics, cost = summary["metrics"], summary["cost"]
     table = Table(title=f"{summary['generator']} by {summary['backend']}", title_justify="left", show_header=False)

@@ -11,7 +11,7 @@ import typer
 
 from alphapo_cli import __version__
 from alphapo_cli.cli import compare, evaluate, generate, inspect, loss, report, run, sweep, train, verify
-from alphapo_cli.errors import AlphapoError, in_words, refusal
+from alphapo_cli.errors import AlphapoError, UsageError, in_words, refusal, say
 from alphapo_cli.runtime.signals import raise_interrupt
 
 # typer vendors click; its public BadParameter is a UsageError, which is a ClickException.
@@ -40,7 +40,15 @@ def options(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks. Works behind any command, too.")] = False,
 ) -> None:
-    """Options of every command."""
+    """Options of every command.
+
+    Raises:
+        UsageError: the current directory does not exist any more.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UsageError("the current directory does not exist any more; cd to one that does") from error
 
 
 train.register(app)
@@ -99,5 +107,5 @@ def _run(arguments: list[str], debug: bool) -> int:
 
 def _print_error(message: str, code: int) -> int:
     """Print the message as one line to stderr; the exit code."""
-    print(f"alphapo: {' '.join(message.split())}", file=sys.stderr)
+    say(f"alphapo: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from alphapo_cli.cli.common import Json, announce, check_json_target, emit
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, say
 
 
 def register(app: typer.Typer) -> None:
@@ -50,7 +50,7 @@ def report(
         reason = error.strerror or type(error).__name__
         raise UsageError(f"{out or sweep} cannot be written to ({reason}); choose another place by --out") from error
     announce(written.html)
-    print(written.sentence)
+    say(written.sentence)
     emit(
         {
             "path": str(written.html.resolve()),

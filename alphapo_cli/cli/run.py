@@ -14,12 +14,15 @@ from alphapo_cli.cli.common import (
     Overrides,
     PrintConfig,
     Replace,
+    StripThink,
     announce,
     check_json_target,
     emit,
     sources,
+    stripping,
     warn,
 )
+from alphapo_cli.errors import say
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 Reference = Annotated[
@@ -42,6 +45,7 @@ def run(
     annotations: Annotations = None,
     difficulty: Difficulty = None,
     gamed: Gamed = None,
+    strip_think: StripThink = False,
     config_dir: ConfigDir = None,
     print_config: PrintConfig = False,
     replace: Replace = False,
@@ -49,8 +53,8 @@ def run(
 ) -> None:
     """Train, generate and evaluate; a stage whose inputs have not changed is not run again.
 
-    Overrides of `generation`, `prompts` (what is answered; else as for `alphapo generate`), `judge` and `statistics`
-    go to the later stages, all others to training.
+    Overrides of `generation`, `prompts` (what is answered; else as for `alphapo generate`), `judge`, `statistics` and
+    `strip_think` go to the later stages, all others to training.
 
     \b
     Examples:
@@ -66,7 +70,7 @@ def run(
     from alphapo_cli.stages.plan import hints_from_other_stages, make_plan, split_line
 
     where = sources(config_dir)
-    training, generation, evaluation = split_line(list(overrides or []))
+    training, generation, evaluation = split_line([*(overrides or []), *stripping(strip_think)])
     with hints_from_other_stages("train", where):
         cfg = compose("train", TrainConfig, [read_line(training, where)], where)
     plan = make_plan(
@@ -86,13 +90,16 @@ def run(
     over = directory.check(cfg, replace=replace) in ("complete", "stopped")
     done = over and directory.outcome().get("key") == plan.key
     if not done:
+        from alphapo_cli.tracking.wandb_preflight import check_tracking
+
+        check_tracking(cfg.tracking)
         plan.check_inputs(cfg)
     announce(directory.path)
     note = directory.numerics_note() if over else None
     if note:
         warn(f"this run was {note}")
     if done:
-        print("complete")
+        say("complete")
         summary, found = directory.summary() or {}, directory.outcome()
     else:
         from alphapo_cli.objective.build import build
@@ -115,11 +122,12 @@ def run(
 
 def _report(found: dict[str, Any]) -> None:
     """Print the metrics of outcome.json as a table to stderr."""
-    from rich.table import Table
-
     from alphapo_cli.cli.common import print_table
+    from alphapo_cli.runtime.tables import Table
 
     table = Table(title="outcome", title_justify="left", show_header=False)
     for key, value in found["metrics"].items():
         table.add_row(key.removeprefix("eval/").replace("_", " "), f"{value:.4g}")
+    for note in found.get("answers", []):
+        table.add_row("", note)
     print_table(table)

@@ -7,9 +7,19 @@ from typing import Annotated
 
 import typer
 
-from alphapo_cli.cli.common import ConfigDir, Json, PrintConfig, announce, check_json_target, emit, sources
+from alphapo_cli.cli.common import (
+    ConfigDir,
+    Json,
+    PrintConfig,
+    StripThink,
+    announce,
+    check_json_target,
+    emit,
+    sources,
+    stripping,
+)
 from alphapo_cli.cli.run import Annotations, Difficulty, Gamed, Reference
-from alphapo_cli.errors import AlphapoError
+from alphapo_cli.errors import AlphapoError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 
@@ -34,6 +44,7 @@ def sweep(
     annotations: Annotations = None,
     difficulty: Difficulty = None,
     gamed: Gamed = None,
+    strip_think: StripThink = False,
     config_dir: ConfigDir = None,
     print_config: PrintConfig = False,
     json: Json = None,
@@ -49,8 +60,8 @@ def sweep(
 ) -> None:
     """Run a grid of trainings and draw what alpha does. The same line again continues it.
 
-    With overrides of `generation`, `prompts`, `judge` or `statistics`, or a --reference, every cell is also generated
-    from and evaluated, as by `alphapo run`, and the win rate is the sweep's outcome.
+    With overrides of `generation`, `prompts`, `judge`, `statistics` or `strip_think`, or a --reference, every cell is
+    also generated from and evaluated, as by `alphapo run`, and the win rate is the sweep's outcome.
 
     \b
     Examples:
@@ -67,7 +78,8 @@ def sweep(
     from alphapo_cli.sweep.record import Typed, names_sweep, recorded
 
     files = {"reference": reference, "annotations": annotations, "difficulty": difficulty, "gamed": gamed}
-    typed = Typed(tuple(arguments or []), config_dir, files)
+    texts = [*(arguments or []), *stripping(strip_think)]
+    typed = Typed(tuple(texts), config_dir, files)
     if status and not (dry_run or print_config):
         from alphapo_cli.sweep.status import show
 
@@ -87,7 +99,6 @@ def sweep(
     from alphapo_cli.sweep.directory import SweepDirectory, another
     from alphapo_cli.sweep.grid import make
 
-    texts = list(arguments or [])
     name = texts.pop(0) if texts and names_sweep(texts[0]) else None
     where = sources(config_dir)
     how = [text for text in texts if text.startswith("launcher")]
@@ -102,7 +113,7 @@ def sweep(
         launcher.workers = max_parallel
     check_keys(launcher)
     if print_config:
-        print(
+        say(
             f"# {len(grid.cells)} cells over {', '.join(grid.keys)}: "
             + "; ".join(" ".join(c.overrides) for c in grid.cells)
         )
@@ -131,6 +142,10 @@ def sweep(
         if dry_run:
             print(script(launcher, directory, len(left)), end="")
         return
+    from alphapo_cli.tracking.wandb_preflight import check_tracking
+
+    for cell in grid.cells:
+        check_tracking(cell.cfg.tracking)
     announce(directory.path)
     note = another(directory.path, grid)
     if note:
@@ -145,11 +160,11 @@ def sweep(
     console = Console()
     # A pipe has no width; the table needs about 120 columns.
     (console if console.is_terminal else Console(width=120)).print(table(directory.path.name, result.analysis))
-    print(result.sentence)
+    say(result.sentence)
     for title, path in result.pictures.items():
-        print(f"{title}: {path.resolve()}")
+        say(f"{title}: {path.resolve()}")
     if (directory.path / HTML).is_file():
-        print(f"report: {(directory.path / HTML).resolve()}")
+        say(f"report: {(directory.path / HTML).resolve()}")
     emit({"path": str(directory.path.resolve()), **result.summary}, json)
     rest = f"{len(result.unfinished)} interrupted, which the same line continues"
     if result.failed:

@@ -20,6 +20,7 @@ from alphapo_cli.cli.common import (
     sources,
     warn,
 )
+from alphapo_cli.errors import say
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 
@@ -63,13 +64,15 @@ def train(
     over = state in ("complete", "stopped")
     if not over:
         from alphapo_cli.objective.build import build
+        from alphapo_cli.tracking.wandb_preflight import check_tracking
 
+        check_tracking(cfg.tracking)
         build(cfg.objective)  # checks that only the parts themselves can make
     announce(directory.path)
     if over:
         summary = directory.summary() or {}
         if is_main_process():
-            print(state if not summary.get("reason") else f"{state}: {summary['reason']}")
+            say(state if not summary.get("reason") else f"{state}: {summary['reason']}")
             note = directory.numerics_note()
             if note:
                 warn(f"this run was {note}")
@@ -89,10 +92,11 @@ def train(
 def report(summary: dict[str, Any]) -> None:
     """Print the metrics of the last probe to stderr."""
     from rich.console import Console
-    from rich.table import Table
+
+    from alphapo_cli.runtime.tables import Table
 
     if summary.get("reason"):
-        print(f"{summary['state']}: {summary['reason']}", file=sys.stderr)
+        say(f"{summary['state']}: {summary['reason']}", file=sys.stderr)
     metrics: dict[str, float] = summary.get("metrics") or {}
     table = Table(title="last probe", title_justify="left", show_header=False)
     rows = (
@@ -107,4 +111,7 @@ def report(summary: dict[str, Any]) -> None:
     for label, key in (*rows, *sources):
         if metrics.get(key) is not None:
             table.add_row(label, f"{metrics[key]:+.4f}")
+        ends = [metrics.get(f"{key}/{end}") for end in ("low", "high")]
+        if None not in ends:
+            table.add_row("  95 % interval over prompts", f"{ends[0]:.4f} to {ends[1]:.4f}")
     Console(stderr=True).print(table)

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from alphapo_cli.cli.common import Json, check_json_target, emit
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, say
+from alphapo_cli.runs.state import RunState
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.strict_json import read_object
 
@@ -21,11 +22,11 @@ def register(app: typer.Typer) -> None:
 
 def verify(
     directories: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Directories of runs, sweeps or generations.")
+        list[Path], typer.Argument(metavar="DIR...", help="Directories of runs, sweeps, generations or evaluations.")
     ],
     json: Json = None,
 ) -> None:
-    """Read every file of finished runs, sweeps and generations, and compare it with the checksum taken when it was written.
+    """Read every file of finished results, and compare it with the checksum taken when it was written.
 
     A command that finds its directory complete compares the sizes of files; this reads them. Exit code 1 if a file is
     missing or has changed.
@@ -45,23 +46,30 @@ def verify(
     for directory in directories:
         summaries = list(_summaries(directory))
         if not summaries and len(directories) == 1:
-            raise UsageError(f"{directory}: no summary.json here or in cells/; name a run, a sweep or a generation")
-        if not summaries:  # runs/* names evaluations, too
+            raise UsageError(
+                f"{directory}: no summary.json here or in cells/; name a run, a sweep, a generation or an evaluation"
+            )
+        if not summaries:  # runs/* may name others, too
             found[str(directory)] = "not verified: no run, sweep or generation", {}
         for summary in summaries:
             found[str(summary.parent)] = _look(summary)
+        record = directory / "sweep.json"
+        if record.is_file() and checksums.intact(read_object(record)) is None:
+            found[str(record)] = "damaged", {record.name: "cannot be read, or has changed"}
     for place, (verdict, damage) in found.items():
-        print(f"{place}: {verdict}")
+        say(f"{place}: {verdict}")
         for name, what in damage.items():
-            print(f"  {name}: {what}")
+            say(f"  {name}: {what}")
     emit({place: {"verdict": verdict, "damage": damage} for place, (verdict, damage) in found.items()}, json)
     if any(damage for _, damage in found.values()):
         raise typer.Exit(1)
 
 
 def _summaries(directory: Path) -> Iterator[Path]:
-    yield from (p for p in [directory / "summary.json"] if p.is_file() and not (directory / "cells").is_dir())
-    yield from sorted(directory.glob("cells/*/summary.json"))
+    """The last files of the results in a directory, of the answers and evaluations inside a run too."""
+    for run in sorted(directory.glob("cells/*")) if (directory / "cells").is_dir() else [directory]:
+        inside = (*sorted(run.glob("generate*/summary.json")), *sorted(run.glob("eval*/results.json")))
+        yield from (file for file in (run / "summary.json", run / "results.json", *inside) if file.is_file())
 
 
 def _look(file: Path) -> tuple[str, dict[str, str]]:
@@ -75,5 +83,11 @@ def _look(file: Path) -> tuple[str, dict[str, str]]:
     if not isinstance(files, dict) or not files:
         return "no checksums (written by an older alphapo)", {}
     damage = checksums.damaged(file.parent, files)
+    run = RunState(file.parent)
+    changed = run.changed_config()
+    if run.manifest.is_file() and not run.read_manifest():
+        damage[run.manifest.name] = "cannot be read, or has changed"
+    if changed is not None:
+        damage[run.config.name] = changed.partition(": ")[2] or changed
     size = sum(entry.get("size", 0) for entry in files.values() if isinstance(entry, dict))
     return "damaged" if damage else f"{len(files)} files, {size / 2**20:.1f} MiB, as they were written", damage

@@ -24,6 +24,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 from alphapo_cli.config import embedded_world
+from alphapo_cli.config.interpolation import check_interpolations
 from alphapo_cli.config.key_types import expected, is_free, is_text
 from alphapo_cli.config.keys import leaves, require, suggestion
 from alphapo_cli.config.objective_parts import (
@@ -198,6 +199,7 @@ def _chosen(primary: str, schema: type[Any], choice: tuple[str, ...], sources: S
     optional = pop_optional(groups)
     composed, choices = _compose_groups(primary, tuple(groups.values()), sources.user)
     raw = copy.deepcopy(composed)
+    check_interpolations(leaves(OmegaConf.to_container(raw, resolve=False)))
     choose_optional(raw, optional)
     _drop_foreign_groups(raw, primary, schema, choices, groups)
     parts = part_defaults(raw, choices.get("objective", ""), sources)
@@ -229,6 +231,7 @@ def _drop_foreign_groups(
 def _apply(cfg: DictConfig, layer: Line, parts: Mapping[str, Mapping[str, Any]], sources: Sources) -> None:
     """Set the values of a layer; raises ConfigError for an unknown key or a wrong type."""
     values = layer.values
+    check_interpolations({**values, **layer.texts})
     given = [key for key in GAMMAS if values.get(key) is not None]
     if len(given) == 2:
         raise ConfigError(f"{given[0]} and {given[1]} are both given: give one (gamma = beta x ratio)")

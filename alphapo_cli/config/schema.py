@@ -129,7 +129,7 @@ class DataConfig:
     split: str = "train"
     eval_split: str | None = None
     limit: int | None = _number(None, ge=1)
-    max_row_mb: float = _number(64.0, gt=0)  # MiB that a line of a JSON Lines file may have
+    max_row_mb: float = _number(64.0, gt=0)  # MiB that a line of JSON Lines, or a field of CSV, may have
     # auto: by the columns; dialogue: whole "\n\nHuman: ... \n\nAssistant: ..." texts in chosen and rejected.
     # answers: a list of scored answers a row; unpaired: one answer a row, labelled good or bad.
     format: str = _choice("auto", "auto", "pairs", "messages", "dialogue", "answers", "unpaired")

@@ -17,9 +17,10 @@ from alphapo_cli.config.schema import (
     TrainConfig,
     TrainerConfig,
 )
-from alphapo_cli.errors import ConfigError, nearest
+from alphapo_cli.errors import ConfigError, is_plain, nearest
 
 TAG, NAME = 64, 128  # characters that W&B allows in a tag, and in the name of a project
+_NAMES = ("name", "dir", "generator")  # of what is written, and printed
 _NOT_IN_PROJECTS = "/\\#?%:"
 # layout -> values of model.attention that do not work with it
 UNFIT = {"packed": ("eager", "flash_attention_2"), "padded": ("flex",)}
@@ -56,6 +57,8 @@ def _faults(cfg: Any, prefix: str) -> Iterable[str]:
             yield from _faults(value, f"{key}.")
             continue
         yield from fault(key, value, f.metadata)
+        if f.name in _NAMES and isinstance(value, str) and not is_plain(value):
+            yield f"{key}={value}: must have no newline and no control character"
         if "texts" in f.metadata and not _are_texts(value):
             yield f"{key}={value}: must be a text, or a list of texts such as [a,b]"
         if "date" in f.metadata and not _is_day(value):

@@ -14,7 +14,8 @@ from typing import Any
 
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.prompt_boundary import encodings_of, ids_of, split
-from alphapo_cli.data.template import EXAMPLES, Style, TemplateRefusal, style_of, template_of
+from alphapo_cli.data.template import EXAMPLES, Style, style_of, template_of
+from alphapo_cli.data.template_errors import TemplateRefusal
 from alphapo_cli.errors import UsageError
 
 OTHER_HEADER = (

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from alphapo_cli.config.schema import DataConfig
-from alphapo_cli.data.template import Template, TemplateRefusal
+from alphapo_cli.data.template import Template
+from alphapo_cli.data.template_errors import TemplateRefusal
 from alphapo_cli.data.text_pairs import ANSWER_KEYS, CALLS, REASONING, Conversation, Message, PromptContext
 
 _TAG = r"(?:</[\w ]+>|\[/\w+\]|<\|[\w|]+\|>)"  # that closes a part of a text

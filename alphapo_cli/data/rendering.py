@@ -12,11 +12,11 @@ from alphapo_cli.data.special_text import masked, masked_text
 from alphapo_cli.data.template import (
     Style,
     Template,
-    TemplateRefusal,
     conversation_of,
     plain_pair,
     template_of,
 )
+from alphapo_cli.data.template_errors import TemplateRefusal
 from alphapo_cli.data.text_pairs import ABSENT, ANSWER_KEYS, Conversation, Side, TextPair
 from alphapo_cli.errors import UsageError
 

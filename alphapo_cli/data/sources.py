@@ -11,7 +11,6 @@ import gzip
 import io
 import itertools
 import json
-import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -47,7 +46,7 @@ def read_files(files: Iterable[Path], limit: int | None = None, max_row_mb: floa
     Args:
         files: the files, in order.
         limit: rows at most; None: all.
-        max_row_mb: MiB that a line of JSON Lines may have.
+        max_row_mb: MiB that a line of JSON Lines and a field of CSV may have.
 
     Returns:
         Rows of all files, one file after the other.
@@ -73,30 +72,17 @@ def _read_file(path: Path, most: int) -> Iterator[Row]:
         elif suffix == ".arrow":
             yield from _read_arrow(path)
         elif suffix == ".csv":
-            yield from _read_csv(path)
+            yield from _read_csv(path, most)
         elif suffix in (".json", ".json.gz"):
             yield from _read_json(path)
         else:
-            with _open(path) as stream:
-                yield from _read_lines(path, strict_json.bounded(stream, str(path), most))
+            with strict_json.open_binary(path) as stream:
+                limit = strict_json.longest_unpacked(path)
+                yield from _read_lines(path, strict_json.bounded(stream, str(path), most, limit))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UsageError(f"{path}: not a whole gzip file ({error}); copy it again") from error
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
-
-
-def _read_whole(path: Path) -> bytes:
-    with _open(path) as stream:
-        content = stream.read(WHOLE + 1)
-    if len(content) > WHOLE:
-        raise UsageError(
-            f"{path}: holds more than {WHOLE >> 20} MiB, which are read as one text; write it as JSON Lines (.jsonl)"
-        )
-    return content
 
 
 def _read_lines(path: Path, stream: Iterable[bytes]) -> Iterator[Row]:
@@ -106,7 +92,7 @@ def _read_lines(path: Path, stream: Iterable[bytes]) -> Iterator[Row]:
 
 
 def _read_json(path: Path) -> Iterator[Row]:
-    content = _read_whole(path)
+    content = strict_json.read_whole(path, WHOLE)
     text = strict_json.whole(content, str(path))
     try:
         values = strict_json.loads(text)
@@ -116,6 +102,8 @@ def _read_json(path: Path) -> Iterator[Row]:
             yield from _read_lines(path, io.BytesIO(content))
             return
         raise UsageError(f"{path}: line {error.lineno}: broken JSON ({error.msg} at column {error.colno})") from error
+    except strict_json.DuplicateKey as error:
+        raise UsageError(f"{path}: {error}") from error
     except RecursionError as error:
         raise UsageError(f"{path}: line {strict_json.deepest_line(text)}: JSON nested too deeply to be read") from error
     if isinstance(values, dict):
@@ -129,9 +117,9 @@ def _read_json(path: Path) -> Iterator[Row]:
         yield Row(_require_object(value, where), number, where)
 
 
-def _read_csv(path: Path) -> Iterator[Row]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    text = strict_json.whole(_read_whole(path), str(path))
+def _read_csv(path: Path, most: int) -> Iterator[Row]:
+    csv.field_size_limit(min(most, 2**31 - 1))
+    text = strict_json.whole(strict_json.read_whole(path, WHOLE), str(path))
     # Strict: otherwise an unclosed quote silently takes all rows after it into its field.
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
@@ -146,6 +134,10 @@ def _read_csv(path: Path) -> Iterator[Row]:
             yield Row(fields, number, where)
     except csv.Error as error:
         line = reader.line_num + 1  # after the last row read: where the broken one begins
+        if "field limit" in str(error):
+            raise UsageError(
+                f"{path}: line {line}: a field is longer than {most / 2**20:g} MiB (data.max_row_mb); is a quote missing?"
+            ) from error
         raise UsageError(
             f"{path}: line {line}: broken CSV ({error}); close every quote, and double those within a field"
         ) from error

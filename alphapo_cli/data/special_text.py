@@ -10,12 +10,13 @@ its text, and taken off before.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from alphapo_cli.config.schema import DataConfig
-from alphapo_cli.data.text_pairs import REASONING, Conversation
+from alphapo_cli.data.text_pairs import Conversation
 
 # Noncharacters of Unicode, which no text interchanges: a mark is _OPEN, the token's number in base 16, _CLOSE.
 _OPEN, _CLOSE, _DIGITS = "\ufdd0", "\ufdd1", [chr(0xFDE0 + n) for n in range(16)]
@@ -54,14 +55,35 @@ def masked_text(text: str, tokenizer: Any, cfg: DataConfig) -> str:
 
 
 def masked(messages: Conversation, tokenizer: Any, cfg: DataConfig) -> Conversation:
-    """A conversation whose texts and thoughts are `masked_text`."""
+    """A conversation whose texts are `masked_text`: contents, thoughts, and those inside tool calls."""
     if cfg.special_tokens_in_text != "escape":
         return messages
-    keys = ("content", *REASONING)
     return tuple(
-        {k: masked_text(v, tokenizer, cfg) if k in keys and isinstance(v, str) else v for k, v in message.items()}
+        {key: value if key == "role" else masked_value(value, tokenizer, cfg) for key, value in message.items()}
         for message in messages
     )
+
+
+def masked_value(value: Any, tokenizer: Any, cfg: DataConfig) -> Any:
+    """A JSON value whose texts, names of objects included, are `masked_text`."""
+    if isinstance(value, str):
+        return masked_text(value, tokenizer, cfg)
+    if isinstance(value, Mapping):
+        return {masked_value(k, tokenizer, cfg): masked_value(v, tokenizer, cfg) for k, v in value.items()}
+    return [masked_value(item, tokenizer, cfg) for item in value] if isinstance(value, list | tuple) else value
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """The texts of a JSON value, names of objects included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from texts_in(name)
+            yield from texts_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from texts_in(item)
 
 
 def _mark(number: int) -> str:

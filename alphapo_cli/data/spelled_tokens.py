@@ -8,10 +8,10 @@ from typing import Any
 
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.answer_frame import without_end
-from alphapo_cli.data.special_text import special_tokens, spelled_in
+from alphapo_cli.data.special_text import special_tokens, spelled_in, texts_in
 from alphapo_cli.data.tally import Tally
 from alphapo_cli.data.template import style_of
-from alphapo_cli.data.text_pairs import REASONING, PromptContext, Side, TextPair
+from alphapo_cli.data.text_pairs import PromptContext, Side, TextPair
 from alphapo_cli.errors import UsageError
 
 ESCAPE = "data.special_tokens_in_text=escape reads them as text"
@@ -58,8 +58,8 @@ def spelled_in_pairs(pairs: Sequence[TextPair], tokenizer: Any) -> Spelled:
 
 
 def texts_of_prompt(prompt: Side, context: PromptContext) -> list[str]:
-    """The typed texts of a prompt: messages, thoughts, and the row's system text."""
-    return [*([] if context.system is None else [context.system]), *_texts(prompt)]
+    """The typed texts of a prompt: those of its messages, the row's system text, tools and documents."""
+    return [*([] if context.system is None else [context.system]), *texts_in(context.arguments), *_texts(prompt)]
 
 
 def check_pairs(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig) -> None:
@@ -92,4 +92,4 @@ def check_spelled(found: Spelled, rows: int, what: str, cfg: DataConfig) -> None
 def _texts(side: Side) -> list[str]:
     if isinstance(side, str):
         return [side]
-    return [value for message in side for key in ("content", *REASONING) if isinstance(value := message.get(key), str)]
+    return [text for message in side for key, value in message.items() if key != "role" for text in texts_in(value)]

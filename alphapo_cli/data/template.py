@@ -18,7 +18,8 @@ from typing import Any
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.call_forms import form_of
 from alphapo_cli.data.row_context import check_arguments
-from alphapo_cli.data.special_text import masked, masked_text
+from alphapo_cli.data.special_text import masked, masked_text, masked_value
+from alphapo_cli.data.template_errors import LONGEST, TemplateRefusal, TemplateTimeout
 from alphapo_cli.data.text_pairs import (
     ABSENT,
     CALLS,
@@ -31,6 +32,7 @@ from alphapo_cli.data.text_pairs import (
     Side,
     TextPair,
 )
+from alphapo_cli.data.time_limit import OutOfTime, time_limit
 from alphapo_cli.errors import UsageError, first_line
 
 TODAY = datetime.datetime.fromisoformat(DataConfig().date)  # unless `data.date` is another one
@@ -47,17 +49,6 @@ _NEEDS_TEMPLATE = (
     "the data are messages and need a chat template: set model.path to a model whose tokenizer has one and leave "
     "data.template=auto (data.template=plain is for text and dialogues)"
 )
-
-
-class TemplateRefusal(UsageError):
-    """The chat template raised for a conversation (roles that do not alternate, no system message, ...)."""
-
-    def __init__(self, reason: str, name: str = "") -> None:
-        super().__init__(f"{name or 'this tokenizer'}: its chat template {reason}")
-        self.reason, self.name = reason, name
-
-    def __reduce__(self) -> tuple[Any, ...]:  # of an exception that crosses processes, its arguments alone are kept
-        return type(self), (self.reason, self.name)
 
 
 @dataclass(frozen=True)
@@ -213,17 +204,30 @@ class Template:
 
         Raises:
             TemplateRefusal: the template raises an error; the message has its reason.
+            TemplateTimeout: it takes longer than `LONGEST`.
+        """
+        how = {"add_generation_prompt": generation and not continued, "continue_final_message": continued}
+        return str(self.apply(messages, tokenize=False, **how))
+
+    def apply(self, messages: Sequence[Message], **how: Any) -> Any:
+        """Call apply_chat_template with the template's options.
+
+        Args:
+            messages: the conversation.
+            how: further arguments of it.
+
+        Returns:
+            What it returns.
+
+        Raises:
+            TemplateRefusal: the template raises an error; the message has its reason.
+            TemplateTimeout: it takes longer than `LONGEST`.
         """
         try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    self.prepared(messages),
-                    tokenize=False,
-                    add_generation_prompt=generation and not continued,
-                    continue_final_message=continued,
-                    **self.options,
-                )
-            )
+            with time_limit(LONGEST):
+                return self.tokenizer.apply_chat_template(self.prepared(messages), **how, **self.options)
+        except OutOfTime as error:
+            raise TemplateTimeout(self.tokenizer.name_or_path) from error
         except Exception as error:  # a template is a program and may fail in any way
             raise TemplateRefusal(f"refuses: {first_line(error)}", self.tokenizer.name_or_path) from error
 
@@ -241,8 +245,9 @@ class Template:
 
 
 def template_of(tokenizer: Any, cfg: DataConfig, context: PromptContext = NO_CONTEXT) -> Template:
-    """The chat template with the arguments of the settings and of a row, which win."""
-    return Template(tokenizer, {**cfg.chat_template_kwargs, **context.arguments}, cfg.date)
+    """The chat template with the arguments of the settings and of a row, which win and may be masked."""
+    given = masked_value(dict(context.arguments), tokenizer, cfg)
+    return Template(tokenizer, {**cfg.chat_template_kwargs, **given}, cfg.date)
 
 
 def render_prompt(

@@ -14,7 +14,8 @@ from alphapo_cli.data.messages import answer_text
 from alphapo_cli.data.rendering import DIFFERS, TemplateLoss, render_pair
 from alphapo_cli.data.row_context import ARGUMENTS, DOCUMENTS
 from alphapo_cli.data.tally import Tally
-from alphapo_cli.data.template import Style, TemplateRefusal, style_of
+from alphapo_cli.data.template import Style, style_of
+from alphapo_cli.data.template_errors import TemplateRefusal
 from alphapo_cli.data.text_pairs import REASONING, Message, Side, TextPair
 from alphapo_cli.data.truncation import TokenCounts
 from alphapo_cli.errors import UsageError

@@ -25,7 +25,7 @@ from alphapo_cli.data.text_pairs import TextPair, digest
 from alphapo_cli.data.token_pairs import Ragged
 from alphapo_cli.data.tokenise import Encoded, encode_pairs
 from alphapo_cli.data.truncation import TokenCounts
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, say
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import discard, shared_directory
 
@@ -88,7 +88,7 @@ def encode_cached(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig, ca
     encoded = _read(folder)
     if encoded is None:
         if (folder / checksums.NAME).exists():  # older entries have none
-            print(f"note: {folder} is damaged; the pairs are tokenised again", file=sys.stderr)
+            say(f"note: {folder} is damaged; the pairs are tokenised again", file=sys.stderr)
         encoded = encode_pairs(pairs, tokenizer, cfg)
         try:
             discard(folder)
@@ -134,7 +134,7 @@ def _write(folder: Path, encoded: Encoded) -> None:
     columns |= {f"turns_{side}": ragged for side, ragged in enumerate(encoded.turns)}
     for name, ragged in columns.items():
         arrays |= {f"{name}_ids": ragged.ids, f"{name}_offsets": ragged.offsets}
-    with shared_directory(folder) as beside:
+    with shared_directory(folder, private=True) as beside:
         np.savez(beside / "tokens.npz", **arrays)
         tallies = {name: getattr(encoded, name).as_json for name in _TALLIES}
         meta = {"counts": asdict(encoded.counts), "template": encoded.template, **tallies}

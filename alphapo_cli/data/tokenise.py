@@ -27,7 +27,8 @@ from alphapo_cli.data.prompt_boundary import Split, encodings_of, ids_of, split,
 from alphapo_cli.data.rendering import Rendered, TemplateLoss, render_pair
 from alphapo_cli.data.spelled_tokens import check_pairs
 from alphapo_cli.data.tally import Tally
-from alphapo_cli.data.template import Style, TemplateRefusal, render_prompt, style_of
+from alphapo_cli.data.template import Style, render_prompt, style_of
+from alphapo_cli.data.template_errors import TemplateRefusal
 from alphapo_cli.data.template_loss import check_losses, idle_arguments, nothing_left
 from alphapo_cli.data.text_pairs import NO_CONTEXT, PromptContext, Side, TextPair
 from alphapo_cli.data.token_pairs import Ragged

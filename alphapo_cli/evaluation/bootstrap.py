@@ -1,7 +1,7 @@
-"""Bootstrap intervals: rows (instructions) are resampled with replacement, and every rate is recomputed.
+"""Bootstrap of the length-controlled win rate: rows (instructions) are resampled with replacement, and it is fitted anew.
 
-Percentile intervals (Efron 1979). Both rates use the same resamples. The length-controlled fit is repeated in every
-resample at the C chosen on all rows; choosing C again would cost fifty fits per resample.
+Percentile intervals (Efron 1979). C is that chosen on all rows; choosing it again would cost fifty fits per resample.
+The interval of the plain win rate needs no resamples (statistics/bounded_mean.py).
 """
 
 from __future__ import annotations
@@ -17,15 +17,6 @@ def resample_counts(n: int, resamples: int, seed: int) -> Array:
     return draws.astype(np.float64)
 
 
-def mean_replicates(values: Array, counts: Array) -> Array:
-    """[R] mean of `values` [n] in each resample of `counts` [R, n]; NaN rows are left out, NaN if none remains."""
-    known = ~np.isnan(values)
-    weight = counts[:, known].sum(axis=1)
-    sums = counts[:, known] @ values[known]
-    means: Array = np.where(weight > 0, sums / np.maximum(weight, 1.0), np.nan)
-    return means
-
-
 def interval(replicates: Array, confidence: float) -> tuple[float, float] | None:
     """The central `confidence` share of the replicates [R]; None if all are NaN."""
     usable = replicates[~np.isnan(replicates)]
@@ -34,3 +25,9 @@ def interval(replicates: Array, confidence: float) -> tuple[float, float] | None
     tail = 100.0 * (1.0 - confidence) / 2.0
     low, high = np.percentile(usable, [tail, 100.0 - tail])
     return float(low), float(high)
+
+
+def deviation(replicates: Array) -> float | None:
+    """Standard deviation of the replicates [R], the bootstrap's standard error; None with fewer than two."""
+    usable = replicates[~np.isnan(replicates)]
+    return float(np.std(usable, ddof=1)) if len(usable) > 1 else None

@@ -1,24 +1,19 @@
 """Paired comparison of two evaluations against the same reference.
 
-On each instruction judged for both models, the difference of their shares of the win; the bootstrap interval of its
-mean; and a paired permutation test (Fisher's sign-flip test), whose null hypothesis is that swapping the two models'
-answers on any instruction leaves the distribution unchanged.
+On each instruction judged for both models, the difference of their shares of the win; the interval of its mean over
+instructions, and a test whose p-value agrees with it (statistics/paired.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from alphapo_cli.errors import UsageError
-from alphapo_cli.evaluation.bootstrap import interval, mean_replicates, resample_counts
 from alphapo_cli.evaluation.formats import Annotations, short
-from alphapo_cli.evaluation.l1_logistic import Array
 from alphapo_cli.evaluation.naming import told_apart
-
-EXACT = 14  # with at most so many non-zero differences, all 2^n sign patterns are enumerated
+from alphapo_cli.statistics.paired import fewest, least_p_value, paired_test
 
 
 @dataclass(frozen=True)
@@ -35,11 +30,12 @@ class ModelComparison:
     win_rate_a: float
     win_rate_b: float
     difference: float
-    interval: tuple[float, float] | None
+    interval: tuple[float, float]  # over instructions
     confidence: float
     p_value: float
     better: int  # instructions on which A's share of the win is larger
     worse: int
+    identical: int  # instructions on which both models gave the same answer
     distinguishable: bool
     sentence: str
 
@@ -52,7 +48,7 @@ def compare(
     Args:
         a: annotations of model A.
         b: annotations of model B.
-        resamples: of the bootstrap and of the permutation test.
+        resamples: of the random signs, where there are too many to try all.
         confidence: of the interval; 1 - confidence is the level of the test.
         seed: of the resampling.
 
@@ -82,16 +78,16 @@ def compare(
         raise UsageError(f"{a.path} and {b.path}: no instruction has a judgement in both")
     d = known[:, 0] - known[:, 1]
     rates = 100.0 * (known.mean(axis=0) - 1.0)
-    bounds = None
-    if len(d) > 1 and resamples:
-        replicates = mean_replicates(d, resample_counts(len(d), resamples, seed))
-        bounds = interval(100.0 * replicates, confidence)
-    p = permutation_p_value(d, resamples, seed)
+    tested = paired_test(d, confidence, resamples, seed)
+    judged = [text for text in shared if None not in (first[text].preference, second[text].preference)]
+    identical = sum(first[text].output_2 == second[text].output_2 for text in judged)
+    bounds = (100.0 * tested.interval[0], 100.0 * tested.interval[1])
+    if identical == len(d) and not d.any():
+        bounds = (0.0, 0.0)  # by definition: one set of answers, judged alike
     names = told_apart((a.generator or a.path, b.generator or b.path), (a.path, b.path))
     difference = 100.0 * float(np.mean(d))
-    distinguishable = p < 1.0 - confidence
     total = len(first.keys() | second.keys())
-    return ModelComparison(
+    found = ModelComparison(
         a=names[0],
         b=names[1],
         n=len(d),
@@ -101,55 +97,39 @@ def compare(
         difference=difference,
         interval=bounds,
         confidence=confidence,
-        p_value=p,
+        p_value=tested.p_value,
         better=int(np.sum(d > 0)),
         worse=int(np.sum(d < 0)),
-        distinguishable=distinguishable,
-        sentence=_sentence(names, difference, bounds, confidence, p, len(d), distinguishable),
+        identical=identical,
+        distinguishable=tested.p_value < 1.0 - confidence,
+        sentence="",
     )
+    return replace(found, sentence=_sentence(found))
 
 
-def permutation_p_value(d: Array, resamples: int, seed: int) -> float:
-    """Two-sided p-value of the mean paired difference under random signs.
-
-    Args:
-        d: [n] paired differences.
-        resamples: random sign patterns, used with more than `EXACT` non-zero differences.
-        seed: of the signs.
-
-    Returns:
-        The exact p-value, or (1 + hits) / (1 + resamples), which is never zero.
-    """
-    nonzero = d[d != 0.0]
-    if not len(nonzero):
-        return 1.0
-    observed = abs(float(np.sum(nonzero))) * (1.0 - 1e-12)  # sums in another order must still count as equal
-    if len(nonzero) <= EXACT:
-        signs = np.array(list(product((-1.0, 1.0), repeat=len(nonzero))))
-        return float(np.mean(np.abs(signs @ nonzero) >= observed))
-    rng, hits, left = np.random.default_rng(seed), 0, max(resamples, 1)
-    while left:
-        rows = min(left, 2048)
-        signs = 2.0 * rng.integers(0, 2, size=(rows, len(nonzero)), dtype=np.int8) - 1.0
-        hits += int(np.sum(np.abs(signs @ nonzero) >= observed))
-        left -= rows
-    return (1 + hits) / (1 + max(resamples, 1))
-
-
-def _sentence(
-    names: tuple[str, str],
-    difference: float,
-    bounds: tuple[float, float] | None,
-    confidence: float,
-    p: float,
-    n: int,
-    distinguishable: bool,
-) -> str:
-    side = "below" if difference < 0 else "above"
-    range_ = f"{confidence:.0%} interval {bounds[0]:+.2f} to {bounds[1]:+.2f}, " if bounds else ""
-    verdict = "distinguishable" if distinguishable else "not distinguishable"
+def _sentence(found: ModelComparison) -> str:
+    """What was found, and what the rows cannot show."""
+    confidence, p, low, high = found.confidence, found.p_value, *found.interval
     shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    return (
-        f"the win rate of {names[0]} is {abs(difference):.2f} points {side} that of {names[1]} on {n} instructions "
-        f"({range_}{shown}): the two are {verdict} at the {1.0 - confidence:.2g} level"
-    )
+    range_ = f"{100 * confidence:g} % interval over instructions {low:+.2f} to {high:+.2f}, {shown}"
+    side = f"{abs(found.difference):.2f} points {'below' if found.difference < 0 else 'above'}"
+    size = "equal to" if round(found.difference, 2) == 0.0 else side
+    verdict = "distinguishable" if found.distinguishable else "not distinguishable"
+    text = f"the win rate of {found.a} is {size} that of {found.b} on {found.n} instructions ({range_}): the two are "
+    return f"{text}{verdict} at the {1.0 - confidence:.2g} level{_limits(found)}"
+
+
+def _limits(found: ModelComparison) -> str:
+    """What has to be known of the rows: the same answers, no difference, or too few."""
+    differing = found.better + found.worse
+    if found.identical == found.n:
+        noise = "" if not differing else ", so that only the judge's own noise is compared"
+        return f"; both gave the same answer to every instruction{noise}"
+    if not differing:
+        return "; no instruction was judged differently"
+    least = least_p_value(differing)
+    if least >= 1.0 - found.confidence:
+        return (
+            f"; only {differing} differ, and fewer than {fewest(found.confidence)} cannot be told apart at this level"
+        )
+    return ""

@@ -14,15 +14,18 @@ statistics settings recompute them in place without querying the judge.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from alphapo_cli.config.keys import leaves
+from alphapo_cli.errors import say
 from alphapo_cli.evaluation.judges.journal import FILE as JUDGEMENTS
 from alphapo_cli.evaluation.schema import JudgeConfig, StatisticsConfig, verdict_settings
 from alphapo_cli.runs.keyed_directory import KeyedDirectory, differing
+from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import write_json
 from alphapo_cli.storage.strict_json import read_object
 
@@ -82,8 +85,11 @@ class EvalDirectory(KeyedDirectory):
         if not self.begun(identity, replace=replace):
             self.check_writable()
             return "pending"
-        results = read_object(self.results)
-        if results is None or results.get("state") != "complete" or not self.annotations.is_file():
+        results = checksums.intact(read_object(self.results))
+        wrong = {self.results.name: "has changed"} if results is None and self.results.is_file() else self._damage()
+        if wrong:
+            say(f"note: {self.path}: {checksums.described(wrong)}; computed again from the judgements", file=sys.stderr)
+        if results is None or wrong or results.get("state") != "complete" or not self.annotations.is_file():
             self.check_writable()
             return "continued"
         changed = differing(results.get("statistics") or {}, statistics, self.STATISTICS)
@@ -94,8 +100,18 @@ class EvalDirectory(KeyedDirectory):
         if replace:
             for file in (self.results, self.annotations, self.leaderboard, self.picture, self.log):
                 file.unlink(missing_ok=True)
-        write_json(self.manifest, manifest)
+        write_json(self.manifest, checksums.sealed(manifest))
+
+    def finish(self, results: Mapping[str, Any]) -> dict[str, Any]:
+        """Write results.json, the last file of an evaluation, with the checksum of annotations.json; `load_results`."""
+        files = checksums.of_files(self.path, [self.annotations.name])
+        write_json(self.results, checksums.sealed({**results, "files": files}))
+        return self.load_results()
+
+    def _damage(self) -> dict[str, str]:
+        return checksums.damaged(self.path, (read_object(self.results) or {}).get("files") or {})
 
     def load_results(self) -> dict[str, Any]:
-        """The content of results.json, empty without a readable one."""
-        return read_object(self.results) or {}
+        """The figures in results.json, empty without a readable one."""
+        stored = checksums.intact(read_object(self.results)) or {}
+        return {key: value for key, value in stored.items() if key not in ("checksum", "files")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import zlib
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.errors import UsageError
-from alphapo_cli.storage import strict_json
+from alphapo_cli.storage import checksums, strict_json
+
+WHOLE = 2 << 30  # bytes, unpacked, of a file, which is read as one text
 
 
 def read_text(path: Path) -> str:
@@ -23,13 +24,10 @@ def read_text(path: Path) -> str:
         Its text, without a byte order mark.
 
     Raises:
-        UsageError: the file is unreadable, not UTF-8, or empty.
+        UsageError: the file is unreadable, too large, not UTF-8, or empty.
     """
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-        text = content.decode("utf-8-sig")
+        text = strict_json.read_whole(path, WHOLE).decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"{path}: cannot be read ({reason})") from error
@@ -48,16 +46,19 @@ def read_rows(path: Path) -> Sequence[Mapping[str, Any]]:
         The rows, at least one.
 
     Raises:
-        UsageError: the file cannot be read, is not JSON, or is no list of objects.
+        UsageError: the file cannot be read, is not JSON, is no list of objects, or is ours and has changed since.
     """
+    checksums.check_beside(path)
     text = read_text(path)
     try:
         loaded = strict_json.loads(text)
     except json.JSONDecodeError as error:
-        lines = _json_lines(text)
+        lines = _json_lines(text, path)
         if lines is not None:
             return lines
         raise UsageError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
+    except strict_json.DuplicateKey as error:
+        raise UsageError(f"{path}: {error}") from error
     except RecursionError as error:
         raise UsageError(f"{path}: not JSON that can be read (nested too deeply)") from error
     if not isinstance(loaded, list):
@@ -70,8 +71,12 @@ def read_rows(path: Path) -> Sequence[Mapping[str, Any]]:
     return loaded
 
 
-def _json_lines(text: str) -> list[dict[str, Any]] | None:
+def _json_lines(text: str, path: Path) -> list[dict[str, Any]] | None:
     """The rows of a text with one JSON object a line; None for any other."""
-    rows = [strict_json.parsed_object(line.encode()) for line in text.split("\n") if line.strip()]
-    whole = [row for row in rows if row is not None]
-    return whole if len(whole) == len(rows) > 0 else None
+    try:
+        rows = [strict_json.loads(line) for line in text.split("\n") if line.strip()]
+    except strict_json.DuplicateKey as error:
+        raise UsageError(f"{path}: {error}") from error
+    except (ValueError, RecursionError):
+        return None
+    return rows if rows and all(isinstance(row, dict) for row in rows) else None

@@ -12,6 +12,7 @@ from typing import Any
 
 from alphapo_cli.errors import UsageError
 from alphapo_cli.storage.atomic import check_file, write_atomic
+from alphapo_cli.storage.csv_text import cell
 
 COLUMNS = ("win_rate", "standard_error", "n_wins", "n_wins_base", "n_draws", "n_total", "discrete_win_rate", "mode",
            "avg_length", "length_controlled_winrate", "lc_standard_error")  # fmt: skip
@@ -38,8 +39,8 @@ def update(path: Path, model: str, results: Mapping[str, Any]) -> None:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
         header, rows = _read(path)
-        own = {"": model, **{name: _cell(results.get(name)) for name in COLUMNS}, "mode": MODE}
-        rows = [row for row in rows if row[""] != model] + [own]
+        own = {"": cell(model), **{name: _cell(results.get(name)) for name in COLUMNS}, "mode": MODE}
+        rows = [row for row in rows if row[""] not in (model, cell(model))] + [own]
         rows.sort(key=lambda row: (_order(row, "length_controlled_winrate"), _order(row, "win_rate")), reverse=True)
         stream = io.StringIO()
         writer = csv.DictWriter(stream, header, restval="", lineterminator="\n")

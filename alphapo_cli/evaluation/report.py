@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
-
-from alphapo_cli.evaluation.output_check import notes
+from alphapo_cli.evaluation.output_check import notes_of
+from alphapo_cli.runtime.tables import Table
 
 
 def results_table(results: Mapping[str, Any]) -> Table:
@@ -17,7 +16,8 @@ def results_table(results: Mapping[str, Any]) -> Table:
         title_justify="left",
         show_header=False,
     )
-    level = f"{results['confidence']:.0%} interval"
+    # "over" is not in evaluations of earlier versions, whose intervals are a bootstrap's, over instructions as well.
+    level = f"{results['confidence']:.0%} interval over {results.get('intervals_over', 'instructions')}"
     error = results["standard_error"]
     table.add_row("win rate", _rate(results, "win_rate", level) + (f", standard error {error:.2f}" if error else ""))
     control = results["length_controlled"]
@@ -25,6 +25,8 @@ def results_table(results: Mapping[str, Any]) -> Table:
         rate = _rate(results, "length_controlled_winrate", level)
         extra = f", C {control['c']:.3g}, difficulty by {control['difficulty_by']}" if "c" in control else ""
         table.add_row("length-controlled win rate", rate + extra)
+        if results.get("lc_bootstrap_error"):
+            table.add_row("  its standard error", _lc_errors(results))
     else:
         table.add_row("length-controlled win rate", f"unavailable ({control['reason']})")
     for note in notes_of(results):
@@ -39,7 +41,9 @@ def results_table(results: Mapping[str, Any]) -> Table:
     table.add_row("average length", f"{results['avg_length']} characters")
     for b in results["length_bins"]:
         label = f"  {b['shortest']:+d} to {b['longest']:+d} characters"
-        table.add_row(label, f"{b['win_rate']:.1f} % of {b['n']}")
+        bounds = b.get("interval")
+        shown = f" ({bounds[0]:.1f} to {bounds[1]:.1f})" if bounds else ""
+        table.add_row(label, f"{b['win_rate']:.1f} % of {b['n']}{shown}")
     if "true_win_rate" in results:
         rewards = f"{results['true_reward']:.3f} against {results['true_reward_reference']:.3f}"
         table.add_row("mean true reward", rewards)
@@ -53,12 +57,6 @@ def results_table(results: Mapping[str, Any]) -> Table:
     return table
 
 
-def notes_of(results: Mapping[str, Any]) -> list[str]:
-    """What is odd about the answers, beside the win rate."""
-    answers = dict(results.get("answers") or {})
-    return notes(answers, answers.pop("strip_think")) if answers else []
-
-
 def mass_in_words(figures: Mapping[str, Any]) -> str:
     """The probability that the judge's first token is a verdict, over all answers."""
     below = f"{figures['share_below_half']:.1%} below one half"
@@ -70,8 +68,17 @@ def _rate(results: Mapping[str, Any], key: str, level: str) -> str:
     return f"{results[key]:.2f} %" + (f" ({level} {bounds[0]:.2f} to {bounds[1]:.2f})" if bounds else "")
 
 
+def _lc_errors(results: Mapping[str, Any]) -> str:
+    """Both errors of the length-controlled rate: AlpacaEval's column takes the fitted model for exact."""
+    column = results["lc_standard_error"]
+    theirs = "" if column is None else f" (AlpacaEval's column, without the error of the fit: {column:.2f})"
+    return f"{results['lc_bootstrap_error']:.2f} by bootstrap{theirs}"
+
+
 def _left_out(results: Mapping[str, Any]) -> list[str]:
     notes = []
+    if results["n_draws"] == results["n_total"]:
+        notes.append("every row is a draw")
     if results["n_null"]:
         notes.append(f"{results['n_null']} rows have no judgement and count for nothing")
     if results["n_not_judged"]:

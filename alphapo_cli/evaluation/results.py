@@ -10,11 +10,13 @@ import numpy as np
 
 from alphapo_cli.evaluation import length_controlled as lc
 from alphapo_cli.evaluation.bias import length_bins
-from alphapo_cli.evaluation.bootstrap import interval, mean_replicates, resample_counts
+from alphapo_cli.evaluation.bootstrap import deviation, interval, resample_counts
 from alphapo_cli.evaluation.formats import Annotation
 from alphapo_cli.evaluation.l1_logistic import Array
 from alphapo_cli.evaluation.schema import StatisticsConfig
-from alphapo_cli.evaluation.winrate import average_length, shares, win_rates
+from alphapo_cli.evaluation.winrate import average_length, percent_interval, shares, win_rates
+
+OVER = "instructions"  # what the intervals are over; the judge's and the model's own randomness is part of each row
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,14 @@ def summarise(
     results: dict[str, Any] = {
         **asdict(rate),
         "avg_length": average_length(outputs),
-        "win_rate_interval": None if counts is None else interval(100.0 * mean_replicates(p, counts), cfg.confidence),
+        "win_rate_interval": percent_interval(p, cfg.confidence),
+        "intervals_over": OVER,
         **_length_controlled(rows, p, control, counts, cfg),
         "confidence": cfg.confidence,
         "n_null": int(np.sum(np.isnan(p))),
     }
     own, base = [len(row.output_2) for row in rows], [len(row.output_1) for row in rows]
-    results["length_bins"] = [asdict(b) for b in length_bins(own, base, p, cfg.length_bins)]
+    results["length_bins"] = [asdict(b) for b in length_bins(own, base, p, cfg.length_bins, cfg.confidence)]
     return results
 
 
@@ -66,16 +69,17 @@ def _length_controlled(
         return _unavailable(control)
     if all(row.output_1 == row.output_2 for row in rows):  # outputs equal to the reference's: 50 by definition
         details = {"available": True, "name": lc.NAME, "reason": "the outputs are the reference's: 50 by definition"}
-        return _fields(50.0, 0.0, (50.0, 50.0) if counts is not None else None, details)
+        return _fields(50.0, 0.0, (50.0, 50.0), 0.0, details)
     delta = np.array([len(row.output_1) - len(row.output_2) for row in rows], dtype=np.float64)
     problem = lc.Problem(delta, control.difficulty, p, control.gamed)
     try:
         estimate = lc.fit(problem, cfg.c)
     except lc.UnavailableError as error:
         return _unavailable(str(error))
-    bounds = None
+    bounds = spread = None
     if counts is not None:
-        bounds = interval(lc.replicates(problem, estimate.c, estimate.coefficients, counts), cfg.confidence)
+        replicates = lc.replicates(problem, estimate.c, estimate.coefficients, counts)
+        bounds, spread = interval(replicates, cfg.confidence), deviation(replicates)
     details = {
         "available": True,
         "name": lc.NAME,
@@ -84,19 +88,25 @@ def _length_controlled(
         "coefficients": dict(zip(("length", "difficulty", "model"), estimate.coefficients, strict=True)),
         "difficulty_by": "row position" if cfg.official_row_index else "instruction",
     }
-    return _fields(estimate.win_rate, estimate.standard_error, bounds, details)
+    return _fields(estimate.win_rate, estimate.standard_error, bounds, spread, details)
 
 
 def _unavailable(reason: str) -> dict[str, Any]:
-    return _fields(None, None, None, {"available": False, "reason": reason})
+    return _fields(None, None, None, None, {"available": False, "reason": reason})
 
 
 def _fields(
-    rate: float | None, error: float | None, bounds: tuple[float, float] | None, details: Mapping[str, Any]
+    rate: float | None,
+    error: float | None,
+    bounds: tuple[float, float] | None,
+    bootstrap_error: float | None,
+    details: Mapping[str, Any],
 ) -> dict[str, Any]:
+    # AlpacaEval's column is the spread of the predictions over instructions, and leaves out that the fit is uncertain.
     return {
         "length_controlled_winrate": rate,
         "lc_standard_error": error,
+        "lc_bootstrap_error": bootstrap_error,
         "length_controlled_winrate_interval": bounds,
         "length_controlled": dict(details),
     }

@@ -8,6 +8,8 @@ from typing import Any
 from alphapo_cli.config.schema import RunConfig, _choice, _number
 from alphapo_cli.generation.schema import VLLMConfig
 
+STRIP_THINK = "strip_think"  # the key of EvalConfig that --strip-think sets
+
 
 @dataclass
 class JudgeConfig:
@@ -60,7 +62,7 @@ def verdict_settings(cfg: JudgeConfig) -> dict[str, Any]:
 class StatisticsConfig:
     """Statistics of the judgements. Changing them never queries the judge again."""
 
-    bootstrap: int = _number(2000, ge=0)  # resamples; 0: no intervals
+    bootstrap: int = _number(2000, ge=0)  # resamples of the length-controlled rate; 0: no interval of it
     confidence: float = _number(0.95, gt=0, lt=1)
     seed: int = _number(0, ge=0)
     length_bins: int = _number(5, ge=1)
@@ -76,5 +78,5 @@ class EvalConfig:
 
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
-    strip_think: bool = False  # remove the thought that an answer begins with, on both sides, before anything else
+    strip_think: bool = False  # remove the thoughts in answers, on both sides, before anything else
     run: RunConfig = field(default_factory=RunConfig)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from alphapo_cli.statistics.bounded_mean import mean_interval
+
 Array = NDArray[np.float64]
 
 
@@ -62,6 +64,12 @@ def win_rates(preferences: Sequence[float | None]) -> WinRate:
         n_total=n,
         discrete_win_rate=100.0 * (wins + draws / 2) / n,
     )
+
+
+def percent_interval(p: Array, confidence: float) -> tuple[float, float] | None:
+    """The interval of the win rate in percent from p [n], over instructions; None without a judgement."""
+    bounds = mean_interval(p, confidence)
+    return None if bounds is None else (100.0 * bounds[0], 100.0 * bounds[1])
 
 
 def average_length(outputs: Sequence[str]) -> int:

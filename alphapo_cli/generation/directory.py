@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from alphapo_cli.config.compose import to_yaml
 from alphapo_cli.config.keys import leaves
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, say
 from alphapo_cli.generation.schema import GenerateConfig, GenerationConfig
 from alphapo_cli.modeling.sampling import Sample
 from alphapo_cli.runs.keyed_directory import KeyedDirectory
@@ -81,7 +81,7 @@ class GenerateDirectory(KeyedDirectory):
             damage = checksums.damaged(self.path, self.summary().get("files") or {}, content=False)
             if not damage:
                 return "complete"
-            print(f"note: {self.path}: {checksums.described(damage)}; the answers are generated again", file=sys.stderr)
+            say(f"note: {self.path}: {checksums.described(damage)}; the answers are generated again", file=sys.stderr)
         self.check_writable()
         return "continued" if begun else "pending"
 
@@ -90,13 +90,29 @@ class GenerateDirectory(KeyedDirectory):
         if replace:
             for file in (self.summary_file, self.log, self.engine_log, *self.path.glob("model_outputs*.json")):
                 file.unlink(missing_ok=True)
-        write_json(self.manifest, manifest)
+        write_json(self.manifest, checksums.sealed(manifest))
         write_atomic(self.path / "config.yaml", to_yaml(cfg))
 
     def finished(self) -> dict[tuple[int, int], Sample]:
-        """The answers in partial.jsonl by (row, sample)."""
-        rows = read_jsonl(self.log) if self.log.is_file() else []
-        return {(row["row"], row["sample"]): Sample(row["ids"], row["cut"]) for row in rows}
+        """Read the answers in partial.jsonl.
+
+        Returns:
+            (row, sample) -> answer.
+
+        Raises:
+            UsageError: a line is no answer.
+        """
+        found: dict[tuple[int, int], Sample] = {}
+        for row in read_jsonl(self.log) if self.log.is_file() else []:
+            values: list[Any] = [row.get(key) for key in ("row", "sample", "ids", "cut")]
+            number, sample, ids, cut = values
+            whole = isinstance(ids, list) and all(type(value) is int and value >= 0 for value in (number, sample, *ids))
+            if not whole or not isinstance(cut, bool):
+                raise UsageError(
+                    f"{self.log}: a line is no answer (row {number!r}); delete it, and it is generated again"
+                )
+            found[number, sample] = Sample(ids, cut)
+        return found
 
     def finish(self, state: str, **fields: Any) -> dict[str, Any]:
         """Write summary.json, the last file of a generation, and return it."""

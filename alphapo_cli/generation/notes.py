@@ -8,14 +8,13 @@ from typing import Any
 from alphapo_cli.data.data_report import named
 from alphapo_cli.data.spelled_tokens import ESCAPE, Spelled
 from alphapo_cli.data.tally import Tally
+from alphapo_cli.data.thoughts import opens_thought, split_thoughts
 from alphapo_cli.generation.backend import GenerationJob
 from alphapo_cli.generation.prompt import Prompts
+from alphapo_cli.generation.thinking import Thinking
 
 MANY = 0.5  # share of answers cut by the limit above which that is no exception
 LOWEST_OF_VLLM = 0.01  # vLLM raises lower temperatures above 0 to this
-# What opens and closes a thought in the answers of reasoning models: DeepSeek and Qwen, Magistral, gpt-oss, Command A, Seed.
-_OPENS = ("<think>", "[THINK]", "<|channel|>analysis", "<|START_THINKING|>", "<seed:think>")
-_CLOSES = ("</think>", "[/THINK]", "<|END_THINKING|>", "</seed:think>")
 
 
 def of_prompts(prompts: Prompts, unused: Tally, spelled: Spelled, special_tokens_in_text: str) -> list[str]:
@@ -77,12 +76,13 @@ def of_engine(job: GenerationJob, backend: str, detour: str | None) -> list[str]
     return found
 
 
-def of_answers(metrics: Mapping[str, Any], limit: int) -> list[str]:
+def of_answers(metrics: Mapping[str, Any], limit: int, thinking: Thinking) -> list[str]:
     """Warnings about answers that look like a wrong setting.
 
     Args:
         metrics: see `statistics.describe`.
         limit: the most tokens of an answer.
+        thinking: what the model's chat template has to do with thoughts.
 
     Returns:
         One line each.
@@ -104,9 +104,19 @@ def of_answers(metrics: Mapping[str, Any], limit: int) -> list[str]:
         many = round(metrics["share_thinking"] * metrics["answers"])
         found.append(
             f"{many} of {metrics['answers']} answers hold a thought (<think>), which a judge reads as a part of them; "
-            "data.chat_template_kwargs.enable_thinking=false is how some templates leave it out"
+            f"{_without_thoughts(thinking)}, and --strip-think of alphapo eval takes it away afterwards"
         )
     return found
+
+
+def _without_thoughts(thinking: Thinking) -> str:
+    """How answers are generated without thoughts."""
+    key = "data.chat_template_kwargs"  # `prompts.` where generation is a stage of another command
+    if thinking.switch is not None:
+        return f"the chat template leaves it out with {key}.{thinking.switch} (of run and sweep: {key.replace('data', 'prompts')}.{thinking.switch})"
+    if thinking.opens:
+        return f"the chat template opens it and knows neither enable_thinking nor thinking: see which argument it has, for {key}"
+    return f"{key}.enable_thinking=false is how some templates leave it out"
 
 
 def thinks(prompt: str, answer: str) -> bool:
@@ -119,5 +129,4 @@ def thinks(prompt: str, answer: str) -> bool:
     Returns:
         True where it does.
     """
-    opened = prompt.rstrip().endswith(_OPENS)
-    return opened or any(mark in answer for mark in (*_OPENS, *_CLOSES))
+    return opens_thought(prompt) or split_thoughts(answer).thoughts > 0

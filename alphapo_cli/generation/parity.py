@@ -70,14 +70,13 @@ def check_template(
         return
     given, within = contexts or [NO_CONTEXT] * len(prompts), continued or [False] * len(prompts)
     for number, (prompt, ours, context, goes_on) in enumerate(zip(prompts, ids, given, within, strict=True), start=1):
-        template = template_of(tokenizer, data, context)
-        own = tokenizer.apply_chat_template(
-            template.prepared(conversation_of(prompt, data, context)),
+        template = template_of(tokenizer, replace(data, special_tokens_in_text="parse"), context)
+        own = template.apply(
+            conversation_of(prompt, data, context),
             add_generation_prompt=not goes_on,
             continue_final_message=goes_on,
             tokenize=True,
             return_dict=False,
-            **template.options,
         )
         bos = len(style.prefix) == 1 and tuple(own[:1]) != style.prefix and list(ours) == [*style.prefix, *own]
         by_text = data.completion_includes_header or data.special_tokens_in_text == "escape"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from omegaconf import OmegaConf
 from alphapo_cli.config.embedded_world import WORLD
 from alphapo_cli.config.overrides import Line
 from alphapo_cli.data.text_pairs import NO_CONTEXT, PromptContext, Side
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, first_line, say
 from alphapo_cli.runs.identity import read_settings
+from alphapo_cli.runs.state import RunState
+from alphapo_cli.storage import checksums
 
 TAKEN_OVER = (
     "data.template", "data.system", "data.chat_template_kwargs", "data.completion_includes_header", "data.date",
@@ -76,7 +79,8 @@ def run_layer(model: str | None) -> Line:
         The settings as overrides, without `CONSENT`.
 
     Raises:
-        UsageError: a setting holds an interpolation, which would read this process's environment.
+        UsageError: a setting holds an interpolation, which would read this process's environment; or the file is not as
+            the run wrote it.
     """
     folder = run_folder(model)
     if folder is None:
@@ -88,6 +92,15 @@ def run_layer(model: str | None) -> Line:
                 f"{folder / 'config.yaml'}: {key} holds an interpolation (${{...}}), which alphapo never stores and does "
                 "not resolve; type the value you mean on this line"
             )
+    run = RunState(folder)
+    if run.manifest.is_file() and not run.read_manifest():
+        raise UsageError(f"{run.manifest} is damaged; put it back from a copy, or generate from {folder / 'model'}")
+    changed = run.changed_config()
+    if changed is not None:
+        raise UsageError(
+            f"{run.config} is damaged ({changed}), so nobody knows how the run was trained; put it back from a copy, or "
+            f"generate from {folder / 'model'}"
+        )
     return Line((), kept)
 
 
@@ -113,30 +126,39 @@ def taken_over(cfg: Any) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if value not in (None, {})}
 
 
-def run_record(folder: Path) -> RunRecord:
+def run_record(folder: Path, *, unverified: bool = False) -> RunRecord | None:
     """Read the first training prompts of a run.
 
     Args:
         folder: the run directory.
+        unverified: whether the user does without, where there are none.
 
     Returns:
-        The prompts of prompts.json with their ids, and the run's truncation lengths.
+        The prompts of prompts.json with their ids, and the run's truncation lengths; None where there are none.
 
     Raises:
-        UsageError: prompts.json is missing or unreadable.
+        UsageError: prompts.json is missing, empty or unreadable, and the user does not do without.
     """
-    stored = _stored(folder)
+    stored, file = _stored(folder), folder / "prompts.json"
     try:
-        rows: list[dict[str, Any]] = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
+        checksums.check_beside(file)
+        rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
         prompts = tuple(
             RecordedPrompts(_side(row["prompt"]), tuple(map(int, row["ids"])), PromptContext(**row.get("context", {})))
             for row in rows
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        empty = None if prompts and all(row.ids for row in prompts) else "it is empty"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
+        empty = first_line(error)
+    if empty is not None:
+        why = f"{folder}: its prompts.json (the ids that training saw) cannot be read ({empty}), so nothing can be compared"
+        if unverified:
+            say(f"note: {why} with what training saw", file=sys.stderr)
+            return None
         raise UsageError(
-            f"{folder}: its prompts.json (the ids that training saw) cannot be read, so nobody knows whether generation "
-            f"would see the same; generate from {folder / 'model'} to do without"
-        ) from error
+            f"{why} and nobody knows whether generation would see the same; put it back from a copy, generate from "
+            f"{folder / 'model'}, or type generation.accept_unverified_prompts=true"
+        )
     return RunRecord(
         prompts,
         str(stored.get("data.source")),

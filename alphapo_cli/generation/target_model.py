@@ -12,10 +12,10 @@ from alphapo_cli.data.token_cache import tokenizer_hash
 from alphapo_cli.data.tokenise import end_token_id
 from alphapo_cli.errors import UsageError, first_line
 from alphapo_cli.generation.adapter_support import adapter_obstacles, largest_rank, merge_obstacle
-from alphapo_cli.generation.run_settings import RunRecord, run_folder, run_record
+from alphapo_cli.generation.run_settings import run_folder
 from alphapo_cli.generation.schema import SubjectConfig
 from alphapo_cli.modeling.declared import context_length, stop_ids, weights_dtype
-from alphapo_cli.modeling.loading import ModelSource, base_source, load_tokenizer, locate
+from alphapo_cli.modeling.loading import ModelSource, base_source, load_tokenizer, locate, needs_code
 from alphapo_cli.modeling.weight_hashes import folder_hash
 
 _VLLM_DTYPES = ("float32", "bfloat16", "float16")
@@ -34,7 +34,7 @@ class TargetModel:
         config: transformers' configuration of the full model.
         context: most tokens of prompt and answer together, None without a limit.
         dtype: of the weights.
-        recorded: training prompts and ids of a run, None for other models.
+        run: the run directory that was named, None for other models.
         trust_remote_code: whether code of the hub repository may run.
     """
 
@@ -46,7 +46,7 @@ class TargetModel:
     config: Any
     context: int | None
     dtype: str
-    recorded: RunRecord | None
+    run: Path | None
     trust_remote_code: bool = False
 
     @property
@@ -108,7 +108,6 @@ def find(model: str, cfg: SubjectConfig, cache: Path, key: str = "model", name: 
         UsageError: `model` is missing or cannot be used.
     """
     source = locate(model, cfg.revision, key=key)
-    folder = run_folder(model)
     tokenizer = load_tokenizer(source, cfg.trust_remote_code)
     base = None
     if source.adapter:
@@ -124,7 +123,7 @@ def find(model: str, cfg: SubjectConfig, cache: Path, key: str = "model", name: 
         config=config,
         context=context_length(config),
         dtype=cfg.dtype if cfg.dtype != "auto" else weights_dtype(config, whole.location, whole.revision),
-        recorded=None if folder is None else run_record(folder),
+        run=run_folder(model),
         trust_remote_code=cfg.trust_remote_code,
     )
 
@@ -146,6 +145,8 @@ def _config(source: ModelSource, trust_remote_code: bool) -> Any:
             source.location, revision=source.revision, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise UsageError(f"{source.key}={source.asked}: {needs_code('model', source.key)}") from error
         reason = first_line(error)
         raise UsageError(f"{source.key}={source.location}: its config.json cannot be used ({reason})") from error
 

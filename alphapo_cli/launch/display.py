@@ -9,6 +9,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from alphapo_cli.errors import visible
 from alphapo_cli.launch.launchers.launcher import Ended
 from alphapo_cli.runs.state import last_row
 from alphapo_cli.sweep.directory import SweepDirectory
@@ -62,7 +63,7 @@ class Display:
                     self._print(f"note: {note}")
 
     def _print(self, text: str) -> None:
-        self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.progress.console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
     def tick(self) -> None:
         """Update the bars of running cells, at most every REFRESH seconds."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Table
 
 from alphapo_cli.config.objective_parts import at_zero
+from alphapo_cli.errors import say
 from alphapo_cli.launch.display import Display
 from alphapo_cli.launch.engine import Policy, SweepEngine, todo
 from alphapo_cli.launch.launchers.launcher import Ended
@@ -24,8 +24,10 @@ from alphapo_cli.launch.schema import LauncherConfig
 from alphapo_cli.report import write
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.runs.state import OVER
+from alphapo_cli.runtime.tables import Table
 from alphapo_cli.stages.plan import Plan
 from alphapo_cli.sweep import analysis as best_of
+from alphapo_cli.sweep import verdicts
 from alphapo_cli.sweep.directory import SweepDirectory
 from alphapo_cli.sweep.grid import Cell, Grid
 from alphapo_cli.sweep.record import JUDGED, WIN_RATE, Typed
@@ -85,14 +87,14 @@ def run_sweep(
     _compare_data(complete, directory)
     _compare_numerics(complete, directory)
     analysis = best_of.analyse(directory)
-    best = best_of.find_best(analysis)
-    summary = directory.write_summary(best)
+    best = verdicts.find_best(analysis)
+    summary = directory.write_summary(best, verdicts.collapses(analysis))
     pictures = {name: path for name in PICTURES if (path := directory.path / f"{name}.png").is_file()}
     if cells or (grid.cells[0].cfg.tracking.pictures and _older(pictures, analysis)):
         pictures = make_pictures(directory, analysis, grid)
         _track(grid, directory, analysis, pictures, summary, bool(failed))
     write.refresh(directory, analysis, pictures=grid.cells[0].cfg.tracking.pictures)
-    return SweepResult(summary, analysis, failed, unfinished, pictures, best_of.sentence(analysis, best))
+    return SweepResult(summary, analysis, failed, unfinished, pictures, verdicts.sentence(analysis, best))
 
 
 def _compare_data(complete: Sequence[Cell], directory: SweepDirectory) -> None:
@@ -187,6 +189,7 @@ def make_pictures(directory: SweepDirectory, analysis: best_of.Analysis, grid: G
                     state=cell["state"],
                     series=series[point.series],
                     intervals=intervals,
+                    over="" if estimate is None else estimate.over,
                 )
             )
     if not any(curve.rows for curve in curves):
@@ -194,7 +197,9 @@ def make_pictures(directory: SweepDirectory, analysis: best_of.Analysis, grid: G
     name = "alpha" if any(c.alpha is not None for c in curves) else ", ".join(k for k in grid.keys if k != "seed")
     pictures = {picture: directory.path / f"{picture}.png" for picture in PICTURES}
     figures.sweep_displacement(curves, pictures["displacement"], name=name)
-    figures.sweep_outcome(curves, pictures["outcome"], metric, zero_name=at_zero(grid.base), name=name)
+    verdict = None if analysis.advantage is None else analysis.advantage.verdict
+    zero = at_zero(grid.base)
+    figures.sweep_outcome(curves, pictures["outcome"], metric, zero_name=zero, name=name, verdict=verdict)
     if analysis.ended:  # the time of the last cell they show: one that ended while they were drawn is newer
         with contextlib.suppress(OSError):
             for path in pictures.values():
@@ -209,7 +214,8 @@ def table(name: str, analysis: best_of.Analysis) -> Table:
     result.add_column("point")
     for title in ("chosen", "rejected", "chosen down", "margin", "accuracy"):
         result.add_column(title, justify="right")
-    win = {WIN_RATE: "true win rate (95 %)", JUDGED: "win rate (95 %)"}.get(metric or "")
+    over = next((f"95 % over {e.over}" for e in analysis.estimates if e is not None), "95 %")
+    win = {WIN_RATE: f"true win rate ({over})", JUDGED: f"win rate ({over})"}.get(metric or "")
     if win:
         result.add_column(win, justify="right")
     result.add_column("seeds", justify="right")
@@ -272,4 +278,4 @@ def _track(
 
 
 def _log(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(text, file=sys.stderr, flush=True)

@@ -18,6 +18,9 @@ from alphapo_cli.modeling.declared import context_length
 from alphapo_cli.modeling.policy import check_head
 from alphapo_cli.runs.format_version import check_format
 from alphapo_cli.runs.state import RunState
+from alphapo_cli.storage import checksums
+from alphapo_cli.storage.file_hashes import cached_of_file
+from alphapo_cli.storage.paths import cache_dir
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")  # the second is what older versions of peft wrote
@@ -55,7 +58,9 @@ def locate(path: str, revision: str | None = None, key: str = "model.path") -> M
             if not (folder / "model").is_dir():
                 raise UsageError(f"{key}={path}: this run has no model/ (its training did not end); train it first")
             folder = folder / "model"
-        return _local(folder, path, key)
+        source = _local(folder, path, key)
+        _check_recorded(folder.absolute(), path, key)
+        return source
     if folder.exists():
         raise UsageError(f"{key}={path}: is a file; give the directory that holds config.json and the weights")
     if (
@@ -92,6 +97,22 @@ def _local(folder: Path, asked: str, key: str) -> ModelSource:
             )
     # Absolute: an adapter records where its base is, and is used from other directories.
     return ModelSource(str(folder.absolute()), local=True, adapter=adapter, key=key, asked=asked)
+
+
+def _check_recorded(folder: Path, asked: str, key: str) -> None:
+    """Compare the model/ of a run with the checksums that the run has of it; raises UsageError where they differ."""
+    run = RunState(folder.parent)
+    files = (run.summary() or {}).get("files")
+    recorded = {n: w for n, w in files.items() if n.startswith(f"{folder.name}/")} if isinstance(files, dict) else {}
+    if not recorded:
+        return
+    cache = cache_dir()
+    found = checksums.damaged(run.path, recorded, read=lambda file: cached_of_file(file, cache))
+    if found:
+        raise UsageError(
+            f"{key}={asked}: the model is not the one that the run saved ({checksums.described(found)}); put it back from a "
+            "copy, train it again with --replace, or copy model/ elsewhere to take it as it is"
+        )
 
 
 def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
@@ -193,8 +214,20 @@ def _check_complete(model: Any, missing: Collection[str], source: ModelSource) -
         )
 
 
+def needs_code(what: str, key: str) -> str:
+    """What to say of a model that cannot be loaded without running code which its directory brings."""
+    fix = (
+        "copy it as a model that transformers knows" if key.startswith("judge") else "type model.trust_remote_code=true"
+    )
+    return (
+        f"its {what} is code in its own directory, which is run only where that is typed; look at the code, then {fix}"
+    )
+
+
 def _load_reason(error: Exception, source: ModelSource, what: str) -> str:
     first = first_line(error)
+    if "trust_remote_code" in str(error):
+        return needs_code(what, source.key)
     if not source.local:
         return f"the {what} could not be had from the hub ({first}); check the name and the network, or give a local directory"
     return f"no usable {what} there ({first.strip(' :')}); save the model there again, or copy its directory whole"

@@ -15,12 +15,11 @@ from alphapo_cli.modeling.loading import ModelSource, base_source
 from alphapo_cli.modeling.policy import bare
 from alphapo_cli.modeling.sharding import at_rest, gathered
 from alphapo_cli.runs.directory import digest
-from alphapo_cli.storage.atomic import write_atomic
+from alphapo_cli.storage.file_hashes import cached_of_file
 
 _FILES = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "config.json", "adapter_config.json")
 WEIGHTS = _FILES
 PATTERNS = (*_FILES, "generation_config.json")
-CACHED_FROM = 64 << 20  # bytes from which a file's hash is kept in the cache
 
 
 def folder_hash(folder: Path, cache: Path, patterns: Sequence[str] = PATTERNS) -> str:
@@ -37,7 +36,7 @@ def folder_hash(folder: Path, cache: Path, patterns: Sequence[str] = PATTERNS) -
         SHA-256 in hexadecimal.
     """
     files = sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
-    return digest([[file.name, _file_hash(file, cache)] for file in files])
+    return digest([[file.name, cached_of_file(file, cache)["sha256"]] for file in files])
 
 
 def weights_hash(source: ModelSource, cache: Path) -> str:
@@ -81,21 +80,3 @@ def _without_idle_adapters(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         for name, tensor in state.items()
         if name not in adapters
     }
-
-
-def _file_hash(file: Path, cache: Path) -> str:
-    status = file.stat()
-    if status.st_size < CACHED_FROM:
-        return _sha256(file)
-    cached = cache / "hashes" / digest([str(file.resolve()), status.st_size, status.st_mtime_ns, status.st_ino])
-    try:
-        return cached.read_text()
-    except OSError:
-        value = _sha256(file)
-        write_atomic(cached, value)
-        return value
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

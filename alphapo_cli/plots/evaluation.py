@@ -59,14 +59,19 @@ def _rates(ax: Axes, results: Mapping[str, Any], shown: Sequence[tuple[str, str]
     ax.set_xticks([0, 1], [label for label, _ in shown])
     ax.set_xlim(-0.6, 1.6)
     ax.set_ylim(0, 108)
-    style.panel(ax, f"Win rate, {results['confidence']:.0%} interval", "percent")
+    style.panel(ax, f"Win rate, {_level(results)}", "percent")
+
+
+def _level(results: Mapping[str, Any]) -> str:
+    return f"{100 * results['confidence']:g} % over {results.get('intervals_over', 'instructions')}"
 
 
 def _bins(ax: Axes, results: Mapping[str, Any]) -> None:
-    """Win rate by bin of the length difference, with 95 % intervals."""
+    """Win rate by bin of the length difference, with intervals."""
     bins = results["length_bins"]
     for x, b in enumerate(bins):
-        error = 1.96 * b["standard_error"] if b["standard_error"] is not None else 0.0
+        low, high = b.get("interval") or (b["win_rate"], b["win_rate"])
+        error = [[max(b["win_rate"] - low, 0)], [max(high - b["win_rate"], 0)]]
         ax.errorbar(x, b["win_rate"], yerr=error, fmt="o", markersize=4, color=style.INK, ecolor=style.GREY, capsize=3)
     if len(bins) > 1:
         ax.plot(range(len(bins)), [b["win_rate"] for b in bins], color=style.INK, linewidth=1.2)
@@ -75,7 +80,8 @@ def _bins(ax: Axes, results: Mapping[str, Any]) -> None:
     ax.set_xticks(range(len(bins)), labels)
     ax.set_xlim(-0.5, max(len(bins) - 0.5, 0.5))
     ax.set_ylim(0, 108)
-    style.panel(ax, "Win rate by length difference, 95 %", "percent", "characters more than the reference")
+    level = f", {_level(results)}" if any(b.get("interval") for b in bins) else ""
+    style.panel(ax, f"Win rate by length difference{level}", "percent", "characters more than the reference")
 
 
 def _shortened(model: str, reference: str) -> tuple[str, str]:

@@ -71,12 +71,9 @@ def _curve(
     ax.plot(steps, values, color=colour, linewidth=1.6, marker=marker, markersize=3, label=label, gid="curve")
 
 
-def _band(ax: Axes, rows: Rows, key: str, colour: str) -> None:
-    """The range between the 10th and 90th percentile over the probe pairs."""
-    low, high = (
-        dict(zip(*style.series(rows, f"{key}/p10"), strict=True)),
-        dict(zip(*style.series(rows, f"{key}/p90"), strict=True)),
-    )
+def _band(ax: Axes, rows: Rows, key: str, colour: str, ends: tuple[str, str] = ("p10", "p90")) -> None:
+    """The range between two keys: the 10th and 90th percentile over the probe pairs, or the ends of an interval."""
+    low, high = (dict(zip(*style.series(rows, f"{key}/{end}"), strict=True)) for end in ends)
     steps = sorted(low.keys() & high.keys())
     if steps:
         ax.fill_between(steps, [low[s] for s in steps], [high[s] for s in steps], color=colour, alpha=0.14, linewidth=0)
@@ -112,10 +109,12 @@ def _gradient(ax: Axes, rows: Rows) -> None:
 
 
 def _win_rate(ax: Axes, rows: Rows) -> None:
+    _band(ax, rows, "glassbox/true_win_rate", style.GREEN, ("low", "high"))
     _curve(ax, rows, "glassbox/true_win_rate", style.GREEN)
     style.reference_line(ax, 0.5)
     ax.set_ylim(-0.02, 1.02)
-    style.panel(ax, "True win rate against the base", "share of prompts won")
+    band = " (95 % over prompts)" if ax.collections else ""
+    style.panel(ax, f"True win rate against the base{band}", "share of prompts won")
 
 
 def _length(ax: Axes, rows: Rows) -> None:

@@ -31,6 +31,7 @@ class SweepCurve:
     state: str = "complete"
     series: str = ""  # a second swept key: "beta=2.5"; each gets its own line style
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # metric -> (low, high), 95 %
+    over: str = ""  # what the intervals are over: "prompts", "prompts and seeds"
 
 
 def sweep_displacement(

@@ -46,9 +46,10 @@ def sweep_outcome(
     best: float | str | None = None,
     title: str | None = None,
     name: str = "alpha",
+    verdict: str | None = None,
 ) -> None:
     """Save `outcome_figure` as a PNG at `path`."""
-    style.save(outcome_figure(cells, metric, zero_name, best, title, name), path)
+    style.save(outcome_figure(cells, metric, zero_name, best, title, name, verdict), path)
 
 
 def outcome_figure(
@@ -58,6 +59,7 @@ def outcome_figure(
     best: float | str | None = None,
     title: str | None = None,
     name: str = "alpha",
+    verdict: str | None = None,
 ) -> Figure:
     """Draw three panels over the swept value: `metric`, displacement/chosen, displacement/share_chosen_down.
 
@@ -72,6 +74,7 @@ def outcome_figure(
         best: the best alpha, or label of a sweep that is not over alpha; None: that with the highest mean of `metric`.
         title: the figure's title; None for the usual one.
         name: the swept key, for the x axis.
+        verdict: whether the best can be told from alpha = 0, for the legend.
 
     Returns:
         A figure of three panels, side by side, or stacked where there are many labels.
@@ -114,7 +117,9 @@ def outcome_figure(
     if not over_alpha:
         for ax in axes:
             style.name_places(ax, [str(key) for key in places])
-    style.figure_legend(figure, _handles(axes, list(by_series), colour_of, name, zero_name, best))
+    style.figure_legend(
+        figure, _handles(axes, list(by_series), colour_of, name, zero_name, best, _words(cells, verdict))
+    )
     return figure
 
 
@@ -210,6 +215,13 @@ def _mark_best(axes: Sequence[Axes], places: Mapping[float | str, float], best: 
         ax.axvspan(at - half, at + half, color=style.SKY, alpha=0.28, linewidth=0, zorder=0, gid="best")
 
 
+def _words(cells: Sequence[SweepCurve], verdict: str | None) -> tuple[str, str]:
+    """What the legend adds to the interval and to the best point."""
+    over = next((cell.over for cell in cells if cell.intervals and cell.over), "")
+    said = {None: "", "undecided": " (undecided)"}.get(verdict, f" ({verdict} from alpha = 0)")
+    return f" over {over}" if over else "", said
+
+
 def _handles(
     axes: Sequence[Axes],
     all_series: Sequence[str],
@@ -217,6 +229,7 @@ def _handles(
     name: str,
     zero_name: str | None,
     best: float | str | None,
+    words: tuple[str, str],
 ) -> list[Any]:
     """Legend entries of the marks that the panels have."""
     artists = [artist for ax in axes for artist in (*ax.get_lines(), *ax.patches)]
@@ -229,12 +242,12 @@ def _handles(
             handles.append(Line2D([], [], color=colour, marker=marker, markersize=5, label=text))
     if "best" in present:
         text = f"best: {name} = {best:g}" if isinstance(best, float | int) else f"best: {best}"
-        handles.append(Patch(color=style.SKY, alpha=0.28, linewidth=0, label=text))
+        handles.append(Patch(color=style.SKY, alpha=0.28, linewidth=0, label=f"{text}{words[1]}"))
     if "zero" in present:
         text = f"{name} = 0" + (f": {zero_name}" if zero_name else "")
         handles.append(Line2D([], [], color=style.GREY, linestyle=":", linewidth=1.0, label=text))
     marks = [
-        ("interval", "|", "95 % interval"),
+        ("interval", "|", f"95 % interval{words[0]}"),
         ("seeds", "_", "one seed"),
         ("unfinished", "o", "not finished"),
         ("failed", "x", "failed"),

@@ -15,12 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from alphapo_cli.config.schema import ProbeConfig
 from alphapo_cli.modeling.sampling import sample
 from alphapo_cli.runtime.memo import Memoize, no_memo
+from alphapo_cli.statistics.bounded_mean import mean_interval
 from alphapo_cli.storage.atomic import write_json
 
 NGRAM = 4
+CONFIDENCE = 0.95
 TrueReward = Callable[[str, str], float]  # (instruction, answer)
 
 
@@ -64,23 +68,29 @@ class SampledAnswers:
         self.reference = reference
         self._write("reference.json", reference, f"{self.name}-step-0")
 
-    def measure(self, lm: Any, step: int) -> dict[str, float]:
+    def measure(self, lm: Any, step: int) -> dict[str, float | None]:
         """Compute samples/* and glassbox/* of the policy as it is now; its answers go to samples/step-N.json."""
         assert self.reference is not None
         draw = functools.partial(self._answers, lm, "policy")
         answers: Answers = self.memoize(f"policy {self.seed}", draw) if step == 0 else draw()
         self._write(f"step-{step}.json", answers, self.name)
         length = _mean([len(ids) for ids in answers.ids])
-        row = {"samples/length": length, "samples/repetition": _mean([repetition(ids) for ids in answers.ids])}
+        row: dict[str, float | None] = {
+            "samples/length": length,
+            "samples/repetition": _mean([repetition(ids) for ids in answers.ids]),
+        }
         if self.prompts.true_reward is None:
             return row
         wins = [
             1.0 if ours > base else 0.5 if ours == base else 0.0
             for ours, base in zip(answers.rewards, self.reference.rewards, strict=True)
         ]
+        low, high = mean_interval(np.array(wins), CONFIDENCE) or (None, None)
         return row | {
             "glassbox/true_reward": _mean(answers.rewards),
             "glassbox/true_win_rate": _mean(wins),
+            "glassbox/true_win_rate/low": low,
+            "glassbox/true_win_rate/high": high,
             "glassbox/length": length,
         }
 

@@ -16,7 +16,9 @@ from alphapo_cli.config.objective_parts import at_zero
 from alphapo_cli.errors import AlphapoError, UsageError
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.sweep import analysis as best_of
+from alphapo_cli.sweep import verdicts
 from alphapo_cli.sweep.directory import SweepDirectory
+from alphapo_cli.sweep.intervals import PROMPTS
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,11 @@ class Sweep:
         base = self.record.get("base")
         return at_zero(base) if isinstance(base, Mapping) else None
 
+    @property
+    def over(self) -> str:
+        """What the intervals of the points are over."""
+        return next((e.over for e in self.analysis.estimates if e is not None), PROMPTS)
+
     def counts(self) -> dict[str, int]:
         """How many cells are in each state."""
         states = [c.state for c in self.cells]
@@ -155,9 +162,9 @@ def read(directory: SweepDirectory, analysis: best_of.Analysis | None = None) ->
     """
     record = _record(directory)
     analysis = analysis or best_of.analyse(directory)
-    best = best_of.find_best(analysis)
+    best = verdicts.find_best(analysis)
     cells = [_cell(directory, member, k) for k, point in enumerate(analysis.points) for member in point.members]
-    return Sweep(directory, record, cells, analysis, best, best_of.sentence(analysis, best))
+    return Sweep(directory, record, cells, analysis, best, verdicts.sentence(analysis, best))
 
 
 def _record(directory: SweepDirectory) -> dict[str, Any]:
@@ -195,6 +202,9 @@ def _cell(directory: SweepDirectory, made: Mapping[str, Any], point: int) -> Rep
     except (OSError, ValueError, AlphapoError) as error:
         rows = []
         faults.append(str(error))
+    changed = run.changed_config()
+    if changed is not None:
+        faults.append(f"the settings are not those it was trained with ({changed})")
     metrics = made.get("metrics") or {}
     if made["state"] == "complete" and not rows:
         faults.append("metrics.jsonl is missing or empty")
@@ -202,7 +212,7 @@ def _cell(directory: SweepDirectory, made: Mapping[str, Any], point: int) -> Rep
     return ReportCell(
         run=run, id=made["id"], values=made["point"], overrides=tuple(map(str, made["overrides"])), point=point,
         state=str(made["state"]), reason=made.get("reason"), step=int(number(made.get("step")) or 0),
-        rows=rows, final=final, cost=made.get("cost") or {}, settings=run.settings(), manifest=_manifest(run),
+        rows=rows, final=final, cost=made.get("cost") or {}, settings=run.settings(), manifest=run.read_manifest(),
         fault="; ".join(faults) or None,
     )  # fmt: skip
 
@@ -213,11 +223,3 @@ def _last(rows: list[dict[str, Any]]) -> dict[str, Any]:
     for row in rows:
         found.update({k: v for k, v in row.items() if k != "step" and not k.startswith("train/")})
     return found
-
-
-def _manifest(run: RunDirectory) -> dict[str, Any]:
-    try:
-        loaded = json.loads(run.manifest.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return loaded if isinstance(loaded, dict) else {}

@@ -10,6 +10,7 @@ from typing import Any
 
 from alphapo_cli.report.collect import Sweep, number
 from alphapo_cli.storage.atomic import write_atomic
+from alphapo_cli.storage.csv_text import cell
 from alphapo_cli.sweep.intervals import Estimate
 from alphapo_cli.tracking import metrics as catalog
 
@@ -39,14 +40,15 @@ def _points(sweep: Sweep) -> list[dict[str, Any]]:
             "outcome": analysis.metric,
             **_bounds("outcome", analysis.estimates[k]),
             **_bounds("advantage_over_alpha_0", analysis.advantages[k]),
+            "verdict": None if (gain := analysis.advantages[k]) is None else gain.verdict,
             **{key: point.mean(key) for key in metrics},
         })  # fmt: skip
     return rows
 
 
 def _bounds(name: str, estimate: Estimate | None) -> dict[str, Any]:
-    known = (None, None, None) if estimate is None else (estimate.value, estimate.low, estimate.high)
-    return dict(zip((f"{name}_value", f"{name}_low", f"{name}_high"), known, strict=True))
+    known = [None] * 4 if estimate is None else [estimate.value, estimate.low, estimate.high, estimate.over]
+    return dict(zip((f"{name}_{part}" for part in ("value", "low", "high", "over")), known, strict=True))
 
 
 def _cells(sweep: Sweep) -> list[dict[str, Any]]:
@@ -82,7 +84,7 @@ def _write(path: Path, rows: Sequence[Row]) -> None:
     columns = list(dict.fromkeys(k for row in rows for k in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
+    writer.writerow({k: cell(k) for k in columns})
     for row in rows:
-        writer.writerow({k: "" if v is None else v for k, v in row.items()})
+        writer.writerow({k: cell(v) for k, v in row.items()})
     write_atomic(path, text.getvalue())

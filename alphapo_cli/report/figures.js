@@ -73,7 +73,7 @@ function outcomeFigure(holder) {
       const end = ending(k, key), own = POINTS[k].mean;
       if (!end) return null;
       const [low, high] = own ? [own[1], own[2]] : [end.mean, end.mean];
-      const rows = [[TITLES[key] || key, written(end.mean)], ["95 % interval", own ? range({ low, high }) : "–"], ["seeds", String(end.values.length)]];
+      const rows = [[TITLES[key] || key, written(end.mean)], [`95 % interval over ${POINTS[k].over || "prompts"}`, own ? range({ low, high }) : "–"], ["seeds", String(end.values.length)]];
       return { ...end, low, high, rows: [...rows, ...finished(end)] };
     },
   });
@@ -89,8 +89,8 @@ function advantageFigure(holder) {
     pick: (k) => {
       const gain = POINTS[k].gain;
       if (!gain) return null;
-      const sure = gain[1] > 0 || gain[2] < 0;
-      const rows = [["advantage", signed(gain[0])], ["95 % interval", range({ low: gain[1], high: gain[2] })], ["", sure ? "distinguishable" : "not distinguishable"]];
+      const { verdict, gain_over: over } = POINTS[k], sure = verdict === "distinguishable";
+      const rows = [["advantage", signed(gain[0])], [`95 % interval over ${over}`, range({ low: gain[1], high: gain[2] })], ["", verdict]];
       return { mean: gain[0], low: gain[1], high: gain[2], values: [], done: true, hollow: !sure, rows };
     },
   });

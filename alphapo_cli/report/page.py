@@ -19,7 +19,7 @@ from alphapo_cli.report import settings
 from alphapo_cli.report.collect import Sweep, number, shown
 from alphapo_cli.report.payload import payload
 from alphapo_cli.report.samples import Samples, samples
-from alphapo_cli.sweep.intervals import Estimate
+from alphapo_cli.sweep.intervals import UNDECIDED, Estimate
 from alphapo_cli.tracking import metrics as catalog
 
 _FOLDER = Path(__file__).parent
@@ -73,7 +73,7 @@ def page(sweep: Sweep) -> str:
         warning=_warning(sweep),
         outcome_title=_OUTCOMES.get(metric or "", metric or "Outcome"),
         has_seeds=any(len(p.cells) > 1 for p in sweep.points),
-        by_neighbours=_by_neighbours(sweep),
+        over=sweep.over,
         has_advantage=any(a is not None for a in sweep.analysis.advantages),
         has_length="glassbox/length" in metrics,
         band_note=" The band spans the seeds." if any(len(p.members) > 1 for p in sweep.points) else "",
@@ -129,11 +129,11 @@ def _verdict(sweep: Sweep) -> tuple[str, str]:
         return "open", "nothing complete yet"
     at = sweep.points[sweep.analysis.best or 0]
     name = f"best: {titled(at.label)}"
-    if best["distinguishable"] is None or at.alpha == 0.0:
+    if best["verdict"] is None or at.alpha == 0.0:
         return "open", name
-    if best["distinguishable"]:
-        return "yes", f"{name}, distinguishable from alpha = 0"
-    return "no", f"{name}, not distinguishable from alpha = 0"
+    if best["verdict"] == UNDECIDED:
+        return "open", f"{name}, undecided whether it differs from alpha = 0"
+    return "yes" if best["distinguishable"] else "no", f"{name}, {best['verdict']} from alpha = 0"
 
 
 def _facts(sweep: Sweep, answers: Samples | None) -> list[tuple[str, str]]:
@@ -180,12 +180,6 @@ def _warning(sweep: Sweep) -> str | None:
     return f"{done} of {len(sweep.cells)} cells are complete ({listed}); this page shows what there is."
 
 
-def _by_neighbours(sweep: Sweep) -> bool:
-    """Whether the sentence compares with neighbouring points, for want of several seeds."""
-    single = all(len(p.cells) <= 1 for p in sweep.points)
-    return single and "neighbouring" in sweep.sentence
-
-
 def _groups(metrics: list[str]) -> list[tuple[str, list[str]]]:
     """Headings and metrics of the list from which a metric is chosen."""
     groups = [
@@ -202,11 +196,15 @@ def _numbers(sweep: Sweep) -> dict[str, Any]:
     columns = [c for c in _COLUMNS if any(p.mean(c[0]) is not None for p in sweep.points) and c[0] != analysis.metric]
     heads = [{"name": "point", "explained": ""}]
     if analysis.metric:
-        heads.append({"name": _OUTCOMES[analysis.metric].lower(), "explained": catalog.explain(analysis.metric)})
+        explained = f"{catalog.explain(analysis.metric)} With its own 95 % interval over {sweep.over}."
+        heads.append({"name": _OUTCOMES[analysis.metric].lower(), "explained": explained})
     over_zero = any(a is not None for a in analysis.advantages)
     if over_zero:
         heads.append(
-            {"name": "over alpha = 0", "explained": "Advantage with an interval that holds for all points together"}
+            {
+                "name": "over alpha = 0",
+                "explained": f"Advantage with a 95 % interval over {sweep.over} that holds for all points together",
+            }
         )
     heads += [{"name": name, "explained": catalog.explain(key)} for key, name, _ in columns]
     heads.append({"name": "complete", "explained": "Cells that are complete, of all seeds"})

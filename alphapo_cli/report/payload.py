@@ -59,7 +59,7 @@ def _groups(sweep: Sweep) -> list[dict[str, Any]]:
 
 def _point(sweep: Sweep, k: int) -> dict[str, Any]:
     point, analysis = sweep.points[k], sweep.analysis
-    values = point.members[0]["point"]
+    values, gain = point.members[0]["point"], analysis.advantages[k]
     return {
         "label": point.label,
         "x": sweep.x(k),
@@ -67,12 +67,19 @@ def _point(sweep: Sweep, k: int) -> dict[str, Any]:
         "picks": [shown(values.get(key)) for key in sweep.keys],
         "alpha": point.alpha,
         "mean": _estimate(analysis.estimates[k]),
-        "gain": _estimate(analysis.advantages[k]),
+        "gain": _estimate(gain),
+        "over": _over(analysis.estimates[k]),
+        "gain_over": _over(gain),
+        "verdict": None if gain is None else gain.verdict,
     }
 
 
 def _estimate(estimate: Estimate | None) -> list[float] | None:
     return None if estimate is None else [rounded(v) or 0.0 for v in (estimate.value, estimate.low, estimate.high)]
+
+
+def _over(estimate: Estimate | None) -> str | None:
+    return None if estimate is None else estimate.over
 
 
 def _steps(sweep: Sweep, key: str) -> list[int]:

@@ -24,9 +24,10 @@ def write_pictures(sweep: Sweep, folder: Path) -> dict[str, list[Path]]:
     if not any(curve.rows for curve in curves):
         return {}
     name = sweep.axis.name if sweep.axis.kind == "alpha" else ", ".join(map(_word, sweep.keys)) or "seed"
-    metric = sweep.analysis.metric
+    metric, advantage = sweep.analysis.metric, sweep.analysis.advantage
+    verdict = None if advantage is None else advantage.verdict
     figures: dict[str, Callable[[], Figure]] = {
-        "outcome": lambda: outcome_figure(curves, metric, sweep.zero, _best(sweep), name=name),
+        "outcome": lambda: outcome_figure(curves, metric, sweep.zero, _best(sweep), name=name, verdict=verdict),
         "displacement": lambda: displacement_figure(curves, name=name),
         "trajectory": lambda: sweep_panels.trajectory_figure(curves, name),
         "quadrants": lambda: sweep_panels.quadrant_figure(curves, name),
@@ -68,7 +69,14 @@ def _curves(sweep: Sweep) -> list[SweepCurve]:
         intervals = {} if estimate is None or metric is None else {metric: (estimate.low, estimate.high)}
         curves.append(
             SweepCurve(
-                point.alpha, labels[point.label], cell.rows, cell.final, cell.state, series[point.series], intervals
+                point.alpha,
+                labels[point.label],
+                cell.rows,
+                cell.final,
+                cell.state,
+                series[point.series],
+                intervals,
+                "" if estimate is None else estimate.over,
             )
         )
     return curves

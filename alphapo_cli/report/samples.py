@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alphapo_cli.data.glassbox import world
-from alphapo_cli.errors import AlphapoError
+from alphapo_cli.errors import AlphapoError, UsageError, say
 from alphapo_cli.report.collect import ReportCell, Sweep
+from alphapo_cli.storage import checksums
 
 MOST_PROMPTS = 32
 LONGEST = 1200  # characters shown of one answer
@@ -86,8 +88,12 @@ def _read(cell: ReportCell, name: str) -> dict[str, Any]:
     """Rows in AlpacaEval's format by instruction; empty where the file is missing or malformed."""
     path: Path = cell.run.path / "samples" / name
     try:
+        checksums.check_beside(path)
         rows = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        return {}
+    except UsageError as error:
+        say(f"note: {error}; its answers are left out", file=sys.stderr)
         return {}
     if not isinstance(rows, list):
         return {}

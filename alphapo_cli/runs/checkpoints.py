@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphapo_cli.errors import AlphapoError, UsageError
+from alphapo_cli.errors import AlphapoError, UsageError, say
 from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import write_json
@@ -93,7 +93,7 @@ class Checkpoints:
         wrong: dict[int, str] = {}
         for step in reversed(self.steps()):
             if self._generation(step) < since:
-                print(
+                say(
                     f"note: {self._path(step)} is of a process that was replaced before the run began anew; removed",
                     file=sys.stderr,
                 )
@@ -107,7 +107,7 @@ class Checkpoints:
                 wrong[step] = str(error)
                 continue
             for other, why in wrong.items():
-                print(f"note: {why}; removed, going on from step {step}", file=sys.stderr)
+                say(f"note: {why}; removed, going on from step {step}", file=sys.stderr)
                 self._remove(other)
             return loaded
         if wrong:

@@ -31,7 +31,6 @@ from alphapo_cli.runs.state import OUTCOME, OVER, RunState
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import UNBEGUN, check_folder, usable, write_atomic, write_json
 from alphapo_cli.storage.hashing import digest as digest
-from alphapo_cli.storage.jsonl import read_jsonl
 from alphapo_cli.storage.strict_json import parsed_object
 
 # What a run writes; `begin` removes these and nothing else. The run lock stays.
@@ -63,8 +62,19 @@ class RunDirectory(RunState):
         return self.path / "checkpoints"
 
     def rows(self) -> list[dict[str, Any]]:
-        """Rows of metrics.jsonl; none if there is no such file."""
-        return read_jsonl(self.metrics) if self.metrics.is_file() else []
+        """Read metrics.jsonl.
+
+        Returns:
+            Its rows; none if there is no such file.
+
+        Raises:
+            AlphapoError: a line is no JSON object with a step.
+            UsageError: the run is over, and the file is not as it was written.
+        """
+        if not self.metrics.is_file():
+            return []
+        checksums.check_beside(self.metrics)
+        return step_record.rows(self.metrics)
 
     def settings(self) -> dict[str, Any]:
         """Settings in config.yaml that decide the run's results; empty if the file cannot be read."""
@@ -92,7 +102,7 @@ class RunDirectory(RunState):
         Returns:
             Their settings (data.path, data.eval_path). Missing files and data from the hub are not compared.
         """
-        recorded = self.read_manifest().get("files", {})
+        recorded = self.manifest_section("files")
         now = fingerprints(cfg.data)
         return [setting for setting, was in recorded.items() if now.get(setting, was) != was]
 
@@ -122,10 +132,20 @@ class RunDirectory(RunState):
     def _check(self, cfg: Any, replace: bool, anew: str, locked: bool) -> str:
         if self._is_empty():
             return "pending"
+        if not replace and self.manifest.is_file() and not self.read_manifest():
+            raise UsageError(f"{self.manifest} is damaged; put it back from a copy, or choose another run.name")
         if not self.is_run:
             raise UsageError(f"{self.path} exists and is not a run directory; choose another run.name or move it away")
         format_version.check_format(self.path, self.read_manifest(), replace=replace)
-        if replace or not self.config.is_file():
+        if replace:
+            return "pending"
+        if not self.config.is_file():
+            ended = self.summary()
+            if self.summary_file.is_file() and (ended is None or ended.get("state") in OVER):
+                raise UsageError(
+                    f"{self.config} is missing, so nobody knows of which run the results are; put it back from a copy, or "
+                    f"{anew}"
+                )
             return "pending"
         differences = self.differing(cfg)
         if differences:
@@ -134,6 +154,9 @@ class RunDirectory(RunState):
                 f"{self.path} holds a run with another configuration (differs in: {identity.describe(differences)}); "
                 f"{f'type {typed} to mean that one, ' if typed else ''}choose another run.name, or {anew}"
             )
+        changed = self.changed_config()
+        if changed is not None:
+            raise UsageError(f"{self.config} is damaged ({changed}); put it back from a copy, or {anew}")
         summary = None
         with contextlib.suppress(FileNotFoundError):
             # Read once: one that cannot be read just now may say "complete", and so may one that is damaged.
@@ -182,8 +205,12 @@ class RunDirectory(RunState):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
         numbers = {"format": format_version.RUN_FORMAT, "numerics": max(format_version.NUMERICS)}
-        write_json(self.manifest, {**manifest, **numbers, "files": fingerprints(cfg.data)})
-        write_atomic(self.config, to_yaml(cfg))
+        config = to_yaml(cfg)
+        facts = {**manifest, **numbers, "files": fingerprints(cfg.data)}
+        write_json(
+            self.manifest, checksums.sealed({**facts, "checksums": {self.config.name: checksums.of_text(config)}})
+        )
+        write_atomic(self.config, config)
         self.finish("running", None, 0, {}, {})
 
     def go_back(self, step: int, record: Mapping[str, Any]) -> None:
@@ -206,7 +233,7 @@ class RunDirectory(RunState):
         self, state: str, reason: str | None, step: int, metrics: dict[str, Any], cost: dict[str, Any]
     ) -> dict[str, Any]:
         """Write summary.json, the last file that a run writes, and return its content; `data` is the manifest's."""
-        data = self.read_manifest().get("data", {})
+        data = self.manifest_section("data")
         summary = {"state": state, "reason": reason, "step": step, "metrics": metrics, "cost": cost, "data": data}
         if state in OVER:
             summary["files"] = checksums.of_files(self.path, RESULTS)

@@ -233,7 +233,7 @@ def read_settings(file: Path) -> dict[str, Any]:
     try:
         # Group by group: runs of one study differ in one or two, and reading the others again takes most of the time.
         groups = [_group(text) for text in re.split(r"^(?=\S)", file.read_text(encoding="utf-8"), flags=re.M)]
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"{file} is damaged ({' '.join(str(error).split())}); put it back from a copy") from error
     return {k: v for group in groups for k, v in group if not k.startswith(NOT_IDENTITY)}
 

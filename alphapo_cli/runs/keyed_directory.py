@@ -19,6 +19,7 @@ from alphapo_cli.config.keys import differing_keys, leaves
 from alphapo_cli.config.schema import RunConfig
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runs.identity import names_in
+from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import UNBEGUN, check_folder, usable
 from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.jsonl import check_free
@@ -99,7 +100,7 @@ class KeyedDirectory:
 
     def stored(self) -> dict[str, Any] | None:
         """The identity in manifest.json; None if there is none."""
-        found = (read_object(self.manifest) or {}).get("identity")
+        found = (checksums.intact(read_object(self.manifest)) or {}).get("identity")
         return found if isinstance(found, dict) else None
 
     def holds(self, identity: dict[str, Any]) -> bool:
@@ -142,6 +143,11 @@ class KeyedDirectory:
             if not self.path.is_dir() or all(p.name.startswith(UNBEGUN) for p in self.path.iterdir()):
                 return False
         stored = self.stored()
+        if stored is None and self.manifest.is_file() and not replace:
+            raise UsageError(
+                f"{self.manifest} is damaged, so nobody knows what {self.WHAT[0]} it was; put it back from a copy, or choose "
+                "another --out"
+            )
         if stored is None or self.OWN not in stored:
             raise UsageError(f"{self.path} exists and is not {self.WHAT[0]}; choose another --out or move it away")
         check_free(self.log, f"alphapo {self.COMMAND}")

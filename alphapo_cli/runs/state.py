@@ -49,8 +49,13 @@ class RunState:
         return self.path / ".claim"
 
     def read_manifest(self) -> dict[str, Any]:
-        """Read manifest.json; empty if there is none that can be read."""
-        return read_object(self.manifest) or {}
+        """Read manifest.json; empty if there is none that can be read, or it is damaged."""
+        return checksums.intact(read_object(self.manifest)) or {}
+
+    def manifest_section(self, name: str) -> dict[str, Any]:
+        """A mapping in manifest.json; empty where it has none of that name."""
+        found = self.read_manifest().get(name)
+        return found if isinstance(found, dict) else {}
 
     def summary(self) -> dict[str, Any] | None:
         """Read summary.json; None if there is none that can be read, or it is damaged."""
@@ -65,7 +70,13 @@ class RunState:
         Returns:
             Name -> what is wrong; empty if all is well, if the run is not over, or if an older version wrote it.
         """
-        return checksums.damaged(self.path, (self.summary() or {}).get("files") or {}, content=content)
+        files = (self.summary() or {}).get("files")
+        return checksums.damaged(self.path, files, content=content) if isinstance(files, dict) else {}
+
+    def changed_config(self) -> str | None:
+        """What is wrong with config.yaml by the checksum that manifest.json has of it; None if nothing is."""
+        found = checksums.damaged(self.path, self.manifest_section("checksums"))
+        return checksums.described(found) if found else None
 
     def outcome(self) -> dict[str, Any]:
         """Read outcome.json, the results of generation and evaluation; empty if there is none."""
@@ -73,13 +84,15 @@ class RunState:
 
     @property
     def state(self) -> str:
-        """State of the run: complete, running, interrupted, stopped, failed, or pending if it has not started."""
+        """State of the run: complete, running, interrupted, stopped, failed, or pending if it has not started, damaged."""
         return self.state_of(self.summary())
 
     def state_of(self, summary: dict[str, Any] | None) -> str:
         """`state`, from a summary that has been read already."""
         if not self.config.is_file():
             return "pending"
+        if summary is None and self.summary_file.is_file():
+            return "damaged"
         state = str((summary or {}).get("state", "interrupted"))
         if state == "running":
             now = lock_status(self.lock)

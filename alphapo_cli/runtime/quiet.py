@@ -19,7 +19,7 @@ def quiet_libraries(*, importing: bool = False) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    if os.environ.get("WANDB_MODE") == "offline" and importing:
+    if os.environ.get("WANDB_MODE", "").strip().lower() == "offline" and importing:
         # transformers prints a note about it on stdout, which is for results.
         with contextlib.redirect_stdout(io.StringIO()):
             import transformers.integrations.integration_utils  # noqa: F401

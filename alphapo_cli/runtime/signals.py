@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from alphapo_cli.errors import say
+
 SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -33,7 +35,7 @@ class StopRequest:
         if self.asked or not self._patient:
             raise KeyboardInterrupt
         self.asked = True
-        print("stopping after this step (once more: at once)", file=sys.stderr, flush=True)
+        say("stopping after this step (once more: at once)", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:

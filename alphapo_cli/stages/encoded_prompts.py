@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from alphapo_cli.config.schema import DataConfig
@@ -14,7 +15,9 @@ from alphapo_cli.data.template_loss import idle_arguments
 from alphapo_cli.data.text_pairs import ABSENT, TextPair
 from alphapo_cli.data.tokenise import encode_prompt
 from alphapo_cli.errors import UsageError
+from alphapo_cli.generation import parity
 from alphapo_cli.generation.prompt import Prompts
+from alphapo_cli.generation.run_settings import run_record
 from alphapo_cli.generation.schema import GenerateConfig
 from alphapo_cli.generation.target_model import TargetModel
 
@@ -76,6 +79,28 @@ def unused_of_prompts(prompts: Prompts, subject: TargetModel, data: DataConfig) 
     for name in idle_arguments(alone, tokenizer, data, style):
         unused.add(name, 1, len(prompts.rows))
     return unused
+
+
+def check_ids(cfg: GenerateConfig, subject: TargetModel, prompts: Prompts, ids: Sequence[list[int]]) -> None:
+    """Compare token ids with those that training saw, of a run, or with the chat template's, of another model.
+
+    Args:
+        cfg: the configuration.
+        subject: the model.
+        prompts: the prompts.
+        ids: their token ids.
+
+    Raises:
+        UsageError: ids differ, or a run recorded none and the settings do not do without.
+    """
+    if subject.run is not None:
+        record = run_record(subject.run, unverified=cfg.generation.accept_unverified_prompts)
+        if record is not None:
+            parity.check_run(record, subject.tokenizer, cfg.data)
+            return
+    contexts, continued = zip(*((prompt.context, prompt.continued) for prompt in prompts.rows), strict=True)
+    sides = [prompt.side for prompt in prompts.rows]
+    parity.check_template(sides, ids, subject.tokenizer, cfg.data, contexts, continued)
 
 
 def longest_answer(cfg: GenerateConfig, subject: TargetModel, ids: tuple[list[int], ...]) -> int:

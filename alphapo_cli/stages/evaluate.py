@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli import __version__
-from alphapo_cli.errors import AlphapoError, UsageError
+from alphapo_cli.errors import AlphapoError, UsageError, say
 from alphapo_cli.evaluation import leaderboard, output_check
 from alphapo_cli.evaluation import length_controlled as lc
 from alphapo_cli.evaluation.directory import EvalDirectory
@@ -29,6 +29,7 @@ from alphapo_cli.evaluation.results import LengthControl, summarise
 from alphapo_cli.evaluation.schema import EvalConfig, JudgeConfig, verdict_settings
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.runs.provenance import git_commit, versions
+from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import write_json
 from alphapo_cli.storage.strict_json import read_object
 
@@ -149,7 +150,7 @@ def run(evaluation: Evaluation) -> dict[str, Any]:
     """
     cfg, directory = evaluation.cfg, evaluation.directory
     for note in evaluation.notes:
-        print(f"note: {note}", file=sys.stderr, flush=True)
+        say(f"note: {note}", file=sys.stderr, flush=True)
     directory.begin(manifest_of(evaluation.identity, evaluation.inputs, cfg), replace=evaluation.replace)
     judged = evaluation.judge.judge(evaluation.pairs, directory.path, asking=evaluation.asking)
     annotations = [
@@ -183,8 +184,7 @@ def run(evaluation: Evaluation) -> dict[str, Any]:
     from alphapo_cli.plots.evaluation import evaluation_picture
 
     evaluation_picture(results, directory.picture)
-    write_json(directory.results, results)
-    return directory.load_results()
+    return directory.finish(results)
 
 
 def recheck(path: Path, cfg: JudgeConfig) -> dict[str, Any]:
@@ -207,7 +207,7 @@ def recheck(path: Path, cfg: JudgeConfig) -> dict[str, Any]:
         raise UsageError(
             f"--recheck {path}: an evaluation by another protocol, whose judge wrote texts; it has no log-probs"
         )
-    asked = (read_object(directory.manifest) or {}).get("config", {}).get("judge", {})
+    asked = (checksums.intact(read_object(directory.manifest)) or {}).get("config", {}).get("judge", {})
     own = cfg.verdict_tokens != JudgeConfig().verdict_tokens
     first, second = cfg.verdict_tokens if own else asked.get("verdict_tokens", cfg.verdict_tokens)
     answers = [(row, tokens_of(row)) for row in Answered(directory.log).rows.values()]

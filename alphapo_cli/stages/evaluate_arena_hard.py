@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli import __version__
-from alphapo_cli.errors import AlphapoError
+from alphapo_cli.errors import AlphapoError, say
 from alphapo_cli.evaluation import output_check
 from alphapo_cli.evaluation.arena_hard import leaderboard
 from alphapo_cli.evaluation.arena_hard.answers import Answer, Answers, matched, read_answers
@@ -88,7 +88,8 @@ def prepare(
     looked = {side: output_check.look([row.text for row in file.rows]) for side, file in sides}
     outputs, reference = (file.without_thoughts() if cfg.strip_think else file for file in read)
     pairs = matched(outputs, reference)
-    judge = build(cfg, outputs, reference, pairs, inputs.annotations)
+    whole = matched(*read) if cfg.strip_think else None
+    judge = build(cfg, outputs, reference, pairs, inputs.annotations, whole)
     if inputs.leaderboard is not None:
         leaderboard.check(inputs.leaderboard)
     identity = {
@@ -124,7 +125,7 @@ def run(evaluation: ArenaHardEvaluation) -> dict[str, Any]:
     """
     cfg, directory, pairs = evaluation.cfg, evaluation.directory, evaluation.pairs
     for note in output_check.notes(evaluation.looked, cfg.strip_think):
-        print(f"note: {note}", file=sys.stderr, flush=True)
+        say(f"note: {note}", file=sys.stderr, flush=True)
     directory.begin(manifest_of(evaluation.identity, evaluation.inputs, cfg), replace=evaluation.replace)
     judged = evaluation.judge.judge(pairs, directory.path, asking=evaluation.asking)
     kept = [(pair, games) for pair, games in zip(pairs, judged.pairs, strict=True) if games is not None]
@@ -157,8 +158,7 @@ def run(evaluation: ArenaHardEvaluation) -> dict[str, Any]:
     _write_public(evaluation, judged.pairs, named)
     leaderboard.update(evaluation.inputs.leaderboard or directory.leaderboard, own.generator, results)
     _draw(evaluation, results)
-    write_json(directory.results, results)
-    return directory.load_results()
+    return directory.finish(results)
 
 
 def _annotations(

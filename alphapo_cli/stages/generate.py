@@ -18,7 +18,7 @@ from alphapo_cli.data.spelled_tokens import Spelled
 from alphapo_cli.data.tally import Tally
 from alphapo_cli.data.template import written_date
 from alphapo_cli.errors import AlphapoError, Interrupted, UsageError, missing_extra
-from alphapo_cli.generation import notes, parity
+from alphapo_cli.generation import notes
 from alphapo_cli.generation.backend import Backend, GenerationJob, Request, request_seed
 from alphapo_cli.generation.directory import GenerateDirectory
 from alphapo_cli.generation.prompt import Prompt, Prompts
@@ -26,10 +26,11 @@ from alphapo_cli.generation.prompts import load_prompts
 from alphapo_cli.generation.schema import GenerateConfig, check_sampling
 from alphapo_cli.generation.statistics import describe
 from alphapo_cli.generation.target_model import find
+from alphapo_cli.generation.thinking import thinking_of
 from alphapo_cli.modeling.sampling import Sample
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.runs.provenance import manifest
-from alphapo_cli.stages.encoded_prompts import encode, longest_answer, spelled_in_prompts, unused_of_prompts
+from alphapo_cli.stages.encoded_prompts import check_ids, encode, longest_answer, spelled_in_prompts, unused_of_prompts
 from alphapo_cli.stages.training import glassbox_base
 from alphapo_cli.storage.atomic import write_json
 from alphapo_cli.storage.jsonl import LineLog
@@ -118,12 +119,7 @@ def prepare(
         backend = "transformers"
     spelled = spelled_in_prompts(prompts, subject, cfg.data)
     ids = tuple(encode(prompts, subject, cfg.data))
-    if subject.recorded is not None:
-        parity.check_run(subject.recorded, subject.tokenizer, cfg.data)
-    else:
-        contexts, continued = zip(*((prompt.context, prompt.continued) for prompt in prompts.rows), strict=True)
-        sides = [prompt.side for prompt in prompts.rows]
-        parity.check_template(sides, ids, subject.tokenizer, cfg.data, contexts, continued)
+    check_ids(cfg, subject, prompts, ids)
     limit = longest_answer(cfg, subject, ids)
     job = GenerationJob(subject, cfg, subject.stop_ids(cfg.data), limit)
     generator = cfg.generation.generator or subject.name
@@ -188,7 +184,8 @@ def run(generation: Generation) -> dict[str, Any]:
             except AlphapoError as error:
                 raise AlphapoError(f"{error}; {_kept(generation, requests)}{_advice(generation, tokens)}") from error
         metrics = _write(generation, done)
-        warnings = notes.of_answers(metrics, generation.job.limit)
+        thinking = thinking_of(generation.job.subject.tokenizer, generation.cfg.data)
+        warnings = notes.of_answers(metrics, generation.job.limit, thinking)
         seconds = facts.get("generate_seconds", 0.0)
         cost = {
             **facts,

@@ -19,13 +19,13 @@ from alphapo_cli.config.overrides import Line, Sources, read_line
 from alphapo_cli.config.schema import DataConfig, LoraConfig, TrainConfig
 from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.judges.registry import check_judge, check_settings
-from alphapo_cli.evaluation.schema import EvalConfig, JudgeConfig, StatisticsConfig
+from alphapo_cli.evaluation.schema import STRIP_THINK, EvalConfig, JudgeConfig, StatisticsConfig
 from alphapo_cli.generation.schema import GenerateConfig, GenerationConfig, check_line, check_sampling
 from alphapo_cli.storage.hashing import plan_key
 
-# Groups of overrides for generation and for evaluation.
+# What overrides of generation and of evaluation begin with.
 GENERATE = ("generation", "prompts")
-EVALUATE = ("judge", "statistics")
+EVALUATE = ("judge", "statistics", STRIP_THINK)
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,8 @@ class Plan:
         generate, evaluate = self.settings()
         parts = {"generation": generate.generation, "prompts": generate.data}
         parts |= {"judge": evaluate.judge, "statistics": evaluate.statistics}
-        return str(
-            OmegaConf.to_yaml(OmegaConf.create({name: OmegaConf.structured(part) for name, part in parts.items()}))
-        )
+        shown = {name: OmegaConf.structured(part) for name, part in parts.items()}
+        return str(OmegaConf.to_yaml(OmegaConf.create({**shown, STRIP_THINK: evaluate.strip_think})))
 
     def check_inputs(self, cfg: TrainConfig) -> None:
         """Check, before training, the files and the judge of the later stages.
@@ -180,8 +179,10 @@ def hints_from_other_stages(stage: str, sources: Sources, more: Sequence[str] = 
         keys = {
             "train": [*leaves(asdict(compose("train", TrainConfig, [], sources)))],
             "generate": [*leaves(asdict(GenerationConfig()), "generation."), *leaves(asdict(DataConfig()), "prompts.")],
-            "eval": [*leaves(asdict(JudgeConfig()), "judge."), *leaves(asdict(StatisticsConfig()), "statistics.")],
-        }
+            "eval": [
+                *leaves(asdict(JudgeConfig()), "judge."), *leaves(asdict(StatisticsConfig()), "statistics."), STRIP_THINK,
+            ],
+        }  # fmt: skip
         others = [key for name, of_stage in keys.items() if name != stage for key in of_stage]
         typed = _as_prompts if stage == "generate" else str
         raise error.among([*others, *more], typed) from error

@@ -8,17 +8,17 @@ from typing import Any
 
 from accelerate import PartialState
 from rich.console import Console
-from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
 from alphapo_cli.config.schema import TrainConfig
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, visible
 from alphapo_cli.objective.build import build
 from alphapo_cli.objective.data_requirements import check_columns, check_sides
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runtime.distributed import start_processes
 from alphapo_cli.runtime.signals import stop_requests
+from alphapo_cli.runtime.tables import Table
 from alphapo_cli.runtime.threads import threads
 from alphapo_cli.stages.training.extra_models import check_guide, expected_columns, reads_guide
 from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData
@@ -118,7 +118,7 @@ def _warn(cfg: TrainConfig, objective: Objective, console: Console) -> None:
     if cfg.model.guide is not None and not reads_guide(objective):
         unread.append(f"model.guide={cfg.model.guide}: objective '{objective.name}' reads no third model")
     for what in unread:
-        console.print(f"note: not read: {what}", style="yellow", markup=False, soft_wrap=True)
+        console.print(visible(f"note: not read: {what}"), style="yellow", markup=False, soft_wrap=True)
     if cfg.model.path is None and cfg.model.source == "from_scratch" and cfg.trainer.learning_rate < 1e-5:
         console.print(
             f"note: trainer.learning_rate={cfg.trainer.learning_rate} is a setting for large pretrained models; "

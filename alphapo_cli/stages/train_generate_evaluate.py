@@ -17,6 +17,8 @@ from omegaconf import OmegaConf
 from alphapo_cli.config.compose import compose
 from alphapo_cli.config.overrides import Line
 from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.errors import say
+from alphapo_cli.evaluation.output_check import notes_of
 from alphapo_cli.evaluation.schema import EvalConfig
 from alphapo_cli.generation.run_settings import run_layer, taken_over
 from alphapo_cli.generation.schema import GenerateConfig
@@ -29,7 +31,8 @@ from alphapo_cli.storage.jsonl import InUse
 from alphapo_cli.storage.strict_json import read_object
 
 # Keys of results.json that become metrics of the run, as eval/<name>; AlpacaEval's rates are in per cent.
-RATES = ("win_rate", "length_controlled_winrate", "discrete_win_rate", "standard_error", "lc_standard_error")
+RATES = ("win_rate", "length_controlled_winrate", "discrete_win_rate", "standard_error", "lc_standard_error",
+         "lc_bootstrap_error")  # fmt: skip
 FIGURES = (*RATES, "avg_length", "n_total", "true_win_rate", "true_reward")
 LOOK = 0.5  # seconds between two polls of answers that another process generates
 
@@ -82,7 +85,9 @@ def after_training(
             if results.get(name) is not None
         },
     }
-    if notes := _notes(own.summary(), reference):
+    if odd := notes_of(results):
+        found["answers"] = odd
+    if notes := [*_notes(own.summary(), reference), *odd]:
         found["notes"] = notes
     join(found)
     write_json(directory.path / OUTCOME, checksums.sealed(found))
@@ -123,7 +128,7 @@ def make_reference(plan: Plan, cfg: TrainConfig) -> Path:
             return path
         except InUse as error:
             if not said:
-                print(f"waiting for the reference answers: {error}", file=sys.stderr, flush=True)
+                say(f"waiting for the reference answers: {error}", file=sys.stderr, flush=True)
             said = True
             time.sleep(LOOK)
 
@@ -152,7 +157,7 @@ def _generate(
 
 def _say(texts: list[str], kind: str) -> None:
     for text in texts:
-        print(f"{kind}: {text}", file=sys.stderr, flush=True)
+        say(f"{kind}: {text}", file=sys.stderr, flush=True)
 
 
 def join_tracking(cfg: TrainConfig, directory: RunDirectory, found: dict[str, Any], group: Any = None) -> str | None:

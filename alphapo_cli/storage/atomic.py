@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, is_plain
 
 # Prefixes of the temporary files that a kill may leave in a directory before its first file, manifest.json, exists.
 UNBEGUN = (".manifest.json.", ".alphapo-")
@@ -54,8 +54,9 @@ def check_folder(path: str | os.PathLike[str], fix: str) -> None:
         fix: what the user should do, the end of the message.
 
     Raises:
-        UsageError: `path` or a parent of it is not a directory, or cannot be written.
+        UsageError: `path` or a parent of it is not a directory, cannot be written, or has control characters in its name.
     """
+    _check_name(path, fix)
     with usable(path, fix):
         place = Path(path).absolute()
         existing = next(p for p in (place, *place.parents) if os.path.lexists(p))
@@ -75,10 +76,11 @@ def check_file(path: str, option: str) -> None:
         option: the command-line option that named it, for the message.
 
     Raises:
-        UsageError: `path` is empty or a directory, its folder does not exist, or the folder cannot be written.
+        UsageError: `path` is empty, a directory, or has control characters; its folder does not exist, or cannot be written.
     """
     if not path:
         raise UsageError(f"{option} '': the name is empty; name a file")
+    _check_name(path, "name another file")
     target = Path(path)
     try:
         if target.is_dir():
@@ -97,6 +99,11 @@ def check_file(path: str, option: str) -> None:
         raise UsageError(
             f"{option} {path}: cannot be written ({error.strerror or error}); name another file"
         ) from error
+
+
+def _check_name(path: str | os.PathLike[str], fix: str) -> None:
+    if not is_plain(os.fspath(path)):
+        raise UsageError(f"{os.fspath(path)}: a newline or a control character in the name; {fix}")
 
 
 def is_stream(path: Path) -> bool:
@@ -176,7 +183,7 @@ def write_json(path: str | os.PathLike[str], value: Any, *, sort_keys: bool = Fa
 
 
 @contextlib.contextmanager
-def shared_directory(target: Path) -> Iterator[Path]:
+def shared_directory(target: Path, *, private: bool = False) -> Iterator[Path]:
     """A directory to fill that several processes may make alike, such as an entry of a cache.
 
     It takes the name `target` once the block has ended and all of it is on disk; a process that is second discards its
@@ -184,6 +191,7 @@ def shared_directory(target: Path) -> Iterator[Path]:
 
     Args:
         target: the directory's final name; its parents are made.
+        private: whether its files hold prompts or answers, which other users must not read, whatever the umask.
 
     Yields:
         The directory, `.<name>.<random>` beside `target`.
@@ -193,9 +201,11 @@ def shared_directory(target: Path) -> Iterator[Path]:
     """
     beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     make_folder(target.parent)
-    handle = _locked_directory(beside)
+    handle = _locked_directory(beside, 0o700 if private else 0o777)
     try:
         yield beside
+        for file in beside.rglob("*") if private else ():
+            file.chmod(0o700 if file.is_dir() else 0o600)
         sync_tree(beside)
         try:
             os.rename(beside, target)
@@ -209,11 +219,11 @@ def shared_directory(target: Path) -> Iterator[Path]:
         _remove_abandoned(target)
 
 
-def _locked_directory(path: Path) -> int:
+def _locked_directory(path: Path, mode: int) -> int:
     """Make the directory `path`, locked until the returned handle is closed, as it is when its process is killed."""
     first = path.with_name(f".new{path.name}")  # under a name that no process looks for until it is locked
-    # Not mkdtemp, whose directories only their owner may read: caches are often shared by a group.
-    first.mkdir()
+    # Not mkdtemp, whose directories only their owner may read: caches of models are often shared by a group.
+    first.mkdir(mode)
     handle = os.open(first, os.O_RDONLY)
     with contextlib.suppress(OSError):  # a file system without locks
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

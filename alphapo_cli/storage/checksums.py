@@ -7,15 +7,17 @@ torch): other numbers come out of it, and nothing fails.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from alphapo_cli.errors import UsageError
 from alphapo_cli.storage.atomic import jsonable, write_json
 from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.strict_json import read_object
 
 NAME = "checksums.json"  # of the files beside it
+FINAL = ("summary.json", "results.json")  # the last file of a directory; its "files" are the checksums of the others
 Recorded = Mapping[str, Any]  # name of a file -> {"size": bytes, "sha256": hex}
 
 
@@ -24,6 +26,12 @@ def of_file(path: Path) -> dict[str, Any]:
     with path.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
         return {"size": stream.tell(), "sha256": found}
+
+
+def of_text(text: str) -> dict[str, Any]:
+    """What `of_file` returns of a file that holds `text` as UTF-8."""
+    content = text.encode("utf-8")
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def of_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -43,13 +51,16 @@ def of_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     return {f.relative_to(folder).as_posix(): of_file(f) for f in sorted(files) if f.is_file()}
 
 
-def damaged(folder: Path, recorded: Recorded, *, content: bool = True) -> dict[str, str]:
+def damaged(
+    folder: Path, recorded: Recorded, *, content: bool = True, read: Callable[[Path], dict[str, Any]] = of_file
+) -> dict[str, str]:
     """Compare files with what was recorded of them.
 
     Args:
         folder: the folder that the names are relative to.
         recorded: as `of_files` returns it.
         content: whether to read the files; False compares sizes, in a millisecond.
+        read: how; by default `of_file`.
 
     Returns:
         Name -> what is wrong with it: missing, a size, other content, or why it cannot be read; empty if all is well.
@@ -61,15 +72,37 @@ def damaged(folder: Path, recorded: Recorded, *, content: bool = True) -> dict[s
             size = file.stat().st_size
             if size != was["size"]:
                 found[name] = f"{size} bytes instead of {was['size']}"
-            elif content and of_file(file) != {"size": size, "sha256": was["sha256"]}:
+            elif content and read(file) != {"size": size, "sha256": was["sha256"]}:
                 found[name] = "its content has changed"
         except FileNotFoundError:
             found[name] = "is missing"
         except OSError as error:
             found[name] = f"cannot be read ({error.strerror or error})"
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, ValueError):  # ValueError: a name that no file can have
             found[name] = "its recorded checksum is damaged"
     return found
+
+
+def check_beside(file: Path) -> None:
+    """Compare a file with what was recorded of it when a directory of ours was finished.
+
+    Args:
+        file: any file; one of which neither its folder nor the folder above has a record is believed.
+
+    Raises:
+        UsageError: it is not as it was written.
+    """
+    for folder in (file.parent, file.parent.parent):
+        for name in FINAL:
+            stored = read_object(folder / name) or {}
+            recorded = stored.get("files") if "checksum" in stored and intact(stored) is not None else None  # ours
+            was = recorded.get(file.relative_to(folder).as_posix()) if isinstance(recorded, dict) else None
+            found = {} if was is None else damaged(folder, {file.relative_to(folder).as_posix(): was})
+            if found:
+                raise UsageError(
+                    f"{folder} has changed since {name} was written ({described(found)}); put it back from a copy, make it "
+                    "again with --replace, or copy the file elsewhere to take it as it is"
+                )
 
 
 def described(found: Mapping[str, str]) -> str:

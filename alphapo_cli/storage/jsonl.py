@@ -11,12 +11,14 @@ import contextlib
 import fcntl
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from alphapo_cli.errors import AlphapoError, UsageError
+from alphapo_cli.errors import AlphapoError, UsageError, say
+from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import jsonable, make_folder, sync
 
 
@@ -61,8 +63,8 @@ class LineLog:
         self._file.close()
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append `row` as one line; it is on disk when this returns."""
-        line = json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False) + "\n"
+        """Append `row` and its checksum as one line; it is on disk when this returns."""
+        line = json_line(checksums.sealed(row))
         end = self._file.seek(0, os.SEEK_END)
         try:
             write_whole(self._file, line.encode("utf-8"))
@@ -136,7 +138,8 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         path: the file.
 
     Returns:
-        One dict per line.
+        One dict per line, without its checksum. A line of a `LineLog` that has changed since is left out, with a note:
+        its work is done again.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -154,6 +157,10 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             raise AlphapoError(f"{path}, line {number}: not JSON ({error}); delete the line to go on") from error
         if not isinstance(row, dict):
             raise AlphapoError(f"{path}, line {number}: a JSON object was expected; delete the line to go on")
+        if checksums.intact(row) is None:
+            say(f"note: {path}, line {number}: has changed since it was written, and is not used", file=sys.stderr)
+            continue
+        row.pop("checksum", None)
         rows.append(row)
     return rows
 

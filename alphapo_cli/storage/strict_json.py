@@ -10,12 +10,16 @@ import gzip
 import io
 import json
 import re
+import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, say
 
+SMALL, RATIO = 64 << 20, 100  # of what a packed file may unpack to; text packs to a tenth, rarely to a thirtieth
+_OFTEN = 1 << 30  # bytes after which a long reading is mentioned
 _BOM = b"\xef\xbb\xbf"
 # The number of digits up to which an integer stays one; a longer one becomes a float64, as 1e400 already does. Python
 # refuses to read integers of 4301 digits or more.
@@ -43,23 +47,74 @@ def lines(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
             yield number, _decode(line, f"{name}: line {number}")
 
 
-def bounded(stream: gzip.GzipFile | io.BufferedReader, name: str, most: int) -> Iterator[bytes]:
+def open_binary(path: Path) -> gzip.GzipFile | io.BufferedReader:
+    """Open a file for reading; one whose name ends in .gz is unpacked as it is read."""
+    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
+
+
+def longest_unpacked(path: Path) -> int | None:
+    """Bytes that a packed file may unpack to: `RATIO` times its size, and no less than `SMALL`; None for other files."""
+    return SMALL + RATIO * path.stat().st_size if path.name.lower().endswith(".gz") else None
+
+
+def read_whole(path: Path, most: int) -> bytes:
+    """Read a file that is one text.
+
+    Args:
+        path: the file; .gz is unpacked.
+        most: bytes that its text may have.
+
+    Returns:
+        The text's bytes.
+
+    Raises:
+        UsageError: it has more.
+    """
+    limit = min(most, longest_unpacked(path) or most)
+    with open_binary(path) as stream:
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise UsageError(
+            f"{path}: holds more than {limit >> 20} MiB, which are read as one text; write it as JSON Lines (.jsonl)"
+        )
+    return content
+
+
+def bounded(
+    stream: gzip.GzipFile | io.BufferedReader, name: str, most: int, whole: int | None = None
+) -> Iterator[bytes]:
     """Lines of a binary stream that fit into memory: a file without line feeds, or one that unpacks to gigabytes, is refused.
 
     Args:
         stream: an open file.
         name: what messages call the stream.
-        most: bytes that a line may have.
+        most: bytes that a line may have, and empty lines in a row.
+        whole: bytes that all lines may have; None: any number.
 
     Yields:
         The lines.
 
     Raises:
-        UsageError: a line is longer.
+        UsageError: a line is longer, there are too many empty ones, or all are longer.
     """
-    number = 0
+    number, blank, total, said = 0, 0, 0, _OFTEN
     while line := stream.readline(most + 1):
         number += 1
+        total += len(line)
+        blank = 0 if line.strip() else blank + len(line)
+        if blank > most and len(line) <= most:
+            raise UsageError(
+                f"{name}: more than {most / 2**20:g} MiB of empty lines up to line {number} (data.max_row_mb); is this JSON "
+                "Lines?"
+            )
+        if whole is not None and total > whole:
+            raise UsageError(
+                f"{name}: unpacks to more than {whole >> 20} MiB up to line {number}, {RATIO} times its size, as no data "
+                "does; unpack it yourself if it is meant"
+            )
+        if total > said:
+            said += _OFTEN
+            say(f"{name}: {total >> 20:,} MiB read ...", file=sys.stderr, flush=True)
         if len(line) > most:
             raise UsageError(
                 f"{name}: line {number} is longer than {most / 2**20:g} MiB (data.max_row_mb); is this JSON Lines?"
@@ -105,7 +160,7 @@ def parse(text: str, where: str) -> Any:
         Its value; integers beyond float64 become infinities.
 
     Raises:
-        UsageError: the JSON is broken, or nested deeper than Python can read.
+        UsageError: the JSON is broken, has a key twice, or is nested deeper than Python can read.
     """
     try:
         return loads(text)
@@ -115,11 +170,25 @@ def parse(text: str, where: str) -> Any:
         ) from error
     except RecursionError as error:
         raise UsageError(f"{where}: JSON nested too deeply to be read") from error
+    except DuplicateKey as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+class DuplicateKey(ValueError):
+    """A JSON object has a key twice: readers disagree on which value counts."""
 
 
 def loads(text: str) -> Any:
-    """Call json.loads without Python's limit on digits; raises json.JSONDecodeError or RecursionError."""
-    return json.loads(text, parse_int=_integer)
+    """Call json.loads without Python's limit on digits; raises json.JSONDecodeError, RecursionError or DuplicateKey."""
+    return json.loads(text, parse_int=_integer, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+        raise DuplicateKey(f"the key {twice!r} stands twice in one JSON object; leave one of them")
+    return found
 
 
 def _integer(digits: str) -> int | float:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,18 @@ from typing import Any
 import numpy as np
 
 from alphapo_cli.data.glassbox import world
-from alphapo_cli.errors import AlphapoError
+from alphapo_cli.errors import AlphapoError, say
 from alphapo_cli.runs.directory import RunDirectory, digest
+from alphapo_cli.storage import checksums
 from alphapo_cli.storage.jsonl import read_jsonl
 from alphapo_cli.sweep import intervals, seed_noise
+from alphapo_cli.sweep.collapse import Collapse, collapsed
 from alphapo_cli.sweep.directory import SweepDirectory
 from alphapo_cli.sweep.intervals import Estimate
 from alphapo_cli.sweep.record import JUDGED, OUTCOMES, WIN_RATE
+from alphapo_cli.sweep.seeds_needed import SeedsNeeded, seeds_needed
 
 ALPHA = "objective.shape.alpha"
-_METRIC_NAMES = {
-    JUDGED: "win rate by the judge",
-    WIN_RATE: "true win rate against the start",
-    "rewards/accuracies": "held-out preference accuracy",
-}
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,13 @@ class Analysis:
     advantages: list[Estimate | None]  # over the control; the intervals are simultaneous
     best: int | None
     ended: int  # ns, when the last of the cells compared ended; see `SweepDirectory.ended`
+    collapses: list[Collapse] = field(default_factory=list)
+    needed: SeedsNeeded | None = None  # to tell the best point from its control, where that is not told
+
+    @property
+    def advantage(self) -> Estimate | None:
+        """That of the best point over its control; None where it is alpha = 0, or there is nothing to compare with."""
+        return None if self.best is None else self.advantages[self.best]
 
 
 def points(cells: Sequence[Mapping[str, Any]]) -> list[SweepPoint]:
@@ -115,15 +121,18 @@ def _outcomes(run: RunDirectory, metric: str) -> tuple[np.ndarray, str]:
     if metric == JUDGED:
         # By folder name: the recorded path is of the machine that wrote it, and sweeps are moved.
         folder = run.path / Path(run.outcome().get("eval", "eval")).name
+        checksums.check_beside(folder / "annotations.json")
         judged = [r for r in json.loads((folder / "annotations.json").read_bytes()) if r["preference"]]
         return np.array([r["preference"] - 1 for r in judged]), digest([r["instruction"] for r in judged])
     if metric == WIN_RATE:
-        ours, base = (
-            json.loads((run.path / "samples" / f).read_bytes()) for f in (f"step-{step}.json", "reference.json")
-        )
+        files = [run.path / "samples" / f for f in (f"step-{step}.json", "reference.json")]
+        for file in files:
+            checksums.check_beside(file)
+        ours, base = (json.loads(file.read_bytes()) for file in files)
         scores = [[_true_reward(r["instruction"], r["output"]) for r in rows] for rows in (ours, base)]
         a, b = np.array(scores[0]), np.array(scores[1])
         return (a > b) + 0.5 * (a == b), digest([r["instruction"] for r in ours])
+    checksums.check_beside(run.path / "probe.jsonl")
     rows = [r for r in read_jsonl(run.path / "probe.jsonl") if r["step"] == step]
     rows.sort(key=lambda r: r["pair"])
     asked = digest([[r.get("tokens/chosen"), r.get("tokens/rejected")] for r in rows])
@@ -135,7 +144,10 @@ def _outcomes(run: RunDirectory, metric: str) -> tuple[np.ndarray, str]:
 def _read(directory: SweepDirectory, cell: Mapping[str, Any], metric: str) -> tuple[np.ndarray, str] | None:
     try:
         return _outcomes(directory.cell(cell["id"]), metric)
-    except (OSError, ValueError, KeyError, TypeError, AlphapoError):
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    except AlphapoError as error:
+        say(f"note: {error}; the cell is left out of the intervals", file=sys.stderr)
         return None
 
 
@@ -156,16 +168,22 @@ def analyse(directory: SweepDirectory) -> Analysis:
     ]
     controls = [_control(found, k) for k in range(len(found))]
     pairs = [(k, control) for k, control in enumerate(controls) if control is not None]
-    lines = _lines(found)
-    compared = dict(zip([k for k, _ in pairs], intervals.advantages(runs, pairs, lines), strict=True))
-    tied = _tied(found, metric)
+    compared = dict(zip([k for k, _ in pairs], intervals.advantages(runs, pairs), strict=True))
+    tied = tied_best(found, metric)
     # Of tied points, alpha = 0 is named: it needs no reward shaping.
     best = next((k for k in tied if found[k].alpha == 0.0), tied[0])
-    estimates = intervals.means(runs, lines)
-    return Analysis(metric, found, estimates, controls, [compared.get(k) for k in range(len(found))], best, ended)
+    advantage, control = compared.get(best), controls[best]
+    needed = None
+    if advantage is not None and control is not None and advantage.verdict != intervals.DISTINGUISHABLE:
+        needed = seeds_needed(runs, (best, control), _lines(found))
+    ends = [{c["point"].get("seed"): float(c["metrics"][metric]) for c in p.cells} for p in found]
+    advantages = [compared.get(k) for k in range(len(found))]
+    return Analysis(
+        metric, found, intervals.means(runs), controls, advantages, best, ended, collapsed(ends), needed
+    )  # fmt: skip
 
 
-def _tied(found: Sequence[SweepPoint], metric: str) -> list[int]:
+def tied_best(found: Sequence[SweepPoint], metric: str) -> list[int]:
     """Indices of the points with the highest mean."""
     means = {k: round(mean, 12) for k, p in enumerate(found) if (mean := p.mean(metric)) is not None}
     return [k for k, mean in means.items() if mean == max(means.values())]
@@ -184,67 +202,3 @@ def _control(found: Sequence[SweepPoint], k: int) -> int | None:
     if found[k].alpha is None or found[k].alpha == 0.0:
         return None
     return next((i for i, p in enumerate(found) if p.alpha == 0.0 and p.series == found[k].series and p.cells), None)
-
-
-def _seeds(point: SweepPoint) -> set[Any]:
-    return {c["point"].get("seed") for c in point.cells}
-
-
-def find_best(analysis: Analysis) -> dict[str, Any] | None:
-    """The `best` object of summary.json; None if no cell is complete."""
-    if analysis.best is None or analysis.metric is None:
-        return None
-    best = analysis.points[analysis.best]
-    # alpha = 0 has no advantage over itself.
-    advantage = Estimate(0.0, 0.0, 0.0) if best.alpha == 0.0 else analysis.advantages[analysis.best]
-    return {
-        "id": best.cells[0]["id"],
-        "overrides": best.cells[0]["overrides"],
-        "metric": analysis.metric,
-        "value": best.mean(analysis.metric),
-        "advantage_over_alpha_0": None if advantage is None else advantage.value,
-        "interval": None if advantage is None else [advantage.low, advantage.high],
-        "distinguishable": None if advantage is None else advantage.excludes_zero,
-    }
-
-
-def sentence(analysis: Analysis, best: Mapping[str, Any] | None) -> str:
-    """The comparison as text: the best point, its ties, and its advantage over alpha = 0."""
-    if best is None:
-        return "No cell is complete, so there is nothing to compare."
-    found = analysis.points
-    at = next((k for k, p in enumerate(found) if any(c["id"] == best["id"] for c in p.members)), 0)
-    compared = sum(1 for p in found if p.cells)
-    where = " ".join(o for o in best["overrides"] if not o.startswith("seed="))
-    name = _METRIC_NAMES.get(best["metric"], best["metric"])
-    if not where:  # seeds alone are swept
-        return f"The {name} is {best['value']:.3f}, the mean of {len(found[at].cells)} seeds of one configuration."
-    others = [found[k].label for k in _tied(found, best["metric"]) if k != at]
-    tie = f", tied with {others[0]}{f' and {len(others) - 1} more' if len(others) > 1 else ''}" if others else ""
-    text = f"Best {name}: {best['value']:.3f} at {where} (best of {compared}{tie})."
-    advantage, control = best["advantage_over_alpha_0"], _control(found, at)
-    if advantage is None and control is None:
-        return f"{text} There is no alpha = 0 cell to compare with."
-    if advantage is None:
-        return f"{text} It cannot be compared with alpha = 0: no complete seed of both answered the same prompts."
-    if control is None:
-        return f"{text} That is alpha = 0 itself."
-    low, high = best["interval"]
-    verdict = "distinguishable from" if best["distinguishable"] else "not distinguishable from"
-    interval = f"95 % interval [{low:+.3f}, {high:+.3f}]"
-    return f"{text} It is {verdict} alpha = 0: advantage {advantage:+.3f}, {interval} ({_method(found, at, control)})."
-
-
-def _method(found: Sequence[SweepPoint], at: int, control: int) -> str:
-    """How the interval was computed, and what a single seed leaves out of it."""
-    compared = sum(1 for p in found if p.cells)
-    picked = f", corrected for picking the best of {compared}" if compared > 2 else ""
-    seeds = len(_seeds(found[at]) & _seeds(found[control]))
-    if seeds > 1:
-        return f"paired bootstrap over prompts and {seeds} seeds{picked}"
-    how = f"paired bootstrap over prompts{picked}; one seed each: "
-    if any(len(p.cells) > 1 for p in found):
-        return f"{how}training noise is that of the points with several"
-    if any(len(line) >= seed_noise.LEAST_ON_A_LINE for line in _lines(found)):
-        return f"{how}training noise is read off neighbouring alphas, seed=0,1,2 would measure it"
-    return f"{how}another training may differ by more, add seed=0,1,2"

@@ -3,14 +3,14 @@
 sweep.json      name, hash, numerics (when it was started), base settings, swept keys, resolved cells, and which cells
                 each command line named
 cells/<id>/     run directories
-summary.json    {"name", "hash", "cells": [...], "best": ...}, made from the run directories
+summary.json    {"name", "hash", "cells": [...], "best": ..., "collapsed": [...]}, made from the run directories
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,7 @@ class SweepDirectory:
         outcome = old.get("outcome") if plan is None else {"key": plan.key, "lines": plan.lines}
         for cell in grid.cells:
             cells[cell.id] = {"id": cell.id, "point": dict(cell.point), "overrides": list(cell.overrides)}
-        write_json(self.file, {
+        write_json(self.file, checksums.sealed({
             "name": grid.name,
             "hash": self.hash(grid),
             "numerics": format_version.numerics_of(old) if old else max(format_version.NUMERICS),  # when it was started
@@ -188,7 +188,7 @@ class SweepDirectory:
             "cells": sorted(cells.values(), key=lambda c: [_sort_key(v) for v in c["point"].values()]),
             "outcome": outcome,
             "lines": list(lines.values())[-KEPT:],
-        })  # fmt: skip
+        }))  # fmt: skip
 
     def hash(self, grid: Grid) -> str:
         """The recorded hash, which an earlier version may have computed otherwise; else that of the grid."""
@@ -207,8 +207,8 @@ class SweepDirectory:
         asked = (record.get("outcome") or {}).get("key")
         for cell in record.get("cells", []):
             run = self.cell(cell["id"])
-            summary = run.summary() or {}
-            state, judged = run.state_of(summary), run.outcome()
+            ended = run.summary()
+            state, judged, summary = run.state_of(ended), run.outcome(), ended or {}
             theirs = asked is None or judged.get("key") == asked
             missing = judged.get("reason") or NOT_EVALUATED if state in OVER and not theirs else None
             found.append(
@@ -231,7 +231,9 @@ class SweepDirectory:
         files = [file for run in runs for file in (run.summary_file, run.path / OUTCOME)]
         return max((f.stat().st_mtime_ns for f in files if f.is_file()), default=0)
 
-    def write_summary(self, best: Mapping[str, Any] | None) -> dict[str, Any]:
+    def write_summary(
+        self, best: Mapping[str, Any] | None, collapsed: Sequence[Mapping[str, Any]] = ()
+    ) -> dict[str, Any]:
         """Write summary.json from the run directories, and return its content."""
         record = self.record() or {}
         keys = ("id", "overrides", "state", "reason", "metrics", "cost")
@@ -240,6 +242,7 @@ class SweepDirectory:
             "hash": record.get("hash"),
             "cells": [{k: cell[k] for k in keys} for cell in self.cells()],
             "best": None if best is None else dict(best),
+            "collapsed": [dict(one) for one in collapsed],
         }
         write_json(self.path / "summary.json", summary)
         return summary

@@ -1,42 +1,40 @@
 """Intervals for a sweep's outcomes: per point, and for every point's advantage over its control at once.
 
-Two things vary when a sweep is repeated: the prompts, and the results of training with another seed. Prompts are many,
-so they are resampled (paired: all points and seeds see the same draw). Seeds are two or three, and resampling so few
-shrinks their variance by (S - 1)/S and knows only a handful of outcomes; training noise is therefore drawn from a
-normal of estimated variance (see `seed_noise`).
+Two things vary when a sweep is repeated: the prompts, and the results of training with another seed. All points and
+seeds answer the same prompts, so comparisons are paired. Seeds are three to five, and points need not vary alike:
+module `seed_noise` draws the variance of training noise with the uncertainty that so few leave. With one seed each,
+training noise is unknown, and the intervals are over prompts alone: they tell the trained models apart, not the alphas.
 
 Picking the best of many points favours the winner. The intervals of `advantages` are therefore simultaneous: all of
 them hold together with 95 %, so the winner's does, whichever it is.
 
     outcome    x[k, s, p] of point k, seed s, prompt p, in [0, 1]
     advantage  d[k, p] = mean over shared seeds of x[k, s, p] - x[control(k), s, p]
-    draw r     e[r, k] = resampled mean of d[k] - mean d[k] + noise[r, k] - noise[r, control(k)]
-    interval   mean d[k] -+ c * scale[k],  c = 95 % quantile over r of max over k of |e[r, k]| / scale[k]
+    draw r     e[r, k] = prompts[r, k] + noise[r, k] - noise[r, control(k)]
+    interval   mean d[k] -+ h[k],  h[k] the same quantile of |e[., k]| for each k, such that all hold in 95 % of the draws
 
-Sources: comparisons with a control, Dunnett 1955; the studentised maximum over a bootstrap, Westfall and Young 1993 and
-Romano and Wolf 2005; crossed random effects of runs and prompts, Owen 2007. On simulated sweeps of 2 to 13 points
-without any effect (300 each; tests/sweep/test_intervals.py has some of them) the winner is called distinguishable in
-at most 3 % where training noise is the same everywhere, also with one seed over alpha. Where alpha = 0 alone is ten
-times as noisy as all others it is 10 % (two seeds) or 6 % (three). Resampling prompts alone says so in up to 70 %.
+Sources: comparisons with a control, Dunnett 1955; equal quantiles for unequal distributions, Beran 1988 and Westfall
+and Young 1993; crossed random effects of runs and prompts, Owen 2007. docs/intervals.md has the measured error rates.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from alphapo_cli.sweep.seed_noise import Array, Line, Runs, crossed, scatter
+from alphapo_cli.statistics.bounded_mean import mean_interval
+from alphapo_cli.sweep.seed_noise import Array, Runs, crossed, scatter
 
-DRAWS = 4000
+PROMPTS, SEEDS = "prompts", "prompts and seeds"
+DRAWS = 20_000
 LEVEL = 0.95
-# Half-widths are compared in units of this quantile of |e|: one standard deviation of a normal. The standard deviation
-# itself is infinite where training noise has one or two degrees of freedom.
-_ONE_SIGMA = 0.6827
-# If all prompts have the same outcome, resampling shows no variance. The half-width is then at least that of one prompt
-# in P: with this quantile about 2/P, close to the rule of three (Hanley and Lippman-Hand 1983).
-_NORMAL = 1.96
+# With fewer seeds of both points nothing is decided: a training that fails in one of three cases is missed by two seeds
+# in 44 % of sweeps, and what its point varies by is then taken from the other points alone.
+LEAST_SEEDS = 3
+DISTINGUISHABLE, NOT, UNDECIDED = "distinguishable", "not distinguishable", "undecided"
 
 
 @dataclass(frozen=True)
@@ -46,29 +44,33 @@ class Estimate:
     value: float
     low: float
     high: float
+    over: str = PROMPTS  # of what another sample would give another value: PROMPTS or SEEDS
+    seeds: int = 1  # that the mean is over
 
     @property
     def excludes_zero(self) -> bool:
         """Whether zero is outside the interval."""
         return self.low > 0 or self.high < 0
 
+    @property
+    def verdict(self) -> str:
+        """What the interval says of a difference; undecided where prompts or two seeds alone speak for one."""
+        if not self.excludes_zero:
+            return NOT
+        return DISTINGUISHABLE if self.over == SEEDS and self.seeds >= LEAST_SEEDS else UNDECIDED
 
-def advantages(
-    points: Sequence[Runs], pairs: Sequence[tuple[int, int]], lines: Sequence[Line] = (), seed: int = 0
-) -> list[Estimate | None]:
+
+def advantages(points: Sequence[Runs], pairs: Sequence[tuple[int, int]], seed: int = 0) -> list[Estimate | None]:
     """Mean paired difference of each (point, control) pair, with simultaneous intervals.
-
-    With one seed each, training noise is estimated from neighbours on `lines`; without those the interval is about the
-    trained models alone, and another training may differ by more.
 
     Args:
         points: outcomes of each point: seed -> [P] in [0, 1].
         pairs: indices (point, control) into `points`, K of them.
-        lines: points along which the outcome should change smoothly.
-        seed: of the bootstrap.
+        seed: of the draws.
 
     Returns:
-        K estimates; None for a pair that shares no seed or has fewer than two prompts.
+        K estimates; None for a pair that shares no seed or has fewer than two prompts. They are over prompts alone
+        where no point has two seeds.
     """
     rng = np.random.default_rng(seed)
     shared = [[s for s in points[k] if s in points[control]] for k, control in pairs]
@@ -78,45 +80,66 @@ def advantages(
         return found
     stacks = [np.stack([points[pairs[i][0]][s] - points[pairs[i][1]][s] for s in shared[i]]) for i in usable]
     differences = np.stack([stack.mean(axis=0) for stack in stacks])  # [K, P]
-    errors = _resampled(differences, rng)  # [R, K]
+    errors = _drawn_errors(differences, rng)  # [R, K]
     # The variance of a difference is twice that of a run.
-    noisy = scatter(points, lines, crossed(stacks) / 2, common_seeds=True)
+    noisy = scatter(points, crossed(stacks) / 2, common_seeds=True)
     if noisy is not None:
         noise = noisy.draws(points, DRAWS, rng)
         for column, i in enumerate(usable):
             ours, control = pairs[i]
             for k, sign in ((ours, 1.0), (control, -1.0)):
                 errors[:, column] += sign * sum(noise[k][s] for s in shared[i]) / len(shared[i])
-    scale = np.maximum(np.quantile(np.abs(errors), _ONE_SIGMA, axis=0), 1 / differences.shape[1])
-    half = max(float(np.quantile((np.abs(errors) / scale).max(axis=1), LEVEL)), _NORMAL) * scale
+    half = _balanced(np.abs(errors))
+    over = PROMPTS if noisy is None else SEEDS
     for i, mean, width in zip(usable, differences.mean(axis=1), half, strict=True):
         # Outcomes are shares, so no difference is beyond 1.
-        found[i] = Estimate(float(mean), float(max(mean - width, -1.0)), float(min(mean + width, 1.0)))
+        found[i] = Estimate(
+            float(mean), float(max(mean - width, -1.0)), float(min(mean + width, 1.0)), over, len(shared[i])
+        )
     return found
 
 
-def means(points: Sequence[Runs], lines: Sequence[Line] = (), seed: int = 0) -> list[Estimate | None]:
-    """Mean outcome of each point with its own 95 % interval (not simultaneous); None for a point without runs."""
+def _balanced(errors: Array) -> Array:
+    """Half-widths [K] that hold all of |errors| [R, K] with probability LEVEL, and each of them with the same one."""
+    # A point whose training noise has few degrees of freedom gets a wide interval, and widens no other (Beran 1988).
+    ordered = np.sort(errors, axis=0)
+    ranks = errors.argsort(axis=0).argsort(axis=0).max(axis=1)  # of the least likely error of each draw
+    place = int(np.quantile(ranks, LEVEL, method="higher"))
+    half: Array = ordered[place]
+    return half
+
+
+def means(points: Sequence[Runs], seed: int = 0) -> list[Estimate | None]:
+    """Mean outcome of each point with its own 95 % interval (not simultaneous).
+
+    The interval over prompts is that of `bounded_mean`. Training noise is added to it by the squares of the
+    half-widths (MOVER, Zou and Donner 2008), which keeps it asymmetric near 0 and 1.
+
+    Args:
+        points: outcomes of each point: seed -> [P] in [0, 1].
+        seed: of the draws.
+
+    Returns:
+        An estimate for each point; None for a point without runs.
+    """
     rng = np.random.default_rng(seed)
     usable = [k for k, runs in enumerate(points) if runs]
     found: list[Estimate | None] = [None] * len(points)
     if not usable or _prompts(points) < 2:
         return found
     stacks = [np.stack(list(points[k].values())) for k in usable]
-    averages = np.stack([stack.mean(axis=0) for stack in stacks])
-    errors = _resampled(averages, rng)
-    noisy = scatter(points, lines, crossed(stacks), common_seeds=False)
+    noisy = scatter(points, crossed(stacks), common_seeds=False)
     noise = noisy.draws(points, DRAWS, rng) if noisy else None
-    tail = (1 - LEVEL) / 2
-    for column, k in enumerate(usable):
+    for k, stack in zip(usable, stacks, strict=True):
+        values = stack.mean(axis=0)
+        mean, ends = float(values.mean()), mean_interval(values, LEVEL)
+        assert ends is not None
+        half = 0.0
         if noise is not None:
-            errors[:, column] += sum(noise[k].values()) / len(noise[k])
-        mean = averages[column].mean()
-        least = _NORMAL / averages.shape[1]
-        low, high = np.quantile(errors[:, column], [tail, 1 - tail])
-        found[k] = Estimate(
-            float(mean), float(max(mean + min(low, -least), 0.0)), float(min(mean + max(high, least), 1.0))
-        )
+            half = float(np.quantile(np.abs(sum(noise[k].values()) / len(noise[k])), LEVEL))
+        low, high = mean - math.hypot(mean - ends[0], half), mean + math.hypot(ends[1] - mean, half)
+        over = PROMPTS if noisy is None else SEEDS
+        found[k] = Estimate(mean, max(low, 0.0), min(high, 1.0), over, len(stack))
     return found
 
 
@@ -124,11 +147,14 @@ def _prompts(points: Sequence[Runs]) -> int:
     return next((len(values) for runs in points for values in runs.values()), 0)
 
 
-def _resampled(values: Array, rng: np.random.Generator) -> Array:
-    """Errors [R, K] of the means of `values` [K, P] over resampled prompts, the same resample for every row."""
+def _drawn_errors(values: Array, rng: np.random.Generator) -> Array:
+    """Errors [R, K] of the means of `values` [K, P] in [-1, 1] over prompts: multivariate t of their covariance."""
+    # As in `bounded_mean`, a row at either bound is added to the variance; it is the same prompt for every point.
     prompts = values.shape[1]
-    counts = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=DRAWS)  # [R, P]
-    # A resample's variance is (P - 1)/P of the sample's.
-    deviations = (values - values.mean(axis=1, keepdims=True)) * np.sqrt(prompts / (prompts - 1))
-    errors: Array = counts @ deviations.T / prompts
+    deviations = values - values.mean(axis=1, keepdims=True)
+    covariance = (deviations @ deviations.T + 2.0) / (prompts - 1) / prompts
+    roots, vectors = np.linalg.eigh(covariance)
+    normal = rng.standard_normal((DRAWS, len(values))) * np.sqrt(np.maximum(roots, 0.0))
+    freedom = prompts + 1
+    errors: Array = normal @ vectors.T * np.sqrt(freedom / rng.chisquare(freedom, size=(DRAWS, 1)))
     return errors

@@ -6,7 +6,6 @@ command line that ran, under a hash of all that its meaning depends on; `--statu
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from alphapo_cli.storage import checksums
 from alphapo_cli.storage.hashing import digest, plan_key
 from alphapo_cli.storage.paths import shipped
+from alphapo_cli.storage.strict_json import parsed_object
 
 WIN_RATE = "glassbox/true_win_rate"
 JUDGED = "eval/win_rate"
@@ -71,10 +72,12 @@ class RecordedCells:
 def read(path: Path) -> dict[str, Any] | None:
     """Read a directory's sweep.json; None if there is none that can be read. Damaged `lines` are left out."""
     try:
-        loaded = json.loads((path / "sweep.json").read_bytes())
-    except (OSError, ValueError):
+        loaded = checksums.intact(parsed_object((path / "sweep.json").read_bytes()))
+    except OSError:
         return None
-    cells = loaded.get("cells", []) if isinstance(loaded, dict) else None
+    if loaded is None:
+        return None
+    cells = loaded.get("cells", [])
     if not isinstance(cells, list) or not all(map(_is_cell, cells)):
         return None
     lines, outcome = loaded.get("lines"), loaded.get("outcome")

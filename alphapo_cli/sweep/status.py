@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from alphapo_cli.runs.state import NOT_EVALUATED, OVER, RunState, last_row
+from alphapo_cli.runtime.tables import Table
 from alphapo_cli.sweep.record import OUTCOMES
 
 
@@ -41,14 +41,14 @@ def status_table(
         made.add_column(column, overflow="fold")
     for cell, overrides in cells.items():
         run = RunState(path / "cells" / cell)
-        summary = run.summary() or {}
-        state = run.state_of(summary)
+        found = run.summary()
+        state, summary = run.state_of(found), found or {}
         metrics = last_row(run.metrics) if state == "running" else summary.get("metrics") or {}
         step = metrics.get("step") if state == "running" else summary.get("step")
         judged = run.outcome()
         theirs = key is None or judged.get("key") == key  # an outcome under other settings is not shown
-        found = {**metrics, **(judged.get("metrics", {}) if theirs else {})}
-        result = next((found[name] for name in OUTCOMES if found.get(name) is not None), None)
+        results = {**metrics, **(judged.get("metrics", {}) if theirs else {})}
+        result = next((results[name] for name in OUTCOMES if results.get(name) is not None), None)
         missing = judged.get("reason") or NOT_EVALUATED
         drop = metrics.get("displacement/chosen")
         made.add_row(

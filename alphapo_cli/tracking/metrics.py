@@ -150,6 +150,14 @@ GLASSBOX: dict[str, Metric] = {
     ),
 }
 
+# 95 % interval of glassbox/true_win_rate. Other seeds may differ by more: it is of this trained model.
+BOUNDS: dict[str, Metric] = {
+    f"glassbox/true_win_rate/{end}": Metric(
+        f"{name} end of", "the 95 % interval of glassbox/true_win_rate over prompts"
+    )
+    for end, name in (("low", "Lower"), ("high", "Upper"))
+}
+
 # From answers sampled to the same prompts at every measurement (probe.samples).
 SAMPLES: dict[str, Metric] = {
     "samples/length": Metric(
@@ -176,7 +184,11 @@ EVAL: dict[str, Metric] = {
     ),
     "eval/discrete_win_rate": Metric("Share (0 to 1) of prompts", "won, a draw counting half"),
     "eval/standard_error": Metric("Standard error of", "eval/win_rate over prompts"),
-    "eval/lc_standard_error": Metric("Standard error of", "eval/length_controlled_winrate, as AlpacaEval computes it"),
+    "eval/lc_standard_error": Metric(
+        "Spread over prompts of",
+        "eval/length_controlled_winrate, AlpacaEval's column, which leaves out the fit's own error",
+    ),
+    "eval/lc_bootstrap_error": Metric("Standard error of", "eval/length_controlled_winrate over prompts, by bootstrap"),
     "eval/avg_length": Metric("Mean length of", "the evaluated answers", "characters"),
     "eval/n_total": Metric("Number of", "prompts that were judged"),
     "eval/true_win_rate": Metric(
@@ -230,7 +242,7 @@ OBJECTIVE: dict[str, Metric] = {
 # Of the pairs of one source of a mixture, as `source/<name>/<key>`.
 BY_SOURCE = ("displacement/chosen", "displacement/rejected", "displacement/share_chosen_down", "rewards/accuracies")
 
-CATALOG: dict[str, Metric] = {**PROBE, **GLASSBOX, **SAMPLES, **EVAL, **TRAIN, **OBJECTIVE}
+CATALOG: dict[str, Metric] = {**PROBE, **GLASSBOX, **BOUNDS, **SAMPLES, **EVAL, **TRAIN, **OBJECTIVE}
 
 # Probe metrics that are also computed on the training batch, from the tensors of the loss, as `train/<key>`.
 _ON_THE_BATCH = ("rewards/", "logps/", "ranking/accuracy", "gradient_weight/", "entropy/")

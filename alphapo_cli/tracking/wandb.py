@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.config.schema import TrackingConfig
-from alphapo_cli.errors import first_line
 from alphapo_cli.storage.atomic import jsonable, sync
 from alphapo_cli.tracking.secrets import without_secrets
 from alphapo_cli.tracking.tracker import Lines, NullTracker, Row, Tracker, rows_by_step
-from alphapo_cli.tracking.wandb_preflight import online_obstacle, tracking_mode, warn
+from alphapo_cli.tracking.wandb_preflight import online_obstacle, reason, spell_mode, tracking_mode, warn
 
 _INIT_TIMEOUT = 20.0  # seconds; wandb's default of 90 would delay every run on a machine without a network
 _FINISH_TIMEOUT = 60.0  # seconds for uploading the rest; what is not uploaded stays on disk for `wandb sync`
@@ -117,7 +116,7 @@ class WandbTracker:
             call()
         except Exception as error:
             if not self._failed:
-                warn(f"W&B failed and is left out from here on ({first_line(error)}); metrics.jsonl has everything")
+                warn(f"W&B failed and is left out from here on ({reason(error)}); metrics.jsonl has everything")
             self._failed = True
 
 
@@ -169,7 +168,7 @@ def open_tracker(
         }
         tracker = _open(wandb, mode, Path(run_dir).resolve(), identity)
     except Exception as error:
-        warn(f"W&B is off for this run ({first_line(error)}); metrics.jsonl has everything")
+        warn(f"W&B is off for this run ({reason(error)}); metrics.jsonl has everything")
         return NullTracker()
     for step, row in rows_by_step(history):
         tracker.log(step, row)
@@ -209,10 +208,11 @@ def log_group_summary(
 
 
 def _import_wandb() -> Any:
-    # Both are read at import. The first disables wandb's usage reports, whose retries delay the exit of a process by
-    # 13 s where there is no network; the second its banner.
+    # All are read at import. The first disables wandb's usage reports, whose retries delay the exit of a process by
+    # 13 s where there is no network; the second its banner and log lines, between which ours would be lost.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ["WANDB_SILENT"] = "true"
+    spell_mode()
     import wandb
 
     return wandb
@@ -228,7 +228,7 @@ def _open(wandb: Any, mode: str, run_dir: Path, identity: Mapping[str, Any]) -> 
             _set_aside(wandb_dir.glob("offline-run-*"), run_id)
             return WandbTracker(wandb, run, None, first_step=int(run.starting_step))
         except Exception as error:
-            warn(f"W&B is offline for this run: {first_line(error)}")
+            warn(f"W&B is offline for this run: {reason(error)}")
             # The service still holds the id ("run ID is in use") until it is shut down.
             wandb.teardown()
     moved = _set_aside(wandb_dir.glob("*run-*"), run_id)

@@ -1,4 +1,9 @@
-"""Checks before W&B is opened: the mode, and whether online tracking can work."""
+"""Checks before W&B is opened: the mode, and whether online tracking can work.
+
+W&B itself refuses WANDB_MODE=OFFLINE, " offline" and an empty one, as it does every value that it does not know, and a run
+would silently be without it. Here capitals and spaces are forgiven, because what is meant is plain; anything else is refused
+before training.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from alphapo_cli.config.schema import TrackingConfig
+from alphapo_cli.errors import UsageError, first_line, say
 
 _MODES = {
     "online": "online",
@@ -22,8 +28,25 @@ _MODES = {
     "dryrun": "offline",
     "disabled": "disabled",
 }
+_VARIABLE = "WANDB_MODE"
 _TRUE = ("1", "true", "yes", "on")
 _REACH_TIMEOUT = 5.0  # seconds
+
+
+def check_tracking(cfg: TrackingConfig) -> None:
+    """Check, before training, that WANDB_MODE has a value that W&B knows.
+
+    Args:
+        cfg: the configuration of tracking; with mode=disabled the variable does not count.
+
+    Raises:
+        UsageError: it has another value.
+    """
+    wanted = os.environ.get(_VARIABLE, "").strip()
+    if cfg.mode != "disabled" and wanted and wanted.lower() not in _MODES:
+        raise UsageError(
+            f"{_VARIABLE}={wanted[:40]}: W&B knows {', '.join(_MODES)}; unset the variable, or type tracking.mode=disabled"
+        )
 
 
 def tracking_mode(cfg: TrackingConfig) -> str:
@@ -36,19 +59,34 @@ def tracking_mode(cfg: TrackingConfig) -> str:
     """
     if cfg.mode == "disabled":
         return "disabled"
-    wanted = os.environ.get("WANDB_MODE", "").strip().lower()
+    wanted = os.environ.get(_VARIABLE, "").strip().lower()
     if wanted in _MODES:
         return _MODES[wanted]
-    if wanted:
-        warn(f"WANDB_MODE='{wanted}' is none of {', '.join(_MODES)}; tracking.mode={cfg.mode} is used")
+    if wanted:  # on a machine of a scheduler, where the command line was not checked
+        warn(f"{_VARIABLE}='{wanted}' is none of {', '.join(_MODES)}; tracking.mode={cfg.mode} is used")
     if os.environ.get("WANDB_DISABLED", "").strip().lower() in _TRUE:
         return "disabled"
     return _MODES[cfg.mode]
 
 
+def spell_mode() -> None:
+    """Put WANDB_MODE into the spelling that W&B takes, or away where W&B knows no such mode."""
+    wanted = os.environ.pop(_VARIABLE, "").strip().lower()
+    if wanted in _MODES:
+        os.environ[_VARIABLE] = wanted
+
+
+def reason(error: Exception) -> str:
+    """What an error of W&B says, in one line: of a setting that it refuses, which and why."""
+    listed = getattr(error, "errors", None)
+    if isinstance(error, ValueError) and callable(listed):  # pydantic's, whose first line is only a number of errors
+        return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in listed())
+    return first_line(error)
+
+
 def warn(line: str) -> None:
     """Print one line to stderr."""
-    print(f"alphapo: {line}", file=sys.stderr, flush=True)
+    say(f"alphapo: {line}", file=sys.stderr, flush=True)
 
 
 def online_obstacle(wandb: Any) -> str | None:

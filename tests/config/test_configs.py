@@ -159,7 +159,14 @@ def test_every_score_goes_with_every_shape_and_link(score):
         assert objective.needs_rejected == (link != "none")
 
 
-@pytest.mark.parametrize("file", sorted(SWEEPS.rglob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "file",
+    # Its cells are every objective: seven seconds.
+    [
+        pytest.param(f, id=f.stem, marks=[pytest.mark.slow] * (f.stem == "methods"))
+        for f in sorted(SWEEPS.rglob("*.yaml"))
+    ],
+)
 def test_every_sweep(file: Path):
     content = yaml.safe_load(file.read_text())
     assert set(content) == {"description", "base", "grid"}

@@ -13,6 +13,7 @@ import pytest
 from alphapo_cli.data import sources
 from alphapo_cli.data.sources import read_files
 from alphapo_cli.errors import UsageError
+from alphapo_cli.storage import strict_json
 
 ROW = json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}) + "\n"
 
@@ -34,6 +35,7 @@ def test_a_limit_on_the_users_line(tmp_path: Path, alphapo, scratch_line) -> Non
     assert "pairs.jsonl: line 1 is longer than 9.53674e-06 MiB (data.max_row_mb)" in refused.fault
 
 
+@pytest.mark.slow
 def test_a_file_that_unpacks_to_gigabytes_takes_no_memory(tmp_path: Path) -> None:
     file = tmp_path / "bomb.jsonl.gz"
     with gzip.open(file, "wb", compresslevel=1) as stream:
@@ -59,3 +61,32 @@ def test_what_is_read_as_one_text_has_a_limit_too(name: str, tmp_path: Path, mon
     file.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     with pytest.raises(UsageError, match=r"holds more than 1 MiB, which are read as one text; write it as JSON Lines"):
         read_files([file])
+
+
+def test_empty_lines_without_end_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(ROW + "\n" * 3_000_000 + ROW)
+    assert len(read_files([file])) == 2
+    with pytest.raises(UsageError, match=r"pairs.jsonl: more than 1 MiB of empty lines up to line 10485\d\d"):
+        read_files([file], max_row_mb=1)
+
+
+@pytest.mark.parametrize("name", ["pairs.jsonl.gz", "pairs.json.gz"])
+def test_a_file_that_unpacks_to_more_than_data_would_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strict_json, "SMALL", 1 << 20)
+    file = tmp_path / name
+    row = json.dumps({"prompt": "x" * 100_000, "chosen": "b", "rejected": "c"})
+    text = "[" + ",".join([row] * 200) + "]" if name.endswith(".json.gz") else (row + "\n") * 200
+    file.write_bytes(gzip.compress(text.encode()))
+    with pytest.raises(UsageError, match=r"unpacks to more than|holds more than"):
+        read_files([file])
+
+
+def test_a_long_field_of_csv_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.csv"
+    file.write_text("prompt,chosen,rejected\na,b,c\n" + "x" * 3_000_000 + ",b,c\n")
+    with pytest.raises(UsageError, match=r"pairs.csv: line 3: a field is longer than 2 MiB \(data.max_row_mb\)"):
+        read_files([file], max_row_mb=2)
+    assert len(read_files([file])) == 2

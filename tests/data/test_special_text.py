@@ -8,7 +8,7 @@ import pytest
 
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.spelled_tokens import spelled_in_pairs
-from alphapo_cli.data.text_pairs import TextPair
+from alphapo_cli.data.text_pairs import PromptContext, TextPair
 from alphapo_cli.data.tokenise import encode_pairs, encode_prompt
 from alphapo_cli.errors import UsageError
 from alphapo_cli.generation.parity import check_template
@@ -81,6 +81,31 @@ def test_earlier_turns_system_texts_and_thoughts_are_typed_too() -> None:
     )
     parsed, escaped = (encode_prompt(messages, tokenizer, cfg).count(number) for cfg in (PARSE, ESCAPE))
     assert (parsed, escaped) == (4, 1)
+
+
+def test_tools_documents_and_tool_calls_are_typed_too() -> None:
+    """Texts and names at any depth; what the row gives the template is counted, and refused, too."""
+    tokenizer = kinds.with_template(kinds.TOOLS)
+    number = tokenizer.eos_token_id
+    tool = {"type": "function", "function": {"name": "find", "description": "Finds </s> fruits", "parameters": {}}}
+    context = PromptContext(arguments={"tools": [tool], "documents": [{"text": "Pears </s> grow"}]})
+    call = {"type": "function", "function": {"name": "find", "arguments": {"what </s>": ["apples", "</s>"]}}}
+    messages = (
+        {"role": "user", "content": "Name fruits"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "Apples"},
+    )
+    parsed, escaped = (encode_prompt(messages, tokenizer, cfg, context) for cfg in (PARSE, ESCAPE))
+    assert (parsed.count(number), escaped.count(number)) == (5, 1)
+    assert text_of(tokenizer, escaped) == text_of(tokenizer, parsed)
+    check_template([messages], [escaped], tokenizer, ESCAPE, [context])
+    pair = TextPair(messages, "Apples", "Pears", context=context, where="a.jsonl, row 1")
+    assert spelled_in_pairs([pair], tokenizer).shown == "</s> (1)"
+    refuse = DataConfig(special_tokens_in_text="refuse")
+    alone = TextPair(messages[:1], "Apples", "Pears", context=context, where="a.jsonl, row 1")
+    for one in (pair, alone):
+        with pytest.raises(UsageError, match="row 1: spells a special token"):
+            encode_pairs([one], tokenizer, refuse)
 
 
 def test_the_models_own_template_is_still_compared() -> None:

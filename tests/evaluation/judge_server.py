@@ -14,11 +14,12 @@ from typing import Any
 
 @dataclass
 class Answer:
-    """What to send. text: instead of a body; wait: seconds before anything is sent; drop: close without an answer."""
+    """What to send. text, raw: instead of a body; wait: seconds before anything is sent; drop: close without an answer."""
 
     status: int = 200
     body: Any = None
     text: str | None = None
+    raw: bytes | None = None
     headers: dict[str, str] = field(default_factory=dict)
     wait: float = 0.0
     drop: bool = False
@@ -81,7 +82,8 @@ def serve(behaviour: Callable[[int, dict[str, Any]], Answer], port: int = 0) -> 
             if answer.drop:
                 self.close_connection = True
                 return
-            content = (json.dumps(answer.body) if answer.text is None else answer.text).encode()
+            text = json.dumps(answer.body) if answer.text is None else answer.text
+            content = text.encode() if answer.raw is None else answer.raw
             try:
                 self.send_response(answer.status)
                 for name, value in answer.headers.items():

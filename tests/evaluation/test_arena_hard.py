@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -341,6 +342,38 @@ def test_a_judge_that_thinks_aloud_is_read_after_its_thoughts(arena: Arena, caps
     assert "thought and wrote no answer" in capsys.readouterr().err
 
 
+def test_odd_texts_are_read_or_fail_alone(arena: Arena, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each question has its own oddity; what is readable is kept, what the server owes is not billed."""
+    half = said("A>B")
+    half.body["choices"][0]["message"]["content"] = "Half a character: \ud83d [[A>B]]"
+    behind = Answer(text=json.dumps(said("A=B").body) + "\n\0{}")
+    thought = said(None)
+    thought.body["choices"][0]["message"]["content"] = "<think>[[B>>A]]</think>\n[[A>B]]"
+    lost = said(None)
+    lost.body["choices"][0] |= {"finish_reason": "error", "error": {"code": 502, "message": "lost it"}}
+    odd = {
+        0: half,
+        1: behind,
+        2: thought,
+        3: lost,
+        4: Answer(body={"error": {"type": "overloaded_error", "message": "busy"}}),
+    }
+
+    def behaviour(number: int, body: dict[str, Any]) -> Answer:
+        i, switched = which(body)
+        return odd[i] if switched and i in odd else by_labels(number, body)
+
+    prices = ("judge.price_input=10", "judge.price_output=30", "judge.attempts=2")
+    with serve(behaviour) as server:
+        assert arena.ask(server.url, *prices) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "1 x HTTP 502: lost it" in last
+    assert "1 x HTTP 200: busy" in last
+    rows = journal(arena)
+    assert len(rows) == 14
+    assert math.fsum(row["price"] for row in rows) == pytest.approx(14 * (100 * 10 + 40 * 30) / 1e6)
+
+
 def test_refusals_fail_alone_and_the_same_line_asks_for_the_rest(
     arena: Arena, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -544,6 +577,27 @@ def test_without_the_protocol_its_files_are_told_what_they_are(
     assert "Arena-Hard's answers go with --protocol arena_hard" in one_line(capsys.readouterr().err)
     assert alphapo("eval", arena.alpaca_eval("tuned"), *base, "--annotations", arena.judgments) == 2
     assert "is this Arena-Hard's (--protocol arena_hard)?" in one_line(capsys.readouterr().err)
+
+
+def test_judgements_of_answers_with_or_without_thoughts_say_which(
+    arena: Arena, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One answer begins with a thought. The judge saw it, or what is left of it; what is left is a part of the whole."""
+    thought = "<think>long and longer</think>\n\n"
+    answers, judged = rows_of(arena.outputs), rows_of(arena.judgments)
+    whole = answers[1]["messages"][-1]["content"]["answer"]
+    answers[1]["messages"][-1]["content"]["answer"] = thought + whole
+    lines(arena.outputs, answers)
+    assert arena.replay() == 2
+    assert "add --strip-think" in one_line(capsys.readouterr().err)
+    assert arena.replay("--strip-think") == 0
+    capsys.readouterr()
+    for game in judged[1]["games"]:
+        game["prompt"][0]["content"] = game["prompt"][0]["content"].replace(whole.strip(), (thought + whole).strip())
+    lines(arena.judgments, judged)
+    assert arena.replay("--strip-think", out=arena.folder / "other") == 2
+    assert "leave --strip-think out" in one_line(capsys.readouterr().err)
+    assert arena.replay(out=arena.folder / "other") == 0
 
 
 def test_the_old_form_needs_the_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,8 @@ import pytest
 
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.evaluation.leaderboard import COLUMNS, update
+from alphapo_cli.evaluation.report import results_table
+from alphapo_cli.plots.evaluation import evaluation_figure
 from tests.evaluation.eval_world import ROOT, Case, alphapo, load, outputs, write
 
 
@@ -53,7 +55,31 @@ def test_writes_alpacaevals_files_and_prints_the_directory_first(
         low, high = results[f"{key}_interval"]
         assert low < results[key] < high
         assert f"{results[key]:.2f} %" in said.err
+    low, high = results["length_controlled_winrate_interval"]
+    # A normal's interval is 3.92 standard deviations wide; forty rows are nearly normal here.
+    assert results["lc_bootstrap_error"] == pytest.approx((high - low) / 3.92, rel=0.15)
+    assert results["lc_bootstrap_error"] > results["lc_standard_error"]
+    assert "interval over instructions" in said.err
     assert sum(b["n"] for b in results["length_bins"]) == 40
+
+
+def test_an_evaluation_of_an_earlier_version_is_shown(case: Case) -> None:
+    """Its results.json has no intervals of bins, no bootstrap error, and does not say over what."""
+    assert case.replay(*case.length_controlled()) == 0
+    old = case.results()
+    for key in ("lc_bootstrap_error", "intervals_over"):
+        del old[key]
+    for one in old["length_bins"]:
+        del one["interval"]
+    assert results_table(old).row_count > 5
+    assert evaluation_figure(old).axes[1].get_title(loc="left") == "Win rate by length difference"
+
+
+def test_every_row_a_draw_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = Case(tmp_path)
+    write(case.annotations, [row | {"preference": 1.5} for row in case.judged])
+    assert case.replay() == 0
+    assert "every row is a draw" in capsys.readouterr().err
 
 
 def test_the_same_line_again_is_complete_and_changes_nothing(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,6 +239,8 @@ def test_glassbox_equals_the_probe_for_the_samples_it_keeps(tmp_path: Path, monk
     assert alphapo(*line) == 0
     found = load(tmp_path / "out" / "results.json")
     assert found["true_win_rate"] == measured["glassbox/true_win_rate"]
+    bounds = [100 * measured[f"glassbox/true_win_rate/{end}"] for end in ("low", "high")]
+    assert found["win_rate_interval"] == pytest.approx(bounds)
     assert found["true_reward"] == measured["glassbox/true_reward"]
     assert 0 < found["n_draws"] < found["n_wins"]
 
@@ -291,7 +319,8 @@ def test_a_folder_stands_for_its_usual_file(case: Case) -> None:
     write(case.folder / "judged" / "annotations.json", case.judged)
     case.outputs, case.reference, case.annotations = (case.folder / x for x in ("run", "base", "judged"))
     assert case.replay("statistics.bootstrap=0") == 0
-    assert case.results()["win_rate_interval"] is None
+    found = case.results()
+    assert found["win_rate_interval"][0] < found["win_rate"] < found["win_rate_interval"][1]
 
 
 def test_outputs_without_a_name_are_known_by_their_texts(tmp_path: Path) -> None:

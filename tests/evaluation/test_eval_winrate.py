@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from alphapo_cli.evaluation.bias import length_bins
-from alphapo_cli.evaluation.bootstrap import interval, mean_replicates, resample_counts
-from alphapo_cli.evaluation.winrate import average_length, shares, win_rates
+from alphapo_cli.evaluation.bootstrap import deviation, interval, resample_counts
+from alphapo_cli.evaluation.winrate import average_length, percent_interval, win_rates
 
 
 def test_rates_and_counts() -> None:
@@ -39,7 +39,7 @@ def test_bins_cover_every_judged_row_once_and_keep_ties_together() -> None:
     own = [rng.choice([10, 20, 30, 400]) for _ in range(200)]
     base = [20] * 200
     p = np.array([math.nan if i % 10 == 0 else rng.random() for i in range(200)])
-    bins = length_bins(own, base, p, 5)
+    bins = length_bins(own, base, p, 5, 0.95)
     assert sum(b.n for b in bins) == 180
     for left, right in pairwise(bins):
         assert left.longest < right.shortest
@@ -47,23 +47,32 @@ def test_bins_cover_every_judged_row_once_and_keep_ties_together() -> None:
         inside = [q for x, y, q in zip(own, base, p, strict=True) if b.shortest <= x - y <= b.longest and q == q]
         assert b.win_rate == pytest.approx(100 * statistics.mean(inside))
         assert b.n == len(inside)
+        assert b.interval == percent_interval(np.array(inside), 0.95)
 
 
 def test_bins_are_about_equal_without_ties() -> None:
     own = list(range(1000))
-    assert [b.n for b in length_bins(own, [0] * 1000, np.full(1000, 0.5), 5)] == pytest.approx([200] * 5, abs=2)
+    assert [b.n for b in length_bins(own, [0] * 1000, np.full(1000, 0.5), 5, 0.95)] == pytest.approx([200] * 5, abs=2)
 
 
-def test_bootstrap_agrees_with_the_standard_error_and_leaves_nulls_out() -> None:
+def test_two_rows_in_a_bin_are_next_to_no_evidence() -> None:
+    (both,) = length_bins([5, 5], [0, 0], np.array([1.0, 1.0]), 5, 0.95)
+    assert both.standard_error == 0.0
+    assert both.interval is not None
+    assert both.interval[0] < 40
+    assert both.interval[1] == 100.0
+
+
+def test_replicates_of_a_mean_have_its_standard_error_and_nulls_are_left_out() -> None:
     rng = random.Random(1)
-    preferences = [None if i % 20 == 0 else 1 + rng.random() for i in range(600)]
+    values = np.array([rng.random() for _ in range(600)])
     counts = resample_counts(600, 4000, 7)
     assert counts.sum(axis=1).tolist() == [600.0] * 4000
-    replicates = 100 * mean_replicates(shares(preferences), counts)
-    found = win_rates(preferences)
-    assert found.standard_error is not None
-    assert np.std(replicates) == pytest.approx(found.standard_error, rel=0.06)
-    bounds = interval(replicates, 0.95)
-    assert bounds is not None
-    assert bounds[0] == pytest.approx(found.win_rate - 1.96 * found.standard_error, abs=0.25)
-    assert bounds[1] == pytest.approx(found.win_rate + 1.96 * found.standard_error, abs=0.25)
+    replicates = counts @ values / 600
+    error = statistics.stdev(values) / math.sqrt(600)
+    # A standard deviation of 4000 draws has a standard error of 1.1 %; three of them, and that 599 is not 600.
+    assert deviation(replicates) == pytest.approx(error, rel=0.04)
+    assert deviation(np.array([math.nan, 1.0])) is None
+    low, high = interval(np.append(replicates, math.nan), 0.95) or (0.0, 0.0)
+    assert (low, high) == pytest.approx((values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.003)
+    assert interval(np.array([math.nan]), 0.95) is None

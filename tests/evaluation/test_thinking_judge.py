@@ -9,10 +9,16 @@ from typing import Any
 
 import pytest
 
+from alphapo_cli.config.schema import DataConfig
+from alphapo_cli.evaluation.judges.verdict_mass import remedy
+from alphapo_cli.evaluation.schema import JudgeConfig
+from alphapo_cli.generation.thinking import Thinking, thinking_of
 from tests.evaluation.eval_world import alphapo, load, one_line, write
-from tests.evaluation.local_judge import WORDS, tokenizer
+from tests.evaluation.local_judge import WORDS as WORDS_OF_JUDGES
+from tests.evaluation.local_judge import tokenizer
 
-THINK = "three"  # the word that stands for <think> in this vocabulary
+THINK = "<think>"
+WORDS = (*WORDS_OF_JUDGES[:18], THINK, WORDS_OF_JUDGES[19])
 TEMPLATE = (
     "{{ '<s>' }}{% for message in messages %}{{ ' ' + message['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}{{ ' ,' }}{% if enable_thinking is not defined or enable_thinking %}{{ ' "
@@ -52,7 +58,7 @@ def trained(folder: Path) -> Path:
         loss.backward()
         optimizer.step()
     lm.save_pretrained(folder)
-    tokenizer(TEMPLATE).save_pretrained(folder)
+    tokenizer(TEMPLATE, WORDS).save_pretrained(folder)
     return folder
 
 
@@ -75,11 +81,53 @@ def test_thinking_is_named_and_can_be_switched_off(tmp_path: Path, capsys: pytes
         f"judge.model={trained(tmp_path / 'judge')}", "statistics.bootstrap=0",
     )  # fmt: skip
     assert alphapo(*line, "--out", tmp_path / "out") == 1
-    said = one_line(capsys.readouterr().err.splitlines()[-1] + "\n")
-    assert "no verdict" in said
-    assert "judge.chat_template_kwargs" in said
+    lines = capsys.readouterr().err.splitlines()
+    advice = "its chat template opens a thought: add judge.chat_template_kwargs.enable_thinking=false"
+    assert any(
+        text.startswith("note: judge.model=") and text.endswith(advice) for text in lines
+    )  # before it is started
+    said = one_line(lines[-1] + "\n")
+    assert "6 of 6 answers of the judge" in said
+    assert "are no verdict" in said
+    assert advice in said
     assert not (tmp_path / "out" / "results.json").exists()
     assert alphapo(*line, "judge.chat_template_kwargs.enable_thinking=false", "--out", tmp_path / "told") == 0
+    assert "opens a thought" not in capsys.readouterr().err
     results = load(tmp_path / "told" / "results.json")
     assert results["judging"]["verdict_mass"]["lowest"] > 0.5
     assert results["n_total"] == 6
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ("{% if enable_thinking is not defined or enable_thinking %}<think>{% endif %}", Thinking(True, "enable_thinking=false")),
+        ("{% if thinking is not defined or thinking %}<think>\n{% else %}</think>{% endif %}", Thinking(True, "thinking=false")),
+        ("{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}",
+         Thinking(False, "enable_thinking=false")),
+        ("<think>\n", Thinking(True, None)),
+        ("", Thinking()),
+    ],
+)  # fmt: skip
+def test_what_a_template_does_about_thoughts(more: str, expected: Thinking) -> None:
+    template = (
+        "{% for message in messages %}{{ message['content'] }}{% endfor %}{% if add_generation_prompt %}, "
+        + more
+        + "{% endif %}"
+    )
+    found = thinking_of(tokenizer(template), DataConfig(template="chat"))
+    assert found == expected
+    if expected.switch:
+        name = expected.switch.partition("=")[0]
+        off = DataConfig(template="chat", chat_template_kwargs={name: False})
+        assert thinking_of(tokenizer(template), off) == Thinking()
+
+
+def test_what_is_said_of_it() -> None:
+    thinks, switch, none = [[("<think>", -0.1)]], Thinking(True, "thinking=false"), Thinking()
+    assert "add judge.chat_template_kwargs.thinking=false" in remedy(thinks, JudgeConfig(), switch)
+    assert "knows neither enable_thinking nor thinking" in remedy(thinks, JudgeConfig(), Thinking(True))
+    assert "it thinks before it answers" in remedy(thinks, JudgeConfig(), none)
+    assert "lets it think: add judge.chat_template_kwargs.enable_thinking=false" in remedy(
+        [[("Okay", -0.1)]], JudgeConfig(), Thinking(False, "enable_thinking=false")
+    )

@@ -178,6 +178,7 @@ def test_the_context_is_what_vllm_reads(kind: str, tmp_path: Path, alphapo: Alph
 
 
 @pytest.mark.vllm
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # where vLLM is imported here first
 @pytest.mark.parametrize("kind", SCALED)
 def test_vllm_reads_the_same_context(kind: str, tmp_path: Path) -> None:
     from vllm.config import ModelConfig

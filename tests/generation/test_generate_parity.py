@@ -63,13 +63,30 @@ def test_template_settings_of_the_run_hold_and_others_are_found(
     refused(alphapo(*line, short, "data.template=plain"), "leave data.template=auto")
 
 
-def test_a_run_that_recorded_nothing_is_not_trusted(run: Path, alphapo: Alphapo) -> None:
-    (run / "prompts.json").unlink()
+@pytest.mark.parametrize(
+    "left", [None, "[]", "null", "{}", '[{"prompt": "a", "ids": []}]', '[{"prompt": "a", "ids": ["b"]}]']
+)
+def test_a_run_that_recorded_nothing_is_not_trusted(left: str | None, run: Path, alphapo: Alphapo) -> None:
+    """Unless the line says so, and then it is said. Of a directory without checksums, as another's may be."""
+    summary = json.loads((run / "summary.json").read_text())
+    del summary["files"], summary["checksum"]
+    (run / "summary.json").write_text(json.dumps(summary))
+    if left is None:
+        (run / "prompts.json").unlink()
+    else:
+        (run / "prompts.json").write_text(left)
+    line = ("generate", str(run), "generation=transformers", "data.limit=2", "generation.max_new_tokens=2")
     refused(
-        alphapo("generate", str(run), "generation=transformers"),
+        alphapo(*line),
         "prompts.json (the ids that training saw) cannot be read",
+        "so nothing can be compared",
         str(run / "model"),
+        "generation.accept_unverified_prompts=true",
     )
+    if left in (None, "[]"):
+        accepted = alphapo(*line, "generation.accept_unverified_prompts=true")
+        assert accepted.code == 0, accepted.err
+        assert "nothing can be compared with what training saw" in accepted.err
 
 
 def test_prompts_that_training_had_cut_are_recognised(

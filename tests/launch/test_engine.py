@@ -167,6 +167,7 @@ class TestRetries:
         assert ran.code == 1
         return line, ran
 
+    @pytest.mark.slow
     def test_a_failed_cell_is_tried_again_from_its_checkpoint(self, failed, alphapo):
         line, ran = failed
         assert cells_of(ran.path)[f"{ALPHA}=1"]["reason"].startswith("No space left on device: make room")

@@ -49,6 +49,7 @@ def test_a_reference_that_moves_by_nothing_is_dpo(alphapo: Callable[..., Ran], t
             assert end(moving)[key] == pytest.approx(value, rel=1e-3, abs=1e-4), key
 
 
+@pytest.mark.slow
 def test_settings_that_do_nothing_are_named(alphapo: Callable[..., Ran], tiny: tuple[str, ...]) -> None:
     late = alphapo("train", *tiny, *LINE, "objective.reference_every=5", "trainer.max_steps=4")
     assert "note: objective.reference_every=5: the reference never moves in a run of 4 steps" in late.err

@@ -213,6 +213,7 @@ def test_training_beside_a_third_model(
     assert set(json.loads((other.path / "manifest.json").read_text())["weights"]) == {"model.guide"}
 
 
+@pytest.mark.slow
 def test_what_has_no_third_model_says_so(guide: Path, alphapo: Callable[..., Ran], tiny: tuple[str, ...]) -> None:
     ran = alphapo("train", *tiny, "objective=tgdpo")
     assert ran.code == 2

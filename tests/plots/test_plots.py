@@ -110,6 +110,13 @@ class TestRun:
         assert "10-90 %" in ax.get_title("left")
         assert "10-90 %" not in run_figure(_rows(), "t").axes[0].get_title("left")
 
+    def test_the_interval_of_the_win_rate_is_a_band_that_says_over_what(self) -> None:
+        bounds = {f"{WIN}/low": 0.6, f"{WIN}/high": 0.8}
+        ax = run_figure(_rows(**{WIN: 0.7, "glassbox/length": 12.0}, **bounds), "t").axes[4]
+        assert ax.get_title("left") == "True win rate against the base (95 % over prompts)"
+        (band,) = ax.collections
+        assert sorted(set(np.asarray(band.get_paths()[0].vertices)[:, 1].round(6))) == [0.6, 0.8]
+
     @pytest.mark.parametrize(
         "rows",
         [
@@ -244,6 +251,13 @@ class TestSweepOutcome:
         assert bar == pytest.approx([0.5, 0.65])
         assert _lines(chosen, "interval") == []
         assert _legend(figure) == ["95 % interval", "one seed"]
+
+    def test_the_legend_says_over_what_and_what_is_decided(self) -> None:
+        cells = [_cell(alpha, 0.5 + alpha / 10, intervals={WIN: (0.4, 0.7)}, over="prompts") for alpha in (0.0, 1.0)]
+        shown = _legend(outcome_figure(cells, verdict="undecided"))
+        assert {"95 % interval over prompts", "best: alpha = 1 (undecided)"} <= set(shown)
+        shown = _legend(outcome_figure(cells, verdict="not distinguishable"))
+        assert "best: alpha = 1 (not distinguishable from alpha = 0)" in shown
 
     def test_failed_and_unfinished_cells_are_marked_and_not_joined(self) -> None:
         cells = [

@@ -203,6 +203,27 @@ class TestWords:
         assert written.sentence in text
         assert text.index(written.sentence) < text.index("What came out")
 
+    def test_every_interval_says_over_what(self, written):
+        text = " ".join(Page(written.html.read_text()).text.split())
+        assert "each point's own 95 % interval over prompts and seeds" in text
+        assert "Paired, over prompts and seeds." in text
+        rows = table(written.csv["points"])
+        assert {r["outcome_over"] for r in rows} == {"prompts and seeds"}
+        assert [r["advantage_over_alpha_0_over"] for r in rows] == ["prompts and seeds", "", "prompts and seeds"]
+
+    def test_one_seed_is_undecided_in_words_and_numbers(self, tmp_path):
+        def change(cell, made):
+            made.win = 0.9 if cell.point[ALPHA] else 0.3
+
+        found = write_report(SweepDirectory(craft(tmp_path, f"{ALPHA}=0,1", prompts=60, change=change)), pictures=False)
+        html = found.html.read_text()
+        text = " ".join(Page(html).text.split())
+        assert "best: alpha = 1, undecided whether it differs from alpha = 0" in text
+        assert "each point's own 95 % interval over prompts; the ring" in text
+        assert [p["verdict"] for p in data_of(html)["points"]] == [None, "undecided"]
+        assert [p["gain_over"] for p in data_of(html)["points"]] == [None, "prompts"]
+        assert [r["verdict"] for r in table(found.csv["points"])] == ["", "undecided"]
+
     def test_configuration_names_what_differs(self, written):
         text = Page(written.html.read_text()).text
         differs = text[text.index("What differs") : text.index("settings that all cells share")]

@@ -12,6 +12,7 @@ import pytest
 
 from tests.stages.test_resume import LINE, assert_same, killed_at, record, weights
 
+EVERY_DAY = {("metrics.jsonl", "a row"), ("probe.jsonl", "a bit")}
 DPO = "objective=dpo"  # reads reference log-probs
 
 
@@ -103,9 +104,15 @@ def test_a_damaged_entry_of_the_cache_is_made_again(kind, damage, alphapo, tiny,
     assert "is damaged" not in third.err
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "probe.jsonl"])
-@pytest.mark.parametrize("damage", ["a row", "a bit", "all"])
-def test_a_record_with_holes_is_refused(damage, name, alphapo, broken):
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        pytest.param(name, damage, marks=[] if (name, damage) in EVERY_DAY else [pytest.mark.slow])
+        for name in ("metrics.jsonl", "probe.jsonl")
+        for damage in ("a row", "a bit", "all")
+    ],
+)
+def test_a_record_with_holes_is_refused(name, damage, alphapo, broken):
     line, path = broken
     file = path / name
     good = file.read_bytes()

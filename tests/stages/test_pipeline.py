@@ -78,6 +78,17 @@ class TestRun:
         }
         assert not any("model_outputs" in name or "metrics.jsonl" in name or "safetensors" in name for name in changed)
 
+    def test_removing_thoughts_repeats_neither_and_is_another_evaluation(self, first, shared_cache):
+        from tests.conftest import TINY, run_here
+
+        folder = first.path.parent.parent
+        before = load(first.path / "outcome.json")
+        again = run_here(("run", *TINY, *ON_TRANSFORMERS, "--strip-think"), folder, shared_cache)
+        assert again.code == 0, again.err
+        after = load(first.path / "outcome.json")
+        assert (after["generate"], after["key"] == before["key"]) == (before["generate"], False)
+        assert load(Path(after["eval"]) / "results.json")["answers"]["strip_think"] is True
+
 
 def test_data_of_ones_own_need_prompts_and_a_judge_of_their_own(alphapo, scratch, pairs, tmp_path):
     """A win rate on the embedded world's instructions says nothing of a model that was trained on something else."""
@@ -235,6 +246,7 @@ def test_a_file_for_the_judge_is_never_swallowed(alphapo, tiny):
     assert "--annotations" in ran.fault
 
 
+@pytest.mark.slow
 def test_the_reference_answers_are_drawn_as_the_runs_own(first, alphapo, tiny, tmp_path):
     """The same system prompt on both sides: a win rate against answers without it would measure the prompt."""
     model = shutil.copytree(first.path / "model", tmp_path / "base")

@@ -227,6 +227,7 @@ def test_a_half_written_checkpoint_is_not_seen(alphapo, tiny):
     assert_same(alphapo(*line, "run.name=whole").path, again.path)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_read_is_named(alphapo, tiny):
     line = ["train", *tiny, *LINE, "run.name=broken"]
     with killed_at(7):
@@ -264,6 +265,7 @@ def test_other_data_is_not_continued(alphapo, scratch_line, pairs, tmp_path):
     assert "--replace" in last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["model.path", pytest.param("model.reference", marks=pytest.mark.slow)])
 def test_other_weights_are_not_continued(setting, alphapo, tiny, tmp_path):
     """Displacement is measured from the weights that training started from, and rewards from the reference."""

@@ -247,6 +247,7 @@ class TestLora:
         with adapted.disable_adapter():
             torch.testing.assert_close(logits(adapted), before)
 
+    @pytest.mark.slow
     def test_a_lora_run_as_the_start_of_another(self, alphapo, line, tiny, rows):
         first = alphapo("train", *line)
         second = alphapo("train", *tiny, *ON, f"model.path={first.path}", "trainer.max_steps=1")
@@ -257,6 +258,7 @@ class TestLora:
         assert (second.path / "model" / "model.safetensors").is_file()
         assert not (second.path / "model" / "adapter_config.json").exists()
 
+    @pytest.mark.slow
     def test_adapters_on_top_of_adapters_need_merging(self, alphapo, line, rows):
         """The first adapter becomes part of the weights, so that the second has no saved base."""
         first = alphapo("train", *line)

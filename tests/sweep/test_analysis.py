@@ -7,14 +7,16 @@ import json
 import pytest
 
 from alphapo_cli.sweep import analysis as best_of
+from alphapo_cli.sweep import verdicts
+from alphapo_cli.sweep.collapse import Collapse, collapsed
 from alphapo_cli.sweep.directory import SweepDirectory
 from tests.crafted_sweep import ALPHA, craft
 
 
 def found(path):
     analysis = best_of.analyse(SweepDirectory(path))
-    best = best_of.find_best(analysis)
-    return best, best_of.sentence(analysis, best)
+    best = verdicts.find_best(analysis)
+    return best, verdicts.sentence(analysis, best)
 
 
 def wins(**by_alpha):
@@ -37,7 +39,12 @@ def test_a_clear_winner_is_distinguishable(tmp_path):
     assert best["distinguishable"] is True
     assert said.startswith(f"Best true win rate against the start: {best['value']:.3f} at {ALPHA}=-1 (best of 3).")
     assert "It is distinguishable from alpha = 0" in said
-    assert said.endswith("(paired bootstrap over prompts and 3 seeds, corrected for picking the best of 3).")
+    assert (best["verdict"], best["interval_over"], best["seeds"]) == ("distinguishable", "prompts and seeds", 3)
+    assert "] over prompts and 3 seeds (paired, corrected for picking the best of 3)." in said
+    # 1 - 0.05^(1/3): with so many collapsing, three that do not are seen in 5 %.
+    assert said.endswith(
+        "None of its 3 trainings collapsed, which can be so by chance where up to 63 % of trainings do."
+    )
 
 
 def test_the_advantage_is_the_difference_of_the_means_over_shared_seeds(tmp_path):
@@ -117,16 +124,90 @@ def test_seeds_that_disagree_widen_the_interval(tmp_path):
     assert intervals[1][0] < 0
 
 
-@pytest.mark.parametrize(
-    ("alphas", "words"),
-    [("0,1,2", "one seed each: another training may differ by more, add seed=0,1,2"),
-     ("-1,-0.5,0,0.5,1", "training noise is read off neighbouring alphas")],
-)  # fmt: skip
-def test_one_seed_says_what_it_leaves_open(tmp_path, alphas, words):
+@pytest.mark.parametrize("alphas", ["0,1,2", "-1,-0.5,0,0.5,1"])
+def test_one_seed_decides_nothing(tmp_path, alphas):
+    """Of the trained models a difference is certain; of the alphas, nothing is known."""
     craft(
-        tmp_path, f"{ALPHA}={alphas}", change=lambda cell, made: setattr(made, "win", 0.8 if cell.point[ALPHA] else 0.4)
+        tmp_path, f"{ALPHA}={alphas}", prompts=60,
+        change=lambda cell, made: setattr(made, "win", 0.9 if cell.point[ALPHA] else 0.3),
+    )  # fmt: skip
+    best, said = found(tmp_path)
+    assert (best["verdict"], best["distinguishable"]) == ("undecided", None)
+    assert (best["interval_over"], best["seeds"]) == ("prompts", 1)
+    assert best["interval"][0] > 0
+    assert "Whether it differs from alpha = 0 is undecided: advantage +0." in said
+    assert "] of these trained models, over prompts (paired, corrected for picking the best of" in said
+    assert "another training may differ by more)" in said
+
+
+def test_one_seed_that_tells_not_even_the_models_apart(tmp_path):
+    craft(tmp_path, f"{ALPHA}=0,1", prompts=40, change=wins(a0=0.5, a1=0.52))
+    best, said = found(tmp_path)
+    assert (best["verdict"], best["distinguishable"]) == ("not distinguishable", False)
+    assert said.endswith("seed=0,1,2,3,4 would measure training noise.")
+
+
+def test_two_seeds_are_too_few_to_decide(tmp_path):
+    craft(tmp_path, f"{ALPHA}=0,0.5,1", "seed=0,1", prompts=200, change=wins(a0=0.2, **{"a0.5": 0.25}, a1=0.9))
+    best, said = found(tmp_path)
+    assert best["interval"][0] > 0
+    assert (best["verdict"], best["distinguishable"], best["interval_over"]) == ("undecided", None, "prompts and seeds")
+    assert "two seeds rest on the other points' training noise" in said
+
+
+class TestSeedsNeeded:
+    def test_a_difference_that_more_seeds_would_tell(self, tmp_path):
+        """Trainings differ by 0.1 about a difference of 0.14: the number by the formula, in plain numbers."""
+
+        def change(cell, made):
+            made.win = (0.54 if cell.point[ALPHA] else 0.4) + (0.1 if cell.point["seed"] == cell.point[ALPHA] else -0.1)
+
+        craft(tmp_path, f"{ALPHA}=0,1", "seed=0,1,2", prompts=400, change=change)
+        best, said = found(tmp_path)
+        assert best["verdict"] == "not distinguishable"
+        assert 4 <= best["seeds_needed"] <= 50
+        assert (
+            f" {best['seeds_needed']} seeds of each would tell a difference of this size with 80 % probability" in said
+        )
+
+    def test_a_difference_that_no_number_of_seeds_tells(self, tmp_path):
+        craft(tmp_path, f"{ALPHA}=0,1", "seed=0,1,2", prompts=24, change=wins(a0=0.5, a1=0.55))
+        best, said = found(tmp_path)
+        assert best["seeds_needed"] is None
+        assert "50 seeds of each would not tell a difference of this size with 80 % probability either" in said
+
+    def test_with_one_seed_by_neighbours_which_is_said(self, tmp_path):
+        rates = {"a_1": 0.4, "a_0.5": 0.5, "a0": 0.45, "a0.5": 0.7, "a1": 0.5}
+        craft(tmp_path, f"{ALPHA}=-1,-0.5,0,0.5,1", prompts=300, change=wins(**rates))
+        assert "(between neighbouring alphas, taken as independent; seeds would measure it)" in found(tmp_path)[1]
+
+
+def test_collapsed_trainings_are_counted_and_named(tmp_path):
+    def change(cell, made):
+        made.win = 0.05 if (cell.point[ALPHA], cell.point["seed"]) == (1, 2) else 0.6 + 0.01 * cell.point["seed"]
+
+    craft(tmp_path, f"{ALPHA}=0,1,2", "seed=0,1,2", prompts=100, change=change)
+    directory = SweepDirectory(tmp_path)
+    analysis = best_of.analyse(directory)
+    (one,) = verdicts.collapses(analysis)
+    assert one["overrides"] == [f"{ALPHA}=1", "seed=2"]
+    assert one["value"] == pytest.approx(0.05, abs=0.03)
+    said = verdicts.sentence(analysis, verdicts.find_best(analysis))
+    assert (
+        "Trainings that collapsed: 1 of 3 of alpha=1 (seed 2: 0.03). Where trainings collapse, take 5 seeds or more."
+        in said
     )
-    assert words in found(tmp_path)[1]
+    assert directory.write_summary(None, verdicts.collapses(analysis))["collapsed"] == [one]
+
+
+def test_what_counts_as_a_collapse():
+    steady = {0: 0.60, 1: 0.62, 2: 0.61}
+    assert collapsed([steady, {0: 0.6, 1: 0.59, 2: 0.45}]) == [Collapse(1, 2, 0.45)]
+    assert collapsed([steady, {0: 0.6, 1: 0.59, 2: 0.52}]) == []  # by less than 0.1
+    assert collapsed([{0: 0.6, 1: 0.1}, steady]) == [Collapse(0, 1, 0.1)]  # the lower of two
+    noisy = [{0: 0.2, 1: 0.8, 2: 0.5}, {0: 0.1, 1: 0.4, 2: 0.7}]
+    assert collapsed(noisy) == []  # all of them vary so
+    assert collapsed([{0: 0.6}, {}]) == []
 
 
 def test_alpha_0_itself(tmp_path):

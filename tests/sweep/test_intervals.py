@@ -51,7 +51,7 @@ class TestTextbook:
     def test_seeds_alone_are_the_paired_t_interval(self):
         """Every prompt says the same, so only the five differences between runs are left: t with 4 degrees."""
         ours, theirs = (0.61, 0.58, 0.66, 0.60, 0.63), (0.50, 0.52, 0.51, 0.49, 0.56)
-        values = np.repeat(np.array([theirs, ours])[:, :, None], 50, axis=2)
+        values = np.repeat(np.array([theirs, ours])[:, :, None], 5000, axis=2)
         (found,) = intervals.advantages(runs(values), [(1, 0)])
         differences = [a - b for a, b in zip(ours, theirs, strict=True)]
         assert found.value == pytest.approx(sum(differences) / 5)
@@ -134,28 +134,15 @@ def fewer_draws(monkeypatch):
 
 @pytest.mark.usefixtures("fewer_draws")
 class TestErrorRates:
-    @pytest.mark.parametrize("training", [0.5, pytest.param(0.0, marks=pytest.mark.slow)])
-    def test_one_seed_each_over_alpha(self, training):
-        """Neighbours tell training noise from an effect of alpha: thirteen models that differ by noise alone."""
-        rng, claims = RNG(15), 0
-        line = [(k / 4, k) for k in range(13)]
-        for _ in range(SWEEPS):
-            values = simulated(rng, 13, 1, training)
-            best = int(values.mean(axis=(1, 2)).argmax())
-            if best != 4:
-                pairs = [(k, 4) for k in range(13) if k != 4]
-                found = dict(zip(pairs, intervals.advantages(runs(values), pairs, [line]), strict=True))
-                claims += found[best, 4].excludes_zero
-        assert claims <= ALLOWED
-
-    def test_one_seed_each_finds_a_smooth_effect(self):
-        rng, found = RNG(16), 0
-        line = [(k / 4, k) for k in range(13)]
-        for _ in range(50):
-            rate = np.linspace(0.9, 0.1, 13)[:, None, None]  # what is won falls steadily
-            values = (rng.random((13, 1, PROMPTS)) < rate).astype(float)
-            found += intervals.advantages(runs(values), [(0, 12)], [line])[0].low > 0
-        assert found >= 45
+    def test_one_seed_each_decides_nothing(self):
+        """Thirteen models that differ by training noise alone: told apart over prompts, and undecided all the same."""
+        rng, apart = RNG(15), 0
+        for _ in range(20):
+            found = intervals.advantages(runs(simulated(rng, 13, 1, 0.5)), against_first(range(13)))
+            apart += sum(e.excludes_zero for e in found)
+            assert {e.verdict for e in found} <= {intervals.UNDECIDED, intervals.NOT}
+            assert {e.over for e in found} == {intervals.PROMPTS}
+        assert apart > 20
 
     @pytest.mark.parametrize(
         ("points", "seeds", "training"),

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from alphapo_cli.storage.checksums import sealed
+
 ALPHA = "objective.shape.alpha"
 
 
@@ -25,7 +27,7 @@ def unrecorded():
 
     def forget(path):
         record = json.loads((path / "sweep.json").read_text())
-        (path / "sweep.json").write_text(json.dumps(record | {"lines": []}))
+        (path / "sweep.json").write_text(json.dumps(sealed(record | {"lines": []})))
 
     return forget
 
@@ -154,12 +156,12 @@ def test_damaged_sweep_json_is_put_right_or_refused_in_one_line(alphapo, line):
     ran = alphapo(*line)
     file = ran.path / "sweep.json"
     record = json.loads(file.read_text())
-    file.write_text(json.dumps(record | {"cells": record["cells"][:1], "lines": [{}], "outcome": 5}))
+    file.write_text(json.dumps(sealed(record | {"cells": record["cells"][:1], "lines": [{}], "outcome": 5})))
     again = alphapo(*line)
     assert again.code == 0, again.err
     assert json.loads(file.read_text())["cells"] == record["cells"]
     assert len(json.loads((ran.path / "summary.json").read_text())["cells"]) == 2
-    for broken in ("", "{", "[]", '{"cells": [{}]}'):
+    for broken in ("", "{", "[]", '{"cells": [{}]}', json.dumps(record | {"numerics": 1})):
         file.write_text(broken)
         refused = alphapo(*line)
         assert refused.code == 2

@@ -21,11 +21,12 @@ import pytest
 from PIL import Image
 
 from alphapo_cli.config.schema import TrackingConfig
+from alphapo_cli.errors import UsageError
 from alphapo_cli.tracking import metrics, wandb_preflight
 from alphapo_cli.tracking.secrets import without_secrets
 from alphapo_cli.tracking.tracker import NullTracker
 from alphapo_cli.tracking.wandb import WandbTracker, log_group_summary, open_tracker
-from alphapo_cli.tracking.wandb_preflight import tracking_mode
+from alphapo_cli.tracking.wandb_preflight import check_tracking, spell_mode, tracking_mode
 from tests.wandb_file import live_files, read
 
 STEPS = range(0, 65, 16)
@@ -152,6 +153,8 @@ def test_when_no_run_can_be_opened_the_old_file_stays(
         ({"WANDB_MODE": "disabled"}, "online", "disabled"),
         ({"WANDB_MODE": "dryrun"}, "online", "offline"),
         ({"WANDB_MODE": "OFFLINE"}, "online", "offline"),
+        ({"WANDB_MODE": " Offline\n"}, "online", "offline"),
+        ({"WANDB_MODE": "Disabled"}, "online", "disabled"),
         ({"WANDB_MODE": "online"}, "disabled", "disabled"),  # it can only prevent an upload
         ({"WANDB_MODE": "run"}, "offline", "online"),
         ({"WANDB_MODE": ""}, "offline", "offline"),
@@ -174,6 +177,68 @@ def test_an_unknown_mode_is_said_and_passed_over(
     assert tracking_mode(TrackingConfig(mode="online")) == "online"
     (line,) = capsys.readouterr().err.splitlines()
     assert "WANDB_MODE='ofline'" in line
+
+
+@pytest.mark.parametrize("command", [("train",), ("run",), ("sweep", "alpha", "objective.shape.alpha=0,1")])
+def test_an_unknown_mode_is_refused_before_training(command: tuple[str, ...], alphapo: Any, tmp_path: Path) -> None:
+    ran = alphapo(*command, "trainer.max_steps=1", env={"WANDB_MODE": "ofline"})
+    assert (ran.code, ran.out) == (2, "")
+    assert "WANDB_MODE=ofline: W&B knows online, run, shared, offline, dryrun, disabled" in ran.fault
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_typed_disabled_does_not_look_at_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    check_tracking(TrackingConfig(mode="disabled"))
+    with pytest.raises(UsageError, match="WANDB_MODE=ofline"):
+        check_tracking(TrackingConfig())
+
+
+@pytest.mark.parametrize(
+    ("spelt", "becomes"), [("OFFLINE", "offline"), (" Online\n", "online"), ("", None), ("ofline", None)]
+)
+def test_the_spelling_is_one_that_w_and_b_takes(
+    monkeypatch: pytest.MonkeyPatch, spelt: str, becomes: str | None
+) -> None:
+    from wandb import Settings
+
+    monkeypatch.setenv("WANDB_MODE", spelt)
+    with pytest.raises(ValueError, match="Input should be"):
+        Settings(mode=spelt)
+    spell_mode()
+    assert os.environ.get("WANDB_MODE") == becomes
+    assert becomes is None or Settings(mode=becomes).mode == becomes
+
+
+@pytest.mark.parametrize("spelt", ["OFFLINE", "ofline"])
+def test_w_and_b_takes_the_mode_however_it_is_spelt(tmp_path: Path, spelt: str) -> None:
+    """W&B itself refuses both, and nothing of its own is on stderr, whatever its variables say."""
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from alphapo_cli.tracking.wandb import open_tracker; from alphapo_cli.config.schema import TrackingConfig\n"
+        "t = open_tracker(TrackingConfig(), Path(sys.argv[1]), 'abc', 'n', None, 'train', {})\n"
+        "t.log(0, {'a': 1.5}); t.finish({}, 0)\n"
+    )
+    loud = {"WANDB_SILENT": "false", "WANDB_QUIET": "false", "WANDB_CONSOLE": "wrap", "WANDB_DIR": "/nowhere/at/all"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "run")],
+        env={**os.environ, **loud, "WANDB_MODE": spelt}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == (1 if spelt == "ofline" else 0), lines
+    assert all(line.startswith("alphapo: WANDB_MODE='ofline' is none of") for line in lines)
+    _assert_offline_file(tmp_path / "run")
+
+
+def test_a_setting_that_w_and_b_refuses_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert isinstance(_open(tmp_path, cfg=TrackingConfig(mode="offline", tags=["x" * 65])), NullTracker)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("alphapo: W&B is off for this run (")
+    assert "tag" in line
+    assert "64 characters" in line
 
 
 def test_disabled_writes_nothing_and_never_imports_wandb(tmp_path: Path) -> None:
@@ -321,6 +386,7 @@ def test_online_with_a_silent_server_goes_offline_in_seconds(tmp_path: Path) -> 
     _assert_offline_file(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_online_with_a_refused_key_goes_offline(tmp_path: Path, refusing_server: str) -> None:
     key = "a1b2" * 10
     stderr, seconds = _online(tmp_path / "run", {"WANDB_API_KEY": key, "WANDB_BASE_URL": refusing_server})

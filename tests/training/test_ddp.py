@@ -67,7 +67,9 @@ def torchrun(*arguments: str, cwd: Path, cache: Path) -> Any:
         # reference log-probs are then computed by both processes
         ("objective=alphapo_ratio", "objective.shape.alpha=0.5", "objective.nll=0.1"),
         # the statistics of a step are those of both processes, and so is the number of its tokens
-        ("objective=kto_pair", "objective.nll=0.1", "objective.nll_scope=tokens"),
+        pytest.param(
+            ("objective=kto_pair", "objective.nll=0.1", "objective.nll_scope=tokens"), marks=pytest.mark.nightly
+        ),
         # four answers of each row, and an answer to another prompt beside one that is there alone
         ("objective=infonca", "objective.link.temperature=0.5", *KINDS["lists"]),
         pytest.param(("objective=kto", *KINDS["unpaired"]), marks=pytest.mark.nightly),

@@ -272,6 +272,7 @@ def test_data_that_cannot_be_read_are_refused_before_a_model_is(
     assert not list(tmp_path.glob("runs/*/config.yaml"))
 
 
+@pytest.mark.slow
 def test_a_sweep_shares_no_reading_of_other_answers(
     start: Path, alphapo: Callable[..., Any], rows: Callable[[Path], list[dict[str, Any]]]
 ) -> None:

@@ -19,6 +19,9 @@ from alphapo_cli.evaluation.arena_hard.answers import Answer, Answers
 from alphapo_cli.evaluation.arena_hard.verdicts import known
 from alphapo_cli.evaluation.formats import short
 from alphapo_cli.evaluation.json_rows import read_rows
+from alphapo_cli.evaluation.output_check import WITH, WITHOUT, without_thought
+
+Pairs = Sequence[tuple[Answer, Answer]]  # (baseline's, model's)
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,9 @@ def read_judgments(path: Path) -> Judgments:
     return Judgments(str(path), model, baseline, judge, tuple(rows))
 
 
-def check_judgments(judgments: Judgments, outputs: Answers, reference: Answers, pairs: Sequence[Any]) -> None:
+def check_judgments(
+    judgments: Judgments, outputs: Answers, reference: Answers, pairs: Pairs, whole: Pairs | None = None
+) -> None:
     """Check that judgements are of these answers.
 
     Args:
@@ -98,6 +103,7 @@ def check_judgments(judgments: Judgments, outputs: Answers, reference: Answers, 
         outputs: the model's answers.
         reference: the baseline's.
         pairs: (baseline's, model's) answers to each question.
+        whole: the same with their thoughts, where these were removed.
 
     Raises:
         UsageError: the file names another model or baseline, has none of the questions, or its prompts show other answers.
@@ -113,11 +119,16 @@ def check_judgments(judgments: Judgments, outputs: Answers, reference: Answers, 
             f"{judgments.path} has none of the questions of {outputs.path} (its first uid is {judgments.rows[0].uid}); "
             "--questions FILE gives AlpacaEval's outputs the public uids"
         )
-    other = [own for base, own in shared if not _shows(known_rows[base.uid], base, own)]
+    other = [(base, own) for base, own in shared if not _shows(known_rows[base.uid], base.text, own.text)]
+    hint = ""
+    if other and all(_shows(known_rows[b.uid], without_thought(b.text), without_thought(o.text)) for b, o in other):
+        hint = WITHOUT
+    if not other and whole is not None:  # what is left of an answer stands in the whole one, too
+        other, hint = [pair for pair in whole if _shows_thoughts(known_rows.get(pair[0].uid), *pair)], WITH
     if other:
         raise UsageError(
             f"{judgments.path} judges other answers than {outputs.path} and {reference.path}: {len(other)} of "
-            f"{len(shared)} differ, first at {short(other[0].instruction)}"
+            f"{len(shared)} differ, first at {short(other[0][1].instruction)}{hint}"
         )
 
 
@@ -179,11 +190,18 @@ def _game(game: Any, where: str) -> Game:
     )
 
 
-def _shows(judged: JudgedPair, base: Answer, own: Answer) -> bool:
-    """Whether both answers stand in what the judge was shown, as far as the file has it."""
+def _shows(judged: JudgedPair, *answers: str) -> bool:
+    """Whether the answers stand in what the judge was shown, as far as the file has it."""
     shown = [game.prompt for game in (judged.first, judged.second) if game.prompt]
     # A template may strip white space around an answer.
-    return all(answer.text.strip() in text for text in shown for answer in (base, own))
+    return all(answer.strip() in text for text in shown for answer in answers)
+
+
+def _shows_thoughts(judged: JudgedPair | None, *answers: Answer) -> bool:
+    """Whether the judge was shown one of the answers with its thoughts."""
+    if judged is None or not any(game.prompt for game in (judged.first, judged.second)):
+        return False
+    return any(without_thought(row.text) != row.text and _shows(judged, row.text) for row in answers)
 
 
 def _one(values: Sequence[Any], path: Path) -> str | None:

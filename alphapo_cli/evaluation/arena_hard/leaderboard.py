@@ -14,6 +14,7 @@ from typing import Any
 from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.leaderboard import read_table
 from alphapo_cli.storage.atomic import check_file, write_atomic
+from alphapo_cli.storage.csv_text import cell
 
 COLUMNS = ("model", "score", "rating_q025", "rating_q975", "CI", "avg_tokens", "date")
 
@@ -41,7 +42,7 @@ def update(path: Path, model: str, results: Mapping[str, Any]) -> None:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
         header, rows = _read(path)
-        rows = [row for row in rows if row["model"] != model] + [_row(model, results)]
+        rows = [row for row in rows if row["model"] not in (model, cell(model))] + [_row(model, results)]
         rows.sort(key=_score, reverse=True)
         stream = io.StringIO()
         writer = csv.DictWriter(stream, header, restval="", lineterminator="\n")
@@ -54,7 +55,7 @@ def _row(model: str, results: Mapping[str, Any]) -> dict[str, str]:
     score, bounds, tokens = results["arena_hard/score"], results["arena_hard/ci"], results["avg_tokens"]
     low, high = bounds or (None, None)
     return {
-        "model": model,
+        "model": cell(model),
         "score": f"{score:.2f}",
         "rating_q025": "" if low is None else f"{low:.2f}",
         "rating_q975": "" if high is None else f"{high:.2f}",

@@ -7,17 +7,17 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from alphapo_cli.errors import say
 from alphapo_cli.evaluation.arena_hard.replies import TextReply
 from alphapo_cli.evaluation.arena_hard.schema import ArenaHardJudgeConfig
 from alphapo_cli.evaluation.judges.judge import JudgingResult, Record, Reply
 from alphapo_cli.evaluation.judges.openai import OpenAIEngine
-from alphapo_cli.evaluation.judges.openai_response import NoVerdictError
+from alphapo_cli.evaluation.judges.openai_response import NoVerdictError, refused, thinks, utf8
 from alphapo_cli.evaluation.judges.openai_session import Session
 from alphapo_cli.evaluation.judges.prompt import Message, estimate_tokens
 from alphapo_cli.evaluation.judges.protocol import Ask
 
 EXPECTED = 600  # tokens of a judgement, for the estimate before the first request; most are of 300 to 1000
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 
 
 class OpenAITextEngine(OpenAIEngine):
@@ -35,7 +35,7 @@ class OpenAITextEngine(OpenAIEngine):
         most = [self.at_most(ask) for ask in asks]
         known = [cost for cost in most if cost is not None]
         if len(known) == len(asks):
-            print(
+            say(
                 f"at most {sum(known):.2f} USD, if every judgement took judge.max_tokens={self.cfg.max_tokens}",
                 file=sys.stderr,
             )
@@ -110,13 +110,13 @@ def read_text(body: Any) -> tuple[str, str | None]:
     if not isinstance(message, dict):
         raise ValueError("an answer without a message")
     finish = choice.get("finish_reason")
-    if message.get("refusal") or finish == "content_filter":
-        raise NoVerdictError(f"the judge refused ({message.get('refusal') or 'stopped by its content filter'})")
+    if refusal := refused(choice):
+        raise NoVerdictError(f"the judge refused ({refusal})")
     content = message.get("content")
     if isinstance(content, list):  # parts, of which texts count
         content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
     if isinstance(content, str) and content.strip():
-        return content, finish if isinstance(finish, str) else None
-    if finish == "length" or any(message.get(key) for key in _THOUGHTS):
+        return utf8(content), utf8(finish) if isinstance(finish, str) else None
+    if finish == "length" or thinks(message):
         raise NoVerdictError("the judge thought and wrote no answer (a larger judge.max_tokens, or less thinking)")
     raise ValueError("an answer without a text")

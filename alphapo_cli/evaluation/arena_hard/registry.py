@@ -21,6 +21,7 @@ def build(
     reference: Answers,
     pairs: Sequence[tuple[Answer, Answer]],
     annotations: Path | None,
+    whole: Sequence[tuple[Answer, Answer]] | None = None,
 ) -> ArenaHardJudge:
     """Build the judge and read its files.
 
@@ -30,6 +31,7 @@ def build(
         reference: the baseline's.
         pairs: (baseline's, model's) answers to each question.
         annotations: the model_judgment file of --annotations, None without the option.
+        whole: `pairs` with their thoughts, where these were removed.
 
     Returns:
         The judge.
@@ -44,7 +46,7 @@ def build(
     if cfg.judge.name == "replay":
         assert annotations is not None
         judgments = read_judgments(annotations)
-        check_judgments(judgments, outputs, reference, pairs)
+        check_judgments(judgments, outputs, reference, pairs, whole)
         return Replay(judgments)
     version = cfg.statistics.version
     if cfg.judge.name == "openai":

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
-
-from alphapo_cli.evaluation.report import notes_of
+from alphapo_cli.evaluation.output_check import notes_of
+from alphapo_cli.runtime.tables import Table
 
 _AT = {"equal": "at equal style", "mean": "at the mean style difference, as the public tool takes it"}
 
@@ -19,7 +18,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
         title_justify="left",
         show_header=False,
     )
-    level = f"{results['confidence']:.0%} interval"
+    level = f"{results['confidence']:.0%} interval over prompts"
     table.add_row("score", _rate(results["arena_hard/score"], results["arena_hard/ci"], level))
     style = results["arena_hard/style"]
     if style["available"]:

@@ -22,9 +22,9 @@ from alphapo_cli.evaluation.arena_hard.scores import (
 from alphapo_cli.evaluation.arena_hard.style import Style, count_style, differences
 from alphapo_cli.evaluation.arena_hard.verdicts import PairGrades
 from alphapo_cli.evaluation.bias import length_bins
-from alphapo_cli.evaluation.bootstrap import interval, mean_replicates, resample_counts
+from alphapo_cli.evaluation.bootstrap import interval, resample_counts
 from alphapo_cli.evaluation.l1_logistic import Array
-from alphapo_cli.evaluation.winrate import average_length, win_rates
+from alphapo_cli.evaluation.winrate import average_length, percent_interval, win_rates
 
 _GRADES = {(1.0, True): "much_better", (1.0, False): "better", (0.5, False): "tie", (0.0, False): "worse",
            (0.0, True): "much_worse"}  # fmt: skip
@@ -61,13 +61,13 @@ def summarise(
         **_positions(grades),
         "arena_hard/by_category": _by_category(pairs, found, counts, cfg),
         **rates,
-        "win_rate_interval": None
-        if counts is None
-        else interval(100.0 * mean_replicates(found.share, counts), cfg.confidence),
+        "win_rate_interval": percent_interval(found.share, cfg.confidence),
         "avg_length": average_length(texts),
         "confidence": cfg.confidence,
         "n_null": sum(preference is None for preference in preferences),
-        "length_bins": [asdict(b) for b in length_bins(lengths, base_lengths, found.share, cfg.length_bins)],
+        "length_bins": [
+            asdict(b) for b in length_bins(lengths, base_lengths, found.share, cfg.length_bins, cfg.confidence)
+        ],
     }
     return results, preferences
 

@@ -44,5 +44,5 @@ class ArenaHardConfig:
 
     judge: ArenaHardJudgeConfig = field(default_factory=ArenaHardJudgeConfig)
     statistics: ArenaHardStatistics = field(default_factory=ArenaHardStatistics)
-    strip_think: bool = False  # remove the thought that an answer begins with, on both sides, before anything else
+    strip_think: bool = False  # remove the thoughts in answers, on both sides, before anything else
     run: RunConfig = field(default_factory=RunConfig)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from alphapo_cli.evaluation.judges.protocol import Ask, Pair
+from alphapo_cli.generation.thinking import Thinking
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,10 @@ class JudgeEngine(Protocol):
 
     def identity(self) -> dict[str, Any]:
         """Model and settings that determine its answers; no secrets."""
+        ...
+
+    def thinking(self) -> Thinking:
+        """What the judge's chat template has to do with thoughts; nothing where it is not known."""
         ...
 
     def check(self, asks: Sequence[Ask], spent: float) -> None:

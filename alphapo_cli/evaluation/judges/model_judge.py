@@ -93,7 +93,7 @@ class ModelJudge:
         raise AlphapoError(
             f"{len(low)} of {total} answers of the judge {self.cfg.model} are no verdict: neither {spelt} has "
             f"judge.min_mass={self.cfg.min_mass:g} of the probability of the first token (likeliest: {likeliest(tops)}); "
-            f"{remedy(tops, self.cfg)}{again}; all answers are kept in {folder / FILE}"
+            f"{remedy(tops, self.cfg, self.engine.thinking())}{again}; all answers are kept in {folder / FILE}"
         )
 
     def _verdict(self, asks: Sequence[Ask], answered: Answered, masses: Mapping[str, float]) -> Verdict:

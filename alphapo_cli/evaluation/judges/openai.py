@@ -23,6 +23,7 @@ from alphapo_cli.evaluation.judges.prompt import estimate_tokens
 from alphapo_cli.evaluation.judges.protocol import Ask
 from alphapo_cli.evaluation.judges.registry import check_key
 from alphapo_cli.evaluation.schema import JudgeConfig
+from alphapo_cli.generation.thinking import Thinking
 
 PRICES = {"gpt-4-1106-preview": (10.0, 30.0)}  # USD for a million tokens in and out; AlpacaEval counts 10 for both
 PREFLIGHT = 10.0  # seconds, timeout of the reachability check
@@ -63,6 +64,10 @@ class OpenAIEngine:
             "top_logprobs": self.cfg.top_logprobs,
             **{name: value for name in own if (value := getattr(self.cfg, name))},
         }
+
+    def thinking(self) -> Thinking:
+        """See `JudgeEngine.thinking`."""
+        return Thinking()
 
     def check(self, asks: Sequence[Ask], spent: float) -> None:
         """Check key, cost limit and base URL; print the number of requests and their estimated price to stderr."""

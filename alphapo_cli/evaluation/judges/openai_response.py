@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
-import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
-import httpx
+from alphapo_cli.data.thoughts import split_thoughts
 
 # Round-off of a probability of one, as some servers return it; anything above is no log-prob.
 _ABOVE_ZERO = 1e-3
+# "try again in 1h2m3.5s", "retry in 34.07s", "retry after 86 seconds", "try again in 250ms".
+_WAIT = re.compile(
+    r"(?:try again|retry)(?: in| after) +(?=\d)(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?) ?s(?:econds?)?\b)?(?:(\d+)ms)?",
+    re.IGNORECASE,
+)
+# How servers call an answer that a filter stopped: OpenAI and Azure, Anthropic, Google, Zhipu.
+_REFUSED = {
+    "content_filter", "refusal", "safety", "prohibited_content", "blocklist", "recitation", "spii", "sensitive",
+}  # fmt: skip
+_THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
 
 
 class NoVerdictError(ValueError):
@@ -35,78 +45,99 @@ def first_token(body: Any) -> tuple[tuple[str, float], ...]:
     choice = body["choices"][0]
     message = choice.get("message")
     message = message if isinstance(message, dict) else {}
-    if message.get("refusal") or choice.get("finish_reason") == "content_filter":
-        said = message.get("refusal") or "stopped by its content filter"
-        raise NoVerdictError(f"the judge refused ({said})")
+    if refusal := refused(choice):
+        raise NoVerdictError(f"the judge refused ({refusal})")
     try:
-        rows = choice["logprobs"]["content"][0]["top_logprobs"]
-        top = [(row["token"], row["logprob"]) for row in rows]
+        top = _alternatives(choice["logprobs"])
     except (KeyError, IndexError, TypeError) as error:
-        if any(message.get(key) for key in ("reasoning_content", "reasoning", "thinking")):
+        if thinks(message):
             raise NoVerdictError(
                 "the judge began to think and gave no log-probs of an answer (switch thinking off, by "
                 "judge.chat_template_kwargs or judge.extra_body)"
             ) from error
         raise ValueError("an answer without log-probs (the endpoint must return top_logprobs)") from error
-    kept = [(token, lp) for token, lp in top if lp is not None and lp != -math.inf]  # both mean probability 0
-    numbers = all(isinstance(lp, int | float) and not isinstance(lp, bool) and math.isfinite(lp) for _, lp in kept)
-    if not kept or not numbers or not all(isinstance(token, str) for token, _ in top):
+    if not top:
+        raise ValueError("an answer without log-probs but of its own token (the endpoint must return top_logprobs)")
+    kept = [(token, _number(lp)) for token, lp in top if lp is not None and lp != -math.inf]  # both: probability 0
+    numbers = [(token, lp) for token, lp in kept if lp is not None]
+    if not kept or len(numbers) < len(kept) or not all(isinstance(token, str) for token, _ in top):
         raise ValueError("an answer with broken log-probs")
-    if any(lp > _ABOVE_ZERO for _, lp in kept):
+    if any(lp > _ABOVE_ZERO for _, lp in numbers):
         raise NoVerdictError(
             "an answer whose log-probs are above 0: the endpoint seems to send probabilities in their place"
         )
-    return tuple((_utf8(token), float(lp)) for token, lp in kept)
+    if all(utf8(token) != token for token, _ in numbers):
+        raise ValueError("an answer whose tokens are no text")
+    return tuple((utf8(token), lp) for token, lp in numbers)
 
 
-def _utf8(token: str) -> str:
-    """A token as it can be written: a server may send half of a character."""
-    return token.encode("utf-8", "replace").decode()
+def refused(choice: Mapping[str, Any]) -> str | None:
+    """The words of a refusal in a choice; None where there is none."""
+    message = choice.get("message")
+    said = message.get("refusal") if isinstance(message, dict) else None
+    stopped = str(choice.get("finish_reason")).lower() in _REFUSED
+    return str(said) if said else "stopped by its content filter" if stopped else None
 
 
-def error_in(body: Any) -> tuple[int | None, str] | None:
-    """Find the error that a server sent with HTTP 200.
+def thinks(message: Mapping[str, Any]) -> bool:
+    """Whether a message holds a thought, in a field of its own or in its content."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return any(isinstance(part, dict) and "thinking" in str(part.get("type")) for part in content)
+    in_text = isinstance(content, str) and split_thoughts(content).thoughts > 0
+    return in_text or any(message.get(key) for key in _THOUGHTS)
+
+
+def _alternatives(logprobs: Any) -> list[tuple[Any, Any]]:
+    """(token, log-prob) of the first token; empty where only its own is given, and without any a KeyError or its like."""
+    if "content" in logprobs:
+        rows = logprobs["content"][0].get("top_logprobs")
+    else:  # the older form: one object, token -> log-prob, for each place
+        rows = logprobs["top_logprobs"][0]
+    if not rows:
+        return []
+    return [*rows.items()] if isinstance(rows, dict) else [(row["token"], row["logprob"]) for row in rows]
+
+
+def _number(value: Any) -> float | None:
+    """A finite number; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+
+
+def utf8(text: str) -> str:
+    """A text as it can be written: a server may send half of a character."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def retry_after(headers: Mapping[str, str], message: str, now: float) -> float | None:
+    """Find out how long a server wants to be left alone.
 
     Args:
-        body: the parsed answer.
+        headers: of its answer; Retry-After has seconds or a date, retry-after-ms (Azure) milliseconds.
+        message: its words, which may say "try again in 1m2.5s" or "retry after 86 seconds".
+        now: Unix time.
 
     Returns:
-        (its HTTP status or None, its message), or None where the answer has choices.
+        Seconds; None where it does not say, or says something else.
     """
-    choices = body.get("choices") if isinstance(body, dict) else None
-    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        with contextlib.suppress(KeyError, ValueError):
+            seconds = float(headers[name]) / unit
+            if math.isfinite(seconds):
+                return max(0.0, seconds)
+    with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
+        return max(0.0, email.utils.parsedate_to_datetime(headers["retry-after"]).timestamp() - now)
+    found = _WAIT.search(message)
+    if found is None:
         return None
-    error = body.get("error") if isinstance(body, dict) else None
-    inside = error if isinstance(error, dict) else body if isinstance(body, dict) else {}
-    codes = [str(inside.get(key)) for key in ("code", "status", "status_code")]
-    status = next((int(code) for code in codes if code.isdigit() and 100 <= int(code) < 600), None)
-    texts = [error, inside.get("message"), inside.get("detail"), inside.get("msg")]
-    message = next((text for text in texts if isinstance(text, str) and text), None)
-    return status, message or "an answer without choices"
-
-
-def retry_after(value: str | None, now: float) -> float | None:
-    """Seconds of a Retry-After header with seconds or a date; None for anything else. `now`: Unix time."""
-    if value is None:
-        return None
-    with contextlib.suppress(ValueError):
-        seconds = float(value)
-        return max(0.0, seconds) if math.isfinite(seconds) else None
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
-    except (TypeError, ValueError):
-        return None
-
-
-def error_message(answer: httpx.Response) -> str:
-    """The server's error message, or its text. Not truncated: `clean` must see a key in full."""
-    try:
-        body = json.loads(answer.text)
-    except (ValueError, RecursionError):
-        return answer.text
-    error = body.get("error", body) if isinstance(body, dict) else body
-    detail = error.get("message") if isinstance(error, dict) else error
-    return detail if isinstance(detail, str) and detail else json.dumps(error)
+    hours, minutes, seconds_text, milliseconds = found.groups()
+    total = float(hours or 0) * 3600 + float(minutes or 0) * 60 + float(seconds_text or 0)
+    return total + float(milliseconds or 0) / 1000
 
 
 def smaller_limit(message: str, asked: int) -> int | None:
@@ -115,12 +146,3 @@ def smaller_limit(message: str, asked: int) -> int | None:
         return None
     numbers = [int(text) for text in re.findall(r"(?<![\d.])\d+(?![\d.])", message)]
     return max((n for n in numbers if 2 <= n < asked), default=None)
-
-
-def remedy_for(message: str) -> str:
-    """The setting that answers a server's refusal of a parameter, to be put behind its message."""
-    if "max_completion_tokens" in message:
-        return " (add judge.token_limit_key=max_completion_tokens)"
-    if "temperature" in message and ("support" in message or "not allowed" in message):
-        return " (add judge.temperature=null)"
-    return ""

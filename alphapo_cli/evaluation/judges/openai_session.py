@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -22,17 +22,10 @@ from tqdm import tqdm
 
 from alphapo_cli.evaluation.judges.http import client_settings, connection_hint
 from alphapo_cli.evaluation.judges.judge import JudgingResult, Record, Reply, Unusable
-from alphapo_cli.evaluation.judges.openai_failures import Fatal, Permanent, Retry
+from alphapo_cli.evaluation.judges.openai_errors import ServerError, read
+from alphapo_cli.evaluation.judges.openai_failures import Fatal, Permanent, Retry, failure_of
 from alphapo_cli.evaluation.judges.openai_request import payload
-from alphapo_cli.evaluation.judges.openai_response import (
-    NoVerdictError,
-    error_in,
-    error_message,
-    first_token,
-    remedy_for,
-    retry_after,
-    smaller_limit,
-)
+from alphapo_cli.evaluation.judges.openai_response import NoVerdictError, first_token, smaller_limit
 from alphapo_cli.evaluation.judges.protocol import Ask
 from alphapo_cli.evaluation.schema import JudgeConfig
 from alphapo_cli.runtime.signals import SIGNALS
@@ -40,8 +33,6 @@ from alphapo_cli.runtime.signals import SIGNALS
 GRACE = 20.0  # seconds that requests in flight get after Ctrl-C: they are paid for
 PAID_ATTEMPTS = 3  # useless or late answers, each possibly charged, after which a judgement fails
 MOST_TOKENS = 10**9  # a larger count of one answer is a server's mistake
-RETRIED = {408, 409, 425, 429}
-FATAL = {401, 404, 405}  # not 403: moderating endpoints return it for a single flagged prompt
 
 
 class Session:
@@ -236,36 +227,29 @@ class Session:
                 answer = await client.post(self.url, json=self._body(ask, top_logprobs))
         except TimeoutError as error:
             raise Retry(f"no answer within {self.cfg.timeout:g} s", costly=True) from error
+        except httpx.DecodingError as error:
+            raise Retry(
+                self.clean(f"an answer that cannot be unpacked ({error}); a proxy between may have changed it"),
+                costly=True,
+            ) from error
         except httpx.HTTPError as error:
             hint = connection_hint(self.url, error)
             raise Retry(self.clean(f"{type(error).__name__}: {error}".rstrip(": ")) + hint) from error
-        if answer.status_code != 200:
-            if answer.status_code in (400, 422):
-                limit = smaller_limit(error_message(answer), top_logprobs)
-                self.top_logprobs = min(self.top_logprobs, limit or self.top_logprobs)
-                if self.top_logprobs < top_logprobs:  # by this answer, or by one that came meanwhile
-                    raise Retry(f"the server allows {self.top_logprobs} top log-probs", after=0.0)
-            raise self._refusal(answer, answer.status_code, error_message(answer))
-        return self._read(ask, answer, time.monotonic() - began)
+        return self._read(ask, answer, top_logprobs, time.monotonic() - began)
 
-    def _refusal(self, answer: httpx.Response, status: int, detail: str) -> Exception:
-        reason = self.clean(f"HTTP {status}" + (f": {detail}" if detail else "")) + remedy_for(detail)
-        if status in FATAL or 300 <= status < 400 or (status == 429 and "insufficient_quota" in answer.text):
-            return Fatal(reason)
-        if status in RETRIED or status >= 500 or status < 300:
-            return Retry(reason, retry_after(answer.headers.get("retry-after"), time.time()))
-        return Permanent(reason)
+    def _refusal(self, error: ServerError, headers: Mapping[str, str], top_logprobs: int) -> Exception:
+        if error.acts_as in (400, 422):
+            limit = smaller_limit(error.message, top_logprobs)
+            self.top_logprobs = min(self.top_logprobs, limit or self.top_logprobs)
+            if self.top_logprobs < top_logprobs:  # by this answer, or by one that came meanwhile
+                return Retry(f"the server allows {self.top_logprobs} top log-probs", after=0.0)
+        return failure_of(error, headers, time.time(), self.clean, self.cfg.api_key_env)
 
-    def _read(self, ask: Ask, answer: httpx.Response, seconds: float) -> Reply:
-        try:
-            body = answer.json()
-        except (ValueError, RecursionError) as error:
-            raise Retry("an answer that is not JSON") from error
-        refused = error_in(body)
-        if refused is not None:  # no verdict because of the server, and so nothing that it may charge
-            status, detail = refused
-            raise self._refusal(answer, status or 200, detail)
-        usage = body.get("usage") if isinstance(body, dict) else None
+    def _read(self, ask: Ask, answer: httpx.Response, top_logprobs: int, seconds: float) -> Reply:
+        body = read(answer)
+        if isinstance(body, ServerError):  # no verdict because of the server, and so nothing that it may charge
+            raise self._refusal(body, answer.headers, top_logprobs)
+        usage = body.get("usage")
         counts = [usage.get(k) if isinstance(usage, dict) else None for k in ("prompt_tokens", "completion_tokens")]
         tokens_in, tokens_out = (n if isinstance(n, int) and 0 <= n < MOST_TOKENS else None for n in counts)
         tokens = None if tokens_in is None else tokens_in + (tokens_out or 0)

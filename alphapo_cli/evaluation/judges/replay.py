@@ -10,6 +10,7 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.formats import Annotations, ModelOutputs, short
 from alphapo_cli.evaluation.judges.judge import Judged, Verdict
 from alphapo_cli.evaluation.judges.protocol import Pair
+from alphapo_cli.evaluation.output_check import strip_hint
 from alphapo_cli.runs.directory import digest
 
 _FIELDS = {"preference_raw_completion": "raw", "preference_price_per_example": "price",
@@ -53,6 +54,7 @@ class Replay:
             raise UsageError(
                 f"{self.annotations.path} judges other outputs than {outputs.path}: {len(changed)} of {len(shared)} "
                 f"texts differ, first at instruction {short(changed[0].instruction)}"
+                f"{strip_hint([(self.rows[row.instruction].output_2, row.output) for row in changed])}"
             )
 
     def check(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> None:
@@ -62,6 +64,7 @@ class Replay:
             raise UsageError(
                 f"{self.annotations.path} was judged against another reference: output_1 differs from it on "
                 f"{len(changed)} instructions, first {short(changed[0].instruction)}"
+                f"{strip_hint([(self.rows[p.instruction].output_1, p.output_1) for p in changed])}"
             )
 
     def judge(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> Judged:

@@ -9,6 +9,7 @@ from typing import Any
 
 from alphapo_cli.evaluation.judges.protocol import TopLogProbs
 from alphapo_cli.evaluation.schema import JudgeConfig
+from alphapo_cli.generation.thinking import Thinking
 
 _SPACES = " \t\n▁Ġ"  # as tokenizers write a space
 _THINKING = ("<think", "<thought", "<reason", "<|think", "[think", "okay", "alright", "let")
@@ -38,8 +39,21 @@ def likeliest(answers: Iterable[TopLogProbs]) -> str:
     return ", ".join(f"{token!r} ({n} times)" for token, n in counts.most_common(3)) or "none"
 
 
-def remedy(answers: Sequence[TopLogProbs], cfg: JudgeConfig) -> str:
-    """What to change so that the judge's first token is a verdict."""
+def template_remedy(template: Thinking) -> str:
+    """What to change about a judge's chat template that opens a thought, or has a switch for thoughts."""
+    does = "opens a thought" if template.opens else "lets it think"
+    if template.switch is None:
+        return (
+            f"its chat template {does} and knows neither enable_thinking nor thinking: see which argument it has, for "
+            "judge.chat_template_kwargs, or take another judge"
+        )
+    return f"its chat template {does}: add judge.chat_template_kwargs.{template.switch}"
+
+
+def remedy(answers: Sequence[TopLogProbs], cfg: JudgeConfig, template: Thinking) -> str:
+    """What to change so that the judge's first token is a verdict; `template`: what is known of its chat template."""
+    if template.opens:
+        return template_remedy(template)
     first = [max(top, key=lambda entry: entry[1])[0] for top in answers if top]
     token = Counter(first).most_common(1)[0][0] if first else ""
     names = [name.strip(_SPACES) for name in cfg.verdict_tokens]
@@ -47,6 +61,8 @@ def remedy(answers: Sequence[TopLogProbs], cfg: JudgeConfig) -> str:
         mark = token[: len(token) - len(token.lstrip(_SPACES))]
         spelt = ", ".join(f'"{mark}{name}"' for name in names)
         return f"it writes a space before the letter: add 'judge.verdict_tokens=[{spelt}]'"
+    if template.switch is not None:
+        return f"if it thinks first, {template_remedy(template)}; else try another judge.prompt_file or judge.model"
     if token.strip(_SPACES).lower().startswith(_THINKING):
         return (
             "it thinks before it answers: add judge.chat_template_kwargs.enable_thinking=false, or what its chat template "

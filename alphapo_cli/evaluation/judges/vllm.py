@@ -20,7 +20,9 @@ from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.errors import AlphapoError, UsageError, missing_extra
 from alphapo_cli.evaluation.judges.judge import JudgingResult, Record, Reply
 from alphapo_cli.evaluation.judges.protocol import Ask
+from alphapo_cli.evaluation.judges.verdict_mass import template_remedy
 from alphapo_cli.evaluation.schema import JudgeConfig
+from alphapo_cli.generation.thinking import Thinking, thinking_of
 
 
 class VLLMEngine:
@@ -53,8 +55,16 @@ class VLLMEngine:
         variables = {"chat_template_kwargs": self.cfg.chat_template_kwargs} if self.cfg.chat_template_kwargs else {}
         return {"engine": "vllm", "model": self.model_identity, "top_logprobs": self.cfg.top_logprobs, **variables}
 
+    def thinking(self) -> Thinking:
+        """See `JudgeEngine.thinking`."""
+        return thinking_of(self.subject.tokenizer, self._chat)
+
     def check(self, asks: Sequence[Ask], spent: float) -> None:
         """Check that all questions but judge.max_failed fit into the judge model's context."""
+        if self.thinking().opens:
+            print(
+                f"note: judge.model={self.cfg.model}: {template_remedy(self.thinking())}", file=sys.stderr, flush=True
+            )
         long = sum(not self._fits(ids) for ids in self._encoded(asks))
         if long > self.cfg.max_failed:
             raise UsageError(

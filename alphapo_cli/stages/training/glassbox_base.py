@@ -26,6 +26,7 @@ from alphapo_cli.data.glassbox import world
 from alphapo_cli.data.prepare import prepare
 from alphapo_cli.data.text_pairs import LoadCounts, LoadedPairs, TextPair
 from alphapo_cli.data.token_pairs import TokenPairs
+from alphapo_cli.errors import say
 from alphapo_cli.modeling.loading import random_llama
 from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.modeling.saving import save_model
@@ -77,10 +78,10 @@ def ensure(cache: Path, verbose: bool = True) -> Path:
         return folder
     if folder.is_dir():  # a bit has changed, or a cleaner of caches was here
         if verbose and (folder / checksums.NAME).exists():  # older ones have none
-            print(f"note: {folder} is damaged, and is made again", file=sys.stderr, flush=True)
+            say(f"note: {folder} is damaged, and is made again", file=sys.stderr, flush=True)
         discard(folder)
     if verbose:
-        print("training the embedded world's base policy once (cached afterwards) ...", file=sys.stderr, flush=True)
+        say("training the embedded world's base policy once (cached afterwards) ...", file=sys.stderr, flush=True)
     with shared_directory(folder) as beside:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             _train_in_subprocess(beside)

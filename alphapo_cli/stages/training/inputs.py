@@ -25,7 +25,7 @@ from alphapo_cli.data.load import check_source
 from alphapo_cli.data.prepare import PreparedData, prepare
 from alphapo_cli.data.text_pairs import LoadedPairs
 from alphapo_cli.data.token_pairs import TokenPairs
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, say
 from alphapo_cli.modeling.adapters import check_lora
 from alphapo_cli.modeling.layout.padded import fill_id
 from alphapo_cli.modeling.loading import (
@@ -267,7 +267,7 @@ class InputsBuilder:
         if cached is not None and cached.shape == shape and cached.dtype == dtype:
             return cached
         if self.processes.rank == 0 and file.exists():
-            print(f"note: {file} is damaged; the {title} are computed again", file=sys.stderr)
+            say(f"note: {file} is damaged; the {title} are computed again", file=sys.stderr)
         with tqdm(total=pairs, desc=title, unit="pair", disable=None, leave=False) as bar:
             array = make(lambda n: _tick(bar, n))
         if self.processes.rank == 0:

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from alphapo_cli.data.prepare import tokenizer_hash
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, say
 from alphapo_cli.runs.directory import RunDirectory, digest
 from alphapo_cli.runs.provenance import manifest, version_changes
 from alphapo_cli.runtime.distributed import Processes
@@ -55,12 +55,12 @@ def check_continuable(directory: RunDirectory, facts: dict[str, Any]) -> None:
         UsageError: data, initial weights or the number of processes differ.
     """
     old = directory.read_manifest()
-    if old.get("data", {}).get("key") != facts["data"]["key"]:
+    if directory.manifest_section("data").get("key") != facts["data"]["key"]:
         raise UsageError(
             f"{directory.path} was begun on other data (the files or their tokenisation changed); "
             "start over with --replace, or choose another run.name"
         )
-    was = old.get("weights", {})
+    was = directory.manifest_section("weights")
     moved = [setting for setting, now in facts["weights"].items() if was.get(setting, now) != now]
     if moved:
         raise UsageError(
@@ -72,6 +72,6 @@ def check_continuable(directory: RunDirectory, facts: dict[str, Any]) -> None:
             f"{directory.path} was begun with {old.get('processes')} process(es), not {facts['processes']}; "
             "use as many to continue, or start over with --replace"
         )
-    changes = version_changes(old.get("versions", {}), facts["versions"])
+    changes = version_changes(directory.manifest_section("versions"), facts["versions"])
     if changes:
-        print(f"note: continued under other versions ({changes}): results may differ in round-off", file=sys.stderr)
+        say(f"note: continued under other versions ({changes}): results may differ in round-off", file=sys.stderr)

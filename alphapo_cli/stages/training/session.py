@@ -13,7 +13,7 @@ from accelerate import PartialState
 from transformers import TrainingArguments
 
 from alphapo_cli.config.schema import TrainConfig
-from alphapo_cli.errors import AlphapoError, Interrupted, in_words
+from alphapo_cli.errors import AlphapoError, Interrupted, in_words, say
 from alphapo_cli.modeling.adapters import add_lora
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
 from alphapo_cli.modeling.sharding import sharding_plan
@@ -135,8 +135,6 @@ class TrainingSession(StepHooks):
         self.final_model.reserve(memoize("bytes of the model", lambda: self.final_model.try_saving(policy)))
         if checkpoint is None:
             self.directory.begin(self.cfg, {**manifest, "generation": lock.generation})
-            samples = [sample.as_json for sample in self.start.data.prompt_samples]
-            write_json(self.directory.path / "prompts.json", samples)
         else:
             check_continuable(self.directory, manifest)
             if self.order.world != self.processes.world:
@@ -146,6 +144,9 @@ class TrainingSession(StepHooks):
                 )
             self.directory.go_back(checkpoint.step, checkpoint.record)
             self.start_step, self.cost.earlier = checkpoint.step, dict(checkpoint.cost)
+        # Also where the run goes on: what became of the file meanwhile is not looked at.
+        samples = [sample.as_json for sample in self.start.data.prompt_samples]
+        write_json(self.directory.path / "prompts.json", samples)
         self.checkpoints.tidy(lock)
         remove_unfinished(self.directory.model, lock)
         tracker = run_tracker(self.cfg, self.directory, self.group)
@@ -363,7 +364,7 @@ class TrainingSession(StepHooks):
 
     def _log(self, text: str) -> None:
         if self.main:
-            print(f"{self.directory.path.name}: {text}", file=sys.stderr, flush=True)
+            say(f"{self.directory.path.name}: {text}", file=sys.stderr, flush=True)
 
     def _step(self) -> int:
         return self.start_step if self.trainer is None else max(self.start_step, int(self.trainer.state.global_step))
@@ -388,6 +389,6 @@ class TrainingSession(StepHooks):
         tracker.finish({**metrics, "state": state, "reason": reason}, code)
         hint = tracker.sync_hint()
         if hint and self.group is None:
-            print(f"W&B kept offline; to upload: {hint}", file=sys.stderr)
+            say(f"W&B kept offline; to upload: {hint}", file=sys.stderr)
         with deferred_signals(), self.lock.committing() if state in OVER else contextlib.nullcontext():
             return self.directory.finish(state, reason, self._step(), metrics, cost)

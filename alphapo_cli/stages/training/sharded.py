@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from alphapo_cli.config.schema import TrainConfig
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, say
 from alphapo_cli.modeling.policy import bare
 from alphapo_cli.modeling.sharding import without_weights
 from alphapo_cli.runtime.distributed import Processes
@@ -53,9 +53,8 @@ def check_sharding(cfg: TrainConfig, processes: Processes) -> None:
             f"sharding.shard_size={sharding.shard_size}: does not divide the {processes.world} process(es) of this run"
         )
     if processes.world == 1:
-        print(
-            f"note: {_KEY} with one process spreads nothing; start it with torchrun --nproc-per-node N", file=sys.stderr
-        )
+        note = f"note: {_KEY} with one process spreads nothing; start it with torchrun --nproc-per-node N"
+        say(note, file=sys.stderr)
 
 
 def check_model(lm: Any) -> None:

@@ -141,6 +141,7 @@ def test_the_last_layer_returns_only_rows_that_are_read(name: str) -> None:
     assert rows < batch.input_ids.shape[1] / 2
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
 def test_flex_attention_sees_what_segments_see(name: str) -> None:

@@ -1,0 +1,63 @@
+"""How many seeds would tell a difference of the size seen, from the noise at hand.
+
+A difference of S seeds each has the variance  fixed + (2 noise + crossed) / S:  that over prompts which more seeds do
+not reduce, training noise of both points, and the interaction of seeds and prompts. It is told with a probability of
+80 % if it is (c + 0.84) standard errors, c the critical value of Student's t for all comparisons together (Bonferroni).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from alphapo_cli.statistics.student import critical_value
+from alphapo_cli.sweep.intervals import LEAST_SEEDS, LEVEL
+from alphapo_cli.sweep.seed_noise import Line, Runs, crossed, neighbours, scatter
+
+POWER = 0.8
+MOST = 50
+
+
+@dataclass(frozen=True)
+class SeedsNeeded:
+    """`seeds` of each point; None: more than `MOST`, or none would do. `deviation`: s.d. of training noise."""
+
+    seeds: int | None
+    deviation: float
+    by_neighbours: bool  # whether the noise is that between neighbouring alphas, for want of seeds
+
+
+def seeds_needed(points: Sequence[Runs], pair: tuple[int, int], lines: Sequence[Line]) -> SeedsNeeded | None:
+    """Seeds of each point that would tell the difference of two points.
+
+    Args:
+        points: outcomes of each point: seed -> [P].
+        pair: point and control, which share a seed.
+        lines: points along which the outcome should change smoothly.
+
+    Returns:
+        The number; None where there is no estimate of training noise, or no difference.
+    """
+    ours, control = (points[k] for k in pair)
+    stack = np.stack([ours[s] - control[s] for s in ours if s in control])
+    difference = abs(float(stack.mean()))
+    known = scatter(points, crossed([stack]) / 2, common_seeds=True)
+    noise = neighbours(points, lines) if known is None else known.pooled
+    if noise is None or difference == 0.0:
+        return None
+    seeds, both = len(stack), crossed([stack])
+    prompts = stack.shape[1]
+    over_prompts = float(stack.mean(axis=0).var(ddof=1)) / prompts if prompts > 1 else 0.0
+    # As in the interval, with a row at either bound.
+    fixed = max(over_prompts - both / seeds, 0.0) + 2.0 / prompts**2
+    found = None
+    for n in range(LEAST_SEEDS, MOST + 1):
+        c = critical_value(1 - (1 - LEVEL) / max(len(points) - 1, 1), (n - 1) * max(len(points) - 1, 1))
+        if (c + NormalDist().inv_cdf(POWER)) * math.sqrt(fixed + (2 * noise + both) / n) <= difference:
+            found = n
+            break
+    return SeedsNeeded(found, math.sqrt(noise), known is None)

@@ -1,0 +1,148 @@
+"""What is said of a sweep: the best point, and whether it can be told from alpha = 0.
+
+Three verdicts: distinguishable, not distinguishable, and undecided, where too few seeds speak for a difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from alphapo_cli.sweep.analysis import Analysis, tied_best
+from alphapo_cli.sweep.collapse import unseen
+from alphapo_cli.sweep.intervals import DISTINGUISHABLE, NOT, PROMPTS, UNDECIDED, Estimate
+from alphapo_cli.sweep.record import JUDGED, WIN_RATE
+from alphapo_cli.sweep.seeds_needed import MOST, POWER
+
+_METRIC_NAMES = {
+    JUDGED: "win rate by the judge",
+    WIN_RATE: "true win rate against the start",
+    "rewards/accuracies": "held-out preference accuracy",
+}
+ADVISED = 5  # seeds, where trainings collapse: a third that does is missed by three in 30 %, by five in 13 %
+_SURE = 0.05  # a share of collapses that may be left unsaid
+
+
+def find_best(analysis: Analysis) -> dict[str, Any] | None:
+    """The `best` object of summary.json; None if no cell is complete."""
+    if analysis.best is None or analysis.metric is None:
+        return None
+    best = analysis.points[analysis.best]
+    # alpha = 0 has no advantage over itself.
+    itself = best.alpha == 0.0
+    advantage = Estimate(0.0, 0.0, 0.0) if itself else analysis.advantage
+    verdict = None if advantage is None else advantage.verdict
+    return {
+        "id": best.cells[0]["id"],
+        "overrides": best.cells[0]["overrides"],
+        "metric": analysis.metric,
+        "value": best.mean(analysis.metric),
+        "advantage_over_alpha_0": None if advantage is None else advantage.value,
+        "interval": None if advantage is None else [advantage.low, advantage.high],
+        # True or false where that is decided; `verdict` has the three values.
+        "distinguishable": None if verdict in (None, UNDECIDED) else verdict == DISTINGUISHABLE,
+        "verdict": verdict,
+        "interval_over": None if advantage is None or itself else advantage.over,
+        "seeds": None if advantage is None or itself else advantage.seeds,
+        "seeds_needed": None if analysis.needed is None else analysis.needed.seeds,
+    }
+
+
+def collapses(analysis: Analysis) -> list[dict[str, Any]]:
+    """The `collapsed` list of summary.json: cells far below the other seeds of their point."""
+    found = []
+    for one in analysis.collapses:
+        cell = next(c for c in analysis.points[one.point].cells if c["point"].get("seed") == one.seed)
+        found.append({"id": cell["id"], "overrides": cell["overrides"], "value": one.value})
+    return found
+
+
+def sentence(analysis: Analysis, best: Mapping[str, Any] | None) -> str:
+    """The comparison as text: the best point, its ties, its advantage over alpha = 0, collapses, and seeds to add."""
+    if best is None or analysis.best is None:
+        return "No cell is complete, so there is nothing to compare."
+    said = [_best(analysis, best), _comparison(analysis, best), _collapsed(analysis), _advice(analysis)]
+    return " ".join(text for text in said if text)
+
+
+def _best(analysis: Analysis, best: Mapping[str, Any]) -> str:
+    found, at = analysis.points, analysis.best
+    where = " ".join(o for o in best["overrides"] if not o.startswith("seed="))
+    name = _METRIC_NAMES.get(best["metric"], best["metric"])
+    if not where:  # seeds alone are swept
+        return f"The {name} is {best['value']:.3f}, the mean of {len(found[at or 0].cells)} seeds of one configuration."
+    others = [found[k].label for k in tied_best(found, best["metric"]) if k != at]
+    tie = f", tied with {others[0]}{f' and {len(others) - 1} more' if len(others) > 1 else ''}" if others else ""
+    return f"Best {name}: {best['value']:.3f} at {where} (best of {_compared(analysis)}{tie})."
+
+
+def _comparison(analysis: Analysis, best: Mapping[str, Any]) -> str:
+    at = analysis.best or 0
+    if all(o.startswith("seed=") for o in best["overrides"]):
+        return ""
+    advantage, control = analysis.advantage, analysis.controls[at]
+    if analysis.points[at].alpha == 0.0:
+        return "That is alpha = 0 itself."
+    if control is None:
+        return "There is no alpha = 0 cell to compare with."
+    if advantage is None:
+        return "It cannot be compared with alpha = 0: no complete seed of both answered the same prompts."
+    words = {
+        DISTINGUISHABLE: "It is distinguishable from alpha = 0",
+        NOT: "It is not distinguishable from alpha = 0",
+        UNDECIDED: "Whether it differs from alpha = 0 is undecided",
+    }
+    figures = f"advantage {advantage.value:+.3f}, 95 % interval [{advantage.low:+.3f}, {advantage.high:+.3f}]"
+    return f"{words[advantage.verdict]}: {figures} {_over(analysis, advantage)}."
+
+
+def _over(analysis: Analysis, advantage: Estimate) -> str:
+    """Over what the interval is, and what it allows for."""
+    picked = f", corrected for picking the best of {_compared(analysis)}" if _compared(analysis) > 2 else ""
+    if advantage.over == PROMPTS:
+        return f"of these trained models, over prompts (paired{picked}; another training may differ by more)"
+    if advantage.seeds > 1:
+        alike = "; two seeds rest on the other points' training noise" if advantage.seeds == 2 else ""
+        return f"over prompts and {advantage.seeds} seeds (paired{picked}{alike})"
+    return f"over prompts and seeds (paired{picked}; one seed each: training noise is that of the points with several)"
+
+
+def _collapsed(analysis: Analysis) -> str:
+    """Which trainings collapsed; of a difference that is told, how many may collapse unseen."""
+    found, told = analysis.collapses, analysis.advantage
+    if found:
+        many: dict[int, list[str]] = {}
+        for one in found:
+            many.setdefault(one.point, []).append(f"seed {one.seed}: {one.value:.2f}")
+        named = [f"{len(seeds)} of {len(analysis.points[k].cells)} of {analysis.points[k].label} ({', '.join(seeds)})"
+                 for k, seeds in many.items()]  # fmt: skip
+        more = f" and {len(named) - 4} more" if named[4:] else ""
+        few = any(len(analysis.points[k].cells) < ADVISED for k in many)
+        advice = f" Where trainings collapse, take {ADVISED} seeds or more." if few else ""
+        return f"Trainings that collapsed: {'; '.join(named[:4])}{more}.{advice}"
+    if told is None or told.verdict != DISTINGUISHABLE or unseen(told.seeds) <= _SURE:
+        return ""
+    return (
+        f"None of its {told.seeds} trainings collapsed, "
+        f"which can be so by chance where up to {100 * unseen(told.seeds):.0f} % of trainings do."
+    )
+
+
+def _advice(analysis: Analysis) -> str:
+    """How many seeds would tell a difference of the size seen."""
+    told, needed = analysis.advantage, analysis.needed
+    if told is None or told.verdict == DISTINGUISHABLE or told.value == 0.0:
+        return ""
+    if needed is None:
+        return "seed=0,1,2,3,4 would measure training noise." if told.seeds == 1 else ""
+    power = f"with {100 * POWER:.0f} % probability"
+    noise = f"training noise of s.d. {needed.deviation:.3f}"
+    if needed.by_neighbours:
+        noise += " (between neighbouring alphas, taken as independent; seeds would measure it)"
+    if needed.seeds is None:
+        return f"{MOST} seeds of each would not tell a difference of this size {power} either, at {noise}: add prompts."
+    return f"{needed.seeds} seeds of each would tell a difference of this size {power}, at {noise}."
+
+
+def _compared(analysis: Analysis) -> int:
+    return sum(1 for p in analysis.points if p.cells)

@@ -1,0 +1,268 @@
+"""How often intervals hold what they are about, and how often a sweep claims a difference that is not there.
+
+    python benchmarks/coverage.py                              # all parts, about ten minutes on one core
+    python benchmarks/coverage.py --only rows --preferences DIR   # with real judgements: annotations.json(.gz) files, or
+                                                               # objects with a list `preference`, from 1 to 2
+
+Prints a Markdown table: nominal and measured, in per cent, with the standard error of the simulation. Everything drawn
+at random is from a seed; docs/intervals.md has the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from statistics import NormalDist, median
+from typing import Any
+
+import numpy as np
+
+from alphapo_cli.statistics.bounded_mean import mean_interval
+from alphapo_cli.statistics.paired import paired_test
+from alphapo_cli.sweep import intervals
+
+PARTS = ("rows", "pairs", "sweeps", "power", "cells")
+SIZES = (20, 100, 805)
+Array = Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; shares in per cent."""
+
+    what: str
+    nominal: str
+    measured: float
+    error: float
+    note: str = ""
+
+
+def share(what: str, nominal: str, hits: Sequence[bool] | Array, note: str = "") -> Row:
+    """The share of hits, with its standard error: at least that of one hit, which no hit does not exclude."""
+    n, p = len(hits), float(np.mean(hits))
+    return Row(what, nominal, 100 * p, 100 * math.sqrt(max(p * (1 - p), (n - 1) / n**2) / n), note)
+
+
+def table(rows: Sequence[Row]) -> str:
+    lines = ["| scenario | nominal | measured | |", "| --- | --- | --- | --- |"]
+    lines += [f"| {r.what} | {r.nominal} | {r.measured:.1f} ± {r.error:.1f} | {r.note} |" for r in rows]
+    return "\n".join(lines)
+
+
+# Rows of one evaluation.
+
+
+def covered(values: Array, truth: float) -> list[bool]:
+    """Whether the interval of each sample [R, n] holds the mean that it is drawn from."""
+    ends = [mean_interval(v, 0.95) for v in values]
+    return [e is not None and e[0] <= truth <= e[1] for e in ends]
+
+
+def binomial(n: int, rate: float) -> float:
+    """The share of all samples of wins and losses whose interval holds the rate: a sum, not a simulation."""
+    held = 0.0
+    for wins in range(n + 1):
+        chance = math.lgamma(n + 1) - math.lgamma(wins + 1) - math.lgamma(n - wins + 1)
+        chance = math.exp(chance + wins * math.log(rate) + (n - wins) * math.log(1 - rate))
+        if chance > 1e-9:
+            held += chance * covered(np.array([[1.0] * wins + [0.0] * (n - wins)]), rate)[0]
+    return held
+
+
+def rows(rng: np.random.Generator, repeats: int, files: dict[str, Array]) -> Iterator[Row]:
+    for n in SIZES:
+        for rate in (0.5, 0.9, 0.98):
+            what = f"win rate, {n} rows, won or lost, true rate {rate}"
+            yield Row(what, "95", 100 * binomial(n, rate), 0.0, "exact")
+        for name, values in sorted(files.items(), key=lambda item: np.nanmean(item[1])):
+            known = values[~np.isnan(values)]
+            if known.std() > 0:
+                drawn = rng.choice(known, (repeats, n))
+                what = f"win rate, {n} rows of {name}, mean {known.mean():.3f}"
+                yield share(what, "95", covered(drawn, float(known.mean())))
+
+
+# Differences that are zero in the mean: value and probability.
+SKEWED = {
+    "nine of ten gain 0.05, one loses 0.45": ((0.05, -0.45), (0.9, 0.1)),
+    "ten of eleven gain 0.1, one loses 1": ((0.1, -1.0), (10 / 11, 1 / 11)),
+    "four of five gain 0.25, one loses 1": ((0.25, -1.0), (0.8, 0.2)),
+    "49 of 50 gain 1/49, one loses 1": ((1 / 49, -1.0), (0.98, 0.02)),
+    "half are equal, 0.1 gain 1, 0.4 lose 0.25": ((0.0, 1.0, -0.25), (0.5, 0.1, 0.4)),
+}
+
+
+def pairs(rng: np.random.Generator, repeats: int, files: dict[str, Array]) -> Iterator[Row]:
+    for name, (values, chances) in SKEWED.items():
+        for n in (20, 50, 100, 805):
+            drawn = rng.choice(values, (repeats, n), p=chances)
+            false = [paired_test(d, 0.95, 400, k).p_value < 0.05 for k, d in enumerate(drawn)]
+            yield share(f"compare, {n} rows, no difference in the mean: {name}", "5 claimed", false)
+    found: dict[int, list[float]] = {}
+    each = max(repeats // 10, 20)
+    for one, other in combinations(files.values(), 2):
+        d = (one - other)[~np.isnan(one - other)]
+        for n in (20, 50, 100, 256, 805):
+            ends = [paired_test(rng.choice(d, n), 0.95, 400, k).interval for k in range(each)]
+            found.setdefault(n, []).append(float(np.mean([low <= d.mean() <= high for low, high in ends])))
+    for n, rates in found.items():
+        note = f"{len(rates)} pairs of {each} samples: lowest {100 * min(rates):.1f}, median {100 * median(rates):.1f}"
+        yield Row(f"compare, {n} rows of real pairs, mean over pairs", "95", 100 * float(np.mean(rates)),
+                  100 * math.sqrt(0.05 * 0.95 / (each * len(rates))), note)  # fmt: skip
+
+
+# Sweeps. Standard deviations on the latent scale, where a prompt's own draw has 1; a training's, in the outcome.
+PROMPT, INTERACTION, SEED = 0.7, 0.4, 0.2
+WIDE = math.sqrt(PROMPT**2 + INTERACTION**2 + SEED**2 + 1)
+SLOPE = 1 / (WIDE * math.sqrt(2 * math.pi))  # outcome per latent unit at a rate of one half
+PROMPTS = 256
+
+
+@dataclass(frozen=True)
+class World:
+    """Points and seeds of a sweep, and what differs between them; `length`: of correlation over alpha, spacing 0.25."""
+
+    points: int
+    seeds: int
+    training: float | Sequence[float]  # s.d. of training noise, by point
+    gain: float = 0.0  # of the point in the middle, in outcome
+    drop: float = 0.0  # by which it falls where it collapses
+    collapse: float = 0.0  # share of its trainings that collapse
+    length: float = 0.0
+
+    def draw(self, rng: np.random.Generator) -> Array:
+        """Wins [K, S, P]."""
+        k, s = self.points, self.seeds
+        noise = rng.normal(size=(k, s))
+        if self.length:
+            distance = np.subtract.outer(np.arange(k), np.arange(k)) / 4 / self.length
+            noise = np.linalg.cholesky(np.exp(-(distance**2) / 2) + 1e-9 * np.eye(k)) @ noise
+        latent = noise * (np.broadcast_to(self.training, k) / SLOPE)[:, None]
+        latent[k // 2] += (self.gain - self.drop * (rng.random(s) < self.collapse)) / SLOPE
+        latent = latent + rng.normal(size=s) * SEED
+        prompts = rng.normal(size=(1, 1, PROMPTS)) * PROMPT + rng.normal(size=(k, 1, PROMPTS)) * INTERACTION
+        drawn: Array = (latent[:, :, None] + prompts + rng.normal(size=(k, s, PROMPTS)) > 0).astype(float)
+        return drawn
+
+
+def verdicts(world: World, rng: np.random.Generator, repeats: int) -> list[str]:
+    """What is said of the best point of each sweep against point 0."""
+    said = []
+    for _ in range(repeats):
+        values = world.draw(rng)
+        best = int(values.mean(axis=(1, 2)).argmax())
+        points = [dict(enumerate(point)) for point in values]
+        found = intervals.advantages(points, [(k, 0) for k in range(1, world.points)])
+        estimate = found[best - 1] if best else None
+        better = estimate is not None and (estimate.low > 0 or not estimate.excludes_zero)
+        said.append(estimate.verdict if estimate is not None and better else intervals.NOT)
+    return said
+
+
+def claims(what: str, world: World, rng: np.random.Generator, repeats: int, nominal: str = "5 claimed") -> Row:
+    said = verdicts(world, rng, repeats)
+    undecided = 100 * said.count(intervals.UNDECIDED) / repeats
+    return share(
+        what, nominal, [v == intervals.DISTINGUISHABLE for v in said], f"undecided {undecided:.0f}" if undecided else ""
+    )
+
+
+def collapsing(world: World, rng: np.random.Generator, repeats: int) -> Row:
+    """An alpha that is as good as alpha = 0 in the mean, and better where it does not collapse."""
+    what = f"3: {world.seeds} seeds, a third of one alpha's fall by {world.drop}, s.d. {world.training}"
+    row = claims(what, world, rng, repeats)
+    missed = f"none collapsed in {100 * (1 - world.collapse) ** world.seeds:.0f}"
+    return Row(row.what, row.nominal, row.measured, row.error, "; ".join(filter(None, (missed, row.note))))
+
+
+def sweeps(rng: np.random.Generator, repeats: int, files: dict[str, Array]) -> Iterator[Row]:
+    for points in (2, 4):
+        yield claims(f"1: one seed, {points} cells, s.d. 0.1", World(points, 1, 0.1), rng, repeats)
+    for length in (0.25, 0.5):
+        world = World(13, 1, 0.1, length=length)
+        yield claims(f"2: one seed, 13 alphas, s.d. 0.1, alike over {length} in alpha", world, rng, repeats)
+    for deviation in (0.05, 0.02):
+        for seeds in (2, 3, 5):
+            world = World(5, seeds, deviation, gain=0.4 / 3, drop=0.4, collapse=1 / 3)
+            yield collapsing(world, rng, repeats)
+    for points in (5, 13):
+        for seeds in (2, 3, 5):
+            world = World(points, seeds, [0.2, *[0.02] * (points - 1)])
+            yield claims(f"4: {seeds} seeds, {points} alphas, alpha = 0 ten times as noisy", world, rng, repeats)
+    for points in (2, 5, 13):
+        for seeds in (3, 5):
+            world = World(points, seeds, 0.1)
+            yield claims(f"nothing differs, {seeds} seeds, {points} alphas, s.d. 0.1", world, rng, repeats)
+    for drop, deviation in ((0.4, 0.1), (0.3, 0.05), (0.2, 0.05), (0.2, 0.02)):
+        for seeds in (3, 5):
+            yield collapsing(World(5, seeds, deviation, gain=drop / 3, drop=drop, collapse=1 / 3), rng, repeats)
+
+
+def power(rng: np.random.Generator, repeats: int, files: dict[str, Array]) -> Iterator[Row]:
+    for points in (5, 13):
+        for seeds, deviation in ((3, 0.02), (5, 0.05)):
+            what = f"peak of +0.1 among {points}, {seeds} seeds, s.d. {deviation}"
+            yield claims(what, World(points, seeds, deviation, gain=0.1), rng, repeats, "found")
+
+
+def cells(rng: np.random.Generator, repeats: int, files: dict[str, Array]) -> Iterator[Row]:
+    """A cell's own interval: with one seed it is of the trained model, with several of the alpha."""
+    normal = NormalDist()
+    for rate in (0.5, 0.9, 0.98):
+        for seeds in (1, 2, 3, 5):
+            world, hits = World(5, seeds, 0.05), []
+            training = 0.05 / SLOPE
+            shift = normal.inv_cdf(rate) * math.sqrt(WIDE**2 + training**2)
+            for _ in range(max(repeats // 4, 25)):
+                common, own = rng.normal(size=seeds) * SEED, rng.normal(size=(5, seeds)) * training
+                fixed = rng.normal(size=(1, 1, PROMPTS)) * PROMPT + rng.normal(size=(5, 1, PROMPTS)) * INTERACTION
+                latent = (shift + common + own)[:, :, None] + fixed + rng.normal(size=(5, seeds, PROMPTS))
+                found = intervals.means([dict(enumerate(point)) for point in (latent > 0).astype(float)])
+                of_models = (shift + common + own)[:, 0] / math.sqrt(WIDE**2 - SEED**2)
+                for estimate, model in zip(found, of_models, strict=True):
+                    truth = normal.cdf(model) if world.seeds == 1 else rate
+                    hits.append(estimate is not None and estimate.low <= truth <= estimate.high)
+            over = "prompts" if seeds == 1 else "prompts and seeds"
+            yield share(f"cell, {seeds} seeds, over {over}, true rate {rate}", "95", hits)
+
+
+def preferences(folder: Path | None) -> dict[str, Array]:
+    """Shares of the win by row of the reference (805), from every file of a folder; NaN without a judgement."""
+    found = {}
+    for file in sorted(folder.glob("*.json*")) if folder else []:
+        content = json.loads(gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes())
+        if isinstance(content, list):
+            content = {"preference": [row["preference"] for row in content]}
+        listed = content["preference"]
+        values = np.full(805, np.nan)
+        at = content.get("index") or range(len(listed))
+        values[list(at)] = [np.nan if x is None else x - 1 for x in listed]
+        found[file.name.partition(".json")[0]] = values
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=PARTS, action="append")
+    parser.add_argument("--preferences", type=Path, help="a folder of judgements")
+    parser.add_argument("--repeats", type=int, default=1000)
+    parser.add_argument("--draws", type=int, default=4000, help="of each sweep's intervals (the product: 20,000)")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    intervals.DRAWS = given.draws
+    files = preferences(given.preferences)
+    made: list[Row] = []
+    for number, part in enumerate(PARTS):
+        if part in (given.only or PARTS):
+            made += globals()[part](np.random.default_rng([given.seed, number]), given.repeats, files)
+    print(table(made))
+
+
+if __name__ == "__main__":
+    main()
