@@ -24,6 +24,7 @@ WHAT = {
     "cli": "a file a command: options, messages, exit codes",
     "launch": "what runs a sweep: engine, workers, Slurm, Ray",
     "report": "the page of a sweep",
+    "housekeeping": "lists, compares and removes what commands have written",
     "sweep": "what a sweep is: grid, directory, record, which point is best",
     "stages": "what a command does: train, generate, evaluate, all three, loss",
     "evaluation": "judges, win rates, their statistics",
@@ -41,6 +42,7 @@ WHAT = {
     "statistics": "intervals and tests of means between two bounds",
     "storage": "atomic files, JSONL, hashes, the run lock",
     "errors": "errors with exit codes, and escaping of what is printed",
+    "wording": "rates, sizes and times as text",
 }
 
 

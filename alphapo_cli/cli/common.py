@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from alphapo_cli.errors import UsageError, say
+from alphapo_cli.errors import UsageError, say, visible
 
 Overrides = Annotated[
     list[str] | None,
@@ -18,6 +19,14 @@ Overrides = Annotated[
 ]
 ConfigDir = Annotated[
     Path | None, typer.Option("--config-dir", help="A folder of your own YAML, searched before the shipped conf/.")
+]
+ConfigPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE.yaml",
+        help="Settings as --print-config prints them, or some of them; overrides win over it.",
+    ),
 ]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Show the resolved configuration and exit.")]
 Json = Annotated[
@@ -92,6 +101,41 @@ def print_table(table: Any) -> None:
 
     console = Console(stderr=True)
     (console if console.is_terminal else Console(stderr=True, width=120)).print(table)
+
+
+def print_list(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[str] = ()) -> None:
+    """Print a list on stdout, as wide as the terminal; a pipe, which has no width of its own, gets whole cells.
+
+    Args:
+        columns: their headings.
+        rows: the cells of each line, one for each column.
+        right: columns that are aligned to the right.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from alphapo_cli.runtime.tables import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    lines = [[escape(visible(cell)) for cell in row] for row in rows]
+    for line in lines:
+        table.add_row(*line)
+    console = Console()
+    if not console.is_terminal:
+        widths = (max(len(cell) for cell in column) + 2 for column in zip(columns, *lines, strict=True))
+        console = Console(width=max(80, sum(widths)))
+    if lines:
+        with console.capture() as captured:
+            console.print(table)
+        print("\n".join(line.rstrip() for line in captured.get().splitlines()), flush=True)
+
+
+def next_step(text: str) -> None:
+    """Print to stderr what can be done next, the last line of a command."""
+    if is_main_process():
+        say(f"next: {text}", file=sys.stderr, flush=True)
 
 
 def check_json_target(target: str | None) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from alphapo_cli.cli.common import (
     ConfigDir,
+    ConfigPath,
     Json,
     Overrides,
     PrintConfig,
@@ -17,6 +19,7 @@ from alphapo_cli.cli.common import (
     announce,
     check_json_target,
     emit,
+    next_step,
     print_table,
     sources,
 )
@@ -106,6 +109,7 @@ def evaluate(
             "--leaderboard", metavar="CSV", help="Put the row here instead of leaderboard.csv in the directory."
         ),
     ] = None,
+    config: ConfigPath = None,
     config_dir: ConfigDir = None,
     print_config: PrintConfig = False,
     replace: Replace = False,
@@ -126,7 +130,8 @@ def evaluate(
         UsageError: --judge and judge=NAME differ, or --reference is missing.
     """
     from alphapo_cli.cli.evaluate_arena_hard import ArenaHardOptions, check_protocol, evaluate_arena_hard
-    from alphapo_cli.config.compose import compose, to_yaml
+    from alphapo_cli.config.compose import to_yaml
+    from alphapo_cli.config.config_file import compose_under, load
     from alphapo_cli.config.overrides import Line, read_line
     from alphapo_cli.evaluation.schema import STRIP_THINK, EvalConfig
 
@@ -135,8 +140,8 @@ def evaluate(
         foreign = {"--difficulty": difficulty, "--gamed": gamed, "--official-row-index": official_row_index,
                    "--preferences": preferences, "--recheck": recheck}  # fmt: skip
         typed = ArenaHardOptions(
-            outputs, overrides or [], reference, judge, annotations, questions, max_cost, out, leaderboard, config_dir,
-            print_config, replace, strip_think, json, foreign,
+            outputs, overrides or [], reference, judge, annotations, questions, max_cost, out, leaderboard, config,
+            config_dir, print_config, replace, strip_think, json, foreign,
         )  # fmt: skip
         evaluate_arena_hard(typed)
         return
@@ -159,7 +164,7 @@ def evaluate(
     chosen = read_line([f"judge={judge}"], where).groups if judge is not None else ()
     if chosen and given and given != list(chosen):
         raise UsageError(f"--judge {judge} and {given[0]} are both given: give one")
-    cfg = compose("eval", EvalConfig, [Line(chosen), line, Line((), options)], where)
+    cfg = compose_under(load(config), "eval", EvalConfig, [Line(chosen), line, Line((), options)], where)
     if print_config:
         print(to_yaml(cfg), end="")
         return
@@ -191,7 +196,28 @@ def evaluate(
         from alphapo_cli.evaluation.report import results_table
 
         print_table(results_table(results))
+        _tell(results, evaluation.directory.path)
     emit({"path": str(evaluation.directory.path.resolve()), **results}, json)
+
+
+def _tell(results: dict[str, Any], path: Path) -> None:
+    """Print to stderr whether the outputs beat the reference, and what can be done next."""
+    from alphapo_cli.wording import rate
+
+    win, ends, n = results.get("win_rate"), results.get("win_rate_interval"), results.get("n_total")
+    if win is not None:
+        interval = (ends[0] / 100, ends[1] / 100) if ends else None
+        words = rate(win / 100, n, interval)
+        level = (
+            "" if results.get("confidence") == 0.95 or interval is None else f" ({results['confidence']:.0%} interval)"
+        )
+        judged = (
+            "not judged against chance without an interval" if interval is None else
+            f"better than {results['reference']}" if interval[0] > 0.5 else
+            f"worse than {results['reference']}" if interval[1] < 0.5 else "no evidence either way"
+        )  # fmt: skip
+        say(f"verdict: {judged}: win rate {words}{level}, against {results['reference']}", file=sys.stderr)
+    next_step(f"alphapo compare {path} OTHER-EVALUATION says whether two models can be told apart")
 
 
 def _recheck(folder: Path, cfg: JudgeConfig, json: str | None) -> None:

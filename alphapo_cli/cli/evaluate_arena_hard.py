@@ -29,6 +29,7 @@ class ArenaHardOptions:
     max_cost: float | None
     out: Path | None
     leaderboard: Path | None
+    config: Path | None
     config_dir: Path | None
     print_config: bool
     replace: bool
@@ -107,7 +108,7 @@ def evaluate_arena_hard(options: ArenaHardOptions) -> None:
 
 def _config(options: ArenaHardOptions) -> tuple[Any, bool]:
     """The resolved configuration, and whether a judge was named."""
-    from alphapo_cli.config.compose import compose
+    from alphapo_cli.config.config_file import compose_under, load
     from alphapo_cli.config.overrides import Line, read_line
     from alphapo_cli.evaluation.arena_hard.schema import NOT_HERE, ArenaHardConfig
 
@@ -135,5 +136,6 @@ def _config(options: ArenaHardOptions) -> tuple[Any, bool]:
         )
     limit: dict[str, object] = {} if options.max_cost is None else {"judge.max_cost": options.max_cost}
     limit |= {"strip_think": True} if options.strip_think else {}
-    cfg = compose("arena_hard", ArenaHardConfig, [Line(chosen), line, Line((), limit)], where)
-    return cfg, bool(chosen or given_groups)
+    file = load(options.config)
+    cfg = compose_under(file, "arena_hard", ArenaHardConfig, [Line(chosen), line, Line((), limit)], where)
+    return cfg, bool(chosen or given_groups or (file is not None and "judge.name" in file.settings))

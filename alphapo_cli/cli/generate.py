@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,18 +11,23 @@ import typer
 
 from alphapo_cli.cli.common import (
     ConfigDir,
+    ConfigPath,
     Json,
     PrintConfig,
     Replace,
     announce,
     check_json_target,
     emit,
+    next_step,
     print_table,
     sources,
     warn,
 )
 from alphapo_cli.errors import UsageError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
+from alphapo_cli.wording import rate
+
+SHOWN, WIDTH = 2, 240  # answers that are printed, and their characters
 
 
 def register(app: typer.Typer) -> None:
@@ -41,6 +47,7 @@ def generate(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Default runs/generate-<generator>-<hash8>.")
     ] = None,
+    config: ConfigPath = None,
     config_dir: ConfigDir = None,
     print_config: PrintConfig = False,
     replace: Replace = False,
@@ -58,7 +65,8 @@ def generate(
     Raises:
         UsageError: the model is not of the embedded world, and no prompts are named.
     """
-    from alphapo_cli.config.compose import compose, to_yaml
+    from alphapo_cli.config.compose import to_yaml
+    from alphapo_cli.config.config_file import compose_under, load
     from alphapo_cli.config.embedded_world import names
     from alphapo_cli.config.overrides import read_line
     from alphapo_cli.generation.run_settings import answers_world, run_layer
@@ -69,12 +77,13 @@ def generate(
     where = sources(config_dir)
     line = read_line(given, where)
     check_line(line)
-    if not names([line], "data") and not answers_world(model):
+    file = load(config)
+    if not names([line, *([] if file is None else [file.layer([line], where)])], "data") and not answers_world(model):
         raise UsageError(
             f"{model}: answers to which prompts? give data=... too (data=alpaca_eval, data=jsonl data.path=FILE, or "
             "data=glassbox for the embedded world's)"
         )
-    cfg = compose("generate", GenerateConfig, [run_layer(model), line], where)
+    cfg = compose_under(file, "generate", GenerateConfig, [line], where, beneath=[run_layer(model)])
     if print_config:
         print(to_yaml(cfg), end="")
         return
@@ -94,7 +103,33 @@ def generate(
         print_table(_table(summary))
         for warning in summary["warnings"]:
             warn(warning)
+        _tell(summary, generation.directory.outputs(), model)
     emit({"path": str(generation.directory.path.resolve()), **summary}, json)
+
+
+def _tell(summary: dict[str, Any], outputs: Path, model: str | None) -> None:
+    """Print two answers to stderr, what is wrong with the answers, and what can be done next."""
+    import json
+
+    for row in json.loads(outputs.read_text(encoding="utf-8"))[:SHOWN]:
+        say(f"prompt: {_short(row['instruction'])}", file=sys.stderr)
+        say(f"answer: {_short(row['output'])}", file=sys.stderr)
+    metrics = summary["metrics"]
+    n = metrics["answers"]
+    if metrics["share_cut"] == 1:
+        typer.echo(f"verdict: {rate(1, n)} answers cut by the token limit: raise generation.max_new_tokens", err=True)
+    elif metrics["share_empty"] > 0.5:
+        typer.echo(f"verdict: {rate(metrics['share_empty'], n)} answers are empty: see the chat template", err=True)
+    else:
+        cut, empty = rate(metrics["share_cut"], n), rate(metrics["share_empty"], n)
+        typer.echo(f"verdict: answers cut by the token limit {cut}; empty {empty}", err=True)
+    next_step(f"alphapo eval {outputs} --reference REF.json, answers of another model to the same prompts")
+
+
+def _short(text: str) -> str:
+    """A text on one line of the terminal, cut at its end."""
+    line = " ".join(text.split())
+    return line if len(line) <= WIDTH else f"{line[: WIDTH - 3]}..."
 
 
 def is_model(text: str) -> bool:

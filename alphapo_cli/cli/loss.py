@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from alphapo_cli.cli.common import ConfigDir, Overrides, PrintConfig, sources
+from alphapo_cli.cli.common import ConfigDir, ConfigPath, Overrides, PrintConfig, sources
 from alphapo_cli.errors import ConfigError, UsageError
 
 
@@ -25,6 +25,7 @@ def loss(
         Path, typer.Argument(help="JSON Lines with chosen_logp, rejected_logp (sums), chosen_tokens, rejected_tokens.")
     ],
     overrides: Overrides = None,
+    config: ConfigPath = None,
     config_dir: ConfigDir = None,
     print_config: PrintConfig = False,
 ) -> None:
@@ -48,6 +49,7 @@ def loss(
         ConfigError: an override sets another group than objective.
     """
     from alphapo_cli.config.compose import compose, to_dict, to_yaml
+    from alphapo_cli.config.config_file import compose_under, load
     from alphapo_cli.config.keys import leaves, suggestion
     from alphapo_cli.config.overrides import parse, split
     from alphapo_cli.config.schema import TrainConfig
@@ -62,7 +64,9 @@ def loss(
                 f"'{override.input_line}': alphapo loss takes overrides of objective, objective/... and objective.* only"
                 f"{suggestion(key, key, list(known))}"
             )
-    cfg = compose("train", TrainConfig, [split(parsed, where)], where)
+    file = load(config)
+    file = None if file is None else file.within("objective").part(["objective"])
+    cfg = compose_under(file, "train", TrainConfig, [split(parsed, where)], where)
     if print_config:
         print(to_yaml(cfg.objective), end="")
         return

@@ -10,7 +10,26 @@ from typing import Annotated, Any
 import typer
 
 from alphapo_cli import __version__
-from alphapo_cli.cli import compare, evaluate, generate, inspect, loss, report, run, sweep, train, verify
+from alphapo_cli.cli import (
+    chat,
+    clean,
+    compare,
+    diff,
+    evaluate,
+    export,
+    generate,
+    information,
+    inspect,
+    loss,
+    ls,
+    report,
+    rm,
+    run,
+    sweep,
+    train,
+    validate,
+    verify,
+)
 from alphapo_cli.errors import AlphapoError, UsageError, in_words, refusal, say
 from alphapo_cli.runtime.signals import raise_interrupt
 
@@ -61,6 +80,14 @@ report.register(app)
 verify.register(app)
 loss.register(app)
 inspect.register(app)
+export.register(app)
+chat.register(app)
+validate.register(app)
+ls.register(app)
+diff.register(app)
+rm.register(app)
+clean.register(app)
+information.register(app)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from alphapo_cli.cli.common import (
     ConfigDir,
+    ConfigPath,
     Json,
     Overrides,
     PrintConfig,
@@ -18,12 +19,14 @@ from alphapo_cli.cli.common import (
     announce,
     check_json_target,
     emit,
+    next_step,
     sources,
     stripping,
     warn,
 )
 from alphapo_cli.errors import say
 from alphapo_cli.runtime.quiet import quiet_libraries
+from alphapo_cli.wording import rate
 
 Reference = Annotated[
     Path | None,
@@ -46,6 +49,7 @@ def run(
     difficulty: Difficulty = None,
     gamed: Gamed = None,
     strip_think: StripThink = False,
+    config: ConfigPath = None,
     config_dir: ConfigDir = None,
     print_config: PrintConfig = False,
     replace: Replace = False,
@@ -62,19 +66,21 @@ def run(
       alphapo run objective.shape.alpha=0.5 generation.temperature=0.7
       alphapo run model.path=./my-model data=hh_rlhf data.path=pairs.jsonl.gz prompts=alpaca_eval prompts.path=alpaca_eval.json judge=openai --reference gpt4.json
     """
-    from alphapo_cli.config.compose import compose, to_yaml
+    from alphapo_cli.config.compose import to_yaml
+    from alphapo_cli.config.config_file import compose_under, load
     from alphapo_cli.config.overrides import read_line
     from alphapo_cli.config.schema import TrainConfig
     from alphapo_cli.runs.directory import RunDirectory
     from alphapo_cli.runs.identity import find_run
-    from alphapo_cli.stages.plan import hints_from_other_stages, make_plan, split_line
+    from alphapo_cli.stages.plan import hints_from_other_stages, make_plan, split_line, training_part
 
     where = sources(config_dir)
     training, generation, evaluation = split_line([*(overrides or []), *stripping(strip_think)])
+    file = load(config)
     with hints_from_other_stages("train", where):
-        cfg = compose("train", TrainConfig, [read_line(training, where)], where)
+        cfg = compose_under(training_part(file), "train", TrainConfig, [read_line(training, where)], where)
     plan = make_plan(
-        generation, evaluation, where,
+        generation, evaluation, where, file,
         reference=reference, annotations=annotations, difficulty=difficulty, gamed=gamed,
     )  # fmt: skip
     if print_config:
@@ -93,6 +99,10 @@ def run(
         from alphapo_cli.tracking.wandb_preflight import check_tracking
 
         check_tracking(cfg.tracking)
+        if not over:
+            from alphapo_cli.stages.paths import check_paths
+
+            check_paths(cfg)
         plan.check_inputs(cfg)
     announce(directory.path)
     note = directory.numerics_note() if over else None
@@ -114,20 +124,25 @@ def run(
         for hint in filter(None, hints):
             # The W&B run was written again with the outcome, and the directory that training printed is superseded.
             typer.echo(f"W&B kept offline, now with the outcome; to upload, and no line before this: {hint}", err=True)
-        _report(found)
+        _report(found, summary)
     metrics = {**summary["metrics"], **found["metrics"]}
     places = {"generate": found["generate"], "eval": found["eval"]}
     emit({"path": str(directory.path.resolve()), **summary, "metrics": metrics, **places}, json)
 
 
-def _report(found: dict[str, Any]) -> None:
-    """Print the metrics of outcome.json as a table to stderr."""
+def _report(found: dict[str, Any], summary: dict[str, Any]) -> None:
+    """Print the metrics of outcome.json as a table to stderr, the verdict on the training, and what can be done next."""
     from alphapo_cli.cli.common import print_table
     from alphapo_cli.runtime.tables import Table
 
     table = Table(title="outcome", title_justify="left", show_header=False)
+    n = found["metrics"].get("eval/n_total")
     for key, value in found["metrics"].items():
-        table.add_row(key.removeprefix("eval/").replace("_", " "), f"{value:.4g}")
+        text = rate(value, n) if key.endswith("win_rate") else f"{value:.4g}"
+        table.add_row(key.removeprefix("eval/").replace("_", " "), text)
     for note in found.get("answers", []):
         table.add_row("", note)
     print_table(table)
+    for sentence in (summary.get("verdict") or {}).get("sentences", ()):
+        typer.echo(f"verdict on the training: {sentence}", err=True)
+    next_step(f"alphapo compare {found['eval']} OTHER-EVALUATION says whether two models can be told apart")

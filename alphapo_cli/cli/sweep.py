@@ -9,6 +9,7 @@ import typer
 
 from alphapo_cli.cli.common import (
     ConfigDir,
+    ConfigPath,
     Json,
     PrintConfig,
     StripThink,
@@ -45,6 +46,7 @@ def sweep(
     difficulty: Difficulty = None,
     gamed: Gamed = None,
     strip_think: StripThink = False,
+    config: ConfigPath = None,
     config_dir: ConfigDir = None,
     print_config: PrintConfig = False,
     json: Json = None,
@@ -79,7 +81,7 @@ def sweep(
 
     files = {"reference": reference, "annotations": annotations, "difficulty": difficulty, "gamed": gamed}
     texts = [*(arguments or []), *stripping(strip_think)]
-    typed = Typed(tuple(texts), config_dir, files)
+    typed = Typed(tuple(texts), config_dir, files, config)
     if status and not (dry_run or print_config):
         from alphapo_cli.sweep.status import show
 
@@ -90,12 +92,20 @@ def sweep(
 
     from dataclasses import fields
 
-    from alphapo_cli.config.compose import compose, to_yaml
+    from alphapo_cli.config.compose import to_yaml
+    from alphapo_cli.config.config_file import compose_under, load
     from alphapo_cli.config.overrides import read_line
     from alphapo_cli.launch.engine import Policy
     from alphapo_cli.launch.launchers.registry import check_keys
     from alphapo_cli.launch.schema import LauncherConfig, SweepConfig
-    from alphapo_cli.stages.plan import hints_from_other_stages, make_plan, split_line
+    from alphapo_cli.stages.plan import (
+        EVALUATE,
+        GENERATE,
+        hints_from_other_stages,
+        make_plan,
+        split_line,
+        training_part,
+    )
     from alphapo_cli.sweep.directory import SweepDirectory, another
     from alphapo_cli.sweep.grid import make
 
@@ -103,12 +113,16 @@ def sweep(
     where = sources(config_dir)
     how = [text for text in texts if text.startswith("launcher")]
     training, generation, evaluation = split_line([text for text in texts if text not in how])
+    file = load(config)
+    beneath = training_part(file)
     with hints_from_other_stages("train", where, [f"launcher.{f.name}" for f in fields(LauncherConfig)]):
-        grid = make(name, training, where)
-    plan = (
-        make_plan(generation, evaluation, where, **files) if generation or evaluation or any(files.values()) else None
-    )
-    launcher = compose("sweep", SweepConfig, [read_line(how, where)], where).launcher
+        grid = make(name, training, where, None if beneath is None else beneath.without("launcher"))
+    later = file is not None and bool(file.part((*GENERATE, *EVALUATE)).settings)
+    plan = None
+    if generation or evaluation or later or any(files.values()):
+        plan = make_plan(generation, evaluation, where, file, **files)
+    runs_on = None if file is None else file.part(["launcher"])
+    launcher = compose_under(runs_on, "sweep", SweepConfig, [read_line(how, where)], where).launcher
     if max_parallel is not None:
         launcher.workers = max_parallel
     check_keys(launcher)

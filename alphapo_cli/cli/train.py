@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from alphapo_cli.cli.common import (
     ConfigDir,
+    ConfigPath,
     Json,
     Overrides,
     PrintConfig,
@@ -17,11 +19,13 @@ from alphapo_cli.cli.common import (
     check_json_target,
     emit,
     is_main_process,
+    next_step,
     sources,
     warn,
 )
 from alphapo_cli.errors import say
 from alphapo_cli.runtime.quiet import quiet_libraries
+from alphapo_cli.wording import rate
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +35,7 @@ def register(app: typer.Typer) -> None:
 
 def train(
     overrides: Overrides = None,
+    config: ConfigPath = None,
     config_dir: ConfigDir = None,
     print_config: PrintConfig = False,
     replace: Replace = False,
@@ -45,12 +50,13 @@ def train(
       alphapo train objective=dpo model.path=./my-model data=hh_rlhf data.path=pairs.jsonl.gz
       alphapo train objective=ipo objective/shape=power objective.shape.alpha=0.5
     """
-    from alphapo_cli.config.compose import compose, to_yaml
+    from alphapo_cli.config.compose import to_yaml
+    from alphapo_cli.config.config_file import compose_under, load
     from alphapo_cli.config.overrides import read_line
     from alphapo_cli.config.schema import TrainConfig
 
     where = sources(config_dir)
-    cfg = compose("train", TrainConfig, [read_line(overrides or [], where)], where)
+    cfg = compose_under(load(config), "train", TrainConfig, [read_line(overrides or [], where)], where)
     if print_config:
         print(to_yaml(cfg), end="")
         return
@@ -63,6 +69,9 @@ def train(
     state = directory.check(cfg, replace=replace)
     over = state in ("complete", "stopped")
     if not over:
+        from alphapo_cli.stages.paths import check_paths
+
+        check_paths(cfg)
         from alphapo_cli.objective.build import build
         from alphapo_cli.tracking.wandb_preflight import check_tracking
 
@@ -85,12 +94,25 @@ def train(
         summary = run(cfg, directory, replace=replace)
         leave_processes()
     if is_main_process() and not over:
-        report(summary)
+        report(summary, directory.path)
     emit({"path": str(directory.path.resolve()), **summary}, json)
 
 
-def report(summary: dict[str, Any]) -> None:
-    """Print the metrics of the last probe to stderr."""
+def _value(key: str, metrics: dict[str, Any], shares: dict[str, int | None]) -> str:
+    """A metric in the table; a share with its interval, the recorded one where there is one."""
+    if key not in shares:
+        return f"{metrics[key]:+.4f}"
+    low, high = metrics.get(f"{key}/low"), metrics.get(f"{key}/high")
+    return rate(metrics[key], shares[key], None if low is None or high is None else (low, high))
+
+
+def report(summary: dict[str, Any], path: Path) -> None:
+    """Print to stderr what the training did, where its results are, and what can be done next.
+
+    Args:
+        summary: the content of summary.json.
+        path: the run directory.
+    """
     from rich.console import Console
 
     from alphapo_cli.runtime.tables import Table
@@ -98,20 +120,34 @@ def report(summary: dict[str, Any]) -> None:
     if summary.get("reason"):
         say(f"{summary['state']}: {summary['reason']}", file=sys.stderr)
     metrics: dict[str, float] = summary.get("metrics") or {}
+    judged = summary.get("verdict") or {}
+    pairs = (summary.get("data") or {}).get("probe_pairs")
     table = Table(title="last probe", title_justify="left", show_header=False)
+    shares = {
+        "displacement/share_chosen_down": pairs,
+        "rewards/accuracies": pairs,
+        "glassbox/true_win_rate": judged.get("n"),
+    }
     rows = (
         ("displacement, chosen (nats per token)", "displacement/chosen"),
         ("displacement, rejected (nats per token)", "displacement/rejected"),
-        ("share of chosen answers that became less likely", "displacement/share_chosen_down"),
+        ("chosen answers that became less likely", "displacement/share_chosen_down"),
         ("reward margin", "rewards/margins"),
-        ("accuracy", "rewards/accuracies"),
+        ("pairs in the right order by reward", "rewards/accuracies"),
         ("true win rate against the start", "glassbox/true_win_rate"),
     )
     sources = [(key.removeprefix("source/").replace("/", ": ", 1), key) for key in metrics if key.startswith("source/")]
     for label, key in (*rows, *sources):
         if metrics.get(key) is not None:
-            table.add_row(label, f"{metrics[key]:+.4f}")
-        ends = [metrics.get(f"{key}/{end}") for end in ("low", "high")]
-        if None not in ends:
-            table.add_row("  95 % interval over prompts", f"{ends[0]:.4f} to {ends[1]:.4f}")
+            table.add_row(label, _value(key, metrics, shares))
     Console(stderr=True).print(table)
+    for sentence in judged.get("sentences", ()):
+        say(f"verdict: {sentence}", file=sys.stderr)
+    for name in ("model", "curves.png"):
+        if (path / name).exists():
+            say(f"{name.partition('.')[0]}: {path / name}", file=sys.stderr)
+    sampled = path / "samples" / f"step-{summary.get('step')}.json"
+    next_step(f"alphapo generate {path}")
+    next_step(f"alphapo chat {path}")
+    if sampled.is_file():
+        next_step(f"alphapo eval {sampled} --reference {path / 'samples' / 'reference.json'}")

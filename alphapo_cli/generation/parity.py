@@ -47,7 +47,7 @@ def check_template(
     contexts: Sequence[PromptContext] | None = None,
     continued: Sequence[bool] | None = None,
 ) -> None:
-    """Check prompt ids against `apply_chat_template`, for a model without a training record.
+    """Check prompt ids against those of the model's own chat template, for a model without a training record.
 
     One difference is allowed: a tokenizer that puts BOS before every text and whose template writes none gets one
     leading BOS, as in training. Without a chat template nothing is compared. Texts are compared in place of ids with

@@ -15,7 +15,8 @@ from alphapo_cli.generation.adapter_support import adapter_obstacles, largest_ra
 from alphapo_cli.generation.run_settings import run_folder
 from alphapo_cli.generation.schema import SubjectConfig
 from alphapo_cli.modeling.declared import context_length, stop_ids, weights_dtype
-from alphapo_cli.modeling.loading import ModelSource, base_source, load_tokenizer, locate, needs_code
+from alphapo_cli.modeling.loading import base_source, load_tokenizer, needs_code
+from alphapo_cli.modeling.locations import ModelSource, locate
 from alphapo_cli.modeling.weight_hashes import folder_hash
 
 _VLLM_DTYPES = ("float32", "bfloat16", "float16")

@@ -23,9 +23,9 @@ from torch import nn
 from alphapo_cli.config.schema import LoraConfig as LoraSettings
 from alphapo_cli.config.schema import ModelConfig
 from alphapo_cli.errors import UsageError
+from alphapo_cli.modeling.locations import SETTINGS
 from alphapo_cli.modeling.policy import bare
 
-SETTINGS = "adapter_config.json"
 # Names of the embeddings and of the output layer in most architectures.
 VOCABULARY_LAYERS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "embed_out")
 _PREFIX = "base_model.model."

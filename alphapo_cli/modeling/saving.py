@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from alphapo_cli.errors import AlphapoError, first_line
-from alphapo_cli.modeling.adapters import SETTINGS, handled_by_us, merged
+from alphapo_cli.modeling.adapters import handled_by_us, merged
 from alphapo_cli.modeling.declared import as_ids
+from alphapo_cli.modeling.locations import SETTINGS
 from alphapo_cli.modeling.policy import bare
 
 # Of a model's bytes: what its copy needs in memory beside its weights.

@@ -10,8 +10,8 @@ curves.png
 outcome.json    results of generation and evaluation by `alphapo run`
 checkpoints/    from which an interrupted run resumes
 model/          loads in plain transformers and vLLM
-summary.json    {"state", "reason", "step", "metrics", "cost", "data", "files"}; a run is complete only when it says so, and
-                whole when its files are as "files" has them: size and SHA-256
+summary.json    {"state", "reason", "step", "metrics", "cost", "data", "verdict", "files"}; a run is complete only
+                when it says so, and whole when its files are as "files" has them: size and SHA-256
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from alphapo_cli.data.file_hashes import fingerprints
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runs import format_version, identity, step_record
 from alphapo_cli.runs.state import OUTCOME, OVER, RunState
+from alphapo_cli.runs.verdict import Verdict
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import UNBEGUN, check_folder, usable, write_atomic, write_json
 from alphapo_cli.storage.hashing import digest as digest
@@ -230,11 +231,14 @@ class RunDirectory(RunState):
         self.finish("running", None, step, {}, {})
 
     def finish(
-        self, state: str, reason: str | None, step: int, metrics: dict[str, Any], cost: dict[str, Any]
-    ) -> dict[str, Any]:
+        self, state: str, reason: str | None, step: int, metrics: dict[str, Any], cost: dict[str, Any],
+        verdict: Verdict | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
         """Write summary.json, the last file that a run writes, and return its content; `data` is the manifest's."""
         data = self.manifest_section("data")
         summary = {"state": state, "reason": reason, "step": step, "metrics": metrics, "cost": cost, "data": data}
+        if verdict is not None:
+            summary["verdict"] = verdict.as_json
         if state in OVER:
             summary["files"] = checksums.of_files(self.path, RESULTS)
         summary = checksums.sealed(summary)

@@ -151,7 +151,7 @@ def _is_earlier(place: Path, argv: Sequence[str]) -> bool:
         return False
     words = _arguments(argv)
     # A file of the user's may have changed, and the same words mean another run now.
-    if not words or any(word.startswith("--config-dir") for word in words):
+    if not words or any(word.startswith("--config") for word in words):
         return False
     if json.dumps(words[-1]).encode() not in content:  # reading thousands as JSON takes longer
         return False
@@ -242,6 +242,8 @@ def read_settings(file: Path) -> dict[str, Any]:
 def _group(text: str) -> tuple[tuple[str, Any], ...]:
     """Dotted keys and values of one top-level key of a config.yaml."""
     loaded = yaml.load(text, Loader=_LOADER)
-    if loaded is not None and not isinstance(loaded, dict):
-        raise yaml.YAMLError(f"not a mapping: {text[:40]!r}")  # a torn file counts as damaged, not as fewer settings
+    if loaded is not None and not (isinstance(loaded, dict) and all(isinstance(key, str) for key in loaded)):
+        raise yaml.YAMLError(
+            f"not a mapping of names: {text[:40]!r}"
+        )  # a torn file counts as damaged, not as fewer settings
     return tuple(leaves(loaded).items()) if loaded else ()

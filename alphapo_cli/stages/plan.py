@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from alphapo_cli.config.compose import compose
+from alphapo_cli.config.config_file import ConfigFile
 from alphapo_cli.config.embedded_world import WORLD, names
 from alphapo_cli.config.keys import UnknownKeyError, differing_keys, leaves
 from alphapo_cli.config.overrides import Line, Sources, read_line
@@ -225,6 +226,40 @@ def differing_lines(old: list[Any], new: list[Any]) -> list[str]:
     return differing_keys(flat(old), flat(new))
 
 
-def make_plan(generate: list[str], evaluate: list[str], sources: Sources, **files: Path | None) -> Plan:
-    """Make a plan from the overrides of generation and evaluation; raises ConfigError as `read_line` does."""
-    return Plan(read_line(generate, sources), read_line(evaluate, sources), sources, **files)
+def make_plan(
+    generate: list[str],
+    evaluate: list[str],
+    sources: Sources,
+    settings_file: ConfigFile | None = None,
+    **files: Path | None,
+) -> Plan:
+    """Make a plan from the overrides of generation and evaluation.
+
+    Args:
+        generate: overrides of generation.
+        evaluate: overrides of evaluation.
+        sources: the directories of YAML files.
+        settings_file: the file of --config, whose sections for these stages lie beneath them; None without one.
+        files: the files of `Plan`.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ConfigError: as `read_line` does, or the file is invalid.
+    """
+    generation, evaluation = read_line(generate, sources), read_line(evaluate, sources)
+    if settings_file is not None:
+        prompts = settings_file.part(GENERATE, {"prompts": "data"})
+        generation = prompts.merged("generate", GenerateConfig, generation, sources)
+        evaluation = settings_file.part(EVALUATE).merged("eval", EvalConfig, evaluation, sources)
+    return Plan(generation, evaluation, sources, **files)
+
+
+def training_part(settings_file: ConfigFile | None) -> ConfigFile | None:
+    """The settings of a file that are not for the stages after training; None without a file."""
+    if settings_file is None:
+        return None
+    for section in (*GENERATE, *EVALUATE):
+        settings_file = settings_file.without(section)
+    return settings_file

@@ -73,18 +73,7 @@ def run(
     builder = builder or InputsBuilder(processes=processes)
     console = console or Console(stderr=True, quiet=processes.rank != 0)
     with threads(cfg.trainer.threads):
-        objective = build(cfg.objective, cfg.seed)
-        with PartialState().main_process_first():
-            start = builder.model_and_data(cfg)
-        if objective.needs_mismatched:
-            start = dataclasses.replace(start, data=start.data.with_mismatched())
-        for what, pairs in (("the training data", start.data.train), ("the probe's data", start.data.probe)):
-            check_sides(objective, pairs.num_sides, pairs.unpaired, what, pairs.columns)
-            check_guide(cfg, objective, pairs, what)
-            sides = objective.sides(pairs.num_sides)
-            check_columns(objective, expected_columns(cfg, pairs), (pairs.index + 1).tolist(), what, sides)
-        reads = objective.columns_of(objective.sides(start.data.train.num_sides))
-        start = dataclasses.replace(start, data=start.data.read_by(reads))
+        objective, start = start_of(cfg, builder)
         if not console.quiet:  # rich would lay the table out even so, which takes time
             console.print(data_table(start))
         _warn(cfg, objective, console)
@@ -97,6 +86,33 @@ def run(
                 if cause is error:
                     raise
                 raise cause from error
+
+
+def start_of(cfg: TrainConfig, builder: InputsBuilder) -> tuple[Objective, ModelAndData]:
+    """Build the objective, prepare model and data, and check that the data have what the objective reads.
+
+    Args:
+        cfg: the resolved configuration.
+        builder: the inputs builder of this process.
+
+    Returns:
+        The objective, and model and data before the first step.
+
+    Raises:
+        UsageError: model, data or settings cannot be used.
+    """
+    objective = build(cfg.objective, cfg.seed)
+    with PartialState().main_process_first():
+        start = builder.model_and_data(cfg)
+    if objective.needs_mismatched:
+        start = dataclasses.replace(start, data=start.data.with_mismatched())
+    for what, pairs in (("the training data", start.data.train), ("the probe's data", start.data.probe)):
+        check_sides(objective, pairs.num_sides, pairs.unpaired, what, pairs.columns)
+        check_guide(cfg, objective, pairs, what)
+        sides = objective.sides(pairs.num_sides)
+        check_columns(objective, expected_columns(cfg, pairs), (pairs.index + 1).tolist(), what, sides)
+    reads = objective.columns_of(objective.sides(start.data.train.num_sides))
+    return objective, dataclasses.replace(start, data=start.data.read_by(reads))
 
 
 def data_table(start: ModelAndData) -> Table:

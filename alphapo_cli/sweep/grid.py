@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from alphapo_cli.config.compose import compose, compose_each
+from alphapo_cli.config.config_file import ConfigFile
 from alphapo_cli.config.hydra_parser import OverridesParser
 from alphapo_cli.config.key_types import takes_text
 from alphapo_cli.config.objective_parts import GAMMAS
@@ -119,7 +120,7 @@ def _item(value: Any) -> str:
     return quoted(value) if not value or (several and not value.startswith("choice(")) else value
 
 
-def make(name: str | None, texts: Sequence[str], sources: Sources) -> Grid:
+def make(name: str | None, texts: Sequence[str], sources: Sources, settings_file: ConfigFile | None = None) -> Grid:
     """Make the grid of a sweep.
 
     A swept key on the command line replaces the file's values for it, a comma list or range on a new key adds a
@@ -129,6 +130,7 @@ def make(name: str | None, texts: Sequence[str], sources: Sources) -> Grid:
         name: as for `find`; None if the command line alone says what is swept.
         texts: overrides of the command line.
         sources: config directories.
+        settings_file: the file of --config, beneath everything else; None without one.
 
     Returns:
         All cells, without duplicates.
@@ -147,15 +149,17 @@ def make(name: str | None, texts: Sequence[str], sources: Sources) -> Grid:
             swept[override.key_or_group] = override
         else:
             single.append(override)
+    layers = [read_line(file.base, sources), split(single, sources)]
+    if settings_file is not None:
+        layers.insert(0, settings_file.layer(layers, sources, swept))
     if not swept:
-        compose("train", TrainConfig, [read_line(file.base, sources), split(single, sources)], sources)  # a typo first
+        compose("train", TrainConfig, layers, sources)  # a typo first
         raise ConfigError(
             "nothing to sweep: name a sweep (alphapo sweep alpha) or give a key several values (seed=0,1,2)"
         )
     given = {*swept, *(override.key_or_group for override in single)}
     if given.issuperset(GAMMAS):
         raise ConfigError(f"{GAMMAS[0]} and {GAMMAS[1]} are both given: give one (gamma = beta x ratio)")
-    layers = [read_line(file.base, sources), split(single, sources)]
     points = [
         dict(zip(swept, values, strict=True)) for values in itertools.product(*(_values(o) for o in swept.values()))
     ]

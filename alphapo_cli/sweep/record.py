@@ -37,6 +37,7 @@ class Typed:
     texts: tuple[str, ...]  # name and overrides
     config_dir: Path | None = None
     files: Mapping[str, Path | None] = field(default_factory=dict)  # --reference and its like
+    config: Path | None = None
 
     @property
     def name(self) -> str:
@@ -50,7 +51,8 @@ class Typed:
         package = Path(__file__).resolve().parents[1]
         folders = {package, shipped("conf"), shipped("sweeps"), *([self.config_dir] if self.config_dir else [])}
         own = [Path(text) for text in self.texts[:1] if text.endswith((".yaml", ".yml"))]
-        files = {name: str(path) for name, path in self.files.items() if path is not None}
+        own += [self.config] if self.config else []
+        files = {name: str(path) for name, path in {**self.files, "config": self.config}.items() if path is not None}
         stamps = [_file_stamps(folder) for folder in sorted(folders)] + [_size_and_mtime(path) for path in own]
         return digest([list(self.texts), str(self.config_dir), files, stamps])
 

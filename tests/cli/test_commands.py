@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from alphapo_cli import __version__
-from alphapo_cli.cli import inspect
+from alphapo_cli.cli import information
 from alphapo_cli.cli.generate import is_model
 from alphapo_cli.errors import UsageError
 from alphapo_cli.storage.paths import cache_dir
@@ -141,7 +141,7 @@ class TestEnv:
 
         monkeypatch.setenv("ALPHAPO_CACHE", str(tmp_path))
         monkeypatch.setattr(os, "lstat", late)
-        inspect.env()
+        information.env()
         assert json.loads(capsys.readouterr().out)["cache"]["bytes"] == {"tokens": 5}
 
     def test_without_a_home_directory(self, monkeypatch):

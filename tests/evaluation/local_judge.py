@@ -14,13 +14,13 @@ TEMPLATE = (
 )
 
 
-def tokenizer(template: str | None = TEMPLATE, words: Sequence[str] = WORDS) -> Any:
+def tokenizer(template: str | None = TEMPLATE, words: Sequence[str] | None = None) -> Any:
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import PreTrainedTokenizerFast
 
-    core = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    core = Tokenizer(WordLevel({word: i for i, word in enumerate(words or WORDS)}, unk_token="<unk>"))
     core.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>",

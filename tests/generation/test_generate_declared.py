@@ -12,7 +12,8 @@ import torch
 import transformers
 
 from alphapo_cli.modeling.declared import context_length, model_stop_ids, stop_ids, weights_dtype
-from alphapo_cli.modeling.loading import load_tokenizer, locate
+from alphapo_cli.modeling.loading import load_tokenizer
+from alphapo_cli.modeling.locations import locate
 from tests.conftest import BARE, Ran, write_rows
 from tests.data import data_tokenizers as kinds
 from tests.generation.generate_world import change, chat_model, load, outputs

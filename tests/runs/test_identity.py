@@ -386,7 +386,7 @@ class TestFormat:
         assert "run format 3, this one reads 1 to 2" in refused.fault
 
     def test_a_newer_run_is_no_model(self, kept):
-        from alphapo_cli.modeling.loading import locate
+        from alphapo_cli.modeling.locations import locate
 
         rewrite(kept / RUN / "manifest.json", format=3)
         with pytest.raises(UsageError, match=r"run format 3.*give another model\.path"):

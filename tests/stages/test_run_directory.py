@@ -43,7 +43,7 @@ class TestFiles:
 
     def test_summary(self, trained):
         summary = json.loads((trained.path / "summary.json").read_text())
-        assert list(summary) == ["state", "reason", "step", "metrics", "cost", "data", "files", "checksum"]
+        assert list(summary) == ["state", "reason", "step", "metrics", "cost", "data", "verdict", "files", "checksum"]
         assert (summary["state"], summary["reason"], summary["step"]) == ("complete", None, 4)
         assert set(summary["metrics"]) == probe_keys()
         assert all(v is None or isinstance(v, int | float) for v in summary["metrics"].values())
@@ -408,7 +408,7 @@ def test_limit_takes_the_first_pairs(alphapo, scratch_line, scratch):
 
 
 def test_a_run_without_a_model_cannot_be_started_from(alphapo, tmp_path, tiny):
-    from alphapo_cli.modeling.loading import locate
+    from alphapo_cli.modeling.locations import locate
 
     run = tmp_path / "runs" / "half"
     run.mkdir(parents=True)

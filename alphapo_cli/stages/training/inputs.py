@@ -33,9 +33,9 @@ from alphapo_cli.modeling.loading import (
     from_scratch,
     load_model,
     load_tokenizer,
-    locate,
     model_limits,
 )
+from alphapo_cli.modeling.locations import locate
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
 from alphapo_cli.modeling.weight_hashes import state_hash, weights_hash
 from alphapo_cli.objective.objective import Objective

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 from tqdm import tqdm
 
+from alphapo_cli.errors import say
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.storage.atomic import jsonable
 from alphapo_cli.storage.jsonl import append_jsonl
 from alphapo_cli.storage.run_lock import RunLock
 from alphapo_cli.tracking.tracker import NullTracker, Tracker
+from alphapo_cli.wording import duration
 
 # Metrics that the progress bar shows, and their labels.
 SHOWN = {
@@ -20,6 +23,10 @@ SHOWN = {
     "displacement/chosen": "chosen",
     "glassbox/true_win_rate": "win",
 }
+
+
+PROBED = "displacement/chosen"
+SILENCE = 30.0  # seconds without a line
 
 
 class MetricsLog:
@@ -31,11 +38,12 @@ class MetricsLog:
         title: title of the progress bar.
         tracker: the W&B run; None for none.
         lock: the run lock, which is checked before every write; None for none.
+        lines: whether to print lines in place of the bar where stderr is no terminal.
     """
 
     def __init__(
         self, directory: RunDirectory, total_steps: int, title: str, tracker: Tracker | None = None,
-        lock: RunLock | None = None,
+        lock: RunLock | None = None, lines: bool = False,
     ) -> None:  # fmt: skip
         self.directory = directory
         self.lock = lock
@@ -44,9 +52,14 @@ class MetricsLog:
         self.row: dict[str, Any] = {}
         self.last_probe: dict[str, Any] = {}
         self.shown: dict[str, str] = {}
+        self.probed = False  # whether the row that was written last holds a reading of the probe
         self.bar = tqdm(
             total=total_steps, desc=title, unit="step", file=sys.stderr, disable=None, dynamic_ncols=True, leave=False
         )
+        self.lines = lines and bool(self.bar.disable)
+        self.total, self.title = total_steps, title
+        self.first: tuple[int, float] | None = None  # step and time of the first line
+        self.said = time.monotonic()
 
     def add(self, step: int, row: dict[str, Any]) -> None:
         """Add metrics of `step`; the row of an earlier step is written first."""
@@ -67,12 +80,25 @@ class MetricsLog:
         for key, label in SHOWN.items():
             if self.row.get(key) is not None:
                 self.shown[label] = f"{self.row[key]:.3f}"
+        self.probed = PROBED in self.row
         self.row = {}
 
     def advance(self, step: int) -> None:
-        """Move the progress bar to `step`."""
+        """Move the progress bar to `step`, or print a line at a reading of the probe and every 30 s."""
+        if self.lines and (self.probed or time.monotonic() - self.said >= SILENCE):
+            self._say(step)
         self.bar.set_postfix(self.shown, refresh=False)
         self.bar.update(step - self.bar.n)
+
+    def _say(self, step: int) -> None:
+        now = time.monotonic()
+        self.first = self.first or (step, now)
+        since, began = self.first
+        left = (now - began) / (step - since) * (self.total - step) if step > since else None
+        parts = [f"step {step:,} of {self.total:,}", *(f"{label} {value}" for label, value in self.shown.items())]
+        parts += [f"{duration(left)} left"] if left is not None and step < self.total else []
+        say(f"{self.title}: {', '.join(parts)}", file=sys.stderr, flush=True)
+        self.said, self.probed = now, False
 
     def close(self) -> None:
         """Write the row of the current step and close the progress bar."""

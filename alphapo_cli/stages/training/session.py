@@ -22,6 +22,7 @@ from alphapo_cli.runs import step_record
 from alphapo_cli.runs.checkpoints import Checkpoints, TrainingCheckpoint
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runs.state import OVER
+from alphapo_cli.runs.verdict import Verdict, sampled_answers, verdict
 from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.runtime.signals import StopRequest, deferred_signals
 from alphapo_cli.stages.training.assembly import run_inputs
@@ -151,7 +152,7 @@ class TrainingSession(StepHooks):
         remove_unfinished(self.directory.model, lock)
         tracker = run_tracker(self.cfg, self.directory, self.group)
         self.metrics_log = MetricsLog(
-            self.directory, self.order.total_steps, self.directory.path.name, tracker, self.lock
+            self.directory, self.order.total_steps, self.directory.path.name, tracker, self.lock, self.group is None
         )
         if checkpoint is not None:
             self.metrics_log.last_probe = dict(checkpoint.last_probe)
@@ -391,4 +392,13 @@ class TrainingSession(StepHooks):
         if hint and self.group is None:
             say(f"W&B kept offline; to upload: {hint}", file=sys.stderr)
         with deferred_signals(), self.lock.committing() if state in OVER else contextlib.nullcontext():
-            return self.directory.finish(state, reason, self._step(), metrics, cost)
+            return self.directory.finish(state, reason, self._step(), metrics, cost, self._verdict(state))
+
+    def _verdict(self, state: str) -> Verdict | None:
+        """The judgement on a run that is over."""
+        if state not in OVER:
+            return None
+        return verdict(
+            self.directory.rows(), answers=sampled_answers(self.directory.path), pairs=len(self.start.data.probe),
+            max_grad_norm=self.cfg.trainer.max_grad_norm,
+        )  # fmt: skip

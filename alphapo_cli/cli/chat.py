@@ -1,0 +1,85 @@
+"""`alphapo chat`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from alphapo_cli.cli.common import ConfigDir, next_step, sources
+from alphapo_cli.cli.generate import is_model
+from alphapo_cli.errors import UsageError, say, visible
+from alphapo_cli.runtime.quiet import quiet_libraries
+
+
+def register(app: typer.Typer) -> None:
+    """Add `alphapo chat` to the application."""
+    app.command()(chat)
+
+
+def chat(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN|MODEL] [OVERRIDES]...",
+            help="A run, a saved model or adapter, or a hub name (without: the embedded world's base model); then Hydra overrides.",
+            show_default=False,
+        ),
+    ] = None,
+    config_dir: ConfigDir = None,
+) -> None:
+    """Talk to a model in the terminal, by the chat template and the token ids that it was trained with.
+
+    A line is a message; /new begins another conversation, /ids shows the ids that the model was given, /quit or Ctrl-D
+    ends. Lines from a pipe are answered one after another.
+
+    \b
+    Examples:
+      alphapo chat runs/alphapo-1a2b3c4d
+      alphapo chat ./my-model generation.temperature=0.7 generation.max_new_tokens=200
+    """
+    from alphapo_cli.config.compose import compose
+    from alphapo_cli.config.overrides import read_line
+    from alphapo_cli.generation.run_settings import run_layer
+    from alphapo_cli.generation.schema import GenerateConfig, check_line
+    from alphapo_cli.modeling.locations import locate
+
+    given = list(arguments or [])
+    model = given.pop(0) if given and is_model(given[0]) else None
+    where = sources(config_dir)
+    line = read_line(given, where)
+    check_line(line)
+    cfg = compose("generate", GenerateConfig, [run_layer(model), line], where)
+    if model is not None:
+        locate(model, cfg.model.revision, key="model")
+    quiet_libraries(importing=True)
+    print("loading the model ...", file=sys.stderr, flush=True)
+    from alphapo_cli.stages.chat import Conversation
+
+    talk = Conversation(cfg, model)
+    say(f"{talk.subject.name}: type a message; /new, /ids, /quit", file=sys.stderr, flush=True)
+    if not talk.keeps:
+        print("note: the model has no chat template; every message is a prompt of its own", file=sys.stderr)
+    asks = sys.stdin.isatty()
+    while True:
+        print("you: " if asks else "", end="", file=sys.stderr, flush=True)
+        text = sys.stdin.readline()
+        message = text.strip()
+        if not text or message == "/quit":
+            break
+        if message == "/new":
+            talk.forget()
+        elif message == "/ids":
+            print(" ".join(map(str, talk.ids)))
+        elif message:
+            try:
+                print("\n".join(map(visible, talk.reply(message).split("\n"))), flush=True)
+            except UsageError as error:
+                say(f"alphapo: {error}", file=sys.stderr, flush=True)
+                continue
+            if talk.cut:
+                print("(cut by the token limit: generation.max_new_tokens)", file=sys.stderr, flush=True)
+    if asks:
+        print(file=sys.stderr)
+    next_step(f"alphapo generate {model or ''}".rstrip() + " answers many prompts at once")

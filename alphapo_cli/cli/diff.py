@@ -1,0 +1,68 @@
+"""`alphapo diff`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from alphapo_cli.cli.common import Json, check_json_target, emit, next_step, print_list
+
+
+def register(app: typer.Typer) -> None:
+    """Add `alphapo diff` to the application."""
+    app.command()(diff)
+
+
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A run, sweep, generation, evaluation or model directory.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one of the same kind.")],
+    json: Json = None,
+) -> None:
+    """What differs between two directories: configuration, data, versions, and the last values of the curves.
+
+    \b
+    Examples:
+      alphapo diff runs/alphapo-1a2b3c4d runs/simpo-5e6f7a8b
+      alphapo diff ./my-model runs/alphapo-1a2b3c4d/model --json -
+    """
+    from alphapo_cli.housekeeping.differences import compare
+
+    check_json_target(json)
+    a, b = a.expanduser(), b.expanduser()
+    kind, found, same = compare(a, b)
+    for section, differing in found.items():
+        rows = [[key, _text(left), _text(right)] for key, (left, right) in differing.items()]
+        print_list([section, _name(a, b), _name(b, a)], rows)
+        print()
+    count = sum(map(len, found.values()))
+    things = {"generation": "generations", "evaluation": "evaluations"}.get(kind, f"{kind}s")
+    print(
+        f"{count} differences between two {things}, {same} facts the same" if count else f"no difference: {same} facts"
+    )
+    sections = {s: {k: {"a": x, "b": y} for k, (x, y) in differing.items()} for s, differing in found.items()}
+    emit({"a": str(a.resolve()), "b": str(b.resolve()), "kind": kind, "differences": sections, "same": same}, json)
+    if "results" in found and kind == "evaluation":
+        next_step(f"alphapo compare {a} {b} says whether the win rates can be told apart")
+    elif "results" in found and kind == "run":
+        next_step("alphapo metrics KEY explains a figure")
+
+
+def _text(value: Any) -> str:
+    """A value in a cell; digests and long texts are cut."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = " ".join(str(value).split())
+    if re.fullmatch(r"[0-9a-f]{40,64}", text):
+        return text[:12]
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _name(path: Path, other: Path) -> str:
+    return path.name if path.name != other.name else str(path)

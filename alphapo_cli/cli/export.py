@@ -1,0 +1,66 @@
+"""`alphapo export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alphapo_cli.cli.common import Json, announce, check_json_target, emit, next_step
+from alphapo_cli.errors import UsageError, nearest, say
+from alphapo_cli.runtime.quiet import quiet_libraries
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def register(app: typer.Typer) -> None:
+    """Add `alphapo export` to the application."""
+    app.command()(export)
+
+
+def export(
+    model: Annotated[
+        str, typer.Argument(metavar="RUN|MODEL", help="A run directory, or a saved model's or adapter's.")
+    ],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Where to write; a folder that is new or empty.")],
+    merge: Annotated[bool, typer.Option("--merge", help="Merge an adapter into its base model.")] = False,
+    dtype: Annotated[str | None, typer.Option("--dtype", help=f"{', '.join(DTYPES)}; default: as it is.")] = None,
+    licence: Annotated[
+        str | None, typer.Option("--license", metavar="NAME", help="For the card, by the hub's names: apache-2.0, ...")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code of the model's folder.")
+    ] = False,
+    json: Json = None,
+) -> None:
+    """Write a trained model for others: weights, tokenizer, and a model card with recipe, data, curve, outcome and limits.
+
+    \b
+    Examples:
+      alphapo export runs/alphapo-1a2b3c4d --to my-model --license apache-2.0
+      alphapo export runs/dpo-5e6f7a8b --to merged --merge --dtype bfloat16
+    \f
+
+    Raises:
+        UsageError: the model cannot be exported so.
+    """
+    from alphapo_cli.modeling.locations import locate
+
+    if dtype is not None and dtype not in DTYPES:
+        raise UsageError(f"--dtype {dtype}: no such dtype{nearest(dtype, DTYPES)} (choices: {', '.join(DTYPES)})")
+    check_json_target(json)
+    locate(model, key="the model")
+    quiet_libraries(importing=True)
+    from alphapo_cli.stages.export import export as write
+    from alphapo_cli.stages.export import next_lines
+
+    to = to.expanduser()
+    done = write(model, to, merge=merge, dtype=dtype, licence=licence, trust_remote_code=trust_remote_code)
+    announce(to)
+    say(f"{'adapter' if done.adapter else 'model'} in {done.dtype}, with a card in README.md")
+    emit({"path": str(to.resolve()), "adapter": done.adapter, "dtype": done.dtype, "base": done.base}, json)
+    if licence is None:
+        next_step("choose a licence for the card: --license NAME, by the hub's names")
+    for line in next_lines(done):
+        next_step(line)

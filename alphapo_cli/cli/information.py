@@ -1,0 +1,84 @@
+"""`alphapo env`, `alphapo metrics` and `alphapo objectives`: installation, meaning of the metrics, and objectives."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from typing import Annotated
+
+import typer
+
+from alphapo_cli.cli.common import ConfigDir, sources
+
+
+def register(app: typer.Typer) -> None:
+    """Add `alphapo env`, `alphapo metrics` and `alphapo objectives` to the application."""
+    app.command()(env)
+    app.command()(metrics)
+    app.command()(objectives)
+
+
+def env() -> None:
+    """Versions, hardware and caches: what a bug report needs. Nothing secret is shown."""
+    from alphapo_cli.housekeeping.sizes import bytes_of
+    from alphapo_cli.runs.provenance import git_commit, hardware, versions
+    from alphapo_cli.storage.paths import cache_dir, shipped
+
+    cache = cache_dir()
+    sizes = {p.name: bytes_of(p) for p in cache.iterdir() if p.is_dir()} if cache.is_dir() else {}
+    report = {
+        "versions": versions(),
+        "hardware": hardware(),
+        "git_commit": git_commit(),
+        "conf": str(shipped("conf")),
+        "cache": {"path": str(cache), "bytes": sizes},
+    }
+    print(jsonlib.dumps(report, indent=2))
+
+
+def metrics(
+    key: Annotated[str | None, typer.Argument(help="One metric; all when left out.")] = None,
+) -> None:
+    """What each metric means, one sentence each."""
+    from alphapo_cli.tracking.metrics import CATALOG, explain
+
+    if key is not None:
+        print(explain(key))
+        return
+    for name in CATALOG:
+        print(f"{name}\n    {explain(name)}")
+
+
+def objectives(
+    name: Annotated[str | None, typer.Argument(help="One objective; all when left out.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The page docs/objectives.md.")] = False,
+    config_dir: ConfigDir = None,
+) -> None:
+    """Every objective: loss, paper, defaults, what it needs, and how its formula was checked.
+
+    \b
+    Examples:
+      alphapo objectives
+      alphapo objectives odpo
+    \f
+
+    Raises:
+        UsageError: there is no such objective.
+    """
+    from alphapo_cli.config.renamed import suggestion
+    from alphapo_cli.errors import UsageError
+    from alphapo_cli.objective import catalog
+
+    found = catalog.methods(sources(config_dir))
+    if name is not None:
+        known = [m.name for m in found]
+        if name not in known:
+            raise UsageError(
+                f"objective '{name}': no such objective{suggestion('objective', name, known)} (there are: {', '.join(known)})"
+            )
+        found = [m for m in found if m.name == name]
+    if markdown:
+        print(catalog.markdown(found), end="")
+        return
+    for m in found:
+        print("\n".join(catalog.lines(m)))
+    print(f"\n{catalog.LEGEND}")

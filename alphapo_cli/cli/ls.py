@@ -1,0 +1,106 @@
+"""`alphapo ls`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alphapo_cli.cli.common import Json, check_json_target, emit, next_step, print_list
+from alphapo_cli.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from alphapo_cli.housekeeping.entries import Entry
+
+SORTS = ("name", "kind", "state", "outcome", "size", "age")
+
+
+def register(app: typer.Typer) -> None:
+    """Add `alphapo ls` to the application."""
+    app.command()(ls)
+
+
+def ls(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Where to look, three levels deep; a sweep shows its cells.")
+    ] = Path("runs"),
+    sort: Annotated[str, typer.Option("--sort", metavar="BY", help=f"One of {', '.join(SORTS)}.")] = "name",
+    reverse: Annotated[bool, typer.Option("--reverse", help="The other way round.")] = False,
+    json: Json = None,
+) -> None:
+    """Runs, sweeps, generations and evaluations: state, outcome, size and age.
+
+    By name and kind from A to Z, by outcome and size the largest first, by age the newest first.
+
+    \b
+    Examples:
+      alphapo ls
+      alphapo ls runs --sort size
+      alphapo ls runs/alpha-32d923ab --sort outcome --json -
+    \f
+
+    Raises:
+        UsageError: there is no such folder, or no such order.
+    """
+    from alphapo_cli.housekeeping.entries import RUN, SWEEP, cells, describe, find, kind_of
+    from alphapo_cli.wording import duration, size
+
+    if sort not in SORTS:
+        raise UsageError(f"--sort {sort}: no such order{nearest(sort, SORTS)} (choices: {', '.join(SORTS)})")
+    folder = folder.expanduser()
+    if not folder.is_dir():
+        raise UsageError(
+            f"{folder}: no such folder; name the one that holds your runs (their run.dir, by default runs)"
+        )
+    check_json_target(json)
+    kind = kind_of(folder)
+    named = dict(cells(folder)) if kind == SWEEP else {}
+    found = [describe(path, RUN) for path in named] if named else [describe(*one) for one in find(folder)]
+    found = _sorted(found, sort, reverse)
+    now = time.time()
+    rows = [
+        [
+            named.get(e.path) or _name(e.path, folder),
+            e.kind,
+            e.state,
+            e.outcome,
+            size(e.size),
+            duration(now - e.changed),
+        ]
+        for e in found
+    ]
+    print_list(["name", "kind", "state", "outcome", "size", "age"], rows, right=("size", "age"))
+    emit({"path": str(folder.resolve()), "entries": [_row(e, named.get(e.path)) for e in found]}, json)
+    if not found:
+        next_step(f"nothing of alphapo's is in {folder}; alphapo train makes a run in runs/")
+    else:
+        next_step(f"alphapo diff A B compares two of the {len(found)}, alphapo rm DIR removes one")
+
+
+def _sorted(found: list[Entry], sort: str, reverse: bool) -> list[Entry]:
+    found = sorted(found, key=lambda e: str(e.path))
+    if sort == "name":
+        return found[::-1] if reverse else found
+    keys: dict[str, Any] = {
+        "kind": lambda e: e.kind,
+        "state": lambda e: e.state,
+        "outcome": lambda e: e.value if reverse else -e.value,
+        "size": lambda e: -e.size,
+        "age": lambda e: -e.changed,
+    }
+    if sort == "outcome":  # those without one stand last, whichever way the others go
+        with_one = [e for e in found if e.value is not None]
+        return sorted(with_one, key=keys[sort]) + [e for e in found if e.value is None]
+    return sorted(found, key=keys[sort], reverse=reverse)
+
+
+def _name(path: Path, folder: Path) -> str:
+    return path.resolve().name if path == folder else path.relative_to(folder).as_posix()
+
+
+def _row(entry: Entry, overrides: str | None) -> dict[str, Any]:
+    row = {**asdict(entry), "path": str(entry.path.resolve())}
+    return row if overrides is None else {**row, "overrides": overrides.split(" ")}

@@ -1,0 +1,226 @@
+"""What alphapo has written below a folder: runs, sweeps, generations, evaluations, read in milliseconds from their files.
+
+A directory is known by the files that its command writes first: a run by `made_by` in its manifest.json, a sweep by
+sweep.json, a generation and an evaluation by the identity in manifest.json. A saved model is known by its config.json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from alphapo_cli.housekeeping.sizes import bytes_of
+from alphapo_cli.runs.state import OVER, RunState
+from alphapo_cli.runs.verdict import sampled_answers
+from alphapo_cli.storage import checksums
+from alphapo_cli.storage.jsonl import InUse, check_free
+from alphapo_cli.storage.strict_json import read_object
+from alphapo_cli.sweep.record import JUDGED, WIN_RATE, read
+from alphapo_cli.wording import rate
+
+RUN, SWEEP, GENERATION, EVALUATION, MODEL = "run", "sweep", "generation", "evaluation", "model"
+DEPTH = 3  # levels of folders below the given one that are searched
+# Kind -> the log to which the command that is at work appends.
+LOGS = {GENERATION: "partial.jsonl", EVALUATION: "judgements.jsonl"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One directory.
+
+    Attributes:
+        path: the directory.
+        kind: run, sweep, generation or evaluation.
+        state: complete, running, interrupted, stopped, failed or pending; of a sweep, the states of its cells in words.
+        outcome: the result in words; empty where there is none yet.
+        value: the result as a share from 0 to 1, by which lists are sorted; None without one.
+        size: bytes of its files.
+        changed: when it was last written to, in seconds since 1970.
+    """
+
+    path: Path
+    kind: str
+    state: str
+    outcome: str
+    value: float | None
+    size: int
+    changed: float
+
+
+def kind_of(path: Path) -> str | None:
+    """What a directory is; None for anything that no command of alphapo has written, and that is no saved model."""
+    if (path / "sweep.json").is_file():
+        return SWEEP
+    manifest = read_object(path / "manifest.json") or {}
+    identity = manifest.get("identity")
+    if isinstance(identity, dict):
+        return EVALUATION if "judge" in identity else GENERATION if "prompts" in identity else None
+    if manifest.get("made_by") == "alphapo":
+        return RUN
+    return MODEL if any((path / name).is_file() for name in ("config.json", "adapter_config.json")) else None
+
+
+def find(folder: Path, depth: int = DEPTH) -> Iterator[tuple[Path, str]]:
+    """Directories below `folder` that a command has written, with their kinds; `folder` itself where it is one.
+
+    Args:
+        folder: where to look; links are not followed.
+        depth: levels of folders that are searched.
+
+    Yields:
+        (directory, kind), in the order of their names. Directories inside a run or a sweep are parts of it.
+    """
+    kind = kind_of(folder)
+    if kind is not None:
+        if kind != MODEL:
+            yield folder, kind
+        return
+    if depth:
+        with contextlib.suppress(OSError):
+            for name in sorted(os.listdir(folder)):
+                place = folder / name
+                if place.is_dir() and not place.is_symlink() and not name.startswith("."):
+                    yield from find(place, depth - 1)
+
+
+def describe(path: Path, kind: str) -> Entry:
+    """Read the state and the result of a directory.
+
+    Args:
+        path: the directory.
+        kind: as `kind_of` has it.
+
+    Returns:
+        The entry.
+    """
+    made = {RUN: _run, SWEEP: _sweep, GENERATION: _generation, EVALUATION: _evaluation}[kind]
+    state, outcome, value = made(path)
+    return Entry(path, kind, state, outcome, value, bytes_of(path), _changed(path))
+
+
+def cells(path: Path) -> list[tuple[Path, str]]:
+    """The directories of a sweep's cells that have been begun, with the overrides of each."""
+    recorded = (read(path) or {}).get("cells", [])
+    places = [(path / "cells" / cell["id"], " ".join(cell["overrides"])) for cell in recorded]
+    return [(place, overrides) for place, overrides in places if place.is_dir()]
+
+
+def _run(path: Path) -> tuple[str, str, float | None]:
+    run = RunState(path)
+    summary = run.summary() or {}
+    state = run.state_of(summary)
+    if state not in OVER:
+        reason = summary.get("reason")
+        return state, str(reason) if reason else "", None
+    pairs = (summary.get("data") or {}).get("probe_pairs")
+    outcome, value = result_of(path, summary.get("metrics") or {}, run.outcome().get("metrics") or {}, pairs)
+    return state, outcome if state == "complete" else str(summary.get("reason") or outcome), value
+
+
+def result_of(
+    path: Path, metrics: Mapping[str, Any], judged: Mapping[str, Any], pairs: int | None
+) -> tuple[str, float | None]:
+    """The result of a run in words, and as a share.
+
+    Args:
+        path: the run directory.
+        metrics: of its last probe.
+        judged: of its evaluation; empty without one.
+        pairs: pairs of the probe; None where that is not known.
+
+    Returns:
+        The best result that there is: the judged win rate, the true one, else the share of chosen answers that became
+        less likely, which is no win rate (value None).
+    """
+    if _is_number(judged.get(JUDGED)):
+        return f"win rate {rate(judged[JUDGED], judged.get('eval/n_total'))}", float(judged[JUDGED])
+    if _is_number(metrics.get(WIN_RATE)):
+        ends = metrics.get(f"{WIN_RATE}/low"), metrics.get(f"{WIN_RATE}/high")
+        interval = (ends[0], ends[1]) if _is_number(ends[0]) and _is_number(ends[1]) else None
+        return f"true win rate {rate(metrics[WIN_RATE], sampled_answers(path), interval)}", float(metrics[WIN_RATE])
+    down = metrics.get("displacement/share_chosen_down")
+    return ("" if not _is_number(down) else f"chosen answers less likely {rate(float(down), pairs)}"), None
+
+
+def _sweep(path: Path) -> tuple[str, str, float | None]:
+    record = read(path)
+    if record is None:
+        return "damaged", "sweep.json cannot be read", None
+    states: dict[str, int] = {}
+    for cell in record["cells"]:
+        state = RunState(path / "cells" / cell["id"]).state
+        states[state] = states.get(state, 0) + 1
+    words = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "no cells"
+    best = (read_object(path / "summary.json") or {}).get("best")
+    if not isinstance(best, dict) or not _is_number(best.get("value")):
+        return words, "", None
+    name = {JUDGED: "win rate", WIN_RATE: "true win rate"}.get(str(best.get("metric")), "accuracy")
+    told = "" if best.get("distinguishable") else ", not told apart from alpha = 0"
+    where = " ".join(best.get("overrides") or [])
+    n = sampled_answers(path / "cells" / str(best.get("id")))
+    return words, f"best {where}: {name} {rate(best['value'], n)}{told}", float(best["value"])
+
+
+def _generation(path: Path) -> tuple[str, str, float | None]:
+    summary = checksums.intact(read_object(path / "summary.json")) or {}
+    state = _keyed_state(path, GENERATION, summary.get("state"))
+    metrics = summary.get("metrics") or {}
+    if state != "complete" or not metrics.get("answers"):
+        return state, "", None
+    answers = metrics["answers"]
+    cut = rate(metrics.get("share_cut") or 0.0, answers)
+    return state, f"cut by the token limit {cut} answers", None
+
+
+def _evaluation(path: Path) -> tuple[str, str, float | None]:
+    results = read_object(path / "results.json") or {}
+    state = _keyed_state(path, EVALUATION, results.get("state"))
+    value = results.get("win_rate")
+    if state != "complete" or not _is_number(value):
+        return state, "", None
+    ends = results.get("win_rate_interval")
+    interval = (ends[0] / 100, ends[1] / 100) if isinstance(ends, list) and results.get("confidence") == 0.95 else None
+    words = rate(float(value) / 100, results.get("n_total"), interval)
+    return state, f"win rate {words} against {results.get('reference', 'the reference')}", float(value) / 100
+
+
+def _keyed_state(path: Path, kind: str, recorded: Any) -> str:
+    if recorded == "complete":
+        return "complete"
+    return "running" if in_use(path / LOGS[kind]) else "interrupted"
+
+
+def in_use(log: Path) -> bool:
+    """Whether a process appends to the log of a generation or an evaluation at this moment."""
+    try:
+        check_free(log, "")
+    except InUse:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _changed(path: Path) -> float:
+    """The latest modification of the directory or a file right in it."""
+    times = []
+    for place in (path, *(path / name for name in _names(path))):
+        with contextlib.suppress(OSError):
+            times.append(place.stat().st_mtime)
+    return max(times, default=time.time())
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,104 @@
+"""Where the model of a setting is: a run directory, a model directory, or a hub name. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from alphapo_cli.errors import UsageError, nearest
+from alphapo_cli.runs.format_version import check_format
+from alphapo_cli.runs.state import RunState
+from alphapo_cli.storage import checksums
+from alphapo_cli.storage.file_hashes import cached_of_file
+from alphapo_cli.storage.paths import cache_dir
+
+SETTINGS = "adapter_config.json"
+WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")  # the second is what older versions of peft wrote
+HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A location that transformers can load: a directory with weights, or a hub name."""
+
+    location: str
+    local: bool
+    adapter: bool
+    revision: str | None = None
+    key: str = "model.path"  # the setting that named it, for messages
+    asked: str = ""  # the value of that setting
+
+
+def locate(path: str, revision: str | None = None, key: str = "model.path") -> ModelSource:
+    """Return where the model of a setting is: a run directory (its model/), a model directory or a hub name.
+
+    `key` is the name of the setting, for messages; a local source has an absolute path.
+
+    Raises:
+        UsageError: there is no such path, or the directory holds no weights or no config.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if (folder / "config.yaml").is_file() and (folder / "summary.json").is_file():
+            check_format(folder, RunState(folder).read_manifest(), fix=f"give another {key}")
+            if not (folder / "model").is_dir():
+                raise UsageError(f"{key}={path}: this run has no model/ (its training did not end); train it first")
+            folder = folder / "model"
+        source = _local(folder, path, key)
+        _check_recorded(folder.absolute(), path, key)
+        return source
+    if folder.exists():
+        raise UsageError(f"{key}={path}: is a file; give the directory that holds config.json and the weights")
+    if (
+        path.startswith((".", "/", "~"))
+        or path.count("/") > 1
+        or not HUB_NAME.match(path)
+        or folder.parent.name == "runs"
+    ):
+        near = nearest(folder.name, [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else [])
+        raise UsageError(f"{key}={path}: no such directory{near}")
+    return ModelSource(path, local=False, adapter=False, revision=revision, key=key, asked=path)
+
+
+def _local(folder: Path, asked: str, key: str) -> ModelSource:
+    adapter = (folder / SETTINGS).is_file()
+    if not adapter and not (folder / "config.json").is_file():
+        raise UsageError(
+            f"{key}={asked}: no config.json in {folder}; give a run directory or a saved model's directory"
+        )
+    names = ADAPTER_FILES if adapter else WEIGHT_FILES
+    weights = [p for pattern in names for p in folder.glob(pattern) if p.stat().st_size > 0]
+    if not weights:
+        raise UsageError(f"{key}={asked}: {folder} holds no weights ({' or '.join(names)}); save the model there again")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            parts = {str(file) for file in json.loads(index.read_text())["weight_map"].values()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"{key}={asked}: {index.name} is damaged; copy the directory whole") from error
+        missing = sorted(file for file in parts if not (folder / file).is_file())
+        if missing:
+            raise UsageError(
+                f"{key}={asked}: {len(missing)} weight file(s) missing, first {missing[0]}; copy the directory whole"
+            )
+    # Absolute: an adapter records where its base is, and is used from other directories.
+    return ModelSource(str(folder.absolute()), local=True, adapter=adapter, key=key, asked=asked)
+
+
+def _check_recorded(folder: Path, asked: str, key: str) -> None:
+    """Compare the model/ of a run with the checksums that the run has of it; raises UsageError where they differ."""
+    run = RunState(folder.parent)
+    files = (run.summary() or {}).get("files")
+    recorded = {n: w for n, w in files.items() if n.startswith(f"{folder.name}/")} if isinstance(files, dict) else {}
+    if not recorded:
+        return
+    cache = cache_dir()
+    found = checksums.damaged(run.path, recorded, read=lambda file: cached_of_file(file, cache))
+    if found:
+        raise UsageError(
+            f"{key}={asked}: the model is not the one that the run saved ({checksums.described(found)}); put it back from a "
+            "copy, train it again with --replace, or copy model/ elsewhere to take it as it is"
+        )

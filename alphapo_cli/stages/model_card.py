@@ -1,0 +1,241 @@
+"""The card of an exported model: the hub's metadata, then what it is, how it was trained, and what was measured.
+
+A card is published with the model, so it holds no path of the machine that trained it: of a path the last part stands.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from alphapo_cli.modeling.locations import HUB_NAME
+from alphapo_cli.runs import identity
+from alphapo_cli.runs.state import RunState
+from alphapo_cli.storage.jsonl import read_jsonl
+from alphapo_cli.wording import rate
+
+_ROWS = 9  # readings in the table of the curve
+_CURVE = (
+    ("displacement/chosen", "chosen, nats per token"),
+    ("displacement/rejected", "rejected, nats per token"),
+    ("displacement/share_chosen_down", "chosen answers less likely"),
+    ("rewards/margins", "reward margin"),
+)
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card says. Without a run all but `base`, `adapter` and `licence` is empty.
+
+    Attributes:
+        base: the model that training started from, as the configuration names it.
+        adapter: whether the weights are an adapter.
+        licence: by the hub's names; None where nobody has said.
+        settings: that differ from their defaults, by dotted key.
+        data: the counts and hashes of summary.json.
+        versions: of the packages.
+        readings: rows of metrics.jsonl in which the probe was measured.
+        verdict: the verdict of summary.json.
+        judged: metrics of the run's evaluation.
+    """
+
+    base: str | None
+    adapter: bool
+    licence: str | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, Any] = field(default_factory=dict)
+    readings: Sequence[Mapping[str, Any]] = ()
+    verdict: Mapping[str, Any] = field(default_factory=dict)
+    judged: Mapping[str, Any] = field(default_factory=dict)
+
+
+def facts_of(run: RunState | None, base: str | None, adapter: bool, licence: str | None) -> CardFacts:
+    """Read what a card says from a run directory.
+
+    Args:
+        run: the run; None for a model that is none's.
+        base: the base model that the adapter's files name; None without an adapter.
+        adapter: whether an adapter is exported.
+        licence: as the user named it.
+
+    Returns:
+        The facts.
+    """
+    if run is None:
+        return CardFacts(base, adapter, licence)
+    settings = identity.chosen(identity.stored_settings(run.config))
+    summary = run.summary() or {}
+    rows = read_jsonl(run.metrics) if run.metrics.is_file() else []
+    return CardFacts(
+        base=settings.get("model.path") or base,
+        adapter=adapter,
+        licence=licence,
+        settings=settings,
+        data=summary.get("data") or {},
+        versions=run.read_manifest().get("versions") or {},
+        readings=[row for row in rows if row.get("displacement/chosen") is not None],
+        verdict=summary.get("verdict") or {},
+        judged=run.outcome().get("metrics") or {},
+    )
+
+
+def card(facts: CardFacts, name: str) -> str:
+    """The card.
+
+    Args:
+        facts: what it says.
+        name: what the model is called.
+
+    Returns:
+        Markdown with the hub's YAML at its head.
+    """
+    head = yaml.safe_dump(_metadata(facts, name), sort_keys=False, allow_unicode=True)
+    parts = [f"---\n{head}---\n", f"# {name}", _what(facts), *_recipe(facts), *_data(facts), *_curve(facts)]
+    return "\n\n".join([*parts, *_outcome(facts), _limits(facts)]).replace("---\n\n\n", "---\n\n") + "\n"
+
+
+def _metadata(facts: CardFacts, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if facts.licence is not None:
+        found["license"] = facts.licence
+    found |= {"library_name": "peft" if facts.adapter else "transformers", "pipeline_tag": "text-generation"}
+    if facts.base is not None and _is_hub_name(facts.base):
+        found |= {"base_model": facts.base, "base_model_relation": "adapter" if facts.adapter else "finetune"}
+    data = facts.settings.get("data.name")
+    if isinstance(data, str) and data.count("/") == 1:
+        found["datasets"] = [data]
+    objective = facts.settings.get("objective.name", "alphapo" if facts.settings else None)
+    found["tags"] = [
+        "alphapo",
+        "preference-optimization",
+        *([str(objective)] if objective not in (None, "alphapo") else []),
+    ]
+    win, n = facts.judged.get("eval/win_rate"), facts.judged.get("eval/n_total")
+    kind = "win_rate"
+    if win is None and facts.verdict.get("win_rate") is not None:
+        win, n, kind = facts.verdict["win_rate"], facts.verdict.get("n"), "true_win_rate"
+    if win is not None:
+        data_name = str(facts.data.get("source", "prompts"))
+        found["model-index"] = [
+            {
+                "name": name,
+                "results": [
+                    {
+                        "task": {"type": "text-generation", "name": "Text Generation"},
+                        "dataset": {"name": _bare(data_name), "type": _bare(data_name).replace(" ", "-")},
+                        "metrics": [
+                            {"type": kind, "value": round(float(win), 6), "name": f"{kind.replace('_', ' ')}, n = {n:.0f}"}
+                        ],
+                    }
+                ],
+            }
+        ]  # fmt: skip
+    return found
+
+
+def _is_hub_name(text: str) -> bool:
+    return bool(HUB_NAME.match(text)) and not Path(text).expanduser().exists()
+
+
+def _what(facts: CardFacts) -> str:
+    if not facts.settings and not facts.data:
+        kind = "A LoRA adapter" if facts.adapter else "A causal language model"
+        return f"{kind}{' of ' + _bare(facts.base) if facts.base else ''}, exported by alphapo. No training run came with it."
+    kind = "A LoRA adapter" if facts.adapter else "A causal language model"
+    objective = facts.settings.get("objective.name", "alphapo")
+    start = f", starting from {_bare(facts.base)}" if facts.base else ""
+    return f"{kind}, trained on preference pairs with the objective `{objective}`{start}, by alphapo."
+
+
+def _recipe(facts: CardFacts) -> list[str]:
+    if not facts.settings and not facts.data:
+        return []
+    lines = [f"- `{key}`: `{_shown(value)}`" for key, value in sorted(facts.settings.items())]
+    lines = lines or ["- every setting at its default"]
+    known = [
+        f"{key} {facts.versions[key]}" for key in ("alphapo", "torch", "transformers", "peft") if key in facts.versions
+    ]
+    return [
+        "## Recipe\n\nSettings that differ from alphapo's defaults:\n\n" + "\n".join(lines),
+        f"Made with {', '.join(known)}.",
+    ]
+
+
+def _data(facts: CardFacts) -> list[str]:
+    if not facts.data:
+        return []
+    data = facts.data
+    rows = [
+        f"- source: {_bare(str(data.get('source', 'unknown')))}",
+        f"- training pairs: {data.get('train_pairs', 0):,} of {data.get('pairs_read', 0):,} rows; held out for the probe: "
+        f"{data.get('probe_pairs', 0):,}",
+        f"- SHA-256 of all token ids: `{data.get('key', 'unknown')}`",
+        f"- SHA-256 of the tokenizer: `{data.get('tokenizer', 'unknown')}`",
+        f"- truncated pairs: {data.get('truncated_pairs', 0):,}; chosen minus rejected: "
+        f"{data.get('mean_chosen_minus_rejected_tokens') or 0.0:+.1f} tokens on average",
+    ]
+    return ["## Data\n\n" + "\n".join(rows)]
+
+
+def _curve(facts: CardFacts) -> list[str]:
+    if not facts.readings:
+        return []
+    count = len(facts.readings)
+    picked = (
+        sorted({round(n * (count - 1) / max(_ROWS - 1, 1)) for n in range(_ROWS)}) if count > _ROWS else range(count)
+    )
+    head = "| step | " + " | ".join(label for _, label in _CURVE) + " |\n" + "| --- " * (len(_CURVE) + 1) + "|\n"
+    pairs = facts.data.get("probe_pairs")
+    rows = []
+    for n in picked:
+        row = facts.readings[n]
+        cells = [
+            "" if row.get(key) is None else f"{100 * row[key]:.0f} %" if "share" in key else f"{row[key]:+.3f}"
+            for key, _ in _CURVE
+        ]
+        rows.append(f"| {row['step']} | " + " | ".join(cells) + " |")
+    note = f"Change of log-probabilities since the first step, on {pairs:,} held-out pairs." if pairs else ""
+    return ["## Displacement\n\n" + note + "\n\n" + head + "\n".join(rows)]
+
+
+def _outcome(facts: CardFacts) -> list[str]:
+    if not facts.settings and not facts.data:
+        return []
+    lines = [f"- {sentence}" for sentence in facts.verdict.get("sentences", ())]
+    judged = facts.judged.get("eval/win_rate")
+    if judged is not None:
+        lines.insert(0, f"- win rate {rate(judged, facts.judged.get('eval/n_total'))}, as judged by `alphapo run`")
+    return ["## Outcome\n\n" + ("\n".join(lines) or "- not measured")]
+
+
+def _limits(facts: CardFacts) -> str:
+    lines = [
+        "- Intervals are 95 %. They allow for the prompts and not for another seed of the training.",
+        "- Log-probabilities and margins of preference pairs are no measure of quality.",
+        "- Nothing was measured here about safety, facts, other languages or other prompts than those named above.",
+    ]
+    if facts.licence is None:
+        lines.append("- No licence has been chosen; that of the base model and of the data may bind this model, too.")
+    return "## Limits\n\n" + "\n".join(lines)
+
+
+def _bare(text: str | None) -> str:
+    """A name; of a path on this machine its last part."""
+    if not text:
+        return ""
+    is_path = text.startswith(("/", ".", "~")) or Path(text).expanduser().exists()
+    return Path(text).name if is_path else text
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return _bare(value)
+    if isinstance(value, list):
+        return json.dumps([_bare(item) if isinstance(item, str) else item for item in value])
+    return json.dumps(value)

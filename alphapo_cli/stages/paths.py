@@ -1,0 +1,28 @@
+"""Model and data that a configuration names, looked at before anything heavy is imported."""
+
+from __future__ import annotations
+
+from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.data.folders import find
+from alphapo_cli.data.load import check_source, paths_of, placed
+from alphapo_cli.modeling.locations import locate
+
+
+def check_paths(cfg: TrainConfig) -> None:
+    """Check that the model's directory and the files of data are there, by the code with which training finds them.
+
+    Args:
+        cfg: the configuration.
+
+    Raises:
+        UsageError: one of them is missing or holds something else. Names of the hub are believed.
+    """
+    check_source(cfg.data)
+    if cfg.model.path is not None:
+        locate(cfg.model.path, cfg.model.revision)
+    for paths, split, setting in (
+        (cfg.data.path, cfg.data.split, "data.split"),
+        (cfg.data.eval_path, cfg.data.eval_split or "", "data.eval_split"),
+    ):
+        for path in paths_of(paths):
+            find(placed(path, cfg.data), split, cfg.data.config, setting)

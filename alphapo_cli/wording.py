@@ -1,0 +1,62 @@
+"""Figures as a reader meets them: rates with interval and n, sizes, ages. Imports nothing."""
+
+from __future__ import annotations
+
+import math
+
+_NORMAL = 1.959963984540054  # 97.5 % quantile of the standard normal
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def wilson(share: float, n: float) -> tuple[float, float]:
+    """95 % interval of a share by Wilson's score (Wilson 1927).
+
+    Outcomes of 0 and 1 have the largest variance that outcomes in [0, 1] with that mean can have, so where draws count
+    half the interval is wider than it has to be.
+
+    Args:
+        share: the mean outcome, 0 to 1.
+        n: how many outcomes, above 0.
+
+    Returns:
+        Lower and upper end, 0 to 1.
+    """
+    z2 = _NORMAL**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _NORMAL / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def rate(share: float, n: float | None, interval: tuple[float, float] | None = None) -> str:
+    """A rate as `31 % [25, 37], n = 256`.
+
+    Args:
+        share: 0 to 1.
+        n: how many outcomes it is the mean of; None where that is not known.
+        interval: its 95 % interval, 0 to 1; None: Wilson's, where n is known.
+
+    Returns:
+        The text.
+    """
+    if interval is None and n:
+        interval = wilson(share, n)
+    ends = f" [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]" if interval else ""
+    return f"{100 * share:.0f} %{ends}" + (f", n = {n:,.0f}" if n else "")
+
+
+def size(count: float) -> str:
+    """A number of bytes as `1.4 GiB`."""
+    for unit in _UNITS:
+        if count < 1024 or unit == _UNITS[-1]:
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """A time span in its largest unit but one, as `3 min`, `5 h` or `12 days`."""
+    for length, unit in ((86400, "day"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {unit}{'s' if unit == 'day' and count > 1 else ''}"
+    return f"{max(0, int(seconds))} s"

@@ -1,0 +1,233 @@
+"""`alphapo ls`, `diff`, `rm` and `clean`: they say what is there, and take away only what nobody works on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from alphapo_cli.storage.run_lock import acquire
+from alphapo_cli.wording import duration, rate, size, wilson
+
+
+@pytest.fixture
+def runs(trained, tmp_path) -> Path:
+    """A folder with a complete run, an interrupted one, an empty generation, a saved model and a foreign folder."""
+    folder = tmp_path / "runs"
+    shutil.copytree(trained.path, folder / "first", ignore=shutil.ignore_patterns("wandb"))
+    shutil.copytree(trained.path, folder / "second", ignore=shutil.ignore_patterns("wandb"))
+    summary = json.loads((folder / "second" / "summary.json").read_text())
+    (folder / "second" / "summary.json").write_text(json.dumps({"state": "interrupted", "reason": "Ctrl-C", "step": 1}))
+    assert summary["state"] == "complete"
+    (folder / "answers").mkdir()
+    (folder / "answers" / "manifest.json").write_text(json.dumps({"identity": {"prompts": "x", "generator": "g"}}))
+    shutil.copytree(trained.path / "model", folder / "a-model")
+    (folder / "notes").mkdir()
+    (folder / "notes" / "todo.txt").write_text("x")
+    return folder
+
+
+class TestLs:
+    def test_every_kind_and_state(self, runs, alphapo):
+        ran = alphapo("ls")
+        assert ran.code == 0
+        rows = {line.split()[0]: line for line in ran.out.splitlines()[1:]}
+        assert rows.keys() == {"first", "second", "answers"}
+        assert re.search(r"run +complete +true win rate \d+ % \[\d+, \d+\], n = \d+ ", rows["first"])
+        assert re.search(r"run +interrupted +Ctrl-C", rows["second"])
+        assert re.search(r"generation +interrupted", rows["answers"])
+        assert "next: alphapo" in ran.err
+
+    def test_as_json_and_sorted(self, runs, alphapo):
+        found = json.loads(alphapo("ls", "runs", "--sort", "size", "--json", "-").out.splitlines()[-1])
+        sizes = [entry["size"] for entry in found["entries"]]
+        assert sizes == sorted(sizes, reverse=True)
+        first = next(e for e in found["entries"] if e["path"].endswith("first"))
+        samples = json.loads((runs / "first" / "samples" / "reference.json").read_text())
+        assert first["size"] == sum(p.stat().st_size for p in (runs / "first").rglob("*") if p.is_file())
+        assert f"n = {len(samples)}" in first["outcome"]
+        assert 0 <= first["value"] <= 1
+
+    def test_a_running_run(self, runs, alphapo):
+        (runs / "second" / "summary.json").write_text(json.dumps({"state": "running"}))
+        lock = acquire(runs / "second" / ".claim")
+        try:
+            assert "running" in alphapo("ls").out
+        finally:
+            lock.release()
+
+    @pytest.mark.parametrize(
+        ("line", "said"),
+        [(("ls", "gone"), "gone: no such folder"), (("ls", "runs", "--sort", "sise"), "did you mean 'size'?")],
+    )
+    def test_what_is_refused(self, line, said, runs, alphapo):
+        ran = alphapo(*line)
+        assert ran.code == 2
+        assert said in ran.fault
+
+    def test_an_empty_folder(self, alphapo, tmp_path):
+        (tmp_path / "runs").mkdir()
+        ran = alphapo("ls")
+        assert (ran.code, ran.out) == (0, "")
+        assert "alphapo train" in ran.err
+
+    def test_nothing_heavy_is_imported(self, runs):
+        program = (
+            "import sys\nfrom alphapo_cli.cli.main import main\n"
+            f"try:\n    main(['ls', {str(runs)!r}])\nexcept SystemExit:\n    pass\n"
+            "sys.exit(str(sorted({'torch', 'transformers', 'numpy', 'hydra'} & set(sys.modules)) or ''))\n"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0 or done.stderr.strip().endswith("]") is False, done.stderr
+
+
+class TestDiff:
+    def test_the_same_run(self, runs, alphapo):
+        shutil.copytree(runs / "first", runs / "third")
+        ran = alphapo("diff", "runs/first", "runs/third")
+        assert ran.code == 0
+        assert ran.out.startswith("no difference")
+
+    def test_a_setting_and_a_result(self, runs, alphapo):
+        config = runs / "second" / "config.yaml"
+        config.write_text(re.sub(r"^  beta: .*$", "  beta: 7.5", config.read_text(), flags=re.M))
+        ran = alphapo("diff", "runs/first", "runs/second", "--json", "-")
+        found = json.loads(ran.out.splitlines()[-1])["differences"]
+        assert found["configuration"] == {"objective.beta": {"a": 2.5, "b": 7.5}}
+        assert found["results"]["state"] == {"a": "complete", "b": "interrupted"}
+        assert not any(key.endswith("/p10") for key in found["results"])
+
+    def test_models(self, runs, alphapo):
+        ran = alphapo("diff", "runs/a-model", "runs/first/model")
+        assert ran.out.startswith("no difference")
+
+    @pytest.mark.parametrize(
+        ("other", "said"),
+        [("runs/answers", "is a run and runs/answers a generation"), ("runs/notes", "no run, sweep"), ("x", "no such")],
+    )
+    def test_what_is_refused(self, other, said, runs, alphapo):
+        ran = alphapo("diff", "runs/first", other)
+        assert ran.code == 2
+        assert said in ran.fault
+
+
+class TestRm:
+    def test_it_asks_and_nobody_is_there(self, runs, alphapo, snapshot):
+        before = snapshot(runs)
+        ran = alphapo("rm", "runs/first")
+        assert ran.code == 2
+        assert "type --yes" in ran.err
+        assert snapshot(runs) == before
+
+    def test_it_removes_what_it_is_told_to(self, runs, alphapo):
+        ran = alphapo("rm", "runs/first", "runs/answers", "--yes")
+        assert ran.code == 0, ran.err
+        assert sorted(p.name for p in runs.iterdir()) == ["a-model", "notes", "second"]
+
+    def test_never_a_running_one(self, runs, alphapo, snapshot):
+        lock = acquire(runs / "second" / ".claim")
+        try:
+            before = snapshot(runs / "first")
+            ran = alphapo("rm", "runs/first", "runs/second", "--yes")
+            assert ran.code == 2
+            assert f"is running (process {os.getpid()} on" in ran.fault
+            assert snapshot(runs / "first") == before
+        finally:
+            lock.release()
+
+    def test_a_sweep_with_a_running_cell(self, runs, alphapo):
+        sweep = runs / "alpha-00000000"
+        (sweep / "cells").mkdir(parents=True)
+        shutil.move(runs / "second", sweep / "cells" / "c1")
+        cells = [{"id": "c1", "point": {"seed": 0}, "overrides": ["seed=0"]}]
+        (sweep / "sweep.json").write_text(json.dumps({"name": "alpha", "hash": "00000000", "cells": cells}))
+        lock = acquire(sweep / "cells" / "c1" / ".claim")
+        try:
+            assert alphapo("rm", str(sweep), "--yes").code == 2
+        finally:
+            lock.release()
+        assert alphapo("rm", str(sweep), "--yes").code == 0
+        assert not sweep.exists()
+
+    @pytest.mark.parametrize("place", ["runs/notes", "runs/a-model", "runs", "gone", "link"])
+    def test_what_is_none_of_ours_stays(self, place, runs, alphapo, tmp_path, snapshot):
+        (tmp_path / "link").symlink_to(runs / "first")
+        before = snapshot(tmp_path)
+        assert alphapo("rm", place, "--yes").code == 2
+        assert snapshot(tmp_path) == before
+
+
+class TestClean:
+    @pytest.fixture
+    def cache(self, tmp_path) -> Path:
+        """Three entries of 1,000 bytes: 40 days, 3 days and no time old."""
+        folder = tmp_path / "cache"
+        for name, days in (("tokens/old", 40), ("base/recent", 3), ("tokens/new", 0)):
+            (folder / name).mkdir(parents=True)
+            (folder / name / "data").write_bytes(b"x" * 1000)
+            then = time.time() - days * 86400
+            for place in (folder / name / "data", folder / name):
+                os.utime(place, (then, then))
+        return folder
+
+    def left(self, cache):
+        return sorted(p.name for p in cache.glob("*/*"))
+
+    def test_it_shows_and_removes_nothing(self, cache, alphapo):
+        ran = alphapo("clean", cache=cache)
+        assert ran.code == 0
+        assert "3 entries, 2.9 KiB" in ran.out
+        assert self.left(cache) == ["new", "old", "recent"]
+
+    @pytest.mark.parametrize(
+        ("option", "value", "left"),
+        [
+            ("--older-than", "30d", ["new", "recent"]),
+            ("--older-than", "1w", ["new", "recent"]),
+            ("--older-than", "0h", ["new"]),  # entries of the last hour stay
+            ("--keep", "2K", ["new", "recent"]),
+            ("--keep", "1500", ["new"]),
+            ("--keep", "0", ["new"]),
+        ],
+    )
+    def test_by_age_and_by_size(self, option, value, left, cache, alphapo):
+        assert alphapo("clean", option, value, "--yes", cache=cache).code == 0
+        assert self.left(cache) == left
+
+    @pytest.mark.parametrize(("option", "value"), [("--older-than", "long"), ("--keep", "-3G"), ("--keep", "3X")])
+    def test_what_is_refused(self, option, value, cache, alphapo):
+        ran = alphapo("clean", option, value, "--yes", cache=cache)
+        assert ran.code == 2
+        assert option in ran.fault
+        assert self.left(cache) == ["new", "old", "recent"]
+
+    def test_it_asks(self, cache, alphapo):
+        assert alphapo("clean", "--keep", "0", cache=cache).code == 2
+        assert self.left(cache) == ["new", "old", "recent"]
+
+
+class TestWording:
+    def test_wilson_by_its_definition(self):
+        """The ends are the shares p at which |share - p| is 1.96 standard errors of p: (share - p)^2 = z^2 p (1 - p) / n."""
+        for share, n in ((0.31, 256), (0.0, 20), (1.0, 7), (0.5, 1)):
+            for end in wilson(share, n):
+                # Of the order of 1e-16 times the few operations above.
+                assert (share - end) ** 2 - 1.959963984540054**2 * end * (1 - end) / n == pytest.approx(0, abs=1e-14)
+
+    def test_figures(self):
+        assert rate(0.31, 256, (0.25, 0.37)) == "31 % [25, 37], n = 256"
+        assert rate(0.31, None) == "31 %"
+        assert (size(0), size(1536), size(5 << 30)) == ("0 B", "1.5 KiB", "5.0 GiB")
+        assert (duration(5), duration(200), duration(86400), duration(13 * 86400)) == (
+            "5 s",
+            "3 min",
+            "1 day",
+            "13 days",
+        )

@@ -1,0 +1,102 @@
+"""`alphapo export`: the weights are the trained ones, a merge is peft's own, and the hub reads the card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+
+def weights(folder):
+    return {k: v for file in sorted(folder.glob("*.safetensors")) for k, v in load_file(file).items()}
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory, shared_cache, scratch, pairs):
+    """A LoRA run on the model of the run from scratch."""
+    from tests.conftest import BARE, run_here
+
+    folder = tmp_path_factory.mktemp("adapter")
+    line = ("train", "objective=dpo", f"model.path={scratch.path}", "model.lora.r=2", "data=jsonl",
+            f"data.path={pairs['dialogue']}", "trainer.max_steps=3", "trainer.learning_rate=0.01", "probe.pairs=4",
+            *BARE)  # fmt: skip
+    ran = run_here(line, folder, shared_cache)
+    assert ran.code == 0, ran.err
+    return ran.path
+
+
+def test_a_run(alphapo, trained, tmp_path):
+    ran = alphapo("export", str(trained.path), "--to", "out", "--license", "apache-2.0")
+    assert ran.code == 0, ran.err
+    assert ran.out.splitlines()[0] == str(tmp_path / "out")
+    found, expected = weights(tmp_path / "out"), weights(trained.path / "model")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[k], expected[k]) for k in found)
+    assert "convert_hf_to_gguf.py out --outtype f32" in ran.err
+    assert "upload OWNER/NAME out" in ran.err
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert (card.data.license, card.data.library_name) == ("apache-2.0", "transformers")
+    judged = json.loads((trained.path / "summary.json").read_text())
+    assert card.data.eval_results[0].metric_value == pytest.approx(judged["verdict"]["win_rate"], abs=1e-6)
+    text = card.content
+    assert judged["data"]["key"] in text
+    for sentence in judged["verdict"]["sentences"]:
+        assert sentence in text
+    assert str(trained.path.parent) not in text  # no path of this machine
+
+
+def test_an_adapter_has_a_card_of_its_own(alphapo, adapter, tmp_path):
+    assert alphapo("export", str(adapter), "--to", "out").code == 0
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.library_name == "peft"
+    assert "More Information Needed" not in card.content  # peft's template
+    assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == (
+        adapter / "model" / "adapter_model.safetensors"
+    ).read_bytes()
+
+
+def test_merged_weights_are_those_of_peft(alphapo, adapter, scratch, tmp_path):
+    from peft import PeftModel
+
+    assert alphapo("export", str(adapter), "--to", "out", "--merge").code == 0
+    base = AutoModelForCausalLM.from_pretrained(scratch.path / "model", dtype=torch.float32)
+    expected = PeftModel.from_pretrained(base, adapter / "model").merge_and_unload().state_dict()
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[k], expected[k]) for k in found)
+    before = AutoModelForCausalLM.from_pretrained(scratch.path / "model", dtype=torch.float32).state_dict()
+    assert any(not torch.equal(found[k], before[k]) for k in found)
+
+
+def test_another_dtype(alphapo, trained, tmp_path):
+    assert alphapo("export", str(trained.path), "--to", "out", "--dtype", "bfloat16").code == 0
+    found, expected = weights(tmp_path / "out"), weights(trained.path / "model")
+    assert all(torch.equal(found[k], expected[k].bfloat16()) for k in found)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (("gone", "--to", "out"), "gone"),
+        (("RUN", "--to", "full"), "--to full: is not empty"),
+        (("RUN", "--to", "out", "--merge"), "is whole already"),
+        (("RUN", "--to", "out", "--dtype", "bf16"), "did you mean 'bfloat16'?"),
+        (("ADAPTER", "--to", "out", "--dtype", "float16"), "add --merge"),
+        (("./half", "--to", "out"), "no config.json"),
+    ],
+)
+def test_what_is_refused(line, said, alphapo, trained, adapter, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes").write_text("x")
+    shutil.copytree(trained.path / "model", tmp_path / "half", ignore=shutil.ignore_patterns("config.json"))
+    named = {"RUN": str(trained.path), "ADAPTER": str(adapter)}
+    ran = alphapo("export", *(named.get(word, word) for word in line))
+    assert ran.code == 2
+    assert said in ran.fault
+    assert not (tmp_path / "out").exists()
