@@ -34,14 +34,26 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         {"layer_types": ["full_attention", "sliding_attention"], "final_logit_softcapping": 2.0},
     ),
 }
+# Packed because of what they do with a packed row, not by their names.
+DETECTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "olmo2": ("olmo2", {}),
+    "phi3": ("phi3, window 8", {}),
+    "granite": (
+        "granite, divided",
+        {"residual_multiplier": 0.5, "attention_multiplier": 0.3, "embedding_multiplier": 2.0},
+    ),
+    "smollm3": ("smollm3", {}),
+    "qwen3 moe": ("qwen3 moe", {"experts_implementation": "eager"}),  # the others have no float64
+    "cohere": ("cohere, scaled", {}),
+}
 
 
 def model(name: str, **settings: Any) -> Any:
-    family, more = ARCHITECTURES[name]
+    family, more = {**ARCHITECTURES, **DETECTED}[name]
     return tiny.model(family, max_position_embeddings=LIMIT, **more, **settings)
 
 
-MODELS = {name: model(name).double() for name in ARCHITECTURES}
+MODELS = {name: model(name).double() for name in (*ARCHITECTURES, *DETECTED)}
 
 
 def pair_of(prompt: list[int], chosen: list[int], rejected: list[int], index: int = 0) -> TokenPair:

@@ -59,6 +59,19 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "cohere, scaled": ("Cohere", {"logit_scale": 0.25}),
     "granite, divided": ("Granite", {"logits_scaling": 4.0}),
+    "olmo2": ("Olmo2", {}),
+    "phi3, window 8": ("Phi3", {"sliding_window": 8}),
+    "smollm3": ("SmolLM3", {"no_rope_layers": [1, 0]}),
+    "qwen3 moe": (
+        "Qwen3Moe",
+        {
+            "head_dim": 16,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "norm_topk_prob": True,
+        },
+    ),
     # The others normalise and rotate in float32 whatever their weights are; this one is float64 throughout.
     "opt": ("OPT", {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0}),
 }

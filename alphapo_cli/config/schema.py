@@ -251,6 +251,17 @@ class TrainerConfig:
 
 
 @dataclass
+class ShardingConfig:
+    """Weights, gradients and optimizer state spread over the processes of torchrun, by torch's FSDP2."""
+
+    mode: str = _choice("none", "none", "fsdp")  # none: every process holds the whole model
+    reshard_after_forward: bool = True  # a layer's whole weights are freed after its forward pass, gathered again later
+    cpu_offload: bool = False  # shards are kept in the memory of the host and the optimizer runs there; needs CUDA
+    # Processes that share one copy of the model, such as the GPUs of a node; replicated across such groups. null: all.
+    shard_size: int | None = _number(None, ge=2)
+
+
+@dataclass
 class GuardConfig:
     """Limits that end a run early; null: no limit."""
 
@@ -290,6 +301,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -31,6 +31,9 @@ class Head:
     linear: nn.Module
     factor: float = 1.0
     cap: float | None = None
+    # Whether the weights' gradient is summed over chunks in float32 whatever their dtype is. Of a sharded model they are
+    # gathered in a narrow one, while its gradients are wide.
+    wide_gradient: bool = False
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Logits [N, V] of hidden states [N, H]."""
@@ -67,7 +70,7 @@ def log_probs_and_statistics(
     matrix = head.matrix
     if matrix is not None:
         out: tuple[Tensor, Tensor, Tensor] = _LogProbs.apply(  # type: ignore[no-untyped-call]
-            hidden, matrix, targets, head.factor, head.cap, chunk_bytes, statistics
+            hidden, matrix, targets, head, chunk_bytes, statistics
         )
         return out[0], TokenStatistics(out[1], out[2]) if statistics else None
     # Without tokens one empty chunk, whose log-probs still belong to the graph.
@@ -207,12 +210,11 @@ class _LogProbs(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         targets: Tensor,
-        factor: float,
-        cap: float | None,
+        head: Head,
         chunk_bytes: int,
         statistics: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        device = hidden.device.type
+        device, factor, cap = hidden.device.type, head.factor, head.cap
         dtype = _matmul_dtype(hidden)
         sizes = chunks(len(hidden), len(weight), chunk_bytes)
         wide = torch.promote_types(dtype, torch.float32)
@@ -233,7 +235,8 @@ class _LogProbs(torch.autograd.Function):
                         sum_p2[at] = (p * p).sum(-1)
                     part[block] = logp
                 logps[rows] = part.gather(1, targets[rows].unsqueeze(1)).squeeze(1)
-        ctx.settings = (factor, cap, dtype, sizes)
+        total = torch.promote_types(weight.dtype, torch.float32) if head.wide_gradient else weight.dtype
+        ctx.settings = (factor, cap, dtype, sizes, total)
         ctx.logits = logits  # log-probs of the last chunk
         ctx.save_for_backward(hidden, weight, targets, norm)
         ctx.mark_non_differentiable(entropy, sum_p2)
@@ -244,10 +247,10 @@ class _LogProbs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         hidden, weight, targets, norm = ctx.saved_tensors
-        factor, cap, dtype, sizes = ctx.settings
+        factor, cap, dtype, sizes, total = ctx.settings
         logits, ctx.logits = ctx.logits, None
         if grad is None:
-            return (None,) * 7
+            return (None,) * 6
         kept = logits is not None  # None in a second backward pass through a retained graph
         if logits is None:
             logits = torch.empty(max(sizes, default=0), len(weight), dtype=norm.dtype, device=hidden.device)
@@ -268,10 +271,11 @@ class _LogProbs(torch.autograd.Function):
                 if grad_hidden is not None:
                     grad_hidden[rows] = step @ matrix
                 if ctx.needs_input_grad[1]:
-                    grad_weight = _accumulate(grad_weight, step, narrow[rows], weight.dtype)
+                    grad_weight = _accumulate(grad_weight, step, narrow[rows], total)
         if ctx.needs_input_grad[1] and grad_weight is None:  # no tokens
             grad_weight = torch.zeros_like(weight)
-        return grad_hidden, grad_weight, None, None, None, None, None
+        grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
+        return grad_hidden, grad_weight, None, None, None, None
 
 
 def _to_gradient(x: Tensor, is_logp: bool, norm: Tensor, targets: Tensor, grad: Tensor, cap: float | None) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,19 @@ from alphapo_cli.modeling.layout.patching import is_prepared, keep_activations, 
 from alphapo_cli.modeling.layout.registry import LAYOUTS
 from alphapo_cli.modeling.lm_head import CHUNK_BYTES, Head, kl_from, log_probs_and_statistics
 from alphapo_cli.modeling.logprobs import AnswerLogProbs, TokenLogProbs, TokenStatistics, token_rounding
+from alphapo_cli.modeling.sharding import (
+    ShardingPlan,
+    at_rest,
+    fill,
+    fill_from_shards,
+    is_sharded,
+    shard,
+    whole_copy,
+    within,
+    without_weights,
+)
+
+T = TypeVar("T")
 
 
 class TokenValues(NamedTuple):
@@ -35,7 +48,7 @@ class Wanted:
     """What a forward pass computes beside log-probs."""
 
     statistics: bool = False  # entropy and sum p^2 of each token's distribution
-    kl_from: PolicyModel | None = None  # a frozen model of the same vocabulary (see `check_vocabulary`)
+    kl_from: PolicyModel | None = None  # a frozen model of the same vocabulary (see `compatibility.check_vocabulary`)
 
 
 LOG_PROBS = Wanted()
@@ -48,22 +61,32 @@ def bare(model: Any) -> Any:
 
 def head_of(model: Any) -> Head:
     """The model's output layer, with the scaling and soft-capping that its own forward applies."""
-    inner = bare(model)
-    return _head(inner.config.get_text_config(), inner.get_output_embeddings())
+    return _head(bare(model), bare(model).get_output_embeddings())
 
 
-def _head(config: Any, linear: nn.Module) -> Head:
+def _head(inner: Any, linear: nn.Module) -> Head:
+    config = inner.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1.0
     divide = getattr(config, "logits_scaling", None) or 1.0
-    return Head(linear, scale / divide, getattr(config, "final_logit_softcapping", None) or None)
+    cap = getattr(config, "final_logit_softcapping", None) or None
+    return Head(linear, scale / divide, cap, wide_gradient=is_sharded(inner))
 
 
-def frozen_head(model: Any) -> Head:
-    """The output layer as it is now: a copy of the weights if training may change them, else the same weights."""
-    linear = bare(model).get_output_embeddings()
+def frozen_head(model: Any) -> Callable[[], Head]:
+    """The output layer as it is now: a copy of the weights if training may change them, else the same weights.
+
+    Collective.
+
+    Returns:
+        A function that gives it; of a sharded model each process keeps its shard, and the function gathers them.
+    """
+    inner = bare(model)
+    at_rest(inner)
+    linear = inner.get_output_embeddings()
     if not any(p.requires_grad for p in linear.parameters()):
-        return head_of(model)
-    return _head(bare(model).config.get_text_config(), copy.deepcopy(linear).requires_grad_(False))
+        return lambda: head_of(model)
+    kept = _head(inner, copy.deepcopy(linear).requires_grad_(False))
+    return (lambda: replace(kept, linear=whole_copy(kept.linear))) if is_sharded(inner) else lambda: kept
 
 
 @torch.no_grad()
@@ -103,7 +126,7 @@ class PolicyModel(nn.Module):
 
     def __init__(
         self, lm: Any, *, layout: str = "padded", attention: str = "auto", chunk_bytes: int = CHUNK_BYTES,
-        bf16: bool = False,
+        bf16: bool = False, device: torch.device | None = None,
     ) -> None:  # fmt: skip
         """Wrap `lm`, which stays on its device.
 
@@ -113,6 +136,7 @@ class PolicyModel(nn.Module):
             attention: attention of the packed layout: "sdpa", "flex" or "auto".
             chunk_bytes: memory that logits may take at a time, see `lm_head`.
             bf16: whether matrix products run under bfloat16 autocast.
+            device: where it is going to run; None: where it is.
 
         Raises:
             UsageError: the architecture or attention does not go with the layout.
@@ -122,8 +146,10 @@ class PolicyModel(nn.Module):
         self.bf16 = bf16
         self.layout = LAYOUTS[layout]
         self.chunk_bytes = chunk_bytes
+        # How it is sharded, and itself without weights, from which other models like it are made; None: it is not.
+        self.sharded: tuple[ShardingPlan, PolicyModel] | None = None
         if layout == "packed":
-            prepare(lm, attention)
+            prepare(lm, attention, device)
         self.config = bare(lm).config  # transformers.Trainer looks for it
         text = self.config.get_text_config()
         dtype = torch.bfloat16 if bf16 else next(lm.parameters()).dtype
@@ -136,7 +162,46 @@ class PolicyModel(nn.Module):
         """
         if not self.bf16:
             return contextlib.nullcontext()
-        return torch.autocast(next(self.parameters()).device.type, torch.bfloat16)
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    @property
+    def device(self) -> torch.device:
+        """The device on which it runs. Shards may be kept on another one."""
+        return next(self.parameters()).device if self.sharded is None else self.sharded[0].device
+
+    @property
+    def is_distributed_loading_by_transformers(self) -> bool:
+        """Whether it reduces gradients itself: transformers.Trainer asks, and then wraps it in neither DDP nor FSDP."""
+        return self.sharded is not None
+
+    def shard(self, plan: ShardingPlan) -> PolicyModel:
+        """Return the same model with its weights spread over the processes. Collective.
+
+        This one is whole on rank 0, from where the weights are taken; elsewhere it need not have any.
+        """
+        made = without_weights(self)._spread(plan)
+        fill(made, self if torch.distributed.get_rank() == 0 else None)
+        return made
+
+    def copy(self) -> PolicyModel:
+        """Copy the model as it is now, sharded as this one is."""
+        if self.sharded is None:
+            return copy.deepcopy(self)
+        plan, blank = self.sharded
+        made = copy.deepcopy(blank)._spread(plan)
+        fill_from_shards(made, self)
+        return made
+
+    def _spread(self, plan: ShardingPlan) -> PolicyModel:
+        """Shard this model, which has no weights; its shards have no content yet."""
+        # A copy without weights is kept in a tuple, in which torch does not look for modules.
+        self.sharded = (plan, copy.deepcopy(self))
+        shard(bare(self.lm), plan)
+        return self
+
+    def within(self, run: Callable[[], T]) -> T:
+        """Call `run`, which uses `hidden` or the output layer, with the weights that it needs at hand."""
+        return within(bare(self.lm), run)
 
     def hidden(self, batch: PairBatch) -> Tensor:
         """Hidden states that predict the completion tokens, [N, H]."""
@@ -153,6 +218,9 @@ class PolicyModel(nn.Module):
 
     def forward(self, batch: PairBatch, wanted: Wanted = LOG_PROBS) -> TokenValues:
         """Log-probs of the completion tokens, and the other values that `wanted` asks for."""
+        return self.within(lambda: self._forward(batch, wanted))
+
+    def _forward(self, batch: PairBatch, wanted: Wanted) -> TokenValues:
         with self.precision():
             hidden, head = self.hidden(batch), head_of(self.lm)
             kl = None if wanted.kl_from is None else self.kl(batch, wanted.kl_from, hidden, head)
@@ -168,7 +236,7 @@ class PolicyModel(nn.Module):
     def kl(self, batch: PairBatch, reference: PolicyModel, hidden: Tensor, head: Head) -> Tensor:
         """KL(reference || policy) at each completion token, [N] nats; `hidden` [N, H] and `head` are the policy's."""
         with torch.no_grad():
-            before = reference.hidden(batch)
+            before = reference.within(lambda: reference.hidden(batch))
         return kl_from(before, head_of(reference.lm), hidden, head, chunk_bytes=self.chunk_bytes)
 
     def score(self, batch: PairBatch, wanted: Wanted = LOG_PROBS) -> TokenLogProbs:
@@ -197,23 +265,9 @@ def attach_tokens(values: TokenValues, batch: PairBatch) -> TokenLogProbs:
     )
 
 
-def check_vocabulary(policy: PolicyModel, reference: PolicyModel) -> None:
-    """Check that both models give logits for the same number of tokens, so that a KL between them is defined.
-
-    Raises:
-        UsageError: the numbers of logits differ.
-    """
-    ours, theirs = (m.get_output_embeddings().weight.shape[0] for m in (bare(policy.lm), bare(reference.lm)))
-    if ours != theirs:
-        raise UsageError(
-            f"model.reference: it gives {theirs} logits and the policy {ours}, so that there is no KL between them; take "
-            "a reference of the policy's vocabulary"
-        )
-
-
 @contextlib.contextmanager
 def inference(policy: PolicyModel) -> Iterator[None]:
-    """Evaluation mode, no gradients, the policy's precision; afterwards the mode is what it was before."""
+    """Evaluation mode, no gradients, the policy's precision; afterwards mode and shards are what they were before."""
     training = policy.training
     policy.eval()
     try:
@@ -221,20 +275,23 @@ def inference(policy: PolicyModel) -> Iterator[None]:
             yield
     finally:
         policy.train(training)
+        at_rest(policy)
 
 
-def policy_of(lm: Any, cfg: TrainConfig, key: str = "model.path") -> PolicyModel:
-    """Return `lm`, which stays on its device, with the layout, attention and precision of `cfg`.
+def policy_of(lm: Any, cfg: TrainConfig, key: str = "model.path", device: torch.device | None = None) -> PolicyModel:
+    """Return `lm`, which stays on its device and is going to run on `device`, with what `cfg` says of how it runs.
 
     Raises:
         UsageError: layout or attention cannot run the model on its device; `key` is the setting that named the model.
     """
-    if cfg.model.attention == "flex" and lm.device.type != "cuda":
+    device = device or lm.device
+    if cfg.model.attention == "flex" and device.type != "cuda":
         raise UsageError("model.attention=flex: needs a CUDA device; leave it auto")
     chunk_bytes = int(cfg.trainer.logit_chunk_mb * 2**20)
     try:
         return PolicyModel(
-            lm, layout=cfg.layout, attention=cfg.model.attention, chunk_bytes=chunk_bytes, bf16=cfg.trainer.bf16
-        )
+            lm, layout=cfg.layout, attention=cfg.model.attention, chunk_bytes=chunk_bytes, bf16=cfg.trainer.bf16,
+            device=device,
+        )  # fmt: skip
     except UsageError as error:
         raise UsageError(f"{key}: {error}") from error

@@ -23,6 +23,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from alphapo_cli.config.schema import LOWEST_TEMPERATURE
 from alphapo_cli.modeling.layout.padded import fill_id
+from alphapo_cli.modeling.policy import bare
+from alphapo_cli.modeling.sharding import at_rest, is_sharded
 
 
 class Sample(NamedTuple):
@@ -112,6 +114,7 @@ def sample(
                 attention_mask=mask,
                 generation_config=settings,
                 logits_processor=LogitsProcessorList(processors),
+                synced_gpus=is_sharded(bare(model)),  # until all processes have their answers
             )
             drawn = out[:, ids.shape[1] :].tolist()
             logps = [None] * len(rows) if recorder is None else recorder.of(out[:, ids.shape[1] :])
@@ -218,6 +221,7 @@ def _ready_to_sample(model: Any) -> Iterator[None]:
             owner.generation_config = GenerationConfig()
         yield
     finally:
+        at_rest(model)
         for owner, config in settings:
             owner.generation_config = config
         for module, training in modes:

@@ -42,17 +42,22 @@ def save_model(lm: Any, tokenizer: Any, folder: Path, *, end_id: int, merge: boo
     """
     if merge and hasattr(lm, "merge_and_unload"):
         lm = merged(copy.deepcopy(lm))
+    save_with(lm, tokenizer, folder, end_id=end_id)
+    return lm
+
+
+def save_with(lm: Any, tokenizer: Any, folder: Path, *, end_id: int, state: Mapping[str, Tensor] | None = None) -> None:
+    """Save a model's settings, the weights `state` (None: its own) and the tokenizer; see `save_model`."""
     inner = bare(lm)
     repair_generation(inner)
     inner.config.use_cache = True  # off in training, on for generation
     with handled_by_us():
-        lm.save_pretrained(folder)
+        lm.save_pretrained(folder, **({} if state is None else {"state_dict": dict(state)}))
     tokenizer.save_pretrained(folder)
     generation = copy.deepcopy(inner.generation_config)
     stops = as_ids(generation.eos_token_id) or as_ids(inner.config.get_text_config().eos_token_id)
     generation.eos_token_id = list(dict.fromkeys([end_id, *stops]))
     generation.save_pretrained(folder)
-    return lm
 
 
 def repair_generation(lm: Any) -> list[str]:

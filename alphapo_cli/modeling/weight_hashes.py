@@ -14,6 +14,7 @@ from torch import Tensor
 from alphapo_cli.modeling.loading import base_source
 from alphapo_cli.modeling.locations import ModelSource
 from alphapo_cli.modeling.policy import bare
+from alphapo_cli.modeling.sharding import at_rest, gathered
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.storage.file_hashes import cached_of_file
 
@@ -51,7 +52,8 @@ def state_hash(lm: Any) -> str:
     """Hash a model's configuration and the names, dtypes, shapes and bytes of its parameters and buffers.
 
     The identity of a reference: two models of equal weights and, say, another rope_theta are two references. A model
-    and the same one under fresh adapters, which change nothing, are one.
+    and the same one under fresh adapters, which change nothing, are one, and so are a model and the same one sharded, of
+    which every process gets the hash.
 
     Returns:
         SHA-256 in hexadecimal.
@@ -59,9 +61,11 @@ def state_hash(lm: Any) -> str:
     config = bare(lm).config.to_dict()
     config.pop("_name_or_path", None)  # where it was loaded from
     sha = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(_without_idle_adapters(lm.state_dict()).items()):
+    at_rest(lm)
+    for name, stored in sorted(_without_idle_adapters(lm.state_dict()).items()):
+        tensor = gathered(stored)  # one at a time, whole
         sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        sha.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        sha.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return sha.hexdigest()
 
 
@@ -70,7 +74,7 @@ def _without_idle_adapters(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     adapters = {name: tensor for name, tensor in state.items() if ".lora_" in name}
     zeros = [tensor for name, tensor in adapters.items() if ".lora_B." in name or ".lora_embedding_A." in name]
     # Under an adapter the output layer takes another code path, which may round differently.
-    if not zeros or any("lm_head." in name for name in adapters) or any(tensor.any() for tensor in zeros):
+    if not zeros or any("lm_head." in name for name in adapters) or any(gathered(tensor).any() for tensor in zeros):
         return state
     return {
         name.removeprefix("base_model.model.").replace(".base_layer.", "."): tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -106,34 +107,44 @@ class Probe:
             (name -> values of every pair; at step 0 the chosen tokens' hidden states of each batch of this process).
         """
         rows, parts = [], []
+        start_head = self.start_head() if self.start_hidden else None
         with inference(policy):
-            for i, (chunk, batch) in enumerate(self.scorer.batches(next(policy.parameters()).device)):
-                hidden, head = policy.hidden(batch), head_of(policy.lm)
-                chosen = int((batch.tokens.side == 0).sum())  # tokens are in order of their sides
-                start = (self.start_hidden[i], self.start_head) if self.start_hidden else None
-                logps, entropy, kl = observe(
-                    hidden,
-                    batch.tokens.ids,
-                    head,
-                    described=chosen,
-                    start=start,
-                    chunk_bytes=policy.chunk_bytes,
+            for i, (chunk, batch) in enumerate(self.scorer.batches(policy.device)):
+                start = None if start_head is None else (self.start_hidden[i], start_head)
+                values, chosen = policy.within(
+                    functools.partial(self._measured_batch, policy, batch, start, chunk, observer)
                 )
-                if observer is not None:
-                    observer(BatchObservation(chunk, batch, hidden, logps, head, start))
-                if not self.start_hidden:
-                    rows.append(hidden[:chosen].clone())  # not a view, which would keep the whole tensor
-                answers = replace(attach_tokens(TokenValues(logps), batch).answers(), index=batch.index)
-                pair = batch.tokens.pair[:chosen]
-                values = {
-                    "sums": _numpy(answers.sums),
-                    "lengths": _numpy(answers.lengths),
-                    "entropy": _pair_means(entropy, pair, answers),
-                    "kl": _pair_means(kl, pair, answers),
-                    **self._for_objective(answers, batch, hidden, head, policy),
-                }
+                if start is None:
+                    rows.append(chosen)
                 parts.append((chunk, values))
         return self.scorer.collect(parts), rows
+
+    def _measured_batch(
+        self,
+        policy: PolicyModel,
+        batch: PairBatch,
+        start: tuple[Tensor, Head] | None,
+        chunk: list[int],
+        observer: Observer | None,
+    ) -> tuple[dict[str, np.ndarray], Tensor]:
+        """Run the model over a batch: (name -> values of its pairs, the chosen tokens' hidden states)."""
+        hidden, head = policy.hidden(batch), head_of(policy.lm)
+        chosen = int((batch.tokens.side == 0).sum())  # tokens are in order of their sides
+        logps, entropy, kl = observe(
+            hidden, batch.tokens.ids, head, described=chosen, start=start, chunk_bytes=policy.chunk_bytes
+        )
+        if observer is not None:
+            observer(BatchObservation(chunk, batch, hidden, logps, head, start))
+        answers = replace(attach_tokens(TokenValues(logps), batch).answers(), index=batch.index)
+        pair = batch.tokens.pair[:chosen]
+        values = {
+            "sums": _numpy(answers.sums),
+            "lengths": _numpy(answers.lengths),
+            "entropy": _pair_means(entropy, pair, answers),
+            "kl": _pair_means(kl, pair, answers),
+            **self._for_objective(answers, batch, hidden, head, policy),
+        }
+        return values, hidden[:chosen].clone()  # not a view, which would keep the whole tensor
 
     def _values(self, values: dict[str, np.ndarray], context: StepContext) -> ProbeValues:
         answers = AnswerLogProbs(

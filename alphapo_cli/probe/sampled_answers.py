@@ -118,8 +118,12 @@ class SampledAnswers:
             {"dataset": self.prompts.dataset, "instruction": i, "output": o, "generator": generator}
             for i, o in zip(self.prompts.texts, answers.outputs, strict=True)
         ]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.write(lambda: write_json(self.folder / file, rows))
+
+        def make() -> None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / file, rows)
+
+        self.write(make)
 
 
 def repetition(ids: Sequence[int]) -> float:

@@ -1,7 +1,8 @@
 """Log-probs of a whole data set under a model.
 
 Batches are fixed and sorted by length, so that a value does not depend on what else is measured. With several processes
-each takes every n-th batch, and the results are joined in the original order.
+each takes every n-th batch, and the results are joined in the original order. Processes that run the model together all
+run it equally often: one that has no batch left repeats one, which is not counted.
 """
 
 from __future__ import annotations
@@ -37,16 +38,18 @@ class PairScorer:
         chunks = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
         self.pairs, self.pad_id, self.processes, self.layout = pairs, pad_id, processes, layout
         self.own_chunks = chunks[processes.rank :: processes.world]
+        rounds = -(-len(chunks) // processes.world) if processes.together else 0
+        self.repeated = chunks[: max(0, rounds - len(self.own_chunks))]
 
     def batches(self, device: torch.device) -> Iterator[tuple[list[int], PairBatch]]:
-        """Yield (indices of the pairs, their batch on `device`) for each batch of this process."""
-        for chunk in self.own_chunks:
+        """Yield (indices of the pairs, their batch on `device`) for each batch of this process; no indices: repeated."""
+        for n, chunk in enumerate([*self.own_chunks, *self.repeated]):
             batch = self.layout.collate([self.pairs[i] for i in chunk], pad_id=self.pad_id, sides=self.sides)
-            yield chunk, batch.to(device)
+            yield chunk if n < len(self.own_chunks) else [], batch.to(device)
 
     def collect(self, parts: list[tuple[list[int], dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
         """Join per-batch arrays [..., B] of all processes along their last axis, in the data set's order."""
-        gathered = self.processes.gather(parts)
+        gathered = self.processes.gather([part for part in parts if part[0]])
         index = np.concatenate([np.asarray(chunk) for chunk, _ in gathered])
         back = np.argsort(index)
         return {
@@ -83,7 +86,7 @@ def score_pairs(
     scorer = PairScorer(pairs, batch_size, pad_id, processes, policy.layout, sides)
     parts = []
     with inference(policy):
-        for chunk, batch in scorer.batches(next(policy.parameters()).device):
+        for chunk, batch in scorer.batches(policy.device):
             answers = policy.answers(batch)
             weighs = objective is not None and objective.weighs_tokens
             sums = objective.weigh(answers)[0] if weighs and objective is not None else answers.sums
@@ -119,7 +122,7 @@ def score_tokens(
     scorer = PairScorer(pairs, batch_size, pad_id, processes, policy.layout, sides)
     parts = []
     with inference(policy):
-        for chunk, batch in scorer.batches(next(policy.parameters()).device):
+        for chunk, batch in scorer.batches(policy.device):
             tokens = policy.score(batch)
             lengths = torch.bincount(tokens.tokens.answer, minlength=sides * len(chunk)).tolist()
             parts.append((chunk, [logps.cpu().numpy() for logps in tokens.logps.float().split(lengths)]))

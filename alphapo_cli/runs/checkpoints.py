@@ -1,8 +1,9 @@
 """Checkpoints of a training session, written atomically.
 
 checkpoints/step-N/state.pt   a TrainingCheckpoint as a plain mapping
-checkpoints/step-N/complete   the step, the run lock's generation, size and digest of state.pt; written last; a directory
-                              without it is ignored
+checkpoints/step-N/shards/    of a sharded run: its tensors, of which each process has written a part
+checkpoints/step-N/complete   the step, the run lock's generation, sizes and digests of the files; written last; a
+                              directory without it is ignored
 
 A checkpoint is written as .step-N.GENERATION/, flushed to disk and renamed. One of a generation before that in which the
 run began is of an owner that was replaced and woke up later: it is not read.
@@ -15,8 +16,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from alphapo_cli.errors import AlphapoError, UsageError, say
+from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import write_json
 from alphapo_cli.storage.owned_directory import owned_directory, remove_unfinished
@@ -37,7 +39,9 @@ _NAME = re.compile(r"^step-(\d+)$")
 # Number of the checkpoint format; raise it with every change of content or names. 1: no number was written; 3: `record`,
 # and the digest in `complete`.
 FORMAT = 3
+SHARDED_FORMAT = 4  # that of a checkpoint with shards
 OLDEST_FORMAT = 2  # the oldest that is read; its rows and its content are not checked
+_SHARDS = "shards"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +60,8 @@ class TrainingCheckpoint:
     stopped: str | None = None  # why training stopped, if it did: only the run's final steps are missing
     record: Mapping[str, Any] = field(default_factory=dict)  # file of metrics -> "rows" so far and their "sha256"
     format: int = FORMAT
+    # The directory of the tensors that processes share, where they do: weights, reference and the optimizer's moments.
+    shards: str | None = None
 
 
 class Checkpoints:
@@ -124,13 +130,13 @@ class Checkpoints:
             # Not torch's words: they advise to load it without weights_only, which runs what the file says.
             raise AlphapoError(f"{folder} is damaged (state.pt: cannot be read: {type(error).__name__})") from error
         number = state.get("format", 1)
-        if not OLDEST_FORMAT <= number <= FORMAT:
+        if not OLDEST_FORMAT <= number <= SHARDED_FORMAT:
             age = "an older" if number < FORMAT else "a newer"
             raise UsageError(
                 f"{folder / 'state.pt'}: a checkpoint of format {number}, made by {age} alphapo; this one reads format "
-                f"{OLDEST_FORMAT} to {FORMAT}: go on with that version, or start over with --replace"
+                f"{OLDEST_FORMAT} to {SHARDED_FORMAT}: go on with that version, or start over with --replace"
             )
-        return TrainingCheckpoint(**state)
+        return TrainingCheckpoint(**state, shards=str(folder / _SHARDS) if number == SHARDED_FORMAT else None)
 
     def save(self, checkpoint: TrainingCheckpoint, lock: RunLock) -> None:
         """Write a checkpoint, then `tidy`.
@@ -140,13 +146,50 @@ class Checkpoints:
             OSError: the file system refuses the write; earlier checkpoints are unchanged.
         """
         with owned_directory(self._path(checkpoint.step), lock) as folder:
-            # A file of ours: torch's own writer turns a full disk into an error that does not say so.
-            with open(folder / "state.pt", "wb") as file:
-                torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}, file)
-            files = checksums.of_files(folder, ["state.pt"])
-            marker = {"step": checkpoint.step, "generation": lock.generation, "files": files}
-            write_json(folder / "complete", checksums.sealed(marker))
+            self._write(checkpoint, lock, folder)
         self.tidy(lock)
+
+    def save_together(
+        self, checkpoint: TrainingCheckpoint, lock: RunLock | None, processes: Processes, write: Callable[[Path], None]
+    ) -> None:
+        """Write a checkpoint with shards, then `tidy`. Collective; on a file system that all processes share.
+
+        Args:
+            checkpoint: what is written beside the shards.
+            lock: the run lock in rank 0, None in the other processes.
+            processes: those that write.
+            write: writes the shards of this process into a directory.
+
+        Raises:
+            LockLost: another process has taken over the run; none of its checkpoints was touched.
+            AlphapoError: a process could not write; earlier checkpoints are unchanged.
+        """
+        with contextlib.ExitStack() as stack:
+            folder, fault = None, None
+            if lock is not None:
+                try:
+                    folder = stack.enter_context(owned_directory(self._path(checkpoint.step), lock))
+                except Exception as error:
+                    fault = error
+            place = processes.same(None if folder is None else str(folder))
+            processes.agree(fault)
+            write(Path(str(place)) / _SHARDS)
+            if folder is not None and lock is not None:
+                try:
+                    self._write(replace(checkpoint, format=SHARDED_FORMAT), lock, folder)
+                except Exception as error:
+                    fault = error
+            processes.agree(fault)
+        if lock is not None:
+            self.tidy(lock)
+
+    def _write(self, checkpoint: TrainingCheckpoint, lock: RunLock, folder: Path) -> None:
+        # A file of ours: torch's own writer turns a full disk into an error that does not say so.
+        with open(folder / "state.pt", "wb") as file:
+            torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint) if f.name != "shards"}, file)
+        files = checksums.of_files(folder, ["state.pt", _SHARDS])
+        marker = {"step": checkpoint.step, "generation": lock.generation, "files": files}
+        write_json(folder / "complete", checksums.sealed(marker))
 
     def tidy(self, lock: RunLock) -> None:
         """Remove incomplete checkpoints of earlier owners, and complete ones beyond the newest `keep`."""

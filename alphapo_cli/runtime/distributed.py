@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -9,7 +11,11 @@ from typing import Any, TypeVar
 import torch
 from accelerate import PartialState
 
+from alphapo_cli.errors import AlphapoError, Interrupted, in_words
+
 T = TypeVar("T")
+_FAILURE = "alphapo/failure"  # in the store of the process group: who failed first, and why
+_LOST = re.compile(r"connection|recv|peer|NCCL", re.IGNORECASE)  # what gloo and NCCL say when a process is gone
 
 
 @dataclass(frozen=True)
@@ -18,6 +24,8 @@ class Processes:
 
     rank: int = 0
     world: int = 1
+    # Whether they run a model together, each with a part of its weights, so that every forward pass needs all of them.
+    together: bool = False
 
     def gather(self, items: list[Any]) -> list[Any]:
         """All-gather: the lists of all processes, joined in order of rank."""
@@ -26,6 +34,39 @@ class Processes:
         parts: list[Any] = [None] * self.world
         torch.distributed.all_gather_object(parts, items)
         return [item for part in parts for item in part]
+
+    def same(self, reason: str | None) -> str | None:
+        """The reason of the first process that has one, in every process; None where none has."""
+        return next((r for r in self.gather([reason]) if r is not None), None)
+
+    def agree(self, fault: Exception | None) -> None:
+        """Raise in every process what went wrong in one of them: its own error there, its words in the others."""
+        reason = self.same(None if fault is None else in_words(fault))
+        if fault is not None:
+            raise fault
+        if reason is not None:
+            raise AlphapoError(reason)
+
+    def cause(self, error: BaseException) -> BaseException:
+        """Tell the other processes why this one ends, unless another one has ended before and so made this one fail.
+
+        Returns:
+            `error`, or that of the process that failed first, in its words.
+        """
+        if self.world == 1 or not isinstance(error, Exception) or isinstance(error, Interrupted):
+            return error
+        own = {"rank": self.rank, "reason": in_words(error)}
+        if isinstance(error, RuntimeError) and not isinstance(error, AlphapoError) and _LOST.search(str(error)):
+            own["reason"] = "another process of the run is gone; the same line continues from the last checkpoint"
+            error = AlphapoError(own["reason"])
+        try:
+            store = torch.distributed.distributed_c10d._get_default_store()
+            first = json.loads(store.compare_set(_FAILURE, "", json.dumps(own)))
+        except (RuntimeError, ValueError):  # it went with the process that kept it
+            return error
+        if first["rank"] == self.rank or first["reason"] == own["reason"]:
+            return error
+        return AlphapoError(f"process {first['rank']}: {first['reason']}")
 
     def first(self, make: Callable[[], T]) -> T:
         """Call `make` in rank 0 and broadcast its result; an exception there is raised in every process."""
@@ -44,10 +85,18 @@ class Processes:
         return value  # type: ignore[no-any-return]
 
 
-def start_processes(*, use_cpu: bool) -> Processes:
-    """Join the process group of torchrun, if any; on GPUs where there are some, unless `use_cpu`."""
+def start_processes(*, use_cpu: bool, together: bool = False) -> Processes:
+    """Join the process group of torchrun, if any; on GPUs where there are some, unless `use_cpu`.
+
+    Args:
+        use_cpu: whether GPUs are left alone.
+        together: whether the processes run a model together, see `Processes`.
+
+    Returns:
+        This process's place among them.
+    """
     state = PartialState(cpu=use_cpu or not torch.cuda.is_available())
-    return Processes(state.process_index, state.num_processes)
+    return Processes(state.process_index, state.num_processes, together)
 
 
 def leave_processes() -> None:

@@ -25,6 +25,7 @@ from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData
 from alphapo_cli.stages.training.resume import Busy
 from alphapo_cli.stages.training.selection import with_selection
 from alphapo_cli.stages.training.session import TrainingSession
+from alphapo_cli.stages.training.sharded import check_sharding
 from alphapo_cli.stages.training.tracker import Group
 from alphapo_cli.storage.run_lock import lock_status
 
@@ -66,7 +67,8 @@ def run(
     if now is not None and now.held:  # the lock itself is acquired later; this spares the wait until then
         busy = Busy.of(directory, now)
         raise busy
-    processes = start_processes(use_cpu=cfg.trainer.use_cpu)
+    processes = start_processes(use_cpu=cfg.trainer.use_cpu, together=cfg.sharding.mode != "none")
+    check_sharding(cfg, processes)
     if not sys.stderr.isatty():
         disable_progress_bar()  # transformers' own bars for loading and saving
     builder = builder or InputsBuilder(processes=processes)
@@ -78,7 +80,13 @@ def run(
         _warn(cfg, objective, console)
         with stop_requests() as stop:
             session = TrainingSession(cfg, directory, builder, processes, objective, start, group, stop)
-            return session.run(replace=replace)
+            try:
+                return session.run(replace=replace)
+            except Exception as error:
+                cause = processes.cause(error)
+                if cause is error:
+                    raise
+                raise cause from error
 
 
 def start_of(cfg: TrainConfig, builder: InputsBuilder) -> tuple[Objective, ModelAndData]:

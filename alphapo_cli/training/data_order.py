@@ -31,6 +31,7 @@ class DataOrder:
     as_widest: bool = False
     kind: str = "shuffled"  # or given, stages: see TrainerConfig.order
     stages: np.ndarray | None = field(default=None, repr=False, compare=False)  # [num_pairs], of the kind stages
+    shared_by: int | None = None  # processes that share the micro-batches of a step; None: `world`
 
     @classmethod
     def of(
@@ -118,10 +119,11 @@ class DataOrder:
         """
         pairs = self.pairs(step)
         parts = self._parts(pairs)
-        rounds = -(-len(parts) // self.world)
+        world = self.shared_by or self.world
+        rounds = -(-len(parts) // world)
         batches = []
         for k in range(rounds):
-            place = k * self.world + rank
+            place = k * world + rank
             indices = parts[place] if place < len(parts) else pairs[:0]
             batches.append((indices, [1.0] * len(indices)) if len(indices) else (pairs[:1], [0.0]))
         return batches

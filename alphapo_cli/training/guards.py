@@ -14,6 +14,7 @@ import numpy as np
 
 from alphapo_cli.config.schema import GuardConfig
 from alphapo_cli.errors import AlphapoError
+from alphapo_cli.runtime.distributed import Processes
 
 # What a number can be that is not finite, as it is printed.
 _NOT_FINITE = (("nan", np.isnan), ("inf", np.isposinf), ("-inf", np.isneginf))
@@ -39,19 +40,28 @@ def broken(what: str, value: str, step: int) -> str:
     )
 
 
-def check_weights(model: Any, step: int) -> None:
-    """Check that all weights of `model` are finite.
+def check_weights(model: Any, step: int, processes: Processes | None = None) -> None:
+    """Check that all weights of `model` are finite: what each process holds of them. Collective.
 
     Raises:
-        AlphapoError: a weight is not finite.
+        AlphapoError: a weight is not finite, in this process or another one.
     """
     import torch
 
-    for name, weights in model.named_parameters():
+    from alphapo_cli.modeling.sharding import at_rest, local_part
+
+    at_rest(model)
+    fault = None
+    for name, parameter in model.named_parameters():
+        weights = local_part(parameter)
         finite = torch.isfinite(weights)
         if not finite.all():
-            kinds = not_finite(weights.detach()[~finite].float().cpu().numpy())
-            raise AlphapoError(broken(f"weight {name}", str(kinds), step))
+            kinds = not_finite(weights[~finite].float().cpu().numpy())
+            fault = broken(f"weight {name}", str(kinds), step)
+            break
+    fault = (processes or Processes()).same(fault)
+    if fault is not None:
+        raise AlphapoError(fault)
 
 
 def crossed(cfg: GuardConfig, row: Mapping[str, Any], step: int) -> str | None:

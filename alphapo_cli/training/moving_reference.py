@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
@@ -11,12 +10,13 @@ from torch import Tensor
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.layout.batch import PairBatch
 from alphapo_cli.modeling.policy import PolicyModel, inference
+from alphapo_cli.modeling.sharding import at_rest
 from alphapo_cli.objective.objective import Objective
 
 
 def frozen_copy(policy: PolicyModel) -> PolicyModel:
     """Copy the policy as it is now, without gradients and in evaluation mode."""
-    return copy.deepcopy(policy).requires_grad_(False).eval()
+    return policy.copy().requires_grad_(False).eval()
 
 
 class MovingReference:
@@ -54,9 +54,13 @@ class MovingReference:
         for (_, own), (_, trained) in zip(self._weights(self.policy), self._weights(policy), strict=True):
             own.copy_(trained) if self.mix == 1 else own.lerp_(trained, self.mix)
 
+    def weights(self) -> list[tuple[str, Tensor]]:
+        """Names and weights of the reference."""
+        return self._weights(self.policy)
+
     def state(self) -> dict[str, Tensor]:
         """The reference's weights, on the CPU, for a checkpoint."""
-        return {name: weight.detach().cpu().clone() for name, weight in self._weights(self.policy)}
+        return {name: weight.detach().cpu().clone() for name, weight in self.weights()}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -66,4 +70,5 @@ class MovingReference:
 
     @staticmethod
     def _weights(policy: PolicyModel) -> list[tuple[str, Tensor]]:
+        at_rest(policy)
         return [(name, p) for name, p in policy.named_parameters() if p.is_floating_point()]  # tied weights once

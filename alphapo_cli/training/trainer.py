@@ -9,6 +9,7 @@ micro-batches and divides by the number of pairs in the step over all processes.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,7 @@ from alphapo_cli.errors import AlphapoError
 from alphapo_cli.modeling.layout.batch import PairBatch
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
 from alphapo_cli.modeling.policy import attach_tokens
+from alphapo_cli.modeling.sharding import gathered
 from alphapo_cli.objective.inputs import PartState, StepContext
 from alphapo_cli.runs.checkpoints import TrainingCheckpoint
 from alphapo_cli.runtime import rng_state
@@ -30,6 +32,7 @@ from alphapo_cli.training import guards
 from alphapo_cli.training.data_order import DataOrder, StepIndices
 from alphapo_cli.training.inputs import TrainingInputs
 from alphapo_cli.training.step_data import MetricSums, StepBatch, StepDataset
+from alphapo_cli.training.training_state import Shards, dealt, optimizer_state, put_back, taken
 
 
 class StepHooks:
@@ -125,80 +128,64 @@ class PreferenceTrainer(Trainer):
 
     def checkpoint(
         self, processes: Processes, *, cost: Mapping[str, Any], last_probe: Mapping[str, Any], stopped: str | None
-    ) -> TrainingCheckpoint:
-        """Collect the state of training; to be called between two steps, on every process."""
+    ) -> tuple[TrainingCheckpoint, Shards]:
+        """Collect the state of training; to be called between two steps, on every process.
+
+        Returns:
+            The checkpoint, and the tensors that processes share, which are not in it; none where the policy is whole.
+        """
         own = {"rng": rng_state.state(), "sums": {k: v.cpu() for k, v in self.sums.sums.items()}}
+        state = taken(self.policy, self.optimizer, self.inputs.moving)
         return TrainingCheckpoint(
             step=int(self.state.global_step),
-            weights=self._weights(),
-            optimizer=self.optimizer.state_dict(),
+            **state.in_file,
             lr_scheduler=self.lr_scheduler.state_dict(),
             processes=processes.gather([own]),
             part_states={kind: dict(state) for kind, state in self.part_states.items()},
-            reference=self.inputs.moving.state() if self.inputs.moving is not None else {},
             cost=cost,
             last_probe=last_probe,
             stopped=stopped,
-        )
+        ), state.shards
 
     def last_checkpoint(
         self, step: int, *, cost: Mapping[str, Any], last_probe: Mapping[str, Any]
-    ) -> TrainingCheckpoint:
+    ) -> tuple[TrainingCheckpoint, Shards]:
         """Collect what is left to save after the last step: the weights, without what only another step would read."""
+        state = taken(self.policy)
         return TrainingCheckpoint(
-            step=step, weights=self._weights(), optimizer={}, lr_scheduler={}, processes=(), part_states={}, reference={},
-            cost=cost, last_probe=last_probe,
-        )  # fmt: skip
-
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().cpu().clone() for name, tensor in self._trained()}
+            step=step, **state.in_file, lr_scheduler={}, processes=(), part_states={}, cost=cost, last_probe=last_probe
+        ), state.shards
 
     def resume(self, checkpoint: TrainingCheckpoint) -> None:
         """Let `train` resume from `checkpoint`."""
         self._resumed = checkpoint
         self.first_step = self.sampler.start = checkpoint.step
 
-    def _trained(self) -> list[tuple[str, Tensor]]:
-        """Parameters that train, and buffers; frozen weights are not stored, they are loaded from their source."""
-        frozen = {name for name, p in self.policy.named_parameters(remove_duplicate=False) if not p.requires_grad}
-        seen: set[int] = set()
-        tensors = []
-        for name, tensor in self.policy.state_dict(keep_vars=True).items():
-            if name not in frozen and id(tensor) not in seen:  # tied weights once
-                seen.add(id(tensor))
-                tensors.append((name, tensor))
-        return tensors
-
-    @torch.no_grad()
-    def load_weights(self, stored: Mapping[str, Tensor]) -> None:
-        """Load the weights of a checkpoint."""
-        for name, tensor in self._trained():
-            tensor.copy_(stored[name])
-
     def _load(self, checkpoint: TrainingCheckpoint) -> None:
         """Load all of a checkpoint but the random generators, which follow at the first step."""
-        self.load_weights(checkpoint.weights)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
+        put_back(checkpoint, self.policy, self.inputs.moving)
+        self.optimizer.load_state_dict(optimizer_state(checkpoint, self.optimizer))
         self.lr_scheduler.load_state_dict(checkpoint.lr_scheduler)
         self.state.global_step = self.first_step
         self.part_states = checkpoint.part_states
-        if self.inputs.moving is not None:
-            self.inputs.moving.load(checkpoint.reference)
-        self.sums.restore(checkpoint.processes[self.args.process_index]["sums"], self.args.device)
+        self.sums.restore(self._dealt(checkpoint)[1], self.args.device)
+
+    def _dealt(self, checkpoint: TrainingCheckpoint) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return dealt(checkpoint.processes, self.args.process_index, self.args.world_size)
 
     def get_train_dataloader(self) -> DataLoader[StepBatch]:
         """A loader of whole optimizer steps, not prepared by accelerate."""
-        return DataLoader(self.steps, batch_size=None, sampler=self.sampler, collate_fn=_as_is)  # type: ignore[arg-type]
+        return DataLoader(self.steps, batch_size=None, sampler=self.sampler, collate_fn=lambda step: step)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[StepBatch], None]:
         """The next items of the loader, without Trainer's count of tokens."""
-        return list(_take(epoch_iterator, num_batches)), None
+        return list(itertools.islice(epoch_iterator, num_batches)), None
 
     def training_step(self, model: Any, inputs: StepBatch, num_items_in_batch: Any = None) -> Tensor:
         """Run forward and backward of all micro-batches; this process's summed loss over the step's number of pairs."""
         if self._resumed is not None:
             # Not earlier: creating the data loader's iterator draws from torch's generator.
-            rng_state.restore(self._resumed.processes[self.args.process_index]["rng"])
+            rng_state.restore(self._dealt(self._resumed)[0])
             self._resumed = None
         model.train()
         total = torch.zeros((), device=self.args.device)
@@ -216,14 +203,23 @@ class PreferenceTrainer(Trainer):
                 self.accelerator.backward(share * self.args.world_size)
             total += share.detach()
             self.sums.add(result, batch, answers.lengths, answers.sums)
-        if self.check_finite and not torch.isfinite(total):
-            raise AlphapoError(guards.broken("the loss", str(total.item()), self.state.global_step + 1))
+        if self.check_finite:
+            self._check_loss(total)
         return total
 
+    def _check_loss(self, total: Tensor) -> None:
+        """Check, in all processes, that the loss of each is finite; raises AlphapoError in all if one is not."""
+        bad = self.reduce_sum((~torch.isfinite(total)).double())
+        if bad:
+            own = None if torch.isfinite(total) else str(total.item())
+            found = Processes(self.args.process_index, self.args.world_size).same(own)
+            raise AlphapoError(guards.broken("the loss", str(found), self.state.global_step + 1))
+
     def _answers(self, model: Any, batch: PairBatch, inputs: StepBatch) -> AnswerLogProbs:
-        answers = attach_tokens(model(batch, self.inputs.wanted), batch).answers()
         moving = self.inputs.moving
+        # First: a sharded reference is at rest after it, and the policy's pass may leave it gathered for the backward one.
         reference = batch.reference if moving is None else moving.sums(batch, self.objective)
+        answers = attach_tokens(model(batch, self.inputs.wanted), batch).answers()
         return replace(
             answers, reference=reference, columns=batch.columns, index=batch.index,
             chosen_tokens=inputs.chosen_tokens, token_rounding=self.policy.token_rounding,
@@ -253,6 +249,7 @@ class PreferenceTrainer(Trainer):
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        norm = gathered(norm) if isinstance(norm, Tensor) else norm
         self.grad_norm = None if norm is None else float(norm)
         return norm
 
@@ -282,15 +279,3 @@ class _StepCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer.after_step(int(state.global_step)):
             control.should_training_stop = True
-
-
-def _as_is(item: StepBatch) -> StepBatch:
-    return item
-
-
-def _take(iterator: Any, count: int) -> Any:
-    for _ in range(count):
-        try:
-            yield next(iterator)
-        except StopIteration:
-            return

@@ -184,7 +184,7 @@ def test_what_is_observed_is_what_training_sees(bf16: bool) -> None:
 def test_frozen_head_stays_while_the_model_moves() -> None:
     lm = tiny.model("gemma2, soft-capped")
     hidden = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
-    kept, before = frozen_head(lm), head_of(lm)(hidden).detach()
+    kept, before = frozen_head(lm)(), head_of(lm)(hidden).detach()
     with torch.no_grad():
         for p in lm.parameters():
             p.add_(1.0)

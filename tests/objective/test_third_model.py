@@ -20,9 +20,10 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.layout.registry import LAYOUTS
 from alphapo_cli.modeling.lm_head import Head, kl_from
 from alphapo_cli.modeling.logprobs import AnswerLogProbs
-from alphapo_cli.modeling.policy import PolicyModel, Wanted, check_vocabulary
+from alphapo_cli.modeling.policy import PolicyModel, Wanted
 from alphapo_cli.probe.scoring import score_tokens
 from alphapo_cli.runtime.distributed import Processes
+from alphapo_cli.stages.training.compatibility import check_vocabulary
 from tests import tiny as small
 from tests.conftest import Ran, strict_rows
 

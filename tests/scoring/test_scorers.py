@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,10 @@ def test_the_implicit_reward_is_dpos_reward_in_alphapo_loss(
         assert row[:2] == pytest.approx([found["chosen_reward"], found["rejected_reward"]], abs=1e-4)
 
 
+def _won(order: Sequence[int], duels: Sequence[tuple[int, int]]) -> list[float]:
+    return [float(order[i] > order[j]) for i, j in duels]
+
+
 def test_win_probabilities_and_the_tournament() -> None:
     strength = [0.3, 2.0, -1.0, 0.9, 0.1, -0.4, 1.2, 0.5]
     asked: list[tuple[int, int]] = []
@@ -248,7 +253,7 @@ def test_win_probabilities_and_the_tournament() -> None:
     assert sum(means) / 8 == pytest.approx(0.5)
     for size in range(2, 7):
         for order in itertools.permutations(range(size)):
-            found = tournament(size, lambda duels, order=order: [float(order[i] > order[j]) for i, j in duels])
+            found = tournament(size, functools.partial(_won, order))
             assert order[found.index(1.0)] == size - 1
             assert sum(found) == 0.0
 

@@ -20,6 +20,26 @@ def lean(mlp: nn.Module) -> None:
     mlp.forward = types.MethodType(_forward, mlp)
 
 
+def is_gated(mlp: Any) -> bool:
+    """Whether `mlp` computes down_proj(act_fn(gate_proj(x)) * up_proj(x)), tried on a few numbers."""
+    if not all(hasattr(mlp, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
+        return False
+    weight = getattr(mlp.gate_proj, "weight", None)
+    if weight is None or weight.is_meta:  # it cannot be tried, and a plain MLP is always right
+        return False
+    x = torch.linspace(-1, 1, 2 * weight.shape[1], device=weight.device, dtype=weight.dtype).view(1, 2, -1)
+    mode = mlp.training
+    mlp.eval()
+    try:
+        with torch.enable_grad():
+            own, ours = type(mlp).forward(mlp, x), _forward(mlp, x)
+        return isinstance(own, Tensor) and torch.equal(own, ours)
+    except Exception:  # another signature
+        return False
+    finally:
+        mlp.train(mode)
+
+
 def restore(mlp: nn.Module) -> None:
     """Undo `lean`. Under gradient checkpointing it would save no memory, only recompute more."""
     mlp.__dict__.pop("forward", None)

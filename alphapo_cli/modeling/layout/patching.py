@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.layout import attention as packed_attention
-from alphapo_cli.modeling.layout.mlp_recompute import lean, restore
+from alphapo_cli.modeling.layout.detection import disagrees
+from alphapo_cli.modeling.layout.mlp_recompute import is_gated, lean, restore
 from alphapo_cli.modeling.layout.packing import Packing
 
 
@@ -27,7 +28,8 @@ class Family:
     caps_scores: bool = False  # attention scores are soft-capped
 
 
-# config.model_type -> family. The tests compare each with layout=padded; add a new one there first.
+# config.model_type -> family, whose last layer is computed for few rows. The tests compare each with layout=padded; add a
+# new one there first. Others run whole layers, if they do what a packed row needs, see `detection`.
 FAMILIES = {
     "llama": Family(),
     "mistral": Family(window_in_config=True),
@@ -39,12 +41,13 @@ FAMILIES = {
 ATTENTIONS = ("auto", "sdpa", "flex")
 
 
-def prepare(lm: Any, attention: str = "auto") -> None:
+def prepare(lm: Any, attention: str = "auto", device: torch.device | None = None) -> None:
     """Patch `lm` so that its forward takes `packing`. A second call changes nothing.
 
     Args:
         lm: a causal language model, bare or in a peft wrapper.
-        attention: "sdpa", "flex", or "auto": flex if the model is on a CUDA device and has no dropout, else sdpa.
+        attention: "sdpa", "flex", or "auto": flex if the model runs on a CUDA device and has no dropout, else sdpa.
+        device: where it is going to run; None: where it is.
 
     Raises:
         UsageError: this architecture or attention cannot be packed.
@@ -52,8 +55,9 @@ def prepare(lm: Any, attention: str = "auto") -> None:
     model = lm.get_base_model() if hasattr(lm, "get_base_model") else lm
     kind = model.config.model_type
     instead = "add layout=padded"
-    if kind not in FAMILIES:
-        raise UsageError(f"layout=packed cannot run architecture '{kind}' (it can: {', '.join(FAMILIES)}); {instead}")
+    known = kind in FAMILIES
+    if not known and not hasattr(model.base_model, "layers"):
+        raise UsageError(f"layout=packed cannot run architecture '{kind}': it has no list of decoder layers; {instead}")
     if getattr(model.config, "use_bidirectional_attention", None):
         raise UsageError(f"layout=packed cannot run bidirectional attention ('{kind}'); {instead}")
     if attention not in ATTENTIONS:
@@ -62,18 +66,26 @@ def prepare(lm: Any, attention: str = "auto") -> None:
         )
     drops = bool(getattr(model.config, "attention_dropout", None))
     if attention == "auto":
-        attention = "flex" if model.device.type == "cuda" and not drops else "sdpa"
+        attention = "flex" if (device or model.device).type == "cuda" and not drops else "sdpa"
     if attention == "flex" and drops:
         raise UsageError(
             f"model.attention=flex: FlexAttention has no dropout, and this model's config.json sets attention_dropout; "
             f"leave it auto, or {instead}"
         )
     name = packed_attention.FLEX if attention == "flex" else packed_attention.SDPA
-    if model.config._attn_implementation != name:
-        model.config._attn_implementation = name
-        last = model.base_model.layers[model.config.num_hidden_layers - 1]
-        last.forward = types.MethodType(_last_layer, last)
-        for layer in model.base_model.layers:
+    if model.config._attn_implementation == name:
+        return
+    before = model.config._attn_implementation
+    model.config._attn_implementation = name
+    last = model.base_model.layers[model.config.num_hidden_layers - 1]
+    last.forward = types.MethodType(_last_layer if known else _whole_last_layer, last)
+    fault = None if known else disagrees(model, before)
+    if fault is not None:
+        model.config._attn_implementation = before
+        del last.forward
+        raise UsageError(f"layout=packed cannot run architecture '{kind}': {fault}; {instead}")
+    for layer in model.base_model.layers:
+        if known or is_gated(layer.mlp):
             lean(layer.mlp)
 
 
@@ -88,6 +100,17 @@ def keep_activations(lm: Any) -> None:
 def is_prepared(lm: Any) -> bool:
     """Whether `prepare` has patched the model."""
     return lm.config._attn_implementation in (packed_attention.SDPA, packed_attention.FLEX)
+
+
+def _whole_last_layer(
+    layer: Any, hidden_states: Tensor, *args: Any, packing: Packing | None = None, **kwargs: Any
+) -> Tensor:
+    """The forward of any decoder layer, of which `packing.rows` are kept: [1, T, H] -> [1, K, H]."""
+    if packing is None:
+        return type(layer).forward(layer, hidden_states, *args, **kwargs)  # type: ignore[no-any-return]
+    out = type(layer).forward(layer, hidden_states, *args, packing=packing, **kwargs)
+    states: Tensor = out[0] if isinstance(out, tuple) else out
+    return states.index_select(1, packing.rows)
 
 
 def _last_layer(layer: Any, hidden_states: Tensor, *args: Any, packing: Packing | None = None, **kwargs: Any) -> Tensor:

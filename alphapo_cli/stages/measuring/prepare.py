@@ -14,7 +14,8 @@ from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.errors import UsageError
 from alphapo_cli.generation.run_settings import run_folder
 from alphapo_cli.generation.target_model import model_name
-from alphapo_cli.modeling.loading import ModelSource, base_source, load_tokenizer, locate, model_limits
+from alphapo_cli.modeling.loading import base_source, load_tokenizer, model_limits
+from alphapo_cli.modeling.locations import ModelSource, locate
 from alphapo_cli.modeling.weight_hashes import weights_hash
 from alphapo_cli.objective.build import build
 from alphapo_cli.objective.inputs import StepContext

@@ -9,6 +9,7 @@ from alphapo_cli.data.glassbox import world
 from alphapo_cli.data.prepare import PreparedData
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.loading import ModelLimits
+from alphapo_cli.modeling.policy import PolicyModel, bare
 
 
 def check_limits(data: PreparedData, limits: ModelLimits, who: str) -> None:
@@ -72,3 +73,17 @@ def check_prompts(cfg: TrainConfig) -> None:
                 raise UsageError(
                     f"{setting}={wanted}: the embedded world has {world.held_out()} held-out prompts; ask for fewer"
                 )
+
+
+def check_vocabulary(policy: PolicyModel, reference: PolicyModel) -> None:
+    """Check that both models give logits for the same number of tokens, so that a KL between them is defined.
+
+    Raises:
+        UsageError: the numbers of logits differ.
+    """
+    ours, theirs = (m.get_output_embeddings().weight.shape[0] for m in (bare(policy.lm), bare(reference.lm)))
+    if ours != theirs:
+        raise UsageError(
+            f"model.reference: it gives {theirs} logits and the policy {ours}, so that there is no KL between them; take "
+            "a reference of the policy's vocabulary"
+        )

@@ -16,13 +16,14 @@ import numpy.typing as npt
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.data.token_pairs import Logs, TokenPairs
 from alphapo_cli.errors import UsageError
-from alphapo_cli.modeling.policy import PolicyModel, check_vocabulary
+from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.modeling.weight_hashes import state_hash
 from alphapo_cli.objective.data_requirements import lacking
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.objective.parts.score import GUIDE
 from alphapo_cli.probe.scoring import measured_sides, score_tokens
 from alphapo_cli.runs.directory import digest
+from alphapo_cli.stages.training.compatibility import check_vocabulary
 from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData, rounding
 from alphapo_cli.training.moving_reference import MovingReference, frozen_copy
 

@@ -6,6 +6,7 @@ beginning, by saving the start model; the room that it took is held until the tr
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -21,6 +22,7 @@ from alphapo_cli.data.tokenise import end_token_id
 from alphapo_cli.errors import AlphapoError, UsageError, first_line, refusal
 from alphapo_cli.modeling.policy import PolicyModel, bare, policy_of
 from alphapo_cli.modeling.saving import read_back, repair_generation, save_model
+from alphapo_cli.modeling.saving_shards import save_sharded
 from alphapo_cli.modeling.training_config import Setting, as_loaded, drop_router_loss, set_dropout
 from alphapo_cli.probe.scoring import score_pairs
 from alphapo_cli.runs.directory import RunDirectory
@@ -149,12 +151,42 @@ class FinalModel:
         self.release()
         with owned_directory(self.directory.model, lock) as folder:
             saved = self._save(policy, folder)
-            device = next(policy.parameters()).device
+            device = policy.device
             read = read_back(saved, folder, device)
             if read.lm is not None:
                 self._compare_log_probs(policy, read.lm)
         if read.note is not None:
             self.log(f"note: the saved model's tensors are those that were trained; {read.note}")
+
+    def save_together(self, policy: PolicyModel, lock: RunLock | None, processes: Processes) -> None:
+        """Save a sharded model as model/, once its files have been read back. Collective.
+
+        Args:
+            policy: the trained model.
+            lock: the run lock in rank 0, which writes; None in the other processes.
+            processes: those that share the model.
+
+        Raises:
+            LockLost: another process has taken over the run.
+            AlphapoError: it cannot be saved.
+        """
+        assert policy.sharded is not None
+        blank = policy.sharded[1].lm
+        end_id = end_token_id(self.start.tokenizer, self.cfg.data)
+        with contextlib.ExitStack() as stack:
+            folder, fault = None, None
+            if lock is not None:
+                self.release()
+                try:
+                    folder = stack.enter_context(owned_directory(self.directory.model, lock))
+                except Exception as error:
+                    fault = error
+            with as_loaded(bare(blank), self.loaded):
+                fault = save_sharded(policy.lm, blank, self.start.tokenizer, folder, end_id=end_id) or fault
+            processes.agree(fault)
+        self.log(
+            "note: the saved model's tensors are those that were trained; no process has all of it to compare log-probs"
+        )
 
     def _save(self, policy: PolicyModel, folder: Path) -> Any:
         end_id = end_token_id(self.start.tokenizer, self.cfg.data)

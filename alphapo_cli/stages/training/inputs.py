@@ -46,6 +46,7 @@ from alphapo_cli.runtime.memo import LRUMemo, Memoize, inputs_key
 from alphapo_cli.stages.training import glassbox_base
 from alphapo_cli.stages.training.compatibility import check_limits, check_prompts, check_same_tokens
 from alphapo_cli.stages.training.raw_pairs import load_text, texts_of
+from alphapo_cli.stages.training.sharded import loaded
 from alphapo_cli.storage.atomic import check_folder, write_atomic
 from alphapo_cli.storage.npy import npy_bytes, read_npy
 from alphapo_cli.storage.paths import cache_dir
@@ -175,11 +176,13 @@ class InputsBuilder:
         source = locate(name, key=key)
         # The layout is part of the key, because the packed one replaces the model's attention.
         what = f"frozen {source.location} {source.revision} {settings.dtype} {settings.attention} {cfg.layout}"
-        lm = self._memoized(what, lambda: load_model(source, settings))  # never trained, so not copied
-        device = next(policy.parameters()).device
-        if self.warm and device != lm.device:
+        # Never trained, so not copied.
+        lm = loaded(self.processes, lambda: self._memoized(what, lambda: load_model(source, settings)))
+        if policy.sharded is not None:
+            return policy_of(lm, cfg, key=key, device=policy.device).shard(policy.sharded[0])
+        if self.warm and policy.device != lm.device:
             lm = copy.deepcopy(lm)  # the memoized model stays on the CPU
-        return policy_of(lm.to(device), cfg, key=key)
+        return policy_of(lm.to(policy.device), cfg, key=key)
 
     def reference(
         self, cfg: TrainConfig, start: ModelAndData, policy: PolicyModel, objective: Objective,
@@ -286,10 +289,9 @@ def _token_weights_key(objective: Objective, guide: str | None) -> list[Any]:
 
 def rounding(cfg: TrainConfig, scorer: PolicyModel) -> list[Any]:
     """Settings, versions and hardware that change the rounding of a log-prob, as part of a cache key."""
-    device = next(scorer.parameters()).device
     hardware = f"{torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()} threads"
-    if device.type == "cuda":
-        hardware = torch.cuda.get_device_name(device)
+    if scorer.device.type == "cuda":
+        hardware = torch.cuda.get_device_name(scorer.device)
     settings = [cfg.trainer.bf16, cfg.layout, cfg.model.attention, cfg.trainer.logit_chunk_mb]
     return [settings, torch.__version__, transformers.__version__, hardware]
 

@@ -69,7 +69,8 @@ class Measurements:
                 "its weights are damaged, or need model.dtype=float32"
             )
         self.samples: SampledAnswers | None = None
-        prompts = memoize("prompts", lambda: _prompts(cfg, inputs)) if processes.rank == 0 else None
+        samples = processes.rank == 0 or processes.together
+        prompts = memoize("prompts", lambda: _prompts(cfg, inputs)) if samples else None
         if prompts is not None:
             lm, folder = self.policy.lm, directory.path / "samples"
             ends = model_stop_ids(lm, inputs.tokenizer, end_token_id(inputs.tokenizer, cfg.data))
@@ -85,7 +86,7 @@ class Measurements:
                 directory.path.name,
                 memoize,
             )
-            self.samples.write = write
+            self.samples.write = write if processes.rank == 0 else lambda make: None
             self.samples.start(self.policy.lm)
         self.seconds += time.perf_counter() - began
 

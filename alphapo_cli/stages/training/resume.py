@@ -9,6 +9,7 @@ from alphapo_cli.data.prepare import tokenizer_hash
 from alphapo_cli.errors import UsageError, say
 from alphapo_cli.runs.directory import RunDirectory, digest
 from alphapo_cli.runs.provenance import manifest, version_changes
+from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.stages.training.inputs import ModelAndData
 from alphapo_cli.storage.run_lock import LockStatus
 
@@ -35,6 +36,16 @@ def facts_of(materials: ModelAndData, processes: int, steps: int) -> dict[str, A
         processes=processes,
         steps=steps,
     )
+
+
+def begun_processes(directory: RunDirectory, processes: Processes) -> int:
+    """Read with how many processes a sharded run was begun; any number can go on, over the same steps. Collective.
+
+    Returns:
+        Their number; that of `processes` for a run that is yet to begin.
+    """
+    was = processes.first(lambda: directory.read_manifest().get("processes"))
+    return was if isinstance(was, int) and was > 0 else processes.world
 
 
 def check_continuable(directory: RunDirectory, facts: dict[str, Any]) -> None:

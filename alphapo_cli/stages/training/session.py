@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from transformers import TrainingArguments
 
@@ -15,6 +16,7 @@ from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import AlphapoError, Interrupted, in_words, say
 from alphapo_cli.modeling.adapters import add_lora
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
+from alphapo_cli.modeling.sharding import sharding_plan
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.runs import step_record
 from alphapo_cli.runs.checkpoints import Checkpoints, TrainingCheckpoint
@@ -30,7 +32,8 @@ from alphapo_cli.stages.training.final_model import FinalModel
 from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData
 from alphapo_cli.stages.training.measurements import Measurements
 from alphapo_cli.stages.training.metrics_log import MetricsLog
-from alphapo_cli.stages.training.resume import Busy, check_continuable, facts_of
+from alphapo_cli.stages.training.resume import Busy, begun_processes, check_continuable, facts_of
+from alphapo_cli.stages.training.sharded import check_model, check_trainer, loaded
 from alphapo_cli.stages.training.tracker import Group, run_tracker
 from alphapo_cli.storage.atomic import jsonable, write_atomic, write_json
 from alphapo_cli.storage.jsonl import append_jsonl, json_line
@@ -41,6 +44,7 @@ from alphapo_cli.training.arguments import check_optimizer, training_arguments
 from alphapo_cli.training.data_order import DataOrder, probe_every
 from alphapo_cli.training.guards import Ending
 from alphapo_cli.training.trainer import PreferenceTrainer, StepHooks
+from alphapo_cli.training.training_state import Shards, put_back, write
 
 
 class TrainingSession(StepHooks):
@@ -85,20 +89,36 @@ class TrainingSession(StepHooks):
             AlphapoError: training failed; summary.json has the reason.
             Interrupted: Ctrl-C, SIGTERM or SIGHUP; summary.json has the reason.
         """
-        lm = self.start.policy()  # before anything is written, because reading weights may fail
-        self.final_model.prepare(lm)
-        if self.cfg.model.lora.r is not None:
-            lm = add_lora(lm, self.cfg.model, self.cfg.seed)
+        if self.processes.together and not replace:
+            # It may go on with another number of processes, over the steps that it was begun with.
+            begun = begun_processes(self.directory, self.processes)
+            order = DataOrder.of(self.cfg.trainer, self.order.num_pairs, begun, self.cfg.seed)
+            self.order = dataclasses.replace(order, shared_by=self.processes.world)
         args = training_arguments(self.cfg.trainer, self.order, str(self.directory.path / "trainer"), self.cfg.seed)
         check_optimizer(args)
-        policy = policy_of(lm.to(args.device), self.cfg)
+        policy = self._policy(args.device)  # before anything is written, because reading weights may fail
         try:
             summary, checkpoint = self.processes.first(lambda: self._open(replace, policy))
-            return self._train_recorded(policy, args, checkpoint) if summary is None else summary
+            if summary is not None:
+                return summary
+            if self.processes.together:
+                policy = policy.shard(sharding_plan(self.cfg.sharding, args.device, self.cfg.trainer.bf16))
+            return self._train_recorded(policy, args, checkpoint)
         finally:
             if self.lock is not None:
                 self.final_model.release()
                 self.lock.release()
+
+    def _policy(self, device: torch.device) -> PolicyModel:
+        """The model before its first step: on `device`, or on the CPU if it is yet to be sharded."""
+        together = self.processes.together
+        lm = loaded(self.processes, self.start.policy)
+        if together:
+            check_model(lm)
+        self.final_model.prepare(lm)
+        if self.cfg.model.lora.r is not None:
+            lm = add_lora(lm, self.cfg.model, self.cfg.seed)
+        return policy_of(lm if together else lm.to(device), self.cfg, device=device)
 
     def _open(self, replace: bool, policy: PolicyModel) -> tuple[dict[str, Any] | None, TrainingCheckpoint | None]:
         """Acquire the run lock and prepare the directory: (summary if the run is over, checkpoint to resume if any)."""
@@ -110,7 +130,7 @@ class TrainingSession(StepHooks):
         state = self.directory.check(self.cfg, replace=replace, locked=True)
         if state in OVER:
             return self.directory.summary(), None
-        manifest = facts_of(self.start, self.processes.world, self.order.total_steps)
+        manifest = facts_of(self.start, self.order.world, self.order.total_steps)
         begun = self.directory.read_manifest().get("generation", 1)  # older versions recorded none
         checkpoint = None if state == "pending" else self.checkpoints.load(begun if isinstance(begun, int) else 1)
         memoize = self.builder.before_training(self.cfg, policy)
@@ -119,6 +139,11 @@ class TrainingSession(StepHooks):
             self.directory.begin(self.cfg, {**manifest, "generation": lock.generation})
         else:
             check_continuable(self.directory, manifest)
+            if self.order.world != self.processes.world:
+                self._log(
+                    f"note: begun with {self.order.world} process(es), goes on with {self.processes.world}: results may "
+                    "differ in round-off"
+                )
             self.directory.go_back(checkpoint.step, checkpoint.record)
             self.start_step, self.cost.earlier = checkpoint.step, dict(checkpoint.cost)
         # Also where the run goes on: what became of the file meanwhile is not looked at.
@@ -149,9 +174,12 @@ class TrainingSession(StepHooks):
             self._end("interrupted", "stopped by the user", 130)
             raise Interrupted(f"interrupted at step {self._step()}; the same line continues it") from error
         except BaseException as error:
+            cause = self.processes.cause(error)
             # On a full disk summary.json cannot be written; the run counts as interrupted then.
             with contextlib.suppress(OSError):
-                self._end("failed", in_words(error), 1)
+                self._end("failed", in_words(cause), 1)
+            if cause is not error:
+                raise cause from error
             raise
 
     def _train(
@@ -170,7 +198,7 @@ class TrainingSession(StepHooks):
         if checkpoint is not None and self._over(checkpoint):
             if checkpoint.stopped is not None:
                 self.ending = Ending("stopped", checkpoint.stopped)
-            trainer.load_weights(checkpoint.weights)
+            put_back(checkpoint, policy)
         else:
             trainer.train()
         PartialState().wait_for_everyone()  # until then another process may read the directory
@@ -180,7 +208,9 @@ class TrainingSession(StepHooks):
             raise Interrupted(self.ending.reason)
         if self.ending is not None and self.ending.state == "failed":
             raise AlphapoError(self.ending.reason)
-        summary = self._finish(policy) if self.main else {}
+        if self.cfg.guard.non_finite:
+            guards.check_weights(policy.lm, self._step(), self.processes)
+        summary = self._finish(policy) if self.main or self.processes.together else {}
         PartialState().wait_for_everyone()  # a process that exits while rank 0 saves would end the whole job
         return summary
 
@@ -192,6 +222,7 @@ class TrainingSession(StepHooks):
             inputs.training, order, args, self, logging_steps=cfg.trainer.logging_steps,
             check_finite=cfg.guard.non_finite,
         )  # fmt: skip
+        check_trainer(self.trainer)
         self.measurements = Measurements(
             cfg, self.directory, inputs, self.processes,
             every=probe_every(cfg.probe.every, len(inputs.probe), order.pairs_per_step),
@@ -200,12 +231,12 @@ class TrainingSession(StepHooks):
         return self.trainer
 
     def _finish(self, policy: PolicyModel) -> dict[str, Any]:
-        """Save the model, then record how the run ended."""
-        if self.cfg.guard.non_finite:
-            guards.check_weights(policy.lm, self._step())
-        assert self.lock is not None  # rank 0
+        """Save the model, then record how the run ended. Where processes run it together, all of them take part."""
         try:
-            self.final_model.save(policy, self.lock)
+            if self.processes.together:
+                self.final_model.save_together(policy, self.lock, self.processes)
+            elif self.lock is not None:
+                self.final_model.save(policy, self.lock)
         except LockLost:
             raise
         except Exception as error:
@@ -216,26 +247,39 @@ class TrainingSession(StepHooks):
         if self.ending is not None:
             return self._end(self.ending.state, self.ending.reason, 0)
         summary = self._end("complete", None, 0)
-        self.checkpoints.remove(self.lock)
+        if self.lock is not None:
+            self.checkpoints.remove(self.lock)
         return summary
 
     def _keep_weights(self) -> str:
         """Write a checkpoint from which the model can be saved without training, unless there is one; what was done."""
         step, trainer = self._step(), self.trainer
-        if trainer is not None and self.lock is not None and self.checkpoints.steps()[-1:] != [step]:
+
+        def missing() -> bool:
+            return self.checkpoints.steps()[-1:] != [step]
+
+        if trainer is not None and (self.processes.first(missing) if self.processes.together else missing()):
             last_probe = {} if self.metrics_log is None else jsonable(self.metrics_log.last_probe)
             last = trainer.last_checkpoint(step, cost=self.cost.so_far(self._probe_seconds()), last_probe=last_probe)
             try:
-                self.checkpoints.save(self._recorded(last), self.lock)
+                self._store(*last)
             except OSError as error:
                 return f"nor could its weights be kept ({error.strerror or error}); an earlier checkpoint is as it was"
         return (
             f"its weights are kept in {self.checkpoints.folder}; the same line saves the model without training again"
         )
 
+    def _store(self, checkpoint: TrainingCheckpoint, shards: Shards) -> None:
+        """Write a checkpoint: rank 0, or all processes where they share its tensors."""
+        if self.processes.together:
+            recorded = self._recorded(checkpoint) if self.main else checkpoint
+            self.checkpoints.save_together(recorded, self.lock, self.processes, lambda folder: write(shards, folder))
+        elif self.lock is not None:
+            self.checkpoints.save(self._recorded(checkpoint), self.lock)
+
     def _recorded(self, checkpoint: TrainingCheckpoint) -> TrainingCheckpoint:
         """The checkpoint, with what was recorded up to its step."""
-        return replace(checkpoint, record=step_record.taken(self.directory.path))
+        return dataclasses.replace(checkpoint, record=step_record.taken(self.directory.path))
 
     def _over(self, checkpoint: TrainingCheckpoint) -> bool:
         """Whether all that is left after `checkpoint` is to save the model."""
@@ -278,13 +322,14 @@ class TrainingSession(StepHooks):
         # Recorded in the checkpoint, so that a stopped run which is killed from here on does not train further.
         stopped = self.ending.reason if self.ending is not None and self.ending.state == "stopped" else None
         last_probe = {} if self.metrics_log is None else jsonable(self.metrics_log.last_probe)
-        checkpoint = self.trainer.checkpoint(
+        state = self.trainer.checkpoint(
             self.processes, cost=self.cost.so_far(self._probe_seconds()), last_probe=last_probe, stopped=stopped
         )
-        if self.lock is not None:
-            self._check_lock()
-            lock = self.lock
-            self._write(lambda: self.checkpoints.save(self._recorded(checkpoint), lock))
+        self._check_lock()
+        if self.processes.together:
+            self._store(*state)
+        elif self.lock is not None:
+            self._write(lambda: self._store(*state))
 
     def _measure(self, step: int, *, probe: bool, samples: bool) -> dict[str, Any]:
         """Measure, and record the result as of `step`; its metrics."""

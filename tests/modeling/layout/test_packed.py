@@ -22,7 +22,7 @@ from alphapo_cli.modeling.layout.batch import PairBatch
 from alphapo_cli.modeling.layout.patching import FAMILIES, prepare
 from alphapo_cli.modeling.policy import PolicyModel, inference
 from tests import tiny
-from tests.pair_shapes import ARCHITECTURES, CORNERS, MODELS, model, pair_lists, pair_of
+from tests.pair_shapes import ARCHITECTURES, CORNERS, DETECTED, MODELS, model, pair_lists, pair_of
 
 
 def gradients(lm: Any, batch: PairBatch, weights: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -53,7 +53,7 @@ def assert_equal(lm: Any, pairs: list[TokenPair], sides: int = 2) -> None:
 
 
 def test_every_architecture_that_can_be_packed_is_here() -> None:
-    assert {lm.config.model_type for lm in MODELS.values()} == set(FAMILIES)
+    assert {MODELS[name].config.model_type for name in ARCHITECTURES} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -210,10 +210,56 @@ def test_a_prepared_model_still_generates_as_before(name: str, tmp_path: Any) ->
     assert "packed" not in loaded.config._attn_implementation
 
 
-@pytest.mark.parametrize("family", ["opt", "granite, divided", "cohere, scaled"])
-def test_other_architectures_are_refused_by_name(family: str) -> None:
-    with pytest.raises(UsageError, match=r"layout=packed cannot run architecture '\w+'.*llama.*; add layout=padded$"):
-        PolicyModel(tiny.model(family))(packed.collate(CORNERS, pad_id=tiny.PAD))
+@pytest.mark.parametrize("name", DETECTED)
+def test_what_is_packed_by_what_it_does_equals_padded(name: str) -> None:
+    """A window, layers without positions and the gradients of a router among them."""
+    assert_equal(MODELS[name], CORNERS)
+
+
+def _alone(lm: Any) -> None:
+    """One layer attends by itself, not through the registered function that the configuration names."""
+    lm.base_model.layers[0].self_attn.config = copy.deepcopy(lm.config)
+
+
+def _counting(lm: Any) -> None:
+    """Positions are counted, whatever `position_ids` says."""
+    rotary = lm.base_model.rotary_emb
+    own = rotary.forward
+    rotary.forward = lambda x, position_ids, **more: own(x, torch.arange(position_ids.shape[1])[None], **more)
+
+
+def _window(lm: Any) -> None:
+    """Attention is local by a mask, of which its function is not told."""
+    lm.config.sliding_window = 8
+
+
+def _chunks(lm: Any) -> None:
+    lm.config.layer_types = ["chunked_attention", "full_attention"]
+
+
+def _layers(lm: Any) -> None:
+    lm.base_model.blocks = lm.base_model._modules.pop("layers")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (_alone, "it does not run a packed row"),
+        (_counting, "a packed row gives other hidden states"),
+        (_window, "its sliding window is in a mask alone"),
+        (_chunks, "it has layers of chunked_attention"),
+        (_layers, "it has no list of decoder layers"),
+    ],
+)
+def test_an_architecture_that_does_not_what_a_packed_row_needs_is_refused(spoil: Any, reason: str) -> None:
+    lm = tiny.model("granite, divided")
+    spoil(lm)
+    before = lm.config._attn_implementation
+    with pytest.raises(
+        UsageError, match=rf"layout=packed cannot run architecture 'granite': {reason}.*; add layout=padded$"
+    ):
+        prepare(lm)
+    assert lm.config._attn_implementation == before
 
 
 @pytest.mark.parametrize("attention", ["eager", "flash_attention_2"])

@@ -1,0 +1,102 @@
+"""Whether a run can be sharded, and how its models are loaded then: the weights on rank 0, their shapes elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.errors import UsageError, say
+from alphapo_cli.modeling.policy import bare
+from alphapo_cli.modeling.sharding import without_weights
+from alphapo_cli.runtime.distributed import Processes
+from alphapo_cli.training.trainer import PreferenceTrainer
+
+_KEY = "sharding.mode=fsdp"
+# Those that are tested on shards. Adafactor fails on them, and 8-bit optimizers keep blocks that a shard would cut.
+OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "sgd")
+
+
+def check_sharding(cfg: TrainConfig, processes: Processes) -> None:
+    """Check, before any model is loaded, that the settings go with sharding and with the number of processes.
+
+    Raises:
+        UsageError: they do not.
+    """
+    sharding = cfg.sharding
+    if sharding.mode == "none":
+        for name, value, default in (
+            ("shard_size", sharding.shard_size, None),
+            ("cpu_offload", sharding.cpu_offload, False),
+            ("reshard_after_forward", sharding.reshard_after_forward, True),
+        ):
+            if value != default:
+                raise UsageError(f"sharding.{name}={value}: nothing is sharded while sharding.mode=none; add {_KEY}")
+        return
+    if cfg.trainer.optim not in OPTIMIZERS:
+        raise UsageError(
+            f"{_KEY}: trainer.optim={cfg.trainer.optim} is not known to work on shards (choices: {', '.join(OPTIMIZERS)})"
+        )
+    if cfg.model.merge:
+        raise UsageError(
+            f"{_KEY}: model.merge=true needs the whole model in one process; leave it out, the adapter is saved"
+        )
+    if sharding.cpu_offload and (cfg.trainer.use_cpu or not torch.cuda.is_available()):
+        raise UsageError(
+            "sharding.cpu_offload=true: without CUDA shards are in the host's memory already; leave it out"
+        )
+    if sharding.shard_size is not None and processes.world % sharding.shard_size:
+        raise UsageError(
+            f"sharding.shard_size={sharding.shard_size}: does not divide the {processes.world} process(es) of this run"
+        )
+    if processes.world == 1:
+        note = f"note: {_KEY} with one process spreads nothing; start it with torchrun --nproc-per-node N"
+        say(note, file=sys.stderr)
+
+
+def check_model(lm: Any) -> None:
+    """Check that a model has the decoder layers that are sharded one by one.
+
+    Raises:
+        UsageError: it has none.
+    """
+    inner = bare(lm)
+    if not hasattr(inner.base_model, "layers"):
+        raise UsageError(
+            f"{_KEY}: architecture '{inner.config.model_type}' has no list of layers that could be sharded; leave it out"
+        )
+
+
+def check_trainer(trainer: PreferenceTrainer) -> None:
+    """Check that transformers.Trainer leaves a sharded policy as it is.
+
+    Raises:
+        UsageError: this version would wrap it in DDP.
+    """
+    if trainer.policy.sharded is not None and not getattr(trainer, "is_distributed_loading_by_transformers", False):
+        raise UsageError(f"{_KEY}: this version of transformers cannot train sharded models; install 5.19")
+
+
+def loaded(processes: Processes, load: Callable[[], Any]) -> Any:
+    """Load a model: where processes run it together, with its weights on rank 0 and without them elsewhere. Collective.
+
+    Args:
+        processes: the processes of the run.
+        load: returns the model, whole.
+
+    Returns:
+        The model.
+    """
+    if not processes.together:
+        return load()
+    whole: list[Any] = []
+
+    def shapes() -> Any:
+        whole.append(load())
+        return without_weights(whole[0])
+
+    blank = processes.first(shapes)
+    return whole[0] if whole else blank
