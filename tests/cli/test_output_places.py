@@ -128,7 +128,11 @@ def test_the_leaderboard(target, alphapo, folder):
 
 @pytest.mark.parametrize("cache", ["file", "file/deep", pytest.param("/proc/cache", marks=NO_FILES)])
 @pytest.mark.parametrize("command", ["train", "sweep"])
-def test_the_cache(command, cache, alphapo, folder, untouched):
+def test_the_cache(command, cache, alphapo, folder):
+    (folder / "gone.jsonl").touch()
+    (folder / "gone").mkdir()
+    (folder / "gone" / "config.json").write_text("{}")  # is there, and nothing that could be loaded
+    (folder / "gone" / "model.safetensors").write_bytes(b"-")
     ran = alphapo(*COMMANDS[command], cache=folder / cache)
     assert ran.code == 2
     assert ran.err.splitlines()[-1].endswith("set ALPHAPO_CACHE to a directory that can be written"), ran.err

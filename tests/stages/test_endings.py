@@ -172,7 +172,7 @@ class TestDiverged:
 def test_an_error_of_a_library_is_one_line_and_recorded(alphapo, tiny, monkeypatch, tmp_path):
     from alphapo_cli.probe.probe import Probe
 
-    def broken(self, policy, context):
+    def broken(self, policy, context, observer=None):
         raise RuntimeError("out of memory\nsecond line")
 
     monkeypatch.setattr(Probe, "measure", broken)

@@ -22,8 +22,8 @@ PROBED = (0, 2, 4)
 
 def probe_keys():
     """Every key that a probe reading writes, by the catalogue."""
-    every = metrics.keys()
-    return {k for k in every if not k.startswith(("train/", "eval/"))}
+    by_request = ("samples/refusals", *metrics.MEASURE)  # with quantiles of some
+    return {k for k in metrics.keys() if not k.startswith(("train/", "eval/", *by_request))}
 
 
 class TestFiles:

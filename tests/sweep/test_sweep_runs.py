@@ -84,7 +84,8 @@ class TestDirectory:
         for cell in found["cells"]:
             assert list(cell) == ["id", "overrides", "state", "reason", "metrics", "cost"]
             assert (cell["state"], cell["reason"]) == ("complete", None)
-            assert set(cell["metrics"]) == {k for k in every if not k.startswith(("train/", "eval/"))}
+            others = ("train/", "eval/", "samples/refusals", *metrics.MEASURE)
+            assert set(cell["metrics"]) == {k for k in every if not k.startswith(others)}
 
     def test_best_is_the_cell_with_the_highest_true_win_rate(self, swept):
         found = summary(swept)

@@ -318,8 +318,12 @@ def test_a_killed_process_ends_the_others_and_the_same_line_ends_bitwise(start: 
 def test_what_cannot_be_sharded_is_refused(
     overrides: tuple[str, ...], words: str, alphapo: Callable[..., Ran], tmp_path: Path
 ) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")  # is there, and nothing that could be loaded
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"-")
+    (tmp_path / "none.jsonl").touch()
     ran = alphapo(
-        "train", "trainer.use_cpu=true", "model.path=nowhere/at/all", "data=jsonl", "data.path=none.jsonl", *overrides
+        "train", "trainer.use_cpu=true", "model.path=./model", "data=jsonl", "data.path=none.jsonl", *overrides
     )
     assert ran.code == 2
     assert words in ran.fault
