@@ -23,7 +23,8 @@ PROBED = (0, 2, 4)
 def probe_keys():
     """Every key that a probe reading writes, by the catalogue."""
     by_request = ("samples/refusals", *metrics.MEASURE)  # with quantiles of some
-    return {k for k in metrics.keys() if not k.startswith(("train/", "eval/", *by_request))}
+    every = metrics.keys()
+    return {k for k in every if not k.startswith(("train/", "eval/", *by_request))}
 
 
 class TestFiles:
