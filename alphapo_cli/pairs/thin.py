@@ -42,7 +42,10 @@ def thin(
         if len(left) < needed:
             return tuple(left), f"fewer than {needed} answers: {what}"
     if cfg.duplicates == "drop":
-        left = list({answer.text: answer for answer in reversed(left)}.values())[::-1]
+        first: dict[str, Answer] = {}
+        for answer in left:
+            first.setdefault(answer.text, answer)
+        left = list(first.values())
         if len(left) < needed:
             return tuple(left), f"fewer than {needed} answers: equal texts"
     if cfg.rejection_beta is not None and cfg.rejection_keep is not None:

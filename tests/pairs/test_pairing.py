@@ -183,6 +183,7 @@ def test_answers_are_left_out_for_a_reason():
 
     a, b, c = (Answer(text, n, scores={"score": 1.0 * n}) for n, text in enumerate(("aa", "bbbb", "bbbb")))
     assert left(ThinConfig(), a, b, c) == (["aa", "bbbb"], None)
+    assert left(ThinConfig(), b, a, c) == (["bbbb", "aa"], None)  # the first of equal ones stays, where it was
     assert left(ThinConfig(duplicates="keep"), a, b, c) == (["aa", "bbbb", "bbbb"], None)
     assert left(ThinConfig(min_answers=3), a, b, c)[1] == "fewer than 3 answers: equal texts"
     assert left(ThinConfig(), a, replace(b, cut=True))[1] == "fewer than 2 answers: cut by the token limit"
