@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import signal
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -100,7 +102,24 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit: 0 success, 1 a failed run, 2 wrong usage or configuration, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
-    sys.exit(_run([a for a in arguments if a != "--debug"], debug))
+    code = _run([a for a in arguments if a != "--debug"], debug)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _exit_with_threads(code)
+    sys.exit(code)
+
+
+def _exit_with_threads(code: int) -> NoReturn:
+    """Exit without taking the interpreter down, for one of several processes of torchrun.
+
+    The threads of a process group live as long as torch's caches name it, and may still hold tensors of the last
+    operation. One that lets them go while the interpreter is taken down aborts the process, which then counts as failed
+    (pytorch/pytorch#190489).
+    """
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError):  # nobody reads any more
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _run(arguments: list[str], debug: bool) -> int:

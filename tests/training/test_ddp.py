@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +25,23 @@ KINDS = {
     for kind in ("lists", "unpaired")
 }
 TOLERANCE = 1e-5
+
+
+# Each process writes a file when it ends, and another one when its interpreter is taken down.
+AT_EXIT = """
+import atexit, os, pathlib, sys
+
+class TakenDown:
+    def __init__(self, make=os.mkdir, path=f"taken-down-{os.environ.get('RANK')}"):
+        self.make, self.path = make, path
+
+    def __del__(self):
+        self.make(self.path)
+
+if "RANK" in os.environ:
+    atexit.register(pathlib.Path(f"ended-{os.environ['RANK']}").touch)
+    sys.taken_down = TakenDown()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +73,9 @@ def torchrun(*arguments: str, cwd: Path, cache: Path) -> Any:
     # It finds a free port itself: one found here may be taken until torchrun opens it.
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     env = {k: v for k, v in environment(cache).items() if not k.startswith("MASTER_")}
+    (cwd / "hooks").mkdir()
+    (cwd / "hooks" / "sitecustomize.py").write_text(AT_EXIT)
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(cwd / "hooks"), env.get("PYTHONPATH")]))
     line = [*launcher, "-m", "alphapo_cli", *arguments]
     done = subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
     return Ran(done.returncode, done.stdout, done.stderr)
@@ -87,6 +108,8 @@ def test_two_processes_are_one(
         torchrun, start, tmp_path / "two", *objective,
         "trainer.per_device_train_batch_size=2", "trainer.gradient_accumulation_steps=1",
     )  # fmt: skip
+    # A thread of gloo that outlives the interpreter may abort the process, so that it is never taken down.
+    assert {path.name for path in (tmp_path / "two").glob("*-[01]")} == {"ended-0", "ended-1"}
     mine, theirs = rows(one / "metrics.jsonl"), rows(two / "metrics.jsonl")
     assert [row["step"] for row in mine] == [0, 1, 2, 3, 4, 5]
     assert len({row["train/loss"] for row in mine[1:]}) == 5
