@@ -47,7 +47,7 @@ def report_of(
     load, token = loaded.counts, encoded.counts
     date = written_date(tokenizer, cfg) if encoded.template == "chat" else None
     chosen, rejected = train.chosen.lengths, train.rejected.lengths
-    spelled = spelled_in_pairs(loaded.pairs, tokenizer)
+    spelled = spelled_in_pairs(loaded.pairs, tokenizer, cfg)
     more: dict[str, Any] = {}
     if train.others or "answers" in loaded.form:  # lists are cut to one length: reported even where two are left
         more = {"answers": train.num_sides, "tied": load.tied}

@@ -10,10 +10,11 @@ from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.answer_frame import without_end
 from alphapo_cli.data.special_text import special_tokens, spelled_in, texts_in
 from alphapo_cli.data.tally import Tally
-from alphapo_cli.data.template import style_of
+from alphapo_cli.data.template import conversation_of, style_of
 from alphapo_cli.data.text_pairs import PromptContext, Side, TextPair
 from alphapo_cli.errors import UsageError
 
+_BARE = DataConfig()  # without a chat template data.system is no part of a prompt
 ESCAPE = "data.special_tokens_in_text=escape reads them as text"
 
 
@@ -52,26 +53,29 @@ def spelled(rows: Iterable[tuple[str, Sequence[str]]], tokenizer: Any) -> Spelle
     return found
 
 
-def spelled_in_pairs(pairs: Sequence[TextPair], tokenizer: Any) -> Spelled:
+def spelled_in_pairs(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig = _BARE) -> Spelled:
     """`spelled` of the prompts of pairs; answers have a count of their own, of their token ids."""
-    return spelled(((pair.place, texts_of_prompt(pair.prompt, pair.context)) for pair in pairs), tokenizer)
+    cfg = cfg if style_of(tokenizer, cfg).chat else _BARE
+    return spelled(((pair.place, texts_of_prompt(pair.prompt, pair.context, cfg)) for pair in pairs), tokenizer)
 
 
-def texts_of_prompt(prompt: Side, context: PromptContext) -> list[str]:
-    """The typed texts of a prompt: those of its messages, the row's system text, tools and documents."""
-    return [*([] if context.system is None else [context.system]), *texts_in(context.arguments), *_texts(prompt)]
+def texts_of_prompt(prompt: Side, context: PromptContext, cfg: DataConfig) -> list[str]:
+    """The typed texts of a prompt: of its messages, the system text that it gets, its tools and documents."""
+    return [*texts_in(context.arguments), *_texts(conversation_of(prompt, cfg, context))]
 
 
 def check_pairs(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig) -> None:
     """Refuse (UsageError) pairs that spell special tokens, in prompt or answers, where the settings say so."""
     if cfg.special_tokens_in_text != "refuse":
         return
-    ends = style_of(tokenizer, cfg).written_ends  # an answer may be closed by them
+    style = style_of(tokenizer, cfg)
+    ends = style.written_ends  # an answer may be closed by them
+    prompts = cfg if style.chat else _BARE
     rows = (
         (
             pair.place,
             [
-                *texts_of_prompt(pair.prompt, pair.context),
+                *texts_of_prompt(pair.prompt, pair.context, prompts),
                 *(without_end(text, ends) for side in pair.answers for text in _texts(side)),
             ],
         )

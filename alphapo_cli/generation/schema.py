@@ -92,8 +92,14 @@ def check_line(line: Line) -> None:
 
 def check_sampling(cfg: GenerationConfig) -> None:
     """Refuse (UsageError) several answers to a prompt that would all be the same."""
-    if cfg.samples > 1 and cfg.temperature < LOWEST_TEMPERATURE:
+    alike = None
+    if cfg.temperature < LOWEST_TEMPERATURE:
+        alike = f"temperature={cfg.temperature:g}", "a temperature above 0"
+    elif cfg.top_k == 1:
+        alike = "top_k=1", "a larger top_k"
+    if cfg.samples > 1 and alike is not None:
+        setting, other = alike
         raise UsageError(
-            f"generation.samples={cfg.samples} with generation.temperature={cfg.temperature:g}: greedy answers to a prompt "
-            "are all the same; type generation.samples=1, or a temperature above 0"
+            f"generation.samples={cfg.samples} with generation.{setting}: greedy answers to a prompt are all the same; "
+            f"type generation.samples=1, or {other}"
         )

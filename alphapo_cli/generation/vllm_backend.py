@@ -77,10 +77,7 @@ class VLLMBackend:
         ids, finish = row["ids"], row["finish"]
         if finish not in ("stop", "length", "repetition"):
             raise AlphapoError(f"vLLM: request {row['id']} ended with {finish!r} after {len(ids)} tokens")
-        answer = until_end(ids, stop_ids)
-        if finish == "stop" and answer.cut:  # by an end token that the model's files do not name
-            return Sample(ids[:-1], cut=False)
-        return answer
+        return until_end(ids, stop_ids)
 
     @staticmethod
     def _rows(requests: Sequence[Request], *, greedy: bool) -> list[dict[str, Any]]:

@@ -96,7 +96,8 @@ def plan(
             "gpu_memory_utilization": cfg.gpu_memory_utilization,
         },
         "adapter": None if subject.base is None else subject.source.location,
-        "sampling": sampling,
+        # Stop ids are all given: vLLM adds what its own reading of the configuration names, defaults of the class included.
+        "sampling": {**sampling, "ignore_eos": True},
     }
 
 

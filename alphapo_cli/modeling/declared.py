@@ -71,8 +71,9 @@ def _declared(config: Any) -> Iterator[dict[str, Any]]:
 
 
 def as_ids(value: Any) -> list[int]:
-    """The ids that a setting names: one, a list, or none."""
-    return [int(token) for token in (value if isinstance(value, list | tuple) else [value]) if token is not None]
+    """The ids that a setting names: one, a list, or none (nothing, or -1 and the like)."""
+    named = [int(token) for token in (value if isinstance(value, list | tuple) else [value]) if token is not None]
+    return [token for token in named if token >= 0]
 
 
 def weights_dtype(config: Any, location: str, revision: str | None = None) -> str:
@@ -100,7 +101,7 @@ def _stored_sizes(location: str, revision: str | None) -> Iterator[tuple[str, in
     """(dtype, bytes) of every floating-point tensor, from the files' headers."""
     folder = Path(location)
     if folder.is_dir():
-        files = sorted(folder.glob("*.safetensors"))
+        files = _safetensors(folder)
         for file in files:
             yield from _header_sizes(file)
         if not files:
@@ -113,6 +114,18 @@ def _stored_sizes(location: str, revision: str | None) -> Iterator[tuple[str, in
             for tensor in part.tensors.values():
                 if tensor.dtype in _STORED:
                     yield _STORED[tensor.dtype], tensor.data_offsets[1] - tensor.data_offsets[0]
+
+
+def _safetensors(folder: Path) -> list[Path]:
+    """The files that transformers reads the weights from; others may lie beside them, such as consolidated.safetensors."""
+    if (whole := folder / "model.safetensors").is_file():
+        return [whole]
+    with contextlib.suppress(
+        OSError, ValueError, KeyError, AttributeError
+    ):  # whoever loads the weights says what is wrong
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        return [folder / name for name in sorted(set(index["weight_map"].values()))]
+    return sorted(folder.glob("*.safetensors"))
 
 
 def _header_sizes(file: Path) -> Iterator[tuple[str, int]]:

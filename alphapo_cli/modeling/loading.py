@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from alphapo_cli.config.schema import ModelConfig, ScratchConfig
 from alphapo_cli.errors import UsageError, first_line
@@ -17,6 +18,9 @@ from alphapo_cli.modeling.locations import ModelSource, locate
 from alphapo_cli.modeling.policy import check_head
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
+# What transformers raises where a model's files hold something else than it expects; each of its classes checks them in
+# its own way.
+UNREADABLE = (OSError, ValueError, LookupError, AttributeError, TypeError, ImportError, StrictDataclassError)
 DTYPES = {
     "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64, "auto": "auto"
 }  # fmt: skip
@@ -36,7 +40,7 @@ def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
         return AutoTokenizer.from_pretrained(
             source.location, revision=source.revision, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         raise UsageError(f"{source.key}={source.asked}: {_load_reason(error, source, 'tokenizer')}") from error
 
 
@@ -66,17 +70,31 @@ def model_limits(source: ModelSource, cfg: ModelConfig) -> ModelLimits:
     Raises:
         UsageError: there is no configuration that transformers understands.
     """
-    from transformers import AutoConfig
-
     base = base_source(source)
     rows = vocabulary_rows(Path(source.location)) if source.adapter else None
+    config = load_config(replace(base, key=source.key, asked=source.asked), cfg.trust_remote_code).get_text_config()
+    return ModelLimits(rows or int(config.vocab_size), context_length(config))
+
+
+def load_config(source: ModelSource, trust_remote_code: bool = False) -> Any:
+    """Return transformers' configuration of a model.
+
+    Raises:
+        UsageError: there is none that transformers understands.
+    """
+    from transformers import AutoConfig
+
     try:
         config = AutoConfig.from_pretrained(
-            base.location, revision=base.revision, trust_remote_code=cfg.trust_remote_code
-        ).get_text_config()
-    except (OSError, ValueError, KeyError) as error:
+            source.location, revision=source.revision, trust_remote_code=trust_remote_code
+        )
+    except UNREADABLE as error:
         raise UsageError(f"{source.key}={source.asked}: {_load_reason(error, source, 'configuration')}") from error
-    return ModelLimits(rows or int(config.vocab_size), context_length(config))
+    if isinstance(config.get_text_config(), dict):  # a class of text models, whose text_config means nothing
+        raise UsageError(
+            f"{source.key}={source.asked}: its config.json has a text_config that its kind of model does not know"
+        )
+    return config
 
 
 def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
@@ -102,7 +120,7 @@ def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
         _check_complete(model, loaded["missing_keys"], base)
         if source.adapter:
             model = load_adapter(model, Path(source.location))
-    except (OSError, ValueError, LookupError, ImportError, RuntimeError, SafetensorError) as error:
+    except (*UNREADABLE, RuntimeError, SafetensorError) as error:
         raise UsageError(f"{source.key}={source.asked}: {_load_reason(error, source, 'model')}") from error
     if attention is None and getattr(model.config, "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")  # transformers' default, "sdpa", leaves soft-capping out

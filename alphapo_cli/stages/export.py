@@ -12,7 +12,7 @@ from pathlib import Path
 from alphapo_cli.config.schema import LoraConfig, ModelConfig
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.declared import weights_dtype
-from alphapo_cli.modeling.loading import base_source, load_model, load_tokenizer
+from alphapo_cli.modeling.loading import base_source, load_config, load_model, load_tokenizer
 from alphapo_cli.modeling.locations import SETTINGS, ModelSource, locate
 from alphapo_cli.modeling.saving import read_back, repair_generation, save_model
 from alphapo_cli.runs.state import RunState
@@ -63,9 +63,9 @@ def export(
     base = base_source(source) if source.adapter else None
     if merge and not source.adapter:
         raise UsageError(f"--merge: {model} is whole already (no {SETTINGS}); leave it out")
-    written = dtype or _dtype(base or source)
+    written = dtype or _dtype(base or source, trust_remote_code)
     folder.mkdir(parents=True, exist_ok=True)
-    if merge or (dtype is not None and dtype != _dtype(source)):
+    if merge or (dtype is not None and dtype != _dtype(source, trust_remote_code)):
         _write(source, base, folder, written, trust_remote_code)
     else:
         for file in sorted(Path(source.location).iterdir()):
@@ -78,12 +78,10 @@ def export(
     return Exported(folder, is_adapter, written, None if base is None else base.asked)
 
 
-def _dtype(source: ModelSource) -> str:
-    from transformers import AutoConfig
-
+def _dtype(source: ModelSource, trust_remote_code: bool) -> str:
     if source.adapter:
         return "float32"
-    return weights_dtype(AutoConfig.from_pretrained(source.location), source.location, source.revision)
+    return weights_dtype(load_config(source, trust_remote_code), source.location, source.revision)
 
 
 def _write(source: ModelSource, base: ModelSource | None, folder: Path, dtype: str, trust_remote_code: bool) -> None:

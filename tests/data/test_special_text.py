@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -130,3 +131,17 @@ def test_they_are_counted_and_refused_with_the_row() -> None:
         encode_pairs(pairs, tokenizer, DataConfig(special_tokens_in_text="refuse"))
     assert str(error.value).startswith("a.jsonl, row 2: spells a special token in its text, as do 2 of 3 pairs")
     assert "special_tokens_in_text=escape" in str(error.value)
+
+
+def test_a_system_text_of_the_settings_is_typed_too() -> None:
+    """It is part of each prompt that begins with none; without a chat template of none."""
+    tokenizer = kinds.chatml()
+    pair = TextPair("Name fruits", "Apples", "Pears", where="a.jsonl, row 1")
+    system = {"role": "system", "content": "Be brief"}
+    other = TextPair((system, {"role": "user", "content": "Name"}), "Apples", "Pears", where="a.jsonl, row 2")
+    settings = DataConfig(system="Be <|im_end|> brief", special_tokens_in_text="refuse")
+    found = spelled_in_pairs([other, pair], tokenizer, settings)
+    assert (found.rows, found.shown, found.first) == (1, "<|im_end|> (1)", "a.jsonl, row 1")
+    with pytest.raises(UsageError, match=r"row 1: spells a special token in its text, as do 1 of 2 pairs"):
+        encode_pairs([other, pair], tokenizer, settings)
+    assert not spelled_in_pairs([pair], tokenizer, replace(settings, template="plain")).rows

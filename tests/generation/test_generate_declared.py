@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,27 @@ def test_an_id_of_the_text_configuration_is_one_of_them_and_a_default_of_the_cla
 
 
 @pytest.mark.slow
+def test_no_stop_id_is_minus_one() -> None:
+    """Which old files have where they mean none, and engines refuse."""
+    assert stop_ids(kinds.chatml(), 2, [], [transformers.LlamaConfig(eos_token_id=-1)]) == (2, 0)
+
+
+def test_vllm_stops_at_those_ids_alone(alphapo: Alphapo, tmp_path: Path, prompts: str) -> None:
+    """It would add what a configuration's class has by default, such as 2, an ordinary token of another tokenizer."""
+    model = chat_model(tmp_path / "model")
+    line = ("generate", str(model), "data=jsonl", prompts, "generation=vllm", "generation.max_new_tokens=8")
+    fake = {"PYTHONPATH": str(Path(__file__).parent / "fake")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent / "fake")
+        plain, own = (
+            alphapo(*line, "--out", str(tmp_path / f"out{f}"), env={**fake, "FAKE_VLLM": f}) for f in ("", "eos-201")
+        )
+    assert own.code == 0, own.err
+    rows = [json.loads(line) for line in (plain.path / "answers.jsonl").read_text().splitlines()]
+    assert any(201 in row["ids"] for row in rows), "a line break, which every prompt ends with"
+    assert (plain.path / "answers.jsonl").read_bytes() == (own.path / "answers.jsonl").read_bytes()
+
+
 def test_the_probes_samples_stop_there_too(alphapo: Alphapo, tmp_path: Path, pairs: dict[str, Path]) -> None:
     model = chat_model(tmp_path / "model", max_position_embeddings=512)
     line = (
@@ -116,6 +138,20 @@ class TestDtype:
         # As transformers reads it.
         assert transformers.AutoModelForCausalLM.from_pretrained(model, dtype="auto").dtype == getattr(torch, stored)
 
+    @pytest.mark.parametrize("size", ["5GB", "20KB"])
+    def test_files_beside_the_weights_are_not_looked_at(self, size: str, tmp_path: Path) -> None:
+        """As in Mistral's repositories, which hold the weights a second time; whole and in parts."""
+        from safetensors.torch import save_file
+
+        model = chat_model(tmp_path / "model")
+        lm = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
+        (model / "model.safetensors").unlink()
+        lm.save_pretrained(model, max_shard_size=size)
+        change(model / "config.json", dtype=None)
+        save_file({"a": torch.zeros(1_000_000)}, model / "consolidated.safetensors")
+        config = transformers.AutoConfig.from_pretrained(model)
+        assert weights_dtype(config, str(model)) == "bfloat16"
+
     def test_of_pickled_weights_too_and_the_configuration_wins(self, tmp_path: Path) -> None:
         model = chat_model(tmp_path / "model")
         change(model / "config.json", dtype=None)
@@ -153,6 +189,23 @@ class TestDtype:
         ran = alphapo("generate", str(model), "data=jsonl", prompts, *vllm, env=fake)
         assert ran.code == 0, ran.err
         assert "('dtype', 'bfloat16')" in (ran.path / "vllm.log").read_text()
+
+
+@pytest.mark.parametrize("command", ["generate", "train", "export"])
+@pytest.mark.parametrize("values", [{"dtype": "torch.bfloat16"}, {"eos_token_id": 5.5}, {"text_config": {"a": 1}}])
+def test_a_configuration_that_transformers_cannot_read_is_bad_input(
+    command: str, values: dict[str, Any], alphapo: Alphapo, tmp_path: Path, prompts: str, pairs: dict[str, Path]
+) -> None:
+    model = chat_model(tmp_path / "model")
+    change(model / "config.json", **values)
+    rest = {
+        "generate": (str(model), "data=jsonl", prompts, *GREEDY),
+        "train": (f"model.path={model}", "data=jsonl", f"data.path={pairs['plain']}"),
+        "export": (str(model), "--to", str(tmp_path / "exported")),
+    }
+    ran = alphapo(command, *rest[command])
+    assert ran.code == 2, ran.err
+    assert str(model) in ran.fault
 
 
 SCALED: dict[str, tuple[dict[str, Any], int]] = {

@@ -64,9 +64,11 @@ def test_a_temperature_next_to_zero_is_zero(alphapo: Alphapo) -> None:
     assert next_to.path == greedy.path  # the same generation
 
 
-@pytest.mark.parametrize("command", ["generate", "run"])
-def test_greedy_copies_are_refused(command: str, alphapo: Alphapo, tmp_path: Path) -> None:
-    ran = alphapo(command, "generation=transformers", "generation.temperature=0", "generation.samples=3")
+@pytest.mark.parametrize(
+    ("command", "setting"), [("generate", "temperature=0"), ("run", "temperature=0"), ("generate", "top_k=1")]
+)
+def test_greedy_copies_are_refused(command: str, setting: str, alphapo: Alphapo, tmp_path: Path) -> None:
+    ran = alphapo(command, "generation=transformers", f"generation.{setting}", "generation.samples=3")
     assert (ran.code, ran.out) == (2, "")
     assert "greedy answers to a prompt are all the same; type generation.samples=1" in ran.fault
     assert not (tmp_path / "runs").exists()

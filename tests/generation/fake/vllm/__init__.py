@@ -1,6 +1,7 @@
 """Stands in for vLLM where only the process around it is tested: an engine that answers with its prompt backwards.
 
-What goes wrong is in FAKE_VLLM: `start`, `die-N` (after N answers), `ids` (it is given other ids), `slow`.
+What goes wrong is in FAKE_VLLM: `start`, `die-N` (after N answers), `ids` (it is given other ids), `slow`, `eos-N` (it has
+a stop id of its own, as vLLM has that of a configuration's class, unless told to `ignore_eos`).
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class LLMEngine:
             first = SimpleNamespace(token_ids=[0], finish_reason="length", logprobs=[top])
             return [SimpleNamespace(finished=True, request_id=name, prompt_token_ids=ids, outputs=[first])]
         new = ids[::-1][: params.max_tokens]
+        if FAULT.startswith("eos-") and not params.ignore_eos and (own := int(FAULT[4:])) in new:
+            new = new[: new.index(own)]
         ended = len(new) < params.max_tokens
         first = SimpleNamespace(
             token_ids=[*new, params.stop_token_ids[0]] if ended else new,
