@@ -14,7 +14,7 @@ from alphapo_cli.data.template import conversation_of, style_of
 from alphapo_cli.data.text_pairs import PromptContext, Side, TextPair
 from alphapo_cli.errors import UsageError
 
-_BARE = DataConfig()  # without a chat template data.system is no part of a prompt
+_BARE = DataConfig()
 ESCAPE = "data.special_tokens_in_text=escape reads them as text"
 
 
@@ -55,7 +55,6 @@ def spelled(rows: Iterable[tuple[str, Sequence[str]]], tokenizer: Any) -> Spelle
 
 def spelled_in_pairs(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig = _BARE) -> Spelled:
     """`spelled` of the prompts of pairs; answers have a count of their own, of their token ids."""
-    cfg = cfg if style_of(tokenizer, cfg).chat else _BARE
     return spelled(((pair.place, texts_of_prompt(pair.prompt, pair.context, cfg)) for pair in pairs), tokenizer)
 
 
@@ -68,14 +67,12 @@ def check_pairs(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig) -> N
     """Refuse (UsageError) pairs that spell special tokens, in prompt or answers, where the settings say so."""
     if cfg.special_tokens_in_text != "refuse":
         return
-    style = style_of(tokenizer, cfg)
-    ends = style.written_ends  # an answer may be closed by them
-    prompts = cfg if style.chat else _BARE
+    ends = style_of(tokenizer, cfg).written_ends  # an answer may be closed by them
     rows = (
         (
             pair.place,
             [
-                *texts_of_prompt(pair.prompt, pair.context, prompts),
+                *texts_of_prompt(pair.prompt, pair.context, cfg),
                 *(without_end(text, ends) for side in pair.answers for text in _texts(side)),
             ],
         )

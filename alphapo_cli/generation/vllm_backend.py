@@ -12,6 +12,7 @@ from alphapo_cli.errors import AlphapoError
 from alphapo_cli.generation import parity
 from alphapo_cli.generation.backend import GenerationJob, Record, Request
 from alphapo_cli.generation.vllm_process import VLLMProcess, plan
+from alphapo_cli.modeling.declared import original_context
 from alphapo_cli.modeling.sampling import Sample, until_end
 
 
@@ -25,7 +26,12 @@ class VLLMBackend:
         self, job: GenerationJob, requests: Sequence[Request], record: Record, done: Collection[tuple[int, int]] = ()
     ) -> dict[str, Any]:
         """See `Backend.generate`. The answers come without log-probs."""
-        requests = [request for request in requests if request.key not in done]
+        missing = [request for request in requests if request.key not in done]
+        costs = [self._answer_all(job, alike, record) for alike in _of_one_rope(job, missing)]
+        return {key: sum(cost[key] for cost in costs) for key in ("start_seconds", "generate_seconds")}
+
+    def _answer_all(self, job: GenerationJob, requests: Sequence[Request], record: Record) -> dict[str, float]:
+        """The answers of one engine."""
         began = time.perf_counter()
         tokenizer = job.subject.tokenizer
 
@@ -85,3 +91,14 @@ class VLLMBackend:
             {"id": number, "ids": request.ids, **({} if greedy else {"sampling": {"seed": request.seed}})}
             for number, request in enumerate(requests)
         ]
+
+
+def _of_one_rope(job: GenerationJob, requests: Sequence[Request]) -> list[list[Request]]:
+    # vLLM takes LongRoPE's factors for all sequences from the longest that an engine allows. Those that fit into the
+    # original context get the short factors, as in transformers, whatever else is asked.
+    original = original_context(job.subject.config)
+    if original is None:
+        return [list(requests)]
+    short = [request for request in requests if len(request.ids) + job.limit <= original]
+    long = [request for request in requests if len(request.ids) + job.limit > original]
+    return [group for group in (short, long) if group]

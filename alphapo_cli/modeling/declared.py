@@ -178,6 +178,18 @@ def context_length(config: Any) -> int | None:
     return int(longest * factor)
 
 
+def original_context(config: Any) -> int | None:
+    """The length in tokens up to which LongRoPE's short factors hold (arXiv:2402.13753); None for other models."""
+    text = config.get_text_config()
+    for rope in _rope_parameters(text):
+        if rope.get("rope_type", rope.get("type")) in ("longrope", "su"):
+            length = rope.get(
+                "original_max_position_embeddings", getattr(text, "original_max_position_embeddings", None)
+            )
+            return None if length is None else int(length)
+    return None
+
+
 def _rope_parameters(config: Any) -> list[dict[str, Any]]:
     """The parameters of rotary embeddings: of the model, or one for each kind of layer."""
     found = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)

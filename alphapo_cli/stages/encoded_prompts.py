@@ -52,9 +52,8 @@ def encode(prompts: Prompts, subject: TargetModel, data: DataConfig) -> list[lis
 
 def spelled_in_prompts(prompts: Prompts, subject: TargetModel, data: DataConfig) -> Spelled:
     """Prompts that spell special tokens; UsageError where the settings refuse them."""
-    cfg = data if style_of(subject.tokenizer, data).chat else DataConfig()
     found = spelled(
-        ((prompt.where, texts_of_prompt(prompt.side, prompt.context, cfg)) for prompt in prompts.rows),
+        ((prompt.where, texts_of_prompt(prompt.side, prompt.context, data)) for prompt in prompts.rows),
         subject.tokenizer,
     )
     check_spelled(found, len(prompts.rows), "prompts", data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -134,7 +133,7 @@ def test_they_are_counted_and_refused_with_the_row() -> None:
 
 
 def test_a_system_text_of_the_settings_is_typed_too() -> None:
-    """It is part of each prompt that begins with none; without a chat template of none."""
+    """It is part of each prompt that begins with none."""
     tokenizer = kinds.chatml()
     pair = TextPair("Name fruits", "Apples", "Pears", where="a.jsonl, row 1")
     system = {"role": "system", "content": "Be brief"}
@@ -144,4 +143,3 @@ def test_a_system_text_of_the_settings_is_typed_too() -> None:
     assert (found.rows, found.shown, found.first) == (1, "<|im_end|> (1)", "a.jsonl, row 1")
     with pytest.raises(UsageError, match=r"row 1: spells a special token in its text, as do 1 of 2 pairs"):
         encode_pairs([other, pair], tokenizer, settings)
-    assert not spelled_in_pairs([pair], tokenizer, replace(settings, template="plain")).rows

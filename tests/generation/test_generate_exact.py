@@ -10,9 +10,11 @@ import pytest
 import torch
 import transformers
 
+from alphapo_cli.modeling.declared import original_context
 from alphapo_cli.modeling.sampling import sample
 from tests import tiny
 from tests.conftest import BARE, Ran, write_rows
+from tests.data import data_tokenizers as kinds
 from tests.generation.generate_world import chat_model, load, outputs
 
 Alphapo = Callable[..., Ran]
@@ -141,3 +143,34 @@ def test_vllm_answers_exactly_too(
     assert whole.code == 0, whole.err
     part = alphapo(*line, str(tmp_path / "part"), "data.limit=3", "generation.vllm.max_num_seqs=2", cache=real_cache)
     assert answers(part.path).items() <= answers(whole.path).items()
+
+
+@pytest.mark.vllm
+def test_a_long_prompt_does_not_change_the_rope_of_the_short_ones(
+    prompts: Path, alphapo: Alphapo, real_cache: Path, tmp_path: Path
+) -> None:
+    """LongRoPE has factors for sequences within the original context, and others above; an engine of vLLM uses one kind."""
+    shape = {
+        "vocab_size": len(kinds.chatml()), "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "max_position_embeddings": 512, "original_max_position_embeddings": 128,
+        "initializer_range": 0.3, "bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0,
+    }  # fmt: skip
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 16, "long_factor": [6.0] * 16}
+    config = transformers.Phi3Config(**shape, rope_parameters={**rope, "rope_theta": 1e4})
+    assert original_context(config) == 128
+    model = tmp_path / "model"
+    torch.manual_seed(0)
+    transformers.Phi3ForCausalLM(config).save_pretrained(model)
+    kinds.chatml().save_pretrained(model)
+    line = ("generate", str(model), "data=jsonl", f"data.path={prompts}", *EXACT, "--out")
+    whole = alphapo(*line, str(tmp_path / "whole"), "generation=vllm", cache=real_cache)
+    assert whole.code == 0, whole.err
+    for backend in ("vllm", "transformers"):
+        part = alphapo(*line, str(tmp_path / backend), "data.limit=2", f"generation={backend}", cache=real_cache)
+        assert answers(part.path).items() <= answers(whole.path).items()
+
+
+def test_other_models_have_no_original_context() -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 1e4}
+    for rope in (None, yarn):
+        assert original_context(transformers.LlamaConfig(rope_parameters=rope)) is None
