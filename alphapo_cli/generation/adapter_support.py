@@ -17,6 +17,11 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # LoRA ranks that vLLM supports
 # Initialisations that leave the base model as it is, so that the stored adapter is a plain one. The others (PiSSA,
 # OLoRA, LoftQ, CorDA) take their part out of the base's weights when peft loads the adapter.
 _PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
+# Kinds of adapter that are tokens before the prompt, or that choose among adapters for each text.
+_UNMERGEABLE = (
+    "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT",
+    "POLY", "XLORA",
+)  # fmt: skip
 # Settings of peft's LoraConfig that vLLM has not got, where they are not empty, and what they are called.
 _NOT_SERVED = {
     "use_dora": "has DoRA's magnitudes (use_dora)",
@@ -72,8 +77,11 @@ def adapter_obstacles(folder: Path, name: str) -> list[str]:
 
 def merge_obstacle(folder: Path, name: str) -> str | None:
     """Why a stored adapter cannot be merged into its base, which is how transformers applies it; None where it can."""
-    if adapter_settings(folder, name).get("alora_invocation_tokens"):
+    settings = adapter_settings(folder, name)
+    if settings.get("alora_invocation_tokens"):
         return f"its adapter {_NOT_SERVED['alora_invocation_tokens']} and cannot be merged into its base"
+    if (kind := str(settings.get("peft_type")).upper()) in _UNMERGEABLE:
+        return f"its adapter is of peft's type {kind} and cannot be merged into its base"
     return None
 
 

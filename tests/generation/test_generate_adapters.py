@@ -124,13 +124,24 @@ def test_an_engine_that_gave_no_answer_does_not_promise_that_the_same_line_will(
     assert "the same line generates the rest" in fault
 
 
+@pytest.mark.parametrize("kind", ["aLoRA", "PROMPT_TUNING", "PREFIX_TUNING"])
 def test_an_adapter_that_neither_backend_serves_is_refused_before_anything_is_written(
-    base: Path, tmp_path: Path, alphapo: Alphapo
+    kind: str, base: Path, tmp_path: Path, alphapo: Alphapo
 ) -> None:
-    stored = adapter(base, tmp_path / "adapter", alora_invocation_tokens=[5, 6])
+    import peft
+    import transformers
+
+    stored = tmp_path / "adapter"
+    if kind == "aLoRA":
+        adapter(base, stored, alora_invocation_tokens=[5, 6])
+    else:
+        model = transformers.AutoModelForCausalLM.from_pretrained(base)
+        config = peft.get_peft_config({"peft_type": kind, "task_type": "CAUSAL_LM", "num_virtual_tokens": 3})
+        peft.get_peft_model(model, config).save_pretrained(stored)
     file = write_rows(tmp_path / "prompts.jsonl", [{"instruction": "Name three fruits"}])
     for backend in ("auto", "transformers"):
         ran = alphapo("generate", str(stored), "data=jsonl", f"data.path={file}", f"generation={backend}")
         assert (ran.code, ran.out) == (2, "")
-        assert "aLoRA" in ran.fault
+        assert kind in ran.fault
+        assert "neither backend serves it" in ran.fault
     assert not (tmp_path / "runs").exists()
