@@ -100,6 +100,11 @@ def opens_thought(prompt: str) -> bool:
     return _OPENED.search(prompt[-80:]) is not None
 
 
+def is_mark(token: str) -> bool:
+    """Whether a token by itself begins or ends a thought."""
+    return _MARK.fullmatch(token) is not None
+
+
 def code_spans(text: str) -> list[tuple[int, int]]:
     """(begin, end) of code in Markdown or HTML: fences that are closed, spans in backticks, <code>."""
     return [match.span() for match in _CODE.finditer(text)]

@@ -26,7 +26,7 @@ from alphapo_cli.generation.prompts import load_prompts
 from alphapo_cli.generation.schema import GenerateConfig, check_sampling
 from alphapo_cli.generation.statistics import describe
 from alphapo_cli.generation.target_model import find
-from alphapo_cli.generation.thinking import thinking_of
+from alphapo_cli.generation.thinking import answer_text, thinking_of
 from alphapo_cli.modeling.sampling import Sample
 from alphapo_cli.runs.directory import digest
 from alphapo_cli.runs.provenance import manifest
@@ -243,10 +243,7 @@ def _advice(generation: Generation, tokens: int) -> str:
 def _write(generation: Generation, done: dict[tuple[int, int], Sample]) -> dict[str, Any]:
     """Write the outputs of every sample; statistics of all answers."""
     tokenizer = generation.job.subject.tokenizer
-    texts = {
-        key: str(tokenizer.decode(answer.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-        for key, answer in done.items()
-    }
+    texts = {key: answer_text(tokenizer, answer.ids) for key, answer in done.items()}
     for sample in range(generation.cfg.generation.samples):
         rows = [
             {

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from alphapo_cli.config.schema import DataConfig
+from alphapo_cli.data.thoughts import split_thoughts
 from alphapo_cli.data.tokenise import encode_prompt
 from alphapo_cli.generation import notes
 from alphapo_cli.generation.parity import check_template
-from alphapo_cli.generation.thinking import Thinking
+from alphapo_cli.generation.thinking import Thinking, answer_text
 from tests.conftest import BARE, SCRATCH, Ran, write_rows
 from tests.data import data_tokenizers as kinds
 from tests.generation.generate_world import chat_model, load, outputs
@@ -55,6 +56,17 @@ def test_a_thought_is_one_also_where_the_prompt_opened_it_or_nothing_closed_it()
     assert notes.thinks("assistant\n", "<|begin_of_thought|>Well<|end_of_thought|>Apples")
     assert not notes.thinks("assistant\n", "The tag `<think>` opens a thought")
     assert not notes.thinks("assistant\n", "I think so")
+
+
+@pytest.mark.parametrize(("begin", "end"), [("<think>", "</think>"), ("[THINK]", "[/THINK]")])
+def test_special_tokens_around_a_thought_stay_so_that_it_can_be_taken_away(begin: str, end: str) -> None:
+    tokenizer = kinds.with_template("{{ messages[0]['content'] }}")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|end|>", begin, end]})
+    ids = tokenizer(f"{begin}Well, hm{end} Apples<|end|>", add_special_tokens=False)["input_ids"]
+    text = answer_text(tokenizer, ids)
+    assert text == f"{begin}Well, hm{end} Apples"
+    assert split_thoughts(text).answer == "Apples"
+    assert answer_text(tokenizer, tokenizer("Apples<|end|>", add_special_tokens=False)["input_ids"]) == "Apples"
 
 
 def test_a_temperature_next_to_zero_is_zero(alphapo: Alphapo) -> None:
