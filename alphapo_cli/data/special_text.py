@@ -41,6 +41,27 @@ def _pattern(tokens: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
 
 
+@lru_cache(maxsize=16)
+def _as_tokenised(tokenizer: Any, tokens: tuple[str, ...]) -> re.Pattern[str]:
+    """What the tokenizer takes for each of its special tokens, one group each: some take white space around them, too."""
+    added = {str(token): token for token in tokenizer.added_tokens_decoder.values()}
+    parts = []
+    for text in tokens:
+        token, part = added.get(text), f"({re.escape(text)})"
+        if token is not None:
+            part = rf"(?<!\w){part}(?!\w)" if token.single_word else part
+            # The first of several white spaces alone: each would look through all that follow.
+            part = (r"(?:(?<!\s)\s+)?" if token.lstrip else "") + part + (r"\s*" if token.rstrip else "")
+        parts.append(part)
+    return re.compile("|".join(parts) or r"(?!)")
+
+
+def stripped_around(text: str, tokenizer: Any) -> str:
+    """A text without the white space that its special tokens take from it where they are read as tokens."""
+    tokens = special_tokens(tokenizer)
+    return _as_tokenised(tokenizer, tokens).sub(lambda found: found.group(found.lastindex or 0), text)
+
+
 def spelled_in(text: str, tokens: tuple[str, ...]) -> list[str]:
     """The special tokens that a text spells, in order."""
     return _pattern(tokens).findall(text)
@@ -127,12 +148,12 @@ def encode_masked(text: str, tokenizer: Any) -> MaskedEncoding:
     """
     found = MaskedEncoding([], [])
     at = 0
-    for token in [*_pattern(special_tokens(tokenizer)).finditer(text), None]:
+    for token in [*_as_tokenised(tokenizer, special_tokens(tokenizer)).finditer(text), None]:
         stop = len(text) if token is None else token.start()
         if stop > at:
             _append_part(found, text, at, stop, tokenizer)
         if token is not None:
-            found.ids.append(int(tokenizer.convert_tokens_to_ids(token.group())))
+            found.ids.append(int(tokenizer.convert_tokens_to_ids(token.group(token.lastindex or 0))))
             found.offsets.append(token.span())
             at = token.end()
     return found

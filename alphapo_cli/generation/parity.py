@@ -13,6 +13,7 @@ from typing import Any
 
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.answer_frame import header_of
+from alphapo_cli.data.special_text import stripped_around
 from alphapo_cli.data.template import Style, conversation_of, style_of, template_of
 from alphapo_cli.data.text_pairs import NO_CONTEXT, PromptContext, Side
 from alphapo_cli.data.tokenise import encode_prompt
@@ -88,7 +89,8 @@ def check_template(
 def _text(ids: Sequence[int], style: Style, tokenizer: Any) -> str:
     """The text of token ids, without the BOS that a tokenizer puts before it."""
     lead = len(style.prefix) if tuple(ids[: len(style.prefix)]) == style.prefix else 0
-    return str(tokenizer.decode(list(ids[lead:]), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    text = str(tokenizer.decode(list(ids[lead:]), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    return stripped_around(text, tokenizer)  # where a token is text, the white space around it is, too
 
 
 def check_engine(number: int, ours: Sequence[int], reported: Sequence[int], tokenizer: Any) -> None:

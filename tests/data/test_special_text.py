@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken
 
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.spelled_tokens import spelled_in_pairs
@@ -60,6 +61,26 @@ def test_training_and_generation_read_it_alike(kind: str) -> None:
     assert f"Call {token} sorted." in text_of(tokenizer, chosen)
     assert encoded.counts.special_inside == 0
     assert encode_pairs([pair], tokenizer, PARSE).counts.special_inside == 1
+
+
+@pytest.mark.parametrize("takes", [{"rstrip": True}, {"lstrip": True, "rstrip": True}, {"single_word": True}])
+def test_the_templates_own_tokens_take_the_white_space_that_they_always_take(takes: dict[str, bool]) -> None:
+    """As Phi-3's do: a row that spells a token differs from one that does not by that text alone."""
+    tokenizer = kinds.with_template(
+        "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    )
+    roles = ("<|user|>", "<|assistant|>", "<|end|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken(t, special=True, **takes) for t in roles]})
+    parsed = encode_prompt(user("Name XX dogs"), tokenizer, PARSE)
+    at = parsed.index(tokenizer.convert_tokens_to_ids("X"))
+    as_text = tokenizer("<|end|>", add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    typed = user("Name <|end|> dogs")
+    escaped = encode_prompt(typed, tokenizer, ESCAPE)
+    assert escaped == [*parsed[:at], *as_text, *parsed[at + 2 :]]
+    check_template([typed], [escaped], tokenizer, ESCAPE)
+    pair = encode_pairs([TextPair("Name <|end|> dogs", "Good <|end|> dogs", "No")], tokenizer, ESCAPE)
+    assert pair.prompt[0].tolist() == escaped
 
 
 def test_an_end_token_that_closes_an_answer_is_none_of_its_text() -> None:
