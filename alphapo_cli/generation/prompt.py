@@ -48,7 +48,9 @@ class Prompt:
     def key(self) -> str:
         """Digest of all that makes it another prompt."""
         more = ["continued"] if self.continued else []
-        return digest([self.instruction, essential(conversation_of(self.side, _BARE)), self.context.content, *more])
+        # A system text is the same, be it in a column or in the messages.
+        messages = conversation_of(self.side, _BARE, self.context)
+        return digest([self.instruction, essential(messages), [None, dict(self.context.arguments)], *more])
 
     @property
     def seed_text(self) -> str:
@@ -57,7 +59,7 @@ class Prompt:
         Unlike `instruction` it does not depend on the other prompts.
         """
         messages = conversation_of(self.side, _BARE, self.context)
-        if not self.context and (self.plain is not None or len(messages) == 1):
+        if not self.context and (self.plain is not None or _is_text(messages)):
             return self.instruction
         return _as_json(messages, self.context)
 
@@ -91,8 +93,7 @@ def named_apart(prompts: list[Prompt]) -> tuple[Prompt, ...]:
 
     def named(prompt: Prompt) -> Prompt:
         messages = conversation_of(prompt.side, _BARE, prompt.context)
-        single = len(messages) == 1 and not prompt.context
-        if times[prompt.instruction] == 1 or single:
+        if times[prompt.instruction] == 1 or (_is_text(messages) and not prompt.context):
             return prompt
         return replace(prompt, instruction=_as_json(messages, prompt.context))
 
@@ -116,6 +117,11 @@ def of_pairs(pairs: Sequence[TextPair], dataset: str, description: str) -> Promp
         prompts.setdefault(prompt.key, prompt)
     rows = named_apart(list(prompts.values()))
     return Prompts(rows, description, len(pairs) - len(rows), read=len(pairs))
+
+
+def _is_text(messages: Conversation) -> bool:
+    """Whether a conversation is one text of a user, and nothing else."""
+    return len(messages) == 1 and messages[0]["role"] == "user" and messages[0].keys() <= {"role", "content"}
 
 
 def _json(value: Any) -> str:

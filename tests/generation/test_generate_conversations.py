@@ -86,3 +86,17 @@ def test_what_is_no_text_is_not_continued(tmp_path: Path) -> None:
         read(tmp_path, [[user("hi"), assistant("", tool_calls=[call])]], continue_assistant=True)
     empty = read(tmp_path, [[user("hi"), assistant(" ")]], continue_assistant=True)
     assert (empty.rows[0].continued, empty.answered) == (False, 1)
+
+
+def test_a_name_makes_another_conversation_and_the_place_of_a_system_text_does_not(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [user("hi")]},
+        {"messages": [{**user("hi"), "name": "Bob"}]},
+        {"messages": [{"role": "system", "content": "Be brief"}, user("hi")]},
+        {"messages": [user("hi")], "system": "Be brief"},
+    ]
+    file = write_rows(tmp_path / "prompts.jsonl", rows)
+    found = load_prompts(DataConfig(source="files", path=str(file)))
+    assert (len(found.rows), found.repeated) == (3, 1)
+    assert len({prompt.seed_text for prompt in found.rows}) == len({p.instruction for p in found.rows}) == 3
+    assert found.rows[0].seed_text == found.rows[0].instruction == "hi"
