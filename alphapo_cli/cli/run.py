@@ -26,7 +26,7 @@ from alphapo_cli.cli.common import (
 )
 from alphapo_cli.errors import say
 from alphapo_cli.runtime.quiet import quiet_libraries
-from alphapo_cli.wording import rate
+from alphapo_cli.runtime.wording import rate
 
 Reference = Annotated[
     Path | None,

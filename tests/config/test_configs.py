@@ -27,7 +27,7 @@ from alphapo_cli.objective.build import build
 from alphapo_cli.objective.catalog import Method
 from alphapo_cli.objective.data_requirements import check_columns, check_sides
 from alphapo_cli.objective.part import TABLES
-from alphapo_cli.scoring.schema import PairsConfig, ScoreConfig
+from alphapo_cli.pairs.scoring.schema import PairsConfig, ScoreConfig
 from alphapo_cli.storage.paths import shipped
 from alphapo_cli.sweep.grid import make
 from tests import tiny

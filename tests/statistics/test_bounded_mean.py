@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from alphapo_cli.statistics.bounded_mean import mean_interval, p_value
+from alphapo_cli.statistics.bounded_mean import mean_interval, p_value, share_interval
 from alphapo_cli.statistics.paired import fewest, least_p_value, paired_test
 from alphapo_cli.statistics.student import critical_value, two_sided_tail
 
@@ -39,6 +39,7 @@ class TestInterval:
         theirs = stats.binomtest(wins, n).proportion_ci(level, method="wilson")
         found = mean_interval(np.array([1.0] * wins + [0.0] * (n - wins)), 0.95)
         assert found == pytest.approx((theirs.low, theirs.high), abs=1e-7)  # the critical value is to 1e-7
+        assert share_interval(wins / n, n) == pytest.approx(found, abs=1e-14)  # of which only the number is known
 
     def test_of_many_rows_it_is_the_normal_interval(self):
         values = np.random.default_rng(0).beta(2, 5, 4000)
