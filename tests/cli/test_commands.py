@@ -69,6 +69,7 @@ class TestHelp:
         heading = ran.out.splitlines().index("  Examples:")
         assert ran.out.splitlines()[heading + 1].startswith(f"    alphapo {command}")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("command", ["train", "sweep", "loss"])
     def test_the_examples_are_true(self, command, alphapo, tmp_path):
         """Every example of the help composes, from a directory that holds nothing."""

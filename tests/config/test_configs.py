@@ -179,6 +179,7 @@ def test_every_score_goes_with_every_shape_and_link(score):
         assert objective.needs_rejected == (link != "none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "file",
     # Its cells are every objective: seven seconds.
