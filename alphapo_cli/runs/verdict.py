@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.runtime.wording import rate
-from alphapo_cli.statistics.bounded_mean import share_interval
+from alphapo_cli.statistics.share import share_interval
 
 WIN_RATE = "glassbox/true_win_rate"
 BETTER, WORSE, UNCLEAR, NOT_MEASURED = "better", "worse", "no evidence either way", "not measured"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from alphapo_cli.statistics.share import share_interval
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -17,8 +19,6 @@ def rate(share: float, n: float | None, interval: tuple[float, float] | None = N
         The text.
     """
     if interval is None and n:
-        from alphapo_cli.statistics.bounded_mean import share_interval
-
         interval = share_interval(share, n)
     ends = f" [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]" if interval else ""
     return f"{100 * share:.0f} %{ends}" + (f", n = {n:,.0f}" if n else "")

@@ -18,7 +18,7 @@ from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.data.token_pairs import TokenPair, TokenPairs
 from alphapo_cli.stages.train import start_of
 from alphapo_cli.stages.training.inputs import InputsBuilder
-from alphapo_cli.statistics.bounded_mean import share_interval
+from alphapo_cli.statistics.share import share_interval
 
 OPENING, OPENINGS = 4, 6  # tokens of an opening, and how many openings are listed
 BINS = 12

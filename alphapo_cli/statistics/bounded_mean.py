@@ -16,11 +16,10 @@ are few or nearly all of them agree.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
+from alphapo_cli.statistics.share import interval_ends
 from alphapo_cli.statistics.student import critical_value, two_sided_tail
 
 Array = NDArray[np.float64]
@@ -59,34 +58,8 @@ def mean_interval(values: Array, confidence: float, low: float = 0.0, high: floa
     u = (known - low) / (high - low)
     mean = float(np.mean(u))
     flips = n / float(variance_ratio(mean, float(np.mean(u**2)), n))
-    ends = _ends(mean, flips, critical_value(confidence, n + 1))
+    ends = interval_ends(mean, flips, critical_value(confidence, n + 1))
     return low + (high - low) * ends[0], low + (high - low) * ends[1]
-
-
-def share_interval(share: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
-    """The interval of a share of which only the number of outcomes is known: `mean_interval` of as many wins and losses.
-
-    Outcomes of 0 and 1 have the largest variance that outcomes in [0, 1] with that mean can have, so where draws count
-    half the interval is wider than it has to be.
-
-    Args:
-        share: the mean outcome, 0 to 1.
-        n: how many outcomes, above 0.
-        confidence: as for `mean_interval`.
-
-    Returns:
-        The ends.
-    """
-    return _ends(share, n, critical_value(confidence, int(n) + 1))
-
-
-def _ends(mean: float, flips: float, c: float) -> tuple[float, float]:
-    """Every t with T(t) at most c, for a mean in [0, 1] of as many coin flips."""
-    spread = c * math.sqrt(mean * (1.0 - mean) / flips + (c / (2.0 * flips)) ** 2)
-    middle = mean + c**2 / (2.0 * flips)
-    # The mean itself is inside but for round-off.
-    ends = (min((middle - spread) / (1.0 + c**2 / flips), mean), max((middle + spread) / (1.0 + c**2 / flips), mean))
-    return max(ends[0], 0.0), min(ends[1], 1.0)
 
 
 def p_value(values: Array, at: float, low: float = 0.0, high: float = 1.0) -> float:
