@@ -81,6 +81,15 @@ class TestModel:
         assert not (again.path / "best").exists()
 
     @pytest.mark.slow
+    def test_what_is_kept_meanwhile_is_no_more_than_needed(self, alphapo, tiny, rows):
+        line = ["train", *tiny, *LINE, *BEST, "trainer.greater_is_better=true", "probe.every=1"]
+        with killed_at(11):
+            broken = alphapo(*line, "trainer.save_steps=3")
+        found = {row["step"]: row["kl/reference"] for row in rows(broken.path / "metrics.jsonl")}
+        best = [max(range(1, last + 1), key=lambda step: found[step]) for last in (9, 11)]  # of the checkpoint, and now
+        assert {path.name for path in (broken.path / "best").iterdir()} == {f"step-{step}" for step in best}
+
+    @pytest.mark.slow
     def test_weights_that_are_gone_or_damaged_are_missed(self, alphapo, tiny):
         line = ["train", *tiny, *LINE, *BEST, "run.name=broken"]
         with killed_at(9):

@@ -1,7 +1,7 @@
 """The best step so far by a metric of the probe: its weights until the run is over, and when to stop waiting for a better.
 
-best/step-N/ is a checkpoint without the optimizer. That of the best step in the newest checkpoint stays until a checkpoint
-with a better one is on disk, so that a run which goes on from any checkpoint finds the best step that it knows of.
+best/step-N/ is a checkpoint without the optimizer. There are at most two: that of the best step so far, and that of the
+best step when the newest checkpoint was written, from which a killed run goes on.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class BestModel:
         self.sign = 1.0 if greater_is_better(cfg) else -1.0
         self.checkpoints = Checkpoints(directory.path / "best", keep=None)
         self.readings: list[Reading] = []
+        self.known: int | None = None  # the best step when the newest checkpoint was written
 
     @property
     def best(self) -> Reading | None:
@@ -68,6 +69,7 @@ class BestModel:
         """
         for row in rows:
             self.add(int(row["step"]), row)
+        self.known = None if self.best is None else self.best.step
         if self.keeps and self.best is not None and self.best.step not in self.checkpoints.steps():
             raise UsageError(
                 f"{self.checkpoints.folder}: the weights of step {self.best.step}, the best so far by {self.metric}, are "
@@ -111,10 +113,13 @@ class BestModel:
             f"(guard.patience={self.patience})"
         )
 
-    def tidy(self) -> None:
-        """Remove all weights but those of the best step, which a checkpoint on disk knows of."""
+    def tidy(self, *, saved: bool) -> None:
+        """Remove weights that are not needed any more; `saved`: a checkpoint has just been written."""
+        best = None if self.best is None else self.best.step
+        if saved:
+            self.known = best
         for step in self.checkpoints.steps():
-            if self.best is None or step != self.best.step:
+            if step not in (best, self.known):
                 self.checkpoints.remove_step(step)
 
     def load(self, policy: PolicyModel, processes: Processes) -> dict[str, Any] | None:

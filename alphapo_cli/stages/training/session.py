@@ -336,13 +336,15 @@ class TrainingSession(StepHooks):
         )
         self._save(self.checkpoints, state)
         if self.lock is not None:
-            self.best.tidy()
+            self.best.tidy(saved=True)
 
     def _keep_best(self, trainer: PreferenceTrainer, step: int) -> None:
         """Write the weights of a step that is the best so far."""
         first = not self.best.checkpoints.steps()
         last_probe = {} if self.metrics_log is None else jsonable(self.metrics_log.last_probe)
         self._save(self.best.checkpoints, trainer.last_checkpoint(step, cost={}, last_probe=last_probe))
+        if self.lock is not None:
+            self.best.tidy(saved=False)
         if first and self.main:
             bytes_kept = sum(file.stat().st_size for file in self.best.checkpoints.folder.rglob("*") if file.is_file())
             self._log(
