@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 def env() -> None:
     """Versions, hardware and caches: what a bug report needs. Nothing secret is shown."""
-    from alphapo_cli.housekeeping.sizes import bytes_of
+    from alphapo_cli.cli.housekeeping.sizes import bytes_of
     from alphapo_cli.runs.provenance import git_commit, hardware, versions
     from alphapo_cli.storage.paths import cache_dir, shipped
 

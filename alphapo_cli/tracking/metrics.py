@@ -311,6 +311,17 @@ OBJECTIVE: dict[str, Metric] = {
     "train/objective/step": Metric("Number of", "steps that the objective has seen"),
 }
 
+# Metrics by which a step can be called better than another one: what they measure, not how far training has gone. Of the
+# others a user has to say so.
+HIGHER_IS_BETTER = frozenset(
+    ("glassbox/true_win_rate", "glassbox/true_reward", "rewards/accuracies", "ranking/accuracy",
+     "ranking/accuracy_length_normalised", "displacement/chosen", "displacement/quadrant/up_down")
+)  # fmt: skip
+LOWER_IS_BETTER = frozenset(
+    ("displacement/share_chosen_down", "displacement/quadrant/down_down", "displacement/quadrant/down_up", "kl/reference",
+     "samples/repetition")
+)  # fmt: skip
+
 # Of the pairs of one source of a mixture, as `source/<name>/<key>`.
 BY_SOURCE = ("displacement/chosen", "displacement/rejected", "displacement/share_chosen_down", "rewards/accuracies")
 
