@@ -94,7 +94,7 @@ def check_sampling(cfg: GenerationConfig) -> None:
     """Refuse (UsageError) several answers to a prompt that would all be the same."""
     alike = None
     if cfg.temperature < LOWEST_TEMPERATURE:
-        alike = f"temperature={cfg.temperature:g}", "a temperature above 0"
+        alike = f"temperature={cfg.temperature:g}", f"a temperature of {LOWEST_TEMPERATURE:g} or more"
     elif cfg.top_k == 1:
         alike = "top_k=1", "a larger top_k"
     if cfg.samples > 1 and alike is not None:
