@@ -83,7 +83,10 @@ class VLLMBackend:
         ids, finish = row["ids"], row["finish"]
         if finish not in ("stop", "length", "repetition"):
             raise AlphapoError(f"vLLM: request {row['id']} ended with {finish!r} after {len(ids)} tokens")
-        return until_end(ids, stop_ids)
+        answer = until_end(ids, stop_ids)
+        if finish == "stop" and answer.cut:  # by an end token of the engine's own
+            return Sample(ids[:-1], cut=False)
+        return answer
 
     @staticmethod
     def _rows(requests: Sequence[Request], *, greedy: bool) -> list[dict[str, Any]]:
