@@ -64,7 +64,8 @@ def of_engine(job: GenerationJob, backend: str, detour: str | None) -> list[str]
     cfg, dtype = job.cfg.generation, job.subject.dtype
     found = []
     if detour is not None:
-        found.append(f"{detour}; transformers answers, with the adapter merged in memory")
+        merged = ", with the adapter merged in memory" if job.subject.base is not None else ""
+        found.append(f"{detour}; transformers answers{merged}")
     if dtype != "float32" and not cfg.exact:
         found.append(
             f"the weights are {dtype}, in which answers depend on what else is in their batch (batch size, order, "

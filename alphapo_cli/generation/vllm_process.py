@@ -80,7 +80,7 @@ def plan(
         if fitting is None:
             raise UsageError(
                 f"{subject.asked}: vLLM has no adapters of rank {rank} (at most {RANKS[-1]}); "
-                "use generation=transformers, or train with model.merge=true"
+                f"type generation=transformers, or merge it (alphapo export {subject.asked} --merge --to DIR)"
             )
         engine |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": fitting}
     return {

@@ -115,7 +115,10 @@ def prepare(
     detour = None
     if backend == "vllm" and (detour := subject.vllm_obstacle) is not None:
         if cfg.generation.backend != "auto":
-            raise UsageError(f"{subject.asked}: {detour}; type generation=transformers, or train with model.merge=true")
+            merged = (
+                f", or merge it (alphapo export {subject.asked} --merge --to DIR)" if subject.base is not None else ""
+            )
+            raise UsageError(f"{subject.asked}: {detour}; type generation=transformers{merged}")
         backend = "transformers"
     spelled = spelled_in_prompts(prompts, subject, cfg.data)
     ids = tuple(encode(prompts, subject, cfg.data))

@@ -93,6 +93,29 @@ def test_auto_takes_transformers_and_says_so_and_vllm_is_refused(
     assert ran.code == 0, ran.err
     assert load(ran.path / "summary.json")["backend"] == "transformers"
     assert "note: vLLM cannot apply its adapter: it has DoRA's magnitudes (use_dora); transformers answers" in ran.err
+    assert "with the adapter merged in memory" in ran.err
+    assert f"alphapo export {stored} --merge --to DIR" in refused.fault
+    merged = tmp_path / "merged"
+    assert alphapo("export", str(stored), "--merge", "--to", str(merged)).code == 0
+    fake = {"PYTHONPATH": str(FAKE)}
+    answered = alphapo("generate", str(merged), *line[2:], "generation=vllm", env=fake)
+    assert answered.code == 0, answered.err
+
+
+def test_weights_that_vllm_does_not_have_are_not_called_an_adapter(
+    tmp_path: Path, alphapo: Alphapo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(FAKE)
+    model = chat_model(tmp_path / "model", dtype="float64")
+    file = write_rows(tmp_path / "prompts.jsonl", [{"instruction": "Name three fruits"}])
+    line = ("generate", str(model), "data=jsonl", f"data.path={file}", "generation.max_new_tokens=2")
+    refused, ran = alphapo(*line, "generation=vllm"), alphapo(*line)
+    assert refused.code == 2
+    assert "model.dtype=float32" in refused.fault
+    assert "merge" not in refused.fault
+    assert ran.code == 0, ran.err
+    assert "note: its weights are float64" in ran.err
+    assert "adapter" not in ran.err
 
 
 @pytest.mark.parametrize(
