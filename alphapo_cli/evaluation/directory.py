@@ -98,7 +98,7 @@ class EvalDirectory(KeyedDirectory):
     def begin(self, manifest: dict[str, Any], *, replace: bool) -> None:
         """Create the directory; with `replace` delete an earlier evaluation's files, judgements included."""
         if replace:
-            for file in (self.results, self.annotations, self.leaderboard, self.picture, self.log):
+            for file in (self.results, self.annotations, self.masses, self.leaderboard, self.picture, self.log):
                 file.unlink(missing_ok=True)
         write_json(self.manifest, checksums.sealed(manifest))
 

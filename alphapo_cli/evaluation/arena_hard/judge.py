@@ -116,7 +116,8 @@ class TextJudge:
             raise_incomplete(outcome, len(unanswered), len(asks), self.cfg.max_failed, folder)
         labels = self._labels(asks, answered)
         without = [key for key, label in labels.items() if label is None]
-        if len(unanswered) + len(without) > self.cfg.max_failed:
+        none = bool(without) and len(without) == len(labels)  # with all left out nothing is left, and no cause is told
+        if len(unanswered) + len(without) > self.cfg.max_failed or none:
             self._raise_without_verdict(without, answered, len(asks), len(unanswered), folder)
         games: dict[tuple[int, bool], Game] = {}
         for ask in asks:
