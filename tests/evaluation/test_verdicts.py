@@ -311,6 +311,8 @@ def test_a_servers_limit_on_alternatives_is_kept_to(case: Case) -> None:
         assert judge(case, server, "judge.top_logprobs=20", "judge.concurrency=6") == 0
         assert sum(body["top_logprobs"] == 5 for _, _, body in server.seen) == 6
     assert smaller_limit("top_logprobs must be between 0 and 5", 20) == 5
+    assert smaller_limit("Requested sample logprobs of 20, which is greater than max allowed: 5", 20) == 5  # vLLM
+    assert smaller_limit("logprobs are not supported with gpt-5", 20) is None
     assert smaller_limit("something else, 5", 20) is None
 
 

@@ -13,9 +13,10 @@ from alphapo_cli.data.thoughts import split_thoughts
 
 # Round-off of a probability of one, as some servers return it; anything above is no log-prob.
 _ABOVE_ZERO = 1e-3
-# "try again in 1h2m3.5s", "retry in 34.07s", "retry after 86 seconds", "try again in 250ms".
+# "try again in 1h2m3.5s", "retry in 34.07s", "retry after 86 seconds", "wait 2 minutes", "try again in 250ms".
 _WAIT = re.compile(
-    r"(?:try again|retry)(?: in| after) +(?=\d)(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?) ?s(?:econds?)?\b)?(?:(\d+)ms)?",
+    r"(?:(?:try again|retry)(?: in| after)|wait(?: for)?) +(?=\d)(?:(\d+) ?h(?:ours?)?(?![a-z]) ?)?"
+    r"(?:(\d+) ?m(?:in(?:ute)?s?)?(?![a-z]))?(?: ?(\d+(?:\.\d+)?) ?s(?:ec(?:ond)?s?)?\b)?(?: ?(\d+) ?ms)?",
     re.IGNORECASE,
 )
 # How servers call an answer that a filter stopped: OpenAI and Azure, Anthropic, Google, Zhipu.
@@ -133,7 +134,7 @@ def retry_after(headers: Mapping[str, str], message: str, now: float) -> float |
     with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
         return max(0.0, email.utils.parsedate_to_datetime(headers["retry-after"]).timestamp() - now)
     found = _WAIT.search(message)
-    if found is None:
+    if found is None or not any(found.groups()):
         return None
     hours, minutes, seconds_text, milliseconds = found.groups()
     total = float(hours or 0) * 3600 + float(minutes or 0) * 60 + float(seconds_text or 0)
@@ -142,7 +143,9 @@ def retry_after(headers: Mapping[str, str], message: str, now: float) -> float |
 
 def smaller_limit(message: str, asked: int) -> int | None:
     """The number of top log-probs that a server allows, where its refusal of `asked` names one."""
-    if "top_logprobs" not in message:
+    if not re.search(
+        r"log_?prob", message, re.IGNORECASE
+    ):  # vLLM: "Requested sample logprobs of 20, ... max allowed: 5"
         return None
-    numbers = [int(text) for text in re.findall(r"(?<![\d.])\d+(?![\d.])", message)]
+    numbers = [int(text) for text in re.findall(r"(?<![A-Za-z]-)(?<![\w.])\d+(?![\d.])", message)]
     return max((n for n in numbers if 2 <= n < asked), default=None)
