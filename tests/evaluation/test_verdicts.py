@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -143,6 +144,23 @@ class TestMass:
         with serve(lambda number, body: error(400, "no such field")) as server:
             assert judge(case, server, "judge.max_failed=6", "--replace") == 1
         assert "6 x HTTP 400: no such field" in capsys.readouterr().err
+
+    def test_one_order_alone_leaves_nothing_to_count_and_the_cause_is_told(
+        self, case: Case, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        seen: set[str] = set()
+
+        def first_order_only(number: int, body: dict[str, Any]) -> Answer:
+            row = re.findall(r"Question \d+", body["messages"][-1]["content"])[0]
+            first = row not in seen
+            seen.add(row)
+            return judged() if first else says(("The", 0.99))
+
+        with serve(first_order_only) as server:
+            assert judge(case, server, "judge.max_failed=12", "judge.both_orders=true", "judge.concurrency=1") == 1
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert "6 of 12 answers of the judge a-judge are no verdict" in said
+        assert "max_failed" not in said
 
     def test_the_number_to_leave_out_counts_the_unanswered_too(
         self, case: Case, capsys: pytest.CaptureFixture[str]

@@ -56,14 +56,17 @@ class ModelJudge:
         masses = self._masses(asks, answered)
         low = [key for key, mass in masses.items() if not protocol.is_verdict(mass, self.cfg.min_mass)]
         failed = len(unanswered) + len(low)
-        if low and (failed > self.cfg.max_failed or len(low) == len(masses)):  # with all left out nothing is left
-            raise AlphapoError(self._without_verdict(low, answered, len(masses), failed, folder))
-        if low:
-            tops = [tokens_of(answered.rows[key]) for key in low]
-            say(f"note: {self._lacking(tops, len(masses))}; they are left out (judge.max_failed)", file=sys.stderr)
         verdicts: list[Verdict | None] = [
             self._verdict(asks.get(row, []), answered, masses) for row in range(len(pairs))
         ]
+        counted = any(verdict is not None and verdict.preference is not None for verdict in verdicts)
+        if low and (
+            failed > self.cfg.max_failed or not counted
+        ):  # of an order that is missing, too, nothing may be left
+            raise AlphapoError(self._without_verdict(low, answered, len(masses), failed if counted else None, folder))
+        if low:
+            tops = [tokens_of(answered.rows[key]) for key in low]
+            say(f"note: {self._lacking(tops, len(masses))}; they are left out (judge.max_failed)", file=sys.stderr)
         judging = {
             "requests": sum(map(len, asks.values())),
             "failed": failed,
@@ -95,10 +98,12 @@ class ModelJudge:
             f"{shortfall(self.names, self.cfg.min_mass)} (likeliest: {likeliest(tops)})"
         )
 
-    def _without_verdict(self, low: Sequence[str], answered: Answered, total: int, failed: int, folder: Path) -> str:
-        """The error of `low` answers, of `total`, that are no verdict; `failed`: they and the unanswered ones."""
+    def _without_verdict(
+        self, low: Sequence[str], answered: Answered, total: int, failed: int | None, folder: Path
+    ) -> str:
+        """The error of `low` answers, of `total`, that are no verdict; `failed`: how many to leave out, None: that is all."""
         tops = [tokens_of(answered.rows[key]) for key in low]
-        again = f"; judge.max_failed={failed} leaves them out" if len(low) < total else ""
+        again = "" if failed is None else f"; judge.max_failed={failed} leaves them out"
         return (
             f"{self._lacking(tops, total)}; {remedy(tops, self.cfg, self.engine.thinking())}{again}; "
             f"all answers are kept in {folder / FILE}"
