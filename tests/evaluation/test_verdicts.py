@@ -348,6 +348,32 @@ def test_the_request_is_what_was_asked_for(case: Case) -> None:
     assert body["reasoning_effort"] == "none"
 
 
+@pytest.mark.parametrize(
+    ("field", "instead"), [("messages:[]", "prompt_file"), ("model:x", "judge.model"), ("top_logprobs:2", "")]
+)
+def test_what_settings_say_is_no_extra_field(
+    field: str, instead: str, case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert judge(case, "http://127.0.0.1:9/v1", f"judge.extra_body={{{field}}}") == 2
+    said = one_line(capsys.readouterr().err)
+    assert f"judge.extra_body.{field.partition(':')[0]}: " in said
+    assert instead in said
+
+
+def test_what_the_error_says_to_change_can_be_changed_on_the_same_line(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def behaviour(number: int, body: dict[str, Any]) -> Answer:
+        return error(400, "temperature is not supported with this model") if "temperature" in body else judged()
+
+    with serve(behaviour) as server:
+        assert judge(case, server) == 1
+        assert "(add judge.temperature=null)" in capsys.readouterr().err
+        assert judge(case, server, "judge.temperature=null") == 0
+        assert judge(case, server) == 2  # which holds answers now
+    assert "holds another evaluation (differs in: judge.temperature)" in capsys.readouterr().err
+
+
 class TestTheWayThere:
     def test_a_proxy_is_not_used_for_this_machine(self, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
