@@ -36,7 +36,7 @@ _NAMED = (
 # The same for servers that send words alone.
 _SAID = (
     (re.compile(r"\bmodel\b.{0,120}\b(?:not found|not exist|unknown)|unknown model|no such model", re.I), 404),
-    (re.compile(r"(?:invalid|incorrect|missing|no) api.?key", re.I), 401),
+    (re.compile(r"(?:invalid|incorrect|missing|no) api.?key|\bauthentication (?:error|failed)|\bunauthori[sz]ed\b", re.I), 401),
     (re.compile(r"rate limit|too many requests", re.I), 429),
     (re.compile(r"context (?:length|size|window)|too long|too large", re.I), 400),
 )  # fmt: skip

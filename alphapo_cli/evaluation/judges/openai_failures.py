@@ -68,8 +68,9 @@ def failure_of(
     status = error.acts_as
     moved = f" to {headers['location']}" if 300 <= status < 400 and "location" in headers else ""
     reason = clean(f"HTTP {error.status}{moved}" + (f": {error.message}" if error.message else ""))
-    reason += _remedy(error, key)
-    if status in FATAL or 300 <= status < 400 or _without_money(error, headers):
+    poor = _without_money(error, headers)
+    reason += _REMEDIES[402] if poor else _remedy(error, key)
+    if status in FATAL or 300 <= status < 400 or poor:
         return Fatal(reason)
     if status in RETRIED or status >= 500 or status < 300:
         return Retry(reason, retry_after(headers, error.message, now), costly=error.costly)
@@ -95,6 +96,8 @@ def _remedy(error: ServerError, key: str | None) -> str:
         return " (add judge.temperature=null)"
     if "logprobs" in message and status in (400, 403, 422):
         return " (this judge gives no such log-probs: take another, or --protocol arena_hard, whose judges write texts)"
+    if error.kind == "page" and status in (401, 403):
+        return f" (a gateway before the API refuses it: check judge.base_url; {_ADDRESS})"
     if error.kind == "page" and status < 300:
         return f" (the address is that of a site, not of an API: {_ADDRESS})"
     if error.kind == "stream":

@@ -6,7 +6,7 @@ import contextlib
 import email.utils
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alphapo_cli.data.thoughts import split_thoughts
@@ -23,6 +23,7 @@ _WAIT = re.compile(
 _REFUSED = {
     "content_filter", "refusal", "safety", "prohibited_content", "blocklist", "recitation", "spii", "sensitive",
 }  # fmt: skip
+_NEEDED = "the endpoint must return top_logprobs: take another, or --protocol arena_hard, whose judges write texts"
 _THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
 
 
@@ -56,13 +57,13 @@ def first_token(body: Any) -> tuple[tuple[str, float], ...]:
                 "the judge began to think and gave no log-probs of an answer (switch thinking off, by "
                 "judge.chat_template_kwargs or judge.extra_body)"
             ) from error
-        raise ValueError("an answer without log-probs (the endpoint must return top_logprobs)") from error
+        raise ValueError(f"an answer without log-probs ({_NEEDED})") from error
     if not top:
-        raise ValueError("an answer without log-probs but of its own token (the endpoint must return top_logprobs)")
+        raise ValueError(f"an answer without log-probs but of its own token ({_NEEDED})")
     kept = [(token, _number(lp)) for token, lp in top if lp is not None and lp != -math.inf]  # both: probability 0
     numbers = [(token, lp) for token, lp in kept if lp is not None]
     if not kept or len(numbers) < len(kept) or not all(isinstance(token, str) for token, _ in top):
-        raise ValueError("an answer with broken log-probs")
+        raise ValueError(f"an answer with broken log-probs ({_broken(top)})")
     if any(lp > _ABOVE_ZERO for _, lp in numbers):
         raise NoVerdictError(
             "an answer whose log-probs are above 0: the endpoint seems to send probabilities in their place"
@@ -98,6 +99,17 @@ def _alternatives(logprobs: Any) -> list[tuple[Any, Any]]:
     if not rows:
         return []
     return [*rows.items()] if isinstance(rows, dict) else [(row["token"], row["logprob"]) for row in rows]
+
+
+def _broken(top: Sequence[tuple[Any, Any]]) -> str:
+    """What is wrong with the alternatives of a first token, in words."""
+    for token, lp in top:
+        if not isinstance(token, str):
+            return f"a token is {str(token)[:20]}, not text"
+        if lp is not None and lp != -math.inf and _number(lp) is None:
+            shown = repr(lp) if isinstance(lp, str) else str(lp) if isinstance(lp, float) else type(lp).__name__
+            return f"that of {utf8(token)[:20]!r} is {shown[:20]}"
+    return "none is above minus infinity"
 
 
 def _number(value: Any) -> float | None:
