@@ -208,7 +208,7 @@ def evaluate(
 
 def _tell(results: dict[str, Any], path: Path) -> None:
     """Print to stderr whether the outputs beat the reference, and what can be done next."""
-    from alphapo_cli.wording import rate
+    from alphapo_cli.runtime.wording import rate
 
     win, ends, n = results.get("win_rate"), results.get("win_rate_interval"), results.get("n_total")
     if win is not None:

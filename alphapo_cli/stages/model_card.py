@@ -16,8 +16,8 @@ import yaml
 from alphapo_cli.modeling.locations import HUB_NAME
 from alphapo_cli.runs import identity
 from alphapo_cli.runs.state import RunState
+from alphapo_cli.runtime.wording import rate
 from alphapo_cli.storage.jsonl import read_jsonl
-from alphapo_cli.wording import rate
 
 _ROWS = 9  # readings in the table of the curve
 _CURVE = (

@@ -303,6 +303,7 @@ def test_what_is_no_verdict_is_called_what_it_is(kind: str, case: Case, capsys: 
     assert len(rows) == (asked if paid else 0)
 
 
+@pytest.mark.slow
 def test_nothing_that_the_server_owes_is_billed(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     def behaviour(number: int, body: dict[str, Any]) -> Answer:
         return judged() if number % 2 else Answer(body={"error": {"message": "overloaded", "code": 503}})
@@ -423,6 +424,7 @@ class TestAnnotations:
     def test_a_text_is_called_a_text(self, case: Case, capsys: pytest.CaptureFixture[str]) -> None:
         assert "row 3: preference '2' is text" in self.refused(case, capsys, [1, 2, "2", 1, 2, 1])
 
+    @pytest.mark.slow
     def test_zeros_and_ones_are_asked_about(self, case: Case, capsys: pytest.CaptureFixture[str]) -> None:
         said = self.refused(case, capsys, [0, 1, 0, 1, 1, 1])
         assert "--preferences=01" in said

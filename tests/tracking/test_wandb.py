@@ -233,6 +233,7 @@ def test_the_spelling_is_one_that_w_and_b_takes(
     assert becomes is None or Settings(mode=becomes).mode == becomes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spelt", ["OFFLINE", "ofline"])
 def test_w_and_b_takes_the_mode_however_it_is_spelt(tmp_path: Path, spelt: str) -> None:
     """W&B itself refuses both, and nothing of its own is on stderr, whatever its variables say."""
@@ -393,6 +394,7 @@ def _assert_offline_file(run_dir: Path) -> None:
     assert [(row["_step"], row["a"]) for row in read(path).history] == [(0, 1.5)]
 
 
+@pytest.mark.slow
 def test_online_without_a_key_goes_offline_without_asking(tmp_path: Path) -> None:
     stderr, _ = _online(tmp_path / "run", {})
     assert stderr == ("alphapo: W&B is offline for this run: no API key (type 'wandb login', or set WANDB_API_KEY)\n")
