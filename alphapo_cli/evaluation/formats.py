@@ -255,7 +255,7 @@ def _preference(value: Any, where: str, zero_one: bool) -> float | None:
             raise UsageError(
                 f"{where}: preference {json.dumps(value)[:40]} is outside [0, 1] (0 lost, 1 won, null none)"
             )
-        return 1.0 + value
+        return 1.0 + float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not (value == 0 or 1 <= value <= 2):
         hint = "; --preferences=01 reads 0 as lost and 1 as won" if _inside_zero_one(value) else ""
         raise UsageError(
