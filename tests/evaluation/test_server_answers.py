@@ -13,6 +13,8 @@ import pytest
 
 from alphapo_cli.evaluation.judges.judge import Reply, Unusable
 from alphapo_cli.evaluation.judges.openai import OpenAIEngine
+from alphapo_cli.evaluation.judges.openai_errors import ServerError
+from alphapo_cli.evaluation.judges.openai_failures import failure_of
 from alphapo_cli.evaluation.judges.prompt import Message
 from alphapo_cli.evaluation.judges.protocol import Ask
 from alphapo_cli.evaluation.schema import JudgeConfig
@@ -256,6 +258,28 @@ def server() -> Iterator[tuple[Server, dict[str, Answer]]]:
 
     with serve(behaviour) as running:
         yield running, table
+
+
+@pytest.mark.parametrize(
+    ("message", "settings", "remedy"),
+    [
+        ("Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.", {},
+         "judge.token_limit_key=max_completion_tokens"),
+        ("Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+         {"token_limit_key": "max_completion_tokens"}, ""),
+        ("Unrecognized request argument supplied: max_completion_tokens", {"token_limit_key": "max_completion_tokens"},
+         "judge.token_limit_key=max_tokens"),
+        ("body.max_completion_tokens: Extra inputs are not permitted", {"token_limit_key": "max_completion_tokens"},
+         "judge.token_limit_key=max_tokens"),
+        ("max_completion_tokens must be at least 16", {"token_limit_key": "max_completion_tokens"}, ""),
+        ("'temperature' does not support 0", {}, "judge.temperature=null"),
+        ("'temperature' does not support 0", {"temperature": None}, ""),
+    ],
+)  # fmt: skip
+def test_what_is_set_already_is_no_remedy(message: str, settings: dict[str, Any], remedy: str) -> None:
+    cfg = JudgeConfig(name="openai", model="a-judge", **settings)
+    said = str(failure_of(ServerError(400, 400, message), {}, 0.0, lambda text: text, cfg))
+    assert said.removeprefix(f"HTTP 400: {message}") == (f" (add {remedy})" if remedy else "")
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
