@@ -38,14 +38,14 @@ def env() -> None:
 def metrics(
     key: Annotated[str | None, typer.Argument(help="One metric; all when left out.")] = None,
 ) -> None:
-    """What each metric means, one sentence each."""
-    from alphapo_cli.tracking.metrics import CATALOG, explain
+    """What each metric means, in which direction it is better where that is plain, and what a bad value is."""
+    from alphapo_cli.tracking.metrics import CATALOG, described
 
     if key is not None:
-        print(explain(key))
+        print(described(key))
         return
     for name in CATALOG:
-        print(f"{name}\n    {explain(name)}")
+        print(f"{name}\n    {described(name)}")
 
 
 def objectives(

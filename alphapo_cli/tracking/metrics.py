@@ -346,6 +346,23 @@ def explain(key: str) -> str:
     return lookup(key).sentence
 
 
+def described(key: str) -> str:
+    """All that the catalogue says of a metric: `explain`, in which direction it is better, and what a bad value is.
+
+    Args:
+        key: as for `explain`.
+
+    Returns:
+        Sentences, on one line.
+
+    Raises:
+        UsageError: no run writes the key; the message has the nearest one.
+    """
+    found = lookup(key)
+    better = "More is better." if key in HIGHER_IS_BETTER else "Less is better." if key in LOWER_IS_BETTER else ""
+    return " ".join(filter(None, (found.sentence, better, f"Bad: {found.bad}." if found.bad else "")))
+
+
 def lookup(key: str) -> Metric:
     """The catalogue's entry for `key`, derived from the plain key's where it has a suffix or prefix.
 

@@ -185,7 +185,8 @@ class TestMetrics:
         assert all(line.startswith("    ") and line.rstrip().endswith(".") for line in lines[1::2])
 
     def test_of_one(self, alphapo):
-        assert "nats per token" in alphapo("metrics", "displacement/chosen").out
+        said = alphapo("metrics", "displacement/chosen").out
+        assert "nats per token. More is better. Bad: below 0 and falling" in said
 
     def test_of_none(self, alphapo):
         ran = alphapo("metrics", "displacement/chosn")

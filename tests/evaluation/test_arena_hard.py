@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +325,36 @@ def test_a_larger_limit_asks_again_only_for_what_was_cut(arena: Arena, capsys: p
     capsys.readouterr()
     assert alphapo("eval", "--recheck", arena.out) == 2
     assert "another protocol" in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("written", "version"),
+    [
+        (lambda switched: None if switched else "A>B", "v2.0"),  # a pair needs both of its games
+        (lambda switched: None, "v0.1"),
+    ],
+)
+def test_where_nothing_is_left_to_count_the_cause_is_told(
+    written: Callable[[bool], str | None], version: str, arena: Arena, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serve(lambda number, body: said(written(which(body)[1]))) as server:
+        assert arena.ask(server.url, "judge.max_failed=16", f"statistics.version={version}") == 1
+    printed = capsys.readouterr().err.splitlines()[-1]
+    assert "of 16 answers of the judge a-judge are no verdict" in printed
+    assert "no label" in printed
+    assert "max_failed" not in printed
+
+
+def test_a_thought_that_does_not_end_is_no_verdict(arena: Arena, capsys: pytest.CaptureFixture[str]) -> None:
+    def thinking(number: int, body: dict[str, Any]) -> Answer:
+        answer = said("A>B")
+        message = answer.body["choices"][0]["message"]
+        message["content"] = f"<think>{message['content']} or not"
+        return answer
+
+    with serve(thinking) as server:
+        assert arena.ask(server.url) == 1
+    assert "no label" in capsys.readouterr().err
 
 
 @pytest.mark.slow
