@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from alphapo_cli.storage.strict_json import read_file
 from alphapo_cli.wording import rate, wilson
 
 WIN_RATE = "glassbox/true_win_rate"
@@ -52,8 +53,8 @@ class Verdict:
 def sampled_answers(run: Path) -> int | None:
     """How many answers the probe of a run samples, from its samples/reference.json; None without that."""
     try:
-        found = json.loads((run / "samples" / "reference.json").read_bytes())
-    except (OSError, ValueError):
+        found = json.loads(read_file(run / "samples" / "reference.json"))
+    except (OSError, ValueError, RecursionError):
         return None
     return len(found) if isinstance(found, list) else None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from alphapo_cli.config.schema import LoraConfig, ModelConfig
 from alphapo_cli.errors import UsageError
+from alphapo_cli.generation.run_settings import check_settings
 from alphapo_cli.modeling.declared import weights_dtype
 from alphapo_cli.modeling.loading import base_source, load_model, load_tokenizer
 from alphapo_cli.modeling.locations import SETTINGS, ModelSource, locate
@@ -64,18 +65,36 @@ def export(
     if merge and not source.adapter:
         raise UsageError(f"--merge: {model} is whole already (no {SETTINGS}); leave it out")
     written = dtype or _dtype(base or source)
-    folder.mkdir(parents=True, exist_ok=True)
-    if merge or (dtype is not None and dtype != _dtype(source)):
-        _write(source, base, folder, written, trust_remote_code)
-    else:
-        for file in sorted(Path(source.location).iterdir()):
-            if file.is_file() and not file.name.startswith(".") and file.name != CARD:
-                shutil.copy2(file, folder / file.name)
-    is_adapter = source.adapter and not merge
     run = _run_of(Path(source.location))
+    if run is not None:
+        check_settings(run.path)
+    changed = merge or (dtype is not None and dtype != _dtype(source))
+    files = [] if changed else _own_files(Path(source.location))
+    folder.mkdir(parents=True, exist_ok=True)
+    if changed:
+        _write(source, base, folder, written, trust_remote_code)
+    for file in files:
+        shutil.copy2(file, folder / file.name)
+    is_adapter = source.adapter and not merge
     facts = facts_of(run, None if base is None else base.asked, is_adapter, licence)
     write_atomic(folder / CARD, card(facts, Path(model).name if run is None else run.path.name))
     return Exported(folder, is_adapter, written, None if base is None else base.asked)
+
+
+def _own_files(place: Path) -> list[Path]:
+    """The files of a model's directory that go along; UsageError for a link that leads out of it."""
+    # Somebody else's directory could lead to a private file, which would be handed on with the model. A snapshot of the
+    # hub's cache consists of links into the blobs of its repository.
+    real = place.resolve()
+    own = [real, *([real.parents[1] / "blobs"] if real.parent.name == "snapshots" else [])]
+    found = [f for f in sorted(place.iterdir()) if f.is_file() and not f.name.startswith(".") and f.name != CARD]
+    for file in found:
+        if not any(file.resolve().is_relative_to(folder) for folder in own):
+            raise UsageError(
+                f"{file}: a link out of its directory, to {file.resolve()}; put a copy in its place if it belongs to the "
+                "model, or remove it"
+            )
+    return found
 
 
 def _dtype(source: ModelSource) -> str:

@@ -6,10 +6,13 @@ characters that a JSON string may hold unescaped (U+2028, U+0085). A byte-order 
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
+import os
 import re
+import stat
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,6 +21,7 @@ from typing import Any
 
 from alphapo_cli.errors import UsageError, say
 
+LARGEST = 256 << 20  # bytes of a file of ours that is one JSON object, or settings
 SMALL, RATIO = 64 << 20, 100  # of what a packed file may unpack to; text packs to a tenth, rarely to a thirtieth
 _OFTEN = 1 << 30  # bytes after which a long reading is mentioned
 _BOM = b"\xef\xbb\xbf"
@@ -225,7 +229,7 @@ def parsed_object(content: bytes) -> dict[str, Any] | None:
     """The JSON object that a file of ours holds; None where it is damaged."""
     try:
         loaded = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return loaded if isinstance(loaded, dict) else None
 
@@ -233,6 +237,33 @@ def parsed_object(content: bytes) -> dict[str, Any] | None:
 def read_object(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file of ours; None where there is none, or it cannot be read."""
     try:
-        return parsed_object(path.read_bytes())
+        return parsed_object(read_file(path))
     except OSError:
         return None
+
+
+def read_file(path: Path, most: int = LARGEST) -> bytes:
+    """Read a small file of a directory that may be anybody's.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
+
+    Returns:
+        Its content.
+
+    Raises:
+        OSError: it cannot be read, it is larger, or it is no regular file: a pipe would wait for ever, and a device such
+            as /dev/zero never ends.
+    """
+    with open(path, "rb", opener=_without_waiting) as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "no regular file", str(path))
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"more than {most >> 20} MiB", str(path))
+    return content
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)

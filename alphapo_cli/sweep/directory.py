@@ -244,7 +244,7 @@ class SweepDirectory:
             "best": None if best is None else dict(best),
             "collapsed": [dict(one) for one in collapsed],
         }
-        write_json(self.path / "summary.json", summary)
+        write_json(self.path / "summary.json", checksums.sealed(summary))
         return summary
 
 

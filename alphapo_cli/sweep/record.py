@@ -16,7 +16,7 @@ from typing import Any
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.hashing import digest, plan_key
 from alphapo_cli.storage.paths import shipped
-from alphapo_cli.storage.strict_json import parsed_object
+from alphapo_cli.storage.strict_json import parsed_object, read_file
 
 WIN_RATE = "glassbox/true_win_rate"
 JUDGED = "eval/win_rate"
@@ -74,7 +74,7 @@ class RecordedCells:
 def read(path: Path) -> dict[str, Any] | None:
     """Read a directory's sweep.json; None if there is none that can be read. Damaged `lines` are left out."""
     try:
-        loaded = checksums.intact(parsed_object((path / "sweep.json").read_bytes()))
+        loaded = checksums.intact(parsed_object(read_file(path / "sweep.json")))
     except OSError:
         return None
     if loaded is None:

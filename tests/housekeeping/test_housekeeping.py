@@ -45,6 +45,31 @@ class TestLs:
         assert re.search(r"generation +interrupted", rows["answers"])
         assert "next: alphapo" in ran.err
 
+    @pytest.mark.parametrize("odd", ["a pipe", "a device", "deep", "large", "other types"])
+    def test_somebody_elses_directory_hides_no_other(self, odd, runs, alphapo):
+        file = runs / "answers" / "manifest.json"
+        if odd == "other types":
+            (runs / "answers" / "summary.json").write_text(
+                '{"state": "complete", "metrics": {"answers": 1, "share_cut": "x"}}'
+            )
+        else:
+            file.unlink()
+        if odd == "a pipe":
+            os.mkfifo(file)  # who opens it for reading waits for a writer
+        elif odd == "a device":
+            file.symlink_to("/dev/zero")
+        elif odd == "deep":
+            file.write_text("[" * 100_000)
+        elif odd == "large":
+            with file.open("wb") as stream:
+                stream.truncate(1 << 40)
+        ran = alphapo("ls")
+        assert ran.code == 0, ran.err
+        assert "first" in ran.out
+        assert ("damaged" in ran.out) == (odd == "other types")
+        assert alphapo("diff", "runs/answers", "runs/answers").code in (0, 2)
+        assert alphapo("verify", "runs/answers").code in (1, 2)
+
     def test_as_json_and_sorted(self, runs, alphapo):
         found = json.loads(alphapo("ls", "runs", "--sort", "size", "--json", "-").out.splitlines()[-1])
         sizes = [entry["size"] for entry in found["entries"]]
