@@ -10,12 +10,11 @@ from typing import Any
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.token_cache import tokenizer_hash
 from alphapo_cli.data.tokenise import end_token_id
-from alphapo_cli.errors import UsageError, first_line
 from alphapo_cli.generation.adapter_support import adapter_obstacles, largest_rank, merge_obstacle
 from alphapo_cli.generation.run_settings import run_folder
 from alphapo_cli.generation.schema import SubjectConfig
 from alphapo_cli.modeling.declared import context_length, stop_ids, weights_dtype
-from alphapo_cli.modeling.loading import base_source, load_tokenizer, needs_code
+from alphapo_cli.modeling.loading import base_source, load_config, load_tokenizer
 from alphapo_cli.modeling.locations import ModelSource, locate
 from alphapo_cli.modeling.weight_hashes import folder_hash
 
@@ -114,7 +113,7 @@ def find(model: str, cfg: SubjectConfig, cache: Path, key: str = "model", name: 
     if source.adapter:
         base = base_source(source)
     whole = base or source
-    config = _config(whole, cfg.trust_remote_code)
+    config = load_config(whole, cfg.trust_remote_code)
     return TargetModel(
         asked=model,
         name=name or model_name(model, source),
@@ -136,20 +135,6 @@ def model_name(model: str, source: ModelSource) -> str:
     folder = Path(model).expanduser().resolve()
     # The model/ of a run is named after the run.
     return folder.parent.name if folder.name == "model" and run_folder(str(folder.parent)) else folder.name
-
-
-def _config(source: ModelSource, trust_remote_code: bool) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(
-            source.location, revision=source.revision, trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError, KeyError) as error:
-        if "trust_remote_code" in str(error):
-            raise UsageError(f"{source.key}={source.asked}: {needs_code('model', source.key)}") from error
-        reason = first_line(error)
-        raise UsageError(f"{source.key}={source.location}: its config.json cannot be used ({reason})") from error
 
 
 def _identity(source: ModelSource, config: Any, cache: Path) -> str:

@@ -16,6 +16,7 @@ from alphapo_cli.modeling.declared import context_length
 from alphapo_cli.modeling.locations import ModelSource, locate
 from alphapo_cli.modeling.policy import check_head
 
+EXPORTED = "the model"  # the key of what `alphapo export` exports
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
 DTYPES = {
     "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64, "auto": "auto"
@@ -121,11 +122,41 @@ def _check_complete(model: Any, missing: Collection[str], source: ModelSource) -
         )
 
 
+def load_config(source: ModelSource, trust_remote_code: bool) -> Any:
+    """Return transformers' configuration of a whole model.
+
+    Args:
+        source: the model; no adapter.
+        trust_remote_code: whether code of its directory may run.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UsageError: it cannot be used, or needs code that must not run.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(
+            source.location, revision=source.revision, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError, RecursionError) as error:
+        if "trust_remote_code" in str(error):
+            raise UsageError(f"{source.key}={source.asked}: {needs_code('model', source.key)}") from error
+        reason = first_line(error)
+        raise UsageError(f"{source.key}={source.location}: its config.json cannot be used ({reason})") from error
+
+
 def needs_code(what: str, key: str) -> str:
     """What to say of a model that cannot be loaded without running code which its directory brings."""
-    fix = (
-        "copy it as a model that transformers knows" if key.startswith("judge") else "type model.trust_remote_code=true"
-    )
+    fix = "type model.trust_remote_code=true"
+    if key.startswith("judge"):
+        fix = "copy it as a model that transformers knows"
+    elif key.startswith("scorer"):
+        fix = "type scorer.trust_remote_code=true"
+    elif key == EXPORTED:
+        fix = "type --trust-remote-code"
     return (
         f"its {what} is code in its own directory, which is run only where that is typed; look at the code, then {fix}"
     )

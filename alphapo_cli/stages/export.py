@@ -13,7 +13,7 @@ from alphapo_cli.config.schema import LoraConfig, ModelConfig
 from alphapo_cli.errors import UsageError
 from alphapo_cli.generation.run_settings import check_settings
 from alphapo_cli.modeling.declared import weights_dtype
-from alphapo_cli.modeling.loading import base_source, load_model, load_tokenizer
+from alphapo_cli.modeling.loading import EXPORTED, base_source, load_config, load_model, load_tokenizer
 from alphapo_cli.modeling.locations import SETTINGS, ModelSource, locate
 from alphapo_cli.modeling.saving import read_back, repair_generation, save_model
 from alphapo_cli.runs.state import RunState
@@ -53,7 +53,7 @@ def export(
     Raises:
         UsageError: the model cannot be exported so, or the folder cannot be written or holds something.
     """
-    source = locate(model, key="the model")
+    source = locate(model, key=EXPORTED)
     if not source.local:
         raise UsageError(f"{model}: a model of the hub; name a run or a directory")
     check_folder(folder, "choose another --to")
@@ -64,11 +64,11 @@ def export(
     base = base_source(source) if source.adapter else None
     if merge and not source.adapter:
         raise UsageError(f"--merge: {model} is whole already (no {SETTINGS}); leave it out")
-    written = dtype or _dtype(base or source)
+    written = dtype or _dtype(base or source, trust_remote_code)
     run = _run_of(Path(source.location))
     if run is not None:
         check_settings(run.path)
-    changed = merge or (dtype is not None and dtype != _dtype(source))
+    changed = merge or (dtype is not None and dtype != _dtype(source, trust_remote_code))
     files = [] if changed else _own_files(Path(source.location))
     folder.mkdir(parents=True, exist_ok=True)
     if changed:
@@ -97,12 +97,10 @@ def _own_files(place: Path) -> list[Path]:
     return found
 
 
-def _dtype(source: ModelSource) -> str:
-    from transformers import AutoConfig
-
+def _dtype(source: ModelSource, trust_remote_code: bool) -> str:
     if source.adapter:
         return "float32"
-    return weights_dtype(AutoConfig.from_pretrained(source.location), source.location, source.revision)
+    return weights_dtype(load_config(source, trust_remote_code), source.location, source.revision)
 
 
 def _write(source: ModelSource, base: ModelSource | None, folder: Path, dtype: str, trust_remote_code: bool) -> None:
