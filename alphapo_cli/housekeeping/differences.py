@@ -93,8 +93,9 @@ def facts(path: Path, kind: str) -> Facts:
 
 def _run(path: Path) -> Facts:
     run = RunState(path)
-    manifest, summary = run.read_manifest(), run.summary() or {}
-    results = {"state": run.state_of(summary), "step": summary.get("step")}
+    manifest, ended = run.read_manifest(), run.summary()
+    summary = ended or {}
+    results = {"state": run.state_of(ended), "step": summary.get("step")}
     results |= _means(summary.get("metrics") or {}) | _means(run.outcome().get("metrics") or {})
     data = leaves(manifest.get("data") or {}) | leaves(manifest.get("files") or {}, "file ")
     return {

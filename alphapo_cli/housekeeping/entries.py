@@ -117,8 +117,8 @@ def cells(path: Path) -> list[tuple[Path, str]]:
 
 def _run(path: Path) -> tuple[str, str, float | None]:
     run = RunState(path)
-    summary = run.summary() or {}
-    state = run.state_of(summary)
+    ended = run.summary()
+    state, summary = run.state_of(ended), ended or {}
     if state not in OVER:
         reason = summary.get("reason")
         return state, str(reason) if reason else "", None

@@ -70,14 +70,19 @@ def export(
         check_settings(run.path)
     changed = merge or (dtype is not None and dtype != _dtype(source, trust_remote_code))
     files = [] if changed else _own_files(Path(source.location))
-    folder.mkdir(parents=True, exist_ok=True)
-    if changed:
-        _write(source, base, folder, written, trust_remote_code)
-    for file in files:
-        shutil.copy2(file, folder / file.name)
     is_adapter = source.adapter and not merge
-    facts = facts_of(run, None if base is None else base.asked, is_adapter, licence)
-    write_atomic(folder / CARD, card(facts, Path(model).name if run is None else run.path.name))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if changed:
+            _write(source, base, folder, written, trust_remote_code)
+        for file in files:
+            shutil.copy2(file, folder / file.name)
+        facts = facts_of(run, None if base is None else base.asked, is_adapter, licence)
+        write_atomic(folder / CARD, card(facts, Path(model).name if run is None else run.path.name))
+    except BaseException:  # a half of it would look whole, and the same line would be refused
+        for file in folder.iterdir():
+            file.unlink()
+        raise
     return Exported(folder, is_adapter, written, None if base is None else base.asked)
 
 

@@ -23,6 +23,7 @@ from alphapo_cli.errors import UsageError, say
 
 LARGEST = 256 << 20  # bytes of a file of ours that is one JSON object, or settings
 SMALL, RATIO = 64 << 20, 100  # of what a packed file may unpack to; text packs to a tenth, rarely to a thirtieth
+_EMPTY = 4_000_000  # empty lines in a row that are read
 _OFTEN = 1 << 30  # bytes after which a long reading is mentioned
 _BOM = b"\xef\xbb\xbf"
 # The number of digits up to which an integer stays one; a longer one becomes a float64, as 1e400 already does. Python
@@ -99,18 +100,20 @@ def bounded(
         The lines.
 
     Raises:
-        UsageError: a line is longer, there are too many empty ones, or all are longer.
+        UsageError: a line is longer, there are too many empty ones in a row, or all lines together are longer.
     """
-    number, blank, total, said = 0, 0, 0, _OFTEN
+    number, blank, row, total, said = 0, 0, 0, 0, _OFTEN
     while line := stream.readline(most + 1):
         number += 1
         total += len(line)
-        blank = 0 if line.strip() else blank + len(line)
+        blank, row = (0, number) if line.strip() else (blank + len(line), row)
         if blank > most and len(line) <= most:
             raise UsageError(
                 f"{name}: more than {most / 2**20:g} MiB of empty lines up to line {number} (data.max_row_mb); is this JSON "
                 "Lines?"
             )
+        if number - row > _EMPTY:  # reading more of them takes minutes
+            raise UsageError(f"{name}: more than {_EMPTY:,} empty lines up to line {number}; is this JSON Lines?")
         if whole is not None and total > whole:
             raise UsageError(
                 f"{name}: unpacks to more than {whole >> 20} MiB up to line {number}, {RATIO} times its size, as no data "

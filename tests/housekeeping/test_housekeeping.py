@@ -70,6 +70,14 @@ class TestLs:
         assert alphapo("diff", "runs/answers", "runs/answers").code in (0, 2)
         assert "--debug" not in alphapo("verify", "runs/answers").err
 
+    @pytest.mark.parametrize("section", ["metrics", "data", "files", "verdict", "cost"])
+    def test_a_section_of_another_type_is_damage(self, section, runs, alphapo):
+        (runs / "first" / "summary.json").write_text(json.dumps({"state": "complete", section: [1]}))
+        (runs / "second" / "outcome.json").write_text(json.dumps({section: [1]}))
+        ran = alphapo("ls")
+        assert re.search(r"first +run +damaged", ran.out)
+        assert alphapo("diff", "runs/first", "runs/second").code == 0
+
     def test_as_json_and_sorted(self, runs, alphapo):
         found = json.loads(alphapo("ls", "runs", "--sort", "size", "--json", "-").out.splitlines()[-1])
         sizes = [entry["size"] for entry in found["entries"]]

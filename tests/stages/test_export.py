@@ -133,3 +133,20 @@ def test_the_card_has_settings_on_one_line(alphapo, trained, tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     assert "\nlicense: mit" not in card
     assert "\x1b" not in card
+
+
+def test_a_disk_that_fills_up_leaves_no_half(alphapo, trained, tmp_path):
+    import resource
+    import signal
+
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+        ran = alphapo("export", str(trained.path), "--to", "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert ran.code == 1
+    assert "File too large" in ran.fault
+    assert not list((tmp_path / "out").iterdir())
+    assert alphapo("export", str(trained.path), "--to", "out").code == 0
