@@ -21,30 +21,27 @@ PACKAGE = "alphapo_cli"
 MARKS = ("<!-- levels: begin -->\n", "<!-- levels: end -->\n")
 WHAT = {
     "__main__": "python -m alphapo_cli",
-    "cli": "a file a command: options, messages, exit codes",
+    "cli": "a file a command: options, messages, exit codes; lists and removal of what commands wrote",
     "launch": "what runs a sweep: engine, workers, Slurm, Ray",
     "report": "the page of a sweep, and of single tokens",
-    "housekeeping": "lists, compares and removes what commands have written",
     "sweep": "what a sweep is: grid, directory, record, which point is best",
     "stages": "what a command does: train, generate, evaluate, all three, measure, loss",
-    "scoring": "scores of answers: reward models, log-probs, rules, judges",
     "evaluation": "judges, win rates, their statistics",
     "training": "order of pairs, the optimizer step, guards",
     "probe": "displacement on held-out pairs, scores of pairs, sampled answers",
-    "pairs": "pairs from scored answers: thin, pair, select, order",
+    "pairs": "answers scored, and made into pairs: thin, pair, select, order",
     "generation": "prompts, parity of ids, vLLM and transformers",
     "objective": "score, shape, link and the other parts, put together",
     "modeling": "weights, layouts, log-probs, sampling",
     "runs": "a run's directory, identity, checkpoints",
     "data": "sources, templates, token ids, the embedded world",
     "tracking": "W&B, and the catalogue of metrics",
-    "runtime": "signals, ranks, random generators, threads, memo",
+    "runtime": "signals, ranks, random generators, threads, memo, figures as text",
     "config": "schema, overrides, composition, validation",
     "plots": "figures",
     "statistics": "intervals and tests of means between two bounds",
     "storage": "atomic files, JSONL, hashes, the run lock",
     "errors": "errors with exit codes, and escaping of what is printed",
-    "wording": "rates, sizes and times as text",
 }
 
 

@@ -45,9 +45,9 @@ def clean(
     Raises:
         UsageError: an age or a size cannot be read, or an entry cannot be removed.
     """
-    from alphapo_cli.housekeeping.cache import chosen, entries, remove
+    from alphapo_cli.cli.housekeeping.cache import chosen, entries, remove
+    from alphapo_cli.runtime.wording import duration, size
     from alphapo_cli.storage.paths import cache_dir
-    from alphapo_cli.wording import duration, size
 
     age = None if older_than is None else _number(older_than, _TIMES, "--older-than", "30d, 12h or 4w")
     room = None if keep is None else _number(keep, _UNITS, "--keep", "500M or 20G")

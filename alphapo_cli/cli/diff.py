@@ -28,7 +28,7 @@ def diff(
       alphapo diff runs/alphapo-1a2b3c4d runs/simpo-5e6f7a8b
       alphapo diff ./my-model runs/alphapo-1a2b3c4d/model --json -
     """
-    from alphapo_cli.housekeeping.differences import compare
+    from alphapo_cli.cli.housekeeping.differences import compare
 
     check_json_target(json)
     a, b = a.expanduser(), b.expanduser()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -147,6 +148,8 @@ def evaluate(
         return
     where = sources(config_dir)
     if recheck is not None and outputs is not None:  # with --recheck every argument is an override
+        if outputs.exists() or "=" not in str(outputs):
+            raise UsageError(f"--recheck DIR takes no outputs: leave out {outputs}")
         overrides = [str(outputs), *(overrides or [])]
     line = read_line(overrides or [], where)
     options: dict[str, object] = {}
@@ -169,6 +172,9 @@ def evaluate(
         print(to_yaml(cfg), end="")
         return
     if recheck is not None:
+        _check_alone({"--reference": reference, "--annotations": annotations, "--difficulty": difficulty, "--gamed": gamed,
+                      "--out": out, "--leaderboard": leaderboard, "--replace": replace, "--max-cost": max_cost,
+                      "--strip-think": strip_think})  # fmt: skip
         _recheck(recheck, cfg.judge, json)
         return
     if outputs is None:
@@ -202,7 +208,7 @@ def evaluate(
 
 def _tell(results: dict[str, Any], path: Path) -> None:
     """Print to stderr whether the outputs beat the reference, and what can be done next."""
-    from alphapo_cli.wording import rate
+    from alphapo_cli.runtime.wording import rate
 
     win, ends, n = results.get("win_rate"), results.get("win_rate_interval"), results.get("n_total")
     if win is not None:
@@ -220,19 +226,26 @@ def _tell(results: dict[str, Any], path: Path) -> None:
     next_step(f"alphapo compare {path} OTHER-EVALUATION says whether two models can be told apart")
 
 
+def _check_alone(others: Mapping[str, object]) -> None:
+    """Refuse options that mean nothing beside --recheck, which reads what the evaluation wrote."""
+    given = [name for name, value in others.items() if value not in (None, False)]
+    if given:
+        raise UsageError(f"--recheck asks and compares nothing: leave out {', '.join(given)}")
+
+
 def _recheck(folder: Path, cfg: JudgeConfig, json: str | None) -> None:
     """Write mass.json, and exit with 1 where an answer is no verdict."""
     check_json_target(json)
-    from alphapo_cli.evaluation.judges.verdict_mass import likeliest
+    from alphapo_cli.evaluation.judges.verdict_mass import likeliest, shortfall
     from alphapo_cli.evaluation.report import mass_in_words
     from alphapo_cli.stages.evaluate import recheck
 
     found = recheck(folder, cfg)
-    if found["answers"]:
-        say(f"{found['answers']} answers: probability of a verdict {mass_in_words(found)}")
+    say(f"{found['answers']} answers: probability of a verdict {mass_in_words(found)}")
     emit({"path": str(folder.resolve()), **found}, json)
     if found["below"]:
         raise AlphapoError(
-            f"{folder}: {len(found['below'])} of {found['answers']} answers are no verdict (below judge.min_mass="
-            f"{cfg.min_mass:g}; likeliest first tokens: {likeliest(row['top_logprobs'] for row in found['below'])})"
+            f"{folder}: {len(found['below'])} of {found['answers']} answers are no verdict: "
+            f"{shortfall(found['verdict_tokens'], cfg.min_mass)} "
+            f"(likeliest: {likeliest(row['top_logprobs'] for row in found['below'])})"
         )

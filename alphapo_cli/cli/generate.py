@@ -25,7 +25,7 @@ from alphapo_cli.cli.common import (
 )
 from alphapo_cli.errors import UsageError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
-from alphapo_cli.wording import rate
+from alphapo_cli.runtime.wording import rate
 
 SHOWN, WIDTH = 2, 240  # answers that are printed, and their characters
 

@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 def env() -> None:
     """Versions, hardware and caches: what a bug report needs. Nothing secret is shown."""
-    from alphapo_cli.housekeeping.sizes import bytes_of
+    from alphapo_cli.cli.housekeeping.sizes import bytes_of
     from alphapo_cli.runs.provenance import git_commit, hardware, versions
     from alphapo_cli.storage.paths import cache_dir, shipped
 
@@ -38,14 +38,14 @@ def env() -> None:
 def metrics(
     key: Annotated[str | None, typer.Argument(help="One metric; all when left out.")] = None,
 ) -> None:
-    """What each metric means, one sentence each."""
-    from alphapo_cli.tracking.metrics import CATALOG, explain
+    """What each metric means, in which direction it is better where that is plain, and what a bad value is."""
+    from alphapo_cli.tracking.metrics import CATALOG, described
 
     if key is not None:
-        print(explain(key))
+        print(described(key))
         return
     for name in CATALOG:
-        print(f"{name}\n    {explain(name)}")
+        print(f"{name}\n    {described(name)}")
 
 
 def objectives(

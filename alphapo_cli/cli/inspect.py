@@ -23,7 +23,7 @@ from alphapo_cli.cli.common import (
 )
 from alphapo_cli.errors import say, visible
 from alphapo_cli.runtime.quiet import quiet_libraries
-from alphapo_cli.wording import rate
+from alphapo_cli.runtime.wording import rate
 
 if TYPE_CHECKING:
     from alphapo_cli.stages.inspect import Inspection, LengthBias, Shown

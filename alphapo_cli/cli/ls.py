@@ -13,7 +13,7 @@ from alphapo_cli.cli.common import Json, check_json_target, emit, next_step, pri
 from alphapo_cli.errors import UsageError, nearest
 
 if TYPE_CHECKING:
-    from alphapo_cli.housekeeping.entries import Entry
+    from alphapo_cli.cli.housekeeping.entries import Entry
 
 SORTS = ("name", "kind", "state", "outcome", "size", "age")
 
@@ -45,8 +45,8 @@ def ls(
     Raises:
         UsageError: there is no such folder, or no such order.
     """
-    from alphapo_cli.housekeeping.entries import RUN, SWEEP, cells, describe, find, kind_of
-    from alphapo_cli.wording import duration, size
+    from alphapo_cli.cli.housekeeping.entries import RUN, SWEEP, cells, describe, find, kind_of
+    from alphapo_cli.runtime.wording import duration, size
 
     if sort not in SORTS:
         raise UsageError(f"--sort {sort}: no such order{nearest(sort, SORTS)} (choices: {', '.join(SORTS)})")

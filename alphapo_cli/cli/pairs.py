@@ -80,7 +80,7 @@ def pairs(
     from alphapo_cli.config.overrides import Line
     from alphapo_cli.generation.run_settings import answers_world, run_layer
     from alphapo_cli.generation.schema import check_line
-    from alphapo_cli.scoring.schema import PairsConfig
+    from alphapo_cli.pairs.scoring.schema import PairsConfig
 
     given, files = list(arguments or []), list(answers or [])
     model = given.pop(0) if given and is_model(given[0]) else None

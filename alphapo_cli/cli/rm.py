@@ -36,9 +36,9 @@ def rm(
     Raises:
         UsageError: a directory cannot be removed (then none is), or nobody can be asked.
     """
-    from alphapo_cli.housekeeping.entries import describe
-    from alphapo_cli.housekeeping.removal import check, remove
-    from alphapo_cli.wording import size
+    from alphapo_cli.cli.housekeeping.entries import describe
+    from alphapo_cli.cli.housekeeping.removal import check, remove
+    from alphapo_cli.runtime.wording import size
 
     places = list(dict.fromkeys(Path(directory).expanduser().absolute() for directory in directories))
     kinds = {place: check(place) for place in places}

@@ -26,7 +26,7 @@ from alphapo_cli.cli.common import (
 )
 from alphapo_cli.errors import say
 from alphapo_cli.runtime.quiet import quiet_libraries
-from alphapo_cli.wording import rate
+from alphapo_cli.runtime.wording import rate
 
 Reference = Annotated[
     Path | None,
@@ -100,9 +100,11 @@ def run(
 
         check_tracking(cfg.tracking)
         if not over:
+            from alphapo_cli.stages.best_metric import greater_is_better
             from alphapo_cli.stages.paths import check_paths
 
             check_paths(cfg)
+            greater_is_better(cfg)
         plan.check_inputs(cfg)
     announce(directory.path)
     note = directory.numerics_note() if over else None

@@ -25,7 +25,7 @@ from alphapo_cli.runtime.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from alphapo_cli.config.overrides import Line
-    from alphapo_cli.scoring.schema import ScorerConfig
+    from alphapo_cli.pairs.scoring.schema import ScorerConfig
 
 
 def register(app: typer.Typer) -> None:
@@ -71,7 +71,7 @@ def score(
     """
     from alphapo_cli.config.compose import compose, to_yaml
     from alphapo_cli.config.overrides import read_line
-    from alphapo_cli.scoring.schema import ScoreConfig
+    from alphapo_cli.pairs.scoring.schema import ScoreConfig
 
     given = list(arguments or [])
     answers = [Path(text) for text in given if is_path(text)]

@@ -156,10 +156,12 @@ def sweep(
         if dry_run:
             print(script(launcher, directory, len(left)), end="")
         return
+    from alphapo_cli.stages.best_metric import greater_is_better
     from alphapo_cli.tracking.wandb_preflight import check_tracking
 
     for cell in grid.cells:
         check_tracking(cell.cfg.tracking)
+        greater_is_better(cell.cfg)
     announce(directory.path)
     note = another(directory.path, grid)
     if note:

@@ -25,7 +25,7 @@ from alphapo_cli.cli.common import (
 )
 from alphapo_cli.errors import say
 from alphapo_cli.runtime.quiet import quiet_libraries
-from alphapo_cli.wording import rate
+from alphapo_cli.runtime.wording import rate
 
 
 def register(app: typer.Typer) -> None:
@@ -69,9 +69,11 @@ def train(
     state = directory.check(cfg, replace=replace)
     over = state in ("complete", "stopped")
     if not over:
+        from alphapo_cli.stages.best_metric import greater_is_better
         from alphapo_cli.stages.paths import check_paths
 
         check_paths(cfg)
+        greater_is_better(cfg)
         from alphapo_cli.objective.build import build
         from alphapo_cli.tracking.wandb_preflight import check_tracking
 
@@ -146,7 +148,8 @@ def report(summary: dict[str, Any], path: Path) -> None:
     for name in ("model", "curves.png"):
         if (path / name).exists():
             say(f"{name.partition('.')[0]}: {path / name}", file=sys.stderr)
-    sampled = path / "samples" / f"step-{summary.get('step')}.json"
+    step = (summary.get("best") or summary).get("step")
+    sampled = path / "samples" / f"step-{step}.json"
     next_step(f"alphapo generate {path}")
     next_step(f"alphapo chat {path}")
     if sampled.is_file():

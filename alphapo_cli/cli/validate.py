@@ -176,9 +176,11 @@ _VALIDATORS = {"train": _train, "run": _run, "sweep": _sweep, "generate": _gener
 
 def _check_training(cfg: Any) -> None:
     """Refuse what training would refuse before it loads a model: files that are missing, parts that do not go together."""
+    from alphapo_cli.stages.best_metric import greater_is_better
     from alphapo_cli.stages.paths import check_paths
 
     check_paths(cfg)
+    greater_is_better(cfg)
     from alphapo_cli.objective.build import build
 
     build(cfg.objective, cfg.seed)

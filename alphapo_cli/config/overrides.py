@@ -119,8 +119,10 @@ def _typed(key: str, text: str) -> str:
 
 def _several(key: str, raw: str) -> str | None:
     """What to type in a shell to give `key` the values in `raw`, each quoted where it must be; None for a single one."""
-    values = [value.strip() for value in raw.split(",")]
-    if len(values) < 2 or not all(values) or any(char in raw for char in "'\"[]{}()$`"):
+    values = _split(raw)
+    if len(values) < 2 or not all(values) or raw.startswith(("'", '"', "[", "{", "(")):
+        return None
+    if re.search(r",\s", raw) and ("'" in raw or '"' in raw):  # a sentence
         return None
     words = []
     for value in values:
@@ -128,8 +130,24 @@ def _several(key: str, raw: str) -> str | None:
             OverridesParser.create().parse_override(f"{key}={value}")
             words.append(value)
         except HydraException:
-            words.append(quoted(value))
-    return shlex.quote(f"{key}={','.join(words)}") if "'" not in "".join(words) else f'"{key}={",".join(words)}"'
+            words.append(quoted(value, '"' if "'" in value and '"' not in value else "'"))
+    typed = f"{key}={','.join(words)}"
+    # Double quotes are easier to read, where the shell leaves all between them as it is.
+    return f'"{typed}"' if "'" in typed and not any(char in typed for char in '"$`\\!') else shlex.quote(typed)
+
+
+def _split(raw: str) -> list[str]:
+    """The values of a list, at its commas outside of brackets where the brackets are in pairs."""
+    if any(raw.count(opens) != raw.count(closes) for opens, closes in ("()", "[]", "{}")):
+        return [value.strip() for value in raw.split(",")]
+    values, depth = [""], 0
+    for char in raw:
+        depth += (char in "([{") - (char in ")]}")
+        if char == "," and depth == 0:
+            values.append("")
+        else:
+            values[-1] += char
+    return [value.strip() for value in values]
 
 
 def typed(key: str, value: Any) -> str:

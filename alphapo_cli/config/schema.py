@@ -246,6 +246,10 @@ class TrainerConfig:
     logging_steps: int = _number(1, ge=1)
     save_steps: int = _number(500, ge=1)  # optimizer steps between checkpoints
     save_total_limit: int | None = _number(1, ge=1)  # checkpoints kept during the run; null: all
+    # model/ is that of the step after 0 at which a metric of the probe was best; its weights are kept until the end.
+    load_best_model_at_end: bool = False
+    metric_for_best_model: str | None = None  # a key that `alphapo metrics` lists
+    greater_is_better: bool | None = None  # null: as `alphapo metrics` says of the metric
     use_cpu: bool = False
     threads: int | None = _number(None, ge=1, le=1024)  # torch threads; null: torch's own choice
 
@@ -271,6 +275,8 @@ class GuardConfig:
         None, ge=0, le=1
     )  # share (0 to 1) of repeated 4-grams in the sampled answers
     max_gradient_norm: float | None = _number(None, gt=0)  # L2 norm before clipping
+    # Readings of trainer.metric_for_best_model one after another that are no better than the best one so far.
+    patience: int | None = _number(None, ge=1)
 
 
 @dataclass

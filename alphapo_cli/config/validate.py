@@ -76,6 +76,8 @@ def _faults(cfg: Any, prefix: str) -> Iterable[str]:
     if isinstance(cfg, TrainConfig) and cfg.model.attention in UNFIT[cfg.layout]:
         other = next(layout for layout in UNFIT if layout != cfg.layout)
         yield f"model.attention={cfg.model.attention}: not with layout={cfg.layout}; add layout={other}, or leave it auto"
+    if isinstance(cfg, TrainConfig):
+        yield from _best_faults(cfg)
     if isinstance(cfg, ProbeConfig) and not all(opening.strip() for opening in cfg.refusals):
         yield f"{prefix}refusals: every answer begins with an empty text; leave it out"
     if isinstance(cfg, DataConfig) and cfg.weights is not None:
@@ -98,6 +100,23 @@ def fault(key: str, value: Any, limits: Mapping[str, Any]) -> Iterable[str]:
     for name, word in words.items():
         if name in limits and not tests[name](value, limits[name]):
             yield f"{key}={value}: must be {word} {limits[name]}"
+
+
+def _best_faults(cfg: TrainConfig) -> Iterable[str]:
+    metric, patience = cfg.trainer.metric_for_best_model, cfg.guard.patience
+    users = {
+        "trainer.load_best_model_at_end=true": cfg.trainer.load_best_model_at_end,
+        f"guard.patience={patience}": patience,
+    }
+    if metric is None:
+        users["trainer.greater_is_better"] = cfg.trainer.greater_is_better is not None
+        for typed in (name for name, used in users.items() if used):
+            yield f"{typed}: of which metric? Add trainer.metric_for_best_model=KEY (alphapo metrics lists the keys)"
+    elif not any(users.values()):
+        yield (
+            f"trainer.metric_for_best_model={metric}: nothing reads it; add trainer.load_best_model_at_end=true, or "
+            "guard.patience=N"
+        )
 
 
 def _are_texts(value: Any) -> bool:

@@ -82,7 +82,8 @@ class EvalDirectory(KeyedDirectory):
         Raises:
             UsageError: the directory holds another evaluation or other files, or cannot be written.
         """
-        if not self.begun(identity, replace=replace):
+        # Where every attempt failed, what the error said to change may be part of the identity.
+        if not self.begun(identity, replace=replace or (self._nothing_kept() and not self.holds(identity))):
             self.check_writable()
             return "pending"
         results = checksums.intact(read_object(self.results))
@@ -98,7 +99,7 @@ class EvalDirectory(KeyedDirectory):
     def begin(self, manifest: dict[str, Any], *, replace: bool) -> None:
         """Create the directory; with `replace` delete an earlier evaluation's files, judgements included."""
         if replace:
-            for file in (self.results, self.annotations, self.leaderboard, self.picture, self.log):
+            for file in (self.results, self.annotations, self.masses, self.leaderboard, self.picture, self.log):
                 file.unlink(missing_ok=True)
         write_json(self.manifest, checksums.sealed(manifest))
 
@@ -107,6 +108,13 @@ class EvalDirectory(KeyedDirectory):
         files = checksums.of_files(self.path, [self.annotations.name])
         write_json(self.results, checksums.sealed({**results, "files": files}))
         return self.load_results()
+
+    def _nothing_kept(self) -> bool:
+        """Whether the directory has a manifest that can be read, and no answer of a judge."""
+        if self.stored() is None:
+            return False
+        inside = {p.name for p in self.path.iterdir()}
+        return inside <= {self.manifest.name, self.LOG} and not (self.log.is_file() and self.log.stat().st_size)
 
     def _damage(self) -> dict[str, str]:
         return checksums.damaged(self.path, (read_object(self.results) or {}).get("files") or {})

@@ -158,11 +158,13 @@ def read_annotations(path: Path, preferences: str = "auto") -> Annotations:
                 extra={RENAMED.get(key, key): value for key, value in row.items() if key not in _OWN},
             )
         )
-    _unique([row.instruction for row in rows], path)
+    _one_judgement_each(rows, path)
     given = [row.preference for row in rows if row.preference is not None]
     if not given:
         raise UsageError(f"{path}: no row has a preference, so there is nothing to count")
-    if preferences == "auto" and 0 in raw and set(raw) <= {0, 1, None}:
+    # A preference that is missing, null or NaN, says nothing about what the others mean.
+    told = {value for value, row in zip(raw, rows, strict=True) if row.preference is not None}
+    if preferences == "auto" and 0 in told and told <= {0, 1}:
         raise UsageError(
             f"{path}: no preference is above 1, and some are 0: is this lost and won? --preferences=01 reads it so; in "
             "AlpacaEval's files 0 is a draw and 1 is lost: --preferences=alpaca_eval"
@@ -192,6 +194,21 @@ def check_same_set(outputs: ModelOutputs, reference: ModelOutputs) -> None:
 def short(text: str, width: int = 60) -> str:
     """`text` quoted on one line, cut at `width` characters."""
     return repr(text if len(text) <= width else text[: width - 3] + "...")
+
+
+def _one_judgement_each(rows: Sequence[Annotation], path: Path) -> None:
+    """Refuse a file with several judgements of an instruction, and say where they may come from."""
+    try:
+        _unique([row.instruction for row in rows], path)
+    except UsageError as error:
+        for column, what in (("generator_2", "models"), ("generator_1", "references"), ("annotator", "judges")):
+            names = sorted({str(getattr(row, column)) for row in rows})
+            if len(names) > 1:
+                listed = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+                raise UsageError(
+                    f"{error}; it has rows of {len(names)} {what} ({listed}): keep those of one"
+                ) from error
+        raise
 
 
 def _inside(path: Path, kind: str) -> Path:
@@ -224,21 +241,25 @@ def _label(row: Mapping[str, Any], column: str) -> str | None:
     return None if value is None else str(value)
 
 
+def _inside_zero_one(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value <= 1
+
+
 def _preference(value: Any, where: str, zero_one: bool) -> float | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, str):
         raise UsageError(f"{where}: preference {short(value, 20)} is text; write numbers")
     if zero_one:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        if not _inside_zero_one(value):
             raise UsageError(
                 f"{where}: preference {json.dumps(value)[:40]} is outside [0, 1] (0 lost, 1 won, null none)"
             )
-        return 1.0 + value
+        return 1.0 + float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not (value == 0 or 1 <= value <= 2):
+        hint = "; --preferences=01 reads 0 as lost and 1 as won" if _inside_zero_one(value) else ""
         raise UsageError(
-            f"{where}: preference {json.dumps(value)[:40]} is outside [1, 2] (1 reference, 2 model, null none); "
-            "--preferences=01 reads 0 as lost and 1 as won"
+            f"{where}: preference {json.dumps(value)[:40]} is outside [1, 2] (1 reference, 2 model, null none){hint}"
         )
     return 1.5 if value == 0 else float(value)
 

@@ -61,6 +61,8 @@ def read_rows(path: Path) -> Sequence[Mapping[str, Any]]:
         raise UsageError(f"{path}: {error}") from error
     except RecursionError as error:
         raise UsageError(f"{path}: not JSON that can be read (nested too deeply)") from error
+    if isinstance(loaded, dict) and Path(path.name.removesuffix(".gz")).suffix == ".jsonl":
+        return [loaded]  # JSON Lines with one line
     if not isinstance(loaded, list):
         raise UsageError(f"{path}: a JSON list of rows was expected, not {type(loaded).__name__}")
     if not loaded:

@@ -97,10 +97,10 @@ class Checkpoints:
                     f"note: {self._path(step)} is of a process that was replaced before the run began anew; removed",
                     file=sys.stderr,
                 )
-                self._remove(step)
+                self.remove_step(step)
                 continue
             try:
-                loaded = self._read(step)
+                loaded = self.at(step)
             except UsageError:
                 raise
             except AlphapoError as error:
@@ -108,7 +108,7 @@ class Checkpoints:
                 continue
             for other, why in wrong.items():
                 say(f"note: {why}; removed, going on from step {step}", file=sys.stderr)
-                self._remove(other)
+                self.remove_step(other)
             return loaded
         if wrong:
             raise AlphapoError(
@@ -117,8 +117,19 @@ class Checkpoints:
             )
         return None
 
-    def _read(self, step: int) -> TrainingCheckpoint:
-        """Load one checkpoint; raises AlphapoError where it is damaged, UsageError for another format."""
+    def at(self, step: int) -> TrainingCheckpoint:
+        """Load the checkpoint of a step.
+
+        Args:
+            step: its step.
+
+        Returns:
+            The checkpoint, with tensors on the CPU.
+
+        Raises:
+            AlphapoError: it is damaged or missing.
+            UsageError: it has another format than this version reads.
+        """
         folder = self._path(step)
         marker = self._marker(step)
         found = {"complete": "cannot be read"} if marker is None else checksums.damaged(folder, marker.get("files", {}))
@@ -199,9 +210,10 @@ class Checkpoints:
             remove_unfinished(path.with_name(path.name.removeprefix(".").partition(".")[0]), lock)
         steps = self.steps()
         for step in steps[: -self.keep] if self.keep else []:
-            self._remove(step)
+            self.remove_step(step)
 
-    def _remove(self, step: int) -> None:
+    def remove_step(self, step: int) -> None:
+        """Remove the checkpoint of a step."""
         # The marker goes first: a directory half removed is not taken for a checkpoint.
         (self._path(step) / "complete").unlink(missing_ok=True)
         shutil.rmtree(self._path(step), ignore_errors=True)
@@ -211,7 +223,7 @@ class Checkpoints:
         for step in self.steps():
             if self._generation(step) in (*range(lock.generation + 1), _UNKNOWN):
                 with contextlib.suppress(OSError):
-                    self._remove(step)
+                    self.remove_step(step)
         with contextlib.suppress(OSError):  # a run begun anew may have its own
             self.folder.rmdir()
 

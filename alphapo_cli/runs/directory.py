@@ -10,6 +10,7 @@ curves.png
 .claim/         run lock: the process that trains (see storage/run_lock)
 outcome.json    results of generation and evaluation by `alphapo run`
 checkpoints/    from which an interrupted run resumes
+best/           with trainer.load_best_model_at_end, while the run lasts: the weights of the best step so far
 model/          loads in plain transformers and vLLM
 summary.json    {"state", "reason", "step", "metrics", "cost", "data", "verdict", "files"}; a run is complete only
                 when it says so, and whole when its files are as "files" has them: size and SHA-256
@@ -38,7 +39,7 @@ from alphapo_cli.storage.strict_json import parsed_object, read_file
 # What a run writes; `begin` removes these and nothing else. The run lock stays.
 # config.yaml first: without it, no run resumes from what a kill during the removal leaves.
 FILES = ("config.yaml", "summary.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "dropped.jsonl", "curves.png", "samples", "model",
-         "checkpoints", "trainer", "wandb", OUTCOME, "manifest.json")  # fmt: skip
+         "checkpoints", "best", "trainer", "wandb", OUTCOME, "manifest.json")  # fmt: skip
 # The results of a run that is over; summary.json has their checksums. Those of config.yaml and manifest.json, which tell
 # of time and place, would make summaries of equal runs differ.
 RESULTS = ("metrics.jsonl", "probe.jsonl", "prompts.json", "dropped.jsonl", "samples", "model")
@@ -233,13 +234,28 @@ class RunDirectory(RunState):
 
     def finish(
         self, state: str, reason: str | None, step: int, metrics: dict[str, Any], cost: dict[str, Any],
-        verdict: Verdict | None = None,
+        verdict: Verdict | None = None, best: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:  # fmt: skip
-        """Write summary.json, the last file that a run writes, and return its content; `data` is the manifest's."""
+        """Write summary.json, the last file that a run writes; `data` is the manifest's.
+
+        Args:
+            state: how the run ended.
+            reason: why, unless it is complete.
+            step: optimizer steps done.
+            metrics: of the step that model/ is of.
+            cost: seconds and the like.
+            verdict: the judgement on a run that is over.
+            best: the reading of trainer.metric_for_best_model by which model/ was chosen, if it was.
+
+        Returns:
+            The content of summary.json.
+        """
         data = self.manifest_section("data")
         summary = {"state": state, "reason": reason, "step": step, "metrics": metrics, "cost": cost, "data": data}
         if verdict is not None:
             summary["verdict"] = verdict.as_json
+        if best is not None:
+            summary["best"] = dict(best)
         if state in OVER:
             summary["files"] = checksums.of_files(self.path, RESULTS)
         summary = checksums.sealed(summary)

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from alphapo_cli.runtime.wording import rate
+from alphapo_cli.statistics.share import share_interval
 from alphapo_cli.storage.strict_json import read_file
-from alphapo_cli.wording import rate, wilson
 
 WIN_RATE = "glassbox/true_win_rate"
 BETTER, WORSE, UNCLEAR, NOT_MEASURED = "better", "worse", "no evidence either way", "not measured"
@@ -111,7 +112,7 @@ def verdict(
 def _interval(row: Mapping[str, Any], answers: int) -> tuple[float, float]:
     """The interval that was recorded with a win rate; Wilson's in runs of versions that recorded none."""
     low, high = _number(row, f"{WIN_RATE}/low"), _number(row, f"{WIN_RATE}/high")
-    return wilson(float(row[WIN_RATE]), answers) if low is None or high is None else (low, high)
+    return share_interval(float(row[WIN_RATE]), answers) if low is None or high is None else (low, high)
 
 
 def _against_start(outcome: str, win: float, answers: int, interval: tuple[float, float]) -> str:

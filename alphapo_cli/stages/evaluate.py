@@ -20,7 +20,7 @@ from alphapo_cli.evaluation.directory import EvalDirectory
 from alphapo_cli.evaluation.formats import Annotation, ModelOutputs, Output, check_same_set, read_outputs
 from alphapo_cli.evaluation.judges.journal import Answered
 from alphapo_cli.evaluation.judges.judge import Judge, Verdict
-from alphapo_cli.evaluation.judges.protocol import Pair, verdict_mass
+from alphapo_cli.evaluation.judges.protocol import Pair, is_verdict, verdict_mass
 from alphapo_cli.evaluation.judges.registry import build
 from alphapo_cli.evaluation.judges.verdict_mass import mass_figures, tokens_of
 from alphapo_cli.evaluation.naming import told_apart
@@ -211,11 +211,15 @@ def recheck(path: Path, cfg: JudgeConfig) -> dict[str, Any]:
     own = cfg.verdict_tokens != JudgeConfig().verdict_tokens
     first, second = cfg.verdict_tokens if own else asked.get("verdict_tokens", cfg.verdict_tokens)
     answers = [(row, tokens_of(row)) for row in Answered(directory.log).rows.values()]
+    if not answers:
+        raise UsageError(
+            f"--recheck {path}: no answer with log-probs is in {directory.log.name}, so there is nothing to tell"
+        )
     masses = [verdict_mass(top, (first, second)) for _, top in answers]
     below = [
         {"row": row["row"], "mass": mass, "top_logprobs": top}
         for (row, top), mass in zip(answers, masses, strict=True)
-        if mass < cfg.min_mass or mass == 0.0
+        if not is_verdict(mass, cfg.min_mass)
     ]
     found = {
         "answers": len(answers), "verdict_tokens": [first, second], "min_mass": cfg.min_mass, **mass_figures(masses),

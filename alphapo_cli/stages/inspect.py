@@ -18,7 +18,7 @@ from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.data.token_pairs import TokenPair, TokenPairs
 from alphapo_cli.stages.train import start_of
 from alphapo_cli.stages.training.inputs import InputsBuilder
-from alphapo_cli.wording import wilson
+from alphapo_cli.statistics.share import share_interval
 
 OPENING, OPENINGS = 4, 6  # tokens of an opening, and how many openings are listed
 BINS = 12
@@ -183,7 +183,7 @@ def length_bias(train: TokenPairs) -> LengthBias | None:
     differ = len(gap) - equal
     share = longer / differ if differ else None
     return LengthBias(
-        len(gap), longer, equal, float(gap.mean()), share, None if share is None else wilson(share, differ)
+        len(gap), longer, equal, float(gap.mean()), share, None if share is None else share_interval(share, differ)
     )
 
 

@@ -17,8 +17,8 @@ from alphapo_cli.errors import visible
 from alphapo_cli.modeling.locations import HUB_NAME
 from alphapo_cli.runs import identity
 from alphapo_cli.runs.state import RunState
+from alphapo_cli.runtime.wording import rate
 from alphapo_cli.storage.jsonl import read_jsonl
-from alphapo_cli.wording import rate
 
 _ROWS = 9  # readings in the table of the curve
 _CURVE = (

@@ -22,10 +22,10 @@ from alphapo_cli.pairs.build import Built, build, check_settings
 from alphapo_cli.pairs.candidates import Candidates
 from alphapo_cli.pairs.directory import PairsDirectory
 from alphapo_cli.pairs.schema import PairingConfig
+from alphapo_cli.pairs.scoring.registry import column_of
+from alphapo_cli.pairs.scoring.schema import PairsConfig, ScorerConfig
+from alphapo_cli.pairs.scoring.scorer import Scorer
 from alphapo_cli.runs.provenance import manifest
-from alphapo_cli.scoring.registry import column_of
-from alphapo_cli.scoring.schema import PairsConfig, ScorerConfig
-from alphapo_cli.scoring.scorer import Scorer
 from alphapo_cli.stages import generate
 from alphapo_cli.stages.scored_answers import make_scorers, score_all, scorer_configs
 from alphapo_cli.storage.hashing import digest

@@ -135,6 +135,16 @@ class Plan:
         """Hash of everything that the outcome depends on, apart from the run itself."""
         return plan_key(self.lines, (self.reference, self.annotations, self.difficulty, self.gamed))
 
+    def changed(self, lines: list[Any]) -> list[str]:
+        """The keys, as typed, that differ between the `lines` of another plan and this one's."""
+
+        def flat(lines: list[Any]) -> dict[str, Any]:
+            chosen = {name: choice for groups, _ in lines for name, _, choice in (g.partition("=") for g in groups)}
+            values = {key: value for _, values in lines for key, value in values.items()}
+            return {_as_prompts(key): value for key, value in (chosen | values).items()}
+
+        return differing_keys(flat(lines), flat(self.lines))
+
 
 def _check_adapter(cfg: LoraConfig) -> None:
     """Refuse (UsageError) an adapter that would be trained and that vLLM could not apply afterwards."""
@@ -213,17 +223,6 @@ def split_line(texts: list[str]) -> tuple[list[str], list[str], list[str]]:
         else:
             parts[1 if head in GENERATE else 2 if head in EVALUATE else 0].append(text)
     return parts
-
-
-def differing_lines(old: list[Any], new: list[Any]) -> list[str]:
-    """The keys, as typed, that differ between the `lines` of two plans."""
-
-    def flat(lines: list[Any]) -> dict[str, Any]:
-        chosen = {name: choice for groups, _ in lines for name, _, choice in (g.partition("=") for g in groups)}
-        values = {key: value for _, values in lines for key, value in values.items()}
-        return {_as_prompts(key): value for key, value in (chosen | values).items()}
-
-    return differing_keys(flat(old), flat(new))
 
 
 def make_plan(

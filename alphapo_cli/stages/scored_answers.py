@@ -17,10 +17,10 @@ from alphapo_cli.config.validate import fault
 from alphapo_cli.errors import ConfigError, UsageError, first_line, nearest
 from alphapo_cli.evaluation.schema import JudgeConfig
 from alphapo_cli.pairs.candidates import Candidates
-from alphapo_cli.scoring.registry import build, column_of
-from alphapo_cli.scoring.schema import ScorerConfig
-from alphapo_cli.scoring.scorer import Scorer
-from alphapo_cli.scoring.store import scored
+from alphapo_cli.pairs.scoring.registry import build, column_of
+from alphapo_cli.pairs.scoring.schema import ScorerConfig
+from alphapo_cli.pairs.scoring.scorer import Scorer
+from alphapo_cli.pairs.scoring.store import scored
 
 
 def scorer_configs(first: ScorerConfig | None, more: Mapping[str, Any]) -> list[ScorerConfig]:

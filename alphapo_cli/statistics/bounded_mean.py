@@ -16,11 +16,10 @@ are few or nearly all of them agree.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
+from alphapo_cli.statistics.share import interval_ends
 from alphapo_cli.statistics.student import critical_value, two_sided_tail
 
 Array = NDArray[np.float64]
@@ -59,12 +58,8 @@ def mean_interval(values: Array, confidence: float, low: float = 0.0, high: floa
     u = (known - low) / (high - low)
     mean = float(np.mean(u))
     flips = n / float(variance_ratio(mean, float(np.mean(u**2)), n))
-    c = critical_value(confidence, n + 1)
-    spread = c * math.sqrt(mean * (1.0 - mean) / flips + (c / (2.0 * flips)) ** 2)
-    middle = mean + c**2 / (2.0 * flips)
-    # The mean itself is inside but for round-off.
-    ends = (min((middle - spread) / (1.0 + c**2 / flips), mean), max((middle + spread) / (1.0 + c**2 / flips), mean))
-    return low + (high - low) * max(ends[0], 0.0), low + (high - low) * min(ends[1], 1.0)
+    ends = interval_ends(mean, flips, critical_value(confidence, n + 1))
+    return low + (high - low) * ends[0], low + (high - low) * ends[1]
 
 
 def p_value(values: Array, at: float, low: float = 0.0, high: float = 1.0) -> float:

@@ -13,19 +13,21 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runs import format_version, identity
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runs.provenance import version_changes, versions
 from alphapo_cli.runs.state import NOT_EVALUATED, OUTCOME, OVER
-from alphapo_cli.stages.plan import Plan, differing_lines
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import check_folder, usable, write_json
 from alphapo_cli.storage.hashing import digest
 from alphapo_cli.sweep.grid import Cell, Grid
 from alphapo_cli.sweep.record import KEPT, Typed, read
+
+if TYPE_CHECKING:
+    from alphapo_cli.stages.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ class SweepDirectory:
         old = (self.record() or {}).get("outcome")
         if not old or old["key"] == plan.key:
             return None
-        keys = differing_lines(old["lines"], plan.lines) or ["the content of a file"]
+        keys = plan.changed(old["lines"]) or ["the content of a file"]
         return (
             f"note: this sweep was evaluated under other settings (differs in: {', '.join(keys)}); "
             "its cells are evaluated anew, earlier evaluations stay beside"

@@ -311,6 +311,17 @@ OBJECTIVE: dict[str, Metric] = {
     "train/objective/step": Metric("Number of", "steps that the objective has seen"),
 }
 
+# Metrics by which a step can be called better than another one: what they measure, not how far training has gone. Of the
+# others a user has to say so.
+HIGHER_IS_BETTER = frozenset(
+    ("glassbox/true_win_rate", "glassbox/true_reward", "rewards/accuracies", "ranking/accuracy",
+     "ranking/accuracy_length_normalised", "displacement/chosen", "displacement/quadrant/up_down")
+)  # fmt: skip
+LOWER_IS_BETTER = frozenset(
+    ("displacement/share_chosen_down", "displacement/quadrant/down_down", "displacement/quadrant/down_up", "kl/reference",
+     "samples/repetition")
+)  # fmt: skip
+
 # Of the pairs of one source of a mixture, as `source/<name>/<key>`.
 BY_SOURCE = ("displacement/chosen", "displacement/rejected", "displacement/share_chosen_down", "rewards/accuracies")
 
@@ -333,6 +344,23 @@ def explain(key: str) -> str:
         UsageError: no run writes the key; the message has the nearest one.
     """
     return lookup(key).sentence
+
+
+def described(key: str) -> str:
+    """All that the catalogue says of a metric: `explain`, in which direction it is better, and what a bad value is.
+
+    Args:
+        key: as for `explain`.
+
+    Returns:
+        Sentences, on one line.
+
+    Raises:
+        UsageError: no run writes the key; the message has the nearest one.
+    """
+    found = lookup(key)
+    better = "More is better." if key in HIGHER_IS_BETTER else "Less is better." if key in LOWER_IS_BETTER else ""
+    return " ".join(filter(None, (found.sentence, better, f"Bad: {found.bad}." if found.bad else "")))
 
 
 def lookup(key: str) -> Metric:

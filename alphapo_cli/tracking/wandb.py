@@ -5,12 +5,11 @@ stderr, and the run continues without it. W&B cannot resume an offline run: `res
 of the same id is made. So the history is written again from metrics.jsonl into one new directory, and older directories
 of that id are moved to wandb/superseded/, which `wandb sync` does not read.
 
-wandb is imported only here, and only when a tracker is opened.
+wandb is imported only when a tracker is opened, or where a variable of its own has to be checked.
 """
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
@@ -18,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.config.schema import TrackingConfig
+from alphapo_cli.config.validate import NAME
 from alphapo_cli.storage.atomic import jsonable, sync
 from alphapo_cli.tracking.secrets import without_secrets
 from alphapo_cli.tracking.tracker import Lines, NullTracker, Row, Tracker, rows_by_step
-from alphapo_cli.tracking.wandb_preflight import online_obstacle, reason, spell_mode, tracking_mode, warn
+from alphapo_cli.tracking.wandb_preflight import import_wandb, online_obstacle, reason, tracking_mode, warn
 
 _INIT_TIMEOUT = 20.0  # seconds; wandb's default of 90 would delay every run on a machine without a network
 _FINISH_TIMEOUT = 60.0  # seconds for uploading the rest; what is not uploaded stays on disk for `wandb sync`
@@ -150,7 +150,7 @@ def open_tracker(
     if mode == "disabled":
         return NullTracker()
     try:
-        wandb = _import_wandb()
+        wandb = import_wandb()
         if mode == "online":
             obstacle = online_obstacle(wandb)
             if obstacle is not None:
@@ -163,7 +163,7 @@ def open_tracker(
             "job_type": job_type,
             "tags": list(cfg.tags),
             "id": run_id,
-            "name": name,
+            "name": name[:NAME],  # a folder's name may be longer
             "config": without_secrets(jsonable(config)),
         }
         tracker = _open(wandb, mode, Path(run_dir).resolve(), identity)
@@ -205,17 +205,6 @@ def log_group_summary(
             tracker.overlay(metric, lines, 0)
     tracker.finish(summary, exit_code)
     return tracker.sync_hint()
-
-
-def _import_wandb() -> Any:
-    # All are read at import. The first disables wandb's usage reports, whose retries delay the exit of a process by
-    # 13 s where there is no network; the second its banner and log lines, between which ours would be lost.
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    os.environ["WANDB_SILENT"] = "true"
-    spell_mode()
-    import wandb
-
-    return wandb
 
 
 def _open(wandb: Any, mode: str, run_dir: Path, identity: Mapping[str, Any]) -> WandbTracker:

@@ -29,24 +29,67 @@ _MODES = {
     "disabled": "disabled",
 }
 _VARIABLE = "WANDB_MODE"
+# Checked or set here, or such that W&B takes any value.
+_HARMLESS = {
+    _VARIABLE, "WANDB_SILENT", "WANDB_ERROR_REPORTING", "WANDB_DISABLED", "WANDB_API_KEY", "WANDB_DIR",
+    "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR",
+}  # fmt: skip
 _TRUE = ("1", "true", "yes", "on")
 _REACH_TIMEOUT = 5.0  # seconds
 
 
 def check_tracking(cfg: TrackingConfig) -> None:
-    """Check, before training, that WANDB_MODE has a value that W&B knows.
+    """Check, before training, that W&B's variables have values that W&B takes.
 
     Args:
-        cfg: the configuration of tracking; with mode=disabled the variable does not count.
+        cfg: the configuration of tracking; with mode=disabled they do not count.
 
     Raises:
-        UsageError: it has another value.
+        UsageError: one has another value.
     """
     wanted = os.environ.get(_VARIABLE, "").strip()
     if cfg.mode != "disabled" and wanted and wanted.lower() not in _MODES:
         raise UsageError(
             f"{_VARIABLE}={wanted[:40]}: W&B knows {', '.join(_MODES)}; unset the variable, or type tracking.mode=disabled"
         )
+    if tracking_mode(cfg) != "disabled":
+        _check_variables()
+
+
+def import_wandb() -> Any:
+    """The module, imported so that it prints nothing of its own."""
+    # All are read at import. The first disables wandb's usage reports, whose retries delay the exit of a process by
+    # 13 s where there is no network; the second its banner and log lines, between which ours would be lost.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ["WANDB_SILENT"] = "true"
+    spell_mode()
+    import wandb
+
+    return wandb
+
+
+def _check_variables() -> None:
+    """Refuse what W&B's own variables hold and W&B would refuse when the run is opened.
+
+    Raises:
+        UsageError: the first of them, by its name; its value may be a secret.
+    """
+    given = {
+        name: os.environ[name] for name in sorted(os.environ) if name.startswith("WANDB_") and name not in _HARMLESS
+    }
+    if not given:  # W&B takes a second to import
+        return
+    try:
+        settings = import_wandb().Settings
+    except ImportError:
+        return
+    for name, value in given.items():
+        try:
+            settings().update_from_env_vars({name: value})
+        except Exception as error:  # pydantic's, W&B's own, ...
+            raise UsageError(
+                f"{name}: {reason(error)}; correct the variable or unset it, or type tracking.mode=disabled"
+            ) from error
 
 
 def tracking_mode(cfg: TrackingConfig) -> str:

@@ -369,6 +369,7 @@ def test_loss(line, content, part, alphapo, tmp_path):
     assert ran.out == ""
 
 
+@pytest.mark.slow
 def test_another_configuration_in_the_directory_of_a_run(alphapo, trained, snapshot):
     """The differing keys are named, nothing is touched; where `--replace` leads is tested with the run directory."""
     before = snapshot(trained.path)

@@ -62,6 +62,7 @@ def test_what_is_refused(line, said, alphapo):
     assert said in ran.fault
 
 
+@pytest.mark.slow
 def test_generate_and_eval_say_what_came_out_and_what_is_next(alphapo, trained, tmp_path):
     made = alphapo("generate", str(trained.path), "generation=transformers", "data.limit=6")
     assert made.code == 0, made.err

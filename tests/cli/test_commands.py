@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
@@ -43,11 +43,13 @@ class TestImports:
 
     @pytest.mark.slow
     def test_help_answers_in_half_a_second(self, cli):
+        """Of CPU time: the machine may have other things to do."""
         times = []
         for _ in range(6):
-            start = time.perf_counter()
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             assert cli("--help").code == 0
-            times.append(time.perf_counter() - start)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert statistics.median(times[1:]) < 0.5
 
 
@@ -69,6 +71,7 @@ class TestHelp:
         heading = ran.out.splitlines().index("  Examples:")
         assert ran.out.splitlines()[heading + 1].startswith(f"    alphapo {command}")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("command", ["train", "sweep", "loss"])
     def test_the_examples_are_true(self, command, alphapo, tmp_path):
         """Every example of the help composes, from a directory that holds nothing."""
@@ -182,7 +185,8 @@ class TestMetrics:
         assert all(line.startswith("    ") and line.rstrip().endswith(".") for line in lines[1::2])
 
     def test_of_one(self, alphapo):
-        assert "nats per token" in alphapo("metrics", "displacement/chosen").out
+        said = alphapo("metrics", "displacement/chosen").out
+        assert "nats per token. More is better. Bad: below 0 and falling" in said
 
     def test_of_none(self, alphapo):
         ran = alphapo("metrics", "displacement/chosn")

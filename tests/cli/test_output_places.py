@@ -138,6 +138,7 @@ def test_the_cache(command, cache, alphapo, folder):
     assert ran.err.splitlines()[-1].endswith("set ALPHAPO_CACHE to a directory that can be written"), ran.err
 
 
+@pytest.mark.slow
 def test_a_current_directory_that_is_gone(tmp_path):
     """Somebody removed it under the shell's feet."""
     for line in ("train", "loss rows.jsonl", "compare a b --json x.json"):

@@ -23,6 +23,7 @@ def test_what_is_valid(line, said, then, alphapo, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_files(alphapo, trained, tmp_path):
     (tmp_path / "own.yaml").write_text("objective: dpo\n")
     (tmp_path / "grid.yaml").write_text("base: [objective=dpo]\ngrid: {seed: '0,1'}\n")

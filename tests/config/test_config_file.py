@@ -60,6 +60,7 @@ class TestPrecedence:
         found = settings(printed, "objective=dpo")
         assert (found["objective"]["beta"], found["objective"]["shape"]["name"], found["seed"]) == (0.1, "identity", 4)
 
+    @pytest.mark.slow
     def test_a_part_of_the_line_brings_its_own_parameters(self, settings, alphapo):
         printed = alphapo("train", "objective.shape.alpha=2", "objective.beta=9", "--print-config").out
         found = settings(printed, "objective/shape=tanh")

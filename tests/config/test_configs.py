@@ -27,7 +27,7 @@ from alphapo_cli.objective.build import build
 from alphapo_cli.objective.catalog import Method
 from alphapo_cli.objective.data_requirements import check_columns, check_sides
 from alphapo_cli.objective.part import TABLES
-from alphapo_cli.scoring.schema import PairsConfig, ScoreConfig
+from alphapo_cli.pairs.scoring.schema import PairsConfig, ScoreConfig
 from alphapo_cli.storage.paths import shipped
 from alphapo_cli.sweep.grid import make
 from tests import tiny
@@ -179,6 +179,7 @@ def test_every_score_goes_with_every_shape_and_link(score):
         assert objective.needs_rejected == (link != "none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "file",
     # Its cells are every objective: seven seconds.

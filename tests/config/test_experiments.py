@@ -66,6 +66,7 @@ def test_the_decoding_of_alpaca_eval(choice: str, temperature: float, longest: i
     assert (found.backend, found.samples) == ("vllm", 1)
 
 
+@pytest.mark.slow
 def test_on_rows_like_those_of_the_data_sets(alphapo: Alphapo, scratch: Ran, tmp_path: Path) -> None:
     """A prompt as text beside whole message lists, and the sampled answers with their scores, which are not read."""
 

@@ -63,6 +63,22 @@ def test_every_text_can_be_quoted(text, quote):
     assert composed(f"data.system={quoted(text, quote)}").data.system == text
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        ("a=b.jsonl", "plain.jsonl"), ("p(1).jsonl", "plain.jsonl"), ("plain.jsonl", "s[1].jsonl", "r{2}.jsonl"),
+        ("it's.jsonl", "c=d.jsonl"), ('t"u.jsonl', "x=y"), ("p(1,2).jsonl", "plain.jsonl"), ("s[1.jsonl", "plain.jsonl"), ("é=ü", "a!b=$c"),
+        ("both'and\"=", "`a=b`"),
+    ],
+)  # fmt: skip
+def test_several_odd_texts_are_refused_with_the_line_to_type(values):
+    with pytest.raises(ConfigError) as found:
+        read_line([f"data.path={','.join(values)}"], SOURCES)
+    (again,) = shlex.split(str(found.value).partition("; as several values, type ")[2])
+    cells = make(None, [again], SOURCES).cells
+    assert [cell.cfg.data.path for cell in cells] == list(values)
+
+
 @settings(max_examples=25)
 @given(text=ANYTHING)
 def test_every_text_is_taken_verbatim_or_refused_with_the_line_to_type(text):
@@ -71,7 +87,7 @@ def test_every_text_is_taken_verbatim_or_refused_with_the_line_to_type(text):
     try:
         found = composed(f"data.system={text}").data.system
     except ConfigError as error:
-        (again,) = shlex.split(re.split(r"as text, type |as one text type ", str(error))[1])
+        (again,) = shlex.split(re.split(r"as (?:one )?text, type |; as several values, type ", str(error))[1])
         found = composed(again).data.system
     if stripped.lower() == "null":
         assert found is None

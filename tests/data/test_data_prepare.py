@@ -81,6 +81,7 @@ def test_no_prompt_is_in_both(make):
     assert len(prepared.train) + len(prepared.probe) == 90
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "wanted", "held"), [(2, None, 1), (19, None, 1), (50, None, 5), (3000, None, 256), (10, 9, 5), (2, 1, 1)]
 )
@@ -241,6 +242,7 @@ def test_a_damaged_entry_is_made_again(make, tmp_path, damage):
     assert [path.name for path in (tmp_path / "cache" / "tokens").iterdir()] == [file.parent.name]
 
 
+@pytest.mark.slow
 def test_two_writers_of_one_key(make, tmp_path):
     results = []
     threads = [threading.Thread(target=lambda: results.append(make(pairs(200)))) for _ in range(4)]

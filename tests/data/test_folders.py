@@ -228,6 +228,7 @@ PART = st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).flatmap(
 PATHS = st.lists(st.lists(PART, min_size=1, max_size=3).map("/".join), min_size=1, max_size=4, unique=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(paths=PATHS)
 def test_splits_by_name_are_the_hubs(tmp_path_factory, paths):

@@ -63,6 +63,7 @@ def test_what_is_read_as_one_text_has_a_limit_too(name: str, tmp_path: Path, mon
         read_files([file])
 
 
+@pytest.mark.slow
 def test_empty_lines_without_end_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_text(ROW + "\n" * 3_000_000 + ROW)

@@ -208,6 +208,7 @@ def test_a_metric_of_a_source_that_is_none_is_refused():
         explain("source/a/train/loss")
 
 
+@pytest.mark.slow
 def test_a_mixture_trains_and_its_numbers_are_in_the_summary(alphapo, tmp_path, scratch_line):
     for name, count in (("easy", 24), ("hard", 12)):
         write_rows(tmp_path / f"{name}.jsonl", [{**row, "origin": name, "mark": 0.5} for row in rows(name, count)])

@@ -49,6 +49,7 @@ def test_the_block_ends_and_the_timer_with_it() -> None:
     assert signal.getsignal(signal.SIGVTALRM) == handler
 
 
+@pytest.mark.slow
 def test_one_that_catches_everything_does_not_escape() -> None:
     def stubborn() -> None:
         for _ in range(2):

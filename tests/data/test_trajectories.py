@@ -159,6 +159,7 @@ def test_what_others_say_is_read_and_not_trained(layout):
     assert torch.allclose(even[mine], torch.tensor([1, 2 / 3, 1 / 3])[tokens.tokens.turn[mine]], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_on_trajectories(alphapo, tiny, tmp_path: Path):
     rows = [
         {"prompt": [say("user", f"Question {i}")],

@@ -21,6 +21,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import pytest
 import yaml
 
 from alphapo_cli.config.schema import TrainConfig
@@ -159,6 +160,7 @@ def unknown(source: str) -> list[str]:
     return [name for name in quoted if NAME.fullmatch(name) and not is_known(name, own)]
 
 
+@pytest.mark.slow
 def test_every_name_in_backticks_is_the_name_of_something() -> None:
     files = {file: file.read_text(encoding="utf-8") for file in sorted(PACKAGE.rglob("*.py"))}
     checked = [name for source in files.values() for text in texts(source) for name in re.findall(r"`[^`\n]+`", text)]

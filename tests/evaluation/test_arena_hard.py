@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,7 @@ def test_equal_answers_are_a_tie_without_a_question(arena: Arena) -> None:
     assert load(arena.out / "annotations.json")[5]["preference"] == 1.5
 
 
+@pytest.mark.slow
 def test_an_answer_without_a_label_is_said_counted_and_never_paid_for_twice(
     arena: Arena, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -304,6 +306,7 @@ def test_a_judge_that_never_gives_a_label_is_not_paid_for_all_of_them(
             assert len(server.seen) == 12
 
 
+@pytest.mark.slow
 def test_a_larger_limit_asks_again_only_for_what_was_cut(arena: Arena, capsys: pytest.CaptureFixture[str]) -> None:
     def cut(number: int, body: dict[str, Any]) -> Answer:
         short = body["max_tokens"] < 200 and which(body)[0] in (1, 4)
@@ -324,6 +327,37 @@ def test_a_larger_limit_asks_again_only_for_what_was_cut(arena: Arena, capsys: p
     assert "another protocol" in one_line(capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    ("written", "version"),
+    [
+        (lambda switched: None if switched else "A>B", "v2.0"),  # a pair needs both of its games
+        (lambda switched: None, "v0.1"),
+    ],
+)
+def test_where_nothing_is_left_to_count_the_cause_is_told(
+    written: Callable[[bool], str | None], version: str, arena: Arena, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serve(lambda number, body: said(written(which(body)[1]))) as server:
+        assert arena.ask(server.url, "judge.max_failed=16", f"statistics.version={version}") == 1
+    printed = capsys.readouterr().err.splitlines()[-1]
+    assert "of 16 answers of the judge a-judge are no verdict" in printed
+    assert "no label" in printed
+    assert "max_failed" not in printed
+
+
+def test_a_thought_that_does_not_end_is_no_verdict(arena: Arena, capsys: pytest.CaptureFixture[str]) -> None:
+    def thinking(number: int, body: dict[str, Any]) -> Answer:
+        answer = said("A>B")
+        message = answer.body["choices"][0]["message"]
+        message["content"] = f"<think>{message['content']} or not"
+        return answer
+
+    with serve(thinking) as server:
+        assert arena.ask(server.url) == 1
+    assert "no label" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_a_judge_that_thinks_aloud_is_read_after_its_thoughts(arena: Arena, capsys: pytest.CaptureFixture[str]) -> None:
     def thinking(number: int, body: dict[str, Any]) -> Answer:
         answer = by_labels(number, body)
@@ -389,6 +423,7 @@ def test_refusals_fail_alone_and_the_same_line_asks_for_the_rest(
     assert asked(healed) == [(4, False)]
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_the_same_line_asks_only_for_the_rest(arena: Arena) -> None:
     def slow(number: int, body: dict[str, Any]) -> Answer:
         answer = by_labels(number, body)
@@ -418,6 +453,7 @@ def test_killed_in_the_middle_the_same_line_asks_only_for_the_rest(arena: Arena)
     assert arena.results()["n_total"] == 8
 
 
+@pytest.mark.slow
 def test_the_cost_limit_is_kept_whatever_the_judge_writes(arena: Arena, capsys: pytest.CaptureFixture[str]) -> None:
     prices = ["judge.price_input=0", "judge.price_output=1000", "judge.max_tokens=1000"]  # at most 1 USD each
     with serve(lambda n, body: said(labels(0)[0], tokens=1000)) as server:

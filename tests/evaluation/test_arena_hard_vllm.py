@@ -37,6 +37,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+@pytest.mark.slow
 def test_its_texts_are_read_and_what_was_written_survives_the_engine(
     arena: Arena, fake: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,6 +30,7 @@ def files(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(folder.iterdir())}
 
 
+@pytest.mark.slow
 def test_writes_alpacaevals_files_and_prints_the_directory_first(
     case: Case, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,6 +64,7 @@ def test_writes_alpacaevals_files_and_prints_the_directory_first(
     assert sum(b["n"] for b in results["length_bins"]) == 40
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_an_earlier_version_is_shown(case: Case) -> None:
     """Its results.json has no intervals of bins, no bootstrap error, and does not say over what."""
     assert case.replay(*case.length_controlled()) == 0
@@ -82,6 +84,7 @@ def test_every_row_a_draw_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "every row is a draw" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_same_line_again_is_complete_and_changes_nothing(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     assert case.replay() == 0
     before = files(case.out)
@@ -95,6 +98,7 @@ def test_the_same_line_again_is_complete_and_changes_nothing(case: Case, capsys:
     assert "complete" not in capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.slow
 def test_other_statistics_are_computed_anew_in_place(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     assert case.replay() == 0
     assert case.results()["length_controlled_winrate"] is None
@@ -104,6 +108,7 @@ def test_other_statistics_are_computed_anew_in_place(case: Case, capsys: pytest.
     assert case.results()["confidence"] == 0.5
 
 
+@pytest.mark.slow
 def test_another_model_needs_another_directory(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     assert case.replay() == 0
     other = Case(case.folder / "other", generator="other")
@@ -114,6 +119,7 @@ def test_another_model_needs_another_directory(case: Case, capsys: pytest.Captur
     assert other.results()["generator"] == "other"
 
 
+@pytest.mark.slow
 def test_default_directories_do_not_collide(
     case: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +134,7 @@ def test_default_directories_do_not_collide(
     assert Path(second).name.startswith("eval-org-other-model-")
 
 
+@pytest.mark.slow
 def test_packed_files_and_old_column_names_are_the_same_evaluation(case: Case) -> None:
     assert case.replay() == 0
     plain = case.results()
@@ -155,6 +162,7 @@ def test_packed_files_and_old_column_names_are_the_same_evaluation(case: Case) -
     assert case.results()["avg_length"] == plain["avg_length"]
 
 
+@pytest.mark.slow
 def test_own_annotations_can_be_replayed(case: Case) -> None:
     assert case.replay(*case.length_controlled()) == 0
     first, case.annotations, case.out = case.results(), case.out / "annotations.json", case.folder / "again"
@@ -272,6 +280,7 @@ def test_leaderboard_keeps_others_and_replaces_its_own_row(tmp_path: Path) -> No
     assert rows[2][10:] == ["", ""]
 
 
+@pytest.mark.slow
 def test_one_leaderboard_for_many_evaluations(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     board = case.folder / "board.csv"
     other = Case(case.folder / "other", generator="other")
@@ -292,6 +301,7 @@ def test_one_leaderboard_for_many_evaluations(case: Case, capsys: pytest.Capture
 # ------------------------------------------------------------------------------------------------------------- weight
 
 
+@pytest.mark.slow
 def test_replay_imports_nothing_heavy(case: Case) -> None:
     """Neither torch nor an HTTP client, and no network: the process may not even open a socket."""
     program = (

@@ -122,6 +122,7 @@ def test_only_what_both_were_judged_on_counts(tmp_path: Path, capsys: pytest.Cap
     assert (found["n"], found["left_out"], found["difference"]) == (2, 3, 50.0)
 
 
+@pytest.mark.slow
 def test_results_directories(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = Case(tmp_path / "one", generator="one")
     two = Case(tmp_path / "two", generator="two")

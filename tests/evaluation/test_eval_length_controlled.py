@@ -164,6 +164,7 @@ def test_removes_what_length_alone_does() -> None:
 # ----------------------------------------------------------------------------------------------------- through eval
 
 
+@pytest.mark.slow
 def test_unavailable_without_its_files_and_never_another_estimate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,6 +203,7 @@ def test_the_reference_against_itself_is_50(tmp_path: Path) -> None:
     assert (found["length_controlled_winrate"], found["lc_standard_error"], found["win_rate"]) == (50.0, 0.0, 50.0)
 
 
+@pytest.mark.slow
 def test_difficulty_goes_by_instruction_unless_the_published_behaviour_is_asked_for(tmp_path: Path) -> None:
     case = Case(tmp_path, n=60)
     gone = 7  # every row after it gets its neighbour's difficulty in the published figures
@@ -225,6 +227,7 @@ def test_difficulty_goes_by_instruction_unless_the_published_behaviour_is_asked_
     assert abs(by_row - by_instruction) > 0.1
 
 
+@pytest.mark.slow
 def test_a_difficulty_file_by_instruction_serves_any_reference(tmp_path: Path) -> None:
     case = Case(tmp_path)
     assert case.replay(*case.length_controlled()) == 0

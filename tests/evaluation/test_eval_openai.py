@@ -78,6 +78,7 @@ def test_judges_every_pair_by_the_protocol(case: Case) -> None:
         assert (text.index(row["output_2"]) < text.index(row["output_1"])) == coin
 
 
+@pytest.mark.slow
 def test_both_orders_cancel_a_judge_that_likes_the_first(case: Case) -> None:
     with serve(lambda number, body: judged(-0.1, -2.5)) as server:
         assert judge(case, server.url, "judge.both_orders=true") == 0
@@ -112,6 +113,7 @@ def trouble(number: int, body: dict[str, Any]) -> Answer:
     return misfortunes.get(number, judged())
 
 
+@pytest.mark.slow
 def test_every_misfortune_is_retried_until_it_succeeds(case: Case) -> None:
     with serve(trouble) as server:
         assert judge(case, server.url) == 0
@@ -120,6 +122,7 @@ def test_every_misfortune_is_retried_until_it_succeeds(case: Case) -> None:
     assert sum("top_logprobs" in row for row in journal(case)) == 12
 
 
+@pytest.mark.slow
 def test_a_hang_is_given_up_and_asked_again(case: Case) -> None:
     def answer(number: int, body: dict[str, Any]) -> Answer:
         good = judged()
@@ -133,6 +136,7 @@ def test_a_hang_is_given_up_and_asked_again(case: Case) -> None:
     assert time.monotonic() - began < 15
 
 
+@pytest.mark.slow
 def test_retry_after_is_honoured_by_all_workers(case: Case) -> None:
     def answer(number: int, body: dict[str, Any]) -> Answer:
         good = judged()
@@ -155,6 +159,7 @@ def test_a_wait_longer_than_the_limit_fails_and_says_so(case: Case, capsys: pyte
     assert len(journal(case)) == 11
 
 
+@pytest.mark.slow
 def test_failures_are_reported_and_the_same_line_asks_for_them_alone(
     case: Case, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,6 +185,7 @@ def test_failures_are_reported_and_the_same_line_asks_for_them_alone(
     assert case.results()["n_draws"] == 0
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_half_way_loses_nothing_that_was_paid_for(
     case: Case, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -228,6 +234,7 @@ def test_what_no_request_can_survive_stops_at_once(
     assert reason in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_refused_request_fails_alone_and_may_be_left_out(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     def too_long(number: int, body: dict[str, Any]) -> Answer:
         return error(400, "maximum context length") if "Question 4:" in body["messages"][-1]["content"] else judged()
@@ -280,6 +287,7 @@ def test_a_judge_that_never_names_either_is_an_error(case: Case, capsys: pytest.
     assert "'The' (12 times)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_was_allowed_to_fail_is_asked_again_when_it_is_not_any_more(case: Case) -> None:
     refusal = error(400, "filtered")
     with serve(lambda n, body: refusal if "Question 4:" in body["messages"][-1]["content"] else judged()) as server:
@@ -404,6 +412,7 @@ def slow_after_six(number: int, body: dict[str, Any]) -> Answer:
     return good
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_ctrl_c_waits_for_what_is_paid_for_and_the_same_line_continues(case: Case, number: signal.Signals) -> None:
     with serve(slow_after_six) as server:
@@ -419,6 +428,7 @@ def test_ctrl_c_waits_for_what_is_paid_for_and_the_same_line_continues(case: Cas
         assert len(server.seen) == 12
 
 
+@pytest.mark.slow
 def test_kill_keeps_what_arrived_and_a_torn_line_is_asked_again(case: Case) -> None:
     with serve(slow_after_six) as server:
         process = start(case, server)
@@ -447,6 +457,7 @@ def test_two_at_once_in_one_directory_are_refused(case: Case, capsys: pytest.Cap
         assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_what_may_fail_never_keeps_the_same_line_from_finishing(case: Case, tmp_path: Path) -> None:
     """The second start asks only for what failed before: more failures in a row than a dead server would give."""
     many = Case(tmp_path / "many", n=30)
@@ -468,6 +479,7 @@ def test_a_failure_for_good_says_how_to_go_on_without(case: Case, capsys: pytest
     assert "judge.max_failed=1 leaves them out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_prompt_that_is_moderated_away_fails_alone(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     """OpenRouter answers 403 to a flagged input (openrouter.ai/docs/errors)."""
     flagged = error(403, "your input was flagged")
@@ -476,6 +488,7 @@ def test_a_prompt_that_is_moderated_away_fails_alone(case: Case, capsys: pytest.
     assert (case.results()["n_total"], case.results()["n_null"]) == (11, 1)
 
 
+@pytest.mark.slow
 def test_a_stop_that_nobody_waits_for_keeps_what_is_under_way(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     from alphapo_cli.evaluation.judges import openai_session
 
@@ -502,6 +515,7 @@ def test_half_a_key_is_never_shown(case: Case, capsys: pytest.CaptureFixture[str
     assert KEY[:6] not in said
 
 
+@pytest.mark.slow
 def test_a_home_directory_is_looked_into_before_asking(
     case: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -523,6 +537,7 @@ def test_an_address_that_no_client_takes_is_wrong_usage(
     assert "judge.base_url" in one_line(capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_other_statistics_never_ask_again_for_what_was_allowed_to_fail(
     case: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -538,6 +553,7 @@ def test_other_statistics_never_ask_again_for_what_was_allowed_to_fail(
     assert judge(case, server.url, "judge.max_failed=1", "statistics.confidence=0.6") == 2  # all is to be asked
 
 
+@pytest.mark.slow
 def test_a_server_that_asks_for_no_wait_is_not_asked_seven_times_in_a_blink(case: Case) -> None:
     """Waits of 0.1, 0.2, 0.4 and 0.8 s, each halved at most: the fifth attempt comes after 0.75 s at the earliest."""
     began: list[float] = []

@@ -186,6 +186,7 @@ def stood_in(ids: list[int]) -> list[float]:
     return [-1.0 - (7 * token + len(ids)) % 5 for token in range(len(WORDS))]
 
 
+@pytest.mark.slow
 def test_what_was_judged_survives_the_engine(
     world: Path, fake: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -96,6 +96,7 @@ def kept(case: Case) -> set[int]:
     return {row["row"] for row in rows if "top_logprobs" in row}
 
 
+@pytest.mark.slow
 def test_two_hundred_answers_of_which_every_tenth_is_odd(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     case = Case(tmp_path, n=N)
     odd = {i for i in range(N) if i % 10 == 3}
@@ -125,6 +126,7 @@ def test_two_hundred_answers_of_which_every_tenth_is_odd(tmp_path: Path, capsys:
     assert load(case.out / "results.json")["n_total"] == N
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", range(len(HARMLESS)))
 def test_what_is_odd_beside_the_verdict_ends_nothing(form: int, tmp_path: Path) -> None:
     case = Case(tmp_path, n=10)

@@ -118,6 +118,7 @@ class TestEval:
         assert found["answers"]["strip_think"] is False
         assert ran.err.count("1 with a thought") >= 2  # the table has it, too
 
+    @pytest.mark.slow
     def test_stripped_answers_are_other_answers(self, files, alphapo) -> None:
         line = ("eval", files[0], "--reference", files[1], "--json", "-")
         whole, stripped = (json.loads(alphapo(*line, *more).out.splitlines()[-1]) for more in ((), ("--strip-think",)))
@@ -127,6 +128,7 @@ class TestEval:
         rows = json.loads((Path(stripped["path"]) / "annotations.json").read_text())
         assert [row["output_2"] for row in rows] == ["cherry !", "apple .", ""]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("side", ["output_2", "output_1"])
     def test_judgements_of_answers_with_or_without_thoughts_say_which(self, side, files, alphapo, tmp_path) -> None:
         """The thought is on one side, in what was judged or in what is given, and the option is the wrong one."""

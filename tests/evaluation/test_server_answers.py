@@ -13,6 +13,8 @@ import pytest
 
 from alphapo_cli.evaluation.judges.judge import Reply, Unusable
 from alphapo_cli.evaluation.judges.openai import OpenAIEngine
+from alphapo_cli.evaluation.judges.openai_errors import ServerError
+from alphapo_cli.evaluation.judges.openai_failures import failure_of
 from alphapo_cli.evaluation.judges.prompt import Message
 from alphapo_cli.evaluation.judges.protocol import Ask
 from alphapo_cli.evaluation.schema import JudgeConfig
@@ -71,10 +73,10 @@ ANSWERS: dict[str, tuple[Answer, Said]] = {
     "OpenAI, rate": (error(429, "Rate limit reached for gpt-4", code="rate_limit_exceeded"), Said("429: Rate limit", RATE)),
     "OpenAI, rate in 200": (ok({"error": {"message": "Slow down", "type": "rate_limit_error"}}), Said("Slow down", RATE)),
     "OpenAI, quota": (error(429, "You exceeded your current quota, please check your plan and billing details.",
-                            type="insufficient_quota", code="insufficient_quota"), Said("current quota", ends="all")),
+                            type="insufficient_quota", code="insufficient_quota"), Said("current quota", MONEY, "all")),
     "OpenAI, quota in 200": (ok({"error": {"message": "Out of money", "code": "insufficient_quota"}}),
                              Said("Out of money", MONEY, "all")),
-    "quota in words": (error(429, "Your credit balance is too low"), Said("credit balance", ends="all")),
+    "quota in words": (error(429, "Your credit balance is too low"), Said("credit balance", MONEY, "all")),
     "quota that refills": (error(429, "You exceeded your current quota. Please retry in 0.01s."), Said("current quota")),
     "OpenAI, key": (error(401, "Incorrect API key provided"), Said("401: Incorrect", VARIABLE, "all")),
     "OpenAI, key in 200": (ok({"error": {"message": "Bad key", "code": "invalid_api_key"}}), Said("Bad key", VARIABLE, "all")),
@@ -141,9 +143,9 @@ ANSWERS: dict[str, tuple[Answer, Said]] = {
     "Amazon, throttled in 200": (ok({"__type": "ThrottlingException", "message": "Rate exceeded", "error": True}),
                                  Said("Rate exceeded", RATE)),
     "Cloudflare, in 200": (ok({"success": False, "errors": [{"code": 10000, "message": "Authentication error"}], "result": None}),
-                           Said("Authentication error")),
+                           Said("Authentication error", VARIABLE, "all")),
     "Cloudflare, page": (page("example.org | 502: Bad gateway", 502), Said("502: a web page (example.org | 502: Bad gateway)")),
-    "Cloudflare, a question": (page("Just a moment...", 403), Said("403: a web page (Just a moment...)", FILTER, "alone")),
+    "Cloudflare, a question": (page("Just a moment...", 403), Said("403: a web page (Just a moment...)", "a gateway before the API", "alone")),
     "nginx, 413": (page("413 Request Entity Too Large", 413), Said("413 Request Entity", LONG, "alone")),
     "a login page in 200": (page("Log in &amp; go on"), Said("not JSON but a web page (Log in & go on)", MODEL)),
     "FastAPI, a list": (Answer(422, {"detail": [{"loc": ["body", "messages"], "msg": "field required", "type": "x"}]}),
@@ -169,6 +171,20 @@ ANSWERS: dict[str, tuple[Answer, Said]] = {
     "white space": (Answer(text=" \n\n"), Said("an empty answer")),
     "half of it": (Answer(text=GOOD[: len(GOOD) // 2]), Said("not JSON")),
     "a stream": (Answer(text=f"data: {GOOD}\n\ndata: [DONE]\n\n"), Said("an event stream, not JSON", "extra_body={stream:false}")),
+    "a stream of an error": (Answer(text='data: {"error": {"message": "out of memory", "code": 500}}\n\ndata: [DONE]\n\n'),
+                             Said("HTTP 500: out of memory")),
+    "a stream of an error's event": (Answer(text='event: error\ndata: {"error": {"message": "no", "code": "invalid_api_key"}}\n'),
+                                     Said("no", VARIABLE, "all")),
+    "comments before an error": (Answer(text=': PROCESSING\n\n: PROCESSING\n\n{"error": {"message": "slow", "code": 429}}'),
+                                 Said("HTTP 429: slow", RATE)),
+    "an error's message by another name": (ok({"error_code": 18, "error_msg": "qps limit"}), Said("qps limit")),
+    "Amazon, a function": (ok({"errorMessage": "Task timed out", "errorType": "x"}), Said("Task timed out")),
+    "MiniMax": (ok({"choices": None, "base_resp": {"status_code": 1002, "status_msg": "rate limit"}}), Said("rate limit", RATE)),
+    "a body of no known form": (ok({"outcome": {"why": "no GPU left"}}), Said('without choices ({"outcome": {"why": "no GPU left"}})')),
+    "a text": (ok("upstream is down"), Said("upstream is down")),
+    "broken off": (choice(finish_reason="error", message={"content": ""}, logprobs=None), Said("broke the answer off")),
+    "broken off, without a word": (choice(finish_reason="error"), Said("broke the answer off")),
+    "wait in words": (error(429, "Too fast: please wait 2 minutes"), Said("asks to wait 120 s", ends="alone")),
     "plain text": (Answer(text="upstream connect error"), Said("not JSON (upstream connect error)")),
     "a broken gzip": (Answer(raw=gzip.compress(GOOD.encode())[:10] + b"\xff" * 40, headers={"Content-Encoding": "gzip"}),
                       Said("cannot be unpacked", "a proxy between")),
@@ -188,10 +204,12 @@ ANSWERS: dict[str, tuple[Answer, Said]] = {
                         Said("but of its own token", "top_logprobs", paid=True)),
     "alternatives null": (tops(None), Said("but of its own token", "top_logprobs", paid=True)),
     "alternatives are texts": (tops(["m", "M"]), Said("without log-probs", "top_logprobs", paid=True)),
-    "NaN": (spelt("NaN"), Said("broken log-probs", paid=True)),
-    "Infinity": (spelt("Infinity"), Said("broken log-probs", paid=True)),
+    "NaN": (spelt("NaN"), Said("broken log-probs (that of 'M' is nan)", paid=True)),
+    "Infinity": (spelt("Infinity"), Said("broken log-probs (that of 'M' is inf)", paid=True)),
+    "a text for a number": (spelt('"-0.5"'), Said("broken log-probs (that of 'M' is '-0.5')", paid=True)),
+    "nothing is possible": (tops([{"token": "m", "logprob": None}]), Said("none is above minus infinity", paid=True)),
     "an integer of 400 digits": (spelt("-1" + "0" * 400), Said("broken log-probs", paid=True)),
-    "a token that is a number": (tops([{"token": 7, "logprob": -0.1}, *TOP]), Said("broken log-probs", paid=True)),
+    "a token that is a number": (tops([{"token": 7, "logprob": -0.1}, *TOP]), Said("broken log-probs (a token is 7, not text)", paid=True)),
     "probabilities": (tops([{"token": "m", "logprob": 0.9}]), Said("log-probs are above 0", "probabilities", "alone", True)),
     # The judge itself.
     "a refusal": (choice(message={"refusal": "I can't help"}, logprobs=None), Said("refused (I can't help)", ends="alone", paid=True)),
@@ -209,6 +227,7 @@ ANSWERS: dict[str, tuple[Answer, Said]] = {
                               Said("began to think", "judge.chat_template_kwargs", "alone", True)),
     # Odd, and a verdict all the same.
     "bytes behind the end": (Answer(text=GOOD + "\n\0\0"), Said(ends="read")),
+    "comments before the end": (Answer(text=f": PROCESSING\n\n: PROCESSING\n\n{GOOD}"), Said(ends="read")),
     "a second object": (Answer(text=GOOD + '\n{"usage": 1}'), Said(ends="read")),
     "a mark of byte order": (Answer(raw=b"\xef\xbb\xbf" + GOOD.encode()), Said(ends="read")),
     "UTF-16": (Answer(raw=GOOD.encode("utf-16")), Said(ends="read")),
@@ -239,6 +258,28 @@ def server() -> Iterator[tuple[Server, dict[str, Answer]]]:
 
     with serve(behaviour) as running:
         yield running, table
+
+
+@pytest.mark.parametrize(
+    ("message", "settings", "remedy"),
+    [
+        ("Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.", {},
+         "judge.token_limit_key=max_completion_tokens"),
+        ("Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+         {"token_limit_key": "max_completion_tokens"}, ""),
+        ("Unrecognized request argument supplied: max_completion_tokens", {"token_limit_key": "max_completion_tokens"},
+         "judge.token_limit_key=max_tokens"),
+        ("body.max_completion_tokens: Extra inputs are not permitted", {"token_limit_key": "max_completion_tokens"},
+         "judge.token_limit_key=max_tokens"),
+        ("max_completion_tokens must be at least 16", {"token_limit_key": "max_completion_tokens"}, ""),
+        ("'temperature' does not support 0", {}, "judge.temperature=null"),
+        ("'temperature' does not support 0", {"temperature": None}, ""),
+    ],
+)  # fmt: skip
+def test_what_is_set_already_is_no_remedy(message: str, settings: dict[str, Any], remedy: str) -> None:
+    cfg = JudgeConfig(name="openai", model="a-judge", **settings)
+    said = str(failure_of(ServerError(400, 400, message), {}, 0.0, lambda text: text, cfg))
+    assert said.removeprefix(f"HTTP 400: {message}") == (f" (add {remedy})" if remedy else "")
 
 
 @pytest.mark.parametrize("kind", ANSWERS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ import pytest
 from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.judges.http import client_settings, connection_hint
 from alphapo_cli.evaluation.judges.openai_response import smaller_limit
-from alphapo_cli.evaluation.judges.protocol import preference, verdict_mass
+from alphapo_cli.evaluation.judges.protocol import is_verdict, preference, verdict_mass
+from alphapo_cli.evaluation.judges.verdict_mass import mass_figures
 from tests.evaluation.eval_world import Case, alphapo, load, one_line, write
 from tests.evaluation.judge_server import Answer, Server, error, judged, serve
 
@@ -115,7 +118,59 @@ class TestMass:
         results = case.results()
         assert (results["judging"]["failed"], results["judging"]["without_verdict"]) == (2, 2)
         assert (results["n_null"], results["n_total"]) == (2, 4)
-        assert "66.7" not in capsys.readouterr().out
+        told = capsys.readouterr()
+        assert "66.7" not in told.out
+        assert "2 of 6 answers of the judge a-judge are no verdict" in told.err
+        assert "'The' (2 times)); they are left out" in told.err
+
+    @pytest.mark.parametrize("share", [0.03, 0.15, 0.16, 0.17, 0.25, 0.35])
+    def test_a_mass_at_the_limit_is_a_verdict_whatever_the_rounding(self, share: float) -> None:
+        shares = (share, 0.5 - share)
+        for rounded in (lambda x: x, lambda x: round(x, 7), lambda x: struct.unpack("f", struct.pack("f", x))[0]):
+            mass = verdict_mass([(name, rounded(math.log(p))) for name, p in zip("mM", shares, strict=True)])
+            assert is_verdict(mass, 0.5)
+            assert mass_figures([mass])["share_below_half"] == 0.0
+        assert not is_verdict(0.49999, 0.5)
+        assert not is_verdict(0.0, 0.0)
+
+    def test_where_all_failed_the_cause_is_told_though_all_may_fail(
+        self, case: Case, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with serve(lambda number, body: says(("The", 0.99))) as server:
+            assert judge(case, server, "judge.max_failed=6", "judge.min_mass=0") == 1
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert "neither 'm' nor 'M' is among the likeliest first tokens (likeliest: 'The' (6 times))" in said
+        assert "min_mass=0" not in said  # which would not help
+        with serve(lambda number, body: error(400, "no such field")) as server:
+            assert judge(case, server, "judge.max_failed=6", "--replace") == 1
+        assert "6 x HTTP 400: no such field" in capsys.readouterr().err
+
+    def test_one_order_alone_leaves_nothing_to_count_and_the_cause_is_told(
+        self, case: Case, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        seen: set[str] = set()
+
+        def first_order_only(number: int, body: dict[str, Any]) -> Answer:
+            row = re.findall(r"Question \d+", body["messages"][-1]["content"])[0]
+            first = row not in seen
+            seen.add(row)
+            return judged() if first else says(("The", 0.99))
+
+        with serve(first_order_only) as server:
+            assert judge(case, server, "judge.max_failed=12", "judge.both_orders=true", "judge.concurrency=1") == 1
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert "6 of 12 answers of the judge a-judge are no verdict" in said
+        assert "max_failed" not in said
+
+    def test_the_number_to_leave_out_counts_the_unanswered_too(
+        self, case: Case, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def some(number: int, body: dict[str, Any]) -> Answer:
+            return error(400, "filtered") if number < 2 else says(("The", 0.99)) if number < 3 else judged()
+
+        with serve(some) as server:
+            assert judge(case, server, "judge.max_failed=2", "judge.concurrency=1") == 1
+        assert "judge.max_failed=3 leaves them out" in capsys.readouterr().err
 
     def test_an_evaluation_on_disk_can_be_looked_at_again(self, case: Case, capsys: pytest.CaptureFixture[str]) -> None:
         with serve(lambda number, body: says(("m", 0.3), ("M", 0.1), ("The", 0.6))) as server:
@@ -136,6 +191,40 @@ class TestMass:
     ) -> None:
         assert alphapo("eval", "--recheck", case.folder) == 2
         assert "no judgements.jsonl" in one_line(capsys.readouterr().err)
+
+    @pytest.mark.parametrize(
+        ("line", "code", "said"),
+        [
+            ("", 2, "no answer with log-probs is in judgements.jsonl"),
+            ('{"key": "a", "row": 0, "switched": true, "unusable": "refused"}', 2, "no answer with log-probs"),
+            ('{"a": 1}', 1, 'a line is no judgement of this command ({"a": 1}'),
+            ('{"key": "a", "row": 0, "switched": true, "top_logprobs": 5}', 1, "a line is no judgement"),
+            ('{"key": "a", "row": 0, "switched": true, "top_logprobs": [["m", "x"]]}', 1, "a line is no judgement"),
+            ('{"key": "a", "switched": true, "top_logprobs": [["m", -0.1]]}', 1, "a line is no judgement"),
+            ('{"key": "a", "row": 0, "switched": true, "top_logprobs": [], "price": "1"}', 1, "a line is no judgement"),
+        ],
+    )
+    def test_a_file_that_holds_no_verdicts_is_not_called_good(
+        self, line: str, code: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "judgements.jsonl").write_text(line + "\n")
+        assert alphapo("eval", "--recheck", tmp_path) == code
+        assert said in one_line(capsys.readouterr().err)
+        assert not (tmp_path / "mass.json").exists()
+
+    def test_what_means_nothing_beside_it_is_refused(self, case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+        for given in (["--reference", case.reference], ["--replace"], ["--max-cost", "1"], ["--out", case.out]):
+            assert alphapo("eval", "--recheck", case.folder, *given) == 2
+            assert f"leave out {given[0]}" in one_line(capsys.readouterr().err)
+        assert alphapo("eval", case.outputs, "--recheck", case.folder) == 2
+        assert f"leave out {case.outputs}" in one_line(capsys.readouterr().err)
+
+    def test_starting_over_leaves_no_figures_of_the_old_answers(self, case: Case) -> None:
+        with serve(lambda number, body: judged()) as server:
+            assert judge(case, server) == 0
+            assert alphapo("eval", "--recheck", case.out) == 0
+            assert judge(case, server, "--replace") == 0
+        assert not (case.out / "mass.json").exists()
 
 
 def body_of(answer: Answer, **choice: Any) -> Answer:
@@ -214,6 +303,7 @@ def test_what_is_no_verdict_is_called_what_it_is(kind: str, case: Case, capsys: 
     assert len(rows) == (asked if paid else 0)
 
 
+@pytest.mark.slow
 def test_nothing_that_the_server_owes_is_billed(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     def behaviour(number: int, body: dict[str, Any]) -> Answer:
         return judged() if number % 2 else Answer(body={"error": {"message": "overloaded", "code": 503}})
@@ -240,6 +330,8 @@ def test_a_servers_limit_on_alternatives_is_kept_to(case: Case) -> None:
         assert judge(case, server, "judge.top_logprobs=20", "judge.concurrency=6") == 0
         assert sum(body["top_logprobs"] == 5 for _, _, body in server.seen) == 6
     assert smaller_limit("top_logprobs must be between 0 and 5", 20) == 5
+    assert smaller_limit("Requested sample logprobs of 20, which is greater than max allowed: 5", 20) == 5  # vLLM
+    assert smaller_limit("logprobs are not supported with gpt-5", 20) is None
     assert smaller_limit("something else, 5", 20) is None
 
 
@@ -255,6 +347,32 @@ def test_the_request_is_what_was_asked_for(case: Case) -> None:
     assert "temperature" not in body
     assert body["chat_template_kwargs"] == {"enable_thinking": False}
     assert body["reasoning_effort"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("field", "instead"), [("messages:[]", "prompt_file"), ("model:x", "judge.model"), ("top_logprobs:2", "")]
+)
+def test_what_settings_say_is_no_extra_field(
+    field: str, instead: str, case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert judge(case, "http://127.0.0.1:9/v1", f"judge.extra_body={{{field}}}") == 2
+    said = one_line(capsys.readouterr().err)
+    assert f"judge.extra_body.{field.partition(':')[0]}: " in said
+    assert instead in said
+
+
+def test_what_the_error_says_to_change_can_be_changed_on_the_same_line(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def behaviour(number: int, body: dict[str, Any]) -> Answer:
+        return error(400, "temperature is not supported with this model") if "temperature" in body else judged()
+
+    with serve(behaviour) as server:
+        assert judge(case, server) == 1
+        assert "(add judge.temperature=null)" in capsys.readouterr().err
+        assert judge(case, server, "judge.temperature=null") == 0
+        assert judge(case, server) == 2  # which holds answers now
+    assert "holds another evaluation (differs in: judge.temperature)" in capsys.readouterr().err
 
 
 class TestTheWayThere:
@@ -306,10 +424,14 @@ class TestAnnotations:
     def test_a_text_is_called_a_text(self, case: Case, capsys: pytest.CaptureFixture[str]) -> None:
         assert "row 3: preference '2' is text" in self.refused(case, capsys, [1, 2, "2", 1, 2, 1])
 
+    @pytest.mark.slow
     def test_zeros_and_ones_are_asked_about(self, case: Case, capsys: pytest.CaptureFixture[str]) -> None:
         said = self.refused(case, capsys, [0, 1, 0, 1, 1, 1])
         assert "--preferences=01" in said
         assert "--preferences=alpaca_eval" in said
+        assert "--preferences=01" in self.refused(case, capsys, [0, 1, math.nan, None, 1, 1])
+        assert "--preferences" not in self.refused(case, capsys, [2, 1, 3, 1, 1, 1])  # 01 would not read it either
+        self.refused(case, capsys, [0, 1, 0, 1, 1, 1])
         assert case.replay("--preferences=01") == 0
         assert case.results()["win_rate"] == pytest.approx(100 * 4 / 6)
         assert case.replay("--preferences=alpaca_eval", "--replace") == 0
@@ -318,6 +440,16 @@ class TestAnnotations:
     def test_rows_one_a_line_are_read(self, case: Case) -> None:
         write(case.annotations, "".join(json.dumps(row) + "\n" for row in case.judged))
         assert case.replay() == 0
+        case.annotations = write(case.folder / "one.jsonl", json.dumps(case.judged[0]) + "\n")
+        assert case.replay(out=case.folder / "one") == 0
+
+    def test_rows_of_several_models_or_judges_are_told(self, case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+        for column, what in (("generator_2", "2 models"), ("annotator", "2 judges")):
+            write(case.annotations, case.judged + [{**row, column: "another"} for row in case.judged])
+            assert case.replay() == 2
+            said = one_line(capsys.readouterr().err)
+            assert f"it has rows of {what} (" in said
+            assert "'another'" in said
 
 
 STRANGE = {

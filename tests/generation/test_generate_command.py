@@ -126,6 +126,7 @@ def test_greedy_answers_are_the_models_own(alphapo: Alphapo) -> None:
         assert found == " ".join(tokenizer.convert_ids_to_tokens(ids[start:-1]))
 
 
+@pytest.mark.slow
 def test_an_answer_depends_on_its_prompt_and_seed_alone(alphapo: Alphapo, tmp_path: Path) -> None:
     whole = alphapo("generate", *HERE).path
     answers = dict(zip(world.instructions(12), outputs(whole), strict=True))
@@ -160,6 +161,7 @@ def test_eval_judges_the_outputs(trained: Ran, alphapo: Alphapo, tmp_path: Path)
     assert found["true_win_rate"] == wins / 12
 
 
+@pytest.mark.slow
 def test_an_interrupted_generation_keeps_what_it_has_and_goes_on(
     alphapo: Alphapo, interrupt: Callable[..., None], tmp_path: Path
 ) -> None:

@@ -133,6 +133,7 @@ def test_the_probes_samples_are_the_same_in_any_number(
 
 
 @pytest.mark.vllm
+@pytest.mark.parametrize("model", ["bfloat16", pytest.param("float32", marks=pytest.mark.nightly)], indirect=True)
 def test_vllm_answers_exactly_too(
     model: Path, prompts: Path, alphapo: Alphapo, real_cache: Path, tmp_path: Path
 ) -> None:

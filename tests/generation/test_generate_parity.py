@@ -214,6 +214,7 @@ def test_tools_and_other_context_are_compared_too() -> None:
         check_run(recorded, tokenizer, DataConfig(chat_template_kwargs={"mood": "good"}))
 
 
+@pytest.mark.slow
 def test_a_run_on_tools_generates_with_what_it_was_trained_on(alphapo: Alphapo, scratch: Ran, tmp_path: Path) -> None:
     """Recorded with its tools and arguments; generation takes the arguments over, and says what it does not use."""
     model = shutil.copytree(scratch.path / "model", tmp_path / "model")

@@ -70,8 +70,13 @@ class TestSlurm:
             yield environment
 
     @pytest.mark.timeout(1500)
-    def test_thirteen_tasks_one_cancelled_and_one_killed(self, slurm, inline, small, tmp_path, shared_cache):
-        line = ["sweep", "alpha", *small, "launcher=slurm"]
+    @pytest.mark.parametrize(
+        ("grid", "cells"),
+        [((f"{ALPHA}=-1,-0.5,0,0.5,1,2",), 6), pytest.param((), 13, marks=pytest.mark.nightly)],
+        ids=["6", "13"],
+    )
+    def test_one_task_is_cancelled_and_one_killed(self, grid, cells, slurm, inline, small, tmp_path, shared_cache):
+        line = ["sweep", "alpha", *grid, *small, "launcher=slurm"]
         with start(line, tmp_path, shared_cache, slurm) as process:
             killed, owner = under_way(tmp_path, set(), process)
             os.kill(owner, signal.SIGKILL)
@@ -84,10 +89,10 @@ class TestSlurm:
             with start(line, tmp_path, shared_cache, slurm) as process:
                 out, err = process.communicate(timeout=600)
             assert process.returncode == 0, err
-        assert len(cells_of(path)) == 13
-        assert commits(path) == [1] * 13
+        assert len(cells_of(path)) == cells
+        assert commits(path) == [1] * cells
         assert list((killed / ".claim").glob("*.dead"))
-        assert results(path) == inline()
+        assert results(path) == inline(*grid)
 
     @pytest.mark.timeout(600)
     def test_one_cell_alone_is_there_while_squeue_knows_it(self, slurm, alphapo, small, monkeypatch):

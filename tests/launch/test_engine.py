@@ -196,6 +196,7 @@ class TestRetries:
         assert ran.code == 1
         assert [c["state"] for c in cells_of(ran.path).values()] == ["failed", "pending", "pending"]
 
+    @pytest.mark.slow
     def test_stopped_cells_are_neither_repeated_nor_a_failure(self, alphapo, small, snapshot):
         line = (
             "sweep",
@@ -215,6 +216,7 @@ class TestRetries:
 
 
 class TestLooking:
+    @pytest.mark.slow
     def test_status_reads_and_writes_nothing(self, alphapo, small, tmp_path, snapshot):
         line = ("sweep", "alpha", f"{ALPHA}=0,1", *small, HERE)
         before = alphapo(*line, "--status")
@@ -228,6 +230,7 @@ class TestLooking:
         rate = cells_of(ran.path)[f"{ALPHA}=1"]["metrics"]["glassbox/true_win_rate"]
         assert f"{rate:.3f}" in after.out
 
+    @pytest.mark.slow
     def test_a_killed_cell_is_interrupted_not_running(self, alphapo, small, tmp_path):
         from alphapo_cli.storage.run_lock import acquire
 
@@ -241,6 +244,7 @@ class TestLooking:
         claim.release()
         assert "interrupted" in alphapo(*line, "--status").out
 
+    @pytest.mark.slow
     def test_dry_run_says_what_would_run(self, alphapo, small, tmp_path):
         line = ("sweep", "alpha", *small, HERE)
         alphapo(*line, f"{ALPHA}=0")
@@ -262,6 +266,7 @@ class TestLauncherKeys:
         assert ran.code == 2
         assert says in ran.fault
 
+    @pytest.mark.slow
     def test_they_are_no_part_of_the_sweeps_identity(self, alphapo, small):
         one = alphapo("sweep", "alpha", f"{ALPHA}=0", *small, HERE)
         two = alphapo("sweep", "alpha", f"{ALPHA}=0", *small, "launcher.workers=3", "--max-parallel", "1")
@@ -282,7 +287,7 @@ def test_two_processes_on_one_sweep_share_the_cells(small, tmp_path, shared_cach
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("kills", [3, pytest.param(12, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("kills", [1, pytest.param(12, marks=pytest.mark.nightly)])
 def test_killed_at_random_moments_it_ends_as_undisturbed(kills, shared_cache, tmp_path, monkeypatch):
     """A few of what `python tests/launch/kill_at_random.py` does."""
     from tests.conftest import environment

@@ -156,6 +156,7 @@ def first_loss(ran: Ran) -> float:
     return next(float(row["train/loss"]) for row in rows if "train/loss" in row)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["GPT2", "OPT"])
 def test_dpo_starts_at_log_2_unless_dropout_is_asked_for(
     kind: str, alphapo: Callable[..., Ran], line: Callable[..., tuple[str, ...]]
@@ -168,6 +169,7 @@ def test_dpo_starts_at_log_2_unless_dropout_is_asked_for(
     assert abs(first_loss(alphapo(*said, "model.dropout=null", "run.name=as-configured")) - math.log(2)) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pad", [500, None], ids=["beyond the embeddings", "none"])
 def test_padding_is_never_read(
     pad: int | None, alphapo: Callable[..., Ran], line: Callable[..., tuple[str, ...]]

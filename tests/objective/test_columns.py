@@ -23,6 +23,7 @@ def loss(alphapo, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_missing_column_is_named_with_the_methods_that_need_it(loss):
     ran = loss(ROW | {"score_chosen": 1.0}, "objective=odpo")
     assert (ran.code, ran.out) == (2, "")
@@ -67,6 +68,7 @@ def test_an_optional_part_from_the_command_line(loss):
     assert "did you mean 'length'?" in ran.fault
 
 
+@pytest.mark.slow
 def test_training_looks_at_the_columns_first(alphapo, tiny, tmp_path, pairs):
     ran = alphapo("train", *tiny, "objective=modpo")
     assert ran.code == 2
@@ -95,12 +97,14 @@ def test_training_looks_at_the_columns_first(alphapo, tiny, tmp_path, pairs):
     assert not list(tmp_path.glob("runs/*"))
 
 
+@pytest.mark.slow
 def test_training_reads_them(alphapo, tiny):
     ran = alphapo("train", *tiny, "objective=rpo_aware_squared", "--json", "-")
     assert ran.code == 0, ran.err
     assert json.loads(ran.out.splitlines()[-1])["state"] == "complete"
 
 
+@pytest.mark.slow
 def test_alphapo_objectives_lists_every_one_and_explains_one(alphapo):
     every = alphapo("objectives")
     assert every.code == 0

@@ -30,6 +30,7 @@ def end(ran: Ran) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_reference_that_is_always_the_policy_leaves_log_two(
     alphapo: Callable[..., Ran], tiny: tuple[str, ...]
 ) -> None:
@@ -39,6 +40,7 @@ def test_a_reference_that_is_always_the_policy_leaves_log_two(
     assert end(ran)["rewards/margins"] == pytest.approx(0, abs=1e-6)  # the probe's rewards, too, against it
 
 
+@pytest.mark.slow
 def test_a_reference_that_moves_by_nothing_is_dpo(alphapo: Callable[..., Ran], tiny: tuple[str, ...]) -> None:
     moving = alphapo("train", *tiny, *LINE, "objective.reference_every=1", "objective.reference_mix=0")
     fixed = alphapo("train", *tiny, "objective=dpo", "objective.beta=0.05", *LINE[1:])

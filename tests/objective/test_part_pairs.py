@@ -229,6 +229,7 @@ def draws(count: int) -> Iterator[Cell]:
             yield cell
 
 
+@pytest.mark.slow
 def test_parts_of_every_kind_together() -> None:
     for cell in draws(200):
         try:

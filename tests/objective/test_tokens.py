@@ -173,6 +173,7 @@ def test_token_weights_go_with_any_score_and_shape() -> None:
     assert objective.scores(given)[0, 0].item() == pytest.approx(float(mean), rel=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ld_dpo", "sampo", "bmc", "wpo"])
 def test_training_on_tokens(name: str, alphapo: Callable[..., Ran], tiny: tuple[str, ...]) -> None:
     ran = alphapo("train", *tiny, f"objective={name}", "trainer.gradient_accumulation_steps=2", "--json", "-")

@@ -237,6 +237,7 @@ def test_mismatched_answers_come_from_another_prompt() -> None:
         assert third == (source.chosen, source.rejected)[i % 2].tolist()[: len(third)]
 
 
+@pytest.mark.slow
 def test_loss_and_every_gradient_equal_trls_kto(tmp_path: Path) -> None:
     """On the same ids, mismatched answers included; TRL's KL is over the same batch, as ours is over the step."""
     trl = pytest.importorskip("trl")

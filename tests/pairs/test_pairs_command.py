@@ -114,6 +114,7 @@ def test_another_rule_costs_no_model_call(made: tuple[Path, Ran], shared_cache: 
     assert metrics["prompts"] == metrics["prompts_with_pairs"] + sum(metrics["dropped"].values())
 
 
+@pytest.mark.slow
 def test_train_takes_the_directory(made: tuple[Path, Ran], shared_cache: Path, tmp_path: Path) -> None:
     _, ran = made
     pairs = load_pairs(DataConfig(source="files", path=str(ran.path)))
@@ -133,6 +134,7 @@ def test_train_takes_the_directory(made: tuple[Path, Ran], shared_cache: Path, t
     assert "its pairs are not all there; type its alphapo pairs line again" in refused.fault
 
 
+@pytest.mark.slow
 def test_answers_are_scored_once(made: tuple[Path, Ran], shared_cache: Path, tmp_path: Path) -> None:
     """A rule's numbers are kept: what it has scored is not asked again, in whatever order the answers come."""
     folder, _ = made
@@ -177,6 +179,7 @@ def test_a_judge_scores_by_its_wins(made: tuple[Path, Ran], shared_cache: Path, 
     assert again.out.splitlines() == [str(ran.path), "complete"]
 
 
+@pytest.mark.slow
 def test_recipes_that_the_embedded_world_can_feed(made: tuple[Path, Ran], shared_cache: Path, tmp_path: Path) -> None:
     """On the four answers that exist, ranked by the true reward, with what a recipe wants of more answers made smaller."""
     folder, _ = made
@@ -261,6 +264,7 @@ def test_bad_input_is_refused_in_a_line(line: str, words: str, alphapo: Alphapo,
     assert words in ran.fault
 
 
+@pytest.mark.slow
 def test_rules_that_do_not_do_what_they_should(alphapo: Alphapo, tmp_path: Path) -> None:
     file = write_rows(tmp_path / "rows.jsonl", ROWS)
     line = ("score", str(file), "scorer=rule")

@@ -327,6 +327,7 @@ def test_names_leave_out_what_all_begin_with() -> None:
     assert len(set(style.names(long, bare=True).values())) == 2
 
 
+@pytest.mark.slow
 def test_saved_pictures_are_wide_enough_and_the_same_twice(tmp_path: Path) -> None:
     run_curves(_rows(), tmp_path / "a" / "curves.png", "run")
     run_curves(_rows(), tmp_path / "b" / "curves.png", "run")

@@ -83,6 +83,7 @@ def test_one_metric_over_alpha_and_over_methods() -> None:
     assert len(ax.get_lines()) == 2  # dots alone: a line between methods would mean something
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cells", [[], [cell(0.0, rows=[], metrics={}, state="failed")], [cell(None, label="dpo")]])
 def test_little_or_nothing_to_show(cells: list[SweepCurve], tmp_path: Path) -> None:
     figures = [make(cells) for make in (trajectory_figure, quadrant_figure, gradient_figure)]

@@ -11,6 +11,7 @@ from tests.conftest import BARE, TINY, strict_rows
 LINE = ("train", *TINY, *BARE, "probe.samples=0")
 
 
+@pytest.mark.slow
 def test_it_is_there_when_asked_for_and_changes_nothing_else(alphapo):
     plain, asked = alphapo(*LINE), alphapo(*LINE, "probe.first_position=true")
     assert asked.code == 0, asked.err

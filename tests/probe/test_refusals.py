@@ -24,6 +24,7 @@ def test_an_answer_that_begins_with_an_opening(answer, is_one):
     assert refuses(answer, ["I can't", " i'm sorry"]) is is_one
 
 
+@pytest.mark.slow
 def test_it_is_measured_at_every_sampling(alphapo):
     run = alphapo("train", *TINY, *BARE, "probe.refusals=[the,a]")
     assert run.code == 0, run.err

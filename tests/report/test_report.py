@@ -91,6 +91,7 @@ def copy(sweep, tmp_path):
 
 
 class TestFiles:
+    @pytest.mark.slow
     def test_one_page_every_figure_twice_and_three_tables(self, written):
         folder = written.html.parent / "report"
         names = {p.name for p in folder.iterdir()}

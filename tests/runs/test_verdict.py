@@ -36,7 +36,7 @@ def judged(found, answers=256, pairs=256):
         ((0.5, 0.6, 0.7), 256, "better", "better than the start: true win rate 70 % [64, 75], n = 256"),
         ((0.5, 0.3), 256, "worse", "worse than the start: true win rate 30 % [25, 36], n = 256"),
         ((0.5, 0.54), 256, "no evidence either way", "no evidence either way: true win rate 54 % [48, 60], n = 256"),
-        ((0.5, 0.6), 40, "no evidence either way", "too few answers to tell (n = 40): true win rate 60 % [45, 74]"),
+        ((0.5, 0.6), 40, "no evidence either way", "too few answers to tell (n = 40): true win rate 60 % [44, 74]"),
     ],
 )
 def test_against_the_start(wins, answers, outcome, said):

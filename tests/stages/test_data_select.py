@@ -22,6 +22,7 @@ def scores(alphapo, name):
     return {row["row"]: row[name] for row in strict_rows(measured.path / "measured.jsonl")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "keep"), [("ches_normalised", "lowest"), ("edit_distance", "highest")])
 def test_a_share_by_a_score(name, keep, alphapo):
     line = (f"data.select.by={name}", f"data.select.keep={keep}", "data.select.share=0.75")

@@ -156,6 +156,7 @@ class TestDiverged:
         assert summary(ran.path)["state"] == "failed"
         assert not (ran.path / "model").exists()
 
+    @pytest.mark.slow
     def test_huge_beta_and_alpha_stay_finite(self, alphapo, tiny, rows):
         """The extremes that the objectives promise: beta 100, |alpha| 4."""
         for alpha in (-4, 4):
@@ -187,6 +188,7 @@ def test_an_error_of_a_library_is_one_line_and_recorded(alphapo, tiny, monkeypat
 class TestGuards:
     """Limits stop a run: it keeps its model and checkpoint, says why, and is neither repeated nor a failure."""
 
+    @pytest.mark.slow
     def test_a_fall_of_the_chosen_log_prob(self, alphapo, tiny, rows):
         line = ["train", *tiny, "trainer.max_steps=40", "trainer.learning_rate=1e-3", "guard.max_chosen_drop=0.001"]
         ran = alphapo(*line)

@@ -50,6 +50,7 @@ def test_a_run(alphapo, trained, tmp_path):
     assert str(trained.path.parent) not in text  # no path of this machine
 
 
+@pytest.mark.slow
 def test_an_adapter_has_a_card_of_its_own(alphapo, adapter, tmp_path):
     assert alphapo("export", str(adapter), "--to", "out").code == 0
     card = ModelCard.load(tmp_path / "out" / "README.md")

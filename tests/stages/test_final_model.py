@@ -79,6 +79,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
 LORA = ("model.lora.r=4", "trainer.learning_rate=0.05")
 
 
+@pytest.mark.slow
 @TIED
 @pytest.mark.parametrize("merge", [False, True], ids=["adapter", "merged"])
 @pytest.mark.parametrize(
@@ -259,6 +260,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return taken
 
 
+@pytest.mark.slow
 def test_what_was_trained_outlives_a_model_that_cannot_be_saved(
     alphapo: Alphapo, start: Callable[..., Path], pairs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -295,6 +297,7 @@ def test_what_was_trained_outlives_a_model_that_cannot_be_saved(
     assert summaries[0]["step"] == summaries[1]["step"]
 
 
+@pytest.mark.slow
 def test_a_model_read_back_as_another_one_does_not_count_as_saved(
     alphapo: Alphapo, start: Callable[..., Path], pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,6 +357,7 @@ def test_without_memory_for_a_second_copy_the_tensors_are_compared_all_the_same(
     assert "log-probs were not compared: no second copy fits into memory" in ran.err
 
 
+@pytest.mark.slow
 def test_an_adapter_in_pefts_own_form_uses_its_bases_tokenizer(
     alphapo: Alphapo, start: Callable[..., Path], pairs: Path, tmp_path: Path
 ) -> None:
@@ -376,6 +380,7 @@ def test_an_adapter_in_pefts_own_form_uses_its_bases_tokenizer(
     assert "base_model_name_or_path in adapter_config.json is null" in ran.err
 
 
+@pytest.mark.slow
 @TIED
 @pytest.mark.parametrize(
     "adapts",

@@ -110,6 +110,7 @@ def test_a_trained_adapter_is_another_model() -> None:
     assert state_hash(adapted) != state_hash(tiny.model("llama tied", seed=1))
 
 
+@pytest.mark.slow
 def test_models_of_cells_that_are_over_are_let_go(start: Path, tmp_path: Path) -> None:
     builder = InputsBuilder(warm=True, cache=tmp_path)
     masters = []
@@ -127,6 +128,7 @@ def test_models_of_cells_that_are_over_are_let_go(start: Path, tmp_path: Path) -
     assert [master() is None for master in masters] == [True] + [False] * module.KEPT
 
 
+@pytest.mark.slow
 def test_cells_of_the_same_model_run_one_after_the_other(start: Path) -> None:
     """Else five models in turns would push each other off the shelf at every cell."""
     line = ("model.path=null", "model=from_scratch")

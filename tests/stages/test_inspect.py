@@ -118,6 +118,7 @@ def test_the_page(alphapo, tmp_path, pairs):
     assert "title='" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "said"),
     [

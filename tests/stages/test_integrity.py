@@ -47,6 +47,7 @@ def whole(alphapo, tiny):
     return ran.path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [d if d == "a bit" else pytest.param(d, marks=pytest.mark.slow) for d in DAMAGE])
 @pytest.mark.parametrize("name", ["state.pt", pytest.param("complete", marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_is_not_gone_on_from(name, damage, alphapo, broken, whole):
@@ -61,6 +62,7 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(name, damage, alphapo, broken,
     assert_same(whole, path)
 
 
+@pytest.mark.slow
 def test_a_marker_that_is_damaged_says_so_in_a_run_begun_anew(alphapo, tiny):
     """Nothing is known of its generation then: it is no reason to take the checkpoint for another process's."""
     line = ["train", *tiny, *LINE, DPO, "run.name=broken"]
@@ -164,6 +166,7 @@ class TestComplete:
         assert ran.code == 1
         assert "  model/model.safetensors: its content has changed" in ran.out
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("how", ["gone", "shorter"])
     def test_what_is_missing_is_found_by_every_line(self, how, run, line, alphapo):
         model = run / "model"
@@ -200,6 +203,7 @@ class TestComplete:
         assert "no checksums (written by an older alphapo)" in alphapo("verify", "runs/x").out
 
 
+@pytest.mark.slow
 def test_a_sweep_names_the_cell_whose_model_is_gone(alphapo, tiny):
     line = [
         "sweep",

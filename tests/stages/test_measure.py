@@ -82,6 +82,7 @@ def test_a_run_is_measured_as_its_last_probe_was(alphapo, trained, tmp_path):
     assert len(strict_rows(ran.path / "measured.jsonl")) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "tolerance"),
     [
@@ -124,6 +125,7 @@ def plain_logps(folder, prompt, answer):
     return float(table[places, ids[0, len(prompt) :]].sum())
 
 
+@pytest.mark.slow
 def test_models_of_others_against_any_start(saved, alphapo):
     start, moved = saved
     data = ("data=jsonl", f"data.path={start / 'eval.jsonl'}")
@@ -149,6 +151,7 @@ def test_models_of_others_against_any_start(saved, alphapo):
     assert both.out.splitlines()[:2] == [m["directory"] for m in models]
 
 
+@pytest.mark.slow
 def test_an_adapter_is_compared_with_its_base(saved, alphapo, tmp_path):
     from peft import LoraConfig, get_peft_model
 
@@ -165,6 +168,7 @@ def test_an_adapter_is_compared_with_its_base(saved, alphapo, tmp_path):
     assert result["metrics"]["displacement/chosen"] != 0
 
 
+@pytest.mark.slow
 def test_the_pairs_that_are_measured(saved, alphapo):
     start, moved = saved
     line = ("measure", str(moved), "--start", str(start / "model"), "data=jsonl", f"data.path={start / 'train.jsonl'}")
@@ -209,6 +213,7 @@ def test_what_is_refused_in_one_line(line, said, saved, alphapo, scratch, tmp_pa
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_every_metric_that_it_writes_is_explained(alphapo, trained):
     from alphapo_cli.tracking.metrics import explain
 

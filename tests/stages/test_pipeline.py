@@ -160,6 +160,7 @@ class TestBadInput:
         assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_with_a_judge_takes_its_win_rate_as_the_outcome(alphapo, tiny):
     line = ("sweep", "alpha", "objective.shape.alpha=0,1", *tiny, "launcher.workers=0")
     plain = alphapo(*line, "probe.samples=0")

@@ -128,6 +128,7 @@ def test_what_was_recorded_after_the_checkpoint_is_cut(alphapo, tiny, rows):
     assert_same(alphapo(*line, "run.name=whole").path, again.path)
 
 
+@pytest.mark.slow
 def test_a_kill_does_not_undo_a_guards_stop(alphapo, tiny):
     """Killed after the guard has spoken and before that is on record, a run stops at the same step again."""
     line = ["train", *tiny, *LINE, "guard.max_chosen_drop=1e-12", "objective=ipo", "objective.beta=0.01"]
@@ -142,6 +143,7 @@ def test_a_kill_does_not_undo_a_guards_stop(alphapo, tiny):
     assert_same(whole.path, again.path)
 
 
+@pytest.mark.slow
 def test_stopped_while_it_gets_ready_to_go_on(alphapo, tiny, rows, monkeypatch):
     """The summary says how far the run has come and what its last probe found, not what this attempt did: nothing."""
     from alphapo_cli.stages.training.session import TrainingSession
@@ -214,6 +216,7 @@ def test_a_model_that_a_kill_left_half_written_is_none(alphapo, tiny, monkeypatc
     assert not list(again.path.glob(".model*"))
 
 
+@pytest.mark.slow
 def test_a_half_written_checkpoint_is_not_seen(alphapo, tiny):
     line = ["train", *tiny, *LINE]
     with killed_at(7):
@@ -243,6 +246,7 @@ def test_a_checkpoint_that_cannot_be_read_is_named(alphapo, tiny):
     assert alphapo(*line, "--replace").code == 0
 
 
+@pytest.mark.slow
 def test_settings_of_saving_are_not_another_run(alphapo, tiny):
     line = ["train", *tiny, *LINE, "run.name=broken"]
     with killed_at(7):
@@ -288,7 +292,7 @@ def test_other_weights_are_not_continued(setting, alphapo, tiny, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["alphapo", "reference", "lora with dropout"])
+@pytest.mark.parametrize("kind", ["alphapo", pytest.param("reference", marks=pytest.mark.nightly), "lora with dropout"])
 def test_kill_9_at_any_moment(kind, tmp_path, shared_cache, tiny, fork_server):
     """Also while a checkpoint is written: every step saves one, and the process is killed at growing delays.
 
@@ -315,6 +319,7 @@ def test_kill_9_at_any_moment(kind, tmp_path, shared_cache, tiny, fork_server):
 
 
 class TestTwoProcesses:
+    @pytest.mark.slow
     def test_the_second_is_refused_while_the_first_works(self, alphapo, tiny, tmp_path):
         from alphapo_cli.storage.run_lock import RunLock, acquire
 

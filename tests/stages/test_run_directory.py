@@ -280,6 +280,7 @@ class TestTheSameLineAgain:
         assert f"runs/{folder.name}/{file} is damaged" in ran.fault
         assert snapshot(folder) == before
 
+    @pytest.mark.slow
     def test_replace_starts_over_with_another_configuration(self, alphapo, tiny, tmp_path):
         first = alphapo("train", *tiny, "run.name=x", "trainer.max_steps=1")
         (first.path / "samples" / "old.json").write_text("from the first attempt")
@@ -319,6 +320,7 @@ def test_a_directory_is_one_run_in_wandb_however_it_is_named(tmp_path, monkeypat
     assert ids[0] == ids[1] != ids[2] == ids[3]
 
 
+@pytest.mark.slow
 def test_a_run_that_starts_over_is_another_one_in_wandb(alphapo, tiny, monkeypatch):
     """W&B goes on above the last step that it has of an id, so that it would keep the rows of the run before."""
     from alphapo_cli.stages.training import tracker

@@ -83,6 +83,7 @@ PLACES = {
 QUICK = ("the model is about to be renamed", "a checkpoint is written")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [p if p in QUICK else pytest.param(p, marks=pytest.mark.slow) for p in PLACES])
 def test_the_successors_run_is_what_stays(place, alphapo, tiny, monkeypatch):
     line = ["train", *tiny, "trainer.max_steps=3", "trainer.save_steps=1", "probe.every=1", "probe.samples=0"]
@@ -109,6 +110,7 @@ def test_the_successors_run_is_what_stays(place, alphapo, tiny, monkeypatch):
     assert alphapo(*line, "run.name=x", "seed=1").code == 0
 
 
+@pytest.mark.slow
 def test_a_late_owners_checkpoint_is_not_gone_on_from(alphapo, tiny, monkeypatch):
     """Its successor began the run anew: under the same name, with another seed."""
     line = ["train", *tiny, "trainer.max_steps=3", "trainer.save_steps=1", "probe.samples=0", "run.name=x"]

@@ -114,6 +114,7 @@ def test_a_group_that_shares_a_cache_can_read_the_embedded_base(tmp_path, monkey
 
 
 class TestReference:
+    @pytest.mark.slow
     def test_it_is_computed_once_and_changes_nothing(self, alphapo, tiny, shared_cache, tmp_path, rows):
         cache = tmp_path / "cache"
         shutil.copytree(shared_cache / "base", cache / "base")
@@ -125,6 +126,7 @@ class TestReference:
         assert {p: p.stat().st_mtime_ns for p in (cache / "reference").iterdir()} == stored
         assert (cold.path / "metrics.jsonl").read_bytes() == (warm.path / "metrics.jsonl").read_bytes()
 
+    @pytest.mark.slow
     def test_what_another_number_of_threads_computed_is_not_taken(self, alphapo, tiny, shared_cache, tmp_path):
         """A cold and a warm cache give the same bits; sums of many terms depend on how threads share them."""
         cache = tmp_path / "cache"
@@ -138,6 +140,7 @@ class TestReference:
         ends = [json.loads((ran.path / "summary.json").read_text())["metrics"] for ran in (cold, warm)]
         assert ends[0]["rewards/margins"] == pytest.approx(ends[1]["rewards/margins"], abs=1e-6)
 
+    @pytest.mark.slow
     def test_of_several_processes_all_take_it_or_none(self, tmp_path):
         """Another command may write it, or a node's own cache lack it, between the looks of two processes."""
         from alphapo_cli.config.compose import compose
@@ -174,6 +177,7 @@ class TestReference:
         assert not found
         assert not (tmp_path / "other" / "reference").exists()  # nothing was scored
 
+    @pytest.mark.slow
     def test_a_damaged_cache_entry_is_made_again(self, alphapo, tiny, shared_cache, tmp_path):
         cache = tmp_path / "cache"
         shutil.copytree(shared_cache / "base", cache / "base")
@@ -224,6 +228,7 @@ class TestLora:
         assert first["rewards/margins"] == 0  # fresh adapters change nothing: the policy is the reference
         assert last["displacement/chosen"] != 0
 
+    @pytest.mark.slow
     def test_merged_and_unmerged_are_the_same_model(self, alphapo, line):
         kept, merged = (alphapo("train", *line, f"model.merge={m}", f"run.dir={m}") for m in ("false", "true"))
         assert (kept.code, merged.code) == (0, 0)
@@ -235,6 +240,7 @@ class TestLora:
         torch.testing.assert_close(logits(adapted), logits(plain), rtol=1e-4, atol=1e-4)
         assert AutoTokenizer.from_pretrained(kept.path / "model").chat_template
 
+    @pytest.mark.slow
     def test_the_base_is_frozen(self, alphapo, line, trained):
         from peft import PeftModel
 

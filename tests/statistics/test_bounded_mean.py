@@ -12,6 +12,7 @@ from scipy import stats
 
 from alphapo_cli.statistics.bounded_mean import mean_interval, p_value
 from alphapo_cli.statistics.paired import fewest, least_p_value, paired_test
+from alphapo_cli.statistics.share import share_interval
 from alphapo_cli.statistics.student import critical_value, two_sided_tail
 
 
@@ -23,7 +24,7 @@ class TestStudent:
             assert two_sided_tail(t, freedom) == pytest.approx(2 * stats.t.sf(t, freedom), abs=1e-11)
         for confidence in (0.5, 0.95, 0.9999):
             assert critical_value(confidence, freedom) == pytest.approx(
-                stats.t.ppf(0.5 + confidence / 2, freedom), rel=1e-6
+                stats.t.ppf(0.5 + confidence / 2, freedom), rel=1e-9
             )
 
     def test_of_very_many_it_is_the_normal(self):
@@ -38,7 +39,8 @@ class TestInterval:
         level = 1 - 2 * stats.norm.sf(stats.t.ppf(0.975, n + 1))
         theirs = stats.binomtest(wins, n).proportion_ci(level, method="wilson")
         found = mean_interval(np.array([1.0] * wins + [0.0] * (n - wins)), 0.95)
-        assert found == pytest.approx((theirs.low, theirs.high), abs=1e-7)  # the critical value is to 1e-7
+        assert found == pytest.approx((theirs.low, theirs.high), abs=1e-9)  # the critical value is to 1e-9
+        assert share_interval(wins / n, n) == pytest.approx(found, abs=1e-14)  # of which only the number is known
 
     def test_of_many_rows_it_is_the_normal_interval(self):
         values = np.random.default_rng(0).beta(2, 5, 4000)
@@ -149,4 +151,5 @@ class TestPaired:
     def test_nothing_differs(self):
         found = paired_test(np.zeros(100), 0.95, 100, 0)
         assert found.p_value == 1.0
-        assert found.interval[0] == -found.interval[1] < 0
+        assert found.interval[0] == pytest.approx(-found.interval[1], rel=1e-14)  # a few operations
+        assert found.interval[0] < 0

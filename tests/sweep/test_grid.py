@@ -140,6 +140,7 @@ class TestIdentity:
         ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [

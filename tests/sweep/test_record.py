@@ -32,6 +32,7 @@ def unrecorded():
     return forget
 
 
+@pytest.mark.slow
 def test_a_recorded_line_is_not_composed_and_the_table_is_the_same(alphapo, line, tmp_path, shared_cache, unrecorded):
     from tests.conftest import environment
 
@@ -52,6 +53,7 @@ def test_a_recorded_line_is_not_composed_and_the_table_is_the_same(alphapo, line
     assert rows == [f"{ALPHA}=1", f"{ALPHA}=0"]
 
 
+@pytest.mark.slow
 def test_another_line_and_another_place_are_looked_at_for_themselves(alphapo, line, tmp_path):
     alphapo(*line)
     more = alphapo(*[text.replace("=1,0", "=1,0,2") for text in line], "--status")
@@ -151,6 +153,7 @@ def test_a_damaged_line_is_as_one_that_was_never_typed(damaged, tmp_path):
     assert recorded(typed, tmp_path).cells == {"x": ["seed=1"]}
 
 
+@pytest.mark.slow
 def test_damaged_sweep_json_is_put_right_or_refused_in_one_line(alphapo, line):
     """Lines are left out; cells that another line overwrote come back; a file that is no record is not overwritten."""
     ran = alphapo(*line)
@@ -169,6 +172,7 @@ def test_damaged_sweep_json_is_put_right_or_refused_in_one_line(alphapo, line):
         assert file.read_text() == broken
 
 
+@pytest.mark.slow
 def test_a_cell_with_a_damaged_summary_is_named_with_a_way_on_that_a_sweep_has(alphapo, line):
     ran = alphapo(*line)
     folder = next(ran.path.rglob("metrics.jsonl")).parent

@@ -158,6 +158,7 @@ class TestAnotherLine:
         assert summary(again) == said
         assert "Best true win rate" in again.out
 
+    @pytest.mark.slow
     def test_more_values_are_more_cells_of_the_same(self, first, alphapo, small, snapshot):
         before = snapshot(first.path / "cells")
         more = alphapo("sweep", "alpha", f"{ALPHA}=0,0.5,1", *small)
@@ -169,6 +170,7 @@ class TestAnotherLine:
         fewer = alphapo("sweep", "alpha", f"{ALPHA}=0.5,1", *small)
         assert states(fewer) == states(more)
 
+    @pytest.mark.slow
     def test_another_base_is_another_sweep_and_says_why(self, first, alphapo, small):
         other = alphapo("sweep", "alpha", f"{ALPHA}=0", *small, "objective.beta=1.5")
         assert other.code == 0
@@ -228,6 +230,7 @@ def failed(diverging, shared_cache, tmp_path_factory):
 
 
 class TestFailure:
+    @pytest.mark.slow
     def test_a_failed_cell_does_not_lose_the_others(self, failed):
         assert failed.code == 1
         assert states(failed) == {"0.001": "complete", "1e+30": "failed", "0.002": "complete"}
@@ -252,6 +255,7 @@ class TestFailure:
         assert [snapshot(first.path / "cells" / name) for name in done] == before
 
 
+@pytest.mark.slow
 def test_data_that_has_changed_under_complete_cells_is_said(alphapo, pairs, tmp_path):
     from tests.conftest import BARE, SCRATCH
 

@@ -70,6 +70,7 @@ def test_what_bad_looks_like_goes_along_with_the_batchs_key() -> None:
     assert metrics.lookup("train/rewards/margins").bad == metrics.lookup("rewards/margins").bad
 
 
+@pytest.mark.slow
 def test_every_metric_that_the_code_names_is_in_the_catalogue() -> None:
     # Keys are written out where they are read, so that what W&B shows can be searched for; this catches misspelt ones.
     families = {key.split("/")[0] for key in KEYS}

@@ -187,6 +187,29 @@ def test_an_unknown_mode_is_refused_before_training(command: tuple[str, ...], al
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("WANDB_TAGS", "good," + "x" * 65, "65 characters. Tags must be between 1 and 64"),
+        ("WANDB_TAGS", "a,,b", "is empty"),
+        ("WANDB_PROJECT", "me/proj", "cannot contain characters"),
+        ("WANDB_RUN_ID", "a/b", "cannot contain the characters"),
+        ("WANDB_RESUME", "perhaps", "'allow', 'must', 'never' or 'auto'"),
+    ],
+)
+def test_a_variable_that_w_and_b_would_refuse_is_named_before_training(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_ENTITY", "a-team")
+    check_tracking(TrackingConfig())
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=rf"^{name}: .*tracking\.mode=disabled$") as found:
+        check_tracking(TrackingConfig())
+    assert said in str(found.value)
+    check_tracking(TrackingConfig(mode="disabled"))
+
+
 def test_a_typed_disabled_does_not_look_at_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "ofline")
     check_tracking(TrackingConfig(mode="disabled"))
@@ -210,6 +233,7 @@ def test_the_spelling_is_one_that_w_and_b_takes(
     assert becomes is None or Settings(mode=becomes).mode == becomes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spelt", ["OFFLINE", "ofline"])
 def test_w_and_b_takes_the_mode_however_it_is_spelt(tmp_path: Path, spelt: str) -> None:
     """W&B itself refuses both, and nothing of its own is on stderr, whatever its variables say."""
@@ -370,6 +394,7 @@ def _assert_offline_file(run_dir: Path) -> None:
     assert [(row["_step"], row["a"]) for row in read(path).history] == [(0, 1.5)]
 
 
+@pytest.mark.slow
 def test_online_without_a_key_goes_offline_without_asking(tmp_path: Path) -> None:
     stderr, _ = _online(tmp_path / "run", {})
     assert stderr == ("alphapo: W&B is offline for this run: no API key (type 'wandb login', or set WANDB_API_KEY)\n")

@@ -92,7 +92,9 @@ def torchrun(*arguments: str, cwd: Path, cache: Path) -> Any:
             ("objective=kto_pair", "objective.nll=0.1", "objective.nll_scope=tokens"), marks=pytest.mark.nightly
         ),
         # four answers of each row, and an answer to another prompt beside one that is there alone
-        ("objective=infonca", "objective.link.temperature=0.5", *KINDS["lists"]),
+        pytest.param(
+            ("objective=infonca", "objective.link.temperature=0.5", *KINDS["lists"]), marks=pytest.mark.nightly
+        ),
         pytest.param(("objective=kto", *KINDS["unpaired"]), marks=pytest.mark.nightly),
     ],
     ids=["alphapo", "alphapo_ratio", "kto_pair", "infonca", "kto"],

@@ -187,6 +187,7 @@ def line(start: Path, kind: str, *more: str) -> list[str]:
 KINDS = {"lists": ("objective=infonca", "objective.link.temperature=0.5"), "unpaired": ("objective=kto",)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lists", pytest.param("unpaired", marks=pytest.mark.slow)])
 def test_whole_runs_are_the_same_for_every_split_and_layout(
     kind: str, start: Path, alphapo: Callable[..., Any], rows: Callable[[Path], list[dict[str, Any]]]
@@ -226,6 +227,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(kind: str, start: Path, alphapo
     assert_same(whole.path, again.path)
 
 
+@pytest.mark.slow
 def test_a_pair_objective_trains_best_against_worst(start: Path, alphapo: Callable[..., Any], tmp_path: Path) -> None:
     """The same run as on the pairs that a list's best and worst answers make."""
     for name in ("train", "eval"):

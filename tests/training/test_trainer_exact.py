@@ -266,6 +266,7 @@ def test_a_loss_that_is_not_finite_stops_training(tmp_path: Path) -> None:
         Trained(tmp_path, lm, tiny.objective("objective=alphapo"))
 
 
+@pytest.mark.slow
 def test_every_row_of_metrics_jsonl_is_the_same_for_every_split(
     alphapo: Callable[..., Any], rows: Callable[[Path], list[dict[str, Any]]], tmp_path: Path
 ) -> None:

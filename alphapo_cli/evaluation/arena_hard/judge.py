@@ -116,8 +116,11 @@ class TextJudge:
             raise_incomplete(outcome, len(unanswered), len(asks), self.cfg.max_failed, folder)
         labels = self._labels(asks, answered)
         without = [key for key, label in labels.items() if label is None]
-        if len(unanswered) + len(without) > self.cfg.max_failed:
-            self._raise_without_verdict(without, answered, len(asks), len(unanswered), folder)
+        graded = Counter(ask.row for ask in asks if labels.get(ask.key) is not None)
+        needed = 1 if self.version == "v0.1" else 2  # games of a pair, for it to count
+        counted = any(n >= needed for n in graded.values()) or len({ask.row for ask in asks}) < len(pairs)
+        if without and (len(unanswered) + len(without) > self.cfg.max_failed or not counted):
+            self._raise_without_verdict(without, answered, len(asks), len(unanswered), folder, counted=counted)
         games: dict[tuple[int, bool], Game] = {}
         for ask in asks:
             if ask.key in labels:
@@ -163,7 +166,9 @@ class TextJudge:
                 labels = self._labels(asks, answered)
             mute = len(labels) >= self.pilot > 0 and not any(labels.values()) and len(labels) > self.cfg.max_failed
             if mute and len(unanswered) > first:
-                self._raise_without_verdict(list(labels), answered, len(asks), len(asks) - len(labels), folder)
+                self._raise_without_verdict(
+                    list(labels), answered, len(asks), len(asks) - len(labels), folder, counted=False
+                )
             if outcome.stopped is None and not outcome.interrupted and unanswered[first:]:
                 rest = self.engine.ask(unanswered[first:], answered.spent, journal.record)
                 outcome = JudgingResult({**outcome.failed, **rest.failed}, rest.stopped, rest.interrupted)
@@ -191,18 +196,16 @@ class TextJudge:
         return JudgedPair(pair[0].uid, games.get((row, False), Game(None)), games.get((row, True), Game(None)))
 
     def _raise_without_verdict(
-        self, keys: Sequence[str], answered: TextAnswered, total: int, unanswered: int, folder: Path
+        self, keys: Sequence[str], answered: TextAnswered, total: int, unanswered: int, folder: Path, *, counted: bool
     ) -> None:
+        """`counted`: whether anything would be left to count without `keys`."""
         rows = [answered.rows[key] for key in keys]
         reasons = Counter(_CUT if _cut(row) else _WITHOUT for row in rows)
         why = ", ".join(f"{n} x {reason}" for reason, n in reasons.most_common())
         ends = " ".join(str(rows[0]["text"]).split())[-60:]
         more = "a larger judge.max_tokens" if reasons[_CUT] else "a judge.prompt_file that asks for [[A>B]]"
-        failed, none = (
-            len(keys) + unanswered,
-            len(keys) == total - unanswered,
-        )  # with all left out nothing would be left
-        left_out = "" if none else f"; judge.max_failed={failed} leaves them out"
+        none = len(keys) == total - unanswered
+        left_out = f"; judge.max_failed={len(keys) + unanswered} leaves them out" if counted else ""
         rest = f"; the other {unanswered} were not asked for" if none and unanswered else ""
         raise AlphapoError(
             f"{len(keys)} of {total} answers of the judge {self.cfg.model} are no verdict ({why}; the first ends with "

@@ -24,6 +24,10 @@ class TextAnswered(Answered):
 
     COLUMN: ClassVar[str] = "text"
 
+    @classmethod
+    def _well_formed(cls, value: Any) -> bool:
+        return value is None or isinstance(value, str)
+
 
 class TextJournal(Journal):
     """judgements.jsonl with texts in place of log-probs; `max_tokens`: the limit of this session's texts."""

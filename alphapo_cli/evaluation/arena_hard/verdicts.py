@@ -76,5 +76,13 @@ def grades(first: str | None, second: str | None) -> PairGrades:
 
 
 def without_thoughts(text: str) -> str:
-    """The text after the last `</think>`, which some servers leave in the answer of a judge that thinks."""
-    return text.rpartition("</think>")[2]
+    """Leave out the thought that some servers leave in the answer of a judge that thinks.
+
+    Args:
+        text: what the judge wrote.
+
+    Returns:
+        What follows the last `</think>`; nothing where a thought begins the text and does not end.
+    """
+    rest = text.rpartition("</think>")[2]
+    return "" if rest.lstrip().startswith("<think>") else rest

@@ -27,11 +27,12 @@ def raise_incomplete(outcome: JudgingResult, unanswered: int, total: int, max_fa
     kept = f"{total - unanswered} of {total} judgements are kept in {folder / FILE}"
     if outcome.interrupted:
         raise Interrupted(f"interrupted: {kept}; the same line asks for the rest")
-    if outcome.stopped is None and unanswered <= max_failed:
+    none = unanswered == total  # with all left out there would be nothing to count, and the reasons would not be told
+    if outcome.stopped is None and unanswered <= max_failed and not none:
         return
     parts, again = [], "the same line asks for the rest"
-    # A permanent refusal would be repeated; with all left out there would be nothing to count.
-    if outcome.stopped is None and unanswered < total:
+    # A permanent refusal would be repeated.
+    if outcome.stopped is None and not none:
         again += f" (judge.max_failed={unanswered} leaves them out)"
     if outcome.failed:
         reasons = Counter(outcome.failed.values()).most_common(3)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.errors import AlphapoError
+from alphapo_cli.errors import AlphapoError, say
 from alphapo_cli.evaluation.judges import protocol
 from alphapo_cli.evaluation.judges.incomplete import raise_incomplete
 from alphapo_cli.evaluation.judges.journal import FILE, Answered, Journal
 from alphapo_cli.evaluation.judges.judge import Judged, JudgeEngine, JudgingResult, Verdict
 from alphapo_cli.evaluation.judges.prompt import load_template
-from alphapo_cli.evaluation.judges.protocol import Ask, Pair
-from alphapo_cli.evaluation.judges.verdict_mass import likeliest, mass_figures, remedy, tokens_of
+from alphapo_cli.evaluation.judges.protocol import Ask, Pair, TopLogProbs
+from alphapo_cli.evaluation.judges.verdict_mass import likeliest, mass_figures, remedy, shortfall, tokens_of
 from alphapo_cli.evaluation.schema import JudgeConfig
 
 
@@ -53,15 +54,22 @@ class ModelJudge:
         if unanswered:
             raise_incomplete(outcome, len(unanswered), sum(map(len, asks.values())), self.cfg.max_failed, folder)
         masses = self._masses(asks, answered)
-        low = [key for key, mass in masses.items() if mass < self.cfg.min_mass or mass == 0.0]
-        if len(unanswered) + len(low) > self.cfg.max_failed:
-            self._raise_without_verdict(low, answered, len(masses), folder)
+        low = [key for key, mass in masses.items() if not protocol.is_verdict(mass, self.cfg.min_mass)]
+        failed = len(unanswered) + len(low)
         verdicts: list[Verdict | None] = [
             self._verdict(asks.get(row, []), answered, masses) for row in range(len(pairs))
         ]
+        counted = any(verdict is not None and verdict.preference is not None for verdict in verdicts)
+        if low and (
+            failed > self.cfg.max_failed or not counted
+        ):  # of an order that is missing, too, nothing may be left
+            raise AlphapoError(self._without_verdict(low, answered, len(masses), failed if counted else None, folder))
+        if low:
+            tops = [tokens_of(answered.rows[key]) for key in low]
+            say(f"note: {self._lacking(tops, len(masses))}; they are left out (judge.max_failed)", file=sys.stderr)
         judging = {
             "requests": sum(map(len, asks.values())),
-            "failed": len(unanswered) + len(low),
+            "failed": failed,
             "without_verdict": len(low),
             "verdict_mass": mass_figures(list(masses.values())),
             "tokens": answered.tokens,
@@ -84,16 +92,21 @@ class ModelJudge:
         keys = [ask.key for row in asks.values() for ask in row if ask.key in answered.rows]
         return {key: protocol.verdict_mass(tokens_of(answered.rows[key]), self.names) for key in keys}
 
-    def _raise_without_verdict(self, low: Sequence[str], answered: Answered, total: int, folder: Path) -> None:
-        tops = [tokens_of(answered.rows[key]) for key in low]
-        spelt = " nor ".join(map(repr, self.names))
-        again = (
-            f"; judge.max_failed={len(low)} leaves them out" if len(low) < total else ""  # with all out nothing is left
+    def _lacking(self, tops: Sequence[TopLogProbs], total: int) -> str:
+        return (
+            f"{len(tops)} of {total} answers of the judge {self.cfg.model} are no verdict: "
+            f"{shortfall(self.names, self.cfg.min_mass)} (likeliest: {likeliest(tops)})"
         )
-        raise AlphapoError(
-            f"{len(low)} of {total} answers of the judge {self.cfg.model} are no verdict: neither {spelt} has "
-            f"judge.min_mass={self.cfg.min_mass:g} of the probability of the first token (likeliest: {likeliest(tops)}); "
-            f"{remedy(tops, self.cfg, self.engine.thinking())}{again}; all answers are kept in {folder / FILE}"
+
+    def _without_verdict(
+        self, low: Sequence[str], answered: Answered, total: int, failed: int | None, folder: Path
+    ) -> str:
+        """The error of `low` answers, of `total`, that are no verdict; `failed`: how many to leave out, None: that is all."""
+        tops = [tokens_of(answered.rows[key]) for key in low]
+        again = "" if failed is None else f"; judge.max_failed={failed} leaves them out"
+        return (
+            f"{self._lacking(tops, total)}; {remedy(tops, self.cfg, self.engine.thinking())}{again}; "
+            f"all answers are kept in {folder / FILE}"
         )
 
     def _verdict(self, asks: Sequence[Ask], answered: Answered, masses: Mapping[str, float]) -> Verdict:
@@ -105,7 +118,7 @@ class ModelJudge:
         parsed = [
             protocol.preference(tokens_of(row), row["switched"], self.names)
             for row, mass in zip(replies, own, strict=True)
-            if mass >= self.cfg.min_mass
+            if protocol.is_verdict(mass, self.cfg.min_mass)
         ]
         preferences = [x for x in parsed if x is not None]
         complete = len(preferences) == len(asks)  # with both_orders, one order alone is no judgement

@@ -171,4 +171,4 @@ def _checked_url(url: str | None) -> str:
 
 
 def _usd(amount: float) -> str:
-    return f"{amount:.2f} USD" if amount >= 0.01 or amount == 0 else f"{amount:.2g} USD"
+    return f"{amount:.2f} USD" if amount >= 1 or amount == 0 else f"{amount:.3g} USD"

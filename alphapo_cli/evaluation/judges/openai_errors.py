@@ -9,11 +9,12 @@ Google                    [{"error": {"code", "message", "status": "RESOURCE_EXH
 Cloudflare                {"success": false, "errors": [{"code", "message"}]}, and pages of HTML
 FastAPI, problem+json     {"detail"}, {"title", "status", "detail"}
 
-Any of them may come with HTTP 200, behind a gateway that does not look inside.
+Any of them may come with HTTP 200, behind a gateway that does not look inside, and as the only event of a stream.
 """
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import re
@@ -35,13 +36,17 @@ _NAMED = (
 # The same for servers that send words alone.
 _SAID = (
     (re.compile(r"\bmodel\b.{0,120}\b(?:not found|not exist|unknown)|unknown model|no such model", re.I), 404),
-    (re.compile(r"(?:invalid|incorrect|missing|no) api.?key", re.I), 401),
+    (re.compile(r"(?:invalid|incorrect|missing|no) api.?key|\bauthentication (?:error|failed)|\bunauthori[sz]ed\b", re.I), 401),
     (re.compile(r"rate limit|too many requests", re.I), 429),
     (re.compile(r"context (?:length|size|window)|too long|too large", re.I), 400),
 )  # fmt: skip
 _STATUS = ("code", "status", "status_code", "statusCode", "http_status", "httpStatusCode")
 _NAMES = ("type", "code", "status", "error_type", "__type", "reason")
-_TEXTS = ("message", "Message", "msg", "detail", "error_description", "error", "reason", "title", "errors", "raw")
+_TEXTS = (
+    "message", "Message", "msg", "error_msg", "errorMessage", "error_message", "status_msg", "detail",
+    "error_description", "error", "reason", "title", "errors", "base_resp", "raw",
+)  # fmt: skip
+_COMMENTS = re.compile(r"\A(?::[^\n]*\n\s*)+")
 _TITLE = re.compile(r"<(title|h1)\b[^>]*>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
 _PAGE = re.compile(r"\s*(?:<!doctype html|<html|<head|<body|<\?xml[^>]*>\s*<!doctype html)", re.IGNORECASE)
 # Answers of other protocols: (a key and its value, None for any, whose protocol it is).
@@ -104,7 +109,7 @@ def error_in(body: Any, status: int = 200) -> Any | ServerError:
         spoilt = choice.get("finish_reason") == "error" or (error and not _says(choice))
         if not own and not spoilt:
             return body
-        error = own or error
+        error = own or error or {"message": "the server broke the answer off (finish_reason is error)"}
     if isinstance(error, list) and error:
         error = error[0]
     inside: Mapping[str, Any] = error if isinstance(error, dict) else whole
@@ -115,11 +120,17 @@ def error_in(body: Any, status: int = 200) -> Any | ServerError:
         return ServerError(
             status, 404, f"an answer in {foreign} format, not in that of OpenAI's chat completions", kind
         )
-    message = message or ("an error without a word" if error else "an answer without choices")
+    if message is None:
+        message = "an error without a word" if error else f"an answer without choices{_shown(body)}"
     named = _status_in(inside) or _status_in(whole)
     if not 200 <= status < 300:
         return ServerError(status, status, message, kind)
     return ServerError(named or status, named or _meant(kind, message) or status, message, kind)
+
+
+def _shown(body: Any) -> str:
+    """A body of no known form, in parentheses; empty where there is nothing to see."""
+    return f" ({json.dumps(body, ensure_ascii=False)})" if body else ""
 
 
 def _choice(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -168,10 +179,24 @@ def _foreign(body: Mapping[str, Any]) -> str | None:
 def _parsed(content: bytes) -> Any:
     """JSON in whatever encoding of Unicode; bytes behind the end of an object are left out. Not JSON: a ValueError."""
     text = content.decode(json.detect_encoding(content), "replace").lstrip("\ufeff \t\r\n")
+    # ": still working", in lines of their own, by which a gateway keeps a connection open.
+    text = _COMMENTS.sub("", text)
     body, end = json.JSONDecoder().raw_decode(text)
     if text[end:].strip("\0 \t\r\n") and not (isinstance(body, dict) and body):
         raise ValueError("something follows")
     return body
+
+
+def _error_in_stream(text: str, status: int) -> ServerError | None:
+    """The error in the first event of a stream that tells one."""
+    for line in text.splitlines():
+        if line.startswith("data:"):
+            with contextlib.suppress(ValueError, RecursionError):
+                event = json.loads(line.removeprefix("data:"))
+                if isinstance(event, dict) and (event.get("error") or "choices" not in event):
+                    found = error_in(event, status)
+                    return found if isinstance(found, ServerError) else None
+    return None
 
 
 def _no_json(answer: httpx.Response) -> ServerError:
@@ -187,8 +212,10 @@ def _no_json(answer: httpx.Response) -> ServerError:
         return ServerError(status, status, f"{'not JSON but ' if good else ''}a web page ({plain})", kind="page")
     if not good:
         return ServerError(status, status, text)
-    if text.startswith(("data:", "event:")):
-        return ServerError(status, status, "an event stream, not JSON", kind="stream", costly=True)
+    if text.startswith(("data:", "event:", "id:")):
+        return _error_in_stream(text, status) or ServerError(
+            status, status, "an event stream, not JSON", kind="stream", costly=True
+        )
     encoding = answer.headers.get("content-encoding", "")
     packed = f", packed as {encoding}" if encoding not in ("", "identity", "gzip", "deflate") else ""
     # It may be half of an answer that was paid for.

@@ -6,22 +6,24 @@ import contextlib
 import email.utils
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alphapo_cli.data.thoughts import split_thoughts
 
 # Round-off of a probability of one, as some servers return it; anything above is no log-prob.
 _ABOVE_ZERO = 1e-3
-# "try again in 1h2m3.5s", "retry in 34.07s", "retry after 86 seconds", "try again in 250ms".
+# "try again in 1h2m3.5s", "retry in 34.07s", "retry after 86 seconds", "wait 2 minutes", "try again in 250ms".
 _WAIT = re.compile(
-    r"(?:try again|retry)(?: in| after) +(?=\d)(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?) ?s(?:econds?)?\b)?(?:(\d+)ms)?",
+    r"(?:(?:try again|retry)(?: in| after)|wait(?: for)?) +(?=\d)(?:(\d+) ?h(?:ours?)?(?![a-z]) ?)?"
+    r"(?:(\d+) ?m(?:in(?:ute)?s?)?(?![a-z]))?(?: ?(\d+(?:\.\d+)?) ?s(?:ec(?:ond)?s?)?\b)?(?: ?(\d+) ?ms)?",
     re.IGNORECASE,
 )
 # How servers call an answer that a filter stopped: OpenAI and Azure, Anthropic, Google, Zhipu.
 _REFUSED = {
     "content_filter", "refusal", "safety", "prohibited_content", "blocklist", "recitation", "spii", "sensitive",
 }  # fmt: skip
+_NEEDED = "the endpoint must return top_logprobs: take another, or --protocol arena_hard, whose judges write texts"
 _THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
 
 
@@ -55,13 +57,13 @@ def first_token(body: Any) -> tuple[tuple[str, float], ...]:
                 "the judge began to think and gave no log-probs of an answer (switch thinking off, by "
                 "judge.chat_template_kwargs or judge.extra_body)"
             ) from error
-        raise ValueError("an answer without log-probs (the endpoint must return top_logprobs)") from error
+        raise ValueError(f"an answer without log-probs ({_NEEDED})") from error
     if not top:
-        raise ValueError("an answer without log-probs but of its own token (the endpoint must return top_logprobs)")
+        raise ValueError(f"an answer without log-probs but of its own token ({_NEEDED})")
     kept = [(token, _number(lp)) for token, lp in top if lp is not None and lp != -math.inf]  # both: probability 0
     numbers = [(token, lp) for token, lp in kept if lp is not None]
     if not kept or len(numbers) < len(kept) or not all(isinstance(token, str) for token, _ in top):
-        raise ValueError("an answer with broken log-probs")
+        raise ValueError(f"an answer with broken log-probs ({_broken(top)})")
     if any(lp > _ABOVE_ZERO for _, lp in numbers):
         raise NoVerdictError(
             "an answer whose log-probs are above 0: the endpoint seems to send probabilities in their place"
@@ -99,6 +101,17 @@ def _alternatives(logprobs: Any) -> list[tuple[Any, Any]]:
     return [*rows.items()] if isinstance(rows, dict) else [(row["token"], row["logprob"]) for row in rows]
 
 
+def _broken(top: Sequence[tuple[Any, Any]]) -> str:
+    """What is wrong with the alternatives of a first token, in words."""
+    for token, lp in top:
+        if not isinstance(token, str):
+            return f"a token is {str(token)[:20]}, not text"
+        if lp is not None and lp != -math.inf and _number(lp) is None:
+            shown = repr(lp) if isinstance(lp, str) else str(lp) if isinstance(lp, float) else type(lp).__name__
+            return f"that of {utf8(token)[:20]!r} is {shown[:20]}"
+    return "none is above minus infinity"
+
+
 def _number(value: Any) -> float | None:
     """A finite number; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -133,7 +146,7 @@ def retry_after(headers: Mapping[str, str], message: str, now: float) -> float |
     with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
         return max(0.0, email.utils.parsedate_to_datetime(headers["retry-after"]).timestamp() - now)
     found = _WAIT.search(message)
-    if found is None:
+    if found is None or not any(found.groups()):
         return None
     hours, minutes, seconds_text, milliseconds = found.groups()
     total = float(hours or 0) * 3600 + float(minutes or 0) * 60 + float(seconds_text or 0)
@@ -142,7 +155,9 @@ def retry_after(headers: Mapping[str, str], message: str, now: float) -> float |
 
 def smaller_limit(message: str, asked: int) -> int | None:
     """The number of top log-probs that a server allows, where its refusal of `asked` names one."""
-    if "top_logprobs" not in message:
+    if not re.search(
+        r"log_?prob", message, re.IGNORECASE
+    ):  # vLLM: "Requested sample logprobs of 20, ... max allowed: 5"
         return None
-    numbers = [int(text) for text in re.findall(r"(?<![\d.])\d+(?![\d.])", message)]
+    numbers = [int(text) for text in re.findall(r"(?<![A-Za-z]-)(?<![\w.])\d+(?![\d.])", message)]
     return max((n for n in numbers if 2 <= n < asked), default=None)

@@ -243,7 +243,7 @@ class Session:
             self.top_logprobs = min(self.top_logprobs, limit or self.top_logprobs)
             if self.top_logprobs < top_logprobs:  # by this answer, or by one that came meanwhile
                 return Retry(f"the server allows {self.top_logprobs} top log-probs", after=0.0)
-        return failure_of(error, headers, time.time(), self.clean, self.cfg.api_key_env)
+        return failure_of(error, headers, time.time(), self.clean, self.cfg)
 
     def _read(self, ask: Ask, answer: httpx.Response, top_logprobs: int, seconds: float) -> Reply:
         body = read(answer)

@@ -20,6 +20,7 @@ from alphapo_cli.evaluation.judges.prompt import Message, Template, fill
 Names = tuple[str, str]
 NAMES: Names = ("m", "M")  # of the output that is shown first, and of the other
 DRAW = 1.5
+ROUND_OFF = 1e-6  # of a sum of two probabilities
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,22 @@ def verdict_mass(top: TopLogProbs, names: Names = NAMES) -> float:
         P(m) + P(M), 0 to 1; a token outside the top log-probs has probability 0.
     """
     return min(1.0, math.fsum(map(math.exp, _of_names(top, names).values())))
+
+
+def is_verdict(mass: float, least: float) -> bool:
+    """Tell whether a first token names one of the two answers.
+
+    Log-probs have the accuracy of float32, or seven digits where a server rounds them, so a mass at the limit may come
+    out some 1e-7 lower.
+
+    Args:
+        mass: see `verdict_mass`.
+        least: `judge.min_mass`.
+
+    Returns:
+        Whether it is a verdict; a mass of 0 is none at any limit.
+    """
+    return mass > 0.0 and mass >= least - ROUND_OFF
 
 
 def _of_names(top: TopLogProbs, names: Names) -> dict[str, float]:

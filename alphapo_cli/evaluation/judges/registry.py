@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
+# Fields of a request that judge.extra_body must not replace, and what says the same.
+_OWN_FIELDS = {
+    "messages": "the question is alphapo's own; judge.prompt_file changes it",
+    "model": "type judge.model",
+    "top_logprobs": "type judge.top_logprobs",
+}
+
+
 def check_settings(cfg: JudgeConfig, annotations: Path | None) -> None:
     """Check the judge settings alone.
 
@@ -42,6 +50,9 @@ def check_settings(cfg: JudgeConfig, annotations: Path | None) -> None:
         )
     if cfg.name != "openai":
         return
+    for field, instead in _OWN_FIELDS.items():
+        if field in cfg.extra_body:
+            raise UsageError(f"judge.extra_body.{field}: {instead}")
     name = cfg.api_key_env
     if name and not _VARIABLE.fullmatch(name):
         # Not shown: it may be the key itself.

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from alphapo_cli.evaluation.judges.protocol import TopLogProbs
+from alphapo_cli.evaluation.judges.protocol import TopLogProbs, is_verdict
 from alphapo_cli.evaluation.schema import JudgeConfig
 from alphapo_cli.generation.thinking import Thinking
 
@@ -29,8 +29,16 @@ def mass_figures(masses: Sequence[float]) -> dict[str, float | None]:
     return {
         "median": statistics.median(masses),
         "lowest": min(masses),
-        "share_below_half": sum(mass < 0.5 for mass in masses) / len(masses),
+        "share_below_half": sum(not is_verdict(mass, 0.5) for mass in masses) / len(masses),
     }
+
+
+def shortfall(names: Sequence[str], least: float) -> str:
+    """What answers that are no verdict lack: the `names` themselves, or `least` of the probability."""
+    spelt = " nor ".join(map(repr, names))
+    if least <= 0.0:
+        return f"neither {spelt} is among the likeliest first tokens"
+    return f"neither {spelt} has judge.min_mass={least:g} of the probability of the first token"
 
 
 def likeliest(answers: Iterable[TopLogProbs]) -> str:

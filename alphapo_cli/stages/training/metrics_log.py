@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from alphapo_cli.errors import say
 from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.runtime.wording import duration
 from alphapo_cli.storage.atomic import jsonable
 from alphapo_cli.storage.jsonl import append_jsonl
 from alphapo_cli.storage.run_lock import RunLock
 from alphapo_cli.tracking.tracker import NullTracker, Tracker
-from alphapo_cli.wording import duration
 
 # Metrics that the progress bar shows, and their labels.
 SHOWN = {

@@ -18,22 +18,23 @@ from alphapo_cli.modeling.adapters import add_lora
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
 from alphapo_cli.modeling.sharding import sharding_plan
 from alphapo_cli.objective.objective import Objective
-from alphapo_cli.runs import step_record
 from alphapo_cli.runs.checkpoints import Checkpoints, TrainingCheckpoint
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runs.state import OVER
-from alphapo_cli.runs.verdict import Verdict, sampled_answers, verdict
 from alphapo_cli.runtime.distributed import Processes
-from alphapo_cli.runtime.signals import StopRequest, deferred_signals
+from alphapo_cli.runtime.signals import StopRequest
+from alphapo_cli.runtime.wording import size
 from alphapo_cli.stages.training.assembly import run_inputs
+from alphapo_cli.stages.training.best_model import BestModel
 from alphapo_cli.stages.training.cost import Cost
-from alphapo_cli.stages.training.curves import draw_curves
 from alphapo_cli.stages.training.final_model import FinalModel
 from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData
 from alphapo_cli.stages.training.measurements import Measurements
 from alphapo_cli.stages.training.metrics_log import MetricsLog
 from alphapo_cli.stages.training.resume import Busy, begun_processes, check_continuable, facts_of
+from alphapo_cli.stages.training.run_end import RunEnd, record_end
 from alphapo_cli.stages.training.sharded import check_model, check_trainer, loaded
+from alphapo_cli.stages.training.storing import store
 from alphapo_cli.stages.training.tracker import Group, run_tracker
 from alphapo_cli.storage.atomic import jsonable, write_atomic, write_json
 from alphapo_cli.storage.jsonl import append_jsonl, json_line
@@ -44,7 +45,7 @@ from alphapo_cli.training.arguments import check_optimizer, training_arguments
 from alphapo_cli.training.data_order import DataOrder, probe_every
 from alphapo_cli.training.guards import Ending
 from alphapo_cli.training.trainer import PreferenceTrainer, StepHooks
-from alphapo_cli.training.training_state import Shards, put_back, write
+from alphapo_cli.training.training_state import Shards, put_back
 
 
 class TrainingSession(StepHooks):
@@ -65,6 +66,8 @@ class TrainingSession(StepHooks):
         train = start.data.train
         self.order = DataOrder.of(cfg.trainer, len(train), processes.world, cfg.seed, train.columns.get("stage"))
         self.checkpoints = Checkpoints(directory.checkpoints, cfg.trainer.save_total_limit)
+        self.best = BestModel(cfg, directory)
+        self.best_metrics: dict[str, Any] | None = None  # of the step that model/ is of, where that is not the last
         self.final_model = FinalModel(cfg, directory, start, self._log)
         self.lock: RunLock | None = None
         self.metrics_log: MetricsLog | None = None
@@ -101,6 +104,7 @@ class TrainingSession(StepHooks):
             summary, checkpoint = self.processes.first(lambda: self._open(replace, policy))
             if summary is not None:
                 return summary
+            self.best.share(self.processes)
             if self.processes.together:
                 policy = policy.shard(sharding_plan(self.cfg.sharding, args.device, self.cfg.trainer.bf16))
             return self._train_recorded(policy, args, checkpoint)
@@ -145,6 +149,7 @@ class TrainingSession(StepHooks):
                     "differ in round-off"
                 )
             self.directory.go_back(checkpoint.step, checkpoint.record)
+            self.best.go_back(self.directory.rows())
             self.start_step, self.cost.earlier = checkpoint.step, dict(checkpoint.cost)
         # Also where the run goes on: what became of the file meanwhile is not looked at.
         samples = [sample.as_json for sample in self.start.data.prompt_samples]
@@ -189,8 +194,9 @@ class TrainingSession(StepHooks):
         with self.stop.at_once():
             trainer = self._prepare(policy, args)
             if checkpoint is None:
-                self._measure(0, probe=True, samples=True)
+                row = self._measure(0, probe=True, samples=True)
                 self._flush(0)
+                self.processes.first(lambda: self.best.check_start(row))
             else:
                 trainer.resume(checkpoint)
                 over = "was trained already; its model is saved now" if self._over(checkpoint) else "continues"
@@ -232,6 +238,11 @@ class TrainingSession(StepHooks):
 
     def _finish(self, policy: PolicyModel) -> dict[str, Any]:
         """Save the model, then record how the run ended. Where processes run it together, all of them take part."""
+        self.best_metrics = self.best.load(policy, self.processes if self.processes.together else Processes())
+        if self.best_metrics is not None and (best := self.best.best) is not None:
+            self._log(
+                f"model/ is that of step {best.step} of {self._step()}, the best by {best.metric} ({best.value:.4g})"
+            )
         try:
             if self.processes.together:
                 self.final_model.save_together(policy, self.lock, self.processes)
@@ -245,10 +256,13 @@ class TrainingSession(StepHooks):
                 f"{self.directory.model}: the trained model could not be saved ({in_words(error)}); {kept}"
             ) from error
         if self.ending is not None:
-            return self._end(self.ending.state, self.ending.reason, 0)
-        summary = self._end("complete", None, 0)
+            summary = self._end(self.ending.state, self.ending.reason, 0)
+        else:
+            summary = self._end("complete", None, 0)
+            if self.lock is not None:
+                self.checkpoints.remove(self.lock)
         if self.lock is not None:
-            self.checkpoints.remove(self.lock)
+            self.best.remove(self.lock)
         return summary
 
     def _keep_weights(self) -> str:
@@ -262,24 +276,12 @@ class TrainingSession(StepHooks):
             last_probe = {} if self.metrics_log is None else jsonable(self.metrics_log.last_probe)
             last = trainer.last_checkpoint(step, cost=self.cost.so_far(self._probe_seconds()), last_probe=last_probe)
             try:
-                self._store(*last)
+                store(self.checkpoints, last, self.directory.path, self.processes, self.lock)
             except OSError as error:
                 return f"nor could its weights be kept ({error.strerror or error}); an earlier checkpoint is as it was"
         return (
             f"its weights are kept in {self.checkpoints.folder}; the same line saves the model without training again"
         )
-
-    def _store(self, checkpoint: TrainingCheckpoint, shards: Shards) -> None:
-        """Write a checkpoint: rank 0, or all processes where they share its tensors."""
-        if self.processes.together:
-            recorded = self._recorded(checkpoint) if self.main else checkpoint
-            self.checkpoints.save_together(recorded, self.lock, self.processes, lambda folder: write(shards, folder))
-        elif self.lock is not None:
-            self.checkpoints.save(self._recorded(checkpoint), self.lock)
-
-    def _recorded(self, checkpoint: TrainingCheckpoint) -> TrainingCheckpoint:
-        """The checkpoint, with what was recorded up to its step."""
-        return dataclasses.replace(checkpoint, record=step_record.taken(self.directory.path))
 
     def _over(self, checkpoint: TrainingCheckpoint) -> bool:
         """Whether all that is left after `checkpoint` is to save the model."""
@@ -296,12 +298,15 @@ class TrainingSession(StepHooks):
         """Measure the probe and sample answers where due, and write the step's row; the metrics measured."""
         probe, samples = (False, False) if self.measurements is None else self.measurements.due(step, self._last(step))
         row = self._measure(step, probe=probe, samples=samples) if probe or samples else {}
+        self.best.add(step, row, self.processes)
         self._flush(step)
         return row
 
     def guard(self, step: int, row: Mapping[str, Any]) -> bool:
         """Whether to stop after the step: a guard's limit is exceeded, or a signal has requested it."""
         reason = guards.crossed(self.cfg.guard, row, step) if self.main else None
+        if reason is None and not self._last(step):
+            reason = self.best.exhausted()
         ending = None
         if reason is not None:
             ending = Ending("stopped", reason)
@@ -315,9 +320,13 @@ class TrainingSession(StepHooks):
         return self.ending is not None
 
     def save(self, step: int, *, stopping: bool) -> None:
-        """Save a checkpoint where due or `stopping`."""
+        """Save the weights of the best step so far, and a checkpoint where due or `stopping`."""
         due = step % self.cfg.trainer.save_steps == 0 and not self._last(step)
-        if self.trainer is None or not (stopping or due):
+        if self.trainer is None:
+            return
+        if self.best.due(step):
+            self._keep_best(self.trainer, step)
+        if not (stopping or due):
             return
         # Recorded in the checkpoint, so that a stopped run which is killed from here on does not train further.
         stopped = self.ending.reason if self.ending is not None and self.ending.state == "stopped" else None
@@ -325,11 +334,34 @@ class TrainingSession(StepHooks):
         state = self.trainer.checkpoint(
             self.processes, cost=self.cost.so_far(self._probe_seconds()), last_probe=last_probe, stopped=stopped
         )
+        self._save(self.checkpoints, state)
+        if self.lock is not None:
+            self.best.tidy(saved=True)
+
+    def _keep_best(self, trainer: PreferenceTrainer, step: int) -> None:
+        """Write the weights of a step that is the best so far."""
+        first = not self.best.checkpoints.steps()
+        last_probe = {} if self.metrics_log is None else jsonable(self.metrics_log.last_probe)
+        self._save(self.best.checkpoints, trainer.last_checkpoint(step, cost={}, last_probe=last_probe))
+        if self.lock is not None:
+            self.best.tidy(saved=False)
+        if first and self.main:
+            bytes_kept = sum(file.stat().st_size for file in self.best.checkpoints.folder.rglob("*") if file.is_file())
+            self._log(
+                f"the weights of the best step so far are kept in best/ until the end ({size(bytes_kept)} a step)"
+            )
+
+    def _save(self, checkpoints: Checkpoints, state: tuple[TrainingCheckpoint, Shards]) -> None:
+        """Write a checkpoint, if need be into the room held for the model unless processes write it together."""
         self._check_lock()
+
+        def write() -> None:
+            store(checkpoints, state, self.directory.path, self.processes, self.lock)
+
         if self.processes.together:
-            self._store(*state)
-        elif self.lock is not None:
-            self._write(lambda: self._store(*state))
+            write()
+        else:
+            self._write(write)
 
     def _measure(self, step: int, *, probe: bool, samples: bool) -> dict[str, Any]:
         """Measure, and record the result as of `step`; its metrics."""
@@ -378,31 +410,25 @@ class TrainingSession(StepHooks):
         return 0.0 if self.measurements is None else self.measurements.seconds
 
     def _end(self, state: str, reason: str | None, code: int) -> dict[str, Any]:
-        """Finish pictures and tracker, then write summary.json, which commits the result; a committed one is kept."""
+        """Record how the run ended; a result that was committed is kept."""
         if self.metrics_log is None or self.lock is None or self.lock.committed:
             return {}
         self._check_lock()
-        self.metrics_log.close()
-        metrics = dict(self.metrics_log.last_probe)
-        if state != "interrupted" and self.cfg.tracking.pictures:
-            draw_curves(self.directory, self.metrics_log.tracker, self._step(), self._log)
         pairs = self.order.pairs_in(range(self.start_step, self._step()))
-        cost = self.cost.final(self._probe_seconds(), pairs, self.lock.generation)
-        tracker = self.metrics_log.tracker
-        if state == "stopped":
-            tracker.tag("stopped")
-        tracker.finish({**metrics, "state": state, "reason": reason}, code)
-        hint = tracker.sync_hint()
+        end = RunEnd(
+            state, reason, code, self._step(), self.cost.final(self._probe_seconds(), pairs, self.lock.generation),
+            None if self.best_metrics is None else self.best.best, self.best_metrics,
+        )  # fmt: skip
+        summary = record_end(
+            end,
+            self.cfg,
+            self.directory,
+            self.metrics_log,
+            self.lock,
+            probe_pairs=len(self.start.data.probe),
+            log=self._log,
+        )
+        hint = self.metrics_log.tracker.sync_hint()
         if hint and self.group is None:
             say(f"W&B kept offline; to upload: {hint}", file=sys.stderr)
-        with deferred_signals(), self.lock.committing() if state in OVER else contextlib.nullcontext():
-            return self.directory.finish(state, reason, self._step(), metrics, cost, self._verdict(state))
-
-    def _verdict(self, state: str) -> Verdict | None:
-        """The judgement on a run that is over."""
-        if state not in OVER:
-            return None
-        return verdict(
-            self.directory.rows(), answers=sampled_answers(self.directory.path), pairs=len(self.start.data.probe),
-            max_grad_norm=self.cfg.trainer.max_grad_norm,
-        )  # fmt: skip
+        return summary

@@ -80,6 +80,7 @@ def gradients(lm: Any) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in lm.parameters() if p.grad is not None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @settings(max_examples=5)
 @given(rows=lists())

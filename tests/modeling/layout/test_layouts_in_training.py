@@ -32,6 +32,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.saved_start(tmp_path_factory.mktemp("start"), 21, 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line", [pytest.param(name, marks=[pytest.mark.slow] if name in ("dpo", "recomputed") else []) for name in LINES]
 )

@@ -97,6 +97,7 @@ def test_float32_loss_and_gradients_agree_to_round_off(name: str) -> None:
     assert 0 < tiny.relative_error(*grads) <= 2e-5  # not bitwise: they are two computations
 
 
+@pytest.mark.slow
 @given(pair_lists)
 def test_every_token_is_predicted_from_all_before_it(pairs: list[TokenPair]) -> None:
     batch = packed.collate(pairs, pad_id=tiny.PAD)

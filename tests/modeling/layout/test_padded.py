@@ -75,6 +75,7 @@ def test_padding_changes_nothing(pairs: list[TokenPair]) -> None:
     assert torch.allclose(together[:1], sums(pairs, sides=1), rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 @given(pair_lists, st.randoms(use_true_random=False))
 def test_order_changes_nothing(pairs: list[TokenPair], rng: object) -> None:
     order = list(range(len(pairs)))

@@ -27,10 +27,10 @@ from alphapo_cli.generation.target_model import TargetModel, find
 from alphapo_cli.modeling.loading import load_model
 from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.pairs.candidates import Answer, Candidates
+from alphapo_cli.pairs.scoring.schema import ScorerConfig
+from alphapo_cli.pairs.scoring.scorer import Scores
 from alphapo_cli.probe.scoring import score_pairs
 from alphapo_cli.runtime.distributed import Processes
-from alphapo_cli.scoring.schema import ScorerConfig
-from alphapo_cli.scoring.scorer import Scores
 
 
 class LogProbs:

@@ -18,7 +18,7 @@ from alphapo_cli.errors import UsageError, first_line
 from alphapo_cli.generation.schema import SubjectConfig
 from alphapo_cli.generation.target_model import TargetModel, find
 from alphapo_cli.modeling.loading import DTYPES
-from alphapo_cli.scoring.schema import ScorerConfig
+from alphapo_cli.pairs.scoring.schema import ScorerConfig
 
 _NO_HEAD = re.compile(r"ForCausalLM|LMHead|ForConditionalGeneration|ForMaskedLM")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from alphapo_cli.runtime.wording import duration, rate, size
 from alphapo_cli.storage.run_lock import acquire
-from alphapo_cli.wording import duration, rate, size, wilson
 
 
 @pytest.fixture
@@ -255,16 +255,12 @@ class TestClean:
 
 
 class TestWording:
-    def test_wilson_by_its_definition(self):
-        """The ends are the shares p at which |share - p| is 1.96 standard errors of p: (share - p)^2 = z^2 p (1 - p) / n."""
-        for share, n in ((0.31, 256), (0.0, 20), (1.0, 7), (0.5, 1)):
-            for end in wilson(share, n):
-                # Of the order of 1e-16 times the few operations above.
-                assert (share - end) ** 2 - 1.959963984540054**2 * end * (1 - end) / n == pytest.approx(0, abs=1e-14)
-
     def test_figures(self):
         assert rate(0.31, 256, (0.25, 0.37)) == "31 % [25, 37], n = 256"
         assert rate(0.31, None) == "31 %"
+        assert (
+            rate(1.0, 7) == "100 % [57, 100], n = 7"
+        )  # 7 / (7 + c^2), c = 2.306 of Student's t with 8 degrees of freedom
         assert (size(0), size(1536), size(5 << 30)) == ("0 B", "1.5 KiB", "5.0 GiB")
         assert (duration(5), duration(200), duration(86400), duration(13 * 86400)) == (
             "5 s",

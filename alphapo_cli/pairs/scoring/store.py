@@ -15,7 +15,7 @@ from pathlib import Path
 
 from alphapo_cli.data.text_pairs import digest
 from alphapo_cli.pairs.candidates import Answer, Candidates
-from alphapo_cli.scoring.scorer import Scorer
+from alphapo_cli.pairs.scoring.scorer import Scorer
 from alphapo_cli.storage.jsonl import LineLog, read_jsonl
 
 Units = list[Candidates]

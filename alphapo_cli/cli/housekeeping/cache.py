@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alphapo_cli.housekeeping.sizes import bytes_of
+from alphapo_cli.cli.housekeeping.sizes import bytes_of
 
 YOUNG = 3600.0  # seconds
 

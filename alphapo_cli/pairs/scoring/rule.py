@@ -20,8 +20,8 @@ from typing import Any
 
 from alphapo_cli.errors import AlphapoError, UsageError
 from alphapo_cli.pairs.candidates import NO_SCORE, Candidates, is_score
-from alphapo_cli.scoring.schema import ScorerConfig
-from alphapo_cli.scoring.scorer import Scores
+from alphapo_cli.pairs.scoring.schema import ScorerConfig
+from alphapo_cli.pairs.scoring.scorer import Scores
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 # What the process of a function runs; the current directory is on its path, as for a script of the user's.

@@ -13,8 +13,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from alphapo_cli.cli.housekeeping.entries import LOGS, MODEL, RUN, SWEEP, cells, in_use, kind_of
 from alphapo_cli.errors import UsageError
-from alphapo_cli.housekeeping.entries import LOGS, MODEL, RUN, SWEEP, cells, in_use, kind_of
 from alphapo_cli.runs.state import RunState
 from alphapo_cli.storage.run_lock import LockStatus, RunLock, acquire, lock_status
 

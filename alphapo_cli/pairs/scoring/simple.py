@@ -10,8 +10,8 @@ from alphapo_cli.data.glassbox import world
 from alphapo_cli.errors import UsageError, nearest
 from alphapo_cli.pairs.candidates import SELF, Answer, Candidates
 from alphapo_cli.pairs.read import columns_of
-from alphapo_cli.scoring.schema import ScorerConfig
-from alphapo_cli.scoring.scorer import Plain, Scores
+from alphapo_cli.pairs.scoring.schema import ScorerConfig
+from alphapo_cli.pairs.scoring.scorer import Plain, Scores
 
 
 class Glassbox(Plain):

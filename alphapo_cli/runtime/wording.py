@@ -1,30 +1,10 @@
-"""Figures as a reader meets them: rates with interval and n, sizes, ages. Imports nothing."""
+"""Figures as a reader meets them: rates with interval and n, sizes, ages. Imports nothing heavy."""
 
 from __future__ import annotations
 
-import math
+from alphapo_cli.statistics.share import share_interval
 
-_NORMAL = 1.959963984540054  # 97.5 % quantile of the standard normal
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-
-
-def wilson(share: float, n: float) -> tuple[float, float]:
-    """95 % interval of a share by Wilson's score (Wilson 1927).
-
-    Outcomes of 0 and 1 have the largest variance that outcomes in [0, 1] with that mean can have, so where draws count
-    half the interval is wider than it has to be.
-
-    Args:
-        share: the mean outcome, 0 to 1.
-        n: how many outcomes, above 0.
-
-    Returns:
-        Lower and upper end, 0 to 1.
-    """
-    z2 = _NORMAL**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _NORMAL / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def rate(share: float, n: float | None, interval: tuple[float, float] | None = None) -> str:
@@ -33,13 +13,13 @@ def rate(share: float, n: float | None, interval: tuple[float, float] | None = N
     Args:
         share: 0 to 1.
         n: how many outcomes it is the mean of; None where that is not known.
-        interval: its 95 % interval, 0 to 1; None: Wilson's, where n is known.
+        interval: its 95 % interval, 0 to 1; None: that of wins and losses, where n is known.
 
     Returns:
         The text.
     """
     if interval is None and n:
-        interval = wilson(share, n)
+        interval = share_interval(share, n)
     ends = f" [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]" if interval else ""
     return f"{100 * share:.0f} %{ends}" + (f", n = {n:,.0f}" if n else "")
 

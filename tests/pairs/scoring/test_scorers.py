@@ -20,11 +20,11 @@ from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.errors import UsageError
 from alphapo_cli.pairs import read
 from alphapo_cli.pairs.candidates import Answer, Candidates
-from alphapo_cli.scoring.log_probs import Implicit, LogProbs
-from alphapo_cli.scoring.pairwise import PairModel, tournament, win_probabilities
-from alphapo_cli.scoring.reward_model import RewardModel
-from alphapo_cli.scoring.schema import ScorerConfig
-from alphapo_cli.scoring.store import scored
+from alphapo_cli.pairs.scoring.log_probs import Implicit, LogProbs
+from alphapo_cli.pairs.scoring.pairwise import PairModel, tournament, win_probabilities
+from alphapo_cli.pairs.scoring.reward_model import RewardModel
+from alphapo_cli.pairs.scoring.schema import ScorerConfig
+from alphapo_cli.pairs.scoring.store import scored
 from tests.conftest import Ran, run_here, write_rows
 from tests.data import data_tokenizers as kinds
 

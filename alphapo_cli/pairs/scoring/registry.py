@@ -8,8 +8,8 @@ from pathlib import Path
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.schema import JudgeConfig
-from alphapo_cli.scoring.schema import ScorerConfig
-from alphapo_cli.scoring.scorer import Scorer
+from alphapo_cli.pairs.scoring.schema import ScorerConfig
+from alphapo_cli.pairs.scoring.scorer import Scorer
 
 
 def build(cfg: ScorerConfig, judge: JudgeConfig, data: DataConfig, cache: Path, made: Sequence[str] = ()) -> Scorer:
@@ -30,7 +30,7 @@ def build(cfg: ScorerConfig, judge: JudgeConfig, data: DataConfig, cache: Path, 
     """
     column = column_of(cfg)
     if cfg.name in ("column", "mean", "length", "source", "glassbox"):
-        from alphapo_cli.scoring.simple import Columns, Glassbox, Length, Source
+        from alphapo_cli.pairs.scoring.simple import Columns, Glassbox, Length, Source
 
         if cfg.name == "source":
             return Source(column, cfg)
@@ -38,16 +38,16 @@ def build(cfg: ScorerConfig, judge: JudgeConfig, data: DataConfig, cache: Path, 
             return Glassbox(column, cfg)
         return Length(column, cfg) if cfg.name == "length" else Columns(column, cfg, made)
     if cfg.name == "rule":
-        from alphapo_cli.scoring.rule import Rule
+        from alphapo_cli.pairs.scoring.rule import Rule
 
         return Rule(column, cfg)
     if cfg.name in ("logprob", "implicit"):
         return _language_model(column, cfg, data, cache)
     if cfg.name == "reward_model":
-        from alphapo_cli.scoring.reward_model import RewardModel
+        from alphapo_cli.pairs.scoring.reward_model import RewardModel
 
         return RewardModel(column, cfg, cache)
-    from alphapo_cli.scoring.pairwise import Judged, PairModel
+    from alphapo_cli.pairs.scoring.pairwise import Judged, PairModel
 
     if cfg.name == "pair_model":
         return PairModel(column, cfg, cache)
@@ -73,7 +73,7 @@ def _language_model(column: str, cfg: ScorerConfig, data: DataConfig, cache: Pat
     for key, value in (("model", cfg.model), *((("reference", cfg.reference),) if cfg.name == "implicit" else ())):
         if value is None:
             raise UsageError(f"scorer={cfg.name}: scorer.{key} is missing: a run, a model directory or a hub name")
-    from alphapo_cli.scoring.log_probs import Implicit, LogProbs
+    from alphapo_cli.pairs.scoring.log_probs import Implicit, LogProbs
 
     if cfg.name == "implicit":
         return Implicit(column, cfg, data, cache)

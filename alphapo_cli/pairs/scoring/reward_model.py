@@ -8,9 +8,9 @@ from typing import Any
 
 from alphapo_cli.errors import UsageError
 from alphapo_cli.pairs.candidates import Candidates
-from alphapo_cli.scoring.classifier import Classifier
-from alphapo_cli.scoring.schema import ScorerConfig
-from alphapo_cli.scoring.scorer import Scores
+from alphapo_cli.pairs.scoring.classifier import Classifier
+from alphapo_cli.pairs.scoring.schema import ScorerConfig
+from alphapo_cli.pairs.scoring.scorer import Scores
 
 
 class RewardModel:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from alphapo_cli.cli.housekeeping.entries import EVALUATION, GENERATION, MALFORMED, MODEL, RUN, SWEEP, cells, kind_of
 from alphapo_cli.config.keys import leaves
 from alphapo_cli.errors import UsageError, first_line
-from alphapo_cli.housekeeping.entries import EVALUATION, GENERATION, MALFORMED, MODEL, RUN, SWEEP, cells, kind_of
 from alphapo_cli.runs import identity
 from alphapo_cli.runs.state import RunState
 from alphapo_cli.storage import checksums

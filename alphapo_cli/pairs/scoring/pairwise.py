@@ -21,9 +21,9 @@ from alphapo_cli.evaluation.judges.judge import Judge
 from alphapo_cli.evaluation.judges.protocol import Pair as Comparison
 from alphapo_cli.generation.prompt import as_text
 from alphapo_cli.pairs.candidates import Candidates
-from alphapo_cli.scoring.classifier import Classifier
-from alphapo_cli.scoring.schema import ScorerConfig
-from alphapo_cli.scoring.scorer import Scores
+from alphapo_cli.pairs.scoring.classifier import Classifier
+from alphapo_cli.pairs.scoring.schema import ScorerConfig
+from alphapo_cli.pairs.scoring.scorer import Scores
 
 Compare = Callable[[Sequence[tuple[int, int]]], list[float]]  # pairs of answers -> P(the first one is better)
 

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from alphapo_cli.housekeeping.sizes import bytes_of
+from alphapo_cli.cli.housekeeping.sizes import bytes_of
 from alphapo_cli.runs.state import OVER, RunState
 from alphapo_cli.runs.verdict import sampled_answers
+from alphapo_cli.runtime.wording import rate
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.jsonl import InUse, check_free
 from alphapo_cli.storage.strict_json import read_object
 from alphapo_cli.sweep.record import JUDGED, WIN_RATE, read
-from alphapo_cli.wording import rate
 
 RUN, SWEEP, GENERATION, EVALUATION, MODEL = "run", "sweep", "generation", "evaluation", "model"
 # What reading values of other types than alphapo writes ends in.
