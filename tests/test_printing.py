@@ -100,3 +100,22 @@ def test_a_key_that_stands_twice_is_refused(name: str, tmp_path: Path, alphapo, 
     assert "the key 'chosen' stands twice in one JSON object" in ran.fault
     if name.endswith("l"):
         assert "line 5" in ran.fault
+
+
+def test_a_table_shows_its_texts_as_they_are() -> None:
+    """Names are no styles, links or commands: neither a broken tag nor an escape sequence counts for anything."""
+    import io
+
+    from rich.console import Console
+
+    from alphapo_cli.runtime.tables import Table
+
+    odd = "\x1b[31m[red]x[/y] [link=http://a]b[/link]"
+    table = Table("first", title=odd)
+    table.add_column(odd)
+    table.add_row(odd, odd)
+    out = io.StringIO()
+    Console(file=out, width=400, force_terminal=True, no_color=True).print(table)
+    assert "\x1b[31m" not in out.getvalue()
+    assert "http://a\x1b" not in out.getvalue()
+    assert out.getvalue().count("\\x1b[31m[red]x[/y] [link=http://a]b[/link]") == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from alphapo_cli.cli.common import ConfigDir, next_step, sources
 from alphapo_cli.cli.generate import is_model
 from alphapo_cli.errors import UsageError, say, visible
 from alphapo_cli.runtime.quiet import quiet_libraries
+from alphapo_cli.storage.strict_json import half_character
 
 
 def register(app: typer.Typer) -> None:
@@ -61,6 +63,8 @@ def chat(
     say(f"{talk.subject.name}: type a message; /new, /ids, /quit", file=sys.stderr, flush=True)
     if not talk.keeps:
         print("note: the model has no chat template; every message is a prompt of its own", file=sys.stderr)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # a line that is no UTF-8 must not end the conversation
     asks = sys.stdin.isatty()
     while True:
         print("you: " if asks else "", end="", file=sys.stderr, flush=True)
@@ -72,6 +76,8 @@ def chat(
             talk.forget()
         elif message == "/ids":
             print(" ".join(map(str, talk.ids)))
+        elif half_character(message) is not None:  # bytes that are no UTF-8 arrive so
+            print("alphapo: that was no UTF-8 text; type it again", file=sys.stderr, flush=True)
         elif message:
             try:
                 print("\n".join(map(visible, talk.reply(message).split("\n"))), flush=True)

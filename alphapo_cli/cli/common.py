@@ -112,14 +112,13 @@ def print_list(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Col
         right: columns that are aligned to the right.
     """
     from rich.console import Console
-    from rich.markup import escape
 
     from alphapo_cli.runtime.tables import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    lines = [[escape(visible(cell)) for cell in row] for row in rows]
+    lines = [[visible(cell) for cell in row] for row in rows]
     for line in lines:
         table.add_row(*line)
     console = Console()

@@ -92,7 +92,7 @@ def pairs(
         raise UsageError(f"{model}: answers to which prompts? give data=... too (data=jsonl data.path=FILE, ...)")
     named = Line((), {"recipe": recipe}, {"recipe": recipe}) if recipe else Line()
     cfg = compose("pairs", PairsConfig, [run_layer(model), line, named], where)
-    check_consent(cfg.scorer, line)
+    check_consent(cfg.scorer, line, cfg.scorers)
     if print_config:
         print(to_yaml(cfg), end="")
         return

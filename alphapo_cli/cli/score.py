@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -101,13 +103,24 @@ def is_path(text: str) -> bool:
     return "=" not in text or Path(text).expanduser().exists()
 
 
-def check_consent(cfg: ScorerConfig, line: Line) -> None:
-    """Refuse (ConfigError) code to run that a YAML names: the line that runs it must say so."""
-    for key, value in (("rule", cfg.rule), ("trust_remote_code", cfg.trust_remote_code)):
-        if value and f"scorer.{key}" not in line.values:
-            raise ConfigError(
-                f"scorer.{key}: code that runs is named on the command line, not in a YAML; type scorer.{key}=..."
-            )
+def check_consent(cfg: ScorerConfig, line: Line, more: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Refuse code to run that a YAML names: the line that runs it must say so.
+
+    Args:
+        cfg: of `scorer`.
+        line: the command line.
+        more: column -> settings, of `scorers`.
+
+    Raises:
+        ConfigError: the line does not say so.
+    """
+    named = {"scorer.rule": cfg.rule, "scorer.trust_remote_code": cfg.trust_remote_code}
+    for column, settings in more.items():
+        if isinstance(settings, Mapping):
+            named[f"scorers.{column}.trust_remote_code"] = settings.get("trust_remote_code")
+    for key, value in named.items():
+        if value and not {key, key.rpartition(".")[0], "scorers"} & line.values.keys():
+            raise ConfigError(f"{key}: code that runs is named on the command line, not in a YAML; type {key}=...")
 
 
 def _table(summary: dict[str, Any]) -> Any:

@@ -10,7 +10,7 @@ import typer
 
 from alphapo_cli.cli.common import Json, check_json_target, emit
 from alphapo_cli.errors import UsageError, say
-from alphapo_cli.runs.state import RunState
+from alphapo_cli.runs.state import OUTCOME, RunState
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.strict_json import read_object
 
@@ -54,6 +54,9 @@ def verify(
             found[str(directory)] = "not verified: no run, sweep or generation", {}
         for summary in summaries:
             found[str(summary.parent)] = _look(summary)
+        for summary in (directory / "summary.json",) if (directory / "cells").is_dir() else ():
+            if summary.is_file() and checksums.intact(read_object(summary)) is None:
+                found[str(summary)] = "damaged", {summary.name: "cannot be read, or has changed"}
         record = directory / "sweep.json"
         if record.is_file() and checksums.intact(read_object(record)) is None:
             found[str(record)] = "damaged", {record.name: "cannot be read, or has changed"}
@@ -90,5 +93,8 @@ def _look(file: Path) -> tuple[str, dict[str, str]]:
         damage[run.manifest.name] = "cannot be read, or has changed"
     if changed is not None:
         damage[run.config.name] = changed.partition(": ")[2] or changed
-    size = sum(entry.get("size", 0) for entry in files.values() if isinstance(entry, dict))
+    outcome = run.path / OUTCOME
+    if outcome.is_file() and checksums.intact(read_object(outcome)) is None:
+        damage[outcome.name] = "cannot be read, or has changed"
+    size = 0 if damage else sum(entry["size"] for entry in files.values())
     return "damaged" if damage else f"{len(files)} files, {size / 2**20:.1f} MiB, as they were written", damage

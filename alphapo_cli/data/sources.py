@@ -20,6 +20,7 @@ from typing import Any
 
 from alphapo_cli.errors import UsageError, first_line
 from alphapo_cli.storage import strict_json
+from alphapo_cli.storage.checksums import check_beside
 
 WHOLE = 2 << 30  # bytes, unpacked, of a file that is read as one text
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".parquet", ".arrow")
@@ -66,6 +67,7 @@ def suffix_of(path: Path) -> str | None:
 
 def _read_file(path: Path, most: int) -> Iterator[Row]:
     suffix = suffix_of(path)
+    check_beside(path)
     try:
         if suffix == ".parquet":
             yield from _read_parquet(path)

@@ -33,6 +33,9 @@ from alphapo_cli.storage.atomic import write_atomic, write_json
 from alphapo_cli.storage.jsonl import LineLog, read_jsonl
 from alphapo_cli.storage.strict_json import read_object
 
+# In manifest.json, while answers are added to fewer: size and digest of the answers.jsonl that holds those.
+_EARLIER = "earlier_answers"
+
 
 @dataclass(frozen=True)
 class GenerateDirectory(KeyedDirectory):
@@ -98,9 +101,11 @@ class GenerateDirectory(KeyedDirectory):
         if replace:
             for file in (self.summary_file, self.log, self.engine_log, *self._results()):
                 file.unlink(missing_ok=True)
+        # What the summary has of fewer answers is still needed to believe them, and again after a kill.
+        was = None if replace else self._recorded_answers()
+        write_json(self.manifest, checksums.sealed({**manifest, **({_EARLIER: was} if was else {})}))
         # That of fewer answers to a prompt would say "complete" of these.
         self.summary_file.unlink(missing_ok=True)
-        write_json(self.manifest, checksums.sealed(manifest))
         write_atomic(self.path / "config.yaml", to_yaml(cfg))
 
     def finished(self) -> dict[tuple[int, int], Sample]:
@@ -156,11 +161,22 @@ class GenerateDirectory(KeyedDirectory):
         """This directory, and those beside it that hold the generation with another number of answers, undamaged."""
         beside = [type(self)(self.path.parent / n) for n in names_in(self.path.parent) if n.startswith(self.COMMAND)]
         same = [d for d in beside if d.path != self.path and _same_but_samples(d, identity)]
-        recorded = {d.path: (d.summary().get("files") or {}).get(ANSWERS) for d in same}
-        return [
-            self.path,
-            *(p for p, was in recorded.items() if was and not checksums.damaged(p, {ANSWERS: was})),
-        ]
+        found = []
+        for directory in (self, *same):
+            was = directory._recorded_answers()
+            damage = checksums.damaged(directory.path, {ANSWERS: was}) if was else {}
+            if damage:
+                said = f"note: {directory.path}: {checksums.described(damage)}; its answers are generated again"
+                say(said, file=sys.stderr)
+            elif was:
+                found.append(directory.path)
+        return found
+
+    def _recorded_answers(self) -> Any:
+        """Size and digest of answers.jsonl when it was written; None where nothing is recorded."""
+        files = self.summary().get("files")
+        manifest = checksums.intact(read_object(self.manifest)) or {}
+        return files.get(ANSWERS) if isinstance(files, dict) else manifest.get(_EARLIER)
 
     def holds_fewer(self, identity: dict[str, Any]) -> bool:
         """Whether the directory holds this generation with fewer answers to each prompt."""

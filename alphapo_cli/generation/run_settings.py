@@ -17,6 +17,7 @@ from alphapo_cli.errors import UsageError, first_line, say
 from alphapo_cli.runs.identity import read_settings
 from alphapo_cli.runs.state import RunState
 from alphapo_cli.storage import checksums
+from alphapo_cli.storage.strict_json import read_file
 
 TAKEN_OVER = (
     "data.template", "data.system", "data.chat_template_kwargs", "data.completion_includes_header", "data.date",
@@ -92,16 +93,28 @@ def run_layer(model: str | None) -> Line:
                 f"{folder / 'config.yaml'}: {key} holds an interpolation (${{...}}), which alphapo never stores and does "
                 "not resolve; type the value you mean on this line"
             )
+    check_settings(folder)
+    return Line((), kept)
+
+
+def check_settings(folder: Path) -> None:
+    """Compare a run's config.yaml with what its manifest.json has of it.
+
+    Args:
+        folder: the run directory.
+
+    Raises:
+        UsageError: it is not as the run wrote it, or manifest.json is damaged.
+    """
     run = RunState(folder)
     if run.manifest.is_file() and not run.read_manifest():
-        raise UsageError(f"{run.manifest} is damaged; put it back from a copy, or generate from {folder / 'model'}")
+        raise UsageError(f"{run.manifest} is damaged; put it back from a copy, or name {folder / 'model'} itself")
     changed = run.changed_config()
     if changed is not None:
         raise UsageError(
             f"{run.config} is damaged ({changed}), so nobody knows how the run was trained; put it back from a copy, or "
-            f"generate from {folder / 'model'}"
+            f"name {folder / 'model'} itself"
         )
-    return Line((), kept)
 
 
 def _stored(folder: Path) -> dict[str, Any]:
@@ -142,13 +155,13 @@ def run_record(folder: Path, *, unverified: bool = False) -> RunRecord | None:
     stored, file = _stored(folder), folder / "prompts.json"
     try:
         checksums.check_beside(file)
-        rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+        rows: list[dict[str, Any]] = json.loads(read_file(file))
         prompts = tuple(
             RecordedPrompts(_side(row["prompt"]), tuple(map(int, row["ids"])), PromptContext(**row.get("context", {})))
             for row in rows
         )
         empty = None if prompts and all(row.ids for row in prompts) else "it is empty"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
         empty = first_line(error)
     if empty is not None:
         why = f"{folder}: its prompts.json (the ids that training saw) cannot be read ({empty}), so nothing can be compared"

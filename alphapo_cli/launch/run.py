@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-
 from alphapo_cli.config.objective_parts import at_zero
 from alphapo_cli.errors import say
 from alphapo_cli.launch.display import Display
@@ -210,7 +208,7 @@ def make_pictures(directory: SweepDirectory, analysis: best_of.Analysis, grid: G
 def table(name: str, analysis: best_of.Analysis) -> Table:
     """A rich table with one row per point, means over its seeds."""
     metric = analysis.metric
-    result = Table(title=f"{escape(name)}: displacement in nats per token", title_justify="left")
+    result = Table(title=f"{name}: displacement in nats per token", title_justify="left")
     result.add_column("point")
     for title in ("chosen", "rejected", "chosen down", "margin", "accuracy"):
         result.add_column(title, justify="right")
@@ -232,7 +230,7 @@ def table(name: str, analysis: best_of.Analysis) -> Table:
             low_high = "" if estimate is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
             row.append(_cell(point.mean(metric or ""), ".3f") + low_high)
         states = sorted({_state(c) for c in point.members})
-        result.add_row(escape(point.label), *row, str(len(point.members)), ", ".join(states))
+        result.add_row(point.label, *row, str(len(point.members)), ", ".join(states))
     return result
 
 

@@ -17,10 +17,20 @@ from alphapo_cli.modeling.declared import context_length
 from alphapo_cli.modeling.locations import ModelSource, locate
 from alphapo_cli.modeling.policy import check_head
 
+EXPORTED = "the model"  # the key of what `alphapo export` exports
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
 # What transformers raises where a model's files hold something else than it expects; each of its classes checks them in
 # its own way.
-UNREADABLE = (OSError, ValueError, LookupError, AttributeError, TypeError, ImportError, StrictDataclassError)
+UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    ImportError,
+    RecursionError,
+    StrictDataclassError,
+)
 DTYPES = {
     "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64, "auto": "auto"
 }  # fmt: skip
@@ -141,9 +151,13 @@ def _check_complete(model: Any, missing: Collection[str], source: ModelSource) -
 
 def needs_code(what: str, key: str) -> str:
     """What to say of a model that cannot be loaded without running code which its directory brings."""
-    fix = (
-        "copy it as a model that transformers knows" if key.startswith("judge") else "type model.trust_remote_code=true"
-    )
+    fix = "type model.trust_remote_code=true"
+    if key.startswith("judge"):
+        fix = "copy it as a model that transformers knows"
+    elif key.startswith("scorer"):
+        fix = "type scorer.trust_remote_code=true"
+    elif key == EXPORTED:
+        fix = "type --trust-remote-code"
     return (
         f"its {what} is code in its own directory, which is run only where that is typed; look at the code, then {fix}"
     )

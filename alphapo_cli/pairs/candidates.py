@@ -13,6 +13,14 @@ from alphapo_cli.data.text_pairs import digest
 from alphapo_cli.errors import UsageError
 
 SELF = "self"  # the source of the answers of the model that is sampled
+# Margins and squares of numbers up to here are finite in float64.
+LARGEST_SCORE = 1e150
+NO_SCORE = f"not a number between -{LARGEST_SCORE:g} and {LARGEST_SCORE:g}"
+
+
+def is_score(value: Any) -> bool:
+    """Whether pairs can be made by a value: a number whose margins and squares are finite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_SCORE
 
 
 @dataclass(frozen=True)

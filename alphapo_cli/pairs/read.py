@@ -12,20 +12,20 @@ Rows of one prompt are joined by its hash, whichever files they come from, so th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from alphapo_cli.data.messages import encodable
 from alphapo_cli.data.scored_answers import LISTS, RATINGS, TEXTS
 from alphapo_cli.data.sources import Row, read_files, suffix_of
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, first_line
 from alphapo_cli.generation.schema import ANSWERS, PROMPTS
-from alphapo_cli.pairs.candidates import SELF, Answer, Candidates
-from alphapo_cli.storage.checksums import check_beside
+from alphapo_cli.pairs.candidates import NO_SCORE, SELF, Answer, Candidates, is_score
+from alphapo_cli.storage.checksums import check_beside, intact
 from alphapo_cli.storage.jsonl import read_jsonl
-from alphapo_cli.storage.strict_json import read_object
+from alphapo_cli.storage.strict_json import half_character, read_object
 
 SCORE = "score"  # the column of scores without a name
 _CONTEXT = ("system", "tools", "documents", "chat_template_kwargs")
@@ -59,7 +59,7 @@ def read(paths: Sequence[Path]) -> list[Candidates]:
 def of_directory(folder: Path, *, own: bool = True) -> list[Candidates]:
     """The answers that `alphapo generate` left in `folder`; UsageError where there are none or they are not all there."""
     missing = [name for name in (ANSWERS, PROMPTS) if not (folder / name).is_file()]
-    summary = read_object(folder / "summary.json") or {}
+    summary = intact(read_object(folder / "summary.json")) or {}
     if missing:
         made = (folder / "model_outputs.json").is_file()
         fix = "type its alphapo generate line again with --replace" if made else "give a directory of alphapo generate"
@@ -70,11 +70,26 @@ def of_directory(folder: Path, *, own: bool = True) -> list[Candidates]:
         check_beside(folder / name)
     source = SELF if own else str(summary.get("generator") or folder.name)
     answers: dict[str, list[Answer]] = {}
-    for row in read_jsonl(folder / ANSWERS):
-        answers.setdefault(row["prompt"], []).append(
-            Answer(row["output"], row["number"], source, tuple(row["ids"]), row["cut"], row["logprob"])
-        )
-    return [_of_generation(row, answers.get(row["prompt"], []), folder) for row in read_jsonl(folder / PROMPTS)]
+    try:
+        for row in read_jsonl(folder / ANSWERS):
+            answers.setdefault(row["prompt"], []).append(_sampled(row, source))
+        return [_of_generation(row, answers.get(row["prompt"], []), folder) for row in read_jsonl(folder / PROMPTS)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{folder}: {ANSWERS} or {PROMPTS} holds a row that is none of alphapo generate's ({first_line(error)}); type its "
+            "alphapo generate line again with --replace"
+        ) from error
+
+
+def _sampled(row: Mapping[str, Any], source: str) -> Answer:
+    """An answer of alphapo generate; KeyError, TypeError or ValueError for anything else."""
+    logprob = row["logprob"]
+    if not isinstance(row["output"], str) or half_character(row["output"]) is not None:
+        raise ValueError("an output is no text")
+    return Answer(
+        row["output"], int(row["number"]), source, tuple(int(i) for i in row["ids"]), bool(row["cut"]),
+        None if logprob is None else float(logprob),
+    )  # fmt: skip
 
 
 def _of_generation(row: Mapping[str, Any], answers: Iterable[Answer], folder: Path) -> Candidates:
@@ -82,7 +97,10 @@ def _of_generation(row: Mapping[str, Any], answers: Iterable[Answer], folder: Pa
     context = {"system": row["system"]} if "system" in row else {}
     context |= {name: arguments.pop(name) for name in ("tools", "documents") if name in arguments}
     context |= {"chat_template_kwargs": arguments} if arguments else {}
-    return Candidates(row["content"], tuple(answers), context, {}, tuple(row["ids"]), where=f"{folder}")
+    if not _is_prompt(row["content"]):
+        raise ValueError("a prompt is neither text nor messages")
+    ids = tuple(int(i) for i in row["ids"])
+    return Candidates(row["content"], tuple(answers), context, {}, ids, where=f"{folder}")
 
 
 def of_file(path: Path) -> list[Candidates]:
@@ -115,6 +133,8 @@ def _of_row(row: Row, source: str) -> Candidates:
         raise UsageError(f"{row.where}: no 'responses' and no 'chosen' and 'rejected' (columns: {', '.join(values)})")
     if not _is_prompt(content):
         raise UsageError(f"{row.where}: no 'prompt' of text or messages (columns: {', '.join(values)})")
+    for text in [content] if isinstance(content, str) else [message["content"] for message in content or ()]:
+        encodable(text, row, "prompt")
     context = {key: values[key] for key in _CONTEXT if values.get(key) is not None}
     used |= {"prompt", "instruction", *context}
     columns = {key: value for key, value in values.items() if key not in used and isinstance(value, str | int | float)}
@@ -130,7 +150,8 @@ def _is_prompt(content: Any) -> bool:
 def _listed(row: Row, name: str, source: str) -> list[Answer]:
     """The answers of a list, with scores and sources beside them."""
     values = row.values
-    texts, own = zip(*(_answer(value, row, f"{name}[{i}]") for i, value in enumerate(values[name])), strict=True)
+    found_texts = [_answer(value, row, f"{name}[{i}]") for i, value in enumerate(values[name])]
+    texts, own = [text for text, _ in found_texts], [score for _, score in found_texts]
     scores = values.get("scores")
     named: dict[str, Any] = (
         dict(scores) if isinstance(scores, Mapping) else {SCORE: scores} if scores is not None else {}
@@ -146,9 +167,14 @@ def _listed(row: Row, name: str, source: str) -> list[Answer]:
     for i, text in enumerate(texts):
         found = {key: _score(column[i], row, f"{key}[{i}]") for key, column in named.items()}
         kept = {key: value for key, value in found.items() if value is not None}
-        vector = None if features[i] is None else tuple(map(float, features[i]))
-        answers.append(Answer(text, i, str(sources[i]), scores=kept, features=vector))
+        answers.append(Answer(text, i, str(sources[i]), scores=kept, features=_vector(features[i], row, i)))
     return answers
+
+
+def _vector(value: Any, row: Row, number: int) -> tuple[float, ...] | None:
+    if value is not None and not (isinstance(value, list) and all(map(is_score, value))):
+        raise UsageError(f"{row.where}: 'features[{number}]' is no list of finite numbers")
+    return None if value is None else tuple(map(float, value))
 
 
 def _given(row: Row, content: Any, source: str) -> tuple[Any, list[Answer]]:
@@ -174,14 +200,14 @@ def _answer(value: Any, row: Row, name: str) -> tuple[str, Any]:
         value = next((value[key] for key in TEXTS if value.get(key) is not None), None)
     if not isinstance(value, str):
         raise UsageError(f"{row.where}: '{name}' is no text, no single message and no object with a text")
-    return value, score
+    return encodable(value, row, name), score
 
 
 def _score(value: Any, row: Row, name: str) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UsageError(f"{row.where}: the score '{name}' is {value!r}, not a finite number")
+    if not is_score(value):
+        raise UsageError(f"{row.where}: the score '{name}' is {value!r}, {NO_SCORE}")
     return float(value)
 
 

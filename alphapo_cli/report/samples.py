@@ -14,6 +14,7 @@ from alphapo_cli.data.glassbox import world
 from alphapo_cli.errors import AlphapoError, UsageError, say
 from alphapo_cli.report.collect import ReportCell, Sweep
 from alphapo_cli.storage import checksums
+from alphapo_cli.storage.strict_json import read_file
 
 MOST_PROMPTS = 32
 LONGEST = 1200  # characters shown of one answer
@@ -89,8 +90,8 @@ def _read(cell: ReportCell, name: str) -> dict[str, Any]:
     path: Path = cell.run.path / "samples" / name
     try:
         checksums.check_beside(path)
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        rows = json.loads(read_file(path))
+    except (OSError, ValueError, RecursionError):
         return {}
     except UsageError as error:
         say(f"note: {error}; its answers are left out", file=sys.stderr)

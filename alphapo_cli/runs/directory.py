@@ -34,7 +34,7 @@ from alphapo_cli.runs.verdict import Verdict
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import UNBEGUN, check_folder, usable, write_atomic, write_json
 from alphapo_cli.storage.hashing import digest as digest
-from alphapo_cli.storage.strict_json import parsed_object
+from alphapo_cli.storage.strict_json import parsed_object, read_file
 
 # What a run writes; `begin` removes these and nothing else. The run lock stays.
 # config.yaml first: without it, no run resumes from what a kill during the removal leaves.
@@ -163,7 +163,7 @@ class RunDirectory(RunState):
         summary = None
         with contextlib.suppress(FileNotFoundError):
             # Read once: one that cannot be read just now may say "complete", and so may one that is damaged.
-            summary = checksums.intact(parsed_object(self.summary_file.read_bytes()))
+            summary = checksums.intact(parsed_object(read_file(self.summary_file)))
             if summary is None:
                 raise UsageError(
                     f"{self.summary_file} is damaged, and may have said that the run is complete; restore it, remove it to "

@@ -26,7 +26,7 @@ from alphapo_cli.config.overrides import shown, typed
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runs.format_version import NUMERICS, numerics_of
 from alphapo_cli.storage.hashing import digest
-from alphapo_cli.storage.strict_json import parsed_object
+from alphapo_cli.storage.strict_json import parsed_object, read_file
 
 # Settings of where a run is, how often it is saved and how it is tracked, not of what it computes.
 NOT_IDENTITY = ("run.", "tracking.", "data.workers", "trainer.save_")
@@ -34,6 +34,7 @@ NOT_IDENTITY = ("run.", "tracking.", "data.workers", "trainer.save_")
 RETIRED: dict[str, Any] = {}
 
 # PyYAML's C loader if built: ten times as fast, and a directory may have thousands of these files.
+_LARGEST = 64 << 20  # bytes of a config.yaml that is read
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _ABSENT = object()
 _UNREAD = ("model.source",)  # beside a model.path, whatever it was in earlier versions
@@ -146,7 +147,7 @@ def find_run(cfg: Any, argv: Sequence[str] = ()) -> Path:
 def _is_earlier(place: Path, argv: Sequence[str]) -> bool:
     """Whether the same command line made the run at `place` under older numerics."""
     try:
-        content = (place / "manifest.json").read_bytes()
+        content = read_file(place / "manifest.json")
     except OSError:
         return False
     words = _arguments(argv)
@@ -191,7 +192,7 @@ def names_in(folder: Path) -> list[str]:
 def _may_have(file: Path, asked: Mapping[str, str]) -> bool:
     """Whether a config.yaml may have the settings whose `_lines` are `asked`; ten times as fast as parsing the YAML."""
     try:
-        stored = _lines(file.read_text(encoding="utf-8"))
+        stored = _lines(read_file(file, _LARGEST).decode("utf-8"))
     except (OSError, ValueError):
         return False
     return all(
@@ -232,7 +233,8 @@ def read_settings(file: Path) -> dict[str, Any]:
     """
     try:
         # Group by group: runs of one study differ in one or two, and reading the others again takes most of the time.
-        groups = [_group(text) for text in re.split(r"^(?=\S)", file.read_text(encoding="utf-8"), flags=re.M)]
+        text = read_file(file, _LARGEST).decode("utf-8")
+        groups = [_group(part) for part in re.split(r"^(?=\S)", text, flags=re.M)]
     except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"{file} is damaged ({' '.join(str(error).split())}); put it back from a copy") from error
     return {k: v for group in groups for k, v in group if not k.startswith(NOT_IDENTITY)}
@@ -246,4 +248,15 @@ def _group(text: str) -> tuple[tuple[str, Any], ...]:
         raise yaml.YAMLError(
             f"not a mapping of names: {text[:40]!r}"
         )  # a torn file counts as damaged, not as fewer settings
+    _refuse_repeated(loaded, set())
     return tuple(leaves(loaded).items()) if loaded else ()
+
+
+def _refuse_repeated(value: Any, seen: set[int]) -> None:
+    """Refuse (YAMLError) anchors, which no file of ours has: a few lines of them stand for more than memory holds."""
+    if isinstance(value, dict | list) and value:
+        if id(value) in seen:
+            raise yaml.YAMLError("has anchors")
+        seen.add(id(value))
+        for item in value.values() if isinstance(value, dict) else value:
+            _refuse_repeated(item, seen)

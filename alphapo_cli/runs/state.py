@@ -14,6 +14,7 @@ from alphapo_cli.storage.strict_json import read_object
 OVER = ("complete", "stopped")  # states from which no run resumes
 OUTCOME = "outcome.json"
 NOT_EVALUATED = "trained, not evaluated as this line says"
+_SECTIONS = ("metrics", "cost", "data", "verdict", "files")  # of summary.json and outcome.json
 TAIL = 1 << 16  # bytes, more than a row of metrics takes
 
 
@@ -59,7 +60,7 @@ class RunState:
 
     def summary(self) -> dict[str, Any] | None:
         """Read summary.json; None if there is none that can be read, or it is damaged."""
-        return checksums.intact(read_object(self.summary_file))
+        return _shaped(checksums.intact(read_object(self.summary_file)))
 
     def damage(self, *, content: bool = False) -> dict[str, str]:
         """Files of a run that is over which are not as summary.json has them.
@@ -80,7 +81,7 @@ class RunState:
 
     def outcome(self) -> dict[str, Any]:
         """Read outcome.json, the results of generation and evaluation; empty if there is none."""
-        return checksums.intact(read_object(self.path / OUTCOME)) or {}
+        return _shaped(checksums.intact(read_object(self.path / OUTCOME))) or {}
 
     @property
     def state(self) -> str:
@@ -98,6 +99,12 @@ class RunState:
             now = lock_status(self.lock)
             return "running" if now is not None and now.held else "interrupted"
         return state
+
+
+def _shaped(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The object, None where a section of it is no object: without a checksum it may be anybody's."""
+    wrong = found is not None and any(not isinstance(found.get(name), dict | None) for name in _SECTIONS)
+    return None if wrong else found
 
 
 def last_row(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from alphapo_cli.runtime.wording import rate
 from alphapo_cli.statistics.share import share_interval
+from alphapo_cli.storage.strict_json import read_file
 
 WIN_RATE = "glassbox/true_win_rate"
 BETTER, WORSE, UNCLEAR, NOT_MEASURED = "better", "worse", "no evidence either way", "not measured"
@@ -53,8 +54,8 @@ class Verdict:
 def sampled_answers(run: Path) -> int | None:
     """How many answers the probe of a run samples, from its samples/reference.json; None without that."""
     try:
-        found = json.loads((run / "samples" / "reference.json").read_bytes())
-    except (OSError, ValueError):
+        found = json.loads(read_file(run / "samples" / "reference.json"))
+    except (OSError, ValueError, RecursionError):
         return None
     return len(found) if isinstance(found, list) else None
 

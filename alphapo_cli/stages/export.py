@@ -11,8 +11,9 @@ from pathlib import Path
 
 from alphapo_cli.config.schema import LoraConfig, ModelConfig
 from alphapo_cli.errors import UsageError
+from alphapo_cli.generation.run_settings import check_settings
 from alphapo_cli.modeling.declared import weights_dtype
-from alphapo_cli.modeling.loading import base_source, load_config, load_model, load_tokenizer
+from alphapo_cli.modeling.loading import EXPORTED, base_source, load_config, load_model, load_tokenizer
 from alphapo_cli.modeling.locations import SETTINGS, ModelSource, locate
 from alphapo_cli.modeling.saving import read_back, repair_generation, save_model
 from alphapo_cli.runs.state import RunState
@@ -52,7 +53,7 @@ def export(
     Raises:
         UsageError: the model cannot be exported so, or the folder cannot be written or holds something.
     """
-    source = locate(model, key="the model")
+    source = locate(model, key=EXPORTED)
     if not source.local:
         raise UsageError(f"{model}: a model of the hub; name a run or a directory")
     check_folder(folder, "choose another --to")
@@ -64,18 +65,41 @@ def export(
     if merge and not source.adapter:
         raise UsageError(f"--merge: {model} is whole already (no {SETTINGS}); leave it out")
     written = dtype or _dtype(base or source, trust_remote_code)
-    folder.mkdir(parents=True, exist_ok=True)
-    if merge or (dtype is not None and dtype != _dtype(source, trust_remote_code)):
-        _write(source, base, folder, written, trust_remote_code)
-    else:
-        for file in sorted(Path(source.location).iterdir()):
-            if file.is_file() and not file.name.startswith(".") and file.name != CARD:
-                shutil.copy2(file, folder / file.name)
-    is_adapter = source.adapter and not merge
     run = _run_of(Path(source.location))
-    facts = facts_of(run, None if base is None else base.asked, is_adapter, licence)
-    write_atomic(folder / CARD, card(facts, Path(model).name if run is None else run.path.name))
+    if run is not None:
+        check_settings(run.path)
+    changed = merge or (dtype is not None and dtype != _dtype(source, trust_remote_code))
+    files = [] if changed else _own_files(Path(source.location))
+    is_adapter = source.adapter and not merge
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if changed:
+            _write(source, base, folder, written, trust_remote_code)
+        for file in files:
+            shutil.copy2(file, folder / file.name)
+        facts = facts_of(run, None if base is None else base.asked, is_adapter, licence)
+        write_atomic(folder / CARD, card(facts, Path(model).name if run is None else run.path.name))
+    except BaseException:  # a half of it would look whole, and the same line would be refused
+        for file in folder.iterdir():
+            file.unlink()
+        raise
     return Exported(folder, is_adapter, written, None if base is None else base.asked)
+
+
+def _own_files(place: Path) -> list[Path]:
+    """The files of a model's directory that go along; UsageError for a link that leads out of it."""
+    # Somebody else's directory could lead to a private file, which would be handed on with the model. A snapshot of the
+    # hub's cache consists of links into the blobs of its repository.
+    real = place.resolve()
+    own = [real, *([real.parents[1] / "blobs"] if real.parent.name == "snapshots" else [])]
+    found = [f for f in sorted(place.iterdir()) if f.is_file() and not f.name.startswith(".") and f.name != CARD]
+    for file in found:
+        if not any(file.resolve().is_relative_to(folder) for folder in own):
+            raise UsageError(
+                f"{file}: a link out of its directory, to {file.resolve()}; put a copy in its place if it belongs to the "
+                "model, or remove it"
+            )
+    return found
 
 
 def _dtype(source: ModelSource, trust_remote_code: bool) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from alphapo_cli.errors import visible
 from alphapo_cli.modeling.locations import HUB_NAME
 from alphapo_cli.runs import identity
 from alphapo_cli.runs.state import RunState
@@ -140,7 +141,7 @@ def _metadata(facts: CardFacts, name: str) -> dict[str, Any]:
 
 
 def _is_hub_name(text: str) -> bool:
-    return bool(HUB_NAME.match(text)) and not Path(text).expanduser().exists()
+    return bool(HUB_NAME.fullmatch(text)) and not _exists(text)
 
 
 def _what(facts: CardFacts) -> str:
@@ -150,7 +151,7 @@ def _what(facts: CardFacts) -> str:
     kind = "A LoRA adapter" if facts.adapter else "A causal language model"
     objective = facts.settings.get("objective.name", "alphapo")
     start = f", starting from {_bare(facts.base)}" if facts.base else ""
-    return f"{kind}, trained on preference pairs with the objective `{objective}`{start}, by alphapo."
+    return f"{kind}, trained on preference pairs with the objective `{_bare(str(objective))}`{start}, by alphapo."
 
 
 def _recipe(facts: CardFacts) -> list[str]:
@@ -226,11 +227,18 @@ def _limits(facts: CardFacts) -> str:
 
 
 def _bare(text: str | None) -> str:
-    """A name; of a path on this machine its last part."""
+    """A name on one line; of a path on this machine its last part."""
     if not text:
         return ""
-    is_path = text.startswith(("/", ".", "~")) or Path(text).expanduser().exists()
-    return Path(text).name if is_path else text
+    is_path = text.startswith(("/", ".", "~")) or _exists(text)
+    return visible(Path(text).name if is_path else text)
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long for a name, or with a zero byte
+        return False
 
 
 def _shown(value: Any) -> str:

@@ -49,9 +49,8 @@ class LineLog:
         except InUse:
             self._file.close()
             raise
-        self._file.seek(0)
-        content = self._file.read()
-        self._file.truncate(content.rfind(b"\n") + 1)  # an incomplete line that a kill left
+        end = self._file.seek(0, os.SEEK_END)
+        self._file.truncate(_end_of_last_line(self._file, end))  # an incomplete line that a kill left
         sync(
             self.path.parent
         )  # the lines are flushed one by one, which a file without a name on disk would not survive
@@ -102,6 +101,7 @@ def _lock(file: IO[bytes], path: Path, command: str) -> None:
         return
 
 
+_LONGEST = 256 << 20  # bytes of a line that is read
 _TAIL_BLOCK = 1 << 16  # bytes read at a time in search of the last newline
 
 
@@ -143,26 +143,36 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        AlphapoError: a complete line is not a JSON object; the message has its number.
+        AlphapoError: a complete line is not a JSON object, or is longer than any of ours; the message has its number.
     """
     rows: list[dict[str, Any]] = []
-    content = Path(path).read_bytes()
-    *lines, _incomplete = content.split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise AlphapoError(f"{path}, line {number}: not JSON ({error}); delete the line to go on") from error
-        if not isinstance(row, dict):
-            raise AlphapoError(f"{path}, line {number}: a JSON object was expected; delete the line to go on")
-        if checksums.intact(row) is None:
-            say(f"note: {path}, line {number}: has changed since it was written, and is not used", file=sys.stderr)
-            continue
-        row.pop("checksum", None)
-        rows.append(row)
+    with open(path, "rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(_LONGEST + 1), b""), start=1):
+            if len(line) > _LONGEST:
+                raise AlphapoError(f"{path}, line {number}: longer than {_LONGEST >> 20} MiB; delete the line to go on")
+            row = _row(line, f"{path}, line {number}") if line.endswith(b"\n") else None
+            if row is not None:
+                rows.append(row)
     return rows
+
+
+def _row(line: bytes, where: str) -> dict[str, Any] | None:
+    """The object of a line, without its checksum; None for an empty one and, with a note, for one that has changed."""
+    if not line.strip():
+        return None
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise AlphapoError(f"{where}: not JSON ({error}); delete the line to go on") from error
+    except RecursionError as error:
+        raise AlphapoError(f"{where}: nested too deeply; delete the line to go on") from error
+    if not isinstance(row, dict):
+        raise AlphapoError(f"{where}: a JSON object was expected; delete the line to go on")
+    if checksums.intact(row) is None:
+        say(f"note: {where}: has changed since it was written, and is not used", file=sys.stderr)
+        return None
+    row.pop("checksum", None)
+    return row
 
 
 def _end_of_last_line(file: Any, end: int) -> int:

@@ -6,10 +6,13 @@ characters that a JSON string may hold unescaped (U+2028, U+0085). A byte-order 
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
+import os
 import re
+import stat
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,7 +21,9 @@ from typing import Any
 
 from alphapo_cli.errors import UsageError, say
 
+LARGEST = 256 << 20  # bytes of a file of ours that is one JSON object, or settings
 SMALL, RATIO = 64 << 20, 100  # of what a packed file may unpack to; text packs to a tenth, rarely to a thirtieth
+_EMPTY = 4_000_000  # empty lines in a row that are read
 _OFTEN = 1 << 30  # bytes after which a long reading is mentioned
 _BOM = b"\xef\xbb\xbf"
 # The number of digits up to which an integer stays one; a longer one becomes a float64, as 1e400 already does. Python
@@ -95,18 +100,20 @@ def bounded(
         The lines.
 
     Raises:
-        UsageError: a line is longer, there are too many empty ones, or all are longer.
+        UsageError: a line is longer, there are too many empty ones in a row, or all lines together are longer.
     """
-    number, blank, total, said = 0, 0, 0, _OFTEN
+    number, blank, row, total, said = 0, 0, 0, 0, _OFTEN
     while line := stream.readline(most + 1):
         number += 1
         total += len(line)
-        blank = 0 if line.strip() else blank + len(line)
+        blank, row = (0, number) if line.strip() else (blank + len(line), row)
         if blank > most and len(line) <= most:
             raise UsageError(
                 f"{name}: more than {most / 2**20:g} MiB of empty lines up to line {number} (data.max_row_mb); is this JSON "
                 "Lines?"
             )
+        if number - row > _EMPTY:  # reading more of them takes minutes
+            raise UsageError(f"{name}: more than {_EMPTY:,} empty lines up to line {number}; is this JSON Lines?")
         if whole is not None and total > whole:
             raise UsageError(
                 f"{name}: unpacks to more than {whole >> 20} MiB up to line {number}, {RATIO} times its size, as no data "
@@ -225,7 +232,7 @@ def parsed_object(content: bytes) -> dict[str, Any] | None:
     """The JSON object that a file of ours holds; None where it is damaged."""
     try:
         loaded = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return loaded if isinstance(loaded, dict) else None
 
@@ -233,6 +240,33 @@ def parsed_object(content: bytes) -> dict[str, Any] | None:
 def read_object(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file of ours; None where there is none, or it cannot be read."""
     try:
-        return parsed_object(path.read_bytes())
+        return parsed_object(read_file(path))
     except OSError:
         return None
+
+
+def read_file(path: Path, most: int = LARGEST) -> bytes:
+    """Read a small file of a directory that may be anybody's.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
+
+    Returns:
+        Its content.
+
+    Raises:
+        OSError: it cannot be read, it is larger, or it is no regular file: a pipe would wait for ever, and a device such
+            as /dev/zero never ends.
+    """
+    with open(path, "rb", opener=_without_waiting) as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "no regular file", str(path))
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"more than {most >> 20} MiB", str(path))
+    return content
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)

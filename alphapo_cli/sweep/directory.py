@@ -246,8 +246,9 @@ class SweepDirectory:
             "best": None if best is None else dict(best),
             "collapsed": [dict(one) for one in collapsed],
         }
-        write_json(self.path / "summary.json", summary)
-        return summary
+        sealed = checksums.sealed(summary)
+        write_json(self.path / "summary.json", sealed)
+        return sealed
 
 
 def _is_same_sweep(place: Path, grid: Grid) -> bool:

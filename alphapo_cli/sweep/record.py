@@ -16,7 +16,7 @@ from typing import Any
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.hashing import digest, plan_key
 from alphapo_cli.storage.paths import shipped
-from alphapo_cli.storage.strict_json import parsed_object
+from alphapo_cli.storage.strict_json import parsed_object, read_file
 
 WIN_RATE = "glassbox/true_win_rate"
 JUDGED = "eval/win_rate"
@@ -74,7 +74,7 @@ class RecordedCells:
 def read(path: Path) -> dict[str, Any] | None:
     """Read a directory's sweep.json; None if there is none that can be read. Damaged `lines` are left out."""
     try:
-        loaded = checksums.intact(parsed_object((path / "sweep.json").read_bytes()))
+        loaded = checksums.intact(parsed_object(read_file(path / "sweep.json")))
     except OSError:
         return None
     if loaded is None:
@@ -94,15 +94,24 @@ def read(path: Path) -> dict[str, Any] | None:
 
 def _is_cell(found: Any) -> bool:
     return isinstance(found, dict) and (
-        isinstance(found.get("id"), str) and isinstance(found.get("point"), dict) and _are_texts(found.get("overrides"))
+        _is_name(found.get("id")) and isinstance(found.get("point"), dict) and _are_texts(found.get("overrides"))
     )
+
+
+def _is_name(found: Any) -> bool:
+    """Whether a cell's id names a directory in cells/, and none elsewhere that whoever wrote the file chose."""
+    return isinstance(found, str) and found not in ("", ".", "..") and not {"/", "\0"} & set(found)
 
 
 def _is_line(found: Any) -> bool:
     if not (isinstance(found, dict) and isinstance(found.get("key"), str) and isinstance(found.get("cells"), dict)):
         return False
     plan = found.get("plan", "")
-    return all(map(_are_texts, found["cells"].values())) and (plan is None or _is_plan(plan))
+    return (
+        all(map(_is_name, found["cells"]))
+        and all(map(_are_texts, found["cells"].values()))
+        and (plan is None or _is_plan(plan))
+    )
 
 
 def _is_plan(found: Any) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
 from alphapo_cli.runs.state import NOT_EVALUATED, OVER, RunState, last_row
 from alphapo_cli.runtime.tables import Table
@@ -35,7 +34,7 @@ def status_table(
     Returns:
         A row for each cell.
     """
-    made = Table(title=f"{escape(path.name)}: {len(cells)} cells", title_justify="left")
+    made = Table(title=f"{path.name}: {len(cells)} cells", title_justify="left")
     dry = ("would run",) if would_run is not None else ()
     for column in ("cell", "", "state", *dry, "step", "displacement", "outcome", "reason"):
         made.add_column(column, overflow="fold")
@@ -53,12 +52,12 @@ def status_table(
         drop = metrics.get("displacement/chosen")
         made.add_row(
             cell,
-            escape(" ".join(overrides)),
+            " ".join(overrides),
             state,
             *(("yes" if cell in would_run else "no",) if would_run is not None else ()),
             "-" if step is None else str(step),
             "-" if drop is None else f"{drop:+.3f}",
             "-" if result is None else f"{result:.3f}",
-            escape(summary.get("reason") or (missing if key and state in OVER and judged.get("key") != key else "")),
+            str(summary.get("reason") or (missing if key and state in OVER and judged.get("key") != key else "")),
         )
     return made

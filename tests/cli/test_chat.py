@@ -41,6 +41,12 @@ def test_what_was_said_is_read_again_until_a_new_conversation(chat, trained):
     assert third == first
 
 
+def test_a_line_that_is_no_text_is_said(chat, trained):
+    ran = chat(trained.path, "\udcff hi", "name one fruit .")
+    assert "that was no UTF-8 text" in ran.err
+    assert len(ran.out.splitlines()) == 1
+
+
 def test_an_empty_input_and_a_limit(chat, trained):
     assert chat(trained.path).out == ""
     assert (

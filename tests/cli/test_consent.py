@@ -17,6 +17,7 @@ from tests.conftest import Ran
 
 ANSWERS = ("generation.backend=transformers", "data.limit=2", "generation.max_new_tokens=2")
 TYPED = "model.trust_remote_code=true"
+DATA = ("measure", "inspect")
 # Every setting and argument that takes a run directory; "{run}" is the run, "{model}" another model.
 LINES = {
     "generate": ("generate", "{run}", "data=jsonl", "data.path={prompts}", *ANSWERS),
@@ -89,3 +90,38 @@ def test_a_judge_that_is_a_run(hostile: Path, alphapo: Callable[..., Ran], tmp_p
     line = ("eval", "one.json", "--reference", "two.json", "--judge", "vllm", f"judge.model={hostile}")
     assert alphapo(*line).code in (1, 2)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("measure", "{run}"), TYPED),
+        (("measure", "{model}", "--start", "{run}"), TYPED),
+        (("inspect", "model.path={run}"), TYPED),
+        (("chat", "{run}"), TYPED),
+        (("export", "{run}", "--to", "out"), "--trust-remote-code"),
+        (("export", "{run}", "--to", "out", "--dtype", "bfloat16"), "--trust-remote-code"),
+        (("score", "answers.jsonl", "scorer=reward_model", "scorer.model={run}"), "scorer.trust_remote_code=true"),
+        (("score", "answers.jsonl", "scorer=logprob", "scorer.model={run}"), "scorer.trust_remote_code=true"),
+    ],
+)
+def test_stored_consent_counts_for_no_other_command(
+    words: tuple[str, ...], said: str, start: Path, hostile: Path, alphapo: Callable[..., Ran], tmp_path: Path
+) -> None:
+    (tmp_path / "answers.jsonl").write_text(json.dumps({"prompt": "a", "responses": ["b"]}) + "\n")
+    data = [word for word in small.line_from(start) if word.startswith("data")] if words[0] in DATA else []
+    ran = alphapo(*(word.format(run=hostile, model=start / "model") for word in words), *data)
+    assert ran.code == 2, ran.err
+    assert not (tmp_path / "ran").exists()
+    assert f"type {said}" in ran.err, ran.err
+
+
+def test_a_recipe_consents_to_nothing(alphapo: Callable[..., Ran], tmp_path: Path) -> None:
+    (tmp_path / "own" / "pairs").mkdir(parents=True)
+    (tmp_path / "own" / "pairs" / "mine.yaml").write_text(
+        "# @package _global_\nrecipe: mine\nscorers: {x: {name: reward_model, model: /m, trust_remote_code: true}}\n"
+    )
+    (tmp_path / "answers.jsonl").write_text(json.dumps({"prompt": "a", "responses": ["b", "c"]}) + "\n")
+    line = ("pairs", "--answers", "answers.jsonl", "recipe=mine", "--config-dir", "own")
+    assert "scorers.x.trust_remote_code: code that runs is named on the command line" in alphapo(*line).fault
+    assert "no such directory" in alphapo(*line, "scorers.x.trust_remote_code=true").fault

@@ -75,3 +75,19 @@ def test_more_answers_are_added_to_those_that_exist(place: str, alphapo: Alphapo
 def test_the_likeliest_token_alone_is_the_greedy_answer(alphapo: Alphapo) -> None:
     greedy = alphapo(*HERE, "generation.temperature=0").path
     assert outputs(alphapo(*HERE, "generation.top_k=1").path) == outputs(greedy)
+
+
+def test_answers_that_have_changed_are_not_added_to(alphapo: Alphapo, tmp_path: Path) -> None:
+    fresh = alphapo(*HERE, "generation.samples=3", "run.dir=elsewhere").path
+    out = ("--out", str(tmp_path / "out"))
+    two = alphapo(*HERE, "generation.samples=2", *out)
+    assert two.code == 0, two.err
+    rows = lines(two.path / "answers.jsonl")
+    rows[0]["ids"][0] ^= 1
+    (two.path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    three = alphapo(*HERE, "generation.samples=3", *out)
+    assert three.code == 0, three.err
+    assert "answers.jsonl" in three.err
+    assert "its answers are generated again" in three.err
+    for name in ("model_outputs.json", "model_outputs-1.json", "model_outputs-2.json"):
+        assert outputs(three.path, name) == outputs(fresh, name)

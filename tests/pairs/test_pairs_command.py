@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -351,3 +352,66 @@ def test_kills_leave_the_same_bytes(fork_server: Server, shared_cache: Path, tmp
     (ours,), (theirs,) = (place.glob("runs/generate-*") for place in (folder, tmp_path / "whole"))
     for name in ("answers.jsonl", "prompts.jsonl", "model_outputs.json"):
         assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"responses": ["a\ud800", "b"]}, "half a character"),
+        ({"prompt": "x\udfff"}, "half a character"),
+        ({"features": ["x", "y"]}, "features[0]"),
+        ({"features": [1, 2]}, "features[0]"),
+        ({"features": [[1.0], {"a": 1}]}, "features[1]"),
+        ({"scores": [1e308, -1e308]}, "not a number between"),
+        ({"responses": [], "scores": []}, "no scores"),
+    ],
+)
+def test_odd_rows_of_answers_are_named(row: dict[str, Any], words: str, alphapo: Alphapo, tmp_path: Path) -> None:
+    good = {"prompt": "say hi", "responses": ["a", "b"], "scores": [1, 2]}
+    (tmp_path / "a.jsonl").write_text(json.dumps({**good, **row}) + "\n")
+    ran = alphapo("pairs", "--answers", "a.jsonl", "--out", "p")
+    assert ran.code in (1, 2)
+    assert words in ran.fault
+    assert "--debug" not in ran.err
+
+
+@pytest.mark.parametrize("key", ["output", "ids", "number", "logprob"])
+def test_a_row_that_is_no_answer_is_named(key: str, made: tuple[Path, Ran], alphapo: Alphapo, tmp_path: Path) -> None:
+    (source,) = (made[0] / "runs").glob("generate-*")
+    folder = shutil.copytree(source, tmp_path / "g")
+    found = summary(folder)
+    del found["checksum"], found["files"]  # somebody else's directory
+    (folder / "summary.json").write_text(json.dumps(found))
+    rows = lines(folder / "answers.jsonl")
+    rows[1][key] = {"a": []}
+    (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for line in (("pairs", "--answers", "g", "--out", "p"), ("score", "g", "scorer=length", "--out", "s")):
+        ran = alphapo(*line)
+        assert ran.code == 2
+        assert "holds a row that is none of alphapo generate's" in ran.fault
+
+
+def test_pairs_that_have_changed_are_not_trained_on(
+    made: tuple[Path, Ran], alphapo: Alphapo, tmp_path: Path, tiny: tuple[str, ...]
+) -> None:
+    folder = shutil.copytree(made[1].path, tmp_path / "p")
+    file = folder / "pairs.jsonl"
+    file.write_text(file.read_text().replace("a", "e", 1))
+    for path in ("p", "p/pairs.jsonl"):
+        ran = alphapo("train", *tiny, "model=from_scratch", "data=jsonl", f"data.path={path}")
+        assert ran.code == 2
+        assert "pairs.jsonl: its content has changed" in ran.fault
+    assert alphapo("pairs", "--answers", "p/pairs.jsonl", "--out", "q").code == 2
+
+
+def test_what_a_rule_writes_need_not_be_text(alphapo: Alphapo, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "x", "responses": ["a"]}) + "\n")
+    (tmp_path / "r.py").write_text("import sys; sys.stdout.buffer.write(b'\\xff\\n')")
+    ran = alphapo("score", "a.jsonl", "scorer=rule", f"scorer.rule={sys.executable} r.py")
+    assert ran.code == 2
+    assert "line 1 is" in ran.fault
+    (tmp_path / "r.py").write_text("import sys; sys.stderr.buffer.write(b'\\xff\\x1b[31m'); sys.exit(3)")
+    ran = alphapo("score", "a.jsonl", "scorer=rule", f"scorer.rule={sys.executable} r.py")
+    assert ran.code == 1
+    assert "ended with code 3" in ran.fault
+    assert "\x1b" not in ran.err

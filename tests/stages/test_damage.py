@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -62,8 +63,30 @@ def swept(place: Path) -> Any:
     return [(c["id"], c["state"], c["metrics"]) for c in summary["cells"]], summary["best"]
 
 
+def more_answers(place: Path) -> Any:
+    return [(place / "out" / f"model_outputs{n}.json").read_bytes() for n in ("", "-1", "-2")]
+
+
+def scores(place: Path) -> Any:
+    return (place / "sc" / "scores.jsonl").read_bytes(), (place / "sc" / "scored.jsonl").read_bytes()
+
+
+def paired(place: Path) -> Any:
+    return (place / "p" / "pairs.jsonl").read_bytes()
+
+
+def measured(place: Path) -> Any:
+    found = json.loads((place / "m" / "metrics.json").read_bytes())
+    return found["metrics"], found["correlations"], (place / "m" / "measured.jsonl").read_bytes()
+
+
 TRAIN = ("train", *DPO, "run.name=x")
 GENERATE = ("generate", "runs/x", *ANSWERS, "--out", "out")
+SAMPLE = ("generate", "generation.backend=transformers", "data.limit=4", "generation.max_new_tokens=12", "--out", "out")
+RULE = "import json, sys; [print(len(json.loads(line)['response'])) for line in sys.stdin]"
+SCORE = ("score", "out", "scorer=rule", f"scorer.rule={sys.executable} rule.py", "--out", "sc")
+PAIR = ("pairs", "--out", "p", "--answers")
+MEASURE = ("measure", "runs/x", "--out", "m")
 KINDS = {
     "checkpoint": Kind("interrupted", "runs/x/checkpoints/*/*", TRAIN, trained),
     "record of metrics": Kind("interrupted", "runs/x/*.jsonl", TRAIN, trained),
@@ -82,6 +105,14 @@ KINDS = {
     "summary": Kind("complete", "runs/x/summary.json", TRAIN, trained),
     "journal of answers": Kind("generating", "out/partial.jsonl", GENERATE, answers),
     "manifest of answers": Kind("generating", "out/manifest.json", GENERATE, answers),
+    "answers that are added to": Kind("scored", "out/answers.jsonl", (*SAMPLE, "generation.samples=3"), more_answers),
+    "answers that are paired": Kind("scored", "out/*.jsonl", (*PAIR, "out", "scorer=length"), paired),
+    "manifest of scores": Kind("scored", "sc/manifest.json", SCORE, scores),
+    "scores": Kind("scored", "sc/s*", SCORE, scores),
+    "scores in the cache": Kind("scored", "cache/scores/*", (*SCORE, "--replace"), scores),
+    "scores that are paired": Kind("scored", "sc/scored.jsonl", (*PAIR, "sc/scored.jsonl"), paired),
+    "measurement": Kind("measured", "m/*.json*", MEASURE, measured),
+    "settings of a measured run": Kind("measured", "runs/x/config.yaml", (*MEASURE, "--replace"), measured),
     "journal of judgements": Kind("judging", "out/judgements.jsonl", ("eval",), evaluated),
     "manifest of judgements": Kind("judging", "out/manifest.json", ("eval",), evaluated),
     "results": Kind("judged", "out/results.json", ("eval",), evaluated),
@@ -170,6 +201,23 @@ def situations(
                     assert run(*GENERATE).code != 0
                 assert (place / "out" / "partial.jsonl").is_file()
             return place, {answers: answers(whole), trained: trained(whole)}
+        if name == "scored":
+            (place / "rule.py").write_text(RULE)
+            good(run(*SAMPLE, "generation.samples=2"))
+            good(run(*SCORE))
+            ends: dict[Result, Any] = {}
+            for result, line in {
+                more_answers: (*SAMPLE, "generation.samples=3"), scores: SCORE,
+                paired: (*PAIR, "out", "scorer=length"),
+            }.items():  # fmt: skip
+                whole = Path(shutil.copytree(place, place.with_name(f"{place.name}-{result.__name__}")))
+                good(run_here(line, whole, whole / "cache"))
+                ends[result] = result(whole)
+            return place, ends
+        if name == "measured":
+            good(run(*TRAIN))
+            good(run(*MEASURE))
+            return place, measured(place)
         if name in ("judging", "judged"):
             write(place / "outputs.json", outputs(12, "tuned"))
             write(place / "reference.json", outputs(12, "base"))

@@ -101,3 +101,53 @@ def test_what_is_refused(line, said, alphapo, trained, adapter, tmp_path):
     assert ran.code == 2
     assert said in ran.fault
     assert not (tmp_path / "out").exists()
+
+
+def test_a_link_that_leads_out_is_not_handed_on(alphapo, trained, tmp_path):
+    model = shutil.copytree(trained.path / "model", tmp_path / "model")
+    (tmp_path / "private").write_text("nobody may see this")
+    (model / "notes.txt").symlink_to(tmp_path / "private")
+    ran = alphapo("export", "model", "--to", "out")
+    assert ran.code == 2
+    assert "notes.txt: a link out of its directory" in ran.fault
+    assert not (tmp_path / "out").exists()
+
+
+def test_links_of_the_hubs_cache_are_followed(alphapo, trained, tmp_path):
+    blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / "1234"
+    shutil.copytree(trained.path / "model", blobs)
+    snapshot.mkdir(parents=True)
+    for file in blobs.iterdir():
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+    assert alphapo("export", str(snapshot), "--to", "out").code == 0
+    assert not any(file.is_symlink() for file in (tmp_path / "out").iterdir())
+
+
+def test_the_card_has_settings_on_one_line(alphapo, trained, tmp_path):
+    run = shutil.copytree(trained.path, tmp_path / "x")
+    (run / "manifest.json").unlink()  # with its checksum of config.yaml, as somebody else's directory may come
+    config = run / "config.yaml"
+    text = config.read_text()
+    assert "  path: null" in text
+    config.write_text(text.replace("  path: null", '  path: "a\\n---\\nlicense: mit \\u001b[31m"', 1))
+    assert alphapo("export", "x", "--to", "out").code == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "\nlicense: mit" not in card
+    assert "\x1b" not in card
+
+
+def test_a_disk_that_fills_up_leaves_no_half(alphapo, trained, tmp_path):
+    import resource
+    import signal
+
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+        ran = alphapo("export", str(trained.path), "--to", "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert ran.code == 1
+    assert "File too large" in ran.fault
+    assert not list((tmp_path / "out").iterdir())
+    assert alphapo("export", str(trained.path), "--to", "out").code == 0

@@ -217,6 +217,13 @@ def test_a_sweep_names_the_cell_whose_model_is_gone(alphapo, tiny):
     ]
     done = alphapo(*line)
     assert done.code == 0, done.err
+    assert alphapo("verify", "s").code == 0
+    summary = (done.path / "summary.json").read_bytes()
+    (done.path / "summary.json").write_bytes(summary.replace(b'"complete"', b'"complexe"', 1))
+    ran = alphapo("verify", "s")
+    assert ran.code == 1
+    assert "summary.json: cannot be read, or has changed" in ran.out
+    (done.path / "summary.json").write_bytes(summary)
     cell = min(p for p in (done.path / "cells").iterdir())
     shutil.rmtree(cell / "model")
     again = alphapo(*line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -220,3 +221,39 @@ def test_every_metric_that_it_writes_is_explained(alphapo, trained):
     for key in json.loads(ran.out.splitlines()[-1])["metrics"]:
         assert explain(key)
     assert np.isfinite(json.loads(ran.out.splitlines()[-1])["pairs"])
+
+
+def test_settings_that_have_changed_are_not_believed(alphapo, trained, tmp_path):
+    run = shutil.copytree(trained.path, tmp_path / "x")
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("  beta: 2.5", "  beta: 2.4"))
+    for command in (("measure", "x"), ("export", "x", "--to", "out")):
+        ran = alphapo(*command)
+        assert ran.code == 2
+        assert "config.yaml is damaged" in ran.fault
+
+
+def test_somebody_elses_run_names_no_file_of_settings(alphapo, trained, tmp_path):
+    run = shutil.copytree(trained.path, tmp_path / "x")
+    (tmp_path / "evil.yaml").write_text("name: ${oc.env:OPENAI_API_KEY}\n")
+    config = run / "config.yaml"
+    config.write_text(
+        config.read_text().replace("  name: alphapo\n", f"  name: '../../../../../../..{tmp_path}/evil'\n")
+    )
+    (run / "manifest.json").unlink()
+    ran = alphapo("measure", "x", env={"OPENAI_API_KEY": "sk-nobody-may-see-this"})
+    assert ran.code == 2
+    assert "none of the shipped ones" in ran.fault
+    assert "sk-nobody" not in ran.out + ran.err
+
+
+def test_measuring_leaves_what_a_training_has_cached(alphapo, tiny, shared_cache, tmp_path):
+    cache = shutil.copytree(shared_cache, tmp_path / "cache")
+    line = ("train", "objective=dpo", *tiny, "trainer.max_steps=1")
+    trained = alphapo(*line, cache=cache)
+    assert trained.code == 0, trained.err
+    before = {file: file.read_bytes() for file in (cache / "reference").iterdir()}
+    measured = alphapo("measure", str(trained.path), cache=cache)
+    assert measured.code == 0, measured.err
+    assert "damaged" not in measured.err
+    assert before == {file: file.read_bytes() for file in before}

@@ -186,3 +186,16 @@ def test_a_cell_with_a_damaged_summary_is_named_with_a_way_on_that_a_sweep_has(a
     shutil.rmtree(folder)
     assert alphapo(*line).code == 0
     assert (folder / "metrics.jsonl").read_text() == whole
+
+
+def test_cells_are_in_the_sweep(alphapo, trained, tmp_path):
+    """A record that somebody else wrote names a directory elsewhere: nothing is read, locked or removed there."""
+    run = shutil.copytree(trained.path, tmp_path / "run")
+    (tmp_path / "s" / "cells").mkdir(parents=True)
+    cell = {"id": "../../run", "point": {}, "overrides": ["seed=0"]}
+    (tmp_path / "s" / "sweep.json").write_text(json.dumps({"cells": [cell], "keys": []}))
+    before = sorted(run.rglob("*"))
+    assert "damaged" in alphapo("ls", "s").out
+    assert alphapo("report", "s", "--no-pictures").code == 2
+    assert alphapo("rm", "s", "--yes").code == 0
+    assert sorted(run.rglob("*")) == before

@@ -79,7 +79,7 @@ class TestDirectory:
 
     def test_summary(self, swept):
         found, every = summary(swept), metrics.keys()
-        assert list(found) == ["name", "hash", "cells", "best", "collapsed"]
+        assert list(found) == ["name", "hash", "cells", "best", "collapsed", "checksum"]
         assert [c["overrides"] for c in found["cells"]] == [[f"{ALPHA}=0"], [f"{ALPHA}=1"]]
         for cell in found["cells"]:
             assert list(cell) == ["id", "overrides", "state", "reason", "metrics", "cost"]

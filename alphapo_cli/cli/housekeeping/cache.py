@@ -68,7 +68,7 @@ def remove(entry: Cached) -> None:
     away = entry.path.with_name(f".{entry.path.name}.removed")
     with contextlib.suppress(FileNotFoundError):  # another process was faster
         os.rename(entry.path, away)
-        shutil.rmtree(away) if away.is_dir() else away.unlink()
+        shutil.rmtree(away) if away.is_dir() and not away.is_symlink() else away.unlink()
 
 
 def _children(folder: Path) -> list[Path]:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.cli.housekeeping.entries import EVALUATION, GENERATION, MODEL, RUN, SWEEP, cells, kind_of
+from alphapo_cli.cli.housekeeping.entries import EVALUATION, GENERATION, MALFORMED, MODEL, RUN, SWEEP, cells, kind_of
 from alphapo_cli.config.keys import leaves
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, first_line
 from alphapo_cli.runs import identity
 from alphapo_cli.runs.state import RunState
 from alphapo_cli.storage import checksums
@@ -78,17 +78,24 @@ def facts(path: Path, kind: str) -> Facts:
 
     Returns:
         The facts; metrics without their quantiles and sums.
+
+    Raises:
+        UsageError: a file holds other things than alphapo writes.
     """
     made: dict[str, Callable[[Path], Facts]] = {
         RUN: _run, SWEEP: _sweep, GENERATION: _keyed, EVALUATION: _keyed, MODEL: _model,
     }  # fmt: skip
-    return made[kind](path)
+    try:
+        return made[kind](path)
+    except MALFORMED as error:
+        raise UsageError(f"{path}: its files hold other things than alphapo writes ({first_line(error)})") from error
 
 
 def _run(path: Path) -> Facts:
     run = RunState(path)
-    manifest, summary = run.read_manifest(), run.summary() or {}
-    results = {"state": run.state_of(summary), "step": summary.get("step")}
+    manifest, ended = run.read_manifest(), run.summary()
+    summary = ended or {}
+    results = {"state": run.state_of(ended), "step": summary.get("step")}
     results |= _means(summary.get("metrics") or {}) | _means(run.outcome().get("metrics") or {})
     data = leaves(manifest.get("data") or {}) | leaves(manifest.get("files") or {}, "file ")
     return {
@@ -113,7 +120,7 @@ def _sweep(path: Path) -> Facts:
     record = read(path)
     if record is None:
         raise UsageError(f"{path}/sweep.json cannot be read as a sweep's record; put it back from a copy")
-    best = leaves((read_object(path / "summary.json") or {}).get("best") or {}, "best ")
+    best = leaves((checksums.intact(read_object(path / "summary.json")) or {}).get("best") or {}, "best ")
     states = {overrides: RunState(place).state for place, overrides in cells(path)}
     return {
         "configuration": {**record.get("base", {}), "swept keys": record.get("keys", [])},
@@ -123,9 +130,9 @@ def _sweep(path: Path) -> Facts:
 
 
 def _keyed(path: Path) -> Facts:
-    manifest = read_object(path / "manifest.json") or {}
+    manifest = checksums.intact(read_object(path / "manifest.json")) or {}
     results = leaves((checksums.intact(read_object(path / "summary.json")) or {}).get("metrics") or {})
-    judged = read_object(path / "results.json") or {}
+    judged = checksums.intact(read_object(path / "results.json")) or {}
     scalars = {k: v for k, v in judged.items() if not isinstance(v, dict | list) or k == "win_rate_interval"}
     return {
         "configuration": leaves(manifest.get("identity") or {}),

@@ -24,6 +24,8 @@ from alphapo_cli.storage.strict_json import read_object
 from alphapo_cli.sweep.record import JUDGED, WIN_RATE, read
 
 RUN, SWEEP, GENERATION, EVALUATION, MODEL = "run", "sweep", "generation", "evaluation", "model"
+# What reading values of other types than alphapo writes ends in.
+MALFORMED = (TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError)
 DEPTH = 3  # levels of folders below the given one that are searched
 # Kind -> the log to which the command that is at work appends.
 LOGS = {GENERATION: "partial.jsonl", EVALUATION: "judgements.jsonl"}
@@ -99,7 +101,10 @@ def describe(path: Path, kind: str) -> Entry:
         The entry.
     """
     made = {RUN: _run, SWEEP: _sweep, GENERATION: _generation, EVALUATION: _evaluation}[kind]
-    state, outcome, value = made(path)
+    try:
+        state, outcome, value = made(path)
+    except MALFORMED:  # one directory of somebody else's must not hide all others
+        state, outcome, value = "damaged", "its files hold other things than alphapo writes", None
     return Entry(path, kind, state, outcome, value, bytes_of(path), _changed(path))
 
 
@@ -112,8 +117,8 @@ def cells(path: Path) -> list[tuple[Path, str]]:
 
 def _run(path: Path) -> tuple[str, str, float | None]:
     run = RunState(path)
-    summary = run.summary() or {}
-    state = run.state_of(summary)
+    ended = run.summary()
+    state, summary = run.state_of(ended), ended or {}
     if state not in OVER:
         reason = summary.get("reason")
         return state, str(reason) if reason else "", None
@@ -156,7 +161,7 @@ def _sweep(path: Path) -> tuple[str, str, float | None]:
         state = RunState(path / "cells" / cell["id"]).state
         states[state] = states.get(state, 0) + 1
     words = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "no cells"
-    best = (read_object(path / "summary.json") or {}).get("best")
+    best = (checksums.intact(read_object(path / "summary.json")) or {}).get("best")
     if not isinstance(best, dict) or not _is_number(best.get("value")):
         return words, "", None
     name = {JUDGED: "win rate", WIN_RATE: "true win rate"}.get(str(best.get("metric")), "accuracy")
@@ -178,7 +183,7 @@ def _generation(path: Path) -> tuple[str, str, float | None]:
 
 
 def _evaluation(path: Path) -> tuple[str, str, float | None]:
-    results = read_object(path / "results.json") or {}
+    results = checksums.intact(read_object(path / "results.json")) or {}
     state = _keyed_state(path, EVALUATION, results.get("state"))
     value = results.get("win_rate")
     if state != "complete" or not _is_number(value):

@@ -8,7 +8,6 @@ process of its own that is ended at `scorer.timeout`, with the rights of the use
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shlex
@@ -20,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alphapo_cli.errors import AlphapoError, UsageError
-from alphapo_cli.pairs.candidates import Candidates
+from alphapo_cli.pairs.candidates import NO_SCORE, Candidates, is_score
 from alphapo_cli.pairs.scoring.schema import ScorerConfig
 from alphapo_cli.pairs.scoring.scorer import Scores
 
@@ -95,15 +94,15 @@ class Rule:
             value = float(line)
         except ValueError as error:
             raise UsageError(f"scorer.rule={self.rule}: line {number} is {line[:60]!r}, not a number") from error
-        if not math.isfinite(value):
-            raise UsageError(f"scorer.rule={self.rule}: line {number} is {value}, not a finite number")
+        if not is_score(value):
+            raise UsageError(f"scorer.rule={self.rule}: line {number} is {value}, {NO_SCORE}")
         return value
 
     def _run(self, text: str) -> str:
         # A session of its own: what the rule starts is ended with it.
         with subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            start_new_session=True,
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+            errors="replace", start_new_session=True,
         ) as process:  # fmt: skip
             try:
                 out, err = process.communicate(text, timeout=self.timeout)

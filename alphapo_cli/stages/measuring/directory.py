@@ -78,7 +78,7 @@ class MeasureDirectory(KeyedDirectory):
         if self.begun(identity, replace=replace):
             result = self.result()
             if result.get("state") == "complete":
-                damage = checksums.damaged(self.path, result.get("files") or {}, content=False)
+                damage = checksums.damaged(self.path, result.get("files") or {})
                 if damage:
                     said = f"note: {self.path}: {checksums.described(damage)}; the model is measured again"
                     say(said, file=sys.stderr)

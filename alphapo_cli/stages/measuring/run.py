@@ -34,6 +34,7 @@ from alphapo_cli.stages.measuring.prepare import KEY, Measurement
 from alphapo_cli.stages.training.extra_models import with_guide
 from alphapo_cli.stages.training.inputs import InputsBuilder
 from alphapo_cli.storage.atomic import write_json
+from alphapo_cli.storage.hashing import digest
 from alphapo_cli.training import guards
 
 
@@ -111,8 +112,10 @@ def _compared(measurement: Measurement, builder: InputsBuilder) -> tuple[Compari
     device = PartialState().device
     policy = policy_of(measurement.start.policy().to(device), cfg)
     policy.requires_grad_(False)
-    # One row stands for the training pairs, which nothing here reads.
-    data = replace(measurement.start.data, train=pairs.select([0]), probe=pairs, key=measurement.key)
+    # One row stands for the training pairs, which nothing here reads. Cached log-probs are known by the key of the data,
+    # and those of a training on the same data are others.
+    key = digest([measurement.key, "measured"])
+    data = replace(measurement.start.data, train=pairs.select([0]), probe=pairs, key=key)
     start, guide = with_guide(cfg, replace(measurement.start, data=data), builder, policy, objective)
     reference = builder.reference(cfg, start, policy, objective, guide)[1] if objective.needs_reference else None
     scores, before, after = StateScores(len(pairs)), TokenLogs(), TokenLogs()

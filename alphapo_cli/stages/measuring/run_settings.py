@@ -13,7 +13,7 @@ from alphapo_cli.config.objective_parts import PARTS
 from alphapo_cli.config.overrides import Line, Sources
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import UsageError
-from alphapo_cli.generation.run_settings import CONSENT, TAKEN_OVER
+from alphapo_cli.generation.run_settings import CONSENT, TAKEN_OVER, check_settings
 from alphapo_cli.runs.identity import read_settings
 
 # How a run's texts become token ids: these go along to other data.
@@ -32,13 +32,15 @@ def run_line(folder: Path, line: Line, sources: Sources) -> Line:
         The layer, without the consent to run code of a hub repository.
 
     Raises:
-        UsageError: config.yaml cannot be read, holds an interpolation, or names an objective of a YAML that is not here.
+        UsageError: config.yaml cannot be read, is not as the run wrote it, holds an interpolation, or names an objective
+            of a YAML that is not here.
     """
     file = folder / "config.yaml"
     try:
         stored = read_settings(file)
     except OSError as error:
         raise UsageError(f"{file} cannot be read ({error.strerror or error}); put it back from a copy") from error
+    check_settings(folder)
     chosen = [choice.partition("=")[0].replace("/", ".") for choice in line.groups]
     values = {key: value for key, value in stored.items() if _known(key) and not _replaced(key, chosen)}
     for key, value in values.items():
@@ -70,8 +72,9 @@ def _groups(stored: Mapping[str, Any], chosen: list[str], file: Path, sources: S
     names = {"objective": stored.get("objective.name")}
     names |= {f"objective/{part}": stored.get(f"objective.{part}.name") for part in PARTS}
     found = {group: name for group, name in names.items() if name and group.replace("/", ".") not in chosen}
+    known = sources.groups()
     for group, name in found.items():
-        if sources.file(group, str(name)) is None:
+        if name not in known.get(group, ()):  # a name with slashes would lead to a file of whoever wrote the directory
             raise UsageError(
                 f"{file}: {group}={name} is none of the shipped ones; name the folder of its YAML by --config-dir, or choose "
                 f"another by {group}="

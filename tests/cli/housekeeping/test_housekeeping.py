@@ -45,6 +45,39 @@ class TestLs:
         assert re.search(r"generation +interrupted", rows["answers"])
         assert "next: alphapo" in ran.err
 
+    @pytest.mark.parametrize("odd", ["a pipe", "a device", "deep", "large", "other types"])
+    def test_somebody_elses_directory_hides_no_other(self, odd, runs, alphapo):
+        file = runs / "answers" / "manifest.json"
+        if odd == "other types":
+            (runs / "answers" / "summary.json").write_text(
+                '{"state": "complete", "metrics": {"answers": 1, "share_cut": "x"}}'
+            )
+        else:
+            file.unlink()
+        if odd == "a pipe":
+            os.mkfifo(file)  # who opens it for reading waits for a writer
+        elif odd == "a device":
+            file.symlink_to("/dev/zero")
+        elif odd == "deep":
+            file.write_text("[" * 100_000)
+        elif odd == "large":
+            with file.open("wb") as stream:
+                stream.truncate(1 << 40)
+        ran = alphapo("ls")
+        assert ran.code == 0, ran.err
+        assert "first" in ran.out
+        assert ("damaged" in ran.out) == (odd == "other types")
+        assert alphapo("diff", "runs/answers", "runs/answers").code in (0, 2)
+        assert "--debug" not in alphapo("verify", "runs/answers").err
+
+    @pytest.mark.parametrize("section", ["metrics", "data", "files", "verdict", "cost"])
+    def test_a_section_of_another_type_is_damage(self, section, runs, alphapo):
+        (runs / "first" / "summary.json").write_text(json.dumps({"state": "complete", section: [1]}))
+        (runs / "second" / "outcome.json").write_text(json.dumps({section: [1]}))
+        ran = alphapo("ls")
+        assert re.search(r"first +run +damaged", ran.out)
+        assert alphapo("diff", "runs/first", "runs/second").code == 0
+
     def test_as_json_and_sorted(self, runs, alphapo):
         found = json.loads(alphapo("ls", "runs", "--sort", "size", "--json", "-").out.splitlines()[-1])
         sizes = [entry["size"] for entry in found["entries"]]
@@ -179,6 +212,14 @@ class TestClean:
 
     def left(self, cache):
         return sorted(p.name for p in cache.glob("*/*"))
+
+    def test_what_a_link_leads_to_stays(self, cache, alphapo, tmp_path):
+        (tmp_path / "kept").mkdir()
+        (cache / "tokens" / "link").symlink_to(tmp_path / "kept")
+        os.utime(cache / "tokens" / "link", (1, 1), follow_symlinks=False)
+        assert alphapo("clean", "--older-than", "30d", "--yes", cache=cache).code == 0
+        assert self.left(cache) == ["new", "recent"]
+        assert (tmp_path / "kept").is_dir()
 
     def test_it_shows_and_removes_nothing(self, cache, alphapo):
         ran = alphapo("clean", cache=cache)
