@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
@@ -248,13 +249,13 @@ class TestKilledRuns:
         run = written(directory, "complete")
         run.manifest.write_text(json.dumps({"made_by": "alphapo"}))
         monkeypatch.setattr(RunDirectory, "differing", lambda self, cfg: [])
-        read = Path.read_bytes
+        opened = os.open
 
-        def fails(path):
-            if path == run.summary_file:
+        def fails(path, *more, **named):
+            if path == str(run.summary_file):
                 raise OSError(5, "Input/output error")
-            return read(path)
+            return opened(path, *more, **named)
 
-        monkeypatch.setattr(Path, "read_bytes", fails)
+        monkeypatch.setattr(os, "open", fails)
         with pytest.raises(UsageError, match="Input/output error"):
             run.check(self.CFG, replace=False)
