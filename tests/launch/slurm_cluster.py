@@ -61,7 +61,8 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     environment = {"SLURM_CONF": str(conf)}
     daemons = []
     try:
-        if not MUNGE_SOCKET.exists():
+        if subprocess.run(["munge", "-n"], capture_output=True, check=False).returncode != 0:
+            MUNGE_SOCKET.unlink(missing_ok=True)  # of a daemon that was killed
             MUNGE_SOCKET.parent.mkdir(exist_ok=True)
             shutil.chown(MUNGE_SOCKET.parent, "munge", "munge")
             daemons.append(
