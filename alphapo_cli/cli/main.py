@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     code = _run([a for a in arguments if a != "--debug"], debug)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if os.environ.get("WORLD_SIZE", "").strip() not in ("", "0", "1"):  # whatever else somebody has set it to
         _exit_with_threads(code)
     sys.exit(code)
 

@@ -110,7 +110,7 @@ def verdict(
 
 
 def _interval(row: Mapping[str, Any], answers: int) -> tuple[float, float]:
-    """The interval that was recorded with a win rate; Wilson's in runs of versions that recorded none."""
+    """The interval that was recorded with a win rate; that of as many wins and losses where none was."""
     low, high = _number(row, f"{WIN_RATE}/low"), _number(row, f"{WIN_RATE}/high")
     return share_interval(float(row[WIN_RATE]), answers) if low is None or high is None else (low, high)
 

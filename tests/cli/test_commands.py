@@ -53,6 +53,13 @@ class TestImports:
         assert statistics.median(times[1:]) < 0.5
 
 
+def test_processes_counted_by_somebody_else_are_no_error(cli):
+    """Launchers leave WORLD_SIZE behind, in any form."""
+    for value in ("", "1", "2", "many"):
+        ran = cli("--version", env={"WORLD_SIZE": value})
+        assert (ran.code, ran.out.startswith("alphapo "), ran.err) == (0, True, "")
+
+
 class TestHelp:
     def test_it_names_every_command(self, alphapo):
         ran = alphapo("--help")
