@@ -20,10 +20,10 @@ from alphapo_cli.launch.launchers.launcher import Ended
 from alphapo_cli.launch.launchers.registry import make_launcher
 from alphapo_cli.launch.schema import LauncherConfig
 from alphapo_cli.report import write
-from alphapo_cli.runs.directory import digest
 from alphapo_cli.runs.state import OVER
 from alphapo_cli.runtime.tables import Table
 from alphapo_cli.stages.plan import Plan
+from alphapo_cli.storage.hashing import digest
 from alphapo_cli.sweep import analysis as best_of
 from alphapo_cli.sweep import verdicts
 from alphapo_cli.sweep.directory import SweepDirectory

@@ -20,7 +20,7 @@ import numpy as np
 from alphapo_cli.config.schema import ProbeConfig
 from alphapo_cli.modeling.sampling import sample
 from alphapo_cli.runtime.memo import Memoize, no_memo
-from alphapo_cli.statistics.bounded_mean import mean_interval
+from alphapo_cli.runtime.statistics.bounded_mean import mean_interval
 from alphapo_cli.storage.atomic import write_json
 
 NGRAM = 4

@@ -33,7 +33,6 @@ from alphapo_cli.runs.state import OUTCOME, OVER, RunState
 from alphapo_cli.runs.verdict import Verdict
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import UNBEGUN, check_folder, usable, write_atomic, write_json
-from alphapo_cli.storage.hashing import digest as digest
 from alphapo_cli.storage.strict_json import parsed_object, read_file
 
 # What a run writes; `begin` removes these and nothing else. The run lock stays.

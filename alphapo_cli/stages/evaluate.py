@@ -27,10 +27,10 @@ from alphapo_cli.evaluation.naming import told_apart
 from alphapo_cli.evaluation.output_check import without_thought
 from alphapo_cli.evaluation.results import LengthControl, summarise
 from alphapo_cli.evaluation.schema import EvalConfig, JudgeConfig, verdict_settings
-from alphapo_cli.runs.directory import digest
 from alphapo_cli.runs.provenance import git_commit, versions
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import write_json
+from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.strict_json import read_object
 
 _SIDES = ("outputs", "reference")

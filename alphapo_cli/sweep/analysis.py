@@ -20,8 +20,9 @@ import numpy as np
 
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.errors import AlphapoError, say
-from alphapo_cli.runs.directory import RunDirectory, digest
+from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.storage import checksums
+from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.jsonl import read_jsonl
 from alphapo_cli.sweep import intervals, seed_noise
 from alphapo_cli.sweep.collapse import Collapse, collapsed
