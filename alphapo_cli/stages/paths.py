@@ -8,6 +8,20 @@ from alphapo_cli.data.load import check_source, paths_of, placed
 from alphapo_cli.modeling.locations import locate
 
 
+def check_model(model: str, revision: str | None = None, *, key: str) -> None:
+    """Check that the model which a command names is there, by the code with which stages find it.
+
+    Args:
+        model: a run, a directory with a model, or a name of the hub, which is believed.
+        revision: of a hub model.
+        key: what named it, for messages.
+
+    Raises:
+        UsageError: there is no such path, or the directory holds no model.
+    """
+    locate(model, revision, key=key)
+
+
 def check_paths(cfg: TrainConfig) -> None:
     """Check that the model's directory and the files of data are there, by the code with which training finds them.
 

@@ -108,7 +108,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-_true_reward = lru_cache(maxsize=1 << 16)(world.true_reward)
+true_reward = lru_cache(maxsize=1 << 16)(world.true_reward)  # the report asks for the same answers again
 
 
 def outcomes(run: RunDirectory, metric: str) -> np.ndarray:
@@ -130,7 +130,7 @@ def _outcomes(run: RunDirectory, metric: str) -> tuple[np.ndarray, str]:
         for file in files:
             checksums.check_beside(file)
         ours, base = (json.loads(file.read_bytes()) for file in files)
-        scores = [[_true_reward(r["instruction"], r["output"]) for r in rows] for rows in (ours, base)]
+        scores = [[true_reward(r["instruction"], r["output"]) for r in rows] for rows in (ours, base)]
         a, b = np.array(scores[0]), np.array(scores[1])
         return (a > b) + 0.5 * (a == b), digest([r["instruction"] for r in ours])
     checksums.check_beside(run.path / "probe.jsonl")
