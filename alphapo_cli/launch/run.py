@@ -20,6 +20,7 @@ from alphapo_cli.launch.schema import LauncherConfig
 from alphapo_cli.report import overview, write
 from alphapo_cli.runs.state import OVER
 from alphapo_cli.runtime.tables import Table
+from alphapo_cli.stages.paths import changed_data
 from alphapo_cli.stages.plan import Plan
 from alphapo_cli.sweep import analysis as best_of
 from alphapo_cli.sweep import verdicts
@@ -92,7 +93,7 @@ def run_sweep(
 
 def _compare_data(complete: Sequence[Cell], directory: SweepDirectory) -> None:
     """Warn where the data files have changed since complete cells were trained on them."""
-    changed = [settings for cell in complete if (settings := directory.cell(cell.id).changed_data(cell.cfg))]
+    changed = [settings for cell in complete if (settings := changed_data(directory.cell(cell.id), cell.cfg))]
     if changed:
         names = " and ".join(sorted({setting for settings in changed for setting in settings}))
         _log(

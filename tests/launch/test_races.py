@@ -241,7 +241,7 @@ class TestKilledRuns:
 
         monkeypatch.setattr(Path, "unlink", dies)
         with pytest.raises(SystemExit):
-            run.begin(self.CFG, {})
+            run.begin(self.CFG, {}, {})
         assert run.state == "pending"
 
     def test_a_summary_that_cannot_be_read_is_not_a_missing_one(self, directory, monkeypatch):
