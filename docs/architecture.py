@@ -25,7 +25,7 @@ WHAT = {
     "launch": "what runs a sweep: engine, workers, Slurm, Ray",
     "report": "what a sweep shows: pictures, page, run in W&B; and the page of single tokens",
     "sweep": "what a sweep is: grid, directory, record, which point is best",
-    "stages": "what a command does: train, generate, evaluate, all three, measure, loss",
+    "stages": "what a command does: train, generate, evaluate, all three, measure, loss; and the directories it fills",
     "evaluation": "judges, win rates, comparisons",
     "training": "order of pairs, the optimizer step, guards",
     "probe": "displacement on held-out pairs, scores of pairs, sampled answers",

@@ -218,7 +218,7 @@ class TestKilledRuns:
         assert run.check(self.CFG, replace=False) == "pending"
 
     def test_while_the_manifest_of_its_answers_was_written(self, tmp_path):
-        from alphapo_cli.generation.directory import GenerateDirectory
+        from alphapo_cli.stages.directories.generation import GenerateDirectory
 
         (tmp_path / "generate").mkdir()
         (tmp_path / "generate" / ".manifest.json.1.ab.tmp").write_text("{")

@@ -23,7 +23,7 @@ from alphapo_cli.objective.objective import Objective
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runs.identity import identity as run_identity
 from alphapo_cli.runs.provenance import manifest
-from alphapo_cli.stages.measuring.directory import MeasureDirectory
+from alphapo_cli.stages.directories.measurement import MeasureDirectory
 from alphapo_cli.stages.measuring.run_settings import run_line
 from alphapo_cli.stages.training import glassbox_base
 from alphapo_cli.stages.training.compatibility import check_limits, check_same_tokens
