@@ -87,7 +87,9 @@ def train(
             note = directory.numerics_note()
             if note:
                 warn(f"this run was {note}")
-            for setting in directory.changed_data(cfg):
+            from alphapo_cli.stages.paths import changed_data
+
+            for setting in changed_data(directory, cfg):
                 warn(f"{setting} holds other data now than this run was trained on; --replace trains it anew")
     else:
         from alphapo_cli.runtime.distributed import leave_processes

@@ -1,7 +1,7 @@
 """Paired comparison of two evaluations against the same reference.
 
 On each instruction judged for both models, the difference of their shares of the win; the interval of its mean over
-instructions, and a test whose p-value agrees with it (statistics/paired.py).
+instructions, and a test whose p-value agrees with it (runtime/statistics/paired.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.formats import Annotations, short
 from alphapo_cli.evaluation.naming import told_apart
-from alphapo_cli.statistics.paired import fewest, least_p_value, paired_test
+from alphapo_cli.runtime.statistics.paired import fewest, least_p_value, paired_test
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Only here are values aggregated over pairs. What is undefined is `None` (JSON nu
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -14,7 +15,6 @@ from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.modeling.logprobs import AnswerLogProbs, share_above
 from alphapo_cli.objective.inputs import StepContext
 from alphapo_cli.objective.objective import Objective
-from alphapo_cli.tracking.metrics import BY_SOURCE
 
 QUANTILES = (10, 50, 90)
 SIDES = ("chosen", "rejected")
@@ -94,13 +94,14 @@ def metrics(now: ProbeValues, start: ProbeValues) -> dict[str, float | None]:
     return row
 
 
-def by_source(now: ProbeValues, start: ProbeValues, pairs: TokenPairs) -> dict[str, float | None]:
-    """The metrics of `BY_SOURCE` for each source of a mixture, as `source/<name>/<key>`.
+def by_source(now: ProbeValues, start: ProbeValues, pairs: TokenPairs, keys: Sequence[str]) -> dict[str, float | None]:
+    """Metrics for each source of a mixture, as `source/<name>/<key>`.
 
     Args:
         now: the measurement of this step.
         start: the measurement before the first step.
         pairs: the probe pairs.
+        keys: which of `metrics`.
 
     Returns:
         Metric -> value, None where the probe has no pairs of the source; nothing for pairs of a single source.
@@ -111,7 +112,7 @@ def by_source(now: ProbeValues, start: ProbeValues, pairs: TokenPairs) -> dict[s
     for number, name in enumerate(pairs.source_names):
         of_source = np.asarray(pairs.source == number)
         own = metrics(_select(now, of_source), _select(start, of_source))
-        row |= {f"source/{name}/{key}": own[key] for key in BY_SOURCE}
+        row |= {f"source/{name}/{key}": own[key] for key in keys}
     return row
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.data.glassbox import world
 from alphapo_cli.errors import AlphapoError, UsageError, say
 from alphapo_cli.report.collect import ReportCell, Sweep
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.strict_json import read_file
+from alphapo_cli.sweep.analysis import true_reward
 
 MOST_PROMPTS = 32
 LONGEST = 1200  # characters shown of one answer
@@ -105,7 +105,7 @@ def _answer(row: dict[str, Any]) -> Answer:
     text, reward = str(row["output"]), None
     if row.get("dataset") == "glassbox":
         try:
-            reward = world.true_reward(str(row["instruction"]), text)
+            reward = true_reward(str(row["instruction"]), text)
         except AlphapoError:
             reward = None
     return Answer(text[:LONGEST], reward, max(len(text) - LONGEST, 0))

@@ -27,14 +27,12 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.config.compose import to_yaml
-from alphapo_cli.data.file_hashes import fingerprints
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runs import format_version, identity, step_record
 from alphapo_cli.runs.state import MODELS, OUTCOME, OVER, RunState
 from alphapo_cli.runs.verdict import Verdict
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import UNBEGUN, check_folder, json_text, usable, write_atomic, write_json
-from alphapo_cli.storage.hashing import digest as digest
 from alphapo_cli.storage.run_lock import RunLock
 from alphapo_cli.storage.strict_json import parsed_object, read_file
 
@@ -101,14 +99,16 @@ class RunDirectory(RunState):
         changes = format_version.numerics_changes(format_version.numerics_of(self.read_manifest()))
         return f"made under {changes}; {anew}" if changes else None
 
-    def changed_data(self, cfg: Any) -> list[str]:
+    def changed_data(self, now: Mapping[str, str]) -> list[str]:
         """Find data files whose content has changed since the run was made.
+
+        Args:
+            now: hashes of the data files by setting, see `file_hashes.fingerprints`.
 
         Returns:
             Their settings (data.path, data.eval_path). Missing files and data from the hub are not compared.
         """
         recorded = self.manifest_section("files")
-        now = fingerprints(cfg.data)
         return [setting for setting, was in recorded.items() if now.get(setting, was) != was]
 
     def check(self, cfg: Any, *, replace: bool, anew: str = "start over with --replace", locked: bool = False) -> str:
@@ -193,12 +193,13 @@ class RunDirectory(RunState):
             return True
         return all(e == self.lock or e.name.startswith(UNBEGUN) for e in self.path.iterdir())
 
-    def begin(self, cfg: Any, manifest: dict[str, Any]) -> None:
+    def begin(self, cfg: Any, manifest: Mapping[str, Any], files: Mapping[str, str]) -> None:
         """Start at step 0: remove the files of an earlier session, write configuration, manifest and summary.
 
         Args:
             cfg: the run's configuration.
-            manifest: as `manifest` returns it; format, numerics and hashes of the data files are added.
+            manifest: as `manifest` returns it; format and numerics are added.
+            files: hashes of the data files by setting, for `changed_data`.
 
         Raises:
             UsageError: the directory holds something that is not a run.
@@ -211,7 +212,7 @@ class RunDirectory(RunState):
         self.path.mkdir(parents=True, exist_ok=True)
         numbers = {"format": format_version.RUN_FORMAT, "numerics": max(format_version.NUMERICS)}
         config = to_yaml(cfg)
-        facts = {**manifest, **numbers, "files": fingerprints(cfg.data)}
+        facts = {**manifest, **numbers, "files": dict(files)}
         write_json(
             self.manifest, checksums.sealed({**facts, "checksums": {self.config.name: checksums.of_text(config)}})
         )

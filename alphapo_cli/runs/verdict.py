@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from alphapo_cli.runtime.statistics.share import share_interval
 from alphapo_cli.runtime.wording import rate
-from alphapo_cli.statistics.share import share_interval
 from alphapo_cli.storage.strict_json import read_file
 
 WIN_RATE = "glassbox/true_win_rate"

@@ -17,12 +17,14 @@ from omegaconf import OmegaConf
 from alphapo_cli.config.compose import compose
 from alphapo_cli.config.overrides import Line
 from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.data.file_hashes import fingerprints
 from alphapo_cli.errors import AlphapoError, say
 from alphapo_cli.evaluation.output_check import notes_of
 from alphapo_cli.evaluation.schema import EvalConfig
 from alphapo_cli.generation.run_settings import run_layer, taken_over
 from alphapo_cli.generation.schema import GenerateConfig
 from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.runs.provenance import manifest
 from alphapo_cli.runs.state import OUTCOME
 from alphapo_cli.stages import over_training
 from alphapo_cli.stages.plan import Plan
@@ -139,6 +141,11 @@ def _notes(own: dict[str, Any], reference: Path) -> list[str]:
     return list(
         dict.fromkeys(text for s in (own, other) for kind in ("notes", "warnings") for text in s.get(kind) or [])
     )
+
+
+def begin_untrained(cfg: TrainConfig, directory: RunDirectory, note: str) -> None:
+    """Write the first files of a run whose training never began, so that its end can be recorded; `note` says why."""
+    directory.begin(cfg, manifest(note=note), fingerprints(cfg.data))
 
 
 def note_failure(plan: Plan, directory: RunDirectory, reason: str) -> None:

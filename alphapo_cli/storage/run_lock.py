@@ -28,6 +28,7 @@ from pathlib import Path
 
 from alphapo_cli.errors import AlphapoError
 from alphapo_cli.storage.atomic import make_folder, sync, write_atomic
+from alphapo_cli.storage.made_once import made_once
 
 HEARTBEAT = 5.0  # seconds between two heartbeats
 SILENCE = 60.0  # seconds without a heartbeat after which an owner on another host counts as dead
@@ -272,41 +273,6 @@ def acquire(folder: Path) -> RunLock | LockStatus:
             except FileNotFoundError:
                 continue  # released, or found dead by another process, at this moment
         generation = 1 if now is None else now.generation + 1
-        path = _link(folder / f"{generation:06d}.json", Owner.me())
-        if path is not None:
+        path = folder / f"{generation:06d}.json"
+        if made_once(path, json.dumps(asdict(Owner.me()))):
             return RunLock(path)
-
-
-def _link(path: Path, owner: Owner) -> Path | None:
-    """Make the lock file with its content in one step; None where another process was faster."""
-    temporary = path.with_name(f".{os.getpid()}.{secrets.token_hex(6)}.tmp")
-    text = json.dumps(asdict(owner))
-    try:
-        temporary.write_text(text)
-        sync(temporary)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            # A network file system may make the link, lose the reply and refuse the retry: then the link is ours.
-            return path if temporary.stat().st_nlink > 1 else None
-        except OSError:  # no hard links: the name is still made once, its content a moment later
-            return _write_new(path, text)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)
-    return path
-
-
-def _write_new(path: Path, text: str) -> Path | None:
-    """Make the file at `path`; None where it exists."""
-    try:
-        with open(path, "x") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except FileExistsError:
-        return None
-    except OSError:  # a full disk: a lock file without content would block every process
-        path.unlink(missing_ok=True)
-        raise
-    return path

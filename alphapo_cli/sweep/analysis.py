@@ -20,8 +20,9 @@ import numpy as np
 
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.errors import AlphapoError, say
-from alphapo_cli.runs.directory import RunDirectory, digest
+from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.storage import checksums
+from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.jsonl import read_jsonl
 from alphapo_cli.sweep import intervals, seed_noise
 from alphapo_cli.sweep.collapse import Collapse, collapsed
@@ -107,7 +108,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-_true_reward = lru_cache(maxsize=1 << 16)(world.true_reward)
+true_reward = lru_cache(maxsize=1 << 16)(world.true_reward)  # the report asks for the same answers again
 
 
 def outcomes(run: RunDirectory, metric: str) -> np.ndarray:
@@ -129,7 +130,7 @@ def _outcomes(run: RunDirectory, metric: str) -> tuple[np.ndarray, str]:
         for file in files:
             checksums.check_beside(file)
         ours, base = (json.loads(file.read_bytes()) for file in files)
-        scores = [[_true_reward(r["instruction"], r["output"]) for r in rows] for rows in (ours, base)]
+        scores = [[true_reward(r["instruction"], r["output"]) for r in rows] for rows in (ours, base)]
         a, b = np.array(scores[0]), np.array(scores[1])
         return (a > b) + 0.5 * (a == b), digest([r["instruction"] for r in ours])
     checksums.check_beside(run.path / "probe.jsonl")

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alphapo_cli.statistics.bounded_mean import mean_interval
+from alphapo_cli.runtime.statistics.bounded_mean import mean_interval
 from alphapo_cli.sweep.seed_noise import Array, Runs, crossed, scatter
 
 PROMPTS, SEEDS = "prompts", "prompts and seeds"

@@ -13,6 +13,7 @@ from accelerate import PartialState
 from transformers import TrainingArguments
 
 from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.data.file_hashes import fingerprints
 from alphapo_cli.errors import AlphapoError, Interrupted, in_words, say
 from alphapo_cli.modeling.adapters import add_lora
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
@@ -144,7 +145,8 @@ class TrainingSession(StepHooks):
         one = memoize("bytes of the model", lambda: self.final_model.try_saving(policy))
         self.final_model.reserve(one * (1 + len(self.kept.steps)))
         if checkpoint is None:
-            self.directory.begin(self.cfg, {**manifest, "generation": lock.generation})
+            facts = {**manifest, "generation": lock.generation}
+            self.directory.begin(self.cfg, facts, fingerprints(self.cfg.data))
         else:
             check_continuable(self.directory, manifest)
             if self.order.world != self.processes.world:
