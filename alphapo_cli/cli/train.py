@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -23,9 +25,12 @@ from alphapo_cli.cli.common import (
     sources,
     warn,
 )
-from alphapo_cli.errors import say
+from alphapo_cli.errors import AlphapoError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 from alphapo_cli.runtime.wording import rate
+
+if TYPE_CHECKING:
+    from alphapo_cli.runs.state import RunState
 
 
 def register(app: typer.Typer) -> None:
@@ -93,11 +98,32 @@ def train(
         from alphapo_cli.runtime.distributed import leave_processes
         from alphapo_cli.stages.train import run
 
-        summary = run(cfg, directory, replace=replace)
+        with page_of_a_failure(directory):
+            summary = run(cfg, directory, replace=replace)
         leave_processes()
+        write_page(directory.path)
     if is_main_process() and not over:
         report(summary, directory.path)
     emit({"path": str(directory.path.resolve()), **summary}, json)
+
+
+def write_page(path: Path) -> None:
+    """Write report.html of a run that has ended, in the main process."""
+    if is_main_process():
+        from alphapo_cli.report.write import refresh_run
+
+        refresh_run(path, lambda text: say(text, file=sys.stderr))
+
+
+@contextlib.contextmanager
+def page_of_a_failure(directory: RunState) -> Iterator[None]:
+    """Write the page of a run that fails meanwhile: its curves tell why."""
+    try:
+        yield
+    except AlphapoError:
+        if is_main_process() and directory.state == "failed":
+            write_page(directory.path)
+        raise
 
 
 def _value(key: str, metrics: dict[str, Any], shares: dict[str, int | None]) -> str:
@@ -145,7 +171,7 @@ def report(summary: dict[str, Any], path: Path) -> None:
     Console(stderr=True).print(table)
     for sentence in judged.get("sentences", ()):
         say(f"verdict: {sentence}", file=sys.stderr)
-    for name in ("model", "curves.png"):
+    for name in ("model", "curves.png", "report.html"):
         if (path / name).exists():
             say(f"{name.partition('.')[0]}: {path / name}", file=sys.stderr)
     step = (summary.get("best") or summary).get("step")

@@ -1,7 +1,6 @@
 """Style of all figures: size, colours, axes and legends; and saving.
 
 Figures are 1600 pixels over 8 inches wide: sharp at the 1200 pixels of a README, with text of at least 16 pixels there.
-The colours are those of Okabe and Ito, which people with any of the common colour vision deficiencies can distinguish.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from alphapo_cli.plots import colours
 from alphapo_cli.storage.atomic import write_atomic
 
 WIDTH = 8.0  # inches
 DPI = 200
 
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
-INK, GREY = "#1A1A1A", "#767676"
-CHOSEN, REJECTED = BLUE, VERMILLION
-CATEGORIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, INK, GREY)
+BLUE, VERMILLION, GREEN, PURPLE = colours.BLUE, colours.VERMILLION, colours.GREEN, colours.PURPLE
+INK, GREY, BEST, CATEGORIES = colours.INK, colours.GREY, colours.BEST, colours.CATEGORIES
+CHOSEN, REJECTED = colours.CHOSEN, colours.REJECTED
 DASHES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
@@ -37,22 +36,8 @@ MANY = 16  # labels up to which they fit the usual legend or axis
 
 TITLE_SIZE, PANEL_SIZE, LABEL_SIZE, TICK_SIZE = 10.5, 9.0, 8.5, 8.0
 
-# Dark in the middle and light at the ends: on white paper a usual diverging map would hide the runs near alpha = 0, the
-# baseline of every comparison. The hue changes steeply around 0, so that the sign is visible.
-DIVERGING = LinearSegmentedColormap.from_list(
-    "alpha",
-    [
-        (0.0, "#7CCBF2"),
-        (0.2, "#2F97DB"),
-        (0.38, "#0A60AE"),
-        (0.46, "#0B3C7A"),
-        (0.5, "#111111"),
-        (0.54, "#7C2100"),
-        (0.62, "#BF3D00"),
-        (0.8, "#EB7A10"),
-        (1.0, "#F7B500"),
-    ],
-)
+DIVERGING = LinearSegmentedColormap.from_list("alpha", list(colours.DIVERGING))
+ORDERED = LinearSegmentedColormap.from_list("ordered", list(colours.ORDERED))
 
 
 def new_figure(rows: int, columns: int, height: float, title: str, **layout: Any) -> tuple[Figure, list[Axes]]:

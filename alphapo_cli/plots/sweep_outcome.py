@@ -212,7 +212,7 @@ def _best(cells: Sequence[SweepCurve], metric: str) -> float | str | None:
 def _mark_best(axes: Sequence[Axes], places: Mapping[float | str, float], best: float | str) -> None:
     at, half = places[best], _half_width(places)
     for ax in axes:
-        ax.axvspan(at - half, at + half, color=style.SKY, alpha=0.28, linewidth=0, zorder=0, gid="best")
+        ax.axvspan(at - half, at + half, color=style.BEST, alpha=0.2, linewidth=0, zorder=0, gid="best")
 
 
 def _words(cells: Sequence[SweepCurve], verdict: str | None) -> tuple[str, str]:
@@ -242,7 +242,7 @@ def _handles(
             handles.append(Line2D([], [], color=colour, marker=marker, markersize=5, label=text))
     if "best" in present:
         text = f"best: {name} = {best:g}" if isinstance(best, float | int) else f"best: {best}"
-        handles.append(Patch(color=style.SKY, alpha=0.28, linewidth=0, label=f"{text}{words[1]}"))
+        handles.append(Patch(color=style.BEST, alpha=0.2, linewidth=0, label=f"{text}{words[1]}"))
     if "zero" in present:
         text = f"{name} = 0" + (f": {zero_name}" if zero_name else "")
         handles.append(Line2D([], [], color=style.GREY, linestyle=":", linewidth=1.0, label=text))
