@@ -86,7 +86,7 @@ def run_sweep(
     _compare_numerics(complete, directory)
     analysis = best_of.analyse(directory)
     best = verdicts.find_best(analysis)
-    summary = directory.write_summary(best, verdicts.collapses(analysis))
+    summary = directory.write_summary(best, verdicts.collapses(analysis), verdicts.verdict(analysis, best))
     pictures = {name: path for name in PICTURES if (path := directory.path / f"{name}.png").is_file()}
     if cells or (grid.cells[0].cfg.tracking.pictures and _older(pictures, analysis)):
         pictures = make_pictures(directory, analysis, grid)

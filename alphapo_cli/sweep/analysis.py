@@ -66,6 +66,7 @@ class Analysis:
     ended: int  # ns, when the last of the cells compared ended; see `SweepDirectory.ended`
     collapses: list[Collapse] = field(default_factory=list)
     needed: SeedsNeeded | None = None  # to tell the best point from its control, where that is not told
+    prompts: int | None = None  # that every outcome is the mean over
 
     @property
     def advantage(self) -> Estimate | None:
@@ -179,7 +180,8 @@ def analyse(directory: SweepDirectory) -> Analysis:
     ends = [{c["point"].get("seed"): float(c["metrics"][metric]) for c in p.cells} for p in found]
     advantages = [compared.get(k) for k in range(len(found))]
     return Analysis(
-        metric, found, intervals.means(runs), controls, advantages, best, ended, collapsed(ends), needed
+        metric, found, intervals.means(runs), controls, advantages, best, ended, collapsed(ends), needed,
+        next((len(values) for one in runs for values in one.values()), None),
     )  # fmt: skip
 
 

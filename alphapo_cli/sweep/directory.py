@@ -3,7 +3,8 @@
 sweep.json      name, hash, numerics (when it was started), base settings, swept keys, resolved cells, and which cells
                 each command line named
 cells/<id>/     run directories
-summary.json    {"name", "hash", "cells": [...], "best": ..., "collapsed": [...]}, made from the run directories
+summary.json    {"name", "hash", "cells": [...], "best": ..., "collapsed": [...], "verdict": ...}, made from the
+                run directories
 """
 
 from __future__ import annotations
@@ -234,7 +235,10 @@ class SweepDirectory:
         return max((f.stat().st_mtime_ns for f in files if f.is_file()), default=0)
 
     def write_summary(
-        self, best: Mapping[str, Any] | None, collapsed: Sequence[Mapping[str, Any]] = ()
+        self,
+        best: Mapping[str, Any] | None,
+        collapsed: Sequence[Mapping[str, Any]] = (),
+        verdict: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Write summary.json from the run directories, and return its content."""
         record = self.record() or {}
@@ -245,6 +249,7 @@ class SweepDirectory:
             "cells": [{k: cell[k] for k in keys} for cell in self.cells()],
             "best": None if best is None else dict(best),
             "collapsed": [dict(one) for one in collapsed],
+            "verdict": None if verdict is None else dict(verdict),
         }
         sealed = checksums.sealed(summary)
         write_json(self.path / "summary.json", sealed)

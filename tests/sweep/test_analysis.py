@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -37,7 +38,11 @@ def test_a_clear_winner_is_distinguishable(tmp_path):
     low, high = best["interval"]
     assert 0 < low < best["advantage_over_alpha_0"] < high
     assert best["distinguishable"] is True
-    assert said.startswith(f"Best true win rate against the start: {best['value']:.3f} at {ALPHA}=-1 (best of 3).")
+    low, high = re.match(
+        rf"Best true win rate against the start: {100 * best['value']:.0f} % \[(\d+), (\d+)\], "
+        rf"n = 60 prompts and 3 seeds, at {ALPHA}=-1 \(best of 3\)\. ", said
+    ).groups()  # fmt: skip
+    assert int(low) < 100 * best["value"] < int(high)
     assert "It is distinguishable from alpha = 0" in said
     assert (best["verdict"], best["interval_over"], best["seeds"]) == ("distinguishable", "prompts and seeds", 3)
     assert "] over prompts and 3 seeds (paired, corrected for picking the best of 3)." in said
@@ -85,7 +90,7 @@ def test_a_probe_file_that_cannot_be_compared_takes_the_interval_only(tmp_path, 
     craft(tmp_path, f"{ALPHA}=0,1", change=change)
     best, said = found(tmp_path)
     assert (best["metric"], best["value"]) == ("rewards/accuracies", 0.5)
-    assert said.startswith("Best held-out preference accuracy: 0.500")
+    assert said.startswith("Best held-out preference accuracy: 50 %")
 
 
 def test_failed_cells_are_not_counted_among_the_compared(tmp_path):
@@ -135,7 +140,7 @@ def test_one_seed_decides_nothing(tmp_path, alphas):
     assert (best["verdict"], best["distinguishable"]) == ("undecided", None)
     assert (best["interval_over"], best["seeds"]) == ("prompts", 1)
     assert best["interval"][0] > 0
-    assert "Whether it differs from alpha = 0 is undecided: advantage +0." in said
+    assert "Whether it differs from alpha = 0 is undecided: advantage +" in said
     assert "] of these trained models, over prompts (paired, corrected for picking the best of" in said
     assert "another training may differ by more)" in said
 
@@ -194,7 +199,7 @@ def test_collapsed_trainings_are_counted_and_named(tmp_path):
     assert one["value"] == pytest.approx(0.05, abs=0.03)
     said = verdicts.sentence(analysis, verdicts.find_best(analysis))
     assert (
-        "Trainings that collapsed: 1 of 3 of alpha=1 (seed 2: 0.03). Where trainings collapse, take 5 seeds or more."
+        "Trainings that collapsed: 1 of 3 of alpha=1 (seed 2: 3 %). Where trainings collapse, take 5 seeds or more."
         in said
     )
     assert directory.write_summary(None, verdicts.collapses(analysis))["collapsed"] == [one]
@@ -295,7 +300,7 @@ def test_seeds_alone(tmp_path):
     craft(tmp_path, "seed=0,1,2", name=None)
     said = found(tmp_path)[1]
     assert said.startswith("The true win rate against the start is ")
-    assert said.endswith("the mean of 3 seeds of one configuration.")
+    assert said.endswith("n = 24 prompts and 3 seeds, the mean of one configuration's seeds.")
 
 
 def test_nothing_complete(tmp_path):
