@@ -92,16 +92,26 @@ def legend(ax: Axes, **options: Any) -> None:
     """Add a frameless legend where the panel has labelled artists."""
     handles, _ = ax.get_legend_handles_labels()
     if handles:
-        ax.legend(**{"fontsize": TICK_SIZE, "frameon": False, "handlelength": 1.6, "labelspacing": 0.3, **options})
+        ax.legend(**{"fontsize": TICK_SIZE, "frameon": False, "handlelength": 2.2, "labelspacing": 0.3, **options})
+
+
+def from_zero(ax: Axes) -> None:
+    """Let the y axis begin at 0, with room for the marks at the top."""
+    top = max((float(max(line.get_ydata(), default=0.0)) for line in ax.get_lines()), default=0.0)  # type: ignore[arg-type]
+    ax.set_ylim(0, 1.1 * top if top > 0 else 1.0)
 
 
 def figure_legend(figure: Figure, handles: Sequence[Any], columns: int = 6) -> None:
-    """Add a legend below all panels, where it covers no data."""
+    """Add a legend below all panels, where it covers no data, in as many columns as are no wider than the figure."""
     if handles:
+        widths = [0.062 * len(handle.get_label()) + 0.5 for handle in handles]  # inches, of text and mark
+        columns = min(columns, len(handles))
+        while columns > 1 and sum(max(widths[i::columns]) for i in range(columns)) > figure.get_figwidth():
+            columns -= 1
         figure.legend(
             handles=handles,
             loc="outside lower center",
-            ncols=min(len(handles), columns),
+            ncols=columns,
             fontsize=TICK_SIZE,
             frameon=False,
             handlelength=1.4,
@@ -133,6 +143,25 @@ def colour_bar(figure: Figure, axes: Sequence[Axes], alphas: Sequence[float], na
     bar.set_label(name, fontsize=LABEL_SIZE, color=INK)
     bar.ax.tick_params(labelsize=TICK_SIZE, length=3, color=GREY)
     bar.outline.set_visible(False)
+
+
+def label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, Any]]) -> None:
+    """Write a text in its colour beside each (x, y, text, colour), moved apart where they would overlap."""
+    if not ends:
+        return
+    low, high = ax.get_ylim()
+    gap = 0.055 * (high - low)
+    placed: list[float] = []
+    ordered = sorted(ends, key=lambda end: end[1])
+    for _, y, *_ in ordered:
+        placed.append(max(y, placed[-1] + gap) if placed else y)
+    shift = max(0.0, placed[-1] - (high - 0.2 * gap))
+    for i in range(len(placed) - 1, -1, -1):  # from the top, down as far as there is room to make
+        limit = placed[i] - shift if i == len(placed) - 1 else min(placed[i], placed[i + 1] - gap)
+        placed[i] = limit
+    for (x, _, text, colour), y in zip(ordered, placed, strict=True):
+        ax.annotate(text.replace("-", "\u2212"), (x, y), xytext=(4, 0), textcoords="offset points", color=colour, fontsize=TICK_SIZE,
+                    va="center", annotation_clip=False, gid="label")  # fmt: skip
 
 
 def name_places(ax: Axes, labels: Sequence[str]) -> None:

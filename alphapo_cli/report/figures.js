@@ -89,6 +89,7 @@ function advantageFigure(holder) {
     title: "advantage over alpha = 0", around: [0], neutral: [0, ""], label: "Advantage over alpha = 0",
     pick: (k) => {
       const gain = POINTS[k].gain;
+      if (!gain && POINTS[k].alpha === 0) return { mean: 0, low: 0, high: 0, values: [], done: true, rows: [["", "what the others are compared with"]] };
       if (!gain) return null;
       const { verdict, gain_over: over } = POINTS[k], sure = verdict === "distinguishable";
       const rows = [["advantage", signed(gain[0])], [`95 % interval over ${over}`, range({ low: gain[1], high: gain[2] })], ["", verdict]];
