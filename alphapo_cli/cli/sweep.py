@@ -173,11 +173,14 @@ def sweep(
 
     from alphapo_cli.launch.run import run_sweep, table
     from alphapo_cli.report.write import HTML
+    from alphapo_cli.sweep.analysis import scale_note
 
     result = run_sweep(grid, directory, launcher, policy, plan, typed)
     console = Console()
     # A pipe has no width; the table needs about 120 columns.
     (console if console.is_terminal else Console(width=120)).print(table(directory.path.name, result.analysis))
+    if note := scale_note(result.analysis.points):
+        say(f"note: {note}", file=sys.stderr)
     say(result.sentence)
     for title, path in result.pictures.items():
         say(f"{title}: {path.resolve()}")

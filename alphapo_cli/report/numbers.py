@@ -20,6 +20,7 @@ COLUMNS = (
     ("kl/reference", "KL", ".3f"),
     ("entropy/chosen", "entropy", ".2f"),
     ("glassbox/length", "length", ".1f"),
+    ("shape/slope", "mean h′", ".3g"),
 )
 OUTCOMES = {
     "eval/win_rate": "Win rate by the judge",
@@ -52,7 +53,8 @@ def numbers(sweep: Sweep) -> dict[str, Any]:
     heads = [{"name": "point", "explained": ""}]
     if analysis.metric:
         explained = f"{catalog.explain(analysis.metric)} With its own 95 % interval over {sweep.over}."
-        heads.append({"name": OUTCOMES[analysis.metric].lower(), "explained": explained})
+        n = f", n = {analysis.prompts:,}" if analysis.prompts else ""
+        heads.append({"name": f"{OUTCOMES[analysis.metric].lower()}{n}", "explained": explained})
     over_zero = any(a is not None for a in analysis.advantages)
     if over_zero:
         heads.append(
@@ -62,16 +64,21 @@ def numbers(sweep: Sweep) -> dict[str, Any]:
             }
         )
     heads += [{"name": name, "explained": catalog.explain(key)} for key, name, _ in columns]
+    clipped = any(p.clipped is not None for p in sweep.points)
+    if clipped:
+        heads.append({"name": "clipped", "explained": "Share of logged steps whose gradient was clipped"})
     heads.append({"name": "complete", "explained": "Cells that are complete, of all seeds"})
     rows = []
     for k, point in enumerate(sweep.points):
         cells = []
         if analysis.metric:
-            cells.append(_bounded(point.mean(analysis.metric), analysis.estimates[k], ".3f"))
+            cells.append(_share(point.mean(analysis.metric), analysis.estimates[k]))
         if over_zero:
             gain = analysis.advantages[k]
-            cells.append(_bounded(None if gain is None else gain.value, gain, "+.3f"))
+            cells.append(_points(gain))
         cells += [entry(point.mean(key), form) for key, _, form in columns]
+        if clipped:
+            cells.append(entry(point.clipped, ".0%"))
         cells.append(Entry(f"{len(point.cells)} of {len(point.members)}"))
         order = point.alpha if point.alpha is not None else k
         rows.append({"point": k, "label": titled(point.label), "order": order, "cells": cells})
@@ -83,12 +90,20 @@ def entry(value: float | None, form: str) -> Entry:
     return Entry("–") if value is None else Entry(minus(format(value, form)), repr(value))
 
 
-def _bounded(value: float | None, estimate: Estimate | None, form: str) -> Entry:
-    """A field with the value and its interval."""
-    plain = entry(value, form)
-    if value is None or estimate is None:
-        return plain
-    return Entry(plain.text, plain.value, minus(f"[{estimate.low:{form}}, {estimate.high:{form}}]"))
+def _share(value: float | None, estimate: Estimate | None) -> Entry:
+    """A field with a share and its interval, in per cent."""
+    if value is None:
+        return Entry("–")
+    low_high = "" if estimate is None else f"[{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
+    return Entry(f"{100 * value:.0f} %", repr(value), low_high)
+
+
+def _points(gain: Estimate | None) -> Entry:
+    """A field with a difference of shares and its interval, in percentage points."""
+    if gain is None:
+        return Entry("–")
+    value, low, high = (minus(f"{100 * x:+.0f}") for x in (gain.value, gain.low, gain.high))
+    return Entry(f"{value} points", repr(gain.value), f"[{low}, {high}]")
 
 
 def titled(label: str) -> str:

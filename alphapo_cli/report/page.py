@@ -19,6 +19,7 @@ from alphapo_cli.report.collect import Sweep, number, shown
 from alphapo_cli.report.numbers import OUTCOMES, numbers, titled
 from alphapo_cli.report.payload import payload
 from alphapo_cli.report.samples import Samples, samples
+from alphapo_cli.sweep.analysis import scale_note
 from alphapo_cli.sweep.intervals import UNDECIDED
 from alphapo_cli.tracking import metrics as catalog
 
@@ -54,6 +55,7 @@ def page(sweep: Sweep) -> str:
             band_note=" The band spans the seeds." if any(len(p.members) > 1 for p in sweep.points) else "",
             samples_caption=f"Answers at the last step{seed}, for prompts drawn by a hash.",
             numbers=numbers(sweep),
+        scale_note=scale_note(sweep.points),
             unfinished=[c for c in sweep.cells if c.state != "complete" or c.fault or c.reason],
             cell_commands=[(c, line) for c in sweep.cells if (line := commands.of(c)) is not None],
             report_command=settings.command_of_report([sweep.path]),

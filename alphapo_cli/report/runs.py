@@ -122,6 +122,7 @@ def _member(run: RunDirectory, point: Mapping[str, Any]) -> dict[str, Any]:
         "step": summary.get("step", 0),
         "metrics": {**(summary.get("metrics") or {}), **(judged.get("metrics") or {})},
         "cost": summary.get("cost") or {},
+        "clipped": (summary.get("verdict") or {}).get("clipped"),
     }
 
 

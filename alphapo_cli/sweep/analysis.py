@@ -52,6 +52,12 @@ class SweepPoint:
         values = [value for c in self.cells if _is_number(value := c["metrics"].get(key))]
         return float(sum(values) / len(values)) if values else None
 
+    @property
+    def clipped(self) -> float | None:
+        """Share of logged steps whose gradient was clipped, mean over the complete cells; None where nobody logged it."""
+        shares = [float(share) for c in self.cells if _is_number(share := c.get("clipped"))]
+        return sum(shares) / len(shares) if shares else None
+
 
 @dataclass(frozen=True)
 class Analysis:
@@ -72,6 +78,18 @@ class Analysis:
     def advantage(self) -> Estimate | None:
         """That of the best point over its control; None where it is alpha = 0, or there is nothing to compare with."""
         return None if self.best is None else self.advantages[self.best]
+
+
+def scale_note(points: Sequence[SweepPoint]) -> str:
+    """Why the share of clipped steps and mean h' are in the tables; empty for sweeps in which h' does not change."""
+    slopes = [slope for p in points if (slope := p.mean("shape/slope")) is not None]
+    if len(slopes) < 2 or max(slopes) - min(slopes) <= 1e-6 * max(map(abs, slopes)):
+        return ""
+    return (
+        f"Mean h' runs from {min(slopes):.3g} to {max(slopes):.3g}: the shape's slope multiplies beta, so at fixed beta and "
+        "learning rate alpha changes the size of the steps as well as which answers they weigh, until the gradient is "
+        "clipped, when clipping sets it. A fair comparison of alphas tunes beta or the learning rate for each."
+    )
 
 
 def points(cells: Sequence[Mapping[str, Any]]) -> list[SweepPoint]:

@@ -201,7 +201,8 @@ class SweepDirectory:
         """Read every cell's state and results.
 
         Returns:
-            Cells in the order of the grid, each with id, point, overrides, state, reason, step, metrics and cost.
+            Cells in the order of the grid, each with id, point, overrides, state, reason, step, metrics, cost
+            and clipped, the share of logged steps whose gradient was clipped (None where that is not known).
             Metrics of evaluations under other settings than the last command line's are left out: they are not
             comparable.
         """
@@ -224,6 +225,7 @@ class SweepDirectory:
                     "step": summary.get("step", 0),
                     "metrics": {**(summary.get("metrics") or {}), **(judged.get("metrics", {}) if theirs else {})},
                     "cost": summary.get("cost", {}),
+                    "clipped": (summary.get("verdict") or {}).get("clipped"),
                 }
             )
         return found
