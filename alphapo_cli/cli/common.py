@@ -131,6 +131,12 @@ def print_list(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Col
         print("\n".join(line.rstrip() for line in captured.get().splitlines()), flush=True)
 
 
+def shortened(text: str, width: int = 240) -> str:
+    """A text on one line, cut at `width` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else f"{line[: width - 3]}..."
+
+
 def next_step(text: str) -> None:
     """Print to stderr what can be done next, the last line of a command."""
     if is_main_process():

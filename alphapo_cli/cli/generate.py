@@ -20,6 +20,7 @@ from alphapo_cli.cli.common import (
     emit,
     next_step,
     print_table,
+    shortened,
     sources,
     warn,
 )
@@ -27,7 +28,7 @@ from alphapo_cli.errors import UsageError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 from alphapo_cli.runtime.wording import rate
 
-SHOWN, WIDTH = 2, 240  # answers that are printed, and their characters
+SHOWN = 2  # answers that are printed
 
 
 def register(app: typer.Typer) -> None:
@@ -112,16 +113,10 @@ def _tell(summary: dict[str, Any], outputs: Path, model: str | None) -> None:
     import json
 
     for row in json.loads(outputs.read_text(encoding="utf-8"))[:SHOWN]:
-        say(f"prompt: {_short(row['instruction'])}", file=sys.stderr)
-        say(f"answer: {_short(row['output'])}", file=sys.stderr)
+        say(f"prompt: {shortened(row['instruction'])}", file=sys.stderr)
+        say(f"answer: {shortened(row['output'])}", file=sys.stderr)
     say(f"verdict: {summary['verdict']['sentence']}", file=sys.stderr)
     next_step(f"alphapo eval {outputs} --reference REF.json, answers of another model to the same prompts")
-
-
-def _short(text: str) -> str:
-    """A text on one line of the terminal, cut at its end."""
-    line = " ".join(text.split())
-    return line if len(line) <= WIDTH else f"{line[: WIDTH - 3]}..."
 
 
 def is_model(text: str) -> bool:

@@ -24,7 +24,7 @@ from alphapo_cli.cli.common import (
     stripping,
     warn,
 )
-from alphapo_cli.cli.train import page_of_a_failure, write_page
+from alphapo_cli.cli.train import page_of_a_failure, show_answers, write_page
 from alphapo_cli.errors import say
 from alphapo_cli.runtime.quiet import quiet_libraries
 from alphapo_cli.runtime.wording import rate
@@ -36,6 +36,9 @@ Reference = Annotated[
 Annotations = Annotated[Path | None, typer.Option("--annotations", metavar="FILE", help="For judge=replay.")]
 Difficulty = Annotated[Path | None, typer.Option("--difficulty", metavar="CSV", help="For the length-controlled rate.")]
 Gamed = Annotated[Path | None, typer.Option("--gamed", metavar="CSV", help="For the same.")]
+
+
+_NAMES = {"avg_length": "average length, characters", "n_total": "answers judged", "winrate": "win rate"}
 
 
 def register(app: typer.Typer) -> None:
@@ -139,6 +142,7 @@ def run(
 def _report(found: dict[str, Any], summary: dict[str, Any], path: Path) -> None:
     """Print the metrics of outcome.json as a table to stderr, both verdicts, and what can be done next."""
     from alphapo_cli.cli.common import print_table
+    from alphapo_cli.runs.state import model_step
     from alphapo_cli.runs.verdict import beside_evaluation
     from alphapo_cli.runtime.tables import Table
 
@@ -149,14 +153,15 @@ def _report(found: dict[str, Any], summary: dict[str, Any], path: Path) -> None:
     for key, value in found["metrics"].items():
         text = f"{value:,.4g}"
         if key.endswith(("win_rate", "winrate")):
-            own = key == "eval/win_rate" and ends
-            text = rate(value, n, (ends[0], ends[1]) if own else None)
+            text = rate(value, n, (ends[0], ends[1]) if key == "eval/win_rate" and ends else None)
         elif key.endswith("error"):
             text = f"{100 * value:.1f} points"
-        table.add_row(key.removeprefix("eval/").replace("_", " "), text)
+        name = key.removeprefix("eval/")
+        table.add_row(_NAMES.get(name, name.replace("_", " ")), text)
     for note in found.get("answers", []):
         table.add_row("", note)
     print_table(table)
+    show_answers(path, model_step(summary))
     if judged:
         say(f"verdict: {judged['sentence']}", file=sys.stderr)
     for sentence in beside_evaluation((summary.get("verdict") or {}).get("sentences", ())):

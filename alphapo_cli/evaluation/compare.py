@@ -20,7 +20,6 @@ from alphapo_cli.runtime.wording import rate
 from alphapo_cli.statistics.bounded_mean import mean_interval
 from alphapo_cli.statistics.paired import fewest, least_p_value, paired_test
 
-
 Array = npt.NDArray[np.float64]
 
 

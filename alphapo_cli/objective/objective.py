@@ -130,6 +130,9 @@ class Objective(ObjectiveSpec):
         """The shape's derivative h'(s) at every score, by automatic differentiation, of the shape of `scores`.
 
         A step of training is as large as beta h'(s) makes it: at fixed beta, alpha changes how far training goes, too.
+
+        Returns:
+            [K, B].
         """
         with torch.enable_grad():
             leaf = scores.detach().clone().requires_grad_(True)

@@ -97,7 +97,7 @@ def legend(ax: Axes, **options: Any) -> None:
 
 def from_zero(ax: Axes) -> None:
     """Let the y axis begin at 0, with room for the marks at the top."""
-    top = max((float(max(line.get_ydata(), default=0.0)) for line in ax.get_lines()), default=0.0)  # type: ignore[arg-type]
+    top = max(ax.dataLim.y1, 0.0) if ax.has_data() else 0.0
     ax.set_ylim(0, 1.1 * top if top > 0 else 1.0)
 
 

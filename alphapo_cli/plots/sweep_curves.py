@@ -67,6 +67,7 @@ def displacement_figure(cells: Sequence[SweepCurve], title: str | None = None, n
     all_series = list(dict.fromkeys(cell.series for cell in cells))
     colour_of = value_colours(cells)
     few = len(groups) <= LABELLED
+    all_ends: list[list[tuple[float, float, str, Any]]] = []
     for ax, (key, panel_title) in zip(axes, _SIDES, strict=True):
         ends: list[tuple[float, float, str, Any]] = []
         for group in groups:
@@ -79,8 +80,15 @@ def displacement_figure(cells: Sequence[SweepCurve], title: str | None = None, n
                 ends.append((*last, " ".join(filter(None, (group[0].label, group[0].series))), colour))
         style.reference_line(ax, 0.0)
         band = ", band: 10-90 % of the pairs" if ax.collections else ""
-        style.panel(ax, f"{panel_title}{band}", "log-prob since step 0, nats per token" if ax is axes[0] else "", "optimizer step")
+        style.panel(
+            ax,
+            f"{panel_title}{band}",
+            "log-prob since step 0, nats per token" if ax is axes[0] else "",
+            "optimizer step",
+        )
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        all_ends.append(ends)
+    for ax, ends in zip(axes, all_ends, strict=True):  # when the scale that they share is known
         if few:
             style.label_ends(ax, ends)
     if not few and is_over_alpha(cells):
@@ -140,9 +148,7 @@ def _draw_band(ax: Axes, group: Sequence[SweepCurve], key: str, colour: Any) -> 
         ax.fill_between(steps, low, high, color=colour, alpha=0.07, linewidth=0, gid="band")
 
 
-def _draw_group(
-    ax: Axes, group: Sequence[SweepCurve], key: str, colour: Any, dash: str
-) -> tuple[float, float] | None:
+def _draw_group(ax: Axes, group: Sequence[SweepCurve], key: str, colour: Any, dash: str) -> tuple[float, float] | None:
     """Curves of one value: of every seed, and their mean; where the mean ends, None without any."""
     curves = [(cell, *style.series(cell.rows, key)) for cell in group]
     several = len(curves) > 1

@@ -96,6 +96,10 @@ class SampledAnswers:
             "glassbox/length": length,
         }
 
+    def write_texts(self, lm: Any, step: int) -> None:
+        """Write samples/step-N.json of the policy as it is now, and compute nothing."""
+        self._write(f"step-{step}.json", self._answers(lm, "policy"), self.name)
+
     def _answers(self, lm: Any, role: str) -> Answers:
         alone: dict[str, Any] = {"batch_size": 1} if self.cfg.exact else {}
         samples = sample(

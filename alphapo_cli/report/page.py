@@ -55,7 +55,7 @@ def page(sweep: Sweep) -> str:
             band_note=" The band spans the seeds." if any(len(p.members) > 1 for p in sweep.points) else "",
             samples_caption=f"Answers at the last step{seed}, for prompts drawn by a hash.",
             numbers=numbers(sweep),
-        scale_note=scale_note(sweep.points),
+            scale_note=scale_note(sweep.points),
             unfinished=[c for c in sweep.cells if c.state != "complete" or c.fault or c.reason],
             cell_commands=[(c, line) for c in sweep.cells if (line := commands.of(c)) is not None],
             report_command=settings.command_of_report([sweep.path]),

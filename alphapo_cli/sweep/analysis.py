@@ -55,7 +55,7 @@ class SweepPoint:
     @property
     def clipped(self) -> float | None:
         """Share of logged steps whose gradient was clipped, mean over the complete cells; None where nobody logged it."""
-        shares = [float(share) for c in self.cells if _is_number(share := c.get("clipped"))]
+        shares = [float(c["clipped"]) for c in self.cells if _is_number(c.get("clipped"))]
         return sum(shares) / len(shares) if shares else None
 
 

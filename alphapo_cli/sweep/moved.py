@@ -41,7 +41,9 @@ def moved(directory: SweepDirectory, points: Sequence[SweepPoint]) -> Moved:
     """
     changes: list[dict[Any, np.ndarray]] = []
     for point in points:
-        found = {c["point"].get("seed"): _changes(directory.cell(c["id"]), int(c.get("step") or 0)) for c in point.cells}
+        found = {
+            c["point"].get("seed"): _changes(directory.cell(c["id"]), int(c.get("step") or 0)) for c in point.cells
+        }
         changes.append({seed: values for seed, values in found.items() if len(values)})
     # Cells whose probe has other pairs than most cannot be averaged with them.
     sizes = [len(values) for runs in changes for values in runs.values()]

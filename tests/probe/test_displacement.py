@@ -297,7 +297,9 @@ def test_gradient_weights_are_the_closed_form() -> None:
     assert read.tolist() == scores
     for i in range(3):
         r = [2.5 * (1 - math.exp(-0.5 * scores[side][i])) / 0.5 for side in range(2)]
-        assert slopes[:, i].tolist() == pytest.approx([math.exp(-0.5 * scores[side][i]) for side in range(2)], rel=1e-12)
+        assert slopes[:, i].tolist() == pytest.approx(
+            [math.exp(-0.5 * scores[side][i]) for side in range(2)], rel=1e-12
+        )
         pull = 1 / (1 + math.exp(r[0] - r[1] - 0.4))
         assert rewards[:, i].tolist() == pytest.approx(r, rel=1e-12)
         expected_weights = [-2.5 * math.exp(-0.5 * scores[0][i]) * pull, 2.5 * math.exp(-0.5 * scores[1][i]) * pull]

@@ -435,12 +435,10 @@ class TestCommand:
         (tmp_path / "empty").mkdir()
         (tmp_path / "broken").mkdir()
         (tmp_path / "broken" / "sweep.json").write_text('{"cells": [{"id": 3}]}')
-        cell = next((sweep / "cells").iterdir())
         for argument, words in (
             ("nowhere", "nowhere: no such directory; give the directory that 'alphapo sweep' printed"),
             ("empty", "empty is not a sweep's directory (no sweep.json)"),
             ("broken", "sweep.json cannot be read"),
-            (str(cell), "is one run, not a sweep"),
             (str(sweep.parent), f"did you mean {sweep}?"),
         ):
             ran = alphapo(tmp_path, "report", argument)
