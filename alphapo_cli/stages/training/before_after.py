@@ -79,6 +79,8 @@ class BeforeAndAfter:
         """
         if self.answers is None:
             return
+        many, limit = len(self.answers.prompts.ids), self.answers.cfg.max_new_tokens
+        self.log(f"{many} answers of at most {limit} tokens are sampled at step {step}, to be read")
         try:
             self.answers.write_texts(lm, step)
         except OSError:
