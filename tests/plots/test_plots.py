@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,9 @@ class TestRun:
         assert _legend(run_figure(_rows(), "t")) == []
 
     def test_a_long_title_is_wrapped_and_keeps_n_with_its_number(self) -> None:
-        words = "alphapo, alpha 0.25, beta 2.5, learning rate 0.0008, the embedded world's model, n = 256 held-out pairs"
+        words = (
+            "alphapo, alpha 0.25, beta 2.5, learning rate 0.0008, the embedded world's model, n = 256 held-out pairs"
+        )
         said = run_figure(_rows(), words).get_suptitle()
         assert all(len(line) <= 86 for line in said.split("\n"))
         assert "n\u00a0=\u00a0256" in said
@@ -196,7 +199,9 @@ class TestSweepDisplacement:
         assert figure.axes[2].get_ylim() == limits
 
     def test_few_values_are_named_where_their_lines_end_on_one_scale_with_bands(self) -> None:
-        spread = {f"displacement/{side}/{q}": v for side in ("chosen", "rejected") for q, v in (("p10", -2.0), ("p90", 0.3))}
+        spread = {
+            f"displacement/{side}/{q}": v for side in ("chosen", "rejected") for q, v in (("p10", -2.0), ("p90", 0.3))
+        }
         cells = [_cell(alpha, label=str(alpha), rows=_rows(alpha - 1, **spread)) for alpha in (-1.0, 0.0, 0.5)]
         figure = displacement_figure(cells)
         _draw(figure)
@@ -212,7 +217,7 @@ class TestSweepDisplacement:
         for ax in displacement_figure(cells).axes:
             places = sorted(text.xy[1] for text in ax.texts)
             low, high = ax.get_ylim()
-            assert min(b - a for a, b in zip(places, places[1:], strict=False)) > 0.05 * (high - low)
+            assert min(b - a for a, b in pairwise(places)) > 0.05 * (high - low)
 
     def test_seeds_are_thin_and_their_mean_thick(self) -> None:
         figure = displacement_figure([_cell(0.5, rows=_rows(slope)) for slope in (-1.0, -2.0, -3.0)] + [_cell(0.0)])
@@ -315,7 +320,11 @@ class TestSweepOutcome:
         assert [len(_lines(ax, "interval")) for ax in figure.axes] == [2, 2, 2]
         assert _lines(figure.axes[1], "interval")[0][1] == pytest.approx([-0.8, -0.2])
         assert len({ax.get_title("left") for ax in figure.axes}) == 3
-        assert [ax.get_ylabel().partition(", n = ")[2] for ax in figure.axes] == ["256 prompts", "200 pairs", "200 pairs"]
+        assert [ax.get_ylabel().partition(", n = ")[2] for ax in figure.axes] == [
+            "256 prompts",
+            "200 pairs",
+            "200 pairs",
+        ]
         assert "95 % interval over prompts and 2 seeds" in _legend(figure)
 
     def test_the_legend_is_no_wider_than_the_figure(self) -> None:

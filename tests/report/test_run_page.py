@@ -82,7 +82,12 @@ class TestOneRun:
         assert {"step": 8, "word": "stopped: step 8"} in data_of(html.read_text())["marks"]
 
     def test_beside_an_evaluation_nobody_says_that_no_win_rate_was_taken(self, run):
-        unmeasured = {**BETTER, "outcome": "not measured", "sentences": [UNMEASURED, "no curve warns"], "win_rate": None}
+        unmeasured = {
+            **BETTER,
+            "outcome": "not measured",
+            "sentences": [UNMEASURED, "no curve warns"],
+            "win_rate": None,
+        }
         assert "no win rate was taken" in text_of(write_run(changed(run, verdict=unmeasured)))
         judged = {"outcome": "worse", "sentence": "worse than REF: win rate 31 % [25, 37], n = 256, against REF",
                   "interval": [0.25, 0.37]}  # fmt: skip
