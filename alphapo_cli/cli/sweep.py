@@ -186,7 +186,7 @@ def sweep(
         say(f"{title}: {path.resolve()}")
     if (directory.path / HTML).is_file():
         say(f"report: {(directory.path / HTML).resolve()}")
-    _tell(result.summary["verdict"], directory.path)
+    tell(result.summary["verdict"], directory.path)
     emit({"path": str(directory.path.resolve()), **result.summary}, json)
     rest = f"{len(result.unfinished)} interrupted, which the same line continues"
     if result.failed:
@@ -196,8 +196,13 @@ def sweep(
         raise AlphapoError(f"{len(grid.cells)} cells, of them {rest}: first {result.unfinished[0]}")
 
 
-def _tell(verdict: dict[str, Any], path: Path) -> None:
-    """Print to stderr what the sweep found, and what can be done next."""
+def tell(verdict: dict[str, Any], path: Path) -> None:
+    """Print to stderr what the sweep found, and what can be done next.
+
+    Args:
+        verdict: of summary.json.
+        path: the sweep's directory.
+    """
     for text in verdict["sentences"]:
         say(f"verdict: {text}", file=sys.stderr)
     best, control = verdict["best"], verdict["control"]
