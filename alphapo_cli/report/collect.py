@@ -119,6 +119,11 @@ class Sweep:
         return at_zero(base) if isinstance(base, Mapping) else None
 
     @property
+    def told(self) -> str | None:
+        """Whether the best point can be told from alpha = 0; None where nobody compared it."""
+        return None if self.best is None else self.best["verdict"]
+
+    @property
     def over(self) -> str:
         """What the intervals of the points are over."""
         return next((e.over for e in self.analysis.estimates if e is not None), PROMPTS)

@@ -78,7 +78,7 @@ function outcomeFigure(holder) {
       return { ...end, low, high, rows: [...rows, ...finished(end)] };
     },
   });
-  if (frame && known(DATA.best) && isOn(POINTS[DATA.best])) {
+  if (frame && DATA.marked && known(DATA.best) && isOn(POINTS[DATA.best])) {
     const { place } = valueAxis(), end = ending(DATA.best, key);
     svgNode("circle", { class: "best", cx: frame.px(place(DATA.best)), cy: frame.py(end.mean), r: 8.5, "data-p": DATA.best }, frame.marks);
   }

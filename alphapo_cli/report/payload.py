@@ -13,7 +13,7 @@ from typing import Any
 from alphapo_cli.plots import colours
 from alphapo_cli.report.collect import ReportCell, Sweep, number, short, shown
 from alphapo_cli.report.samples import Answer, Samples
-from alphapo_cli.sweep.intervals import Estimate
+from alphapo_cli.sweep.intervals import DISTINGUISHABLE, Estimate
 from alphapo_cli.tracking import metrics as catalog
 
 # Values of all curves together (about 7 bytes each), and the number of points that every curve keeps at least.
@@ -50,6 +50,7 @@ def payload(sweep: Sweep, answers: Samples | None, bands: Sequence[str] = ()) ->
         "outcome": sweep.analysis.metric,
         "zero": sweep.zero,
         "best": sweep.analysis.best,
+        "marked": sweep.told in (None, DISTINGUISHABLE),  # a ring without evidence would claim it
         "samples": None if answers is None else _samples(answers),
         "colours": {"diverging": colours.DIVERGING, "ordered": colours.ORDERED, "categories": colours.CATEGORIES},
     }

@@ -26,8 +26,7 @@ def write_pictures(sweep: Sweep, folder: Path) -> dict[str, list[Path]]:
     if not any(curve.rows for curve in cells):
         return {}
     name = _name(sweep)
-    metric, advantage = sweep.analysis.metric, sweep.analysis.advantage
-    verdict = None if advantage is None else advantage.verdict
+    metric, verdict = sweep.analysis.metric, sweep.told
     figures: dict[str, Callable[[], Figure]] = {
         "outcome": lambda: outcome_figure(cells, metric, sweep.zero, _best(sweep), name=name, verdict=verdict),
         "displacement": lambda: displacement_figure(cells, name=name),
@@ -94,8 +93,7 @@ def curves(sweep: Sweep) -> list[SweepCurve]:
 
 def draw(sweep: Sweep, cells: list[SweepCurve], places: dict[str, Path]) -> None:
     """Write displacement.png and outcome.png of a sweep, at the paths of these names."""
-    name, metric, advantage = _name(sweep), sweep.analysis.metric, sweep.analysis.advantage
-    verdict = None if advantage is None else advantage.verdict
+    name, metric, verdict = _name(sweep), sweep.analysis.metric, sweep.told
     style.save(displacement_figure(cells, name=name), places["displacement"])
     figure = outcome_figure(cells, metric, sweep.zero, _best(sweep), name=name, verdict=verdict)
     style.save(figure, places["outcome"])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from PIL import Image
 
 from alphapo_cli.plots import style
@@ -215,7 +216,7 @@ class TestSweepDisplacement:
     def test_names_of_lines_that_end_together_do_not_overlap(self) -> None:
         cells = [_cell(alpha, label=str(alpha), rows=_rows(-1.0 - alpha / 1000)) for alpha in range(7)]
         for ax in displacement_figure(cells).axes:
-            places = sorted(text.xy[1] for text in ax.texts)
+            places = sorted(text.xy[1] for text in ax.texts if isinstance(text, Annotation))
             low, high = ax.get_ylim()
             assert min(b - a for a, b in pairwise(places)) > 0.05 * (high - low)
 

@@ -485,3 +485,15 @@ class TestCommand:
         monkeypatch.setattr("locale.getencoding", lambda: "ascii")
         monkeypatch.setattr("io.text_encoding", lambda encoding, *level: encoding or "ascii")
         assert "Sei höflich" in page.page(read(SweepDirectory(copy)))
+
+
+@pytest.mark.parametrize(("wins", "marked"), [({-1: 0.9, 0: 0.5, 1: 0.3}, True), ({-1: 0.52, 0: 0.5, 1: 0.5}, False),
+                                              ({-1: 0.3, 0: 0.6, 1: 0.3}, False)])  # fmt: skip
+def test_the_best_is_ringed_only_where_it_can_be_told(tmp_path, wins, marked):
+    path = craft(
+        tmp_path, f"{ALPHA}=-1,0,1", "seed=0,1,2", prompts=60,
+        change=lambda cell, made: setattr(made, "win", wins[cell.point[ALPHA]]),
+    )  # fmt: skip
+    html = write_report(SweepDirectory(path), pictures=False).html.read_text()
+    assert data_of(html)["marked"] is marked
+    assert ("the ring marks the best" in Page(html).text) is marked

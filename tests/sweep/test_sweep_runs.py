@@ -75,7 +75,15 @@ class TestDirectory:
         assert sorted(p.name for p in (swept.path / "cells").iterdir()) == sorted(c["id"] for c in cells)
         for cell in cells:
             names = {p.name for p in (swept.path / "cells" / cell["id"]).iterdir()}
-            assert {"config.yaml", "manifest.json", "metrics.jsonl", "summary.json", "model", "curves.png", "report.html"} <= names
+            assert {
+                "config.yaml",
+                "manifest.json",
+                "metrics.jsonl",
+                "summary.json",
+                "model",
+                "curves.png",
+                "report.html",
+            } <= names
 
     def test_summary(self, swept):
         found, every = summary(swept), metrics.keys()
