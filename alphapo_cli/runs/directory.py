@@ -13,6 +13,7 @@ outcome.json    results of generation and evaluation by `alphapo run`
 checkpoints/    from which an interrupted run resumes
 best/           with trainer.load_best_model_at_end, while the run lasts: the weights of the best step so far
 model/          loads in plain transformers and vLLM
+models/step-N/  with trainer.save_models_at: such a one of an earlier step
 summary.json    {"state", "reason", "step", "metrics", "cost", "data", "verdict", "files"}; a run is complete only
                 when it says so, and whole when its files are as "files" has them: size and SHA-256
 """
@@ -30,7 +31,7 @@ from alphapo_cli.config.compose import to_yaml
 from alphapo_cli.data.file_hashes import fingerprints
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runs import format_version, identity, step_record
-from alphapo_cli.runs.state import OUTCOME, OVER, RunState
+from alphapo_cli.runs.state import MODELS, OUTCOME, OVER, RunState
 from alphapo_cli.runs.verdict import Verdict
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import UNBEGUN, check_folder, usable, write_atomic, write_json
@@ -39,11 +40,11 @@ from alphapo_cli.storage.strict_json import parsed_object, read_file
 
 # What a run writes; `begin` removes these and nothing else. The run lock stays.
 # config.yaml first: without it, no run resumes from what a kill during the removal leaves.
-FILES = ("config.yaml", "summary.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "dropped.jsonl", "curves.png", "report.html", "samples",
-         "model", "checkpoints", "best", "trainer", "wandb", OUTCOME, "manifest.json")  # fmt: skip
+FILES = ("config.yaml", "summary.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "dropped.jsonl", "curves.png", "report.html",
+         "outcome_over_training.png", "samples", "model", MODELS, "checkpoints", "best", "trainer", "wandb", OUTCOME, "manifest.json")  # fmt: skip
 # The results of a run that is over; summary.json has their checksums. Those of config.yaml and manifest.json, which tell
 # of time and place, would make summaries of equal runs differ.
-RESULTS = ("metrics.jsonl", "probe.jsonl", "prompts.json", "dropped.jsonl", "samples", "model")
+RESULTS = ("metrics.jsonl", "probe.jsonl", "prompts.json", "dropped.jsonl", "samples", "model", MODELS)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from alphapo_cli.storage.strict_json import read_object
 
 OVER = ("complete", "stopped")  # states from which no run resumes
 OUTCOME = "outcome.json"
+MODELS = "models"  # folder of the models of steps before the last
 NOT_EVALUATED = "trained, not evaluated as this line says"
 _SECTIONS = ("metrics", "cost", "data", "verdict", "files")  # of summary.json and outcome.json
 TAIL = 1 << 16  # bytes, more than a row of metrics takes
