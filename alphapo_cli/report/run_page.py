@@ -122,7 +122,7 @@ def page(sweep: Sweep, paths: Sequence[Path]) -> str:
         .render(
             **shared(sweep, answers, data),
             one=one,
-            title=sweep.name,
+            title=sweep.name.replace(" -", " \u2212"),
             verdict=verdict,
             facts=_facts(sweep),
             warning=_warning(sweep),
@@ -264,7 +264,10 @@ def _outcomes(sweep: Sweep) -> dict[str, Any]:
 def _listed(table: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Name, value and explanation of the first row's numbers: a table of one row would be wider than a page."""
     heads, cells = table["heads"][1:], table["rows"][0]["cells"]
-    return [(head["name"], cell.text, head["explained"]) for head, cell in zip(heads, cells, strict=True)]
+    return [
+        (head["name"], f"{cell.text} {cell.extra}".strip(), head["explained"])
+        for head, cell in zip(heads, cells, strict=True)
+    ]
 
 
 def _rated(cell: ReportCell, key: str, said: Mapping[str, Any]) -> Entry:
@@ -276,4 +279,5 @@ def _rated(cell: ReportCell, key: str, said: Mapping[str, Any]) -> Entry:
     if key.startswith("eval/"):
         n, ends = number(cell.final.get("eval/n_total")), (cell.run.outcome().get("verdict") or {}).get("interval")
     interval = (float(ends[0]), float(ends[1])) if isinstance(ends, list) and len(ends) == 2 else None
-    return Entry(rate(value, n, interval), repr(value))
+    share, _, rest = rate(value, n, interval).partition(" % ")
+    return Entry(f"{share} %", repr(value), rest) if rest else Entry(rate(value, n, interval), repr(value))

@@ -321,6 +321,8 @@ def test_pages_of_runs(visit, html, viewport, scheme, many, tmp_path):
         ticks = figure.locator("svg text.tick[text-anchor=middle]").all_text_contents()
         assert all(tick.isdigit() for tick in ticks), ticks  # there is no half step
     assert page.locator(".answer").count() >= 3 * (1 + many)
+    if viewport is WIDE:
+        assert page.evaluate("(t => t.scrollWidth <= t.clientWidth)(document.querySelector('#numbers .scroll'))")
     assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
     assert page.faults == []
 
