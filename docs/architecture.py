@@ -23,7 +23,7 @@ WHAT = {
     "__main__": "python -m alphapo_cli",
     "cli": "a file a command: options, messages, exit codes; lists and removal of what commands wrote",
     "launch": "what runs a sweep: engine, workers, Slurm, Ray",
-    "report": "the page of a sweep, and of single tokens",
+    "report": "the pages of sweeps, of runs, and of single tokens",
     "sweep": "what a sweep is: grid, directory, record, which point is best",
     "stages": "what a command does: train, generate, evaluate, all three, measure, loss",
     "evaluation": "judges, win rates, their statistics",
