@@ -220,7 +220,7 @@ class TestWords:
         html = found.html.read_text()
         text = " ".join(Page(html).text.split())
         assert "best: alpha = 1, undecided whether it differs from alpha = 0" in text
-        assert "each point's own 95 % interval over prompts; the ring" in text
+        assert "each point's own 95 % interval over prompts." in text  # and no ring
         assert [p["verdict"] for p in data_of(html)["points"]] == [None, "undecided"]
         assert [p["gain_over"] for p in data_of(html)["points"]] == [None, "prompts"]
         assert [r["verdict"] for r in table(found.csv["points"])] == ["", "undecided"]
