@@ -131,10 +131,12 @@ def print_list(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Col
         print("\n".join(line.rstrip() for line in captured.get().splitlines()), flush=True)
 
 
-def shortened(text: str, width: int = 240) -> str:
-    """A text on one line, cut at `width` characters."""
+def shortened(text: str, width: int = 240, *, keep_end: bool = False) -> str:
+    """A text on one line of at most `width` characters, of which the beginning, or the end, is kept."""
     line = " ".join(text.split())
-    return line if len(line) <= width else f"{line[: width - 3]}..."
+    if len(line) <= width:
+        return line
+    return f"...{line[3 - width :]}" if keep_end else f"{line[: width - 3]}..."
 
 
 def next_step(text: str) -> None:

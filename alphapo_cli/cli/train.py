@@ -147,7 +147,8 @@ def show_answers(path: Path, step: int) -> None:
     for name in ("prompt", "before training", f"at step {step}"):
         table.add_column(name, overflow="fold")
     for prompt in shared[:SHOWN]:
-        table.add_row(*(shortened(text) for text in (prompt, before[prompt], after[prompt])))
+        # A prompt ends with the question, behind a system text that may be long.
+        table.add_row(shortened(prompt, 160, keep_end=True), *(shortened(texts[prompt]) for texts in (before, after)))
     print_table(table)
 
 
