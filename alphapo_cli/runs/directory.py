@@ -34,8 +34,9 @@ from alphapo_cli.runs import format_version, identity, step_record
 from alphapo_cli.runs.state import MODELS, OUTCOME, OVER, RunState
 from alphapo_cli.runs.verdict import Verdict
 from alphapo_cli.storage import checksums
-from alphapo_cli.storage.atomic import UNBEGUN, check_folder, usable, write_atomic, write_json
+from alphapo_cli.storage.atomic import UNBEGUN, check_folder, json_text, usable, write_atomic, write_json
 from alphapo_cli.storage.hashing import digest as digest
+from alphapo_cli.storage.run_lock import RunLock
 from alphapo_cli.storage.strict_json import parsed_object, read_file
 
 # What a run writes; `begin` removes these and nothing else. The run lock stays.
@@ -236,7 +237,7 @@ class RunDirectory(RunState):
 
     def finish(
         self, state: str, reason: str | None, step: int, metrics: dict[str, Any], cost: dict[str, Any],
-        verdict: Verdict | None = None, best: Mapping[str, Any] | None = None,
+        verdict: Verdict | None = None, best: Mapping[str, Any] | None = None, lock: RunLock | None = None,
     ) -> dict[str, Any]:  # fmt: skip
         """Write summary.json, the last file that a run writes; `data` is the manifest's.
 
@@ -248,9 +249,13 @@ class RunDirectory(RunState):
             cost: seconds and the like.
             verdict: the judgement on a run that is over.
             best: the reading of trainer.metric_for_best_model by which model/ was chosen, if it was.
+            lock: the run lock, where the session is over: it is given up with the summary.
 
         Returns:
             The content of summary.json.
+
+        Raises:
+            LockLost: with `lock`: another process has taken over the run.
         """
         data = self.manifest_section("data")
         summary = {"state": state, "reason": reason, "step": step, "metrics": metrics, "cost": cost, "data": data}
@@ -261,5 +266,8 @@ class RunDirectory(RunState):
         if state in OVER:
             summary["files"] = checksums.of_files(self.path, RESULTS)
         summary = checksums.sealed(summary)
-        write_json(self.summary_file, summary)
+        if lock is None:
+            write_json(self.summary_file, summary)
+        else:
+            lock.commit(self.summary_file, json_text(summary), "done" if state in OVER else "free")
         return summary

@@ -82,8 +82,14 @@ class RunState:
         return checksums.described(found) if found else None
 
     def outcome(self) -> dict[str, Any]:
-        """Read outcome.json, the results of generation and evaluation; empty if there is none."""
-        return _shaped(checksums.intact(read_object(self.path / OUTCOME))) or {}
+        """Read outcome.json, the results of generation and evaluation; empty if there is none of this training."""
+        found = _shaped(checksums.intact(read_object(self.path / OUTCOME))) or {}
+        # One of a training that another process has replaced meanwhile is of another model.
+        return {} if found.get("of") is not None and found["of"] != self.ended_as() else found
+
+    def ended_as(self) -> str | None:
+        """The checksum of summary.json, by which an outcome knows its training; None where there is none."""
+        return (self.summary() or {}).get("checksum")
 
     @property
     def state(self) -> str:

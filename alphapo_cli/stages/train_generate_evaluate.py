@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from alphapo_cli.config.compose import compose
 from alphapo_cli.config.overrides import Line
 from alphapo_cli.config.schema import TrainConfig
-from alphapo_cli.errors import say
+from alphapo_cli.errors import AlphapoError, say
 from alphapo_cli.evaluation.output_check import notes_of
 from alphapo_cli.evaluation.schema import EvalConfig
 from alphapo_cli.evaluation.verdict import verdict
@@ -68,6 +68,7 @@ def after_training(
     done = directory.outcome()
     if done.get("key") == plan.key:
         return done
+    trained = directory.ended_as()
     keeper = directory.path if inside else None
     reference: Path | None = None
     left = plan.max_cost
@@ -82,13 +83,17 @@ def after_training(
         return found
 
     last = outcome_of(str(directory.path))
-    found: dict[str, Any] = {"key": plan.key, **last}
+    found: dict[str, Any] = {"key": plan.key, "of": trained, **last}
     if plan.at:
         rows, notes = over_training.evaluate_at(plan.at, cfg, directory, last, outcome_of)
         found["over_training"] = rows
         found["notes"] = [*found.get("notes", []), *notes]
         if cfg.tracking.pictures:
             over_training.draw(rows, directory)
+    if directory.ended_as() != trained:
+        raise AlphapoError(
+            f"{directory.path}: another process has trained this run anew meanwhile; the same line evaluates what it trained"
+        )
     join(found)
     write_json(directory.path / OUTCOME, checksums.sealed(found))
     return found
@@ -141,7 +146,13 @@ def _notes(own: dict[str, Any], reference: Path) -> list[str]:
 
 def note_failure(plan: Plan, directory: RunDirectory, reason: str) -> None:
     """Record in outcome.json that generation or evaluation of a trained run failed."""
-    nothing: dict[str, Any] = {"key": None, "failed": plan.key, "reason": reason, "metrics": {}}
+    nothing: dict[str, Any] = {
+        "key": None,
+        "of": directory.ended_as(),
+        "failed": plan.key,
+        "reason": reason,
+        "metrics": {},
+    }
     write_json(directory.path / OUTCOME, checksums.sealed(nothing))
 
 

@@ -113,7 +113,7 @@ class TrainingSession(StepHooks):
                 policy = policy.shard(sharding_plan(self.cfg.sharding, args.device, self.cfg.trainer.bf16))
             return self._train_recorded(policy, args, checkpoint)
         finally:
-            if self.lock is not None:
+            if self.lock is not None and not self.lock.committed:
                 self.final_model.release()
                 self.lock.release()
 
@@ -134,6 +134,7 @@ class TrainingSession(StepHooks):
         if isinstance(lock, LockStatus):
             raise Busy.of(self.directory, lock)
         self.lock = lock
+        lock.settle(self.directory.summary_file)
         # Again, now under the lock, because it may have changed.
         state = self.directory.check(self.cfg, replace=replace, locked=True)
         if state in OVER:
@@ -442,10 +443,11 @@ class TrainingSession(StepHooks):
         return 0.0 if self.measurements is None else self.measurements.seconds
 
     def _end(self, state: str, reason: str | None, code: int) -> dict[str, Any]:
-        """Record how the run ended; a result that was committed is kept."""
+        """Record how the run ended and give up the lock, once."""
         if self.metrics_log is None or self.lock is None or self.lock.committed:
             return {}
         self._check_lock()
+        self.final_model.release()
         pairs = self.order.pairs_in(range(self.start_step, self._step()))
         end = RunEnd(
             state, reason, code, self._step(), self.cost.final(self._probe_seconds(), pairs, self.lock.generation),
