@@ -23,7 +23,7 @@ WHAT = {
     "__main__": "python -m alphapo_cli",
     "cli": "a file a command: options, messages, exit codes; lists and removal of what commands wrote",
     "launch": "what runs a sweep: engine, workers, Slurm, Ray",
-    "report": "what a sweep shows: pictures, page, run in W&B; and the page of single tokens",
+    "report": "what sweeps and runs show: pictures, pages, a sweep's run in W&B; and the page of single tokens",
     "sweep": "what a sweep is: grid, directory, record, which point is best",
     "stages": "what a command does: train, generate, evaluate, all three, measure, loss; and the directories it fills",
     "evaluation": "judges, win rates, comparisons",

@@ -55,7 +55,7 @@ SCRATCH = (
     "model=from_scratch", "model.scratch.hidden_size=16", "model.scratch.num_hidden_layers=1",
     "model.scratch.num_attention_heads=2", "model.scratch.vocab_size=320", "trainer=small", "trainer.threads=1",
     "trainer.use_cpu=true", "trainer.max_steps=2", "trainer.per_device_train_batch_size=4", "probe.pairs=4",
-    "probe.every=2",
+    "probe.every=2", "probe.samples=0",
 )  # fmt: skip
 # What would change a run from outside, or let it reach the network.
 _FOREIGN = ("ALPHAPO_", "WANDB_", "HF_", "TRANSFORMERS_", "XDG_CACHE_HOME", "RANK", "WORLD_SIZE", "LOCAL_RANK")

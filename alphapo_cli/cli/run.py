@@ -25,6 +25,7 @@ from alphapo_cli.cli.common import (
     stripping,
     warn,
 )
+from alphapo_cli.cli.train import page_of_a_failure, show_answers, write_page
 from alphapo_cli.errors import say
 from alphapo_cli.runtime.quiet import quiet_libraries
 from alphapo_cli.runtime.wording import rate
@@ -36,6 +37,9 @@ Reference = Annotated[
 Annotations = Annotated[Path | None, typer.Option("--annotations", metavar="FILE", help="For judge=replay.")]
 Difficulty = Annotated[Path | None, typer.Option("--difficulty", metavar="CSV", help="For the length-controlled rate.")]
 Gamed = Annotated[Path | None, typer.Option("--gamed", metavar="CSV", help="For the same.")]
+
+
+_NAMES = {"avg_length": "average length, characters", "n_total": "answers judged", "winrate": "win rate"}
 
 
 def register(app: typer.Typer) -> None:
@@ -129,36 +133,55 @@ def run(
         from alphapo_cli.stages.train import run as train
 
         build(cfg.objective)
-        summary = train(cfg, directory, replace=replace)
+        with page_of_a_failure(directory):
+            summary = train(cfg, directory, replace=replace)
         leave_processes()
+        write_page(directory.path)  # again with the outcome, if the later stages come so far
         hints: list[str | None] = []
         found = after_training(plan, cfg, directory, lambda found: hints.append(join_tracking(cfg, directory, found)))
         for hint in filter(None, hints):
             # The W&B run was written again with the outcome, and the directory that training printed is superseded.
             typer.echo(f"W&B kept offline, now with the outcome; to upload, and no line before this: {hint}", err=True)
-        _report(found, summary)
+        write_page(directory.path)
+        _report(found, summary, directory.path)
     metrics = {**summary["metrics"], **found["metrics"]}
     places = {"generate": found["generate"], "eval": found["eval"]}
     emit({"path": str(directory.path.resolve()), **summary, "metrics": metrics, **places}, json)
 
 
-def _report(found: dict[str, Any], summary: dict[str, Any]) -> None:
-    """Print the metrics of outcome.json as a table to stderr, the verdict on the training, and what can be done next."""
+def _report(found: dict[str, Any], summary: dict[str, Any], path: Path) -> None:
+    """Print the metrics of outcome.json as a table to stderr, both verdicts, and what can be done next."""
     from alphapo_cli.cli.common import print_table
+    from alphapo_cli.runs.state import model_step
+    from alphapo_cli.runs.verdict import beside_evaluation
     from alphapo_cli.runtime.tables import Table
 
     table = Table(title="outcome", title_justify="left", show_header=False)
+    judged = found.get("verdict") or {}
+    ends = judged.get("interval")
     n = found["metrics"].get("eval/n_total")
     for key, value in found["metrics"].items():
-        text = rate(value, n) if key.endswith("win_rate") else f"{value:.4g}"
-        table.add_row(key.removeprefix("eval/").replace("_", " "), text)
+        text = f"{value:,.4g}"
+        if key.endswith(("win_rate", "winrate")):
+            text = rate(value, n, (ends[0], ends[1]) if key == "eval/win_rate" and ends else None)
+        elif key.endswith("error"):
+            text = f"{100 * value:.1f} points"
+        name = key.removeprefix("eval/")
+        table.add_row(_NAMES.get(name, name.replace("_", " ")), text)
     for note in found.get("answers", []):
         table.add_row("", note)
     print_table(table)
     if found.get("over_training"):
         _report_steps(found["over_training"])
-    for sentence in (summary.get("verdict") or {}).get("sentences", ()):
-        typer.echo(f"verdict on the training: {sentence}", err=True)
+    show_answers(path, model_step(summary))
+    if judged:
+        say(f"verdict: {judged['sentence']}", file=sys.stderr)
+    for sentence in beside_evaluation((summary.get("verdict") or {}).get("sentences", ())):
+        say(f"verdict on the training: {sentence}", file=sys.stderr)
+    for name in ("model", "curves.png", "report.html"):
+        if (path / name).exists():
+            say(f"{name.partition('.')[0]}: {path / name}", file=sys.stderr)
+    next_step(f"alphapo chat {path}")
     next_step(f"alphapo compare {found['eval']} OTHER-EVALUATION says whether two models can be told apart")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +17,7 @@ from alphapo_cli.cli.common import (
     announce,
     check_json_target,
     emit,
+    next_step,
     sources,
     stripping,
 )
@@ -172,16 +174,20 @@ def sweep(
 
     from alphapo_cli.launch.run import run_sweep, table
     from alphapo_cli.report.write import HTML
+    from alphapo_cli.sweep.analysis import scale_note
 
     result = run_sweep(grid, directory, launcher, policy, plan, typed)
     console = Console()
     # A pipe has no width; the table needs about 120 columns.
     (console if console.is_terminal else Console(width=120)).print(table(directory.path.name, result.analysis))
+    if note := scale_note(result.analysis.points):
+        say(f"note: {note}", file=sys.stderr)
     say(result.sentence)
     for title, path in result.pictures.items():
         say(f"{title}: {path.resolve()}")
     if (directory.path / HTML).is_file():
         say(f"report: {(directory.path / HTML).resolve()}")
+    tell(result.summary["verdict"], directory.path)
     emit({"path": str(directory.path.resolve()), **result.summary}, json)
     rest = f"{len(result.unfinished)} interrupted, which the same line continues"
     if result.failed:
@@ -189,3 +195,25 @@ def sweep(
         raise AlphapoError(f"{len(result.failed)} of {len(grid.cells)} cells failed{also}, first {result.failed[0]}")
     if result.unfinished:
         raise AlphapoError(f"{len(grid.cells)} cells, of them {rest}: first {result.unfinished[0]}")
+
+
+def tell(verdict: dict[str, Any], path: Path) -> None:
+    """Print to stderr what the sweep found, and what can be done next.
+
+    Args:
+        verdict: of summary.json.
+        path: the sweep's directory.
+    """
+    for text in verdict["sentences"]:
+        say(f"verdict: {text}", file=sys.stderr)
+    best, control = verdict["best"], verdict["control"]
+    if best is None:
+        next_step("the same line again goes on where it stopped")
+        return
+    cell = path / "cells" / best
+    if verdict["outcome"] == "undecided":
+        next_step("the same line with seed=0,1,2,3,4 adds trainings to those that are there: one or two decide nothing")
+    if control not in (None, best):
+        next_step(f"alphapo report {cell} {path / 'cells' / control} puts the best and alpha = 0 over one another")
+    next_step(f"alphapo generate {cell}")
+    next_step(f"alphapo chat {cell}")

@@ -20,6 +20,7 @@ from alphapo_cli.launch.schema import LauncherConfig
 from alphapo_cli.report import overview, write
 from alphapo_cli.runs.state import OVER
 from alphapo_cli.runtime.tables import Table
+from alphapo_cli.runtime.wording import rate
 from alphapo_cli.stages.paths import changed_data
 from alphapo_cli.stages.plan import Plan
 from alphapo_cli.sweep import analysis as best_of
@@ -82,7 +83,7 @@ def run_sweep(
     _compare_numerics(complete, directory)
     analysis = best_of.analyse(directory)
     best = verdicts.find_best(analysis)
-    summary = directory.write_summary(best, verdicts.collapses(analysis))
+    summary = directory.write_summary(best, verdicts.collapses(analysis), verdicts.verdict(analysis, best))
     pictures = overview.existing_pictures(directory)
     if cells or (grid.cells[0].cfg.tracking.pictures and overview.outdated(pictures, analysis)):
         pictures = overview.make_pictures(directory, analysis, grid)
@@ -160,10 +161,11 @@ def table(name: str, analysis: best_of.Analysis) -> Table:
     metric = analysis.metric
     result = Table(title=f"{name}: displacement in nats per token", title_justify="left")
     result.add_column("point")
-    for title in ("chosen", "rejected", "chosen down", "margin", "accuracy"):
+    for title in ("chosen", "rejected", "chosen down", "margin", "accuracy", "mean h'", "clipped"):
         result.add_column(title, justify="right")
+    n = f", n = {analysis.prompts:,}" if analysis.prompts else ""
     over = next((f"95 % over {e.over}" for e in analysis.estimates if e is not None), "95 %")
-    win = {WIN_RATE: f"true win rate ({over})", JUDGED: f"win rate ({over})"}.get(metric or "")
+    win = {WIN_RATE: f"true win rate ({over}{n})", JUDGED: f"win rate ({over}{n})"}.get(metric or "")
     if win:
         result.add_column(win, justify="right")
     result.add_column("seeds", justify="right")
@@ -174,11 +176,14 @@ def table(name: str, analysis: best_of.Analysis) -> Table:
             _cell(point.mean("displacement/rejected"), "+.3f"),
             _cell(point.mean("displacement/share_chosen_down"), ".0%"),
             _cell(point.mean("rewards/margins"), ".3g"),
-            _cell(point.mean("rewards/accuracies"), ".3f"),
+            _cell(point.mean("rewards/accuracies"), ".0%"),
+            _cell(point.mean("shape/slope"), ".3g"),
+            _cell(point.clipped, ".0%"),
         ]
         if win:
-            low_high = "" if estimate is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
-            row.append(_cell(point.mean(metric or ""), ".3f") + low_high)
+            value = point.mean(metric or "")
+            ends = None if estimate is None else (estimate.low, estimate.high)
+            row.append("-" if value is None else rate(value, None, ends))
         states = sorted({_state(c) for c in point.members})
         result.add_row(point.label, *row, str(len(point.members)), ", ".join(states))
     return result

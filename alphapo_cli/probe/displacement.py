@@ -31,6 +31,7 @@ class ProbeValues:
     lengths: np.ndarray  # [K, P] completion tokens
     scores: np.ndarray  # [K, P] the objective's score
     rewards: np.ndarray  # [K, P] beta h(s)
+    slopes: np.ndarray  # [K, P] h'(s)
     gradients: np.ndarray  # [K, P] d loss / d score
     entropy: np.ndarray  # [P] mean over the chosen completion's tokens, nats
     kl: np.ndarray  # [P] mean over the chosen completion's tokens of KL(now || step 0), nats
@@ -65,6 +66,7 @@ def metrics(now: ProbeValues, start: ProbeValues) -> dict[str, float | None]:
         _spread(row, f"logps/{side}_sum", now.sums[i, p], quantiles=False)
         _spread(row, f"rewards/{side}", now.rewards[i, p])
         _spread(row, f"gradient_weight/{side}", now.gradients[i, p])
+    row["shape/slope"] = _mean(now.slopes[:2][present[:2]])
     row["displacement/share_chosen_down"] = _mean(fell[0, present[0]])
     both = present[0] & present[1]  # metrics from here on compare the two, and are null if no row has both
     down = fell[:, both]
@@ -152,13 +154,14 @@ def _accuracy(now: ProbeValues) -> np.ndarray:
 
 
 def objective_values(objective: Objective, answers: AnswerLogProbs, context: StepContext) -> dict[str, np.ndarray]:
-    """Compute scores, rewards, gradients (d loss / d score) and reward_rounding, each [K, P], of P pairs' answers."""
+    """Compute scores, rewards, slopes, gradients and reward_rounding, each [K, P], of P pairs' answers."""
     answers = answers.to_float32()
     scores = objective.scores(answers)
     scheduled = objective.at(context)
     tensors = {
         "scores": scores,
         "rewards": scheduled.rewards(scores),
+        "slopes": scheduled.slopes(scores),
         "gradients": objective.score_gradients(scores, answers, context),
         "reward_rounding": scheduled.reward_rounding(answers),
     }

@@ -15,7 +15,7 @@ from alphapo_cli.probe.displacement import ProbeValues
 from alphapo_cli.probe.pair_scores import NAMES, Numbers, idealised_margin, log_prob_scores, token_scores
 from alphapo_cli.probe.rank_correlation import spearman
 
-_REWARDS = ("rewards/", "displacement/margin_from_chosen")
+_REWARDS = ("rewards/", "displacement/margin_from_chosen", "shape/")
 _GRADIENTS = ("gradient_weight/",)
 
 

@@ -114,6 +114,10 @@ class SampledAnswers:
             "glassbox/length": length,
         }
 
+    def write_texts(self, lm: Any, step: int) -> None:
+        """Sample the policy as it is now; its answers are kept as step-N.json, and nothing is computed of them."""
+        self._keep(f"step-{step}.json", self._answers(lm, "policy"), self.name)
+
     def _answers(self, lm: Any, role: str) -> Answers:
         alone: dict[str, Any] = {"batch_size": 1} if self.sampling.exact else {}
         samples = sample(

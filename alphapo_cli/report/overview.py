@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.config.objective_parts import at_zero
 from alphapo_cli.errors import say
 from alphapo_cli.report import write
 from alphapo_cli.storage.hashing import digest
@@ -35,35 +34,15 @@ def make_pictures(directory: SweepDirectory, analysis: Analysis, grid: Grid) -> 
     """Draw displacement.png and outcome.png of the sweep; none where no cell has rows or tracking.pictures is off."""
     if not grid.cells[0].cfg.tracking.pictures:
         return {}
-    from alphapo_cli.plots import figures
+    from alphapo_cli.report import collect
+    from alphapo_cli.report import pictures as drawing
 
-    metric = analysis.metric
-    curves = []
-    labels = figures.style.names((point.label for point in analysis.points), bare=True)
-    series = figures.style.names(point.series for point in analysis.points)
-    for point, estimate in zip(analysis.points, analysis.estimates, strict=True):
-        intervals = {} if metric is None or estimate is None else {metric: (estimate.low, estimate.high)}
-        for cell in point.members:
-            curves.append(
-                figures.SweepCurve(
-                    alpha=point.alpha,
-                    label=labels[point.label],
-                    rows=directory.cell(cell["id"]).rows(),
-                    metrics=cell["metrics"],
-                    state=cell["state"],
-                    series=series[point.series],
-                    intervals=intervals,
-                    over="" if estimate is None else estimate.over,
-                )
-            )
-    if not any(curve.rows for curve in curves):
+    sweep = collect.read(directory, analysis)
+    cells = drawing.curves(sweep)
+    if not any(cell.rows for cell in cells):
         return {}
-    name = "alpha" if any(c.alpha is not None for c in curves) else ", ".join(k for k in grid.keys if k != "seed")
     pictures = {picture: directory.path / f"{picture}.png" for picture in PICTURES}
-    figures.sweep_displacement(curves, pictures["displacement"], name=name)
-    verdict = None if analysis.advantage is None else analysis.advantage.verdict
-    zero = at_zero(grid.base)
-    figures.sweep_outcome(curves, pictures["outcome"], metric, zero_name=zero, name=name, verdict=verdict)
+    drawing.draw(sweep, cells, pictures)
     if analysis.ended:  # the time of the last cell they show: one that ended while they were drawn is newer
         with contextlib.suppress(OSError):
             for path in pictures.values():

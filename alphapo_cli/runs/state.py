@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,13 @@ def _shaped(found: dict[str, Any] | None) -> dict[str, Any] | None:
     """The object, None where a section of it is no object: without a checksum it may be anybody's."""
     wrong = found is not None and any(not isinstance(found.get(name), dict | None) for name in _SECTIONS)
     return None if wrong else found
+
+
+def model_step(summary: Mapping[str, Any]) -> int:
+    """The step that model/ is of: the best by trainer.metric_for_best_model where it was chosen so, else the last."""
+    chosen = summary.get("best")
+    step = (chosen if isinstance(chosen, dict) else summary).get("step")
+    return step if isinstance(step, int) else 0
 
 
 def last_row(path: Path) -> dict[str, Any]:

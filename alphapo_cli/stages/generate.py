@@ -207,6 +207,7 @@ def run(generation: Generation) -> dict[str, Any]:
             source=generation.prompts.description, prompts=len(generation.ids),
             samples=generation.cfg.generation.samples, metrics=metrics, cost=cost, data=_data(generation),
             dtype=generation.job.subject.dtype, exact=generation.cfg.generation.exact, notes=generation.notes, warnings=warnings,
+            verdict=notes.verdict(metrics, generation.job.limit),
         )  # fmt: skip
     directory.log.unlink(missing_ok=True)  # another process may have finished first and removed it
     return summary

@@ -21,6 +21,7 @@ from alphapo_cli.data.file_hashes import fingerprints
 from alphapo_cli.errors import AlphapoError, say
 from alphapo_cli.evaluation.output_check import notes_of
 from alphapo_cli.evaluation.schema import EvalConfig
+from alphapo_cli.evaluation.verdict import verdict
 from alphapo_cli.generation.run_settings import run_layer, taken_over
 from alphapo_cli.generation.schema import GenerateConfig
 from alphapo_cli.runs.directory import RunDirectory
@@ -128,6 +129,8 @@ def _judge(
             if results.get(f"{name}_interval") is not None
         },
     }
+    # Without --reference it is compared with the model that training started from, whose name need not say so.
+    found["verdict"] = verdict(results, "" if plan.reference else "the model before training")
     if odd := notes_of(results):
         found["answers"] = odd
     if notes := [*_notes(own.summary(), reference), *odd]:

@@ -176,7 +176,7 @@ def test_limit_takes_the_first_rows_of_each_source(make):
 
 
 def values(rng, count):
-    sides = {name: rng.normal(size=(2, count)) for name in ("sums", "scores", "rewards", "gradients")}
+    sides = {name: rng.normal(size=(2, count)) for name in ("sums", "scores", "rewards", "slopes", "gradients")}
     zeros = np.zeros((2, count))
     return ProbeValues(
         lengths=np.full((2, count), 3.0), entropy=rng.normal(size=count), kl=rng.normal(size=count), rounding=zeros,

@@ -122,7 +122,7 @@ def test_the_probes_samples_are_the_same_in_any_number(
         tiny.needs_bf16()
     model = chat_model(tmp_path / "model", dtype=dtype, max_position_embeddings=512)
     line = (
-        "train", *BARE, f"model.path={model}", f"model.dtype={dtype}", "data=jsonl", f"data.path={pairs['plain']}",
+        "train", *BARE, "probe.samples=0", f"model.path={model}", f"model.dtype={dtype}", "data=jsonl", f"data.path={pairs['plain']}",
         "trainer=small", "trainer.max_steps=1", "trainer.per_device_train_batch_size=4", "trainer.use_cpu=true",
         "probe.pairs=8", "probe.max_new_tokens=12",
     )  # fmt: skip

@@ -85,7 +85,7 @@ class Measurements:
                 prompts,
                 cfg.seed,
                 directory.path.name,
-                _writer(directory.path / "samples", write) if processes.rank == 0 else lambda file, rows: None,
+                writer_into(directory.path / "samples", write) if processes.rank == 0 else lambda file, rows: None,
                 memoize,
             )
             self.samples.start(self.policy.lm)
@@ -155,7 +155,7 @@ class Measurements:
         return first.metrics()
 
 
-def _writer(folder: Path, write: Callable[[Callable[[], None]], None]) -> Keep:
+def writer_into(folder: Path, write: Callable[[Callable[[], None]], None]) -> Keep:
     """What writes sampled answers into `folder`; `write` calls what writes a file."""
 
     def make(file: str, rows: list[dict[str, str]]) -> None:
@@ -172,9 +172,14 @@ def _prompts(cfg: TrainConfig, inputs: RunInputs) -> SamplePrompts | None:
         texts = world.instructions(SAMPLES if cfg.probe.samples is None else cfg.probe.samples)
         ids = [encode_prompt(({"role": "user", "content": text},), tokenizer, cfg.data) for text in texts]
         return SamplePrompts("glassbox", texts, ids, world.true_reward) if texts else None
-    pairs = inputs.probe
+    return prompts_of(cfg, inputs, cfg.probe.samples or 0)
+
+
+def prompts_of(cfg: TrainConfig, inputs: RunInputs, count: int) -> SamplePrompts | None:
+    """The prompts of the first `count` probe pairs, as the model reads them; None where there are none."""
+    tokenizer, pairs = inputs.tokenizer, inputs.probe
     header = header_of(tokenizer, cfg.data).ids
-    ids = [[*pairs.prompt[i].tolist(), *header] for i in range(min(cfg.probe.samples or 0, len(pairs)))]
+    ids = [[*pairs.prompt[i].tolist(), *header] for i in range(min(count, len(pairs)))]
     texts = [tokenizer.decode(p, skip_special_tokens=True) for p in ids]
     # A seed is made of the text: prompts that differ in their special tokens alone keep these in it.
     distinct: dict[str, set[tuple[int, ...]]] = {}

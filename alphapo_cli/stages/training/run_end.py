@@ -65,7 +65,8 @@ def record_end(
     metrics_log.close()
     metrics = dict(metrics_log.last_probe if end.best_metrics is None else end.best_metrics)
     if end.state != "interrupted" and cfg.tracking.pictures:
-        draw_curves(directory, metrics_log.tracker, end.step, log)
+        best = None if end.best is None else end.best.step
+        draw_curves(directory, metrics_log.tracker, end.step, log, pairs=probe_pairs, best=best)
     if end.state == "stopped":
         metrics_log.tracker.tag("stopped")
     metrics_log.tracker.finish({**metrics, "state": end.state, "reason": end.reason}, end.code)

@@ -26,6 +26,7 @@ from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.runtime.signals import StopRequest
 from alphapo_cli.runtime.wording import size
 from alphapo_cli.stages.training.assembly import run_inputs
+from alphapo_cli.stages.training.before_after import BeforeAndAfter
 from alphapo_cli.stages.training.best_model import BestModel
 from alphapo_cli.stages.training.cost import Cost
 from alphapo_cli.stages.training.final_model import FinalModel
@@ -76,6 +77,7 @@ class TrainingSession(StepHooks):
         self.metrics_log: MetricsLog | None = None
         self.measurements: Measurements | None = None
         self.trainer: PreferenceTrainer | None = None
+        self.texts: BeforeAndAfter | None = None
         self.ending: Ending | None = None
         self.full: str | None = None  # what the system said of a disk on which the room held for the model was needed
         self.start_step = 0  # the optimizer step from which this session trains
@@ -203,6 +205,7 @@ class TrainingSession(StepHooks):
             if checkpoint is None:
                 row = self._measure(0, probe=True, samples=True)
                 self._flush(0)
+                self._sample_texts(policy, 0)
                 self.processes.first(lambda: self.best.check_start(row))
             else:
                 trainer.resume(checkpoint)
@@ -241,7 +244,16 @@ class TrainingSession(StepHooks):
             every=probe_every(cfg.probe.every, len(inputs.probe), order.pairs_per_step),
             memoize=self.builder.before_training(cfg, policy), write=self._write,
         )  # fmt: skip
+        if self.main or self.processes.together:
+            write = self._write if self.main else lambda make: None
+            self.texts = BeforeAndAfter.of(cfg, inputs, self.directory, write=write, log=self._log)
         return self.trainer
+
+    def _sample_texts(self, policy: PolicyModel, step: int) -> None:
+        """Write answers of the policy for people to read, where that is to be done."""
+        if self.texts is not None:
+            self._check_lock()
+            self.texts.sample(policy.lm, step)
 
     def _finish(self, policy: PolicyModel) -> dict[str, Any]:
         """Save the model, then record how the run ended. Where processes run it together, all of them take part."""
@@ -250,6 +262,9 @@ class TrainingSession(StepHooks):
             self._log(
                 f"model/ is that of step {best.step} of {self._step()}, the best by {best.metric} ({best.value:.4g})"
             )
+        self._sample_texts(
+            policy, self._step() if self.best_metrics is None or self.best.best is None else self.best.best.step
+        )
         try:
             if self.processes.together:
                 self.final_model.save_together(policy, self.lock, self.processes)
