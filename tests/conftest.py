@@ -22,6 +22,7 @@ import unittest.mock
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 # Before torch is imported: test processes side by side would wait for each other's threads.
@@ -31,7 +32,7 @@ import pytest
 from hypothesis import settings
 
 from tests.durations import Durations
-from tests.fork_server import Server, serving
+from tests.fork_server import Forked, Server, serving
 from tests.selection import pytest_ignore_collect as pytest_ignore_collect
 
 # A shell starts what it puts into the background with Ctrl-C ignored, and every process started here would inherit it.
@@ -228,6 +229,36 @@ def forked(tmp_path: Path, fork_server: Server) -> Callable[..., Ran]:
         return Ran(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def vllm_server() -> Iterator[Server]:
+    """Its forks have imported vLLM, which is most of what the start of a small engine takes."""
+    from alphapo_cli.generation.vllm_process import ENVIRONMENT
+
+    with serving({**environment(Path("set by each process")), **ENVIRONMENT}, "vllm") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def engines_of(server: Server) -> Iterator[None]:
+    """Engines that commands start in this process are forked from `server`: every one but that of `test_pipeline`."""
+    from alphapo_cli.generation import vllm_process
+
+    def popen(line: list[str], **settings: Any) -> Forked:
+        assert line[:3] == [sys.executable, "-P", str(vllm_process.WORKER)]
+        return server.popen(line, **settings)
+
+    # In that module alone: others start processes as well.
+    stand_in = SimpleNamespace(Popen=popen, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired)
+    with unittest.mock.patch.object(vllm_process, "subprocess", stand_in):
+        yield
+
+
+@pytest.fixture
+def warm_engines(vllm_server: Server) -> Iterator[None]:
+    with engines_of(vllm_server):
+        yield
 
 
 def write_rows(path: Path, rows: list[Any]) -> Path:
