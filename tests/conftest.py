@@ -14,6 +14,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -82,8 +83,27 @@ class Ran:
         return line
 
 
+MEMORY = Path("/dev/shm")
+_ROOM = 6 << 30  # bytes that must be free there: four times what the files of a run of all tests take
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Durations(config))
+    _into_memory()
+
+
+def _into_memory() -> None:
+    """Temporary files of tests lie in memory where there is room; PYTEST_DEBUG_TEMPROOT=/tmp puts them on a disk.
+
+    Everything that must survive a crash is synced, tens of thousands of times in a run, and a disk may take ten
+    milliseconds each time.
+    """
+    if "PYTEST_DEBUG_TEMPROOT" in os.environ or not os.access(MEMORY, os.W_OK):
+        return
+    found = os.statvfs(MEMORY)
+    available = re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
+    if found.f_bavail * found.f_frsize >= _ROOM and available and int(available[1]) * 1024 >= _ROOM:
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
 
 
 @pytest.fixture(scope="module", autouse=True)
