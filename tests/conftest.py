@@ -120,6 +120,24 @@ def _environment_put_back() -> Iterator[None]:
         yield
 
 
+# Tests of tests/evaluation/ with one of these in their names read the picture of an evaluation.
+_PAINTED = ("judgements_of_the_public_tool", "writes_alpacaevals_files")
+
+
+@pytest.fixture(autouse=True)
+def _pictures_are_made_and_not_painted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Painting takes a third of the time of a small evaluation."""
+    if request.path.parent.name != "evaluation" or any(part in request.node.name for part in _PAINTED):
+        return
+
+    def make(results: Any, path: Any, *rates: Any) -> None:
+        from alphapo_cli.plots.evaluation import evaluation_figure
+
+        evaluation_figure(results, *rates)
+
+    monkeypatch.setattr("alphapo_cli.plots.evaluation.evaluation_picture", make)
+
+
 def environment(cache: Path, extra: dict[str, str] | None = None) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
     return {**kept, "ALPHAPO_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **(extra or {})}
