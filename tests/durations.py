@@ -79,7 +79,7 @@ class Durations:
         if time.monotonic() - self.looked > _EVERY:
             begin = time.process_time()
             _work()
-            # A virtual machine's clock of CPU time may stand still that long: then what was found before holds.
+            # A virtual machine's clock may stand still meanwhile, and no time is no pace.
             self.slowness = (time.process_time() - begin) / PACE or self.slowness
             self.looked = time.monotonic()
         self.since = cpu_seconds()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,6 +50,10 @@ def run(
     difficulty: Difficulty = None,
     gamed: Gamed = None,
     strip_think: StripThink = False,
+    max_cost: Annotated[
+        float | None,
+        typer.Option("--max-cost", metavar="USD", help="Judge's price limit for all evaluations of the run."),
+    ] = None,
     config: ConfigPath = None,
     config_dir: ConfigDir = None,
     print_config: PrintConfig = False,
@@ -58,12 +63,14 @@ def run(
     """Train, generate and evaluate; a stage whose inputs have not changed is not run again.
 
     Overrides of `generation`, `prompts` (what is answered; else as for `alphapo generate`), `judge`, `statistics` and
-    `strip_think` go to the later stages, all others to training.
+    `strip_think` go to the later stages, all others to training. `eval.at=[0,0.5,1]` keeps the models of these fractions
+    of training and evaluates each: where more training begins to lose is seen in outcome_over_training.png.
 
     \b
     Examples:
       alphapo run
       alphapo run objective.shape.alpha=0.5 generation.temperature=0.7
+      alphapo run 'eval.at=[0,0.25,0.5,0.75,1]'
       alphapo run model.path=./my-model data=hh_rlhf data.path=pairs.jsonl.gz prompts=alpaca_eval prompts.path=alpaca_eval.json judge=openai --reference gpt4.json
     """
     from alphapo_cli.config.compose import to_yaml
@@ -83,6 +90,7 @@ def run(
         generation, evaluation, where, file,
         reference=reference, annotations=annotations, difficulty=difficulty, gamed=gamed,
     )  # fmt: skip
+    plan = dataclasses.replace(plan, max_cost=max_cost)
     if print_config:
         print(to_yaml(cfg), end="")
         print(plan.to_yaml(), end="")
@@ -105,7 +113,9 @@ def run(
 
             check_paths(cfg)
             greater_is_better(cfg)
-        plan.check_inputs(cfg)
+        said = plan.check_inputs(cfg)
+        if plan.at or max_cost is not None:
+            typer.echo(said, err=True)
     announce(directory.path)
     note = directory.numerics_note() if over else None
     if note:
@@ -145,6 +155,43 @@ def _report(found: dict[str, Any], summary: dict[str, Any]) -> None:
     for note in found.get("answers", []):
         table.add_row("", note)
     print_table(table)
+    if found.get("over_training"):
+        _report_steps(found["over_training"])
     for sentence in (summary.get("verdict") or {}).get("sentences", ()):
         typer.echo(f"verdict on the training: {sentence}", err=True)
     next_step(f"alphapo compare {found['eval']} OTHER-EVALUATION says whether two models can be told apart")
+
+
+def _report_steps(rows: list[dict[str, Any]]) -> None:
+    """Print what `eval.at` found, a line a step, to stderr."""
+    from alphapo_cli.cli.common import print_table
+    from alphapo_cli.runtime.tables import Table
+
+    rates = [
+        key for key in ("win_rate", "length_controlled_winrate") if any(f"eval/{key}" in r["metrics"] for r in rows)
+    ]
+    names = {"win_rate": "win rate", "length_controlled_winrate": "length-controlled"}
+    table = Table(
+        "step",
+        "of training",
+        *(names[key] for key in rates),
+        "KL",
+        "chosen",
+        "rejected",
+        title="over training",
+        title_justify="left",
+    )
+    for row in rows:
+        metrics, probe = row["metrics"], row["probe"]
+        n, ends = metrics.get("eval/n_total"), row["intervals"]
+        shown = [(metrics.get(f"eval/{key}"), ends.get(f"eval/{key}")) for key in rates]
+        places = [probe.get(key) for key in ("kl/reference", "displacement/chosen", "displacement/rejected")]
+        table.add_row(
+            str(row["step"]), f"{row['fraction']:.0%}", *("-" if value is None else rate(value, n, interval) for value, interval in shown),
+            *("-" if value is None else f"{value:.3f}" for value in places),
+        )  # fmt: skip
+    print_table(table)
+    typer.echo(
+        "KL and displacement (chosen, rejected) in nats per token since step 0; drawn in outcome_over_training.png",
+        err=True,
+    )

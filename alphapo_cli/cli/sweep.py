@@ -98,6 +98,7 @@ def sweep(
     from alphapo_cli.launch.engine import Policy
     from alphapo_cli.launch.launchers.registry import check_keys
     from alphapo_cli.launch.schema import LauncherConfig, SweepConfig
+    from alphapo_cli.stages import eval_at
     from alphapo_cli.stages.plan import (
         EVALUATE,
         GENERATE,
@@ -117,7 +118,7 @@ def sweep(
     beneath = training_part(file)
     with hints_from_other_stages("train", where, [f"launcher.{f.name}" for f in fields(LauncherConfig)]):
         grid = make(name, training, where, None if beneath is None else beneath.without("launcher"))
-    later = file is not None and bool(file.part((*GENERATE, *EVALUATE)).settings)
+    later = file is not None and bool(file.part((*GENERATE, *EVALUATE, eval_at.SECTION)).settings)
     plan = None
     if generation or evaluation or later or any(files.values()):
         plan = make_plan(generation, evaluation, where, file, **files)

@@ -250,6 +250,8 @@ class TrainerConfig:
     load_best_model_at_end: bool = False
     metric_for_best_model: str | None = None  # a key that `alphapo metrics` lists
     greater_is_better: bool | None = None  # null: as `alphapo metrics` says of the metric
+    # Fractions of training, above 0 and below 1, after which the model is kept as models/step-N/ beside the last one.
+    save_models_at: list[float] = field(default_factory=list)
     use_cpu: bool = False
     threads: int | None = _number(None, ge=1, le=1024)  # torch threads; null: torch's own choice
 

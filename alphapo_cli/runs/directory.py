@@ -12,6 +12,7 @@ outcome.json    results of generation and evaluation by `alphapo run`
 checkpoints/    from which an interrupted run resumes
 best/           with trainer.load_best_model_at_end, while the run lasts: the weights of the best step so far
 model/          loads in plain transformers and vLLM
+models/step-N/  with trainer.save_models_at: such a one of an earlier step
 summary.json    {"state", "reason", "step", "metrics", "cost", "data", "verdict", "files"}; a run is complete only
                 when it says so, and whole when its files are as "files" has them: size and SHA-256
 """
@@ -29,20 +30,21 @@ from alphapo_cli.config.compose import to_yaml
 from alphapo_cli.data.file_hashes import fingerprints
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runs import format_version, identity, step_record
-from alphapo_cli.runs.state import OUTCOME, OVER, RunState
+from alphapo_cli.runs.state import MODELS, OUTCOME, OVER, RunState
 from alphapo_cli.runs.verdict import Verdict
 from alphapo_cli.storage import checksums
-from alphapo_cli.storage.atomic import UNBEGUN, check_folder, usable, write_atomic, write_json
+from alphapo_cli.storage.atomic import UNBEGUN, check_folder, json_text, usable, write_atomic, write_json
 from alphapo_cli.storage.hashing import digest as digest
+from alphapo_cli.storage.run_lock import RunLock
 from alphapo_cli.storage.strict_json import parsed_object, read_file
 
 # What a run writes; `begin` removes these and nothing else. The run lock stays.
 # config.yaml first: without it, no run resumes from what a kill during the removal leaves.
-FILES = ("config.yaml", "summary.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "dropped.jsonl", "curves.png", "samples", "model",
-         "checkpoints", "best", "trainer", "wandb", OUTCOME, "manifest.json")  # fmt: skip
+FILES = ("config.yaml", "summary.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "dropped.jsonl", "curves.png", "outcome_over_training.png", "samples", "model",
+         MODELS, "checkpoints", "best", "trainer", "wandb", OUTCOME, "manifest.json")  # fmt: skip
 # The results of a run that is over; summary.json has their checksums. Those of config.yaml and manifest.json, which tell
 # of time and place, would make summaries of equal runs differ.
-RESULTS = ("metrics.jsonl", "probe.jsonl", "prompts.json", "dropped.jsonl", "samples", "model")
+RESULTS = ("metrics.jsonl", "probe.jsonl", "prompts.json", "dropped.jsonl", "samples", "model", MODELS)
 
 
 @dataclass(frozen=True)
@@ -234,7 +236,7 @@ class RunDirectory(RunState):
 
     def finish(
         self, state: str, reason: str | None, step: int, metrics: dict[str, Any], cost: dict[str, Any],
-        verdict: Verdict | None = None, best: Mapping[str, Any] | None = None,
+        verdict: Verdict | None = None, best: Mapping[str, Any] | None = None, lock: RunLock | None = None,
     ) -> dict[str, Any]:  # fmt: skip
         """Write summary.json, the last file that a run writes; `data` is the manifest's.
 
@@ -246,9 +248,13 @@ class RunDirectory(RunState):
             cost: seconds and the like.
             verdict: the judgement on a run that is over.
             best: the reading of trainer.metric_for_best_model by which model/ was chosen, if it was.
+            lock: the run lock, where the session is over: it is given up with the summary.
 
         Returns:
             The content of summary.json.
+
+        Raises:
+            LockLost: with `lock`: another process has taken over the run.
         """
         data = self.manifest_section("data")
         summary = {"state": state, "reason": reason, "step": step, "metrics": metrics, "cost": cost, "data": data}
@@ -259,5 +265,8 @@ class RunDirectory(RunState):
         if state in OVER:
             summary["files"] = checksums.of_files(self.path, RESULTS)
         summary = checksums.sealed(summary)
-        write_json(self.summary_file, summary)
+        if lock is None:
+            write_json(self.summary_file, summary)
+        else:
+            lock.commit(self.summary_file, json_text(summary), "done" if state in OVER else "free")
         return summary

@@ -13,6 +13,7 @@ from alphapo_cli.storage.strict_json import read_object
 
 OVER = ("complete", "stopped")  # states from which no run resumes
 OUTCOME = "outcome.json"
+MODELS = "models"  # folder of the models of steps before the last
 NOT_EVALUATED = "trained, not evaluated as this line says"
 _SECTIONS = ("metrics", "cost", "data", "verdict", "files")  # of summary.json and outcome.json
 TAIL = 1 << 16  # bytes, more than a row of metrics takes
@@ -80,8 +81,14 @@ class RunState:
         return checksums.described(found) if found else None
 
     def outcome(self) -> dict[str, Any]:
-        """Read outcome.json, the results of generation and evaluation; empty if there is none."""
-        return _shaped(checksums.intact(read_object(self.path / OUTCOME))) or {}
+        """Read outcome.json, the results of generation and evaluation; empty if there is none of this training."""
+        found = _shaped(checksums.intact(read_object(self.path / OUTCOME))) or {}
+        # One of a training that another process has replaced meanwhile is of another model.
+        return {} if found.get("of") is not None and found["of"] != self.ended_as() else found
+
+    def ended_as(self) -> str | None:
+        """The checksum of summary.json, by which an outcome knows its training; None where there is none."""
+        return (self.summary() or {}).get("checksum")
 
     @property
     def state(self) -> str:

@@ -99,10 +99,10 @@ class Measurements:
                 processes=scorer.processes, objective=training.objective,
             )  # fmt: skip
 
-    def due(self, step: int, last: bool) -> tuple[bool, bool]:
-        """Whether the probe is measured, and whether answers are sampled, at `step`; `last`: the run's last step."""
+    def due(self, step: int, always: bool) -> tuple[bool, bool]:
+        """Whether the probe is measured, and whether answers are sampled, at `step`; `always`: whatever is set."""
         every = self.cfg.probe.sample_every or self.every
-        return step % self.every == 0 or last, step % every == 0 or last
+        return step % self.every == 0 or always, step % every == 0 or always
 
     def measure(
         self, step: int, *, probe: bool, samples: bool, context: StepContext | None = None

@@ -29,6 +29,7 @@ from alphapo_cli.stages.training.best_model import BestModel
 from alphapo_cli.stages.training.cost import Cost
 from alphapo_cli.stages.training.final_model import FinalModel
 from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData
+from alphapo_cli.stages.training.kept_models import KeptModels
 from alphapo_cli.stages.training.measurements import Measurements
 from alphapo_cli.stages.training.metrics_log import MetricsLog
 from alphapo_cli.stages.training.resume import Busy, begun_processes, check_continuable, facts_of
@@ -67,6 +68,7 @@ class TrainingSession(StepHooks):
         self.order = DataOrder.of(cfg.trainer, len(train), processes.world, cfg.seed, train.columns.get("stage"))
         self.checkpoints = Checkpoints(directory.checkpoints, cfg.trainer.save_total_limit)
         self.best = BestModel(cfg, directory)
+        self.kept = KeptModels.of(cfg, directory, self.order.total_steps)
         self.best_metrics: dict[str, Any] | None = None  # of the step that model/ is of, where that is not the last
         self.final_model = FinalModel(cfg, directory, start, self._log)
         self.lock: RunLock | None = None
@@ -109,7 +111,7 @@ class TrainingSession(StepHooks):
                 policy = policy.shard(sharding_plan(self.cfg.sharding, args.device, self.cfg.trainer.bf16))
             return self._train_recorded(policy, args, checkpoint)
         finally:
-            if self.lock is not None:
+            if self.lock is not None and not self.lock.committed:
                 self.final_model.release()
                 self.lock.release()
 
@@ -130,6 +132,7 @@ class TrainingSession(StepHooks):
         if isinstance(lock, LockStatus):
             raise Busy.of(self.directory, lock)
         self.lock = lock
+        lock.settle(self.directory.summary_file)
         # Again, now under the lock, because it may have changed.
         state = self.directory.check(self.cfg, replace=replace, locked=True)
         if state in OVER:
@@ -138,7 +141,8 @@ class TrainingSession(StepHooks):
         begun = self.directory.read_manifest().get("generation", 1)  # older versions recorded none
         checkpoint = None if state == "pending" else self.checkpoints.load(begun if isinstance(begun, int) else 1)
         memoize = self.builder.before_training(self.cfg, policy)
-        self.final_model.reserve(memoize("bytes of the model", lambda: self.final_model.try_saving(policy)))
+        one = memoize("bytes of the model", lambda: self.final_model.try_saving(policy))
+        self.final_model.reserve(one * (1 + len(self.kept.steps)))
         if checkpoint is None:
             self.directory.begin(self.cfg, {**manifest, "generation": lock.generation})
         else:
@@ -150,6 +154,7 @@ class TrainingSession(StepHooks):
                 )
             self.directory.go_back(checkpoint.step, checkpoint.record)
             self.best.go_back(self.directory.rows())
+            self.kept.go_back(checkpoint.step, lock)
             self.start_step, self.cost.earlier = checkpoint.step, dict(checkpoint.cost)
         # Also where the run goes on: what became of the file meanwhile is not looked at.
         samples = [sample.as_json for sample in self.start.data.prompt_samples]
@@ -296,7 +301,8 @@ class TrainingSession(StepHooks):
 
     def measure(self, step: int) -> dict[str, Any]:
         """Measure the probe and sample answers where due, and write the step's row; the metrics measured."""
-        probe, samples = (False, False) if self.measurements is None else self.measurements.due(step, self._last(step))
+        always = self._last(step) or step in self.kept.steps
+        probe, samples = (False, False) if self.measurements is None else self.measurements.due(step, always)
         row = self._measure(step, probe=probe, samples=samples) if probe or samples else {}
         self.best.add(step, row, self.processes)
         self._flush(step)
@@ -320,10 +326,12 @@ class TrainingSession(StepHooks):
         return self.ending is not None
 
     def save(self, step: int, *, stopping: bool) -> None:
-        """Save the weights of the best step so far, and a checkpoint where due or `stopping`."""
+        """Keep the model or the weights of the best step so far, where due, and a checkpoint where due or `stopping`."""
         due = step % self.cfg.trainer.save_steps == 0 and not self._last(step)
         if self.trainer is None:
             return
+        if step in self.kept.steps:
+            self._keep_model(self.trainer.policy, step)
         if self.best.due(step):
             self._keep_best(self.trainer, step)
         if not (stopping or due):
@@ -337,6 +345,16 @@ class TrainingSession(StepHooks):
         self._save(self.checkpoints, state)
         if self.lock is not None:
             self.best.tidy(saved=True)
+
+    def _keep_model(self, policy: PolicyModel, step: int) -> None:
+        """Save the model of a step as trainer.save_models_at asks."""
+        self._check_lock()
+        lock, folder = self.lock, self.kept.of_step(step)
+        if self.processes.together:
+            self.final_model.save_together(policy, lock, self.processes, folder)
+        elif lock is not None:
+            self._write(lambda: self.final_model.save(policy, lock, folder))
+        self._log(f"the model of step {step} is kept in {folder.parent.name}/{folder.name}/")
 
     def _keep_best(self, trainer: PreferenceTrainer, step: int) -> None:
         """Write the weights of a step that is the best so far."""
@@ -410,10 +428,11 @@ class TrainingSession(StepHooks):
         return 0.0 if self.measurements is None else self.measurements.seconds
 
     def _end(self, state: str, reason: str | None, code: int) -> dict[str, Any]:
-        """Record how the run ended; a result that was committed is kept."""
+        """Record how the run ended and give up the lock, once."""
         if self.metrics_log is None or self.lock is None or self.lock.committed:
             return {}
         self._check_lock()
+        self.final_model.release()
         pairs = self.order.pairs_in(range(self.start_step, self._step()))
         end = RunEnd(
             state, reason, code, self._step(), self.cost.final(self._probe_seconds(), pairs, self.lock.generation),
