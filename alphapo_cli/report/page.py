@@ -17,6 +17,7 @@ from markupsafe import Markup
 from alphapo_cli.report import settings
 from alphapo_cli.report.collect import Sweep, number, shown
 from alphapo_cli.report.numbers import OUTCOMES, numbers, titled
+from alphapo_cli.report.over_training import HEADS, over_training
 from alphapo_cli.report.payload import payload
 from alphapo_cli.report.samples import Samples, samples
 from alphapo_cli.sweep.analysis import scale_note
@@ -81,6 +82,7 @@ def shared(sweep: Sweep, answers: Samples | None, data: dict[str, Any]) -> dict[
         "metric_groups": _groups(metrics),
         "first_metric": "rewards/margins",
         "samples": answers,
+        "over_training": (HEADS, over_training(sweep)),
         "settings": settings.settings(sweep),
         "typed": settings.typed(sweep),
         "versions": settings.versions(sweep),

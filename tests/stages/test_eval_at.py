@@ -123,6 +123,11 @@ class TestRun:
         assert "3 models x 24 prompts: 72 judgements by glassbox" in first.err
         assert "50%" in first.err
 
+    def test_the_page_of_the_run_has_them(self, first):
+        page = (first.path / "report.html").read_text(encoding="utf-8")
+        assert "<h2>Win rate over training</h2>" in page
+        assert "<td>6</td><td>50%</td>" in page
+
     def test_the_answers_are_those_of_the_kept_model(self, first, shared_cache):
         """As `alphapo generate` answers with models/step-6 by itself."""
         folder = first.path.parent.parent
@@ -144,14 +149,18 @@ class TestRun:
         assert (again.code, again.out.splitlines()[1:]) == (0, ["complete"])
         assert snapshot(first.path.parent) == before
 
-    def test_more_of_them_cost_what_is_new(self, first, line, shared_cache):
+    def test_more_of_them_cost_what_is_new(self, first, line, shared_cache, snapshot):
         """The end alone needs no model that was kept: it is the same run, and nothing is generated or judged again."""
+        before = snapshot(first.path.parent)
         ran = run_here(
             (*line[:-1], "trainer.save_models_at=[0.5]", "eval.at=[0,1]"), first.path.parent.parent, shared_cache
         )
         assert ran.code == 0, ran.err
         assert ran.path == first.path
-        assert "answers" not in ran.err.replace("answers of", "")
+        after = snapshot(first.path.parent)
+        made = {name: what for name, what in after.items() if Path(name).parts[0].startswith(("generate-", "eval-"))}
+        assert made
+        assert made == {name: before[name] for name in made}
         assert [row["step"] for row in load(first.path / "outcome.json")["over_training"]] == [0, 12]
 
 
