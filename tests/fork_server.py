@@ -110,7 +110,7 @@ class Forked(subprocess.Popen):
         assert preexec_fn is None
         if args[1:3] == ["-m", "alphapo_cli"]:
             args = [args[0], *args[3:]]
-        if args[1] == "-P":
+        if args[1:2] == ["-P"]:
             args = args[2:]
         request = {
             "arguments": args, "cwd": os.fspath(cwd or Path.cwd()), "env": dict(env), "session": start_new_session,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import functools
 import os
 import signal
 import sys
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 import typer.main
@@ -106,22 +104,10 @@ def main(argv: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     code = _run([a for a in arguments if a != "--debug"], debug)
     if os.environ.get("WORLD_SIZE", "").strip() not in ("", "0", "1"):  # whatever else somebody has set it to
-        _exit_with_threads(code)
+        from alphapo_cli.runtime.exit import exit_with_threads
+
+        exit_with_threads(code)
     sys.exit(code)
-
-
-def _exit_with_threads(code: int) -> NoReturn:
-    """Exit without taking the interpreter down, for one of several processes of torchrun.
-
-    The threads of a process group live as long as torch's caches name it, and may still hold tensors of the last
-    operation. One that lets them go while the interpreter is taken down aborts the process, which then counts as failed
-    (pytorch/pytorch#190489).
-    """
-    atexit._run_exitfuncs()
-    with contextlib.suppress(OSError):  # nobody reads any more
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
 
 
 def _run(arguments: list[str], debug: bool) -> int:

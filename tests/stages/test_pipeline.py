@@ -182,7 +182,9 @@ def test_a_sweep_with_a_judge_takes_its_win_rate_as_the_outcome(alphapo, tiny):
     summary = load(judged.path / "summary.json")
     rates = [cell["metrics"]["eval/win_rate"] for cell in summary["cells"]]
     assert (summary["best"]["metric"], summary["best"]["value"]) == ("eval/win_rate", max(rates))
-    assert "win rate (95 % over prompts)" in judged.out
+    assert "  win rate (95 ┃" in judged.out  # the head of its column, in several lines
+    assert "Best win rate by the judge: " in judged.out
+    assert ", n = 24 prompts, at objective.shape.alpha=" in judged.out
     for cell in summary["cells"]:
         folder = judged.path / "cells" / cell["id"]
         assert load(folder / "eval" / "results.json")["win_rate"] == 100 * cell["metrics"]["eval/win_rate"]

@@ -17,6 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from alphapo_cli.config.schema import ShardingConfig
 from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.modeling.sharding import gathered, sharding_plan
+from alphapo_cli.runtime.exit import exit_with_threads
 from tests import tiny
 
 
@@ -63,3 +64,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    exit_with_threads(0)  # as the command does

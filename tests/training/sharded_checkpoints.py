@@ -19,6 +19,7 @@ from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.modeling.sharding import at_rest, sharding_plan, stored
 from alphapo_cli.runs.checkpoints import Checkpoints, TrainingCheckpoint
 from alphapo_cli.runtime.distributed import Processes
+from alphapo_cli.runtime.exit import exit_with_threads
 from alphapo_cli.storage.run_lock import RunLock, acquire
 from alphapo_cli.training.arguments import training_arguments
 from alphapo_cli.training.data_order import DataOrder
@@ -95,3 +96,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    exit_with_threads(0)  # as the command does

@@ -13,6 +13,7 @@ from alphapo_cli.errors import AlphapoError, in_words
 from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.modeling.sharding import local_part, sharding_plan
 from alphapo_cli.runtime.distributed import Processes
+from alphapo_cli.runtime.exit import exit_with_threads
 from alphapo_cli.training import guards
 from alphapo_cli.training.arguments import training_arguments
 from alphapo_cli.training.data_order import DataOrder
@@ -54,3 +55,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    exit_with_threads(0)  # as the command does

@@ -21,6 +21,7 @@ from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.modeling.sharding import held_bytes, sharding_plan
 from alphapo_cli.modeling.weight_hashes import state_hash
 from alphapo_cli.runtime.distributed import Processes
+from alphapo_cli.runtime.exit import exit_with_threads
 from alphapo_cli.stages.training.sharded import loaded
 
 
@@ -64,3 +65,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    exit_with_threads(0)  # as the command does

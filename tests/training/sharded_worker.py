@@ -26,6 +26,7 @@ from alphapo_cli.modeling.weight_hashes import state_hash
 from alphapo_cli.probe.probe import Probe
 from alphapo_cli.probe.scoring import score_pairs, score_tokens
 from alphapo_cli.runtime.distributed import Processes
+from alphapo_cli.runtime.exit import exit_with_threads
 from alphapo_cli.stages.training.extra_models import running_reference
 from alphapo_cli.training.arguments import training_arguments
 from alphapo_cli.training.data_order import DataOrder
@@ -160,3 +161,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    exit_with_threads(0)  # as the command does
