@@ -16,6 +16,7 @@ import os
 import random
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,8 @@ def forked(work: Any) -> Any:
             with os.fdopen(write, "w") as pipe:
                 pipe.write(result)
             code = 0
+        except BaseException:  # a fork must not go on as its parent
+            traceback.print_exc()
         finally:
             sys.stderr.flush()
             os._exit(code)

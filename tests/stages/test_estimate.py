@@ -21,10 +21,12 @@ from alphapo_cli.modeling.loading import load_model
 from alphapo_cli.modeling.locations import locate
 from alphapo_cli.modeling.policy import Wanted, policy_of
 from alphapo_cli.stages.estimate import published
+from alphapo_cli.stages.estimate.judging import judge_cost
 from alphapo_cli.stages.estimate.live_bytes import LiveBytes
 from alphapo_cli.stages.estimate.passes import training_pass
 from alphapo_cli.stages.estimate.skeleton import policy_skeleton
 from alphapo_cli.stages.estimate.training import parse_size
+from alphapo_cli.stages.plan import make_plan
 from alphapo_cli.sweep.grid import make
 
 
@@ -67,7 +69,8 @@ class TestFigures:
         assert planned(*scratch_line)["disk"]["parts"]["model"] == pytest.approx(saved, rel=0.1)  # its header
 
     def test_each_change_takes_less_memory_than_the_line_itself(self, planned, scratch_line):
-        line = [*scratch_line, "trainer.per_device_train_batch_size=8", "trainer.gradient_accumulation_steps=1"]
+        line = [*scratch_line, "trainer.per_device_train_batch_size=4", "trainer.gradient_accumulation_steps=1"]
+        line += ["probe.batch_size=1"]
         found = planned(*line, "--memory", "1")
         assert not found["memory"]["fits"]
         assert found["changes"]
@@ -76,6 +79,11 @@ class TestFigures:
         assert "trainer.tokens_per_batch=" in named
         assert "sharding.mode=fsdp" in named
         assert "model.lora" not in named  # there is no saved model to adapt
+
+    def test_a_probe_that_takes_most_is_measured_in_smaller_batches(self, planned, scratch_line):
+        line = [*scratch_line, "trainer.per_device_train_batch_size=1", "trainer.gradient_accumulation_steps=1"]
+        found = planned(*line, "probe.batch_size=2", "--memory", "1")
+        assert [change["settings"] for change in found["changes"]][-1].endswith("probe.batch_size=1")
 
     def test_time_is_tokens_over_speed(self, planned, scratch_line):
         found = planned(*scratch_line, "--tokens-per-second", "100")
@@ -217,6 +225,18 @@ def test_a_pass_without_numbers_takes_what_a_real_one_takes(settings, tmp_path):
     found = training_pass(policy_skeleton(cfg, None, None), batch, Wanted(), full_gradients=False)
     assert found.coarse is None
     assert found.peak == pytest.approx(live.peak, rel=0.01)
+
+
+def test_a_judge_that_is_paid_by_the_token():
+    later = make_plan(
+        ["data.limit=3", "generation.max_new_tokens=100"],
+        ["judge=openai", "judge.price_input=10", "judge.price_output=30", "judge.both_orders=true"], Sources(),
+    )  # fmt: skip
+    cost = judge_cost(later, composed())
+    assert cost.requests == 6
+    assert 6 * 200 < cost.tokens < 6 * 600  # two answers and the judge's own prompt
+    assert cost.usd == pytest.approx((10 * cost.tokens + 30 * 6) / 1e6)
+    assert judge_cost(make_plan([], [], Sources()), composed()) is None
 
 
 class TestLiveBytes:

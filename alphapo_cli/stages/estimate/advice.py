@@ -46,7 +46,7 @@ def advise(case: Case, cfg: TrainConfig, memory: Memory, limit: int, *, sharding
         The changes, what saves most first; last all of them together where none suffices alone.
     """
     tried: list[tuple[Callable[..., Iterator[_Tried]], _Tried]] = []
-    for change in (_lora, *([_sharding] if sharding else []), _checkpointing, _tokens):
+    for change in (_lora, *([_sharding] if sharding else []), _checkpointing, _tokens, _probe):
         found = _smallest_step(change, case, cfg, memory, limit)
         if found is not None and found.memory.needed.bytes < memory.needed.bytes:
             tried.append((change, found))
@@ -119,3 +119,10 @@ def _tokens(case: Case, cfg: TrainConfig, memory: Memory) -> Iterator[_Tried]:
         made = _made(f"trainer.tokens_per_batch={positions}", case, replace(cfg, trainer=trainer))
         yield made
         pairs = made.memory.micro_batch[0]
+
+
+def _probe(case: Case, cfg: TrainConfig, memory: Memory) -> Iterator[_Tried]:
+    size = cfg.probe.batch_size
+    while size > 1:
+        size //= 2
+        yield _made(f"probe.batch_size={size}", case, replace(cfg, probe=replace(cfg.probe, batch_size=size)))

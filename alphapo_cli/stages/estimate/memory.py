@@ -126,6 +126,8 @@ def _parts(
         batch += f", trainer.tokens_per_batch={cfg.trainer.tokens_per_batch}"
     if cfg.trainer.gradient_checkpointing:
         batch += ", gradient checkpointing"
+    if cfg.trainer.bf16:
+        batch += "; bfloat16 copies of weights that train included"
     parts = (
         ("weights", alive.weights - alive.adapters, f"{skeleton.parameters / 1e6:,.1f} M parameters, {dtype}"),
         ("adapters", alive.adapters, f"LoRA, rank {cfg.model.lora.r}"),
