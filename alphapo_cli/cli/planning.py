@@ -55,10 +55,12 @@ def _memory(found: Estimate) -> None:
     each = f" by {found.together} processes" if found.together > 1 else ""
     verdict = "it fits" if found.fits else "it does NOT fit"
     say(f"{verdict}: {size(found.needed)} are needed{each}, {size(found.limit)} are there ({found.where})")
+    print()
     if found.fits:
         return
     if not found.changes:
         say("no setting of this model makes it need less: a smaller model, or shorter pairs (data.max_length)")
+        print()
         return
     print_list(
         ["what helps, the most first", "peak", ""],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +28,7 @@ from alphapo_cli.stages.estimate.passes import training_pass
 from alphapo_cli.stages.estimate.skeleton import policy_skeleton
 from alphapo_cli.stages.estimate.training import parse_size
 from alphapo_cli.stages.plan import make_plan
+from alphapo_cli.stages.training import inputs
 from alphapo_cli.sweep.grid import make
 
 
@@ -110,6 +112,31 @@ class TestPromises:
     def test_nothing_is_written(self, alphapo, scratch_line, tmp_path):
         assert alphapo("plan", "train", *scratch_line).code == 0
         assert list(tmp_path.iterdir()) == []
+
+    def test_no_weights_are_read(self, planned, scratch, scratch_line, monkeypatch):
+        """Not where pairs are selected by the model's own scores either: all of them count, which is said."""
+
+        def refuse(*arguments, **settings):
+            raise AssertionError("weights are read")
+
+        for name in ("load_model", "random_model", "weights_hash", "state_hash"):
+            monkeypatch.setattr(inputs, name, refuse)
+        kept = [word for word in scratch_line if not word.startswith(("model=", "model."))]
+        line = [*kept, f"model.path={scratch.path / 'model'}", "objective=dpo", f"model.reference={scratch.path}"]
+        assert planned(*line)["notes"] == []
+        (note,) = planned(*line, "data.select.by=reference_gap", "data.select.keep=lowest", "data.select.share=0.5")[
+            "notes"
+        ]
+        assert "data.select.by=reference_gap" in note
+        planned(*scratch_line)
+
+    def test_damaged_weights(self, alphapo, scratch, scratch_line, tmp_path):
+        folder = shutil.copytree(scratch.path / "model", tmp_path / "model")
+        (folder / "model.safetensors").write_bytes(b"no header")
+        kept = [word for word in scratch_line if not word.startswith(("model=", "model."))]
+        ran = alphapo("plan", "train", *kept, f"model.path={folder}")
+        assert ran.code == 2
+        assert f"model.path={folder}: no usable model there" in ran.fault
 
     @pytest.mark.parametrize(
         "line",

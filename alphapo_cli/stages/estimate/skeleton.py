@@ -202,17 +202,22 @@ def _policy(lm: Any, cfg: TrainConfig) -> PolicyModel:
 
 def _files(source: ModelSource) -> tuple[int, torch.dtype | None]:
     """(bytes of a model's files of weights, their dtype where safetensors says so); 0 and None on the hub."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     base = base_source(source)
     if not base.local:
         return 0, None
     files = [file for pattern in WEIGHT_FILES for file in sorted(Path(base.location).glob(pattern))]
     dtype = None
-    for file in files[:1]:
-        if file.suffix == ".safetensors":
+    try:
+        for file in [file for file in files if file.suffix == ".safetensors"][:1]:
             with safe_open(file, framework="pt") as stored:
                 dtype = next((_STORED.get(stored.get_slice(n).get_dtype()) for n in stored.keys()), None)  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UsageError(
+            f"{source.key}={source.asked}: no usable model there ({first_line(error)}); save the model there again, or "
+            "copy its directory whole"
+        ) from error
     return sum(file.stat().st_size for file in files), dtype
 
 
