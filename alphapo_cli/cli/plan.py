@@ -24,6 +24,7 @@ from alphapo_cli.cli.common import (
     stripping,
 )
 from alphapo_cli.cli.run import Annotations, Difficulty, Gamed, Reference
+from alphapo_cli.errors import say
 from alphapo_cli.runtime.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -172,6 +173,8 @@ def _typed(config: Path | None, texts: Sequence[str] | None) -> str:
 
 def _asked(options: tuple[str | None, bool, float | None, int | None]) -> tuple[Asked, int]:
     """What is asked for, and the number of processes."""
+    if sys.stderr.isatty():
+        say("reading data, and making the model without weights ...", file=sys.stderr, flush=True)
     quiet_libraries(importing=True)
     from alphapo_cli.stages.estimate.training import Asked, parse_size
 

@@ -10,7 +10,6 @@ from typing import Any
 import psutil
 import torch
 
-from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runtime.wording import size
 from alphapo_cli.stages.estimate.advice import Change, advise
@@ -141,7 +140,7 @@ def estimate(case: Case, asked: Asked) -> Estimate:
     changes: list[Change] = []
     if together * (memory.needed.bytes + process) > limit:
         changes = advise(case, cfg, memory, limit // together - process, sharding=together == 1)
-    speed = None
+    work, speed = work_of(case, cfg), None
     if asked.tokens_per_second is not None:
         speed = Speed(asked.tokens_per_second)
     elif asked.measure:
@@ -153,19 +152,19 @@ def estimate(case: Case, asked: Asked) -> Estimate:
             )
         speed = measure(case, cfg)
     return Estimate(
-        work_of(case, cfg), memory, process, limit, where, together, disk_of(case, cfg, memory.alive), speed, tuple(changes),
-        tuple(warnings(cfg, memory.parameters)), _notes(case, cfg, memory, asked),
+        work, memory, process, limit, where, together, disk_of(case, cfg, memory.alive), speed, tuple(changes),
+        tuple(warnings(cfg, memory.parameters)), _notes(case, memory, asked, sampled=bool(work.sampled)),
     )  # fmt: skip
 
 
-def _notes(case: Case, cfg: TrainConfig, memory: Memory, asked: Asked) -> tuple[str, ...]:
+def _notes(case: Case, memory: Memory, asked: Asked, *, sampled: bool) -> tuple[str, ...]:
     notes = [*case.notes, *memory.notes]
-    if memory.device == "cuda" or (asked.memory is not None and not cfg.trainer.use_cpu):
+    if memory.device == "cuda" or (asked.memory is not None and not case.cfg.trainer.use_cpu):
         notes.append(
             "activations are those of the CPU's kernels; on a GPU its context and the allocator's fragmentation come on top, "
             "and nobody has compared the figure with one"
         )
-    if work_of(case, cfg).sampled:
+    if sampled:
         notes.append("the time of sampled answers is not estimated")
     return tuple(notes)
 
