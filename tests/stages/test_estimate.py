@@ -25,7 +25,7 @@ from alphapo_cli.stages.estimate import published
 from alphapo_cli.stages.estimate.judging import judge_cost
 from alphapo_cli.stages.estimate.live_bytes import LiveBytes
 from alphapo_cli.stages.estimate.passes import training_pass
-from alphapo_cli.stages.estimate.skeleton import policy_skeleton
+from alphapo_cli.stages.estimate.skeleton import gathered_skeleton, policy_skeleton
 from alphapo_cli.stages.estimate.training import parse_size
 from alphapo_cli.stages.plan import make_plan
 from alphapo_cli.stages.training import inputs
@@ -100,6 +100,14 @@ class TestFigures:
     def test_a_reference_that_follows_the_policy_is_a_second_model(self, planned, scratch_line):
         parts = planned(*scratch_line, "objective=tr_dpo")["memory"]["parts"]
         assert parts["moving reference"] == parts["weights"]
+
+    def test_shards_are_parts_of_the_whole(self, planned, scratch_line):
+        """Half of what one process has, as was counted (docs/scaling.md)."""
+        one = planned(*scratch_line)["memory"]["parts"]
+        two = planned(*scratch_line, "sharding.mode=fsdp", "--processes", "2")["memory"]["parts"]
+        for name in ("weights", "gradients", "optimizer"):
+            assert two[name] == one[name] // 2
+        assert "gathered layers" in two
 
     def test_adapters_alone_have_gradients(self, planned, scratch, scratch_line):
         kept = [word for word in scratch_line if not word.startswith(("model=", "model."))]
@@ -252,6 +260,23 @@ def test_a_pass_without_numbers_takes_what_a_real_one_takes(settings, tmp_path):
     found = training_pass(policy_skeleton(cfg, None, None), batch, Wanted(), full_gradients=False)
     assert found.coarse is None
     assert found.peak == pytest.approx(live.peak, rel=0.01)
+
+
+def test_what_is_gathered_in_bfloat16_is_not_cast_again(tmp_path):
+    """Autocast keeps a copy of every float32 matrix to the end of the forward pass, two bytes a number."""
+    size = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 3, "num_attention_heads": 4}
+    LlamaForCausalLM(LlamaConfig(vocab_size=256, **size)).save_pretrained(tmp_path)
+    line = ["trainer.bf16=true", "trainer.gradient_checkpointing=true", "trainer.logit_chunk_mb=0.01"]
+    cfg = composed(f"model.path={tmp_path}", "data=jsonl", "data.path=x", *line)
+    whole = policy_skeleton(cfg, None, None)
+    ids = np.arange(12, dtype=np.int32)
+    batch = whole.policy.layout.collate([TokenPair(ids[:4], ids[4:8], ids[8:12], {}, 0)], pad_id=0)
+    copies = 2 * sum(p.numel() for p in whole.policy.parameters() if p.dim() == 2)
+    taken = [
+        training_pass(skeleton, batch, Wanted(), full_gradients=True).peak
+        for skeleton in (whole, gathered_skeleton(cfg, None, None, whole.mode))
+    ]
+    assert taken[0] - taken[1] > 0.6 * copies
 
 
 def test_a_judge_that_is_paid_by_the_token():

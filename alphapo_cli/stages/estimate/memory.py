@@ -25,7 +25,7 @@ from alphapo_cli.stages.estimate.passes import (
     training_pass,
 )
 from alphapo_cli.stages.estimate.phases import Alive, Phase, phases_of
-from alphapo_cli.stages.estimate.skeleton import Skeleton, frozen_skeleton, policy_skeleton, size_of
+from alphapo_cli.stages.estimate.skeleton import Skeleton, frozen_skeleton, gathered_skeleton, policy_skeleton, size_of
 from alphapo_cli.training.data_order import DataOrder
 
 
@@ -86,8 +86,11 @@ def memory_of(case: Case, cfg: TrainConfig) -> Memory:
     order = case.order(cfg).sized(layout.positions(case.pairs, case.sides), layout.as_widest)
     found = largest(order, case.world)
     wanted = Wanted(case.objective.needs_statistics, kl_from)
-    first = _pass(case, skeleton, found.first, wanted, full=shards > 1)
-    later = None if found.later is None else _pass(case, skeleton, found.later, wanted, full=True)
+    runs = skeleton
+    if shards > 1 and cfg.trainer.bf16:
+        runs = gathered_skeleton(cfg, case.start.tokenizer, case.base, skeleton.mode)
+    first = _pass(case, runs, found.first, wanted, full=shards > 1)
+    later = None if found.later is None else _pass(case, runs, found.later, wanted, full=True)
     alive = Alive(
         weights=skeleton.weights // shards,
         whole=skeleton.weights,
@@ -99,7 +102,7 @@ def memory_of(case: Case, cfg: TrainConfig) -> Memory:
         buckets=skeleton.trained if case.world > 1 and shards == 1 else 0,
         gathered=_gathered(skeleton, cfg) if shards > 1 else 0,
     )
-    phases = phases_of(case, cfg, skeleton, alive, (first, later), _measured(case, cfg, skeleton), scoring)
+    phases = phases_of(case, cfg, skeleton, alive, (first, later), _measured(case, cfg, runs), scoring)
     notes = [note] if note else []
     if first.coarse:
         notes.append(
@@ -126,7 +129,7 @@ def _parts(
         batch += f", trainer.tokens_per_batch={cfg.trainer.tokens_per_batch}"
     if cfg.trainer.gradient_checkpointing:
         batch += ", gradient checkpointing"
-    if cfg.trainer.bf16:
+    if cfg.trainer.bf16 and not alive.gathered:
         batch += "; bfloat16 copies of weights that train included"
     parts = (
         ("weights", alive.weights - alive.adapters, f"{skeleton.parameters / 1e6:,.1f} M parameters, {dtype}"),

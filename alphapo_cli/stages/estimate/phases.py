@@ -14,6 +14,7 @@ from alphapo_cli.stages.estimate.skeleton import Skeleton
 from alphapo_cli.stages.training.measurements import SAMPLES
 
 _COMPARED = 2  # pairs whose log-probs are compared when the saved model has been read
+_FILE = 5 * 10**9  # bytes of a file of weights that processes write together, at most
 _TOGETHER = 256  # answers that are sampled at a time
 
 
@@ -101,10 +102,17 @@ def phases_of(
         moving = alive.frozen.get("moving reference", 0)
         if case.order(cfg).total_steps > cfg.trainer.save_steps or cfg.trainer.load_best_model_at_end:
             phases.append(Phase("checkpoint", {**training, "copy of what trains": alive.trained + moving}))
+        if alive.gathered:  # rank 0 holds a file at a time
+            phases.append(Phase("save", {**training, "file being written": min(alive.whole, _FILE)}))
+            return _without_nothing(phases)
         merged = alive.whole - skeleton.adapters if skeleton.adapters and cfg.model.merge else 0
         again = {"merged copy": 2 * merged, "saved model, read back": merged or alive.whole}
         few = measured * min(_COMPARED, cfg.probe.batch_size) // cfg.probe.batch_size
         phases.append(Phase("save and read back", {**training, **again, "batch": few}, optional=True))
+    return _without_nothing(phases)
+
+
+def _without_nothing(phases: list[Phase]) -> list[Phase]:
     return [replace(phase, parts={name: count for name, count in phase.parts.items() if count}) for phase in phases]
 
 

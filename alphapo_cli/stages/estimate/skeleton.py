@@ -126,6 +126,23 @@ def policy_skeleton(
     return Skeleton(_policy(_in_mode(lm, mode), cfg), mode, on_disk, converted)
 
 
+def gathered_skeleton(cfg: TrainConfig, tokenizer: Any, base: Path | None, mode: FakeTensorMode) -> Skeleton:
+    """Make the policy as a process of a sharded run computes with it under `trainer.bf16`: matrices come as bfloat16.
+
+    So autocast casts none of them, and keeps no copies; the residual stream stays float32.
+
+    Returns:
+        The policy, for its passes; its sizes are not those of the shards.
+    """
+    skeleton = policy_skeleton(cfg, tokenizer, base, mode)
+    with mode, torch.no_grad():
+        for module in skeleton.policy.modules():
+            if isinstance(module, torch.nn.Linear):
+                weight = torch.empty(module.weight.shape, dtype=torch.bfloat16, device="cpu")
+                module.weight = torch.nn.Parameter(weight, requires_grad=module.weight.requires_grad)
+    return skeleton
+
+
 def frozen_skeleton(name: str, cfg: TrainConfig, key: str, mode: FakeTensorMode) -> PolicyModel:
     """Make the model that `model.reference` or `model.guide` names, without weights, to run in `mode`.
 
