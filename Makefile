@@ -36,6 +36,8 @@ test-all: test  ## adds the marked tests: slow, vllm, slurm, ray, browser
 	$(PY) -m pytest $(SPREAD) -m "slow and not nightly and not ($(ALONE))" --durations=10
 	$(PY) -m pytest -n 2 --dist loadfile -m "($(ALONE)) and not nightly" --durations=10
 
+# Files of tests on a disk, where by day they lie in memory.
+test-nightly: export PYTEST_DEBUG_TEMPROOT := $(or $(TMPDIR),/tmp)
 test-nightly: install  ## whole matrices and fresh random trials, and the default suite on each kind of vector unit
 	VENV=$(VENV) EXTRAS=slurm,ray .ci/install
 	$(PY) -m pip install --quiet --no-deps $(REAL)

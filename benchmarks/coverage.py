@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from alphapo_cli.statistics.bounded_mean import mean_interval
-from alphapo_cli.statistics.paired import paired_test
+from alphapo_cli.runtime.statistics.bounded_mean import mean_interval
+from alphapo_cli.runtime.statistics.paired import paired_test
 from alphapo_cli.sweep import intervals
 
 PARTS = ("rows", "pairs", "sweeps", "power", "cells")

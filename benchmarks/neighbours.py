@@ -15,7 +15,9 @@ effect of alpha (`seed_noise.neighbours`). That is right if noise is independent
     share               the variance over seeds of the distance from the neighbours' line, over what independent noise
                         of variance g(far) gives: 1 if the neighbour method is right, below 1 if it is too sure
 
-each with a standard error from leaving out one seed after another (jackknife).
+each with a standard error from leaving out one seed after another (jackknife). All of it takes the noise of every alpha
+to be as large. An alpha of which a training collapsed is not such a one and decides everything, so the figures are given
+once more without these.
 """
 
 from __future__ import annotations
@@ -44,6 +46,12 @@ class Noise:
 
     alphas: Array
     values: Array
+    collapsed: tuple[float, ...] = ()  # alphas of which a training collapsed
+
+    def steady(self) -> Noise:
+        """Those alphas of which no training collapsed."""
+        kept = [a not in self.collapsed for a in self.alphas]
+        return Noise(self.alphas[kept], self.values[kept])
 
     def without(self, seed: int) -> Noise:
         return Noise(self.alphas, np.delete(self.values, seed, axis=1))
@@ -110,7 +118,8 @@ def read(path: Path) -> Noise:
     shapes = {(len(seeds), one.shape) for seeds in values for one in seeds}
     if len(shapes) != 1 or len(values[0]) < 2:
         raise AlphapoError(f"{path}: needs the same seeds, two or more, and the same prompts for every alpha")
-    return Noise(np.array([p.alpha for p in points]), np.array(values))
+    fell = tuple({analysis.points[one.point].alpha or 0.0 for one in analysis.collapses})
+    return Noise(np.array([p.alpha for p in points]), np.array(values), fell)
 
 
 def report(noise: Noise) -> str:
@@ -136,7 +145,14 @@ def main() -> None:
     if given.run:
         line = [sys.executable, "-m", "alphapo_cli", "sweep", "alpha", *given.settings, "--out", str(given.directory)]
         subprocess.run(line, check=True)
-    print(report(read(given.directory)))
+    noise = read(given.directory)
+    print(report(noise))
+    if noise.collapsed:
+        print(
+            f"\nWithout alpha = {', '.join(f'{a:g}' for a in sorted(noise.collapsed))}, where a training collapsed: ",
+            end="",
+        )
+        print(report(noise.steady()))
 
 
 if __name__ == "__main__":

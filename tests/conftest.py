@@ -14,6 +14,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ import unittest.mock
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 # Before torch is imported: test processes side by side would wait for each other's threads.
@@ -31,7 +33,7 @@ import pytest
 from hypothesis import settings
 
 from tests.durations import Durations
-from tests.fork_server import Server, serving
+from tests.fork_server import Forked, Server, serving
 from tests.selection import pytest_ignore_collect as pytest_ignore_collect
 
 # A shell starts what it puts into the background with Ctrl-C ignored, and every process started here would inherit it.
@@ -55,7 +57,7 @@ SCRATCH = (
     "model=from_scratch", "model.scratch.hidden_size=16", "model.scratch.num_hidden_layers=1",
     "model.scratch.num_attention_heads=2", "model.scratch.vocab_size=320", "trainer=small", "trainer.threads=1",
     "trainer.use_cpu=true", "trainer.max_steps=2", "trainer.per_device_train_batch_size=4", "probe.pairs=4",
-    "probe.every=2",
+    "probe.every=2", "probe.samples=0",
 )  # fmt: skip
 # What would change a run from outside, or let it reach the network.
 _FOREIGN = ("ALPHAPO_", "WANDB_", "HF_", "TRANSFORMERS_", "XDG_CACHE_HOME", "RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -81,8 +83,27 @@ class Ran:
         return line
 
 
+MEMORY = Path("/dev/shm")
+_ROOM = 6 << 30  # bytes that must be free there: four times what the files of a run of all tests take
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Durations(config))
+    _into_memory()
+
+
+def _into_memory() -> None:
+    """Temporary files of tests lie in memory where there is room; PYTEST_DEBUG_TEMPROOT=/tmp puts them on a disk.
+
+    Everything that must survive a crash is synced, tens of thousands of times in a run, and a disk may take ten
+    milliseconds each time.
+    """
+    if "PYTEST_DEBUG_TEMPROOT" in os.environ or not os.access(MEMORY, os.W_OK):
+        return
+    found = os.statvfs(MEMORY)
+    available = re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
+    if found.f_bavail * found.f_frsize >= _ROOM and available and int(available[1]) * 1024 >= _ROOM:
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -97,6 +118,24 @@ def _environment_put_back() -> Iterator[None]:
     """Libraries set variables as they are used (TOKENIZERS_PARALLELISM, WANDB_MODE): not for the tests that follow."""
     with unittest.mock.patch.dict(os.environ):
         yield
+
+
+# Tests of tests/evaluation/ with one of these in their names read the picture of an evaluation.
+_PAINTED = ("judgements_of_the_public_tool", "writes_alpacaevals_files")
+
+
+@pytest.fixture(autouse=True)
+def _pictures_are_made_and_not_painted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Painting takes a third of the time of a small evaluation."""
+    if request.path.parent.name != "evaluation" or any(part in request.node.name for part in _PAINTED):
+        return
+
+    def make(results: Any, path: Any, *rates: Any) -> None:
+        from alphapo_cli.plots.evaluation import evaluation_figure
+
+        evaluation_figure(results, *rates)
+
+    monkeypatch.setattr("alphapo_cli.plots.evaluation.evaluation_picture", make)
 
 
 def environment(cache: Path, extra: dict[str, str] | None = None) -> dict[str, str]:
@@ -228,6 +267,36 @@ def forked(tmp_path: Path, fork_server: Server) -> Callable[..., Ran]:
         return Ran(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def vllm_server() -> Iterator[Server]:
+    """Its forks have imported vLLM, which is most of what the start of a small engine takes."""
+    from alphapo_cli.generation.vllm_process import ENVIRONMENT
+
+    with serving({**environment(Path("set by each process")), **ENVIRONMENT}, "vllm") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def engines_of(server: Server) -> Iterator[None]:
+    """Engines that commands start in this process are forked from `server`: every one but that of `test_pipeline`."""
+    from alphapo_cli.generation import vllm_process
+
+    def popen(line: list[str], **settings: Any) -> Forked:
+        assert line[:3] == [sys.executable, "-P", str(vllm_process.WORKER)]
+        return server.popen(line, **settings)
+
+    # In that module alone: others start processes as well.
+    stand_in = SimpleNamespace(Popen=popen, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired)
+    with unittest.mock.patch.object(vllm_process, "subprocess", stand_in):
+        yield
+
+
+@pytest.fixture
+def warm_engines(vllm_server: Server) -> Iterator[None]:
+    with engines_of(vllm_server):
+        yield
 
 
 def write_rows(path: Path, rows: list[Any]) -> Path:

@@ -79,7 +79,8 @@ class Durations:
         if time.monotonic() - self.looked > _EVERY:
             begin = time.process_time()
             _work()
-            self.slowness = (time.process_time() - begin) / PACE
+            # A virtual machine's clock may stand still meanwhile, and no time is no pace.
+            self.slowness = (time.process_time() - begin) / PACE or self.slowness
             self.looked = time.monotonic()
         self.since = cpu_seconds()
         return (yield)

@@ -3,7 +3,7 @@
 For tests that need a process of its own (signals, kills, what is left behind) and do not look at how it starts. A fork
 has its own process id, streams, directory, environment and signal handlers, ends as an interpreter ends, and is handled
 like any `subprocess.Popen`. What it shares with its siblings is the seed of hashes; what only a cold start shows stays
-with `cli`.
+with `cli`. A second kind of server has imported vLLM, and its forks run scripts such as `alphapo_cli`'s own worker.
 
 Started as a script this module is the server. It has one thread, or it would not fork. For Linux.
 """
@@ -15,6 +15,7 @@ import gc
 import importlib
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -24,31 +25,45 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-# What `alphapo train` and `alphapo sweep` import.
-PRELOADED = (
-    "alphapo_cli.cli.main", "alphapo_cli.stages.train", "alphapo_cli.stages.training.session",
-    "alphapo_cli.stages.training.tracker", "alphapo_cli.stages.training.inputs", "alphapo_cli.sweep.directory",
-    "alphapo_cli.training.trainer", "alphapo_cli.probe.probe", "alphapo_cli.launch.engine",
-    "transformers.models.llama.modeling_llama", "peft",
-)  # fmt: skip
+PRELOADED = {
+    # What `alphapo train` and `alphapo sweep` import.
+    "alphapo": (
+        "alphapo_cli.cli.main", "alphapo_cli.stages.train", "alphapo_cli.stages.training.session",
+        "alphapo_cli.stages.training.tracker", "alphapo_cli.stages.training.inputs", "alphapo_cli.sweep.directory",
+        "alphapo_cli.training.trainer", "alphapo_cli.probe.probe", "alphapo_cli.launch.engine",
+        "transformers.models.llama.modeling_llama", "peft",
+    ),
+    # What an engine on the CPU imports, a model's own module excepted.
+    "vllm": (
+        "vllm", "vllm.engine.arg_utils", "vllm.lora.request", "vllm.v1.engine.llm_engine", "vllm.v1.worker.cpu_worker",
+        "vllm.model_executor.layers.quantization.online.base", "vllm.model_executor.models.llama",
+    ),
+}  # fmt: skip
 # Variables that nothing reads while it is imported, and those that torch sets by itself then. Any other difference
 # between a process and the server is refused.
-_READ_LATE = ("ALPHAPO_", "PYTEST_", "KMP_", "TORCHINDUCTOR_")
+_READ_LATE = {
+    "alphapo": ("ALPHAPO_", "PYTEST_", "KMP_", "TORCHINDUCTOR_"),
+    # Models are folders here, so that what is said of the hub decides nothing; vLLM reads its own variables as it goes.
+    "vllm": (
+        "ALPHAPO_", "PYTEST_", "KMP_", "TORCHINDUCTOR_", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "WANDB_",
+        "XDG_CACHE_HOME", "RANK", "WORLD_SIZE", "LOCAL_RANK",
+    ),
+}  # fmt: skip
 _MESSAGE = 1 << 20  # bytes, at most
 
 
-def importable(env: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in env.items() if not name.startswith(_READ_LATE)}
+def importable(env: Mapping[str, str], kind: str) -> dict[str, str]:
+    return {name: value for name, value in env.items() if not name.startswith(_READ_LATE[kind])}
 
 
 class Server:
-    """The preloaded process, for as long as this object is there."""
+    """The preloaded process of a kind in PRELOADED, for as long as this object is there."""
 
-    def __init__(self, env: Mapping[str, str]) -> None:
-        self.env = importable(env)
+    def __init__(self, env: Mapping[str, str], kind: str = "alphapo") -> None:
+        self.kind, self.env = kind, importable(env, kind)
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            line = [sys.executable, "-P", str(Path(__file__).resolve()), str(theirs.fileno())]
+            line = [sys.executable, "-P", str(Path(__file__).resolve()), str(theirs.fileno()), kind]
             self.process = subprocess.Popen(line, env=self.env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         if self.channel.recv(_MESSAGE) != b"ready":
             raise RuntimeError("the fork server did not start")
@@ -58,12 +73,12 @@ class Server:
         self.process.wait(60)
 
     def popen(self, arguments: list[str], *, env: Mapping[str, str], **settings: Any) -> Forked:
-        """`subprocess.Popen([alphapo, *arguments], ...)`.
+        """`subprocess.Popen([alphapo, *arguments], ...)`; of vLLM's, `subprocess.Popen([python, "-P", script, ...], ...)`.
 
         Raises:
             ValueError: the environment differs in what may be read by imports.
         """
-        different = importable(env).items() ^ self.env.items()
+        different = importable(env, self.kind).items() ^ self.env.items()
         if different:
             raise ValueError(f"not as the server was started: {sorted({name for name, _ in different})}")
         return Forked(self, arguments, env=env, **settings)
@@ -93,16 +108,20 @@ class Forked(subprocess.Popen):
         start_new_session, process_group,
     ) -> None:  # fmt: skip
         assert preexec_fn is None
-        assert not pass_fds
         if args[1:3] == ["-m", "alphapo_cli"]:
             args = [args[0], *args[3:]]
-        request = {"arguments": args, "cwd": os.fspath(cwd), "env": dict(env), "session": start_new_session}
+        if args[1] == "-P":
+            args = args[2:]
+        request = {
+            "arguments": args, "cwd": os.fspath(cwd or Path.cwd()), "env": dict(env), "session": start_new_session,
+            "passed": pass_fds,
+        }  # fmt: skip
         self.told, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             streams = [number if fd == -1 else fd for number, fd in enumerate((p2cread, c2pwrite, errwrite))]
             message = json.dumps(request).encode()
             assert len(message) < _MESSAGE
-            socket.send_fds(self.server.channel, [message], [*streams, theirs.fileno()])
+            socket.send_fds(self.server.channel, [message], [*streams, theirs.fileno(), *pass_fds])
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
         # Its id, and that it has become what was asked for: the two come from the server and the child, in any order.
         said = {self.told.recv(_MESSAGE), self.told.recv(_MESSAGE)} - {b"begun"}
@@ -156,10 +175,10 @@ def _serve(channel: socket.socket) -> bool:
                 told.send(json.dumps([status, used.ru_utime + used.ru_stime]).encode())
         if channel not in ready:
             continue
-        message, descriptors, _, _ = socket.recv_fds(channel, _MESSAGE, 4)
+        message, descriptors, _, _ = socket.recv_fds(channel, _MESSAGE, 8)
         if not message:
             return False
-        *streams, answer = descriptors
+        streams, answer, passed = descriptors[:3], descriptors[3], descriptors[4:]
         assert not _threads(), f"would be lost halfway: {_threads()}"
         pid = os.fork()
         if pid == 0:
@@ -167,11 +186,11 @@ def _serve(channel: socket.socket) -> bool:
             for descriptor, (_, other) in children.items():
                 os.close(descriptor)
                 other.close()
-            _become(json.loads(message), streams)
+            _become(json.loads(message), streams, passed)
             with socket.socket(fileno=answer) as told:
                 told.send(b"begun")
             return True
-        for descriptor in streams:
+        for descriptor in (*streams, *passed):
             os.close(descriptor)
         told = socket.socket(fileno=answer)
         with contextlib.suppress(OSError):
@@ -186,8 +205,8 @@ def _threads() -> list[str]:
     return [name for name in names if name != "jemalloc_bg_thd"]
 
 
-def _become(request: dict[str, Any], streams: list[int]) -> None:
-    """What a process gets from the one that starts it."""
+def _become(request: dict[str, Any], streams: list[int], passed: list[int]) -> None:
+    """What a process gets from the one that starts it. Descriptors that a line names are told by their numbers here."""
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
     for descriptor in streams:
@@ -200,12 +219,13 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
     os.environ.update(request["env"])
     # As `random` does after a fork by itself; torch starts from a fixed seed.
     sys.modules["numpy"].random.seed()
-    sys.argv = request["arguments"]
+    numbers = {str(there): str(here) for there, here in zip(request["passed"], passed, strict=True)}
+    sys.argv = [numbers.get(word, word) for word in request["arguments"]]
 
 
 @contextlib.contextmanager
-def serving(env: Mapping[str, str]) -> Iterator[Server]:
-    server = Server(env)
+def serving(env: Mapping[str, str], kind: str = "alphapo") -> Iterator[Server]:
+    server = Server(env, kind)
     try:
         yield server
     finally:
@@ -215,14 +235,18 @@ def serving(env: Mapping[str, str]) -> Iterator[Server]:
 if __name__ == "__main__":
     _channel = socket.socket(fileno=int(sys.argv[1]))
     _channel.set_inheritable(False)
+    _kind = sys.argv[2]
     # As pytest's process has it, and a shell's children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for _name in PRELOADED:
+    for _name in PRELOADED[_kind]:
         importlib.import_module(_name)
     gc.collect()
     gc.freeze()
     _channel.send(b"ready")
     if _serve(_channel):
-        from alphapo_cli.cli.main import main
+        if _kind == "alphapo":
+            from alphapo_cli.cli.main import main
 
-        main()
+            main()
+        else:
+            runpy.run_path(sys.argv[0], run_name="__main__")

@@ -301,7 +301,7 @@ def line_from(start: Path) -> list[str]:
         "trainer.use_cpu=true", "trainer.threads=1", "trainer.num_train_epochs=1",
         # Adam divides each gradient by its own size: one that is nothing but round-off becomes a whole step. A larger
         # epsilon leaves round-off what it is.
-        "trainer.adam_epsilon=1e-5", "tracking.mode=disabled", "tracking.pictures=false",
+        "trainer.adam_epsilon=1e-5", "tracking.mode=disabled", "tracking.pictures=false", "probe.samples=0",
     ]  # fmt: skip
 
 

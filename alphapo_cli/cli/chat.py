@@ -45,7 +45,7 @@ def chat(
     from alphapo_cli.config.overrides import read_line
     from alphapo_cli.generation.run_settings import run_layer
     from alphapo_cli.generation.schema import GenerateConfig, check_line
-    from alphapo_cli.modeling.locations import locate
+    from alphapo_cli.stages.paths import check_model
 
     given = list(arguments or [])
     model = given.pop(0) if given and is_model(given[0]) else None
@@ -54,7 +54,7 @@ def chat(
     check_line(line)
     cfg = compose("generate", GenerateConfig, [run_layer(model), line], where)
     if model is not None:
-        locate(model, cfg.model.revision, key="model")
+        check_model(model, cfg.model.revision, key="model")
     quiet_libraries(importing=True)
     print("loading the model ...", file=sys.stderr, flush=True)
     from alphapo_cli.stages.chat import Conversation

@@ -131,6 +131,14 @@ def print_list(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Col
         print("\n".join(line.rstrip() for line in captured.get().splitlines()), flush=True)
 
 
+def shortened(text: str, width: int = 240, *, keep_end: bool = False) -> str:
+    """A text on one line of at most `width` characters, of which the beginning, or the end, is kept."""
+    line = " ".join(text.split())
+    if len(line) <= width:
+        return line
+    return f"...{line[3 - width :]}" if keep_end else f"{line[: width - 3]}..."
+
+
 def next_step(text: str) -> None:
     """Print to stderr what can be done next, the last line of a command."""
     if is_main_process():

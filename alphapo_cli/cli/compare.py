@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from alphapo_cli.cli.common import Json, check_json_target, emit, print_table
+from alphapo_cli.cli.common import Json, check_json_target, emit, next_step, print_table
 from alphapo_cli.errors import say
 
 
@@ -46,8 +47,8 @@ def compare(
     from alphapo_cli.runtime.tables import Table
 
     table = Table(show_header=False)
-    table.add_row(f"win rate of {found.a}", f"{found.win_rate_a:.2f} %")
-    table.add_row(f"win rate of {found.b}", f"{found.win_rate_b:.2f} %")
+    table.add_row(f"win rate of {found.a}", f"{found.win_rate_a:.2f} %, n = {found.n}")
+    table.add_row(f"win rate of {found.b}", f"{found.win_rate_b:.2f} %, n = {found.n}")
     low, high = found.interval
     table.add_row(
         "difference",
@@ -57,5 +58,10 @@ def compare(
     left_out = f", {found.left_out} left out (judged in one only)" if found.left_out else ""
     table.add_row("instructions", f"{found.n}: {found.better} better, {found.worse} worse{left_out}")
     print_table(table)
+    say(f"verdict: {found.verdict['sentence']}", file=sys.stderr)
+    if found.distinguishable:
+        next_step("alphapo report RUN-A RUN-B, the directories of their trainings, shows where the curves part")
+    else:
+        next_step("more prompts narrow the intervals: generate and evaluate both on a larger set, then compare again")
     say(found.sentence)
     emit(asdict(found), json)

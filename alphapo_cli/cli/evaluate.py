@@ -202,27 +202,20 @@ def evaluate(
         from alphapo_cli.evaluation.report import results_table
 
         print_table(results_table(results))
-        _tell(results, evaluation.directory.path)
+        tell(results, evaluation.directory.path)
     emit({"path": str(evaluation.directory.path.resolve()), **results}, json)
 
 
-def _tell(results: dict[str, Any], path: Path) -> None:
-    """Print to stderr whether the outputs beat the reference, and what can be done next."""
-    from alphapo_cli.runtime.wording import rate
+def tell(results: Mapping[str, Any], path: Path) -> None:
+    """Print to stderr whether the outputs beat the reference, and what can be done next.
 
-    win, ends, n = results.get("win_rate"), results.get("win_rate_interval"), results.get("n_total")
-    if win is not None:
-        interval = (ends[0] / 100, ends[1] / 100) if ends else None
-        words = rate(win / 100, n, interval)
-        level = (
-            "" if results.get("confidence") == 0.95 or interval is None else f" ({results['confidence']:.0%} interval)"
-        )
-        judged = (
-            "not judged against chance without an interval" if interval is None else
-            f"better than {results['reference']}" if interval[0] > 0.5 else
-            f"worse than {results['reference']}" if interval[1] < 0.5 else "no evidence either way"
-        )  # fmt: skip
-        say(f"verdict: {judged}: win rate {words}{level}, against {results['reference']}", file=sys.stderr)
+    Args:
+        results: the content of results.json, of either protocol.
+        path: the directory of the evaluation.
+    """
+    from alphapo_cli.evaluation.verdict import verdict
+
+    say(f"verdict: {verdict(results)['sentence']}", file=sys.stderr)
     next_step(f"alphapo compare {path} OTHER-EVALUATION says whether two models can be told apart")
 
 

@@ -63,6 +63,7 @@ def evaluate_arena_hard(options: ArenaHardOptions) -> None:
     Raises:
         UsageError: an option is missing, or belongs to AlpacaEval's protocol.
     """
+    from alphapo_cli.cli.evaluate import tell
     from alphapo_cli.config.compose import to_yaml
 
     cfg, judged_by = _config(options)
@@ -103,6 +104,7 @@ def evaluate_arena_hard(options: ArenaHardOptions) -> None:
         from alphapo_cli.evaluation.arena_hard.report import results_table
 
         print_table(results_table(results))
+        tell(results, evaluation.directory.path)
     emit({"path": str(evaluation.directory.path.resolve()), **results}, options.json)
 
 

@@ -45,12 +45,12 @@ def export(
     Raises:
         UsageError: the model cannot be exported so.
     """
-    from alphapo_cli.modeling.locations import locate
+    from alphapo_cli.stages.paths import check_model
 
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype}: no such dtype{nearest(dtype, DTYPES)} (choices: {', '.join(DTYPES)})")
     check_json_target(json)
-    locate(model, key="the model")
+    check_model(model, key="the model")
     quiet_libraries(importing=True)
     from alphapo_cli.stages.export import export as write
     from alphapo_cli.stages.export import next_lines

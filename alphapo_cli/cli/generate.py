@@ -20,6 +20,7 @@ from alphapo_cli.cli.common import (
     emit,
     next_step,
     print_table,
+    shortened,
     sources,
     warn,
 )
@@ -27,7 +28,7 @@ from alphapo_cli.errors import UsageError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 from alphapo_cli.runtime.wording import rate
 
-SHOWN, WIDTH = 2, 240  # answers that are printed, and their characters
+SHOWN = 2  # answers that are printed
 
 
 def register(app: typer.Typer) -> None:
@@ -112,24 +113,10 @@ def _tell(summary: dict[str, Any], outputs: Path, model: str | None) -> None:
     import json
 
     for row in json.loads(outputs.read_text(encoding="utf-8"))[:SHOWN]:
-        say(f"prompt: {_short(row['instruction'])}", file=sys.stderr)
-        say(f"answer: {_short(row['output'])}", file=sys.stderr)
-    metrics = summary["metrics"]
-    n = metrics["answers"]
-    if metrics["share_cut"] == 1:
-        typer.echo(f"verdict: {rate(1, n)} answers cut by the token limit: raise generation.max_new_tokens", err=True)
-    elif metrics["share_empty"] > 0.5:
-        typer.echo(f"verdict: {rate(metrics['share_empty'], n)} answers are empty: see the chat template", err=True)
-    else:
-        cut, empty = rate(metrics["share_cut"], n), rate(metrics["share_empty"], n)
-        typer.echo(f"verdict: answers cut by the token limit {cut}; empty {empty}", err=True)
+        say(f"prompt: {shortened(row['instruction'])}", file=sys.stderr)
+        say(f"answer: {shortened(row['output'])}", file=sys.stderr)
+    say(f"verdict: {summary['verdict']['sentence']}", file=sys.stderr)
     next_step(f"alphapo eval {outputs} --reference REF.json, answers of another model to the same prompts")
-
-
-def _short(text: str) -> str:
-    """A text on one line of the terminal, cut at its end."""
-    line = " ".join(text.split())
-    return line if len(line) <= WIDTH else f"{line[: WIDTH - 3]}..."
 
 
 def is_model(text: str) -> bool:
@@ -146,11 +133,11 @@ def _table(summary: dict[str, Any]) -> Any:
     table.add_row("prompts", f"{summary['prompts']:,} of {summary['source']}")
     table.add_row("answers", f"{metrics['answers']:,}")
     table.add_row("mean length", f"{metrics['mean_length']:.1f} tokens, {metrics['mean_characters']:.1f} characters")
-    table.add_row("cut by the token limit", f"{metrics['share_cut']:.1%}")
+    table.add_row("cut by the token limit", rate(metrics["share_cut"], metrics["answers"]))
     if metrics["repetition_rate"] is not None:
         table.add_row("repetition rate (4-grams)", f"{metrics['repetition_rate']:.1%}")
     if metrics["share_empty"]:
-        table.add_row("empty", f"{metrics['share_empty']:.1%}")
+        table.add_row("empty", rate(metrics["share_empty"], metrics["answers"]))
     if cost["tokens_per_second"] is not None:
         table.add_row("speed", f"{cost['tokens_per_second']:,.0f} tokens/s ({cost['tokens']:,} tokens)")
     return table

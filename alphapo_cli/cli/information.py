@@ -20,8 +20,9 @@ def register(app: typer.Typer) -> None:
 def env() -> None:
     """Versions, hardware and caches: what a bug report needs. Nothing secret is shown."""
     from alphapo_cli.cli.housekeeping.sizes import bytes_of
+    from alphapo_cli.config.shipped import shipped
     from alphapo_cli.runs.provenance import git_commit, hardware, versions
-    from alphapo_cli.storage.paths import cache_dir, shipped
+    from alphapo_cli.storage.paths import cache_dir
 
     cache = cache_dir()
     sizes = {p.name: bytes_of(p) for p in cache.iterdir() if p.is_dir()} if cache.is_dir() else {}

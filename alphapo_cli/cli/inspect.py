@@ -83,7 +83,7 @@ def inspect(
         say(sentence)
     line = shlex.join([*(["--config", str(config)] if config else []), *(overrides or [])])
     if html is not None:
-        from alphapo_cli.report.inspection import page
+        from alphapo_cli.stages.inspect_page import page
 
         write_atomic(html, page(found, said, f"alphapo inspect {line}".rstrip()))
         say(f"page: {html.resolve()}")

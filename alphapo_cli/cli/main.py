@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import signal
 import sys
 from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.main
 
 from alphapo_cli import __version__
 from alphapo_cli.cli import (
@@ -134,7 +136,7 @@ def _run(arguments: list[str], debug: bool) -> int:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves SIGHUP
             signal.signal(number, raise_interrupt)
     try:
-        code = app(arguments, standalone_mode=False)
+        code = _command()(arguments, standalone_mode=False)
     except ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()
@@ -157,6 +159,12 @@ def _run(arguments: list[str], debug: bool) -> int:
     if code == 130:  # typer's exit code for Ctrl-C where no stage has handled it
         return _print_error("interrupted", 130)
     return code if isinstance(code, int) else 0
+
+
+@functools.cache
+def _command() -> Any:
+    """The parser of all commands, which a process that runs many of them makes once."""
+    return typer.main.get_command(app)
 
 
 def _print_error(message: str, code: int) -> int:

@@ -17,38 +17,52 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    sweep: Annotated[Path, typer.Argument(metavar="SWEEP", help="The directory of a sweep, finished or not.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN|SWEEP...", help="A sweep, finished or not, a run, or several to put side by side."),
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Where to write report.html and report/ (default: the sweep's own).")
+        Path | None,
+        typer.Option(
+            "--out", help="Where to write report.html (default: in the sweep or run; of several, beside the first)."
+        ),
     ] = None,
     pictures: Annotated[
-        bool, typer.Option("--pictures/--no-pictures", help="Also draw every figure as PNG and SVG.")
+        bool, typer.Option("--pictures/--no-pictures", help="Of a sweep: also draw every figure as PNG and SVG.")
     ] = True,
     json: Json = None,
 ) -> None:
-    """What a sweep found, as one HTML file that works offline; every figure as PNG and SVG, every number as CSV.
+    """What a sweep or runs found, as one HTML file that works offline; of a sweep every figure as PNG and SVG, too.
 
-    A sweep writes its report when it ends. Run this while one is going on, or after moving its directory.
+    A sweep and a run write theirs when they end. Run this while one is going on, after moving its directory, or to see
+    the curves of several runs over one another, what differs in their settings, and a table of their outcomes.
 
     \b
     Examples:
       alphapo report runs/alpha-32d923ab
       alphapo report runs/alpha-32d923ab --out talk --no-pictures
+      alphapo report runs/dpo-1a2b3c4d runs/alphapo-5e6f7a8b
     \f
 
     Raises:
-        UsageError: the report cannot be written.
+        UsageError: a directory holds neither a run nor a sweep, or the report cannot be written.
     """
-    from alphapo_cli.report.write import write_report
+    from alphapo_cli.report.write import beside, write_report, write_runs
+    from alphapo_cli.runs.directory import RunDirectory
     from alphapo_cli.sweep.directory import SweepDirectory
 
     check_json_target(json)
-    directory = SweepDirectory(sweep)
+    alone = len(paths) == 1
+    is_sweep = alone and (SweepDirectory(paths[0]).file.exists() or not RunDirectory(paths[0]).is_run)
+    target = out or (paths[0] if alone else beside(paths))
     try:
-        written = write_report(directory, out, pictures=pictures)
+        if is_sweep:
+            written = write_report(SweepDirectory(paths[0]), out, pictures=pictures)
+        else:
+            written = write_runs(paths, target)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise UsageError(f"{out or sweep} cannot be written to ({reason}); choose another place by --out") from error
+        raise UsageError(f"{target} cannot be written to ({reason}); choose another place by --out") from error
     announce(written.html)
     say(written.sentence)
     emit(

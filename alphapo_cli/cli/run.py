@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from alphapo_cli.cli.common import (
     stripping,
     warn,
 )
+from alphapo_cli.cli.train import page_of_a_failure, show_answers, write_page
 from alphapo_cli.errors import say
 from alphapo_cli.runtime.quiet import quiet_libraries
 from alphapo_cli.runtime.wording import rate
@@ -42,6 +44,9 @@ Difficulty = Annotated[Path | None, typer.Option("--difficulty", metavar="CSV", 
 Gamed = Annotated[Path | None, typer.Option("--gamed", metavar="CSV", help="For the same.")]
 
 
+_NAMES = {"avg_length": "average length, characters", "n_total": "answers judged", "winrate": "win rate"}
+
+
 def register(app: typer.Typer) -> None:
     """Add `alphapo run` to the application."""
     app.command()(run)
@@ -54,6 +59,10 @@ def run(
     difficulty: Difficulty = None,
     gamed: Gamed = None,
     strip_think: StripThink = False,
+    max_cost: Annotated[
+        float | None,
+        typer.Option("--max-cost", metavar="USD", help="Judge's price limit for all evaluations of the run."),
+    ] = None,
     config: ConfigPath = None,
     config_dir: ConfigDir = None,
     print_config: PrintConfig = False,
@@ -63,12 +72,14 @@ def run(
     """Train, generate and evaluate; a stage whose inputs have not changed is not run again.
 
     Overrides of `generation`, `prompts` (what is answered; else as for `alphapo generate`), `judge`, `statistics` and
-    `strip_think` go to the later stages, all others to training.
+    `strip_think` go to the later stages, all others to training. `eval.at=[0,0.5,1]` keeps the models of these fractions
+    of training and evaluates each: where more training begins to lose is seen in outcome_over_training.png.
 
     \b
     Examples:
       alphapo run
       alphapo run objective.shape.alpha=0.5 generation.temperature=0.7
+      alphapo run 'eval.at=[0,0.25,0.5,0.75,1]'
       alphapo run model.path=./my-model data=hh_rlhf data.path=pairs.jsonl.gz prompts=alpaca_eval prompts.path=alpaca_eval.json judge=openai --reference gpt4.json
     """
     from alphapo_cli.config.compose import to_yaml
@@ -77,6 +88,7 @@ def run(
 
     files = {"reference": reference, "annotations": annotations, "difficulty": difficulty, "gamed": gamed}
     cfg, plan = composed([*(overrides or []), *stripping(strip_think)], files, config, config_dir)
+    plan = dataclasses.replace(plan, max_cost=max_cost)
     if print_config:
         print(to_yaml(cfg), end="")
         print(plan.to_yaml(), end="")
@@ -99,7 +111,9 @@ def run(
 
             check_paths(cfg)
             greater_is_better(cfg)
-        plan.check_inputs(cfg)
+        said = plan.check_inputs(cfg)
+        if plan.at or max_cost is not None:
+            typer.echo(said, err=True)
     announce(directory.path)
     note = directory.numerics_note() if over else None
     if note:
@@ -113,14 +127,17 @@ def run(
         from alphapo_cli.stages.train import run as train
 
         build(cfg.objective)
-        summary = train(cfg, directory, replace=replace)
+        with page_of_a_failure(directory):
+            summary = train(cfg, directory, replace=replace)
         leave_processes()
+        write_page(directory.path)  # again with the outcome, if the later stages come so far
         hints: list[str | None] = []
         found = after_training(plan, cfg, directory, lambda found: hints.append(join_tracking(cfg, directory, found)))
         for hint in filter(None, hints):
             # The W&B run was written again with the outcome, and the directory that training printed is superseded.
             typer.echo(f"W&B kept offline, now with the outcome; to upload, and no line before this: {hint}", err=True)
-        _report(found, summary)
+        write_page(directory.path)
+        _report(found, summary, directory.path)
     metrics = {**summary["metrics"], **found["metrics"]}
     places = {"generate": found["generate"], "eval": found["eval"]}
     emit({"path": str(directory.path.resolve()), **summary, "metrics": metrics, **places}, json)
@@ -156,19 +173,72 @@ def composed(
     return cfg, make_plan(generation, evaluation, where, file, **files)
 
 
-def _report(found: dict[str, Any], summary: dict[str, Any]) -> None:
-    """Print the metrics of outcome.json as a table to stderr, the verdict on the training, and what can be done next."""
+def _report(found: dict[str, Any], summary: dict[str, Any], path: Path) -> None:
+    """Print the metrics of outcome.json as a table to stderr, both verdicts, and what can be done next."""
     from alphapo_cli.cli.common import print_table
+    from alphapo_cli.runs.state import model_step
+    from alphapo_cli.runs.verdict import beside_evaluation
     from alphapo_cli.runtime.tables import Table
 
     table = Table(title="outcome", title_justify="left", show_header=False)
+    judged = found.get("verdict") or {}
+    ends = judged.get("interval")
     n = found["metrics"].get("eval/n_total")
     for key, value in found["metrics"].items():
-        text = rate(value, n) if key.endswith("win_rate") else f"{value:.4g}"
-        table.add_row(key.removeprefix("eval/").replace("_", " "), text)
+        text = f"{value:,.4g}"
+        if key.endswith(("win_rate", "winrate")):
+            text = rate(value, n, (ends[0], ends[1]) if key == "eval/win_rate" and ends else None)
+        elif key.endswith("error"):
+            text = f"{100 * value:.1f} points"
+        name = key.removeprefix("eval/")
+        table.add_row(_NAMES.get(name, name.replace("_", " ")), text)
     for note in found.get("answers", []):
         table.add_row("", note)
     print_table(table)
-    for sentence in (summary.get("verdict") or {}).get("sentences", ()):
-        typer.echo(f"verdict on the training: {sentence}", err=True)
+    if found.get("over_training"):
+        _report_steps(found["over_training"])
+    show_answers(path, model_step(summary))
+    if judged:
+        say(f"verdict: {judged['sentence']}", file=sys.stderr)
+    for sentence in beside_evaluation((summary.get("verdict") or {}).get("sentences", ())):
+        say(f"verdict on the training: {sentence}", file=sys.stderr)
+    for name in ("model", "curves.png", "report.html"):
+        if (path / name).exists():
+            say(f"{name.partition('.')[0]}: {path / name}", file=sys.stderr)
+    next_step(f"alphapo chat {path}")
     next_step(f"alphapo compare {found['eval']} OTHER-EVALUATION says whether two models can be told apart")
+
+
+def _report_steps(rows: list[dict[str, Any]]) -> None:
+    """Print what `eval.at` found, a line a step, to stderr."""
+    from alphapo_cli.cli.common import print_table
+    from alphapo_cli.runtime.tables import Table
+
+    rates = [
+        key for key in ("win_rate", "length_controlled_winrate") if any(f"eval/{key}" in r["metrics"] for r in rows)
+    ]
+    names = {"win_rate": "win rate", "length_controlled_winrate": "length-controlled"}
+    table = Table(
+        "step",
+        "of training",
+        *(names[key] for key in rates),
+        "KL",
+        "chosen",
+        "rejected",
+        title="over training",
+        title_justify="left",
+    )
+    for row in rows:
+        metrics, probe = row["metrics"], row["probe"]
+        n, ends = metrics.get("eval/n_total"), row["intervals"]
+        shown = [(metrics.get(f"eval/{key}"), ends.get(f"eval/{key}")) for key in rates]
+        places = [probe.get(key) for key in ("kl/reference", "displacement/chosen", "displacement/rejected")]
+        table.add_row(
+            str(row["step"]), f"{row['fraction']:.0%}", *("-" if value is None else rate(value, n, interval) for value, interval in shown),
+            *("-" if value is None else f"{value:.3f}" for value in places),
+        )  # fmt: skip
+    print_table(table)
+    typer.echo(
+        "KL and displacement (chosen, rejected) in nats per token since step 0; drawn in outcome_over_training.png",
+        err=True,
+    )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +18,7 @@ from alphapo_cli.cli.common import (
     announce,
     check_json_target,
     emit,
+    next_step,
     sources,
     stripping,
 )
@@ -148,16 +150,20 @@ def sweep(
 
     from alphapo_cli.launch.run import run_sweep, table
     from alphapo_cli.report.write import HTML
+    from alphapo_cli.sweep.analysis import scale_note
 
     result = run_sweep(grid, directory, launcher, policy, plan, typed)
     console = Console()
     # A pipe has no width; the table needs about 120 columns.
     (console if console.is_terminal else Console(width=120)).print(table(directory.path.name, result.analysis))
+    if note := scale_note(result.analysis.points):
+        say(f"note: {note}", file=sys.stderr)
     say(result.sentence)
     for title, path in result.pictures.items():
         say(f"{title}: {path.resolve()}")
     if (directory.path / HTML).is_file():
         say(f"report: {(directory.path / HTML).resolve()}")
+    tell(result.summary["verdict"], directory.path)
     emit({"path": str(directory.path.resolve()), **result.summary}, json)
     rest = f"{len(result.unfinished)} interrupted, which the same line continues"
     if result.failed:
@@ -165,6 +171,28 @@ def sweep(
         raise AlphapoError(f"{len(result.failed)} of {len(grid.cells)} cells failed{also}, first {result.failed[0]}")
     if result.unfinished:
         raise AlphapoError(f"{len(grid.cells)} cells, of them {rest}: first {result.unfinished[0]}")
+
+
+def tell(verdict: dict[str, Any], path: Path) -> None:
+    """Print to stderr what the sweep found, and what can be done next.
+
+    Args:
+        verdict: of summary.json.
+        path: the sweep's directory.
+    """
+    for text in verdict["sentences"]:
+        say(f"verdict: {text}", file=sys.stderr)
+    best, control = verdict["best"], verdict["control"]
+    if best is None:
+        next_step("the same line again goes on where it stopped")
+        return
+    cell = path / "cells" / best
+    if verdict["outcome"] == "undecided":
+        next_step("the same line with seed=0,1,2,3,4 adds trainings to those that are there: one or two decide nothing")
+    if control not in (None, best):
+        next_step(f"alphapo report {cell} {path / 'cells' / control} puts the best and alpha = 0 over one another")
+    next_step(f"alphapo generate {cell}")
+    next_step(f"alphapo chat {cell}")
 
 
 @dataclass(frozen=True)
@@ -196,6 +224,7 @@ def composed(typed: Typed, max_parallel: int | None = None) -> SweepLine:
     from alphapo_cli.config.overrides import read_line
     from alphapo_cli.launch.launchers.registry import check_keys
     from alphapo_cli.launch.schema import LauncherConfig, SweepConfig
+    from alphapo_cli.stages import eval_at
     from alphapo_cli.stages.plan import (
         EVALUATE,
         GENERATE,
@@ -216,7 +245,7 @@ def composed(typed: Typed, max_parallel: int | None = None) -> SweepLine:
     beneath = training_part(file)
     with hints_from_other_stages("train", where, [f"launcher.{f.name}" for f in fields(LauncherConfig)]):
         grid = make(name, training, where, None if beneath is None else beneath.without("launcher"))
-    later = file is not None and bool(file.part((*GENERATE, *EVALUATE)).settings)
+    later = file is not None and bool(file.part((*GENERATE, *EVALUATE, eval_at.SECTION)).settings)
     plan = None
     if generation or evaluation or later or any(typed.files.values()):
         plan = make_plan(generation, evaluation, where, file, **typed.files)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -20,12 +22,19 @@ from alphapo_cli.cli.common import (
     emit,
     is_main_process,
     next_step,
+    print_table,
+    shortened,
     sources,
     warn,
 )
-from alphapo_cli.errors import say
+from alphapo_cli.errors import AlphapoError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 from alphapo_cli.runtime.wording import rate
+
+SHOWN = 3  # answers before and after
+
+if TYPE_CHECKING:
+    from alphapo_cli.runs.state import RunState
 
 
 def register(app: typer.Typer) -> None:
@@ -87,17 +96,75 @@ def train(
             note = directory.numerics_note()
             if note:
                 warn(f"this run was {note}")
-            for setting in directory.changed_data(cfg):
+            from alphapo_cli.stages.paths import changed_data
+
+            for setting in changed_data(directory, cfg):
                 warn(f"{setting} holds other data now than this run was trained on; --replace trains it anew")
     else:
         from alphapo_cli.runtime.distributed import leave_processes
         from alphapo_cli.stages.train import run
 
-        summary = run(cfg, directory, replace=replace)
+        with page_of_a_failure(directory):
+            summary = run(cfg, directory, replace=replace)
         leave_processes()
+        write_page(directory.path)
     if is_main_process() and not over:
         report(summary, directory.path)
     emit({"path": str(directory.path.resolve()), **summary}, json)
+
+
+def write_page(path: Path) -> None:
+    """Write report.html of a run that has ended, in the main process."""
+    if is_main_process():
+        from alphapo_cli.report.write import refresh_run
+
+        refresh_run(path, lambda text: say(text, file=sys.stderr))
+
+
+@contextlib.contextmanager
+def page_of_a_failure(directory: RunState) -> Iterator[None]:
+    """Write the page of a run that fails meanwhile: its curves tell why."""
+    try:
+        yield
+    except AlphapoError:
+        if is_main_process() and directory.state == "failed":
+            write_page(directory.path)
+        raise
+
+
+def show_answers(path: Path, step: int) -> None:
+    """Print to stderr a few answers of a run before and after its training, side by side, where it sampled some.
+
+    Args:
+        path: the run directory.
+        step: the step that its model is of.
+    """
+    from alphapo_cli.runtime.tables import Table
+
+    before, after = (_answers(path / "samples" / f"step-{n}.json") for n in (0, step))
+    shared = [prompt for prompt in before if prompt in after]
+    if step == 0 or not shared:
+        return
+    table = Table(title=f"answers before and after, {min(SHOWN, len(shared))} of {len(shared)}", title_justify="left")
+    for name in ("prompt", "before training", f"at step {step}"):
+        table.add_column(name, overflow="fold")
+    for prompt in shared[:SHOWN]:
+        # A prompt ends with the question, behind a system text that may be long.
+        table.add_row(shortened(prompt, 160, keep_end=True), *(shortened(texts[prompt]) for texts in (before, after)))
+    print_table(table)
+
+
+def _answers(file: Path) -> dict[str, str]:
+    """Answers by prompt; empty where the file is missing or malformed."""
+    import json
+
+    from alphapo_cli.storage.strict_json import read_file
+
+    try:
+        rows = json.loads(read_file(file))
+        return {str(row["instruction"]): str(row["output"]) for row in rows}
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        return {}
 
 
 def _value(key: str, metrics: dict[str, Any], shares: dict[str, int | None]) -> str:
@@ -117,6 +184,7 @@ def report(summary: dict[str, Any], path: Path) -> None:
     """
     from rich.console import Console
 
+    from alphapo_cli.runs.state import model_step
     from alphapo_cli.runtime.tables import Table
 
     if summary.get("reason"):
@@ -143,14 +211,14 @@ def report(summary: dict[str, Any], path: Path) -> None:
         if metrics.get(key) is not None:
             table.add_row(label, _value(key, metrics, shares))
     Console(stderr=True).print(table)
+    show_answers(path, model_step(summary))
     for sentence in judged.get("sentences", ()):
         say(f"verdict: {sentence}", file=sys.stderr)
-    for name in ("model", "curves.png"):
+    for name in ("model", "curves.png", "report.html"):
         if (path / name).exists():
             say(f"{name.partition('.')[0]}: {path / name}", file=sys.stderr)
-    step = (summary.get("best") or summary).get("step")
-    sampled = path / "samples" / f"step-{step}.json"
+    sampled = path / "samples" / f"step-{model_step(summary)}.json"
     next_step(f"alphapo generate {path}")
     next_step(f"alphapo chat {path}")
-    if sampled.is_file():
+    if sampled.is_file() and (path / "samples" / "reference.json").is_file():
         next_step(f"alphapo eval {sampled} --reference {path / 'samples' / 'reference.json'}")

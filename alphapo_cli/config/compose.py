@@ -36,9 +36,9 @@ from alphapo_cli.config.objective_parts import (
     resolve_gamma,
 )
 from alphapo_cli.config.overrides import Line, Sources, shown
+from alphapo_cli.config.shipped import shipped
 from alphapo_cli.config.validate import check, normalise
 from alphapo_cli.errors import ConfigError, first_line
-from alphapo_cli.storage.paths import shipped
 
 T = TypeVar("T")
 

@@ -19,8 +19,8 @@ from hydra.errors import HydraException
 
 from alphapo_cli.config.hydra_parser import OverridesParser
 from alphapo_cli.config.renamed import suggestion
+from alphapo_cli.config.shipped import shipped
 from alphapo_cli.errors import ConfigError, first_line, nearest
-from alphapo_cli.storage.paths import shipped
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,8 @@ class ProbeConfig:
     # training (see data_order.probe_every). The first and the last step are always measured.
     every: int | None = _number(None, ge=1)
     batch_size: int = _number(8, ge=1)  # pairs; a small batch fits a CPU's cache; changes round-off only
-    # Answers sampled to held-out prompts, one each; 0: none, null: 256 in the embedded world and none elsewhere.
+    # Answers sampled to held-out prompts at every measurement, one each; 0: none, null: 256 in the embedded world, and
+    # for a model of one's own 8 of up to 256 tokens before the first step and after the last, to be read.
     samples: int | None = _number(None, ge=0)
     sample_every: int | None = _number(None, ge=1)  # optimizer steps; null: as often as the probe
     max_new_tokens: int = _number(40, ge=1)
@@ -250,6 +251,8 @@ class TrainerConfig:
     load_best_model_at_end: bool = False
     metric_for_best_model: str | None = None  # a key that `alphapo metrics` lists
     greater_is_better: bool | None = None  # null: as `alphapo metrics` says of the metric
+    # Fractions of training, above 0 and below 1, after which the model is kept as models/step-N/ beside the last one.
+    save_models_at: list[float] = field(default_factory=list)
     use_cpu: bool = False
     threads: int | None = _number(None, ge=1, le=1024)  # torch threads; null: torch's own choice
 

@@ -78,6 +78,7 @@ def _faults(cfg: Any, prefix: str) -> Iterable[str]:
         yield f"model.attention={cfg.model.attention}: not with layout={cfg.layout}; add layout={other}, or leave it auto"
     if isinstance(cfg, TrainConfig):
         yield from _best_faults(cfg)
+        yield from _fraction_faults(cfg)
     if isinstance(cfg, ProbeConfig) and not all(opening.strip() for opening in cfg.refusals):
         yield f"{prefix}refusals: every answer begins with an empty text; leave it out"
     if isinstance(cfg, DataConfig) and cfg.weights is not None:
@@ -100,6 +101,13 @@ def fault(key: str, value: Any, limits: Mapping[str, Any]) -> Iterable[str]:
     for name, word in words.items():
         if name in limits and not tests[name](value, limits[name]):
             yield f"{key}={value}: must be {word} {limits[name]}"
+
+
+def _fraction_faults(cfg: TrainConfig) -> Iterable[str]:
+    """Kept models must lie within training: model/ is the last one, and the start is known."""
+    for fraction in cfg.trainer.save_models_at:
+        if not 0 < fraction < 1:
+            yield f"trainer.save_models_at: {fraction:g} is no fraction of training above 0 and below 1 (model/ is the last)"
 
 
 def _best_faults(cfg: TrainConfig) -> Iterable[str]:

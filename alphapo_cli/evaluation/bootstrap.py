@@ -1,7 +1,7 @@
 """Bootstrap of the length-controlled win rate: rows (instructions) are resampled with replacement, and it is fitted anew.
 
 Percentile intervals (Efron 1979). C is that chosen on all rows; choosing it again would cost fifty fits per resample.
-The interval of the plain win rate needs no resamples (statistics/bounded_mean.py).
+The interval of the plain win rate needs no resamples (runtime/statistics/bounded_mean.py).
 """
 
 from __future__ import annotations

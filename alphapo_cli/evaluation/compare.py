@@ -1,19 +1,26 @@
 """Paired comparison of two evaluations against the same reference.
 
 On each instruction judged for both models, the difference of their shares of the win; the interval of its mean over
-instructions, and a test whose p-value agrees with it (statistics/paired.py).
+instructions, and a test whose p-value agrees with it (runtime/statistics/paired.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.formats import Annotations, short
 from alphapo_cli.evaluation.naming import told_apart
-from alphapo_cli.statistics.paired import fewest, least_p_value, paired_test
+from alphapo_cli.evaluation.verdict import FEW, FEW_PAIRS, UNCLEAR
+from alphapo_cli.runtime.statistics.bounded_mean import mean_interval
+from alphapo_cli.runtime.statistics.paired import fewest, least_p_value, paired_test
+from alphapo_cli.runtime.wording import rate
+
+Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class ModelComparison:
     identical: int  # instructions on which both models gave the same answer
     distinguishable: bool
     sentence: str
+    verdict: dict[str, Any]
 
 
 def compare(
@@ -103,8 +111,27 @@ def compare(
         identical=identical,
         distinguishable=tested.p_value < 1.0 - confidence,
         sentence="",
+        verdict={},
     )
-    return replace(found, sentence=_sentence(found))
+    return replace(found, sentence=_sentence(found), verdict=_verdict(found, known[:, :2] - 1.0))
+
+
+def _verdict(found: ModelComparison, shares: Array) -> dict[str, Any]:
+    """Which of the two is better, with both rates; `shares`: of the win, [n, 2]."""
+    rates = []
+    for column, name in enumerate((found.a, found.b)):
+        ends = mean_interval(shares[:, column], found.confidence)
+        rates.append(f"{name} {rate(float(shares[:, column].mean()), found.n, ends)}")
+    if found.distinguishable:
+        better, worse = (found.b, found.a) if found.difference < 0 else (found.a, found.b)
+        outcome, said = "distinguishable", f"{better} is better than {worse}"
+    elif found.n < FEW:
+        outcome, said = FEW_PAIRS, f"{FEW_PAIRS} to tell (n = {found.n})"
+    else:
+        outcome, said = UNCLEAR, UNCLEAR
+    level = "" if found.confidence == 0.95 else f" ({found.confidence:.0%} intervals)"
+    sentence = f"{said}: win rates against the same reference, {rates[0]}; {rates[1]}{level}"
+    return {"outcome": outcome, "sentence": sentence}
 
 
 def _sentence(found: ModelComparison) -> str:

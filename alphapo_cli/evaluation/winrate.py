@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from alphapo_cli.statistics.bounded_mean import mean_interval
+from alphapo_cli.runtime.statistics.bounded_mean import mean_interval
 
 Array = NDArray[np.float64]
 

@@ -12,6 +12,7 @@ from alphapo_cli.data.thoughts import opens_thought, split_thoughts
 from alphapo_cli.generation.backend import GenerationJob
 from alphapo_cli.generation.prompt import Prompts
 from alphapo_cli.generation.thinking import Thinking
+from alphapo_cli.runtime.wording import rate
 
 MANY = 0.5  # share of answers cut by the limit above which that is no exception
 LOWEST_OF_VLLM = 0.01  # vLLM raises lower temperatures above 0 to this
@@ -75,6 +76,26 @@ def of_engine(job: GenerationJob, backend: str, detour: str | None) -> list[str]
     if backend == "vllm" and 0 < job.temperature < LOWEST_OF_VLLM:
         found.append(f"generation.temperature={cfg.temperature:g}: vLLM samples at {LOWEST_OF_VLLM} or above, or at 0")
     return found
+
+
+def verdict(metrics: Mapping[str, Any], limit: int) -> dict[str, Any]:
+    """Whether the answers are usable, in words.
+
+    Args:
+        metrics: see `statistics.describe`.
+        limit: the most tokens of an answer.
+
+    Returns:
+        outcome ("cut", "empty" or "usable"), sentence, and n.
+    """
+    n = int(metrics["answers"])
+    cut, empty = rate(metrics["share_cut"], n), rate(metrics["share_empty"], n)
+    outcome, said = "usable", f"answers cut by the token limit {cut}; empty {empty}"
+    if metrics["share_cut"] == 1:
+        outcome, said = "cut", f"{cut} answers cut by the token limit: raise it (generation.max_new_tokens={2 * limit})"
+    elif metrics["share_empty"] > MANY:
+        outcome, said = "empty", f"{empty} answers are empty: see the chat template (data.template, data.system)"
+    return {"outcome": outcome, "sentence": said, "n": n}
 
 
 def of_answers(metrics: Mapping[str, Any], limit: int, thinking: Thinking) -> list[str]:

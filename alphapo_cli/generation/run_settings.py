@@ -15,7 +15,7 @@ from alphapo_cli.config.overrides import Line
 from alphapo_cli.data.text_pairs import NO_CONTEXT, PromptContext, Side
 from alphapo_cli.errors import UsageError, first_line, say
 from alphapo_cli.runs.identity import read_settings
-from alphapo_cli.runs.state import RunState
+from alphapo_cli.runs.state import MODELS, RunState
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.strict_json import read_file
 
@@ -53,6 +53,14 @@ def run_folder(model: str | None) -> Path | None:
     return folder if is_run else None
 
 
+def run_around(model: str | Path) -> Path | None:
+    """The run directory in which a model was saved, as model/ or models/step-N/; None for any other model."""
+    folder = Path(model).expanduser().resolve()
+    if folder.name == "model":
+        return run_folder(str(folder.parent))
+    return run_folder(str(folder.parent.parent)) if folder.parent.name == MODELS else None
+
+
 def answers_world(model: str | None) -> bool:
     """Whether the embedded world's prompts are the ones to answer where none are named.
 
@@ -64,7 +72,7 @@ def answers_world(model: str | None) -> bool:
     """
     if model is None:
         return True
-    folder = run_folder(model) or run_folder(str(Path(model).expanduser().resolve().parent))
+    folder = run_folder(model) or run_around(model)
     return folder is not None and _stored(folder).get("data.source") == WORLD
 
 

@@ -11,7 +11,7 @@ from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.token_cache import tokenizer_hash
 from alphapo_cli.data.tokenise import end_token_id
 from alphapo_cli.generation.adapter_support import adapter_obstacles, largest_rank, merge_obstacle
-from alphapo_cli.generation.run_settings import run_folder
+from alphapo_cli.generation.run_settings import run_around, run_folder
 from alphapo_cli.generation.schema import SubjectConfig
 from alphapo_cli.modeling.declared import context_length, stop_ids, weights_dtype
 from alphapo_cli.modeling.loading import base_source, load_config, load_tokenizer
@@ -133,8 +133,10 @@ def model_name(model: str, source: ModelSource) -> str:
     if not source.local:
         return model
     folder = Path(model).expanduser().resolve()
-    # The model/ of a run is named after the run.
-    return folder.parent.name if folder.name == "model" and run_folder(str(folder.parent)) else folder.name
+    run = run_around(folder)
+    if run is None:
+        return folder.name
+    return run.name if folder.name == "model" else f"{run.name}-{folder.name}"
 
 
 def _identity(source: ModelSource, config: Any, cache: Path) -> str:

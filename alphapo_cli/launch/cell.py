@@ -5,15 +5,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alphapo_cli.config.schema import TrainConfig
-from alphapo_cli.errors import Interrupted, in_words
+from alphapo_cli.errors import Interrupted, in_words, say
 from alphapo_cli.launch.launchers.launcher import CellJob, Ended
+from alphapo_cli.report.write import refresh_run
+from alphapo_cli.runs.state import OVER
 from alphapo_cli.stages.plan import Plan
-from alphapo_cli.stages.train_generate_evaluate import after_training, join_tracking, make_reference, note_failure
+from alphapo_cli.stages.train_generate_evaluate import (
+    after_training,
+    begin_untrained,
+    join_tracking,
+    make_reference,
+    note_failure,
+)
 from alphapo_cli.storage.jsonl import InUse
 from alphapo_cli.storage.run_lock import LockLost, RunLock, acquire
 from alphapo_cli.sweep.directory import SweepDirectory
@@ -57,9 +66,17 @@ def prepare(cells: Sequence[TrainConfig], plan: Plan | None) -> None:
 
 def run_job(job: CellJob) -> Ended:
     """Train one cell, and generate and evaluate where its job has a plan; errors of these are part of the result."""
+    ended = _run(job)
+    if ended.state in (*OVER, "failed"):
+        directory = SweepDirectory(Path(job.sweep)).cell(job.id)
+        if directory.metrics.is_file():
+            refresh_run(directory.path, lambda text: say(text, file=sys.stderr))
+    return ended
+
+
+def _run(job: CellJob) -> Ended:
     from rich.console import Console
 
-    from alphapo_cli.runs.provenance import manifest
     from alphapo_cli.stages.train import Busy, Group, run
 
     os.chdir(job.folder)
@@ -79,7 +96,7 @@ def run_job(job: CellJob) -> Ended:
                 if isinstance(lock, RunLock):  # else another process works on it
                     try:
                         if directory.state == "pending":
-                            directory.begin(job.cfg, manifest(note="refused before training"))
+                            begin_untrained(job.cfg, directory, "refused before training")
                             directory.finish("failed", reason, 0, {}, {})
                     finally:
                         lock.release()

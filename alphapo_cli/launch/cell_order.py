@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from alphapo_cli.config.schema import TrainConfig
-from alphapo_cli.runtime.memo import T, inputs_key
+from alphapo_cli.runs.identity import inputs_key
+
+T = TypeVar("T")
 
 
 def together(runs: Iterable[T], cfg: Callable[[T], TrainConfig]) -> list[T]:

@@ -18,7 +18,7 @@ from alphapo_cli.launch.launchers.launcher import CellJob, Ended, Launcher
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runs.state import OVER
 from alphapo_cli.stages.plan import Plan
-from alphapo_cli.stages.train_generate_evaluate import note_failure
+from alphapo_cli.stages.train_generate_evaluate import begin_untrained, note_failure
 from alphapo_cli.storage.run_lock import RunLock, acquire, lock_status
 from alphapo_cli.sweep.directory import SweepDirectory
 from alphapo_cli.sweep.grid import Cell
@@ -171,8 +171,6 @@ class SweepEngine:
 
 def mark_failed(run: RunDirectory, job: CellJob, reason: str) -> None:
     """Record the failure of a run whose process died, unless another process has taken it over."""
-    from alphapo_cli.runs.provenance import manifest
-
     lock = acquire(run.lock)
     if not isinstance(lock, RunLock):
         return  # another process holds it
@@ -182,7 +180,7 @@ def mark_failed(run: RunDirectory, job: CellJob, reason: str) -> None:
                 note_failure(job.plan, run, f"trained, but not evaluated: {reason}")
             return
         if run.state == "pending":
-            run.begin(job.cfg, manifest(note="its worker died before training"))
+            begin_untrained(job.cfg, run, "its worker died before training")
         step = int((run.summary() or {}).get("step", 0))
         run.finish("failed", reason, step, {}, {})
     finally:

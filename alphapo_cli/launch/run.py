@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import sys
 from collections import Counter
@@ -12,25 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.config.objective_parts import at_zero
 from alphapo_cli.errors import say
 from alphapo_cli.launch.display import Display
 from alphapo_cli.launch.engine import Policy, SweepEngine, todo
 from alphapo_cli.launch.launchers.launcher import Ended
 from alphapo_cli.launch.launchers.registry import make_launcher
 from alphapo_cli.launch.schema import LauncherConfig
-from alphapo_cli.report import write
-from alphapo_cli.runs.directory import digest
+from alphapo_cli.report import overview, write
 from alphapo_cli.runs.state import OVER
 from alphapo_cli.runtime.tables import Table
+from alphapo_cli.runtime.wording import rate
+from alphapo_cli.stages.paths import changed_data
 from alphapo_cli.stages.plan import Plan
 from alphapo_cli.sweep import analysis as best_of
 from alphapo_cli.sweep import verdicts
 from alphapo_cli.sweep.directory import SweepDirectory
 from alphapo_cli.sweep.grid import Cell, Grid
 from alphapo_cli.sweep.record import JUDGED, WIN_RATE, Typed
-
-PICTURES = ("displacement", "outcome")
 
 
 @dataclass(frozen=True)
@@ -86,18 +83,18 @@ def run_sweep(
     _compare_numerics(complete, directory)
     analysis = best_of.analyse(directory)
     best = verdicts.find_best(analysis)
-    summary = directory.write_summary(best, verdicts.collapses(analysis))
-    pictures = {name: path for name in PICTURES if (path := directory.path / f"{name}.png").is_file()}
-    if cells or (grid.cells[0].cfg.tracking.pictures and _older(pictures, analysis)):
-        pictures = make_pictures(directory, analysis, grid)
-        _track(grid, directory, analysis, pictures, summary, bool(failed))
+    summary = directory.write_summary(best, verdicts.collapses(analysis), verdicts.verdict(analysis, best))
+    pictures = overview.existing_pictures(directory)
+    if cells or (grid.cells[0].cfg.tracking.pictures and overview.outdated(pictures, analysis)):
+        pictures = overview.make_pictures(directory, analysis, grid)
+        overview.track(grid, directory, analysis, pictures, summary, bool(failed))
     write.refresh(directory, analysis, pictures=grid.cells[0].cfg.tracking.pictures)
     return SweepResult(summary, analysis, failed, unfinished, pictures, verdicts.sentence(analysis, best))
 
 
 def _compare_data(complete: Sequence[Cell], directory: SweepDirectory) -> None:
     """Warn where the data files have changed since complete cells were trained on them."""
-    changed = [settings for cell in complete if (settings := directory.cell(cell.id).changed_data(cell.cfg))]
+    changed = [settings for cell in complete if (settings := changed_data(directory.cell(cell.id), cell.cfg))]
     if changed:
         names = " and ".join(sorted({setting for settings in changed for setting in settings}))
         _log(
@@ -113,12 +110,6 @@ def _compare_numerics(complete: Sequence[Cell], directory: SweepDirectory) -> No
     )
     for note, many in notes.items():
         _log(f"alphapo: warning: {many} of the complete cells were {note}")
-
-
-def _older(pictures: dict[str, Path], analysis: best_of.Analysis) -> bool:
-    """Whether a picture is missing, or a cell ended after it was drawn (by an invocation that was then killed)."""
-    drawn = [path.stat().st_mtime_ns for path in pictures.values()]
-    return len(drawn) < len(PICTURES) or min(drawn) < analysis.ended
 
 
 def _run_cells(
@@ -165,55 +156,16 @@ def _remove_folders(directory: SweepDirectory, folders: Sequence[Path]) -> None:
                 path.rmdir()
 
 
-def make_pictures(directory: SweepDirectory, analysis: best_of.Analysis, grid: Grid) -> dict[str, Path]:
-    """Draw displacement.png and outcome.png of the sweep; none where no cell has rows or tracking.pictures is off."""
-    if not grid.cells[0].cfg.tracking.pictures:
-        return {}
-    from alphapo_cli.plots import figures
-
-    metric = analysis.metric
-    curves = []
-    labels = figures.style.names((point.label for point in analysis.points), bare=True)
-    series = figures.style.names(point.series for point in analysis.points)
-    for point, estimate in zip(analysis.points, analysis.estimates, strict=True):
-        intervals = {} if metric is None or estimate is None else {metric: (estimate.low, estimate.high)}
-        for cell in point.members:
-            curves.append(
-                figures.SweepCurve(
-                    alpha=point.alpha,
-                    label=labels[point.label],
-                    rows=directory.cell(cell["id"]).rows(),
-                    metrics=cell["metrics"],
-                    state=cell["state"],
-                    series=series[point.series],
-                    intervals=intervals,
-                    over="" if estimate is None else estimate.over,
-                )
-            )
-    if not any(curve.rows for curve in curves):
-        return {}
-    name = "alpha" if any(c.alpha is not None for c in curves) else ", ".join(k for k in grid.keys if k != "seed")
-    pictures = {picture: directory.path / f"{picture}.png" for picture in PICTURES}
-    figures.sweep_displacement(curves, pictures["displacement"], name=name)
-    verdict = None if analysis.advantage is None else analysis.advantage.verdict
-    zero = at_zero(grid.base)
-    figures.sweep_outcome(curves, pictures["outcome"], metric, zero_name=zero, name=name, verdict=verdict)
-    if analysis.ended:  # the time of the last cell they show: one that ended while they were drawn is newer
-        with contextlib.suppress(OSError):
-            for path in pictures.values():
-                os.utime(path, ns=(analysis.ended, analysis.ended))
-    return pictures
-
-
 def table(name: str, analysis: best_of.Analysis) -> Table:
     """A rich table with one row per point, means over its seeds."""
     metric = analysis.metric
     result = Table(title=f"{name}: displacement in nats per token", title_justify="left")
     result.add_column("point")
-    for title in ("chosen", "rejected", "chosen down", "margin", "accuracy"):
+    for title in ("chosen", "rejected", "chosen down", "margin", "accuracy", "mean h'", "clipped"):
         result.add_column(title, justify="right")
+    n = f", n = {analysis.prompts:,}" if analysis.prompts else ""
     over = next((f"95 % over {e.over}" for e in analysis.estimates if e is not None), "95 %")
-    win = {WIN_RATE: f"true win rate ({over})", JUDGED: f"win rate ({over})"}.get(metric or "")
+    win = {WIN_RATE: f"true win rate ({over}{n})", JUDGED: f"win rate ({over}{n})"}.get(metric or "")
     if win:
         result.add_column(win, justify="right")
     result.add_column("seeds", justify="right")
@@ -224,11 +176,14 @@ def table(name: str, analysis: best_of.Analysis) -> Table:
             _cell(point.mean("displacement/rejected"), "+.3f"),
             _cell(point.mean("displacement/share_chosen_down"), ".0%"),
             _cell(point.mean("rewards/margins"), ".3g"),
-            _cell(point.mean("rewards/accuracies"), ".3f"),
+            _cell(point.mean("rewards/accuracies"), ".0%"),
+            _cell(point.mean("shape/slope"), ".3g"),
+            _cell(point.clipped, ".0%"),
         ]
         if win:
-            low_high = "" if estimate is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
-            row.append(_cell(point.mean(metric or ""), ".3f") + low_high)
+            value = point.mean(metric or "")
+            ends = None if estimate is None else (estimate.low, estimate.high)
+            row.append("-" if value is None else rate(value, None, ends))
         states = sorted({_state(c) for c in point.members})
         result.add_row(point.label, *row, str(len(point.members)), ", ".join(states))
     return result
@@ -241,38 +196,6 @@ def _state(cell: Mapping[str, Any]) -> str:
 
 def _cell(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
-
-
-def _track(
-    grid: Grid,
-    directory: SweepDirectory,
-    analysis: best_of.Analysis,
-    pictures: dict[str, Path],
-    summary: dict[str, Any],
-    failed: bool,
-) -> None:
-    """Log the sweep as a W&B run in the group of its cells, with its pictures and a table of its cells."""
-    from alphapo_cli.tracking.wandb import log_group_summary, open_tracker
-
-    cfg, name = grid.cells[0].cfg.tracking, directory.path.name
-    # The same grid may run elsewhere.
-    run_id = f"sweep-{digest([directory.hash(grid), str(directory.path.resolve())])[:12]}"
-    rows = [
-        {"cell": c["id"], "overrides": " ".join(c["overrides"]), "state": c["state"], **c["metrics"]}
-        for c in summary["cells"]
-    ]
-    hint = log_group_summary(
-        open_tracker(cfg, directory.path, run_id, name, name, "sweep", dict(grid.base)),
-        pictures,
-        rows,
-        {"best": summary["best"]} if summary["best"] else {},
-        exit_code=int(failed),
-        overlays=lambda: write.overlays(directory, analysis),
-    )
-    if hint:
-        _log(
-            f"W&B kept offline; to upload: wandb sync {directory.path}/wandb/offline-run-* {directory.path}/cells/*/wandb/offline-run-*"
-        )
 
 
 def _log(text: str) -> None:

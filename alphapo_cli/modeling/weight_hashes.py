@@ -15,8 +15,8 @@ from alphapo_cli.modeling.loading import base_source
 from alphapo_cli.modeling.locations import ModelSource
 from alphapo_cli.modeling.policy import bare
 from alphapo_cli.modeling.sharding import at_rest, gathered
-from alphapo_cli.runs.directory import digest
 from alphapo_cli.storage.file_hashes import cached_of_file
+from alphapo_cli.storage.hashing import digest
 
 _FILES = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "config.json", "adapter_config.json")
 WEIGHTS = _FILES

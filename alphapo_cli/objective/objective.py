@@ -126,6 +126,19 @@ class Objective(ObjectiveSpec):
         """Rewards r = beta h(s), of the shape of `scores`."""
         return self.beta * self.shape_function(scores, self.score.score_kind)
 
+    def slopes(self, scores: Tensor) -> Tensor:
+        """The shape's derivative h'(s) at every score, by automatic differentiation, of the shape of `scores`.
+
+        A step of training is as large as beta h'(s) makes it: at fixed beta, alpha changes how far training goes, too.
+
+        Returns:
+            [K, B].
+        """
+        with torch.enable_grad():
+            leaf = scores.detach().clone().requires_grad_(True)
+            (slope,) = torch.autograd.grad(self.shape_function(leaf, self.score.score_kind).sum(), leaf)
+        return slope
+
     @torch.no_grad()
     def reward_rounding(self, answers: AnswerLogProbs) -> Tensor:
         """Bound the rounding error of the rewards: half of their span over the bounds of the log-probs.

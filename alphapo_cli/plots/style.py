@@ -1,7 +1,6 @@
 """Style of all figures: size, colours, axes and legends; and saving.
 
 Figures are 1600 pixels over 8 inches wide: sharp at the 1200 pixels of a README, with text of at least 16 pixels there.
-The colours are those of Okabe and Ito, which people with any of the common colour vision deficiencies can distinguish.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from alphapo_cli.plots import colours
 from alphapo_cli.storage.atomic import write_atomic
 
 WIDTH = 8.0  # inches
 DPI = 200
 
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
-INK, GREY = "#1A1A1A", "#767676"
-CHOSEN, REJECTED = BLUE, VERMILLION
-CATEGORIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, INK, GREY)
+BLUE, VERMILLION, GREEN, PURPLE = colours.BLUE, colours.VERMILLION, colours.GREEN, colours.PURPLE
+INK, GREY, BEST, CATEGORIES = colours.INK, colours.GREY, colours.BEST, colours.CATEGORIES
+CHOSEN, REJECTED = colours.CHOSEN, colours.REJECTED
 DASHES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
@@ -37,22 +36,8 @@ MANY = 16  # labels up to which they fit the usual legend or axis
 
 TITLE_SIZE, PANEL_SIZE, LABEL_SIZE, TICK_SIZE = 10.5, 9.0, 8.5, 8.0
 
-# Dark in the middle and light at the ends: on white paper a usual diverging map would hide the runs near alpha = 0, the
-# baseline of every comparison. The hue changes steeply around 0, so that the sign is visible.
-DIVERGING = LinearSegmentedColormap.from_list(
-    "alpha",
-    [
-        (0.0, "#7CCBF2"),
-        (0.2, "#2F97DB"),
-        (0.38, "#0A60AE"),
-        (0.46, "#0B3C7A"),
-        (0.5, "#111111"),
-        (0.54, "#7C2100"),
-        (0.62, "#BF3D00"),
-        (0.8, "#EB7A10"),
-        (1.0, "#F7B500"),
-    ],
-)
+DIVERGING = LinearSegmentedColormap.from_list("alpha", list(colours.DIVERGING))
+ORDERED = LinearSegmentedColormap.from_list("ordered", list(colours.ORDERED))
 
 
 def new_figure(rows: int, columns: int, height: float, title: str, **layout: Any) -> tuple[Figure, list[Axes]]:
@@ -107,16 +92,26 @@ def legend(ax: Axes, **options: Any) -> None:
     """Add a frameless legend where the panel has labelled artists."""
     handles, _ = ax.get_legend_handles_labels()
     if handles:
-        ax.legend(**{"fontsize": TICK_SIZE, "frameon": False, "handlelength": 1.6, "labelspacing": 0.3, **options})
+        ax.legend(**{"fontsize": TICK_SIZE, "frameon": False, "handlelength": 2.2, "labelspacing": 0.3, **options})
+
+
+def from_zero(ax: Axes) -> None:
+    """Let the y axis begin at 0, with room for the marks at the top."""
+    top = max(ax.dataLim.y1, 0.0) if ax.has_data() else 0.0
+    ax.set_ylim(0, 1.1 * top if top > 0 else 1.0)
 
 
 def figure_legend(figure: Figure, handles: Sequence[Any], columns: int = 6) -> None:
-    """Add a legend below all panels, where it covers no data."""
+    """Add a legend below all panels, where it covers no data, in as many columns as are no wider than the figure."""
     if handles:
+        widths = [0.062 * len(handle.get_label()) + 0.5 for handle in handles]  # inches, of text and mark
+        columns = min(columns, len(handles))
+        while columns > 1 and sum(max(widths[i::columns]) for i in range(columns)) > figure.get_figwidth():
+            columns -= 1
         figure.legend(
             handles=handles,
             loc="outside lower center",
-            ncols=min(len(handles), columns),
+            ncols=columns,
             fontsize=TICK_SIZE,
             frameon=False,
             handlelength=1.4,
@@ -148,6 +143,25 @@ def colour_bar(figure: Figure, axes: Sequence[Axes], alphas: Sequence[float], na
     bar.set_label(name, fontsize=LABEL_SIZE, color=INK)
     bar.ax.tick_params(labelsize=TICK_SIZE, length=3, color=GREY)
     bar.outline.set_visible(False)
+
+
+def label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, Any]]) -> None:
+    """Write a text in its colour beside each (x, y, text, colour), moved apart where they would overlap."""
+    if not ends:
+        return
+    low, high = ax.get_ylim()
+    gap = 0.055 * (high - low)
+    placed: list[float] = []
+    ordered = sorted(ends, key=lambda end: end[1])
+    for _, y, *_ in ordered:
+        placed.append(max(y, placed[-1] + gap) if placed else y)
+    shift = max(0.0, placed[-1] - (high - 0.2 * gap))
+    for i in range(len(placed) - 1, -1, -1):  # from the top, down as far as there is room to make
+        limit = placed[i] - shift if i == len(placed) - 1 else min(placed[i], placed[i + 1] - gap)
+        placed[i] = limit
+    for (x, _, text, colour), y in zip(ordered, placed, strict=True):
+        ax.annotate(text.replace("-", "\u2212"), (x, y), xytext=(4, 0), textcoords="offset points", color=colour, fontsize=TICK_SIZE,
+                    va="center", annotation_clip=False, gid="label")  # fmt: skip
 
 
 def name_places(ax: Axes, labels: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from alphapo_cli.plots import style
 
+LABELLED = 7  # values up to which every line is named at its end
 _SIDES = (("displacement/chosen", "Chosen responses"), ("displacement/rejected", "Rejected responses"))
 
 
@@ -32,6 +33,7 @@ class SweepCurve:
     series: str = ""  # a second swept key: "beta=2.5"; each gets its own line style
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # metric -> (low, high), 95 %
     over: str = ""  # what the intervals are over: "prompts", "prompts and seeds"
+    counts: Mapping[str, int] = field(default_factory=dict)  # metric -> prompts or pairs that it is the mean over
 
 
 def sweep_displacement(
@@ -42,11 +44,12 @@ def sweep_displacement(
 
 
 def displacement_figure(cells: Sequence[SweepCurve], title: str | None = None, name: str = "alpha") -> Figure:
-    """Draw displacement of the chosen and of the rejected responses against steps, in nats per token.
+    """Draw displacement of the chosen and of the rejected responses against steps, in nats per token, on one scale.
 
     One thick line per value (the mean over its complete seeds, at steps that all of them have) and, where there are
-    several seeds, one thin line for each. With alphas the colour is continuous and centred on 0; otherwise every label
-    has a colour. A cell that failed ends in a cross.
+    several seeds, one thin line for each. Up to `LABELLED` values are named where their lines end, and have a band from
+    the 10th to the 90th percentile of the pairs. With alphas the colour is continuous and centred on 0; otherwise every
+    label has a colour. A cell that failed ends in a cross.
 
     Args:
         cells: the cells of the sweep.
@@ -56,32 +59,67 @@ def displacement_figure(cells: Sequence[SweepCurve], title: str | None = None, n
     Returns:
         A figure of two panels.
     """
-    by_alpha = is_over_alpha(cells)
-    figure, axes = style.new_figure(1, 2, 3.7, title or f"Likelihood displacement during training, by {name}")
-    norm = style.centred([cell.alpha for cell in cells if cell.alpha is not None])
+    figure, axes = style.new_figure(
+        1, 2, 3.7, title or f"Likelihood displacement during training, by {name}", sharey=True
+    )
     groups = group_seeds(cells)
     labels = list(dict.fromkeys(cell.label for cell in cells))
     all_series = list(dict.fromkeys(cell.series for cell in cells))
+    colour_of = value_colours(cells)
+    few = len(groups) <= LABELLED
+    all_ends: list[list[tuple[float, float, str, Any]]] = []
     for ax, (key, panel_title) in zip(axes, _SIDES, strict=True):
+        ends: list[tuple[float, float, str, Any]] = []
         for group in groups:
-            alpha, index = group[0].alpha, labels.index(group[0].label)
-            colour: Any = style.CATEGORIES[index % len(style.CATEGORIES)]
-            if by_alpha and alpha is not None:
-                colour = style.DIVERGING(norm(alpha))
             dash = style.DASHES[all_series.index(group[0].series) % len(style.DASHES)]
-            _draw_group(ax, group, key, colour, dash)
+            colour = colour_of(group[0])
+            if few:
+                _draw_band(ax, group, key, colour)
+            last = _draw_group(ax, group, key, colour, dash)
+            if last is not None:
+                ends.append((*last, " ".join(filter(None, (group[0].label, group[0].series))), colour))
         style.reference_line(ax, 0.0)
-        style.panel(ax, panel_title, "log-prob since step 0, nats per token" if ax is axes[0] else "", "optimizer step")
+        band = ", band: 10-90 % of the pairs" if ax.collections else ""
+        style.panel(
+            ax,
+            f"{panel_title}{band}",
+            "log-prob since step 0, nats per token" if ax is axes[0] else "",
+            "optimizer step",
+        )
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    if by_alpha:
+        all_ends.append(ends)
+    for ax, ends in zip(axes, all_ends, strict=True):  # when the scale that they share is known
+        if few:
+            style.label_ends(ax, ends)
+    if not few and is_over_alpha(cells):
         style.colour_bar(figure, axes, [cell.alpha for cell in cells if cell.alpha is not None], name)
-    else:
-        style.beside_or_below(figure, axes[1], _label_handles(labels))
+    elif not few:
+        style.beside_or_below(figure, axes[1], _label_handles(labels, cells))
     handles = _series_handles(all_series) if len(all_series) > 1 else []
     if any(line.get_gid() == "failed" for ax in axes for line in ax.get_lines()):
         handles.append(Line2D([], [], color=style.INK, marker="x", linestyle="", label="failed here"))
     style.figure_legend(figure, handles)
     return figure
+
+
+def value_colours(cells: Sequence[SweepCurve]) -> Callable[[SweepCurve], Any]:
+    """The colour of a cell's value, as the pages have it: by alpha, else by a number's place in the order, else by label."""
+    labels = list(dict.fromkeys(cell.label for cell in cells))
+    if is_over_alpha(cells):
+        norm = style.centred([cell.alpha for cell in cells if cell.alpha is not None])
+        return lambda cell: style.DIVERGING(norm(cell.alpha or 0.0))
+    if all(_is_number(label) for label in labels):
+        last = max(len(labels) - 1, 1)
+        return lambda cell: style.ORDERED(labels.index(cell.label) / last)
+    return lambda cell: style.CATEGORIES[labels.index(cell.label) % len(style.CATEGORIES)]
+
+
+def _is_number(label: str) -> bool:
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return True
 
 
 def is_over_alpha(cells: Sequence[SweepCurve]) -> bool:
@@ -97,8 +135,21 @@ def group_seeds(cells: Sequence[SweepCurve]) -> list[list[SweepCurve]]:
     return sorted(groups.values(), key=lambda group: group[0].alpha if group[0].alpha is not None else 0.0)
 
 
-def _draw_group(ax: Axes, group: Sequence[SweepCurve], key: str, colour: Any, dash: str) -> None:
-    """Curves of one value: of every seed, and their mean."""
+def _draw_band(ax: Axes, group: Sequence[SweepCurve], key: str, colour: Any) -> None:
+    """The middle 80 % of the pairs of one value, means over its complete seeds."""
+    ends = []
+    for end in ("p10", "p90"):
+        curves = [dict(zip(*style.series(c.rows, f"{key}/{end}"), strict=True)) for c in group if c.state == "complete"]
+        shared = set.intersection(*map(set, curves)) if curves else set()
+        ends.append({step: sum(curve[step] for curve in curves) / len(curves) for step in shared})
+    steps = sorted(ends[0].keys() & ends[1].keys())
+    if steps:
+        low, high = ([end[step] for step in steps] for end in ends)
+        ax.fill_between(steps, low, high, color=colour, alpha=0.07, linewidth=0, gid="band")
+
+
+def _draw_group(ax: Axes, group: Sequence[SweepCurve], key: str, colour: Any, dash: str) -> tuple[float, float] | None:
+    """Curves of one value: of every seed, and their mean; where the mean ends, None without any."""
     curves = [(cell, *style.series(cell.rows, key)) for cell in group]
     several = len(curves) > 1
     for cell, steps, values in curves:
@@ -114,16 +165,18 @@ def _draw_group(ax: Axes, group: Sequence[SweepCurve], key: str, colour: Any, da
         for cell, steps, values in [curve for curve in usable if curve[0].state == "complete"] or usable
     ]
     if not whole:
-        return
+        return None
     shared = sorted(set.intersection(*(set(curve) for curve in whole)))
     means = [sum(curve[step] for curve in whole) / len(whole) for step in shared]
     marker = "o" if len(shared) == 1 else None
     ax.plot(shared, means, color=colour, linewidth=1.9, linestyle=dash, marker=marker, markersize=4, gid="mean")
+    return (shared[-1], means[-1]) if shared else None
 
 
-def _label_handles(labels: Sequence[str]) -> list[Line2D]:
-    colours = [style.CATEGORIES[i % len(style.CATEGORIES)] for i in range(len(labels))]
-    return [Line2D([], [], color=c, linewidth=1.9, label=text) for c, text in zip(colours, labels, strict=True)]
+def _label_handles(labels: Sequence[str], cells: Sequence[SweepCurve]) -> list[Line2D]:
+    colour_of = value_colours(cells)
+    first = {cell.label: cell for cell in reversed(cells)}
+    return [Line2D([], [], color=colour_of(first[text]), linewidth=1.9, label=text) for text in labels]
 
 
 def _series_handles(names: Sequence[str]) -> list[Line2D]:

@@ -14,18 +14,18 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from alphapo_cli.plots import style
-from alphapo_cli.plots.sweep_curves import SweepCurve, group_seeds, is_over_alpha
+from alphapo_cli.plots.sweep_curves import SweepCurve, group_seeds, is_over_alpha, value_colours
 
 # Panel title and axis label of the usual outcome metrics; another metric is labelled by its key.
 _NAMES = {
-    "eval/win_rate": ("Win rate by the judge", "share of prompts won"),
-    "glassbox/true_win_rate": ("True win rate against the base", "share of prompts won"),
+    "eval/win_rate": ("Win rate by the judge", "share won"),
+    "glassbox/true_win_rate": ("True win rate against the start", "share won"),
     "glassbox/true_reward": ("True reward", "reward units"),
-    "rewards/accuracies": ("Reward accuracy on the probe", "share of pairs"),
+    "rewards/accuracies": ("Reward accuracy on the probe", "share"),
     "win_rate": ("Win rate", "%"),
     "length_controlled_winrate": ("Length-controlled win rate", "%"),
-    "displacement/chosen": ("Displacement of the chosen", "nats per token since step 0"),
-    "displacement/share_chosen_down": ("Chosen responses displaced", "share of pairs"),
+    "displacement/chosen": ("Mean change of the chosen", "nats per token"),
+    "displacement/share_chosen_down": ("Share of the chosen that fell", "share"),
 }
 # The values that mean "no better than before" or "no better than chance".
 _NEUTRAL = {
@@ -74,7 +74,7 @@ def outcome_figure(
         best: the best alpha, or label of a sweep that is not over alpha; None: that with the highest mean of `metric`.
         title: the figure's title; None for the usual one.
         name: the swept key, for the x axis.
-        verdict: whether the best can be told from alpha = 0, for the legend.
+        verdict: whether the best can be told from alpha = 0: it is marked where it can, or where nobody compared it.
 
     Returns:
         A figure of three panels, side by side, or stacked where there are many labels.
@@ -101,7 +101,7 @@ def outcome_figure(
             shifted = {value: x + offset for value, x in places.items()}
             _draw_series(ax, groups, key, shifted, colour_of, style.MARKERS[i % len(style.MARKERS)])
         panel_title, unit = _NAMES.get(key, (key, ""))
-        style.panel(ax, panel_title, unit, name)
+        style.panel(ax, panel_title, f"{unit}{_counted(cells, key)}", name)
         if key in _NEUTRAL:
             style.reference_line(ax, _NEUTRAL[key])
         if key == "displacement/share_chosen_down":
@@ -109,7 +109,8 @@ def outcome_figure(
         _mark_failed(ax, cells, places)
     if best is None:
         best = _best(cells, metric)
-    if best in places and len(places) > 1:
+    # Where there is no evidence that it is better, a band would claim it.
+    if best in places and len(places) > 1 and verdict in (None, "distinguishable"):
         _mark_best(axes, places, best)
     if over_alpha and min(places.values()) <= 0.0 <= max(places.values()):
         for ax in axes:
@@ -143,15 +144,7 @@ def _colours(cells: Sequence[SweepCurve], all_series: Sequence[str]) -> Callable
     """The colour of a cell: by series where there are several, else by alpha or label, as in `displacement_figure`."""
     if len(all_series) > 1:
         return lambda cell: style.CATEGORIES[all_series.index(cell.series) % len(style.CATEGORIES)]
-    norm = style.centred([cell.alpha for cell in cells if cell.alpha is not None])
-    labels = list(dict.fromkeys(cell.label for cell in cells))
-
-    def of_value(cell: SweepCurve) -> Any:
-        if is_over_alpha(cells) and cell.alpha is not None:
-            return style.DIVERGING(norm(cell.alpha))
-        return style.CATEGORIES[labels.index(cell.label) % len(style.CATEGORIES)]
-
-    return of_value
+    return value_colours(cells)
 
 
 def _draw_series(
@@ -212,13 +205,23 @@ def _best(cells: Sequence[SweepCurve], metric: str) -> float | str | None:
 def _mark_best(axes: Sequence[Axes], places: Mapping[float | str, float], best: float | str) -> None:
     at, half = places[best], _half_width(places)
     for ax in axes:
-        ax.axvspan(at - half, at + half, color=style.SKY, alpha=0.28, linewidth=0, zorder=0, gid="best")
+        ax.axvspan(at - half, at + half, color=style.BEST, alpha=0.2, linewidth=0, zorder=0, gid="best")
+
+
+def _counted(cells: Sequence[SweepCurve], key: str) -> str:
+    """The number of prompts or pairs, for a panel's axis."""
+    n = next((cell.counts[key] for cell in cells if key in cell.counts), None)
+    rows = "prompts" if "win" in key else "pairs"
+    return "" if n is None else f", n = {n:,} {rows}"
 
 
 def _words(cells: Sequence[SweepCurve], verdict: str | None) -> tuple[str, str]:
     """What the legend adds to the interval and to the best point."""
     over = next((cell.over for cell in cells if cell.intervals and cell.over), "")
-    said = {None: "", "undecided": " (undecided)"}.get(verdict, f" ({verdict} from alpha = 0)")
+    seeds = sorted({len(group) for group in group_seeds(cells)})
+    many = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0]) if seeds else ""
+    over = over.replace("and seeds", f"and {many} seeds") or over
+    said = f" ({verdict} from alpha = 0)" if verdict else ""
     return f" over {over}" if over else "", said
 
 
@@ -242,7 +245,7 @@ def _handles(
             handles.append(Line2D([], [], color=colour, marker=marker, markersize=5, label=text))
     if "best" in present:
         text = f"best: {name} = {best:g}" if isinstance(best, float | int) else f"best: {best}"
-        handles.append(Patch(color=style.SKY, alpha=0.28, linewidth=0, label=f"{text}{words[1]}"))
+        handles.append(Patch(color=style.BEST, alpha=0.2, linewidth=0, label=f"{text}{words[1]}"))
     if "zero" in present:
         text = f"{name} = 0" + (f": {zero_name}" if zero_name else "")
         handles.append(Line2D([], [], color=style.GREY, linestyle=":", linewidth=1.0, label=text))

@@ -11,16 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from alphapo_cli.plots import style
-from alphapo_cli.plots.sweep_curves import SweepCurve, group_seeds, is_over_alpha
+from alphapo_cli.plots import colours, style
+from alphapo_cli.plots.sweep_curves import SweepCurve, group_seeds, is_over_alpha, value_colours
 
 Cells = Sequence[SweepCurve]
 # Drawn from the middle outwards: chosen up to the right, chosen down to the left.
 _QUADRANTS = (
-    ("up_down", 1, "#2C8F6A", "chosen up, rejected down"),
-    ("up_up", 1, "#A9D3BF", "both up"),
-    ("down_down", -1, "#D9A9A0", "both down"),
-    ("down_up", -1, "#A0374A", "chosen down, rejected up"),
+    ("up_down", 1, colours.QUADRANTS["up_down"], "chosen up, rejected down"),
+    ("up_up", 1, colours.QUADRANTS["up_up"], "both up"),
+    ("down_down", -1, colours.QUADRANTS["down_down"], "both down"),
+    ("down_up", -1, colours.QUADRANTS["down_up"], "chosen down, rejected up"),
 )
 
 
@@ -155,11 +155,7 @@ def _endings(group: Cells, key: str) -> list[float]:
 def colour_of(groups: Sequence[Cells], place: int) -> Any:
     """The colour of a group, as in `displacement_figure`: by its alpha, or by its label."""
     cells = [cell for group in groups for cell in group]
-    alpha = groups[place][0].alpha
-    if is_over_alpha(cells) and alpha is not None:
-        return style.DIVERGING(style.centred([c.alpha for c in cells if c.alpha is not None])(alpha))
-    labels = list(dict.fromkeys(cell.label for cell in cells))
-    return style.CATEGORIES[labels.index(groups[place][0].label) % len(style.CATEGORIES)]
+    return value_colours(cells)(groups[place][0])
 
 
 def label_of(group: Cells) -> str:

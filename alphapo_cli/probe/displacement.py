@@ -6,6 +6,7 @@ Only here are values aggregated over pairs. What is undefined is `None` (JSON nu
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -14,7 +15,6 @@ from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.modeling.logprobs import AnswerLogProbs, share_above
 from alphapo_cli.objective.inputs import StepContext
 from alphapo_cli.objective.objective import Objective
-from alphapo_cli.tracking.metrics import BY_SOURCE
 
 QUANTILES = (10, 50, 90)
 SIDES = ("chosen", "rejected")
@@ -31,6 +31,7 @@ class ProbeValues:
     lengths: np.ndarray  # [K, P] completion tokens
     scores: np.ndarray  # [K, P] the objective's score
     rewards: np.ndarray  # [K, P] beta h(s)
+    slopes: np.ndarray  # [K, P] h'(s)
     gradients: np.ndarray  # [K, P] d loss / d score
     entropy: np.ndarray  # [P] mean over the chosen completion's tokens, nats
     kl: np.ndarray  # [P] mean over the chosen completion's tokens of KL(now || step 0), nats
@@ -65,6 +66,7 @@ def metrics(now: ProbeValues, start: ProbeValues) -> dict[str, float | None]:
         _spread(row, f"logps/{side}_sum", now.sums[i, p], quantiles=False)
         _spread(row, f"rewards/{side}", now.rewards[i, p])
         _spread(row, f"gradient_weight/{side}", now.gradients[i, p])
+    row["shape/slope"] = _mean(now.slopes[:2][present[:2]])
     row["displacement/share_chosen_down"] = _mean(fell[0, present[0]])
     both = present[0] & present[1]  # metrics from here on compare the two, and are null if no row has both
     down = fell[:, both]
@@ -94,13 +96,14 @@ def metrics(now: ProbeValues, start: ProbeValues) -> dict[str, float | None]:
     return row
 
 
-def by_source(now: ProbeValues, start: ProbeValues, pairs: TokenPairs) -> dict[str, float | None]:
-    """The metrics of `BY_SOURCE` for each source of a mixture, as `source/<name>/<key>`.
+def by_source(now: ProbeValues, start: ProbeValues, pairs: TokenPairs, keys: Sequence[str]) -> dict[str, float | None]:
+    """Metrics for each source of a mixture, as `source/<name>/<key>`.
 
     Args:
         now: the measurement of this step.
         start: the measurement before the first step.
         pairs: the probe pairs.
+        keys: which of `metrics`.
 
     Returns:
         Metric -> value, None where the probe has no pairs of the source; nothing for pairs of a single source.
@@ -111,7 +114,7 @@ def by_source(now: ProbeValues, start: ProbeValues, pairs: TokenPairs) -> dict[s
     for number, name in enumerate(pairs.source_names):
         of_source = np.asarray(pairs.source == number)
         own = metrics(_select(now, of_source), _select(start, of_source))
-        row |= {f"source/{name}/{key}": own[key] for key in BY_SOURCE}
+        row |= {f"source/{name}/{key}": own[key] for key in keys}
     return row
 
 
@@ -151,13 +154,14 @@ def _accuracy(now: ProbeValues) -> np.ndarray:
 
 
 def objective_values(objective: Objective, answers: AnswerLogProbs, context: StepContext) -> dict[str, np.ndarray]:
-    """Compute scores, rewards, gradients (d loss / d score) and reward_rounding, each [K, P], of P pairs' answers."""
+    """Compute scores, rewards, slopes, gradients and reward_rounding, each [K, P], of P pairs' answers."""
     answers = answers.to_float32()
     scores = objective.scores(answers)
     scheduled = objective.at(context)
     tensors = {
         "scores": scores,
         "rewards": scheduled.rewards(scores),
+        "slopes": scheduled.slopes(scores),
         "gradients": objective.score_gradients(scores, answers, context),
         "reward_rounding": scheduled.reward_rounding(answers),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from alphapo_cli.probe.displacement import ProbeValues
 from alphapo_cli.probe.pair_scores import NAMES, Numbers, idealised_margin, log_prob_scores, token_scores
 from alphapo_cli.probe.rank_correlation import spearman
 
-_REWARDS = ("rewards/", "displacement/margin_from_chosen")
+_REWARDS = ("rewards/", "displacement/margin_from_chosen", "shape/")
 _GRADIENTS = ("gradient_weight/",)
 
 
@@ -87,10 +87,10 @@ def unknown_keys(objective: Objective, *, moved: bool) -> dict[str, str]:
     return reasons
 
 
-def metrics(comparison: Comparison, pairs: TokenPairs) -> dict[str, float | None]:
-    """The probe's row of metrics, and means and quantiles of the scores as `pairs/<score>`."""
+def metrics(comparison: Comparison, pairs: TokenPairs, by_source: Sequence[str]) -> dict[str, float | None]:
+    """The probe's row of metrics, those of `by_source` for each source, and means and quantiles of `pairs/<score>`."""
     now, start = comparison.now, comparison.start
-    row = displacement.metrics(now, start) | displacement.by_source(now, start, pairs)
+    row = displacement.metrics(now, start) | displacement.by_source(now, start, pairs, by_source)
     row = {key: None if _reason(key, comparison.unknown) else value for key, value in row.items()}
     for name, values in comparison.scores.items():
         known = values[~np.isnan(values)]

@@ -12,20 +12,18 @@ import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from alphapo_cli.config.schema import ProbeConfig
 from alphapo_cli.modeling.sampling import sample
 from alphapo_cli.runtime.memo import Memoize, no_memo
-from alphapo_cli.statistics.bounded_mean import mean_interval
-from alphapo_cli.storage.atomic import write_json
+from alphapo_cli.runtime.statistics.bounded_mean import mean_interval
 
 NGRAM = 4
 CONFIDENCE = 0.95
 TrueReward = Callable[[str, str], float]  # (instruction, answer)
+Keep = Callable[[str, list[dict[str, str]]], None]  # (name of a file, its rows in AlpacaEval's format)
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,16 @@ class Answers:
     outputs: list[str]
     ids: list[list[int]]  # without the end token
     rewards: list[float]  # empty without a true reward
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are sampled. `exact`: each by itself; `refusals`: openings of answers that refuse, none: not measured."""
+
+    max_new_tokens: int
+    temperature: float
+    exact: bool = False
+    refusals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,39 +56,49 @@ class SamplePrompts:
 
 
 class SampledAnswers:
-    """Samples one policy over a run and, with a true reward, scores it; `folder` is the run's samples/."""
+    """Samples one policy over a run and, with a true reward, scores it."""
 
     def __init__(
-        self, tokenizer: Any, end_ids: int | Sequence[int], cfg: ProbeConfig, prompts: SamplePrompts, seed: int, folder: Path, name: str,
-        memoize: Memoize = no_memo,
+        self, tokenizer: Any, end_ids: int | Sequence[int], sampling: Sampling, prompts: SamplePrompts, seed: int,
+        name: str, keep: Keep, memoize: Memoize = no_memo,
     ) -> None:  # fmt: skip
-        """Set up; `memoize` is for answers of the policy before its first step, which other runs may share."""
-        self.memoize = memoize
-        self.write: Callable[[Callable[[], None]], None] = lambda make: make()  # calls what writes a file
-        self.tokenizer, self.cfg, self.prompts = tokenizer, cfg, prompts
+        """Set up.
+
+        Args:
+            tokenizer: decodes the answers.
+            end_ids: tokens that end an answer.
+            sampling: how answers are sampled.
+            prompts: what is answered.
+            seed: the run's.
+            name: of the policy, in the rows of its answers.
+            keep: writes answers to a file of the run's samples/.
+            memoize: for answers of the policy before its first step, which other runs may share.
+        """
+        self.memoize, self.keep = memoize, keep
+        self.tokenizer, self.sampling, self.prompts = tokenizer, sampling, prompts
         self.end_ids = [end_ids] if isinstance(end_ids, int) else list(end_ids)
-        self.seed, self.folder, self.name = seed, folder, name
+        self.seed, self.name = seed, name
         self.reference: Answers | None = None
 
     def start(self, lm: Any) -> None:
-        """Sample the reference answers and write them to samples/reference.json."""
+        """Sample the reference answers, which are kept as reference.json."""
         reference: Answers = self.memoize(f"reference {self.seed}", lambda: self._answers(lm, "reference"))
         self.reference = reference
-        self._write("reference.json", reference, f"{self.name}-step-0")
+        self._keep("reference.json", reference, f"{self.name}-step-0")
 
     def measure(self, lm: Any, step: int) -> dict[str, float | None]:
-        """Compute samples/* and glassbox/* of the policy as it is now; its answers go to samples/step-N.json."""
+        """Compute samples/* and glassbox/* of the policy as it is now; its answers are kept as step-N.json."""
         assert self.reference is not None
         draw = functools.partial(self._answers, lm, "policy")
         answers: Answers = self.memoize(f"policy {self.seed}", draw) if step == 0 else draw()
-        self._write(f"step-{step}.json", answers, self.name)
+        self._keep(f"step-{step}.json", answers, self.name)
         length = _mean([len(ids) for ids in answers.ids])
         row: dict[str, float | None] = {
             "samples/length": length,
             "samples/repetition": _mean([repetition(ids) for ids in answers.ids]),
         }
-        if self.cfg.refusals:
-            row["samples/refusals"] = _mean([refuses(text, self.cfg.refusals) for text in answers.outputs])
+        if self.sampling.refusals:
+            row["samples/refusals"] = _mean([refuses(text, self.sampling.refusals) for text in answers.outputs])
         if self.prompts.true_reward is None:
             return row
         wins = [
@@ -96,14 +114,18 @@ class SampledAnswers:
             "glassbox/length": length,
         }
 
+    def write_texts(self, lm: Any, step: int) -> None:
+        """Sample the policy as it is now; its answers are kept as step-N.json, and nothing is computed of them."""
+        self._keep(f"step-{step}.json", self._answers(lm, "policy"), self.name)
+
     def _answers(self, lm: Any, role: str) -> Answers:
-        alone: dict[str, Any] = {"batch_size": 1} if self.cfg.exact else {}
+        alone: dict[str, Any] = {"batch_size": 1} if self.sampling.exact else {}
         samples = sample(
             lm,
             self.prompts.ids,
             [_seed(self.seed, role, text) for text in self.prompts.texts],
-            max_new_tokens=self.cfg.max_new_tokens,
-            temperature=self.cfg.temperature,
+            max_new_tokens=self.sampling.max_new_tokens,
+            temperature=self.sampling.temperature,
             eos_ids=self.end_ids,
             pad_id=self.tokenizer.pad_token_id,
             **alone,
@@ -113,17 +135,12 @@ class SampledAnswers:
         rewards = [] if score is None else [score(i, o) for i, o in zip(self.prompts.texts, outputs, strict=True)]
         return Answers(outputs, [s.ids for s in samples], rewards)
 
-    def _write(self, file: str, answers: Answers, generator: str) -> None:
+    def _keep(self, file: str, answers: Answers, generator: str) -> None:
         rows = [
             {"dataset": self.prompts.dataset, "instruction": i, "output": o, "generator": generator}
             for i, o in zip(self.prompts.texts, answers.outputs, strict=True)
         ]
-
-        def make() -> None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / file, rows)
-
-        self.write(make)
+        self.keep(file, rows)
 
 
 def repetition(ids: Sequence[int]) -> float:

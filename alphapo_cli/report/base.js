@@ -46,44 +46,30 @@ function meanCurve(k, key) {
 
 // Colours. A scale runs from one end over 0 to the other; the middle is the strongest contrast to the page, because the
 // points near alpha = 0 are those that all others are compared with, and hue sets in steeply beside it, so that the sign
-// shows at once. Interpolated in Oklab (Ottosson 2020).
+// shows at once. On light pages those of the pictures, which come with the data; dark ones have lighter ones of these.
+const evenly = (colours) => colours.map((colour, i) => [i / (colours.length - 1), colour]);
 const SCALES = {
-  light: {
-    diverging: ["#0891a6", "#1674cc", "#2559c9", "#3a3fa6", "#15171c", "#932234", "#c23a22", "#d8650f", "#d48c00"],
-    ordered: ["#3b2a7e", "#1f5fb4", "#0e8f8f", "#5f9e2e", "#c78a00"],
-    categories: ["#0b62b0", "#c8501a", "#12805c", "#a3518f", "#8a6d00", "#3f8fc4", "#15171c", "#7d7f85"],
-  },
+  light: DATA.colours,
   dark: {
-    diverging: ["#22c3cf", "#3fa6ee", "#6f9cfb", "#a3a8ff", "#f6f3ec", "#ffb3a6", "#fb8a6a", "#f28a3a", "#e9b02b"],
-    ordered: ["#a99cf2", "#6aa8f5", "#3fc9c2", "#9bd05e", "#f0b93a"],
+    diverging: evenly(["#22c3cf", "#3fa6ee", "#6f9cfb", "#a3a8ff", "#f6f3ec", "#ffb3a6", "#fb8a6a", "#f28a3a", "#e9b02b"]),
+    ordered: evenly(["#a99cf2", "#6aa8f5", "#3fc9c2", "#9bd05e", "#f0b93a"]),
     categories: ["#63aef0", "#f08a56", "#4cc79a", "#d792c6", "#d9bb45", "#9bd0ee", "#f3f0ea", "#9a9da5"],
   },
 };
 const media = window.matchMedia("(prefers-color-scheme: dark)");
 const isDark = () => (document.documentElement.dataset.theme || (media.matches ? "dark" : "light")) === "dark";
 
-function toOklab(hex) {
-  const [r, g, b] = [1, 3, 5].map((i) => {
-    const c = parseInt(hex.slice(i, i + 2), 16) / 255;
-    return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
-  });
-  const l = Math.cbrt(0.4122214708 * r + 0.5363325363 * g + 0.0514459929 * b);
-  const m = Math.cbrt(0.2119034982 * r + 0.6806995451 * g + 0.1073969566 * b);
-  const s = Math.cbrt(0.0883024619 * r + 0.2817188376 * g + 0.6299787005 * b);
-  return [
-    0.2104542553 * l + 0.793617785 * m - 0.0040720468 * s,
-    1.9779984951 * l - 2.428592205 * m + 0.4505937099 * s,
-    0.0259040371 * l + 0.7827717662 * m - 0.808675766 * s,
-  ];
-}
-
-/** The colour at `t` in [0, 1] of a scale of hex colours. */
+/** The colour at `t` in [0, 1] of a scale of [place, hex colour], between two of them as matplotlib mixes them. */
 function along(scale, t) {
-  const place = Math.min(Math.max(t, 0), 1) * (scale.length - 1);
-  const i = Math.min(Math.floor(place), scale.length - 2);
-  const [a, b] = [toOklab(scale[i]), toOklab(scale[i + 1])];
-  const [L, A, B] = a.map((v, n) => v + (b[n] - v) * (place - i));
-  return `oklab(${L.toFixed(4)} ${A.toFixed(4)} ${B.toFixed(4)})`;
+  const place = Math.min(Math.max(t, 0), 1);
+  const i = Math.max(scale.findIndex(([at]) => at >= place), 1);
+  const [[from, a], [to, b]] = [scale[i - 1], scale[i]];
+  const part = (place - from) / (to - from);
+  const mixed = [1, 3, 5].map((n) => {
+    const [x, y] = [a, b].map((hex) => parseInt(hex.slice(n, n + 2), 16));
+    return Math.round(x + (y - x) * part);
+  });
+  return `rgb(${mixed.join(" ")})`;
 }
 
 /** The colour of a value on the axis: alpha's own place on a scale centred on 0, else its place in the order. */

@@ -11,11 +11,11 @@ function svgNode(name, attributes, parent, text) {
   return made;
 }
 
-/** Round numbers inside [low, high], about `count` of them. */
-function roundTicks(low, high, count) {
+/** Round numbers inside [low, high], about `count` of them; of whole things whole numbers. */
+function roundTicks(low, high, count, integer = false) {
   const raw = (high - low) / Math.max(count, 1);
   const power = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => s >= raw * 0.999);
+  const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => s >= raw * 0.999 && (!integer || Number.isInteger(s))) ?? 1;
   const ticks = [];
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) ticks.push(Number((i * step).toPrecision(12)));
   return ticks;
@@ -61,7 +61,7 @@ class Frame {
     this.bottom = (this.slanted ? Math.min(longest * 4.6 + 14, 110) : 22) + (x.title ? 18 : 4);
     this.top = y.title ? 26 : 10;
     this.height = height + (this.slanted ? this.bottom - 40 : 0);
-        this.svg = svgNode("svg", { width: this.width, height: this.height, role: "img", "aria-label": label });
+    this.svg = svgNode("svg", { width: this.width, height: this.height, role: "img", "aria-label": label });
     const id = `clip-${clips++}`;
     const clip = svgNode("clipPath", { id }, this.svg);
     svgNode("rect", { x: this.left - 5, y: this.top - 5, width: inner + 12, height: this.height - this.top - this.bottom + 10 }, clip);
@@ -97,7 +97,7 @@ class Frame {
         svgNode("text", at, svg, text.length > 22 ? `${text.slice(0, 21)}…` : text);
       });
     } else {
-      for (const tick of x.ticks || roundTicks(x.low, x.high, Math.min(Math.max((width - left) / 70, 3), 8))) {
+      for (const tick of x.ticks || roundTicks(x.low, x.high, Math.min(Math.max((width - left) / 70, 3), 8), x.integer)) {
         svgNode("line", { class: "notch", x1: this.px(tick), x2: this.px(tick), y1: base, y2: base + 4 }, svg);
         svgNode("text", { class: "tick", x: this.px(tick), y: base + 17, "text-anchor": "middle" }, svg, (x.write || written)(tick));
       }
@@ -119,12 +119,12 @@ class Frame {
     svgNode("text", { class: "word", ...end }, this.marks, word);
   }
 
-  line(places, k, { thin = false, off = false, colour } = {}) {
+  line(places, k, { thin = false, off = false, colour, dash = dashOf(k) } = {}) {
     if (places.length < 2) return;
     const d = places.map(([a, b], i) => `${i ? "L" : "M"}${this.px(a).toFixed(1)} ${this.py(b).toFixed(1)}`).join("");
     svgNode("path", {
       d, class: `line${thin ? " thin" : ""}${off ? " off" : ""}`, stroke: colour || colourOf(k),
-      "stroke-dasharray": dashOf(k) || undefined, "data-p": k,
+      "stroke-dasharray": dash || undefined, "data-p": k,
     }, this.marks);
   }
 

@@ -1,4 +1,4 @@
-"""The data of a report, read from a sweep's directory.
+"""The data of a report, read from a sweep's directory; `runs` reads those of runs into the same form.
 
 A sweep may be unfinished or damaged: a file that cannot be read is noted as the cell's `fault`, not raised.
 """
@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from alphapo_cli.config.objective_parts import at_zero
@@ -57,9 +58,9 @@ class Axis:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The content of a sweep's directory."""
+    """What a page shows: the cells and points of a sweep, or runs side by side, each of them a point of its own."""
 
-    directory: SweepDirectory
+    path: Path  # its directory
     record: Mapping[str, Any]
     cells: list[ReportCell]
     analysis: best_of.Analysis
@@ -74,7 +75,7 @@ class Sweep:
     @property
     def name(self) -> str:
         """The sweep's name, else that of its directory."""
-        return str(self.record.get("name") or self.directory.path.resolve().name)
+        return str(self.record.get("name") or self.path.resolve().name)
 
     @cached_property
     def keys(self) -> list[str]:
@@ -116,6 +117,11 @@ class Sweep:
         """The method that the base configuration equals at alpha = 0; None where it has no name."""
         base = self.record.get("base")
         return at_zero(base) if isinstance(base, Mapping) else None
+
+    @property
+    def told(self) -> str | None:
+        """Whether the best point can be told from alpha = 0; None where nobody compared it."""
+        return None if self.best is None else self.best["verdict"]
 
     @property
     def over(self) -> str:
@@ -163,8 +169,12 @@ def read(directory: SweepDirectory, analysis: best_of.Analysis | None = None) ->
     record = _record(directory)
     analysis = analysis or best_of.analyse(directory)
     best = verdicts.find_best(analysis)
-    cells = [_cell(directory, member, k) for k, point in enumerate(analysis.points) for member in point.members]
-    return Sweep(directory, record, cells, analysis, best, verdicts.sentence(analysis, best))
+    cells = [
+        read_cell(directory.cell(member["id"]), member, k)
+        for k, point in enumerate(analysis.points)
+        for member in point.members
+    ]
+    return Sweep(directory.path, record, cells, analysis, best, verdicts.sentence(analysis, best))
 
 
 def _record(directory: SweepDirectory) -> dict[str, Any]:
@@ -174,7 +184,7 @@ def _record(directory: SweepDirectory) -> dict[str, Any]:
         raise UsageError(f"{path}: no such directory; give the directory that 'alphapo sweep' printed")
     if not directory.file.is_file():
         if (path / "manifest.json").is_file():
-            raise UsageError(f"{path} is one run, not a sweep; its picture is {path / 'curves.png'}")
+            raise UsageError(f"{path} is one run, not a sweep")
         inside = sorted(p.parent for p in path.glob("*/sweep.json"))
         hint = f"; did you mean {inside[-1]}?" if inside else "; give the directory that 'alphapo sweep' printed"
         raise UsageError(f"{path} is not a sweep's directory (no sweep.json){hint}")
@@ -194,8 +204,17 @@ def _record(directory: SweepDirectory) -> dict[str, Any]:
     return record
 
 
-def _cell(directory: SweepDirectory, made: Mapping[str, Any], point: int) -> ReportCell:
-    run = directory.cell(made["id"])
+def read_cell(run: RunDirectory, made: Mapping[str, Any], point: int) -> ReportCell:
+    """Read one cell.
+
+    Args:
+        run: its run directory.
+        made: what the sweep has of it: id, point, overrides, state, reason, step, metrics, cost.
+        point: index of its point.
+
+    Returns:
+        The cell; what could not be read is its `fault`.
+    """
     faults: list[str] = []
     try:
         rows = run.rows()

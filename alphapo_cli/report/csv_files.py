@@ -42,6 +42,7 @@ def _points(sweep: Sweep) -> list[dict[str, Any]]:
             **_bounds("advantage_over_alpha_0", analysis.advantages[k]),
             "verdict": None if (gain := analysis.advantages[k]) is None else gain.verdict,
             **{key: point.mean(key) for key in metrics},
+            "clipped_steps": point.clipped,
         })  # fmt: skip
     return rows
 

@@ -1,13 +1,14 @@
 // The figures. Each draws itself into its holder, again whenever what is picked, the theme or the width changes.
 
 const TITLES = {
+  "eval/win_rate": "share of prompts won",
   "glassbox/true_win_rate": "share of prompts won",
   "rewards/accuracies": "share of pairs ranked right",
 };
-const NEUTRAL = { "glassbox/true_win_rate": [0.5, "as good as the start"], "rewards/accuracies": [0.5, "chance"] };
+const NEUTRAL = { "eval/win_rate": [0.5, "as good as the reference"], "glassbox/true_win_rate": [0.5, "as good as the start"], "rewards/accuracies": [0.5, "chance"] };
 const ORDER = POINTS.map((_, k) => k);
 const shownPoints = () => ORDER.filter((k) => isOn(POINTS[k]));
-const SHARE = new Set(["glassbox/true_win_rate", "rewards/accuracies"]);
+const SHARE = new Set(["eval/win_rate", "glassbox/true_win_rate", "rewards/accuracies"]);
 
 /** The x axis over the swept value, and where each point stands on it; series stand side by side. */
 function valueAxis() {
@@ -77,7 +78,7 @@ function outcomeFigure(holder) {
       return { ...end, low, high, rows: [...rows, ...finished(end)] };
     },
   });
-  if (frame && known(DATA.best) && isOn(POINTS[DATA.best])) {
+  if (frame && DATA.marked && known(DATA.best) && isOn(POINTS[DATA.best])) {
     const { place } = valueAxis(), end = ending(DATA.best, key);
     svgNode("circle", { class: "best", cx: frame.px(place(DATA.best)), cy: frame.py(end.mean), r: 8.5, "data-p": DATA.best }, frame.marks);
   }
@@ -88,6 +89,7 @@ function advantageFigure(holder) {
     title: "advantage over alpha = 0", around: [0], neutral: [0, ""], label: "Advantage over alpha = 0",
     pick: (k) => {
       const gain = POINTS[k].gain;
+      if (!gain && POINTS[k].alpha === 0) return { mean: 0, low: 0, high: 0, values: [], done: true, rows: [["", "what the others are compared with"]] };
       if (!gain) return null;
       const { verdict, gain_over: over } = POINTS[k], sure = verdict === "distinguishable";
       const rows = [["advantage", signed(gain[0])], [`95 % interval over ${over}`, range({ low: gain[1], high: gain[2] })], ["", verdict]];
@@ -147,7 +149,7 @@ function curvesFigure(holder, key, { title, around = [], neutral, shared = [key]
   const values = drawn.flatMap((k) => shared.flatMap((s) => cellsOf[k].flatMap((c) => curveOf(c, s).map(([, v]) => v))));
   const last = Math.max(...has.flatMap((k) => cellsOf[k].flatMap((c) => curveOf(c, key).map(([step]) => step))), 1);
   const [low, high] = extent(values, around);
-  const frame = new Frame(holder, { x: { low: 0, high: last, title: "optimizer step" }, y: { low, high, title }, label: `${key} against steps` });
+  const frame = new Frame(holder, { x: { low: 0, high: last, title: "optimizer step", integer: true }, y: { low, high, title }, label: `${key} against steps` });
   if (neutral) frame.rule("y", ...neutral);
   const curves = new Map(has.map((k) => [k, meanCurve(k, key)]));
   const path = (k) => curves.get(k).map((p) => [p.step, p.mean]);
@@ -165,6 +167,45 @@ function curvesFigure(holder, key, { title, around = [], neutral, shared = [key]
     frame.line(path(k), k);
     if (path(k).length === 1) frame.dot(...path(k)[0], k);
     for (const p of curves.get(k)) frame.hit(p.step, p.mean, k, [["step", written(p.step)], [key, written(p.mean)], ...(p.high > p.low ? [["seeds", range(p)]] : [])]);
+  }
+}
+
+/** The band of a metric, from the metrics `<key>/<end>` of its lower and upper end: [step, low, high]. */
+function bandOf(k, key, ends) {
+  if (ends.length !== 2) return [];
+  const [low, high] = ends.map((end) => new Map(meanCurve(k, `${key}/${end}`).map((p) => [p.step, p.mean])));
+  return [...low.keys()].filter((step) => high.has(step)).map((step) => [step, low.get(step), high.get(step)]);
+}
+
+/** Curves of runs over their steps. One run: each of the metrics in its own colour; several: one metric, a colour each. */
+function stepsFigure(holder) {
+  const keys = holder.dataset.keys.split(" "), ends = holder.dataset.band.split(" ").filter(Boolean);
+  const beside = holder.dataset.shared.split(" ").filter(Boolean);
+  const side = (key) => (keys.length > 1 ? `var(--${key.split("/").at(-1)})` : undefined);
+  const size = keys[0].startsWith("gradient_weight/") ? Math.abs : (v) => v;
+  // A run is a cell of its own; one that failed is drawn as far as it came.
+  const placesOf = (k, key) => cellsOf[k].flatMap((cell) => curveOf(cell, key)).map(([step, value]) => [step, size(value)]);
+  const drawn = ORDER.flatMap((k) => keys.map((key) => ({ k, key, places: placesOf(k, key), band: bandOf(k, key, ends) }))).filter((c) => c.places.length);
+  if (!drawn.length) return empty(holder);
+  const on = drawn.filter((c) => isOn(POINTS[c.k])), seen = on.length ? on : drawn;
+  const neutral = NEUTRAL[keys[0]] || (keys[0].startsWith("displacement/") && !keys[0].includes("share") ? [0, ""] : undefined);
+  const share = SHARE.has(keys[0]) || keys[0].includes("share_");
+  const [low, high] = share ? [-0.02, 1.02] : extent(seen.flatMap((c) => [...c.places.map((p) => p[1]), ...c.band.flatMap((b) => [b[1], b[2]]), ...beside.flatMap((key) => placesOf(c.k, key).map((p) => p[1]))]), neutral ? [neutral[0]] : keys[0].startsWith("gradient_weight/") ? [0] : []);
+  const last = Math.max(...drawn.flatMap((c) => c.places.map((p) => p[0])), 1);
+  const frame = new Frame(holder, { x: { low: 0, high: last, title: "optimizer step", integer: true }, y: { low, high, title: holder.dataset.unit }, label: `${keys.join(" and ")} against steps` });
+  if (neutral) frame.rule("y", ...neutral);
+  for (const mark of DATA.marks || []) frame.rule("x", mark.step, keys[0] === "glassbox/true_win_rate" ? mark.word : "");
+  for (const c of drawn) if (!isOn(POINTS[c.k])) frame.line(c.places, c.k, { off: true });
+  const crowd = on.length > 3 ? "crowd" : "";
+  for (const c of on) frame.area(c.band, c.k, side(c.key) || colourOf(c.k), crowd);
+  for (const c of on) {
+    const colour = side(c.key) || colourOf(c.k), dash = c.key === keys[0] ? undefined : "7 4";
+    frame.line(c.places, c.k, { colour, dash });
+    if (c.places.length === 1) frame.dot(...c.places[0], c.k, { colour });
+    if (cellsOf[c.k].some((cell) => cell.state === "failed")) frame.cross(...c.places.at(-1), c.k);
+    const within = new Map(c.band.map(([step, from, to]) => [step, `${written(from)} to ${written(to)}`]));
+    const what = ends.includes("low") ? "95 % interval" : "10 to 90 %";
+    for (const [step, value] of c.places) frame.hit(step, value, c.k, [["step", written(step)], [c.key, written(value)], ...(within.has(step) ? [[what, within.get(step)]] : [])]);
   }
 }
 
@@ -230,6 +271,7 @@ function empty(holder) {
 }
 
 const FIGURES = {
+  steps: stepsFigure,
   outcome: outcomeFigure,
   advantage: advantageFigure,
   chosen: (h) => curvesFigure(h, "displacement/chosen", { title: "nats per token since step 0", around: [0], neutral: [0, ""], shared: ["displacement/chosen", "displacement/rejected"] }),

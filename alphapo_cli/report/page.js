@@ -115,8 +115,9 @@ function drawSamples() {
   const columns = sampledPoints();
   answers.replaceChildren(...prompts.slice(0, promptsShown).map((prompt, i) => html("section", { class: "prompt" },
     html("h3", {}, prompt),
-    html("div", { class: "side-by-side" }, answerCard("before training", start[i], null), ...columns.map((k) => answerCard(titleOf(k), of[k][i], start[i][1], k))))));
+    html("div", { class: "side-by-side" }, answerCard("before training", start[i], null), ...columns.map((k) => answerCard(POINTS.length === 1 ? "after training" : titleOf(k), of[k][i], start[i][1], k))))));
   document.getElementById("which").textContent = anyPicked() ? "the picked values" : columns.map(titleOf).join(", ");
+  document.getElementById("which-words").hidden = POINTS.length === 1;
   document.getElementById("more").hidden = promptsShown >= prompts.length;
 }
 document.getElementById("more")?.addEventListener("click", () => { promptsShown += 5; drawSamples(); });

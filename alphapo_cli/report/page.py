@@ -7,7 +7,6 @@ smaller chart libraries are not on PyPI, and would still need code for selection
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,81 +16,81 @@ from markupsafe import Markup
 
 from alphapo_cli.report import settings
 from alphapo_cli.report.collect import Sweep, number, shown
+from alphapo_cli.report.numbers import OUTCOMES, numbers, titled
+from alphapo_cli.report.over_training import HEADS, over_training
 from alphapo_cli.report.payload import payload
 from alphapo_cli.report.samples import Samples, samples
-from alphapo_cli.sweep.intervals import UNDECIDED, Estimate
+from alphapo_cli.sweep.analysis import scale_note
+from alphapo_cli.sweep.intervals import UNDECIDED
 from alphapo_cli.tracking import metrics as catalog
 
 FOLDER = Path(__file__).parent
 _SCRIPTS = ("base.js", "chart.js", "figures.js", "page.js")
-# Columns of the table of numbers: metric, heading, format.
-_COLUMNS = (
-    ("displacement/chosen", "chosen", "+.3f"),
-    ("displacement/rejected", "rejected", "+.3f"),
-    ("displacement/share_chosen_down", "chosen down", ".0%"),
-    ("rewards/margins", "margin", ".3g"),
-    ("rewards/accuracies", "accuracy", ".3f"),
-    ("glassbox/true_reward", "true reward", ".2f"),
-    ("kl/reference", "KL", ".3f"),
-    ("entropy/chosen", "entropy", ".2f"),
-    ("glassbox/length", "length", ".1f"),
-)
-_OUTCOMES = {
-    "eval/win_rate": "Win rate by the judge",
-    "glassbox/true_win_rate": "True win rate",
-    "rewards/accuracies": "Held-out accuracy",
-}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One field of the table of points; `value` is its sort key."""
-
-    text: str
-    value: str = ""
-    extra: str = ""
 
 
 def page(sweep: Sweep) -> str:
     """The report as HTML."""
     answers = samples(sweep)
-    data = payload(sweep, answers)
-    configuration, commands = settings.settings(sweep), settings.Commands()
+    commands = settings.Commands()
     metric = sweep.analysis.metric
     title, lead = _title(sweep)
-    metrics = list(data["metrics"])
-    template = environment().get_template("page.html.j2")
-    return template.render(
-        sweep=sweep,
-        axis=sweep.axis,
-        mark="bar" if sweep.axis.kind == "category" else "band",
-        directory=sweep.directory.path.resolve().name,
-        title=title,
-        lead=lead,
-        verdict=_verdict(sweep),
-        facts=_facts(sweep, answers),
-        warning=_warning(sweep),
-        outcome_title=_OUTCOMES.get(metric or "", metric or "Outcome"),
-        has_seeds=any(len(p.cells) > 1 for p in sweep.points),
-        over=sweep.over,
-        has_advantage=any(a is not None for a in sweep.analysis.advantages),
-        has_length="glassbox/length" in metrics,
-        band_note=" The band spans the seeds." if any(len(p.members) > 1 for p in sweep.points) else "",
-        metric_groups=_groups(metrics),
-        first_metric="rewards/margins",
-        samples=answers,
-        numbers=_numbers(sweep),
-        unfinished=[c for c in sweep.cells if c.state != "complete" or c.fault or c.reason],
-        settings=configuration,
-        typed=settings.typed(sweep),
-        cell_commands=[(c, line) for c in sweep.cells if (line := commands.of(c)) is not None],
-        report_command=settings.command_of_report(sweep),
-        versions=settings.versions(sweep),
-        glossary=[(key, catalog.explain(key), catalog.lookup(key).bad) for key in metrics],
-        data=Markup(embedded(data)),
-        css=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
-        js=Markup("\n".join((FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)),
+    data = payload(sweep, answers)
+    seed = "" if answers is None or answers.seed is None else f" of seed {answers.seed}"
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            **shared(sweep, answers, data),
+            axis=sweep.axis,
+            mark="bar" if sweep.axis.kind == "category" else "band",
+            title=title,
+            lead=lead,
+            verdict=_verdict(sweep),
+            facts=_facts(sweep),
+            warning=_warning(sweep),
+            outcome_title=OUTCOMES.get(metric or "", metric or "Outcome"),
+            has_seeds=any(len(p.cells) > 1 for p in sweep.points),
+            over=sweep.over,
+            has_advantage=any(a is not None for a in sweep.analysis.advantages),
+            has_length="glassbox/length" in data["metrics"],
+            band_note=" The band spans the seeds." if any(len(p.members) > 1 for p in sweep.points) else "",
+            samples_caption=f"Answers at the last step{seed}, for prompts drawn by a hash.",
+            numbers=numbers(sweep),
+            scale_note=scale_note(sweep.points),
+            unfinished=[c for c in sweep.cells if c.state != "complete" or c.fault or c.reason],
+            cell_commands=[(c, line) for c in sweep.cells if (line := commands.of(c)) is not None],
+            report_command=settings.command_of_report([sweep.path]),
+        )
     )
+
+
+def shared(sweep: Sweep, answers: Samples | None, data: dict[str, Any]) -> dict[str, Any]:
+    """What every page of points is rendered with.
+
+    Args:
+        sweep: the points.
+        answers: sampled answers, where there are some.
+        data: of the figures, as `payload` returns it.
+
+    Returns:
+        Variables of layout.html.j2 and parts.html.j2.
+    """
+    metrics = list(data["metrics"])
+    return {
+        "sweep": sweep,
+        "directory": sweep.path.resolve().name,
+        "metric_groups": _groups(metrics),
+        "first_metric": "rewards/margins",
+        "samples": answers,
+        "over_training": (HEADS, over_training(sweep)),
+        "settings": settings.settings(sweep),
+        "typed": settings.typed(sweep),
+        "versions": settings.versions(sweep),
+        "glossary": [(key, catalog.explain(key), catalog.lookup(key).bad) for key in metrics],
+        "data": Markup(embedded(data)),
+        "css": Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
+        "js": Markup("\n".join((FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)),
+    }
 
 
 def embedded(data: Any) -> str:
@@ -137,7 +136,7 @@ def _verdict(sweep: Sweep) -> tuple[str, str]:
     return "yes" if best["distinguishable"] else "no", f"{name}, {best['verdict']} from alpha = 0"
 
 
-def _facts(sweep: Sweep, answers: Samples | None) -> list[tuple[str, str]]:
+def _facts(sweep: Sweep) -> list[tuple[str, str]]:
     """Name and value of what the page's head lists: cells, seeds, steps, model, data, cost."""
     counts = sweep.counts()
     first = next((c for c in sweep.cells if c.settings), None)
@@ -159,11 +158,12 @@ def _facts(sweep: Sweep, answers: Samples | None) -> list[tuple[str, str]]:
             facts.append(("held-out pairs", f"{pairs['probe_pairs']:,}"))
     spent = sum(number(c.cost.get("seconds")) or 0.0 for c in sweep.cells)
     if spent:
-        facts.append(("training time", _duration(spent)))
+        facts.append(("training time, all cells", duration(spent)))
     return facts
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time span in seconds, minutes, or hours and minutes."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -189,58 +189,3 @@ def _groups(metrics: list[str]) -> list[tuple[str, list[str]]]:
         ("training batches", [k for k in metrics if k.startswith("train/")]),
     ]
     return [(name, keys) for name, keys in groups if keys]
-
-
-def _numbers(sweep: Sweep) -> dict[str, Any]:
-    """Headings and rows of the table of points."""
-    analysis = sweep.analysis
-    columns = [c for c in _COLUMNS if any(p.mean(c[0]) is not None for p in sweep.points) and c[0] != analysis.metric]
-    heads = [{"name": "point", "explained": ""}]
-    if analysis.metric:
-        explained = f"{catalog.explain(analysis.metric)} With its own 95 % interval over {sweep.over}."
-        heads.append({"name": _OUTCOMES[analysis.metric].lower(), "explained": explained})
-    over_zero = any(a is not None for a in analysis.advantages)
-    if over_zero:
-        heads.append(
-            {
-                "name": "over alpha = 0",
-                "explained": f"Advantage with a 95 % interval over {sweep.over} that holds for all points together",
-            }
-        )
-    heads += [{"name": name, "explained": catalog.explain(key)} for key, name, _ in columns]
-    heads.append({"name": "complete", "explained": "Cells that are complete, of all seeds"})
-    rows = []
-    for k, point in enumerate(sweep.points):
-        cells = []
-        if analysis.metric:
-            cells.append(_bounded(point.mean(analysis.metric), analysis.estimates[k], ".3f"))
-        if over_zero:
-            gain = analysis.advantages[k]
-            cells.append(_bounded(None if gain is None else gain.value, gain, "+.3f"))
-        cells += [_entry(point.mean(key), form) for key, _, form in columns]
-        cells.append(Entry(f"{len(point.cells)} of {len(point.members)}"))
-        order = point.alpha if point.alpha is not None else k
-        rows.append({"point": k, "label": titled(point.label), "order": order, "cells": cells})
-    return {"heads": heads, "rows": rows}
-
-
-def _entry(value: float | None, form: str) -> Entry:
-    """A field with the value in the format `form`."""
-    return Entry("–") if value is None else Entry(_minus(format(value, form)), repr(value))
-
-
-def _bounded(value: float | None, estimate: Estimate | None, form: str) -> Entry:
-    """A field with the value and its interval."""
-    entry = _entry(value, form)
-    if value is None or estimate is None:
-        return entry
-    return Entry(entry.text, entry.value, _minus(f"[{estimate.low:{form}}, {estimate.high:{form}}]"))
-
-
-def titled(label: str) -> str:
-    """A point's label for display: "alpha = −1"."""
-    return label.replace("=", " = ").replace("= -", "= −")
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "−")

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from alphapo_cli.plots import colours
 from alphapo_cli.report.collect import ReportCell, Sweep, number, short, shown
 from alphapo_cli.report.samples import Answer, Samples
-from alphapo_cli.sweep.intervals import Estimate
+from alphapo_cli.sweep.intervals import DISTINGUISHABLE, Estimate
 from alphapo_cli.tracking import metrics as catalog
 
 # Values of all curves together (about 7 bytes each), and the number of points that every curve keeps at least.
@@ -22,13 +23,23 @@ TRAIN = ("train/loss", "train/grad_norm", "train/rewards/margins", "train/reward
 SPREAD = tuple(f"gradient_weight/{side}/{q}" for side in ("chosen", "rejected") for q in ("p10", "p90"))
 
 
-def payload(sweep: Sweep, answers: Samples | None) -> dict[str, Any]:
-    """The page's data: points, cells with their curves, metrics with their explanations, answers."""
+def payload(sweep: Sweep, answers: Samples | None, bands: Sequence[str] = ()) -> dict[str, Any]:
+    """The page's data: points, cells with their curves, metrics with their explanations, answers.
+
+    Args:
+        sweep: what is shown.
+        answers: sampled answers, where there are some.
+        bands: metrics that are drawn as the ends of a band alone, so that they need no explanation.
+
+    Returns:
+        JSON values.
+    """
     keys = [k for k in (*catalog.PROBE, *catalog.GLASSBOX, *TRAIN) if any(_known(c, k) for c in sweep.cells)]
-    most = max(CURVE_BUDGET // max(len(keys) * len(sweep.cells), 1), FEWEST)
+    drawn = [*keys, *bands]
+    most = max(CURVE_BUDGET // max(len(drawn) * len(sweep.cells), 1), FEWEST)
     grids: dict[tuple[int, ...], int] = {}
-    kept = {key: set(thinned(_steps(sweep, key), most)) for key in keys}
-    cells = [_cell(c, keys, kept, grids) for c in sweep.cells]
+    kept = {key: set(thinned(_steps(sweep, key), most)) for key in drawn}
+    cells = [_cell(c, drawn, kept, grids) for c in sweep.cells]
     return {
         "axis": {"key": sweep.axis.key, "name": sweep.axis.name, "kind": sweep.axis.kind},
         "groups": _groups(sweep),
@@ -39,7 +50,9 @@ def payload(sweep: Sweep, answers: Samples | None) -> dict[str, Any]:
         "outcome": sweep.analysis.metric,
         "zero": sweep.zero,
         "best": sweep.analysis.best,
+        "marked": sweep.told in (None, DISTINGUISHABLE),  # a ring without evidence would claim it
         "samples": None if answers is None else _samples(answers),
+        "colours": {"diverging": colours.DIVERGING, "ordered": colours.ORDERED, "categories": colours.CATEGORIES},
     }
 
 

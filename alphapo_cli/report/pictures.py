@@ -11,6 +11,8 @@ from alphapo_cli.plots import style, sweep_panels
 from alphapo_cli.plots.sweep_curves import SweepCurve, displacement_figure
 from alphapo_cli.plots.sweep_outcome import outcome_figure
 from alphapo_cli.report.collect import Sweep
+from alphapo_cli.sweep.directory import SweepDirectory
+from alphapo_cli.sweep.moved import moved
 
 _ENDINGS = {
     "kl": ("kl/reference", "KL divergence from the start", "nats per token"),
@@ -20,23 +22,22 @@ _ENDINGS = {
 
 def write_pictures(sweep: Sweep, folder: Path) -> dict[str, list[Path]]:
     """Write the figures that have data as <name>.png and <name>.svg into `folder`; their paths by name."""
-    curves = _curves(sweep)
-    if not any(curve.rows for curve in curves):
+    cells = curves(sweep)
+    if not any(curve.rows for curve in cells):
         return {}
-    name = sweep.axis.name if sweep.axis.kind == "alpha" else ", ".join(map(_word, sweep.keys)) or "seed"
-    metric, advantage = sweep.analysis.metric, sweep.analysis.advantage
-    verdict = None if advantage is None else advantage.verdict
+    name = _name(sweep)
+    metric, verdict = sweep.analysis.metric, sweep.told
     figures: dict[str, Callable[[], Figure]] = {
-        "outcome": lambda: outcome_figure(curves, metric, sweep.zero, _best(sweep), name=name, verdict=verdict),
-        "displacement": lambda: displacement_figure(curves, name=name),
-        "trajectory": lambda: sweep_panels.trajectory_figure(curves, name),
-        "quadrants": lambda: sweep_panels.quadrant_figure(curves, name),
-        "gradient_weight": lambda: sweep_panels.gradient_figure(curves, name),
+        "outcome": lambda: outcome_figure(cells, metric, sweep.zero, _best(sweep), name=name, verdict=verdict),
+        "displacement": lambda: displacement_figure(cells, name=name),
+        "trajectory": lambda: sweep_panels.trajectory_figure(cells, name),
+        "quadrants": lambda: sweep_panels.quadrant_figure(cells, name),
+        "gradient_weight": lambda: sweep_panels.gradient_figure(cells, name),
     }
     for title, (key, text, unit) in _ENDINGS.items():
-        if any(style.number(curve.metrics.get(key)) is not None for curve in curves):
+        if any(style.number(curve.metrics.get(key)) is not None for curve in cells):
             figures[title] = lambda key=key, text=text, unit=unit: sweep_panels.ending_figure(  # type: ignore[misc]
-                curves, key, text, unit, name
+                cells, key, text, unit, name
             )
     written: dict[str, list[Path]] = {}
     for title, make in figures.items():
@@ -59,15 +60,22 @@ def _best(sweep: Sweep) -> float | str | None:
     return style.names((p.label for p in sweep.points), bare=True)[point.label] if point.alpha is None else point.alpha
 
 
-def _curves(sweep: Sweep) -> list[SweepCurve]:
-    curves = []
+def curves(sweep: Sweep) -> list[SweepCurve]:
+    """The cells of a sweep as the pictures take them, with intervals of the outcome and of what moved."""
+    found = []
     labels = style.names((p.label for p in sweep.points), bare=True)
     series = style.names(p.series for p in sweep.points)
+    far = moved(SweepDirectory(sweep.path), sweep.points)
+    metric = sweep.analysis.metric
+    counts = {key: far.pairs for key in far.estimates if far.pairs}
+    if metric is not None and sweep.analysis.prompts:
+        counts[metric] = sweep.analysis.prompts
     for cell in sweep.cells:
         point, estimate = sweep.points[cell.point], sweep.analysis.estimates[cell.point]
-        metric = sweep.analysis.metric
-        intervals = {} if estimate is None or metric is None else {metric: (estimate.low, estimate.high)}
-        curves.append(
+        known = {key: estimates[cell.point] for key, estimates in far.estimates.items()}
+        if metric is not None:
+            known[metric] = estimate
+        found.append(
             SweepCurve(
                 point.alpha,
                 labels[point.label],
@@ -75,8 +83,21 @@ def _curves(sweep: Sweep) -> list[SweepCurve]:
                 cell.final,
                 cell.state,
                 series[point.series],
-                intervals,
+                {key: (one.low, one.high) for key, one in known.items() if one is not None},
                 "" if estimate is None else estimate.over,
+                counts,
             )
         )
-    return curves
+    return found
+
+
+def draw(sweep: Sweep, cells: list[SweepCurve], places: dict[str, Path]) -> None:
+    """Write displacement.png and outcome.png of a sweep, at the paths of these names."""
+    name, metric, verdict = _name(sweep), sweep.analysis.metric, sweep.told
+    style.save(displacement_figure(cells, name=name), places["displacement"])
+    figure = outcome_figure(cells, metric, sweep.zero, _best(sweep), name=name, verdict=verdict)
+    style.save(figure, places["outcome"])
+
+
+def _name(sweep: Sweep) -> str:
+    return sweep.axis.name if sweep.axis.kind == "alpha" else ", ".join(map(_word, sweep.keys)) or "seed"

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.data.glassbox import world
 from alphapo_cli.errors import AlphapoError, UsageError, say
 from alphapo_cli.report.collect import ReportCell, Sweep
+from alphapo_cli.runs.state import model_step
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.strict_json import read_file
+from alphapo_cli.sweep.analysis import true_reward
 
 MOST_PROMPTS = 32
 LONGEST = 1200  # characters shown of one answer
@@ -51,12 +52,14 @@ def samples(sweep: Sweep) -> Samples | None:
     Returns:
         The answers of the seed with the most complete cells, or None where no cell has sampled any.
     """
-    done = [c for c in sweep.cells if c.state == "complete" and (c.run.path / "samples").is_dir()]
+    done = [c for c in sweep.cells if c.state in ("complete", "stopped") and (c.run.path / "samples").is_dir()]
     seeds = Counter(json.dumps(c.seed) for c in done)
     for seed, _ in seeds.most_common():
         cells = {c.point: c for c in done if json.dumps(c.seed) == seed}
         texts = {point: rows for point, cell in cells.items() if (rows := _last(cell))}
-        start = next((rows for cell in cells.values() if (rows := _read(cell, "reference.json"))), {})
+        # Real models have no reference answers, but those of step 0.
+        starts = (_read(cell, name) for name in ("reference.json", "step-0.json") for cell in cells.values())
+        start = next((rows for rows in starts if rows), {})
         shared = set(start).intersection(*texts.values()) if texts else set()
         if shared:
             return _drawn(json.loads(seed), shared, start, texts)
@@ -82,7 +85,7 @@ def _drawn(seed: Any, shared: set[str], start: dict[str, Any], texts: dict[int, 
 
 
 def _last(cell: ReportCell) -> dict[str, Any]:
-    return _read(cell, f"step-{cell.step}.json")
+    return _read(cell, f"step-{model_step(cell.run.summary() or {})}.json")
 
 
 def _read(cell: ReportCell, name: str) -> dict[str, Any]:
@@ -105,7 +108,7 @@ def _answer(row: dict[str, Any]) -> Answer:
     text, reward = str(row["output"]), None
     if row.get("dataset") == "glassbox":
         try:
-            reward = world.true_reward(str(row["instruction"]), text)
+            reward = true_reward(str(row["instruction"]), text)
         except AlphapoError:
             reward = None
     return Answer(text[:LONGEST], reward, max(len(text) - LONGEST, 0))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from alphapo_cli.config.compose import compose
@@ -187,6 +187,6 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def command_of_report(sweep: Sweep) -> str:
-    """The command that writes this report again."""
-    return shlex.join(["alphapo", "report", PurePath(sweep.directory.path.resolve()).as_posix()])
+def command_of_report(paths: Sequence[Path]) -> str:
+    """The command that writes a report of these directories again."""
+    return shlex.join(["alphapo", "report", *(PurePath(path.resolve()).as_posix() for path in paths)])

@@ -1,13 +1,16 @@
-"""Writing the report of a sweep: report.html, and report/ with the figures as PNG and SVG and the numbers as CSV."""
+"""Writing reports: report.html of a sweep or of runs, and report/ with figures as PNG and SVG and numbers as CSV."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from alphapo_cli.errors import in_words
 from alphapo_cli.storage.atomic import write_atomic
+from alphapo_cli.storage.hashing import digest
 from alphapo_cli.sweep.analysis import Analysis
 from alphapo_cli.sweep.directory import SweepDirectory
 
@@ -58,6 +61,68 @@ def write_report(
         with contextlib.suppress(OSError):
             os.utime(target / HTML, ns=(ended, ended))
     return ReportFiles(target / HTML, tables, drawn, sweep.sentence)
+
+
+def write_run(path: Path) -> Path:
+    """Write report.html of one run into its directory.
+
+    Args:
+        path: the run directory.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: the directory is no run's.
+        OSError: it cannot be written.
+    """
+    return write_runs([path], path).html
+
+
+def refresh_run(path: Path, log: Callable[[str], None]) -> Path | None:
+    """Write the page of a run that has ended; what fails is told and no failure of the run.
+
+    Args:
+        path: the run directory.
+        log: takes a note to the user where it could not be written.
+
+    Returns:
+        The file; None where it could not be written.
+    """
+    try:
+        return write_run(path)
+    except Exception as error:
+        log(f"note: {path / HTML} was not written ({in_words(error)}); 'alphapo report {path}' tries again")
+        return None
+
+
+def beside(paths: Sequence[Path]) -> Path:
+    """The directory of a report of several runs, beside the first of them and named by all."""
+    found = [path.resolve() for path in paths]
+    return paths[0].parent / f"report-{digest([str(path) for path in found])[:8]}"
+
+
+def write_runs(paths: Sequence[Path], out: Path) -> ReportFiles:
+    """Write the page of runs; of several with their numbers as CSV.
+
+    Args:
+        paths: directories of runs, and of sweeps, which stand for their cells.
+        out: the directory to write to.
+
+    Returns:
+        The files.
+
+    Raises:
+        UsageError: a directory is neither a run's nor a sweep's.
+        OSError: `out` cannot be written to.
+    """
+    from alphapo_cli.report import csv_files, run_page, runs
+
+    found = runs.find_runs(paths)
+    shown = runs.read_runs(found, out)
+    tables = csv_files.write_csv(shown, out / FOLDER) if len(found) > 1 else {}
+    write_atomic(out / HTML, run_page.page(shown, paths))
+    return ReportFiles(out / HTML, tables, {}, shown.name)
 
 
 def overlays(directory: SweepDirectory, analysis: Analysis) -> dict[str, dict[str, list[tuple[float, float]]]]:

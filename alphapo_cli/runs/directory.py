@@ -7,11 +7,13 @@ probe.jsonl     per pair
 dropped.jsonl   with data.select: the training pairs that it left out
 samples/        answers, AlpacaEval format
 curves.png
+report.html     the same and more for a browser, with answers before and after
 .claim/         run lock: the process that trains (see storage/run_lock)
 outcome.json    results of generation and evaluation by `alphapo run`
 checkpoints/    from which an interrupted run resumes
 best/           with trainer.load_best_model_at_end, while the run lasts: the weights of the best step so far
 model/          loads in plain transformers and vLLM
+models/step-N/  with trainer.save_models_at: such a one of an earlier step
 summary.json    {"state", "reason", "step", "metrics", "cost", "data", "verdict", "files"}; a run is complete only
                 when it says so, and whole when its files are as "files" has them: size and SHA-256
 """
@@ -26,23 +28,22 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.config.compose import to_yaml
-from alphapo_cli.data.file_hashes import fingerprints
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runs import format_version, identity, step_record
-from alphapo_cli.runs.state import OUTCOME, OVER, RunState
+from alphapo_cli.runs.state import MODELS, OUTCOME, OVER, RunState
 from alphapo_cli.runs.verdict import Verdict
 from alphapo_cli.storage import checksums
-from alphapo_cli.storage.atomic import UNBEGUN, check_folder, usable, write_atomic, write_json
-from alphapo_cli.storage.hashing import digest as digest
+from alphapo_cli.storage.atomic import UNBEGUN, check_folder, json_text, usable, write_atomic, write_json
+from alphapo_cli.storage.run_lock import RunLock
 from alphapo_cli.storage.strict_json import parsed_object, read_file
 
 # What a run writes; `begin` removes these and nothing else. The run lock stays.
 # config.yaml first: without it, no run resumes from what a kill during the removal leaves.
-FILES = ("config.yaml", "summary.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "dropped.jsonl", "curves.png", "samples", "model",
-         "checkpoints", "best", "trainer", "wandb", OUTCOME, "manifest.json")  # fmt: skip
+FILES = ("config.yaml", "summary.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "dropped.jsonl", "curves.png", "report.html",
+         "outcome_over_training.png", "samples", "model", MODELS, "checkpoints", "best", "trainer", "wandb", OUTCOME, "manifest.json")  # fmt: skip
 # The results of a run that is over; summary.json has their checksums. Those of config.yaml and manifest.json, which tell
 # of time and place, would make summaries of equal runs differ.
-RESULTS = ("metrics.jsonl", "probe.jsonl", "prompts.json", "dropped.jsonl", "samples", "model")
+RESULTS = ("metrics.jsonl", "probe.jsonl", "prompts.json", "dropped.jsonl", "samples", "model", MODELS)
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,16 @@ class RunDirectory(RunState):
         changes = format_version.numerics_changes(format_version.numerics_of(self.read_manifest()))
         return f"made under {changes}; {anew}" if changes else None
 
-    def changed_data(self, cfg: Any) -> list[str]:
+    def changed_data(self, now: Mapping[str, str]) -> list[str]:
         """Find data files whose content has changed since the run was made.
+
+        Args:
+            now: hashes of the data files by setting, see `file_hashes.fingerprints`.
 
         Returns:
             Their settings (data.path, data.eval_path). Missing files and data from the hub are not compared.
         """
         recorded = self.manifest_section("files")
-        now = fingerprints(cfg.data)
         return [setting for setting, was in recorded.items() if now.get(setting, was) != was]
 
     def check(self, cfg: Any, *, replace: bool, anew: str = "start over with --replace", locked: bool = False) -> str:
@@ -191,12 +194,13 @@ class RunDirectory(RunState):
             return True
         return all(e == self.lock or e.name.startswith(UNBEGUN) for e in self.path.iterdir())
 
-    def begin(self, cfg: Any, manifest: dict[str, Any]) -> None:
+    def begin(self, cfg: Any, manifest: Mapping[str, Any], files: Mapping[str, str]) -> None:
         """Start at step 0: remove the files of an earlier session, write configuration, manifest and summary.
 
         Args:
             cfg: the run's configuration.
-            manifest: as `manifest` returns it; format, numerics and hashes of the data files are added.
+            manifest: as `manifest` returns it; format and numerics are added.
+            files: hashes of the data files by setting, for `changed_data`.
 
         Raises:
             UsageError: the directory holds something that is not a run.
@@ -209,7 +213,7 @@ class RunDirectory(RunState):
         self.path.mkdir(parents=True, exist_ok=True)
         numbers = {"format": format_version.RUN_FORMAT, "numerics": max(format_version.NUMERICS)}
         config = to_yaml(cfg)
-        facts = {**manifest, **numbers, "files": fingerprints(cfg.data)}
+        facts = {**manifest, **numbers, "files": dict(files)}
         write_json(
             self.manifest, checksums.sealed({**facts, "checksums": {self.config.name: checksums.of_text(config)}})
         )
@@ -234,7 +238,7 @@ class RunDirectory(RunState):
 
     def finish(
         self, state: str, reason: str | None, step: int, metrics: dict[str, Any], cost: dict[str, Any],
-        verdict: Verdict | None = None, best: Mapping[str, Any] | None = None,
+        verdict: Verdict | None = None, best: Mapping[str, Any] | None = None, lock: RunLock | None = None,
     ) -> dict[str, Any]:  # fmt: skip
         """Write summary.json, the last file that a run writes; `data` is the manifest's.
 
@@ -246,9 +250,13 @@ class RunDirectory(RunState):
             cost: seconds and the like.
             verdict: the judgement on a run that is over.
             best: the reading of trainer.metric_for_best_model by which model/ was chosen, if it was.
+            lock: the run lock, where the session is over: it is given up with the summary.
 
         Returns:
             The content of summary.json.
+
+        Raises:
+            LockLost: with `lock`: another process has taken over the run.
         """
         data = self.manifest_section("data")
         summary = {"state": state, "reason": reason, "step": step, "metrics": metrics, "cost": cost, "data": data}
@@ -259,5 +267,8 @@ class RunDirectory(RunState):
         if state in OVER:
             summary["files"] = checksums.of_files(self.path, RESULTS)
         summary = checksums.sealed(summary)
-        write_json(self.summary_file, summary)
+        if lock is None:
+            write_json(self.summary_file, summary)
+        else:
+            lock.commit(self.summary_file, json_text(summary), "done" if state in OVER else "free")
         return summary

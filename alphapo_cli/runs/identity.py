@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,12 @@ def _value_text(value: Any) -> str:
 def run_name(cfg: Any) -> str:
     """`run.name`, or <objective>-<hash8 of the identity>."""
     return cfg.run.name or f"{cfg.objective.name}-{digest(identity(cfg))[:8]}"
+
+
+def inputs_key(cfg: schema.TrainConfig) -> str:
+    """Hash of the settings that a run's model and data depend on: runs with the same one can share both in memory."""
+    seed = cfg.seed if cfg.model.source == "from_scratch" else 0
+    return digest([asdict(cfg.model), asdict(cfg.data), cfg.probe.pairs, seed])
 
 
 def find_run(cfg: Any, argv: Sequence[str] = ()) -> Path:

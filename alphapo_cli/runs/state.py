@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from alphapo_cli.storage.strict_json import read_object
 
 OVER = ("complete", "stopped")  # states from which no run resumes
 OUTCOME = "outcome.json"
+MODELS = "models"  # folder of the models of steps before the last
 NOT_EVALUATED = "trained, not evaluated as this line says"
 _SECTIONS = ("metrics", "cost", "data", "verdict", "files")  # of summary.json and outcome.json
 TAIL = 1 << 16  # bytes, more than a row of metrics takes
@@ -80,8 +82,14 @@ class RunState:
         return checksums.described(found) if found else None
 
     def outcome(self) -> dict[str, Any]:
-        """Read outcome.json, the results of generation and evaluation; empty if there is none."""
-        return _shaped(checksums.intact(read_object(self.path / OUTCOME))) or {}
+        """Read outcome.json, the results of generation and evaluation; empty if there is none of this training."""
+        found = _shaped(checksums.intact(read_object(self.path / OUTCOME))) or {}
+        # One of a training that another process has replaced meanwhile is of another model.
+        return {} if found.get("of") is not None and found["of"] != self.ended_as() else found
+
+    def ended_as(self) -> str | None:
+        """The checksum of summary.json, by which an outcome knows its training; None where there is none."""
+        return (self.summary() or {}).get("checksum")
 
     @property
     def state(self) -> str:
@@ -105,6 +113,13 @@ def _shaped(found: dict[str, Any] | None) -> dict[str, Any] | None:
     """The object, None where a section of it is no object: without a checksum it may be anybody's."""
     wrong = found is not None and any(not isinstance(found.get(name), dict | None) for name in _SECTIONS)
     return None if wrong else found
+
+
+def model_step(summary: Mapping[str, Any]) -> int:
+    """The step that model/ is of: the best by trainer.metric_for_best_model where it was chosen so, else the last."""
+    chosen = summary.get("best")
+    step = (chosen if isinstance(chosen, dict) else summary).get("step")
+    return step if isinstance(step, int) else 0
 
 
 def last_row(path: Path) -> dict[str, Any]:

@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from alphapo_cli.runtime.statistics.share import share_interval
 from alphapo_cli.runtime.wording import rate
-from alphapo_cli.statistics.share import share_interval
 from alphapo_cli.storage.strict_json import read_file
 
 WIN_RATE = "glassbox/true_win_rate"
 BETTER, WORSE, UNCLEAR, NOT_MEASURED = "better", "worse", "no evidence either way", "not measured"
+UNMEASURED = "quality not measured: no win rate was taken, and neither margin nor accuracy stands in for one"
 FEW = 100  # answers below which an interval is wider than 20 points
 # Where the table "which curves to watch" calls a curve bad.
 NEARLY_ALL, MOST, REPEATED, CLIPPED = 0.9, 0.5, 0.2, 0.5
@@ -95,9 +96,7 @@ def verdict(
                 + (", while the reward margin went on growing: over-optimisation" if _grew(probes, best) else "")
             )
     else:
-        sentences.append(
-            "quality not measured: no win rate was taken, and neither margin nor accuracy stands in for one"
-        )
+        sentences.append(UNMEASURED)
     if probes:
         sentences.append(_curves(probes, pairs))
     if clipped is not None and clipped > CLIPPED:
@@ -107,6 +106,18 @@ def verdict(
             "(trainer.max_grad_norm, trainer.learning_rate)"
         )
     return Verdict(outcome, tuple(sentences), win, interval, answers if readings else None, best, clipped)
+
+
+def beside_evaluation(sentences: Sequence[str]) -> list[str]:
+    """What is still to be said of a training once an evaluation has a win rate of its model.
+
+    Args:
+        sentences: of the training's verdict.
+
+    Returns:
+        The same without the one that no win rate was taken.
+    """
+    return [sentence for sentence in sentences if sentence != UNMEASURED]
 
 
 def _interval(row: Mapping[str, Any], answers: int) -> tuple[float, float]:

@@ -1,18 +1,10 @@
-"""A least-recently-used memo of model, data and log-probs, shared by the runs of one process.
-
-Imports nothing heavy: a sweep orders its cells by `inputs_key`.
-"""
+"""A least-recently-used memo of model, data and log-probs, shared by the runs of one process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
-
-from alphapo_cli.config.schema import TrainConfig
-from alphapo_cli.storage.hashing import digest
-
-T = TypeVar("T")
+from dataclasses import dataclass
+from typing import Any
 
 # (key, make): the value that is stored under the key, else the value of `make()`, which is then stored.
 Memoize = Callable[[str, Callable[[], Any]], Any]
@@ -32,7 +24,7 @@ class _Entry:
 class LRUMemo:
     """Values by key, each kept while one of the most recent owners has asked for it.
 
-    An owner is a combination of model and data (`inputs_key`), which several runs may share.
+    An owner is a combination of model and data (`identity.inputs_key`), which several runs may share.
 
     Args:
         owners: how many of the most recent owners keep their values.
@@ -58,9 +50,3 @@ class LRUMemo:
             self.kept[key] = _Entry(make(), set())
         self.kept[key].owners.add(self.owners[-1])
         return self.kept[key].value
-
-
-def inputs_key(cfg: TrainConfig) -> str:
-    """Hash of the settings that a run's model and data depend on."""
-    seed = cfg.seed if cfg.model.source == "from_scratch" else 0
-    return digest([asdict(cfg.model), asdict(cfg.data), cfg.probe.pairs, seed])

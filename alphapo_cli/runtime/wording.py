@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alphapo_cli.statistics.share import share_interval
+from alphapo_cli.runtime.statistics.share import share_interval
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 

@@ -16,7 +16,6 @@ from alphapo_cli import __version__
 from alphapo_cli.errors import AlphapoError, UsageError, say
 from alphapo_cli.evaluation import leaderboard, output_check
 from alphapo_cli.evaluation import length_controlled as lc
-from alphapo_cli.evaluation.directory import EvalDirectory
 from alphapo_cli.evaluation.formats import Annotation, ModelOutputs, Output, check_same_set, read_outputs
 from alphapo_cli.evaluation.judges.journal import Answered
 from alphapo_cli.evaluation.judges.judge import Judge, Verdict
@@ -27,10 +26,11 @@ from alphapo_cli.evaluation.naming import told_apart
 from alphapo_cli.evaluation.output_check import without_thought
 from alphapo_cli.evaluation.results import LengthControl, summarise
 from alphapo_cli.evaluation.schema import EvalConfig, JudgeConfig, verdict_settings
-from alphapo_cli.runs.directory import digest
 from alphapo_cli.runs.provenance import git_commit, versions
+from alphapo_cli.stages.directories.evaluation import EvalDirectory
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import write_json
+from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.strict_json import read_object
 
 _SIDES = ("outputs", "reference")

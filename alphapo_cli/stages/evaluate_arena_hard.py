@@ -16,7 +16,6 @@ from alphapo_cli.errors import AlphapoError, say
 from alphapo_cli.evaluation import output_check
 from alphapo_cli.evaluation.arena_hard import leaderboard
 from alphapo_cli.evaluation.arena_hard.answers import Answer, Answers, matched, read_answers
-from alphapo_cli.evaluation.arena_hard.directory import ArenaHardDirectory, write_rows
 from alphapo_cli.evaluation.arena_hard.judge import ArenaHardJudge
 from alphapo_cli.evaluation.arena_hard.judgments import JudgedPair, answer_rows, judgment_rows
 from alphapo_cli.evaluation.arena_hard.registry import build
@@ -26,6 +25,7 @@ from alphapo_cli.evaluation.arena_hard.style import count_style
 from alphapo_cli.evaluation.arena_hard.verdicts import grades
 from alphapo_cli.evaluation.formats import Annotation
 from alphapo_cli.evaluation.naming import told_apart
+from alphapo_cli.stages.directories.arena_hard import ArenaHardDirectory, write_rows
 from alphapo_cli.stages.evaluate import manifest_of
 from alphapo_cli.storage.atomic import write_json
 

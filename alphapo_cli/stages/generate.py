@@ -20,7 +20,6 @@ from alphapo_cli.data.template import written_date
 from alphapo_cli.errors import AlphapoError, Interrupted, UsageError, missing_extra
 from alphapo_cli.generation import answers, notes
 from alphapo_cli.generation.backend import Backend, GenerationJob, Request, request_seed
-from alphapo_cli.generation.directory import GenerateDirectory
 from alphapo_cli.generation.prompt import Prompt, Prompts
 from alphapo_cli.generation.prompts import load_prompts
 from alphapo_cli.generation.schema import GenerateConfig, check_sampling
@@ -28,11 +27,12 @@ from alphapo_cli.generation.statistics import describe
 from alphapo_cli.generation.target_model import find
 from alphapo_cli.generation.thinking import answer_text, thinking_of
 from alphapo_cli.modeling.sampling import Sample
-from alphapo_cli.runs.directory import digest
 from alphapo_cli.runs.provenance import manifest
+from alphapo_cli.stages.directories.generation import GenerateDirectory
 from alphapo_cli.stages.encoded_prompts import check_ids, encode, longest_answer, spelled_in_prompts, unused_of_prompts
 from alphapo_cli.stages.training import glassbox_base
 from alphapo_cli.storage.atomic import write_json
+from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.jsonl import LineLog
 from alphapo_cli.storage.paths import cache_dir
 
@@ -207,6 +207,7 @@ def run(generation: Generation) -> dict[str, Any]:
             source=generation.prompts.description, prompts=len(generation.ids),
             samples=generation.cfg.generation.samples, metrics=metrics, cost=cost, data=_data(generation),
             dtype=generation.job.subject.dtype, exact=generation.cfg.generation.exact, notes=generation.notes, warnings=warnings,
+            verdict=notes.verdict(metrics, generation.job.limit),
         )  # fmt: skip
     directory.log.unlink(missing_ok=True)  # another process may have finished first and removed it
     return summary

@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.data.token_pairs import TokenPair, TokenPairs
+from alphapo_cli.runtime.statistics.share import share_interval
 from alphapo_cli.stages.train import start_of
 from alphapo_cli.stages.training.inputs import InputsBuilder
-from alphapo_cli.statistics.share import share_interval
 
 OPENING, OPENINGS = 4, 6  # tokens of an opening, and how many openings are listed
 BINS = 12

@@ -20,13 +20,13 @@ from alphapo_cli.generation.schema import GenerateConfig
 from alphapo_cli.pairs import numbers, read, rows
 from alphapo_cli.pairs.build import Built, build, check_settings
 from alphapo_cli.pairs.candidates import Candidates
-from alphapo_cli.pairs.directory import PairsDirectory
 from alphapo_cli.pairs.schema import PairingConfig
 from alphapo_cli.pairs.scoring.registry import column_of
 from alphapo_cli.pairs.scoring.schema import PairsConfig, ScorerConfig
 from alphapo_cli.pairs.scoring.scorer import Scorer
 from alphapo_cli.runs.provenance import manifest
 from alphapo_cli.stages import generate
+from alphapo_cli.stages.directories.pairs import PairsDirectory
 from alphapo_cli.stages.scored_answers import make_scorers, score_all, scorer_configs
 from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.paths import cache_dir

@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.data.file_hashes import fingerprints
 from alphapo_cli.data.folders import find
 from alphapo_cli.data.load import check_source, paths_of, placed
 from alphapo_cli.modeling.locations import locate
+from alphapo_cli.runs.directory import RunDirectory
+
+
+def check_model(model: str, revision: str | None = None, *, key: str) -> None:
+    """Check that the model which a command names is there, by the code with which stages find it.
+
+    Args:
+        model: a run, a directory with a model, or a name of the hub, which is believed.
+        revision: of a hub model.
+        key: what named it, for messages.
+
+    Raises:
+        UsageError: there is no such path, or the directory holds no model.
+    """
+    locate(model, revision, key=key)
 
 
 def check_paths(cfg: TrainConfig) -> None:
@@ -26,3 +42,8 @@ def check_paths(cfg: TrainConfig) -> None:
     ):
         for path in paths_of(paths):
             find(placed(path, cfg.data), split, cfg.data.config, setting)
+
+
+def changed_data(run: RunDirectory, cfg: TrainConfig) -> list[str]:
+    """The settings of data files whose content has changed since a run was made, see `RunDirectory.changed_data`."""
+    return run.changed_data(fingerprints(cfg.data))

@@ -22,6 +22,8 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.judges.registry import check_judge, check_settings
 from alphapo_cli.evaluation.schema import STRIP_THINK, EvalConfig, JudgeConfig, StatisticsConfig
 from alphapo_cli.generation.schema import GenerateConfig, GenerationConfig, check_line, check_sampling
+from alphapo_cli.stages import eval_at
+from alphapo_cli.stages.judging_cost import announcement, check_limit
 from alphapo_cli.storage.hashing import plan_key
 
 # What overrides of generation and of evaluation begin with.
@@ -40,6 +42,8 @@ class Plan:
     annotations: Path | None = None
     difficulty: Path | None = None
     gamed: Path | None = None
+    at: tuple[float, ...] = ()  # fractions of training after which the model is evaluated, too
+    max_cost: float | None = None  # USD for all evaluations of a run
 
     def check(self, cfg: TrainConfig) -> None:
         """Check, before training, the settings of the later stages.
@@ -50,6 +54,7 @@ class Plan:
         check_line(self.generate)
         generate, evaluate = self.settings()
         check_settings(evaluate.judge, self.annotations)
+        check_limit(evaluate.judge, self.max_cost)
         check_sampling(generate.generation)
         if generate.generation.backend == "vllm" and cfg.model.lora.r is not None and not cfg.model.merge:
             _check_adapter(cfg.model.lora)
@@ -57,6 +62,7 @@ class Plan:
             raise UsageError(
                 "a model from random weights has no answers to be compared with: give --reference REF.json"
             )
+        eval_at.check(self.at, cfg)
         for flag in ("reference", "annotations", "difficulty", "gamed"):
             path = getattr(self, flag)
             if path is not None and not path.exists():
@@ -74,14 +80,19 @@ class Plan:
         generate, evaluate = self.settings()
         parts = {"generation": generate.generation, "prompts": generate.data}
         parts |= {"judge": evaluate.judge, "statistics": evaluate.statistics}
-        shown = {name: OmegaConf.structured(part) for name, part in parts.items()}
+        shown: dict[str, Any] = {name: OmegaConf.structured(part) for name, part in parts.items()}
+        if self.at:
+            shown[eval_at.SECTION] = {"at": list(self.at)}
         return str(OmegaConf.to_yaml(OmegaConf.create({**shown, STRIP_THINK: evaluate.strip_think})))
 
-    def check_inputs(self, cfg: TrainConfig) -> None:
+    def check_inputs(self, cfg: TrainConfig) -> str:
         """Check, before training, the files and the judge of the later stages.
 
         Args:
             cfg: the configuration of a run.
+
+        Returns:
+            How many judgements there will be, and what they cost at most.
 
         Raises:
             UsageError: a file is invalid, the reference lacks answers to prompts, the judge cannot be used, or the data are
@@ -107,8 +118,11 @@ class Plan:
             check_instructions([prompt.instruction for prompt in prompts.rows])
         if self.gamed is not None:
             length_controlled.read_gamed(self.gamed)
+        instructions = [prompt.instruction for prompt in prompts.rows]
+        models = len({*self.at, 1.0})
+        said = announcement(evaluate.judge, instructions, models, generate.generation.max_new_tokens)
         if self.reference is None:
-            return
+            return said
         reference = read_outputs(self.reference)
         known = reference.by_instruction()
         missing = [prompt.instruction for prompt in prompts.rows if prompt.instruction not in known]
@@ -119,6 +133,7 @@ class Plan:
             )
         if self.difficulty is not None:
             length_controlled.read_difficulty(self.difficulty, reference)
+        return said
 
     def takes_own_prompts(self, cfg: TrainConfig) -> bool:
         """Whether the prompts of the run's own held-out pairs are answered: on other data, where none are named."""
@@ -128,7 +143,8 @@ class Plan:
     @property
     def lines(self) -> list[Any]:
         """[groups, values] of generation and of evaluation, as JSON types."""
-        return [[list(line.groups), dict(line.values)] for line in (self.generate, self.evaluate)]
+        found: list[Any] = [[list(line.groups), dict(line.values)] for line in (self.generate, self.evaluate)]
+        return [*found, [[], {eval_at.KEY: list(self.at)}]] if self.at else found
 
     @cached_property
     def key(self) -> str:
@@ -196,7 +212,7 @@ def hints_from_other_stages(stage: str, sources: Sources, more: Sequence[str] = 
         }  # fmt: skip
         others = [key for name, of_stage in keys.items() if name != stage for key in of_stage]
         typed = _as_prompts if stage == "generate" else str
-        raise error.among([*others, *more], typed) from error
+        raise error.among([*others, *more, eval_at.KEY], typed) from error
 
 
 def _as_prompts(text: str) -> str:
@@ -213,8 +229,12 @@ def split_line(texts: list[str]) -> tuple[list[str], list[str], list[str]]:
         texts: the overrides, as typed.
 
     Returns:
-        (of training, of generation, of evaluation).
+        (of training, of generation, of evaluation); `eval.at` is in the last, and what it asks of training in the first.
+
+    Raises:
+        UsageError: `eval.at` is wrong, or at odds with the settings of training.
     """
+    texts, at = eval_at.take(texts)
     parts: tuple[list[str], list[str], list[str]] = ([], [], [])
     for text in texts:
         head = text.partition("=")[0].partition(".")[0]
@@ -222,6 +242,9 @@ def split_line(texts: list[str]) -> tuple[list[str], list[str], list[str]]:
             parts[1].append(text.replace("prompts", "data", 1))
         else:
             parts[1 if head in GENERATE else 2 if head in EVALUATE else 0].append(text)
+    parts[0].extend(eval_at.saving(parts[0], at))
+    if at:
+        parts[2].append(f"{eval_at.KEY}={[*at]}")
     return parts
 
 
@@ -246,19 +269,26 @@ def make_plan(
 
     Raises:
         ConfigError: as `read_line` does, or the file is invalid.
+        UsageError: `eval.at` is invalid.
     """
+    evaluate, at = eval_at.take(evaluate)
+    if settings_file is not None and not at:
+        known = settings_file.part([eval_at.SECTION]).settings
+        if known:
+            at = eval_at.checked(known.get(eval_at.KEY), known)
     generation, evaluation = read_line(generate, sources), read_line(evaluate, sources)
     if settings_file is not None:
         prompts = settings_file.part(GENERATE, {"prompts": "data"})
         generation = prompts.merged("generate", GenerateConfig, generation, sources)
         evaluation = settings_file.part(EVALUATE).merged("eval", EvalConfig, evaluation, sources)
-    return Plan(generation, evaluation, sources, **files)
+    given: dict[str, Any] = {**files, "at": at}
+    return Plan(generation, evaluation, sources, **given)
 
 
 def training_part(settings_file: ConfigFile | None) -> ConfigFile | None:
     """The settings of a file that are not for the stages after training; None without a file."""
     if settings_file is None:
         return None
-    for section in (*GENERATE, *EVALUATE):
+    for section in (*GENERATE, *EVALUATE, eval_at.SECTION):
         settings_file = settings_file.without(section)
     return settings_file

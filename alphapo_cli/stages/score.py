@@ -11,11 +11,11 @@ from typing import Any
 from alphapo_cli.errors import UsageError
 from alphapo_cli.pairs import read, rows
 from alphapo_cli.pairs.candidates import Candidates, mean_and_sd
-from alphapo_cli.pairs.directory import ScoreDirectory
 from alphapo_cli.pairs.scoring.schema import ScoreConfig
 from alphapo_cli.pairs.scoring.scorer import Scorer
 from alphapo_cli.pairs.scoring.store import key_of
 from alphapo_cli.runs.provenance import manifest
+from alphapo_cli.stages.directories.pairs import ScoreDirectory
 from alphapo_cli.stages.scored_answers import make_scorers, score_all, scorer_configs
 from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.paths import cache_dir

@@ -17,13 +17,17 @@ from omegaconf import OmegaConf
 from alphapo_cli.config.compose import compose
 from alphapo_cli.config.overrides import Line
 from alphapo_cli.config.schema import TrainConfig
-from alphapo_cli.errors import say
+from alphapo_cli.data.file_hashes import fingerprints
+from alphapo_cli.errors import AlphapoError, say
 from alphapo_cli.evaluation.output_check import notes_of
 from alphapo_cli.evaluation.schema import EvalConfig
+from alphapo_cli.evaluation.verdict import verdict
 from alphapo_cli.generation.run_settings import run_layer, taken_over
 from alphapo_cli.generation.schema import GenerateConfig
 from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.runs.provenance import manifest
 from alphapo_cli.runs.state import OUTCOME
+from alphapo_cli.stages import over_training
 from alphapo_cli.stages.plan import Plan
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import write_json
@@ -34,6 +38,7 @@ from alphapo_cli.storage.strict_json import read_object
 RATES = ("win_rate", "length_controlled_winrate", "discrete_win_rate", "standard_error", "lc_standard_error",
          "lc_bootstrap_error")  # fmt: skip
 FIGURES = (*RATES, "avg_length", "n_total", "true_win_rate", "true_reward")
+OVER_TRAINING = ("eval/win_rate", "eval/length_controlled_winrate")  # drawn against the step in W&B
 LOOK = 0.5  # seconds between two polls of answers that another process generates
 
 
@@ -62,21 +67,55 @@ def after_training(
         AlphapoError: a stage failed; the same command resumes it.
         Interrupted: a stage was interrupted; the same command resumes it.
     """
-    from alphapo_cli.stages import evaluate
-
     done = directory.outcome()
     if done.get("key") == plan.key:
         return done
+    trained = directory.ended_as()
     keeper = directory.path if inside else None
-    own = _generate(plan, str(directory.path), cfg, {}, keeper)
-    reference = plan.reference or make_reference(plan, cfg)
+    reference: Path | None = None
+    left = plan.max_cost
+
+    def outcome_of(model: str | None, of_run: bool = True) -> dict[str, Any]:
+        nonlocal reference, left
+        inside = keeper if of_run else None
+        own = _generate(plan, model, cfg, {}, inside)
+        reference = reference or plan.reference or make_reference(plan, cfg)
+        found, cost = _judge(plan, cfg, own, reference, inside, left)
+        left = None if left is None else left - cost
+        return found
+
+    last = outcome_of(str(directory.path))
+    found: dict[str, Any] = {"key": plan.key, "of": trained, **last}
+    if plan.at:
+        rows, notes = over_training.evaluate_at(plan.at, cfg, directory, last, outcome_of)
+        found["over_training"] = rows
+        found["notes"] = [*found.get("notes", []), *notes]
+        if cfg.tracking.pictures:
+            over_training.draw(rows, directory)
+    if directory.ended_as() != trained:
+        raise AlphapoError(
+            f"{directory.path}: another process has trained this run anew meanwhile; the same line evaluates what it trained"
+        )
+    join(found)
+    write_json(directory.path / OUTCOME, checksums.sealed(found))
+    return found
+
+
+def _judge(
+    plan: Plan, cfg: TrainConfig, own: Any, reference: Path, inside: Path | None, left: float | None
+) -> tuple[dict[str, Any], float]:
+    """Have answers judged, unless they were; (the outcome for outcome.json, what its judge cost in USD)."""
+    from alphapo_cli.stages import evaluate
+
     settings = compose("eval", EvalConfig, [plan.evaluate], plan.sources)
     settings.run.dir = cfg.run.dir
+    if left is not None:
+        limit = settings.judge.max_cost
+        settings.judge.max_cost = max(0.0, left if limit is None else min(left, limit))
     inputs = evaluate.Inputs(own.outputs(), reference, plan.annotations, plan.difficulty, plan.gamed)
-    evaluation = evaluate.prepare(settings, inputs, inside=keeper)
+    evaluation = evaluate.prepare(settings, inputs, inside=inside)
     results = evaluation.directory.load_results() if evaluation.state == "complete" else evaluate.run(evaluation)
     found: dict[str, Any] = {
-        "key": plan.key,
         "generate": str(own.path.resolve()),
         "eval": str(evaluation.directory.path.resolve()),
         "metrics": {
@@ -84,14 +123,19 @@ def after_training(
             for name in FIGURES
             if results.get(name) is not None
         },
+        "intervals": {  # 95 %, over prompts
+            f"eval/{name}": [end / 100 for end in results[f"{name}_interval"]]
+            for name in RATES
+            if results.get(f"{name}_interval") is not None
+        },
     }
+    # Without --reference it is compared with the model that training started from, whose name need not say so.
+    found["verdict"] = verdict(results, "" if plan.reference else "the model before training")
     if odd := notes_of(results):
         found["answers"] = odd
     if notes := [*_notes(own.summary(), reference), *odd]:
         found["notes"] = notes
-    join(found)
-    write_json(directory.path / OUTCOME, checksums.sealed(found))
-    return found
+    return found, float((results.get("judging") or {}).get("cost_usd") or 0.0)
 
 
 def _notes(own: dict[str, Any], reference: Path) -> list[str]:
@@ -102,9 +146,20 @@ def _notes(own: dict[str, Any], reference: Path) -> list[str]:
     )
 
 
+def begin_untrained(cfg: TrainConfig, directory: RunDirectory, note: str) -> None:
+    """Write the first files of a run whose training never began, so that its end can be recorded; `note` says why."""
+    directory.begin(cfg, manifest(note=note), fingerprints(cfg.data))
+
+
 def note_failure(plan: Plan, directory: RunDirectory, reason: str) -> None:
     """Record in outcome.json that generation or evaluation of a trained run failed."""
-    nothing: dict[str, Any] = {"key": None, "failed": plan.key, "reason": reason, "metrics": {}}
+    nothing: dict[str, Any] = {
+        "key": None,
+        "of": directory.ended_as(),
+        "failed": plan.key,
+        "reason": reason,
+        "metrics": {},
+    }
     write_json(directory.path / OUTCOME, checksums.sealed(nothing))
 
 
@@ -168,8 +223,19 @@ def join_tracking(cfg: TrainConfig, directory: RunDirectory, found: dict[str, An
     tracker = run_tracker(cfg, directory, group)
     step = int(summary.get("step", 0))
     tracker.log(step, found["metrics"])
-    for name, picture in (("curves", directory.path / "curves.png"), ("eval", Path(found["eval"]) / "winrate.png")):
+    pictures = {
+        "curves": directory.path / "curves.png",
+        "eval": Path(found["eval"]) / "winrate.png",
+        "over_training": directory.path / over_training.PICTURE,
+    }
+    for name, picture in pictures.items():
         if picture.is_file() and cfg.tracking.pictures:
             tracker.picture(name, picture, step)
+    if rows := found.get("over_training"):
+        tracker.table("over_training", over_training.flat(rows), step)
+        for key in OVER_TRAINING:
+            line = [(float(row["step"]), row["metrics"][key]) for row in rows if key in row["metrics"]]
+            if line:
+                tracker.overlay(f"{key} over training", {directory.path.name: line}, step)
     tracker.finish({**summary.get("metrics", {}), **found["metrics"], "state": summary.get("state")}, 0)
     return tracker.sync_hint()

@@ -177,9 +177,13 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any, *, sort_keys: bool = False) -> None:
-    """Write `jsonable(value)` to `path` atomically, indented by two and ended by a newline."""
-    text = json.dumps(jsonable(value), indent=2, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, text + "\n")
+    """Write `json_text(value)` to `path` atomically."""
+    write_atomic(path, json_text(value, sort_keys=sort_keys))
+
+
+def json_text(value: Any, *, sort_keys: bool = False) -> str:
+    """`jsonable(value)` as JSON, indented by two and ended by a newline."""
+    return json.dumps(jsonable(value), indent=2, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Directories of the package: the YAML that it ships, and its cache."""
+"""The cache directory."""
 
 from __future__ import annotations
 
@@ -6,12 +6,6 @@ import os
 from pathlib import Path
 
 from alphapo_cli.errors import UsageError
-
-
-def shipped(name: str) -> Path:
-    """The directory conf/ or sweeps/: inside the installed package, or beside it in a checkout."""
-    inside = Path(__file__).parents[1] / name
-    return inside if inside.is_dir() else Path(__file__).parents[2] / name
 
 
 def cache_dir() -> Path:

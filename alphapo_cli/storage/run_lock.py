@@ -3,9 +3,10 @@
 A lock is a file `.claim/<generation>.json` that names its owner (host, process id, start time of the process). It is
 written under a temporary name and hard-linked into place, which fails where the name exists, on local and on network
 file systems: of several processes that want the same generation one gets it. The highest generation counts. Its owner
-renames it to `.end` before it writes the result and to `.done` afterwards, or to `.free` when it gives the run up; a
-process that finds the owner dead renames it to `.dead`. A rename succeeds once, so either the owner commits a result or
-another process takes the run over, never both.
+renames it to `.end` before it writes the result and to `.done` when the result is on disk beside its final name, or to
+`.free` when it gives the run up; a process that finds the owner dead renames it to `.dead`. A rename succeeds once, so
+either the owner commits a result or another process takes the run over, never both. A result that was committed and did
+not get its name is given it by the next owner, who removes one that was not.
 
 An owner counts as dead when, on this host, there is no process of that id and start time; on another host (or in
 another container), when there has been no heartbeat for 60 s. A heartbeat is the file's modification time, compared
@@ -22,12 +23,12 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from alphapo_cli.errors import AlphapoError
-from alphapo_cli.storage.atomic import make_folder, sync
+from alphapo_cli.storage.atomic import make_folder, sync, write_atomic
+from alphapo_cli.storage.made_once import made_once
 
 HEARTBEAT = 5.0  # seconds between two heartbeats
 SILENCE = 60.0  # seconds without a heartbeat after which an owner on another host counts as dead
@@ -160,7 +161,7 @@ class RunLock:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.generation = int(path.stem)
-        self.committed = False  # the result is written
+        self.committed = False  # how the run ended is written, and the lock given up
         self._over = threading.Event()
         threading.Thread(target=self._beat, name="run-lock", daemon=True).start()
 
@@ -190,21 +191,58 @@ class RunLock:
         self.path = target
         sync(target.parent)
 
-    @contextlib.contextmanager
-    def committing(self) -> Iterator[None]:
-        """Enclose the write that commits the result.
+    def commit(self, target: Path, text: str, stage: str = "done") -> None:
+        """Write the file that tells how the run ended, and give up the lock, in one step for all other processes.
+
+        Args:
+            target: the file; one that is there is replaced.
+            text: its content.
+            stage: "done" for a result that is final, "free" where another process may go on.
 
         Raises:
-            LockLost: another process has taken over the run; the block is not entered.
+            LockLost: another process has taken over the run; nothing of its work was touched.
+            OSError: the disk refuses; the lock is still held.
         """
-        self._move("end")
-        yield
+        beside = target.with_name(f".{target.name}.{self.generation:06d}")
+        try:
+            if self.path.suffix != ".end":  # not so where the disk refused an earlier attempt
+                self._move("end")
+            write_atomic(beside, text)
+            self._move(stage)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
         self.committed = True
         self._over.set()
-        self._move("done")
+        # From here on another process may hold the lock. It has given the file its name already, or has removed it.
+        try:
+            os.replace(beside, target)
+        except FileNotFoundError:
+            raise LockLost(_lost_message(self.path)) from None
+        sync(target.parent)
+
+    def settle(self, target: Path) -> None:
+        """Give the file that an earlier owner committed its name, where it had no time to, and remove what was not.
+
+        Args:
+            target: the file that `commit` writes.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        for beside in target.parent.glob(f".{target.name}.*"):
+            found = re.fullmatch(r"(\d{6})", beside.name.rpartition(".")[2])
+            if found is None or int(found[1]) >= self.generation:
+                continue
+            stages = (self.path.with_name(f"{found[1]}.{stage}") for stage in ("done", "free"))
+            with contextlib.suppress(FileNotFoundError):  # its owner woke up
+                if any(stage.exists() for stage in stages):
+                    os.replace(beside, target)
+                else:
+                    beside.unlink()
 
     def release(self) -> None:
-        """Release the lock for another process; no effect on one that is committed or lost."""
+        """Release the lock for another process; no effect on one that was given up by `commit`, or lost."""
         if not self._over.is_set():
             self._over.set()
             with contextlib.suppress(LockLost):
@@ -235,41 +273,6 @@ def acquire(folder: Path) -> RunLock | LockStatus:
             except FileNotFoundError:
                 continue  # released, or found dead by another process, at this moment
         generation = 1 if now is None else now.generation + 1
-        path = _link(folder / f"{generation:06d}.json", Owner.me())
-        if path is not None:
+        path = folder / f"{generation:06d}.json"
+        if made_once(path, json.dumps(asdict(Owner.me()))):
             return RunLock(path)
-
-
-def _link(path: Path, owner: Owner) -> Path | None:
-    """Make the lock file with its content in one step; None where another process was faster."""
-    temporary = path.with_name(f".{os.getpid()}.{secrets.token_hex(6)}.tmp")
-    text = json.dumps(asdict(owner))
-    try:
-        temporary.write_text(text)
-        sync(temporary)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            # A network file system may make the link, lose the reply and refuse the retry: then the link is ours.
-            return path if temporary.stat().st_nlink > 1 else None
-        except OSError:  # no hard links: the name is still made once, its content a moment later
-            return _write_new(path, text)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)
-    return path
-
-
-def _write_new(path: Path, text: str) -> Path | None:
-    """Make the file at `path`; None where it exists."""
-    try:
-        with open(path, "x") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except FileExistsError:
-        return None
-    except OSError:  # a full disk: a lock file without content would block every process
-        path.unlink(missing_ok=True)
-        raise
-    return path

@@ -20,8 +20,9 @@ import numpy as np
 
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.errors import AlphapoError, say
-from alphapo_cli.runs.directory import RunDirectory, digest
+from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.storage import checksums
+from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.jsonl import read_jsonl
 from alphapo_cli.sweep import intervals, seed_noise
 from alphapo_cli.sweep.collapse import Collapse, collapsed
@@ -52,6 +53,12 @@ class SweepPoint:
         values = [value for c in self.cells if _is_number(value := c["metrics"].get(key))]
         return float(sum(values) / len(values)) if values else None
 
+    @property
+    def clipped(self) -> float | None:
+        """Share of logged steps whose gradient was clipped, mean over the complete cells; None where nobody logged it."""
+        shares = [float(c["clipped"]) for c in self.cells if _is_number(c.get("clipped"))]
+        return sum(shares) / len(shares) if shares else None
+
 
 @dataclass(frozen=True)
 class Analysis:
@@ -66,11 +73,24 @@ class Analysis:
     ended: int  # ns, when the last of the cells compared ended; see `SweepDirectory.ended`
     collapses: list[Collapse] = field(default_factory=list)
     needed: SeedsNeeded | None = None  # to tell the best point from its control, where that is not told
+    prompts: int | None = None  # that every outcome is the mean over
 
     @property
     def advantage(self) -> Estimate | None:
         """That of the best point over its control; None where it is alpha = 0, or there is nothing to compare with."""
         return None if self.best is None else self.advantages[self.best]
+
+
+def scale_note(points: Sequence[SweepPoint]) -> str:
+    """Why the share of clipped steps and mean h' are in the tables; empty for sweeps in which h' does not change."""
+    slopes = [slope for p in points if (slope := p.mean("shape/slope")) is not None]
+    if len(slopes) < 2 or max(slopes) - min(slopes) <= 1e-6 * max(map(abs, slopes)):
+        return ""
+    return (
+        f"Mean h' runs from {min(slopes):.3g} to {max(slopes):.3g}: the shape's slope multiplies beta, so at fixed beta and "
+        "learning rate alpha changes the size of the steps as well as which answers they weigh, until the gradient is "
+        "clipped, when clipping sets it. A fair comparison of alphas tunes beta or the learning rate for each."
+    )
 
 
 def points(cells: Sequence[Mapping[str, Any]]) -> list[SweepPoint]:
@@ -107,7 +127,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-_true_reward = lru_cache(maxsize=1 << 16)(world.true_reward)
+true_reward = lru_cache(maxsize=1 << 16)(world.true_reward)  # the report asks for the same answers again
 
 
 def outcomes(run: RunDirectory, metric: str) -> np.ndarray:
@@ -129,7 +149,7 @@ def _outcomes(run: RunDirectory, metric: str) -> tuple[np.ndarray, str]:
         for file in files:
             checksums.check_beside(file)
         ours, base = (json.loads(file.read_bytes()) for file in files)
-        scores = [[_true_reward(r["instruction"], r["output"]) for r in rows] for rows in (ours, base)]
+        scores = [[true_reward(r["instruction"], r["output"]) for r in rows] for rows in (ours, base)]
         a, b = np.array(scores[0]), np.array(scores[1])
         return (a > b) + 0.5 * (a == b), digest([r["instruction"] for r in ours])
     checksums.check_beside(run.path / "probe.jsonl")
@@ -179,7 +199,8 @@ def analyse(directory: SweepDirectory) -> Analysis:
     ends = [{c["point"].get("seed"): float(c["metrics"][metric]) for c in p.cells} for p in found]
     advantages = [compared.get(k) for k in range(len(found))]
     return Analysis(
-        metric, found, intervals.means(runs), controls, advantages, best, ended, collapsed(ends), needed
+        metric, found, intervals.means(runs), controls, advantages, best, ended, collapsed(ends), needed,
+        next((len(values) for one in runs for values in one.values()), None),
     )  # fmt: skip
 
 

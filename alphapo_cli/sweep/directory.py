@@ -3,7 +3,8 @@
 sweep.json      name, hash, numerics (when it was started), base settings, swept keys, resolved cells, and which cells
                 each command line named
 cells/<id>/     run directories
-summary.json    {"name", "hash", "cells": [...], "best": ..., "collapsed": [...]}, made from the run directories
+summary.json    {"name", "hash", "cells": [...], "best": ..., "collapsed": [...], "verdict": ...}, made from the
+                run directories
 """
 
 from __future__ import annotations
@@ -200,7 +201,8 @@ class SweepDirectory:
         """Read every cell's state and results.
 
         Returns:
-            Cells in the order of the grid, each with id, point, overrides, state, reason, step, metrics and cost.
+            Cells in the order of the grid, each with id, point, overrides, state, reason, step, metrics, cost
+            and clipped, the share of logged steps whose gradient was clipped (None where that is not known).
             Metrics of evaluations under other settings than the last command line's are left out: they are not
             comparable.
         """
@@ -223,6 +225,7 @@ class SweepDirectory:
                     "step": summary.get("step", 0),
                     "metrics": {**(summary.get("metrics") or {}), **(judged.get("metrics", {}) if theirs else {})},
                     "cost": summary.get("cost", {}),
+                    "clipped": (summary.get("verdict") or {}).get("clipped"),
                 }
             )
         return found
@@ -234,7 +237,10 @@ class SweepDirectory:
         return max((f.stat().st_mtime_ns for f in files if f.is_file()), default=0)
 
     def write_summary(
-        self, best: Mapping[str, Any] | None, collapsed: Sequence[Mapping[str, Any]] = ()
+        self,
+        best: Mapping[str, Any] | None,
+        collapsed: Sequence[Mapping[str, Any]] = (),
+        verdict: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Write summary.json from the run directories, and return its content."""
         record = self.record() or {}
@@ -245,6 +251,7 @@ class SweepDirectory:
             "cells": [{k: cell[k] for k in keys} for cell in self.cells()],
             "best": None if best is None else dict(best),
             "collapsed": [dict(one) for one in collapsed],
+            "verdict": None if verdict is None else dict(verdict),
         }
         sealed = checksums.sealed(summary)
         write_json(self.path / "summary.json", sealed)

@@ -19,10 +19,10 @@ from alphapo_cli.config.key_types import takes_text
 from alphapo_cli.config.objective_parts import GAMMAS
 from alphapo_cli.config.overrides import Line, Sources, as_typed, parse, quoted, raw_value, read_line, split
 from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.config.shipped import shipped
 from alphapo_cli.errors import ConfigError, first_line, nearest
 from alphapo_cli.runs.identity import chosen, identity, settings
 from alphapo_cli.storage.hashing import digest
-from alphapo_cli.storage.paths import shipped
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alphapo_cli.statistics.bounded_mean import mean_interval
+from alphapo_cli.runtime.statistics.bounded_mean import mean_interval
+from alphapo_cli.runtime.statistics.student import critical_value
 from alphapo_cli.sweep.seed_noise import Array, Runs, crossed, scatter
 
 PROMPTS, SEEDS = "prompts", "prompts and seeds"
@@ -109,15 +110,16 @@ def _balanced(errors: Array) -> Array:
     return half
 
 
-def means(points: Sequence[Runs], seed: int = 0) -> list[Estimate | None]:
+def means(points: Sequence[Runs], seed: int = 0, *, bounded: bool = True) -> list[Estimate | None]:
     """Mean outcome of each point with its own 95 % interval (not simultaneous).
 
-    The interval over prompts is that of `bounded_mean`. Training noise is added to it by the squares of the
+    The interval over prompts is that of `bounded_mean`, of values without bounds Student's. Training noise is added to it by the squares of the
     half-widths (MOVER, Zou and Donner 2008), which keeps it asymmetric near 0 and 1.
 
     Args:
-        points: outcomes of each point: seed -> [P] in [0, 1].
+        points: outcomes of each point: seed -> [P], in [0, 1] where they are bounded.
         seed: of the draws.
+        bounded: whether they are shares.
 
     Returns:
         An estimate for each point; None for a point without runs.
@@ -132,15 +134,24 @@ def means(points: Sequence[Runs], seed: int = 0) -> list[Estimate | None]:
     noise = noisy.draws(points, DRAWS, rng) if noisy else None
     for k, stack in zip(usable, stacks, strict=True):
         values = stack.mean(axis=0)
-        mean, ends = float(values.mean()), mean_interval(values, LEVEL)
+        mean = float(values.mean())
+        ends = mean_interval(values, LEVEL) if bounded else _student(values)
         assert ends is not None
         half = 0.0
         if noise is not None:
             half = float(np.quantile(np.abs(sum(noise[k].values()) / len(noise[k])), LEVEL))
         low, high = mean - math.hypot(mean - ends[0], half), mean + math.hypot(ends[1] - mean, half)
         over = PROMPTS if noisy is None else SEEDS
-        found[k] = Estimate(mean, max(low, 0.0), min(high, 1.0), over, len(stack))
+        if bounded:
+            low, high = max(low, 0.0), min(high, 1.0)
+        found[k] = Estimate(mean, low, high, over, len(stack))
     return found
+
+
+def _student(values: Array) -> tuple[float, float]:
+    """Student's interval of the mean of [P] values, P > 1."""
+    half = critical_value(LEVEL, len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return float(values.mean()) - half, float(values.mean()) + half
 
 
 def _prompts(points: Sequence[Runs]) -> int:

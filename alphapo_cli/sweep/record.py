@@ -13,9 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from alphapo_cli.config.shipped import shipped
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.hashing import digest, plan_key
-from alphapo_cli.storage.paths import shipped
 from alphapo_cli.storage.strict_json import parsed_object, read_file
 
 WIN_RATE = "glassbox/true_win_rate"

@@ -14,7 +14,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from alphapo_cli.statistics.student import critical_value
+from alphapo_cli.runtime.statistics.student import critical_value
 from alphapo_cli.sweep.intervals import LEAST_SEEDS, LEVEL
 from alphapo_cli.sweep.seed_noise import Line, Runs, crossed, neighbours, scatter
 

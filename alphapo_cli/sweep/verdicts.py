@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from alphapo_cli.runtime.wording import rate
 from alphapo_cli.sweep.analysis import Analysis, tied_best
 from alphapo_cli.sweep.collapse import unseen
 from alphapo_cli.sweep.intervals import DISTINGUISHABLE, NOT, PROMPTS, UNDECIDED, Estimate
 from alphapo_cli.sweep.record import JUDGED, WIN_RATE
 from alphapo_cli.sweep.seeds_needed import MOST, POWER
 
+ACCURACY = "rewards/accuracies"
 _METRIC_NAMES = {
     JUDGED: "win rate by the judge",
     WIN_RATE: "true win rate against the start",
-    "rewards/accuracies": "held-out preference accuracy",
+    ACCURACY: "held-out preference accuracy",
 }
 ADVISED = 5  # seeds, where trainings collapse: a third that does is missed by three in 30 %, by five in 13 %
 _SURE = 0.05  # a share of collapses that may be left unsaid
@@ -57,6 +59,30 @@ def collapses(analysis: Analysis) -> list[dict[str, Any]]:
     return found
 
 
+def verdict(analysis: Analysis, best: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The `verdict` of summary.json.
+
+    Args:
+        analysis: of the sweep.
+        best: as `find_best` returns it.
+
+    Returns:
+        outcome: the verdict on the best point against alpha = 0, "not compared" where there is no such point, or
+        "nothing complete"; sentences, the weightiest first; and the cells that they are about: best, and its control.
+    """
+    if best is None or analysis.best is None:
+        return {"outcome": "nothing complete", "sentences": [sentence(analysis, best)], "best": None, "control": None}
+    told = [_best(analysis, best), _comparison(analysis, best), _collapsed(analysis), _advice(analysis)]
+    control = analysis.controls[analysis.best]
+    cells = [] if control is None else analysis.points[control].cells
+    return {
+        "outcome": best["verdict"] or "not compared",
+        "sentences": [text for text in told if text],
+        "best": best["id"],
+        "control": cells[0]["id"] if cells else None,
+    }
+
+
 def sentence(analysis: Analysis, best: Mapping[str, Any] | None) -> str:
     """The comparison as text: the best point, its ties, its advantage over alpha = 0, collapses, and seeds to add."""
     if best is None or analysis.best is None:
@@ -70,10 +96,21 @@ def _best(analysis: Analysis, best: Mapping[str, Any]) -> str:
     where = " ".join(o for o in best["overrides"] if not o.startswith("seed="))
     name = _METRIC_NAMES.get(best["metric"], best["metric"])
     if not where:  # seeds alone are swept
-        return f"The {name} is {best['value']:.3f}, the mean of {len(found[at or 0].cells)} seeds of one configuration."
+        return f"The {name} is {_rated(analysis, at or 0)}, the mean of one configuration's seeds."
     others = [found[k].label for k in tied_best(found, best["metric"]) if k != at]
     tie = f", tied with {others[0]}{f' and {len(others) - 1} more' if len(others) > 1 else ''}" if others else ""
-    return f"Best {name}: {best['value']:.3f} at {where} (best of {_compared(analysis)}{tie})."
+    return f"Best {name}: {_rated(analysis, at or 0)}, at {where} (best of {_compared(analysis)}{tie})."
+
+
+def _rated(analysis: Analysis, at: int) -> str:
+    """A point's outcome as `75 % [26, 100], n = 256 prompts and 2 seeds`, with its own interval."""
+    value, estimate = analysis.points[at].mean(analysis.metric or "") or 0.0, analysis.estimates[at]
+    if estimate is None or not analysis.prompts:
+        return rate(value, None)
+    seeds = len(analysis.points[at].cells)
+    rows = "pairs" if analysis.metric == ACCURACY else "prompts"
+    many = f" {rows} and {seeds} seeds" if seeds > 1 else f" {rows}"
+    return rate(value, analysis.prompts, (estimate.low, estimate.high)) + many
 
 
 def _comparison(analysis: Analysis, best: Mapping[str, Any]) -> str:
@@ -92,8 +129,18 @@ def _comparison(analysis: Analysis, best: Mapping[str, Any]) -> str:
         NOT: "It is not distinguishable from alpha = 0",
         UNDECIDED: "Whether it differs from alpha = 0 is undecided",
     }
-    figures = f"advantage {advantage.value:+.3f}, 95 % interval [{advantage.low:+.3f}, {advantage.high:+.3f}]"
+    figures = f"advantage {points_of(advantage.value)} points, 95 % interval {interval_of(advantage)}"
     return f"{words[advantage.verdict]}: {figures} {_over(analysis, advantage)}."
+
+
+def points_of(share: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * share:+.0f}"
+
+
+def interval_of(estimate: Estimate) -> str:
+    """An interval of a difference, in percentage points."""
+    return f"[{points_of(estimate.low)}, {points_of(estimate.high)}]"
 
 
 def _over(analysis: Analysis, advantage: Estimate) -> str:
@@ -113,7 +160,7 @@ def _collapsed(analysis: Analysis) -> str:
     if found:
         many: dict[int, list[str]] = {}
         for one in found:
-            many.setdefault(one.point, []).append(f"seed {one.seed}: {one.value:.2f}")
+            many.setdefault(one.point, []).append(f"seed {one.seed}: {rate(one.value, None)}")
         named = [f"{len(seeds)} of {len(analysis.points[k].cells)} of {analysis.points[k].label} ({', '.join(seeds)})"
                  for k, seeds in many.items()]  # fmt: skip
         more = f" and {len(named) - 4} more" if named[4:] else ""
@@ -136,7 +183,7 @@ def _advice(analysis: Analysis) -> str:
     if needed is None:
         return "seed=0,1,2,3,4 would measure training noise." if told.seeds == 1 else ""
     power = f"with {100 * POWER:.0f} % probability"
-    noise = f"training noise of s.d. {needed.deviation:.3f}"
+    noise = f"training noise of s.d. {100 * needed.deviation:.1f} points"
     if needed.by_neighbours:
         noise += " (between neighbouring alphas, taken as independent; seeds would measure it)"
     if needed.seeds is None:

@@ -114,6 +114,12 @@ PROBE: dict[str, Metric] = {
         "loss per unit of score",
         "far larger in size than on the chosen side: pushing down dominates, and displacement follows",
     ),
+    "shape/slope": Metric(
+        "Mean over both completions of the probe pairs of",
+        "h'(s), the slope of the shape at the completion's score",
+        None,
+        "far above 1: at the same beta and learning rate steps are that much larger, until clipping sets their size",
+    ),
     "kl/reference": Metric(
         "Exact mean over the tokens of the chosen completions of",
         "KL(policy now || policy at step 0) of the next-token distribution",

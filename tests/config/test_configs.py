@@ -17,6 +17,7 @@ from alphapo_cli.config.keys import leaves
 from alphapo_cli.config.objective_parts import at_zero
 from alphapo_cli.config.overrides import Sources, read_line
 from alphapo_cli.config.schema import GlassboxConfig, ObjectiveConfig, TrainConfig
+from alphapo_cli.config.shipped import shipped
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.arena_hard.schema import ArenaHardConfig
@@ -28,7 +29,6 @@ from alphapo_cli.objective.catalog import Method
 from alphapo_cli.objective.data_requirements import check_columns, check_sides
 from alphapo_cli.objective.part import TABLES
 from alphapo_cli.pairs.scoring.schema import PairsConfig, ScoreConfig
-from alphapo_cli.storage.paths import shipped
 from alphapo_cli.sweep.grid import make
 from tests import tiny
 

@@ -176,7 +176,7 @@ def test_limit_takes_the_first_rows_of_each_source(make):
 
 
 def values(rng, count):
-    sides = {name: rng.normal(size=(2, count)) for name in ("sums", "scores", "rewards", "gradients")}
+    sides = {name: rng.normal(size=(2, count)) for name in ("sums", "scores", "rewards", "slopes", "gradients")}
     zeros = np.zeros((2, count))
     return ProbeValues(
         lengths=np.full((2, count), 3.0), entropy=rng.normal(size=count), kl=rng.normal(size=count), rounding=zeros,
@@ -188,7 +188,7 @@ def test_the_probes_metrics_by_source_are_those_of_its_pairs_alone(make):
     probe = make({"a": 30, "b": 20}, probe=5).probe
     rng = np.random.default_rng(0)
     now, start = values(rng, 5), values(rng, 5)
-    found = by_source(now, start, probe)
+    found = by_source(now, start, probe, BY_SOURCE)
     assert list(found) == [f"source/{name}/{key}" for name in ("a", "b") for key in BY_SOURCE]
     for number, name in enumerate(("a", "b")):
         own = probe.source == number
@@ -197,8 +197,8 @@ def test_the_probes_metrics_by_source_are_those_of_its_pairs_alone(make):
         accuracy = np.mean(now.rewards[0, own] > now.rewards[1, own])
         assert found[f"source/{name}/rewards/accuracies"] == pytest.approx(accuracy)
         assert explain(f"source/{name}/rewards/accuracies").startswith(f"Share (0 to 1) of probe pairs from '{name}'")
-    assert by_source(now, start, make({"a": 30}, probe=5).probe) == {}
-    nobody = by_source(now, start, replace(probe, source=np.zeros(5, np.int64)))
+    assert by_source(now, start, make({"a": 30}, probe=5).probe, BY_SOURCE) == {}
+    nobody = by_source(now, start, replace(probe, source=np.zeros(5, np.int64)), BY_SOURCE)
     assert nobody["source/b/displacement/chosen"] is None
     assert metrics(now, start)["rewards/accuracies"] is not None
 

@@ -25,6 +25,17 @@ def test_every_place_has_a_level_and_no_import_leads_up() -> None:
     assert architecture.counts()["edges not downwards"] == 0
 
 
+def test_there_are_no_more_places_levels_and_edges_than_the_page_says() -> None:
+    most = re.search(
+        r"at most (\d+) places, (\d+) levels and (\d+) edges", architecture.PAGE.read_text(encoding="utf-8")
+    )
+    assert most is not None
+    limits = dict(zip(("places", "levels", "edges"), map(int, most.groups()), strict=True))
+    assert limits == {"places": 21, "levels": 14, "edges": 106}
+    counts = architecture.counts()
+    assert {what: counts[what] for what in limits if counts[what] > limits[what]} == {}
+
+
 def test_the_walks_name_files_that_exist() -> None:
     text = architecture.PAGE.read_text(encoding="utf-8").split("## Six decisions")[0]
     names = re.findall(r"`([\w/]+\.py)`", text)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from alphapo_cli.config.overrides import Sources
-from alphapo_cli.statistics.bounded_mean import mean_interval
+from alphapo_cli.runtime.statistics.bounded_mean import mean_interval
 from alphapo_cli.sweep.grid import make
 
 ROOT = Path(__file__).parents[2]

@@ -66,6 +66,9 @@ def serve(behaviour: Callable[[int, dict[str, Any]], Answer], port: int = 0) -> 
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = (
+            True  # headers and body are two writes: the second waited 40 ms for an acknowledgement
+        )
 
         def do_GET(self) -> None:
             self._send(Answer(body={"data": [{"id": "a-judge"}]}))

@@ -29,13 +29,6 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-@pytest.fixture(autouse=True)
-def picture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes most of the time of a small evaluation, and one test looks at it."""
-    if "judgements_of_the_public_tool" not in request.node.name:
-        monkeypatch.setattr("alphapo_cli.plots.evaluation.evaluation_picture", lambda *args: None)
-
-
 @pytest.fixture
 def arena(tmp_path: Path) -> Arena:
     return Arena(tmp_path)

@@ -70,6 +70,7 @@ def test_questions_must_leave_room_for_the_text(
 
 
 @pytest.mark.vllm
+@pytest.mark.usefixtures("warm_engines")
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 def test_its_texts_are_the_models_own(arena: Arena) -> None:
     import torch

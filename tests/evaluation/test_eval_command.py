@@ -226,7 +226,6 @@ class Spelling:
 
 def test_glassbox_equals_the_probe_for_the_samples_it_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the last bit, over draws with wins, losses and ties."""
-    from alphapo_cli.config.schema import ProbeConfig
     from alphapo_cli.modeling.sampling import Sample
     from alphapo_cli.probe import sampled_answers
 
@@ -239,7 +238,10 @@ def test_glassbox_equals_the_probe_for_the_samples_it_keeps(tmp_path: Path, monk
 
     monkeypatch.setattr(sampled_answers, "sample", sampled)
     prompts = sampled_answers.SamplePrompts("glassbox", texts, [[1]] * 97, world.true_reward)
-    probe = sampled_answers.SampledAnswers(Spelling(), 0, ProbeConfig(), prompts, 0, tmp_path, "policy")
+    probe = sampled_answers.SampledAnswers(
+        Spelling(), 0, sampled_answers.Sampling(40, 1.0), prompts, 0, "policy",
+        lambda file, rows: (tmp_path / file).write_text(json.dumps(rows)),
+    )  # fmt: skip
     probe.start(None)
     quality["now"] = 0.7
     measured = probe.measure(None, 16)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from alphapo_cli.plots.evaluation import evaluation_figure
-from alphapo_cli.statistics.paired import paired_test
+from alphapo_cli.runtime.statistics.paired import paired_test
 from tests.evaluation.eval_world import Case, alphapo, one_line, write
 
 

@@ -22,6 +22,7 @@ from alphapo_cli.evaluation.judges import prompt, protocol
 from alphapo_cli.generation.vllm_process import VLLMProcess
 from tests.evaluation.eval_world import alphapo, load, one_line, write
 from tests.evaluation.local_judge import WORDS, save, tokenizer
+from tests.fork_server import Server
 
 FAKE = Path(__file__).parents[1] / "generation" / "fake"
 N = 24
@@ -86,6 +87,7 @@ def preferences(world: Path, logits: dict[str, list[float]]) -> list[float]:
 
 
 @pytest.mark.vllm
+@pytest.mark.usefixtures("warm_engines")
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 def test_preferences_are_the_models_own_log_probs(world: Path) -> None:
     import torch
@@ -113,19 +115,23 @@ def test_preferences_are_the_models_own_log_probs(world: Path) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
+def server(tmp_path: Path, vllm_server: Server) -> Iterator[str]:
     """vLLM's own OpenAI-compatible server with the tiny judge on a free port of this machine; its base URL."""
     model = save(tmp_path / "served")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    script = tmp_path / "server.py"
+    script.write_text(
+        "import runpy\nrunpy.run_module('vllm.entrypoints.openai.api_server', run_name='__main__', alter_sys=True)\n"
+    )
     line = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", "judge",
+        sys.executable, "-P", str(script), "--model", str(model), "--served-model-name", "judge",
         "--host", "127.0.0.1", "--port", str(port), "--api-key", KEY, "--dtype", "float32", "--enforce-eager",
         "--kv-cache-memory-bytes", str(1 << 27), "--max-num-seqs", "16",
     ]  # fmt: skip
     with (tmp_path / "server.log").open("wb") as log:
-        process = subprocess.Popen(line, stdout=log, stderr=log)
+        process = vllm_server.popen(line, env=vllm_server.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 240
         while time.monotonic() < deadline:
@@ -144,6 +150,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.vllm
+@pytest.mark.usefixtures("warm_engines")
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 def test_a_real_server_judges_as_the_same_model_without_one(

@@ -63,6 +63,7 @@ def trained(folder: Path) -> Path:
 
 
 @pytest.mark.vllm
+@pytest.mark.usefixtures("warm_engines")
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 def test_thinking_is_named_and_can_be_switched_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = random.Random(0)

@@ -217,7 +217,7 @@ def test_a_limit_cuts_and_is_said(alphapo: Alphapo) -> None:
     # An answer of exactly four words has no room left for its end token, and so counts as cut.
     cut = sum(len(text.split()) >= 4 for text in whole) / 12
     assert load(ran.path / "summary.json")["metrics"]["share_cut"] == cut
-    assert f"{cut:.1%}" in ran.err
+    assert f"cut by the token limit    │ {100 * cut:.0f} % [" in ran.err
 
 
 def test_prompts_of_pairs_and_repeated_ones(scratch: Ran, pairs: dict[str, Path], alphapo: Alphapo) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from alphapo_cli.modeling.loading import load_tokenizer
 from alphapo_cli.modeling.locations import locate
 from tests.conftest import BARE, Ran, write_rows
 from tests.data import data_tokenizers as kinds
+from tests.fork_server import Server
 from tests.generation.generate_world import change, chat_model, load, outputs
 
 Alphapo = Callable[..., Ran]
@@ -99,7 +101,7 @@ def test_vllm_stops_at_those_ids_alone(alphapo: Alphapo, tmp_path: Path, prompts
 def test_the_probes_samples_stop_there_too(alphapo: Alphapo, tmp_path: Path, pairs: dict[str, Path]) -> None:
     model = chat_model(tmp_path / "model", max_position_embeddings=512)
     line = (
-        "train", *BARE, f"model.path={model}", "data=jsonl", f"data.path={pairs['plain']}", "trainer=small",
+        "train", *BARE, f"model.path={model}", "data=jsonl", f"data.path={pairs['plain']}", "trainer=small", "probe.samples=0",
         "trainer.max_steps=1", "trainer.per_device_train_batch_size=4", "trainer.use_cpu=true", "probe.pairs=4",
         "probe.samples=4", "probe.temperature=0", "data.max_unknown=1",
     )  # fmt: skip
@@ -232,15 +234,18 @@ def test_the_context_is_what_vllm_reads(kind: str, tmp_path: Path, alphapo: Alph
 
 
 @pytest.mark.vllm
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # where vLLM is imported here first
 @pytest.mark.parametrize("kind", SCALED)
-def test_vllm_reads_the_same_context(kind: str, tmp_path: Path) -> None:
-    from vllm.config import ModelConfig
-
+def test_vllm_reads_the_same_context(kind: str, tmp_path: Path, vllm_server: Server) -> None:
     parameters, expected = SCALED[kind]
     rope = {"rope_parameters": {"rope_theta": 10000.0, **parameters}} if parameters else {}
     model = chat_model(tmp_path / "model", **rope)
-    assert ModelConfig(str(model), skip_tokenizer_init=True).max_model_len == expected
+    script = tmp_path / "context.py"
+    script.write_text(
+        "import sys\nfrom vllm.config import ModelConfig\n"
+        "print('CONTEXT', ModelConfig(sys.argv[1], skip_tokenizer_init=True).max_model_len)\n"
+    )
+    ran = vllm_server.run([sys.executable, "-P", str(script), str(model)], cwd=tmp_path, env=vllm_server.env)
+    assert f"CONTEXT {expected}\n" in ran.stdout, ran.stderr
 
 
 def test_a_prompt_that_fits_the_scaled_context_is_answered(alphapo: Alphapo, tmp_path: Path) -> None:

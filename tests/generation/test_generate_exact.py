@@ -122,7 +122,7 @@ def test_the_probes_samples_are_the_same_in_any_number(
         tiny.needs_bf16()
     model = chat_model(tmp_path / "model", dtype=dtype, max_position_embeddings=512)
     line = (
-        "train", *BARE, f"model.path={model}", f"model.dtype={dtype}", "data=jsonl", f"data.path={pairs['plain']}",
+        "train", *BARE, "probe.samples=0", f"model.path={model}", f"model.dtype={dtype}", "data=jsonl", f"data.path={pairs['plain']}",
         "trainer=small", "trainer.max_steps=1", "trainer.per_device_train_batch_size=4", "trainer.use_cpu=true",
         "probe.pairs=8", "probe.max_new_tokens=12",
     )  # fmt: skip
@@ -135,20 +135,20 @@ def test_the_probes_samples_are_the_same_in_any_number(
 
 
 @pytest.mark.vllm
+@pytest.mark.usefixtures("warm_engines")
 @pytest.mark.parametrize("model", ["bfloat16", pytest.param("float32", marks=pytest.mark.nightly)], indirect=True)
-def test_vllm_answers_exactly_too(
-    model: Path, prompts: Path, alphapo: Alphapo, real_cache: Path, tmp_path: Path
-) -> None:
+def test_vllm_answers_exactly_too(model: Path, prompts: Path, alphapo: Alphapo, tmp_path: Path) -> None:
     line = ("generate", str(model), "data=jsonl", f"data.path={prompts}", "generation=vllm", *EXACT, "--out")
-    whole = alphapo(*line, str(tmp_path / "whole"), cache=real_cache)
+    whole = alphapo(*line, str(tmp_path / "whole"))
     assert whole.code == 0, whole.err
-    part = alphapo(*line, str(tmp_path / "part"), "data.limit=3", "generation.vllm.max_num_seqs=2", cache=real_cache)
+    part = alphapo(*line, str(tmp_path / "part"), "data.limit=3", "generation.vllm.max_num_seqs=2")
     assert answers(part.path).items() <= answers(whole.path).items()
 
 
 @pytest.mark.vllm
+@pytest.mark.usefixtures("warm_engines")
 def test_a_long_prompt_does_not_change_the_rope_of_the_short_ones(
-    prompts: Path, alphapo: Alphapo, real_cache: Path, tmp_path: Path
+    prompts: Path, alphapo: Alphapo, tmp_path: Path
 ) -> None:
     """LongRoPE has factors for sequences within the original context, and others above; an engine of vLLM uses one kind."""
     shape = {
@@ -164,10 +164,10 @@ def test_a_long_prompt_does_not_change_the_rope_of_the_short_ones(
     transformers.Phi3ForCausalLM(config).save_pretrained(model)
     kinds.chatml().save_pretrained(model)
     line = ("generate", str(model), "data=jsonl", f"data.path={prompts}", *EXACT, "--out")
-    whole = alphapo(*line, str(tmp_path / "whole"), "generation=vllm", cache=real_cache)
+    whole = alphapo(*line, str(tmp_path / "whole"), "generation=vllm")
     assert whole.code == 0, whole.err
     for backend in ("vllm", "transformers"):
-        part = alphapo(*line, str(tmp_path / backend), "data.limit=2", f"generation={backend}", cache=real_cache)
+        part = alphapo(*line, str(tmp_path / backend), "data.limit=2", f"generation={backend}")
         assert answers(part.path).items() <= answers(whole.path).items()
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from alphapo_cli.data.glassbox import world
-from tests.conftest import Ran, run_here
+from tests.conftest import Ran, engines_of, run_here
+from tests.fork_server import Server
 from tests.generation.generate_world import load, merge, outputs, train_lora
 
 pytestmark = [
@@ -20,10 +21,10 @@ GREEDY = "generation.temperature=0"
 
 
 @pytest.fixture(scope="module")
-def greedy(tmp_path_factory: pytest.TempPathFactory, real_cache: Path) -> dict[str, Path]:
+def greedy(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path, vllm_server: Server) -> dict[str, Path]:
     """Greedy generations to the world's 256 prompts by "backend model": model lora, merged or base."""
     folder = tmp_path_factory.mktemp("greedy")
-    lora = train_lora(folder, real_cache)
+    lora = train_lora(folder, shared_cache)
     merged = [str(merge(lora, folder / "merged")), "data=glassbox"]
     models = {"lora": [str(lora)], "merged": merged, "base": []}
     wanted = ["vllm lora", "vllm merged", "transformers lora", "transformers merged", "transformers base"]
@@ -31,7 +32,8 @@ def greedy(tmp_path_factory: pytest.TempPathFactory, real_cache: Path) -> dict[s
     for name in wanted:
         backend, model = name.split()
         line = ("generate", *models[model], f"generation={backend}", GREEDY, "--out", str(folder / name))
-        ran = run_here(line, folder, real_cache)
+        with engines_of(vllm_server):
+            ran = run_here(line, folder, shared_cache)
         assert ran.code == 0, ran.err
         made[name] = ran.path
     return made
@@ -64,22 +66,23 @@ def test_an_adapter_answers_as_its_merged_model(greedy: dict[str, Path], backend
     assert agreement(greedy[f"{backend} lora"], greedy["transformers base"]) < 0.9, "the adapter must matter"
 
 
+@pytest.mark.usefixtures("warm_engines")
 def test_seeded_answers_depend_neither_on_the_batch_nor_on_an_interruption(
-    alphapo: Callable[..., Ran], interrupt: Callable[..., None], real_cache: Path, tmp_path: Path
+    alphapo: Callable[..., Ran], interrupt: Callable[..., None], tmp_path: Path
 ) -> None:
     """1,024 seeded answers at once (more prompt tokens than one step takes in), against 8 at once and a second start."""
     line = ("generate", "generation=vllm", "generation.samples=4", "generation.top_p=0.9", "seed=3", "--out")
     at_once = "generation.vllm.max_num_seqs={}"
-    whole = alphapo(*line, str(tmp_path / "whole"), at_once.format(1024), cache=real_cache)
+    whole = alphapo(*line, str(tmp_path / "whole"), at_once.format(1024))
     assert whole.code == 0, whole.err
     out = tmp_path / "stopped"
     partial = out / "partial.jsonl"
     interrupt(lambda: partial.is_file() and partial.read_bytes().count(b"\n") >= 20)
-    stopped = alphapo(*line, str(out), at_once.format(8), cache=real_cache)
+    stopped = alphapo(*line, str(out), at_once.format(8))
     assert stopped.code == 130, stopped.err
     kept = partial.read_bytes().count(b"\n")
     assert 20 <= kept < 1024
-    again = alphapo(*line, str(out), cache=real_cache)
+    again = alphapo(*line, str(out))
     assert again.code == 0, again.err
     assert load(out / "summary.json")["cost"]["answers_from_earlier_starts"] == kept
     names = ["model_outputs.json", *(f"model_outputs-{k}.json" for k in (1, 2, 3))]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,10 +11,11 @@ import pytest
 import torch
 
 from tests.conftest import Ran
+from tests.fork_server import Server
 
 pytestmark = pytest.mark.vllm
 
-# Runs without the project on its path: what it loads is what any user of vLLM loads.
+# Imports nothing of the project: what it loads is what any user of vLLM loads.
 SCRIPT = """
 import json, sys
 from vllm import LLM, SamplingParams
@@ -32,17 +31,16 @@ print("ROWS " + json.dumps(rows))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
-def test_a_runs_model_loads_in_vllm(trained: Ran, tmp_path: Path) -> None:
+def test_a_runs_model_loads_in_vllm(trained: Ran, vllm_server: Server, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from alphapo_cli.data.glassbox import world
 
     prompts = world.instructions(4)
-    env = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1"}
-    ran = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(trained.path / "model"), json.dumps(prompts)],
-        cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500,
-    )  # fmt: skip
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    line = [sys.executable, "-P", str(script), str(trained.path / "model"), json.dumps(prompts)]
+    ran = vllm_server.run(line, cwd=tmp_path, env={**vllm_server.env, "HF_HUB_OFFLINE": "1"}, timeout=500)
     assert ran.returncode == 0, ran.stderr[-2000:]
     rows = json.loads(next(line for line in ran.stdout.splitlines() if line.startswith("ROWS "))[5:])
 

@@ -218,7 +218,7 @@ class TestKilledRuns:
         assert run.check(self.CFG, replace=False) == "pending"
 
     def test_while_the_manifest_of_its_answers_was_written(self, tmp_path):
-        from alphapo_cli.generation.directory import GenerateDirectory
+        from alphapo_cli.stages.directories.generation import GenerateDirectory
 
         (tmp_path / "generate").mkdir()
         (tmp_path / "generate" / ".manifest.json.1.ab.tmp").write_text("{")
@@ -241,7 +241,7 @@ class TestKilledRuns:
 
         monkeypatch.setattr(Path, "unlink", dies)
         with pytest.raises(SystemExit):
-            run.begin(self.CFG, {})
+            run.begin(self.CFG, {}, {})
         assert run.state == "pending"
 
     def test_a_summary_that_cannot_be_read_is_not_a_missing_one(self, directory, monkeypatch):

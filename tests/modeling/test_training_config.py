@@ -142,7 +142,7 @@ def line(tmp_path: Path) -> Callable[..., tuple[str, ...]]:
         lm.save_pretrained(tmp_path / "start")
         pairs = write_rows(tmp_path / "pairs.jsonl", plain_rows(8))
         return (
-            "train", "objective=dpo", f"model.path={tmp_path / 'start'}", "data=jsonl", f"data.path={pairs}",
+            "train", "objective=dpo", "probe.samples=0", f"model.path={tmp_path / 'start'}", "data=jsonl", f"data.path={pairs}",
             "trainer=small", "trainer.max_steps=1", "trainer.per_device_train_batch_size=4", "probe.pairs=4",
             "layout=padded", "run.name=it", *BARE, *more,
         )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from PIL import Image
 
 from alphapo_cli.plots import style
@@ -81,7 +83,7 @@ class TestRun:
     def test_the_panels_show_the_probes_values_against_steps(self) -> None:
         figure = run_figure(_rows(), "alphapo-1234")
         assert figure.get_suptitle() == "alphapo-1234"
-        displacement, margin, shares, gradient = figure.axes
+        displacement, margin, shares, gradient, loss, kl = figure.axes
         steps = [0.0, 16.0, 32.0, 48.0, 64.0]
         chosen = [-0.0, -0.125, -0.25, -0.375, -0.5]
         assert _lines(displacement, "curve") == [(steps, chosen), (steps, [2 * value for value in chosen])]
@@ -89,15 +91,42 @@ class TestRun:
         assert _lines(shares, "curve") == [(steps, [0.6] * 5), (steps[1:], [0.75] * 4)]  # the null is left out
         assert _lines(gradient, "curve") == [(steps, [0.4] * 5), (steps, [0.3] * 5)]  # magnitudes
         assert "nats per token" in displacement.get_ylabel()
-        assert [ax.get_xlabel() for ax in figure.axes] == ["", "", "optimizer step", "optimizer step"]
+        assert _lines(loss, "curve") == [([float(step) for step in range(0, 65, 8)], [0.7] * 9)]
+        assert _lines(kl, "curve") == []
+        assert [ax.get_xlabel() for ax in figure.axes] == ["", "", "", *["optimizer step"] * 3]
         assert displacement.get_legend_handles_labels()[1] == ["chosen", "rejected"]
+        # The two sides can be told apart without their colours, and the largest weight is inside the panel.
+        for ax in (displacement, gradient):
+            assert [line.get_linestyle() for line in ax.get_lines() if line.get_gid() == "curve"] == ["-", "--"]
+        assert gradient.get_ylim()[0] == 0
+        assert gradient.get_ylim()[1] > 0.4 * 1.05
 
     def test_the_embedded_world_adds_win_rate_and_length(self) -> None:
         figure = run_figure(_rows(**{WIN: 0.7, "glassbox/length": 12.0}), "t")
-        assert len(figure.axes) == 6
+        assert len(figure.axes) == 9
         win = figure.axes[4]
         assert _lines(win, "curve")[0][1] == [0.7] * 5
         assert [0.5, 0.5] in [list(line.get_ydata()) for line in win.get_lines()]
+
+    def test_the_best_step_is_marked_in_every_panel_that_has_data(self) -> None:
+        rows = _rows(**{WIN: 0.5, "glassbox/length": 12.0})
+        for row in rows:
+            if WIN in row:
+                row[WIN] = {0: 0.9, 32: 0.8}.get(row["step"], 0.5)  # step 0 is the start itself
+        figure = run_figure(rows, "t")
+        assert [_lines(ax, "best")[0][0] for ax in figure.axes[:7]] == [[32.0, 32.0]] * 7
+        assert "best step: 32" in _legend(figure)
+        chosen = run_figure(_rows(), "t", 16)  # by another metric than the win rate
+        assert "best step: 16" in _legend(chosen)
+        assert _legend(run_figure(_rows(), "t")) == []
+
+    def test_a_long_title_is_wrapped_and_keeps_n_with_its_number(self) -> None:
+        words = (
+            "alphapo, alpha 0.25, beta 2.5, learning rate 0.0008, the embedded world's model, n = 256 held-out pairs"
+        )
+        said = run_figure(_rows(), words).get_suptitle()
+        assert all(len(line) <= 86 for line in said.split("\n"))
+        assert "n\u00a0=\u00a0256" in said
 
     def test_a_band_from_the_quantiles(self) -> None:
         rows = _rows(**{"displacement/chosen/p10": -0.9, "displacement/chosen/p90": 0.2})
@@ -113,7 +142,8 @@ class TestRun:
     def test_the_interval_of_the_win_rate_is_a_band_that_says_over_what(self) -> None:
         bounds = {f"{WIN}/low": 0.6, f"{WIN}/high": 0.8}
         ax = run_figure(_rows(**{WIN: 0.7, "glassbox/length": 12.0}, **bounds), "t").axes[4]
-        assert ax.get_title("left") == "True win rate against the base (95 % over prompts)"
+        assert ax.get_title("left") == "True win rate (band: 95 %)"
+        assert ax.get_ylabel() == "share won against the start"
         (band,) = ax.collections
         assert sorted(set(np.asarray(band.get_paths()[0].vertices)[:, 1].round(6))) == [0.6, 0.8]
 
@@ -121,7 +151,7 @@ class TestRun:
         "rows",
         [
             [],
-            [{"step": 0, "train/loss": 1.0}],
+            [{"step": 0, "train/epoch": 1.0}],
             [{"step": 0, "displacement/chosen": None, "rewards/margins": math.nan}],
             [{"step": 0, "displacement/chosen": 0.0}],
         ],
@@ -131,21 +161,21 @@ class TestRun:
         _draw(figure)
         said = [any(text.get_text() == "not measured" for text in ax.texts) for ax in figure.axes]
         assert said == [not any("displacement/chosen" in row and row["displacement/chosen"] == 0 for row in rows),
-                        True, True, True]  # fmt: skip
+                        *[True] * 5]  # fmt: skip
 
 
 class TestSweepDisplacement:
     def test_one_curve_a_cell_in_the_colour_of_its_alpha(self) -> None:
-        alphas = [-1.0, -0.5, 0.0, 1.0, 2.0]
+        alphas = [-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 2.0]
         figure = displacement_figure([_cell(alpha) for alpha in alphas])
         chosen, rejected, bar = figure.axes
-        assert [len(_lines(ax, "mean")) for ax in (chosen, rejected)] == [5, 5]
+        assert [len(_lines(ax, "mean")) for ax in (chosen, rejected)] == [8, 8]
         assert [len(_lines(ax, "seed")) for ax in (chosen, rejected)] == [0, 0]
         # alpha - 1 is the slope: the order of the curves is the order of alpha.
         assert [ys[-1] for _, ys in _lines(chosen, "mean")] == [alpha - 1 for alpha in alphas]
         assert [ys[-1] for _, ys in _lines(rejected, "mean")] == [2 * (alpha - 1) for alpha in alphas]
         means = [line for line in chosen.get_lines() if line.get_gid() == "mean"]
-        assert len({tuple(line.get_color()) for line in means}) == 5
+        assert len({tuple(line.get_color()) for line in means}) == 8
         assert tuple(means[2].get_color()) == style.DIVERGING(0.5)
         assert bar.get_ylabel() == "alpha"
         assert bar.get_ylim() == (-1.0, 2.0)
@@ -164,9 +194,31 @@ class TestSweepDisplacement:
         assert norm(0.0) == 0.5
         for alpha in alphas:
             assert norm(alpha) + norm(-alpha) == pytest.approx(1.0, abs=1e-12)
-        figure = displacement_figure([_cell(alpha) for alpha in alphas])
+        # Beyond as many as are named where their lines end: there are seeds of the same alphas' values.
+        figure = displacement_figure([_cell(alpha, series=str(i)) for alpha in alphas for i in range(8)])
         _draw(figure)
         assert figure.axes[2].get_ylim() == limits
+
+    def test_few_values_are_named_where_their_lines_end_on_one_scale_with_bands(self) -> None:
+        spread = {
+            f"displacement/{side}/{q}": v for side in ("chosen", "rejected") for q, v in (("p10", -2.0), ("p90", 0.3))
+        }
+        cells = [_cell(alpha, label=str(alpha), rows=_rows(alpha - 1, **spread)) for alpha in (-1.0, 0.0, 0.5)]
+        figure = displacement_figure(cells)
+        _draw(figure)
+        assert len(figure.axes) == 2  # no colour bar
+        assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+        for ax in figure.axes:
+            assert [text.get_text() for text in ax.texts if text.get_gid() == "label"] == ["\u22121.0", "0.0", "0.5"]
+            assert sum(band.get_gid() == "band" for band in ax.collections) == 3
+            assert "10-90 %" in ax.get_title("left")
+
+    def test_names_of_lines_that_end_together_do_not_overlap(self) -> None:
+        cells = [_cell(alpha, label=str(alpha), rows=_rows(-1.0 - alpha / 1000)) for alpha in range(7)]
+        for ax in displacement_figure(cells).axes:
+            places = sorted(text.xy[1] for text in ax.texts if isinstance(text, Annotation))
+            low, high = ax.get_ylim()
+            assert min(b - a for a, b in pairwise(places)) > 0.05 * (high - low)
 
     def test_seeds_are_thin_and_their_mean_thick(self) -> None:
         figure = displacement_figure([_cell(0.5, rows=_rows(slope)) for slope in (-1.0, -2.0, -3.0)] + [_cell(0.0)])
@@ -193,12 +245,12 @@ class TestSweepDisplacement:
         assert steps[-1] == 16.0
 
     def test_a_sweep_over_objectives_has_a_legend_and_no_colour_bar(self) -> None:
-        cells = [_cell(None, label=label) for label in ("dpo", "simpo", "dpo")]
+        cells = [_cell(None, label=label) for label in ("dpo", "simpo", "dpo", *"abcdef")]
         figure = displacement_figure(cells, name="objective")
         assert len(figure.axes) == 2
         chosen, rejected = figure.axes
-        assert [text.get_text() for text in rejected.get_legend().get_texts()] == ["dpo", "simpo"]
-        assert (len(_lines(chosen, "mean")), len(_lines(chosen, "seed"))) == (2, 2)
+        assert [text.get_text() for text in rejected.get_legend().get_texts()] == ["dpo", "simpo", *"abcdef"]
+        assert (len(_lines(chosen, "mean")), len(_lines(chosen, "seed"))) == (8, 2)
         assert "objective" in figure.get_suptitle()
 
     def test_a_second_key_has_its_own_line_style(self) -> None:
@@ -255,9 +307,35 @@ class TestSweepOutcome:
     def test_the_legend_says_over_what_and_what_is_decided(self) -> None:
         cells = [_cell(alpha, 0.5 + alpha / 10, intervals={WIN: (0.4, 0.7)}, over="prompts") for alpha in (0.0, 1.0)]
         shown = _legend(outcome_figure(cells, verdict="undecided"))
-        assert {"95 % interval over prompts", "best: alpha = 1 (undecided)"} <= set(shown)
-        shown = _legend(outcome_figure(cells, verdict="not distinguishable"))
-        assert "best: alpha = 1 (not distinguishable from alpha = 0)" in shown
+        assert "95 % interval over prompts" in shown
+        assert not any("best" in text for text in shown)  # no band without evidence
+        assert not any("best" in text for text in _legend(outcome_figure(cells, verdict="not distinguishable")))
+        shown = _legend(outcome_figure(cells, verdict="distinguishable"))
+        assert "best: alpha = 1 (distinguishable from alpha = 0)" in shown
+
+    def test_every_panel_has_intervals_n_and_a_title_of_its_own(self) -> None:
+        moved = {"displacement/chosen": (-0.8, -0.2), "displacement/share_chosen_down": (0.6, 0.9), WIN: (0.4, 0.7)}
+        counts = {"displacement/chosen": 200, "displacement/share_chosen_down": 200, WIN: 256}
+        cells = [_cell(a, intervals=moved, over="prompts and seeds", counts=counts) for a in (0.0, 1.0) for _ in "ab"]
+        figure = outcome_figure(cells)
+        assert [len(_lines(ax, "interval")) for ax in figure.axes] == [2, 2, 2]
+        assert _lines(figure.axes[1], "interval")[0][1] == pytest.approx([-0.8, -0.2])
+        assert len({ax.get_title("left") for ax in figure.axes}) == 3
+        assert [ax.get_ylabel().partition(", n = ")[2] for ax in figure.axes] == [
+            "256 prompts",
+            "200 pairs",
+            "200 pairs",
+        ]
+        assert "95 % interval over prompts and 2 seeds" in _legend(figure)
+
+    def test_the_legend_is_no_wider_than_the_figure(self) -> None:
+        cells = [_cell(a, intervals={WIN: (0.4, 0.7)}, over="prompts and seeds") for a in (0.0, 1.0) for _ in "ab"]
+        figure = outcome_figure(cells, verdict="distinguishable", zero_name="SimPO")
+        _draw(figure)
+        (legend,) = figure.legends
+        box = legend.get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.width
 
     def test_failed_and_unfinished_cells_are_marked_and_not_joined(self) -> None:
         cells = [

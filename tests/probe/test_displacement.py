@@ -35,6 +35,7 @@ def values(rng: Random, pairs: int, lengths: list[list[int]] | None = None, drif
         lengths=np.array(tokens, float),
         scores=table(-3, 0),
         rewards=table(-5, 5),
+        slopes=table(0, 2),
         gradients=table(-1, 1),
         entropy=table(0, 4, 1)[0],
         kl=table(0, 1, 1)[0],
@@ -73,6 +74,7 @@ def expected(now: ProbeValues, start: ProbeValues) -> Row:
         row[f"logps/{name}_sum"] = mean([float(x) for x in now.sums[side]])
         spread(f"rewards/{name}", [float(x) for x in now.rewards[side]])
         spread(f"gradient_weight/{name}", [float(x) for x in now.gradients[side]])
+    row["shape/slope"] = mean([float(x) for side in (0, 1) for x in now.slopes[side]])
     for i in range(n):
         up.append((now.sums[0][i] >= start.sums[0][i], now.sums[1][i] >= start.sums[1][i]))
     row["displacement/share_chosen_down"] = sum(not c for c, _ in up) / n
@@ -288,12 +290,16 @@ def test_gradient_weights_are_the_closed_form() -> None:
     scores = [[-0.5, -2.0, -1.0], [-1.5, -0.7, -1.0]]
     sums = torch.tensor(scores, dtype=torch.float64)
     answers = AnswerLogProbs(sums, torch.ones_like(sums))  # one token each: the mean is the sum
-    read, rewards, weights = (
-        objective_values(objective, answers, StepContext())[name] for name in ("scores", "rewards", "gradients")
+    read, rewards, slopes, weights = (
+        objective_values(objective, answers, StepContext())[name]
+        for name in ("scores", "rewards", "slopes", "gradients")
     )
     assert read.tolist() == scores
     for i in range(3):
         r = [2.5 * (1 - math.exp(-0.5 * scores[side][i])) / 0.5 for side in range(2)]
+        assert slopes[:, i].tolist() == pytest.approx(
+            [math.exp(-0.5 * scores[side][i]) for side in range(2)], rel=1e-12
+        )
         pull = 1 / (1 + math.exp(r[0] - r[1] - 0.4))
         assert rewards[:, i].tolist() == pytest.approx(r, rel=1e-12)
         expected_weights = [-2.5 * math.exp(-0.5 * scores[0][i]) * pull, 2.5 * math.exp(-0.5 * scores[1][i]) * pull]

@@ -6,10 +6,12 @@ import os
 import shutil
 from typing import Any
 
+import numpy as np
 import pytest
 
 from alphapo_cli.data.glassbox import world
-from alphapo_cli.report.write import write_report
+from alphapo_cli.plots.sweep_curves import SweepCurve, value_colours
+from alphapo_cli.report.write import write_report, write_runs
 from alphapo_cli.sweep.directory import SweepDirectory
 from tests.crafted_sweep import ALPHA, craft
 
@@ -303,3 +305,50 @@ def test_odd_sweeps(odd, visit, tmp_path):
         if chips.count():
             chips.first.click()
         assert page.faults == []
+
+
+@pytest.mark.parametrize(("many", "viewport", "scheme"), [(1, PHONE, "dark"), (3, WIDE, "light")], ids=["one", "three"])
+def test_pages_of_runs(visit, html, viewport, scheme, many, tmp_path):
+    cells = sorted((html.parent / "cells").iterdir())[:many]
+    written = write_runs(cells, tmp_path).html
+    page = visit(written, viewport, scheme)
+    figures = page.locator('[data-figure="steps"]').all()
+    assert len(figures) >= (8 if many == 1 else 10)
+    for figure in figures:
+        keys = figure.get_attribute("data-keys").split()
+        drawn = figure.locator("path.line:not(.off)").count()
+        assert drawn == (len(keys) if many == 1 else many), keys
+        ticks = figure.locator("svg text.tick[text-anchor=middle]").all_text_contents()
+        assert all(tick.isdigit() for tick in ticks), ticks  # there is no half step
+    assert page.locator(".answer").count() >= 3 * (1 + many)
+    if viewport is WIDE:
+        assert page.evaluate("(t => t.scrollWidth <= t.clientWidth)(document.querySelector('#numbers .scroll'))")
+    assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+    assert page.faults == []
+
+
+def test_a_table_of_numbers_is_not_cut_on_a_desk(visit, html):
+    page = visit(html)
+    assert page.evaluate("(t => t.scrollWidth <= t.clientWidth)(document.querySelector('#numbers .scroll'))")
+
+
+def test_light_pages_have_the_colours_of_the_pictures(visit, html):
+    page = visit(html, scheme="light")
+    place = {float(text.replace("−", "-")): n for n, text in enumerate(page.locator(".chip").all_inner_texts())}
+    cells = [SweepCurve(alpha, str(alpha)) for alpha in place]
+    colour_of = value_colours(cells)
+    for cell in cells:
+        red, green, blue = (round(255 * part) for part in colour_of(cell)[:3])
+        drawn = page.locator(f'[data-figure="kl"] circle[data-p="{place[cell.alpha]}"]').get_attribute("fill")
+        found = [int(part) for part in drawn.removeprefix("rgb(").removesuffix(")").split()]
+        # matplotlib has 256 steps of a scale, the page as many as there are colours.
+        assert np.abs(np.array(found) - (red, green, blue)).max() <= 6, (cell.alpha, drawn)
+
+
+def test_the_origin_is_in_the_figure_of_advantages(visit, html):
+    page = visit(html)
+    zero = page.locator('[data-figure="advantage"] circle[data-p="2"]')
+    assert zero.count() == 1
+    rule = page.locator('[data-figure="advantage"] line.rule').all()
+    heights = {line.get_attribute("y1") for line in rule if line.get_attribute("y1") == line.get_attribute("y2")}
+    assert zero.get_attribute("cy") in heights

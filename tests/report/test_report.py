@@ -220,7 +220,7 @@ class TestWords:
         html = found.html.read_text()
         text = " ".join(Page(html).text.split())
         assert "best: alpha = 1, undecided whether it differs from alpha = 0" in text
-        assert "each point's own 95 % interval over prompts; the ring" in text
+        assert "each point's own 95 % interval over prompts." in text  # and no ring
         assert [p["verdict"] for p in data_of(html)["points"]] == [None, "undecided"]
         assert [p["gain_over"] for p in data_of(html)["points"]] == [None, "prompts"]
         assert [r["verdict"] for r in table(found.csv["points"])] == ["", "undecided"]
@@ -435,12 +435,10 @@ class TestCommand:
         (tmp_path / "empty").mkdir()
         (tmp_path / "broken").mkdir()
         (tmp_path / "broken" / "sweep.json").write_text('{"cells": [{"id": 3}]}')
-        cell = next((sweep / "cells").iterdir())
         for argument, words in (
             ("nowhere", "nowhere: no such directory; give the directory that 'alphapo sweep' printed"),
             ("empty", "empty is not a sweep's directory (no sweep.json)"),
             ("broken", "sweep.json cannot be read"),
-            (str(cell), "is one run, not a sweep"),
             (str(sweep.parent), f"did you mean {sweep}?"),
         ):
             ran = alphapo(tmp_path, "report", argument)
@@ -487,3 +485,15 @@ class TestCommand:
         monkeypatch.setattr("locale.getencoding", lambda: "ascii")
         monkeypatch.setattr("io.text_encoding", lambda encoding, *level: encoding or "ascii")
         assert "Sei höflich" in page.page(read(SweepDirectory(copy)))
+
+
+@pytest.mark.parametrize(("wins", "marked"), [({-1: 0.9, 0: 0.5, 1: 0.3}, True), ({-1: 0.52, 0: 0.5, 1: 0.5}, False),
+                                              ({-1: 0.3, 0: 0.6, 1: 0.3}, False)])  # fmt: skip
+def test_the_best_is_ringed_only_where_it_can_be_told(tmp_path, wins, marked):
+    path = craft(
+        tmp_path, f"{ALPHA}=-1,0,1", "seed=0,1,2", prompts=60,
+        change=lambda cell, made: setattr(made, "win", wins[cell.point[ALPHA]]),
+    )  # fmt: skip
+    html = write_report(SweepDirectory(path), pictures=False).html.read_text()
+    assert data_of(html)["marked"] is marked
+    assert ("the ring marks the best" in Page(html).text) is marked

@@ -9,8 +9,8 @@ import pytest
 
 from alphapo_cli.config.schema import RunConfig
 from alphapo_cli.errors import UsageError
-from alphapo_cli.evaluation.directory import EvalDirectory
-from alphapo_cli.generation.directory import GenerateDirectory
+from alphapo_cli.stages.directories.evaluation import EvalDirectory
+from alphapo_cli.stages.directories.generation import GenerateDirectory
 from alphapo_cli.storage.hashing import digest
 
 ANSWERS = {

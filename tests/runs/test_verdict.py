@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from alphapo_cli.cli.run import _report
 from alphapo_cli.runs.verdict import verdict
 
 
@@ -93,3 +94,25 @@ def test_in_the_summary_and_on_stderr(trained):
     for sentence in judged["sentences"]:
         assert f"verdict: {sentence}\n" in trained.err
     assert re.search(rf"next: alphapo generate \S*{trained.path.name}\n", trained.err)
+
+
+def test_of_a_run_with_an_evaluation_the_training_says_nothing_of_missing_win_rates(tmp_path, capsys):
+    """Data of one's own: the training takes no win rate, and the evaluation has one."""
+    training = judged(rows(**{"rewards/accuracies": 1.0}), answers=None).as_json
+    assert "no win rate was taken" in training["sentences"][0]
+    said = "worse than glassbox-base: win rate 31 % [25, 37], n = 256, against glassbox-base, the model before training"
+    found = {
+        "metrics": {"eval/win_rate": 0.31, "eval/n_total": 256, "eval/avg_length": 33, "eval/standard_error": 0.025},
+        "verdict": {"outcome": "worse", "sentence": said, "interval": [0.25, 0.37], "n": 256}, "eval": "runs/eval-x",
+    }  # fmt: skip
+    _report(found, {"verdict": training, "step": 20}, tmp_path)
+    err = capsys.readouterr().err
+    assert "no win rate" not in err
+    lines = err.splitlines()
+    assert f"verdict: {said}" in lines
+    assert any(line.startswith("verdict on the training: chosen answers became less likely") for line in lines)
+    assert lines.index(f"verdict: {said}") < next(i for i, line in enumerate(lines) if "on the training" in line)
+    assert "31 % [25, 37], n = 256" in err.split("verdict")[0]  # in the table, too
+    assert "2.5 points" in err
+    assert "average length, characters" in err
+    assert lines[-1].startswith("next: alphapo compare runs/eval-x ")

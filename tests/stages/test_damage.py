@@ -194,7 +194,7 @@ def situations(
             whole = Path(shutil.copytree(place, place.with_name(f"{place.name}-whole")))
             good(run_here(GENERATE, whole, whole / "cache"))
             if name == "generating":
-                from alphapo_cli.generation.directory import GenerateDirectory
+                from alphapo_cli.stages.directories.generation import GenerateDirectory
 
                 with pytest.MonkeyPatch.context() as patch:
                     patch.setattr(GenerateDirectory, "outputs", lambda *_: place)  # a directory: killed before writing

@@ -80,7 +80,7 @@ def test_a_complete_run_without_settings_is_not_trained_anew(
 )  # fmt: skip
 def test_answers_under_way(row: dict[str, object], alphapo: Callable[..., Ran], tmp_path: Path) -> None:
     from alphapo_cli.errors import UsageError
-    from alphapo_cli.generation.directory import GenerateDirectory
+    from alphapo_cli.stages.directories.generation import GenerateDirectory
 
     (tmp_path / "partial.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(UsageError, match=r"partial.jsonl: a line is no answer"):

@@ -22,7 +22,7 @@ def adapter(tmp_path_factory, shared_cache, scratch, pairs):
     from tests.conftest import BARE, run_here
 
     folder = tmp_path_factory.mktemp("adapter")
-    line = ("train", "objective=dpo", f"model.path={scratch.path}", "model.lora.r=2", "data=jsonl",
+    line = ("train", "objective=dpo", f"model.path={scratch.path}", "model.lora.r=2", "probe.samples=0", "data=jsonl",
             f"data.path={pairs['dialogue']}", "trainer.max_steps=3", "trainer.learning_rate=0.01", "probe.pairs=4",
             *BARE)  # fmt: skip
     ran = run_here(line, folder, shared_cache)

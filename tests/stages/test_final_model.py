@@ -48,7 +48,7 @@ def start(tmp_path: Path) -> Callable[..., Path]:
 
 def line(start: Path, pairs: Path, *more: str) -> tuple[str, ...]:
     return (
-        "train", "objective=simpo", f"model.path={start}", "data=jsonl", f"data.path={pairs}", "trainer=small",
+        "train", "objective=simpo", f"model.path={start}", "data=jsonl", f"data.path={pairs}", "trainer=small", "probe.samples=0",
         "trainer.max_steps=2", "trainer.per_device_train_batch_size=4", "trainer.learning_rate=0.01", "probe.pairs=4",
         "run.name=it", *BARE, *more,
     )  # fmt: skip

@@ -62,6 +62,18 @@ class TestRun:
         assert (again.code, again.out.splitlines()) == (0, [str(first.path), "complete"])
         assert snapshot(folder) == before
 
+    def test_an_outcome_of_another_training_is_none(self, first, tmp_path):
+        """As a process leaves it whose run was trained anew by another one while it evaluated."""
+        from alphapo_cli.runs.directory import RunDirectory
+        from alphapo_cli.storage import checksums
+
+        copy = RunDirectory(Path(shutil.copytree(first.path, tmp_path / "run")))
+        assert copy.outcome()["metrics"]
+        summary = load(copy.summary_file)
+        summary["metrics"]["displacement/chosen"] += 1e-6
+        copy.summary_file.write_text(json.dumps(checksums.sealed(summary)))
+        assert copy.outcome() == {}
+
     def test_another_judge_setting_repeats_neither_training_nor_generation(self, first, shared_cache, snapshot):
         from tests.conftest import TINY, run_here
 

@@ -32,7 +32,7 @@ class TestFiles:
         names = {p.name for p in trained.path.iterdir()}
         assert names == {
             "config.yaml", "manifest.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "samples", "curves.png",
-            "model", "summary.json", "wandb", ".claim",
+            "report.html", "model", "summary.json", "wandb", ".claim",
         }  # fmt: skip
         assert (trained.path / "curves.png").read_bytes().startswith(b"\x89PNG")
 

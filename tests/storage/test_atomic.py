@@ -120,10 +120,10 @@ class TestPowerFailure:
         disk = _Disk(tmp_path, monkeypatch)
         lock = acquire(tmp_path / "claim")
         assert isinstance(lock, RunLock)
-        with lock.committing():
-            assert "claim" in disk.flushed_after("claim/000001.end")
-        for name in ("claim/000001.json", "claim/000001.done"):
+        lock.commit(tmp_path / "result.json", "mine")
+        for name in ("claim/000001.json", "claim/000001.end", "claim/000001.done"):
             assert "claim" in disk.flushed_after(name)
+        assert "." in disk.flushed_after("result.json")
 
     def test_a_log_whose_lines_are_flushed_one_by_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         disk = _Disk(tmp_path, monkeypatch)

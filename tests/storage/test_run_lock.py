@@ -123,20 +123,93 @@ class TestLost:
         os.rename(claim.path, claim.path.with_suffix(".dead"))
         with pytest.raises(LockLost, match="has taken over"):
             claim.check()
-        written = []
-        with pytest.raises(LockLost), claim.committing():
-            written.append(1)
-        assert not written
+        with pytest.raises(LockLost):
+            claim.commit(tmp_path / "result.json", "mine")
+        assert not list(tmp_path.glob("*result*"))
 
-    def test_a_commit_is_final(self, tmp_path):
+    def test_a_commit_is_final(self, tmp_path, monkeypatch):
         claim = acquire(tmp_path)
         assert isinstance(claim, RunLock)
-        with claim.committing():
-            assert isinstance(acquire(tmp_path), LockStatus)  # not while the result is being written
+        seen = []
+        move = RunLock._move
+
+        def watched(self, stage):
+            if stage == "done":  # not while the result is being written
+                seen.append((isinstance(acquire(tmp_path), LockStatus), (tmp_path / "result.json").exists()))
+            move(self, stage)
+
+        monkeypatch.setattr(RunLock, "_move", watched)
+        claim.commit(tmp_path / "result.json", "mine")
+        assert seen == [(True, False)]
+        assert (tmp_path / "result.json").read_text() == "mine"
         claim.release()
         now = lock_status(tmp_path)
         assert now is not None
         assert (now.stage, now.generation, now.held) == ("done", 1, False)
+
+
+class TestOwnerThatStandsStill:
+    """At every call between the decision to end and the file's name, and wakes up behind a successor."""
+
+    @pytest.mark.parametrize("stage", ["done", "free"])
+    @pytest.mark.parametrize("at", ["before the end", "written", "committed"])
+    def test_the_successors_file_is_what_stays(self, at, stage, tmp_path, monkeypatch):
+        claim, target = acquire(tmp_path / "claim"), tmp_path / "result.json"
+        assert isinstance(claim, RunLock)
+        target.write_text("running")
+        later: list[RunLock] = []
+        begun = []
+
+        def successor():
+            begun.append(1)
+            now = lock_status(tmp_path / "claim")
+            if not now.over:  # found dead
+                os.rename(now.path, now.path.with_suffix(".dead"))
+            taken = acquire(tmp_path / "claim")
+            taken.settle(target)
+            later.append(taken)
+            assert target.read_text() == ("first" if at == "committed" else "running")
+            target.write_text("second")
+
+        move, replace = RunLock._move, os.replace
+
+        def moving(self, to):
+            if not begun and (at, to) in (("before the end", "end"), ("written", stage)):
+                successor()
+            move(self, to)
+
+        def replacing(source, to):
+            if not begun and at == "committed" and to == target:
+                successor()
+            replace(source, to)
+
+        monkeypatch.setattr(RunLock, "_move", moving)
+        monkeypatch.setattr(os, "replace", replacing)
+        with pytest.raises(LockLost, match="has taken over"):
+            claim.commit(target, "first", stage)
+        assert target.read_text() == "second"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["claim", "result.json"]
+        later[0].release()
+
+    def test_one_that_was_killed_after_committing(self, tmp_path, monkeypatch):
+        claim, target = acquire(tmp_path / "claim"), tmp_path / "result.json"
+        replace = os.replace
+
+        def killed(source, to):
+            if to == target:
+                raise KeyboardInterrupt
+            replace(source, to)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", killed)
+            with pytest.raises(KeyboardInterrupt):
+                claim.commit(target, "first")
+        assert not target.exists()
+        taken = acquire(tmp_path / "claim")
+        assert isinstance(taken, RunLock)
+        taken.settle(target)
+        taken.release()
+        assert target.read_text() == "first"
 
 
 def test_the_heartbeat_goes_on_while_python_is_busy(tmp_path, monkeypatch):

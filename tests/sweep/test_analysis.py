@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
+from alphapo_cli.cli.sweep import tell
 from alphapo_cli.sweep import analysis as best_of
 from alphapo_cli.sweep import verdicts
 from alphapo_cli.sweep.collapse import Collapse, collapsed
 from alphapo_cli.sweep.directory import SweepDirectory
+from alphapo_cli.sweep.moved import CHANGE, FELL, moved
 from tests.crafted_sweep import ALPHA, craft
 
 
@@ -37,7 +40,11 @@ def test_a_clear_winner_is_distinguishable(tmp_path):
     low, high = best["interval"]
     assert 0 < low < best["advantage_over_alpha_0"] < high
     assert best["distinguishable"] is True
-    assert said.startswith(f"Best true win rate against the start: {best['value']:.3f} at {ALPHA}=-1 (best of 3).")
+    low, high = re.match(
+        rf"Best true win rate against the start: {100 * best['value']:.0f} % \[(\d+), (\d+)\], "
+        rf"n = 60 prompts and 3 seeds, at {ALPHA}=-1 \(best of 3\)\. ", said
+    ).groups()  # fmt: skip
+    assert int(low) < 100 * best["value"] < int(high)
     assert "It is distinguishable from alpha = 0" in said
     assert (best["verdict"], best["interval_over"], best["seeds"]) == ("distinguishable", "prompts and seeds", 3)
     assert "] over prompts and 3 seeds (paired, corrected for picking the best of 3)." in said
@@ -85,7 +92,7 @@ def test_a_probe_file_that_cannot_be_compared_takes_the_interval_only(tmp_path, 
     craft(tmp_path, f"{ALPHA}=0,1", change=change)
     best, said = found(tmp_path)
     assert (best["metric"], best["value"]) == ("rewards/accuracies", 0.5)
-    assert said.startswith("Best held-out preference accuracy: 0.500")
+    assert said.startswith("Best held-out preference accuracy: 50 %")
 
 
 def test_failed_cells_are_not_counted_among_the_compared(tmp_path):
@@ -135,7 +142,7 @@ def test_one_seed_decides_nothing(tmp_path, alphas):
     assert (best["verdict"], best["distinguishable"]) == ("undecided", None)
     assert (best["interval_over"], best["seeds"]) == ("prompts", 1)
     assert best["interval"][0] > 0
-    assert "Whether it differs from alpha = 0 is undecided: advantage +0." in said
+    assert "Whether it differs from alpha = 0 is undecided: advantage +" in said
     assert "] of these trained models, over prompts (paired, corrected for picking the best of" in said
     assert "another training may differ by more)" in said
 
@@ -194,7 +201,7 @@ def test_collapsed_trainings_are_counted_and_named(tmp_path):
     assert one["value"] == pytest.approx(0.05, abs=0.03)
     said = verdicts.sentence(analysis, verdicts.find_best(analysis))
     assert (
-        "Trainings that collapsed: 1 of 3 of alpha=1 (seed 2: 0.03). Where trainings collapse, take 5 seeds or more."
+        "Trainings that collapsed: 1 of 3 of alpha=1 (seed 2: 3 %). Where trainings collapse, take 5 seeds or more."
         in said
     )
     assert directory.write_summary(None, verdicts.collapses(analysis))["collapsed"] == [one]
@@ -295,7 +302,7 @@ def test_seeds_alone(tmp_path):
     craft(tmp_path, "seed=0,1,2", name=None)
     said = found(tmp_path)[1]
     assert said.startswith("The true win rate against the start is ")
-    assert said.endswith("the mean of 3 seeds of one configuration.")
+    assert said.endswith("n = 24 prompts and 3 seeds, the mean of one configuration's seeds.")
 
 
 def test_nothing_complete(tmp_path):
@@ -317,3 +324,70 @@ def test_swept_text_is_no_markup(tmp_path):
     from alphapo_cli.sweep.status import show
 
     show(tmp_path, {"a": ["data.system='[/]'"]}, None)
+
+
+def test_the_verdict_of_summary_json_names_the_cells_that_it_is_about(tmp_path, capsys):
+    craft(tmp_path, f"{ALPHA}=0,1", "seed=0,1", prompts=200, change=wins(a0=0.2, a1=0.9))
+    directory = SweepDirectory(tmp_path)
+    analysis = best_of.analyse(directory)
+    best = verdicts.find_best(analysis)
+    said = verdicts.verdict(analysis, best)
+    assert said["outcome"] == "undecided"
+    assert " ".join(said["sentences"]) == verdicts.sentence(analysis, best)
+    cells = {c["id"]: c["point"][ALPHA] for c in directory.cells()}
+    assert (cells[said["best"]], cells[said["control"]]) == (1, 0)
+    assert directory.write_summary(best, (), said)["verdict"] == said
+    tell(said, tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("verdict: Best true win rate against the start: 9")
+    report = f"next: alphapo report {tmp_path / 'cells' / said['best']} {tmp_path / 'cells' / said['control']}"
+    assert any(line.startswith(report) for line in lines)
+    assert any("seed=0,1,2,3,4" in line for line in lines)
+    assert f"next: alphapo chat {tmp_path / 'cells' / said['best']}" in lines
+
+
+def test_a_sweep_of_which_nothing_is_complete_has_no_verdict_but_a_next_line(tmp_path, capsys):
+    craft(tmp_path, f"{ALPHA}=0,1", change=lambda cell, made: setattr(made, "state", "failed"))
+    analysis = best_of.analyse(SweepDirectory(tmp_path))
+    said = verdicts.verdict(analysis, verdicts.find_best(analysis))
+    assert (said["outcome"], said["best"]) == ("nothing complete", None)
+    tell(said, tmp_path)
+    assert "next: the same line again goes on where it stopped" in capsys.readouterr().err
+
+
+def test_changes_of_pairs_have_intervals_over_pairs_and_seeds(tmp_path):
+    """Means and Student's interval in plain numbers; of the share that fell, Wilson's."""
+    craft(tmp_path, f"{ALPHA}=0,1", change=wins(a0=0.5, a1=0.5))
+    changes = {0: [-0.5, 0.1, -0.2, -0.4], 1: [0.3, 0.2, -0.1, 0.4]}
+    directory = SweepDirectory(tmp_path)
+    for cell in directory.cells():
+        rows = [{"step": s, "pair": p, "displacement/chosen": v * s / 8} for s in (0, 8)
+                for p, v in enumerate(changes[cell["point"][ALPHA]])]  # fmt: skip
+        (directory.cell(cell["id"]).path / "probe.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    found = moved(directory, best_of.analyse(directory).points)
+    assert found.pairs == 4
+    for k, values in changes.items():
+        mean = sum(values) / 4
+        deviation = (sum((v - mean) ** 2 for v in values) / 3) ** 0.5
+        change, fell = (found.estimates[key][k] for key in (CHANGE, FELL))
+        # t(0.975, 3) = 3.18245
+        assert (change.value, change.low, change.high) == pytest.approx(
+            (mean, mean - 3.18245 * deviation / 2, mean + 3.18245 * deviation / 2), abs=1e-5
+        )
+        assert fell.value == sum(v < 0 for v in values) / 4
+        assert 0 <= fell.low < fell.value < fell.high <= 1
+
+
+def test_the_note_on_the_scale_is_made_where_the_slope_changes(tmp_path):
+    craft(tmp_path, f"{ALPHA}=0,1", change=wins(a0=0.5, a1=0.5))
+    directory = SweepDirectory(tmp_path)
+    assert best_of.scale_note(best_of.analyse(directory).points) == ""  # 0.5 in every cell
+    for cell in directory.cells():
+        file = directory.cell(cell["id"]).summary_file
+        summary = json.loads(file.read_text())
+        summary["metrics"]["shape/slope"] = 1.0 + cell["point"][ALPHA]
+        summary["verdict"] = {"clipped": 0.25 * cell["point"][ALPHA]}
+        file.write_text(json.dumps(summary))
+    points = best_of.analyse(directory).points
+    assert "Mean h' runs from 1 to 2" in best_of.scale_note(points)
+    assert [p.clipped for p in points] == [0.0, 0.25]

@@ -11,7 +11,7 @@ from alphapo_cli.evaluation.formats import Annotations, ModelOutputs, short
 from alphapo_cli.evaluation.judges.judge import Judged, Verdict
 from alphapo_cli.evaluation.judges.protocol import Pair
 from alphapo_cli.evaluation.output_check import strip_hint
-from alphapo_cli.runs.directory import digest
+from alphapo_cli.storage.hashing import digest
 
 _FIELDS = {"preference_raw_completion": "raw", "preference_price_per_example": "price",
            "preference_time_per_example": "seconds", "preference_date": "date"}  # fmt: skip

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alphapo_cli.objective import counter_rng
 from alphapo_cli.objective.inputs import ObjectiveInputs, PartState
 from alphapo_cli.objective.part import StatefulPart, register
-from alphapo_cli.runtime import counter_rng
 
 MOMENTS = {"momentum": {"ge": 0, "lt": 1}, "spread": {"gt": 0}}  # of exponential moving averages; see `_moments`
 

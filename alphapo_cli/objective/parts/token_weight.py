@@ -15,8 +15,8 @@ from torch import Tensor
 
 from alphapo_cli.errors import ConfigError, UsageError
 from alphapo_cli.modeling.logprobs import AnswerLogProbs, TokenLogProbs
+from alphapo_cli.objective import counter_rng
 from alphapo_cli.objective.part import register
-from alphapo_cli.runtime import counter_rng
 
 
 @register("token", pointwise=True)

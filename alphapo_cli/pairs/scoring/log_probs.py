@@ -25,12 +25,10 @@ from alphapo_cli.errors import UsageError
 from alphapo_cli.generation.schema import SubjectConfig
 from alphapo_cli.generation.target_model import TargetModel, find
 from alphapo_cli.modeling.loading import load_model
-from alphapo_cli.modeling.policy import PolicyModel
+from alphapo_cli.modeling.policy import PolicyModel, inference
 from alphapo_cli.pairs.candidates import Answer, Candidates
 from alphapo_cli.pairs.scoring.schema import ScorerConfig
 from alphapo_cli.pairs.scoring.scorer import Scores
-from alphapo_cli.probe.scoring import score_pairs
-from alphapo_cli.runtime.distributed import Processes
 
 
 class LogProbs:
@@ -105,7 +103,8 @@ class LogProbs:
             return None
         return start, completion
 
-    def _sums(self, starts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Any:
+    def _sums(self, starts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> np.ndarray:
+        """[n] log-probs of the completions, each summed over its tokens, nats; one forward pass."""
         if self._policy is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
             settings = ModelConfig(dtype=self.subject.dtype, trust_remote_code=self.cfg.trust_remote_code)
@@ -116,7 +115,12 @@ class LogProbs:
             ("",) * n, np.arange(n),
         )  # fmt: skip
         pad = self.subject.tokenizer.pad_token_id or 0
-        return score_pairs(self._policy, pairs, batch_size=n, pad_id=pad, processes=Processes())[0]
+        # Scores are kept, and the order of rows may show in their last digits: always by length.
+        order = np.argsort(pairs.prompt.lengths + pairs.chosen.lengths, kind="stable")
+        batch = self._policy.layout.collate([pairs[i] for i in order], pad_id=pad)
+        with inference(self._policy):
+            sums: np.ndarray = self._policy.answers(batch.to(self._policy.device)).sums[0].double().cpu().numpy()
+        return sums[np.argsort(order)]
 
 
 class Implicit:

@@ -20,15 +20,16 @@ from alphapo_cli.modeling.weight_hashes import weights_hash
 from alphapo_cli.objective.build import build
 from alphapo_cli.objective.inputs import StepContext
 from alphapo_cli.objective.objective import Objective
-from alphapo_cli.runs.directory import RunDirectory, digest
+from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runs.identity import identity as run_identity
 from alphapo_cli.runs.provenance import manifest
-from alphapo_cli.stages.measuring.directory import MeasureDirectory
+from alphapo_cli.stages.directories.measurement import MeasureDirectory
 from alphapo_cli.stages.measuring.run_settings import run_line
 from alphapo_cli.stages.training import glassbox_base
 from alphapo_cli.stages.training.compatibility import check_limits, check_same_tokens
 from alphapo_cli.stages.training.data_checks import check_pairs
 from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData
+from alphapo_cli.storage.hashing import digest
 
 KEY = "MODEL"  # what messages call the argument
 BASE = "glassbox-base"

@@ -35,6 +35,7 @@ from alphapo_cli.stages.training.extra_models import with_guide
 from alphapo_cli.stages.training.inputs import InputsBuilder
 from alphapo_cli.storage.atomic import write_json
 from alphapo_cli.storage.hashing import digest
+from alphapo_cli.tracking.metrics import BY_SOURCE
 from alphapo_cli.training import guards
 
 
@@ -72,7 +73,7 @@ def run(measurement: Measurement, builder: InputsBuilder) -> dict[str, Any]:
     with threads(cfg.trainer.threads):
         comparison, seen = _compared(measurement, builder)
     pairs, tokenizer = measurement.pairs, measurement.start.tokenizer
-    metrics = tables.metrics(comparison, pairs)
+    metrics = tables.metrics(comparison, pairs, BY_SOURCE)
     directory.write_rows("measured.jsonl", tables.rows(comparison, pairs, measurement.sets))
     if measurement.tokens:
         directory.write_rows(

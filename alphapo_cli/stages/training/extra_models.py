@@ -22,9 +22,9 @@ from alphapo_cli.objective.data_requirements import lacking
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.objective.parts.score import GUIDE
 from alphapo_cli.probe.scoring import measured_sides, score_tokens
-from alphapo_cli.runs.directory import digest
 from alphapo_cli.stages.training.compatibility import check_vocabulary
 from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData, rounding
+from alphapo_cli.storage.hashing import digest
 from alphapo_cli.training.moving_reference import MovingReference, frozen_copy
 
 COLUMNS = tuple(GUIDE.format(side) for side in ("chosen", "rejected"))

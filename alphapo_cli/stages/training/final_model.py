@@ -140,16 +140,22 @@ class FinalModel:
             return os.strerror(error.errno)
         return None
 
-    def save(self, policy: PolicyModel, lock: RunLock) -> None:
-        """Save the trained model as model/, once it has been read back and found to be the one that was trained.
+    def save(self, policy: PolicyModel, lock: RunLock, target: Path | None = None) -> None:
+        """Save the policy as it is now, once it has been read back and found to be the one that is in memory.
+
+        Args:
+            policy: the model.
+            lock: the run lock.
+            target: the folder, of a step before the last; None: model/, which takes the reserved room.
 
         Raises:
             LockLost: another process has taken over the run.
             AlphapoError: what was read back is another model.
             Exception: it cannot be saved.
         """
-        self.release()
-        with owned_directory(self.directory.model, lock) as folder:
+        if target is None:
+            self.release()
+        with owned_directory(target or self.directory.model, lock) as folder:
             saved = self._save(policy, folder)
             device = policy.device
             read = read_back(saved, folder, device)
@@ -158,13 +164,16 @@ class FinalModel:
         if read.note is not None:
             self.log(f"note: the saved model's tensors are those that were trained; {read.note}")
 
-    def save_together(self, policy: PolicyModel, lock: RunLock | None, processes: Processes) -> None:
-        """Save a sharded model as model/, once its files have been read back. Collective.
+    def save_together(
+        self, policy: PolicyModel, lock: RunLock | None, processes: Processes, target: Path | None = None
+    ) -> None:
+        """Save a sharded model, once its files have been read back. Collective.
 
         Args:
-            policy: the trained model.
+            policy: the model.
             lock: the run lock in rank 0, which writes; None in the other processes.
             processes: those that share the model.
+            target: as in `save`.
 
         Raises:
             LockLost: another process has taken over the run.
@@ -176,9 +185,10 @@ class FinalModel:
         with contextlib.ExitStack() as stack:
             folder, fault = None, None
             if lock is not None:
-                self.release()
+                if target is None:
+                    self.release()
                 try:
-                    folder = stack.enter_context(owned_directory(self.directory.model, lock))
+                    folder = stack.enter_context(owned_directory(target or self.directory.model, lock))
                 except Exception as error:
                     fault = error
             with as_loaded(bare(blank), self.loaded):

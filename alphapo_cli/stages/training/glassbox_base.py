@@ -31,10 +31,10 @@ from alphapo_cli.modeling.loading import random_llama
 from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.modeling.saving import save_model
 from alphapo_cli.objective.build import build
-from alphapo_cli.runs.directory import digest
 from alphapo_cli.runtime.threads import threads
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import discard, shared_directory
+from alphapo_cli.storage.hashing import digest
 from alphapo_cli.training.arguments import training_arguments
 from alphapo_cli.training.data_order import DataOrder
 from alphapo_cli.training.inputs import TrainingInputs

@@ -41,14 +41,15 @@ from alphapo_cli.modeling.policy import PolicyModel, policy_of
 from alphapo_cli.modeling.weight_hashes import state_hash, weights_hash
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.probe.scoring import measured_sides, score_pairs
-from alphapo_cli.runs.directory import digest
+from alphapo_cli.runs.identity import inputs_key
 from alphapo_cli.runtime.distributed import Processes
-from alphapo_cli.runtime.memo import LRUMemo, Memoize, inputs_key
+from alphapo_cli.runtime.memo import LRUMemo, Memoize
 from alphapo_cli.stages.training import glassbox_base
 from alphapo_cli.stages.training.compatibility import check_limits, check_prompts, check_same_tokens
 from alphapo_cli.stages.training.raw_pairs import load_text, texts_of
 from alphapo_cli.stages.training.sharded import loaded
 from alphapo_cli.storage.atomic import check_folder, write_atomic
+from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.npy import npy_bytes, read_npy
 from alphapo_cli.storage.paths import cache_dir
 

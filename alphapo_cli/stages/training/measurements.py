@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from alphapo_cli.config.schema import TrainConfig
@@ -17,12 +17,14 @@ from alphapo_cli.objective.inputs import StepContext
 from alphapo_cli.probe import displacement
 from alphapo_cli.probe.mass_report import MassMoved
 from alphapo_cli.probe.probe import Probe
-from alphapo_cli.probe.sampled_answers import SampledAnswers, SamplePrompts
+from alphapo_cli.probe.sampled_answers import Keep, SampledAnswers, SamplePrompts, Sampling
 from alphapo_cli.probe.scoring import score_pairs
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.runtime.memo import Memoize
 from alphapo_cli.stages.training.assembly import RunInputs
+from alphapo_cli.storage.atomic import write_json
+from alphapo_cli.tracking.metrics import BY_SOURCE
 from alphapo_cli.training import guards
 
 SAMPLES = 256  # sampled answers per measurement in the embedded world
@@ -72,21 +74,20 @@ class Measurements:
         samples = processes.rank == 0 or processes.together
         prompts = memoize("prompts", lambda: _prompts(cfg, inputs)) if samples else None
         if prompts is not None:
-            lm, folder = self.policy.lm, directory.path / "samples"
+            lm = self.policy.lm
             ends = model_stop_ids(lm, inputs.tokenizer, end_token_id(inputs.tokenizer, cfg.data))
             # Logits of 16 bits depend on what else is in a batch.
             exact = cfg.probe.exact if cfg.probe.exact is not None else lm.dtype.itemsize < 4
             self.samples = SampledAnswers(
                 inputs.tokenizer,
                 ends,
-                replace(cfg.probe, exact=exact),
+                Sampling(cfg.probe.max_new_tokens, cfg.probe.temperature, exact, tuple(cfg.probe.refusals)),
                 prompts,
                 cfg.seed,
-                folder,
                 directory.path.name,
+                writer_into(directory.path / "samples", write) if processes.rank == 0 else lambda file, rows: None,
                 memoize,
             )
-            self.samples.write = write if processes.rank == 0 else lambda make: None
             self.samples.start(self.policy.lm)
         self.seconds += time.perf_counter() - began
 
@@ -99,10 +100,10 @@ class Measurements:
                 processes=scorer.processes, objective=training.objective,
             )  # fmt: skip
 
-    def due(self, step: int, last: bool) -> tuple[bool, bool]:
-        """Whether the probe is measured, and whether answers are sampled, at `step`; `last`: the run's last step."""
+    def due(self, step: int, always: bool) -> tuple[bool, bool]:
+        """Whether the probe is measured, and whether answers are sampled, at `step`; `always`: whatever is set."""
         every = self.cfg.probe.sample_every or self.every
-        return step % self.every == 0 or last, step % every == 0 or last
+        return step % self.every == 0 or always, step % every == 0 or always
 
     def measure(
         self, step: int, *, probe: bool, samples: bool, context: StepContext | None = None
@@ -130,7 +131,7 @@ class Measurements:
             if self.cfg.guard.non_finite and (kinds := guards.not_finite(now.sums)):
                 raise AlphapoError(guards.broken("a log-prob of the probe", kinds, step))
             row.update(displacement.metrics(now, self.probe.start))
-            row.update(displacement.by_source(now, self.probe.start, self.inputs.probe))
+            row.update(displacement.by_source(now, self.probe.start, self.inputs.probe, BY_SOURCE))
             row.update(self.start_mass if step == 0 else self._mass(first))
             per_pair = displacement.per_pair(now, self.probe.start, step)
         if samples and self.samples is not None:
@@ -154,6 +155,16 @@ class Measurements:
         return first.metrics()
 
 
+def writer_into(folder: Path, write: Callable[[Callable[[], None]], None]) -> Keep:
+    """What writes sampled answers into `folder`; `write` calls what writes a file."""
+
+    def make(file: str, rows: list[dict[str, str]]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / file, rows)
+
+    return lambda file, rows: write(lambda: make(file, rows))
+
+
 def _prompts(cfg: TrainConfig, inputs: RunInputs) -> SamplePrompts | None:
     """The prompts that are answered at every measurement; None where there are none."""
     tokenizer = inputs.tokenizer
@@ -161,9 +172,14 @@ def _prompts(cfg: TrainConfig, inputs: RunInputs) -> SamplePrompts | None:
         texts = world.instructions(SAMPLES if cfg.probe.samples is None else cfg.probe.samples)
         ids = [encode_prompt(({"role": "user", "content": text},), tokenizer, cfg.data) for text in texts]
         return SamplePrompts("glassbox", texts, ids, world.true_reward) if texts else None
-    pairs = inputs.probe
+    return prompts_of(cfg, inputs, cfg.probe.samples or 0)
+
+
+def prompts_of(cfg: TrainConfig, inputs: RunInputs, count: int) -> SamplePrompts | None:
+    """The prompts of the first `count` probe pairs, as the model reads them; None where there are none."""
+    tokenizer, pairs = inputs.tokenizer, inputs.probe
     header = header_of(tokenizer, cfg.data).ids
-    ids = [[*pairs.prompt[i].tolist(), *header] for i in range(min(cfg.probe.samples or 0, len(pairs)))]
+    ids = [[*pairs.prompt[i].tolist(), *header] for i in range(min(count, len(pairs)))]
     texts = [tokenizer.decode(p, skip_special_tokens=True) for p in ids]
     # A seed is made of the text: prompts that differ in their special tokens alone keep these in it.
     distinct: dict[str, set[tuple[int, ...]]] = {}

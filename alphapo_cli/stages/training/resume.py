@@ -7,10 +7,11 @@ from typing import Any
 
 from alphapo_cli.data.prepare import tokenizer_hash
 from alphapo_cli.errors import UsageError, say
-from alphapo_cli.runs.directory import RunDirectory, digest
+from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runs.provenance import manifest, version_changes
 from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.stages.training.inputs import ModelAndData
+from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.run_lock import LockStatus
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,24 +51,29 @@ def record_end(
         cfg: its configuration.
         directory: its directory.
         metrics_log: closed here.
-        lock: the run lock, which a result that is final commits.
+        lock: the run lock, which is given up with the summary.
         probe_pairs: pairs of the probe.
         log: prints a note.
 
     Returns:
         The content of summary.json.
+
+    Raises:
+        LockLost: another process has taken over the run.
+        OSError: the disk refuses a file; the lock is still held.
     """
     metrics_log.close()
     metrics = dict(metrics_log.last_probe if end.best_metrics is None else end.best_metrics)
     if end.state != "interrupted" and cfg.tracking.pictures:
-        draw_curves(directory, metrics_log.tracker, end.step, log)
+        best = None if end.best is None else end.best.step
+        draw_curves(directory, metrics_log.tracker, end.step, log, pairs=probe_pairs, best=best)
     if end.state == "stopped":
         metrics_log.tracker.tag("stopped")
     metrics_log.tracker.finish({**metrics, "state": end.state, "reason": end.reason}, end.code)
-    with deferred_signals(), lock.committing() if end.state in OVER else contextlib.nullcontext():
+    with deferred_signals():
         return directory.finish(
             end.state, end.reason, end.step, metrics, end.cost, _verdict(end, cfg, directory, probe_pairs),
-            None if end.best is None else end.best.as_json,
+            None if end.best is None else end.best.as_json, lock,
         )  # fmt: skip
 
 

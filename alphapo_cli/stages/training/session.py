@@ -5,77 +5,43 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from transformers import TrainingArguments
 
-from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.data.file_hashes import fingerprints
 from alphapo_cli.errors import AlphapoError, Interrupted, in_words, say
 from alphapo_cli.modeling.adapters import add_lora
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
 from alphapo_cli.modeling.sharding import sharding_plan
-from alphapo_cli.objective.objective import Objective
-from alphapo_cli.runs.checkpoints import Checkpoints, TrainingCheckpoint
-from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.runs.checkpoints import TrainingCheckpoint
 from alphapo_cli.runs.state import OVER
 from alphapo_cli.runtime.distributed import Processes
-from alphapo_cli.runtime.signals import StopRequest
-from alphapo_cli.runtime.wording import size
 from alphapo_cli.stages.training.assembly import run_inputs
-from alphapo_cli.stages.training.best_model import BestModel
-from alphapo_cli.stages.training.cost import Cost
-from alphapo_cli.stages.training.final_model import FinalModel
-from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData
+from alphapo_cli.stages.training.before_after import BeforeAndAfter
 from alphapo_cli.stages.training.measurements import Measurements
 from alphapo_cli.stages.training.metrics_log import MetricsLog
 from alphapo_cli.stages.training.resume import Busy, begun_processes, check_continuable, facts_of
 from alphapo_cli.stages.training.run_end import RunEnd, record_end
+from alphapo_cli.stages.training.run_steps import RunSteps
 from alphapo_cli.stages.training.sharded import check_model, check_trainer, loaded
-from alphapo_cli.stages.training.storing import store
-from alphapo_cli.stages.training.tracker import Group, run_tracker
-from alphapo_cli.storage.atomic import jsonable, write_atomic, write_json
-from alphapo_cli.storage.jsonl import append_jsonl, json_line
+from alphapo_cli.stages.training.tracker import run_tracker
+from alphapo_cli.storage.atomic import write_atomic, write_json
+from alphapo_cli.storage.jsonl import json_line
 from alphapo_cli.storage.owned_directory import remove_unfinished
-from alphapo_cli.storage.run_lock import LockLost, LockStatus, RunLock, acquire
+from alphapo_cli.storage.run_lock import LockLost, LockStatus, acquire
 from alphapo_cli.training import guards
 from alphapo_cli.training.arguments import check_optimizer, training_arguments
 from alphapo_cli.training.data_order import DataOrder, probe_every
 from alphapo_cli.training.guards import Ending
-from alphapo_cli.training.trainer import PreferenceTrainer, StepHooks
-from alphapo_cli.training.training_state import Shards, put_back
+from alphapo_cli.training.trainer import PreferenceTrainer
+from alphapo_cli.training.training_state import put_back
 
 
-class TrainingSession(StepHooks):
-    """One training session of a run; a run that is interrupted and resumed has several.
-
-    `lock` and `metrics_log` are None in all processes but rank 0. `measurements` and `trainer` are None until they are
-    made from the policy before its first step.
-    """
-
-    def __init__(
-        self, cfg: TrainConfig, directory: RunDirectory, builder: InputsBuilder, processes: Processes,
-        objective: Objective, start: ModelAndData, group: Group | None, stop: StopRequest,
-    ) -> None:  # fmt: skip
-        self.cfg, self.directory, self.builder, self.processes = cfg, directory, builder, processes
-        self.objective, self.start, self.group, self.stop = objective, start, group, stop
-        self.main = processes.rank == 0
-        self.cost = Cost()
-        train = start.data.train
-        self.order = DataOrder.of(cfg.trainer, len(train), processes.world, cfg.seed, train.columns.get("stage"))
-        self.checkpoints = Checkpoints(directory.checkpoints, cfg.trainer.save_total_limit)
-        self.best = BestModel(cfg, directory)
-        self.best_metrics: dict[str, Any] | None = None  # of the step that model/ is of, where that is not the last
-        self.final_model = FinalModel(cfg, directory, start, self._log)
-        self.lock: RunLock | None = None
-        self.metrics_log: MetricsLog | None = None
-        self.measurements: Measurements | None = None
-        self.trainer: PreferenceTrainer | None = None
-        self.ending: Ending | None = None
-        self.full: str | None = None  # what the system said of a disk on which the room held for the model was needed
-        self.start_step = 0  # the optimizer step from which this session trains
+class TrainingSession(RunSteps):
+    """One training session of a run; a run that is interrupted and resumed has several."""
 
     def run(self, *, replace: bool) -> dict[str, Any]:
         """Train, from the last checkpoint if there is one.
@@ -109,7 +75,7 @@ class TrainingSession(StepHooks):
                 policy = policy.shard(sharding_plan(self.cfg.sharding, args.device, self.cfg.trainer.bf16))
             return self._train_recorded(policy, args, checkpoint)
         finally:
-            if self.lock is not None:
+            if self.lock is not None and not self.lock.committed:
                 self.final_model.release()
                 self.lock.release()
 
@@ -130,6 +96,7 @@ class TrainingSession(StepHooks):
         if isinstance(lock, LockStatus):
             raise Busy.of(self.directory, lock)
         self.lock = lock
+        lock.settle(self.directory.summary_file)
         # Again, now under the lock, because it may have changed.
         state = self.directory.check(self.cfg, replace=replace, locked=True)
         if state in OVER:
@@ -138,9 +105,11 @@ class TrainingSession(StepHooks):
         begun = self.directory.read_manifest().get("generation", 1)  # older versions recorded none
         checkpoint = None if state == "pending" else self.checkpoints.load(begun if isinstance(begun, int) else 1)
         memoize = self.builder.before_training(self.cfg, policy)
-        self.final_model.reserve(memoize("bytes of the model", lambda: self.final_model.try_saving(policy)))
+        one = memoize("bytes of the model", lambda: self.final_model.try_saving(policy))
+        self.final_model.reserve(one * (1 + len(self.kept.steps)))
         if checkpoint is None:
-            self.directory.begin(self.cfg, {**manifest, "generation": lock.generation})
+            facts = {**manifest, "generation": lock.generation}
+            self.directory.begin(self.cfg, facts, fingerprints(self.cfg.data))
         else:
             check_continuable(self.directory, manifest)
             if self.order.world != self.processes.world:
@@ -150,6 +119,7 @@ class TrainingSession(StepHooks):
                 )
             self.directory.go_back(checkpoint.step, checkpoint.record)
             self.best.go_back(self.directory.rows())
+            self.kept.go_back(checkpoint.step, lock)
             self.start_step, self.cost.earlier = checkpoint.step, dict(checkpoint.cost)
         # Also where the run goes on: what became of the file meanwhile is not looked at.
         samples = [sample.as_json for sample in self.start.data.prompt_samples]
@@ -196,6 +166,7 @@ class TrainingSession(StepHooks):
             if checkpoint is None:
                 row = self._measure(0, probe=True, samples=True)
                 self._flush(0)
+                self._sample_texts(policy, 0)
                 self.processes.first(lambda: self.best.check_start(row))
             else:
                 trainer.resume(checkpoint)
@@ -234,7 +205,16 @@ class TrainingSession(StepHooks):
             every=probe_every(cfg.probe.every, len(inputs.probe), order.pairs_per_step),
             memoize=self.builder.before_training(cfg, policy), write=self._write,
         )  # fmt: skip
+        if self.main or self.processes.together:
+            write = self._write if self.main else lambda make: None
+            self.texts = BeforeAndAfter.of(cfg, inputs, self.directory, write=write, log=self._log)
         return self.trainer
+
+    def _sample_texts(self, policy: PolicyModel, step: int) -> None:
+        """Write answers of the policy for people to read, where that is to be done."""
+        if self.texts is not None:
+            self._check_lock()
+            self.texts.sample(policy.lm, step)
 
     def _finish(self, policy: PolicyModel) -> dict[str, Any]:
         """Save the model, then record how the run ended. Where processes run it together, all of them take part."""
@@ -243,6 +223,9 @@ class TrainingSession(StepHooks):
             self._log(
                 f"model/ is that of step {best.step} of {self._step()}, the best by {best.metric} ({best.value:.4g})"
             )
+        self._sample_texts(
+            policy, self._step() if self.best_metrics is None or self.best.best is None else self.best.best.step
+        )
         try:
             if self.processes.together:
                 self.final_model.save_together(policy, self.lock, self.processes)
@@ -265,155 +248,16 @@ class TrainingSession(StepHooks):
             self.best.remove(self.lock)
         return summary
 
-    def _keep_weights(self) -> str:
-        """Write a checkpoint from which the model can be saved without training, unless there is one; what was done."""
-        step, trainer = self._step(), self.trainer
-
-        def missing() -> bool:
-            return self.checkpoints.steps()[-1:] != [step]
-
-        if trainer is not None and (self.processes.first(missing) if self.processes.together else missing()):
-            last_probe = {} if self.metrics_log is None else jsonable(self.metrics_log.last_probe)
-            last = trainer.last_checkpoint(step, cost=self.cost.so_far(self._probe_seconds()), last_probe=last_probe)
-            try:
-                store(self.checkpoints, last, self.directory.path, self.processes, self.lock)
-            except OSError as error:
-                return f"nor could its weights be kept ({error.strerror or error}); an earlier checkpoint is as it was"
-        return (
-            f"its weights are kept in {self.checkpoints.folder}; the same line saves the model without training again"
-        )
-
     def _over(self, checkpoint: TrainingCheckpoint) -> bool:
         """Whether all that is left after `checkpoint` is to save the model."""
         return checkpoint.stopped is not None or checkpoint.step == self.order.total_steps
 
-    # Hooks of the trainer, in the order in which it calls them after a step.
-
-    def log(self, step: int, row: dict[str, float]) -> None:
-        """Log training metrics of the step."""
-        if self.metrics_log is not None:
-            self.metrics_log.add(step, row)
-
-    def measure(self, step: int) -> dict[str, Any]:
-        """Measure the probe and sample answers where due, and write the step's row; the metrics measured."""
-        probe, samples = (False, False) if self.measurements is None else self.measurements.due(step, self._last(step))
-        row = self._measure(step, probe=probe, samples=samples) if probe or samples else {}
-        self.best.add(step, row, self.processes)
-        self._flush(step)
-        return row
-
-    def guard(self, step: int, row: Mapping[str, Any]) -> bool:
-        """Whether to stop after the step: a guard's limit is exceeded, or a signal has requested it."""
-        reason = guards.crossed(self.cfg.guard, row, step) if self.main else None
-        if reason is None and not self._last(step):
-            reason = self.best.exhausted()
-        ending = None
-        if reason is not None:
-            ending = Ending("stopped", reason)
-        elif self.stop.asked and not self._last(step):
-            ending = Ending("interrupted", "stopped by the user")
-        elif self.full is not None and not self._last(step):
-            kept = f"what was trained is kept in {self.checkpoints.folder}"
-            ending = Ending("failed", f"{self.full} at step {step}: {kept}; make room, then type the same line")
-        # All processes must make the same decision at the same step.
-        self.ending = next((e for e in self.processes.gather([ending]) if e is not None), None)
-        return self.ending is not None
-
-    def save(self, step: int, *, stopping: bool) -> None:
-        """Save the weights of the best step so far, and a checkpoint where due or `stopping`."""
-        due = step % self.cfg.trainer.save_steps == 0 and not self._last(step)
-        if self.trainer is None:
-            return
-        if self.best.due(step):
-            self._keep_best(self.trainer, step)
-        if not (stopping or due):
-            return
-        # Recorded in the checkpoint, so that a stopped run which is killed from here on does not train further.
-        stopped = self.ending.reason if self.ending is not None and self.ending.state == "stopped" else None
-        last_probe = {} if self.metrics_log is None else jsonable(self.metrics_log.last_probe)
-        state = self.trainer.checkpoint(
-            self.processes, cost=self.cost.so_far(self._probe_seconds()), last_probe=last_probe, stopped=stopped
-        )
-        self._save(self.checkpoints, state)
-        if self.lock is not None:
-            self.best.tidy(saved=True)
-
-    def _keep_best(self, trainer: PreferenceTrainer, step: int) -> None:
-        """Write the weights of a step that is the best so far."""
-        first = not self.best.checkpoints.steps()
-        last_probe = {} if self.metrics_log is None else jsonable(self.metrics_log.last_probe)
-        self._save(self.best.checkpoints, trainer.last_checkpoint(step, cost={}, last_probe=last_probe))
-        if self.lock is not None:
-            self.best.tidy(saved=False)
-        if first and self.main:
-            bytes_kept = sum(file.stat().st_size for file in self.best.checkpoints.folder.rglob("*") if file.is_file())
-            self._log(
-                f"the weights of the best step so far are kept in best/ until the end ({size(bytes_kept)} a step)"
-            )
-
-    def _save(self, checkpoints: Checkpoints, state: tuple[TrainingCheckpoint, Shards]) -> None:
-        """Write a checkpoint, if need be into the room held for the model unless processes write it together."""
-        self._check_lock()
-
-        def write() -> None:
-            store(checkpoints, state, self.directory.path, self.processes, self.lock)
-
-        if self.processes.together:
-            write()
-        else:
-            self._write(write)
-
-    def _measure(self, step: int, *, probe: bool, samples: bool) -> dict[str, Any]:
-        """Measure, and record the result as of `step`; its metrics."""
-        trainer, measurements = self.trainer, self.measurements
-        if trainer is None or measurements is None:
-            return {}
-        self._check_lock()
-        if probe and step > 0:
-            measurements.update_reference()
-        row, per_pair = measurements.measure(step, probe=probe, samples=samples, context=trainer.context)
-        if probe and step > 0:
-            trainer.on_probe(row)
-        if self.metrics_log is not None:
-            self.metrics_log.add(step, row)
-            self.metrics_log.last_probe = row if probe else {**self.metrics_log.last_probe, **row}
-            self._check_lock()
-            if per_pair:
-                self._write(lambda: append_jsonl(self.directory.path / "probe.jsonl", *per_pair))
-        return row
-
-    def _last(self, step: int) -> bool:
-        return step == self.order.total_steps
-
-    def _flush(self, step: int) -> None:
-        if self.metrics_log is not None:
-            self._write(self.metrics_log.flush)
-            self.metrics_log.advance(step)
-
-    def _write(self, write: Callable[[], None]) -> None:
-        """Write, if need be into the room held for the model; the run then stops after this step, while that suffices."""
-        self.full = self.final_model.with_room(write) or self.full
-
-    def _check_lock(self) -> None:
-        """Check the run lock before a write; raises LockLost where another process has taken over."""
-        if self.lock is not None:
-            self.lock.check()
-
-    def _log(self, text: str) -> None:
-        if self.main:
-            say(f"{self.directory.path.name}: {text}", file=sys.stderr, flush=True)
-
-    def _step(self) -> int:
-        return self.start_step if self.trainer is None else max(self.start_step, int(self.trainer.state.global_step))
-
-    def _probe_seconds(self) -> float:
-        return 0.0 if self.measurements is None else self.measurements.seconds
-
     def _end(self, state: str, reason: str | None, code: int) -> dict[str, Any]:
-        """Record how the run ended; a result that was committed is kept."""
+        """Record how the run ended and give up the lock, once."""
         if self.metrics_log is None or self.lock is None or self.lock.committed:
             return {}
         self._check_lock()
+        self.final_model.release()
         pairs = self.order.pairs_in(range(self.start_step, self._step()))
         end = RunEnd(
             state, reason, code, self._step(), self.cost.final(self._probe_seconds(), pairs, self.lock.generation),

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from alphapo_cli.config.compose import to_dict
 from alphapo_cli.config.keys import leaves
 from alphapo_cli.config.schema import TrainConfig
-from alphapo_cli.runs.directory import RunDirectory, digest
+from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.storage.hashing import digest
 from alphapo_cli.tracking.tracker import Tracker
 from alphapo_cli.tracking.wandb import open_tracker
 

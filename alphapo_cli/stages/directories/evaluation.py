@@ -24,6 +24,7 @@ from alphapo_cli.config.keys import leaves
 from alphapo_cli.errors import say
 from alphapo_cli.evaluation.judges.journal import FILE as JUDGEMENTS
 from alphapo_cli.evaluation.schema import JudgeConfig, StatisticsConfig, verdict_settings
+from alphapo_cli.evaluation.verdict import verdict
 from alphapo_cli.runs.keyed_directory import KeyedDirectory, differing
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import write_json
@@ -104,9 +105,16 @@ class EvalDirectory(KeyedDirectory):
         write_json(self.manifest, checksums.sealed(manifest))
 
     def finish(self, results: Mapping[str, Any]) -> dict[str, Any]:
-        """Write results.json, the last file of an evaluation, with the checksum of annotations.json; `load_results`."""
+        """Write results.json, an evaluation's last file, with its verdict and the checksum of annotations.json.
+
+        Args:
+            results: the figures.
+
+        Returns:
+            What `load_results` does.
+        """
         files = checksums.of_files(self.path, [self.annotations.name])
-        write_json(self.results, checksums.sealed({**results, "files": files}))
+        write_json(self.results, checksums.sealed({**results, "verdict": verdict(results), "files": files}))
         return self.load_results()
 
     def _nothing_kept(self) -> bool:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from alphapo_cli.runtime.counter_rng import philox, uniform
+from alphapo_cli.objective.counter_rng import philox, uniform
 
 ONES = 0xFFFFFFFF
 KNOWN = [

@@ -18,7 +18,7 @@ from itertools import product
 
 import numpy as np
 
-from alphapo_cli.statistics.bounded_mean import Array, mean_interval, p_value
+from alphapo_cli.runtime.statistics.bounded_mean import Array, mean_interval, p_value
 
 EXACT = 14  # with at most so many non-zero differences, all 2^n patterns of signs are enumerated
 

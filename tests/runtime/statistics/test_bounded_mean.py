@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from alphapo_cli.statistics.bounded_mean import mean_interval, p_value
-from alphapo_cli.statistics.paired import fewest, least_p_value, paired_test
-from alphapo_cli.statistics.share import share_interval
-from alphapo_cli.statistics.student import critical_value, two_sided_tail
+from alphapo_cli.runtime.statistics.bounded_mean import mean_interval, p_value
+from alphapo_cli.runtime.statistics.paired import fewest, least_p_value, paired_test
+from alphapo_cli.runtime.statistics.share import share_interval
+from alphapo_cli.runtime.statistics.student import critical_value, two_sided_tail
 
 
 class TestStudent:

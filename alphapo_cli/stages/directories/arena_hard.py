@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from alphapo_cli.config.keys import leaves
 from alphapo_cli.evaluation.arena_hard.schema import ArenaHardJudgeConfig, ArenaHardStatistics
-from alphapo_cli.evaluation.directory import EvalDirectory
+from alphapo_cli.stages.directories.evaluation import EvalDirectory
 from alphapo_cli.storage.atomic import write_atomic
 from alphapo_cli.storage.jsonl import json_line
 

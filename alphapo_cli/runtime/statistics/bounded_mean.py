@@ -19,8 +19,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from alphapo_cli.statistics.share import interval_ends
-from alphapo_cli.statistics.student import critical_value, two_sided_tail
+from alphapo_cli.runtime.statistics.share import interval_ends
+from alphapo_cli.runtime.statistics.student import critical_value, two_sided_tail
 
 Array = NDArray[np.float64]
 

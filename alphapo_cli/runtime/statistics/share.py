@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from alphapo_cli.statistics.student import critical_value
+from alphapo_cli.runtime.statistics.student import critical_value
 
 
 def share_interval(share: float, n: float, confidence: float = 0.95) -> tuple[float, float]:

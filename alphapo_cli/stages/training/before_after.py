@@ -1,0 +1,87 @@
+"""Answers of a real model to a few held-out prompts, before its first step and after its last, for people to read.
+
+They are no measurement: eight answers are too few for one, so no metric is made of them. With `probe.samples` the probe
+samples answers instead, at every measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.data.tokenise import end_token_id
+from alphapo_cli.errors import in_words
+from alphapo_cli.modeling.declared import model_stop_ids
+from alphapo_cli.probe.sampled_answers import SampledAnswers, Sampling
+from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.stages.training.assembly import RunInputs
+from alphapo_cli.stages.training.measurements import prompts_of, writer_into
+
+PROMPTS, TOKENS = 8, 256
+LEAST = 16  # tokens that an answer must have room for in the model's context
+
+
+@dataclass
+class BeforeAndAfter:
+    """Writes samples/step-N.json of the policy as it is; nothing where `answers` is None."""
+
+    answers: SampledAnswers | None
+    log: Callable[[str], None]
+
+    @classmethod
+    def of(
+        cls, cfg: TrainConfig, inputs: RunInputs, directory: RunDirectory, *,
+        write: Callable[[Callable[[], None]], None], log: Callable[[str], None],
+    ) -> BeforeAndAfter:  # fmt: skip
+        """Choose the prompts.
+
+        Args:
+            cfg: the run's configuration.
+            inputs: policy, tokenizer and probe pairs.
+            directory: the run directory.
+            write: calls what writes a file.
+            log: takes a note to the user.
+
+        Returns:
+            What samples, for a model that was given by `model.path` and no `probe.samples`; else what does nothing.
+        """
+        if cfg.probe.samples is not None or cfg.model.path is None or cfg.data.source == "glassbox":
+            return cls(None, log)
+        prompts = prompts_of(cfg, inputs, PROMPTS)
+        if prompts is None:
+            return cls(None, log)
+        lm, tokenizer = inputs.training.policy.lm, inputs.tokenizer
+        context = getattr(lm.config, "max_position_embeddings", None)
+        room = context - max(map(len, prompts.ids)) if isinstance(context, int) and context > 0 else TOKENS
+        if room < LEAST:
+            log(f"note: no answers before and after: a prompt leaves room for {max(room, 0)} tokens in the context")
+            return cls(None, log)
+        exact = cfg.probe.exact if cfg.probe.exact is not None else lm.dtype.itemsize < 4
+        ends = model_stop_ids(lm, tokenizer, end_token_id(tokenizer, cfg.data))
+        sampling = Sampling(min(TOKENS, room), cfg.probe.temperature, exact)
+        keep = writer_into(directory.path / "samples", write)
+        return cls(SampledAnswers(tokenizer, ends, sampling, prompts, cfg.seed, directory.path.name, keep), log)
+
+    def sample(self, lm: Any, step: int) -> None:
+        """Sample and write the answers at a step; what fails is told once, and no failure of the training.
+
+        Args:
+            lm: the policy's model.
+            step: the optimizer step.
+
+        Raises:
+            OSError: the disk refuses the file.
+        """
+        if self.answers is None:
+            return
+        many, limit = len(self.answers.prompts.ids), self.answers.sampling.max_new_tokens
+        self.log(f"{many} answers of at most {limit} tokens are sampled at step {step}, to be read")
+        try:
+            self.answers.write_texts(lm, step)
+        except OSError:
+            raise
+        except Exception as error:
+            self.log(f"note: no answers were sampled ({in_words(error)}); probe.samples=0 leaves them out")
+            self.answers = None

@@ -1,0 +1,183 @@
+"""The page of a run, and `alphapo report` of several: what they say, and what they do with odd and damaged directories."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from alphapo_cli.report.runs import find_runs, read_runs
+from alphapo_cli.report.write import beside, write_run, write_runs
+from alphapo_cli.runs.title import title
+from alphapo_cli.runs.verdict import UNMEASURED
+from tests.crafted_sweep import ALPHA, craft
+from tests.report.test_report import EVIL, Page, alphapo, data_of, table
+
+BETTER = {
+    "outcome": "better", "sentences": ["better than the start: true win rate 70 % [64, 75], n = 256"], "win_rate": 0.7,
+    "interval": [0.64, 0.75], "n": 256, "best_step": 4, "clipped": 0.25,
+}  # fmt: skip
+
+
+def change(cell, made):
+    made.win, made.fall = 0.6 - 0.1 * cell.point[ALPHA], -0.2 - 0.1 * abs(cell.point[ALPHA])
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """Three alphas, two seeds. Read it, never write to it."""
+    return craft(tmp_path_factory.mktemp("sweeps") / "alpha", f"{ALPHA}=-1,0,1", "seed=0,1", change=change)
+
+
+@pytest.fixture
+def run(sweep, tmp_path):
+    """A run that may be changed: alpha = -1, seed 0."""
+    return shutil.copytree(sorted((sweep / "cells").iterdir())[0], tmp_path / "dpo-12345678")
+
+
+def changed(folder, file="summary.json", **values):
+    path = folder / file
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**found, **values}))
+    return folder
+
+
+def text_of(html):
+    return " ".join(Page(html.read_text()).text.split())
+
+
+class TestOneRun:
+    def test_it_says_what_the_run_is_and_what_came_of_it(self, run):
+        html = write_run(changed(run, verdict=BETTER))
+        assert html == run / "report.html"
+        page = Page(html.read_text())
+        text = " ".join(page.text.split())
+        name = title({**find_runs([run])[0].settings()})
+        assert name in text
+        assert "beta 2.5, learning rate 0.0008, the embedded world's model" in name
+        assert "Better than the start: true win rate 70 % [64, 75], n = 256." in text
+        assert "the gradient was clipped at 25 % of" in text
+        for heading in ("Displacement", "True win rate", "Reward margin", "Gradient weight", "Loss",
+                        "Distance from the start", "What the models say", "Guards and data", "Settings"):  # fmt: skip
+            assert heading in text, heading
+        assert f"alphapo report {run}" in page.commands
+
+    def test_its_figures_are_those_that_were_measured_and_its_curves_the_record(self, run):
+        data = data_of(write_run(changed(run, verdict=BETTER)).read_text())
+        (cell,) = data["cells"]
+        steps, values = cell["curves"]["displacement/chosen"]
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert data["grids"][steps] == [row["step"] for row in rows]
+        assert values == pytest.approx([row["displacement/chosen"] for row in rows], rel=1e-4)
+        assert data["marks"] == [{"step": 4, "word": "best win rate: step 4"}]
+        assert len(data["samples"]["start"]) == len(data["samples"]["answers"]["0"]) == len(data["samples"]["prompts"])
+
+    def test_a_stop_by_a_guard_is_told_with_its_step(self, run):
+        reason = "guard.max_chosen_drop=0.1 exceeded at step 8"
+        html = write_run(changed(run, verdict=BETTER, state="stopped", reason=reason))
+        text = text_of(html)
+        assert text.count(reason) == 2  # at the head, and under the guards
+        assert "better, stopped by a guard" in text
+        assert {"step": 8, "word": "stopped: step 8"} in data_of(html.read_text())["marks"]
+
+    def test_beside_an_evaluation_nobody_says_that_no_win_rate_was_taken(self, run):
+        unmeasured = {
+            **BETTER,
+            "outcome": "not measured",
+            "sentences": [UNMEASURED, "no curve warns"],
+            "win_rate": None,
+        }
+        assert "no win rate was taken" in text_of(write_run(changed(run, verdict=unmeasured)))
+        judged = {"outcome": "worse", "sentence": "worse than REF: win rate 31 % [25, 37], n = 256, against REF",
+                  "interval": [0.25, 0.37]}  # fmt: skip
+        changed(run, "outcome.json", key="k", metrics={"eval/win_rate": 0.31, "eval/n_total": 256}, verdict=judged)
+        text = text_of(write_run(run))
+        assert "no win rate was taken" not in text
+        assert "Worse than REF: win rate 31 % [25, 37], n = 256, against REF." in text
+        assert "No curve warns." in text
+
+    def test_texts_of_a_run_are_text(self, run):
+        rows = json.loads((run / "samples" / "step-8.json").read_text())
+        (run / "samples" / "step-8.json").write_text(json.dumps([{**row, "output": EVIL} for row in rows]))
+        html = write_run(changed(run, verdict={**BETTER, "sentences": [EVIL]}, state="failed", reason=EVIL)).read_text()
+        found = Page(html)
+        assert [a for t, a in found.tags if t == "img"] == []
+        assert sum(t == "script" for t, _ in found.tags) == 2
+        assert "<script>document" not in html
+
+    @pytest.mark.parametrize("missing", ["metrics.jsonl", "summary.json", "manifest.json", "samples"])
+    def test_what_is_missing_leaves_the_rest(self, run, missing):
+        path = run / missing
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if missing == "manifest.json":  # then it is nobody's run
+            ran = alphapo(run.parent, "report", run.name)
+            assert (ran.code, ran.out) == (2, "")
+            assert "is the directory of neither a run nor a sweep" in ran.err or "is not a sweep's directory" in ran.err
+            return
+        assert "Settings" in text_of(write_run(run))
+
+
+class TestSeveral:
+    def test_runs_are_named_by_what_tells_them_apart(self, sweep, tmp_path):
+        cells = find_runs([sweep])
+        assert len(cells) == 6
+        shown = read_runs(cells, tmp_path)
+        assert {p.label for p in shown.points} == {f"alpha={a} seed={s}" for a in ("-1", "0", "1") for s in (0, 1)}
+        assert shown.name == "6 runs, by alpha and seed"
+        assert [len(p.members) for p in shown.points] == [1] * 6  # nothing is averaged
+
+    def test_equal_runs_are_named_by_their_directories(self, run, tmp_path):
+        other = shutil.copytree(run, tmp_path / "again")
+        assert [p.label for p in read_runs(find_runs([run, other]), tmp_path).points] == [
+            "run=dpo-12345678", "run=again",
+        ]  # fmt: skip
+
+    def test_the_command_from_outside(self, sweep, tmp_path):
+        runs = [str(cell) for cell in sorted((sweep / "cells").iterdir())[:3]]
+        ran = alphapo(tmp_path, "report", *runs, "--out", "side by side", "--json", "-")
+        assert ran.code == 0, ran.err
+        assert ran.path == tmp_path / "side by side" / "report.html"
+        page = Page(ran.path.read_text())
+        text = " ".join(page.text.split())
+        assert "Outcomes" in text
+        assert "What differs" in text
+        assert "objective.shape.alpha" in text
+        assert page.commands[-1].startswith("alphapo report ")
+        assert len(table(tmp_path / "side by side" / "report" / "cells.csv")) == 3
+        data = data_of(ran.path.read_text())
+        assert len(data["points"]) == len(data["cells"]) == 3
+
+    def test_without_out_it_lies_beside_the_first_and_never_in_it(self, run, tmp_path):
+        other = shutil.copytree(run, tmp_path / "again")
+        target = beside([run, other])
+        assert target.parent == run.parent
+        assert beside([other, run]) != target
+        assert write_runs([run, other], target).html.is_file()
+        assert not (run / "report.html").exists()
+
+    def test_a_run_and_a_sweep_together(self, sweep, run, tmp_path):
+        assert len(find_runs([run, sweep, run])) == 7
+        other = tmp_path / "nothing"
+        other.mkdir()
+        ran = alphapo(tmp_path, "report", str(run), str(other))
+        assert (ran.code, ran.out) == (2, "")
+        assert "nothing is the directory of neither a run nor a sweep" in ran.err
+
+
+class TestTitle:
+    @pytest.mark.parametrize(
+        ("settings", "said"),
+        [
+            ({"objective.name": "dpo", "objective.shape.name": "identity", "objective.beta": 0.1,
+              "trainer.learning_rate": 7e-7, "model.path": "/models/Llama-3/"},
+             "dpo, beta 0.1, learning rate 7e-07, Llama-3, n = 256 held-out pairs"),
+            ({"objective.name": "alphapo", "objective.shape.name": "power", "objective.shape.alpha": 0.25,
+              "objective.schedule.name": "linear", "objective.schedule.start": -0.5, "objective.schedule.end": 1,
+              "model.source": "from_scratch", "model.lora.r": 8},
+             "alphapo, alpha linear from -0.5 to 1, a model from random weights, LoRA of rank 8, n = 256 held-out pairs"),
+            ({}, "run, n = 256 held-out pairs"),
+        ],
+    )  # fmt: skip
+    def test_words(self, settings, said):
+        assert title(settings, 256) == said

@@ -1,0 +1,184 @@
+"""trainer.save_models_at and eval.at: models of several fractions of training, each kept, answered with and judged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from alphapo_cli.stages.training.kept_models import kept_steps, step_of
+from tests import wandb_file
+from tests.conftest import TINY, run_here
+from tests.stages.test_resume import assert_same, killed_at, weights
+
+STEPS = 12
+# At a constant rate the first steps of a long run are a short run.
+LINE = (
+    f"trainer.max_steps={STEPS}", "probe.every=6", "trainer.save_steps=4", "trainer.lr_scheduler_type=constant",
+    "trainer.warmup_ratio=0",
+)  # fmt: skip
+KEPT = "trainer.save_models_at=[0.5,0.25]"
+ANSWERS = ("generation=transformers", "generation.max_new_tokens=12", "prompts.limit=24")
+
+
+def load(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def kept(run: Path, step: int) -> dict[str, torch.Tensor]:
+    return load_file(run / "models" / f"step-{step}" / "model.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(other[name], tensor) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize(
+    ("fraction", "total", "step"),
+    [(0, 12, 0), (1, 12, 12), (0.25, 12, 3), (0.5, 13, 6), (0.01, 12, 1), (0.999, 12, 11), (0.5, 1, 1), (0.1, 2, 1)],
+)
+def test_the_step_of_a_fraction(fraction, total, step):
+    assert step_of(fraction, total) == step
+
+
+def test_a_step_is_kept_once_and_the_last_is_model():
+    assert kept_steps([0.5, 0.26, 0.25, 0.99], 12) == (3, 6, 11)
+    assert kept_steps([0.5], 1) == ()
+
+
+class TestModels:
+    def test_they_are_those_of_their_steps(self, alphapo, tiny):
+        ran = alphapo("train", *tiny, *LINE, KEPT)
+        assert ran.code == 0, ran.err
+        assert sorted(path.name for path in (ran.path / "models").iterdir()) == ["step-3", "step-6"]
+        short = alphapo("train", *tiny, *LINE, "trainer.max_steps=6")
+        assert same(kept(ran.path, 6), weights(short.path))
+        # Keeping them changes nothing of training.
+        assert same(weights(ran.path), weights(alphapo("train", *tiny, *LINE).path))
+        files = load(ran.path / "summary.json")["files"]
+        assert "models/step-3/model.safetensors" in files
+        (ran.path / "models" / "step-3" / "model.safetensors").unlink()
+        again = alphapo("train", *tiny, *LINE, KEPT)
+        assert again.code == 2
+        assert "models/step-3/model.safetensors" in again.fault
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("step", [5, 7])
+    def test_after_a_kill(self, step, alphapo, tiny):
+        """Before the first checkpoint, at step 4; and after models of both kinds: before a checkpoint, and after it."""
+        line = ["train", *tiny, *LINE, KEPT]
+        whole = alphapo(*line, "run.name=whole")
+        with killed_at(step):
+            broken = alphapo(*line, "run.name=broken")
+        assert broken.code == 1
+        again = alphapo(*line, "run.name=broken")
+        assert again.code == 0, again.err
+        assert_same(whole.path, again.path)
+        assert all(same(kept(whole.path, n), kept(again.path, n)) for n in (3, 6))
+
+    @pytest.mark.slow
+    def test_one_that_is_gone_is_missed(self, alphapo, tiny):
+        line = ["train", *tiny, *LINE, KEPT]
+        with killed_at(7):
+            broken = alphapo(*line)
+        (broken.path / "models" / "step-3").rename(broken.path.parent / "elsewhere")
+        again = alphapo(*line)
+        assert again.code == 2
+        assert "models/step-3: the model of step 3, which trainer.save_models_at kept, is gone" in again.err
+
+
+@pytest.fixture(scope="module")
+def line():
+    return ("run", *TINY, *LINE, *ANSWERS, "eval.at=[0,0.5,1]")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory, shared_cache, line):
+    ran = run_here(line, tmp_path_factory.mktemp("run"), shared_cache)
+    assert ran.code == 0, ran.err
+    return ran
+
+
+@pytest.mark.slow
+class TestRun:
+    def test_each_is_judged(self, first):
+        rows = load(first.path / "outcome.json")["over_training"]
+        assert [(row["step"], row["fraction"]) for row in rows] == [(0, 0.0), (6, 0.5), (12, 1.0)]
+        names = ["glassbox-base", f"{first.path.name}-step-6", first.path.name]
+        for row, name in zip(rows, names, strict=True):
+            results = load(Path(row["eval"]) / "results.json")
+            assert name in results["generator"]  # of two of one name the file is named, too
+            assert row["metrics"]["eval/win_rate"] == results["win_rate"] / 100
+            assert row["intervals"]["eval/win_rate"] == [end / 100 for end in results["win_rate_interval"]]
+        assert load(first.path / "outcome.json")["metrics"] == rows[-1]["metrics"]
+        probe = {row["step"]: row for row in map(json.loads, (first.path / "metrics.jsonl").read_text().splitlines())
+                 if "displacement/chosen" in row}  # fmt: skip
+        assert [row["probe"]["displacement/chosen"] for row in rows] == [
+            probe[step]["displacement/chosen"] for step in (0, 6, 12)
+        ]
+        assert (first.path / "outcome_over_training.png").stat().st_size > 10_000
+        assert "3 models x 24 prompts: 72 judgements by glassbox" in first.err
+        assert "50%" in first.err
+
+    def test_the_page_of_the_run_has_them(self, first):
+        page = (first.path / "report.html").read_text(encoding="utf-8")
+        assert "<h2>Win rate over training</h2>" in page
+        assert "<td>6</td><td>50%</td>" in page
+
+    def test_the_answers_are_those_of_the_kept_model(self, first, shared_cache):
+        """As `alphapo generate` answers with models/step-6 by itself."""
+        folder = first.path.parent.parent
+        ran = run_here(
+            ("generate", str(first.path / "models" / "step-6"), *ANSWERS[:2], "data.limit=24"), folder, shared_cache
+        )
+        assert ran.code == 0, ran.err
+        rows = load(first.path / "outcome.json")["over_training"]
+        assert ran.path == Path(rows[1]["generate"])
+
+    def test_it_joins_wandb(self, first):
+        (file,) = wandb_file.live_files(first.path)
+        keys = {key for row in wandb_file.read(file).history for key in row}
+        assert {"over_training", "overlay/eval/win_rate over training"} <= {key.partition("_table")[0] for key in keys}
+
+    def test_the_same_line_does_nothing(self, first, line, shared_cache, snapshot):
+        before = snapshot(first.path.parent)
+        again = run_here(line, first.path.parent.parent, shared_cache)
+        assert (again.code, again.out.splitlines()[1:]) == (0, ["complete"])
+        assert snapshot(first.path.parent) == before
+
+    def test_more_of_them_cost_what_is_new(self, first, line, shared_cache, snapshot):
+        """The end alone needs no model that was kept: it is the same run, and nothing is generated or judged again."""
+        before = snapshot(first.path.parent)
+        ran = run_here(
+            (*line[:-1], "trainer.save_models_at=[0.5]", "eval.at=[0,1]"), first.path.parent.parent, shared_cache
+        )
+        assert ran.code == 0, ran.err
+        assert ran.path == first.path
+        after = snapshot(first.path.parent)
+        made = {name: what for name, what in after.items() if Path(name).parts[0].startswith(("generate-", "eval-"))}
+        assert made
+        assert made == {name: before[name] for name in made}
+        assert [row["step"] for row in load(first.path / "outcome.json")["over_training"]] == [0, 12]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["eval.at=[0,2]"], "needs a list of fractions of training from 0 to 1"),
+        (["eval.at=half"], "needs a list of fractions of training from 0 to 1"),
+        (["eval.at=[]"], "needs a list of fractions of training from 0 to 1"),
+        (["eval.at=[0.5]", "eval.at=[1]"], "is typed 2 times"),
+        (["eval.when=[0.5]"], "eval.when=[0.5]: no such key; eval.at="),
+        (["eval.at=[0.5]", "trainer.save_models_at=[0.5]"], "leave one of the two out"),
+        (["trainer.save_models_at=[1]"], "1 is no fraction of training above 0 and below 1"),
+        (["eval.at=[0,1]", "model=from_scratch", "data=glassbox", "--reference", "nothing.json"], "leave 0 out"),
+    ],
+)
+def test_bad_input(words, says, alphapo, tmp_path):
+    ran = alphapo("run", *words)
+    assert ran.code == 2
+    assert says in ran.fault
+    assert not (tmp_path / "runs").exists()
