@@ -70,6 +70,13 @@ class TestFigures:
         saved = (scratch.path / "model" / "model.safetensors").stat().st_size
         assert planned(*scratch_line)["disk"]["parts"]["model"] == pytest.approx(saved, rel=0.1)  # its header
 
+    def test_models_of_earlier_steps_stay(self, planned, scratch_line):
+        one, three = (
+            planned(*scratch_line, "trainer.max_steps=4", f"trainer.save_models_at={at}")["disk"]
+            for at in ("[]", "[0.3,0.6]")
+        )
+        assert three["left"] == 3 * one["left"]
+
     def test_each_change_takes_less_memory_than_the_line_itself(self, planned, scratch_line):
         line = [*scratch_line, "trainer.per_device_train_batch_size=4", "trainer.gradient_accumulation_steps=1"]
         line += ["probe.batch_size=1"]
@@ -284,6 +291,7 @@ def test_a_judge_that_is_paid_by_the_token():
         ["data.limit=3", "generation.max_new_tokens=100"],
         ["judge=openai", "judge.price_input=10", "judge.price_output=30", "judge.both_orders=true"], Sources(),
     )  # fmt: skip
+    assert judge_cost(replace(later, at=(0.5, 1.0)), composed()).requests == 12
     cost = judge_cost(later, composed())
     assert cost.requests == 6
     assert 6 * 200 < cost.tokens < 6 * 600  # two answers and the judge's own prompt

@@ -10,6 +10,7 @@ from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.stages.estimate.case import Case
 from alphapo_cli.stages.estimate.phases import Alive
+from alphapo_cli.stages.training.kept_models import kept_steps
 
 _FLOAT64 = 8
 
@@ -54,6 +55,7 @@ def disk_of(case: Case, cfg: TrainConfig, alive: Alive) -> Disk:
     limit = cfg.trainer.save_total_limit
     kept = written if limit is None else min(written, limit)
     most = min(written, kept + 1)  # the next one is whole before the oldest goes
+    earlier = len(kept_steps(cfg.trainer.save_models_at, steps)) * model
     best = 2 * shards * alive.trained if cfg.trainer.load_best_model_at_end else 0
     cache = _tokens(case.pairs) + _tokens(case.start.data.probe)
     if case.objective.needs_reference:
@@ -63,6 +65,7 @@ def disk_of(case: Case, cfg: TrainConfig, alive: Alive) -> Disk:
     words = f"{written:,} written, every {cfg.trainer.save_steps:,} steps, {kept:,} kept until the end"
     parts = [
         ("model", model, "the adapter" if adapter else "the whole model; as much is held free from the start"),
+        ("models of earlier steps", earlier, f"trainer.save_models_at={cfg.trainer.save_models_at}"),
         ("checkpoints", most * one, words if written else "none: the run is shorter than trainer.save_steps"),
         ("best model", best, "weights of the best step, and of the one before"),
         ("cache", cache, "tokens and reference log-probs, shared by runs on the same data"),
@@ -70,7 +73,7 @@ def disk_of(case: Case, cfg: TrainConfig, alive: Alive) -> Disk:
     folder = Path(cfg.run.dir).expanduser().absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     return Disk(
-        tuple(part for part in parts if part[1]), model + most * one + best, model, cache,
+        tuple(part for part in parts if part[1]), model + earlier + most * one + best, model + earlier, cache,
         shutil.disk_usage(existing).free,
     )  # fmt: skip
 

@@ -50,7 +50,7 @@ def judge_cost(plan: Plan, cfg: TrainConfig) -> JudgeCost | None:
         prompts = load_prompts(generate.data, continue_assistant=generate.generation.continue_assistant)
     template = load_template(judge.prompt_file).messages
     longest = generate.generation.max_new_tokens or _LONGEST
-    each = 2 if judge.both_orders else 1
+    each = (2 if judge.both_orders else 1) * len({*plan.at, 1.0})  # of the last step, and those of eval.at
     tokens = sum(
         estimate_tokens([*template, JudgeMessage("user", prompt.instruction)]) + 2 * longest for prompt in prompts.rows
     )

@@ -11,6 +11,7 @@ from alphapo_cli.modeling.policy import bare
 from alphapo_cli.stages.estimate.case import Case
 from alphapo_cli.stages.estimate.passes import Pass
 from alphapo_cli.stages.estimate.skeleton import Skeleton
+from alphapo_cli.stages.training.before_after import PROMPTS, TOKENS
 from alphapo_cli.stages.training.measurements import SAMPLES
 
 _COMPARED = 2  # pairs whose log-probs are compared when the saved model has been read
@@ -130,8 +131,13 @@ def _step(alive: Alive, passes: tuple[Pass, Pass | None]) -> dict[str, int]:
 
 def _sampling(case: Case, cfg: TrainConfig, skeleton: Skeleton) -> int:
     """Bytes of keys, values and logits while answers are sampled, by arithmetic."""
-    wanted = cfg.probe.samples
-    count = (SAMPLES if wanted is None else wanted) if cfg.data.source == "glassbox" else wanted or 0
+    wanted, tokens = cfg.probe.samples, cfg.probe.max_new_tokens
+    if cfg.data.source == "glassbox":
+        count = SAMPLES if wanted is None else wanted
+    elif wanted is None and cfg.model.path is not None:
+        count, tokens = PROMPTS, TOKENS
+    else:
+        count = wanted or 0
     if not count:
         return 0
     config: Any = bare(skeleton.policy.lm).config.get_text_config()
@@ -140,6 +146,6 @@ def _sampling(case: Case, cfg: TrainConfig, skeleton: Skeleton) -> int:
     rows = 1 if exact else min(count, _TOGETHER)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    longest = int(case.start.data.probe.prompt.lengths.max()) + cfg.probe.max_new_tokens
+    longest = int(case.start.data.probe.prompt.lengths.max()) + tokens
     cache = 2 * config.num_hidden_layers * heads * width * longest * item
     return int(rows * (cache + 3 * 4 * config.vocab_size))
