@@ -26,7 +26,8 @@ ctypes.CDLL("libc.so.6").mallopt(_MMAP, _SMALL)
 ctypes.CDLL("libc.so.6").mallopt(_TRIM, _SMALL)
 
 COMMON = (
-    "trainer.max_steps=2", "trainer.learning_rate=1e-5", "probe.pairs=2", "probe.batch_size=1", "tracking=disabled",
+    "trainer.max_steps=2", "trainer.learning_rate=1e-5", "probe.pairs=2", "probe.batch_size=1", "probe.samples=0",
+    "tracking=disabled",
     "trainer.threads=1", "trainer.use_cpu=true", "data=jsonl", "data.limit=14",
 )  # fmt: skip
 # name -> overrides; those of the first five are the published comparison, the others come with --all
