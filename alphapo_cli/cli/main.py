@@ -26,6 +26,7 @@ from alphapo_cli.cli import (
     ls,
     measure,
     pairs,
+    plan,
     report,
     rm,
     run,
@@ -88,6 +89,7 @@ report.register(app)
 verify.register(app)
 loss.register(app)
 inspect.register(app)
+plan.register(app)
 export.register(app)
 chat.register(app)
 validate.register(app)

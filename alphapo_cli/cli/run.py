@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +30,10 @@ from alphapo_cli.cli.train import page_of_a_failure, show_answers, write_page
 from alphapo_cli.errors import say
 from alphapo_cli.runtime.quiet import quiet_libraries
 from alphapo_cli.runtime.wording import rate
+
+if TYPE_CHECKING:
+    from alphapo_cli.config.schema import TrainConfig
+    from alphapo_cli.stages.plan import Plan
 
 Reference = Annotated[
     Path | None,
@@ -78,22 +83,11 @@ def run(
       alphapo run model.path=./my-model data=hh_rlhf data.path=pairs.jsonl.gz prompts=alpaca_eval prompts.path=alpaca_eval.json judge=openai --reference gpt4.json
     """
     from alphapo_cli.config.compose import to_yaml
-    from alphapo_cli.config.config_file import compose_under, load
-    from alphapo_cli.config.overrides import read_line
-    from alphapo_cli.config.schema import TrainConfig
     from alphapo_cli.runs.directory import RunDirectory
     from alphapo_cli.runs.identity import find_run
-    from alphapo_cli.stages.plan import hints_from_other_stages, make_plan, split_line, training_part
 
-    where = sources(config_dir)
-    training, generation, evaluation = split_line([*(overrides or []), *stripping(strip_think)])
-    file = load(config)
-    with hints_from_other_stages("train", where):
-        cfg = compose_under(training_part(file), "train", TrainConfig, [read_line(training, where)], where)
-    plan = make_plan(
-        generation, evaluation, where, file,
-        reference=reference, annotations=annotations, difficulty=difficulty, gamed=gamed,
-    )  # fmt: skip
+    files = {"reference": reference, "annotations": annotations, "difficulty": difficulty, "gamed": gamed}
+    cfg, plan = composed([*(overrides or []), *stripping(strip_think)], files, config, config_dir)
     plan = dataclasses.replace(plan, max_cost=max_cost)
     if print_config:
         print(to_yaml(cfg), end="")
@@ -147,6 +141,36 @@ def run(
     metrics = {**summary["metrics"], **found["metrics"]}
     places = {"generate": found["generate"], "eval": found["eval"]}
     emit({"path": str(directory.path.resolve()), **summary, "metrics": metrics, **places}, json)
+
+
+def composed(
+    texts: Sequence[str], files: Mapping[str, Path | None], config: Path | None, config_dir: Path | None
+) -> tuple[TrainConfig, Plan]:
+    """Compose a command line of `alphapo run`.
+
+    Args:
+        texts: its overrides.
+        files: --reference and its like, by name.
+        config: the file of --config.
+        config_dir: the folder of --config-dir.
+
+    Returns:
+        The configuration of training, and generation and evaluation after it.
+
+    Raises:
+        ConfigError: a key is unknown or a value invalid.
+    """
+    from alphapo_cli.config.config_file import compose_under, load
+    from alphapo_cli.config.overrides import read_line
+    from alphapo_cli.config.schema import TrainConfig
+    from alphapo_cli.stages.plan import hints_from_other_stages, make_plan, split_line, training_part
+
+    where = sources(config_dir)
+    training, generation, evaluation = split_line(list(texts))
+    file = load(config)
+    with hints_from_other_stages("train", where):
+        cfg = compose_under(training_part(file), "train", TrainConfig, [read_line(training, where)], where)
+    return cfg, make_plan(generation, evaluation, where, file, **files)
 
 
 def _report(found: dict[str, Any], summary: dict[str, Any], path: Path) -> None:

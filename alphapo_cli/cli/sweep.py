@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +25,12 @@ from alphapo_cli.cli.common import (
 from alphapo_cli.cli.run import Annotations, Difficulty, Gamed, Reference
 from alphapo_cli.errors import AlphapoError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from alphapo_cli.launch.schema import LauncherConfig
+    from alphapo_cli.stages.plan import Plan
+    from alphapo_cli.sweep.grid import Grid
+    from alphapo_cli.sweep.record import Typed
 
 
 def register(app: typer.Typer) -> None:
@@ -79,11 +86,10 @@ def sweep(
     Raises:
         AlphapoError: cells failed or were interrupted.
     """
-    from alphapo_cli.sweep.record import Typed, names_sweep, recorded
+    from alphapo_cli.sweep.record import Typed, recorded
 
     files = {"reference": reference, "annotations": annotations, "difficulty": difficulty, "gamed": gamed}
-    texts = [*(arguments or []), *stripping(strip_think)]
-    typed = Typed(tuple(texts), config_dir, files, config)
+    typed = Typed((*(arguments or []), *stripping(strip_think)), config_dir, files, config)
     if status and not (dry_run or print_config):
         from alphapo_cli.sweep.status import show
 
@@ -92,43 +98,13 @@ def sweep(
             show(known.path, known.cells, known.key)
             return
 
-    from dataclasses import fields
-
     from alphapo_cli.config.compose import to_yaml
-    from alphapo_cli.config.config_file import compose_under, load
-    from alphapo_cli.config.overrides import read_line
     from alphapo_cli.launch.engine import Policy
-    from alphapo_cli.launch.launchers.registry import check_keys
-    from alphapo_cli.launch.schema import LauncherConfig, SweepConfig
-    from alphapo_cli.stages import eval_at
-    from alphapo_cli.stages.plan import (
-        EVALUATE,
-        GENERATE,
-        hints_from_other_stages,
-        make_plan,
-        split_line,
-        training_part,
-    )
+    from alphapo_cli.launch.schema import SweepConfig
     from alphapo_cli.sweep.directory import SweepDirectory, another
-    from alphapo_cli.sweep.grid import make
 
-    name = texts.pop(0) if texts and names_sweep(texts[0]) else None
-    where = sources(config_dir)
-    how = [text for text in texts if text.startswith("launcher")]
-    training, generation, evaluation = split_line([text for text in texts if text not in how])
-    file = load(config)
-    beneath = training_part(file)
-    with hints_from_other_stages("train", where, [f"launcher.{f.name}" for f in fields(LauncherConfig)]):
-        grid = make(name, training, where, None if beneath is None else beneath.without("launcher"))
-    later = file is not None and bool(file.part((*GENERATE, *EVALUATE, eval_at.SECTION)).settings)
-    plan = None
-    if generation or evaluation or later or any(files.values()):
-        plan = make_plan(generation, evaluation, where, file, **files)
-    runs_on = None if file is None else file.part(["launcher"])
-    launcher = compose_under(runs_on, "sweep", SweepConfig, [read_line(how, where)], where).launcher
-    if max_parallel is not None:
-        launcher.workers = max_parallel
-    check_keys(launcher)
+    line = composed(typed, max_parallel)
+    grid, launcher, plan = line.grid, line.launcher, line.plan
     if print_config:
         say(
             f"# {len(grid.cells)} cells over {', '.join(grid.keys)}: "
@@ -217,3 +193,65 @@ def tell(verdict: dict[str, Any], path: Path) -> None:
         next_step(f"alphapo report {cell} {path / 'cells' / control} puts the best and alpha = 0 over one another")
     next_step(f"alphapo generate {cell}")
     next_step(f"alphapo chat {cell}")
+
+
+@dataclass(frozen=True)
+class SweepLine:
+    """A command line of `alphapo sweep`, composed; `plan`: generation and evaluation after training."""
+
+    grid: Grid
+    launcher: LauncherConfig
+    plan: Plan | None
+
+
+def composed(typed: Typed, max_parallel: int | None = None) -> SweepLine:
+    """Compose all cells of a command line and its launcher.
+
+    Args:
+        typed: the command line.
+        max_parallel: the value of --max-parallel.
+
+    Returns:
+        The cells, and how they are run.
+
+    Raises:
+        ConfigError: a name is unknown, or a value is invalid in some cell.
+        UsageError: the launcher does not read one of its settings.
+    """
+    from dataclasses import fields
+
+    from alphapo_cli.config.config_file import compose_under, load
+    from alphapo_cli.config.overrides import read_line
+    from alphapo_cli.launch.launchers.registry import check_keys
+    from alphapo_cli.launch.schema import LauncherConfig, SweepConfig
+    from alphapo_cli.stages import eval_at
+    from alphapo_cli.stages.plan import (
+        EVALUATE,
+        GENERATE,
+        hints_from_other_stages,
+        make_plan,
+        split_line,
+        training_part,
+    )
+    from alphapo_cli.sweep.grid import make
+    from alphapo_cli.sweep.record import names_sweep
+
+    texts = list(typed.texts)
+    name = texts.pop(0) if texts and names_sweep(texts[0]) else None
+    where = sources(typed.config_dir)
+    how = [text for text in texts if text.startswith("launcher")]
+    training, generation, evaluation = split_line([text for text in texts if text not in how])
+    file = load(typed.config)
+    beneath = training_part(file)
+    with hints_from_other_stages("train", where, [f"launcher.{f.name}" for f in fields(LauncherConfig)]):
+        grid = make(name, training, where, None if beneath is None else beneath.without("launcher"))
+    later = file is not None and bool(file.part((*GENERATE, *EVALUATE, eval_at.SECTION)).settings)
+    plan = None
+    if generation or evaluation or later or any(typed.files.values()):
+        plan = make_plan(generation, evaluation, where, file, **typed.files)
+    runs_on = None if file is None else file.part(["launcher"])
+    launcher = compose_under(runs_on, "sweep", SweepConfig, [read_line(how, where)], where).launcher
+    if max_parallel is not None:
+        launcher.workers = max_parallel
+    check_keys(launcher)
+    return SweepLine(grid, launcher, plan)

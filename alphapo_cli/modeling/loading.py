@@ -196,6 +196,16 @@ def from_scratch(cfg: ScratchConfig, texts: Iterable[str], seed: int) -> tuple[A
     Raises:
         UsageError: the hidden size does not divide into the heads.
     """
+    tokenizer = train_tokenizer(cfg, texts)
+    return random_model(cfg, tokenizer, seed), tokenizer
+
+
+def train_tokenizer(cfg: ScratchConfig, texts: Iterable[str]) -> Any:
+    """Return the tokenizer of `model=from_scratch`: byte-level BPE trained on `texts`.
+
+    Raises:
+        UsageError: the hidden size does not divide into the heads, so that there would be no model for it.
+    """
     from alphapo_cli.data.bpe import train_bpe
 
     heads = cfg.num_attention_heads
@@ -207,15 +217,19 @@ def from_scratch(cfg: ScratchConfig, texts: Iterable[str], seed: int) -> tuple[A
         )
     tokenizer = train_bpe(texts, cfg.vocab_size)
     tokenizer.model_max_length = cfg.max_position_embeddings
-    model = random_llama(
+    return tokenizer
+
+
+def random_model(cfg: ScratchConfig, tokenizer: Any, seed: int) -> Any:
+    """Return the model of `model=from_scratch` with random weights."""
+    return random_llama(
         tokenizer,
         seed,
         hidden_size=cfg.hidden_size,
         intermediate_size=cfg.intermediate_size or -(-cfg.hidden_size * 11 // 4 // 64) * 64,
         num_hidden_layers=cfg.num_hidden_layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
+        num_attention_heads=cfg.num_attention_heads,
+        num_key_value_heads=cfg.num_key_value_heads or cfg.num_attention_heads,
         max_position_embeddings=cfg.max_position_embeddings,
         tie_word_embeddings=cfg.tie_word_embeddings,
     )
-    return model, tokenizer

@@ -6,6 +6,7 @@ in half, a resumed run starts at a step, and the last, ragged step of an epoch i
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -97,7 +98,7 @@ class DataOrder:
     def pairs(self, step: int) -> np.ndarray:
         """Indices of the pairs of optimizer step `step` (from 0), each once: at most `pairs_per_step`."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.num_pairs)
+        order = _shuffled(self.seed, epoch, self.num_pairs)
         if self.kind == "given":
             order = np.arange(self.num_pairs)
         elif self.stages is not None:
@@ -148,6 +149,14 @@ class DataOrder:
     def epoch(self, step: int) -> float:
         """Epochs done after `step` optimizer steps."""
         return step / self.steps_per_epoch
+
+
+@functools.lru_cache(maxsize=2)
+def _shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The pairs of an epoch in their shuffled order, [count]; kept, since every step of the epoch asks for it."""
+    order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(count)
+    order.flags.writeable = False
+    return order
 
 
 PROBE_EVERY = 16

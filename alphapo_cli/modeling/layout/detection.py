@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from alphapo_cli.modeling.layout.attention import UNREAD_MASK
+from alphapo_cli.modeling.layout.numbers import has_numbers
 from alphapo_cli.modeling.layout.packing import Packing, Segment
 
 # Of the hidden states, relative: float32 rounds to 1e-7 and 16 bits to 1e-2 over many layers; another context is 1e-1.
@@ -30,9 +31,9 @@ def disagrees(model: Any, own: str | None) -> str | None:
         own: the name of its own attention, with which the answers are run one at a time.
 
     Returns:
-        Why it cannot be packed; None if it can. A model on the meta device is believed.
+        Why it cannot be packed; None if it can. A model without numbers (on the meta device) is believed.
     """
-    if model.device.type == "meta":
+    if not has_numbers(model.get_input_embeddings().weight):
         return None
     vocabulary = model.get_input_embeddings().weight.shape[0]
     total = _SHARED + sum(_OWN)

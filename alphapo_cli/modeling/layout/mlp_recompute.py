@@ -6,6 +6,7 @@ elementwise, so they are recomputed from the other two; matrix products are not.
 
 from __future__ import annotations
 
+import copy
 import types
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+
+from alphapo_cli.modeling.layout.numbers import has_numbers
 
 
 def lean(mlp: nn.Module) -> None:
@@ -27,6 +30,8 @@ def is_gated(mlp: Any) -> bool:
     weight = getattr(mlp.gate_proj, "weight", None)
     if weight is None or weight.is_meta:  # it cannot be tried, and a plain MLP is always right
         return False
+    if not has_numbers(weight):
+        mlp, weight = _small(mlp)
     x = torch.linspace(-1, 1, 2 * weight.shape[1], device=weight.device, dtype=weight.dtype).view(1, 2, -1)
     mode = mlp.training
     mlp.eval()
@@ -38,6 +43,15 @@ def is_gated(mlp: Any) -> bool:
         return False
     finally:
         mlp.train(mode)
+
+
+def _small(mlp: Any) -> tuple[Any, Tensor]:
+    """(a copy of an MLP without numbers whose matrices are small and have some, its first matrix)."""
+    small = copy.copy(mlp)
+    small._modules = dict(mlp._modules)
+    for name, (inner, outer) in {"gate_proj": (4, 6), "up_proj": (4, 6), "down_proj": (6, 4)}.items():
+        setattr(small, name, nn.Linear(inner, outer, bias=getattr(mlp, name).bias is not None))
+    return small, small.gate_proj.weight
 
 
 def restore(mlp: nn.Module) -> None:
@@ -108,12 +122,12 @@ class _Recompute:
 
 def _recomputed_in_backward(tensor: Tensor, compute: Callable[[], Tensor]) -> saved_tensors_hooks:
     """A context in which autograd recomputes `tensor`, or a full view of it, by `compute` instead of saving it."""
-    address, size = tensor.data_ptr(), tensor.numel()
+    address, size = _address(tensor), tensor.numel()
     contiguous = tensor.is_contiguous()
 
     def pack(kept: Tensor) -> _SavedTensor | torch.Size:
         # A transposed view has the same address, too, but its shape alone does not tell how to recompute it.
-        same = contiguous and kept.data_ptr() == address and kept.numel() == size and kept.is_contiguous()
+        same = contiguous and _address(kept) == address and kept.numel() == size and kept.is_contiguous()
         return kept.shape if same else _SavedTensor(kept)
 
     def unpack(packed: _SavedTensor | torch.Size) -> Tensor:
@@ -123,3 +137,14 @@ def _recomputed_in_backward(tensor: Tensor, compute: Callable[[], Tensor]) -> sa
             return compute().view(packed)
 
     return saved_tensors_hooks(pack, unpack)
+
+
+def _address(tensor: Tensor) -> tuple[int, int]:
+    """What tells a tensor's memory from that of others alive: its storage and where it begins there.
+
+    Not its pointer, which a tensor without numbers (of a skeleton, see `stages/estimate`) does not have.
+
+    Returns:
+        (the storage, the first element in it).
+    """
+    return tensor.untyped_storage()._cdata, int(tensor.storage_offset())

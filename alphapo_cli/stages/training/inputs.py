@@ -28,8 +28,15 @@ from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.errors import UsageError, say
 from alphapo_cli.modeling.adapters import check_lora
 from alphapo_cli.modeling.layout.padded import fill_id
-from alphapo_cli.modeling.loading import ModelLimits, from_scratch, load_model, load_tokenizer, model_limits
-from alphapo_cli.modeling.locations import locate
+from alphapo_cli.modeling.loading import (
+    ModelLimits,
+    load_model,
+    load_tokenizer,
+    model_limits,
+    random_model,
+    train_tokenizer,
+)
+from alphapo_cli.modeling.locations import ModelSource, locate
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
 from alphapo_cli.modeling.weight_hashes import state_hash, weights_hash
 from alphapo_cli.objective.objective import Objective
@@ -108,9 +115,10 @@ class InputsBuilder:
                     "model.lora.r needs a saved model to adapt: give model.path, or leave model=from_scratch whole"
                 )
             train, probe = load_text(cfg.data, cfg.probe)
-            lm, tokenizer = from_scratch(model.scratch, texts_of(train), cfg.seed)
+            tokenizer = train_tokenizer(model.scratch, texts_of(train))
+            make = functools.cache(lambda: random_model(model.scratch, tokenizer, cfg.seed))  # one, which is trained
             limits = ModelLimits(len(tokenizer), model.scratch.max_position_embeddings)
-            return self._assemble(cfg, tokenizer, train, probe, lambda: lm, "random weights", limits)
+            return self._assemble(cfg, tokenizer, train, probe, make, "random weights", limits)
         if model.path is None and model.source == "path":
             raise UsageError("model=path needs model.path=DIRECTORY (or a run directory, or a hub name)")
         path = model.path if model.path is not None else str(glassbox_base.ensure(self.cache))
@@ -129,8 +137,12 @@ class InputsBuilder:
         start = "the embedded base" if model.path is None else path
         return self._assemble(
             cfg, tokenizer, train, probe, lambda: self._memoized(key, lambda: load_model(source, model)), start,
-            model_limits(source, model), {} if model.path is None else {"model.path": weights_hash(source, self.cache)},
+            model_limits(source, model), {} if model.path is None else {"model.path": self.weights_hash(source)},
         )  # fmt: skip
+
+    def weights_hash(self, source: ModelSource) -> str:
+        """Hash of the weights that training starts from."""
+        return weights_hash(source, self.cache)
 
     def _assemble(
         self,
@@ -153,7 +165,7 @@ class InputsBuilder:
                 source = locate(name, key=key)
                 check_same_tokens(tokenizer, load_tokenizer(source, cfg.model.trust_remote_code), key, name)
                 check_limits(data, model_limits(source, cfg.model), key)
-                weights = {**(weights or {}), key: weights_hash(source, self.cache)}
+                weights = {**(weights or {}), key: self.weights_hash(source)}
         return ModelAndData(
             tokenizer, data, lambda: copy.deepcopy(load()) if self.warm else load(), start, weights or {},
             fill_id(tokenizer.pad_token_id, limits.tokens),
@@ -219,14 +231,9 @@ class InputsBuilder:
 
         def make(tick: Callable[[int], None]) -> np.ndarray:
             return score_pairs(
-                scorer,
-                pairs,
-                batch_size=cfg.probe.batch_size,
-                pad_id=start.pad_id,
-                processes=self.processes,
-                tick=tick,
+                scorer, pairs, batch_size=cfg.probe.batch_size, pad_id=start.pad_id, processes=self.processes, tick=tick,
                 objective=objective,
-            )
+            )  # fmt: skip
 
         shape = (measured_sides(objective, pairs), len(pairs))
         sums = self.cached_array(key, f"reference log-probs ({name})", shape, np.float64, len(pairs), make)
@@ -264,7 +271,7 @@ class InputsBuilder:
         if self.processes.rank == 0 and file.exists():
             say(f"note: {file} is damaged; the {title} are computed again", file=sys.stderr)
         with tqdm(total=pairs, desc=title, unit="pair", disable=None, leave=False) as bar:
-            array = make(lambda n: _tick(bar, n))
+            array = make(bar.update)
         if self.processes.rank == 0:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(file, npy_bytes(array))
@@ -289,7 +296,3 @@ def rounding(cfg: TrainConfig, scorer: PolicyModel) -> list[Any]:
         hardware = torch.cuda.get_device_name(scorer.device)
     settings = [cfg.trainer.bf16, cfg.layout, cfg.model.attention, cfg.trainer.logit_chunk_mb]
     return [settings, torch.__version__, transformers.__version__, hardware]
-
-
-def _tick(bar: Any, n: int) -> None:
-    bar.update(n)

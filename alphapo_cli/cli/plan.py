@@ -1,0 +1,235 @@
+"""`alphapo plan`: what a training, a run or a sweep would take, before it starts."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alphapo_cli.cli.common import (
+    ConfigDir,
+    ConfigPath,
+    Json,
+    Overrides,
+    StripThink,
+    check_json_target,
+    emit,
+    next_step,
+    sources,
+    stripping,
+)
+from alphapo_cli.cli.run import Annotations, Difficulty, Gamed, Reference
+from alphapo_cli.errors import say
+from alphapo_cli.runtime.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from alphapo_cli.config.schema import TrainConfig
+    from alphapo_cli.stages.estimate.training import Asked
+    from alphapo_cli.stages.plan import Plan
+
+Memory = Annotated[
+    str | None,
+    typer.Option("--memory", metavar="80GB", help="Of the machine or GPU that is planned for. Default: this one's."),
+]
+Measure = Annotated[bool, typer.Option("--measure", help="Time a few steps here, with random weights.")]
+TokensPerSecond = Annotated[
+    float | None, typer.Option("--tokens-per-second", min=0.001, help="Trained on by all processes, for the time.")
+]
+World = Annotated[int | None, typer.Option("--processes", min=1, help="Processes of torchrun. Default: as started.")]
+
+plan = typer.Typer(
+    no_args_is_help=True,
+    help="What train, run or sweep would take: steps, memory, disk, time, and what to change where it does not fit. "
+    "Takes the same overrides, loads no weights and writes no run.",
+    rich_markup_mode=None,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add `alphapo plan` to the application."""
+    plan.command("train")(train)
+    plan.command("run")(run)
+    plan.command("sweep")(sweep)
+    app.add_typer(plan, name="plan")
+
+
+def train(
+    overrides: Overrides = None,
+    memory: Memory = None,
+    measure: Measure = False,
+    tokens_per_second: TokensPerSecond = None,
+    processes: World = None,
+    config: ConfigPath = None,
+    config_dir: ConfigDir = None,
+    json: Json = None,
+) -> None:
+    """What `alphapo train` with these overrides would take.
+
+    \b
+    Examples:
+      alphapo plan train model.path=./my-model data=hh_rlhf data.path=pairs.jsonl.gz
+      alphapo plan train experiment=alphapo_llama3_instruct --memory 80GB --tokens-per-second 9000
+      alphapo plan train model.path=./my-model data=jsonl data.path=pairs.jsonl --measure
+    """
+    from alphapo_cli.config.config_file import compose_under, load
+    from alphapo_cli.config.overrides import read_line
+    from alphapo_cli.config.schema import TrainConfig
+
+    where = sources(config_dir)
+    cfg = compose_under(load(config), "train", TrainConfig, [read_line(overrides or [], where)], where)
+    _one("train", cfg, None, (memory, measure, tokens_per_second, processes), json, _typed(config, overrides))
+
+
+def run(
+    overrides: Overrides = None,
+    memory: Memory = None,
+    measure: Measure = False,
+    tokens_per_second: TokensPerSecond = None,
+    processes: World = None,
+    reference: Reference = None,
+    annotations: Annotations = None,
+    difficulty: Difficulty = None,
+    gamed: Gamed = None,
+    strip_think: StripThink = False,
+    config: ConfigPath = None,
+    config_dir: ConfigDir = None,
+    json: Json = None,
+) -> None:
+    """What `alphapo run` with these overrides would take; a judge that is paid by the token, too.
+
+    \b
+    Example:
+      alphapo plan run model.path=./my-model data=hh_rlhf data.path=pairs.jsonl.gz prompts=alpaca_eval prompts.path=alpaca_eval.json judge=openai --reference gpt4.json
+    """
+    from alphapo_cli.cli.run import composed
+
+    files = {"reference": reference, "annotations": annotations, "difficulty": difficulty, "gamed": gamed}
+    cfg, later = composed([*(overrides or []), *stripping(strip_think)], files, config, config_dir)
+    later.check(cfg)
+    options = [word for name, file in files.items() if file is not None for word in (f"--{name}", str(file))]
+    typed = _typed(config, [*(overrides or []), *(["--strip-think"] if strip_think else []), *options])
+    _one("run", cfg, later, (memory, measure, tokens_per_second, processes), json, typed)
+
+
+def sweep(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME|FILE.yaml OVERRIDES", help="As for `alphapo sweep`: a list or range sweeps a key.",
+            show_default=False,
+        ),
+    ] = None,
+    memory: Memory = None,
+    measure: Measure = False,
+    tokens_per_second: TokensPerSecond = None,
+    processes: World = None,
+    reference: Reference = None,
+    annotations: Annotations = None,
+    difficulty: Difficulty = None,
+    gamed: Gamed = None,
+    strip_think: StripThink = False,
+    max_parallel: Annotated[int | None, typer.Option("--max-parallel", min=1, help="Cells at a time at most.")] = None,
+    config: ConfigPath = None,
+    config_dir: ConfigDir = None,
+    json: Json = None,
+) -> None:  # fmt: skip
+    """What `alphapo sweep` with these arguments would take: the whole grid, and a smaller one to try first.
+
+    \b
+    Examples:
+      alphapo plan sweep alpha
+      alphapo plan sweep alpha model.path=./my-model data=hh_rlhf data.path=pairs.jsonl.gz seed=0,1,2 --measure
+    """
+    from alphapo_cli.cli.sweep import composed
+    from alphapo_cli.sweep.record import Typed
+
+    files = {"reference": reference, "annotations": annotations, "difficulty": difficulty, "gamed": gamed}
+    texts = [*(arguments or []), *stripping(strip_think)]
+    line = composed(Typed(tuple(texts), config_dir, files, config), max_parallel)
+    if line.plan is not None:
+        line.plan.check(line.grid.cells[0].cfg)
+    check_json_target(json)
+    _check([cell.cfg for cell in line.grid.cells], line.plan)
+    asked, world = _asked((memory, measure, tokens_per_second, processes))
+    from alphapo_cli.cli.planning import show_grid
+    from alphapo_cli.launch.estimate import estimate_grid
+
+    found = estimate_grid(line.grid, line.launcher, world, asked)
+    cost = _judging(line.plan, line.grid.cells[0].cfg)
+    show_grid(found, cost)
+    total = None if cost is None else {**cost, "usd": None if cost["usd"] is None else cost["usd"] * found.cells}
+    emit({**found.as_json(), "judge": total}, json)
+    next_step(f"alphapo sweep {_typed(config, arguments)}".rstrip())
+
+
+def _typed(config: Path | None, texts: Sequence[str] | None) -> str:
+    return shlex.join([*(["--config", str(config)] if config else []), *(texts or [])])
+
+
+def _asked(options: tuple[str | None, bool, float | None, int | None]) -> tuple[Asked, int]:
+    """What is asked for, and the number of processes."""
+    if sys.stderr.isatty():
+        say("reading data, and making the model without weights ...", file=sys.stderr, flush=True)
+    quiet_libraries(importing=True)
+    from alphapo_cli.stages.estimate.training import Asked, parse_size
+
+    memory, measure, tokens_per_second, processes = options
+    started = os.environ.get("WORLD_SIZE", "").strip()
+    world = processes or (int(started) if started.isdigit() and int(started) else 1)
+    return Asked(None if memory is None else parse_size(memory), tokens_per_second, measure), world
+
+
+def _check(configs: Sequence[TrainConfig], later: Plan | None) -> None:
+    """Refuse what the command would refuse before it loads a model."""
+    from alphapo_cli.stages.best_metric import greater_is_better
+    from alphapo_cli.stages.paths import check_paths
+    from alphapo_cli.tracking.wandb_preflight import check_tracking
+
+    for cfg in configs:
+        check_paths(cfg)
+        greater_is_better(cfg)
+        check_tracking(cfg.tracking)
+    if later is not None:
+        later.check_inputs(configs[0])
+
+
+def _one(
+    command: str,
+    cfg: TrainConfig,
+    later: Plan | None,
+    options: tuple[str | None, bool, float | None, int | None],
+    json: str | None,
+    typed: str,
+) -> None:
+    """Plan one training and show it."""
+    from alphapo_cli.runs.directory import RunDirectory
+    from alphapo_cli.runs.identity import find_run
+
+    check_json_target(json)
+    state = RunDirectory(find_run(cfg, sys.argv)).check(cfg, replace=False)
+    _check([cfg], later)
+    asked, world = _asked(options)
+    from alphapo_cli.cli.planning import show
+    from alphapo_cli.stages.estimate.case import prepare_case
+    from alphapo_cli.stages.estimate.training import estimate
+
+    found = estimate(prepare_case(cfg, world), asked)
+    cost = _judging(later, cfg)
+    show(found, state, cost)
+    emit({**found.as_json(), "run": state, "judge": cost}, json)
+    next_step(f"alphapo {command} {typed}".rstrip())
+
+
+def _judging(later: Plan | None, cfg: TrainConfig) -> dict[str, float | None] | None:
+    """The cost of a judge that is paid by the token, for one run; None without one."""
+    if later is None:
+        return None
+    from alphapo_cli.stages.estimate.judging import judge_cost
+
+    cost = judge_cost(later, cfg)
+    return None if cost is None else {"requests": cost.requests, "tokens": cost.tokens, "usd": cost.usd}

@@ -1,0 +1,100 @@
+"""Model and data of a training that is estimated: prepared as training prepares them, without weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from alphapo_cli.config.schema import SelectConfig, TrainConfig
+from alphapo_cli.data.selected import SETTING, conditions_of
+from alphapo_cli.data.token_pairs import TokenPairs
+from alphapo_cli.objective.objective import Objective
+from alphapo_cli.probe.pair_scores import OF_MODEL
+from alphapo_cli.runtime.distributed import Processes
+from alphapo_cli.stages.estimate.skeleton import DataBuilder
+from alphapo_cli.stages.train import start_of
+from alphapo_cli.stages.training import glassbox_base
+from alphapo_cli.stages.training.extra_models import reads_guide
+from alphapo_cli.stages.training.inputs import ModelAndData
+from alphapo_cli.stages.training.selection import IDEALISED
+from alphapo_cli.stages.training.sharded import check_sharding
+from alphapo_cli.training.data_order import DataOrder
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training before it starts.
+
+    Attributes:
+        cfg: its configuration.
+        objective: its objective.
+        start: tokenizer and data; its weights are never loaded.
+        world: processes that train.
+        base: directory of the embedded world's base, where training starts from that.
+        notes: what is not as in training.
+    """
+
+    cfg: TrainConfig
+    objective: Objective
+    start: ModelAndData
+    world: int
+    base: Path | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def pairs(self) -> TokenPairs:
+        """The training pairs."""
+        return self.start.data.train
+
+    @cached_property
+    def sides(self) -> int:
+        """Answers of a pair that the objective reads."""
+        return self.objective.sides(self.pairs.num_sides)
+
+    @cached_property
+    def reads_guide(self) -> bool:
+        """Whether the objective reads `model.guide`."""
+        return reads_guide(self.objective)
+
+    @property
+    def device(self) -> str:
+        """Where the model would run on this machine: "cpu" or "cuda"."""
+        return "cpu" if self.cfg.trainer.use_cpu or not torch.cuda.is_available() else "cuda"
+
+    def order(self, cfg: TrainConfig | None = None) -> DataOrder:
+        """The order of pairs, without their sizes."""
+        cfg = cfg or self.cfg
+        return DataOrder.of(cfg.trainer, len(self.pairs), self.world, cfg.seed, self.pairs.columns.get("stage"))
+
+
+def prepare_case(cfg: TrainConfig, world: int, builder: DataBuilder | None = None) -> Case:
+    """Prepare data and objective by the code that training prepares them with.
+
+    Args:
+        cfg: the resolved configuration.
+        world: processes that would train.
+        builder: shared by the cells of a sweep.
+
+    Returns:
+        The case.
+
+    Raises:
+        UsageError: as training refuses model, data or settings.
+    """
+    check_sharding(cfg, Processes(0, world))
+    builder = builder or DataBuilder()
+    notes = []
+    used = cfg
+    by = sorted({one.by for one in conditions_of(cfg.data.select)} & {*OF_MODEL, IDEALISED})
+    if by:
+        used = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, select=SelectConfig()))
+        notes.append(
+            f"{SETTING}.by={by[0]} needs the model's log-probs: all pairs are counted, as if none were left out"
+        )
+    objective, start = start_of(used, builder)
+    embedded = cfg.model.path is None and cfg.model.source == "glassbox"
+    return Case(cfg, objective, start, world, glassbox_base.ensure(builder.cache) if embedded else None, tuple(notes))
