@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ from alphapo_cli.cli.common import (
     warn,
 )
 from alphapo_cli.cli.train import page_of_a_failure, show_answers, write_page
-from alphapo_cli.errors import say
+from alphapo_cli.errors import UsageError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 from alphapo_cli.runtime.wording import rate
 
@@ -81,6 +82,10 @@ def run(
       alphapo run objective.shape.alpha=0.5 generation.temperature=0.7
       alphapo run 'eval.at=[0,0.25,0.5,0.75,1]'
       alphapo run model.path=./my-model data=hh_rlhf data.path=pairs.jsonl.gz prompts=alpaca_eval prompts.path=alpaca_eval.json judge=openai --reference gpt4.json
+    \f
+
+    Raises:
+        UsageError: --max-cost is no amount.
     """
     from alphapo_cli.config.compose import to_yaml
     from alphapo_cli.runs.directory import RunDirectory
@@ -88,6 +93,8 @@ def run(
 
     files = {"reference": reference, "annotations": annotations, "difficulty": difficulty, "gamed": gamed}
     cfg, plan = composed([*(overrides or []), *stripping(strip_think)], files, config, config_dir)
+    if max_cost is not None and not 0 <= max_cost < math.inf:
+        raise UsageError(f"--max-cost {max_cost}: needs an amount in USD, 0 or more")
     plan = dataclasses.replace(plan, max_cost=max_cost)
     if print_config:
         print(to_yaml(cfg), end="")
@@ -196,7 +203,13 @@ def _report(found: dict[str, Any], summary: dict[str, Any], path: Path) -> None:
         table.add_row("", note)
     print_table(table)
     if found.get("over_training"):
+        from alphapo_cli.stages.over_training import PICTURE
+
         _report_steps(found["over_training"])
+        if (path / PICTURE).is_file():
+            typer.echo(f"win rate over training: {path / PICTURE}", err=True)
+        for note in found.get("over_training_notes", []):
+            typer.echo(f"note: {note}", err=True)
     show_answers(path, model_step(summary))
     if judged:
         say(f"verdict: {judged['sentence']}", file=sys.stderr)
@@ -239,6 +252,6 @@ def _report_steps(rows: list[dict[str, Any]]) -> None:
         )  # fmt: skip
     print_table(table)
     typer.echo(
-        "KL and displacement (chosen, rejected) in nats per token since step 0; drawn in outcome_over_training.png",
+        "KL and displacement (chosen, rejected) in nats per token since step 0",
         err=True,
     )

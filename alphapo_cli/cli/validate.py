@@ -14,7 +14,7 @@ from alphapo_cli.errors import UsageError, say
 
 COMMANDS = ("train", "run", "sweep", "generate", "eval")
 _SWEEP_KEYS = {"description", "base", "grid"}
-_LATER = {"generation", "prompts", "judge", "statistics"}
+_LATER = {"generation", "prompts", "judge", "statistics", "strip_think", "eval"}
 
 
 def register(app: typer.Typer) -> None:

@@ -95,6 +95,7 @@ def _run(job: CellJob) -> Ended:
                 lock = acquire(directory.lock)
                 if isinstance(lock, RunLock):  # else another process works on it
                     try:
+                        lock.settle(directory.summary_file)
                         if directory.state == "pending":
                             begin_untrained(job.cfg, directory, "refused before training")
                             directory.finish("failed", reason, 0, {}, {})

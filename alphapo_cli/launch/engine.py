@@ -175,6 +175,7 @@ def mark_failed(run: RunDirectory, job: CellJob, reason: str) -> None:
     if not isinstance(lock, RunLock):
         return  # another process holds it
     try:
+        lock.settle(run.summary_file)
         if run.state in OVER:  # the trained model is kept
             if job.plan is not None and run.outcome().get("key") != job.plan.key:
                 note_failure(job.plan, run, f"trained, but not evaluated: {reason}")

@@ -116,7 +116,9 @@ class SampledAnswers:
 
     def write_texts(self, lm: Any, step: int) -> None:
         """Sample the policy as it is now; its answers are kept as step-N.json, and nothing is computed of them."""
-        self._keep(f"step-{step}.json", self._answers(lm, "policy"), self.name)
+        draw = functools.partial(self._answers, lm, "policy")
+        answers: Answers = self.memoize(f"texts {self.seed}", draw) if step == 0 else draw()
+        self._keep(f"step-{step}.json", answers, self.name)
 
     def _answers(self, lm: Any, role: str) -> Answers:
         alone: dict[str, Any] = {"batch_size": 1} if self.sampling.exact else {}

@@ -40,7 +40,7 @@ def take(texts: Sequence[str]) -> tuple[list[str], tuple[float, ...]]:
         text = mine[0].partition("=")[2]
         try:
             found = checked(yaml.safe_load(text), text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date and is none
             raise UsageError(_needed(text)) from error
     return [text for text in texts if text not in mine], found
 
@@ -58,7 +58,7 @@ def checked(value: Any, shown: object) -> tuple[float, ...]:
     Raises:
         UsageError: it is no list of numbers from 0 to 1.
     """
-    numbers = value if isinstance(value, list) else [value]
+    numbers = [_number(one) for one in (value if isinstance(value, list) else [value])]
     if not numbers or not all(isinstance(n, int | float) and not isinstance(n, bool) and 0 <= n <= 1 for n in numbers):
         raise UsageError(_needed(shown))
     return tuple(sorted({float(number) for number in numbers}))
@@ -87,7 +87,7 @@ def saving(texts: Sequence[str], fractions: Sequence[float]) -> list[str]:
         return []
     if any(text.lstrip("+").partition("=")[0] == SAVED for text in texts):
         raise UsageError(f"{KEY} sets {SAVED} by itself; leave one of the two out")
-    return [f"{SAVED}=[{','.join(f'{fraction:g}' for fraction in kept)}]"]
+    return [f"{SAVED}=[{','.join(map(repr, kept))}]"]
 
 
 def check(fractions: Sequence[float], cfg: TrainConfig) -> None:
@@ -108,6 +108,14 @@ def check(fractions: Sequence[float], cfg: TrainConfig) -> None:
         )
     if 0 in fractions and cfg.model.path is None and cfg.model.source == "from_scratch":
         raise UsageError(f"{KEY}: a model from random weights has no answers before training; leave 0 out")
+
+
+def _number(value: Any) -> Any:
+    """`value`, as a number where it is one in words: YAML takes 1e-05 for a text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _needed(shown: object) -> str:

@@ -48,22 +48,23 @@ def evaluate_at(
     rows, notes, done = [], [], set[int]()
     for fraction in fractions:
         step, outcome = step_of(fraction, total), last
-        if fraction == 1:
+        at_end = fraction == 1 or step == total == ended
+        if at_end:
             step = int((summary.get("best") or {}).get("step", ended))
         elif step > ended:
             notes.append(f"no model after {fraction:.0%} of training (step {step}): it ended at step {ended}")
             continue
         if step in done:
-            notes.append(f"{fraction:.0%} of {total} steps is step {step} again; it counts once")
+            notes.append(f"the model after {fraction:.0%} of training is that of step {step} again; it counts once")
             continue
         done.add(step)
-        if fraction < 1:
+        if not at_end:
             where = "before training" if step == 0 else f"of step {step}"
             say(f"eval.at: the model {where} ({fraction:.0%} of training)", file=sys.stderr, flush=True)
             outcome = evaluate(cfg.model.path if step == 0 else str(kept.of_step(step)), step > 0)
         rows.append(
             {
-                "step": step, "fraction": fraction, "generate": outcome["generate"], "eval": outcome["eval"],
+                "step": step, "fraction": step / total if total else fraction, "generate": outcome["generate"], "eval": outcome["eval"],
                 "metrics": outcome["metrics"], "intervals": outcome["intervals"], "probe": probe.get(step, {}),
             }
         )  # fmt: skip

@@ -275,7 +275,7 @@ def make_plan(
     if settings_file is not None and not at:
         known = settings_file.part([eval_at.SECTION]).settings
         if known:
-            at = eval_at.checked(known.get(eval_at.KEY), known)
+            at = eval_at.checked(known.get(eval_at.KEY), known.get(eval_at.KEY))
     generation, evaluation = read_line(generate, sources), read_line(evaluate, sources)
     if settings_file is not None:
         prompts = settings_file.part(GENERATE, {"prompts": "data"})

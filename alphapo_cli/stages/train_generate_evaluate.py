@@ -86,10 +86,12 @@ def after_training(
 
     last = outcome_of(str(directory.path))
     found: dict[str, Any] = {"key": plan.key, "of": trained, **last}
+    (directory.path / over_training.PICTURE).unlink(missing_ok=True)
     if plan.at:
         rows, notes = over_training.evaluate_at(plan.at, cfg, directory, last, outcome_of)
         found["over_training"] = rows
-        found["notes"] = [*found.get("notes", []), *notes]
+        if notes:
+            found["over_training_notes"] = notes
         if cfg.tracking.pictures:
             over_training.draw(rows, directory)
     if directory.ended_as() != trained:

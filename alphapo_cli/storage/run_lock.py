@@ -186,8 +186,10 @@ class RunLock:
         try:
             os.rename(self.path, target)
         except FileNotFoundError:
-            self._over.set()
-            raise LockLost(_lost_message(self.path)) from None
+            # A network file system may rename, lose the reply and try again; nobody else gives the file that name.
+            if not target.exists():
+                self._over.set()
+                raise LockLost(_lost_message(self.path)) from None
         self.path = target
         sync(target.parent)
 
@@ -218,6 +220,9 @@ class RunLock:
         try:
             os.replace(beside, target)
         except FileNotFoundError:
+            with contextlib.suppress(OSError):
+                if target.read_text(encoding="utf-8") == text:
+                    return
             raise LockLost(_lost_message(self.path)) from None
         sync(target.parent)
 
@@ -232,9 +237,11 @@ class RunLock:
         """
         for beside in target.parent.glob(f".{target.name}.*"):
             found = re.fullmatch(r"(\d{6})", beside.name.rpartition(".")[2])
-            if found is None or int(found[1]) >= self.generation:
+            if found is None or int(found[1]) > self.generation:
                 continue
-            stages = (self.path.with_name(f"{found[1]}.{stage}") for stage in ("done", "free"))
+            # One of this generation is left from a directory whose locks were removed.
+            earlier = () if int(found[1]) == self.generation else ("done", "free")
+            stages = (self.path.with_name(f"{found[1]}.{stage}") for stage in earlier)
             with contextlib.suppress(FileNotFoundError):  # its owner woke up
                 if any(stage.exists() for stage in stages):
                     os.replace(beside, target)

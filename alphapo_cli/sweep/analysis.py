@@ -25,7 +25,7 @@ from alphapo_cli.storage import checksums
 from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.jsonl import read_jsonl
 from alphapo_cli.sweep import intervals, seed_noise
-from alphapo_cli.sweep.collapse import Collapse, collapsed
+from alphapo_cli.sweep.collapse import ADVISED, Collapse, collapsed
 from alphapo_cli.sweep.directory import SweepDirectory
 from alphapo_cli.sweep.intervals import Estimate
 from alphapo_cli.sweep.record import JUDGED, OUTCOMES, WIN_RATE
@@ -193,13 +193,15 @@ def analyse(directory: SweepDirectory) -> Analysis:
     # Of tied points, alpha = 0 is named: it needs no reward shaping.
     best = next((k for k in tied if found[k].alpha == 0.0), tied[0])
     advantage, control = compared.get(best), controls[best]
+    ends = [{c["point"].get("seed"): float(c["metrics"][metric]) for c in p.cells} for p in found]
+    fallen = collapsed(ends)
     needed = None
     if advantage is not None and control is not None and advantage.verdict != intervals.DISTINGUISHABLE:
-        needed = seeds_needed(runs, (best, control), _lines(found))
-    ends = [{c["point"].get("seed"): float(c["metrics"][metric]) for c in p.cells} for p in found]
+        least = ADVISED if any(one.point in (best, control) for one in fallen) else intervals.LEAST_SEEDS
+        needed = seeds_needed(runs, (best, control), _lines(found), least)
     advantages = [compared.get(k) for k in range(len(found))]
     return Analysis(
-        metric, found, intervals.means(runs), controls, advantages, best, ended, collapsed(ends), needed,
+        metric, found, intervals.means(runs), controls, advantages, best, ended, fallen, needed,
         next((len(values) for one in runs for values in one.values()), None),
     )  # fmt: skip
 

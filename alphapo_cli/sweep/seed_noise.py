@@ -49,6 +49,11 @@ class Scatter:
         mean = float(np.sum(self.squares * self.freedom) / np.sum(self.freedom))
         return max(mean - self.from_prompts, 0.0)
 
+    def of(self, points: Sequence[int]) -> float:
+        """The same of some points alone: the mean over those that have several seeds; 0 if none has."""
+        found = [self.squares[k] for k in points if self.freedom[k] > 0]
+        return max(float(np.mean(found)) - self.from_prompts, 0.0) if found else 0.0
+
     def variances(self, count: int, rng: np.random.Generator) -> Array:
         """Draws [count, K] of the variance that training noise adds to a run's mean."""
         freedom, scale = _posterior(self.squares, self.freedom, count, rng)  # [count]

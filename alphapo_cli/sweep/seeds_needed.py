@@ -1,7 +1,7 @@
 """How many seeds would tell a difference of the size seen, from the noise at hand.
 
 A difference of S seeds each has the variance  fixed + (2 noise + crossed) / S:  that over prompts which more seeds do
-not reduce, training noise of both points, and the interaction of seeds and prompts. It is told with a probability of
+not reduce, training noise of both points (the mean of their variances), and the interaction of seeds and prompts. It is told with a probability of
 80 % if it is (c + 0.84) standard errors, c the critical value of Student's t for all comparisons together (Bonferroni).
 """
 
@@ -31,22 +31,26 @@ class SeedsNeeded:
     by_neighbours: bool  # whether the noise is that between neighbouring alphas, for want of seeds
 
 
-def seeds_needed(points: Sequence[Runs], pair: tuple[int, int], lines: Sequence[Line]) -> SeedsNeeded | None:
+def seeds_needed(
+    points: Sequence[Runs], pair: tuple[int, int], lines: Sequence[Line], least: int = LEAST_SEEDS
+) -> SeedsNeeded | None:
     """Seeds of each point that would tell the difference of two points.
 
     Args:
         points: outcomes of each point: seed -> [P].
         pair: point and control, which share a seed.
         lines: points along which the outcome should change smoothly.
+        least: fewest seeds that are advised.
 
     Returns:
-        The number; None where there is no estimate of training noise, or no difference.
+        The number, above that of the seeds at hand, which did not tell it; None where there is no estimate of training noise, or no difference.
     """
     ours, control = (points[k] for k in pair)
     stack = np.stack([ours[s] - control[s] for s in ours if s in control])
     difference = abs(float(stack.mean()))
     known = scatter(points, crossed([stack]) / 2, common_seeds=True)
-    noise = neighbours(points, lines) if known is None else known.pooled
+    # That of all points, or of the two compared where theirs is larger.
+    noise = neighbours(points, lines) if known is None else max(known.pooled, known.of(pair))
     if noise is None or difference == 0.0:
         return None
     seeds, both = len(stack), crossed([stack])
@@ -55,7 +59,7 @@ def seeds_needed(points: Sequence[Runs], pair: tuple[int, int], lines: Sequence[
     # As in the interval, with a row at either bound.
     fixed = max(over_prompts - both / seeds, 0.0) + 2.0 / prompts**2
     found = None
-    for n in range(LEAST_SEEDS, MOST + 1):
+    for n in range(max(least, seeds + 1), MOST + 1):
         c = critical_value(1 - (1 - LEVEL) / max(len(points) - 1, 1), (n - 1) * max(len(points) - 1, 1))
         if (c + NormalDist().inv_cdf(POWER)) * math.sqrt(fixed + (2 * noise + both) / n) <= difference:
             found = n

@@ -10,8 +10,8 @@ from typing import Any
 
 from alphapo_cli.runtime.wording import rate
 from alphapo_cli.sweep.analysis import Analysis, tied_best
-from alphapo_cli.sweep.collapse import unseen
-from alphapo_cli.sweep.intervals import DISTINGUISHABLE, NOT, PROMPTS, UNDECIDED, Estimate
+from alphapo_cli.sweep.collapse import ADVISED, unseen
+from alphapo_cli.sweep.intervals import DISTINGUISHABLE, NOT, PROMPTS, SEEDS, UNDECIDED, Estimate
 from alphapo_cli.sweep.record import JUDGED, WIN_RATE
 from alphapo_cli.sweep.seeds_needed import MOST, POWER
 
@@ -21,7 +21,6 @@ _METRIC_NAMES = {
     WIN_RATE: "true win rate against the start",
     ACCURACY: "held-out preference accuracy",
 }
-ADVISED = 5  # seeds, where trainings collapse: a third that does is missed by three in 30 %, by five in 13 %
 _SURE = 0.05  # a share of collapses that may be left unsaid
 
 
@@ -34,11 +33,14 @@ def find_best(analysis: Analysis) -> dict[str, Any] | None:
     itself = best.alpha == 0.0
     advantage = Estimate(0.0, 0.0, 0.0) if itself else analysis.advantage
     verdict = None if advantage is None else advantage.verdict
+    own = analysis.estimates[analysis.best]
     return {
         "id": best.cells[0]["id"],
         "overrides": best.cells[0]["overrides"],
         "metric": analysis.metric,
         "value": best.mean(analysis.metric),
+        "value_interval": None if own is None else [own.low, own.high],
+        "value_over": None if own is None else own.over,
         "advantage_over_alpha_0": None if advantage is None else advantage.value,
         "interval": None if advantage is None else [advantage.low, advantage.high],
         # True or false where that is decided; `verdict` has the three values.
@@ -104,13 +106,13 @@ def _best(analysis: Analysis, best: Mapping[str, Any]) -> str:
 
 def _rated(analysis: Analysis, at: int) -> str:
     """A point's outcome as `75 % [26, 100], n = 256 prompts and 2 seeds`, with its own interval."""
-    value, estimate = analysis.points[at].mean(analysis.metric or "") or 0.0, analysis.estimates[at]
+    estimate = analysis.estimates[at]
     if estimate is None or not analysis.prompts:
-        return rate(value, None)
-    seeds = len(analysis.points[at].cells)
+        return rate(analysis.points[at].mean(analysis.metric or "") or 0.0, None)
     rows = "pairs" if analysis.metric == ACCURACY else "prompts"
-    many = f" {rows} and {seeds} seeds" if seeds > 1 else f" {rows}"
-    return rate(value, analysis.prompts, (estimate.low, estimate.high)) + many
+    seeds = f" and {estimate.seeds} seed{'s' if estimate.seeds > 1 else ''}" if estimate.over == SEEDS else ""
+    # Value, interval and number of the same cells: those whose outcome can be read.
+    return rate(estimate.value, analysis.prompts, (estimate.low, estimate.high)) + f" {rows}{seeds}"
 
 
 def _comparison(analysis: Analysis, best: Mapping[str, Any]) -> str:

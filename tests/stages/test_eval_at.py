@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from alphapo_cli.stages import eval_at
 from alphapo_cli.stages.training.kept_models import kept_steps, step_of
 from tests import wandb_file
 from tests.conftest import TINY, run_here
@@ -165,10 +166,71 @@ class TestRun:
 
 
 @pytest.mark.parametrize(
+    ("typed", "fractions"),
+    [
+        ("[0.3333333333333333]", (0.3333333333333333,)), ("[1.0e-9,0.9999999]", (1e-9, 0.9999999)), ("[1,0,1]", (0.0, 1.0)),
+        ("0.5", (0.5,)), ("[0.00005]", (5e-05,)),
+    ],
+)  # fmt: skip
+def test_fractions_are_kept_as_they_are(typed, fractions, alphapo, tmp_path):
+    """And what is printed of a line reads back as the same."""
+    shown = alphapo("run", f"eval.at={typed}", "--print-config")
+    assert shown.code == 0, shown.err
+    assert eval_at.take([f"eval.at={typed}"])[1] == fractions
+    (tmp_path / "file.yaml").write_text(shown.out)
+    again = alphapo("run", "--config", "file.yaml", "--print-config")
+    assert (again.code, again.out) == (0, shown.out), again.err
+
+
+def test_what_a_kept_step_measures_steers_nothing(alphapo, tiny):
+    """Neither the best step nor how long one is waited for: step 6 is read for its model alone."""
+    line = ("train", *tiny, *LINE, "probe.every=5", "trainer.load_best_model_at_end=true",
+            "trainer.metric_for_best_model=kl/reference", "trainer.greater_is_better=true")  # fmt: skip
+    plain, kept_too = alphapo(*line), alphapo(*line, "trainer.save_models_at=[0.5]")
+    assert kept_too.code == 0, kept_too.err
+    assert load(plain.path / "summary.json")["best"] == load(kept_too.path / "summary.json")["best"]
+    assert same(weights(plain.path), weights(kept_too.path))
+    with killed_at(9):
+        alphapo(*line, "trainer.save_models_at=[0.5]", "run.name=broken")
+    again = alphapo(*line, "trainer.save_models_at=[0.5]", "run.name=broken")
+    assert load(again.path / "summary.json")["best"] == load(plain.path / "summary.json")["best"]
+
+
+def test_room_is_held_for_what_is_still_to_be_saved(alphapo, tiny, monkeypatch):
+    from alphapo_cli.stages.training.final_model import RESERVE, FinalModel
+
+    sizes, back = [], FinalModel.give_back_one
+
+    def watched(self):
+        file = self.directory.path / RESERVE
+        before = file.stat().st_size
+        back(self)
+        sizes.append((before, file.stat().st_size, self.one))
+
+    monkeypatch.setattr(FinalModel, "give_back_one", watched)
+    ran = alphapo("train", *tiny, *LINE, KEPT)
+    assert ran.code == 0, ran.err
+    (first, second, one), (third, last, _) = sizes
+    assert (second, third, last) == (first - one, first - one, first - 2 * one)
+    assert one <= last < 2 * one  # that of model/
+    assert not (ran.path / RESERVE).exists()
+
+
+@pytest.mark.slow
+def test_of_one_step_every_fraction_above_0_is_the_end(alphapo, tiny):
+    ran = alphapo("run", *tiny, "trainer.max_steps=1", *ANSWERS, "eval.at=[0.5]")
+    assert ran.code == 0, ran.err
+    assert [row["step"] for row in load(ran.path / "outcome.json")["over_training"]] == [1]
+
+
+@pytest.mark.parametrize(
     ("words", "says"),
     [
         (["eval.at=[0,2]"], "needs a list of fractions of training from 0 to 1"),
         (["eval.at=half"], "needs a list of fractions of training from 0 to 1"),
+        (["eval.at=[2020-13-45]"], "needs a list of fractions of training from 0 to 1"),
+        (["--max-cost", "nan"], "needs an amount in USD"),
+        (["--max-cost", "-5"], "needs an amount in USD"),
         (["eval.at=[]"], "needs a list of fractions of training from 0 to 1"),
         (["eval.at=[0.5]", "eval.at=[1]"], "is typed 2 times"),
         (["eval.when=[0.5]"], "eval.when=[0.5]: no such key; eval.at="),

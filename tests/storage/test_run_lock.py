@@ -191,6 +191,28 @@ class TestOwnerThatStandsStill:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["claim", "result.json"]
         later[0].release()
 
+    def test_a_file_that_was_given_its_name_meanwhile_is_no_loss(self, tmp_path, monkeypatch):
+        claim, target, replace = acquire(tmp_path / "claim"), tmp_path / "result.json", os.replace
+        assert isinstance(claim, RunLock)
+
+        def settled(source, to):
+            replace(source, to)
+            if to == target:
+                raise FileNotFoundError
+
+        monkeypatch.setattr(os, "replace", settled)
+        claim.commit(target, "first")
+        assert target.read_text() == "first"
+
+    def test_a_leftover_without_its_lock_is_not_believed(self, tmp_path):
+        target = tmp_path / "result.json"
+        target.with_name(".result.json.000001").write_text("of a copy")
+        claim = acquire(tmp_path / "claim")
+        assert isinstance(claim, RunLock)
+        claim.settle(target)
+        claim.release()
+        assert [path.name for path in tmp_path.iterdir()] == ["claim"]
+
     def test_one_that_was_killed_after_committing(self, tmp_path, monkeypatch):
         claim, target = acquire(tmp_path / "claim"), tmp_path / "result.json"
         replace = os.replace

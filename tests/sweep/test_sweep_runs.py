@@ -99,7 +99,7 @@ class TestDirectory:
         found = summary(swept)
         best, rates = found["best"], [c["metrics"]["glassbox/true_win_rate"] for c in found["cells"]]
         assert list(best) == [
-            "id", "overrides", "metric", "value", "advantage_over_alpha_0", "interval", "distinguishable",
+            "id", "overrides", "metric", "value", "value_interval", "value_over", "advantage_over_alpha_0", "interval", "distinguishable",
             "verdict", "interval_over", "seeds", "seeds_needed",
         ]  # fmt: skip
         assert (best["metric"], best["value"]) == ("glassbox/true_win_rate", max(rates))

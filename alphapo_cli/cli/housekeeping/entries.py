@@ -165,10 +165,18 @@ def _sweep(path: Path) -> tuple[str, str, float | None]:
     if not isinstance(best, dict) or not _is_number(best.get("value")):
         return words, "", None
     name = {JUDGED: "win rate", WIN_RATE: "true win rate"}.get(str(best.get("metric")), "accuracy")
-    told = "" if best.get("distinguishable") else ", not told apart from alpha = 0"
-    where = " ".join(best.get("overrides") or [])
+    # Three verdicts; none where there is no alpha = 0 to compare with, or the best is that itself.
+    verdict = best.get("verdict") if best.get("interval_over") else None
+    told = {
+        "not distinguishable": ", not distinguishable from alpha = 0", "undecided": ", undecided against alpha = 0",
+    }.get(str(verdict), "")  # fmt: skip
+    over, interval = best.get("value_over"), best.get("value_interval")
+    seeds = over is not None and "seeds" in over
+    where = " ".join(text for text in best.get("overrides") or [] if not (seeds and text.startswith("seed=")))
     n = sampled_answers(path / "cells" / str(best.get("id")))
-    return words, f"best {where}: {name} {rate(best['value'], n)}{told}", float(best["value"])
+    ends = (float(interval[0]), float(interval[1])) if isinstance(interval, list) and len(interval) == 2 else None
+    value = f"{rate(best['value'], n, ends)}{f', over {over}' if over else ''}"
+    return words, f"best {where}: {name} {value}{told}", float(best["value"])
 
 
 def _generation(path: Path) -> tuple[str, str, float | None]:

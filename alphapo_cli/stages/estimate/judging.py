@@ -54,6 +54,6 @@ def judge_cost(plan: Plan, cfg: TrainConfig) -> JudgeCost | None:
     tokens = sum(
         estimate_tokens([*template, JudgeMessage("user", prompt.instruction)]) + 2 * longest for prompt in prompts.rows
     )
-    requests = each * len(prompts.rows) * generate.generation.samples
-    total = each * tokens * generate.generation.samples
+    requests = each * len(prompts.rows)  # of several samples the first is judged
+    total = each * tokens
     return JudgeCost(requests, total, OpenAIEngine(judge, None).price(total, requests))

@@ -16,6 +16,7 @@ from alphapo_cli.errors import in_words
 from alphapo_cli.modeling.declared import model_stop_ids
 from alphapo_cli.probe.sampled_answers import SampledAnswers, Sampling
 from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.runtime.memo import Memoize, no_memo
 from alphapo_cli.stages.training.assembly import RunInputs
 from alphapo_cli.stages.training.measurements import prompts_of, writer_into
 
@@ -32,7 +33,7 @@ class BeforeAndAfter:
 
     @classmethod
     def of(
-        cls, cfg: TrainConfig, inputs: RunInputs, directory: RunDirectory, *,
+        cls, cfg: TrainConfig, inputs: RunInputs, directory: RunDirectory, memoize: Memoize = no_memo, *,
         write: Callable[[Callable[[], None]], None], log: Callable[[str], None],
     ) -> BeforeAndAfter:  # fmt: skip
         """Choose the prompts.
@@ -41,6 +42,7 @@ class BeforeAndAfter:
             cfg: the run's configuration.
             inputs: policy, tokenizer and probe pairs.
             directory: the run directory.
+            memoize: shares the answers of step 0 between the runs of a sweep.
             write: calls what writes a file.
             log: takes a note to the user.
 
@@ -62,7 +64,9 @@ class BeforeAndAfter:
         ends = model_stop_ids(lm, tokenizer, end_token_id(tokenizer, cfg.data))
         sampling = Sampling(min(TOKENS, room), cfg.probe.temperature, exact)
         keep = writer_into(directory.path / "samples", write)
-        return cls(SampledAnswers(tokenizer, ends, sampling, prompts, cfg.seed, directory.path.name, keep), log)
+        return cls(
+            SampledAnswers(tokenizer, ends, sampling, prompts, cfg.seed, directory.path.name, keep, memoize), log
+        )
 
     def sample(self, lm: Any, step: int) -> None:
         """Sample and write the answers at a step; what fails is told once, and no failure of the training.

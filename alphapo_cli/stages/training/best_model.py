@@ -39,8 +39,13 @@ class Reading:
 class BestModel:
     """Readings of trainer.metric_for_best_model, and the weights of the best one; does nothing where none is named."""
 
-    def __init__(self, cfg: TrainConfig, directory: RunDirectory) -> None:
+    def __init__(self, cfg: TrainConfig, directory: RunDirectory, aside: frozenset[int] = frozenset()) -> None:
         """See the class.
+
+        Args:
+            cfg: the run's configuration.
+            directory: its directory.
+            aside: steps at which the probe is measured for another reason than `probe.every`; they do not count.
 
         Raises:
             UsageError: the metric cannot be used.
@@ -49,6 +54,9 @@ class BestModel:
         self.keeps = cfg.trainer.load_best_model_at_end
         self.sign = 1.0 if greater_is_better(cfg) else -1.0
         self.checkpoints = Checkpoints(directory.path / "best", keep=None)
+        # Answers are sampled at their own steps, so that a metric of theirs counts whenever there is one.
+        sampled = self.metric is not None and self.metric.startswith(("samples/", "glassbox/"))
+        self.aside = frozenset() if sampled else aside
         self.readings: list[Reading] = []
         self.known: int | None = None  # the best step when the newest checkpoint was written
 
@@ -90,7 +98,7 @@ class BestModel:
 
     def add(self, step: int, row: Mapping[str, Any], processes: Processes | None = None) -> None:
         """Add what rank 0 measured at a step, unless it is null or not finite. Collective."""
-        if self.metric is None or step == 0:
+        if self.metric is None or step == 0 or step in self.aside:
             return
         value = (processes or Processes()).gather([row.get(self.metric)])[0]
         if value is not None and math.isfinite(value):

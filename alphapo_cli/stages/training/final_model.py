@@ -51,6 +51,7 @@ class FinalModel:
     log: Callable[[str], None]
     # Settings of the model's configuration that `prepare` changed, as they were.
     loaded: dict[Setting, Any] = field(default_factory=dict, init=False)
+    one: int = field(default=0, init=False)  # bytes of a model, as `reserve` was told
 
     def prepare(self, lm: Any) -> None:
         """Switch off what an exact step cannot have, and repair what transformers would refuse to save; say so."""
@@ -91,12 +92,18 @@ class FinalModel:
         finally:
             shutil.rmtree(trial, ignore_errors=True)
 
-    def reserve(self, size: int) -> None:
-        """Hold `size` bytes of the disk for the trained model; where the system cannot, see that they are free now.
+    def reserve(self, one: int, models: int = 1) -> None:
+        """Hold room on the disk for what is going to be saved; where the system cannot, see that it is free now.
+
+        Args:
+            one: bytes of a model.
+            models: how many will be saved.
 
         Raises:
             UsageError: the disk has no such room.
         """
+        self.one = one
+        size = one * models
         file, needed = self.directory.path / RESERVE, size + _SLACK
         try:
             with open(file, "wb") as held:
@@ -116,6 +123,12 @@ class FinalModel:
             f"{self.directory.path}: no room for the trained model ({size / 2**20:,.0f} MiB needed, {free / 2**20:,.0f} MiB "
             f"free; {why}); make room, or choose another run.dir"
         ) from refused
+
+    def give_back_one(self) -> None:
+        """Give the room of one model back, which is about to be saved."""
+        file = self.directory.path / RESERVE
+        with contextlib.suppress(FileNotFoundError):
+            os.truncate(file, max(0, file.stat().st_size - self.one))
 
     def release(self) -> None:
         """Give the reserved room back."""

@@ -29,7 +29,7 @@ from alphapo_cli.storage.atomic import jsonable
 from alphapo_cli.storage.jsonl import append_jsonl
 from alphapo_cli.storage.run_lock import RunLock
 from alphapo_cli.training import guards
-from alphapo_cli.training.data_order import DataOrder
+from alphapo_cli.training.data_order import DataOrder, probe_every
 from alphapo_cli.training.guards import Ending
 from alphapo_cli.training.trainer import PreferenceTrainer, StepHooks
 from alphapo_cli.training.training_state import Shards
@@ -53,8 +53,9 @@ class RunSteps(StepHooks):
         train = start.data.train
         self.order = DataOrder.of(cfg.trainer, len(train), processes.world, cfg.seed, train.columns.get("stage"))
         self.checkpoints = Checkpoints(directory.checkpoints, cfg.trainer.save_total_limit)
-        self.best = BestModel(cfg, directory)
         self.kept = KeptModels.of(cfg, directory, self.order.total_steps)
+        every = probe_every(cfg.probe.every, len(start.data.probe), self.order.pairs_per_step)
+        self.best = BestModel(cfg, directory, frozenset(step for step in self.kept.steps if step % every))
         self.best_metrics: dict[str, Any] | None = None  # of the step that model/ is of, where that is not the last
         self.final_model = FinalModel(cfg, directory, start, self._log)
         self.lock: RunLock | None = None
@@ -75,9 +76,15 @@ class RunSteps(StepHooks):
 
     def measure(self, step: int) -> dict[str, Any]:
         """Measure the probe and sample answers where due, and write the step's row; the metrics measured."""
-        always = self._last(step) or step in self.kept.steps
-        probe, samples = (False, False) if self.measurements is None else self.measurements.due(step, always)
-        row = self._measure(step, probe=probe, samples=samples) if probe or samples else {}
+        last = self._last(step)
+        probe, samples = (False, False) if self.measurements is None else self.measurements.due(step, last)
+        # A step whose model is kept is measured, too, but steers nothing: neither schedules nor the best step.
+        aside = step in self.kept.steps and not probe and self.measurements is not None
+        row = (
+            self._measure(step, probe=probe or aside, samples=samples, steers=not aside)
+            if probe or samples or aside
+            else {}
+        )
         self.best.add(step, row, self.processes)
         self._flush(step)
         return row
@@ -124,6 +131,8 @@ class RunSteps(StepHooks):
         """Save the model of a step as trainer.save_models_at asks."""
         self._check_lock()
         lock, folder = self.lock, self.kept.of_step(step)
+        if lock is not None:
+            self.final_model.give_back_one()
         if self.processes.together:
             self.final_model.save_together(policy, lock, self.processes, folder)
         elif lock is not None:
@@ -155,8 +164,8 @@ class RunSteps(StepHooks):
         else:
             self._write(write)
 
-    def _measure(self, step: int, *, probe: bool, samples: bool) -> dict[str, Any]:
-        """Measure, and record the result as of `step`; its metrics."""
+    def _measure(self, step: int, *, probe: bool, samples: bool, steers: bool = True) -> dict[str, Any]:
+        """Measure, and record the result as of `step`; its metrics. `steers`: whether parts of the objective see them."""
         trainer, measurements = self.trainer, self.measurements
         if trainer is None or measurements is None:
             return {}
@@ -164,7 +173,7 @@ class RunSteps(StepHooks):
         if probe and step > 0:
             measurements.update_reference()
         row, per_pair = measurements.measure(step, probe=probe, samples=samples, context=trainer.context)
-        if probe and step > 0:
+        if probe and step > 0 and steers:
             trainer.on_probe(row)
         if self.metrics_log is not None:
             self.metrics_log.add(step, row)

@@ -106,7 +106,8 @@ class TrainingSession(RunSteps):
         checkpoint = None if state == "pending" else self.checkpoints.load(begun if isinstance(begun, int) else 1)
         memoize = self.builder.before_training(self.cfg, policy)
         one = memoize("bytes of the model", lambda: self.final_model.try_saving(policy))
-        self.final_model.reserve(one * (1 + len(self.kept.steps)))
+        begun_at = -1 if checkpoint is None else checkpoint.step
+        self.final_model.reserve(one, 1 + sum(step > begun_at for step in self.kept.steps))
         if checkpoint is None:
             facts = {**manifest, "generation": lock.generation}
             self.directory.begin(self.cfg, facts, fingerprints(self.cfg.data))
@@ -146,7 +147,8 @@ class TrainingSession(RunSteps):
         except LockLost:
             raise  # the process that has taken over writes summary.json
         except (KeyboardInterrupt, SystemExit, Interrupted) as error:  # SystemExit: a scheduler requeues the job
-            self._end("interrupted", "stopped by the user", 130)
+            with contextlib.suppress(OSError):  # on a full disk the run counts as interrupted all the same
+                self._end("interrupted", "stopped by the user", 130)
             raise Interrupted(f"interrupted at step {self._step()}; the same line continues it") from error
         except BaseException as error:
             cause = self.processes.cause(error)
@@ -205,9 +207,9 @@ class TrainingSession(RunSteps):
             every=probe_every(cfg.probe.every, len(inputs.probe), order.pairs_per_step),
             memoize=self.builder.before_training(cfg, policy), write=self._write,
         )  # fmt: skip
-        if self.main or self.processes.together:
-            write = self._write if self.main else lambda make: None
-            self.texts = BeforeAndAfter.of(cfg, inputs, self.directory, write=write, log=self._log)
+        if self.main and not self.processes.together:  # shards would be gathered for every token
+            memoize = self.builder.before_training(cfg, policy)
+            self.texts = BeforeAndAfter.of(cfg, inputs, self.directory, memoize, write=self._write, log=self._log)
         return self.trainer
 
     def _sample_texts(self, policy: PolicyModel, step: int) -> None:
@@ -216,6 +218,17 @@ class TrainingSession(RunSteps):
             self._check_lock()
             self.texts.sample(policy.lm, step)
 
+    def _sample_last_texts(self, policy: PolicyModel) -> None:
+        """`_sample_texts` of the saved model. They are to be read: a disk that refuses them costs no training."""
+        if self.texts is None or self.texts.answers is None:
+            return
+        self._keep_weights()  # sampling takes minutes, in which the process may be killed
+        step = self._step() if self.best_metrics is None or self.best.best is None else self.best.best.step
+        try:
+            self._sample_texts(policy, step)
+        except OSError as error:
+            self._log(f"note: the last answers could not be written ({error.strerror or error})")
+
     def _finish(self, policy: PolicyModel) -> dict[str, Any]:
         """Save the model, then record how the run ended. Where processes run it together, all of them take part."""
         self.best_metrics = self.best.load(policy, self.processes if self.processes.together else Processes())
@@ -223,9 +236,6 @@ class TrainingSession(RunSteps):
             self._log(
                 f"model/ is that of step {best.step} of {self._step()}, the best by {best.metric} ({best.value:.4g})"
             )
-        self._sample_texts(
-            policy, self._step() if self.best_metrics is None or self.best.best is None else self.best.best.step
-        )
         try:
             if self.processes.together:
                 self.final_model.save_together(policy, self.lock, self.processes)
@@ -238,6 +248,7 @@ class TrainingSession(RunSteps):
             raise AlphapoError(
                 f"{self.directory.model}: the trained model could not be saved ({in_words(error)}); {kept}"
             ) from error
+        self._sample_last_texts(policy)
         if self.ending is not None:
             summary = self._end(self.ending.state, self.ending.reason, 0)
         else:
