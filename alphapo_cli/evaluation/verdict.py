@@ -19,12 +19,13 @@ def verdict(results: Mapping[str, Any], what: str = "") -> dict[str, Any]:
         what: what the reference is, where its name does not say so.
 
     Returns:
-        outcome, sentence, win_rate (0 to 1; None without one), interval (None where there is none) and n.
+        outcome, sentence, share_won (the win rate from 0 to 1; None without one; not called win_rate, which is in per cent
+        beside it), interval (None where there is none) and n.
     """
     win, n, base = results.get("win_rate"), results.get("n_total"), str(results.get("reference"))
     against = f"{base}, {what}" if what else base
     if win is None:
-        return {"outcome": UNCLEAR, "sentence": f"nothing was judged against {against}", "win_rate": None,
+        return {"outcome": UNCLEAR, "sentence": f"nothing was judged against {against}", "share_won": None,
                 "interval": None, "n": n}  # fmt: skip
     ends = results.get("win_rate_interval")
     interval = (ends[0] / 100, ends[1] / 100) if ends else None
@@ -39,7 +40,7 @@ def verdict(results: Mapping[str, Any], what: str = "") -> dict[str, Any]:
     return {
         "outcome": outcome,
         "sentence": f"{said}: win rate {rate(win / 100, n, interval)}{level}, against {against}",
-        "win_rate": win / 100,
+        "share_won": win / 100,
         "interval": None if interval is None else list(interval),
         "n": n,
     }

@@ -43,6 +43,13 @@ def test_an_evaluation(found, outcome, said):
     assert (judged["outcome"], judged["sentence"]) == (outcome, said)
 
 
+def test_no_figure_of_it_has_the_name_of_one_in_per_cent():
+    """Who flattens results.json would read the one for the other."""
+    found = results(74.2, 68.5, 79.2)
+    assert not verdict(found).keys() & found.keys()
+    assert verdict(found)["share_won"] == pytest.approx(0.742)
+
+
 def test_the_reference_is_named_by_what_it_is():
     judged = verdict(results(74.0, 68.0, 79.0), "the model before training")
     assert judged["sentence"].endswith("against REF, the model before training")
