@@ -9,7 +9,7 @@ from pathlib import Path
 
 from alphapo_cli.errors import UsageError, nearest
 from alphapo_cli.runs.format_version import check_format
-from alphapo_cli.runs.state import RunState
+from alphapo_cli.runs.state import MODELS, RunState
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.file_hashes import cached_of_file
 from alphapo_cli.storage.paths import cache_dir
@@ -89,10 +89,11 @@ def _local(folder: Path, asked: str, key: str) -> ModelSource:
 
 
 def _check_recorded(folder: Path, asked: str, key: str) -> None:
-    """Compare the model/ of a run with the checksums that the run has of it; raises UsageError where they differ."""
-    run = RunState(folder.parent)
+    """Compare a model of a run with the checksums that the run has of it; raises UsageError where they differ."""
+    run = RunState(folder.parent.parent if folder.parent.name == MODELS else folder.parent)
+    place = f"{folder.relative_to(run.path).as_posix()}/"  # model/ or models/step-N/
     files = (run.summary() or {}).get("files")
-    recorded = {n: w for n, w in files.items() if n.startswith(f"{folder.name}/")} if isinstance(files, dict) else {}
+    recorded = {n: w for n, w in files.items() if n.startswith(place)} if isinstance(files, dict) else {}
     if not recorded:
         return
     cache = cache_dir()
@@ -100,5 +101,5 @@ def _check_recorded(folder: Path, asked: str, key: str) -> None:
     if found:
         raise UsageError(
             f"{key}={asked}: the model is not the one that the run saved ({checksums.described(found)}); put it back from a "
-            "copy, train it again with --replace, or copy model/ elsewhere to take it as it is"
+            f"copy, train it again with --replace, or copy {place} elsewhere to take it as it is"
         )

@@ -66,6 +66,17 @@ class TestModels:
         assert again.code == 2
         assert "models/step-3/model.safetensors" in again.fault
 
+    def test_one_that_has_changed_is_not_believed(self, alphapo, tiny):
+        ran = alphapo("train", *tiny, *LINE, KEPT)
+        file = ran.path / "models" / "step-3" / "model.safetensors"
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+        for line in (("generate", str(file.parent), *ANSWERS[:2]), ("verify", str(ran.path))):
+            refused = alphapo(*line)
+            assert refused.code in (1, 2), line
+            assert "models/step-3/model.safetensors: its content has changed" in refused.out + refused.err, line
+
     @pytest.mark.slow
     @pytest.mark.parametrize("step", [5, 7])
     def test_after_a_kill(self, step, alphapo, tiny):
