@@ -101,7 +101,7 @@ def test_vllm_stops_at_those_ids_alone(alphapo: Alphapo, tmp_path: Path, prompts
 def test_the_probes_samples_stop_there_too(alphapo: Alphapo, tmp_path: Path, pairs: dict[str, Path]) -> None:
     model = chat_model(tmp_path / "model", max_position_embeddings=512)
     line = (
-        "train", *BARE, f"model.path={model}", "data=jsonl", f"data.path={pairs['plain']}", "trainer=small", "probe.samples=0",
+        "train", *BARE, f"model.path={model}", "data=jsonl", f"data.path={pairs['plain']}", "trainer=small",
         "trainer.max_steps=1", "trainer.per_device_train_batch_size=4", "trainer.use_cpu=true", "probe.pairs=4",
         "probe.samples=4", "probe.temperature=0", "data.max_unknown=1",
     )  # fmt: skip
