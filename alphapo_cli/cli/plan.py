@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -82,7 +82,9 @@ def train(
 
     where = sources(config_dir)
     cfg = compose_under(load(config), "train", TrainConfig, [read_line(overrides or [], where)], where)
-    _one("train", cfg, None, (memory, measure, tokens_per_second, processes), json, _typed(config, overrides))
+    _one(
+        "train", cfg, None, (memory, measure, tokens_per_second, processes), json, _typed(overrides, config, config_dir)
+    )
 
 
 def run(
@@ -111,8 +113,7 @@ def run(
     files = {"reference": reference, "annotations": annotations, "difficulty": difficulty, "gamed": gamed}
     cfg, later = composed([*(overrides or []), *stripping(strip_think)], files, config, config_dir)
     later.check(cfg)
-    options = [word for name, file in files.items() if file is not None for word in (f"--{name}", str(file))]
-    typed = _typed(config, [*(overrides or []), *(["--strip-think"] if strip_think else []), *options])
+    typed = _typed(overrides, config, config_dir, files, strip_think)
     _one("run", cfg, later, (memory, measure, tokens_per_second, processes), json, typed)
 
 
@@ -164,11 +165,19 @@ def sweep(
     show_grid(found, cost)
     total = None if cost is None else {**cost, "usd": None if cost["usd"] is None else cost["usd"] * found.cells}
     emit({**found.as_json(), "judge": total}, json)
-    next_step(f"alphapo sweep {_typed(config, arguments)}".rstrip())
+    cells = [] if max_parallel is None else ["--max-parallel", str(max_parallel)]
+    typed = _typed([*(arguments or []), *cells], config, config_dir, files, strip_think)
+    next_step(f"alphapo sweep {typed}".rstrip())
 
 
-def _typed(config: Path | None, texts: Sequence[str] | None) -> str:
-    return shlex.join([*(["--config", str(config)] if config else []), *(texts or [])])
+def _typed(
+    texts: Sequence[str] | None, config: Path | None, config_dir: Path | None,
+    files: Mapping[str, Path | None] | None = None, strip_think: bool = False,
+) -> str:  # fmt: skip
+    """What was typed, for the line that does what was planned."""
+    named = {"config": config, "config-dir": config_dir, **(files or {})}
+    options = [word for name, path in named.items() if path is not None for word in (f"--{name}", str(path))]
+    return shlex.join([*(texts or []), *options, *(["--strip-think"] if strip_think else [])])
 
 
 def _asked(options: tuple[str | None, bool, float | None, int | None]) -> tuple[Asked, int]:

@@ -204,6 +204,16 @@ class TestSweeps:
         memory = found["kinds"][0]["memory"]
         assert found["memory_needed"] == 2 * (memory["needed"] + memory["process"])
 
+    def test_the_next_line_is_the_one_that_was_planned(self, alphapo, tmp_path):
+        (tmp_path / "own").mkdir()
+        line = ["objective.shape.alpha=0,1", "--config-dir", "own", "--max-parallel", "1", "--strip-think"]
+        ran = alphapo("plan", "sweep", "alpha", *line)
+        assert ran.code == 0, ran.err
+        (said,) = [one for one in ran.err.splitlines() if one.startswith("next: ")]
+        assert said == (
+            "next: alphapo sweep alpha objective.shape.alpha=0,1 --max-parallel 1 --config-dir own --strip-think"
+        )
+
     def test_objectives_with_other_needs_are_other_kinds(self, alphapo, scratch_line):
         found = result(alphapo("plan", "sweep", *scratch_line, "objective=simpo,cpo,dpo", "--json", "-"))
         assert sorted(kind["cells"] for kind in found["kinds"]) == [1, 2]
