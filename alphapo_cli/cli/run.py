@@ -215,7 +215,7 @@ def _report(found: dict[str, Any], summary: dict[str, Any], path: Path) -> None:
         say(f"verdict: {judged['sentence']}", file=sys.stderr)
     for sentence in beside_evaluation((summary.get("verdict") or {}).get("sentences", ())):
         say(f"verdict on the training: {sentence}", file=sys.stderr)
-    for name in ("model", "curves.png", "report.html"):
+    for name in ("model", "curves.png", "reward_shape.png", "report.html"):
         if (path / name).exists():
             say(f"{name.partition('.')[0]}: {path / name}", file=sys.stderr)
     next_step(f"alphapo chat {path}")

@@ -58,20 +58,6 @@ def gradients(
     return found[0].reshape(chosen.shape), found[1].reshape(chosen.shape)
 
 
-def by_probability(gradient: Numbers, scores: Numbers) -> Numbers:
-    """d loss / d p of a derivative by the score s = log p: gradient e^-s (the field of 2404.04626).
-
-    Args:
-        gradient: d loss / d s, any shape.
-        scores: s, of the same shape.
-
-    Returns:
-        The derivative by what the score is the logarithm of: a probability, or a ratio of two; of the same shape.
-    """
-    found: Numbers = gradient * np.exp(np.clip(-scores, -700.0, 700.0))
-    return found
-
-
 def no_preference(objective: Objective) -> str | None:
     """Why a score has no gradient at all under this objective; None where it has one."""
     if objective.link.name == "none" or not objective.preference:

@@ -15,12 +15,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from alphapo_cli.plots import style
-from alphapo_cli.plots.shape_data import Answers, Field, Numbers, RewardShape
+from alphapo_cli.plots.shape_data import Numbers, RewardShape
+from alphapo_cli.plots.shape_marks import DECADES, arrows_of, words_of
 
 SIDES = ((0, "chosen", style.CHOSEN), (1, "rejected", style.REJECTED))
 SIZES = LinearSegmentedColormap.from_list("sizes", ["#D5DCE6", "#8FA5C4", "#4A6FA5", "#1B3A6B"])
 _BINS, _ARROWS = 32, 13
-_DECADES = 4.0  # of arrow colours: what is smaller has the colour of the smallest
 _WIDE = 20.0  # ratio of the largest to the smallest value from which an axis is logarithmic
 HALO = [withStroke(linewidth=3.2, foreground="white")]
 
@@ -106,7 +106,7 @@ def field_panel(ax: Axes, found: RewardShape, colour: Any, *, probability: bool 
     if shown.any():
         reach = 0.75 * (found.field.at[-1] - found.field.at[0]) / arrows
         largest, smallest = float(sizes[shown].max()), float(sizes[shown].min())
-        norm: Normalize = LogNorm(max(smallest, largest * 10**-_DECADES), largest * 1.0001, clip=True)
+        norm: Normalize = LogNorm(max(smallest, largest * 10**-DECADES), largest * 1.0001, clip=True)
         starts = places[shown] - 0.5 * reach * directions[shown]
         ax.quiver(*starts.T, *(reach * directions[shown]).T, sizes[shown], cmap=SIZES, norm=norm, angles="xy",
                   scale_units="xy", scale=1.0, width=0.007, headwidth=4.2, headlength=4.6, headaxislength=4.2,
@@ -120,41 +120,12 @@ def field_panel(ax: Axes, found: RewardShape, colour: Any, *, probability: bool 
     ax.grid(visible=False)
 
 
-def arrows_of(field: Field, count: int, *, probability: bool = False) -> tuple[Numbers, Numbers, Numbers]:
-    """Some nodes of a field, and which way down the loss goes there.
-
-    Args:
-        field: the field.
-        count: about as many along each axis.
-        probability: whether the derivatives are by p = exp(s) in place of s.
-
-    Returns:
-        Places [M, 2] as (chosen, rejected) score, unit vectors [M, 2], sizes [M]: the length of the vector of both
-        derivatives.
-    """
-    step = max(1, round((len(field.at) - 1) / max(count - 1, 1)))
-    at = field.at[::step]
-    x, y = (axis.ravel() for axis in np.meshgrid(at, at))
-    down = -np.stack([field.chosen[::step, ::step].ravel(), field.rejected[::step, ::step].ravel()])
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        if probability:
-            # Of summed log-probs e^-s is beyond any float: directions from the larger of the two, sizes from logarithms.
-            scores = np.stack([x, y])
-            factor = np.where(down == 0, -np.inf, -scores).max(axis=0)
-            vectors = np.where(down == 0, 0.0, down * np.exp(-scores - np.where(np.isfinite(factor), factor, 0.0)))
-            sizes = np.exp(np.log(np.hypot(*vectors)) + factor)
-        else:
-            vectors, sizes = down, np.hypot(*down)
-        directions = vectors / np.hypot(*vectors)
-    return np.stack([x, y], 1), np.nan_to_num(directions.T), np.nan_to_num(sizes, nan=0.0)
-
-
 def _path(ax: Axes, found: RewardShape, colour: Any) -> None:
     """The path of the mean scores, from an open circle at step 0 to a dot at the end; the steps are written beside."""
     known = np.isfinite(found.means).all(axis=0)
     if not known.any():
         return
-    path, steps = found.means[:, known].T, found.steps[known]
+    path = found.means[:, known].T
     ax.add_collection(LineCollection([path], colors="white", linewidths=4.0, zorder=2.4), autolim=False)
     ax.plot(*path.T, color=colour, linewidth=1.7, zorder=2.5, gid="path")
     ax.plot(*path[0], "o", color=colour, markerfacecolor="white", markersize=5, zorder=2.7, gid="path start")
@@ -162,8 +133,8 @@ def _path(ax: Axes, found: RewardShape, colour: Any) -> None:
     if len(path) < 2:
         return
     down = path[-1][1] < path[0][1]
-    for place, step, below in ((path[0], steps[0], not down), (path[-1], steps[-1], down)):
-        ax.annotate(f"step {int(step)}", place, xytext=(0, -10 if below else 6), textcoords="offset points", ha="center",
+    for place, name, below in ((path[0], found.ends[0], not down), (path[-1], found.ends[1], down)):
+        ax.annotate(name, place, xytext=(0, -10 if below else 6), textcoords="offset points", ha="center",
                     fontsize=7, color=style.INK, zorder=3, path_effects=HALO, gid="label")  # fmt: skip
 
 
@@ -199,7 +170,7 @@ def _weights(ax: Axes, found: RewardShape) -> None:
         for side, _, colour in SIDES:
             x, y = part.scores[side], np.abs(part.weights[side])
             known = np.isfinite(x) & np.isfinite(y)
-            face = {"color": colour, "alpha": 0.45, "linewidths": 0} if filled else {
+            face: dict[str, Any] = {"color": colour, "alpha": 0.45, "linewidths": 0} if filled else {
                 "facecolors": "none", "edgecolors": colour, "alpha": 0.3, "linewidths": 0.6}  # fmt: skip
             ax.scatter(x[known], np.maximum(y[known], bottom), s=8, zorder=2 + filled, gid="end" if filled else "start",
                        clip_on=False, **face)  # fmt: skip
@@ -209,12 +180,12 @@ def _weights(ax: Axes, found: RewardShape) -> None:
 
 def _handles(found: RewardShape) -> list[Any]:
     """One entry a side with its numbers, and one for what is open and filled."""
-    handles = [
-        Line2D([], [], color=colour, marker="o", linestyle="", markersize=5, label=f"{name}: {words_of(found, side)}")
-        for side, name, colour in SIDES
-    ]
+    handles = []
+    for side, name, colour in SIDES:
+        words = f"{name}: mean weight {words_of(found, side)}"
+        handles.append(Line2D([], [], color=colour, marker="o", linestyle="", markersize=5, label=words))
     handles.append(Line2D([], [], color=style.INK, marker="o", markerfacecolor="white", linestyle="--", markersize=5,
-                          linewidth=1.0, label=f"step {found.start.step}; filled: step {found.now.step}"))  # fmt: skip
+                          linewidth=1.0, label=f"{found.ends[0]}; filled: {found.ends[1]}"))  # fmt: skip
     if found.field is not None:
         handles.append(Line2D([], [], color=SIZES(0.75), marker=r"$\rightarrow$", linestyle="", markersize=9,
                               label="where a step down the loss leads, the darker the steeper"))  # fmt: skip
@@ -222,27 +193,3 @@ def _handles(found: RewardShape) -> list[Any]:
         text = f"saturated below {found.limit:.2g}: 1 % of the weight at scores of 0"
         handles.append(Line2D([], [], color=style.GREY, linestyle=":", linewidth=0.9, label=text))
     return handles
-
-
-def words_of(found: RewardShape, side: int) -> str:
-    """Mean size of the gradient weight and share of saturated answers of a side, at step 0 and at the end."""
-    weights, shares = found.weights[side], found.saturated[side]
-    if not np.isfinite(weights[[0, -1]]).all():
-        return "weights not known"
-    words = f"mean weight {abs(weights[0]):.2g} \u2192 {abs(weights[-1]):.2g}"
-    if np.isfinite(shares[[0, -1]]).all():
-        words += f", saturated {percent(shares[0])} \u2192 {percent(shares[-1])}"
-    return words
-
-
-def percent(share: float) -> str:
-    """A share in per cent; what is not quite 0 or 100 does not read as it."""
-    rounded = round(100 * share)
-    if rounded == 0 and share > 0:
-        return "<1 %"
-    if rounded == 100 and share < 1:
-        return ">99 %"
-    return f"{rounded} %"
-
-
-__all__ = ["Answers", "RewardShape", "reward_shape_figure", "reward_shape_picture"]

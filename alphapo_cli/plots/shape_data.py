@@ -20,7 +20,7 @@ from alphapo_cli.storage.jsonl import json_line
 from alphapo_cli.storage.strict_json import read_object
 
 Numbers = npt.NDArray[np.float64]
-FILE = "reward_shape.json"
+FILE, PICTURE = "reward_shape.json", "reward_shape.png"
 FORMAT = 1  # of reward_shape.json; another one is made anew
 _DIGITS = 7
 
@@ -61,6 +61,12 @@ class RewardShape:
     field: Field | None
     unit: str  # what the score is the logarithm of
     notes: tuple[str, ...] = ()  # what is left out, and why
+    names: tuple[str, str] | None = None  # of start and end, where these are no steps of a run
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """What start and end are called."""
+        return self.names or (f"step {self.start.step}", f"step {self.now.step}")
 
     @property
     def pairs(self) -> int:
@@ -105,7 +111,9 @@ def pooled(found: Sequence[RewardShape]) -> RewardShape:
         return widest
 
     def at_shared(name: str) -> Numbers:
-        return np.mean([getattr(one, name)[:, np.isin(one.steps, shared)] for one in found], axis=0)
+        values: list[Numbers] = [getattr(one, name)[:, np.isin(one.steps, shared)] for one in found]
+        means: Numbers = np.mean(values, axis=0)
+        return means
 
     def all_pairs(which: str) -> Answers:
         parts = [getattr(one, which) for one in found]

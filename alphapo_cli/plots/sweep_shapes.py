@@ -14,8 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from alphapo_cli.plots import style
-from alphapo_cli.plots.reward_shape import SIDES, SIZES, field_panel, log_if_wide, mark_means, percent, scores_panel
+from alphapo_cli.plots.reward_shape import SIDES, SIZES, field_panel, log_if_wide, mark_means, scores_panel
 from alphapo_cli.plots.shape_data import RewardShape, pooled
+from alphapo_cli.plots.shape_marks import percent
 from alphapo_cli.plots.sweep_curves import SweepCurve, group_seeds, is_over_alpha, value_colours
 
 Cells = Sequence[SweepCurve]
@@ -46,7 +47,9 @@ def shapes_figure(cells: Cells, name: str = "alpha", subject: str = "") -> Figur
     """
     shown, words = _shown(cells, name)
     columns, rows = _grid(len(shown))
-    high = _TOP + _OVERLAY + rows * _ROW + _BOTTOM
+    alike = len({found.unit for _, found, _ in shown}) == 1  # else scores of one panel say nothing about another's
+    tall = _ROW if alike else _ROW + 0.35
+    high = _TOP + _OVERLAY + rows * tall + _BOTTOM
     figure, axes = style.new_figure(1, 1, high, _title(f"Reward shape by {name}", subject, words))
     axes[0].remove()
     figure.set_layout_engine("none")  # which would take most of the time with as many panels
@@ -56,17 +59,17 @@ def shapes_figure(cells: Cells, name: str = "alpha", subject: str = "") -> Figur
     slopes = np.concatenate([s.slope for _, s, _ in shown])
     for place, (label, found, colour) in enumerate(shown):
         row, column = divmod(place, columns)
-        top = _TOP + _OVERLAY + row * _ROW
+        top = _TOP + _OVERLAY + row * tall
         inside = figure.add_gridspec(2, columns, height_ratios=(1.2, 1.0), hspace=0.32, top=1 - (top + 0.22) / high,
                                      bottom=1 - (top + _ROW - 0.12) / high, left=0.065, right=0.985, wspace=0.24)  # fmt: skip
         pair = [_styled(figure.add_subplot(inside[k, column])) for k in (0, 1)]
         _small(pair, found, label, colour)
         for ax in pair:
-            ax.set_xlim(low, high_score)
+            ax.set_xlim(*((low, high_score) if alike else found.grid[[0, -1]]))
         log_if_wide(pair[0], slopes)
         if pair[0].get_yscale() == "linear":
             pair[0].set_ylim(0.0, 1.12 * float(np.nanmax(slopes)) or 1.0)
-        last = place + columns >= len(shown)
+        last = not alike or place + columns >= len(shown)
         pair[0].tick_params(labelbottom=False, labelleft=column == 0)
         pair[1].tick_params(labelbottom=last)
         if last:
@@ -162,13 +165,16 @@ def _overlays(axes: Sequence[Axes], cells: Cells, name: str) -> None:
         axes[0].set_yscale("symlog", linthresh=1.0)
         axes[0].minorticks_off()
     log_if_wide(axes[1], np.concatenate([found.slope for _, found in known]))
-    unit = f"score s, {known[0][1].unit}"
+    units = {found.unit for _, found in known}
+    unit = f"score s, {units.pop()}" if len(units) == 1 else "score s, each in its own unit"
     style.panel(axes[0], "Shape h(s)", "", unit)
     style.panel(axes[1], "Slope h'(s)", "", unit)
     over_alpha = is_over_alpha(cells)
     for side, _, colour in SIDES:
         for end, filled in ((0, False), (-1, True)):
-            places = [cell.alpha if over_alpha and cell.alpha is not None else float(i) for i, (cell, _) in enumerate(known)]
+            places = [
+                cell.alpha if over_alpha and cell.alpha is not None else float(i) for i, (cell, _) in enumerate(known)
+            ]
             line = [(x, f.saturated[side, end]) for x, (_, f) in zip(places, known, strict=True) if f.limit is not None]
             if line:
                 axes[2].plot(*zip(*line, strict=True), color=colour, marker="o", markersize=4 if filled else 3.5,
@@ -200,7 +206,9 @@ def _small(pair: Sequence[Axes], found: RewardShape, label: str, colour: Any) ->
 
 
 def _handles(shown: Sequence[tuple[str, RewardShape, Any]]) -> list[Any]:
-    handles: list[Any] = [Patch(color=colour, alpha=0.5, linewidth=0, label=f"{side} answers") for _, side, colour in SIDES]
+    handles: list[Any] = [
+        Patch(color=colour, alpha=0.5, linewidth=0, label=f"{side} answers") for _, side, colour in SIDES
+    ]
     handles.append(Line2D([], [], color=style.INK, marker="o", markerfacecolor="white", linestyle="--", markersize=5,
                           linewidth=1.0, label="at step 0 (filled: at the end)"))  # fmt: skip
     words = "numbers: mean gradient weight at the end"

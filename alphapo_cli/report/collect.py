@@ -15,6 +15,8 @@ from typing import Any
 
 from alphapo_cli.config.objective_parts import at_zero
 from alphapo_cli.errors import AlphapoError, UsageError
+from alphapo_cli.plots import shape_data
+from alphapo_cli.plots.shape_data import RewardShape
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.sweep import analysis as best_of
 from alphapo_cli.sweep import verdicts
@@ -40,6 +42,7 @@ class ReportCell:
     settings: Mapping[str, Any]  # of config.yaml, dotted; without paths and tracking
     manifest: Mapping[str, Any]
     fault: str | None  # what could not be read
+    shape: RewardShape | str | None = None  # of its reward, or why there is none; None: not made yet
 
     @property
     def seed(self) -> Any:
@@ -232,7 +235,7 @@ def read_cell(run: RunDirectory, made: Mapping[str, Any], point: int) -> ReportC
         run=run, id=made["id"], values=made["point"], overrides=tuple(map(str, made["overrides"])), point=point,
         state=str(made["state"]), reason=made.get("reason"), step=int(number(made.get("step")) or 0),
         rows=rows, final=final, cost=made.get("cost") or {}, settings=run.settings(), manifest=run.read_manifest(),
-        fault="; ".join(faults) or None,
+        fault="; ".join(faults) or None, shape=shape_data.read(run.path),
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """The HTML page of a report: one file with its style, script and data inside, which makes no requests.
 
-The figures are drawn by about 500 lines of JavaScript in this package. Plotly's script would be 4.5 MB in every report;
+The figures are drawn by about 700 lines of JavaScript in this package. Plotly's script would be 4.5 MB in every report;
 smaller chart libraries are not on PyPI, and would still need code for selection, colour scale and tooltips.
 """
 
@@ -20,12 +20,13 @@ from alphapo_cli.report.numbers import OUTCOMES, numbers, titled
 from alphapo_cli.report.over_training import HEADS, over_training
 from alphapo_cli.report.payload import payload
 from alphapo_cli.report.samples import Samples, samples
+from alphapo_cli.report.shapes import left_out, words
 from alphapo_cli.sweep.analysis import scale_note
 from alphapo_cli.sweep.intervals import UNDECIDED
 from alphapo_cli.tracking import metrics as catalog
 
 FOLDER = Path(__file__).parent
-_SCRIPTS = ("base.js", "chart.js", "figures.js", "page.js")
+_SCRIPTS = ("base.js", "chart.js", "figures.js", "shapes.js", "page.js")
 
 
 def page(sweep: Sweep) -> str:
@@ -76,6 +77,7 @@ def shared(sweep: Sweep, answers: Samples | None, data: dict[str, Any]) -> dict[
         Variables of layout.html.j2 and parts.html.j2.
     """
     metrics = list(data["metrics"])
+    shapes = data["shapes"]
     return {
         "sweep": sweep,
         "directory": sweep.path.resolve().name,
@@ -83,6 +85,12 @@ def shared(sweep: Sweep, answers: Samples | None, data: dict[str, Any]) -> dict[
         "first_metric": "rewards/margins",
         "samples": answers,
         "over_training": (HEADS, over_training(sweep)),
+        "reward_shapes": {
+            "any": bool(shapes),
+            "field": any("field" in panel for panel in shapes.values()),
+            "saturated": words(shapes),
+            "left_out": left_out(sweep),
+        },
         "settings": settings.settings(sweep),
         "typed": settings.typed(sweep),
         "versions": settings.versions(sweep),

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from alphapo_cli.plots import colours
+from alphapo_cli.report import shapes
 from alphapo_cli.report.collect import ReportCell, Sweep, number, short, shown
 from alphapo_cli.report.samples import Answer, Samples
 from alphapo_cli.sweep.intervals import DISTINGUISHABLE, Estimate
@@ -52,6 +53,7 @@ def payload(sweep: Sweep, answers: Samples | None, bands: Sequence[str] = ()) ->
         "best": sweep.analysis.best,
         "marked": sweep.told in (None, DISTINGUISHABLE),  # a ring without evidence would claim it
         "samples": None if answers is None else _samples(answers),
+        "shapes": shapes.payload(sweep),
         "colours": {"diverging": colours.DIVERGING, "ordered": colours.ORDERED, "categories": colours.CATEGORIES},
     }
 

@@ -24,7 +24,6 @@ from alphapo_cli.plots.shape_data import Answers, Field, Numbers, RewardShape
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.stages.probe_rows import Rows, probe_rows
 
-PICTURE = "reward_shape.png"
 _GRID, _FIELD = 101, 25  # scores of the curve, and on each axis of the field
 _PAIRS = 2000  # pairs that are kept one by one
 _SCHEDULED = "train/objective/scheduled"
@@ -71,12 +70,13 @@ def describe(
     if len(kept) > _PAIRS:
         notes.append(f"of {len(kept):,} pairs {_PAIRS:,} are drawn, evenly spaced; means and shares are over all")
         kept = np.linspace(0, len(kept) - 1, _PAIRS).round().astype(int)
+    first, last = (Answers(r.step, r.scores[:, kept], r.weights[:, kept]) for r in (start, now))
     return RewardShape(
-        grid, shape, slope, None if np.array_equal(before[0], shape) else before[0],
-        *(Answers(r.step, r.scores[:, kept], r.weights[:, kept]) for r in (start, now)),
-        np.array([reading.step for reading in readings], dtype=np.float64), means, weights, saturated, limit,
-        None if obstacle is not None else _field(objective, contexts[1], readings, means),
-        _unit(objective), tuple(notes),
+        grid=grid, shape=shape, slope=slope, shape_start=None if np.array_equal(before[0], shape) else before[0],
+        start=first, now=last, steps=np.array([reading.step for reading in readings], dtype=np.float64),
+        means=means, weights=weights, saturated=saturated, limit=limit,
+        field=None if obstacle is not None else _field(objective, contexts[1], readings, means),
+        unit=_unit(objective), notes=tuple(notes),
     )  # fmt: skip
 
 
@@ -219,37 +219,32 @@ def record(run: RunDirectory, log: Callable[[str], None]) -> RewardShape | str |
     try:
         found = of_run(run)
     except AlphapoError as error:
-        log(f"note: {shape_data.FILE} was not made ({error})")
+        log(f"note: {run.path / shape_data.FILE} was not made ({error})")
         return None
     except OSError as error:
-        log(f"note: {shape_data.FILE} was not made ({error.strerror or error})")
+        log(f"note: {run.path / shape_data.FILE} was not made ({error.strerror or error})")
         return None
     except Exception as error:
-        log(f"note: {shape_data.FILE} was not made ({in_words(error)})")
+        log(f"note: {run.path / shape_data.FILE} was not made ({in_words(error)})")
         return None
     shape_data.write(run.path, found)
     return found
 
 
-def refresh(run: RunDirectory, log: Callable[[str], None]) -> None:
-    """Write reward_shape.json and reward_shape.png of a run where they are missing or of earlier rows.
+def refresh(run: RunDirectory, log: Callable[[str], None], *, picture: bool) -> None:
+    """Write reward_shape.json of a run anew, and draw reward_shape.png.
 
     Args:
         run: its directory.
         log: takes a note to the user where one could not be made or written.
+        picture: whether to draw.
     """
-    if not (run.path / "probe.jsonl").is_file():
-        return
-    picture = run.path / PICTURE
     try:
-        found = shape_data.read(run.path)
-        if found is not None and (isinstance(found, str) or picture.is_file()):
-            return
         found = record(run, log)
-        if isinstance(found, RewardShape):
+        if picture and isinstance(found, RewardShape):
             draw(run, found)
     except Exception as error:
-        log(f"note: {picture} was not drawn ({in_words(error)})")
+        log(f"note: {run.path / shape_data.PICTURE} was not made ({in_words(error)})")
 
 
 def draw(run: RunDirectory, found: RewardShape) -> None:
@@ -268,4 +263,4 @@ def draw(run: RunDirectory, found: RewardShape) -> None:
     pairs = run.manifest_section("data").get("probe_pairs")
     settings = run.settings()
     name = title(settings, pairs if isinstance(pairs, int) else found.pairs)
-    reward_shape_picture(found, run.path / PICTURE, f"Reward shape: {name}")
+    reward_shape_picture(found, run.path / shape_data.PICTURE, f"Reward shape: {name}")
