@@ -77,7 +77,8 @@ def field_obstacle(objective: Objective) -> str | None:
         return "the loss reads an answer to another prompt beside the two of a pair"
     states = sorted(kind for kind in objective.start.states if kind != "schedule")
     if states:
-        return f"the objective's {' and '.join(states)} has a memory of training, so that the field changes with every step"
+        have = "has" if len(states) == 1 else "have"
+        return f"the objective's {' and '.join(states)} {have} a memory of training, so that the field changes with every step"
     try:
         gradients(objective, np.zeros(1), np.zeros(1))
     except UsageError:

@@ -38,10 +38,10 @@ def probe_rows(file: Path) -> dict[int, Rows]:
     data = read_file(file, _LARGEST)
     data = data[: data.rfind(b"\n") + 1]  # without a line that is being written
     found = [(int(match[1]), match.start()) for match in _FIRST.finditer(data)]
+    if not found:
+        return {}
     ends = [start for _, start in found[1:]] + [len(data)]
     blocks = {step: (start, end) for (step, start), end in zip(found, ends, strict=True)}
-    if not blocks:
-        return {}
     first = _parsed(data, blocks[min(blocks)])
     pairs = len(first)
     whole = sorted(step for step, (start, end) in blocks.items() if data.count(b"\n", start, end) == pairs)
