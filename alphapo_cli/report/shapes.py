@@ -32,7 +32,7 @@ def left_out(sweep: Sweep) -> list[str]:
         shape = cell.shape
         notes = list(shape.notes) if isinstance(shape, RewardShape) else [shape] if shape else []
         if shape is None and (cell.run.path / "probe.jsonl").is_file():
-            notes = ["reward_shape.json is missing; 'alphapo report' makes it"]
+            notes = ["no reward shape has been made yet; 'alphapo report' makes it"]
         for note in notes:
             said.setdefault(note, []).append(titled(sweep.points[cell.point].label))
     many = len(sweep.points) > 1

@@ -55,11 +55,15 @@ class TestDirectory:
     def test_files(self, swept):
         names = {p.name for p in swept.path.iterdir()}
         assert names == {
-            "sweep.json", "cells", "summary.json", "displacement.png", "outcome.png", "wandb", "report.html", "report",
+            "sweep.json", "cells", "summary.json", "displacement.png", "outcome.png", "reward_shape.png", "wandb",
+            "report.html", "report",
         }  # fmt: skip
         figures = {p.stem for p in (swept.path / "report").iterdir() if p.suffix == ".svg"}
-        assert {"outcome", "displacement", "trajectory", "quadrants", "gradient_weight", "kl", "length"} == figures
-        for picture in ("displacement.png", "outcome.png"):
+        assert figures == {
+            "outcome", "displacement", "trajectory", "quadrants", "gradient_weight", "kl", "length", "reward_shape",
+            "gradient_field",
+        }  # fmt: skip
+        for picture in ("displacement.png", "outcome.png", "reward_shape.png"):
             assert (swept.path / picture).read_bytes().startswith(b"\x89PNG")
 
     def test_its_place(self, swept):
@@ -136,7 +140,7 @@ class TestDirectory:
         whole = wandb_file.read(file)
         assert (whole.group, whole.job_type) == (group, "sweep")
         logged = {key for row in whole.history for key in row}
-        assert {"displacement", "outcome", "cells"} <= logged
+        assert {"displacement", "outcome", "reward_shape", "cells"} <= logged
 
 
 def test_a_cell_is_what_a_single_run_is(swept, alphapo, small):
