@@ -13,7 +13,8 @@ from alphapo_cli.objective import reward_shape
 from alphapo_cli.objective.catalog import methods
 from tests import tiny
 
-STEP = 1e-5  # of central differences in float64: their error is about STEP^2 h'''/6 and 1e-16 h/STEP, both below 1e-8 here
+# Of central differences in float64: their error is about STEP^2 h'''/6 and 1e-16 h/STEP, both below 1e-8 here.
+STEP = 1e-5
 SCORES = np.array([-6.0, -2.5, -0.75, 0.0, 0.4, 3.0])
 
 

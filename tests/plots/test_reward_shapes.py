@@ -160,7 +160,10 @@ class TestSweep:
         assert sum(len(lines(ax, "path")) for ax in figure.axes) == 16
 
     def test_scores_in_several_units_share_no_axis(self) -> None:
-        cells = [SweepCurve(None, "dpo", shape=shape(unit="log-ratio", low=-9.0)), SweepCurve(None, "simpo", shape=shape())]
+        cells = [
+            SweepCurve(None, "dpo", shape=shape(unit="log-ratio", low=-9.0)),
+            SweepCurve(None, "simpo", shape=shape()),
+        ]
         small = shapes_figure(cells, "objective").axes[3:]
         assert [ax.get_xlim()[0] for ax in small] == [-9.0, -9.0, -4.0, -4.0]
         assert [ax.get_xlabel() for ax in small[1::2]] == ["score s, log-ratio", "score s, log-prob per token"]

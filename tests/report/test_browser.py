@@ -364,7 +364,7 @@ def shaped(tmp_path_factory):
         made.files = {"probe.jsonl": shape_rows()}
 
     folder = craft(tmp_path_factory.mktemp("shapes") / "alpha", f"{ALPHA}=-1,0,2", change=change)
-    notes = []
+    notes: list[str] = []
     missing_shapes.refresh(
         [RunDirectory(path) for path in sorted((folder / "cells").iterdir())], notes.append, pictures=False
     )

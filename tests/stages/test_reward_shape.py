@@ -39,7 +39,9 @@ def run_of(folder, *line, scores=True, steps=STEPS, pairs=PAIRS, total=8, more=(
     )
     rows = [row(step, pair, scores, "objective=dpo" in line) for step in steps for pair in range(pairs)]
     (folder / "probe.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in [{"step": s} for s in steps] + list(more)))
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps(r) + "\n" for r in [{"step": s} for s in steps] + list(more))
+    )
     return RunDirectory(folder)
 
 
@@ -96,8 +98,8 @@ def test_what_cannot_be_drawn_is_said(tmp_path):
         ),
         "rows": reward_shape.of_run(run_of(tmp_path / "none", *ALPHA, steps=())),
     }
-    assert "no preference term" in told["sft"]
-    assert "has no scores, which an earlier version did not write" in told["reference"]
+    assert "no preference term" in str(told["sft"])
+    assert "has no scores, which an earlier version did not write" in str(told["reference"])
     assert told["rows"] == "the held-out pairs have not been measured yet"
     part = reward_shape.of_run(run_of(tmp_path / "r_dpo", "objective=r_dpo"))
     assert part.field is None
@@ -107,7 +109,11 @@ def test_what_cannot_be_drawn_is_said(tmp_path):
 
 
 def test_a_schedule_is_where_training_had_moved_it(tmp_path):
-    linear = ("objective=alphapo", "objective/schedule=linear", "objective.schedule.start=0", "objective.schedule.end=1")
+    linear = (
+        "objective=alphapo",
+        "objective/schedule=linear",
+        *(f"objective.schedule.{x}" for x in ("start=0", "end=1")),
+    )
     found = reward_shape.of_run(run_of(tmp_path / "linear", *linear, total=16))
     assert found.shape_start.tolist() == pytest.approx(found.grid.tolist())
     assert found.slope.tolist() == pytest.approx(np.exp(-0.5 * found.grid).tolist())  # 8 of 16 steps
@@ -159,7 +165,7 @@ class TestFile:
         run = run_of(tmp_path, *ALPHA)
         text = run.config.read_text()
         run.config.write_text(text.replace("name: power", "name: powder"))
-        notes = []
+        notes: list[str] = []
         assert reward_shape.record(run, notes.append) is None
         assert "no such shape" in notes[0]
         assert not (run.path / shape_data.FILE).exists()

@@ -157,7 +157,9 @@ class TestRewardShape:
             scores = [r[f"logps/{side}_sum"] / r[f"tokens/{side}"] for r in last]
             assert found["end"]["scores"][side] == pytest.approx(scores, rel=1e-6)
             assert found["means"][side][-1] == pytest.approx(sum(scores) / len(scores), rel=1e-6)
-            assert found["end"]["weights"][side] == pytest.approx([r[f"gradient_weight/{side}"] for r in last], rel=1e-6)
+            assert found["end"]["weights"][side] == pytest.approx(
+                [r[f"gradient_weight/{side}"] for r in last], rel=1e-6
+            )
         for s, slope in zip(found["curve"]["score"], found["curve"]["slope"], strict=True):
             assert slope == pytest.approx(math.exp(-0.25 * s), rel=1e-6)
 
