@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 
 from alphapo_cli.plots import style
-from alphapo_cli.plots.shape_data import Numbers, RewardShape
+from alphapo_cli.plots.shape_data import Field, Numbers, RewardShape
 from alphapo_cli.plots.shape_marks import DECADES, arrows_of, words_of
 
 SIDES = ((0, "chosen", style.CHOSEN), (1, "rejected", style.REJECTED))
@@ -54,6 +55,8 @@ def reward_shape_figure(found: RewardShape, title: str) -> Figure:
     unit = f", {found.unit}"
     style.panel(axes[3], f"Where the {found.pairs:,} pairs are", "answers", f"score s{unit}")
     axes[3].sharex(axes[0])
+    for ax in axes[:4]:
+        ax.xaxis.set_major_locator(MaxNLocator(4))
     for ax, probability in ((axes[4], False), (axes[5], True)):
         field_panel(ax, found, style.INK, probability=probability, arrows=_ARROWS)
         of = "p = exp(s)" if probability else "score"
@@ -76,13 +79,14 @@ def scores_panel(ax: Axes, found: RewardShape, *, named: bool = True) -> None:
     """Histograms of both sides' scores: dashed at step 0, filled at the end; `named` by a text in their colour."""
     ends = np.concatenate([part.scores[np.isfinite(part.scores)] for part in (found.start, found.now)])
     bins = np.linspace(ends.min(), max(ends.max(), ends.min() + 1e-9), _BINS + 1).tolist()
+    ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     for side, name, colour in SIDES:
         start, now = (part.scores[side][np.isfinite(part.scores[side])] for part in (found.start, found.now))
         ax.hist(now, bins, histtype="stepfilled", color=colour, alpha=0.4, linewidth=0, gid="end")
         ax.hist(start, bins, histtype="step", color=colour, linewidth=1.0, linestyle="--", gid="start")
         if named:
             ax.text(0.03, 0.95 - 0.1 * side, name, transform=ax.transAxes, va="top", color=colour,
-                    fontsize=style.TICK_SIZE)  # fmt: skip
+                    fontsize=style.TICK_SIZE, path_effects=HALO)  # fmt: skip
 
 
 def field_panel(ax: Axes, found: RewardShape, colour: Any, *, probability: bool = False, arrows: int = 9) -> None:
@@ -90,34 +94,49 @@ def field_panel(ax: Axes, found: RewardShape, colour: Any, *, probability: bool 
 
     Args:
         ax: the panel.
-        found: what is drawn; without a field a sentence says that there is none.
+        found: what is drawn; without a field the path alone, and by p the sentence that says why.
         colour: of the path.
         probability: whether the derivatives are by p = exp(s) in place of s.
         arrows: about as many along each axis.
     """
-    if found.field is None:
+    if found.field is None and probability:
         note = next((n for n in found.notes if n.startswith("no gradient field")), "no gradient field")
         ax.text(0.5, 0.5, textwrap.fill(note, 30), transform=ax.transAxes, ha="center", va="center", color=style.GREY,
                 fontsize=8)  # fmt: skip
+        ax.set_axis_off()
         return
-    places, directions, sizes = arrows_of(found.field, arrows, probability=probability)
     ax.set_aspect("equal")
-    shown = np.isfinite(sizes) & (sizes > 0)
-    if shown.any():
-        reach = 0.75 * (found.field.at[-1] - found.field.at[0]) / arrows
-        largest, smallest = float(sizes[shown].max()), float(sizes[shown].min())
-        norm: Normalize = LogNorm(max(smallest, largest * 10**-DECADES), largest * 1.0001, clip=True)
-        starts = places[shown] - 0.5 * reach * directions[shown]
-        ax.quiver(*starts.T, *(reach * directions[shown]).T, sizes[shown], cmap=SIZES, norm=norm, angles="xy",
-                  scale_units="xy", scale=1.0, width=0.007, headwidth=4.2, headlength=4.6, headaxislength=4.2,
-                  zorder=1.5, gid="field")  # fmt: skip
-    room = 0.4 * (found.field.at[-1] - found.field.at[0]) / arrows  # for the halves of the outermost arrows
-    ends = (found.field.at[0] - room, found.field.at[-1] + room)
+    if found.field is None:
+        ax.text(0.97, 0.03, "no field", transform=ax.transAxes, ha="right", color=style.GREY, fontsize=7, gid="no field")
+        known = found.means[np.isfinite(found.means)]
+        low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
+        room = 0.3 * (high - low) or 0.5
+    else:
+        _arrows(ax, found.field, arrows, probability=probability)
+        low, high = float(found.field.at[0]), float(found.field.at[-1])
+        room = 0.4 * (high - low) / arrows  # for the halves of the outermost arrows
+    ends = (low - room, high + room)
     ax.plot(ends, ends, color=style.GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1.2)
     _path(ax, found, colour)
     ax.set_xlim(*ends)
     ax.set_ylim(*ends)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(4))
     ax.grid(visible=False)
+
+
+def _arrows(ax: Axes, field: Field, count: int, *, probability: bool) -> None:
+    places, directions, sizes = arrows_of(field, count, probability=probability)
+    shown = np.isfinite(sizes) & (sizes > 0)
+    if not shown.any():
+        return
+    reach = 0.75 * (field.at[-1] - field.at[0]) / count
+    largest, smallest = float(sizes[shown].max()), float(sizes[shown].min())
+    norm = LogNorm(max(smallest, largest * 10**-DECADES), largest * 1.0001, clip=True)
+    starts = places[shown] - 0.5 * reach * directions[shown]
+    ax.quiver(*starts.T, *(reach * directions[shown]).T, sizes[shown], cmap=SIZES, norm=norm, angles="xy",
+              scale_units="xy", scale=1.0, width=0.007, headwidth=4.2, headlength=4.6, headaxislength=4.2, zorder=1.5,
+              gid="field")  # fmt: skip
 
 
 def _path(ax: Axes, found: RewardShape, colour: Any) -> None:

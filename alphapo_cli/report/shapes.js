@@ -91,12 +91,13 @@ function weightsFigure(holder) {
 /** Arrows down the loss over both scores, the stronger the steeper, and the path of the mean scores through them. */
 function fieldPanel(holder, k, by, { height = 300, titles = true } = {}) {
   const { field, means, steps } = SHAPES[k];
-  if (!field) return holder.replaceChildren(html("p", { class: "nothing" }, "No field: see below."));
-  const { x, y, to, level } = field.by[by], count = Math.sqrt(x.length);
-  const air = (0.5 * (field.ends[1] - field.ends[0])) / count, [low, high] = [field.ends[0] - air, field.ends[1] + air];
+  const { x, y, to, level } = field ? field.by[by] : { x: [], y: [], to: [], level: [] }, count = Math.sqrt(x.length);
+  const air = field ? (0.5 * (field.ends[1] - field.ends[0])) / count : 0, ends = field ? field.ends : extent(means.flat());
+  const [low, high] = [ends[0] - air, ends[1] + air];
   const frame = new Frame(holder, { x: { low, high, title: titles ? "chosen score" : "" }, y: { low, high, title: titles ? "rejected score" : "" }, height, label: `Gradient field of ${titleOf(k)}` });
   svgNode("line", { class: "rule", x1: frame.px(low), y1: frame.py(low), x2: frame.px(high), y2: frame.py(high) }, frame.marks);
-  const reach = 0.38 * Math.min(frame.px(x[1]) - frame.px(x[0]), frame.py(y[0]) - frame.py(y[count]));
+  if (!field) svgNode("text", { class: "word", x: frame.width - 16, y: frame.height - 30, "text-anchor": "end" }, frame.marks, "no field");
+  const reach = !field ? 0 : 0.38 * Math.min(frame.px(x[1]) - frame.px(x[0]), frame.py(y[0]) - frame.py(y[count]));
   const [across, up] = [frame.px(1) - frame.px(0), frame.py(0) - frame.py(1)]; // pixels a unit of score
   x.forEach((at, i) => {
     const [right, rise] = [to[2 * i] * across, to[2 * i + 1] * up], size = Math.hypot(right, rise);
