@@ -21,7 +21,6 @@ from alphapo_cli.report import overview, write
 from alphapo_cli.runs.state import OVER
 from alphapo_cli.runtime.tables import Table
 from alphapo_cli.runtime.wording import rate
-from alphapo_cli.stages import missing_shapes
 from alphapo_cli.stages.paths import changed_data
 from alphapo_cli.stages.plan import Plan
 from alphapo_cli.sweep import analysis as best_of
@@ -87,6 +86,8 @@ def run_sweep(
     summary = directory.write_summary(best, verdicts.collapses(analysis), verdicts.verdict(analysis, best))
     pictures = overview.existing_pictures(directory)
     if cells or (grid.cells[0].cfg.tracking.pictures and overview.outdated(pictures, analysis)):
+        from alphapo_cli.stages import missing_shapes  # which loads numpy
+
         missing_shapes.refresh([directory.cell(cell.id) for cell in grid.cells], _log, pictures=False)
         pictures = overview.make_pictures(directory, analysis, grid)
         overview.track(grid, directory, analysis, pictures, summary, bool(failed))

@@ -107,7 +107,9 @@ def field_panel(ax: Axes, found: RewardShape, colour: Any, *, probability: bool 
         return
     ax.set_aspect("equal")
     if found.field is None:
-        ax.text(0.97, 0.03, "no field", transform=ax.transAxes, ha="right", color=style.GREY, fontsize=7, gid="no field")
+        ax.text(
+            0.97, 0.03, "no field", transform=ax.transAxes, ha="right", color=style.GREY, fontsize=7, gid="no field"
+        )
         known = found.means[np.isfinite(found.means)]
         low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
         room = 0.3 * (high - low) or 0.5

@@ -24,7 +24,6 @@ from alphapo_cli.evaluation.schema import EvalConfig
 from alphapo_cli.evaluation.verdict import verdict
 from alphapo_cli.generation.run_settings import run_layer, taken_over
 from alphapo_cli.generation.schema import GenerateConfig
-from alphapo_cli.plots import shape_data
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runs.provenance import manifest
 from alphapo_cli.runs.state import OUTCOME
@@ -228,7 +227,7 @@ def join_tracking(cfg: TrainConfig, directory: RunDirectory, found: dict[str, An
     tracker.log(step, found["metrics"])
     pictures = {
         "curves": directory.path / "curves.png",
-        "reward_shape": directory.path / shape_data.PICTURE,
+        "reward_shape": directory.path / "reward_shape.png",
         "eval": Path(found["eval"]) / "winrate.png",
         "over_training": directory.path / over_training.PICTURE,
     }
