@@ -22,7 +22,7 @@ from alphapo_cli.plots.sweep_curves import SweepCurve, group_seeds, is_over_alph
 Cells = Sequence[SweepCurve]
 _MOST = 16  # small panels
 _SMALL = 7.0  # text size
-_TOP, _OVERLAY, _ROW, _BOTTOM = 0.75, 2.35, 1.85, 1.15  # inches: title, panels over one another, a row, legend
+_TOP, _OVERLAY, _ROW, _BOTTOM = 0.85, 2.3, 1.85, 1.15  # inches: title, panels over one another, a row, legend
 _SIDEWAYS = {"left": 0.085, "right": 0.985, "wspace": 0.3}
 
 
@@ -50,8 +50,11 @@ def shapes_figure(cells: Cells, name: str = "alpha", subject: str = "") -> Figur
     alike = len({found.unit for _, found, _ in shown}) == 1  # else scores of one panel say nothing about another's
     tall = _ROW if alike else _ROW + 0.35
     high = _TOP + _OVERLAY + rows * tall + _BOTTOM
-    figure, axes = style.new_figure(1, 1, high, _title(f"Reward shape by {name}", subject, words))
+    title = _title(f"Reward shape by {name}", subject, words)
+    figure, axes = style.new_figure(1, 1, high, title)
     axes[0].remove()
+    figure.suptitle(style.plain(title), x=0.01, y=1 - 0.1 / high, ha="left", va="top", fontsize=style.TITLE_SIZE,
+                    fontweight="bold", color=style.INK)  # fmt: skip
     figure.set_layout_engine("none")  # which would take most of the time with as many panels
     above = figure.add_gridspec(1, 3, top=1 - _TOP / high, bottom=1 - (_TOP + _OVERLAY - 0.75) / high, **_SIDEWAYS)
     _overlays([_styled(figure.add_subplot(above[i])) for i in range(3)], cells, name)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from alphapo_cli.errors import in_words
+from alphapo_cli.objective.objective import Objective
 from alphapo_cli.plots.measured import measured_picture
 from alphapo_cli.plots.reward_shape import reward_shape_picture
 from alphapo_cli.plots.shape_data import Answers, RewardShape
@@ -44,7 +45,9 @@ def draw(measurement: Measurement, comparison: Comparison) -> list[str]:
             notes.append(f"{directory.shape.name} was not drawn: {shape}")
         else:
             makers[directory.shape.name] = lambda: reward_shape_picture(
-                shape, directory.shape, f"Reward shape: {name}, n = {shape.pairs:,} pairs"
+                shape,
+                directory.shape,
+                f"Reward shape: {name}, {_words(measurement.objective)}, n = {shape.pairs:,} pairs",
             )
     for file, make in makers.items():
         try:
@@ -78,3 +81,9 @@ def reward_shape(measurement: Measurement, comparison: Comparison) -> RewardShap
 def _present(scores: Numbers, lengths: Numbers) -> Numbers:
     """[2, P] values of chosen and rejected answers, NaN for absent ones."""
     return np.where(lengths[:2] > 0, scores[:2], np.nan)
+
+
+def _words(objective: Objective) -> str:
+    """The objective with its numbers, as `alphapo, alpha 0.25, beta 2.5`."""
+    alpha = objective.parts["shape"].settings.get("alpha")
+    return ", ".join([objective.name, *([] if alpha is None else [f"alpha {alpha:g}"]), f"beta {objective.beta:g}"])
