@@ -94,6 +94,8 @@ class PairModel:
     def __init__(self, column: str, cfg: ScorerConfig, cache: Path) -> None:
         self.column, self.cfg = column, cfg
         self.batch: int | None = 1
+        if cfg.aggregate not in AGGREGATES:
+            raise UsageError(f"scorer.aggregate={cfg.aggregate}: is for scorer=judge; type one of {', '.join(AGGREGATES)}")
         for part in ("{prompt}", "{first}", "{second}"):
             if part not in cfg.pair_format:
                 raise UsageError(f"scorer.pair_format: holds no {part}; put it in")
@@ -102,9 +104,9 @@ class PairModel:
 
     def identity(self) -> dict[str, Any]:
         """See `Scorer.identity`."""
-        cfg, subject = self.cfg, self.classifier.subject
+        cfg = self.cfg
         settings = {"bos": cfg.bos, "format": cfg.pair_format, "aggregate": cfg.aggregate, "label": self.label}
-        return {"scorer": "pair_model", **settings, **subject.identity(self.classifier.cache)}
+        return {"scorer": "pair_model", **settings, **self.classifier.identity}
 
     def check(self, prompts: Sequence[Candidates]) -> None:
         """See `Scorer.check`."""
@@ -125,7 +127,8 @@ class PairModel:
 
         def compare(duels: Sequence[tuple[int, int]]) -> list[float]:
             rows = [self._ids(prompt, texts[a], texts[b]) for i, j in duels for a, b in ((i, j), (j, i))]
-            parts = [rows[n : n + self.cfg.batch_size] for n in range(0, len(rows), self.cfg.batch_size)]
+            size = self.classifier.batch_size
+            parts = [rows[n : n + size] for n in range(0, len(rows), size)]
             logits = torch.cat([self.classifier.logits(part)[:, self.label] for part in parts]).double()
             first = torch.sigmoid(logits).view(-1, 2)
             return [float(value) for value in (first[:, 0] + 1 - first[:, 1]) / 2]
@@ -150,7 +153,7 @@ class Judged:
     def __init__(self, column: str, cfg: ScorerConfig, judge: Judge, folder: Path) -> None:
         if cfg.aggregate != "win_probability":
             raise UsageError(
-                f"scorer.aggregate={cfg.aggregate}: a judge is asked everything at once; leave win_probability"
+                f"scorer.aggregate={cfg.aggregate}: a judge is asked everything at once; type win_probability or rubric"
             )
         self.column, self.judge, self.folder = column, judge, folder
 

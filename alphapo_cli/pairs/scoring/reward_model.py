@@ -21,15 +21,15 @@ class RewardModel:
 
     def __init__(self, column: str, cfg: ScorerConfig, cache: Path) -> None:
         self.column, self.cfg = column, cfg
-        self.batch: int | None = cfg.batch_size
         self.classifier = Classifier(cfg, cache)
+        self.batch: int | None = self.classifier.batch_size
         self.label = self.classifier.label()
 
     def identity(self) -> dict[str, Any]:
         """See `Scorer.identity`."""
-        cfg, subject = self.cfg, self.classifier.subject
+        cfg = self.cfg
         settings = {"bos": cfg.bos, "max_length": self.classifier.limit, "too_long": cfg.too_long}
-        return {"scorer": "reward_model", "label": self.label, **settings, **subject.identity(self.classifier.cache)}
+        return {"scorer": "reward_model", "label": self.label, **settings, **self.classifier.identity}
 
     def check(self, prompts: Sequence[Candidates]) -> None:
         """See `Scorer.check`; messages need a chat template."""

@@ -29,6 +29,7 @@ from tests.conftest import Ran, run_here, write_rows
 from tests.data import data_tokenizers as kinds
 
 Alphapo = Callable[..., Ran]
+by_transformers = functools.partial(ScorerConfig, backend="transformers")
 TEXTS = ["Paris.", "It is Paris, on the river Seine.", "No.", "Apples, pears and plums."]
 PROMPTS = [
     Candidates([{"role": "user", "content": text}], tuple(Answer(t, n) for n, t in enumerate(TEXTS)))
@@ -84,7 +85,7 @@ def test_a_reward_is_the_logit_at_the_last_token_whatever_the_padding(tmp_path: 
     plain = classifier(tmp_path / "None")
     for pad in (None, "own", "end"):
         folder = plain if pad is None else padded(plain, tmp_path / pad, pad)
-        scorer = RewardModel("rm", ScorerConfig(name="reward_model", model=str(folder)), tmp_path)
+        scorer = RewardModel("rm", by_transformers(name="reward_model", model=str(folder)), tmp_path)
         found[pad] = scorer.score(PROMPTS)
         alone = [[scorer.score([replace(p, answers=(a,))])[0][0] for a in p.answers] for p in PROMPTS]
         # float32, 2 layers of width 64: what batching moves is far below 1e-4.
@@ -94,9 +95,12 @@ def test_a_reward_is_the_logit_at_the_last_token_whatever_the_padding(tmp_path: 
     expected = [[by_hand(tmp_path / "end", p, a.text) for a in p.answers] for p in PROMPTS]
     assert torch.allclose(torch.tensor(found["end"]), torch.tensor(expected), atol=1e-4)
     large = classifier(tmp_path / "large", scale=60.0)
-    scores = RewardModel("rm", ScorerConfig(name="reward_model", model=str(large)), tmp_path).score(PROMPTS)
-    assert max(abs(value) for row in scores for value in row) > 20
-    assert all(len(set(row)) == len(TEXTS) for row in scores)
+    for dtype in ("float32", "bfloat16"):  # above 16 the numbers of bfloat16 are an eighth apart
+        cfg = by_transformers(name="reward_model", model=str(large), dtype=dtype)
+        scores = RewardModel("rm", cfg, tmp_path).score(PROMPTS)
+        assert max(abs(value) for row in scores for value in row) > 20
+        assert all(len(set(row)) == len(TEXTS) for row in scores)
+        assert all(value * 8 % 1 for row in scores for value in row if abs(value) > 16)
 
 
 def test_a_reward_model_has_one_bos_or_none_and_says_what_does_not_fit(tmp_path: Path) -> None:
@@ -104,7 +108,7 @@ def test_a_reward_model_has_one_bos_or_none_and_says_what_does_not_fit(tmp_path:
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def ids(**settings: Any) -> list[int] | None:
-        scorer = RewardModel("rm", ScorerConfig(name="reward_model", model=str(folder), **settings), tmp_path)
+        scorer = RewardModel("rm", by_transformers(name="reward_model", model=str(folder), **settings), tmp_path)
         return scorer.ids(PROMPTS[0], TEXTS[1])
 
     whole = ids()
@@ -141,7 +145,7 @@ def test_scores_are_kept_and_batches_do_not_depend_on_what_is_kept(tmp_path: Pat
     folder = classifier(tmp_path / "rm")
 
     def ask(prompts: list[Candidates], cache: str) -> tuple[list[list[float]], int]:
-        cfg = ScorerConfig(name="reward_model", model=str(folder), batch_size=3)
+        cfg = by_transformers(name="reward_model", model=str(folder), batch_size=3)
         found, new = scored(prompts, RewardModel("rm", cfg, tmp_path / cache), tmp_path / cache)
         return [[a.scores["rm"] for a in p.answers] for p in found], new
 
@@ -260,7 +264,7 @@ def test_win_probabilities_and_the_tournament() -> None:
 
 def test_a_pair_model_asks_both_orders(tmp_path: Path) -> None:
     folder = classifier(tmp_path / "pm")
-    cfg = ScorerConfig(name="pair_model", model=str(folder), batch_size=5)
+    cfg = by_transformers(name="pair_model", model=str(folder), batch_size=5)
     scorer = PairModel("pm", cfg, tmp_path)
     (scores,) = scorer.score([PROMPTS[0]])
     model, tokenizer = (
