@@ -6,7 +6,8 @@ Own pairs: best against worst of eight answers of the base model to 1,024 traini
 the world's pairs without label noise. Margins differ (about 6 against 3), and a wider margin alone teaches more: the pairs
 of both kinds are drawn so that each has equally many in every half point of margin. Three alphas of objective=alphapo, three
 seeds; displacement of chosen answers on held-out pairs, and the true win rate of 512 answers against the base model's, with
-95 % intervals over seeds (Student's t). What is there is not made again.
+95 % intervals over seeds (Student's t), and of the differences own - others of the same seed. What is there is not made again.
+It leaves the tables on stdout, on_policy.json and on_policy.png.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 
 from alphapo_cli.config.schema import GlassboxConfig
 from alphapo_cli.data.glassbox import world
+from alphapo_cli.plots import style
 
 ALPHAS, SEEDS = (-0.5, 0.0, 0.5), (0, 1, 2)
 T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}  # Student's t by degrees of freedom
@@ -74,7 +76,11 @@ def write(path: Path, rows: Sequence[Row]) -> Path:
 
 
 def outcome(folder: Path, data: Path, held_out: Path, alpha: float, seed: int, base: Path) -> tuple[float, float]:
-    """(displacement of chosen answers in nats per token, true win rate) of one training."""
+    """(displacement of chosen answers in nats per token, true win rate) of one training, which is kept."""
+    kept = folder / f"{data.stem}-{alpha}-{seed}.json"
+    if kept.is_file():
+        down, win = json.loads(kept.read_text())
+        return float(down), float(win)
     run = alphapo(
         folder, "train", "data=jsonl", f"data.path={data}", f"data.eval_path={held_out}", "model=glassbox",
         "trainer.learning_rate=8e-4", "trainer.num_train_epochs=2", "trainer.per_device_train_batch_size=32",
@@ -85,13 +91,43 @@ def outcome(folder: Path, data: Path, held_out: Path, alpha: float, seed: int, b
     judged = alphapo(folder, "eval", str(answers), "--reference", str(base), "--judge", "glassbox")
     results = json.loads((judged / "results.json").read_text())
     metrics = json.loads((run / "summary.json").read_text())["metrics"]
-    return metrics["displacement/chosen"], results["true_win_rate"]
+    found = metrics["displacement/chosen"], results["true_win_rate"]
+    kept.write_text(json.dumps(found))
+    return found
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean, and half the width of its 95 % interval."""
     n = len(values)
     return statistics.fmean(values), T_975[n - 1] * statistics.stdev(values) / math.sqrt(n)
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Both numbers by alpha: every seed, and the mean with its interval."""
+    figure, axes = style.new_figure(1, 2, 3.0, "A model's own pairs and others', at the same margins")
+    panels = (
+        ("displacement", "chosen answers, held out", "nats per token"),
+        ("true_win_rate", "true win rate", "against the start"),
+    )
+    for ax, (name, title, unit) in zip(axes, panels, strict=True):
+        for kind, colour, aside in (("own", style.GREEN, -0.02), ("others", style.GREY, 0.02)):
+            own = [row for row in rows if row["pairs"] == kind]
+            at = [row["alpha"] + aside for row in own]
+            for x, row in zip(at, own, strict=True):
+                ax.plot(
+                    [x] * len(row[f"{name}_seeds"]), row[f"{name}_seeds"], "o", color=colour, markersize=2.5, alpha=0.5
+                )
+            ax.errorbar(
+                at, [row[name] for row in own], [row[f"{name}_pm"] for row in own], fmt="o-", color=colour, capsize=3,
+                label=f"{kind}: 3 seeds, mean and 95 % interval",
+            )  # fmt: skip
+        ax.set_xticks(ALPHAS)
+        ax.axhline(
+            {"displacement": 0.0, "true_win_rate": 0.5}[name], color=style.GREY, linewidth=0.8, linestyle=(0, (4, 3))
+        )
+        style.panel(ax, title, unit, "alpha")
+    style.legend(axes[0], loc="best")
+    style.save(figure, path)
 
 
 def main() -> None:
@@ -122,17 +158,33 @@ def main() -> None:
     ]
     held_out = write(folder / "held_out.jsonl", probe)
     base = alphapo(folder, "generate", "data.limit=512", "generation=transformers", "seed=1000")
-    rows = []
+    rows: list[Row] = []
     for alpha in ALPHAS:
-        for kind, data in files.items():
-            found = [outcome(folder, data, held_out, alpha, seed, base) for seed in SEEDS]
-            (down, down_pm), (win, win_pm) = (interval(values) for values in zip(*found, strict=True))
-            rows.append({"alpha": alpha, "pairs": kind, "displacement": down, "displacement_pm": down_pm,
-                         "true_win_rate": win, "true_win_rate_pm": win_pm})  # fmt: skip
+        seeds = {
+            kind: [outcome(folder, data, held_out, alpha, seed, base) for seed in SEEDS] for kind, data in files.items()
+        }
+        for kind, found in seeds.items():
+            rows.append({"alpha": alpha, "pairs": kind, **numbers(found)})
+        apart = [
+            (own[0] - other[0], own[1] - other[1]) for own, other in zip(seeds["own"], seeds["others"], strict=True)
+        ]
+        rows.append({"alpha": alpha, "pairs": "own - others", **numbers(apart)})
+        for row in rows[-3:]:
             print(
-                f"{alpha:5.1f} {kind:7s} displacement {down:+.3f} +- {down_pm:.3f}  win rate {win:.3f} +- {win_pm:.3f}"
-            )
+                f"| {alpha:g} | {row['pairs']} | {row['displacement']:+.3f} ± {row['displacement_pm']:.3f} "
+                f"| {row['true_win_rate']:.3f} ± {row['true_win_rate_pm']:.3f} |", flush=True,
+            )  # fmt: skip
     (folder / "on_policy.json").write_text(json.dumps(rows, indent=2) + "\n")
+    draw(rows, folder / "on_policy.png")
+
+
+def numbers(found: Sequence[tuple[float, float]]) -> Row:
+    """Mean, interval and the seeds themselves of both numbers."""
+    row: Row = {}
+    for name, values in zip(("displacement", "true_win_rate"), zip(*found, strict=True), strict=True):
+        row[name], row[f"{name}_pm"] = interval(values)
+        row[f"{name}_seeds"] = list(values)
+    return row
 
 
 if __name__ == "__main__":

@@ -155,6 +155,10 @@ def _table(summary: dict[str, Any]) -> Any:
     )
     for text, count in metrics["not_selected"].items():
         table.add_row(f"pairs outside {text}", f"{count:,}")
+    for name, what in (("not_scored", "answers without"), ("shortened", "answers behind a cut prompt:")):
+        for column, count in metrics[name].items():
+            if count:
+                table.add_row(f"{what} {column}", f"{count:,}")
     if metrics["mean_margin"] is not None:
         table.add_row("mean margin", f"{metrics['mean_margin']:.4g}")
     if metrics["mean_chars_difference"] is not None:

@@ -22,16 +22,11 @@ from alphapo_cli.modeling.layout.packed import common_prefix
 from alphapo_cli.modeling.lm_head import token_log_probs
 from alphapo_cli.modeling.logprobs import AnswerLogProbs, share_above
 from alphapo_cli.modeling.policy import PolicyModel, head_of, inference
+from alphapo_cli.probe.score_names import OF_TOKENS
 from alphapo_cli.probe.scoring import PairScorer
 from alphapo_cli.runtime.distributed import Processes
 
 Numbers = npt.NDArray[np.float64]
-
-OF_TOKENS = ("edit_distance", "common_prefix", "length_ratio")
-OF_STATES = ("ches", "ches_normalised", "inner_product")
-OF_LOG_PROBS = ("reference_gap", "reference_gap_per_token", "start_prefers_chosen")
-OF_MODEL = (*OF_STATES, *OF_LOG_PROBS)
-NAMES = (*OF_TOKENS, *OF_MODEL)
 
 
 def token_scores(pairs: TokenPairs) -> dict[str, Numbers]:
@@ -191,7 +186,7 @@ def model_scores(
         tick: called with the number of pairs after every batch.
 
     Returns:
-        Name (`OF_MODEL`) -> [P], NaN for a row with one answer.
+        Name (`score_names.OF_MODEL`) -> [P], NaN for a row with one answer.
     """
     scorer = PairScorer(pairs, batch_size, pad_id, processes, policy.layout)
     parts = []

@@ -70,7 +70,11 @@ def scorer_configs(first: ScorerConfig | None, more: Mapping[str, Any]) -> list[
 
 
 def make_scorers(
-    configs: Sequence[ScorerConfig], judge: ScorerJudgeConfig, data: DataConfig, cache: Path, prompts: Sequence[Candidates]
+    configs: Sequence[ScorerConfig],
+    judge: ScorerJudgeConfig,
+    data: DataConfig,
+    cache: Path,
+    prompts: Sequence[Candidates],
 ) -> list[Scorer]:
     """Make the scorers and check that they can score such prompts; loads no weights.
 

@@ -23,7 +23,7 @@ from alphapo_cli.generation.prompt import as_text
 from alphapo_cli.pairs.candidates import Candidates
 from alphapo_cli.pairs.scoring.classifier import Classifier
 from alphapo_cli.pairs.scoring.schema import ScorerConfig
-from alphapo_cli.pairs.scoring.scorer import Scores
+from alphapo_cli.pairs.scoring.scorer import Scores, Whole
 
 Compare = Callable[[Sequence[tuple[int, int]]], list[float]]  # pairs of answers -> P(the first one is better)
 
@@ -82,7 +82,7 @@ def tournament(answers: int, compare: Compare) -> list[float]:
 AGGREGATES = {"win_probability": win_probabilities, "tournament": tournament}
 
 
-class PairModel:
+class PairModel(Whole):
     """A sequence classifier that reads a prompt and two answers; sigmoid(logit) is the probability of the first one.
 
     Both orders are asked and averaged. The form is PairRM's (arXiv 2306.02561), as text.
@@ -95,7 +95,9 @@ class PairModel:
         self.column, self.cfg = column, cfg
         self.batch: int | None = 1
         if cfg.aggregate not in AGGREGATES:
-            raise UsageError(f"scorer.aggregate={cfg.aggregate}: is for scorer=judge; type one of {', '.join(AGGREGATES)}")
+            raise UsageError(
+                f"scorer.aggregate={cfg.aggregate}: is for scorer=judge; type one of {', '.join(AGGREGATES)}"
+            )
         for part in ("{prompt}", "{first}", "{second}"):
             if part not in cfg.pair_format:
                 raise UsageError(f"scorer.pair_format: holds no {part}; put it in")
@@ -143,7 +145,7 @@ class PairModel:
         return self.classifier.with_bos(self.classifier.tokenizer(text)["input_ids"])
 
 
-class Judged:
+class Judged(Whole):
     """A judge of `alphapo eval`: its preference between two answers, in all pairs of a prompt."""
 
     together = True

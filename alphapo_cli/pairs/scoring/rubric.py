@@ -31,7 +31,7 @@ from alphapo_cli.evaluation.schema import JudgeConfig
 from alphapo_cli.generation.prompt import as_text
 from alphapo_cli.pairs.candidates import Answer, Candidates
 from alphapo_cli.pairs.scoring.schema import ScorerConfig, ScorerJudgeConfig
-from alphapo_cli.pairs.scoring.scorer import Scores
+from alphapo_cli.pairs.scoring.scorer import Scores, Whole
 
 PILOT = 12  # texts of an endpoint without any number, after which it is asked for nothing more
 PLACES = ("instruction", "output")
@@ -86,7 +86,7 @@ def load_rubric(path: str | None) -> Template:
     return Template(split_chat(text, path), text)
 
 
-class Rubric:
+class Rubric(Whole):
     """The number that a language model gives each answer.
 
     `engine`: runs the model; `folder`: of the journal; `pilot`: texts after which a judge that never wrote a number is
@@ -98,7 +98,13 @@ class Rubric:
     free = False
 
     def __init__(
-        self, column: str, cfg: ScorerConfig, judge: ScorerJudgeConfig, engine: JudgeEngine, folder: Path, pilot: int = 0
+        self,
+        column: str,
+        cfg: ScorerConfig,
+        judge: ScorerJudgeConfig,
+        engine: JudgeEngine,
+        folder: Path,
+        pilot: int = 0,
     ) -> None:
         self.column, self.scale, self.judge = column, list(cfg.scale), judge
         self.engine, self.folder, self.pilot = engine, folder, pilot

@@ -76,6 +76,16 @@ class ScoreConfig:
 
 
 @dataclass
+class StartConfig:
+    """The model that training will start from, under which `select` and `order` may name scores of pairs (ches, ...)."""
+
+    model: str | None = None  # a run, a saved model or a hub name; null: the sampled one
+    revision: str | None = None
+    dtype: str = _choice("auto", "auto", "float32", "bfloat16")  # auto: as saved
+    batch_size: int = _number(8, ge=1)  # pairs; changes round-off only
+
+
+@dataclass
 class PairsConfig(PairingConfig):
     """The resolved configuration of `alphapo pairs`."""
 
@@ -87,6 +97,7 @@ class PairsConfig(PairingConfig):
     scorer: ScorerConfig = field(default_factory=ScorerConfig)
     # Further scorers by the name of their column, with the settings that differ from their defaults.
     scorers: dict[str, Any] = field(default_factory=dict)
+    start: StartConfig = field(default_factory=StartConfig)
     judge: ScorerJudgeConfig = field(default_factory=ScorerJudgeConfig)
     run: RunConfig = field(default_factory=RunConfig)
     seed: int = _number(0, ge=0)

@@ -15,14 +15,15 @@ from pathlib import Path
 
 import torch
 
-from alphapo_cli.errors import UsageError, missing_extra
+from alphapo_cli.errors import UsageError
 from alphapo_cli.generation.schema import VLLMConfig
 from alphapo_cli.generation.target_model import TargetModel
 from alphapo_cli.generation.vllm_process import VLLMProcess, plan
 from alphapo_cli.modeling.declared import original_context
 
-# Classes whose logits were compared with those of transformers; of others vLLM is used where scorer.backend says so.
-COMPARED = ("LlamaForSequenceClassification",)
+# Classes whose logits were compared with those of transformers (within 1e-5 in float32, random weights); of others vLLM is
+# used where scorer.backend says so. Gemma 2 is none of them: the attention of one side leaves out its soft caps.
+COMPARED = tuple(f"{name}ForSequenceClassification" for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma"))
 AT_ONCE = 256  # rows of one call
 SHORTEST = 2048  # tokens; an engine has room for rows of this length, or of twice the longest it was started for
 
@@ -45,16 +46,16 @@ def backend_of(asked: str, subject: TargetModel, *, own_code: bool, where: str) 
     if asked == "transformers":
         return asked
     installed = importlib.util.find_spec("vllm") is not None
-    obstacle = "its class is of its own repository" if own_code else subject.vllm_obstacle
+    obstacle = "its class is code of its repository, which vLLM does not run" if own_code else subject.vllm_obstacle
     if original_context(subject.config) is not None:
-        obstacle = "its positions are scaled by the longest input of an engine (LongRoPE)"
+        obstacle = "vLLM scales its positions by the longest input of an engine (LongRoPE)"
     if asked == "auto":
         known = set(getattr(subject.config, "architectures", None) or []) & set(COMPARED)
         return "vllm" if installed and known and obstacle is None else "transformers"
     if not installed:
-        raise missing_extra("vLLM", "vllm")
+        obstacle = "vLLM is not installed (pip install 'alphapo[vllm]')"
     if obstacle is not None:
-        raise UsageError(f"{where}: {obstacle}, so that vLLM does not give its logits; type scorer.backend=transformers")
+        raise UsageError(f"{where}: {obstacle}; type scorer.backend=transformers")
     return asked
 
 
@@ -78,7 +79,8 @@ class VLLMClassifier:
         longest = max(map(len, rows))
         if self._engine is None or longest > self._room:
             self.close()
-            self._start(max(SHORTEST, 2 * longest) if self.limit is None else min(self.limit, max(SHORTEST, 2 * longest)))
+            room = max(SHORTEST, 2 * longest)
+            self._start(room if self.limit is None else min(self.limit, room))
         assert self._engine is not None
         return torch.tensor(self._engine.classify(rows), dtype=torch.float32)
 

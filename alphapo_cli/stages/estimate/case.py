@@ -13,7 +13,7 @@ from alphapo_cli.config.schema import SelectConfig, TrainConfig
 from alphapo_cli.data.selected import SETTING, conditions_of
 from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.objective.objective import Objective
-from alphapo_cli.probe.pair_scores import OF_MODEL
+from alphapo_cli.probe.score_names import OF_MODEL
 from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.stages.estimate.skeleton import DataBuilder
 from alphapo_cli.stages.train import start_of

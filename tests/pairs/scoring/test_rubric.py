@@ -33,7 +33,13 @@ def said(text: str, finish: str = "stop") -> Answer:
 
 
 def judge(server: Server) -> tuple[str, ...]:
-    return ("scorer=rubric", "judge=openai", "judge.model=a-judge", f"judge.base_url={server.url}", "judge.api_key_env=null")
+    return (
+        "scorer=rubric",
+        "judge=openai",
+        "judge.model=a-judge",
+        f"judge.base_url={server.url}",
+        "judge.api_key_env=null",
+    )
 
 
 def of_answer(number: int, body: dict[str, Any]) -> Answer:
@@ -79,7 +85,9 @@ def test_a_judge_that_writes_no_number_is_not_paid_for_the_rest(alphapo: Alphapo
     with serve(lambda number, body: said("fine")) as server:
         ran = alphapo("score", file, *judge(server))
         assert ran.code == 1
-        assert "12 of 40 texts of the judge a-judge hold no number (12 x no number; the first ends with 'fine')" in ran.err
+        assert (
+            "12 of 40 texts of the judge a-judge hold no number (12 x no number; the first ends with 'fine')" in ran.err
+        )
         assert "the other 28 were not asked for" in ran.err
         assert len(server.seen) == 12
 
@@ -102,5 +110,8 @@ def test_a_rubric_that_makes_no_sense_is_refused(line: str, words: str, alphapo:
 
 
 def test_numbers_are_read_strictly() -> None:
-    read = [read_number(text, (0.0, 6.0)) for text in ("5", " 5.50 ", "-0", "+3", "5/6", "5.", "five", "[[ 5 ]]", "[[5]] [[5]]", "")]
+    read = [
+        read_number(text, (0.0, 6.0))
+        for text in ("5", " 5.50 ", "-0", "+3", "5/6", "5.", "five", "[[ 5 ]]", "[[5]] [[5]]", "")
+    ]
     assert read == [5.0, 5.5, 0.0, 3.0, *["no number"] * 3, 5.0, 5.0, "no number"]

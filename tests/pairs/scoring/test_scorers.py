@@ -66,14 +66,19 @@ def padded(folder: Path, to: Path, pad: str) -> Path:
     return to
 
 
+def by_template(tokenizer: Any, prompt: Candidates, text: str) -> list[int]:
+    whole = tokenizer.apply_chat_template([*prompt.messages, {"role": "assistant", "content": text}], tokenize=False)
+    found: list[int] = tokenizer(whole, add_special_tokens=False)["input_ids"]
+    return found
+
+
 def by_hand(folder: Path, prompt: Candidates, text: str) -> float:
     """The logit of the last token, from the inner model alone: no padding, no pooling of transformers."""
     model, tokenizer = (
         LlamaForSequenceClassification.from_pretrained(folder).eval(),
         AutoTokenizer.from_pretrained(folder),
     )
-    whole = tokenizer.apply_chat_template([*prompt.messages, {"role": "assistant", "content": text}], tokenize=False)
-    ids = tokenizer(whole, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    ids = torch.tensor([by_template(tokenizer, prompt, text)])
     assert ids[0].tolist().count(tokenizer.bos_token_id) == 1
     with torch.no_grad():
         return float(model.score(model.model(ids).last_hidden_state[0, -1])[0])
@@ -118,6 +123,14 @@ def test_a_reward_model_has_one_bos_or_none_and_says_what_does_not_fit(tmp_path:
     assert ids(max_length=len(whole) - 1) is None
     assert ids(max_length=len(whole) - 1, too_long="cut") == [whole[0], *whole[2:]]
     assert ids(max_length=4, too_long="cut") is None, "an answer is never cut"
+
+    def shortened(**settings: Any) -> int:
+        cfg = by_transformers(name="reward_model", model=str(folder), **settings)
+        return RewardModel("rm", cfg, tmp_path).shortened(PROMPTS[:1])
+
+    lengths = [len(by_template(tokenizer, PROMPTS[0], text)) for text in TEXTS]
+    assert shortened(max_length=max(lengths) - 1, too_long="cut") == sum(n == max(lengths) for n in lengths)
+    assert shortened(max_length=max(lengths) - 1) == shortened(max_length=4, too_long="cut") == 0
 
 
 def test_what_is_no_reward_model_is_refused_before_it_loads(tmp_path: Path, shared_cache: Path) -> None:
