@@ -21,6 +21,7 @@ from alphapo_cli.pairs.order import SHUFFLE, ordered
 from alphapo_cli.pairs.rules import Pair, check_count, pairs_of, parse
 from alphapo_cli.pairs.schema import PairConfig, PairingConfig
 from alphapo_cli.pairs.thin import thin
+from alphapo_cli.probe.score_names import NAMES as OF_START
 
 BALANCE = "balance"
 
@@ -135,7 +136,7 @@ def needs_start(cfg: PairingConfig) -> list[str]:
     """The numbers under the start model that checked settings ask for."""
     asked = [*(one.by for one in conditions(cfg.select)), cfg.order.by]
     asked += [name for settings in cfg.measures.values() for name in measures.needed(settings)]
-    return [name for name in dict.fromkeys(asked) if name in numbers.OF_START and name not in cfg.measures]
+    return [name for name in dict.fromkeys(asked) if name in OF_START and name not in cfg.measures]
 
 
 def build(

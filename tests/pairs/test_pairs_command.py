@@ -273,38 +273,30 @@ def test_recipes_for_scored_answers_and_given_pairs(made: tuple[Path, Ran], shar
     base = str(next((shared_cache / "base").iterdir()))
     scored, given = lines(ran.path / "scored.jsonl"), lines(ran.path / "pairs.jsonl")
     listed = str(ran.path / "scored.jsonl")
-    steps = [{**row, "scores": [float(n == 0) for n in range(len(row["responses"]))]} for row in scored]
-    vectors = [
-        {
-            **row,
-            "responses": row["responses"][:2],
-            "scores": row["scores"][:2],
-            "features": [[float(n), 1.0], [0.0, 2.0]],
-        }
-        for n, row in enumerate(scored)
-    ]
-    pairs = str(write_rows(tmp_path / "given.jsonl", [{**row, "stage": 1} for row in given]))
-    both = [
-        {
-            **row,
-            "responses": [row.pop("chosen"), row.pop("rejected")],
-            "scores": [row.pop("score_chosen"), row.pop("score_rejected")],
-        }
-        for row in lines(Path(pairs))
-    ]
-    two = str(
-        write_rows(
-            tmp_path / "two.jsonl", [{key: row[key] for key in ("prompt", "responses", "scores")} for row in both]
-        )
-    )
+    first = [{key: row[key][:2] for key in ("responses", "scores")} | {"prompt": row["prompt"]} for row in scored]
+    files = {
+        "steps": [{**row, "scores": [float(n == 0) for n in range(len(row["responses"]))]} for row in scored],
+        "vectors": [{**row, "features": [[float(n), 1.0], [0.0, 2.0]]} for n, row in enumerate(first)],
+        "two": [
+            {
+                "prompt": row["prompt"],
+                "responses": [row["chosen"], row["rejected"]],
+                "scores": [row["score_chosen"], row["score_rejected"]],
+            }
+            for row in given
+        ],
+    }
+    steps, vectors, two = (str(write_rows(tmp_path / f"{name}.jsonl", rows)) for name, rows in files.items())
+    pairs = str(ran.path / "pairs.jsonl")
+    own = "source:glassbox-base"  # answers that are read are nobody's own
     true, likely = "scorer=glassbox", f"scorers.implicit.model={base}"
     more: dict[str, tuple[str, ...]] = {
         "curry": (listed,),
         "reward_augmented": (two,),
-        "scdpo": (str(write_rows(tmp_path / "steps.jsonl", steps)),),
+        "scdpo": (steps,),
         "rrm": (pairs,),
         "egida": (pairs, "select.few.count=5"),
-        "active_dpo": (str(write_rows(tmp_path / "vectors.jsonl", vectors)), "measures.design.gamma=1", "select.design.count=5"),
+        "active_dpo": (vectors, "measures.design.gamma=1", "select.design.count=5"),
         "clear_preferences": (pairs, f"scorer.model={base}", "scorer.column=ref", "scorer=logprob", "select.clear.share=0.4"),
         "sera": (str(answers), "scorer=logprob", f"scorer.model={base}", "generation.samples=4", "select.margin.share=0.5"),
         "beess": (
@@ -317,7 +309,7 @@ def test_recipes_for_scored_answers_and_given_pairs(made: tuple[Path, Ran], shar
         ),
         "sweet_spot": (str(answers), true, "generation.samples=4"),
         "codellm": (str(answers), true, "generation.samples=4"),
-        "more_is_less": (str(answers), true, "generation.samples=4", "pair.rejected=worst", "pair.chosen=best"),
+        "more_is_less": (str(answers), true, "generation.samples=4", f"pair.chosen={own}", f"pair.rejected={own}"),
     }  # fmt: skip
     found: dict[str, list[dict[str, Any]]] = {}
     for name, (file, *settings) in more.items():
@@ -397,11 +389,11 @@ def test_bad_input_is_refused_in_a_line(line: str, words: str, alphapo: Alphapo,
 def test_what_is_no_reward_model_ends_with_one_line_before_it_loads(
     kind: str, more: str, words: str, alphapo: Alphapo, tmp_path: Path, shared_cache: Path
 ) -> None:
-    """No weights are there to be loaded."""
+    """What is in its file cannot be loaded."""
     folder = next((shared_cache / "base").iterdir())
     if kind != "base":
         folder = classifier(tmp_path / "rm", labels=3 if kind == "several" else 1)
-        (folder / "model.safetensors").write_bytes(b"")
+        (folder / "model.safetensors").write_bytes(b"no weights")
     if kind == "bare":
         (folder / "chat_template.jinja").unlink()
     rows = [{"prompt": [{"role": "user", "content": "p"}], "responses": ["a", "b"]}]

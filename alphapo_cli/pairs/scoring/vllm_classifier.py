@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import AlphapoError, UsageError
 from alphapo_cli.generation.schema import VLLMConfig
 from alphapo_cli.generation.target_model import TargetModel
 from alphapo_cli.generation.vllm_process import VLLMProcess, plan
@@ -82,16 +82,19 @@ class VLLMClassifier:
             room = max(SHORTEST, 2 * longest)
             self._start(room if self.limit is None else min(self.limit, room))
         assert self._engine is not None
-        return torch.tensor(self._engine.classify(rows), dtype=torch.float32)
+        try:
+            return torch.tensor(self._engine.classify(rows), dtype=torch.float32)
+        except AlphapoError:  # which names the log
+            self._log = None
+            raise
 
     def close(self) -> None:
-        """End the engine; its log goes where the engine was well."""
+        """End the engine; its log goes with it unless it failed."""
         if self._engine is None:
             return
-        well = self._engine.process.poll() is None
         self._engine.close()
         self._engine = None
-        if well and self._log is not None:
+        if self._log is not None:
             self._log.unlink(missing_ok=True)
 
     def _start(self, room: int) -> None:
