@@ -54,6 +54,8 @@ class Classifier:
     def identity(self) -> dict[str, Any]:
         """What its logits depend on besides the ids."""
         engine = {"backend": self.backend} if self.backend != "transformers" else {}
+        if self.subject.dtype != "float32":
+            engine["head"] = "float32"  # scores that were kept before had one of 16 bits
         return {**engine, **self.subject.identity(self.cache)}
 
     def label(self) -> int:

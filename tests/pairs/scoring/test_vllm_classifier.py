@@ -57,7 +57,9 @@ def test_rewards_are_the_logits_of_transformers_whatever_the_batch_and_the_paddi
 
 def test_an_engine_that_dies_is_an_error_that_names_its_log(tmp_path: Path) -> None:
     ours = PairModel(
-        "pm", ScorerConfig(name="pair_model", model=str(classifier(tmp_path / "pm")), backend="vllm"), tmp_path
+        "pm",
+        ScorerConfig(name="pair_model", model=str(classifier(tmp_path / "pm", labels=3)), label=1, backend="vllm"),
+        tmp_path,
     )
     (row,) = ours.score(PROMPTS[:1])
     plain = replace(ours.cfg, backend="transformers")
