@@ -422,9 +422,11 @@ def test_rules_that_do_not_do_what_they_should(alphapo: Alphapo, tmp_path: Path)
     own = tmp_path / "conf" / "scorer"
     own.mkdir(parents=True)
     (own / "theirs.yaml").write_text("name: rule\nrule: echo 1\n")
-    refused = alphapo("score", str(file), "scorer=theirs", "--config-dir", str(tmp_path / "conf"))
-    assert refused.code == 2
-    assert "named on the command line, not in a YAML" in refused.fault
+    (own / "code.yaml").write_text("name: reward_model\nmodel: m\ntrust_remote_code: true\n")
+    for name, key in (("theirs", "rule"), ("code", "trust_remote_code")):
+        refused = alphapo("score", str(file), f"scorer={name}", "--config-dir", str(tmp_path / "conf"))
+        assert refused.code == 2
+        assert f"scorer.{key}: code that runs is named on the command line, not in a YAML" in refused.fault
 
 
 def test_no_pair_left_is_a_failure_with_its_reasons(alphapo: Alphapo, tmp_path: Path) -> None:

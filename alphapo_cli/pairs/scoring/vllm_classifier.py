@@ -103,9 +103,13 @@ class VLLMClassifier:
         with tempfile.NamedTemporaryFile(prefix="alphapo-scorer-", suffix=".log", delete=False) as file:
             self._log = Path(file.name)
         print(f"starting vLLM with the classifier {self.subject.asked} ...", file=sys.stderr, flush=True)
-        with ExitStack() as stack:
-            engine = stack.enter_context(VLLMProcess(job, [], self._log))
-            for _ in engine.prompts():
-                pass
-            stack.pop_all()  # it lives until `close`
+        try:
+            with ExitStack() as stack:
+                engine = stack.enter_context(VLLMProcess(job, [], self._log))
+                for _ in engine.prompts():
+                    pass
+                stack.pop_all()  # it lives until `close`
+        except KeyboardInterrupt:
+            self._log.unlink()
+            raise
         self._engine, self._room = engine, room

@@ -108,6 +108,36 @@ def test_a_reward_is_the_logit_at_the_last_token_whatever_the_padding(tmp_path: 
         assert all(value * 8 % 1 for row in scores for value in row if abs(value) > 16)
 
 
+GATE = """from types import SimpleNamespace
+from transformers import LlamaForSequenceClassification
+
+class Gate(LlamaForSequenceClassification):
+    def forward(self, input_ids, attention_mask):
+        states = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        last = states[range(len(states)), attention_mask.sum(1) - 1]
+        return SimpleNamespace(logits=self.score(last), score=2 * self.score(last)[:, 0])
+"""
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_class_of_the_repository_runs_where_that_was_allowed_alone_and_its_score_is_the_reward(
+    trusted: bool, tmp_path: Path
+) -> None:
+    """ArmoRM's interface: the output has a `score` beside its logits."""
+    folder = classifier(tmp_path / "gate")
+    config = json.loads((folder / "config.json").read_text())
+    own = {"auto_map": {"AutoModelForSequenceClassification": "modeling_gate.Gate"}}
+    (folder / "config.json").write_text(json.dumps({**config, **own}))
+    (folder / "modeling_gate.py").write_text(GATE)
+    cfg = by_transformers(name="reward_model", model=str(folder), trust_remote_code=trusted)
+    (row,) = RewardModel("rm", cfg, tmp_path).score(PROMPTS[:1])
+    plain = [by_hand(folder, PROMPTS[0], text) for text in TEXTS]
+    assert row == pytest.approx([(1 + trusted) * value for value in plain], abs=1e-4)
+    if trusted:
+        with pytest.raises(UsageError, match=r"code of its repository.*type scorer\.backend=transformers"):
+            RewardModel("rm", replace(cfg, backend="vllm"), tmp_path)
+
+
 def test_a_reward_model_has_one_bos_or_none_and_says_what_does_not_fit(tmp_path: Path) -> None:
     folder = classifier(tmp_path / "rm")
     tokenizer = AutoTokenizer.from_pretrained(folder)
