@@ -172,7 +172,7 @@ def model_scores(
     *,
     batch_size: int,
     pad_id: int,
-    processes: Processes,
+    processes: Processes | None = None,
     tick: Callable[[int], None] = lambda n: None,
 ) -> Mapping[str, Numbers]:
     """Scores that need the start model, from one forward pass.
@@ -182,13 +182,13 @@ def model_scores(
         pairs: P pairs, of which the first two answers are read.
         batch_size: pairs in a forward pass.
         pad_id: fills rows up.
-        processes: the processes that share the pairs.
+        processes: the processes that share the pairs; None: this one alone.
         tick: called with the number of pairs after every batch.
 
     Returns:
         Name (`score_names.OF_MODEL`) -> [P], NaN for a row with one answer.
     """
-    scorer = PairScorer(pairs, batch_size, pad_id, processes, policy.layout)
+    scorer = PairScorer(pairs, batch_size, pad_id, processes or Processes(), policy.layout)
     parts = []
     with inference(policy):
         for chunk, batch in scorer.batches(next(policy.parameters()).device):

@@ -27,7 +27,6 @@ from alphapo_cli.pairs.rules import Pair
 from alphapo_cli.pairs.scoring.log_probs import check_template, context_of_prompt, side_of, template_settings
 from alphapo_cli.probe.pair_scores import model_scores, token_scores
 from alphapo_cli.probe.score_names import NAMES
-from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.storage.jsonl import LineLog, read_jsonl
 
 
@@ -92,7 +91,7 @@ class StartScores:
         settings = ModelConfig(dtype=self.subject.dtype, trust_remote_code=self.subject.trust_remote_code)
         policy = PolicyModel(load_model(self.subject.source, settings).to(device), layout="padded")
         pad = self.subject.tokenizer.pad_token_id or 0
-        return model_scores(policy, data, batch_size=self.batch_size, pad_id=pad, processes=Processes())
+        return model_scores(policy, data, batch_size=self.batch_size, pad_id=pad)
 
     def _encoded(self, pairs: Sequence[Pair]) -> Encoded:
         """Prompt and answers as in training; nothing is cut."""
