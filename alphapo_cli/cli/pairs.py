@@ -74,6 +74,7 @@ def pairs(
 
     Raises:
         UsageError: the model is not of the embedded world, and no prompts are named.
+        NoPairsError: no pair is left.
     """
     from alphapo_cli.config.compose import compose, to_yaml
     from alphapo_cli.config.embedded_world import names
@@ -98,7 +99,7 @@ def pairs(
         return
     check_json_target(json)
     quiet_libraries(importing=True)
-    from alphapo_cli.stages.pairs import prepare, run
+    from alphapo_cli.stages.pairs import NoPairsError, prepare, run
 
     typed = {*line.values, *(choice.partition("=")[0] for choice in line.groups)}
     pairing = prepare(cfg, model, files, out, sample=sample, typed=typed, replace=replace)
@@ -109,8 +110,12 @@ def pairs(
     else:
         for note in pairing.notes:
             typer.echo(f"note: {note}", err=True)
-        summary = run(pairing)
-        print_table(_table(summary))
+        try:
+            summary = run(pairing)
+        except NoPairsError as error:
+            print_table(_table(error.metrics))
+            raise
+        print_table(_table(summary["metrics"]))
     emit({"path": str(pairing.directory.path.resolve()), **summary}, json)
 
 
@@ -141,10 +146,9 @@ def read_recipe(texts: list[str], where: Sources) -> tuple[Line, str | None]:
     return read_line([f"{RECIPES}={chosen[-1]}", *rest], where), chosen[-1]
 
 
-def _table(summary: dict[str, Any]) -> Any:
+def _table(metrics: dict[str, Any]) -> Any:
     from alphapo_cli.runtime.tables import Table
 
-    metrics = summary["metrics"]
     table = Table(title=f"pairs of {metrics['prompts']:,} prompts", title_justify="left", show_header=False)
     table.add_row("prompts with pairs", f"{metrics['prompts_with_pairs']:,}")
     for reason, count in metrics["dropped"].items():

@@ -36,6 +36,14 @@ from alphapo_cli.storage.paths import cache_dir
 GLASSBOX_PROMPTS = 512  # where data.limit names no number
 
 
+class NoPairsError(AlphapoError):
+    """No pair is left; `metrics` are the figures of summary.json, which is not written."""
+
+    def __init__(self, message: str, metrics: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.metrics = metrics
+
+
 @dataclass(frozen=True)
 class Pairing:
     """The validated inputs.
@@ -138,7 +146,8 @@ def run(pairing: Pairing) -> dict[str, Any]:
 
     Raises:
         UsageError: a model or rule cannot be used.
-        AlphapoError: an engine failed, or no pair is left; what was sampled and scored is kept.
+        NoPairsError: no pair is left; what was sampled and scored is kept.
+        AlphapoError: an engine failed; likewise.
         Interrupted: a signal arrived; likewise.
     """
     cfg, directory, began = pairing.cfg, pairing.directory, time.perf_counter()
@@ -154,15 +163,15 @@ def run(pairing: Pairing) -> dict[str, Any]:
     prompts, asked = score_all(prompts, pairing.scorers, cache_dir())
     built = build(prompts, cfg, pairing.columns, cfg.seed, pairing.start)
     directory.write_rows("dropped.jsonl", [rows.dropped_row(*one) for one in built.dropped])
+    metrics = {**rows.summary_of(built, len(prompts)), **_scoring(prompts, pairing.scorers)}
     if not built.made:
         reasons = "; ".join(f"{count} x {reason}" for reason, count in built.reasons.items())
-        raise AlphapoError(
-            f"no pair is left of {len(prompts)} prompts: {reasons}; see {directory.path / 'dropped.jsonl'}"
+        raise NoPairsError(
+            f"no pair is left of {len(prompts)} prompts: {reasons}; see {directory.path / 'dropped.jsonl'}", metrics
         )
     ranked_by = cfg.pair.rank_by or (pairing.columns[0] if pairing.columns else None)
     directory.write_rows("pairs.jsonl", [rows.pair_row(made, pairing.columns) for made in built.made])
     directory.write_rows("scored.jsonl", [rows.list_row(one, pairing.columns, ranked_by) for one in built.lists])
-    metrics = {**rows.summary_of(built, len(prompts)), **_scoring(prompts, pairing.scorers)}
     _draw(built, metrics, directory, cfg.recipe)
     measured = pairing.start.asked if pairing.start is not None else 0
     cost = {"seconds": time.perf_counter() - began, "generated": generated, "scored": asked, "pairs_measured": measured}

@@ -435,6 +435,11 @@ def test_no_pair_left_is_a_failure_with_its_reasons(alphapo: Alphapo, tmp_path: 
     assert "no pair is left of 2 prompts" in ran.err
     assert "1 x a margin below 5" in ran.err
     assert "1 x tied: all scores are equal" in ran.err
+    table = [line.strip("│ ").split("│") for line in ran.err.splitlines() if line.startswith("│")]
+    assert {name.strip(): count.strip() for name, count in table} == {
+        "prompts with pairs": "0", "pairs": "0", "without: a margin below 5": "1",
+        "without: tied: all scores are equal": "1",
+    }  # fmt: skip
     good = alphapo("pairs", "--answers", str(file))
     assert [(r["chosen"], r["rejected"], r["margin"]) for r in lines(good.path / "pairs.jsonl")] == [("b", "a", 2.0)]
 
