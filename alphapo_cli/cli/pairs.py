@@ -25,6 +25,7 @@ from alphapo_cli.runtime.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from alphapo_cli.config.overrides import Line, Sources
+    from alphapo_cli.stages.pairs import Pairing
 
 RECIPES = "pairs"  # the folder of conf/ that holds them
 
@@ -74,7 +75,6 @@ def pairs(
 
     Raises:
         UsageError: the model is not of the embedded world, and no prompts are named.
-        NoPairsError: no pair is left.
     """
     from alphapo_cli.config.compose import compose, to_yaml
     from alphapo_cli.config.embedded_world import names
@@ -99,7 +99,7 @@ def pairs(
         return
     check_json_target(json)
     quiet_libraries(importing=True)
-    from alphapo_cli.stages.pairs import NoPairsError, prepare, run
+    from alphapo_cli.stages.pairs import prepare
 
     typed = {*line.values, *(choice.partition("=")[0] for choice in line.groups)}
     pairing = prepare(cfg, model, files, out, sample=sample, typed=typed, replace=replace)
@@ -110,12 +110,7 @@ def pairs(
     else:
         for note in pairing.notes:
             typer.echo(f"note: {note}", err=True)
-        try:
-            summary = run(pairing)
-        except NoPairsError as error:
-            print_table(_table(error.metrics))
-            raise
-        print_table(_table(summary["metrics"]))
+        summary = _run(pairing)
     emit({"path": str(pairing.directory.path.resolve()), **summary}, json)
 
 
@@ -144,6 +139,19 @@ def read_recipe(texts: list[str], where: Sources) -> tuple[Line, str | None]:
             f"recipe={chosen[-1]}: no such recipe{nearest(chosen[-1], known)} (recipes: {', '.join(known)})"
         )
     return read_line([f"{RECIPES}={chosen[-1]}", *rest], where), chosen[-1]
+
+
+def _run(pairing: Pairing) -> dict[str, Any]:
+    """Make the pairs and print the table, also where none is left: NoPairsError."""
+    from alphapo_cli.stages.pairs import NoPairsError, run
+
+    try:
+        summary = run(pairing)
+    except NoPairsError as error:
+        print_table(_table(error.metrics))
+        raise
+    print_table(_table(summary["metrics"]))
+    return summary
 
 
 def _table(metrics: dict[str, Any]) -> Any:
