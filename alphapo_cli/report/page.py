@@ -22,6 +22,7 @@ from alphapo_cli.report.payload import payload
 from alphapo_cli.report.samples import Samples, samples
 from alphapo_cli.sweep.analysis import scale_note
 from alphapo_cli.sweep.intervals import UNDECIDED
+from alphapo_cli.sweep.verdicts import BASELINE
 from alphapo_cli.tracking import metrics as catalog
 
 FOLDER = Path(__file__).parent
@@ -129,8 +130,10 @@ def _verdict(sweep: Sweep) -> tuple[str, str]:
         return "open", "nothing complete yet"
     at = sweep.points[sweep.analysis.best or 0]
     name = f"best: {titled(at.label)}"
-    if best["verdict"] is None or at.alpha == 0.0:
+    if best["verdict"] is None:
         return "open", name
+    if best["verdict"] == BASELINE:
+        return "open", f"{name}, which the others are compared with"
     if best["verdict"] == UNDECIDED:
         return "open", f"{name}, undecided whether it differs from alpha = 0"
     return "yes" if best["distinguishable"] else "no", f"{name}, {best['verdict']} from alpha = 0"

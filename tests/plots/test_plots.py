@@ -326,7 +326,16 @@ class TestSweepOutcome:
             "200 pairs",
             "200 pairs",
         ]
-        assert "95 % interval over prompts and 2 seeds" in _legend(figure)
+        assert "95 % interval over prompts/pairs and 2 seeds" in _legend(figure)
+
+    def test_seeds_that_are_not_complete_are_not_counted(self) -> None:
+        """Neither in the interval, which is that of the complete ones, nor in what the legend says of it."""
+        ends = {WIN: (0.4, 0.7)}
+        cells = [_cell(a, intervals=ends, over="prompts and seeds") for a in (0.0, 1.0) for _ in "abc"]
+        other = [_cell(a, state=state) for a, state in ((0.0, "failed"), (1.0, "running"), (2.0, "pending"))]
+        assert "95 % interval over prompts and 3 seeds" in _legend(outcome_figure([*cells, *other]))
+        few = [*cells[:4], *other]  # three complete seeds at 0, one at 1, none at 2
+        assert "95 % interval over prompts and 1 to 3 seeds" in _legend(outcome_figure(few))
 
     def test_the_legend_is_no_wider_than_the_figure(self) -> None:
         cells = [_cell(a, intervals={WIN: (0.4, 0.7)}, over="prompts and seeds") for a in (0.0, 1.0) for _ in "ab"]
