@@ -24,6 +24,16 @@ def rate(share: float, n: float | None, interval: tuple[float, float] | None = N
     return f"{100 * share:.0f} %{ends}" + (f", n = {n:,.0f}" if n else "")
 
 
+def per_cent(confidence: float) -> str:
+    """A confidence as `95 %` or `99.9 %`: with all its digits, so that it is never rounded up to certainty."""
+    return f"{100 * confidence:.10g} %"
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun, `1 instruction` or `1,024 instructions`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def size(count: float) -> str:
     """A number of bytes as `1.4 GiB`."""
     for unit in _UNITS:
