@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from alphapo_cli.plots import style
+from alphapo_cli.runtime.wording import level
 
 Rows = Sequence[Mapping[str, Any]]
 # The outcome that is drawn: the first of these that every evaluation has, its title, and its shade of meaning.
@@ -31,7 +32,8 @@ def over_training_figure(rows: Rows, title: str) -> Figure:
     Over-optimisation is where the middle panel turns down: more KL, fewer wins.
 
     Args:
-        rows: "step", "metrics" and "intervals" of the evaluation (rates from 0 to 1) and "probe" of the same step.
+        rows: "step", "metrics" and "intervals" of the evaluation (rates from 0 to 1), "confidence" and "intervals_over" of
+            these, and "probe" of the same step.
         title: the figure's title.
 
     Returns:
@@ -41,7 +43,8 @@ def over_training_figure(rows: Rows, title: str) -> Figure:
     known = [(key, label, colour) for key, label, colour in OUTCOMES if all(key in row["metrics"] for row in rows)]
     key, label, colour = known[0] if known else OUTCOMES[-1]
     n = {int(row["metrics"]["eval/n_total"]) for row in rows if row["metrics"].get("eval/n_total")}
-    over = f" (95 % over {', '.join(map(str, sorted(n)))} prompts)" if n else ""
+    over = f", n = {', '.join(map(str, sorted(n)))}" if n else ""
+    ends = f" ({level(rows)}{over})" if any(row.get("intervals") for row in rows) else over
     panels = (
         ("optimizer step", "step", None),
         ("KL to the reference, nats per token", "probe", "kl/reference"),
@@ -60,7 +63,7 @@ def over_training_figure(rows: Rows, title: str) -> Figure:
     axes[2].invert_xaxis()  # so that training goes to the right in all three
     axes[0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes[0].set_ylim(-0.02, 1.02)
-    style.panel(axes[0], f"{label} against the reference{over}", "share of prompts won", panels[0][0])
+    style.panel(axes[0], f"{label} against the reference{ends}", "share of prompts won", panels[0][0])
     return figure
 
 

@@ -33,8 +33,8 @@ def evaluate_at(
             where it is the embedded world's.
 
     Returns:
-        (one row an evaluation: step, fraction, "generate", "eval", "metrics", "intervals", and "probe" as it was measured then;
-        notes for the user).
+        (one row an evaluation: step, fraction, "generate", "eval", "metrics", "intervals", their "confidence" and what they
+        are over, and "probe" as it was measured then; notes for the user).
 
     Raises:
         UsageError: an input of a stage cannot be used.
@@ -65,7 +65,8 @@ def evaluate_at(
         rows.append(
             {
                 "step": step, "fraction": step / total if total else fraction, "generate": outcome["generate"], "eval": outcome["eval"],
-                "metrics": outcome["metrics"], "intervals": outcome["intervals"], "probe": probe.get(step, {}),
+                "metrics": outcome["metrics"], "intervals": outcome["intervals"],
+                "confidence": outcome["confidence"], "intervals_over": outcome["intervals_over"], "probe": probe.get(step, {}),
             }
         )  # fmt: skip
     return rows, notes

@@ -17,6 +17,7 @@ from matplotlib.text import Annotation
 from PIL import Image
 
 from alphapo_cli.plots import style
+from alphapo_cli.plots.over_training import over_training_figure
 from alphapo_cli.plots.figures import (
     SweepCurve,
     displacement_figure,
@@ -136,13 +137,13 @@ class TestRun:
         corners = np.asarray(band.get_paths()[0].vertices)
         assert (corners[:, 0].min(), corners[:, 0].max()) == (16.0, 64.0)
         assert (corners[:, 1].min(), corners[:, 1].max()) == (-0.9, 0.2)
-        assert "10-90 %" in ax.get_title("left")
+        assert ax.get_title("left") == "Displacement (10-90 % of pairs)"
         assert "10-90 %" not in run_figure(_rows(), "t").axes[0].get_title("left")
 
     def test_the_interval_of_the_win_rate_is_a_band_that_says_over_what(self) -> None:
         bounds = {f"{WIN}/low": 0.6, f"{WIN}/high": 0.8}
         ax = run_figure(_rows(**{WIN: 0.7, "glassbox/length": 12.0}, **bounds), "t").axes[4]
-        assert ax.get_title("left") == "True win rate (band: 95 %)"
+        assert ax.get_title("left") == "True win rate (95 % over prompts)"
         assert ax.get_ylabel() == "share won against the start"
         (band,) = ax.collections
         assert sorted(set(np.asarray(band.get_paths()[0].vertices)[:, 1].round(6))) == [0.6, 0.8]
@@ -162,6 +163,20 @@ class TestRun:
         said = [any(text.get_text() == "not measured" for text in ax.texts) for ax in figure.axes]
         assert said == [not any("displacement/chosen" in row and row["displacement/chosen"] == 0 for row in rows),
                         *[True] * 5]  # fmt: skip
+
+
+class TestOverTraining:
+    ROW: Any = {"step": 6, "metrics": {"eval/win_rate": 0.6, "eval/n_total": 24}, "probe": {}}
+
+    def title(self, **changes: Any) -> str:
+        return str(over_training_figure([{**self.ROW, **changes}], "t").axes[0].get_title("left"))
+
+    def test_the_title_has_the_confidence_and_what_the_intervals_are_over(self) -> None:
+        ends = {"eval/win_rate": [0.4, 0.8]}
+        said = self.title(intervals=ends, confidence=0.9, intervals_over="prompts")
+        assert said == "Win rate against the reference (90 % over prompts, n = 24)"
+        assert "(95 % over instructions, n = 24)" in self.title(intervals=ends)  # of an earlier version
+        assert self.title() == "Win rate against the reference, n = 24"  # and no level without an interval
 
 
 class TestSweepDisplacement:

@@ -13,6 +13,7 @@ from alphapo_cli.sweep import verdicts
 from alphapo_cli.sweep.collapse import Collapse, collapsed
 from alphapo_cli.sweep.directory import SweepDirectory
 from alphapo_cli.sweep.moved import CHANGE, FELL, moved
+from alphapo_cli.launch.run import table
 from alphapo_cli.plots.sweep_outcome import outcome_figure
 from alphapo_cli.report.collect import read
 from alphapo_cli.report.pictures import curves
@@ -377,6 +378,28 @@ def test_a_metric_that_is_no_number_is_none(tmp_path, value):
         text["metrics"] = dict.fromkeys(text["metrics"], json.loads(value))
         (cell / "summary.json").write_text(json.dumps(text))
     assert found(tmp_path) == (None, "No cell is complete, so there is nothing to compare.")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "seeds", "head"),
+    [(60, "seed=0", "true win rate (95 % over prompts, n = 60)"),
+     (60, "seed=0,1", "true win rate (95 % over prompts and seeds, n = 60)"),
+     (1, "seed=0,1", "true win rate (no interval, n = 1)")],
+)  # fmt: skip
+def test_the_table_says_over_what_its_intervals_are(tmp_path, prompts, seeds, head):
+    craft(tmp_path, f"{ALPHA}=0,1", seeds, prompts=prompts, change=wins(a0=0.4, a1=0.6))
+    assert head in [str(c.header) for c in table("alpha", best_of.analyse(SweepDirectory(tmp_path))).columns]
+
+
+def test_the_table_counts_the_seeds_that_its_means_are_over(tmp_path):
+    def change(cell, made):
+        made.state = "failed" if cell.point[ALPHA] and cell.point["seed"] == 2 else "complete"
+
+    craft(tmp_path, f"{ALPHA}=0,1", "seed=0,1,2", change=change)
+    (seeds,) = (
+        c for c in table("alpha", best_of.analyse(SweepDirectory(tmp_path))).columns if str(c.header) == "seeds"
+    )
+    assert list(seeds.cells) == ["3", "2 of 3"]
 
 
 def test_swept_text_is_no_markup(tmp_path):
