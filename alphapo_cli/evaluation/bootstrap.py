@@ -30,7 +30,8 @@ def interval(
         replicates: [R] the rate of each resample, NaN where it defines none.
         n: rows that count.
         confidence: of the interval.
-        least, heaviest: as `estimate_interval` takes them.
+        least: the least ratio of variances, as `estimate_interval` takes it.
+        heaviest: largest weight of a row over their mean.
 
     Returns:
         The ends; None with fewer than two replicates.
@@ -38,9 +39,7 @@ def interval(
     spread = deviation(replicates)
     if spread is None:
         return None
-    low, high = estimate_interval(
-        rate / 100.0, (spread / 100.0) ** 2, n, confidence, least=least, heaviest=heaviest
-    )
+    low, high = estimate_interval(rate / 100.0, (spread / 100.0) ** 2, n, confidence, least=least, heaviest=heaviest)
     return 100.0 * low, 100.0 * high
 
 

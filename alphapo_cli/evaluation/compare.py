@@ -44,7 +44,9 @@ class ModelComparison:
     better: int  # instructions on which A's share of the win is larger
     worse: int
     identical: int  # instructions on which both models gave the same answer
-    distinguishable: bool  # whether the models are: one set of answers, judged twice, is one model whatever the judge said
+    distinguishable: (
+        bool  # whether the models are: one set of answers, judged twice, is one model whatever the judge said
+    )
     sentence: str
     verdict: dict[str, Any]
 

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alphapo_cli.plots import style
-from alphapo_cli.runtime.wording import per_cent
 
 _WIDTH = 34  # characters of a name in the title
 
@@ -64,7 +63,7 @@ def _rates(ax: Axes, results: Mapping[str, Any], shown: Sequence[tuple[str, str]
 
 
 def _level(results: Mapping[str, Any]) -> str:
-    return f"{per_cent(results['confidence'])} over {results.get('intervals_over', 'instructions')}"
+    return f"{100 * results['confidence']:.10g} % over {results.get('intervals_over', 'instructions')}"
 
 
 def _bins(ax: Axes, results: Mapping[str, Any]) -> None:

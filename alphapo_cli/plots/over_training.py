@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from alphapo_cli.plots import style
-from alphapo_cli.runtime.wording import level
 
 Rows = Sequence[Mapping[str, Any]]
 # The outcome that is drawn: the first of these that every evaluation has, its title, and its shade of meaning.
@@ -21,20 +20,20 @@ OUTCOMES = (
 )
 
 
-def over_training(rows: Rows, path: str | os.PathLike[str], title: str) -> None:
+def over_training(rows: Rows, path: str | os.PathLike[str], title: str, level: str) -> None:
     """Save `over_training_figure` as a PNG at `path`."""
-    style.save(over_training_figure(rows, title), path)
+    style.save(over_training_figure(rows, title, level), path)
 
 
-def over_training_figure(rows: Rows, title: str) -> Figure:
+def over_training_figure(rows: Rows, title: str, level: str) -> Figure:
     """Draw the win rate of the models of one run against the step, the KL to the reference and the displacement.
 
     Over-optimisation is where the middle panel turns down: more KL, fewer wins.
 
     Args:
-        rows: "step", "metrics" and "intervals" of the evaluation (rates from 0 to 1), "confidence" and "intervals_over" of
-            these, and "probe" of the same step.
+        rows: "step", "metrics" and "intervals" of the evaluation (rates from 0 to 1) and "probe" of the same step.
         title: the figure's title.
+        level: confidence of the intervals and what they are over: "95 % over instructions".
 
     Returns:
         A figure of three panels; one without values says so.
@@ -44,7 +43,7 @@ def over_training_figure(rows: Rows, title: str) -> Figure:
     key, label, colour = known[0] if known else OUTCOMES[-1]
     n = {int(row["metrics"]["eval/n_total"]) for row in rows if row["metrics"].get("eval/n_total")}
     over = f", n = {', '.join(map(str, sorted(n)))}" if n else ""
-    ends = f" ({level(rows)}{over})" if any(row.get("intervals") for row in rows) else over
+    ends = f" ({level}{over})" if any(row.get("intervals") for row in rows) else over
     panels = (
         ("optimizer step", "step", None),
         ("KL to the reference, nats per token", "probe", "kl/reference"),

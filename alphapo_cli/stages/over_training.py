@@ -10,6 +10,7 @@ from typing import Any
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import in_words, say
 from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.runtime.wording import level
 from alphapo_cli.stages.training.kept_models import KeptModels, step_of
 
 PICTURE = "outcome_over_training.png"
@@ -85,7 +86,7 @@ def draw(rows: Sequence[Mapping[str, Any]], directory: RunDirectory) -> Path | N
 
     path = directory.path / PICTURE
     try:
-        over_training(rows, path, directory.path.name)
+        over_training(rows, path, directory.path.name, level(rows))
     except OSError:
         raise
     except Exception as error:

@@ -124,7 +124,9 @@ def _comparison(analysis: Analysis, best: Mapping[str, Any]) -> str:
         return f"That is {BASELINE}."
     if control is None:
         begun = any(p.alpha == 0.0 and p.series == analysis.points[at].series for p in analysis.points)
-        return "No alpha = 0 cell to compare with is complete." if begun else "There is no alpha = 0 cell to compare with."
+        return (
+            "No alpha = 0 cell to compare with is complete." if begun else "There is no alpha = 0 cell to compare with."
+        )
     if advantage is None:
         return f"It cannot be compared with alpha = 0: {_obstacle(analysis)}."
     words = {

@@ -14,7 +14,7 @@ from alphapo_cli.evaluation.schema import StatisticsConfig
 from alphapo_cli.evaluation.verdict import verdict
 from alphapo_cli.generation.notes import verdict as of_generation
 from alphapo_cli.plots.evaluation import evaluation_figure
-from alphapo_cli.runtime.wording import per_cent
+from alphapo_cli.runtime.wording import level, per_cent
 
 
 def results(win, low, high, n=256, **more):
@@ -90,7 +90,10 @@ def test_a_comparison(a, b, n, outcome, said):
     ("wins", "said"),
     [
         (0, "the same answers: the two are one model: win rates"),
-        (60, "the same answers: the two are one model, judged twice, and the win rates differ by the judge's own noise"),
+        (
+            60,
+            "the same answers: the two are one model, judged twice, and the win rates differ by the judge's own noise",
+        ),
     ],
 )
 def test_one_model_judged_twice_is_no_better_than_itself(wins, said):
@@ -105,15 +108,25 @@ def test_one_model_judged_twice_is_no_better_than_itself(wins, said):
     assert other.distinguishable is True
 
 
-@pytest.mark.parametrize(("confidence", "shown"), [(0.95, "95 %"), (0.999, "99.9 %"), (0.999999, "99.9999 %"), (0.57, "57 %")])
+@pytest.mark.parametrize(
+    ("confidence", "shown"), [(0.95, "95 %"), (0.999, "99.9 %"), (0.999999, "99.9999 %"), (0.57, "57 %")]
+)
 def test_a_confidence_is_never_rounded_to_certainty(confidence, shown):
     assert per_cent(confidence) == shown
+
+
+def test_the_level_of_several_evaluations_has_every_confidence():
+    assert level([{"confidence": 0.9, "intervals_over": "prompts"}]) == "90 % over prompts"
+    assert level([{}]) == "95 % over instructions"  # of an earlier version
+    assert level([{"confidence": 0.999}, {}, {}]) == "95 % or 99.9 % over instructions"
 
 
 @pytest.mark.parametrize("confidence", [0.95, 0.999])
 def test_tables_pictures_and_sentences_name_the_confidence_alike(confidence):
     shown = {0.95: "95 %", 0.999: "99.9 %"}[confidence]
-    rows = [Annotation(f"q{i}", "reference", f"answer {i}" * (1 + i % 5), 1.0 + i % 2, "REF", "MODEL") for i in range(40)]
+    rows = [
+        Annotation(f"q{i}", "reference", f"answer {i}" * (1 + i % 5), 1.0 + i % 2, "REF", "MODEL") for i in range(40)
+    ]
     found = {
         **summarise(rows, ["answer"] * 40, "no difficulty", StatisticsConfig(confidence=confidence, bootstrap=0)),
         "generator": "MODEL", "reference": "REF", "annotator": "J", "n_not_judged": 0, "n_outputs": 40, "n_reference": 40,

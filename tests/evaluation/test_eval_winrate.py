@@ -92,7 +92,7 @@ def test_replicates_that_agree_are_no_certainty(n: int) -> None:
 
 def test_a_rate_of_unequal_weights_has_the_interval_of_fewer_rows() -> None:
     """With four times the variance of a plain mean, a quarter of the rows."""
-    replicates = 100 * (0.5 + 0.1 * np.array([-1, 1]) / math.sqrt(2))   # of standard deviation 0.1
+    replicates = 100 * (0.5 + 0.1 * np.array([-1, 1]) / math.sqrt(2))  # of standard deviation 0.1
     low, high = interval(50.0, replicates, 100, 0.95) or (0.0, 0.0)
     c, flips = 1.983731, 100 / ((100**2 * 0.1**2 + 0.5) / (100 / 4 + 0.5))
     half = c * math.sqrt(0.25 / flips + (c / 2 / flips) ** 2) / (1 + c**2 / flips)

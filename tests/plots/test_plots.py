@@ -17,7 +17,6 @@ from matplotlib.text import Annotation
 from PIL import Image
 
 from alphapo_cli.plots import style
-from alphapo_cli.plots.over_training import over_training_figure
 from alphapo_cli.plots.figures import (
     SweepCurve,
     displacement_figure,
@@ -27,6 +26,7 @@ from alphapo_cli.plots.figures import (
     sweep_displacement,
     sweep_outcome,
 )
+from alphapo_cli.plots.over_training import over_training_figure
 
 WIN = "glassbox/true_win_rate"
 
@@ -166,16 +166,14 @@ class TestRun:
 
 
 class TestOverTraining:
-    ROW: Any = {"step": 6, "metrics": {"eval/win_rate": 0.6, "eval/n_total": 24}, "probe": {}}
-
     def title(self, **changes: Any) -> str:
-        return str(over_training_figure([{**self.ROW, **changes}], "t").axes[0].get_title("left"))
+        row = {"step": 6, "metrics": {"eval/win_rate": 0.6, "eval/n_total": 24}, "probe": {}, **changes}
+        figure = over_training_figure([row], "t", "90 % over prompts")
+        return str(figure.axes[0].get_title("left"))
 
     def test_the_title_has_the_confidence_and_what_the_intervals_are_over(self) -> None:
         ends = {"eval/win_rate": [0.4, 0.8]}
-        said = self.title(intervals=ends, confidence=0.9, intervals_over="prompts")
-        assert said == "Win rate against the reference (90 % over prompts, n = 24)"
-        assert "(95 % over instructions, n = 24)" in self.title(intervals=ends)  # of an earlier version
+        assert self.title(intervals=ends) == "Win rate against the reference (90 % over prompts, n = 24)"
         assert self.title() == "Win rate against the reference, n = 24"  # and no level without an interval
 
 

@@ -100,7 +100,10 @@ class TestOneRun:
     def test_every_interval_has_its_confidence_and_what_it_is_over(self, run):
         """Of an evaluation those that were configured; its rows over training, too."""
         judged = {"outcome": "worse", "sentence": "worse", "interval": [0.25, 0.37]}
-        metrics, over = {"eval/win_rate": 0.31, "eval/n_total": 256}, {"confidence": 0.9, "intervals_over": "instructions"}
+        metrics, over = (
+            {"eval/win_rate": 0.31, "eval/n_total": 256},
+            {"confidence": 0.9, "intervals_over": "instructions"},
+        )
         rows = [{"step": 4, "fraction": 0.5, "metrics": metrics, "intervals": {"eval/win_rate": [0.25, 0.37]}, **over}]
         changed(run, "outcome.json", key="k", metrics=metrics, verdict=judged, over_training=rows, **over)
         html = write_run(changed(run, verdict=BETTER)).read_text()

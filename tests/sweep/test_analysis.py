@@ -8,15 +8,15 @@ import re
 import pytest
 
 from alphapo_cli.cli.sweep import tell
+from alphapo_cli.launch.run import table
+from alphapo_cli.plots.sweep_outcome import outcome_figure
+from alphapo_cli.report.collect import read
+from alphapo_cli.report.pictures import curves
 from alphapo_cli.sweep import analysis as best_of
 from alphapo_cli.sweep import verdicts
 from alphapo_cli.sweep.collapse import Collapse, collapsed
 from alphapo_cli.sweep.directory import SweepDirectory
 from alphapo_cli.sweep.moved import CHANGE, FELL, moved
-from alphapo_cli.launch.run import table
-from alphapo_cli.plots.sweep_outcome import outcome_figure
-from alphapo_cli.report.collect import read
-from alphapo_cli.report.pictures import curves
 from tests.crafted_sweep import ALPHA, craft
 
 
