@@ -125,7 +125,9 @@ def _judge(
             for name in FIGURES
             if results.get(name) is not None
         },
-        "intervals": {  # 95 %, over prompts
+        "confidence": results["confidence"],
+        "intervals_over": results.get("intervals_over", "instructions"),
+        "intervals": {
             f"eval/{name}": [end / 100 for end in results[f"{name}_interval"]]
             for name in RATES
             if results.get(f"{name}_interval") is not None
