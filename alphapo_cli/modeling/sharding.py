@@ -80,6 +80,12 @@ def without_weights(model: M) -> M:
     return copy.deepcopy(model, memo)
 
 
+def shared_copy(model: M, *, every: bool = False) -> M:
+    """Copy a model; the copy shares the weights that are frozen, which nothing changes, or `every` weight."""
+    memo: dict[int, Any] = {id(p): p for p in model.parameters() if every or not p.requires_grad}
+    return copy.deepcopy(model, memo)
+
+
 def shard(lm: Any, plan: ShardingPlan) -> None:
     """Shard a transformers model without weights (see `without_weights`), in place; its shards have no content yet.
 

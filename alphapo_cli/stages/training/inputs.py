@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from accelerate import PartialState
 from tqdm import tqdm
 
 from alphapo_cli.config.schema import ModelConfig, TrainConfig
@@ -38,6 +39,7 @@ from alphapo_cli.modeling.loading import (
 )
 from alphapo_cli.modeling.locations import ModelSource, locate
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
+from alphapo_cli.modeling.sharding import shared_copy
 from alphapo_cli.modeling.weight_hashes import state_hash, weights_hash
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.probe.scoring import measured_sides, score_pairs
@@ -132,11 +134,13 @@ class InputsBuilder:
         if model.path is None:
             tokenizer.name_or_path = "the embedded base"  # for messages, where its cache directory means nothing
         train, probe = load_text(cfg.data, cfg.probe)
-        # Dtype and attention are part of the key, because they change the loaded model.
-        key = f"weights {source.location} {source.revision} {model.dtype} {model.attention}"
+        # How it is loaded is part of the key.
+        key = f"weights {source.location} {source.revision} {model.dtype} {model.attention} {model.quantization}"
+        device = _device(cfg)
         start = "the embedded base" if model.path is None else path
         return self._assemble(
-            cfg, tokenizer, train, probe, lambda: self._memoized(key, lambda: load_model(source, model)), start,
+            cfg, tokenizer, train, probe, lambda: self._memoized(key, lambda: load_model(source, model, device)),
+            start,
             model_limits(source, model), {} if model.path is None else {"model.path": self.weights_hash(source)},
         )  # fmt: skip
 
@@ -167,7 +171,7 @@ class InputsBuilder:
                 check_limits(data, model_limits(source, cfg.model), key)
                 weights = {**(weights or {}), key: self.weights_hash(source)}
         return ModelAndData(
-            tokenizer, data, lambda: copy.deepcopy(load()) if self.warm else load(), start, weights or {},
+            tokenizer, data, lambda: shared_copy(load()) if self.warm else load(), start, weights or {},
             fill_id(tokenizer.pad_token_id, limits.tokens),
         )  # fmt: skip
 
@@ -182,9 +186,9 @@ class InputsBuilder:
         settings = replace(cfg.model, lora=ModelConfig().lora)
         source = locate(name, key=key)
         # The layout is part of the key, because the packed one replaces the model's attention.
-        what = f"frozen {source.location} {source.revision} {settings.dtype} {settings.attention} {cfg.layout}"
+        what = f"frozen {source.location} {source.revision} {settings.dtype} {settings.attention} {settings.quantization} {cfg.layout}"
         # Never trained, so not copied.
-        lm = loaded(self.processes, lambda: self._memoized(what, lambda: load_model(source, settings)))
+        lm = loaded(self.processes, lambda: self._memoized(what, lambda: load_model(source, settings, _device(cfg))))
         if policy.sharded is not None:
             return policy_of(lm, cfg, key=key, device=policy.device).shard(policy.sharded[0])
         if self.warm and policy.device != lm.device:
@@ -280,6 +284,11 @@ class InputsBuilder:
     def _memoized(self, key: str, make: Callable[[], Any]) -> Any:
         """The memoized value of `make()` where the builder is warm."""
         return self.memo.keep(key, make) if self.warm else make()
+
+
+def _device(cfg: TrainConfig) -> torch.device:
+    """The device of this process, where a quantised base is put tensor by tensor."""
+    return torch.device("cpu") if cfg.trainer.use_cpu else PartialState().device  # type: ignore[no-any-return]
 
 
 def _token_weights_key(objective: Objective, guide: str | None) -> list[Any]:
