@@ -160,7 +160,9 @@ def _dtype_of(base: ModelSource, cfg: ModelConfig) -> torch.dtype:
     config = load_config(base, cfg.trust_remote_code)
     check_unquantised(config, base)
     found = DTYPES[cfg.dtype]
-    return found if isinstance(found, torch.dtype) else getattr(torch, weights_dtype(config, base.location, base.revision))
+    return (
+        found if isinstance(found, torch.dtype) else getattr(torch, weights_dtype(config, base.location, base.revision))
+    )
 
 
 def check_unquantised(config: Any, source: ModelSource) -> None:

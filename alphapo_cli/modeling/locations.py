@@ -91,7 +91,13 @@ def _local(folder: Path, asked: str, key: str) -> ModelSource:
     # Absolute: an adapter records where its base is, and is used from other directories.
     quantization, dtype = _trained_over(folder) if adapter else ("none", None)
     return ModelSource(
-        str(folder.absolute()), local=True, adapter=adapter, key=key, asked=asked, quantization=quantization, dtype=dtype
+        str(folder.absolute()),
+        local=True,
+        adapter=adapter,
+        key=key,
+        asked=asked,
+        quantization=quantization,
+        dtype=dtype,
     )
 
 

@@ -117,7 +117,7 @@ def dequantised(layer: Any, dtype: torch.dtype) -> Tensor:
 
 
 def product(x: Tensor, weights: Callable[[torch.dtype], Tensor], bias: Tensor | None) -> Tensor:
-    """x W^T + b, [..., out], for weights that are made anew in each pass and of which nothing is kept.
+    """X W^T + b, [..., out], for weights that are made anew in each pass and of which nothing is kept.
 
     Args:
         x: [..., in]; under autocast it is cast as a linear layer casts it.

@@ -156,7 +156,7 @@ def _each(*observers: Observer) -> Observer:
 def _load(measurement: Measurement, device: torch.device) -> PolicyModel:
     """The measured model on its device."""
     cfg: TrainConfig = measurement.cfg
-    lm = load_model(measurement.measured.source, cfg.model)
+    lm = load_model(measurement.measured.source, cfg.model, device)
     policy = policy_of(lm.to(device), cfg, key=KEY)
     policy.requires_grad_(False)
     return policy
