@@ -40,7 +40,8 @@ def check_installed() -> None:
         UsageError: it is not.
     """
     if importlib.util.find_spec(_PACKAGE) is None:
-        raise missing_extra(_PACKAGE, _EXTRA)
+        error = missing_extra(_PACKAGE, _EXTRA)
+        raise error
 
 
 def _bitsandbytes() -> Any:
@@ -111,9 +112,12 @@ def dequantised(layer: Any, dtype: torch.dtype) -> Tensor:
         whole: Tensor = weight.data.to(dtype).mul_((weight.SCB / _LEVELS).unsqueeze(1))
         return whole
     state = copy.copy(weight.quant_state)
+    rows, columns = state.shape
     state.dtype = dtype if dtype in _UNPACKED else torch.float32
+    if columns % state.blocksize:  # blocks go on from row to row, and bitsandbytes' kernel for CPUs begins each anew
+        state.shape = torch.Size((rows * columns,))
     made: Tensor = _bitsandbytes().functional.dequantize_4bit(weight.data, state)
-    return made.to(dtype)
+    return made.reshape(rows, columns).to(dtype)
 
 
 def product(x: Tensor, weights: Callable[[torch.dtype], Tensor], bias: Tensor | None) -> Tensor:
@@ -129,7 +133,7 @@ def product(x: Tensor, weights: Callable[[torch.dtype], Tensor], bias: Tensor | 
     """
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-    made: Tensor = _Product.apply(x.to(dtype), weights, bias)  # type: ignore[no-untyped-call]
+    made: Tensor = _Product.apply(x.to(dtype), weights, bias)
     return made
 
 

@@ -81,7 +81,7 @@ class Skeleton:
     def merged(self) -> int:
         """Bytes of whole weights, adapters merged and quantised layers dequantised."""
         packed = [m for m in self.policy.modules() if isinstance(m, QuantisedStandIn)]
-        item = bare(self.policy.lm).get_input_embeddings().weight.element_size()
+        item: int = bare(self.policy.lm).get_input_embeddings().weight.element_size()
         whole = sum(item * m.in_features * m.out_features - size_of([m.weight]) for m in packed)
         return self.weights - self.adapters + whole
 

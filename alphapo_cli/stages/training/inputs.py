@@ -288,7 +288,7 @@ class InputsBuilder:
 
 def _device(cfg: TrainConfig) -> torch.device:
     """The device of this process, where a quantised base is put tensor by tensor."""
-    return torch.device("cpu") if cfg.trainer.use_cpu else PartialState().device  # type: ignore[no-any-return]
+    return torch.device("cpu") if cfg.trainer.use_cpu else PartialState().device
 
 
 def _token_weights_key(objective: Objective, guide: str | None) -> list[Any]:
