@@ -116,7 +116,9 @@ def test_the_weights_are_those_of_the_papers(kind: str, folder: Path) -> None:
         # itself rounded to 8 bits; int8: of 127 steps of a row's largest, of which float16 has sixteenths, and twice): rows
         # and columns are not mixed up.
         largest = np.abs(original).max(axis=1, keepdims=True) if kind == "int8" else np.abs(original).max()
-        assert (np.abs(plain - original) <= largest * ((0.5 + 2 / 16) / 127 if kind == "int8" else 0.152 + 0.02)).all(), name
+        assert (
+            np.abs(plain - original) <= largest * ((0.5 + 2 / 16) / 127 if kind == "int8" else 0.152 + 0.02)
+        ).all(), name
         assert torch.equal(dequantised(layer, torch.bfloat16), ours.bfloat16())
 
 
@@ -198,4 +200,6 @@ def test_a_copy_shares_the_base_and_nothing_that_trains(folder: Path) -> None:
     assert torch.equal(model.answers(batch(model)).sums, before)
     assert not torch.equal(other.answers(batch(other)).sums, before)
     whole = copy.deepcopy(bare(model.lm))
-    assert all(a.data_ptr() != b.data_ptr() for a, b in zip(whole.parameters(), bare(model.lm).parameters(), strict=True))
+    assert all(
+        a.data_ptr() != b.data_ptr() for a, b in zip(whole.parameters(), bare(model.lm).parameters(), strict=True)
+    )

@@ -67,7 +67,9 @@ class TestAQuantisedRun:
         ran, trained = quantised
         kind = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
         base = AutoModelForCausalLM.from_pretrained(base_of(ran.path), quantization_config=kind)
-        start = logits(base.train())  # in evaluation bitsandbytes rounds to bfloat16 on some CPUs, and there is no dropout
+        start = logits(
+            base.train()
+        )  # in evaluation bitsandbytes rounds to bfloat16 on some CPUs, and there is no dropout
         read = logits(PeftModel.from_pretrained(base, ran.path / "model").train())
         assert (read - trained).abs().max() < ROUNDED
         assert (start - trained).abs().max() > 100 * ROUNDED
@@ -93,15 +95,15 @@ class TestAQuantisedRun:
         ran, trained = quantised
         done = alphapo("export", str(ran.path), "--to", "whole", "--merge")
         assert done.code == 0, done.err
-        assert "model in float32: the base dequantised from nf4, the adapter added" in done.err
+        assert "model in float32: the base dequantised from nf4, the adapter added" in done.out
         assert "quantization_config" not in json.loads((tmp_path / "whole" / "config.json").read_text())
         read = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
         assert {p.dtype for p in read.parameters()} == {torch.float32}
         assert (logits(read) - trained).abs().max() < ROUNDED
         kept = alphapo("export", str(ran.path), "--to", "adapter")
-        assert "trained over its base quantised to nf4" in kept.err
+        assert "trained over its base quantised to nf4" in kept.out
         # As the start of another training it is taken once it is merged.
-        again = alphapo("train", *TINY, *BARE, f"model.path={ran.path}")
+        again = alphapo("train", "data=glassbox", *TINY, *BARE, f"model.path={ran.path}")
         assert again.code == 2
         assert "alphapo export" in again.fault
         assert "--merge --to DIR" in again.fault
@@ -123,7 +125,7 @@ class TestAQuantisedRun:
         other, _ = answers(str(run), "model.quantization=none")
         assert other.path != ran.path
         assert alphapo("export", str(run), "--to", "whole", "--merge").code == 0
-        _, merged = answers("whole", "generation.generator=whole")
+        _, merged = answers("whole", "data=glassbox", "data.limit=4")
         assert merged == own
 
     def test_it_is_measured_against_its_start(self, quantised: tuple[Ran, torch.Tensor], alphapo: Alphapo) -> None:
@@ -132,13 +134,11 @@ class TestAQuantisedRun:
         ran = alphapo("measure", str(run))
         assert ran.code == 0, ran.err
         last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-        found = json.loads((ran.path / "summary.json").read_text())["metrics"]
+        found = json.loads((ran.path / "metrics.json").read_text())["metrics"]
         for key in ("displacement/chosen", "displacement/rejected", "rewards/margins"):
             assert found[key] == pytest.approx(last[key], abs=ROUNDED), key
 
-    def test_chat(
-        self, quantised: tuple[Ran, torch.Tensor], alphapo: Alphapo, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_chat(self, quantised: tuple[Ran, torch.Tensor], alphapo: Alphapo, monkeypatch: pytest.MonkeyPatch) -> None:
         import io
 
         monkeypatch.setattr("sys.stdin", io.StringIO("hello , write five tools .\n"))
@@ -157,7 +157,9 @@ def test_a_run_may_write_whole_weights(alphapo: Alphapo) -> None:
     assert "model/ holds whole weights in bfloat16: the base dequantised from int8, the adapter added" in ran.err
     read = AutoModelForCausalLM.from_pretrained(ran.path / "model", dtype="auto")
     assert {p.dtype for p in read.parameters()} == {torch.bfloat16}
-    answered = alphapo("generate", str(ran.path), "data.limit=1", "generation=transformers", "generation.max_new_tokens=4")
+    answered = alphapo(
+        "generate", str(ran.path), "data.limit=1", "generation=transformers", "generation.max_new_tokens=4"
+    )
     assert answered.code == 0, answered.err
     assert "quantised" not in answered.err
 
@@ -211,11 +213,11 @@ FULL = "model.dtype=bfloat16"
         ((FULL, "trainer.learning_rate=7e-7"), "3e-05 of a typical weight of 0.02"),
         ((FULL, "trainer.learning_rate=7e-7"), "trainer.accept_lost_updates=true"),
         (("model.dtype=auto", "trainer.learning_rate=7e-7"), "loses what is below 2^-9 = 0.002"),
-        # What follows is taken, and the file of data is read next.
-        ((FULL, "trainer.learning_rate=7e-7", "trainer.accept_lost_updates=true"), "none.jsonl"),
-        ((FULL, "trainer.learning_rate=7e-7", "model.lora.r=4"), "none.jsonl"),
-        ((FULL, "trainer.learning_rate=1e-4"), "none.jsonl"),
-        (("trainer.learning_rate=7e-7",), "none.jsonl"),
+        # What follows is taken, and the tokenizer, which is missing, is read next.
+        ((FULL, "trainer.learning_rate=7e-7", "trainer.accept_lost_updates=true"), "no usable tokenizer"),
+        ((FULL, "trainer.learning_rate=7e-7", "model.lora.r=4"), "no usable tokenizer"),
+        ((FULL, "trainer.learning_rate=1e-4"), "no usable tokenizer"),
+        (("trainer.learning_rate=7e-7",), "no usable tokenizer"),
     ],
 )
 def test_what_is_refused(overrides: tuple[str, ...], words: str, alphapo: Alphapo, saved: Path, tmp_path: Path) -> None:
@@ -224,15 +226,15 @@ def test_what_is_refused(overrides: tuple[str, ...], words: str, alphapo: Alphap
     assert ran.code == 2
     assert words in ran.fault
     assert not (tmp_path / "runs").exists()
-    if "none.jsonl" not in words and "paged" not in line[-1]:  # which another machine may take
-        assert words in alphapo("validate", "train", *line).fault
+    if "tokenizer" not in words and "paged" not in line[-1]:  # which another machine may take
+        assert words in alphapo("validate", *line).fault
 
 
 def test_weights_that_are_quantised_already_are_refused(alphapo: Alphapo, saved: Path, tmp_path: Path) -> None:
     config = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
     (saved / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
     line = ("model.path=./model", "data=jsonl", "data.path=none.jsonl", "model.lora.r=4", "model.quantization=nf4")
-    ran = alphapo("validate", "train", *line)
+    ran = alphapo("validate", *line)
     assert ran.code == 2
     assert "its weights are quantised already" in ran.fault
 
