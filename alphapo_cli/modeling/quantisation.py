@@ -133,7 +133,7 @@ def product(x: Tensor, weights: Callable[[torch.dtype], Tensor], bias: Tensor | 
     """
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-    made: Tensor = _Product.apply(x.to(dtype), weights, bias)
+    made: Tensor = _Product.apply(x.to(dtype), weights, bias)  # type: ignore[no-untyped-call]
     return made
 
 
@@ -145,7 +145,7 @@ class _Product(torch.autograd.Function):
             return functional.linear(x, weights(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         with torch.autocast(grad.device.type, enabled=False):
             return grad @ ctx.weights(grad.dtype), None, None
 
