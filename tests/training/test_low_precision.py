@@ -165,7 +165,7 @@ def test_a_run_may_write_whole_weights(alphapo: Alphapo) -> None:
 
 
 @WITH
-def test_eight_bits_of_moments(alphapo: Alphapo, trained: Ran) -> None:
+def test_eight_bits_of_moments(alphapo: Alphapo) -> None:
     """Close to AdamW with moments of 32 bits, and not the same; the moments in a checkpoint are bytes."""
     line = ("train", *TINY, *BARE, "trainer.save_steps=1", "trainer.save_total_limit=null")
     from tests.stages.test_resume import killed_at

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import torch
+from accelerate import PartialState
 
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import UsageError
@@ -32,6 +33,11 @@ def check_low_precision(cfg: TrainConfig, *, here: bool = True) -> None:
     _check_quantisation(cfg, here=here)
     _check_optimizer(cfg, here=here)
     _check_updates(cfg, here=here)
+
+
+def device_of(cfg: TrainConfig) -> torch.device:
+    """The device of this process, where a quantised base is put tensor by tensor."""
+    return torch.device("cpu") if cfg.trainer.use_cpu else PartialState().device
 
 
 def _check_quantisation(cfg: TrainConfig, *, here: bool) -> None:
