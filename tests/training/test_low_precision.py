@@ -13,6 +13,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from alphapo_cli.modeling import loading
+from alphapo_cli.modeling.quantisation import quantisation_of
+from alphapo_cli.stages.measuring import run as measuring
 from tests import tiny as tiny_models
 from tests.conftest import BARE, TINY, Ran, run_here
 
@@ -148,7 +151,8 @@ class TestAQuantisedRun:
 
 
 @WITH
-def test_a_run_may_write_whole_weights(alphapo: Alphapo) -> None:
+@pytest.mark.slow
+def test_a_run_may_write_whole_weights(alphapo: Alphapo, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read back is compared with what was trained by the run itself, its log-probs too."""
     line = ("train", *TINY, *BARE, *QLORA, "model.quantization=int8", "model.merge=true", "model.dtype=bfloat16")
     tiny_models.needs_bf16()
@@ -162,6 +166,19 @@ def test_a_run_may_write_whole_weights(alphapo: Alphapo) -> None:
     )
     assert answered.code == 0, answered.err
     assert "quantised" not in answered.err
+    # Neither is it quantised once more to be measured, against a start that is.
+    loaded = []
+    real = loading.load_model
+
+    def noted(source: Any, cfg: Any, device: Any) -> Any:
+        lm = real(source, cfg, device)
+        loaded.append(quantisation_of(lm))
+        return lm
+
+    monkeypatch.setattr(measuring, "load_model", noted)
+    measured = alphapo("measure", str(ran.path))
+    assert measured.code == 0, measured.err
+    assert loaded == ["none"]
 
 
 @WITH
