@@ -80,7 +80,7 @@ def _refuse_adapter(source: ModelSource, key: str) -> None:
 
 def _check_optimizer(cfg: TrainConfig, *, here: bool) -> None:
     name = cfg.trainer.optim
-    if not here or not _OF_BITSANDBYTES.search(name):
+    if not here or not _OF_BITSANDBYTES.search(name) or cfg.sharding.mode != "none":  # none of them works on shards
         return
     try:
         quantisation.check_installed()
