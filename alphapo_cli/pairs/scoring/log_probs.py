@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alphapo_cli.config.schema import DataConfig, ModelConfig
+from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.row_context import context_of
 from alphapo_cli.data.sources import Row
 from alphapo_cli.data.template import style_of
@@ -24,7 +24,6 @@ from alphapo_cli.data.tokenise import encode_pairs, encode_prompt, end_token_id
 from alphapo_cli.errors import UsageError
 from alphapo_cli.generation.schema import SubjectConfig
 from alphapo_cli.generation.target_model import TargetModel, find
-from alphapo_cli.modeling.loading import load_model
 from alphapo_cli.modeling.policy import PolicyModel, inference
 from alphapo_cli.pairs.candidates import Answer, Candidates
 from alphapo_cli.pairs.scoring.schema import ScorerConfig
@@ -106,8 +105,7 @@ class LogProbs(Whole):
         """[n] log-probs of the completions, each summed over its tokens, nats; one forward pass."""
         if self._policy is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-            settings = ModelConfig(dtype=self.subject.dtype, trust_remote_code=self.cfg.trust_remote_code)
-            self._policy = PolicyModel(load_model(self.subject.source, settings).to(device), layout="padded")
+            self._policy = PolicyModel(self.subject.load(device), layout="padded")
         n = len(starts)
         pairs = TokenPairs(
             Ragged.from_lists(starts), Ragged.from_lists(completions), Ragged.from_lists([[]] * n),
