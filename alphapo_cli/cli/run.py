@@ -190,6 +190,8 @@ def _report(found: dict[str, Any], summary: dict[str, Any], path: Path) -> None:
     table = Table(title="outcome", title_justify="left", show_header=False)
     judged = found.get("verdict") or {}
     n, ends = found["metrics"].get("eval/n_total"), found.get("intervals") or {}
+    if not ends and judged.get("interval"):  # of an earlier version
+        ends = {"eval/win_rate": judged["interval"]}
     for key, value in found["metrics"].items():
         text = f"{value:,.4g}"
         if key.endswith(("win_rate", "winrate")):
