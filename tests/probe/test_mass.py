@@ -60,6 +60,7 @@ def expected(at: Positions, head: Head, start_head: Head, ends: list[int], i: in
         "to_rejected": to_rejected,
         "to_end": to_end,
         "to_other": math.fsum(gain) - to_rejected - to_end,
+        "to_neither": math.fsum(x for v, x in enumerate(change) if v not in (target, rejected)),
         "top10": mass,
         "top10_change": mass - mass_before,
         "top10_entropy": entropy(now),

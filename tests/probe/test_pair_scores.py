@@ -152,3 +152,4 @@ def test_the_idealised_margin_is_that_of_dpos_optimum(beta: float) -> None:
         slope = p[i] - 1 / (1 + math.exp(-beta * (margin[i] - gap[i])))  # of the loss by m, times -1
         assert slope == pytest.approx(0.0, abs=1e-12)
     assert idealised_margin(gap, np.ones(3), beta).tolist() == [math.inf] * 3
+    assert np.isnan(idealised_margin(gap, np.array([-0.1, 1.1, math.nan]), beta)).all()
