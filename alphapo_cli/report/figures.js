@@ -210,8 +210,9 @@ function stepsFigure(holder) {
 }
 
 /** The path of each point through (x metric, y metric), from a common start (open) to its end (dot). */
-function pathsFigure(holder, xKey, yKey, { xTitle, yTitle, neutral }) {
+function pathsFigure(holder, xKey, yKey, { xTitle, yTitle, neutral, given }) {
   const path = (k) => {
+    if (given) return (given.paths[k] || []).map(([step, x, y]) => [x, y, step]);
     const xs = new Map(meanCurve(k, xKey).map((p) => [p.step, p.mean]));
     return meanCurve(k, yKey).filter((p) => xs.has(p.step)).map((p) => [xs.get(p.step), p.mean, p.step]);
   };
@@ -232,6 +233,15 @@ function pathsFigure(holder, xKey, yKey, { xTitle, yTitle, neutral }) {
     frame.dot(p.at(-1)[0], p.at(-1)[1], k);
     for (const [x, y, step] of p) frame.hit(x, y, k, [["step", written(step)], [xTitle, written(x)], [yTitle, written(y)]]);
   }
+  if (given) frontLine(frame, given.front.map((k) => paths.get(k).at(-1)), xHigh);
+}
+
+/** The stepped line over the ends that no other beats in both. */
+function frontLine(frame, ends, right) {
+  if (!ends.length) return;
+  const steps = ends.map(([x, y], i) => `${i ? `H${frame.px(x).toFixed(1)}V` : `M${frame.px(x).toFixed(1)} `}${frame.py(y).toFixed(1)}`).join("");
+  svgNode("path", { class: "line thin front", d: `${steps}H${frame.px(right).toFixed(1)}`, stroke: "var(--ink)", "stroke-dasharray": "4 3" }, frame.marks);
+  for (const [x, y] of ends) svgNode("circle", { class: "ring", cx: frame.px(x), cy: frame.py(y), r: 7, fill: "none", stroke: "var(--ink)" }, frame.marks);
 }
 
 const QUADRANTS = [ // drawn from the middle outwards: chosen up to the right, chosen down to the left
@@ -281,7 +291,7 @@ const FIGURES = {
   gradient: gradientFigure,
   kl: (h) => endingFigure(h, "kl/reference", { title: "KL to the start, nats per token" }),
   length: (h) => endingFigure(h, "glassbox/length", { title: "tokens per answer", around: [] }),
-  frontier: (h) => pathsFigure(h, "kl/reference", DATA.outcome || "rewards/accuracies", { xTitle: "KL to the start, nats per token", yTitle: TITLES[DATA.outcome] || "outcome", neutral: NEUTRAL[DATA.outcome] }),
+  frontier: (h) => pathsFigure(h, "kl/reference", DATA.outcome || "rewards/accuracies", { xTitle: "KL to the start, nats per token", yTitle: TITLES[DATA.outcome] || "outcome", neutral: NEUTRAL[DATA.outcome], given: DATA.frontier }),
   explorer: (h) => {
     const key = document.getElementById("metric").value;
     curvesFigure(h, key, { title: METRICS[key]?.unit || "", neutral: NEUTRAL[key] });

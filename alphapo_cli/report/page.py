@@ -16,9 +16,10 @@ from markupsafe import Markup
 
 from alphapo_cli.report import settings
 from alphapo_cli.report.collect import Sweep, number, shown
+from alphapo_cli.report.frontier import frontier
 from alphapo_cli.report.numbers import OUTCOMES, numbers, titled
 from alphapo_cli.report.over_training import HEADS, over_training
-from alphapo_cli.report.payload import payload
+from alphapo_cli.report.payload import payload, written
 from alphapo_cli.report.samples import Samples, samples
 from alphapo_cli.sweep.analysis import scale_note
 from alphapo_cli.sweep.intervals import UNDECIDED
@@ -28,6 +29,12 @@ FOLDER = Path(__file__).parent
 _SCRIPTS = ("base.js", "chart.js", "figures.js", "page.js")
 
 
+_FRONTIER = (
+    " Models that eval.at kept are on it, too. The dashed line is the frontier: no other end of training, nor the start, wins "
+    "as much at a KL as small; which points stand on it is as uncertain as their win rates."
+)
+
+
 def page(sweep: Sweep) -> str:
     """The report as HTML."""
     answers = samples(sweep)
@@ -35,6 +42,9 @@ def page(sweep: Sweep) -> str:
     metric = sweep.analysis.metric
     title, lead = _title(sweep)
     data = payload(sweep, answers)
+    rates = frontier(sweep)
+    if rates is not None:
+        data["frontier"] = {"paths": {str(k): written(path) for k, path in rates.paths.items()}, "front": rates.front}
     seed = "" if answers is None or answers.seed is None else f" of seed {answers.seed}"
     return (
         environment()
@@ -52,6 +62,7 @@ def page(sweep: Sweep) -> str:
             has_seeds=any(len(p.cells) > 1 for p in sweep.points),
             over=sweep.over,
             has_advantage=any(a is not None for a in sweep.analysis.advantages),
+            frontier_note=_FRONTIER if rates is not None else "",
             has_length="glassbox/length" in data["metrics"],
             band_note=" The band spans the seeds." if any(len(p.members) > 1 for p in sweep.points) else "",
             samples_caption=f"Answers at the last step{seed}, for prompts drawn by a hash.",

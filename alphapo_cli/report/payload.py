@@ -12,6 +12,7 @@ from typing import Any
 
 from alphapo_cli.plots import colours
 from alphapo_cli.report.collect import ReportCell, Sweep, number, short, shown
+from alphapo_cli.report.frontier import Place
 from alphapo_cli.report.samples import Answer, Samples
 from alphapo_cli.sweep.intervals import DISTINGUISHABLE, Estimate
 from alphapo_cli.tracking import metrics as catalog
@@ -130,6 +131,12 @@ def _cell(
         "start": _numbers(first, ("gradient_weight/chosen", "gradient_weight/rejected")),
         "curves": curves,
     }
+
+
+def written(path: Sequence[Place]) -> list[list[float | None]]:
+    """[step, KL, win rate] of the models of a path; of a long one evenly spaced models and the last."""
+    kept = {*thinned([place.step for place in path], FEWEST * 4), path[-1].step}
+    return [[place.step, rounded(place.kl), rounded(place.rate)] for place in path if place.step in kept]
 
 
 def overlays(sweep: Sweep) -> dict[str, dict[str, list[tuple[float, float]]]]:
