@@ -25,7 +25,10 @@ LOSSES = {
     "alphapo, alpha 0.5": ("objective=alphapo", "objective.shape.alpha=0.5"),
 }
 SEEDS = (0, 1, 2)
-SCORES = ("ches", "ches_normalised", "inner_product", "edit_distance", "common_prefix", "length_ratio", "reference_gap")
+SCORES = (
+    "ches", "ches_normalised", "inner_product", "last_inner_product", "edit_distance", "common_prefix", "length_ratio",
+    "reference_gap",
+)  # fmt: skip
 BY, SHARES = ("ches_normalised", "random"), (0.9, 0.8)
 T_975 = 4.303  # 97.5 % quantile of Student's t with 2 degrees of freedom
 METRICS = (("glassbox/true_win_rate", "true win rate"), ("displacement/chosen", "chosen displacement"))
@@ -60,6 +63,7 @@ def sweep(folder: Path, *line: str) -> list[dict[str, Any]]:
 
 def measured(cells: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
     """Score -> rank correlation with the chosen answer's displacement, for each run."""
+    folder.mkdir(parents=True, exist_ok=True)
     file = folder / "result.json"
     alphapo("measure", *(str(cell["path"]) for cell in cells), f"run.dir={folder}", "--json", str(file))
     return [result["correlations"] for result in json.loads(file.read_text())["models"]]

@@ -8,7 +8,7 @@ const TITLES = {
 const NEUTRAL = { "eval/win_rate": [0.5, "as good as the reference"], "glassbox/true_win_rate": [0.5, "as good as the start"], "rewards/accuracies": [0.5, "chance"] };
 const ORDER = POINTS.map((_, k) => k);
 const shownPoints = () => ORDER.filter((k) => isOn(POINTS[k]));
-const SHARE = new Set(["eval/win_rate", "glassbox/true_win_rate", "rewards/accuracies"]);
+const SHARE = new Set(["eval/win_rate", "glassbox/true_win_rate", "rewards/accuracies", "ranking/accuracy"]);
 
 /** The x axis over the swept value, and where each point stands on it; series stand side by side. */
 function valueAxis() {
@@ -194,6 +194,8 @@ function stepsFigure(holder) {
   const last = Math.max(...drawn.flatMap((c) => c.places.map((p) => p[0])), 1);
   const frame = new Frame(holder, { x: { low: 0, high: last, title: "optimizer step", integer: true }, y: { low, high, title: holder.dataset.unit }, label: `${keys.join(" and ")} against steps` });
   if (neutral) frame.rule("y", ...neutral);
+  const best = keys[0] === "ranking/accuracy" && POINTS.length === 1 ? ending(0, "ranking/idealised_accuracy") : null;
+  if (best) frame.rule("y", best.mean, "DPO's optimum");
   for (const mark of DATA.marks || []) frame.rule("x", mark.step, keys[0] === "glassbox/true_win_rate" ? mark.word : "");
   for (const c of drawn) if (!isOn(POINTS[c.k])) frame.line(c.places, c.k, { off: true });
   const crowd = on.length > 3 ? "crowd" : "";

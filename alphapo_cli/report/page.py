@@ -192,11 +192,20 @@ def _warning(sweep: Sweep) -> str | None:
     return f"{done} of {len(sweep.cells)} cells are complete ({listed}); this page shows what there is."
 
 
+_GROUPS = (
+    ("where probability went", "mass/"),
+    ("what scores foretold", "foretold/"),
+    ("subsets and sources", ("subset/", "source/")),
+    ("sampled answers", "samples/"),
+    ("training batches", "train/"),
+)
+
+
 def _groups(metrics: list[str]) -> list[tuple[str, list[str]]]:
     """Headings and metrics of the list from which a metric is chosen."""
     groups = [
         ("held-out pairs", [k for k in metrics if k in catalog.PROBE]),
         ("embedded world", [k for k in metrics if k in catalog.GLASSBOX]),
-        ("training batches", [k for k in metrics if k.startswith("train/")]),
+        *((name, [k for k in metrics if k.startswith(starts)]) for name, starts in _GROUPS),
     ]
     return [(name, keys) for name, keys in groups if keys]

@@ -117,7 +117,7 @@ PROBE: dict[str, Metric] = {
     "ranking/idealised_accuracy": _share(
         "that DPO's optimum at objective.beta would rank right by summed log-prob, a tie counting half: from the start's "
         "log-probs and the probability of each preference (column win_probability or objective.label_column)",
-        "ranking/accuracy far below it: training has not reached what its loss allows; no run is to exceed it for long",
+        "ranking/accuracy far below it: the gap that training has left to what its loss allows",
     ),
     "ranking/idealised_accuracy_length_normalised": _share(
         "that DPO's optimum at objective.beta would rank right were log-probs counted per token, a tie counting half"
@@ -379,7 +379,8 @@ OBJECTIVE: dict[str, Metric] = {
 # others a user has to say so.
 HIGHER_IS_BETTER = frozenset(
     ("glassbox/true_win_rate", "glassbox/true_reward", "rewards/accuracies", "ranking/accuracy",
-     "ranking/accuracy_length_normalised", "displacement/chosen", "displacement/quadrant/up_down")
+     "ranking/accuracy_length_normalised", "ranking/against_start", "ranking/against_start_length_normalised",
+     "displacement/chosen", "displacement/quadrant/up_down")
 )  # fmt: skip
 LOWER_IS_BETTER = frozenset(
     ("displacement/share_chosen_down", "displacement/quadrant/down_down", "displacement/quadrant/down_up", "kl/reference",
@@ -461,6 +462,11 @@ def lookup(key: str) -> Metric:
     if metric is None:
         raise UsageError(f"no metric is called '{key}'{nearest(key, keys())}; 'alphapo metrics' lists them all")
     return metric
+
+
+def is_known(key: str) -> bool:
+    """Whether a run can write the key."""
+    return key in CATALOG or _derive(key) is not None
 
 
 def keys() -> list[str]:
