@@ -78,21 +78,29 @@ def correlation_table(found: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def selection_table(whole: dict[str, Any], selected: dict[str, Any], metric: str) -> str:
-    """Differences from training on all pairs, paired by seed."""
+    """Differences from training on all pairs, and of a score from random, paired by seed."""
     lines = [["left out", *whole]]
     for share in SHARES:
-        for by in BY:
-            cells = []
-            for name in whole:
-                all_pairs = {cell["set"]["seed"]: cell["metrics"][metric] for cell in whole[name]}
-                of = [
-                    cell["metrics"][metric] - all_pairs[cell["set"]["seed"]]
-                    for cell in selected[name]
-                    if (cell["set"]["data.select.by"], float(cell["set"]["data.select.share"])) == (by, share)
-                ]
-                cells.append(interval(of))
-            lines.append([f"{1 - share:.0%} by `{by}`", *cells])
+        found = {by: [by_seed(selected[name], metric, by, share) for name in whole] for by in BY}
+        every = [by_seed(whole[name], metric) for name in whole]
+        lines += [[f"{1 - share:.0%} by `{by}`", *map(differences, found[by], every)] for by in BY]
+        lines.append([f"{1 - share:.0%}, `{BY[0]}` minus `{BY[1]}`", *map(differences, *found.values())])
     return table(lines)
+
+
+def by_seed(
+    cells: Sequence[dict[str, Any]], metric: str, by: str | None = None, share: float = 1.0
+) -> dict[str, float]:
+    """Seed -> the metric, of the cells that select so."""
+    return {
+        cell["set"]["seed"]: cell["metrics"][metric]
+        for cell in cells
+        if (cell["set"].get("data.select.by"), float(cell["set"].get("data.select.share", 1))) == (by, share)
+    }
+
+
+def differences(ours: dict[str, float], theirs: dict[str, float]) -> str:
+    return interval([ours[seed] - theirs[seed] for seed in ours])
 
 
 def interval(values: Sequence[float]) -> str:
