@@ -81,7 +81,11 @@ def metrics(
         Metric -> value, None where it is undefined or not known.
     """
     now, start = comparison.now, comparison.start
-    row = displacement.metrics(now, start) | displacement.by_group(now, start, pairs, by_group) | comparison.idealised
+    row = (
+        displacement.metrics(now, start)
+        | displacement.by_group(now, start, pairs, by_group)
+        | dict(comparison.idealised)
+    )
     row = {key: None if _reason(key, comparison.unknown) else value for key, value in row.items()}
     for name, values in comparison.scores.items():
         known = values[~np.isnan(values)]

@@ -96,7 +96,7 @@ def test_a_sweeps_report_has_it(sweep, tmp_path):
 def test_its_picture_has_paths_ends_intervals_and_the_stepped_line(sweep):
     paths = frontier_paths(sweep, curves(sweep))
     (ax,) = frontier_figure(paths, over="prompts").axes
-    drawn = {
+    drawn: dict[str, Any] = {
         gid: [line for line in ax.get_lines() if line.get_gid() == gid] for gid in ("path", "end", "front", "interval")
     }
     assert {gid: len(lines) for gid, lines in drawn.items()} == {"path": 3, "end": 3, "front": 2, "interval": 3}
