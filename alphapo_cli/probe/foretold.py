@@ -10,9 +10,10 @@ from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.probe.displacement import ProbeValues
 from alphapo_cli.probe.idealised import MARGIN, preference_column
-from alphapo_cli.probe.pair_scores import NAMES, Numbers, batch_scores, idealised_margin, log_prob_scores, token_scores
+from alphapo_cli.probe.pair_scores import Numbers, batch_scores, idealised_margin, log_prob_scores, token_scores
 from alphapo_cli.probe.probe import BatchObservation
 from alphapo_cli.probe.rank_correlation import Correlation, spearman
+from alphapo_cli.probe.score_names import NAMES
 from alphapo_cli.runtime.distributed import Processes
 
 

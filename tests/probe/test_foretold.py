@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from alphapo_cli.probe.pair_scores import NAMES
+from alphapo_cli.probe.score_names import NAMES
 from alphapo_cli.runtime.wording import who_falls
 from tests.conftest import BARE, TINY, strict_rows
 
