@@ -25,7 +25,10 @@ LOSSES = {
     "alphapo, alpha 0.5": ("objective=alphapo", "objective.shape.alpha=0.5"),
 }
 SEEDS = (0, 1, 2)
-SCORES = ("ches", "ches_normalised", "inner_product", "edit_distance", "common_prefix", "length_ratio", "reference_gap")
+SCORES = (
+    "ches", "ches_normalised", "inner_product", "last_inner_product", "edit_distance", "common_prefix", "length_ratio",
+    "reference_gap",
+)  # fmt: skip
 BY, SHARES = ("ches_normalised", "random"), (0.9, 0.8)
 T_975 = 4.303  # 97.5 % quantile of Student's t with 2 degrees of freedom
 METRICS = (("glassbox/true_win_rate", "true win rate"), ("displacement/chosen", "chosen displacement"))
@@ -60,6 +63,7 @@ def sweep(folder: Path, *line: str) -> list[dict[str, Any]]:
 
 def measured(cells: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
     """Score -> rank correlation with the chosen answer's displacement, for each run."""
+    folder.mkdir(parents=True, exist_ok=True)
     file = folder / "result.json"
     alphapo("measure", *(str(cell["path"]) for cell in cells), f"run.dir={folder}", "--json", str(file))
     return [result["correlations"] for result in json.loads(file.read_text())["models"]]
@@ -74,21 +78,29 @@ def correlation_table(found: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def selection_table(whole: dict[str, Any], selected: dict[str, Any], metric: str) -> str:
-    """Differences from training on all pairs, paired by seed."""
+    """Differences from training on all pairs, and of a score from random, paired by seed."""
     lines = [["left out", *whole]]
     for share in SHARES:
-        for by in BY:
-            cells = []
-            for name in whole:
-                all_pairs = {cell["set"]["seed"]: cell["metrics"][metric] for cell in whole[name]}
-                of = [
-                    cell["metrics"][metric] - all_pairs[cell["set"]["seed"]]
-                    for cell in selected[name]
-                    if (cell["set"]["data.select.by"], float(cell["set"]["data.select.share"])) == (by, share)
-                ]
-                cells.append(interval(of))
-            lines.append([f"{1 - share:.0%} by `{by}`", *cells])
+        found = {by: [by_seed(selected[name], metric, by, share) for name in whole] for by in BY}
+        every = [by_seed(whole[name], metric) for name in whole]
+        lines += [[f"{1 - share:.0%} by `{by}`", *map(differences, found[by], every)] for by in BY]
+        lines.append([f"{1 - share:.0%}, `{BY[0]}` minus `{BY[1]}`", *map(differences, *found.values())])
     return table(lines)
+
+
+def by_seed(
+    cells: Sequence[dict[str, Any]], metric: str, by: str | None = None, share: float = 1.0
+) -> dict[str, float]:
+    """Seed -> the metric, of the cells that select so."""
+    return {
+        cell["set"]["seed"]: cell["metrics"][metric]
+        for cell in cells
+        if (cell["set"].get("data.select.by"), float(cell["set"].get("data.select.share", 1))) == (by, share)
+    }
+
+
+def differences(ours: dict[str, float], theirs: dict[str, float]) -> str:
+    return interval([ours[seed] - theirs[seed] for seed in ours])
 
 
 def interval(values: Sequence[float]) -> str:

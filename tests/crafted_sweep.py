@@ -27,6 +27,7 @@ class Made:
 
     win: float = 0.5  # share of prompts won against the start
     fall: float = -0.3  # displacement of the chosen answers at the end
+    kl: float = 0.2  # from the start, at the end
     state: str | None = "complete"  # None: no directory at all
     reason: str | None = None
     steps: tuple[int, ...] = (0, 4, 8)
@@ -134,7 +135,7 @@ def _row(step: int, last: int, made: Made) -> dict[str, Any]:
         "displacement/quadrant/down_down": down * 0.9, "displacement/quadrant/down_up": down * 0.1,
         "displacement/quadrant/up_down": (1 - down) * 0.7, "displacement/quadrant/up_up": (1 - down) * 0.3,
         "displacement/margin_from_chosen": None, "gradient_weight/chosen": -0.4, "gradient_weight/rejected": 0.3,
-        "kl/reference": 0.2 * part, "train/loss": 0.7 - 0.1 * part,
+        "kl/reference": made.kl * part, "train/loss": 0.7 - 0.1 * part,
     }  # fmt: skip
     if made.outcome:
         row |= {"glassbox/true_win_rate": 0.5 + (made.win - 0.5) * part, "glassbox/length": 9.0,

@@ -34,8 +34,18 @@ _ROWS = (
     ("rewards/accuracies", "reward accuracy", ".3f"),
     ("ranking/accuracy", "ranking accuracy", ".3f"),
     ("ranking/start_accuracy", "ranking accuracy of the start", ".3f"),
+    ("ranking/idealised_accuracy", "ranking accuracy of DPO's optimum", ".3f"),
     ("kl/reference", "KL from the start (nats per token)", ".4f"),
     ("pairs/ches_normalised", "CHES, length-normalised", "+.4g"),
+)
+
+# Accuracies by subset: without and with the start as reference, summed and per token.
+_ACCURACIES = (
+    ("rewards/accuracies", "by reward"),
+    ("ranking/accuracy", "log-prob"),
+    ("ranking/accuracy_length_normalised", "per token"),
+    ("ranking/against_start", "gained on the start"),
+    ("ranking/against_start_length_normalised", "gained per token"),
 )
 
 
@@ -125,8 +135,11 @@ def measure(
     results = [_result(measurement, builder) for measurement in prepared]
     print_table(_table([m.measured.name for m in prepared], results))
     for measurement, result in zip(prepared, results, strict=True):
-        if result["went"] is not None:
-            say(f"{measurement.measured.name}: {result['went']}", file=sys.stderr)
+        _print_subsets(measurement.measured.name, result["metrics"])
+    for measurement, result in zip(prepared, results, strict=True):
+        for said in (result["went"], result.get("foretold")):  # measurements of earlier versions have no second one
+            if said is not None:
+                say(f"{measurement.measured.name}: {said}", file=sys.stderr)
     shown = [_shown(result) for result in results]
     emit(shown[0] if len(shown) == 1 else {"models": shown}, json)
 
@@ -174,7 +187,33 @@ def _table(names: list[str], results: list[dict[str, Any]]) -> Any:
     return table
 
 
+def _print_subsets(name: str, metrics: dict[str, float | None]) -> None:
+    """Print the accuracies of each subset (data.subset_column), where there are subsets."""
+    from alphapo_cli.runtime.tables import Table
+    from alphapo_cli.runtime.wording import rate
+
+    names = [
+        k.removeprefix("subset/").removesuffix("/pairs")
+        for k in metrics
+        if k.startswith("subset/") and k.endswith("/pairs")
+    ]
+    if not names:
+        return
+    table = Table(title=f"{name}: accuracy by subset, per cent with 95 % intervals", title_justify="left")
+    for heading in ("subset", "pairs", *(heading for _, heading in _ACCURACIES)):
+        table.add_column(heading, justify="left" if heading == "subset" else "right", overflow="fold")
+    for subset in names:
+        pairs = metrics[f"subset/{subset}/pairs"]
+        shares = [metrics.get(f"subset/{subset}/{key}") for key, _ in _ACCURACIES]
+        # Without its n, which is the column's.
+        texts = ["-" if share is None else rate(share, pairs).partition(", n")[0] for share in shares]
+        table.add_row(subset, f"{pairs or 0:,.0f}", *texts)
+    print_table(table)
+
+
 def _correlation(found: dict[str, Any]) -> str:
     if found.get("rho") is None:
         return "-"
-    return f"{found['rho']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
+    from alphapo_cli.runtime.wording import correlation
+
+    return correlation(found["rho"], (found["low"], found["high"]))

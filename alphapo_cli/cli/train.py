@@ -207,6 +207,11 @@ def report(summary: dict[str, Any], path: Path) -> None:
         ("true win rate against the start", "glassbox/true_win_rate"),
     )
     sources = [(key.removeprefix("source/").replace("/", ": ", 1), key) for key in metrics if key.startswith("source/")]
+    for key in metrics:
+        if key.startswith("subset/") and key.endswith("/rewards/accuracies"):
+            name = key.removeprefix("subset/").removesuffix("/rewards/accuracies")
+            shares[key] = int(metrics.get(f"subset/{name}/pairs") or 0) or None
+            sources.append((f"{name}: pairs in the right order by reward", key))
     for label, key in (*rows, *sources):
         if metrics.get(key) is not None:
             table.add_row(label, _value(key, metrics, shares))

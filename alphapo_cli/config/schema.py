@@ -156,6 +156,9 @@ class DataConfig:
     system_column: str = "system"  # a row's system text; it wins over `system`
     tools_column: str = "tools"  # a row's tool schemas, as a list or as JSON text
     ignore_columns: list[str] = field(default_factory=list)  # not read, whatever they hold
+    subset_column: str | None = (
+        None  # a column that names subsets (a category, ...), whose accuracies are measured apart
+    )
     # true: an answer is all that follows the prompt column, or without one the messages that all answers share; its
     # assistant turns are trained on, turns of others are masked. false: an answer is the last turn, and rows whose
     # answers differ before it are left out.
@@ -204,6 +207,9 @@ class ProbeConfig:
     sample_every: int | None = _number(None, ge=1)  # optimizer steps; null: as often as the probe
     max_new_tokens: int = _number(40, ge=1)
     temperature: float = _number(1.0, ge=0)
+    # Score each probe pair before training (CHES and others, see docs/measure.md), and follow how well each score has
+    # foretold who falls.
+    scores: bool = False
     first_position: bool = False  # also compare the distributions at the first position of chosen answers with step 0
     # Openings of refusals, such as ["I can't","I'm sorry"]: the share of sampled answers that begin with one, without
     # regard to case, is measured over training; [] measures none.

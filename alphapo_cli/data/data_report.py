@@ -15,6 +15,7 @@ from alphapo_cli.data.mean_lengths import mean_lengths, rows_of_means
 from alphapo_cli.data.rendering import DIFFERS
 from alphapo_cli.data.row_context import reads
 from alphapo_cli.data.spelled_tokens import ESCAPE, spelled_in_pairs
+from alphapo_cli.data.subsets import counted
 from alphapo_cli.data.template import written_date
 from alphapo_cli.data.template_loss import is_loss
 from alphapo_cli.data.text_pairs import LoadedPairs, SourceReport
@@ -84,6 +85,7 @@ def report_of(
         ),
         "train_pairs": len(train),
         "probe_pairs": len(probe),
+        **({} if probe.subset is None else {"probe_subsets": counted(probe.subset, probe.subset_names)}),
         **mean_lengths(train),
         "unknown_share": token.unknown / max(token.tokens, 1),
         "columns_not_used": dict(loaded.unread.counts),
@@ -199,6 +201,7 @@ def table_of(
         *rows,
         (TRAINING_PAIRS, f"{report['train_pairs']:,}"),
         ("probe pairs", f"{report['probe_pairs']:,}"),
+        *_by_subset(report),
         *rows_by_source(report),
         *rows_of_means(report),
         ("unknown tokens", f"{report['unknown_share']:.2%}"),
@@ -273,6 +276,13 @@ def rows_by_source(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         )
         for source in (sources if len(sources) > 1 else [])
     ]
+
+
+def _by_subset(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A row with the number of probe pairs of each subset, where there are subsets."""
+    subsets = report.get("probe_subsets") or {}
+    texts = [f"{name} {pairs:,}" for name, pairs in subsets.items()]
+    return [("probe pairs by subset", ", ".join(texts))] if texts else []
 
 
 def named(counts: Mapping[str, int]) -> str:

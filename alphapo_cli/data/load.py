@@ -21,6 +21,7 @@ from alphapo_cli.data.messages import MediaFound, answer_content
 from alphapo_cli.data.row_formats import detect_form, to_pair
 from alphapo_cli.data.scored_answers import answers_per_row, tied
 from alphapo_cli.data.sources import SUFFIXES, Row, read_files
+from alphapo_cli.data.subsets import check_subsets
 from alphapo_cli.data.tally import Tally
 from alphapo_cli.data.text_pairs import LoadCounts, LoadedPairs, SourceReport, TextPair
 from alphapo_cli.errors import UsageError
@@ -62,7 +63,7 @@ def has_evaluation(cfg: DataConfig) -> bool:
 
 def check_source(cfg: DataConfig) -> None:
     """Refuse (UsageError) a data file or hub name set beside data=glassbox, which would ignore it."""
-    unused = [name for name in ("path", "eval_path", "name") if getattr(cfg, name) is not None]
+    unused = [name for name in ("path", "eval_path", "name", "subset_column") if getattr(cfg, name) is not None]
     if cfg.source == "glassbox" and unused:
         group = "hub" if unused == ["name"] else "jsonl"
         raise UsageError(
@@ -102,6 +103,8 @@ def load_pairs(cfg: DataConfig, *, evaluation: bool = False) -> LoadedPairs:
         pairs += own
         reports.append(replace(source.report, usable=len(own)))
     description = " + ".join(source.description for source in sources)
+    if cfg.subset_column is not None and (evaluation or not has_evaluation(cfg)):  # the probe is taken from these
+        check_subsets(pairs, cfg.subset_column, list(map(str, sources[0].rows[0].values)), description)
     form = " + ".join(dict.fromkeys(forms))
     return LoadedPairs(pairs, counts, f"{description} ({form})", form, unread, numbers, tuple(reports))
 

@@ -14,6 +14,7 @@ from alphapo_cli.data.answer_frame import header_of
 from alphapo_cli.data.data_report import evaluation_report, report_of, table_of, with_unread_numbers
 from alphapo_cli.data.mixture import weighted
 from alphapo_cli.data.probe_split import DEFAULT_PROBE_PAIRS, hold_out, ordered
+from alphapo_cli.data.subsets import numbered
 from alphapo_cli.data.text_pairs import NO_CONTEXT, LoadedPairs, PromptContext, Side, TextPair, digest
 from alphapo_cli.data.token_cache import encode_cached, tokenizer_hash
 from alphapo_cli.data.token_pairs import TokenPair, TokenPairs
@@ -128,6 +129,9 @@ def prepare(
         keys += [train_positions]
     if all_pairs.source is not None:
         keys += [all_pairs.source.tolist(), list(all_pairs.source_names)]
+    keys += [
+        [*pairs.subset.tolist(), *pairs.subset_names] for pairs in (all_pairs, probe_set) if pairs.subset is not None
+    ]
     train = all_pairs if len(train_positions) == len(all_pairs) else all_pairs.select(train_positions)
     report = report_of(train_pairs, encoded, train, probe_set, tokenizer, cfg, unweighted=unweighted) | probe_report
     return PreparedData(
@@ -140,7 +144,7 @@ def prepare(
             _sample(train_pairs.pairs, train, n, encoded.template, header_of(tokenizer, cfg).ids)
             for n in range(min(_SAMPLES, len(train)))
         ],
-        numbers=dict(train_pairs.numbers.counts),
+        numbers={name: rows for name, rows in train_pairs.numbers.counts.items() if name != cfg.subset_column},
     )
 
 
@@ -148,6 +152,7 @@ def _token_pairs(loaded: LoadedPairs, encoded: Encoded) -> TokenPairs:
     kept = [loaded.pairs[position] for position in encoded.kept]
     several = len(loaded.sources) > 1
     names = sorted({name for pair in kept for name in pair.columns})
+    subset, subset_names = numbered(kept)
     return TokenPairs(
         prompt=encoded.prompt,
         chosen=encoded.chosen,
@@ -159,6 +164,8 @@ def _token_pairs(loaded: LoadedPairs, encoded: Encoded) -> TokenPairs:
         columns={name: np.array([pair.columns.get(name, np.nan) for pair in kept], np.float64) for name in names},
         source=np.array([pair.source for pair in kept], np.int64) if several else None,
         source_names=tuple(source.name for source in loaded.sources) if several else (),
+        subset=subset,
+        subset_names=subset_names,
     )
 
 

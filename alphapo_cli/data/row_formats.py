@@ -29,6 +29,7 @@ from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data import row_context, scored_answers
 from alphapo_cli.data.messages import encodable, message_list, type_name
 from alphapo_cli.data.sources import Row
+from alphapo_cli.data.subsets import subset_of
 from alphapo_cli.data.tally import Tally
 from alphapo_cli.data.text_pairs import (
     Conversation,
@@ -112,6 +113,8 @@ def to_pair(row: Row, form: str, cfg: DataConfig, unread: Tally | None = None) -
     read = (*read, *row_context.context_columns(row, context, cfg))
     if not row_context.says_prompt(row, pair.prompt, cfg):
         read = tuple(name for name in read if name not in (cfg.prompt_column, row_context.INPUT))
+    subset = subset_of(row, cfg)
+    read = read if cfg.subset_column is None else (*read, cfg.subset_column)
     row_context.count_unread(row, read, columns, cfg, unread)
     if "tools" in context.arguments:
         tools = context.arguments["tools"]
@@ -119,7 +122,7 @@ def to_pair(row: Row, form: str, cfg: DataConfig, unread: Tally | None = None) -
             row_context.without_foreign_nulls(side, tools) for side in (pair.prompt, *pair.sides)
         )
         pair = replace(pair, prompt=prompt, chosen=chosen, rejected=rejected, others=tuple(others))
-    return replace(pair, context=context, where=row.where)
+    return replace(pair, context=context, where=row.where, subset=subset)
 
 
 def _columns_of(form: str, cfg: DataConfig) -> tuple[str, ...]:

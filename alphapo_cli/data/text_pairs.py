@@ -84,6 +84,7 @@ class TextPair:
         context: what the row gives the chat template beside its messages.
         where: file and row, for messages.
         source: position of its source among those of a mixture.
+        subset: name of its subset; "" for none.
     """
 
     prompt: Side
@@ -96,6 +97,7 @@ class TextPair:
     context: PromptContext = NO_CONTEXT
     where: str = field(default="", compare=False)
     source: int = field(default=0, compare=False)
+    subset: str = field(default="", compare=False)
 
     @property
     def place(self) -> str:

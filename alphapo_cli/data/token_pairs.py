@@ -102,6 +102,8 @@ class TokenPairs:
         turns: per side, see `TokenPair.turns`.
         source: [n] position of each pair's source in `source_names`; None for pairs of a single source.
         source_names: names of the sources of a mixture.
+        subset: [n] position of each pair's subset in `subset_names`, -1 for none; None for pairs without subsets.
+        subset_names: names of the subsets.
     """
 
     prompt: Ragged
@@ -115,6 +117,8 @@ class TokenPairs:
     turns: tuple[Ragged, ...] = ()
     source: Index | None = None
     source_names: tuple[str, ...] = ()
+    subset: Index | None = None
+    subset_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -211,6 +215,8 @@ class TokenPairs:
             turns=tuple(side.select(positions) for side in self.turns),
             source=None if self.source is None else self.source[positions],
             source_names=self.source_names,
+            subset=None if self.subset is None else self.subset[positions],
+            subset_names=self.subset_names,
         )
 
     def followed_by(self, other: TokenPairs) -> TokenPairs:
@@ -222,6 +228,8 @@ class TokenPairs:
         source = None
         if self.source is not None and other.source is not None and self.source_names == other.source_names:
             source = np.concatenate([self.source, other.source])
+        subset_names = tuple(sorted({*self.subset_names, *other.subset_names}))
+        subsets = [pairs.subset_among(subset_names) for pairs in (self, other)] if subset_names else []
         (prompt, chosen, rejected, *others) = join((self.prompt, *self.answers), (other.prompt, *other.answers))
         return TokenPairs(
             prompt=prompt,
@@ -234,4 +242,11 @@ class TokenPairs:
             turns=join(self.turns, other.turns),
             source=source,
             source_names=() if source is None else self.source_names,
+            subset=np.concatenate(subsets) if subsets else None,
+            subset_names=subset_names,
         )
+
+    def subset_among(self, names: Sequence[str]) -> Index:
+        """[n] position of each pair's subset in `names`, which hold all of `subset_names`; -1 for none."""
+        places = np.array([*map(list(names).index, self.subset_names), -1], np.int64)
+        return np.full(len(self), -1, np.int64) if self.subset is None else places[self.subset]

@@ -16,6 +16,7 @@ from alphapo_cli.plots import style
 
 Rows = Sequence[Mapping[str, Any]]
 _WIN = "glassbox/true_win_rate"
+_IDEALISED = "ranking/idealised_accuracy"
 _SIDES = (("chosen", style.CHOSEN, "-"), ("rejected", style.REJECTED, "--"))
 
 
@@ -115,6 +116,9 @@ def _margin(ax: Axes, rows: Rows) -> None:
 def _shares(ax: Axes, rows: Rows) -> None:
     _curve(ax, rows, "rewards/accuracies", style.INK, "in order by reward (ties half)")
     _curve(ax, rows, "displacement/share_chosen_down", style.PURPLE, "chosen displaced", dash="--")
+    if any(style.number(row.get(_IDEALISED)) is not None for row in rows):
+        _curve(ax, rows, "ranking/accuracy", style.BLUE, "in order by log-prob", dash="-.")
+        _curve(ax, rows, _IDEALISED, style.BLUE, "the same at DPO's optimum", dash=":", width=1.0)
     ax.set_ylim(-0.02, 1.02)
     style.panel(ax, "Shares of the probe pairs", "share of pairs")
 

@@ -6,7 +6,7 @@ Only here are values aggregated over pairs. What is undefined is `None` (JSON nu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -87,34 +87,42 @@ def metrics(now: ProbeValues, start: ProbeValues) -> dict[str, float | None]:
     _spread(row, "rewards/margins", margins)
     row["rewards/accuracies"] = _mean(_accuracy(now)[both])
     order, before = (_order(v.sums, v.rounding)[both] for v in (now, start))
-    lengths = np.maximum(now.lengths, 1)
+    lengths, errors = np.maximum(now.lengths, 1), np.hypot(now.rounding, start.rounding)
     row["ranking/accuracy"] = _mean(order)
     row["ranking/accuracy_length_normalised"] = _mean(_order(now.sums / lengths, now.rounding / lengths)[both])
+    row["ranking/against_start"] = _mean(_order(change, errors)[both])
+    row["ranking/against_start_length_normalised"] = _mean(_order(change / lengths, errors / lengths)[both])
     row["ranking/flipped"] = _mean(np.abs(order - before))
+    row["displacement/rejected_to_chosen"] = _ratio((change / lengths)[:2, both], (errors / lengths)[:2, both])
     row["kl/reference"] = _mean(now.kl[present[0]])
     row["entropy/chosen"] = _mean(now.entropy[present[0]])
     return row
 
 
-def by_source(now: ProbeValues, start: ProbeValues, pairs: TokenPairs, keys: Sequence[str]) -> dict[str, float | None]:
-    """Metrics for each source of a mixture, as `source/<name>/<key>`.
+def by_group(
+    now: ProbeValues, start: ProbeValues, pairs: TokenPairs, keys: Mapping[str, Sequence[str]]
+) -> dict[str, float | None]:
+    """Metrics for each source of a mixture and for each subset, as `source/<name>/<key>` and `subset/<name>/<key>`.
 
     Args:
         now: the measurement of this step.
         start: the measurement before the first step.
         pairs: the probe pairs.
-        keys: which of `metrics`.
+        keys: source and subset -> which of `metrics`.
 
     Returns:
-        Metric -> value, None where the probe has no pairs of the source; nothing for pairs of a single source.
+        Metric -> value, None where the probe has no pairs of the source or subset; nothing for pairs of a single source
+        without subsets.
     """
     row: dict[str, float | None] = {}
-    if pairs.source is None:
-        return row
-    for number, name in enumerate(pairs.source_names):
-        of_source = np.asarray(pairs.source == number)
-        own = metrics(_select(now, of_source), _select(start, of_source))
-        row |= {f"source/{name}/{key}": own[key] for key in keys}
+    kinds = {"source": (pairs.source, pairs.source_names), "subset": (pairs.subset, pairs.subset_names)}
+    for kind, (of, names) in kinds.items():
+        for number, name in enumerate(names if of is not None else ()):
+            own = np.asarray(of == number)
+            found = metrics(_select(now, own), _select(start, own))
+            row |= {f"{kind}/{name}/{key}": found[key] for key in keys[kind]}
+            if kind == "subset":
+                row[f"subset/{name}/pairs"] = float(own.sum())
     return row
 
 
@@ -152,6 +160,22 @@ def _order(values: np.ndarray, rounding: np.ndarray) -> np.ndarray:
 def _accuracy(now: ProbeValues) -> np.ndarray:
     """Whether the chosen answer has the higher reward, [P]: 1, 0 or, within rounding, 0.5."""
     return _order(now.rewards, now.reward_rounding)
+
+
+def _ratio(moved: np.ndarray, errors: np.ndarray) -> float | None:
+    """Mean change of the rejected answers over that of the chosen ones.
+
+    Args:
+        moved: [2, P] change of each answer's log-prob, nats per token, chosen first.
+        errors: [2, P] bounds on its rounding error.
+
+    Returns:
+        The ratio, None while the chosen answers have moved by rounding alone.
+    """
+    if not moved.size:
+        return None
+    chosen, rejected = moved.mean(axis=1)
+    return _finite(rejected / chosen) if abs(chosen) > np.hypot.reduce(errors[0]) / errors.shape[1] else None
 
 
 def objective_values(objective: Objective, answers: AnswerLogProbs, context: StepContext) -> dict[str, np.ndarray]:

@@ -38,6 +38,7 @@ class Moved:
     to_rejected: Tensor  # [M] gained by the rejected answer's token
     to_end: Tensor  # [M] gained by end tokens
     to_other: Tensor  # [M] gained by all other tokens
+    to_neither: Tensor  # [M] change of the probability of all tokens but the chosen answer's and the rejected answer's
     residual: Tensor  # [M] gains plus losses, 0 but for rounding
     top10: Tensor  # [M] probability of the ten likeliest tokens now
     top10_change: Tensor  # [M] that, minus the probability of the ten likeliest tokens of step 0 then
@@ -104,6 +105,10 @@ def _compared(now: Tensor, before: Tensor, target: Tensor, rejected: Tensor, end
         "to_rejected": to_rejected,
         "to_end": to_end,
         "to_other": moved - to_rejected - to_end,
+        "to_neither": -change.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+        - torch.where(
+            known & (rejected != target), change.gather(-1, rejected.clamp(min=0).unsqueeze(-1)).squeeze(-1), 0.0
+        ),
         "residual": change.sum(-1),
         "top10": mass,
         "top10_change": mass - mass_before,

@@ -21,7 +21,7 @@ from alphapo_cli.runtime.distributed import Processes
 PLACES = ("first", "falls")
 _LISTED = 20  # tokens in mass.json
 _VALUES = (
-    "moved", "to_rejected", "to_end", "to_other", "top10", "top10_change", "top10_entropy", "top10_entropy_change",
+    "moved", "to_rejected", "to_end", "to_other", "to_neither", "top10", "top10_change", "top10_entropy", "top10_entropy_change",
     "likeliest_changed", "chosen_left_top10",
 )  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,8 @@ from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.probe import displacement
 from alphapo_cli.probe.displacement import ProbeValues
-from alphapo_cli.probe.pair_scores import Numbers, idealised_margin, log_prob_scores, token_scores
-from alphapo_cli.probe.rank_correlation import spearman
-from alphapo_cli.probe.score_names import NAMES
+from alphapo_cli.probe.idealised import MARGIN
+from alphapo_cli.probe.pair_scores import Numbers
 
 _REWARDS = ("rewards/", "displacement/margin_from_chosen", "shape/")
 _GRADIENTS = ("gradient_weight/",)
@@ -27,8 +26,9 @@ class Comparison:
     Attributes:
         now: values under the model.
         start: values under the start.
-        scores: name -> [P], as `scores_of` gives them.
+        scores: name -> [P], as `foretold.scores_of` gives them.
         unknown: beginning of a metric's key -> why its value is not known.
+        idealised: the metrics of `idealised.idealised_accuracies`.
         step: optimizer step of a run's model; None for other models.
     """
 
@@ -36,29 +36,8 @@ class Comparison:
     start: ProbeValues
     scores: Mapping[str, Numbers]
     unknown: Mapping[str, str]
+    idealised: Mapping[str, float | None]
     step: int | None = None
-
-
-def scores_of(
-    states: Mapping[str, Numbers], start: ProbeValues, pairs: TokenPairs, objective: Objective
-) -> dict[str, Numbers]:
-    """All scores of the pairs under the start model.
-
-    Args:
-        states: those of its hidden states, from `pair_scores.batch_scores`.
-        start: the probe's values under it.
-        pairs: P pairs.
-        objective: its label column, if any, has the probability of each preference, for `idealised_margin`.
-
-    Returns:
-        Name -> [P], NaN where a score is undefined.
-    """
-    found = {**token_scores(pairs), **states, **log_prob_scores(start.sums, start.lengths, start.rounding)}
-    found = {name: found[name] for name in NAMES}
-    label = objective.label_column
-    if label is not None and label in pairs.columns:
-        found["idealised_margin"] = idealised_margin(found["reference_gap"], pairs.columns[label], objective.beta)
-    return found
 
 
 def unknown_keys(objective: Objective, *, moved: bool) -> dict[str, str]:
@@ -88,18 +67,31 @@ def unknown_keys(objective: Objective, *, moved: bool) -> dict[str, str]:
     return reasons
 
 
-def metrics(comparison: Comparison, pairs: TokenPairs, by_source: Sequence[str]) -> dict[str, float | None]:
-    """The probe's row of metrics, those of `by_source` for each source, and means and quantiles of `pairs/<score>`."""
+def metrics(
+    comparison: Comparison, pairs: TokenPairs, by_group: Mapping[str, Sequence[str]]
+) -> dict[str, float | None]:
+    """The probe's row of metrics, those of each source and subset, and means and quantiles of `pairs/<score>`.
+
+    Args:
+        comparison: the values of P pairs.
+        pairs: the pairs.
+        by_group: source and subset -> the metrics that each has of its own.
+
+    Returns:
+        Metric -> value, None where it is undefined or not known.
+    """
     now, start = comparison.now, comparison.start
-    row = displacement.metrics(now, start) | displacement.by_source(now, start, pairs, by_source)
+    row = (
+        displacement.metrics(now, start)
+        | displacement.by_group(now, start, pairs, by_group)
+        | dict(comparison.idealised)
+    )
     row = {key: None if _reason(key, comparison.unknown) else value for key, value in row.items()}
     for name, values in comparison.scores.items():
         known = values[~np.isnan(values)]
         if name == "start_prefers_chosen":
             row["ranking/start_accuracy"] = _mean(known)
-        elif name == "idealised_margin":
-            row["ranking/idealised_accuracy"] = _mean((known > 0) + 0.5 * (known == 0))
-        else:
+        elif name != MARGIN:
             row[f"pairs/{name}"] = _mean(known)
             for q in displacement.QUANTILES:
                 row[f"pairs/{name}/p{q}"] = float(np.percentile(known, q)) if known.size else None
@@ -133,19 +125,11 @@ def rows(comparison: Comparison, pairs: TokenPairs, sets: tuple[str, ...]) -> li
     return found
 
 
-def correlations(comparison: Comparison) -> dict[str, dict[str, Any]]:
-    """Rank correlation over the pairs of each score with the chosen answer's displacement, in nats per token."""
-    now, start = comparison.now, comparison.start
-    moved = (now.sums[0] - start.sums[0]) / np.maximum(now.lengths[0], 1)
-    moved = np.where(now.lengths[0] > 0, moved, np.nan)
-    return {name: asdict(spearman(values, moved)) for name, values in comparison.scores.items()}
-
-
 def _reason(key: str, unknown: Mapping[str, str]) -> str | None:
     """Why the value of a key is not known; None where it is."""
-    if key.startswith("source/"):
-        key = "/".join(key.split("/")[2:])
-    return next((reason for beginning, reason in unknown.items() if key.startswith(beginning)), None)
+    grouped = key.startswith(("source/", "subset/"))
+    places = [key, *(key[i + 1 :] for i, char in enumerate(key) if char == "/")] if grouped else [key]
+    return next((why for start, why in unknown.items() if any(place.startswith(start) for place in places)), None)
 
 
 def _way(displacement: float) -> str:

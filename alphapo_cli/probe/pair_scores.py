@@ -2,8 +2,10 @@
 
 CHES (centred hidden embedding similarity, 2410.08847 definition 2) is <S_w, S_l> - |S_w|^2, where S is the sum over an
 answer's tokens of the last hidden states, after the final norm, at the positions that predict them: from the prompt's
-last position to the answer's last token but one. The higher, the more alike the model finds the two answers, and the
-further the chosen one is predicted to fall. States are summed in float64, whatever the model computes in.
+last position to the answer's last token but one. The authors' ches/ches.py sums the same ones; their script for whole
+data sets, compute_preference_similarity_per_example.py, gives the model an answer without its end token and sums all of
+its positions, which is the same where ours ends with one. The higher, the more alike the model finds the two answers, and
+the further the chosen one is predicted to fall. States are summed in float64, whatever the model computes in.
 """
 
 from __future__ import annotations
@@ -89,14 +91,33 @@ def summed_states(hidden: Tensor, tokens: CompletionTokens) -> Tensor:
     return total.view(tokens.num_sides, tokens.num_pairs, -1)
 
 
-def state_scores(states: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+def last_states(hidden: Tensor, tokens: CompletionTokens, lengths: Tensor) -> Tensor:
+    """The hidden state that predicts the last token of each answer.
+
+    Args:
+        hidden: [N, H] last hidden states that predict the completion tokens.
+        tokens: the record of these tokens.
+        lengths: [K, B] tokens.
+
+    Returns:
+        [K, B, H] float64; without meaning for an absent answer.
+    """
+    if not len(hidden):
+        return torch.zeros(tokens.num_sides, tokens.num_pairs, hidden.shape[-1], dtype=torch.float64)
+    ends = lengths.long().flatten().cumsum(0) - 1  # answers lie one after another
+    return hidden[ends.clamp(min=0)].double().view(tokens.num_sides, tokens.num_pairs, -1)
+
+
+def state_scores(states: Tensor, last: Tensor, lengths: Tensor) -> dict[str, Tensor]:
     """CHES and its relatives.
 
-    `ches`: <S_w, S_l> - |S_w|^2. `ches_normalised`: <S_w, S_l>/(n_w n_l) - |S_w|^2/n_w^2 (2410.08847, its
-    form for answers of different lengths). `inner_product`: <S_w, S_l>.
+    `ches`: <S_w, S_l> - |S_w|^2. `ches_normalised`: <S_w, S_l>/(n_w n_l) - |S_w|^2/n_w^2 (2410.08847 section 6, its
+    form for answers of different lengths). `inner_product`: <S_w, S_l>. `last_inner_product`: <h_w, h_l>, h the state
+    that predicts an answer's last token, which is to be its end (2410.08847 section 5, a score that CHES is compared with).
 
     Args:
         states: S, [K, B, H] float64.
+        last: h, [K, B, H] float64.
         lengths: n, [K, B] tokens.
 
     Returns:
@@ -111,6 +132,7 @@ def state_scores(states: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         "ches": (chosen * (rejected - chosen)).sum(-1),
         "ches_normalised": (mean_chosen * (mean_rejected - mean_chosen)).sum(-1),
         "inner_product": (chosen * rejected).sum(-1),
+        "last_inner_product": (last[0] * last[1]).sum(-1),
     }
     return {name: torch.where(both, values, math.nan) for name, values in found.items()}
 
@@ -141,19 +163,20 @@ def log_prob_scores(sums: Numbers, lengths: Numbers, rounding: Numbers) -> dict[
 def idealised_margin(reference_gap: Numbers, preference: Numbers, beta: float) -> Numbers:
     """Log-ratio of both answers under the policy that attains DPO's optimum on these preferences.
 
-    Its sign is the pair's term of the idealised ranking accuracy (2405.19534 section 3): the optimum has
-    pi(y_w)/pi(y_l) = ref(y_w)/ref(y_l) (p/(1 - p))^(1/beta), so that a start which ranks the pair wrong may still do so
-    at the optimum.
+    Its sign is the pair's term of the idealised ranking accuracy (2405.19534 theorem 3.1 and corollary 3.3): the optimum
+    has pi(y_w)/pi(y_l) = ref(y_w)/ref(y_l) (p/(1 - p))^(1/beta), so that a start which ranks the pair wrong may still do
+    so at the optimum.
 
     Args:
-        reference_gap: [P] log ref(y_w) - log ref(y_l), nats.
+        reference_gap: [P] log ref(y_w) - log ref(y_l), nats; of the means per token for the length-normalised accuracy.
         preference: [P] probability p that the chosen answer is preferred.
         beta: DPO's beta.
 
     Returns:
-        [P] nats; infinite for a certain preference.
+        [P] nats; infinite for a certain preference, for which the optimum lies at infinity (the authors' figures take
+        p = 0.999 there).
     """
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # NaN where p is no probability
         logit: Numbers = np.log(preference) - np.log1p(-preference)
     return reference_gap + logit / beta
 
@@ -162,7 +185,7 @@ def batch_scores(hidden: Tensor, batch: PairBatch) -> dict[str, Numbers]:
     """`state_scores` of a batch from the hidden states [N, H] that predict its completion tokens."""
     tokens = batch.tokens
     lengths = tokens.sum_over(torch.ones(len(tokens.ids), device=hidden.device))
-    scores = state_scores(summed_states(hidden, tokens), lengths)
+    scores = state_scores(summed_states(hidden, tokens), last_states(hidden, tokens, lengths), lengths)
     return {name: values.cpu().numpy() for name, values in scores.items()}
 
 

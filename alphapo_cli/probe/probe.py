@@ -38,6 +38,17 @@ class BatchObservation:
 Observer = Callable[[BatchObservation], None]  # called once for each batch of this process
 
 
+def each(*observers: Observer | None) -> Observer | None:
+    """An observer that calls all of `observers`, in order; None where there is none."""
+    called = [one for one in observers if one is not None]
+
+    def observe(seen: BatchObservation) -> None:
+        for one in called:
+            one(seen)
+
+    return observe if called else None
+
+
 class Probe:
     """Measurements of a run's fixed held-out pairs; made before the first step, from the policy as it then is."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.report.collect import Sweep, number
+from alphapo_cli.report.frontier import frontier
 from alphapo_cli.storage.atomic import write_atomic
 from alphapo_cli.storage.csv_text import cell
 from alphapo_cli.sweep.intervals import Estimate
@@ -31,6 +32,7 @@ def write_csv(sweep: Sweep, folder: Path) -> dict[str, Path]:
 def _points(sweep: Sweep) -> list[dict[str, Any]]:
     """Means over complete seeds; intervals of the outcome are pointwise, those of the advantages simultaneous."""
     analysis, metrics = sweep.analysis, _ordered(k for c in sweep.cells for k in c.final)
+    rates = frontier(sweep)
     rows = []
     for k, point in enumerate(sweep.points):
         values = point.members[0]["point"]
@@ -42,6 +44,7 @@ def _points(sweep: Sweep) -> list[dict[str, Any]]:
             **_bounds("outcome", analysis.metric, analysis.estimates[k]),
             **_bounds("advantage_over_alpha_0", analysis.metric, analysis.advantages[k]),
             "verdict": None if (gain := analysis.advantages[k]) is None else gain.verdict,
+            "on_frontier": None if rates is None or k not in rates.paths else k in rates.front,
             **{key: point.mean(key) for key in metrics},
             "clipped_steps": point.clipped,
         })  # fmt: skip

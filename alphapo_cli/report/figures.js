@@ -8,7 +8,7 @@ const TITLES = {
 const NEUTRAL = { "eval/win_rate": [0.5, "as good as the reference"], "glassbox/true_win_rate": [0.5, "as good as the start"], "rewards/accuracies": [0.5, "chance"] };
 const ORDER = POINTS.map((_, k) => k);
 const shownPoints = () => ORDER.filter((k) => isOn(POINTS[k]));
-const SHARE = new Set(["eval/win_rate", "glassbox/true_win_rate", "rewards/accuracies"]);
+const SHARE = new Set(["eval/win_rate", "glassbox/true_win_rate", "rewards/accuracies", "ranking/accuracy"]);
 
 /** The x axis over the swept value, and where each point stands on it; series stand side by side. */
 function valueAxis() {
@@ -194,6 +194,8 @@ function stepsFigure(holder) {
   const last = Math.max(...drawn.flatMap((c) => c.places.map((p) => p[0])), 1);
   const frame = new Frame(holder, { x: { low: 0, high: last, title: "optimizer step", integer: true }, y: { low, high, title: holder.dataset.unit }, label: `${keys.join(" and ")} against steps` });
   if (neutral) frame.rule("y", ...neutral);
+  const best = keys[0] === "ranking/accuracy" && POINTS.length === 1 ? ending(0, "ranking/idealised_accuracy") : null;
+  if (best) frame.rule("y", best.mean, "DPO's optimum");
   for (const mark of DATA.marks || []) frame.rule("x", mark.step, keys[0] === "glassbox/true_win_rate" ? mark.word : "");
   for (const c of drawn) if (!isOn(POINTS[c.k])) frame.line(c.places, c.k, { off: true });
   const crowd = on.length > 3 ? "crowd" : "";
@@ -210,8 +212,9 @@ function stepsFigure(holder) {
 }
 
 /** The path of each point through (x metric, y metric), from a common start (open) to its end (dot). */
-function pathsFigure(holder, xKey, yKey, { xTitle, yTitle, neutral }) {
+function pathsFigure(holder, xKey, yKey, { xTitle, yTitle, neutral, given }) {
   const path = (k) => {
+    if (given) return (given.paths[k] || []).map(([step, x, y]) => [x, y, step]);
     const xs = new Map(meanCurve(k, xKey).map((p) => [p.step, p.mean]));
     return meanCurve(k, yKey).filter((p) => xs.has(p.step)).map((p) => [xs.get(p.step), p.mean, p.step]);
   };
@@ -232,6 +235,15 @@ function pathsFigure(holder, xKey, yKey, { xTitle, yTitle, neutral }) {
     frame.dot(p.at(-1)[0], p.at(-1)[1], k);
     for (const [x, y, step] of p) frame.hit(x, y, k, [["step", written(step)], [xTitle, written(x)], [yTitle, written(y)]]);
   }
+  if (given) frontLine(frame, given.front.map((k) => paths.get(k).at(-1)), xHigh);
+}
+
+/** The stepped line over the ends that no other beats in both. */
+function frontLine(frame, ends, right) {
+  if (!ends.length) return;
+  const steps = ends.map(([x, y], i) => `${i ? `H${frame.px(x).toFixed(1)}V` : `M${frame.px(x).toFixed(1)} `}${frame.py(y).toFixed(1)}`).join("");
+  svgNode("path", { class: "line thin front", d: `${steps}H${frame.px(right).toFixed(1)}`, stroke: "var(--ink)", "stroke-dasharray": "4 3" }, frame.marks);
+  for (const [x, y] of ends) svgNode("circle", { class: "ring", cx: frame.px(x), cy: frame.py(y), r: 7, fill: "none", stroke: "var(--ink)" }, frame.marks);
 }
 
 const QUADRANTS = [ // drawn from the middle outwards: chosen up to the right, chosen down to the left
@@ -281,7 +293,7 @@ const FIGURES = {
   gradient: gradientFigure,
   kl: (h) => endingFigure(h, "kl/reference", { title: "KL to the start, nats per token" }),
   length: (h) => endingFigure(h, "glassbox/length", { title: "tokens per answer", around: [] }),
-  frontier: (h) => pathsFigure(h, "kl/reference", DATA.outcome || "rewards/accuracies", { xTitle: "KL to the start, nats per token", yTitle: TITLES[DATA.outcome] || "outcome", neutral: NEUTRAL[DATA.outcome] }),
+  frontier: (h) => pathsFigure(h, "kl/reference", DATA.outcome || "rewards/accuracies", { xTitle: "KL to the start, nats per token", yTitle: TITLES[DATA.outcome] || "outcome", neutral: NEUTRAL[DATA.outcome], given: DATA.frontier }),
   explorer: (h) => {
     const key = document.getElementById("metric").value;
     curvesFigure(h, key, { title: METRICS[key]?.unit || "", neutral: NEUTRAL[key] });

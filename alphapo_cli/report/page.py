@@ -16,9 +16,10 @@ from markupsafe import Markup
 
 from alphapo_cli.report import settings
 from alphapo_cli.report.collect import Sweep, number, shown
+from alphapo_cli.report.frontier import frontier
 from alphapo_cli.report.numbers import OUTCOMES, numbers, titled
 from alphapo_cli.report.over_training import HEADS, over_training
-from alphapo_cli.report.payload import payload
+from alphapo_cli.report.payload import payload, written
 from alphapo_cli.report.samples import Samples, samples
 from alphapo_cli.report.shapes import left_out, words
 from alphapo_cli.sweep.analysis import scale_note
@@ -30,6 +31,12 @@ FOLDER = Path(__file__).parent
 _SCRIPTS = ("base.js", "chart.js", "figures.js", "shapes.js", "page.js")
 
 
+_FRONTIER = (
+    " Models that eval.at kept are on it, too. The dashed line is the frontier: no other end of training, nor the start, wins "
+    "as much at a KL as small; which points stand on it is as uncertain as their win rates."
+)
+
+
 def page(sweep: Sweep) -> str:
     """The report as HTML."""
     answers = samples(sweep)
@@ -37,6 +44,9 @@ def page(sweep: Sweep) -> str:
     metric = sweep.analysis.metric
     title, lead = _title(sweep)
     data = payload(sweep, answers)
+    rates = frontier(sweep)
+    if rates is not None:
+        data["frontier"] = {"paths": {str(k): written(path) for k, path in rates.paths.items()}, "front": rates.front}
     seed = "" if answers is None or answers.seed is None else f" of seed {answers.seed}"
     return (
         environment()
@@ -55,6 +65,7 @@ def page(sweep: Sweep) -> str:
             over=sweep.over,
             has_intervals=any(e is not None for e in sweep.analysis.estimates),
             has_advantage=any(a is not None for a in sweep.analysis.advantages),
+            frontier_note=_FRONTIER if rates is not None else "",
             has_length="glassbox/length" in data["metrics"],
             band_note=" The band spans the seeds." if any(len(p.members) > 1 for p in sweep.points) else "",
             samples_caption=f"Answers at the last step{seed}, for prompts drawn by a hash.",
@@ -193,11 +204,20 @@ def _warning(sweep: Sweep) -> str | None:
     return f"{done} of {len(sweep.cells)} cells are complete ({listed}); this page shows what there is."
 
 
+_GROUPS = (
+    ("where probability went", "mass/"),
+    ("what scores foretold", "foretold/"),
+    ("subsets and sources", ("subset/", "source/")),
+    ("sampled answers", "samples/"),
+    ("training batches", "train/"),
+)
+
+
 def _groups(metrics: list[str]) -> list[tuple[str, list[str]]]:
     """Headings and metrics of the list from which a metric is chosen."""
     groups = [
         ("held-out pairs", [k for k in metrics if k in catalog.PROBE]),
         ("embedded world", [k for k in metrics if k in catalog.GLASSBOX]),
-        ("training batches", [k for k in metrics if k.startswith("train/")]),
+        *((name, [k for k in metrics if k.startswith(starts)]) for name, starts in _GROUPS),
     ]
     return [(name, keys) for name, keys in groups if keys]

@@ -13,6 +13,7 @@ from typing import Any
 from alphapo_cli.plots import colours
 from alphapo_cli.report import shapes
 from alphapo_cli.report.collect import ReportCell, Sweep, number, short, shown
+from alphapo_cli.report.frontier import Place
 from alphapo_cli.report.samples import Answer, Samples
 from alphapo_cli.sweep.intervals import DISTINGUISHABLE, Estimate
 from alphapo_cli.sweep.verdicts import rows_of
@@ -20,6 +21,7 @@ from alphapo_cli.tracking import metrics as catalog
 
 # Values of all curves together (about 7 bytes each), and the number of points that every curve keeps at least.
 CURVE_BUDGET, FEWEST = 60_000, 12
+ASKED_FOR = ("mass/", "foretold/", "subset/", "source/", "samples/")
 TRAIN = ("train/loss", "train/grad_norm", "train/rewards/margins", "train/rewards/accuracies")
 # Percentiles that final values also hold, for the bars of the gradient weights.
 SPREAD = tuple(f"gradient_weight/{side}/{q}" for side in ("chosen", "rejected") for q in ("p10", "p90"))
@@ -37,6 +39,7 @@ def payload(sweep: Sweep, answers: Samples | None, bands: Sequence[str] = ()) ->
         JSON values.
     """
     keys = [k for k in (*catalog.PROBE, *catalog.GLASSBOX, *TRAIN) if any(_known(c, k) for c in sweep.cells)]
+    keys += _asked_for(sweep)
     drawn = [*keys, *bands]
     most = max(CURVE_BUDGET // max(len(drawn) * len(sweep.cells), 1), FEWEST)
     grids: dict[tuple[int, ...], int] = {}
@@ -57,6 +60,13 @@ def payload(sweep: Sweep, answers: Samples | None, bands: Sequence[str] = ()) ->
         "shapes": shapes.payload(sweep),
         "colours": {"diverging": colours.DIVERGING, "ordered": colours.ORDERED, "categories": colours.CATEGORIES},
     }
+
+
+def _asked_for(sweep: Sweep) -> list[str]:
+    """Metrics that are measured where a setting asks for them, or by the data's subsets and sources."""
+    found = {k for cell in sweep.cells for row in cell.rows for k in row if k.startswith(ASKED_FOR)}
+    shown = [k for k in sorted(found) if not k.endswith(("/low", "/high")) and catalog.is_known(k)]
+    return [k for k in shown if any(_known(c, k) for c in sweep.cells)]
 
 
 def _known(cell: ReportCell, key: str) -> bool:
@@ -133,6 +143,12 @@ def _cell(
         "start": _numbers(first, ("gradient_weight/chosen", "gradient_weight/rejected")),
         "curves": curves,
     }
+
+
+def written(path: Sequence[Place]) -> list[list[float | None]]:
+    """[step, KL, win rate] of the models of a path; of a long one evenly spaced models and the last."""
+    kept = {*thinned([place.step for place in path], FEWEST * 4), path[-1].step}
+    return [[place.step, rounded(place.kl), rounded(place.rate)] for place in path if place.step in kept]
 
 
 def overlays(sweep: Sweep) -> dict[str, dict[str, list[tuple[float, float]]]]:

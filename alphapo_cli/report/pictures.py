@@ -8,10 +8,12 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from alphapo_cli.plots import style, sweep_panels, sweep_shapes
+from alphapo_cli.plots.frontier import FrontierPath, frontier_figure
 from alphapo_cli.plots.shape_data import RewardShape
 from alphapo_cli.plots.sweep_curves import SweepCurve, displacement_figure
 from alphapo_cli.plots.sweep_outcome import outcome_figure
 from alphapo_cli.report.collect import Sweep
+from alphapo_cli.report.frontier import frontier
 from alphapo_cli.runs.title import title
 from alphapo_cli.sweep.directory import SweepDirectory
 from alphapo_cli.sweep.moved import moved
@@ -44,6 +46,9 @@ def write_pictures(sweep: Sweep, folder: Path) -> dict[str, list[Path]]:
             figures[file] = lambda key=key, text=text, unit=unit: sweep_panels.ending_figure(  # type: ignore[misc]
                 cells, key, text, unit, name
             )
+    drawn = frontier_paths(sweep, cells)
+    if drawn:
+        figures["frontier"] = lambda: frontier_figure(drawn, name, sweep.over)
     written: dict[str, list[Path]] = {}
     for file, make in figures.items():
         figure = make()
@@ -95,6 +100,28 @@ def curves(sweep: Sweep) -> list[SweepCurve]:
             )
         )
     return found
+
+
+def frontier_paths(sweep: Sweep, cells: list[SweepCurve]) -> list[FrontierPath]:
+    """The points of a sweep as the figure of its frontier takes them; none where it has no win rate and KL.
+
+    Args:
+        sweep: the sweep.
+        cells: its `curves`.
+
+    Returns:
+        One path a point.
+    """
+    found = frontier(sweep)
+    if found is None:
+        return []
+    first = {cell.point: curve for cell, curve in zip(reversed(sweep.cells), reversed(cells), strict=True)}
+    paths = []
+    for point, places in found.paths.items():
+        estimate = sweep.analysis.estimates[point]
+        interval = None if estimate is None else (estimate.low, estimate.high)
+        paths.append(FrontierPath(first[point], [(p.kl, p.rate) for p in places], interval, point in found.front))
+    return paths
 
 
 def draw(sweep: Sweep, cells: list[SweepCurve], places: dict[str, Path]) -> dict[str, Path]:

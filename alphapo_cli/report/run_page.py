@@ -86,6 +86,10 @@ _SINGLE = (
     Figure("Reward margin", "Chosen minus rejected reward of held-out pairs. It may grow while quality falls.",
            ("rewards/margins",), "reward"),
     Figure("Pairs in the right order", "By reward; ties count half.", ("rewards/accuracies",), "share of pairs"),
+    Figure("Pairs in the right order by log-prob", "Which of both answers the model itself finds likelier; ties count half. "
+           "Training on rewards against a reference may leave it as it was. Of one run a line shows what DPO's optimum "
+           "would have, where the probabilities of the preferences are known.",
+           ("ranking/accuracy",), "share of pairs"),
     Figure("Chosen answers that became less likely", "Towards 1, nearly every preferred answer did.",
            ("displacement/share_chosen_down",), "share of pairs"),
     Figure("Loss", "Of the training batches.", ("train/loss",), "loss"),
@@ -145,7 +149,7 @@ def _figures(one: bool) -> list[Figure]:
         both = Figure(heading, f"{caption}{_BAND if key == 'displacement' else ''}", tuple(keys), unit)
         sides.append([both] if one else alone)
     moved, weights = sides
-    return [*moved, *_SINGLE[:4], *weights, *_SINGLE[4:]]
+    return [*moved, *_SINGLE[:5], *weights, *_SINGLE[5:]]
 
 
 def _verdict(cell: ReportCell) -> tuple[str, str, list[str]]:

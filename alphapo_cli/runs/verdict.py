@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.runtime.statistics.share import share_interval
-from alphapo_cli.runtime.wording import rate
+from alphapo_cli.runtime.wording import rate, who_falls
 from alphapo_cli.storage.strict_json import read_file
 
 WIN_RATE = "glassbox/true_win_rate"
@@ -99,6 +99,7 @@ def verdict(
         sentences.append(UNMEASURED)
     if probes:
         sentences.append(_curves(probes, pairs))
+        sentences += _foretold(probes[-1])
     if clipped is not None and clipped > CLIPPED:
         logged = sum(_number(row, "train/grad_norm") is not None for row in rows)
         sentences.append(
@@ -152,6 +153,12 @@ def _curves(probes: Sequence[Mapping[str, Any]], pairs: int | None) -> str:
     if was and now is not None and now < 0.25 * was:
         return f"the distributions became sharp: entropy on chosen answers {was:.2f} before, {now:.2f} nats now"
     return f"chosen answers became less likely in {rate(down, pairs)} pairs{',' + by if by else ''}: no curve warns"
+
+
+def _foretold(last: Mapping[str, Any]) -> list[str]:
+    """What CHES foretold, where the pairs were scored before training."""
+    rho, low, high, n = (_number(last, f"foretold/{key}") for key in ("ches", "ches/low", "ches/high", "pairs"))
+    return [] if rho is None or low is None or high is None else [who_falls(rho, (low, high), int(n or 0))]
 
 
 def _grew(probes: Sequence[Mapping[str, Any]], since: int) -> bool:

@@ -52,6 +52,31 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
+def correlation(rho: float, interval: tuple[float, float]) -> str:
+    """A correlation as `-0.41 [-0.50, -0.31]`."""
+    return f"{rho:+.2f} [{interval[0]:+.2f}, {interval[1]:+.2f}]"
+
+
+def who_falls(rho: float, interval: tuple[float, float], pairs: int) -> str:
+    """Whether CHES has foretold which chosen answers fall, in a sentence.
+
+    Args:
+        rho: rank correlation of CHES with the displacement of the chosen answers; below 0: those that it warns of fell.
+        interval: its 95 % interval.
+        pairs: number of pairs.
+
+    Returns:
+        `CHES predicts who falls: rho = ...`, or that it does not.
+    """
+    if interval[1] < 0:
+        said = "CHES predicts who falls"
+    elif interval[0] > 0:
+        said = "CHES predicts who falls the wrong way round (pairs that it warns of fell less)"
+    else:
+        said = "CHES does not predict who falls"
+    return f"{said}: rho = {correlation(rho, interval)}, n = {pairs:,}"
+
+
 def size(count: float) -> str:
     """A number of bytes as `1.4 GiB`."""
     for unit in _UNITS:

@@ -14,6 +14,7 @@ from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import UsageError, visible
 from alphapo_cli.objective.build import build
 from alphapo_cli.objective.objective import Objective
+from alphapo_cli.probe.idealised import preference_column
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runtime.distributed import start_processes
 from alphapo_cli.runtime.signals import stop_requests
@@ -112,8 +113,9 @@ def start_of(cfg: TrainConfig, builder: InputsBuilder) -> tuple[Objective, Model
         start = dataclasses.replace(start, data=start.data.with_mismatched())
     for what, pairs in (("the training data", start.data.train), ("the probe's data", start.data.probe)):
         check_pairs(cfg, objective, pairs, what)
-    reads = objective.columns_of(objective.sides(start.data.train.num_sides))
-    return objective, dataclasses.replace(start, data=start.data.read_by(reads))
+    read = {*objective.columns_of(objective.sides(start.data.train.num_sides))}
+    read |= {preference_column(objective, start.data.probe.columns) or ""}
+    return objective, dataclasses.replace(start, data=start.data.read_by(read))
 
 
 def data_table(start: ModelAndData) -> Table:

@@ -1,6 +1,6 @@
 """Catalogue of the metrics that a run writes: the meaning of each in one sentence, its unit, and what a bad value is.
 
-The sentence of a key with a suffix (`/p50`, `_sum`) or a prefix (`train/`, `source/NAME/`) is derived from the plain
+The sentence of a key with a suffix (`/p50`, `_sum`) or a prefix (`train/`, `source/NAME/`, `subset/NAME/`) is derived from the plain
 key's entry.
 Imports no torch, so that `alphapo metrics` answers at once.
 """
@@ -79,6 +79,14 @@ PROBE: dict[str, Metric] = {
         None,
         "below 0: the whole growth of the margin comes from pushing the rejected side down",
     ),
+    "displacement/rejected_to_chosen": Metric(
+        "Ratio of",
+        "displacement/rejected to displacement/chosen, the slope of the path that both take since step 0; null while the "
+        "chosen completions have moved by rounding alone",
+        None,
+        "falling towards 1 from above while both fall: the rejected side's drop has turned into forgetting both; below 0 "
+        "the two part, as they should",
+    ),
     "rewards/chosen": _mean("the chosen completion's implicit reward, beta times its shaped score", "reward units"),
     "rewards/rejected": _mean("the rejected completion's implicit reward, beta times its shaped score", "reward units"),
     "rewards/margins": _mean(
@@ -99,6 +107,21 @@ PROBE: dict[str, Metric] = {
         "unchanged while the reward accuracy rises: the reward has learnt what the likelihood has not",
     ),
     "ranking/accuracy_length_normalised": _share("whose chosen completion has the higher log-prob per token"),
+    "ranking/against_start": _share(
+        "whose chosen completion gained more log-prob since step 0 than the rejected one (DPO's reward with the start as "
+        "reference; half where the two differ by rounding alone)"
+    ),
+    "ranking/against_start_length_normalised": _share(
+        "whose chosen completion gained more log-prob per token since step 0 than the rejected one"
+    ),
+    "ranking/idealised_accuracy": _share(
+        "that DPO's optimum at objective.beta would rank right by summed log-prob, a tie counting half: from the start's "
+        "log-probs and the probability of each preference (column win_probability or objective.label_column)",
+        "ranking/accuracy far below it: the gap that training has left to what its loss allows",
+    ),
+    "ranking/idealised_accuracy_length_normalised": _share(
+        "that DPO's optimum at objective.beta would rank right were log-probs counted per token, a tie counting half"
+    ),
     "ranking/flipped": _share(
         "whose order by summed log-prob differs from their order at step 0; from or to a tie counts half"
     ),
@@ -210,6 +233,21 @@ EVAL: dict[str, Metric] = {
 }
 
 
+_SCORES = {
+    "ches": "CHES",
+    "ches_normalised": "length-normalised CHES",
+    "inner_product": "the inner product of both answers' summed states",
+    "last_inner_product": "the inner product of both answers' last states",
+    "edit_distance": "the edit distance of both answers",
+    "common_prefix": "the share of tokens that both answers begin with",
+    "length_ratio": "the ratio of lengths",
+    "reference_gap": "the start's log-prob gap",
+    "reference_gap_per_token": "the start's log-prob gap per token",
+    "start_prefers_chosen": "the order under the start",
+    "idealised_margin": "the margin at DPO's optimum",
+}
+
+
 def _score(quantity: str, unit: str | None = None, bad: str | None = None) -> Metric:
     return Metric("Mean over the probe pairs of", quantity, unit, bad, quantiles=True)
 
@@ -224,6 +262,7 @@ MEASURE: dict[str, Metric] = {
     ),
     "pairs/ches_normalised": _score("CHES of the hidden states' means over each answer's tokens instead of their sums"),
     "pairs/inner_product": _score("the inner product of both answers' summed last hidden states"),
+    "pairs/last_inner_product": _score("the inner product of the hidden states that predict both answers' last tokens"),
     "pairs/edit_distance": _score("the edit distance of both answers' tokens over the longer length"),
     "pairs/common_prefix": _score("the number of tokens that both answers begin with over the longer length"),
     "pairs/length_ratio": _score("the chosen over the rejected completion's number of tokens"),
@@ -234,9 +273,6 @@ MEASURE: dict[str, Metric] = {
     ),
     "ranking/start_accuracy": _share(
         "whose chosen completion is the likelier one under the start, a tie counting half"
-    ),
-    "ranking/idealised_accuracy": _share(
-        "that DPO's optimum on the labels' probabilities (objective.label_column) ranks right, a tie counting half"
     ),
     **{
         f"mass/{place}/{name}": Metric(f"Mean over {where} of", quantity, None, bad)
@@ -250,6 +286,12 @@ MEASURE: dict[str, Metric] = {
                 "to_rejected",
                 "the probability gained by the rejected answer's token where both answers begin alike so far",
                 None,
+            ),
+            (
+                "to_neither",
+                "the change of the probability of all tokens but the chosen answer's and, where both answers begin alike so "
+                "far, the rejected answer's",
+                "well above 0: what both answers lost went to text that nobody rated",
             ),
             ("to_end", "the probability gained by end tokens", "large: the policy learns to stop early"),
             (
@@ -274,6 +316,22 @@ MEASURE: dict[str, Metric] = {
         )
     },
 }
+
+# How well each score, taken before training, has foretold what became of the chosen answers (probe.scores).
+FORETOLD: dict[str, Metric] = {
+    f"foretold/{name}{end}": Metric(
+        f"{title} Spearman's rank correlation over the probe pairs of",
+        f"{what} with displacement/chosen",
+        None,
+        "near 0: the score tells nothing of who falls" if name == "ches" and not end else None,
+    )
+    for name, what in _SCORES.items()
+    for end, title in (
+        ("", "The value of"),
+        ("/low", "Lower end of the 95 % interval of"),
+        ("/high", "Upper end of the 95 % interval of"),
+    )
+} | {"foretold/pairs": Metric("Number of", "probe pairs with both answers, over which foretold/ches is taken")}
 
 # Values of the training batches that have no counterpart on the probe.
 TRAIN: dict[str, Metric] = {
@@ -321,15 +379,22 @@ OBJECTIVE: dict[str, Metric] = {
 # others a user has to say so.
 HIGHER_IS_BETTER = frozenset(
     ("glassbox/true_win_rate", "glassbox/true_reward", "rewards/accuracies", "ranking/accuracy",
-     "ranking/accuracy_length_normalised", "displacement/chosen", "displacement/quadrant/up_down")
+     "ranking/accuracy_length_normalised", "ranking/against_start", "ranking/against_start_length_normalised",
+     "displacement/chosen", "displacement/quadrant/up_down")
 )  # fmt: skip
 LOWER_IS_BETTER = frozenset(
     ("displacement/share_chosen_down", "displacement/quadrant/down_down", "displacement/quadrant/down_up", "kl/reference",
      "samples/repetition")
 )  # fmt: skip
 
-# Of the pairs of one source of a mixture, as `source/<name>/<key>`.
-BY_SOURCE = ("displacement/chosen", "displacement/rejected", "displacement/share_chosen_down", "rewards/accuracies")
+# Of the pairs of one source of a mixture, as `source/<name>/<key>`, and of one subset (data.subset_column).
+BY_GROUP = {
+    "source": ("displacement/chosen", "displacement/rejected", "displacement/share_chosen_down", "rewards/accuracies"),
+    "subset": (
+        "displacement/chosen", "rewards/accuracies", "ranking/accuracy", "ranking/accuracy_length_normalised",
+        "ranking/against_start", "ranking/against_start_length_normalised",
+    ),
+}  # fmt: skip
 
 # Keys of the rows of probe.jsonl and measured.jsonl, one a pair, that no mean is logged of.
 PER_PAIR: dict[str, Metric] = {
@@ -339,7 +404,17 @@ PER_PAIR: dict[str, Metric] = {
     for side in ("chosen", "rejected")
 }
 
-CATALOG: dict[str, Metric] = {**PROBE, **GLASSBOX, **BOUNDS, **SAMPLES, **EVAL, **MEASURE, **TRAIN, **OBJECTIVE}
+CATALOG: dict[str, Metric] = {
+    **PROBE,
+    **GLASSBOX,
+    **BOUNDS,
+    **SAMPLES,
+    **EVAL,
+    **MEASURE,
+    **FORETOLD,
+    **TRAIN,
+    **OBJECTIVE,
+}
 
 # Probe metrics that are also computed on the training batch, from the tensors of the loss, as `train/<key>`.
 _ON_THE_BATCH = ("rewards/", "logps/", "ranking/accuracy", "gradient_weight/", "entropy/")
@@ -349,7 +424,7 @@ def explain(key: str) -> str:
     """One sentence for a metric: what it measures and its unit.
 
     Args:
-        key: a key of metrics.jsonl, with its suffix (`_sum`, `/p10`, ...) or prefix (`train/`, `source/NAME/`), if any.
+        key: a key of metrics.jsonl, with its suffix (`_sum`, `/p10`, ...) or prefix (`train/`, `source/NAME/`, `subset/NAME/`), if any.
 
     Returns:
         The sentence.
@@ -399,6 +474,11 @@ def lookup(key: str) -> Metric:
     return metric
 
 
+def is_known(key: str) -> bool:
+    """Whether a run can write the key."""
+    return key in CATALOG or _derive(key) is not None
+
+
 def keys() -> list[str]:
     """Every key that a run can write, in the catalogue's order, each with its derived keys; last `train/` keys."""
     plain = [key for key in CATALOG for key in (key, *_derived_keys(key))]
@@ -413,13 +493,16 @@ def _derived_keys(key: str, prefix: str = "") -> list[str]:
 
 
 def _derive(key: str) -> Metric | None:
-    if key.startswith("source/"):
-        name, _, rest = key.removeprefix("source/").partition("/")
-        if rest not in BY_SOURCE:
+    kind, _, named = key.partition("/")
+    if kind in BY_GROUP:
+        if kind == "subset" and named.endswith("/pairs"):
+            return Metric("Number of", f"probe pairs of the subset '{named.removesuffix('/pairs')}'")
+        rest = max((rest for rest in BY_GROUP[kind] if named.endswith(f"/{rest}")), key=len, default=None)
+        if rest is None:
             return None
-        whole = PROBE[rest]
-        statistic = whole.statistic.replace("probe pairs", f"probe pairs from '{name}'")
-        return Metric(statistic, whole.quantity, whole.unit, whole.bad)
+        whole, name = PROBE[rest], named.removesuffix(f"/{rest}")
+        of = f"probe pairs {'from' if kind == 'source' else 'of the subset'} '{name}'"
+        return Metric(whole.statistic.replace("probe pairs", of), whole.quantity, whole.unit, whole.bad)
     if key.startswith("train/"):
         rest = key.removeprefix("train/")
         base = _derive(rest) or PROBE.get(rest)

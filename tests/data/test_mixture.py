@@ -16,8 +16,8 @@ from alphapo_cli.data.mixture import weighted
 from alphapo_cli.data.prepare import prepare
 from alphapo_cli.data.probe_split import hold_out
 from alphapo_cli.errors import UsageError
-from alphapo_cli.probe.displacement import ProbeValues, by_source, metrics
-from alphapo_cli.tracking.metrics import BY_SOURCE, explain
+from alphapo_cli.probe.displacement import ProbeValues, by_group, metrics
+from alphapo_cli.tracking.metrics import BY_GROUP, explain
 from tests.conftest import write_rows
 from tests.data import data_tokenizers as kinds
 
@@ -188,8 +188,8 @@ def test_the_probes_metrics_by_source_are_those_of_its_pairs_alone(make):
     probe = make({"a": 30, "b": 20}, probe=5).probe
     rng = np.random.default_rng(0)
     now, start = values(rng, 5), values(rng, 5)
-    found = by_source(now, start, probe, BY_SOURCE)
-    assert list(found) == [f"source/{name}/{key}" for name in ("a", "b") for key in BY_SOURCE]
+    found = by_group(now, start, probe, BY_GROUP)
+    assert list(found) == [f"source/{name}/{key}" for name in ("a", "b") for key in BY_GROUP["source"]]
     for number, name in enumerate(("a", "b")):
         own = probe.source == number
         change = (now.sums - start.sums)[0, own] / 3
@@ -197,8 +197,8 @@ def test_the_probes_metrics_by_source_are_those_of_its_pairs_alone(make):
         accuracy = np.mean(now.rewards[0, own] > now.rewards[1, own])
         assert found[f"source/{name}/rewards/accuracies"] == pytest.approx(accuracy)
         assert explain(f"source/{name}/rewards/accuracies").startswith(f"Share (0 to 1) of probe pairs from '{name}'")
-    assert by_source(now, start, make({"a": 30}, probe=5).probe, BY_SOURCE) == {}
-    nobody = by_source(now, start, replace(probe, source=np.zeros(5, np.int64)), BY_SOURCE)
+    assert by_group(now, start, make({"a": 30}, probe=5).probe, BY_GROUP) == {}
+    nobody = by_group(now, start, replace(probe, source=np.zeros(5, np.int64)), BY_GROUP)
     assert nobody["source/b/displacement/chosen"] is None
     assert metrics(now, start)["rewards/accuracies"] is not None
 
@@ -223,7 +223,7 @@ def test_a_mixture_trains_and_its_numbers_are_in_the_summary(alphapo, tmp_path, 
     assert [source["train_pairs"] for source in data["sources"]] == [11, 11]
     last = json.loads((ran.path / "metrics.jsonl").read_text().splitlines()[-1])
     for name in ("easy", "hard"):
-        for key in BY_SOURCE:
+        for key in BY_GROUP["source"]:
             assert summary["metrics"][f"source/{name}/{key}"] == last[f"source/{name}/{key}"] is not None
     assert "from easy" in ran.err
     assert "origin (36)" in ran.err

@@ -95,6 +95,11 @@ def expected(now: ProbeValues, start: ProbeValues) -> Row:
     row["ranking/accuracy_length_normalised"] = (
         sum(bool(now.sums[0][i] / now.lengths[0][i] > now.sums[1][i] / now.lengths[1][i]) for i in range(n)) / n
     )
+    gained = [[float(now.sums[k][i] - start.sums[k][i]) for i in range(n)] for k in (0, 1)]
+    each = [[gained[k][i] / float(now.lengths[k][i]) for i in range(n)] for k in (0, 1)]
+    row["ranking/against_start"] = sum(gained[0][i] > gained[1][i] for i in range(n)) / n
+    row["ranking/against_start_length_normalised"] = sum(each[0][i] > each[1][i] for i in range(n)) / n
+    row["displacement/rejected_to_chosen"] = mean(each[1]) / mean(each[0])
     row["ranking/flipped"] = sum(bool(a != b) for a, b in zip(right, was, strict=True)) / n
     row["kl/reference"] = mean([float(x) for x in now.kl])
     row["entropy/chosen"] = mean([float(x) for x in now.entropy])
@@ -124,6 +129,17 @@ def test_before_the_first_step_nothing_has_moved() -> None:
         assert row[key] == 0.0
     assert row["displacement/quadrant/up_up"] == 1.0
     assert row["displacement/margin_from_chosen"] is None  # the margin has not grown: no share to speak of
+    assert row["displacement/rejected_to_chosen"] is None
+    assert row["ranking/against_start"] == row["ranking/against_start_length_normalised"] == 0.5  # nobody has gained
+
+
+def test_the_slope_ratio_is_none_while_the_chosen_answers_have_moved_by_rounding_alone() -> None:
+    """Four answers of 4 tokens, each sum off by up to 0.2 before and now: their mean by sqrt(4 * 2) * 0.2 / 16."""
+    start = values(Random(0), 4, [[4] * 4] * 2)
+    start = ProbeValues(**{**vars(start), "rounding": np.full((2, 4), 0.2)})
+    for fall, ratio in ((0.13, None), (0.16, pytest.approx(1.0 / 0.16))):
+        now = ProbeValues(**{**vars(start), "sums": start.sums - np.array([[fall], [1.0]])})
+        assert metrics(now, start)["displacement/rejected_to_chosen"] == ratio
 
 
 def test_an_order_within_rounding_is_a_tie_and_any_fall_is_a_fall() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -60,6 +63,7 @@ def expected(at: Positions, head: Head, start_head: Head, ends: list[int], i: in
         "to_rejected": to_rejected,
         "to_end": to_end,
         "to_other": math.fsum(gain) - to_rejected - to_end,
+        "to_neither": math.fsum(x for v, x in enumerate(change) if v not in (target, rejected)),
         "top10": mass,
         "top10_change": mass - mass_before,
         "top10_entropy": entropy(now),
@@ -117,6 +121,13 @@ def test_distributions_are_never_there_for_all_positions() -> None:
         moved = moved_mass(positions(200, vocab), head, start_head, [2], chunk_bytes=8 * 8 * vocab * 4)
     assert isinstance(moved, Moved)
     assert max(sizes) <= 8
+
+
+@pytest.mark.slow
+def test_at_128k_tokens_memory_grows_by_no_more_than_a_chunk_of_logits() -> None:
+    done = subprocess.run([sys.executable, "-m", "tests.probe.peak_memory"], capture_output=True, text=True, check=True)
+    peaks = json.loads(done.stdout)
+    assert peaks["with"] - peaks["without"] <= peaks["chunk"]
 
 
 def test_no_positions() -> None:

@@ -46,9 +46,9 @@ def lora(lm: Any) -> Any:
 
 def oracle(lm: Any, data: TokenPairs) -> dict[str, list[float]]:
     """Plain transformers: each answer alone behind its prompt, hidden states of the output, sums in float64."""
-    found: dict[str, list[float]] = {name: [] for name in (*OF_STATES, "square", "gap", "mean_gap")}
+    found: dict[str, list[float]] = {name: [] for name in (*OF_STATES, "square", "last_square", "gap", "mean_gap")}
     for i in range(len(data)):
-        sums, logps, lengths = [], [], []
+        sums, lasts, logps, lengths = [], [], [], []
         for answer in (data.chosen[i], data.rejected[i]):
             ids = torch.tensor([[*data.prompt[i].tolist(), *answer.tolist()]])
             output = lm(input_ids=ids, output_hidden_states=True, use_cache=False)
@@ -57,12 +57,15 @@ def oracle(lm: Any, data: TokenPairs) -> dict[str, list[float]]:
             states = output.hidden_states[-1][0].double()
             table = output.logits[0].double().log_softmax(-1)
             sums.append(sum(states[place] for place in places))
+            lasts.append(states[places[-1]])
             logps.append(math.fsum(float(table[place, ids[0, place + 1]]) for place in places))
             lengths.append(len(answer))
         chosen, rejected = sums
         square, product = float(chosen @ chosen), float(chosen @ rejected)
         found["ches"].append(product - square)
         found["inner_product"].append(product)
+        found["last_inner_product"].append(float(lasts[0] @ lasts[1]))
+        found["last_square"].append(max(float(last @ last) for last in lasts))
         found["ches_normalised"].append(product / (lengths[0] * lengths[1]) - square / lengths[0] ** 2)
         found["square"].append(square)
         found["gap"].append(logps[0] - logps[1])
@@ -91,6 +94,8 @@ def test_scores_are_those_of_plain_transformers(family: str, layout: str, adapte
         lengths = data.chosen.lengths
         assert (np.abs(ours["ches"] - theirs["ches"]) <= tolerance * square).all()
         assert (np.abs(ours["inner_product"] - theirs["inner_product"]) <= tolerance * square).all()
+        error = np.abs(ours["last_inner_product"] - theirs["last_inner_product"])
+        assert (error <= tolerance * np.array(theirs["last_square"])).all()
         assert (np.abs(ours["ches_normalised"] - theirs["ches_normalised"]) <= tolerance * square / lengths**2).all()
         assert ours["reference_gap"] == pytest.approx(theirs["gap"], rel=tolerance, abs=tolerance)
         assert ours["reference_gap_per_token"] == pytest.approx(theirs["mean_gap"], rel=tolerance, abs=tolerance)
@@ -148,3 +153,4 @@ def test_the_idealised_margin_is_that_of_dpos_optimum(beta: float) -> None:
         slope = p[i] - 1 / (1 + math.exp(-beta * (margin[i] - gap[i])))  # of the loss by m, times -1
         assert slope == pytest.approx(0.0, abs=1e-12)
     assert idealised_margin(gap, np.ones(3), beta).tolist() == [math.inf] * 3
+    assert np.isnan(idealised_margin(gap, np.array([-0.1, 1.1, math.nan]), beta)).all()

@@ -95,7 +95,7 @@ class TestFiles:
     def test_one_page_every_figure_twice_and_three_tables(self, written):
         folder = written.html.parent / "report"
         names = {p.name for p in folder.iterdir()}
-        figures = ("outcome", "displacement", "trajectory", "quadrants", "gradient_weight", "kl", "length")
+        figures = ("outcome", "displacement", "trajectory", "quadrants", "gradient_weight", "kl", "length", "frontier")
         assert names == {f"{f}.{kind}" for f in figures for kind in ("png", "svg")} | {
             "points.csv", "cells.csv", "curves.csv",
         }  # fmt: skip

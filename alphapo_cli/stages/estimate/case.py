@@ -13,6 +13,7 @@ from alphapo_cli.config.schema import SelectConfig, TrainConfig
 from alphapo_cli.data.selected import SETTING, conditions_of
 from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.objective.objective import Objective
+from alphapo_cli.probe.idealised import MARGIN
 from alphapo_cli.probe.score_names import OF_MODEL
 from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.stages.estimate.skeleton import DataBuilder
@@ -21,7 +22,6 @@ from alphapo_cli.stages.training import glassbox_base
 from alphapo_cli.stages.training.extra_models import reads_guide
 from alphapo_cli.stages.training.inputs import ModelAndData
 from alphapo_cli.stages.training.low_precision import check_low_precision
-from alphapo_cli.stages.training.selection import IDEALISED
 from alphapo_cli.stages.training.sharded import check_sharding
 from alphapo_cli.training.data_order import DataOrder
 
@@ -91,7 +91,7 @@ def prepare_case(cfg: TrainConfig, world: int, builder: DataBuilder | None = Non
     builder = builder or DataBuilder()
     notes = []
     used = cfg
-    by = sorted({one.by for one in conditions_of(cfg.data.select)} & {*OF_MODEL, IDEALISED})
+    by = sorted({one.by for one in conditions_of(cfg.data.select)} & {*OF_MODEL, MARGIN})
     if by:
         used = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, select=SelectConfig()))
         notes.append(

@@ -7,10 +7,9 @@ states of the chosen answers and the output layer are kept, from which the KL is
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 
@@ -23,34 +22,25 @@ from alphapo_cli.modeling.policy import PolicyModel, policy_of
 from alphapo_cli.modeling.quantisation import NONE
 from alphapo_cli.probe import measured as tables
 from alphapo_cli.probe.displacement import ProbeValues
+from alphapo_cli.probe.foretold import StateScores, correlations, scores_of
+from alphapo_cli.probe.idealised import idealised_accuracies
 from alphapo_cli.probe.mass_report import MassMoved, sentence
 from alphapo_cli.probe.measured import Comparison
-from alphapo_cli.probe.pair_scores import Numbers, batch_scores
-from alphapo_cli.probe.probe import BatchObservation, Observer, Probe
+from alphapo_cli.probe.pair_scores import Numbers
+from alphapo_cli.probe.probe import Probe, each
+from alphapo_cli.probe.rank_correlation import Correlation
 from alphapo_cli.probe.token_values import TokenLogs, score_slopes
 from alphapo_cli.probe.token_values import rows as token_rows
 from alphapo_cli.runtime.distributed import start_processes
 from alphapo_cli.runtime.threads import threads
+from alphapo_cli.runtime.wording import who_falls
 from alphapo_cli.stages.measuring.prepare import KEY, Measurement
 from alphapo_cli.stages.training.extra_models import with_guide
 from alphapo_cli.stages.training.inputs import InputsBuilder
 from alphapo_cli.storage.atomic import write_json
 from alphapo_cli.storage.hashing import digest
-from alphapo_cli.tracking.metrics import BY_SOURCE
+from alphapo_cli.tracking.metrics import BY_GROUP
 from alphapo_cli.training import guards
-
-
-class StateScores:
-    """Collects the scores of pairs from the hidden states of the start."""
-
-    def __init__(self, pairs: int) -> None:
-        self.pairs = pairs
-        self.values: dict[str, Numbers] = {}  # name -> [P]
-
-    def __call__(self, seen: BatchObservation) -> None:
-        """Take the scores of a batch."""
-        for name, values in batch_scores(seen.hidden, seen.batch).items():
-            self.values.setdefault(name, np.full(self.pairs, np.nan))[seen.chunk] = values
 
 
 def run(measurement: Measurement, builder: InputsBuilder) -> dict[str, Any]:
@@ -74,7 +64,7 @@ def run(measurement: Measurement, builder: InputsBuilder) -> dict[str, Any]:
     with threads(cfg.trainer.threads):
         comparison, seen = _compared(measurement, builder)
     pairs, tokenizer = measurement.pairs, measurement.start.tokenizer
-    metrics = tables.metrics(comparison, pairs, BY_SOURCE)
+    metrics = tables.metrics(comparison, pairs, BY_GROUP)
     directory.write_rows("measured.jsonl", tables.rows(comparison, pairs, measurement.sets))
     if measurement.tokens:
         directory.write_rows(
@@ -87,13 +77,14 @@ def run(measurement: Measurement, builder: InputsBuilder) -> dict[str, Any]:
         receivers = seen.mass.receivers(tokenizer)
         write_json(directory.path / "mass.json", receivers)
         went = sentence(receivers, metrics)
-    correlations = tables.correlations(comparison) if measurement.measured.moved else {}
+    found = correlations(comparison.scores, comparison.now, comparison.start) if measurement.measured.moved else {}
     from alphapo_cli.stages.measuring.pictures import draw  # loads matplotlib, which a refusal does without
 
     notes = draw(measurement, comparison)
     return directory.finish(
         model=measurement.measured.asked, start=measurement.start.start, pairs=len(pairs),
-        metrics=metrics, correlations=correlations, went=went, unknown=tables.unknown_of(comparison, metrics), notes=notes,
+        metrics=metrics, correlations={name: asdict(one) for name, one in found.items()}, went=went,
+        foretold=_foretold(found.get("ches")), unknown=tables.unknown_of(comparison, metrics), notes=notes,
         cost={"seconds": round(time.perf_counter() - began, 3)},
     )  # fmt: skip
 
@@ -124,7 +115,7 @@ def _compared(measurement: Measurement, builder: InputsBuilder) -> tuple[Compari
     probe = Probe(
         policy, objective, start.data.probe, batch_size=cfg.probe.batch_size, pad_id=start.pad_id,
         processes=builder.processes, reference=reference,
-        kl_from=builder.reference_policy(cfg, policy) if objective.needs_kl else None, observer=_each(scores, before),
+        kl_from=builder.reference_policy(cfg, policy) if objective.needs_kl else None, observer=each(scores, before),
     )  # fmt: skip
     _check_finite(probe.start, measurement.start.start)
     now, measured = probe.start, measurement.measured
@@ -132,11 +123,12 @@ def _compared(measurement: Measurement, builder: InputsBuilder) -> tuple[Compari
     mass = MassMoved(start.data.probe, before, measurement.falls, ends, policy.chunk_bytes)
     if measured.moved:
         del policy
-        now = probe.measure(_load(measurement, device), measured.context, _each(after, mass))
+        now = probe.measure(_load(measurement, device), measured.context, each(after, mass))
         _check_finite(now, measured.asked)
     comparison = Comparison(
-        now, probe.start, tables.scores_of(scores.values, probe.start, pairs, objective),
-        tables.unknown_keys(objective, moved=measured.moved), measured.step,
+        now, probe.start, scores_of(scores.gather(builder.processes), probe.start, pairs, objective),
+        tables.unknown_keys(objective, moved=measured.moved), idealised_accuracies(probe.start, pairs, objective),
+        measured.step,
     )  # fmt: skip
     weights = score_slopes(objective, now, reference, start.data.probe) if measurement.tokens else None
     if weights is not None:
@@ -144,14 +136,11 @@ def _compared(measurement: Measurement, builder: InputsBuilder) -> tuple[Compari
     return comparison, Seen(before, after if measured.moved else before, mass, weights)
 
 
-def _each(*observers: Observer) -> Observer:
-    """An observer that calls all of `observers`, in order."""
-
-    def observe(seen: BatchObservation) -> None:
-        for one in observers:
-            one(seen)
-
-    return observe
+def _foretold(found: Correlation | None) -> str | None:
+    """What CHES foretold, in a sentence; None where nothing moved or the correlation is undefined."""
+    if found is None or found.rho is None or found.low is None or found.high is None:
+        return None
+    return who_falls(found.rho, (found.low, found.high), found.pairs)
 
 
 def _load(measurement: Measurement, device: torch.device) -> PolicyModel:

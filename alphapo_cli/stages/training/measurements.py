@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,11 @@ from alphapo_cli.data.tokenise import encode_prompt, end_token_id
 from alphapo_cli.errors import AlphapoError
 from alphapo_cli.modeling.declared import model_stop_ids
 from alphapo_cli.objective.inputs import StepContext
-from alphapo_cli.probe import displacement
+from alphapo_cli.probe import displacement, foretold
+from alphapo_cli.probe.idealised import idealised_accuracies
 from alphapo_cli.probe.mass_report import MassMoved
-from alphapo_cli.probe.probe import Probe
+from alphapo_cli.probe.pair_scores import Numbers
+from alphapo_cli.probe.probe import Probe, each
 from alphapo_cli.probe.sampled_answers import Keep, SampledAnswers, SamplePrompts, Sampling
 from alphapo_cli.probe.scoring import score_pairs
 from alphapo_cli.runs.directory import RunDirectory
@@ -24,7 +27,7 @@ from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.runtime.memo import Memoize
 from alphapo_cli.stages.training.assembly import RunInputs
 from alphapo_cli.storage.atomic import write_json
-from alphapo_cli.tracking.metrics import BY_SOURCE
+from alphapo_cli.tracking.metrics import BY_GROUP
 from alphapo_cli.training import guards
 
 SAMPLES = 256  # sampled answers per measurement in the embedded world
@@ -58,13 +61,20 @@ class Measurements:
         self.policy = training.policy
         self.processes = processes
         first = self._first_position()
+        states = foretold.StateScores(len(inputs.probe)) if cfg.probe.scores else None
         self.probe = Probe(
             training.policy, training.objective, inputs.probe, batch_size=cfg.probe.batch_size, pad_id=training.pad_id,
             processes=processes, reference=inputs.probe_reference, kl_from=training.kl_from,
             # The key of the data too: objectives with `needs_mismatched` have other pairs of the same rows.
-            memoize=lambda what, make: memoize(f"{what} {inputs.data_key}", make), observer=first,
+            memoize=lambda what, make: memoize(f"{what} {inputs.data_key}", make), observer=each(first, states),
         )  # fmt: skip
         self.start_mass = self._mass(first)
+        self.scores: dict[str, Numbers] | None = None
+        if states is not None:
+            self.scores = foretold.scores_of(
+                states.gather(processes), self.probe.start, inputs.probe, training.objective
+            )  # fmt: skip
+        self.idealised = idealised_accuracies(self.probe.start, inputs.probe, training.objective)
         if cfg.guard.non_finite and (kinds := guards.not_finite(self.probe.start.sums)):
             raise AlphapoError(
                 f"{inputs.start}: the model gives log-probs that are {kinds} before any training; "
@@ -131,13 +141,23 @@ class Measurements:
             if self.cfg.guard.non_finite and (kinds := guards.not_finite(now.sums)):
                 raise AlphapoError(guards.broken("a log-prob of the probe", kinds, step))
             row.update(displacement.metrics(now, self.probe.start))
-            row.update(displacement.by_source(now, self.probe.start, self.inputs.probe, BY_SOURCE))
+            row.update(displacement.by_group(now, self.probe.start, self.inputs.probe, BY_GROUP))
+            row.update(self.idealised)
             row.update(self.start_mass if step == 0 else self._mass(first))
             per_pair = displacement.per_pair(now, self.probe.start, step)
+            if self.scores is not None:
+                row.update(foretold.metrics(self.scores, now, self.probe.start) if step else {})
+                self._add_scores(per_pair if step == 0 else [])
         if samples and self.samples is not None:
             row.update(self.samples.measure(self.policy.lm, step))
         self.seconds += time.perf_counter() - began
         return row, per_pair
+
+    def _add_scores(self, per_pair: list[dict[str, Any]]) -> None:
+        """Add the scores of each pair to its row; null where one is undefined."""
+        for name, values in (self.scores or {}).items():
+            for row, value in zip(per_pair, values.tolist(), strict=False):
+                row[name] = value if math.isfinite(value) else None
 
     def _first_position(self) -> MassMoved | None:
         """What compares the distributions at the first positions with step 0, where that is asked for."""

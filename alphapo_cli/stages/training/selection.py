@@ -16,12 +16,11 @@ from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.modeling.policy import policy_of
 from alphapo_cli.modeling.weight_hashes import state_hash
 from alphapo_cli.objective.objective import Objective
+from alphapo_cli.probe.idealised import MARGIN, preference_column
 from alphapo_cli.probe.pair_scores import idealised_margin, model_scores, token_scores
 from alphapo_cli.probe.score_names import NAMES, OF_MODEL, OF_TOKENS
 from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData, rounding
 from alphapo_cli.storage.hashing import digest
-
-IDEALISED = "idealised_margin"  # known where the objective reads the probability of each preference
 
 
 def with_selection(cfg: TrainConfig, start: ModelAndData, builder: InputsBuilder, objective: Objective) -> ModelAndData:
@@ -42,17 +41,18 @@ def with_selection(cfg: TrainConfig, start: ModelAndData, builder: InputsBuilder
     conditions = conditions_of(cfg.data.select)
     if not conditions:
         return start
-    pairs, label = start.data.train, objective.label_column
-    known = [*NAMES, *pairs.columns, *([IDEALISED] if label in pairs.columns else [])]
+    pairs = start.data.train
+    label = preference_column(objective, pairs.columns)
+    known = [*NAMES, *pairs.columns, *([MARGIN] if label is not None else [])]
     check(conditions, known, SETTING)
     names = {one.by for one in conditions}
     numbers: dict[str, npt.NDArray[np.float64]] = dict(pairs.columns)
     if names & {*OF_TOKENS}:
         numbers |= token_scores(pairs)
-    if names & {*OF_MODEL, IDEALISED}:
+    if names & {*OF_MODEL, MARGIN}:
         numbers |= _model_scores(cfg, start, builder)
-    if IDEALISED in names and label is not None:
-        numbers[IDEALISED] = idealised_margin(numbers["reference_gap"], pairs.columns[label], objective.beta)
+    if MARGIN in names and label is not None:
+        numbers[MARGIN] = idealised_margin(numbers["reference_gap"], pairs.columns[label], objective.beta)
     data = selected(start.data, conditions, numbers, cfg.seed)
     return ModelAndData(start.tokenizer, data, start.policy, start.start, start.weights, start.pad_id)
 
