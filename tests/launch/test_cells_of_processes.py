@@ -21,6 +21,7 @@ from alphapo_cli.config.schema import TrainConfig, TrainerConfig
 from alphapo_cli.errors import UsageError
 from alphapo_cli.launch.launchers import local, registry
 from alphapo_cli.launch.schema import LauncherConfig
+from alphapo_cli.storage.run_lock import lock_status
 from alphapo_cli.training.data_order import DataOrder
 from tests import tiny
 from tests.conftest import Ran, entry_point, environment, strict_rows
@@ -28,7 +29,6 @@ from tests.launch.test_engine import ALPHA, cells_of, commits
 
 # float32 rounds to 6e-8; sums over tokens and layers multiply that by some tens, and a step goes on from the one before.
 TOLERANCE = 1e-5
-GRID = f"{ALPHA}=-1,0,1,2"
 # Adam divides a gradient by its own size: without the epsilon one that is round-off becomes a whole step.
 CELL = ("trainer.adam_epsilon=1e-5", "trainer.save_steps=1")
 
@@ -67,48 +67,44 @@ def ranks(process: psutil.Process | subprocess.Popen[str]) -> dict[int, psutil.P
     return found
 
 
-def training(folder: Path, process: subprocess.Popen[str], done: frozenset[Path] = frozenset()) -> Path:
-    """A cell that has recorded a step, other than `done`."""
+def training(folder: Path, process: subprocess.Popen[str], rows: int) -> Path:
+    """A cell that a living process trains and that has recorded so many rows."""
     deadline = time.monotonic() + 400
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
-        for claim in folder.glob("*/cells/*/.claim/*.json"):
-            cell = claim.parent.parent
-            rows = cell / "metrics.jsonl"
-            if cell not in done and rows.is_file() and rows.read_text().count("\n") >= 2:
-                return cell
+        for metrics in folder.glob("two/cells/*/metrics.jsonl"):
+            held = lock_status(metrics.parent / ".claim")
+            if held is not None and held.held and metrics.read_text().count("\n") >= rows:
+                return metrics.parent
         time.sleep(0.02)
     raise AssertionError("no cell got under way")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_two_processes_a_cell_and_two_kills_are_one_process(
+def test_a_cell_of_two_processes_and_two_kills_are_one_process(
     alphapo: Callable[..., Ran], tiny: tuple[str, ...], tmp_path: Path, shared_cache: Path
 ) -> None:
-    """Four cells; in the first one a rank is killed, in a later one the worker that started the ranks."""
-    words = ["sweep", "alpha", GRID, *tiny, *CELL]
+    """SIGKILL of a rank, which ends the other one, then of the worker that started the ranks; the same cell goes on."""
+    words = ["sweep", "alpha", f"{ALPHA}=0.5", *tiny, *CELL, "trainer.max_steps=12", "probe.every=6"]
     alone = alphapo(*words, "launcher.workers=0", "--out", "alone")
     assert alone.code == 0, alone.err
-    with start([*words, "launcher.nproc_per_node=2", "--out", "two"], tmp_path, shared_cache) as process:
-        first = training(tmp_path, process)
+    more = ("launcher.nproc_per_node=2", "launcher.crashes=3", "--out", "two")
+    with start([*words, *more], tmp_path, shared_cache) as process:
+        cell = training(tmp_path, process, 2)
         before = ranks(process)
         assert before.keys() == {0, 1}
         before[1].kill()
-        began = time.monotonic()
         before[0].wait(60)
-        assert time.monotonic() - began < 60
-        second = training(tmp_path, process, frozenset({first}))
+        training(tmp_path, process, 6)
         (worker,) = psutil.Process(process.pid).children()
-        orphans = ranks(process)
+        orphans = list(ranks(process).values())
         worker.kill()
-        psutil.wait_procs(orphans.values(), timeout=20)
-        assert not any(rank.is_running() for rank in orphans.values())
+        psutil.wait_procs(orphans, timeout=20)
+        assert not any(rank.is_running() for rank in orphans)
         out, err = process.communicate(timeout=1000)
     assert process.returncode == 0, err
     assert "each in 2 processes, which divide its steps among them" in err
-    assert_same_cells(Path(out.splitlines()[0]), alone.path, 4)
-    for cell in (first, second):
-        assert list((cell / ".claim").glob("*.dead")) or (cell / ".claim" / "000002.done").exists()
-    manifest = json.loads((first / "manifest.json").read_text())
+    assert_same_cells(Path(out.splitlines()[0]), alone.path, 1)
+    manifest = json.loads((cell / "manifest.json").read_text())
     assert (manifest["processes"], manifest["divided_among"]) == (1, 2)
