@@ -35,6 +35,7 @@ from alphapo_cli.launch.rank import JOB, STOP
 from alphapo_cli.runs.state import OVER
 from alphapo_cli.runtime.signals import SIGNALS
 
+RANK = ("-m", "alphapo_cli.launch.rank")  # what Python runs in each process
 GRACE = 30  # seconds that torch gives the other ranks of a node to end when one has failed, before it kills them
 JOINING = 600  # seconds within which the nodes of a cell must have met
 
@@ -96,7 +97,7 @@ def _spec(job: CellJob, node: Node, folder: Path) -> WorkerSpec:
     )  # fmt: skip
     return WorkerSpec(
         role="cell", local_world_size=processes.nproc_per_node, rdzv_handler=get_rendezvous_handler(rendezvous),
-        entrypoint=sys.executable, args=("-m", "alphapo_cli.launch.rank", str(folder), str(os.getpid())),
+        entrypoint=sys.executable, args=(*RANK, str(folder), str(os.getpid())),
         max_restarts=0, monitor_interval=0.1, local_addr="localhost" if alone else None,
     )  # fmt: skip
 
@@ -140,13 +141,15 @@ def _ended(job: CellJob, folder: Path, result: RunResult | None) -> Ended:
     own = left.get(0)
     if own is not None and (own.state in (*OVER, "busy") or (own.state == "interrupted" and not died)):
         return own
-    # One that torch killed, because it did not end after another one had failed, says nothing.
-    killed = [rank for rank, code in died.items() if code < 0 and time.time() - first < GRACE]
+    # What torch ends because another one has failed: with SIGTERM before it listens, else with SIGKILL after a while.
+    ended_by_torch = [-signal.SIGTERM, *([-signal.SIGKILL] if time.time() - first >= GRACE else [])]
+    died = {rank: code for rank, code in died.items() if code not in ended_by_torch}
+    killed = {rank: code for rank, code in died.items() if code < 0}
     failed = [ended for _, ended in sorted(left.items()) if ended.state == "failed"]
-    if failed and not killed:
+    if failed and not killed:  # else they failed because of that one
         return failed[0]
     if died:
-        rank, code = min((rank, code) for rank, code in died.items() if rank in killed or not killed)
+        rank, code = min((killed or died).items())
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return Ended(job, "lost", f"process {rank} of the {job.processes.world} of the cell died ({how})")
-    return own or Ended(job, "lost", "another process of the cell is gone")
+    return Ended(job, "lost", "another process of the cell is gone")

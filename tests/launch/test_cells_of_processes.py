@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import random
+import pickle
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +17,9 @@ from safetensors.torch import load_file
 
 from alphapo_cli.config.schema import TrainConfig, TrainerConfig
 from alphapo_cli.errors import UsageError
+from alphapo_cli.launch import torchrun
 from alphapo_cli.launch.launchers import local, registry
+from alphapo_cli.launch.launchers.launcher import CellJob, CellProcesses, Ended
 from alphapo_cli.launch.schema import LauncherConfig
 from alphapo_cli.storage.run_lock import lock_status
 from alphapo_cli.training.data_order import DataOrder
@@ -108,3 +108,216 @@ def test_a_cell_of_two_processes_and_two_kills_are_one_process(
     assert_same_cells(Path(out.splitlines()[0]), alone.path, 1)
     manifest = json.loads((cell / "manifest.json").read_text())
     assert (manifest["processes"], manifest["divided_among"]) == (1, 2)
+
+
+class TestSteps:
+    """Several processes divide the steps of one: the pairs of a step do not depend on their number."""
+
+    @pytest.mark.parametrize(
+        ("micro", "accumulation", "processes"),
+        [(2, 4, 2), (2, 4, 3), (8, 1, 2), (8, 1, 8), (6, 1, 4), (7, 1, 2), (3, 2, 5), (16, 8, 8)],
+    )
+    def test_every_pair_of_a_step_is_trained_on_once(self, micro: int, accumulation: int, processes: int) -> None:
+        cfg = TrainerConfig(per_device_train_batch_size=micro, gradient_accumulation_steps=accumulation)
+        alone = DataOrder.of(cfg, 137, 1, seed=3)
+        divided = alone.divided(processes)
+        assert divided.total_steps == alone.total_steps
+        for step in range(alone.total_steps):
+            parts = [divided.micro_batches(step, rank) for rank in range(processes)]
+            assert len({len(part) for part in parts}) == 1  # as many backward passes in each
+            trained = [
+                int(pair)
+                for part in parts
+                for pairs, weights in part
+                for pair, w in zip(pairs, weights, strict=True)
+                if w
+            ]
+            assert sorted(trained) == sorted(alone.pairs(step).tolist())
+            assert max(len(pairs) for part in parts for pairs, _ in part) <= micro
+        full = [sum(weights) for rank in range(processes) for _, weights in divided.micro_batches(0, rank)]
+        assert min(sum(w for _, ws in divided.micro_batches(0, rank) for w in ws) for rank in range(processes)) > 0, (
+            full
+        )
+
+    def test_a_step_of_fewer_pairs_than_processes_is_refused(self) -> None:
+        cfg = TrainerConfig(per_device_train_batch_size=3)
+        with pytest.raises(UsageError, match="use at most 3"):
+            DataOrder.of(cfg, 9, 1, seed=0).divided(4)
+
+
+def cells(**trainer: Any) -> list[TrainConfig]:
+    return [TrainConfig(trainer=TrainerConfig(**trainer))]
+
+
+class TestPlaces:
+    """GPUs, cores and threads that cells get."""
+
+    @pytest.fixture(autouse=True)
+    def _machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6")
+        monkeypatch.setattr(local.os, "sched_getaffinity", lambda pid: set(range(12)))
+
+    def test_each_worker_has_a_group_of_gpus_of_its_own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        made: list[str | None] = []
+
+        class Stub:
+            def __init__(self, number: int, log: Path, gpus: str | None) -> None:
+                self.connection = number
+                made.append(gpus)
+
+        monkeypatch.setattr(local, "Worker", Stub)
+        count = local.worker_count(None, cells(), 2)
+        local.LocalLauncher(count, tmp_path, 2)
+        assert made == ["0,1", "2,3", "4,5"]
+
+    def test_more_processes_than_gpus_are_refused(self) -> None:
+        cfg = LauncherConfig(nproc_per_node=8)
+        with pytest.raises(UsageError, match="each process takes a GPU, and GPUs here: 7; take at most 7"):
+            registry.check_processes(cfg, cells())
+        registry.check_processes(cfg, cells(use_cpu=True))
+        task = LauncherConfig(name="slurm", nproc_per_node=4, gpus=2)
+        with pytest.raises(UsageError, match="gpus is 2; take at most 2"):
+            registry.check_processes(task, cells())
+
+    def test_cores_are_shared_out(self) -> None:
+        """12 cores, no GPU is used: cells abreast and threads in each process."""
+
+        def found(nproc: int, workers: int | None = None, **trainer: Any) -> tuple[int, int]:
+            listed = 4 * cells(use_cpu=True, **trainer)
+            cfg = LauncherConfig(nproc_per_node=nproc, workers=workers)
+            return local.worker_count(workers, listed, nproc), registry.processes_of(cfg, listed).threads
+
+        assert found(2) == (1, 6)
+        assert found(5) == (1, 2)
+        assert found(2, workers=3) == (3, 2)
+        assert found(2, threads=1)[0] == 6
+        assert found(24) == (1, 1)
+        assert registry.processes_of(LauncherConfig(name="slurm", nproc_per_node=4, cpus=8), cells()).threads == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("launcher.nodes=2",), "launcher.nodes has no meaning for launcher=local; it belongs to slurm and ray"),
+        (("launcher.nproc_per_node=33",), "divide its optimizer steps among them, and a step has 32 pair(s)"),
+        (("launcher=slurm", "launcher.nproc_per_node=2", "launcher.gpus=1"), "launcher.gpus is 1; take at most 1"),
+    ],
+)
+@pytest.mark.parametrize("command", [("sweep",), ("plan", "sweep")])
+def test_what_cannot_be_is_refused_before_anything_starts(
+    command: tuple[str, ...], words: tuple[str, ...], says: str, alphapo: Callable[..., Ran], tmp_path: Path
+) -> None:
+    ran = alphapo(*command, "alpha", f"{ALPHA}=0,1", *words)
+    assert ran.code == 2
+    assert says in ran.fault
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_plan_of_a_sweep_knows_of_the_processes_of_a_cell(
+    alphapo: Callable[..., Ran], scratch_line: tuple[str, ...]
+) -> None:
+    def planned(*words: str) -> dict[str, Any]:
+        ran = alphapo(
+            "plan", "sweep", "alpha", f"{ALPHA}=0,1", *scratch_line, "launcher.workers=1", *words, "--json", "-"
+        )
+        assert ran.code == 0, ran.err
+        return json.loads(ran.out.splitlines()[-1])  # type: ignore[no-any-return]
+
+    one, two = planned(), planned("launcher.nproc_per_node=2")
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert one["kinds"][0]["pairs_per_step"] == two["kinds"][0]["pairs_per_step"] == 4
+    assert one["kinds"][0]["steps"] == two["kinds"][0]["steps"]
+    assert two["kinds"][0]["memory"]["largest_micro_batch"]["pairs"] == 2  # of the four that one process has at once
+
+
+# A stand-in for a rank: it waits until both listen, then does as it is told.
+RANK = """
+import os, shutil, signal, sys, time
+from pathlib import Path
+
+folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+here = Path(sys.argv[0]).parent
+kind = (here / "kinds").read_text().splitlines()[rank]
+
+def end(made, code):
+    shutil.copy(here / f"{made}.pickle", folder / ".beside")
+    (folder / ".beside").rename(folder / f"ended-{rank}.pickle")
+    sys.exit(code)
+
+signal.signal(signal.SIGTERM, signal.SIG_DFL if kind == "dies when told" else signal.SIG_IGN)
+signal.signal(signal.SIGINT, lambda number, frame: end("interrupted", 0))
+(folder / f"listens-{rank}").touch()
+(here / f"listens-{rank}").touch()
+while not (folder / f"listens-{1 - rank}").exists():
+    time.sleep(0.01)
+if kind == "is killed":
+    time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+if kind == "crashes":
+    sys.exit(7)
+if kind in ("waits", "dies when told"):
+    time.sleep(60)
+end(kind, int(kind in ("failed", "busy")))
+"""
+
+
+class TestEnds:
+    """What is made of the ends of two ranks, which are stand-ins without torch."""
+
+    @pytest.fixture
+    def run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
+        script = tmp_path / "rank.py"
+        script.write_text(RANK)
+        monkeypatch.setattr(torchrun, "RANK", (str(script),))
+        job = CellJob(str(tmp_path / "s"), str(tmp_path), "c", (), TrainConfig(), None, CellProcesses(2))
+        for state in ("complete", "failed", "busy", "interrupted"):
+            (tmp_path / f"{state}.pickle").write_bytes(pickle.dumps(Ended(job, state, f"so it {state}")))
+
+        def run(*kinds: str) -> Ended:
+            (tmp_path / "kinds").write_text("\n".join(kinds))
+            return torchrun.train_in_processes(job, torchrun.Node())
+
+        return run
+
+    @pytest.mark.parametrize(
+        ("kinds", "state", "says"),
+        [
+            (("complete", "is killed"), "complete", "so it complete"),  # it was committed before
+            (("dies when told", "failed"), "failed", "so it failed"),
+            (("failed", "is killed"), "lost", "process 1 of the 2 of the cell died (killed by SIGKILL)"),
+            (("crashes", "dies when told"), "lost", "process 0 of the 2 of the cell died (exit code 7)"),
+            (("busy", "dies when told"), "busy", "so it busy"),
+        ],
+    )
+    def test_how_a_cell_ended(self, kinds: tuple[str, ...], state: str, says: str, run: Callable[..., Ended]) -> None:
+        ended = run(*kinds)
+        assert (ended.state, ended.reason) == (state, says)
+
+    def test_a_signal_is_passed_on_to_every_rank(
+        self, run: Callable[..., Ended], tmp_path: Path, interrupt_when: Callable[[Callable[[], bool]], None]
+    ) -> None:
+        before = signal.getsignal(signal.SIGTERM)
+        interrupt_when(lambda: all((tmp_path / f"listens-{rank}").exists() for rank in (0, 1)))
+        began = time.monotonic()
+        ended = run("waits", "waits")
+        assert (ended.state, ended.reason) == ("interrupted", "so it interrupted")
+        assert time.monotonic() - began < 40
+        assert signal.getsignal(signal.SIGTERM) == before
+
+    @pytest.fixture
+    def interrupt_when(self) -> Callable[[Callable[[], bool]], None]:
+        """Sends SIGTERM to this process as soon as a condition holds."""
+        import threading
+
+        main = threading.main_thread().ident
+        assert main is not None
+
+        def arm(condition: Callable[[], bool]) -> None:
+            def watch() -> None:
+                while not condition():
+                    time.sleep(0.01)
+                signal.pthread_kill(main, signal.SIGTERM)
+
+            threading.Thread(target=watch, daemon=True).start()
+
+        return arm
