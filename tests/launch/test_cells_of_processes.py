@@ -155,7 +155,7 @@ class TestPlaces:
     @pytest.fixture(autouse=True)
     def _machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6")
-        monkeypatch.setattr(local.os, "sched_getaffinity", lambda pid: set(range(12)))
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(12)))
 
     def test_each_worker_has_a_group_of_gpus_of_its_own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         made: list[str | None] = []
@@ -221,7 +221,8 @@ def test_the_plan_of_a_sweep_knows_of_the_processes_of_a_cell(
             "plan", "sweep", "alpha", f"{ALPHA}=0,1", *scratch_line, "launcher.workers=1", *words, "--json", "-"
         )
         assert ran.code == 0, ran.err
-        return json.loads(ran.out.splitlines()[-1])  # type: ignore[no-any-return]
+        found: dict[str, Any] = json.loads(ran.out.splitlines()[-1])
+        return found
 
     one, two = planned(), planned("launcher.nproc_per_node=2")
     assert (one["processes"], two["processes"]) == (1, 2)
