@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import signal
 import subprocess
@@ -108,6 +109,61 @@ def test_a_cell_of_two_processes_and_two_kills_are_one_process(
     assert_same_cells(Path(out.splitlines()[0]), alone.path, 1)
     manifest = json.loads((cell / "manifest.json").read_text())
     assert (manifest["processes"], manifest["divided_among"]) == (1, 2)
+
+
+# In rank 1 alone the fourth step has no more room.
+FAULT = """
+import importlib.abc, importlib.util, os, sys
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "alphapo_cli.training.trainer":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+
+        def exec_module(module):
+            load(module)
+            plain = module.PreferenceTrainer.training_step
+
+            def step(self, *args, **named):
+                if self.state.global_step == 3:
+                    raise MemoryError("no more room")
+                return plain(self, *args, **named)
+
+            module.PreferenceTrainer.training_step = step
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+if os.environ.get("RANK") == "1":
+    sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+def test_an_error_in_one_process_is_that_of_the_cell(
+    tiny: tuple[str, ...], tmp_path: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hooks").mkdir()
+    (tmp_path / "hooks" / "sitecustomize.py").write_text(FAULT)
+    path = os.environ.get("PYTHONPATH")
+    words = ["sweep", "alpha", f"{ALPHA}=0.5", *tiny, *CELL, "launcher.nproc_per_node=2", "--out", "two"]
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path / "hooks"), path])))
+        with start(words, tmp_path, shared_cache) as process:
+            _, err = process.communicate(timeout=600)
+    assert process.returncode == 1
+    says = "process 1: MemoryError: no more room"
+    assert err.splitlines()[-1].endswith(says)
+    (cell,) = cells_of(tmp_path / "two").values()
+    assert (cell["state"], cell["reason"]) == ("failed", says)
+    with start(words, tmp_path, shared_cache) as process:  # without the fault it goes on from its checkpoint
+        _, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    assert commits(tmp_path / "two") == [1]
 
 
 class TestSteps:
