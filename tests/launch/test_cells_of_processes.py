@@ -7,6 +7,8 @@ import os
 import pickle
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -297,8 +299,9 @@ here = Path(sys.argv[0]).parent
 kind = (here / "kinds").read_text().splitlines()[rank]
 
 def end(made, code):
-    shutil.copy(here / f"{made}.pickle", folder / ".beside")
-    (folder / ".beside").rename(folder / f"ended-{rank}.pickle")
+    shutil.copy(here / f"{made}.pickle", folder / f".beside-{rank}")
+    (folder / f".beside-{rank}").rename(folder / f"ended-{rank}.pickle")
+    (here / f"{made}-{rank}").touch()
     sys.exit(code)
 
 signal.signal(signal.SIGTERM, signal.SIG_DFL if kind == "dies when told" else signal.SIG_IGN)
@@ -351,30 +354,41 @@ class TestEnds:
         assert (ended.state, ended.reason) == (state, says)
 
     def test_a_signal_is_passed_on_to_every_rank(
-        self, run: Callable[..., Ended], tmp_path: Path, interrupt_when: Callable[[Callable[[], bool]], None]
+        self, run: Callable[..., Ended], tmp_path: Path, send_when_both_listen: Callable[[int], None]
     ) -> None:
         before = signal.getsignal(signal.SIGTERM)
-        interrupt_when(lambda: all((tmp_path / f"listens-{rank}").exists() for rank in (0, 1)))
+        send_when_both_listen(signal.SIGTERM)
         began = time.monotonic()
         ended = run("waits", "waits")
         assert (ended.state, ended.reason) == ("interrupted", "so it interrupted")
         assert time.monotonic() - began < 40
         assert signal.getsignal(signal.SIGTERM) == before
 
-    @pytest.fixture
-    def interrupt_when(self) -> Callable[[Callable[[], bool]], None]:
-        """Sends SIGTERM to this process as soon as a condition holds."""
-        import threading
+    def test_a_handler_that_ends_the_task_lets_the_ranks_save(
+        self, run: Callable[..., Ended], tmp_path: Path, send_when_both_listen: Callable[[int], None]
+    ) -> None:
+        """As submitit's does, when it has requeued a task that runs out of time."""
+        before = signal.signal(signal.SIGUSR2, lambda number, frame: sys.exit(1))
+        try:
+            send_when_both_listen(signal.SIGUSR2)
+            with pytest.raises(SystemExit):
+                run("waits", "waits")
+        finally:
+            signal.signal(signal.SIGUSR2, before)
+        assert all((tmp_path / f"interrupted-{rank}").exists() for rank in (0, 1))
 
+    @pytest.fixture
+    def send_when_both_listen(self, tmp_path: Path) -> Callable[[int], None]:
+        """Sends a signal to this process as soon as both ranks listen."""
         main = threading.main_thread().ident
         assert main is not None
 
-        def arm(condition: Callable[[], bool]) -> None:
+        def send(number: int) -> None:
             def watch() -> None:
-                while not condition():
+                while not all((tmp_path / f"listens-{rank}").exists() for rank in (0, 1)):
                     time.sleep(0.01)
-                signal.pthread_kill(main, signal.SIGTERM)
+                signal.pthread_kill(main, number)
 
             threading.Thread(target=watch, daemon=True).start()
 
-        return arm
+        return send

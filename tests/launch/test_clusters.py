@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -181,6 +182,20 @@ def test_without_slurm_the_launcher_says_so(alphapo, small, monkeypatch):
     assert "there is no sbatch on this machine" in ran.fault
 
 
+# A cluster of two nodes until its stdin is closed.
+RAY = """
+import sys
+from ray.cluster_utils import Cluster
+
+node = {"num_cpus": 1, "object_store_memory": 100_000_000}
+cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+cluster.add_node(**node)
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
 @pytest.mark.ray
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 class TestRay:
@@ -207,6 +222,23 @@ class TestRay:
             assert len(ranks) == 2
             next(rank for rank in ranks if rank.pid != owner).kill()
             out, err = process.communicate(timeout=800)
+        assert process.returncode == 0, err
+        alone = alphapo(*words, "launcher.workers=0", "--out", "alone")
+        assert_same_cells(Path(out.splitlines()[0]), alone.path, 1)
+
+    @pytest.mark.nightly
+    @pytest.mark.timeout(900)
+    def test_a_cell_on_two_nodes(self, alphapo, small, tmp_path, shared_cache):
+        """Two nodes of Ray on this machine, with a core each: a bundle of the cell on each of them."""
+        words = ["sweep", "alpha", f"{ALPHA}=0.5", *small, "trainer.adam_epsilon=1e-5"]
+        with subprocess.Popen(
+            [sys.executable, "-c", RAY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as ray:
+            address = ray.stdout.readline().strip()
+            line = [*words, "launcher=ray", "launcher.nodes=2", f"launcher.address={address}", "--out", "two"]
+            with start(line, tmp_path, shared_cache) as process:
+                out, err = process.communicate(timeout=600)
+            ray.communicate()
         assert process.returncode == 0, err
         alone = alphapo(*words, "launcher.workers=0", "--out", "alone")
         assert_same_cells(Path(out.splitlines()[0]), alone.path, 1)
