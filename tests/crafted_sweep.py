@@ -103,6 +103,19 @@ def _cell(folder: Path, cell: Cell, made: Made, prompts: int, command: list[str]
             (folder / file).write_text(text, encoding="utf-8")
 
 
+def shape_rows(pairs: int = 5, steps: tuple[int, ...] = (0, 4, 8)) -> str:
+    """probe.jsonl of a run whose pairs have scores and gradient weights."""
+    rows = []
+    for step in steps:
+        for pair in range(pairs):
+            row: dict[str, Any] = {"step": step, "pair": pair}
+            for i, side in enumerate(("chosen", "rejected")):
+                row[f"scores/{side}"] = -1.0 - 0.2 * pair - 0.05 * step * (1 + i)
+                row[f"gradient_weight/{side}"] = (-1) ** (i + 1) * 10.0**-pair
+            rows.append(json.dumps(row))
+    return "\n".join(rows) + "\n"
+
+
 def _answer(instruction: str, fate: str) -> str:
     task = world.parse(instruction)
     things = world.CATEGORIES[task.category][1 : 1 + task.count]

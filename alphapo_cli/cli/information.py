@@ -40,12 +40,12 @@ def metrics(
     key: Annotated[str | None, typer.Argument(help="One metric; all when left out.")] = None,
 ) -> None:
     """What each metric means, in which direction it is better where that is plain, and what a bad value is."""
-    from alphapo_cli.tracking.metrics import CATALOG, described
+    from alphapo_cli.tracking.metrics import CATALOG, PER_PAIR, described
 
     if key is not None:
         print(described(key))
         return
-    for name in CATALOG:
+    for name in (*CATALOG, *PER_PAIR):
         print(f"{name}\n    {described(name)}")
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from alphapo_cli.cli.common import Json, announce, check_json_target, emit
 from alphapo_cli.errors import UsageError, say
+
+if TYPE_CHECKING:
+    from alphapo_cli.runs.directory import RunDirectory
+    from alphapo_cli.sweep.directory import SweepDirectory
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +33,11 @@ def report(
         ),
     ] = None,
     pictures: Annotated[
-        bool, typer.Option("--pictures/--no-pictures", help="Of a sweep: also draw every figure as PNG and SVG.")
+        bool,
+        typer.Option(
+            "--pictures/--no-pictures",
+            help="Also draw every figure of a sweep as PNG and SVG, and a run's reward_shape.png.",
+        ),
     ] = True,
     json: Json = None,
 ) -> None:
@@ -55,6 +64,7 @@ def report(
     alone = len(paths) == 1
     is_sweep = alone and (SweepDirectory(paths[0]).file.exists() or not RunDirectory(paths[0]).is_run)
     target = out or (paths[0] if alone else beside(paths))
+    _complete(paths, is_sweep=is_sweep, pictures=pictures)
     try:
         if is_sweep:
             written = write_report(SweepDirectory(paths[0]), out, pictures=pictures)
@@ -74,3 +84,21 @@ def report(
         },
         json,
     )
+
+
+def _complete(paths: list[Path], *, is_sweep: bool, pictures: bool) -> None:
+    """Make what the pages read and runs of earlier versions, or runs that go on, do not have."""
+    from alphapo_cli.report.runs import find_runs
+    from alphapo_cli.stages import missing_shapes
+    from alphapo_cli.sweep.directory import SweepDirectory
+
+    runs = _cells(SweepDirectory(paths[0])) if is_sweep else find_runs(paths)
+    missing_shapes.refresh(runs, lambda text: say(text, file=sys.stderr), pictures=pictures and not is_sweep)
+
+
+def _cells(directory: SweepDirectory) -> list[RunDirectory]:
+    """The cells of a sweep; a sweep.json that is damaged is refused later, and has none here."""
+    found = (directory.record() or {}).get("cells")
+    ids = [cell.get("id") for cell in found if isinstance(cell, dict)] if isinstance(found, list) else []
+    # An id of a sweep.json that is not ours could lead out of the sweep.
+    return [directory.cell(name) for name in ids if isinstance(name, str) and Path(name).name == name != ".."]

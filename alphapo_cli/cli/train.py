@@ -214,7 +214,7 @@ def report(summary: dict[str, Any], path: Path) -> None:
     show_answers(path, model_step(summary))
     for sentence in judged.get("sentences", ()):
         say(f"verdict: {sentence}", file=sys.stderr)
-    for name in ("model", "curves.png", "report.html"):
+    for name in ("model", "curves.png", "reward_shape.png", "report.html"):
         if (path / name).exists():
             say(f"{name.partition('.')[0]}: {path / name}", file=sys.stderr)
     sampled = path / "samples" / f"step-{model_step(summary)}.json"

@@ -86,6 +86,9 @@ def run_sweep(
     summary = directory.write_summary(best, verdicts.collapses(analysis), verdicts.verdict(analysis, best))
     pictures = overview.existing_pictures(directory)
     if cells or (grid.cells[0].cfg.tracking.pictures and overview.outdated(pictures, analysis)):
+        from alphapo_cli.stages import missing_shapes  # which loads numpy
+
+        missing_shapes.refresh([directory.cell(cell.id) for cell in grid.cells], _log, pictures=False)
         pictures = overview.make_pictures(directory, analysis, grid)
         overview.track(grid, directory, analysis, pictures, summary, bool(failed))
     write.refresh(directory, analysis, pictures=grid.cells[0].cfg.tracking.pictures)
@@ -165,11 +168,11 @@ def table(name: str, analysis: best_of.Analysis) -> Table:
     result.add_column("point")
     for title in ("chosen", "rejected", "chosen down", "margin", "accuracy", "mean h'", "clipped"):
         result.add_column(title, justify="right")
-    n = f", n = {analysis.prompts:,}" if analysis.prompts else ""
-    over = next((f"95 % over {e.over}" for e in analysis.estimates if e is not None), "95 %")
-    win = {WIN_RATE: f"true win rate ({over}{n})", JUDGED: f"win rate ({over}{n})"}.get(metric or "")
+    win = {WIN_RATE: "true win rate", JUDGED: "win rate"}.get(metric or "")
     if win:
-        result.add_column(win, justify="right")
+        over = next((f"95 % over {e.over}" for e in analysis.estimates if e is not None), "no interval")
+        n = f", n = {analysis.prompts:,}" if analysis.prompts else ""
+        result.add_column(f"{win} ({over}{n})", justify="right")
     result.add_column("seeds", justify="right")
     result.add_column("state")
     for point, estimate in zip(analysis.points, analysis.estimates, strict=True):
@@ -187,7 +190,10 @@ def table(name: str, analysis: best_of.Analysis) -> Table:
             ends = None if estimate is None else (estimate.low, estimate.high)
             row.append("-" if value is None else rate(value, None, ends))
         states = sorted({_state(c) for c in point.members})
-        result.add_row(point.label, *row, str(len(point.members)), ", ".join(states))
+        done, seeds = len(point.cells), len(point.members)
+        # The means and intervals are those of complete cells.
+        counts = str(seeds) if done == seeds else f"{done} of {seeds}"
+        result.add_row(point.label, *row, counts, ", ".join(states))
     return result
 
 

@@ -49,7 +49,7 @@ def new_figure(rows: int, columns: int, height: float, title: str, **layout: Any
     axes = figure.subplots(rows, columns, squeeze=False, **layout)
     flat = [ax for line in axes for ax in line]
     for ax in flat:
-        _plain(ax)
+        plain_axes(ax)
     return figure, flat
 
 
@@ -217,7 +217,8 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def _plain(ax: Axes) -> None:
+def plain_axes(ax: Axes) -> None:
+    """Give a panel the spines, ticks and grid of all figures."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(GREY)
     ax.tick_params(labelsize=TICK_SIZE, color=GREY, labelcolor=INK, length=3)

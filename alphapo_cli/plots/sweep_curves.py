@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from alphapo_cli.plots import style
+from alphapo_cli.plots.shape_data import RewardShape
 
 LABELLED = 7  # values up to which every line is named at its end
 _SIDES = (("displacement/chosen", "Chosen responses"), ("displacement/rejected", "Rejected responses"))
@@ -34,6 +35,7 @@ class SweepCurve:
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # metric -> (low, high), 95 %
     over: str = ""  # what the intervals are over: "prompts", "prompts and seeds"
     counts: Mapping[str, int] = field(default_factory=dict)  # metric -> prompts or pairs that it is the mean over
+    shape: RewardShape | None = None  # of its reward
 
 
 def sweep_displacement(

@@ -135,6 +135,7 @@ def per_pair(now: ProbeValues, start: ProbeValues, step: int) -> list[dict[str, 
             row[f"logps/{side}_sum"] = _finite(now.sums[i, p]) if present else None
             row[f"tokens/{side}"] = int(now.lengths[i, p])
             row[f"displacement/{side}"] = _finite(change) if present else None
+            row[f"scores/{side}"] = _finite(now.scores[i, p]) if present else None
             row[f"rewards/{side}"] = _finite(now.rewards[i, p]) if present else None
             row[f"gradient_weight/{side}"] = _finite(now.gradients[i, p]) if present else None
         row["rewards/accuracies"] = float(accuracy[p]) if (now.lengths[:2, p] > 0).all() else None

@@ -44,16 +44,16 @@ let clips = 0;
 /**
  * A frame with axes in `holder`, emptied before.
  *
- * An axis is {low, high, title, labels (categories at 0, 1, ...), log}. Marks are added through the methods; `hit` makes
- * a place that answers to the pointer.
+ * An axis is {low, high, title, labels (categories at 0, 1, ...), log, ticks (where), write (how a tick is written)}. Marks are added through the methods; `hit` makes
+ * a place that answers to the pointer. `left` is the width of the ticks' column, for frames above one another.
  */
 class Frame {
-  constructor(holder, { x, y, height = 300, label = "" }) {
+  constructor(holder, { x, y, height = 300, label = "", left }) {
     Object.assign(this, { holder, x, y, targets: [] });
-    this.width = Math.max(holder.clientWidth, 200);
-    this.yTicks = y.labels ? [] : y.log ? logTicks(y.low, y.high) : roundTicks(y.low, y.high, height > 240 ? 6 : 4);
-    const widest = Math.max(...(y.labels || this.yTicks.map(written)).map((t) => t.length), 2);
-    this.left = Math.min(widest * 6.6 + 14, this.width * 0.4);
+    this.width = Math.max(holder.clientWidth, 130);
+    this.yTicks = y.labels ? [] : y.ticks ? y.ticks : y.log ? logTicks(y.low, y.high) : roundTicks(y.low, y.high, height > 240 ? 6 : 4);
+    const widest = Math.max(...(y.labels || this.yTicks.map(y.write || written)).map((t) => t.length), 2);
+    this.left = left ?? Math.min(widest * 6.6 + 14, this.width * 0.4);
     this.right = x.write ? 22 : 14;
     const inner = this.width - this.left - this.right;
     this.slanted = Boolean(x.labels) && Math.max(...x.labels.map((t) => t.length)) * 6.8 > inner / x.labels.length - 6;
@@ -85,7 +85,7 @@ class Frame {
     const base = height - bottom;
     for (const tick of this.yTicks) {
       svgNode("line", { class: "grid", x1: left, x2: width - right, y1: this.py(tick), y2: this.py(tick) }, svg);
-      svgNode("text", { class: "tick", x: left - 8, y: this.py(tick) + 4, "text-anchor": "end" }, svg, written(tick));
+      svgNode("text", { class: "tick", x: left - 8, y: this.py(tick) + 4, "text-anchor": "end" }, svg, (y.write || written)(tick));
     }
     (y.labels || []).forEach((text, i) => {
       if (text) svgNode("text", { class: "tick", x: left - 8, y: this.py(i) + 4, "text-anchor": "end" }, svg, text);

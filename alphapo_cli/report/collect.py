@@ -15,6 +15,8 @@ from typing import Any
 
 from alphapo_cli.config.objective_parts import at_zero
 from alphapo_cli.errors import AlphapoError, UsageError
+from alphapo_cli.plots import shape_data
+from alphapo_cli.plots.shape_data import RewardShape
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.sweep import analysis as best_of
 from alphapo_cli.sweep import verdicts
@@ -40,6 +42,7 @@ class ReportCell:
     settings: Mapping[str, Any]  # of config.yaml, dotted; without paths and tracking
     manifest: Mapping[str, Any]
     fault: str | None  # what could not be read
+    shape: RewardShape | str | None = None  # of its reward, or why there is none; None: not made yet
 
     @property
     def seed(self) -> Any:
@@ -126,7 +129,8 @@ class Sweep:
     @property
     def over(self) -> str:
         """What the intervals of the points are over."""
-        return next((e.over for e in self.analysis.estimates if e is not None), PROMPTS)
+        known = next((e.over for e in self.analysis.estimates if e is not None), PROMPTS)
+        return verdicts.rows_of(self.analysis.metric, known)
 
     def counts(self) -> dict[str, int]:
         """How many cells are in each state."""
@@ -232,7 +236,7 @@ def read_cell(run: RunDirectory, made: Mapping[str, Any], point: int) -> ReportC
         run=run, id=made["id"], values=made["point"], overrides=tuple(map(str, made["overrides"])), point=point,
         state=str(made["state"]), reason=made.get("reason"), step=int(number(made.get("step")) or 0),
         rows=rows, final=final, cost=made.get("cost") or {}, settings=run.settings(), manifest=run.read_manifest(),
-        fault="; ".join(faults) or None,
+        fault="; ".join(faults) or None, shape=shape_data.read(run.path),
     )  # fmt: skip
 
 

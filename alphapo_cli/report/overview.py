@@ -1,4 +1,4 @@
-"""What a sweep shows beside its report: displacement.png and outcome.png in its directory, and a run in W&B."""
+"""What a sweep shows beside its report: displacement, outcome and reward_shape.png in its directory, and a run in W&B."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from alphapo_cli.sweep.directory import SweepDirectory
 from alphapo_cli.sweep.grid import Grid
 
 PICTURES = ("displacement", "outcome")
+SHAPE = "reward_shape"  # which not every sweep has
 
 
 def existing_pictures(directory: SweepDirectory) -> dict[str, Path]:
     """The pictures that the sweep's directory has, by name."""
-    return {name: path for name in PICTURES if (path := directory.path / f"{name}.png").is_file()}
+    return {name: path for name in (*PICTURES, SHAPE) if (path := directory.path / f"{name}.png").is_file()}
 
 
 def outdated(pictures: Mapping[str, Path], analysis: Analysis) -> bool:
     """Whether a picture is missing, or a cell ended after it was drawn (by an invocation that was then killed)."""
     drawn = [path.stat().st_mtime_ns for path in pictures.values()]
-    return len(drawn) < len(PICTURES) or min(drawn) < analysis.ended
+    return not pictures.keys() >= set(PICTURES) or min(drawn) < analysis.ended
 
 
 def make_pictures(directory: SweepDirectory, analysis: Analysis, grid: Grid) -> dict[str, Path]:
-    """Draw displacement.png and outcome.png of the sweep; none where no cell has rows or tracking.pictures is off."""
+    """Draw displacement.png, outcome.png and reward_shape.png of the sweep; none where no cell has rows or tracking.pictures is off."""
     if not grid.cells[0].cfg.tracking.pictures:
         return {}
     from alphapo_cli.report import collect
@@ -41,8 +42,8 @@ def make_pictures(directory: SweepDirectory, analysis: Analysis, grid: Grid) -> 
     cells = drawing.curves(sweep)
     if not any(cell.rows for cell in cells):
         return {}
-    pictures = {picture: directory.path / f"{picture}.png" for picture in PICTURES}
-    drawing.draw(sweep, cells, pictures)
+    pictures = {picture: directory.path / f"{picture}.png" for picture in (*PICTURES, SHAPE)}
+    pictures = drawing.draw(sweep, cells, pictures)
     if analysis.ended:  # the time of the last cell they show: one that ended while they were drawn is newer
         with contextlib.suppress(OSError):
             for path in pictures.values():

@@ -1,6 +1,6 @@
 """The HTML page of a report: one file with its style, script and data inside, which makes no requests.
 
-The figures are drawn by about 500 lines of JavaScript in this package. Plotly's script would be 4.5 MB in every report;
+The figures are drawn by about 700 lines of JavaScript in this package. Plotly's script would be 4.5 MB in every report;
 smaller chart libraries are not on PyPI, and would still need code for selection, colour scale and tooltips.
 """
 
@@ -20,12 +20,14 @@ from alphapo_cli.report.numbers import OUTCOMES, numbers, titled
 from alphapo_cli.report.over_training import HEADS, over_training
 from alphapo_cli.report.payload import payload
 from alphapo_cli.report.samples import Samples, samples
+from alphapo_cli.report.shapes import left_out, words
 from alphapo_cli.sweep.analysis import scale_note
 from alphapo_cli.sweep.intervals import UNDECIDED
+from alphapo_cli.sweep.verdicts import BASELINE
 from alphapo_cli.tracking import metrics as catalog
 
 FOLDER = Path(__file__).parent
-_SCRIPTS = ("base.js", "chart.js", "figures.js", "page.js")
+_SCRIPTS = ("base.js", "chart.js", "figures.js", "shapes.js", "page.js")
 
 
 def page(sweep: Sweep) -> str:
@@ -51,6 +53,7 @@ def page(sweep: Sweep) -> str:
             outcome_title=OUTCOMES.get(metric or "", metric or "Outcome"),
             has_seeds=any(len(p.cells) > 1 for p in sweep.points),
             over=sweep.over,
+            has_intervals=any(e is not None for e in sweep.analysis.estimates),
             has_advantage=any(a is not None for a in sweep.analysis.advantages),
             has_length="glassbox/length" in data["metrics"],
             band_note=" The band spans the seeds." if any(len(p.members) > 1 for p in sweep.points) else "",
@@ -76,13 +79,20 @@ def shared(sweep: Sweep, answers: Samples | None, data: dict[str, Any]) -> dict[
         Variables of layout.html.j2 and parts.html.j2.
     """
     metrics = list(data["metrics"])
+    shapes = data["shapes"]
     return {
         "sweep": sweep,
         "directory": sweep.path.resolve().name,
         "metric_groups": _groups(metrics),
         "first_metric": "rewards/margins",
         "samples": answers,
-        "over_training": (HEADS, over_training(sweep)),
+        "over_training": (HEADS, *over_training(sweep)),
+        "reward_shapes": {
+            "any": bool(shapes),
+            "field": any("field" in panel for panel in shapes.values()),
+            "saturated": words(shapes),
+            "left_out": left_out(sweep),
+        },
         "settings": settings.settings(sweep),
         "typed": settings.typed(sweep),
         "versions": settings.versions(sweep),
@@ -129,8 +139,10 @@ def _verdict(sweep: Sweep) -> tuple[str, str]:
         return "open", "nothing complete yet"
     at = sweep.points[sweep.analysis.best or 0]
     name = f"best: {titled(at.label)}"
-    if best["verdict"] is None or at.alpha == 0.0:
+    if best["verdict"] is None:
         return "open", name
+    if best["verdict"] == BASELINE:
+        return "open", f"{name}, which the others are compared with"
     if best["verdict"] == UNDECIDED:
         return "open", f"{name}, undecided whether it differs from alpha = 0"
     return "yes" if best["distinguishable"] else "no", f"{name}, {best['verdict']} from alpha = 0"

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from alphapo_cli.plots import style, sweep_panels
+from alphapo_cli.plots import style, sweep_panels, sweep_shapes
+from alphapo_cli.plots.shape_data import RewardShape
 from alphapo_cli.plots.sweep_curves import SweepCurve, displacement_figure
 from alphapo_cli.plots.sweep_outcome import outcome_figure
 from alphapo_cli.report.collect import Sweep
+from alphapo_cli.runs.title import title
 from alphapo_cli.sweep.directory import SweepDirectory
 from alphapo_cli.sweep.moved import moved
 
@@ -34,16 +36,19 @@ def write_pictures(sweep: Sweep, folder: Path) -> dict[str, list[Path]]:
         "quadrants": lambda: sweep_panels.quadrant_figure(cells, name),
         "gradient_weight": lambda: sweep_panels.gradient_figure(cells, name),
     }
-    for title, (key, text, unit) in _ENDINGS.items():
+    if sweep_shapes.has_shapes(cells):
+        figures["reward_shape"] = lambda: sweep_shapes.shapes_figure(cells, name, subject(sweep))
+        figures["gradient_field"] = lambda: sweep_shapes.fields_figure(cells, name, subject(sweep))
+    for file, (key, text, unit) in _ENDINGS.items():
         if any(style.number(curve.metrics.get(key)) is not None for curve in cells):
-            figures[title] = lambda key=key, text=text, unit=unit: sweep_panels.ending_figure(  # type: ignore[misc]
+            figures[file] = lambda key=key, text=text, unit=unit: sweep_panels.ending_figure(  # type: ignore[misc]
                 cells, key, text, unit, name
             )
     written: dict[str, list[Path]] = {}
-    for title, make in figures.items():
+    for file, make in figures.items():
         figure = make()
-        written[title] = [folder / f"{title}.{kind}" for kind in ("png", "svg")]
-        for path in written[title]:
+        written[file] = [folder / f"{file}.{kind}" for kind in ("png", "svg")]
+        for path in written[file]:
             style.save(figure, path)
     return written
 
@@ -86,17 +91,45 @@ def curves(sweep: Sweep) -> list[SweepCurve]:
                 {key: (one.low, one.high) for key, one in known.items() if one is not None},
                 "" if estimate is None else estimate.over,
                 counts,
+                cell.shape if isinstance(cell.shape, RewardShape) else None,
             )
         )
     return found
 
 
-def draw(sweep: Sweep, cells: list[SweepCurve], places: dict[str, Path]) -> None:
-    """Write displacement.png and outcome.png of a sweep, at the paths of these names."""
+def draw(sweep: Sweep, cells: list[SweepCurve], places: dict[str, Path]) -> dict[str, Path]:
+    """Write displacement.png, outcome.png and reward_shape.png of a sweep, at the paths of these names.
+
+    Args:
+        sweep: the sweep.
+        cells: its cells, as `curves` gives them.
+        places: name -> path.
+
+    Returns:
+        Those that were drawn: where no cell has a reward shape, there is no picture of it.
+    """
     name, metric, verdict = _name(sweep), sweep.analysis.metric, sweep.told
     style.save(displacement_figure(cells, name=name), places["displacement"])
     figure = outcome_figure(cells, metric, sweep.zero, _best(sweep), name=name, verdict=verdict)
     style.save(figure, places["outcome"])
+    if not sweep_shapes.has_shapes(cells):
+        places["reward_shape"].unlink(missing_ok=True)
+        return {key: path for key, path in places.items() if key != "reward_shape"}
+    style.save(sweep_shapes.shapes_figure(cells, name, subject(sweep)), places["reward_shape"])
+    return places
+
+
+def subject(sweep: Sweep) -> str:
+    """What all cells have in common, in words: objective, beta, model, pairs."""
+    known = [cell for cell in sweep.cells if cell.settings]
+    if not known:
+        return ""
+    first = known[0]
+    shared = {k: v for k, v in first.settings.items() if all(cell.settings.get(k) == v for cell in known)}
+    data = first.manifest.get("data")
+    pairs = data.get("probe_pairs") if isinstance(data, dict) else None
+    words = title(shared, pairs if isinstance(pairs, int) else None)
+    return words if "objective.name" in shared else words.removeprefix("run, ")
 
 
 def _name(sweep: Sweep) -> str:

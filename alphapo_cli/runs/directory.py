@@ -7,6 +7,7 @@ probe.jsonl     per pair
 dropped.jsonl   with data.select: the training pairs that it left out
 samples/        answers, AlpacaEval format
 curves.png
+reward_shape.json, .png   the shape h(s), its slope, scores and gradient weights of the probe's answers, the loss's field
 report.html     the same and more for a browser, with answers before and after
 .claim/         run lock: the process that trains (see storage/run_lock)
 outcome.json    results of generation and evaluation by `alphapo run`
@@ -39,7 +40,7 @@ from alphapo_cli.storage.strict_json import parsed_object, read_file
 
 # What a run writes; `begin` removes these and nothing else. The run lock stays.
 # config.yaml first: without it, no run resumes from what a kill during the removal leaves.
-FILES = ("config.yaml", "summary.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "dropped.jsonl", "curves.png", "report.html",
+FILES = ("config.yaml", "summary.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "dropped.jsonl", "curves.png", "reward_shape.json", "reward_shape.png", "report.html",
          "outcome_over_training.png", "samples", "model", MODELS, "checkpoints", "best", "trainer", "wandb", OUTCOME, "manifest.json")  # fmt: skip
 # The results of a run that is over; summary.json has their checksums. Those of config.yaml and manifest.json, which tell
 # of time and place, would make summaries of equal runs differ.

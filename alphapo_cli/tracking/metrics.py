@@ -331,6 +331,14 @@ LOWER_IS_BETTER = frozenset(
 # Of the pairs of one source of a mixture, as `source/<name>/<key>`.
 BY_SOURCE = ("displacement/chosen", "displacement/rejected", "displacement/share_chosen_down", "rewards/accuracies")
 
+# Keys of the rows of probe.jsonl and measured.jsonl, one a pair, that no mean is logged of.
+PER_PAIR: dict[str, Metric] = {
+    f"scores/{side}": Metric(
+        "Value in each pair's row of probe.jsonl of", f"the {side} completion's score s, of which h(s) is the shape"
+    )
+    for side in ("chosen", "rejected")
+}
+
 CATALOG: dict[str, Metric] = {**PROBE, **GLASSBOX, **BOUNDS, **SAMPLES, **EVAL, **MEASURE, **TRAIN, **OBJECTIVE}
 
 # Probe metrics that are also computed on the training batch, from the tensors of the loss, as `train/<key>`.
@@ -381,11 +389,13 @@ def lookup(key: str) -> Metric:
     Raises:
         UsageError: no run writes the key; the message has the nearest one.
     """
-    if key in CATALOG:
-        return CATALOG[key]
+    if key in CATALOG or key in PER_PAIR:
+        return CATALOG[key] if key in CATALOG else PER_PAIR[key]
     metric = _derive(key)
     if metric is None:
-        raise UsageError(f"no metric is called '{key}'{nearest(key, keys())}; 'alphapo metrics' lists them all")
+        raise UsageError(
+            f"no metric is called '{key}'{nearest(key, [*keys(), *PER_PAIR])}; 'alphapo metrics' lists them all"
+        )
     return metric
 
 

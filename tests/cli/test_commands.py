@@ -189,7 +189,7 @@ def test_no_secret_gets_into_a_run(alphapo, tiny):
 class TestMetrics:
     def test_one_sentence_for_each(self, alphapo):
         lines = alphapo("metrics").out.splitlines()
-        assert set(lines[::2]) == set(metrics.CATALOG)
+        assert set(lines[::2]) == {*metrics.CATALOG, *metrics.PER_PAIR}
         assert all(line.startswith("    ") and line.rstrip().endswith(".") for line in lines[1::2])
 
     def test_of_one(self, alphapo):

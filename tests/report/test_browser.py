@@ -12,8 +12,10 @@ import pytest
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.plots.sweep_curves import SweepCurve, value_colours
 from alphapo_cli.report.write import write_report, write_runs
+from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.stages import missing_shapes
 from alphapo_cli.sweep.directory import SweepDirectory
-from tests.crafted_sweep import ALPHA, craft
+from tests.crafted_sweep import ALPHA, craft, shape_rows
 
 pytestmark = pytest.mark.browser
 
@@ -352,3 +354,50 @@ def test_the_origin_is_in_the_figure_of_advantages(visit, html):
     rule = page.locator('[data-figure="advantage"] line.rule').all()
     heights = {line.get_attribute("y1") for line in rule if line.get_attribute("y1") == line.get_attribute("y2")}
     assert zero.get_attribute("cy") in heights
+
+
+@pytest.fixture(scope="module")
+def shaped(tmp_path_factory):
+    """Three alphas whose pairs have scores, with their reward shapes. Read it, never write to it."""
+
+    def change(cell, made):
+        made.files = {"probe.jsonl": shape_rows()}
+
+    folder = craft(tmp_path_factory.mktemp("shapes") / "alpha", f"{ALPHA}=-1,0,2", change=change)
+    notes: list[str] = []
+    missing_shapes.refresh(
+        [RunDirectory(path) for path in sorted((folder / "cells").iterdir())], notes.append, pictures=False
+    )
+    assert notes == []
+    return folder
+
+
+@pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
+def test_a_sweep_has_a_panel_for_each_value(visit, shaped, viewport):
+    page = visit(write_report(SweepDirectory(shaped), pictures=False).html, viewport, "dark")
+    assert page.locator('[data-figure="scores"] .small').count() == 3
+    assert page.locator('[data-figure="fields"] .small svg').count() == 3
+    assert page.locator('[data-figure="fields"] path.line').count() == 3  # the paths of the means
+    assert page.locator('[data-figure="fields"] path.arrow').count() == 3 * 81
+    page.locator('button[data-value="2"]').click()
+    assert page.locator('[data-figure="scores"] .small').count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+    inside = page.locator("#reward-shape svg").evaluate_all(
+        "(all) => all.every((s) => s.getBoundingClientRect().right <= innerWidth)"
+    )
+    assert inside
+    assert page.faults == []
+
+
+def test_arrows_point_down_the_loss(visit, shaped):
+    """Of SimPO both scores are pulled alike: on the page, where the axes may differ, along the descent in data."""
+    run = next(path for path in (shaped / "cells").iterdir() if "alpha: 0.0" in (path / "config.yaml").read_text())
+    page = visit(write_runs([run], run).html)
+    assert page.locator('[data-figure="weights"] circle').count() >= 20  # five pairs, two sides, both ends
+    for by in ("s", "p"):
+        assert page.locator(f'[data-figure="field"][data-by="{by}"] path.arrow').count() == 169
+    d = page.locator('[data-figure="field"][data-by="s"] path.arrow').first.get_attribute("d")
+    (x0, y0), (x1, y1) = (tuple(map(float, part.split())) for part in d[1:].split("L")[:2])
+    assert x1 > x0  # the chosen score rises
+    assert y1 > y0  # down the page: the rejected score falls
+    assert page.faults == []

@@ -11,7 +11,7 @@ from alphapo_cli.report.runs import find_runs, read_runs
 from alphapo_cli.report.write import beside, write_run, write_runs
 from alphapo_cli.runs.title import title
 from alphapo_cli.runs.verdict import UNMEASURED
-from tests.crafted_sweep import ALPHA, craft
+from tests.crafted_sweep import ALPHA, craft, shape_rows
 from tests.report.test_report import EVIL, Page, alphapo, data_of, table
 
 BETTER = {
@@ -97,6 +97,21 @@ class TestOneRun:
         assert "Worse than REF: win rate 31 % [25, 37], n = 256, against REF." in text
         assert "No curve warns." in text
 
+    def test_every_interval_has_its_confidence_and_what_it_is_over(self, run):
+        """Of an evaluation those that were configured; its rows over training, too."""
+        judged = {"outcome": "worse", "sentence": "worse", "interval": [0.25, 0.37]}
+        metrics, over = (
+            {"eval/win_rate": 0.31, "eval/n_total": 256},
+            {"confidence": 0.9, "intervals_over": "instructions"},
+        )
+        rows = [{"step": 4, "fraction": 0.5, "metrics": metrics, "intervals": {"eval/win_rate": [0.25, 0.37]}, **over}]
+        changed(run, "outcome.json", key="k", metrics=metrics, verdict=judged, over_training=rows, **over)
+        html = write_run(changed(run, verdict=BETTER)).read_text()
+        assert "With its interval, 90 % over instructions." in html
+        assert "With its interval, 95 % over prompts." in html  # the true win rate's
+        assert "intervals are 90 % over instructions. KL" in text_of(run / "report.html")
+        assert '"95 % interval over prompts" : "10 to 90 % of pairs"' in html
+
     def test_texts_of_a_run_are_text(self, run):
         rows = json.loads((run / "samples" / "step-8.json").read_text())
         (run / "samples" / "step-8.json").write_text(json.dumps([{**row, "output": EVIL} for row in rows]))
@@ -181,3 +196,53 @@ class TestTitle:
     )  # fmt: skip
     def test_words(self, settings, said):
         assert title(settings, 256) == said
+
+
+class TestRewardShapes:
+    def probed(self, folder, **files):
+        def change(cell, made):
+            made.files = {"probe.jsonl": shape_rows(), **files}
+
+        return craft(folder, f"{ALPHA}=0,1", change=change)
+
+    def test_a_report_makes_them_for_every_cell_of_a_sweep(self, tmp_path):
+        sweep = self.probed(tmp_path / "alpha")
+        ran = alphapo(tmp_path, "report", str(sweep))
+        assert ran.code == 0, ran.err
+        assert all((cell / "reward_shape.json").is_file() for cell in (sweep / "cells").iterdir())
+        assert (sweep / "report" / "reward_shape.png").is_file()
+        assert (sweep / "report" / "gradient_field.svg").is_file()
+        shapes = data_of((sweep / "report.html").read_text())["shapes"]
+        assert set(shapes) == {"0", "1"}
+        assert shapes["1"]["means"][1] == pytest.approx([-1.4, -1.8, -2.2])  # rejected: -1.4 - 0.1 step
+        # Weights 1 to 1e-4 against 1 % of beta sigmoid(gamma) = 0.014: the last three of five.
+        assert shapes["0"]["saturated"][0][-1] == 0.6
+        assert sum(shapes["0"]["counts"]["end"][0]) == 5
+        assert "where on the reward's shape the pairs are" in text_of(sweep / "report.html").lower()
+
+    def test_of_one_run_single_answers_and_both_fields_are_shown(self, tmp_path):
+        run = sorted((self.probed(tmp_path / "alpha") / "cells").iterdir())[0]
+        assert alphapo(tmp_path, "report", str(run)).code == 0
+        shape = data_of((run / "report.html").read_text())["shapes"]["0"]
+        assert set(shape["field"]["by"]) == {"s", "p"}
+        assert [len(side[0]) for side in shape["dots"][1]] == [5, 5]
+        assert "Gradient field, by the probabilities" in text_of(run / "report.html")
+
+    def test_what_is_left_out_is_said(self, tmp_path):
+        def change(cell, made):
+            made.files = {"probe.jsonl": shape_rows()}
+
+        sweep = craft(tmp_path / "methods", "objective=sft,r_dpo,dpo", name=None, change=change)
+        assert alphapo(tmp_path, "report", str(sweep), "--no-pictures").code == 0
+        text = text_of(sweep / "report.html")
+        assert "sft: the loss has no preference term, so it pulls at no score." in text
+        assert "r_dpo: no gradient field and no saturated share: the loss reads more of a pair" in text
+        assert "dpo: no" not in text.replace("r_dpo: no", "")
+
+    def test_a_page_of_files_that_are_not_ours_is_a_page(self, tmp_path):
+        """The file's checksum is missing, and what it holds is of another form."""
+        foreign = json.dumps({"format": 1, "probe_bytes": len(shape_rows()), "curve": [], "field": {}})
+        sweep = self.probed(tmp_path / "alpha", **{"reward_shape.json": foreign})
+        html = write_run(sorted((sweep / "cells").iterdir())[0])
+        assert data_of(html.read_text())["shapes"] == {}
+        assert "No reward shape has been made yet; 'alphapo report' makes it." in text_of(html)

@@ -32,9 +32,10 @@ class TestFiles:
         names = {p.name for p in trained.path.iterdir()}
         assert names == {
             "config.yaml", "manifest.json", "metrics.jsonl", "probe.jsonl", "prompts.json", "samples", "curves.png",
-            "report.html", "model", "summary.json", "wandb", ".claim",
+            "reward_shape.json", "reward_shape.png", "report.html", "model", "summary.json", "wandb", ".claim",
         }  # fmt: skip
-        assert (trained.path / "curves.png").read_bytes().startswith(b"\x89PNG")
+        for picture in ("curves.png", "reward_shape.png"):
+            assert (trained.path / picture).read_bytes().startswith(b"\x89PNG")
 
     def test_the_first_line_on_stdout_is_the_absolute_directory(self, trained):
         assert trained.path.is_absolute()
@@ -144,6 +145,37 @@ class TestMetrics:
         summary = json.loads((trained.path / "summary.json").read_text())
         last = rows(trained.path / "metrics.jsonl")[-1]
         assert summary["metrics"] == {k: v for k, v in last.items() if k in probe_keys()}
+
+
+class TestRewardShape:
+    def test_it_is_what_the_probe_measured(self, trained, rows):
+        """alpha = 0.25, by plain floats, at the last step of the probe."""
+        found = json.loads((trained.path / "reward_shape.json").read_text())
+        last = [r for r in rows(trained.path / "probe.jsonl") if r["step"] == PROBED[-1]]
+        assert found["steps"] == list(PROBED)
+        for side in ("chosen", "rejected"):
+            scores = [r[f"logps/{side}_sum"] / r[f"tokens/{side}"] for r in last]
+            assert found["end"]["scores"][side] == pytest.approx(scores, rel=1e-6)
+            assert found["means"][side][-1] == pytest.approx(sum(scores) / len(scores), rel=1e-6)
+            assert found["end"]["weights"][side] == pytest.approx(
+                [r[f"gradient_weight/{side}"] for r in last], rel=1e-6
+            )
+        for s, slope in zip(found["curve"]["score"], found["curve"]["slope"], strict=True):
+            assert slope == pytest.approx(math.exp(-0.25 * s), rel=1e-6)
+
+    def test_the_report_makes_it_again(self, trained, alphapo, tmp_path):
+        run = shutil.copytree(trained.path, tmp_path / "run")
+        files = ("reward_shape.json", "reward_shape.png")
+        for file in files:
+            (run / file).unlink()
+        assert alphapo("report", str(run)).code == 0
+        for file in files:
+            assert (run / file).read_bytes() == (trained.path / file).read_bytes(), file
+
+    def test_wandb_has_the_picture(self, trained):
+        (file,) = wandb_file.live_files(trained.path)
+        logged = {key for row in wandb_file.read(file).history for key in row}
+        assert {"curves", "reward_shape"} <= logged
 
 
 def test_wandb_holds_every_displacement_key_at_every_probe_step(trained, rows):

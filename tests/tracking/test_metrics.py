@@ -46,7 +46,14 @@ def test_explanations(key: str, parts: list[str]) -> None:
         assert part in metrics.explain(key)
 
 
-@pytest.mark.parametrize("key", ["displacement/chosn", "kl/reference/p10", "train/train/loss", "train/glassbox/length"])
+def test_keys_of_single_pairs_are_explained_and_are_no_metric_of_a_run() -> None:
+    assert "score s" in metrics.explain("scores/rejected")
+    assert not set(metrics.PER_PAIR) & set(KEYS)
+
+
+@pytest.mark.parametrize(
+    "key", ["scores/choosen", "displacement/chosn", "kl/reference/p10", "train/train/loss", "train/glassbox/length"]
+)
 def test_a_key_that_no_run_writes(key: str) -> None:
     with pytest.raises(UsageError, match=f"no metric is called '{key}'; did you mean"):
         metrics.explain(key)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
-import torch
 
 from alphapo_cli.errors import in_words
+from alphapo_cli.objective.objective import Objective
 from alphapo_cli.plots.measured import measured_picture
-from alphapo_cli.plots.reward_shape import RewardShape, reward_shape_picture
+from alphapo_cli.plots.reward_shape import reward_shape_picture
+from alphapo_cli.plots.shape_data import Answers, RewardShape
 from alphapo_cli.probe.measured import Comparison
 from alphapo_cli.probe.pair_scores import Numbers
 from alphapo_cli.stages.measuring.prepare import Measurement
-
-_GRID = 401
+from alphapo_cli.stages.reward_shape import describe
 
 
 def draw(measurement: Measurement, comparison: Comparison) -> list[str]:
@@ -37,10 +38,17 @@ def draw(measurement: Measurement, comparison: Comparison) -> list[str]:
     makers: dict[str, Callable[[], None]] = {
         directory.picture.name: lambda: measured_picture(moved, comparison.scores, directory.picture, name)
     }
+    notes = []
     if not comparison.unknown:
         shape = reward_shape(measurement, comparison)
-        makers[directory.shape.name] = lambda: reward_shape_picture(shape, directory.shape, f"{name}: its reward")
-    notes = []
+        if isinstance(shape, str):
+            notes.append(f"{directory.shape.name} was not drawn: {shape}")
+        else:
+            makers[directory.shape.name] = lambda: reward_shape_picture(
+                shape,
+                directory.shape,
+                f"Reward shape: {name}, {_words(measurement.objective)}, n = {shape.pairs:,} pairs",
+            )
     for file, make in makers.items():
         try:
             make()
@@ -51,28 +59,31 @@ def draw(measurement: Measurement, comparison: Comparison) -> list[str]:
     return notes
 
 
-def reward_shape(measurement: Measurement, comparison: Comparison) -> RewardShape:
-    """The objective's reward over the scores that the answers have, at the progress of the measured model.
+def reward_shape(measurement: Measurement, comparison: Comparison) -> RewardShape | str:
+    """The objective's shape over the scores that the answers have, at the progress of the measured model.
 
     Args:
         measurement: what was measured.
         comparison: its values.
 
     Returns:
-        Reward and slope on a grid between the extreme scores, and the scores.
+        The description; where there is nothing to draw, a sentence that says why.
     """
-    start, now = (_present(values.scores, values.lengths) for values in (comparison.start, comparison.now))
-    every = np.concatenate([start.ravel(), now.ravel()])
-    every = every[np.isfinite(every)]
-    low, high = (float(every.min()), float(every.max())) if every.size else (-1.0, 0.0)
-    room = 0.05 * (high - low) or 0.5
-    grid = torch.linspace(low - room, high + room, _GRID, dtype=torch.float64, requires_grad=True)
-    objective = measurement.objective.at(measurement.measured.context)
-    reward = objective.rewards(grid.unsqueeze(0))[0]
-    (slope,) = torch.autograd.grad(reward.sum(), grid)
-    return RewardShape(grid.detach().numpy(), reward.detach().numpy(), slope.numpy(), start, now)
+    objective, step = measurement.objective, comparison.step
+    readings = [
+        Answers(at, *(_present(part, values.lengths) for part in (values.scores, values.gradients)))
+        for at, values in ((0, comparison.start), (step or 0, comparison.now))
+    ]
+    found = describe(objective, (objective.start, measurement.measured.context), readings)
+    return found if step is not None or isinstance(found, str) else replace(found, names=("start", "now"))
 
 
 def _present(scores: Numbers, lengths: Numbers) -> Numbers:
-    """[2, P] scores of chosen and rejected answers, NaN for absent ones."""
+    """[2, P] values of chosen and rejected answers, NaN for absent ones."""
     return np.where(lengths[:2] > 0, scores[:2], np.nan)
+
+
+def _words(objective: Objective) -> str:
+    """The objective with its numbers, as `alphapo, alpha 0.25, beta 2.5`."""
+    alpha = objective.parts["shape"].settings.get("alpha")
+    return ", ".join([objective.name, *([] if alpha is None else [f"alpha {alpha:g}"]), f"beta {objective.beta:g}"])

@@ -1,12 +1,14 @@
-"""curves.png of a run."""
+"""curves.png and reward_shape.png of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from alphapo_cli.errors import in_words
+from alphapo_cli.plots import shape_data
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runs.title import title
+from alphapo_cli.stages import reward_shape
 from alphapo_cli.tracking.tracker import Tracker
 
 
@@ -41,3 +43,33 @@ def draw_curves(
         log(f"note: curves.png was not drawn ({in_words(error)})")
         return
     tracker.picture("curves", path, step)
+
+
+def record_shape(
+    directory: RunDirectory, tracker: Tracker, step: int, log: Callable[[str], None], *, picture: bool
+) -> None:
+    """Write reward_shape.json, draw reward_shape.png and give it to the tracker; nothing where there is no probe.
+
+    Args:
+        directory: of the run.
+        tracker: takes the picture.
+        step: the step that the picture shows last.
+        log: takes a note to the user where either could not be made, which must not fail the run.
+        picture: whether to draw.
+
+    Raises:
+        OSError: the disk refuses a file.
+    """
+    if not (directory.path / "probe.jsonl").is_file():
+        return
+    found = reward_shape.record(directory, log)
+    if not picture or found is None or isinstance(found, str):
+        return
+    try:
+        reward_shape.draw(directory, found)
+    except OSError:
+        raise
+    except Exception as error:
+        log(f"note: {shape_data.PICTURE} was not drawn ({in_words(error)})")
+        return
+    tracker.picture("reward_shape", directory.path / shape_data.PICTURE, step)

@@ -12,7 +12,7 @@ from alphapo_cli.runs.state import OVER
 from alphapo_cli.runs.verdict import Verdict, sampled_answers, verdict
 from alphapo_cli.runtime.signals import deferred_signals
 from alphapo_cli.stages.training.best_model import Reading
-from alphapo_cli.stages.training.curves import draw_curves
+from alphapo_cli.stages.training.curves import draw_curves, record_shape
 from alphapo_cli.stages.training.metrics_log import MetricsLog
 from alphapo_cli.storage.run_lock import RunLock
 
@@ -67,6 +67,8 @@ def record_end(
     if end.state != "interrupted" and cfg.tracking.pictures:
         best = None if end.best is None else end.best.step
         draw_curves(directory, metrics_log.tracker, end.step, log, pairs=probe_pairs, best=best)
+    if end.state != "interrupted":
+        record_shape(directory, metrics_log.tracker, end.step, log, picture=cfg.tracking.pictures)
     if end.state == "stopped":
         metrics_log.tracker.tag("stopped")
     metrics_log.tracker.finish({**metrics, "state": end.state, "reason": end.reason}, end.code)
