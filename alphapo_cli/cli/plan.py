@@ -156,11 +156,11 @@ def sweep(
         line.plan.check(line.grid.cells[0].cfg)
     check_json_target(json)
     _check([cell.cfg for cell in line.grid.cells], line.plan)
-    asked, world = _asked((memory, measure, tokens_per_second, processes))
+    asked, _ = _asked((memory, measure, tokens_per_second, processes))
     from alphapo_cli.cli.planning import show_grid
     from alphapo_cli.launch.estimate import estimate_grid
 
-    found = estimate_grid(line.grid, line.launcher, world, asked)
+    found = estimate_grid(line.grid, line.launcher, processes, asked)
     cost = _judging(line.plan, line.grid.cells[0].cfg)
     show_grid(found, cost)
     total = None if cost is None else {**cost, "usd": None if cost["usd"] is None else cost["usd"] * found.cells}

@@ -110,7 +110,8 @@ def show_grid(found: GridEstimate, cost: Mapping[str, float | None] | None) -> N
     at_a_time = (
         "as many at a time as the scheduler starts" if found.at_a_time is None else f"{found.abreast:,} at a time"
     )
-    say(f"{found.cells:,} cells on launcher={found.launcher}, {at_a_time}")
+    each = f", each in {found.processes} processes" if found.processes > 1 else ""
+    say(f"{found.cells:,} cells on launcher={found.launcher}, {at_a_time}{each}")
     if found.launcher == "local" or first.where == "--memory":
         fits = "it fits" if found.needed <= first.limit else "it does NOT fit: fewer cells at a time (--max-parallel N)"
         say(f"memory: {size(found.needed)} by the cells that run together, {size(first.limit)} {first.where}; {fits}")

@@ -222,7 +222,7 @@ def composed(typed: Typed, max_parallel: int | None = None) -> SweepLine:
 
     from alphapo_cli.config.config_file import compose_under, load
     from alphapo_cli.config.overrides import read_line
-    from alphapo_cli.launch.launchers.registry import check_keys
+    from alphapo_cli.launch.launchers.registry import check_keys, check_processes
     from alphapo_cli.launch.schema import LauncherConfig, SweepConfig
     from alphapo_cli.stages import eval_at
     from alphapo_cli.stages.plan import (
@@ -254,4 +254,5 @@ def composed(typed: Typed, max_parallel: int | None = None) -> SweepLine:
     if max_parallel is not None:
         launcher.workers = max_parallel
     check_keys(launcher)
+    check_processes(launcher, [cell.cfg for cell in grid.cells])
     return SweepLine(grid, launcher, plan)

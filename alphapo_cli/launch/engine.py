@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from alphapo_cli.errors import Interrupted
-from alphapo_cli.launch.launchers.launcher import CellJob, Ended, Launcher
+from alphapo_cli.launch.failure import mark_failed
+from alphapo_cli.launch.launchers.launcher import CellJob, CellProcesses, Ended, Launcher
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runs.state import OVER
 from alphapo_cli.stages.plan import Plan
-from alphapo_cli.stages.train_generate_evaluate import begin_untrained, note_failure
-from alphapo_cli.storage.run_lock import RunLock, acquire, lock_status
+from alphapo_cli.storage.run_lock import lock_status
 from alphapo_cli.sweep.directory import SweepDirectory
 from alphapo_cli.sweep.grid import Cell
 
@@ -63,6 +63,7 @@ class SweepEngine:
     policy: Policy
     tell: Callable[[Ended], None]
     tick: Callable[[], None]
+    processes: CellProcesses = field(default_factory=CellProcesses)  # of each cell
     lost: Counter[str] = field(default_factory=Counter)  # cell -> how often its worker died
     busy: dict[str, CellJob] = field(default_factory=dict)  # cells that other processes hold
     ended: dict[str, Ended] = field(default_factory=dict)
@@ -81,7 +82,9 @@ class SweepEngine:
             Interrupted: Ctrl-C or SIGTERM. After the first signal the running cells have saved a checkpoint.
         """
         sweep, folder = str(self.directory.path.absolute()), os.getcwd()
-        jobs = [CellJob(sweep, folder, cell.id, tuple(cell.overrides), cell.cfg, plan) for cell in cells]
+        jobs = [
+            CellJob(sweep, folder, cell.id, tuple(cell.overrides), cell.cfg, plan, self.processes) for cell in cells
+        ]
         polled = time.monotonic()
         due = polled + RECORD
         try:
@@ -167,22 +170,3 @@ class SweepEngine:
 
     def _run(self, job: CellJob) -> RunDirectory:
         return self.directory.cell(job.id)
-
-
-def mark_failed(run: RunDirectory, job: CellJob, reason: str) -> None:
-    """Record the failure of a run whose process died, unless another process has taken it over."""
-    lock = acquire(run.lock)
-    if not isinstance(lock, RunLock):
-        return  # another process holds it
-    try:
-        lock.settle(run.summary_file)
-        if run.state in OVER:  # the trained model is kept
-            if job.plan is not None and run.outcome().get("key") != job.plan.key:
-                note_failure(job.plan, run, f"trained, but not evaluated: {reason}")
-            return
-        if run.state == "pending":
-            begin_untrained(job.cfg, run, "its worker died before training")
-        step = int((run.summary() or {}).get("step", 0))
-        run.finish("failed", reason, step, {}, {})
-    finally:
-        lock.release()

@@ -39,6 +39,7 @@ class GridEstimate:
         kinds: (cells, the plan of one of them) for each kind of cell that differs in what it takes; largest first.
         at_a_time: cells that run at a time at most; None: as many as the scheduler starts.
         launcher: name of the launcher.
+        processes: that train each cell.
         smaller: a grid to try first; None where this one is small.
     """
 
@@ -46,6 +47,7 @@ class GridEstimate:
     kinds: tuple[tuple[int, Estimate], ...]
     at_a_time: int | None
     launcher: str
+    processes: int
     smaller: Smaller | None
 
     @property
@@ -87,6 +89,7 @@ class GridEstimate:
             "cells": self.cells,
             "cells_at_a_time": self.at_a_time,
             "launcher": self.launcher,
+            "processes": self.processes,
             "seconds": self.seconds,
             "cell_seconds": self.serial,
             "memory_needed": self.needed,
@@ -96,13 +99,13 @@ class GridEstimate:
         }
 
 
-def estimate_grid(grid: Grid, launcher: LauncherConfig, world: int, asked: Asked) -> GridEstimate:
+def estimate_grid(grid: Grid, launcher: LauncherConfig, world: int | None, asked: Asked) -> GridEstimate:
     """Plan a sweep.
 
     Args:
         grid: its cells.
         launcher: the settings of `launcher.*`.
-        world: processes of each cell.
+        world: processes of each cell; None: those of the launcher.
         asked: what is asked for beside the configurations.
 
     Returns:
@@ -113,16 +116,17 @@ def estimate_grid(grid: Grid, launcher: LauncherConfig, world: int, asked: Asked
     """
     builder = DataBuilder(warm=True)
     if asked.memory is None and launcher.memory_gb is not None:
-        asked = replace(asked, memory=int(launcher.memory_gb * 1e9))
+        asked = replace(asked, memory=int(launcher.memory_gb * 1e9) // launcher.nproc_per_node)  # of a process
+    world = world or launcher.nproc_per_node * launcher.nodes
     kinds: dict[str, tuple[Case, list[Cell]]] = {}
     for cell in grid.cells:
-        case = prepare_case(cell.cfg, world, builder)
+        case = prepare_case(cell.cfg, world, builder, divided=True)
         kinds.setdefault(_kind(case), (case, []))[1].append(cell)
     found = [(len(cells), estimate(case, asked)) for case, cells in kinds.values()]
     found.sort(key=lambda kind: -kind[1].needed)
     configs = [cell.cfg for cell in grid.cells]
     return GridEstimate(
-        len(grid.cells), tuple(found), _at_a_time(launcher, configs), launcher.name, smaller_grid(grid)
+        len(grid.cells), tuple(found), _at_a_time(launcher, configs), launcher.name, world, smaller_grid(grid)
     )  # fmt: skip
 
 
@@ -139,7 +143,7 @@ def _kind(case: Case) -> str:
 def _at_a_time(launcher: LauncherConfig, configs: list[TrainConfig]) -> int | None:
     if launcher.name != "local":
         return launcher.workers
-    return max(1, min(worker_count(launcher.workers, configs), len(configs)))
+    return max(1, min(worker_count(launcher.workers, configs, launcher.nproc_per_node), len(configs)))
 
 
 def smaller_grid(grid: Grid) -> Smaller | None:

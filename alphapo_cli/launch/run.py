@@ -15,7 +15,7 @@ from alphapo_cli.errors import say
 from alphapo_cli.launch.display import Display
 from alphapo_cli.launch.engine import Policy, SweepEngine, todo
 from alphapo_cli.launch.launchers.launcher import Ended
-from alphapo_cli.launch.launchers.registry import make_launcher
+from alphapo_cli.launch.launchers.registry import make_launcher, processes_of
 from alphapo_cli.launch.schema import LauncherConfig
 from alphapo_cli.report import overview, write
 from alphapo_cli.runs.state import OVER
@@ -142,9 +142,11 @@ def _run_cells(
             raise
         directory.write(grid, typed, plan)
         done = len(grid.cells) - len(cells)
-        _log(f"{grid.description or grid.name}: {len(grid.cells)} cells, {done} of them complete")
+        processes = processes_of(cfg, configs)
+        each = f"; each in {processes.description}, which divide its steps among them" if processes.world > 1 else ""
+        _log(f"{grid.description or grid.name}: {len(grid.cells)} cells, {done} of them complete{each}")
         with Display(directory, cells) as display:
-            engine = SweepEngine(directory, launcher, policy, display.tell, display.tick)
+            engine = SweepEngine(directory, launcher, policy, display.tell, display.tick, processes)
             return engine.run(cells, plan)
     finally:
         launcher.close()

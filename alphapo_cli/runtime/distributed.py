@@ -18,6 +18,10 @@ _FAILURE = "alphapo/failure"  # in the store of the process group: who failed fi
 _LOST = re.compile(r"connection|recv|peer|NCCL", re.IGNORECASE)  # what gloo and NCCL say when a process is gone
 
 
+class PeerLost(AlphapoError):
+    """Another process of the run is gone, so that no collective operation can end."""
+
+
 @dataclass(frozen=True)
 class Processes:
     """Rank of this process, and the number of processes (world size)."""
@@ -26,6 +30,14 @@ class Processes:
     world: int = 1
     # Whether they run a model together, each with a part of its weights, so that every forward pass needs all of them.
     together: bool = False
+    # Whether they divide the optimizer steps of one process among them, so that the results do not depend on their number.
+    # Otherwise each adds its own micro-batches to a step, as processes of torchrun do.
+    divided: bool = False
+
+    @property
+    def steps_of(self) -> int:
+        """The number of processes whose micro-batches make up an optimizer step."""
+        return 1 if self.divided else self.world
 
     def gather(self, items: list[Any]) -> list[Any]:
         """All-gather: the lists of all processes, joined in order of rank."""
@@ -58,7 +70,7 @@ class Processes:
         own = {"rank": self.rank, "reason": in_words(error)}
         if isinstance(error, RuntimeError) and not isinstance(error, AlphapoError) and _LOST.search(str(error)):
             own["reason"] = "another process of the run is gone; the same line continues from the last checkpoint"
-            error = AlphapoError(own["reason"])
+            error = PeerLost(own["reason"])
         try:
             store = torch.distributed.distributed_c10d._get_default_store()
             first = json.loads(store.compare_set(_FAILURE, "", json.dumps(own)))
@@ -85,18 +97,19 @@ class Processes:
         return value  # type: ignore[no-any-return]
 
 
-def start_processes(*, use_cpu: bool, together: bool = False) -> Processes:
+def start_processes(*, use_cpu: bool, together: bool = False, divided: bool = False) -> Processes:
     """Join the process group of torchrun, if any; on GPUs where there are some, unless `use_cpu`.
 
     Args:
         use_cpu: whether GPUs are left alone.
         together: whether the processes run a model together, see `Processes`.
+        divided: whether they divide the steps of one process among them, see `Processes`.
 
     Returns:
         This process's place among them.
     """
     state = PartialState(cpu=use_cpu or not torch.cuda.is_available())
-    return Processes(state.process_index, state.num_processes, together)
+    return Processes(state.process_index, state.num_processes, together, divided)
 
 
 def leave_processes() -> None:

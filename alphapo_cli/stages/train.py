@@ -40,6 +40,7 @@ def run(
     builder: InputsBuilder | None = None,
     group: Group | None = None,
     console: Console | None = None,
+    divided: bool = False,
 ) -> dict[str, Any]:
     """Train, unless the directory holds the complete run; an interrupted one resumes from its last checkpoint.
 
@@ -50,6 +51,8 @@ def run(
         builder: the inputs builder of this process, where several runs share it.
         group: the sweep that the run belongs to, for W&B.
         console: where the table of the data is printed; None: stderr.
+        divided: whether several processes divide the steps of one among them; otherwise each has its own part of a
+            step, which grows with their number.
 
     Returns:
         The content of summary.json.
@@ -69,7 +72,7 @@ def run(
     if now is not None and now.held:  # the lock itself is acquired later; this spares the wait until then
         busy = Busy.of(directory, now)
         raise busy
-    processes = start_processes(use_cpu=cfg.trainer.use_cpu, together=cfg.sharding.mode != "none")
+    processes = start_processes(use_cpu=cfg.trainer.use_cpu, together=cfg.sharding.mode != "none", divided=divided)
     check_low_precision(cfg)
     check_sharding(cfg, processes)
     if not sys.stderr.isatty():

@@ -72,6 +72,29 @@ class DataOrder:
             stages=stages if cfg.order == "stages" else None,
         )
 
+    def divided(self, processes: int) -> DataOrder:
+        """Let several processes divide each step among them; the pairs of a step stay the same.
+
+        Args:
+            processes: their number. Where a step has fewer micro-batches, these become smaller, none larger.
+
+        Returns:
+            The order.
+
+        Raises:
+            UsageError: a step has fewer pairs than there are processes.
+        """
+        pairs, parts = self.pairs_per_step, self.accumulation * self.world
+        if pairs < processes:
+            raise UsageError(
+                f"{processes} processes cannot divide optimizer steps of {pairs} pair(s) among them; use at most {pairs}, "
+                "or raise trainer.gradient_accumulation_steps"
+            )
+        if parts >= processes or self.micro_tokens is not None:
+            return replace(self, shared_by=processes)
+        parts = next(count for count in range(processes, pairs + 1) if pairs % count == 0)
+        return replace(self, micro_pairs=pairs // parts, accumulation=parts, world=1, shared_by=processes)
+
     def sized(self, sizes: np.ndarray, as_widest: bool) -> DataOrder:
         """Assign the pairs of each step to micro-batches by the positions they take; the steps stay the same.
 

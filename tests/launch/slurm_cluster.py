@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,13 +22,12 @@ AuthType=auth/munge
 SlurmUser=root
 SlurmdUser=root
 SlurmctldPort=16817
-SlurmdPort=16818
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -38,9 +38,12 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 ReturnToService=2
 KillWait=30
-NodeName=localhost NodeAddr=127.0.0.1 CPUs={cores} RealMemory=4000 State=UNKNOWN
-PartitionName=main Nodes=localhost Default=YES MaxTime=INFINITE State=UP
+{nodes}
+PartitionName=main Nodes={names} Default=YES MaxTime=INFINITE State=UP
 """
+
+
+NODE = "NodeName={name} NodeAddr={address} Port={port} CPUs={cores} RealMemory=4000 State=UNKNOWN"
 
 
 def missing() -> str | None:
@@ -52,12 +55,23 @@ def missing() -> str | None:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path) -> Iterator[dict[str, str]]:
-    """A running cluster; the value is the environment that its commands need."""
-    for name in ("state", "spool"):
+def cluster(folder: Path, nodes: int = 1) -> Iterator[dict[str, str]]:
+    """A running cluster; the value is the environment that its commands need.
+
+    Nodes after the first one are further daemons on this machine, which Debian's build allows where names and addresses
+    differ; their names lead nowhere.
+    """
+    # The first host of a job must have a name that leads to it; to Slurm, localhost is the same as every other name.
+    here = socket.gethostname()
+    names = ["localhost"] if nodes == 1 else [here, *(f"{here}-{n}" for n in range(2, nodes + 1))]
+    for name in ("state", *(f"spool-{name}" for name in names)):
         (folder / name).mkdir(parents=True)
     conf = folder / "slurm.conf"
-    conf.write_text(CONF.format(folder=folder, cores=os.cpu_count()))
+    lines = [
+        NODE.format(name=name, address=f"127.0.0.{n + 1}", port=16818 + n, cores=os.cpu_count())
+        for n, name in enumerate(names)
+    ]
+    conf.write_text(CONF.format(folder=folder, nodes="\n".join(lines), names=",".join(names)))
     environment = {"SLURM_CONF": str(conf)}
     daemons = []
     try:
@@ -71,8 +85,8 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
             _until(MUNGE_SOCKET.exists, "munged")
         daemons.append(_start("slurmctld", "-D", "-f", str(conf)))
         time.sleep(1)
-        daemons.append(_start("slurmd", "-D", "-f", str(conf), "-N", "localhost"))
-        _until(lambda: "idle" in _output(["sinfo", "-h", "-o", "%t"], environment), "slurmd")
+        daemons += [_start("slurmd", "-D", "-f", str(conf), "-N", name) for name in names]
+        _until(lambda: _output(["sinfo", "-h", "-N", "-o", "%t"], environment).split() == ["idle"] * nodes, "slurmd")
         yield environment
     finally:
         with contextlib.suppress(OSError):

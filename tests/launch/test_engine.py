@@ -287,15 +287,18 @@ def test_two_processes_on_one_sweep_share_the_cells(small, tmp_path, shared_cach
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("kills", [1, pytest.param(12, marks=pytest.mark.nightly)])
-def test_killed_at_random_moments_it_ends_as_undisturbed(kills, shared_cache, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("kills", "nproc"),
+    [(1, 1), pytest.param(12, 1, marks=pytest.mark.nightly), pytest.param(10, 2, marks=pytest.mark.nightly)],
+)
+def test_killed_at_random_moments_it_ends_as_undisturbed(kills, nproc, shared_cache, tmp_path, monkeypatch):
     """A few of what `python tests/launch/kill_at_random.py` does."""
     from tests.conftest import environment
     from tests.launch import kill_at_random
 
     for name, value in environment(shared_cache).items():
         monkeypatch.setenv(name, value)
-    tally = kill_at_random.run(tmp_path, kills=kills, seed=1)
+    tally = kill_at_random.run(tmp_path, kills=kills, seed=1, nproc=nproc)
     assert tally.faults == []
     assert tally.kills.total() >= kills
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests import tiny
+from tests.conftest import Ran, environment
 
 pytestmark = pytest.mark.slow
 
@@ -25,6 +27,7 @@ KINDS = {
     for kind in ("lists", "unpaired")
 }
 TOLERANCE = 1e-5
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 
 
 # Each process writes a file when it ends, and another one when its interpreter is taken down.
@@ -68,46 +71,72 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 def torchrun(*arguments: str, cwd: Path, cache: Path) -> Any:
     """`alphapo` in two processes."""
-    from tests.conftest import Ran, environment
-
     # It finds a free port itself: one found here may be taken until torchrun opens it.
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    env = {k: v for k, v in environment(cache).items() if not k.startswith("MASTER_")}
-    (cwd / "hooks").mkdir()
-    (cwd / "hooks" / "sitecustomize.py").write_text(AT_EXIT)
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(cwd / "hooks"), env.get("PYTHONPATH")]))
+    launcher = [*TORCHRUN, "--standalone", "--nproc-per-node", "2"]
+    env = hooked(cwd, cache)
     line = [*launcher, "-m", "alphapo_cli", *arguments]
     done = subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
+def two_nodes(*arguments: str, cwd: Path, cache: Path) -> Any:
+    """`alphapo` in two processes that two torchruns start, as on two nodes."""
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port = found.getsockname()[1]
+    meeting = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "two"]
+    line = [*TORCHRUN, *meeting, "--rdzv-endpoint", f"localhost:{port}", "-m", "alphapo_cli", *arguments]
+    env = hooked(cwd, cache)
+    both = [
+        subprocess.Popen(line, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [one.communicate(timeout=300) for one in both]
+    # Rank 0, which speaks, is on the node that was there first.
+    out, err = ("".join(texts) for texts in zip(*said, strict=True))
+    return Ran(max(one.returncode for one in both), out, err)
+
+
+def hooked(cwd: Path, cache: Path) -> dict[str, str]:
+    """The environment in which processes of torchrun leave `AT_EXIT`'s files."""
+    env = {k: v for k, v in environment(cache).items() if not k.startswith("MASTER_")}
+    (cwd / "hooks").mkdir()
+    (cwd / "hooks" / "sitecustomize.py").write_text(AT_EXIT)
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(cwd / "hooks"), env.get("PYTHONPATH")]))
+    return env
+
+
 @pytest.mark.parametrize(
-    "objective",
+    ("together", "objective"),
     [
-        pytest.param(("objective=alphapo",), marks=pytest.mark.nightly),
+        (two_nodes, ("objective=alphapo",)),
         # reference log-probs are then computed by both processes
-        ("objective=alphapo_ratio", "objective.shape.alpha=0.5", "objective.nll=0.1"),
+        (torchrun, ("objective=alphapo_ratio", "objective.shape.alpha=0.5", "objective.nll=0.1")),
         # the statistics of a step are those of both processes, and so is the number of its tokens
         pytest.param(
-            ("objective=kto_pair", "objective.nll=0.1", "objective.nll_scope=tokens"), marks=pytest.mark.nightly
+            torchrun,
+            ("objective=kto_pair", "objective.nll=0.1", "objective.nll_scope=tokens"),
+            marks=pytest.mark.nightly,
         ),
         # four answers of each row, and an answer to another prompt beside one that is there alone
         pytest.param(
-            ("objective=infonca", "objective.link.temperature=0.5", *KINDS["lists"]), marks=pytest.mark.nightly
+            torchrun,
+            ("objective=infonca", "objective.link.temperature=0.5", *KINDS["lists"]),
+            marks=pytest.mark.nightly,
         ),
-        pytest.param(("objective=kto", *KINDS["unpaired"]), marks=pytest.mark.nightly),
+        pytest.param(torchrun, ("objective=kto", *KINDS["unpaired"]), marks=pytest.mark.nightly),
     ],
-    ids=["alphapo", "alphapo_ratio", "kto_pair", "infonca", "kto"],
+    ids=["alphapo on two nodes", "alphapo_ratio", "kto_pair", "infonca", "kto"],
 )
 def test_two_processes_are_one(
-    objective: tuple[str, ...], start: Path, tmp_path: Path, forked: Callable[..., Any]
+    together: Callable[..., Any], objective: tuple[str, ...], start: Path, tmp_path: Path, forked: Callable[..., Any]
 ) -> None:
     one = train(
         forked, start, tmp_path / "one", *objective,
         "trainer.per_device_train_batch_size=2", "trainer.gradient_accumulation_steps=2",
     )  # fmt: skip
     two = train(
-        torchrun, start, tmp_path / "two", *objective,
+        together, start, tmp_path / "two", *objective,
         "trainer.per_device_train_batch_size=2", "trainer.gradient_accumulation_steps=1",
     )  # fmt: skip
     # A thread of gloo that outlives the interpreter may abort the process, so that it is never taken down.

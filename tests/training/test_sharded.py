@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests import tiny
-from tests.conftest import Ran, environment
+from tests.conftest import Ran, environment, write_rows
 from tests.training.sharded_worker import Case
 
 # float32 rounds to 6e-8; a sum over the tokens and layers of a step multiplies that by some tens, five steps by five.
@@ -185,6 +185,21 @@ def test_a_sharded_run_leaves_what_a_run_leaves(start: Path, tmp_path: Path, for
         assert tiny.relative_error(saved[name], p) <= TOLERANCE, name
     read = transformers.AutoModelForCausalLM.from_pretrained(ran.path / "model")
     assert all(torch.equal(p, saved[name]) for name, p in read.named_parameters())
+
+
+@pytest.mark.nightly
+def test_pairs_in_stages_are_sharded_in_their_order(start: Path, tmp_path: Path, forked: Callable[..., Any]) -> None:
+    rows = [json.loads(row) for row in (start / "train.jsonl").read_text().splitlines()]
+    staged = write_rows(tmp_path / "staged.jsonl", [{**row, "stage": i % 2} for i, row in enumerate(rows)])
+    words = line(start, "trainer.order=stages", "trainer.max_steps=2", "probe.samples=0")
+    words = [f"data.path={staged}" if word.startswith("data.path=") else word for word in words]
+    whole, sharded = (
+        forked(*words, *more, cwd=tmp_path, cache=tmp_path / "cache")
+        for more in (("run.name=whole",), ("run.name=sharded", "sharding.mode=fsdp"))
+    )
+    assert (whole.code, sharded.code) == (0, 0), sharded.err[-3000:]
+    ours, theirs = (json.loads((run.path / "summary.json").read_text())["metrics"] for run in (sharded, whole))
+    tiny.assert_same_row(ours, theirs, TOLERANCE)
 
 
 @pytest.mark.slow

@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.stages.plan import Plan
+
+
+@dataclass(frozen=True)
+class CellProcesses:
+    """The processes that train one cell, by torchrun's names."""
+
+    nproc_per_node: int = 1
+    nodes: int = 1
+    cores: int = 1  # that those of a node share; one process alone has all that it finds
+
+    @property
+    def world(self) -> int:
+        """Their number."""
+        return self.nproc_per_node * self.nodes
+
+    @property
+    def threads(self) -> int:
+        """Threads of each of several, where trainer.threads does not say."""
+        return max(1, self.cores // self.nproc_per_node)
+
+    @property
+    def description(self) -> str:
+        """In words, for messages."""
+        return f"{self.world} processes" + (f" on {self.nodes} nodes" if self.nodes > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -20,6 +44,7 @@ class CellJob:
     overrides: tuple[str, ...]
     cfg: TrainConfig
     plan: Plan | None = None  # generation and evaluation after training; None: training alone
+    processes: CellProcesses = field(default_factory=CellProcesses)
 
     @property
     def title(self) -> str:

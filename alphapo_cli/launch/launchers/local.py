@@ -26,11 +26,13 @@ class LocalLauncher:
     Args:
         count: the number of workers.
         logs: the folder of the workers' logs.
+        nproc: processes of a cell, each of which gets a GPU.
     """
 
-    def __init__(self, count: int, logs: Path) -> None:
+    def __init__(self, count: int, logs: Path, nproc: int = 1) -> None:
         self.logs = logs
-        self.gpus = gpus()
+        found = gpus()
+        self.gpus = [found[i : i + nproc] for i in range(0, len(found) - nproc + 1, nproc)]
         self.queue: deque[CellJob] = deque()
         self.workers: dict[Connection, Worker] = {}
         self.stopping = False
@@ -39,8 +41,8 @@ class LocalLauncher:
             self._add(number)
 
     def _add(self, number: int) -> None:
-        gpu = self.gpus[number % len(self.gpus)] if self.gpus else None
-        worker = Worker(number, self.logs / f"worker-{number}.log", gpu)
+        mine = ",".join(self.gpus[number % len(self.gpus)]) if self.gpus else None
+        worker = Worker(number, self.logs / f"worker-{number}.log", mine)
         self.workers[worker.connection] = worker
 
     def prepare(self, cells: Sequence[TrainConfig], plan: Plan | None) -> None:
@@ -146,12 +148,27 @@ def gpus() -> list[str]:
     return [str(n) for n, line in enumerate(line for line in listed.splitlines() if line.startswith("GPU"))]
 
 
-def worker_count(wanted: int | None, cells: Sequence[TrainConfig]) -> int:
-    """`launcher.workers`; by default one per GPU, else CPU cores divided by the cells' largest trainer.threads."""
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_count(wanted: int | None, cells: Sequence[TrainConfig], nproc: int = 1) -> int:
+    """The number of workers.
+
+    Args:
+        wanted: `launcher.workers`; None: one per group of `nproc` GPUs, else as many as the cores have room for with the
+            cells' largest trainer.threads in each process.
+        cells: the cells' configurations.
+        nproc: processes of a cell.
+
+    Returns:
+        Their number.
+    """
     if wanted is not None:
         return wanted
     devices = 0 if all(cfg.trainer.use_cpu for cfg in cells) else len(gpus())
     if devices:
-        return devices
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // max(cfg.trainer.threads or cores for cfg in cells))
+        return max(1, devices // nproc)
+    here = cores()
+    return max(1, here // (nproc * max(cfg.trainer.threads or max(1, here // nproc) for cfg in cells)))

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import UsageError
-from alphapo_cli.launch.launchers.launcher import Launcher
+from alphapo_cli.launch.launchers.launcher import CellProcesses, Launcher
+from alphapo_cli.launch.launchers.local import LocalLauncher, cores, gpus, worker_count
 from alphapo_cli.launch.schema import LauncherConfig
 from alphapo_cli.sweep.directory import SweepDirectory
 
 # Keys that only some launchers read.
 OWN_KEYS = {
-    "local": ("workers",),
-    "slurm": ("workers", "partition", "account", "qos", "constraint", "time", "cpus", "gpus", "memory_gb", "requeues",
-              "setup"),
-    "ray": ("workers", "address", "cpus", "gpus"),
+    "local": ("workers", "nproc_per_node"),
+    "slurm": ("workers", "nproc_per_node", "nodes", "partition", "account", "qos", "constraint", "time", "cpus", "gpus",
+              "memory_gb", "requeues", "setup"),
+    "ray": ("workers", "nproc_per_node", "nodes", "address", "cpus", "gpus"),
 }  # fmt: skip
 
 
@@ -31,6 +32,52 @@ def check_keys(cfg: LauncherConfig) -> None:
             continue
         owners = [name for name, keys in OWN_KEYS.items() if key in keys]
         raise UsageError(f"launcher.{key} has no meaning for launcher={cfg.name}; it belongs to {' and '.join(owners)}")
+
+
+def check_processes(cfg: LauncherConfig, cells: Sequence[TrainConfig]) -> None:
+    """Check that the processes of a cell fit the GPUs that they are to have, and divide a step among them.
+
+    Args:
+        cfg: the settings of `launcher.*`.
+        cells: the cells' configurations.
+
+    Raises:
+        UsageError: there are fewer GPUs than processes, or a cell has steps of fewer pairs than processes.
+    """
+    processes = CellProcesses(cfg.nproc_per_node, cfg.nodes)
+    if processes.world == 1:
+        return
+    there, whose = cfg.gpus, "launcher.gpus is"
+    if cfg.name == "local":
+        there, whose = len(gpus()) if any(not cell.trainer.use_cpu for cell in cells) else 0, "GPUs here:"
+    if 0 < there < cfg.nproc_per_node:
+        raise UsageError(
+            f"launcher.nproc_per_node={cfg.nproc_per_node}: each process takes a GPU, and {whose} {there}; take at most "
+            f"{there}, or trainer.use_cpu=true"
+        )
+    for cell in cells:
+        pairs = cell.trainer.per_device_train_batch_size * cell.trainer.gradient_accumulation_steps
+        if pairs < processes.world:
+            raise UsageError(
+                f"{processes.description} of a cell divide its optimizer steps among them, and a step has {pairs} pair(s); "
+                f"take at most {pairs}, or raise trainer.gradient_accumulation_steps"
+            )
+
+
+def processes_of(cfg: LauncherConfig, cells: Sequence[TrainConfig]) -> CellProcesses:
+    """The processes of each cell, with the cores that those of a node share.
+
+    Args:
+        cfg: the settings of `launcher.*`.
+        cells: the configurations of the cells to run.
+
+    Returns:
+        The processes.
+    """
+    if cfg.name != "local":
+        return CellProcesses(cfg.nproc_per_node, cfg.nodes, max(cfg.cpus, cfg.nproc_per_node))
+    abreast = min(worker_count(cfg.workers, cells, cfg.nproc_per_node), len(cells))
+    return CellProcesses(cfg.nproc_per_node, 1, cores() // max(1, abreast))
 
 
 def script(cfg: LauncherConfig, directory: SweepDirectory, cells: int) -> str:
@@ -81,6 +128,5 @@ def make_launcher(cfg: LauncherConfig, directory: SweepDirectory, cells: Sequenc
         from alphapo_cli.launch.launchers.inline import InlineLauncher
 
         return InlineLauncher()
-    from alphapo_cli.launch.launchers.local import LocalLauncher, worker_count
-
-    return LocalLauncher(min(worker_count(cfg.workers, cells), len(cells)), logs)
+    count = min(worker_count(cfg.workers, cells, cfg.nproc_per_node), len(cells))
+    return LocalLauncher(count, logs, cfg.nproc_per_node)

@@ -1,4 +1,4 @@
-"""`launcher=slurm`: one task of a job array per cell, through submitit.
+"""`launcher=slurm`: one task of a job array per cell, through submitit; of several nodes where a cell has them.
 
 Whether a task is still queued or running is read from squeue, because sacct needs accounting, which small clusters do
 not have; how it ended is read from its run directory. A task that runs out of time or is preempted is requeued by
@@ -7,11 +7,12 @@ submitit and resumes from its checkpoint; a cancelled one has saved a checkpoint
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.launch.cell import run_job
@@ -21,16 +22,20 @@ from alphapo_cli.launch.launchers.submission import make_executor
 from alphapo_cli.launch.schema import LauncherConfig
 from alphapo_cli.stages.plan import Plan
 
+if TYPE_CHECKING:
+    from alphapo_cli.launch.torchrun import Node
+
 POLL = 2.0  # seconds between two calls of squeue
+FIRST_PORT, PORTS = 10_000, 20_000  # below those that Linux gives to connections that ask for none
 GRACE = 10.0  # seconds a task may be unknown to squeue before it counts as gone
 
 
 class CellTask:
-    """The callable that a task runs; submitit calls its `checkpoint` when it requeues the task."""
+    """The callable that a task runs on each of its nodes; submitit calls its `checkpoint` when it requeues the task."""
 
     def __call__(self, job: CellJob) -> Ended:
         """Run the cell; how it ended."""
-        return run_job(job)
+        return run_job(job, _this_node() if job.processes.nodes > 1 else None)
 
     def checkpoint(self, job: CellJob) -> Any:
         """The submission that requeues the task with the same job."""
@@ -103,6 +108,19 @@ class SlurmLauncher:
     def close(self) -> None:
         """Cancel all tasks."""
         self.stop()
+
+
+def _this_node() -> Node:
+    """The node of a task that has several. They meet on the first one, at a port that no other task of the cluster has."""
+    from submitit import JobEnvironment
+
+    from alphapo_cli.launch.torchrun import Node
+
+    task = JobEnvironment()
+    number = int(os.environ["SLURM_JOB_ID"])  # of an array each task has its own
+    port = FIRST_PORT + number % PORTS
+    again = os.environ.get("SLURM_RESTART_COUNT", "0")
+    return Node(task.node, f"{task.hostnames[0]}:{port}", f"alphapo-{number}-{again}")
 
 
 def _in_queue(arrays: Sequence[str]) -> set[str] | None:

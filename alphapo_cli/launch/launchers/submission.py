@@ -55,7 +55,8 @@ def make_executor(cfg: LauncherConfig, logs: Path, *, dry: bool = False) -> Any:
         "gpus_per_node": cfg.gpus or None,
     }
     executor.update_parameters(
-        name="alphapo", timeout_min=cfg.time, cpus_per_task=cfg.cpus, nodes=1, tasks_per_node=1,
+        name="alphapo", timeout_min=cfg.time, cpus_per_task=max(cfg.cpus, cfg.nproc_per_node), nodes=cfg.nodes,
+        tasks_per_node=1,
         **{key: value for key, value in optional.items() if value is not None},
     )  # fmt: skip
     return executor

@@ -21,18 +21,18 @@ class Worker:
     Args:
         number: the worker's number, from 0.
         log: the file that its stdout and stderr are appended to.
-        gpu: its CUDA_VISIBLE_DEVICES; None leaves the environment as it is.
+        gpus: its CUDA_VISIBLE_DEVICES; None leaves the environment as it is.
     """
 
-    def __init__(self, number: int, log: Path, gpu: str | None) -> None:
+    def __init__(self, number: int, log: Path, gpus: str | None) -> None:
         self.number = number
         self.job: CellJob | None = None
         self.ready = False
         self.connection, theirs = Pipe()
         lifeline, self.lifeline = os.pipe()
         environment = {**os.environ, "TQDM_DISABLE": "1"}
-        if gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = gpu
+        if gpus is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpus
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as output:
             self.process = subprocess.Popen(

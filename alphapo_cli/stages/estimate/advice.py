@@ -112,7 +112,8 @@ def _sharding(case: Case, cfg: TrainConfig, memory: Memory) -> Iterator[_Tried]:
         return
     for count in _PROCESSES:
         if count > case.world:
-            settings = f"sharding.mode=fsdp (torchrun --nproc-per-node {count})"
+            how = f"launcher.nproc_per_node={count}" if case.divided else f"(torchrun --nproc-per-node {count})"
+            settings = f"sharding.mode=fsdp {how}"
             sharded = replace(cfg, sharding=replace(cfg.sharding, mode="fsdp"))
             yield _made(settings, replace(case, world=count), sharded)
 

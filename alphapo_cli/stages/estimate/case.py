@@ -35,6 +35,7 @@ class Case:
         objective: its objective.
         start: tokenizer and data; its weights are never loaded.
         world: processes that train.
+        divided: whether they divide the steps of one process among them, as those of a sweep's cell do.
         base: directory of the embedded world's base, where training starts from that.
         notes: what is not as in training.
     """
@@ -45,6 +46,7 @@ class Case:
     world: int
     base: Path | None
     notes: tuple[str, ...] = ()
+    divided: bool = False
 
     @property
     def pairs(self) -> TokenPairs:
@@ -69,16 +71,19 @@ class Case:
     def order(self, cfg: TrainConfig | None = None) -> DataOrder:
         """The order of pairs, without their sizes."""
         cfg = cfg or self.cfg
-        return DataOrder.of(cfg.trainer, len(self.pairs), self.world, cfg.seed, self.pairs.columns.get("stage"))
+        shared = Processes(0, self.world, divided=self.divided)
+        order = DataOrder.of(cfg.trainer, len(self.pairs), shared.steps_of, cfg.seed, self.pairs.columns.get("stage"))
+        return order.divided(self.world) if self.divided else order
 
 
-def prepare_case(cfg: TrainConfig, world: int, builder: DataBuilder | None = None) -> Case:
+def prepare_case(cfg: TrainConfig, world: int, builder: DataBuilder | None = None, *, divided: bool = False) -> Case:
     """Prepare data and objective by the code that training prepares them with.
 
     Args:
         cfg: the resolved configuration.
         world: processes that would train.
         builder: shared by the cells of a sweep.
+        divided: whether they divide the steps of one among them.
 
     Returns:
         The case.
@@ -99,4 +104,5 @@ def prepare_case(cfg: TrainConfig, world: int, builder: DataBuilder | None = Non
         )
     objective, start = start_of(used, builder)
     embedded = cfg.model.path is None and cfg.model.source == "glassbox"
-    return Case(cfg, objective, start, world, glassbox_base.ensure(builder.cache) if embedded else None, tuple(notes))
+    base = glassbox_base.ensure(builder.cache) if embedded else None
+    return Case(cfg, objective, start, world, base, tuple(notes), divided)

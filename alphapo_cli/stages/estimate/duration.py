@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -165,9 +165,7 @@ def measure(case: Case, cfg: TrainConfig) -> Speed:
 def _micro_batches(case: Case, cfg: TrainConfig) -> Iterator[np.ndarray]:
     """Pairs of micro-batches from the first step on, without end."""
     layout = LAYOUTS[cfg.layout]
-    order: DataOrder = replace(case.order(cfg), world=case.world).sized(
-        layout.positions(case.pairs, case.sides), layout.as_widest
-    )
+    order: DataOrder = case.order(cfg).sized(layout.positions(case.pairs, case.sides), layout.as_widest)
     while True:
         for step in range(order.total_steps):
             for indices, _ in order.micro_batches(step, 0):

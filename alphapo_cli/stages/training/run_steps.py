@@ -51,7 +51,8 @@ class RunSteps(StepHooks):
         self.main = processes.rank == 0
         self.cost = Cost()
         train = start.data.train
-        self.order = DataOrder.of(cfg.trainer, len(train), processes.world, cfg.seed, train.columns.get("stage"))
+        order = DataOrder.of(cfg.trainer, len(train), processes.steps_of, cfg.seed, train.columns.get("stage"))
+        self.order = order.divided(processes.world) if processes.divided else order
         self.checkpoints = Checkpoints(directory.checkpoints, cfg.trainer.save_total_limit)
         self.kept = KeptModels.of(cfg, directory, self.order.total_steps)
         every = probe_every(cfg.probe.every, len(start.data.probe), self.order.pairs_per_step)

@@ -58,10 +58,10 @@ class TrainingSession(RunSteps):
             AlphapoError: training failed; summary.json has the reason.
             Interrupted: Ctrl-C, SIGTERM or SIGHUP; summary.json has the reason.
         """
-        if self.processes.together and not replace:
+        if self.processes.together and not self.processes.divided and not replace:
             # It may go on with another number of processes, over the steps that it was begun with.
             begun = begun_processes(self.directory, self.processes)
-            order = DataOrder.of(self.cfg.trainer, self.order.num_pairs, begun, self.cfg.seed)
+            order = DataOrder.of(self.cfg.trainer, self.order.num_pairs, begun, self.cfg.seed, self.order.stages)
             self.order = dataclasses.replace(order, shared_by=self.processes.world)
         args = training_arguments(self.cfg.trainer, self.order, str(self.directory.path / "trainer"), self.cfg.seed)
         check_optimizer(args)
@@ -102,6 +102,8 @@ class TrainingSession(RunSteps):
         if state in OVER:
             return self.directory.summary(), None
         manifest = facts_of(self.start, self.order.world, self.order.total_steps)
+        if self.processes.divided:
+            manifest["divided_among"] = self.processes.world
         begun = self.directory.read_manifest().get("generation", 1)  # older versions recorded none
         checkpoint = None if state == "pending" else self.checkpoints.load(begun if isinstance(begun, int) else 1)
         memoize = self.builder.before_training(self.cfg, policy)
@@ -113,9 +115,10 @@ class TrainingSession(RunSteps):
             self.directory.begin(self.cfg, facts, fingerprints(self.cfg.data))
         else:
             check_continuable(self.directory, manifest)
-            if self.order.world != self.processes.world:
+            begun_with = self._begun_with()
+            if begun_with != self.processes.world:
                 self._log(
-                    f"note: begun with {self.order.world} process(es), goes on with {self.processes.world}: results may "
+                    f"note: begun with {begun_with} process(es), goes on with {self.processes.world}: results may "
                     "differ in round-off"
                 )
             self.directory.go_back(checkpoint.step, checkpoint.record)
@@ -137,6 +140,11 @@ class TrainingSession(RunSteps):
         if checkpoint is not None:
             self.metrics_log.last_probe = dict(checkpoint.last_probe)
         return None, checkpoint
+
+    def _begun_with(self) -> int:
+        """How many processes began the run."""
+        among = self.directory.read_manifest().get("divided_among")
+        return among if isinstance(among, int) else self.order.world
 
     def _train_recorded(
         self, policy: PolicyModel, args: TrainingArguments, checkpoint: TrainingCheckpoint | None
