@@ -20,7 +20,11 @@ def load(name):
     spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(BENCHMARKS))  # they import one another
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
     return module
 
 
@@ -65,8 +69,9 @@ class TestSweeps:
     def test_where_one_alpha_is_noisier_nothing_is_claimed(self, points, seeds, deviation, ratio, at):
         """Neither of the best point nor of any other, above or below alpha = 0."""
         world = coverage.World(points, seeds, coverage.noisy(points, deviation, ratio, at))
-        best, anything = coverage.claims("", world, np.random.default_rng(2), SWEEPS)
-        assert round(best.measured * SWEEPS / 100) <= round(anything.measured * SWEEPS / 100) <= CLAIMS
+        best, anything = coverage.claims("", world, np.random.default_rng(2), 2 * SWEEPS)
+        # Of 400 at a rate of 6 % at most 36 claim a difference, with 99 % probability; at 11 % more do with 89 %.
+        assert round(best.measured * 4) <= round(anything.measured * 4) <= 36
 
     @pytest.mark.slow
     @pytest.mark.parametrize("seeds", [3, 5])
