@@ -163,11 +163,11 @@ def table(name: str, analysis: best_of.Analysis) -> Table:
     result.add_column("point")
     for title in ("chosen", "rejected", "chosen down", "margin", "accuracy", "mean h'", "clipped"):
         result.add_column(title, justify="right")
-    n = f", n = {analysis.prompts:,}" if analysis.prompts else ""
-    over = next((f"95 % over {e.over}" for e in analysis.estimates if e is not None), "95 %")
-    win = {WIN_RATE: f"true win rate ({over}{n})", JUDGED: f"win rate ({over}{n})"}.get(metric or "")
+    win = {WIN_RATE: "true win rate", JUDGED: "win rate"}.get(metric or "")
     if win:
-        result.add_column(win, justify="right")
+        over = next((f"95 % over {e.over}" for e in analysis.estimates if e is not None), "no interval")
+        n = f", n = {analysis.prompts:,}" if analysis.prompts else ""
+        result.add_column(f"{win} ({over}{n})", justify="right")
     result.add_column("seeds", justify="right")
     result.add_column("state")
     for point, estimate in zip(analysis.points, analysis.estimates, strict=True):
@@ -185,7 +185,10 @@ def table(name: str, analysis: best_of.Analysis) -> Table:
             ends = None if estimate is None else (estimate.low, estimate.high)
             row.append("-" if value is None else rate(value, None, ends))
         states = sorted({_state(c) for c in point.members})
-        result.add_row(point.label, *row, str(len(point.members)), ", ".join(states))
+        done, seeds = len(point.cells), len(point.members)
+        # The means and intervals are those of complete cells.
+        counts = str(seeds) if done == seeds else f"{done} of {seeds}"
+        result.add_row(point.label, *row, counts, ", ".join(states))
     return result
 
 
