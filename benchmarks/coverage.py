@@ -193,6 +193,16 @@ def unequal(rng: np.random.Generator, repeats: int, files: dict[str, Array]) -> 
                 for at, name in ((0, "alpha = 0"), (-1, "another alpha")):
                     what = f"4: {seeds} seeds, {points} alphas, s.d. {deviation}, {name} {ratio} times as noisy"
                     yield from claims(what, World(points, seeds, noisy(points, deviation, ratio, at)), rng, repeats)
+    several = {
+        "alpha = 0 and another three times as noisy": World(5, 3, (0.15, 0.05, 0.05, 0.05, 0.15)),
+        "s.d. from 0.02 to 0.1, alpha = 0 the noisiest": World(5, 3, (0.1, 0.07, 0.05, 0.03, 0.02)),
+        "ten seeds, alpha = 0 twice as noisy": World(5, 10, noisy(5, 0.05, 2)),
+        "half of all alphas three times as noisy": World(
+            13, 5, [0.06 if k % 2 == 0 and k < 12 else 0.02 for k in range(13)]
+        ),
+    }
+    for what, world in several.items():
+        yield from claims(f"5: {world.seeds} seeds, {world.points} alphas, {what}", world, rng, repeats)
     for points in (5, 13):
         world = World(points, 2, noisy(points, 0.02, 10))
         yield from claims(f"4: 2 seeds, {points} alphas, s.d. 0.02, alpha = 0 10 times as noisy", world, rng, repeats)
