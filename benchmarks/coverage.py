@@ -196,7 +196,7 @@ def unequal(rng: np.random.Generator, repeats: int, files: dict[str, Array]) -> 
     several = {
         "alpha = 0 and another three times as noisy": World(5, 3, (0.15, 0.05, 0.05, 0.05, 0.15)),
         "s.d. from 0.02 to 0.1, alpha = 0 the noisiest": World(5, 3, (0.1, 0.07, 0.05, 0.03, 0.02)),
-        "ten seeds, alpha = 0 twice as noisy": World(5, 10, noisy(5, 0.05, 2)),
+        "alpha = 0 twice as noisy": World(5, 10, noisy(5, 0.05, 2)),
         "half of all alphas three times as noisy": World(
             13, 5, [0.06 if k % 2 == 0 and k < 12 else 0.02 for k in range(13)]
         ),
