@@ -1,6 +1,6 @@
 """How often intervals hold what they are about, and how often a sweep claims a difference that is not there.
 
-    python benchmarks/coverage.py                              # all parts, about ten minutes on one core
+    python benchmarks/coverage.py                              # all parts, about twenty minutes on one core
     python benchmarks/coverage.py --only rows --preferences DIR   # with real judgements: annotations.json(.gz) files, or
                                                                # objects with a list `preference`, from 1 to 2
 
@@ -18,16 +18,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from statistics import NormalDist, median
+from statistics import median
 from typing import Any
 
 import numpy as np
+from simulated_sweeps import Cells, World, noisy
 
 from alphapo_cli.runtime.statistics.bounded_mean import mean_interval
 from alphapo_cli.runtime.statistics.paired import paired_test
 from alphapo_cli.sweep import intervals
 
-PARTS = ("rows", "pairs", "sweeps", "power", "cells")
+PARTS = ("rows", "pairs", "sweeps", "unequal", "power", "cells")
 SIZES = (20, 100, 805)
 Array = Any
 
@@ -117,42 +118,15 @@ def pairs(rng: np.random.Generator, repeats: int, files: dict[str, Array]) -> It
                   100 * math.sqrt(0.05 * 0.95 / (each * len(rates))), note)  # fmt: skip
 
 
-# Sweeps. Standard deviations on the latent scale, where a prompt's own draw has 1; a training's, in the outcome.
-PROMPT, INTERACTION, SEED = 0.7, 0.4, 0.2
-WIDE = math.sqrt(PROMPT**2 + INTERACTION**2 + SEED**2 + 1)
-SLOPE = 1 / (WIDE * math.sqrt(2 * math.pi))  # outcome per latent unit at a rate of one half
-PROMPTS = 256
-
-
 @dataclass(frozen=True)
-class World:
-    """Points and seeds of a sweep, and what differs between them; `length`: of correlation over alpha, spacing 0.25."""
+class Said:
+    """What is said of one sweep against point 0, where no mean differs from another."""
 
-    points: int
-    seeds: int
-    training: float | Sequence[float]  # s.d. of training noise, by point
-    gain: float = 0.0  # of the point in the middle, in outcome
-    drop: float = 0.0  # by which it falls where it collapses
-    collapse: float = 0.0  # share of its trainings that collapse
-    length: float = 0.0
-
-    def draw(self, rng: np.random.Generator) -> Array:
-        """Wins [K, S, P]."""
-        k, s = self.points, self.seeds
-        noise = rng.normal(size=(k, s))
-        if self.length:
-            distance = np.subtract.outer(np.arange(k), np.arange(k)) / 4 / self.length
-            noise = np.linalg.cholesky(np.exp(-(distance**2) / 2) + 1e-9 * np.eye(k)) @ noise
-        latent = noise * (np.broadcast_to(self.training, k) / SLOPE)[:, None]
-        latent[k // 2] += (self.gain - self.drop * (rng.random(s) < self.collapse)) / SLOPE
-        latent = latent + rng.normal(size=s) * SEED
-        prompts = rng.normal(size=(1, 1, PROMPTS)) * PROMPT + rng.normal(size=(k, 1, PROMPTS)) * INTERACTION
-        drawn: Array = (latent[:, :, None] + prompts + rng.normal(size=(k, s, PROMPTS)) > 0).astype(float)
-        return drawn
+    best: str  # the verdict on the best point, where it is above point 0
+    anything: bool  # whether any point, above or below, is called distinguishable
 
 
-def verdicts(world: World, rng: np.random.Generator, repeats: int) -> list[str]:
-    """What is said of the best point of each sweep against point 0."""
+def statements(world: World, rng: np.random.Generator, repeats: int) -> list[Said]:
     said = []
     for _ in range(repeats):
         values = world.draw(rng)
@@ -161,75 +135,109 @@ def verdicts(world: World, rng: np.random.Generator, repeats: int) -> list[str]:
         found = intervals.advantages(points, [(k, 0) for k in range(1, world.points)])
         estimate = found[best - 1] if best else None
         better = estimate is not None and (estimate.low > 0 or not estimate.excludes_zero)
-        said.append(estimate.verdict if estimate is not None and better else intervals.NOT)
+        said.append(
+            Said(
+                estimate.verdict if estimate is not None and better else intervals.NOT,
+                any(e is not None and e.verdict == intervals.DISTINGUISHABLE for e in found),
+            )
+        )
     return said
 
 
-def claims(what: str, world: World, rng: np.random.Generator, repeats: int, nominal: str = "5 claimed") -> Row:
-    said = verdicts(world, rng, repeats)
-    undecided = 100 * said.count(intervals.UNDECIDED) / repeats
-    return share(
-        what, nominal, [v == intervals.DISTINGUISHABLE for v in said], f"undecided {undecided:.0f}" if undecided else ""
-    )
+def verdicts(world: World, rng: np.random.Generator, repeats: int) -> list[str]:
+    """What is said of the best point of each sweep against point 0."""
+    return [one.best for one in statements(world, rng, repeats)]
 
 
-def collapsing(world: World, rng: np.random.Generator, repeats: int) -> Row:
+def claims(what: str, world: World, rng: np.random.Generator, repeats: int, nominal: str = "5 claimed") -> list[Row]:
+    """A row of the best point upwards, and one of any point on both sides where these claims would be false."""
+    said = statements(world, rng, repeats)
+    undecided = 100 * sum(one.best == intervals.UNDECIDED for one in said) / repeats
+    note = f"undecided {undecided:.0f}" if undecided else ""
+    rows = [share(what, nominal, [one.best == intervals.DISTINGUISHABLE for one in said], note)]
+    if "claimed" in nominal:
+        rows.append(share(f"{what}: any point, both sides", nominal, [one.anything for one in said]))
+    return rows
+
+
+def collapsing(world: World, rng: np.random.Generator, repeats: int) -> list[Row]:
     """An alpha that is as good as alpha = 0 in the mean, and better where it does not collapse."""
     what = f"3: {world.seeds} seeds, a third of one alpha's fall by {world.drop}, s.d. {world.training}"
-    row = claims(what, world, rng, repeats)
+    best, anything = claims(what, world, rng, repeats)
     missed = f"none collapsed in {100 * (1 - world.collapse) ** world.seeds:.0f}"
-    return Row(row.what, row.nominal, row.measured, row.error, "; ".join(filter(None, (missed, row.note))))
+    note = "; ".join(filter(None, (missed, best.note)))
+    return [Row(best.what, best.nominal, best.measured, best.error, note), anything]
 
 
 def sweeps(rng: np.random.Generator, repeats: int, files: dict[str, Array]) -> Iterator[Row]:
     for points in (2, 4):
-        yield claims(f"1: one seed, {points} cells, s.d. 0.1", World(points, 1, 0.1), rng, repeats)
+        yield from claims(f"1: one seed, {points} cells, s.d. 0.1", World(points, 1, 0.1), rng, repeats)
     for length in (0.25, 0.5):
         world = World(13, 1, 0.1, length=length)
-        yield claims(f"2: one seed, 13 alphas, s.d. 0.1, alike over {length} in alpha", world, rng, repeats)
-    for deviation in (0.05, 0.02):
-        for seeds in (2, 3, 5):
-            world = World(5, seeds, deviation, gain=0.4 / 3, drop=0.4, collapse=1 / 3)
-            yield collapsing(world, rng, repeats)
-    for points in (5, 13):
-        for seeds in (2, 3, 5):
-            world = World(points, seeds, [0.2, *[0.02] * (points - 1)])
-            yield claims(f"4: {seeds} seeds, {points} alphas, alpha = 0 ten times as noisy", world, rng, repeats)
+        yield from claims(f"2: one seed, 13 alphas, s.d. 0.1, alike over {length} in alpha", world, rng, repeats)
+    for drop, deviation in ((0.4, 0.05), (0.4, 0.02), (0.4, 0.1), (0.3, 0.05), (0.2, 0.05), (0.2, 0.02)):
+        for seeds in (2, 3, 5) if (drop, deviation) in ((0.4, 0.05), (0.4, 0.02)) else (3, 5):
+            yield from collapsing(World(5, seeds, deviation, gain=drop / 3, drop=drop, collapse=1 / 3), rng, repeats)
     for points in (2, 5, 13):
         for seeds in (3, 5):
-            world = World(points, seeds, 0.1)
-            yield claims(f"nothing differs, {seeds} seeds, {points} alphas, s.d. 0.1", world, rng, repeats)
-    for drop, deviation in ((0.4, 0.1), (0.3, 0.05), (0.2, 0.05), (0.2, 0.02)):
+            for deviation in (0.02, 0.05, 0.1):
+                what = f"nothing differs, {seeds} seeds, {points} alphas, s.d. {deviation}"
+                yield from claims(what, World(points, seeds, deviation), rng, repeats)
+
+
+def unequal(rng: np.random.Generator, repeats: int, files: dict[str, Array]) -> Iterator[Row]:
+    """Nothing differs but the noise of one alpha, which is alpha = 0 or the last one."""
+    for points in (5, 13):
         for seeds in (3, 5):
-            yield collapsing(World(5, seeds, deviation, gain=drop / 3, drop=drop, collapse=1 / 3), rng, repeats)
+            for deviation, ratio in ((0.02, 2), (0.02, 3), (0.02, 10), (0.05, 2), (0.05, 3)):
+                for at, name in ((0, "alpha = 0"), (-1, "another alpha")):
+                    what = f"4: {seeds} seeds, {points} alphas, s.d. {deviation}, {name} {ratio} times as noisy"
+                    yield from claims(what, World(points, seeds, noisy(points, deviation, ratio, at)), rng, repeats)
+    several = {
+        "alpha = 0 and another three times as noisy": World(5, 3, (0.15, 0.05, 0.05, 0.05, 0.15)),
+        "s.d. from 0.02 to 0.1, alpha = 0 the noisiest": World(5, 3, (0.1, 0.07, 0.05, 0.03, 0.02)),
+        "alpha = 0 twice as noisy": World(5, 10, noisy(5, 0.05, 2)),
+        "half of all alphas three times as noisy": World(
+            13, 5, [0.06 if k % 2 == 0 and k < 12 else 0.02 for k in range(13)]
+        ),
+    }
+    for what, world in several.items():
+        yield from claims(f"5: {world.seeds} seeds, {world.points} alphas, {what}", world, rng, repeats)
+    for points in (5, 13):
+        world = World(points, 2, noisy(points, 0.02, 10))
+        yield from claims(f"4: 2 seeds, {points} alphas, s.d. 0.02, alpha = 0 10 times as noisy", world, rng, repeats)
 
 
 def power(rng: np.random.Generator, repeats: int, files: dict[str, Array]) -> Iterator[Row]:
     for points in (5, 13):
         for seeds, deviation in ((3, 0.02), (5, 0.05)):
             what = f"peak of +0.1 among {points}, {seeds} seeds, s.d. {deviation}"
-            yield claims(what, World(points, seeds, deviation, gain=0.1), rng, repeats, "found")
+            yield from claims(what, World(points, seeds, deviation, gain=0.1), rng, repeats, "found")
 
 
 def cells(rng: np.random.Generator, repeats: int, files: dict[str, Array]) -> Iterator[Row]:
-    """A cell's own interval: with one seed it is of the trained model, with several of the alpha."""
-    normal = NormalDist()
+    """A cell's own interval."""
+    few = max(repeats // 4, 25)
     for rate in (0.5, 0.9, 0.98):
         for seeds in (1, 2, 3, 5):
-            world, hits = World(5, seeds, 0.05), []
-            training = 0.05 / SLOPE
-            shift = normal.inv_cdf(rate) * math.sqrt(WIDE**2 + training**2)
-            for _ in range(max(repeats // 4, 25)):
-                common, own = rng.normal(size=seeds) * SEED, rng.normal(size=(5, seeds)) * training
-                fixed = rng.normal(size=(1, 1, PROMPTS)) * PROMPT + rng.normal(size=(5, 1, PROMPTS)) * INTERACTION
-                latent = (shift + common + own)[:, :, None] + fixed + rng.normal(size=(5, seeds, PROMPTS))
-                found = intervals.means([dict(enumerate(point)) for point in (latent > 0).astype(float)])
-                of_models = (shift + common + own)[:, 0] / math.sqrt(WIDE**2 - SEED**2)
-                for estimate, model in zip(found, of_models, strict=True):
-                    truth = normal.cdf(model) if world.seeds == 1 else rate
-                    hits.append(estimate is not None and estimate.low <= truth <= estimate.high)
+            first, others = Cells(seeds, [0.05] * 5, rate).held(rng, few)
             over = "prompts" if seeds == 1 else "prompts and seeds"
-            yield share(f"cell, {seeds} seeds, over {over}, true rate {rate}", "95", hits)
+            yield share(f"cell, {seeds} seeds, over {over}, true rate {rate}", "95", first + others)
+    for ratio, deviation in ((10, 0.02), (3, 0.02), (2, 0.05)):
+        for seeds in (2, 3, 5):
+            first, others = Cells(seeds, noisy(5, deviation, ratio)).held(rng, few)
+            what = f"cell, {seeds} seeds, s.d. {deviation}"
+            yield share(f"{what}, {ratio} times as noisy as the others", "95", first)
+            yield share(f"{what}, beside one {ratio} times as noisy", "95", others)
+    for seeds in (2, 3, 5):
+        first, _ = Cells(seeds, [0.05] * 5, drop=0.4, collapse=1 / 3).held(rng, few)
+        drawn = 100 * (1 - (2 / 3) ** seeds - (1 / 3) ** seeds)
+        yield share(
+            f"cell, {seeds} seeds, a third of its trainings fall by 0.4",
+            "less",
+            first,
+            f"some but not all in {drawn:.0f}",
+        )
 
 
 def preferences(folder: Path | None) -> dict[str, Array]:

@@ -20,7 +20,11 @@ def load(name):
     spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(BENCHMARKS))  # they import one another
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
     return module
 
 
@@ -48,10 +52,26 @@ class TestSweeps:
         assert intervals.UNDECIDED in said
 
     @pytest.mark.slow
-    @pytest.mark.parametrize(("points", "seeds"), [(5, 3), (5, 5), (13, 3)])
-    def test_a_noisy_control_is_not_told_from_the_best(self, points, seeds):
-        world = coverage.World(points, seeds, [0.2, *[0.02] * (points - 1)])
-        assert coverage.verdicts(world, np.random.default_rng(2), SWEEPS).count(intervals.DISTINGUISHABLE) <= CLAIMS
+    @pytest.mark.parametrize(
+        ("points", "seeds", "deviation", "ratio", "at"),
+        [
+            (5, 3, 0.02, 10, 0),
+            (5, 3, 0.05, 3, 0),
+            (5, 3, 0.02, 10, -1),
+            (5, 5, 0.02, 10, 0),
+            (5, 5, 0.05, 2, 0),
+            (5, 5, 0.05, 3, 0),
+            (13, 3, 0.05, 3, 0),
+            (13, 5, 0.05, 3, 0),
+            (5, 3, 0.05, 1, 0),
+        ],
+    )
+    def test_where_one_alpha_is_noisier_nothing_is_claimed(self, points, seeds, deviation, ratio, at):
+        """Neither of the best point nor of any other, above or below alpha = 0."""
+        world = coverage.World(points, seeds, coverage.noisy(points, deviation, ratio, at))
+        best, anything = coverage.claims("", world, np.random.default_rng(2), 2 * SWEEPS)
+        # Of 400 at a rate of 6 % at most 36 claim a difference, with 99 % probability; at 11 % more do with 89 %.
+        assert round(best.measured * 4) <= round(anything.measured * 4) <= 36
 
     @pytest.mark.slow
     @pytest.mark.parametrize("seeds", [3, 5])
@@ -73,9 +93,18 @@ class TestSweeps:
     @pytest.mark.slow
     def test_cells(self):
         for row in coverage.cells(np.random.default_rng(5), 600, {}):
-            # 150 sweeps of five cells that share prompts and seeds: worth 150 trials at the least. At 93 % or more
-            # fewer than 88 % are held with 1 % probability; above 99 % an interval says too little.
-            assert 88 <= row.measured <= 99.9, row
+            # 150 sweeps of cells that share prompts and seeds: worth 150 trials at the least. At 93 % or more fewer
+            # than 88 % are held with 1 % probability; above 99 % an interval says too little, and of 150 at 99 % or less
+            # all are held with 22 %, of five times as many with none.
+            if row.nominal == "95":
+                assert 88 <= row.measured <= 99 + 2.33 * row.error, row
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("seeds", [2, 3, 5])
+    def test_a_cell_that_collapses_now_and_then_is_held_where_that_was_drawn(self, seeds):
+        first, _ = coverage.Cells(seeds, [0.05] * 5, drop=0.4, collapse=1 / 3).held(np.random.default_rng(6), SWEEPS)
+        least = 1 - (2 / 3) ** seeds - (1 / 3) ** seeds
+        assert sum(first) >= SWEEPS * least - 2.33 * (SWEEPS * least * (1 - least)) ** 0.5
 
 
 @pytest.mark.slow
@@ -130,7 +159,11 @@ def test_whole(part):
             # A collapse that is not drawn cannot be seen; two seeds decide nothing.
             assert row.measured <= (0 if seeds == 2 else 100 * (2 / 3) ** seeds + away), row
         elif "claimed" in row.nominal:
-            assert row.measured <= 6 + away, row
+            # Where half of all points are noisy there is no saying which half is: 7.5 % measured.
+            assert row.measured <= (8 if "half of all" in row.what else 6) + away, row
+        elif row.nominal == "less":  # some, but not all, of its trainings collapsed
+            seeds = int(row.what.split()[1])
+            assert row.measured >= 100 * (1 - (2 / 3) ** seeds - (1 / 3) ** seeds) - away, row
         elif row.nominal == "95":
             assert 93 - away <= row.measured <= 99 + away, row
         else:

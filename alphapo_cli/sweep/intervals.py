@@ -2,8 +2,9 @@
 
 Two things vary when a sweep is repeated: the prompts, and the results of training with another seed. All points and
 seeds answer the same prompts, so comparisons are paired. Seeds are three to five, and points need not vary alike:
-module `seed_noise` draws the variance of training noise with the uncertainty that so few leave. With one seed each,
-training noise is unknown, and the intervals are over prompts alone: they tell the trained models apart, not the alphas.
+module `seed_noise` draws the variance of training noise with the uncertainty that so few leave, for differences from
+all points that are alike, for one point's mean from its own seeds. With one seed each, training noise is unknown, and
+the intervals are over prompts alone: they tell the trained models apart, not the alphas.
 
 Picking the best of many points favours the winner. The intervals of `advantages` are therefore simultaneous: all of
 them hold together with 95 %, so the winner's does, whichever it is.
@@ -85,7 +86,7 @@ def advantages(points: Sequence[Runs], pairs: Sequence[tuple[int, int]], seed: i
     # The variance of a difference is twice that of a run.
     noisy = scatter(points, crossed(stacks) / 2, common_seeds=True)
     if noisy is not None:
-        noise = noisy.draws(points, DRAWS, rng)
+        noise = noisy.draws(points, {control for _, control in pairs}, DRAWS, rng)
         for column, i in enumerate(usable):
             ours, control = pairs[i]
             for k, sign in ((ours, 1.0), (control, -1.0)):
@@ -113,8 +114,9 @@ def _balanced(errors: Array) -> Array:
 def means(points: Sequence[Runs], seed: int = 0, *, bounded: bool = True) -> list[Estimate | None]:
     """Mean outcome of each point with its own 95 % interval (not simultaneous).
 
-    The interval over prompts is that of `bounded_mean`, of values without bounds Student's. Training noise is added to it by the squares of the
-    half-widths (MOVER, Zou and Donner 2008), which keeps it asymmetric near 0 and 1.
+    The interval over prompts is that of `bounded_mean`, of values without bounds Student's. Training noise is added to it
+    by the squares of the half-widths (MOVER, Zou and Donner 2008), which keeps it asymmetric near 0 and 1. It is that of the point's own seeds,
+    Student's t: two leave one degree of freedom and a very wide interval.
 
     Args:
         points: outcomes of each point: seed -> [P], in [0, 1] where they are bounded.
@@ -131,15 +133,15 @@ def means(points: Sequence[Runs], seed: int = 0, *, bounded: bool = True) -> lis
         return found
     stacks = [np.stack(list(points[k].values())) for k in usable]
     noisy = scatter(points, crossed(stacks), common_seeds=False)
-    noise = noisy.draws(points, DRAWS, rng) if noisy else None
+    variances = noisy.own(DRAWS, rng) if noisy else None
     for k, stack in zip(usable, stacks, strict=True):
         values = stack.mean(axis=0)
         mean = float(values.mean())
         ends = mean_interval(values, LEVEL) if bounded else _student(values)
         assert ends is not None
         half = 0.0
-        if noise is not None:
-            half = float(np.quantile(np.abs(sum(noise[k].values()) / len(noise[k])), LEVEL))
+        if variances is not None:
+            half = float(np.quantile(np.sqrt(variances[:, k] / len(stack)) * np.abs(rng.standard_normal(DRAWS)), LEVEL))
         low, high = mean - math.hypot(mean - ends[0], half), mean + math.hypot(ends[1] - mean, half)
         over = PROMPTS if noisy is None else SEEDS
         if bounded:

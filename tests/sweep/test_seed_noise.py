@@ -26,36 +26,86 @@ def constant(values, prompts=50):
     return [{s: np.full(prompts, v) for s, v in enumerate(row)} for row in values]
 
 
+class TestCommon:
+    def test_of_points_alike_it_is_about_their_mean(self):
+        """A hundred points with 4 degrees of freedom each: a standard error of 7 %, and a little less for the largest."""
+        squares = 0.01 * np.random.default_rng(1).chisquare(4, 100) / 4
+        mean, freedom = Scatter(squares, np.full(100, 4.0), 0.0).common()
+        assert mean == pytest.approx(0.01, rel=0.2)
+        assert 300 < freedom <= 400
+
+    def test_of_one_or_two_points_it_is_theirs_exactly(self):
+        assert Scatter(np.array([0.04]), np.array([4.0]), 0.0).common() == pytest.approx((0.04, 4.0))
+        assert Scatter(np.array([0.04] * 2), np.array([2.0] * 2), 0.0).common() == pytest.approx((0.04, 4.0))
+
+    def test_a_point_far_above_the_others_hardly_counts(self):
+        squares, freedom = np.array([1.0, *[0.001] * 8]), np.full(9, 2.0)
+        mean, shared = Scatter(squares, freedom, 0.0).common()
+        assert mean == pytest.approx(0.001, rel=0.01)
+        assert shared == pytest.approx(16, rel=0.01)
+
+
 class TestVariances:
     def test_of_one_point_it_is_the_scaled_inverse_chi_square(self):
-        """Whatever the prior's degrees of freedom: its scale is unknown, so it says nothing."""
-        drawn = Scatter(np.array([0.04]), np.array([4.0]), 0.0).variances(DRAWS, np.random.default_rng(0))[:, 0]
-        expected = 0.04 * 4 / stats.chi2.ppf([0.9, 0.5, 0.1], 4)
-        assert levels(drawn) == pytest.approx(expected, rel=DRAWN)
+        made = Scatter(np.array([0.04]), np.array([4.0]), 0.0)
+        drawn = made.variances((), DRAWS, np.random.default_rng(0))[:, 0]
+        assert levels(drawn) == pytest.approx(0.04 * 4 / stats.chi2.ppf([0.9, 0.5, 0.1], 4), rel=DRAWN)
 
-    def test_of_many_points_alike_it_is_pooled(self):
-        """A hundred points with 4 degrees of freedom each, drawn with one variance: that variance, and little doubt."""
-        rng = np.random.default_rng(1)
-        squares = 0.01 * rng.chisquare(4, 100) / 4
-        made = Scatter(squares, np.full(100, 4.0), 0.0)
-        assert made.pooled == pytest.approx(squares.mean())
-        drawn = made.variances(4000, rng)
-        inside = [k for k in range(100) if squares[k] < 0.03]  # those not far above all others
-        widths = np.quantile(drawn[:, inside], 0.9, axis=0) / np.quantile(drawn[:, inside], 0.1, axis=0)
-        own = stats.chi2.ppf(0.9, 4) / stats.chi2.ppf(0.1, 4)  # 7.3, without the others
-        assert np.median(widths) < own / 2
-        assert np.median(drawn) == pytest.approx(0.01, rel=0.2)
-
-    def test_a_point_far_above_the_others_keeps_its_own(self):
+    def test_a_point_far_above_the_others_has_the_upper_limit_of_its_own(self):
         squares, freedom = np.array([1.0, *[0.001] * 8]), np.full(9, 2.0)
-        drawn = Scatter(squares, freedom, 0.0).variances(DRAWS, np.random.default_rng(2))
-        assert levels(drawn[:, 0]) == pytest.approx(1.0 * 2 / stats.chi2.ppf([0.9, 0.5, 0.1], 2), rel=DRAWN)
+        drawn = Scatter(squares, freedom, 0.0).variances({8}, DRAWS, np.random.default_rng(2))
+        limit = 1.0 * 2 / stats.chi2.ppf(0.2, 2)
+        shared = Scatter(squares, freedom, 0.0).common()[1]
+        assert levels(drawn[:, 0]) == pytest.approx(limit * shared / stats.chi2.ppf([0.9, 0.5, 0.1], shared), rel=DRAWN)
         assert np.median(drawn[:, 1]) < 0.01
 
+    @pytest.mark.parametrize(("control", "own"), [((0,), 1.5), ((3,), 1.0)])
+    def test_a_controls_is_never_below_its_own(self, control, own):
+        """Mean squares of 1.5 and 1: a control keeps the larger one, another point has the shared one."""
+        made = Scatter(np.array([1.5, *[1.0] * 60]), np.full(61, 8.0), 0.0)
+        drawn = made.variances(control, DRAWS, np.random.default_rng(3))
+        allowance = 2.3 * math.log(60) / (61 * 8 / 60) ** 3
+        # The others' mean is 1 but for the one above it.
+        assert np.median(drawn[:, 0]) == pytest.approx(max(own, 1 + allowance), rel=0.03)
+        assert np.median(drawn[:, 1]) == pytest.approx(1 + allowance, rel=0.03)
+
+    def test_the_allowance_falls_with_seeds_and_is_of_the_noise_that_is_not_of_prompts(self):
+        def median(freedom, from_prompts):
+            made = Scatter(np.ones(13), np.full(13, freedom), from_prompts)
+            shared = 13 * freedom
+            drawn = made.variances({0}, DRAWS, np.random.default_rng(4))[:, 1]
+            return (np.median(drawn) + from_prompts) / (shared / stats.chi2.ppf(0.5, shared))
+
+        for seeds in (3, 5, 10):
+            allowance = 2.3 * math.log(12) / (seeds - 1) ** 3
+            freedom = (seeds - 1) * 12 / 13
+            assert median(freedom, 0.0) == pytest.approx(1 + allowance, rel=0.02)
+            assert median(freedom, 0.6) == pytest.approx(1 + 0.4 * allowance, rel=0.02)
+
     def test_what_is_due_to_prompts_is_taken_off(self):
-        drawn = Scatter(np.array([0.04]), np.array([3.0]), 0.03).variances(1000, np.random.default_rng(3))
-        whole = Scatter(np.array([0.04]), np.array([3.0]), 0.0).variances(1000, np.random.default_rng(3))
+        drawn = Scatter(np.array([0.04]), np.array([3.0]), 0.03).variances((), 1000, np.random.default_rng(3))
+        whole = Scatter(np.array([0.04]), np.array([3.0]), 0.0).variances((), 1000, np.random.default_rng(3))
         assert drawn == pytest.approx(np.maximum(whole - 0.03, 0))
+
+    def test_many_seeds_make_a_point_outlying_sooner(self):
+        """Thirty seeds each: twice the others' mean square cannot be chance, so the point rests on its own."""
+        made = Scatter(np.array([2.0, *[1.0] * 4]), np.full(5, 29 * 0.8), 0.0)
+        drawn = made.variances({4}, DRAWS, np.random.default_rng(5))
+        assert np.median(drawn[:, 0]) > 2.0
+
+
+class TestOwn:
+    def test_it_is_the_scaled_inverse_chi_square_whatever_the_others_are(self):
+        for others in (0.001, 0.04, 1.0):
+            drawn = Scatter(np.array([0.04, others, others]), np.full(3, 2.0), 0.0).own(DRAWS, np.random.default_rng(0))
+            expected = 0.04 * 2 / stats.chi2.ppf([0.9, 0.5, 0.1], 2)
+            assert levels(drawn[:, 0]) == pytest.approx(expected, rel=DRAWN)
+
+    def test_a_point_with_one_seed_has_the_others_noise(self):
+        drawn = Scatter(np.array([0.0, 0.04, 0.04]), np.array([0.0, 4.0, 4.0]), 0.0).own(
+            DRAWS, np.random.default_rng(0)
+        )
+        assert levels(drawn[:, 0]) == pytest.approx(0.04 * 8 / stats.chi2.ppf([0.9, 0.5, 0.1], 8), rel=DRAWN)
 
 
 class TestScatter:
@@ -77,7 +127,7 @@ class TestScatter:
     def test_points_with_one_run_have_no_freedom_of_their_own(self):
         found = scatter([{0: np.full(9, 0.5)}, {0: np.full(9, 0.2), 1: np.full(9, 0.4)}], 0.0, common_seeds=False)
         assert found.freedom == pytest.approx([0, 1])
-        assert np.all(np.isfinite(found.variances(100, np.random.default_rng(0))))
+        assert np.all(np.isfinite(found.variances({0}, 100, np.random.default_rng(0))))
 
     def test_one_run_each_says_nothing(self):
         assert scatter(constant([[0.1], [0.2]]), 0.0, common_seeds=True) is None
