@@ -10,6 +10,7 @@ import typer
 
 from alphapo_cli.cli.common import ConfigDir, next_step, sources
 from alphapo_cli.cli.generate import is_model
+from alphapo_cli.cli.next_lines import generate_line
 from alphapo_cli.errors import UsageError, say, visible
 from alphapo_cli.runtime.quiet import quiet_libraries
 from alphapo_cli.storage.strict_json import half_character
@@ -88,4 +89,4 @@ def chat(
                 print("(cut by the token limit: generation.max_new_tokens)", file=sys.stderr, flush=True)
     if asks:
         print(file=sys.stderr)
-    next_step(f"alphapo generate {model or ''}".rstrip() + " answers many prompts at once")
+    next_step(generate_line(model), "answers many prompts at once")

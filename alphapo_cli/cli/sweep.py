@@ -22,6 +22,7 @@ from alphapo_cli.cli.common import (
     sources,
     stripping,
 )
+from alphapo_cli.cli.next_lines import generate_line
 from alphapo_cli.cli.run import Annotations, Difficulty, Gamed, Reference
 from alphapo_cli.errors import AlphapoError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
@@ -184,14 +185,16 @@ def tell(verdict: dict[str, Any], path: Path) -> None:
         say(f"verdict: {text}", file=sys.stderr)
     best, control = verdict["best"], verdict["control"]
     if best is None:
-        next_step("the same line again goes on where it stopped")
+        next_step("the same line again", "goes on where it stopped")
         return
     cell = path / "cells" / best
     if verdict["outcome"] == "undecided":
-        next_step("the same line with seed=0,1,2,3,4 adds trainings to those that are there: one or two decide nothing")
+        next_step(
+            "the same line with seed=0,1,2,3,4", "adds trainings to those that are there: one or two decide nothing"
+        )
     if control not in (None, best):
-        next_step(f"alphapo report {cell} {path / 'cells' / control} puts the best and alpha = 0 over one another")
-    next_step(f"alphapo generate {cell}")
+        next_step(f"alphapo report {cell} {path / 'cells' / control}", "the best and alpha = 0 over one another")
+    next_step(generate_line(cell))
     next_step(f"alphapo chat {cell}")
 
 
@@ -224,10 +227,8 @@ def composed(typed: Typed, max_parallel: int | None = None) -> SweepLine:
     from alphapo_cli.config.overrides import read_line
     from alphapo_cli.launch.launchers.registry import check_keys
     from alphapo_cli.launch.schema import LauncherConfig, SweepConfig
-    from alphapo_cli.stages import eval_at
     from alphapo_cli.stages.plan import (
-        EVALUATE,
-        GENERATE,
+        LATER,
         hints_from_other_stages,
         make_plan,
         split_line,
@@ -245,7 +246,7 @@ def composed(typed: Typed, max_parallel: int | None = None) -> SweepLine:
     beneath = training_part(file)
     with hints_from_other_stages("train", where, [f"launcher.{f.name}" for f in fields(LauncherConfig)]):
         grid = make(name, training, where, None if beneath is None else beneath.without("launcher"))
-    later = file is not None and bool(file.part((*GENERATE, *EVALUATE, eval_at.SECTION)).settings)
+    later = file is not None and bool(file.part(LATER).settings)
     plan = None
     if generation or evaluation or later or any(typed.files.values()):
         plan = make_plan(generation, evaluation, where, file, **typed.files)

@@ -29,6 +29,8 @@ from alphapo_cli.sweep.directory import SweepDirectory
 from alphapo_cli.sweep.grid import Cell, Grid
 from alphapo_cli.sweep.record import JUDGED, WIN_RATE, Typed
 
+_WIN = {WIN_RATE: "true win rate", JUDGED: "win rate"}
+
 
 @dataclass(frozen=True)
 class SweepResult:
@@ -79,6 +81,8 @@ def run_sweep(
     if not known.issuperset(cell.id for cell in grid.cells):  # another invocation wrote sweep.json at the same moment
         directory.write(grid, typed, plan)
     complete = [cell for cell in grid.cells if cell not in cells]
+    for cell in complete:
+        write.refresh_outdated(directory.cell(cell.id), _log)
     _compare_data(complete, directory)
     _compare_numerics(complete, directory)
     analysis = best_of.analyse(directory)
@@ -157,15 +161,18 @@ def _remove_folders(directory: SweepDirectory, folders: Sequence[Path]) -> None:
 
 
 def table(name: str, analysis: best_of.Analysis) -> Table:
-    """A rich table with one row per point, means over its seeds."""
+    """A rich table with one row per point, means over its seeds, and what its columns are."""
     metric = analysis.metric
-    result = Table(title=f"{name}: displacement in nats per token", title_justify="left")
+    result = Table(
+        title=f"{name}: displacement in nats per token",
+        title_justify="left",
+        caption=_columns(analysis),
+        caption_justify="left",
+    )
     result.add_column("point")
     for title in ("chosen", "rejected", "chosen down", "margin", "accuracy", "mean h'", "clipped"):
         result.add_column(title, justify="right")
-    n = f", n = {analysis.prompts:,}" if analysis.prompts else ""
-    over = next((f"95 % over {e.over}" for e in analysis.estimates if e is not None), "95 %")
-    win = {WIN_RATE: f"true win rate ({over}{n})", JUDGED: f"win rate ({over}{n})"}.get(metric or "")
+    win = _WIN.get(metric or "")
     if win:
         result.add_column(win, justify="right")
     result.add_column("seeds", justify="right")
@@ -187,6 +194,23 @@ def table(name: str, analysis: best_of.Analysis) -> Table:
         states = sorted({_state(c) for c in point.members})
         result.add_row(point.label, *row, str(len(point.members)), ", ".join(states))
     return result
+
+
+def _columns(analysis: best_of.Analysis) -> str:
+    """What the columns of `table` are, and how many outcomes its rates are of."""
+    known = {cell["pairs"] for point in analysis.points for cell in point.members if cell.get("pairs")}
+    n = f"{next(iter(known)):,} held-out pairs" if len(known) == 1 else "the held-out pairs"
+    parts = [
+        "chosen, rejected: mean change of the answers' log-probs since step 0",
+        f"chosen down: share of {n} whose chosen answer became less likely; accuracy: share in the right order by reward",
+        "mean h': slope of the reward's shape; clipped: share of logged steps whose gradient was clipped",
+    ]
+    win = _WIN.get(analysis.metric or "")
+    if win:
+        count = f"n = {analysis.prompts:,} prompts" if analysis.prompts else "its prompts"
+        over = next((f", 95 % interval over {e.over}" for e in analysis.estimates if e is not None), "")
+        parts.append(f"{win}: against the reference, {count}{over}")
+    return "\n".join(parts)
 
 
 def _state(cell: Mapping[str, Any]) -> str:

@@ -24,6 +24,11 @@ PROMPTS, TOKENS = 8, 256
 LEAST = 16  # tokens that an answer must have room for in the model's context
 
 
+def wanted(cfg: TrainConfig) -> bool:
+    """Whether a run answers prompts before and after its training: one of a model that was named, unless told otherwise."""
+    return cfg.probe.samples is None and cfg.model.path is not None and cfg.data.source != "glassbox"
+
+
 @dataclass
 class BeforeAndAfter:
     """Writes samples/step-N.json of the policy as it is; nothing where `answers` is None."""
@@ -49,8 +54,20 @@ class BeforeAndAfter:
         Returns:
             What samples, for a model that was given by `model.path` and no `probe.samples`; else what does nothing.
         """
-        if cfg.probe.samples is not None or cfg.model.path is None or cfg.data.source == "glassbox":
+        if not wanted(cfg):
             return cls(None, log)
+        try:
+            return cls._of(cfg, inputs, directory, memoize, write, log)
+        except Exception as error:  # they are to be read: what keeps them from being asked costs no training
+            log(f"note: no answers are sampled before and after ({in_words(error)}); probe.samples=0 leaves them out")
+            return cls(None, log)
+
+    @classmethod
+    def _of(
+        cls, cfg: TrainConfig, inputs: RunInputs, directory: RunDirectory, memoize: Memoize,
+        write: Callable[[Callable[[], None]], None], log: Callable[[str], None],
+    ) -> BeforeAndAfter:  # fmt: skip
+        """`of`, where answers are asked for."""
         prompts = prompts_of(cfg, inputs, PROMPTS)
         if prompts is None:
             return cls(None, log)

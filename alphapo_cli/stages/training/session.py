@@ -20,7 +20,7 @@ from alphapo_cli.runs.checkpoints import TrainingCheckpoint
 from alphapo_cli.runs.state import OVER
 from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.stages.training.assembly import run_inputs
-from alphapo_cli.stages.training.before_after import BeforeAndAfter
+from alphapo_cli.stages.training.before_after import BeforeAndAfter, wanted
 from alphapo_cli.stages.training.measurements import Measurements
 from alphapo_cli.stages.training.metrics_log import MetricsLog
 from alphapo_cli.stages.training.resume import Busy, begun_processes, check_continuable, facts_of
@@ -169,6 +169,8 @@ class TrainingSession(RunSteps):
                 row = self._measure(0, probe=True, samples=True)
                 self._flush(0)
                 self._sample_texts(policy, 0)
+                if self.metrics_log is not None:
+                    self.metrics_log.begin()
                 self.processes.first(lambda: self.best.check_start(row))
             else:
                 trainer.resume(checkpoint)
@@ -207,7 +209,12 @@ class TrainingSession(RunSteps):
             every=probe_every(cfg.probe.every, len(inputs.probe), order.pairs_per_step),
             memoize=self.builder.before_training(cfg, policy), write=self._write,
         )  # fmt: skip
-        if self.main and not self.processes.together:  # shards would be gathered for every token
+        if self.processes.together and wanted(cfg):
+            self._log(
+                "note: no answers before and after: all shards would be gathered for every token; probe.samples=8 samples "
+                "them all the same, and alphapo chat asks the model afterwards"
+            )
+        elif self.main:
             memoize = self.builder.before_training(cfg, policy)
             self.texts = BeforeAndAfter.of(cfg, inputs, self.directory, memoize, write=self._write, log=self._log)
         return self.trainer
