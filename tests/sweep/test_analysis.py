@@ -352,7 +352,7 @@ def test_a_sweep_of_which_nothing_is_complete_has_no_verdict_but_a_next_line(tmp
     said = verdicts.verdict(analysis, verdicts.find_best(analysis))
     assert (said["outcome"], said["best"]) == ("nothing complete", None)
     tell(said, tmp_path)
-    assert "next: the same line again goes on where it stopped" in capsys.readouterr().err
+    assert "next: the same line again  # goes on where it stopped" in capsys.readouterr().err
 
 
 def test_changes_of_pairs_have_intervals_over_pairs_and_seeds(tmp_path):
