@@ -61,7 +61,7 @@ def chat(
     from alphapo_cli.stages.chat import Conversation
 
     talk = Conversation(cfg, model)
-    say(f"{talk.subject.name}: type a message; /new, /ids, /quit", file=sys.stderr, flush=True)
+    say(f"{talk.subject.name}: type a message; /new, /ids, /help, /quit", file=sys.stderr, flush=True)
     if not talk.keeps:
         print("note: the model has no chat template; every message is a prompt of its own", file=sys.stderr)
     if isinstance(sys.stdin, io.TextIOWrapper):
@@ -75,6 +75,8 @@ def chat(
             break
         if message == "/new":
             talk.forget()
+        elif message == "/help":
+            print("/new: another conversation; /ids: the ids that the model was given; /quit: the end", file=sys.stderr)
         elif message == "/ids":
             print(" ".join(map(str, talk.ids)))
         elif half_character(message) is not None:  # bytes that are no UTF-8 arrive so

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from alphapo_cli.cli.common import Json, announce, check_json_target, emit
+from alphapo_cli.cli.common import Json, announce, check_json_target, emit, next_step
 from alphapo_cli.errors import UsageError, say
 
 
@@ -65,6 +66,7 @@ def report(
         raise UsageError(f"{target} cannot be written to ({reason}); choose another place by --out") from error
     announce(written.html)
     say(written.sentence)
+    next_step(f"open {shlex.quote(str(written.html))} in a browser; it needs no network")
     emit(
         {
             "path": str(written.html.resolve()),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from alphapo_cli.cli.common import Json, check_json_target, emit
+from alphapo_cli.cli.common import Json, check_json_target, emit, next_step
 from alphapo_cli.errors import UsageError, say
 from alphapo_cli.runs.state import OUTCOME, RunState
 from alphapo_cli.storage import checksums
@@ -66,6 +66,7 @@ def verify(
             say(f"  {name}: {what}")
     emit({place: {"verdict": verdict, "damage": damage} for place, (verdict, damage) in found.items()}, json)
     if any(damage for _, damage in found.values()):
+        next_step("put the damaged files back from a copy, or type the line that made them with --replace")
         raise typer.Exit(1)
 
 

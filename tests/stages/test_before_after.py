@@ -10,7 +10,7 @@ import shutil
 import pytest
 
 from alphapo_cli.runs.directory import RunDirectory
-from alphapo_cli.storage import run_lock
+from alphapo_cli.storage.atomic import write_atomic
 from alphapo_cli.storage.run_lock import acquire
 from alphapo_cli.tracking.tracker import NullTracker
 from tests import tiny
@@ -144,15 +144,13 @@ def test_wandb_is_told_one_end_where_the_result_cannot_be_written(start, tmp_pat
         def finish(self, summary, exit_code):
             told.append((summary["state"], exit_code))
 
-    write = run_lock.write_atomic
-
     def refusing(path, text):
         if path.name.startswith(".summary.json") and '"state": "complete"' in text:
             raise OSError(errno.EIO, "broken disk")
-        write(path, text)
+        write_atomic(path, text)
 
     monkeypatch.setattr("alphapo_cli.stages.training.session.run_tracker", lambda *_: Told())
-    monkeypatch.setattr(run_lock, "write_atomic", refusing)
+    monkeypatch.setattr("alphapo_cli.storage.run_lock.write_atomic", refusing)
     ran = run_here(line(start, "probe.samples=0"), tmp_path, tmp_path / "cache")
     assert ran.code == 1
     assert told == [("failed", 1)]

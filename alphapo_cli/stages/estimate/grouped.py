@@ -17,6 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 class GroupedProducts(TorchDispatchMode):
     """Gives grouped products of tensors without numbers the shapes that they would have."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation, or make what a grouped product would return."""
         if func is torch.ops.aten._grouped_mm.default and isinstance(args[0], FakeTensor):
