@@ -97,6 +97,7 @@ def sweep(
         known = recorded(typed, out)
         if known is not None:
             show(known.path, known.cells, known.key)
+            next_step("the same line without --status", "runs the cells that are left")
             return
 
     from alphapo_cli.config.compose import to_yaml
@@ -135,6 +136,7 @@ def sweep(
         show(directory.path, cells, None if plan is None else plan.key, left if dry_run else None)
         if dry_run:
             print(script(launcher, directory, len(left)), end="")
+        next_step(f"the same line without --{'dry-run' if dry_run else 'status'}", "runs the cells that are left")
         return
     from alphapo_cli.stages.best_metric import greater_is_better
     from alphapo_cli.tracking.wandb_preflight import check_tracking
@@ -149,14 +151,18 @@ def sweep(
 
     from rich.console import Console
 
-    from alphapo_cli.launch.run import run_sweep, table
+    from alphapo_cli.launch.run import columns_of, run_sweep, tables
     from alphapo_cli.report.write import HTML
     from alphapo_cli.sweep.analysis import scale_note
 
     result = run_sweep(grid, directory, launcher, policy, plan, typed)
     console = Console()
     # A pipe has no width; the table needs about 120 columns.
-    (console if console.is_terminal else Console(width=120)).print(table(directory.path.name, result.analysis))
+    console = console if console.is_terminal else Console(width=120)
+    for table in tables(directory.path.name, result.analysis, console.width):
+        console.print(table)
+    for text in columns_of(result.analysis):
+        say(text)
     if note := scale_note(result.analysis.points):
         say(f"note: {note}", file=sys.stderr)
     say(result.sentence)
