@@ -201,7 +201,7 @@ def table_of(
         ("probe pairs", f"{report['probe_pairs']:,}"),
         *rows_by_source(report),
         *rows_of_means(report),
-        ("unknown tokens", f"{report['unknown_share']:.2%}"),
+        ("unknown tokens", f"{report['unknown_share']:.2%} of all"),
         ("template", report["template"]),
     ]
 

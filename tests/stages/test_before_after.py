@@ -9,7 +9,11 @@ import shutil
 
 import pytest
 
+from alphapo_cli.config.compose import compose
+from alphapo_cli.config.overrides import Sources, read_line
+from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.stages.training.before_after import BeforeAndAfter
 from alphapo_cli.storage.atomic import write_atomic
 from alphapo_cli.storage.run_lock import acquire
 from alphapo_cli.tracking.tracker import NullTracker
@@ -155,3 +159,13 @@ def test_wandb_is_told_one_end_where_the_result_cannot_be_written(start, tmp_pat
     assert ran.code == 1
     assert told == [("failed", 1)]
     assert json.loads((tmp_path / "runs" / "run" / "summary.json").read_text())["state"] == "failed"
+
+
+def test_of_a_sharded_model_none_are_sampled_and_it_is_said(start, tmp_path):
+    cfg = compose("train", TrainConfig, [read_line(line(start)[1:], Sources())], Sources())
+    said = []
+    made = BeforeAndAfter.of(cfg, None, RunDirectory(tmp_path), write=None, log=said.append, together=True)
+    made.sample(None, 0)  # does nothing
+    (note,) = said
+    assert "no answers before and after" in note
+    assert "probe.samples=8" in note

@@ -39,7 +39,7 @@ class BeforeAndAfter:
     @classmethod
     def of(
         cls, cfg: TrainConfig, inputs: RunInputs, directory: RunDirectory, memoize: Memoize = no_memo, *,
-        write: Callable[[Callable[[], None]], None], log: Callable[[str], None],
+        write: Callable[[Callable[[], None]], None], log: Callable[[str], None], together: bool = False,
     ) -> BeforeAndAfter:  # fmt: skip
         """Choose the prompts.
 
@@ -50,11 +50,18 @@ class BeforeAndAfter:
             memoize: shares the answers of step 0 between the runs of a sweep.
             write: calls what writes a file.
             log: takes a note to the user.
+            together: whether processes share the model, which is gathered anew for every token then: none are sampled.
 
         Returns:
             What samples, for a model that was given by `model.path` and no `probe.samples`; else what does nothing.
         """
         if not wanted(cfg):
+            return cls(None, log)
+        if together:
+            log(
+                "note: no answers before and after: all shards would be gathered for every token; probe.samples=8 samples "
+                "some all the same, and alphapo chat asks the model afterwards"
+            )
             return cls(None, log)
         try:
             return cls._of(cfg, inputs, directory, memoize, write, log)

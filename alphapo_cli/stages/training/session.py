@@ -20,7 +20,7 @@ from alphapo_cli.runs.checkpoints import TrainingCheckpoint
 from alphapo_cli.runs.state import OVER
 from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.stages.training.assembly import run_inputs
-from alphapo_cli.stages.training.before_after import BeforeAndAfter, wanted
+from alphapo_cli.stages.training.before_after import BeforeAndAfter
 from alphapo_cli.stages.training.measurements import Measurements
 from alphapo_cli.stages.training.metrics_log import MetricsLog
 from alphapo_cli.stages.training.resume import Busy, begun_processes, check_continuable, facts_of
@@ -209,14 +209,12 @@ class TrainingSession(RunSteps):
             every=probe_every(cfg.probe.every, len(inputs.probe), order.pairs_per_step),
             memoize=self.builder.before_training(cfg, policy), write=self._write,
         )  # fmt: skip
-        if self.processes.together and wanted(cfg):
-            self._log(
-                "note: no answers before and after: all shards would be gathered for every token; probe.samples=8 samples "
-                "them all the same, and alphapo chat asks the model afterwards"
-            )
-        elif self.main:
+        if self.main:
             memoize = self.builder.before_training(cfg, policy)
-            self.texts = BeforeAndAfter.of(cfg, inputs, self.directory, memoize, write=self._write, log=self._log)
+            self.texts = BeforeAndAfter.of(
+                cfg, inputs, self.directory, memoize,
+                write=self._write, log=self._log, together=self.processes.together,
+            )  # fmt: skip
         return self.trainer
 
     def _sample_texts(self, policy: PolicyModel, step: int) -> None:
