@@ -6,8 +6,10 @@ import json
 import re
 
 import pytest
+from rich.console import Console
 
 from alphapo_cli.cli.sweep import tell
+from alphapo_cli.launch.run import columns_of, tables
 from alphapo_cli.sweep import analysis as best_of
 from alphapo_cli.sweep import verdicts
 from alphapo_cli.sweep.collapse import Collapse, collapsed
@@ -344,6 +346,27 @@ def test_the_verdict_of_summary_json_names_the_cells_that_it_is_about(tmp_path, 
     assert any(line.startswith(report) for line in lines)
     assert any("seed=0,1,2,3,4" in line for line in lines)
     assert f"next: alphapo chat {tmp_path / 'cells' / said['best']}" in lines
+
+
+@pytest.mark.parametrize(("width", "parts"), [(120, 1), (80, 2)])
+def test_the_table_fits_and_cuts_nothing(width, parts, tmp_path):
+    """What a narrow terminal cannot hold stands in a further table, and every rate has its n."""
+    craft(tmp_path, f"{ALPHA}=0,1", "seed=0,1", prompts=200, change=wins(a0=0.2, a1=0.9))
+    for file in tmp_path.glob("cells/*/summary.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "data": {"probe_pairs": 24}}))
+    analysis = best_of.analyse(SweepDirectory(tmp_path))
+    console = Console(width=width)
+    found = tables("s", analysis, width)
+    assert len(found) == parts
+    with console.capture() as captured:
+        for one in found:
+            console.print(one)
+    lines = captured.get().splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in captured.get()
+    assert captured.get().count("alpha=0 ") == parts
+    assert any("n = 200 prompts" in line for line in columns_of(analysis))
+    assert any("share of 24 held-out pairs" in line for line in columns_of(analysis))
 
 
 def test_a_sweep_of_which_nothing_is_complete_has_no_verdict_but_a_next_line(tmp_path, capsys):
