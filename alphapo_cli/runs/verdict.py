@@ -140,7 +140,7 @@ def _curves(probes: Sequence[Mapping[str, Any]], pairs: int | None, answers: int
     down = float(last["displacement/share_chosen_down"])
     both = _number(last, "displacement/quadrant/down_down") or 0.0
     moved = _number(last, "displacement/chosen")
-    mean = "" if moved is None else f", mean change {moved:+.2f} nats per token"
+    mean = "" if moved is None else f", mean change {moved:+.2g} nats per token"
     repeated = _number(last, "samples/repetition")
     was, now = _number(first, "entropy/chosen"), _number(last, "entropy/chosen")
     if repeated is not None and repeated > REPEATED:

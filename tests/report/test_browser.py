@@ -11,7 +11,7 @@ import pytest
 
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.plots.sweep_curves import SweepCurve, value_colours
-from alphapo_cli.report.write import write_report, write_runs
+from alphapo_cli.report.write import write_report, write_run, write_runs
 from alphapo_cli.sweep.directory import SweepDirectory
 from tests.crafted_sweep import ALPHA, craft
 
@@ -352,3 +352,16 @@ def test_the_origin_is_in_the_figure_of_advantages(visit, html):
     rule = page.locator('[data-figure="advantage"] line.rule').all()
     heights = {line.get_attribute("y1") for line in rule if line.get_attribute("y1") == line.get_attribute("y2")}
     assert zero.get_attribute("cy") in heights
+
+
+def test_on_a_phone_a_runs_numbers_and_settings_are_read_without_scrolling_aside(visit, tmp_path):
+    craft(tmp_path, f"{ALPHA}=0,1")
+    html = write_run(next((tmp_path / "cells").iterdir()))
+    page = visit(html, PHONE)
+    assert page.locator("table.listed tr").count() > 6
+    assert page.locator("table.keys tr").count() > 1
+    hidden = page.evaluate("""() => [...document.querySelectorAll('table.listed, table.keys')]
+        .filter((table) => table.offsetParent && table.parentElement.scrollWidth > table.parentElement.clientWidth + 1)
+        .map((table) => table.className)""")
+    assert hidden == []
+    assert page.faults == []

@@ -72,7 +72,7 @@ def test_without_a_win_rate_nothing_is_better():
     [
         (
             {"down": 0.96},
-            "nearly every chosen answer became less likely, 96 % [93, 98], n = 256 pairs, mean change -0.10",
+            "nearly every chosen answer became less likely, 96 % [93, 98], n = 256 pairs, mean change -0.1 nats",
         ),
         (
             {"down": 0.1, "displacement/chosen": 0.04},

@@ -163,7 +163,7 @@ def test_wandb_is_told_one_end_where_the_result_cannot_be_written(start, tmp_pat
 
 def test_of_a_sharded_model_none_are_sampled_and_it_is_said(start, tmp_path):
     cfg = compose("train", TrainConfig, [read_line(line(start)[1:], Sources())], Sources())
-    said = []
+    said: list[str] = []
     made = BeforeAndAfter.of(cfg, None, RunDirectory(tmp_path), write=None, log=said.append, together=True)
     made.sample(None, 0)  # does nothing
     (note,) = said
