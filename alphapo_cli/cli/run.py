@@ -27,7 +27,7 @@ from alphapo_cli.cli.common import (
     stripping,
     warn,
 )
-from alphapo_cli.cli.train import page_of_a_failure, show_answers, write_page
+from alphapo_cli.cli.train import page_of_a_failure, settle, show_answers, write_page
 from alphapo_cli.errors import UsageError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 from alphapo_cli.runtime.wording import rate
@@ -126,7 +126,9 @@ def run(
         warn(f"this run was {note}")
     if done:
         say("complete")
+        settle(directory)
         summary, found = directory.summary() or {}, directory.outcome()
+        _places(found, directory.path)
     else:
         from alphapo_cli.objective.build import build
         from alphapo_cli.runtime.distributed import leave_processes
@@ -221,6 +223,11 @@ def _report(found: dict[str, Any], summary: dict[str, Any], path: Path) -> None:
         say(f"verdict: {judged['sentence']}", file=sys.stderr)
     for sentence in beside_evaluation((summary.get("verdict") or {}).get("sentences", ())):
         say(f"verdict on the training: {sentence}", file=sys.stderr)
+    _places(found, path)
+
+
+def _places(found: dict[str, Any], path: Path) -> None:
+    """Print to stderr where the results are, and what can be done next."""
     for name in ("model", "curves.png", "report.html"):
         if (path / name).exists():
             say(f"{name.partition('.')[0]}: {path / name}", file=sys.stderr)

@@ -89,7 +89,9 @@ def run_sweep(
         directory.write(grid, typed, plan)
     complete = [cell for cell in grid.cells if cell not in cells]
     for cell in complete:
-        write.refresh_outdated(directory.cell(cell.id), _log)
+        run = directory.cell(cell.id)
+        run.tidy()
+        write.refresh_outdated(run, _log)
     _compare_data(complete, directory)
     _compare_numerics(complete, directory)
     analysis = best_of.analyse(directory)

@@ -275,7 +275,10 @@ class RunDirectory(RunState):
         Those are checkpoints and weights of the best step; summary.json gets its name. Nothing happens where nothing is
         left, another process works on the run, or the disk refuses.
         """
-        leftover = [self.path / "best", *([self.checkpoints] if self.state == "complete" else [])]
+        state = self.state
+        if state not in OVER:
+            return
+        leftover = [self.path / "best", *([self.checkpoints] if state == "complete" else [])]
         if not (any(path.exists() for path in leftover) or committed(self.lock, self.summary_file)):
             return
         with contextlib.suppress(OSError):
