@@ -14,7 +14,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # Examples of property tests that no run has had before; CI has the same ones every time.
 FRESH := --hypothesis-profile=nightly
 
-.PHONY: help install demo test test-all test-nightly check coverage format clean
+.PHONY: help install demo test test-all test-nightly gpu check coverage format clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,11 @@ test-nightly: install  ## whole matrices and fresh random trials, and the defaul
 	$(PY) -m pytest $(SPREAD) $(FRESH) -m "(slow or nightly) and not ($(ALONE))" --durations=20
 	$(PY) -m pytest $(FRESH) -m "$(ALONE)" --durations=20
 	$(MAKE) coverage
+
+# No install: its torch would be the CPU's. PYTHON is one whose torch has CUDA, with `pip install -e '.[test]' liger-kernel`.
+PYTHON := python
+gpu:  ## on a CUDA machine, PYTHON=its interpreter: the tests marked gpu, and training steps beside TRL's
+	$(PYTHON) benchmarks/gpu.py
 
 # The second time as Python 3.12 reads the code, but for the syntax that 3.11 does not know. mypy has a cache for each.
 check: install  ## ruff and mypy (strict but for tests), for Python 3.11 and 3.12, and the contracts between packages

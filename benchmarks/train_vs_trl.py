@@ -43,8 +43,10 @@ def main() -> None:
         return
     print(processes.machine(), file=sys.stderr)
     rows = []
-    if args.whole and (args.model or args.device != "cpu" or "long" in args.cases):
-        raise SystemExit("--whole: has short cases on the CPU and a random Llama only; leave --model and --device out")
+    if args.whole and (args.model or args.device != "cpu" or "long" in args.cases or args.batch != trainers.BATCH):
+        raise SystemExit(
+            "--whole: has short cases on the CPU, a random Llama and 8 pairs a step only; leave the rest out"
+        )
     for name in args.cases.split(","):
         material.case(name)
         for threads in map(int, args.threads.split(",")):
@@ -67,7 +69,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--length", type=int, default=material.LONG, help="prompt tokens of long cases")
     p.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="cuda: a Llama of a billion parameters")
     p.add_argument("--liger", action="store_true", help="TRL with the fused kernels of Liger (to be installed; CUDA)")
-    p.add_argument("--steps", type=int, default=4, help="measured steps of 8 pairs, after one that is not")
+    p.add_argument("--batch", type=int, default=trainers.BATCH, help="pairs a step")
+    p.add_argument("--steps", type=int, default=4, help="measured steps, after one that is not")
     p.add_argument("--whole", type=int, metavar="STEPS", help="measure whole processes that train so many steps")
     p.add_argument("--json", type=Path, metavar="FILE")
     p.add_argument("--role", choices=tuple(ROLES), help=argparse.SUPPRESS)
@@ -78,7 +81,7 @@ def steps(args: argparse.Namespace, name: str, threads: int) -> dict[str, Any]:
     """One row: both sides in turns in one process, then each in a process of its own for its memory."""
     line = [
         "--cases", name, "--threads", str(threads), "--dtype", args.dtype, "--objective", args.objective,
-        "--layout", args.layout, "--device", args.device, f"--length={args.length}", *["--liger"] * args.liger,
+        "--layout", args.layout, "--device", args.device, f"--length={args.length}", f"--batch={args.batch}", *["--liger"] * args.liger,
     ]  # fmt: skip
     line += [f"--{key}={value}" for key in ("model", "data") if (value := getattr(args, key))]
     turns = processes.ask("train_vs_trl.py", [*line, "--role=turns", f"--steps={args.steps}"], threads)
@@ -100,13 +103,14 @@ def steps(args: argparse.Namespace, name: str, threads: int) -> dict[str, Any]:
         "trl_share_of_limit": turns["flops"] / t["trl"][clock] / turns["limit"],
         "our_share_of_limit": turns["flops"] / t["ours"][clock] / turns["limit"],
         "positions_per_step": turns["positions"] / n, "our_positions_per_s": turns["positions"] / t["ours"]["wall"],
+        "pairs_a_step": args.batch, "flops_per_step": turns["flops"] / n, "device_name": turns["device_name"],
     }  # fmt: skip
 
 
 def load(args: argparse.Namespace) -> tuple[Any, TokenPairs, Any]:
     """(tokenizer, pairs, a function that makes the model)."""
     case = material.case(args.cases)
-    tokenizer, pairs = material.tokens(material.texts(args.data, RUN * trainers.BATCH))
+    tokenizer, pairs = material.tokens(material.texts(args.data, RUN * args.batch))
     if case.long:
         pairs = material.lengthened(pairs, args.length)
     if args.model:
@@ -122,6 +126,7 @@ def sides(args: argparse.Namespace, names: tuple[str, ...], folder: str) -> dict
     tokenizer, pairs, model = load(args)
     settings: dict[str, Any] = {
         "objective": args.objective, "bf16": args.dtype == "bfloat16", "device": args.device, "folder": folder,
+        "pairs_a_step": args.batch,
     }  # fmt: skip
     if args.objective == "dpo":
         # Any numbers cost the same; these are near those of random weights.
@@ -133,7 +138,7 @@ def sides(args: argparse.Namespace, names: tuple[str, ...], folder: str) -> dict
             made[name] = trainers.trl(model(), tokenizer, pairs, RUN, **settings, use_liger_kernel=args.liger)
         else:
             made[name] = trainers.ours(model(), pairs, RUN, layout=args.layout, **settings)
-    args.pairs, args.plan = pairs, trainers.schedule(pairs, RUN)
+    args.pairs, args.plan = pairs, trainers.schedule(pairs, RUN, args.batch)
     return made
 
 
@@ -186,7 +191,7 @@ def turns(args: argparse.Namespace) -> dict[str, Any]:
         limit = max(limit, rate())
     return {
         "totals": totals, "loss_max_diff": difference, "grad_rel_l2": error, "limit": limit, "flops": flops,
-        "positions": positions,
+        "positions": positions, "device_name": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
     }  # fmt: skip
 
 
@@ -276,7 +281,7 @@ def print_row(row: dict[str, Any], first: bool) -> None:
         "CPU-s TRL": f"{row['trl_cpu_s']:.2f}", "ours": f"{row['our_cpu_s']:.2f}", "ratio": f"{row['cpu_ratio']:.2f}",
         "wall s TRL": f"{row['trl_wall_s']:.2f}", " ours": f"{row['our_wall_s']:.2f}",
         "wall ratio": f"{row['wall_ratio']:.2f}",
-        "pairs/s": "-" if "whole_steps" in row else f"{trainers.BATCH / row['our_wall_s']:.1f}",
+        "pairs/s": "-" if "whole_steps" in row else f"{row['pairs_a_step'] / row['our_wall_s']:.1f}",
         "peak MiB TRL": f"{row['trl_peak_mib']:.0f}", "ours ": f"{row['our_peak_mib']:.0f}",
         "ratio ": f"{row['peak_rss_ratio']:.2f}",
         "of GEMM limit": "-" if "whole_steps" in row else f"{row['our_share_of_limit']:.0%}",

@@ -40,9 +40,9 @@ class Side:
     gradients: Callable[[int], tuple[float, Tensor]]
 
 
-def schedule(pairs: TokenPairs, steps: int) -> DataOrder:
-    """Which pairs are in which step, the same for both sides."""
-    cfg = TrainerConfig(per_device_train_batch_size=BATCH, gradient_accumulation_steps=1, max_steps=steps)
+def schedule(pairs: TokenPairs, steps: int, batch: int = BATCH) -> DataOrder:
+    """Which pairs are in which step of `batch` of them, the same for both sides."""
+    cfg = TrainerConfig(per_device_train_batch_size=batch, gradient_accumulation_steps=1, max_steps=steps)
     return DataOrder.of(cfg, len(pairs), 1, seed=0)
 
 
@@ -76,9 +76,9 @@ def _side(name: str, trainer: Any, batch: Callable[[int], Any], device: str) -> 
 
 def ours(
     lm: Any, pairs: TokenPairs, steps: int, *, objective: str, bf16: bool, layout: str, device: str, folder: str,
-    reference: Any = None,
+    reference: Any = None, pairs_a_step: int = BATCH,
 ) -> Side:  # fmt: skip
-    """Our trainer on micro-batches of `BATCH` pairs."""
+    """Our trainer on micro-batches of `pairs_a_step` pairs."""
     from alphapo_cli.config.compose import compose
     from alphapo_cli.config.overrides import Sources, read_line
     from alphapo_cli.modeling.policy import policy_of
@@ -89,12 +89,12 @@ def ours(
 
     where = Sources()
     line = [
-        *OURS[objective], f"layout={layout}", f"trainer.per_device_train_batch_size={BATCH}",
+        *OURS[objective], f"layout={layout}", f"trainer.per_device_train_batch_size={pairs_a_step}",
         "trainer.gradient_accumulation_steps=1", f"trainer.bf16={str(bf16).lower()}", f"trainer.max_steps={steps}",
         f"trainer.use_cpu={str(device == 'cpu').lower()}", f"trainer.learning_rate={RATE}",
     ]  # fmt: skip
     cfg: TrainConfig = compose("train", TrainConfig, [read_line(line, where)], where)
-    plan = schedule(pairs, steps)
+    plan = schedule(pairs, steps, pairs_a_step)
     inputs = TrainingInputs(
         policy=policy_of(lm.to(device), cfg), objective=build(cfg.objective), pairs=pairs, pad_id=0, reference=reference
     )
@@ -105,7 +105,7 @@ def ours(
 
 def trl(
     lm: Any, tokenizer: Any, pairs: TokenPairs, steps: int, *, objective: str, bf16: bool, device: str, folder: str,
-    reference: Any = None, **settings: Any,
+    reference: Any = None, pairs_a_step: int = BATCH, **settings: Any,
 ) -> Side:  # fmt: skip
     """TRL's CPOTrainer (or DPOTrainer with reference log-probs already computed) on the same pairs."""
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -114,7 +114,7 @@ def trl(
     disable_progress_bars()
     common: dict[str, Any] = {
         "output_dir": folder, "use_cpu": device == "cpu", "bf16": bf16, "gradient_checkpointing": False,
-        "report_to": [], "per_device_train_batch_size": BATCH, "max_length": 4096, "learning_rate": RATE,
+        "report_to": [], "per_device_train_batch_size": pairs_a_step, "max_length": 4096, "learning_rate": RATE,
         "disable_tqdm": True, **TRL[objective], **settings,
     }  # fmt: skip
     # A trainer wants a data set of its own; what is measured are the pairs below.
@@ -128,7 +128,7 @@ def trl(
         from trl import DPOConfig, DPOTrainer
 
         trainer = DPOTrainer(args=DPOConfig(**common), **more)
-    plan = schedule(pairs, steps)
+    plan = schedule(pairs, steps, pairs_a_step)
     row = _cpo_row if objective == "alphapo" else _dpo_row
 
     def batch(step: int) -> Any:

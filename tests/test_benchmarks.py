@@ -52,7 +52,7 @@ def test_steps_of_both_sides_have_the_same_loss_and_gradient(
     objective: str, tiny_llama: Path, few_pairs: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("trl")
-    line = ["--cases=short/8k", "--threads=1", "--steps=1", f"--objective={objective}"]
+    line = ["--cases=short/8k", "--threads=1", "--steps=1", "--batch=4", f"--objective={objective}"]
     line += [f"--model={tiny_llama}", f"--data={few_pairs}", f"--json={tmp_path / 'rows.json'}"]
     shown = benchmark("train_vs_trl", *line, cache=tmp_path)
     (row,) = json.loads((tmp_path / "rows.json").read_text())
@@ -62,6 +62,21 @@ def test_steps_of_both_sides_have_the_same_loss_and_gradient(
     assert row["loss_max_diff"] < 2e-5
     assert row["grad_rel_l2"] < 2e-5
     assert 0 < row["our_share_of_limit"] < 1
+    assert row["pairs_a_step"] == 4
+
+
+def test_the_table_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    gpu = importlib.import_module("gpu")
+    row = {
+        "against": "TRL with Liger", "device_name": "NVIDIA H100 80GB HBM3", "pairs_a_step": 4, "positions_per_step": 8000.0,
+        "flops_per_step": 49.45e12, "trl_wall_s": 0.4, "our_wall_s": 0.1, "trl_share_of_limit": 0.2, "our_share_of_limit": 0.8,
+        "trl_peak_mib": 60000.0, "our_peak_mib": 20000.0, "wall_ratio": 4.0, "peak_rss_ratio": 3.0,
+    }  # fmt: skip
+    theirs, ours = gpu.table([row]).splitlines()[2:]
+    assert theirs == "| TRL with Liger | 400 | 20,000 | 10.00 | 12.5% | 20% | 60,000 |  |  |"
+    assert ours == "| alphapo | 100 | 80,000 | 40.00 | 50.0% | 80% | 20,000 | 4.00 x | 3.00 x less |"
+    assert "| - |" in gpu.table([row | {"device_name": "another"}])
 
 
 @pytest.mark.nightly

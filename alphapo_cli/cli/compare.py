@@ -45,6 +45,7 @@ def compare(
     )
 
     from alphapo_cli.runtime.tables import Table
+    from alphapo_cli.runtime.wording import per_cent
 
     table = Table(show_header=False)
     table.add_row(f"win rate of {found.a}", f"{found.win_rate_a:.2f} %, n = {found.n}")
@@ -52,14 +53,16 @@ def compare(
     low, high = found.interval
     table.add_row(
         "difference",
-        f"{found.difference:+.2f} points ({100 * found.confidence:g} % interval over instructions {low:+.2f} to {high:+.2f})",
+        f"{found.difference:+.2f} points ({per_cent(found.confidence)} interval over instructions {low:+.2f} to {high:+.2f})",
     )
     table.add_row("paired test (score and random signs)", f"p = {found.p_value:.4g}")
     left_out = f", {found.left_out} left out (judged in one only)" if found.left_out else ""
     table.add_row("instructions", f"{found.n}: {found.better} better, {found.worse} worse{left_out}")
     print_table(table)
     say(f"verdict: {found.verdict['sentence']}", file=sys.stderr)
-    if found.distinguishable:
+    if found.same_answers:
+        next_step("alphapo compare EVAL-A EVAL-B", "evaluations of two models: here both hold one set of answers")
+    elif found.distinguishable:
         next_step("alphapo report RUN-A RUN-B", "the directories of their trainings: where the curves part")
     else:
         next_step(

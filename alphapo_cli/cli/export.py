@@ -58,7 +58,7 @@ def export(
     to = to.expanduser()
     done = write(model, to, merge=merge, dtype=dtype, licence=licence, trust_remote_code=trust_remote_code)
     announce(to)
-    say(f"{'adapter' if done.adapter else 'model'} in {done.dtype}, with a card in README.md")
+    say(f"{'adapter' if done.adapter else 'model'} in {done.dtype}{done.of_base}, with a card in README.md")
     emit({"path": str(to.resolve()), "adapter": done.adapter, "dtype": done.dtype, "base": done.base}, json)
     if licence is None:
         next_step("the same line with --license NAME", "the licence in the model card, by the hub's names")

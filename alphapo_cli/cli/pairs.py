@@ -27,6 +27,7 @@ from alphapo_cli.runtime.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from alphapo_cli.config.overrides import Line, Sources
+    from alphapo_cli.stages.pairs import Pairing
 
 RECIPES = "pairs"  # the folder of conf/ that holds them
 
@@ -100,7 +101,7 @@ def pairs(
         return
     check_json_target(json)
     quiet_libraries(importing=True)
-    from alphapo_cli.stages.pairs import prepare, run
+    from alphapo_cli.stages.pairs import prepare
 
     typed = {*line.values, *(choice.partition("=")[0] for choice in line.groups)}
     pairing = prepare(cfg, model, files, out, sample=sample, typed=typed, replace=replace)
@@ -111,8 +112,7 @@ def pairs(
     else:
         for note in pairing.notes:
             typer.echo(f"note: {note}", err=True)
-        summary = run(pairing)
-        print_table(_table(summary))
+        summary = _run(pairing)
     emit({"path": str(pairing.directory.path.resolve()), **summary}, json)
     data = f"data=jsonl data.path={shlex.quote(str(pairing.directory.path))}"
     next_step(f"alphapo inspect {data}", "the pairs as training reads them")
@@ -146,10 +146,22 @@ def read_recipe(texts: list[str], where: Sources) -> tuple[Line, str | None]:
     return read_line([f"{RECIPES}={chosen[-1]}", *rest], where), chosen[-1]
 
 
-def _table(summary: dict[str, Any]) -> Any:
+def _run(pairing: Pairing) -> dict[str, Any]:
+    """Make the pairs and print the table, also where none is left: NoPairsError."""
+    from alphapo_cli.stages.pairs import NoPairsError, run
+
+    try:
+        summary = run(pairing)
+    except NoPairsError as error:
+        print_table(_table(error.metrics))
+        raise
+    print_table(_table(summary["metrics"]))
+    return summary
+
+
+def _table(metrics: dict[str, Any]) -> Any:
     from alphapo_cli.runtime.tables import Table
 
-    metrics = summary["metrics"]
     table = Table(title=f"pairs of {metrics['prompts']:,} prompts", title_justify="left", show_header=False)
     table.add_row("prompts with pairs", f"{metrics['prompts_with_pairs']:,}")
     for reason, count in metrics["dropped"].items():
@@ -160,6 +172,10 @@ def _table(summary: dict[str, Any]) -> Any:
     )
     for text, count in metrics["not_selected"].items():
         table.add_row(f"pairs outside {text}", f"{count:,}")
+    for name, what in (("not_scored", "answers without"), ("shortened", "answers behind a cut prompt:")):
+        for column, count in metrics[name].items():
+            if count:
+                table.add_row(f"{what} {column}", f"{count:,}")
     if metrics["mean_margin"] is not None:
         table.add_row("mean margin", f"{metrics['mean_margin']:.4g}")
     if metrics["mean_chars_difference"] is not None:

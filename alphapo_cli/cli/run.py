@@ -30,7 +30,7 @@ from alphapo_cli.cli.common import (
 from alphapo_cli.cli.train import page_of_a_failure, settle, show_answers, write_page
 from alphapo_cli.errors import UsageError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
-from alphapo_cli.runtime.wording import rate
+from alphapo_cli.runtime.wording import level, rate
 
 if TYPE_CHECKING:
     from alphapo_cli.config.schema import TrainConfig
@@ -197,12 +197,11 @@ def _report(found: dict[str, Any], summary: dict[str, Any], path: Path) -> None:
 
     table = Table(title="outcome", title_justify="left", show_header=False)
     judged = found.get("verdict") or {}
-    ends = judged.get("interval")
-    n = found["metrics"].get("eval/n_total")
+    n, ends = found["metrics"].get("eval/n_total"), found.get("intervals") or {}
     for key, value in found["metrics"].items():
         text = f"{value:,.4g}"
         if key.endswith(("win_rate", "winrate")):
-            text = rate(value, n, (ends[0], ends[1]) if key == "eval/win_rate" and ends else None)
+            text = f"{rate(value, n, ends[key])} ({level([found])})" if key in ends else f"{100 * value:.0f} %"
         elif key.endswith("error"):
             text = f"{100 * value:.1f} points"
         name = key.removeprefix("eval/")
@@ -265,6 +264,6 @@ def _report_steps(rows: list[dict[str, Any]]) -> None:
         )  # fmt: skip
     print_table(table)
     typer.echo(
-        "KL and displacement (chosen, rejected) in nats per token since step 0",
+        f"intervals: {level(rows)}; KL and displacement (chosen, rejected) in nats per token since step 0",
         err=True,
     )

@@ -55,7 +55,7 @@ def score(
     """A number for every answer: reward models, log-probs, rules, judges. What was scored once is not scored again.
 
     \b
-    scorer=  reward_model | pair_model | judge | implicit | logprob | rule | length | column | mean | source |
+    scorer=  reward_model | pair_model | judge | rubric | implicit | logprob | rule | length | column | mean | source |
     glassbox
     \b
     scorer=rule runs a command or function of yours (scorer.rule=...) with your rights, in no sandbox. It is taken from
@@ -137,6 +137,8 @@ def _table(summary: dict[str, Any]) -> Any:
     table.add_row("answers", f"{metrics['answers']:,} to {metrics['prompts']:,} prompts")
     if metrics["not_scored"]:
         table.add_row("without a score", f"{metrics['not_scored']:,}")
+    if metrics["shortened"]:
+        table.add_row("behind a prompt without its beginning", f"{metrics['shortened']:,}")
     if metrics["mean"] is not None:
         table.add_row("mean, s.d.", f"{metrics['mean']:.4g}, {metrics['sd']:.4g}")
     table.add_row("asked for now", f"{summary['cost']['asked']:,}")

@@ -187,3 +187,6 @@ def _check_training(cfg: Any) -> None:
     from alphapo_cli.objective.build import build
 
     build(cfg.objective, cfg.seed)
+    from alphapo_cli.stages.training.low_precision import check_low_precision
+
+    check_low_precision(cfg, here=False)

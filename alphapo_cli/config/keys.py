@@ -12,6 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from alphapo_cli.config.key_types import FREE
 from alphapo_cli.config.objective_parts import parts_with
 from alphapo_cli.config.overrides import Sources, shown
+from alphapo_cli.config.renamed import ELSEWHERE
 from alphapo_cli.errors import ConfigError
 
 MOST = 4  # keys that a hint names; a last name that more keys have says nothing
@@ -146,6 +147,8 @@ def suggestion(key: str, at: str, known: Sequence[str]) -> str:
     Returns:
         `; did you mean 'x'?`, or an empty text.
     """
+    if (elsewhere := ELSEWHERE.get(_last(key))) is not None:
+        return f"; here it is {elsewhere}"
     found = _of_the_same_name(key, known) or _of_a_similar_name(key, at, known)
     if not found:
         return ""

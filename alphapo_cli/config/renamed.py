@@ -1,4 +1,4 @@
-"""Choices of configuration groups that have another name now."""
+"""Choices of configuration groups that have another name now, and keys that other libraries call otherwise."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ RENAMED = {
         "of sigmoid, BCO and SFT losses of arXiv 2411.10442, is not built"
     ),
     ("objective/link", "mpo"): "it is objective/link=swepo (SWEPO, arXiv 2412.04628)",
+}
+# The last name of a key elsewhere -> what it is here.
+ELSEWHERE = {
+    "load_in_4bit": "model.quantization=nf4",
+    "load_in_8bit": "model.quantization=int8",
+    "bnb_4bit_quant_type": "model.quantization=nf4",
+    "bnb_4bit_use_double_quant": "part of model.quantization=nf4",
+    "bnb_4bit_compute_dtype": "model.dtype",
 }
 
 

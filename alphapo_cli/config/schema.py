@@ -96,6 +96,9 @@ class ModelConfig:
     trust_remote_code: bool = False
     # Every dropout of the model in training (of adapters: lora.dropout); null: as its config.json says.
     dropout: float | None = _number(0.0, ge=0, lt=1)
+    # How the frozen base under adapters is held (QLoRA). nf4: bitsandbytes' load_in_4bit with bnb_4bit_quant_type=nf4 and
+    # double quantisation; int8: the weights of its load_in_8bit. The compute dtype is model.dtype.
+    quantization: str = _choice("none", "none", "nf4", "int8")
     merge: bool = False  # write merged weights instead of an adapter
     lora: LoraConfig = field(default_factory=LoraConfig)
     scratch: ScratchConfig = field(default_factory=ScratchConfig)
@@ -243,6 +246,8 @@ class TrainerConfig:
     order: str = _choice("shuffled", "shuffled", "given", "stages")
     optim: str = "adamw_torch_fused"  # one pass over the weights, on the CPU too
     bf16: bool = False
+    # Train bfloat16 weights whole although model.dtype's 8 bits lose every update of this learning rate.
+    accept_lost_updates: bool = False
     gradient_checkpointing: bool = False
     logging_steps: int = _number(1, ge=1)
     save_steps: int = _number(500, ge=1)  # optimizer steps between checkpoints

@@ -18,9 +18,10 @@ from alphapo_cli.evaluation.naming import told_apart
 from alphapo_cli.evaluation.verdict import FEW, FEW_PAIRS, UNCLEAR
 from alphapo_cli.runtime.statistics.bounded_mean import mean_interval
 from alphapo_cli.runtime.statistics.paired import fewest, least_p_value, paired_test
-from alphapo_cli.runtime.wording import rate
+from alphapo_cli.runtime.wording import counted, per_cent, rate
 
 Array = npt.NDArray[np.float64]
+SAME = "the same answers"  # the verdict on one set of answers
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,16 @@ class ModelComparison:
     better: int  # instructions on which A's share of the win is larger
     worse: int
     identical: int  # instructions on which both models gave the same answer
-    distinguishable: bool
+    distinguishable: (
+        bool  # whether the models are: one set of answers, judged twice, is one model whatever the judge said
+    )
     sentence: str
     verdict: dict[str, Any]
+
+    @property
+    def same_answers(self) -> bool:
+        """Whether both models gave the same answer to every instruction."""
+        return self.identical == self.n
 
 
 def compare(
@@ -74,7 +82,7 @@ def compare(
     if other:
         raise UsageError(
             f"{a.path} and {b.path} are against different references: output_1 differs on {len(other)} of "
-            f"{len(shared)} instructions, first {short(other[0])}"
+            f"{counted(len(shared), 'instruction')}, first {short(other[0])}"
         )
     judges = [{row.annotator for row in side.rows if row.annotator is not None} for side in (a, b)]
     if judges[0] and judges[1] and judges[0] != judges[1]:
@@ -109,7 +117,7 @@ def compare(
         better=int(np.sum(d > 0)),
         worse=int(np.sum(d < 0)),
         identical=identical,
-        distinguishable=tested.p_value < 1.0 - confidence,
+        distinguishable=tested.p_value < 1.0 - confidence and identical < len(d),
         sentence="",
         verdict={},
     )
@@ -122,14 +130,18 @@ def _verdict(found: ModelComparison, shares: Array) -> dict[str, Any]:
     for column, name in enumerate((found.a, found.b)):
         ends = mean_interval(shares[:, column], found.confidence)
         rates.append(f"{name} {rate(float(shares[:, column].mean()), found.n, ends)}")
-    if found.distinguishable:
+    if found.same_answers:
+        outcome, said = SAME, f"{SAME}: the two are one model"
+        if found.better + found.worse:
+            said += ", judged twice, and the win rates differ by the judge's own noise"
+    elif found.distinguishable:
         better, worse = (found.b, found.a) if found.difference < 0 else (found.a, found.b)
         outcome, said = "distinguishable", f"{better} is better than {worse}"
     elif found.n < FEW:
         outcome, said = FEW_PAIRS, f"{FEW_PAIRS} to tell (n = {found.n})"
     else:
         outcome, said = UNCLEAR, UNCLEAR
-    level = "" if found.confidence == 0.95 else f" ({found.confidence:.0%} intervals)"
+    level = "" if found.confidence == 0.95 else f" ({per_cent(found.confidence)} intervals)"
     sentence = f"{said}: win rates against the same reference, {rates[0]}; {rates[1]}{level}"
     return {"outcome": outcome, "sentence": sentence}
 
@@ -138,18 +150,21 @@ def _sentence(found: ModelComparison) -> str:
     """What was found, and what the rows cannot show."""
     confidence, p, low, high = found.confidence, found.p_value, *found.interval
     shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    range_ = f"{100 * confidence:g} % interval over instructions {low:+.2f} to {high:+.2f}, {shown}"
+    range_ = f"{per_cent(confidence)} interval over instructions {low:+.2f} to {high:+.2f}, {shown}"
     side = f"{abs(found.difference):.2f} points {'below' if found.difference < 0 else 'above'}"
     size = "equal to" if round(found.difference, 2) == 0.0 else side
-    verdict = "distinguishable" if found.distinguishable else "not distinguishable"
-    text = f"the win rate of {found.a} is {size} that of {found.b} on {found.n} instructions ({range_}): the two are "
-    return f"{text}{verdict} at the {1.0 - confidence:.2g} level{_limits(found)}"
+    on = counted(found.n, "instruction")
+    text = f"the win rate of {found.a} is {size} that of {found.b} on {on} ({range_})"
+    if not found.same_answers:
+        verdict = "distinguishable" if found.distinguishable else "not distinguishable"
+        text += f": the two are {verdict} at the {1.0 - confidence:.2g} level"
+    return f"{text}{_limits(found)}"
 
 
 def _limits(found: ModelComparison) -> str:
     """What has to be known of the rows: the same answers, no difference, or too few."""
     differing = found.better + found.worse
-    if found.identical == found.n:
+    if found.same_answers:
         noise = "" if not differing else ", so that only the judge's own noise is compared"
         return f"; both gave the same answer to every instruction{noise}"
     if not differing:

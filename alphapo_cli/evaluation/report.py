@@ -7,6 +7,7 @@ from typing import Any
 
 from alphapo_cli.evaluation.output_check import notes_of
 from alphapo_cli.runtime.tables import Table
+from alphapo_cli.runtime.wording import per_cent
 
 
 def results_table(results: Mapping[str, Any]) -> Table:
@@ -17,7 +18,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
         show_header=False,
     )
     # "over" is not in evaluations of earlier versions, whose intervals are a bootstrap's, over instructions as well.
-    level = f"{results['confidence']:.0%} interval over {results.get('intervals_over', 'instructions')}"
+    level = f"{per_cent(results['confidence'])} interval over {results.get('intervals_over', 'instructions')}"
     error = results["standard_error"]
     table.add_row("win rate", _rate(results, "win_rate", level) + (f", standard error {error:.2f}" if error else ""))
     control = results["length_controlled"]

@@ -15,6 +15,7 @@ from alphapo_cli.evaluation.formats import Annotation
 from alphapo_cli.evaluation.l1_logistic import Array
 from alphapo_cli.evaluation.schema import StatisticsConfig
 from alphapo_cli.evaluation.winrate import average_length, percent_interval, shares, win_rates
+from alphapo_cli.runtime.statistics.bounded_mean import variance_ratio
 
 OVER = "instructions"  # what the intervals are over; the judge's and the model's own randomness is part of each row
 
@@ -79,7 +80,11 @@ def _length_controlled(
     bounds = spread = None
     if counts is not None:
         replicates = lc.replicates(problem, estimate.c, estimate.coefficients, counts)
-        bounds, spread = interval(replicates, cfg.confidence), deviation(replicates)
+        spread = deviation(replicates)
+        known = p[~np.isnan(p)]
+        # No fit tells more of a rate than the preferences themselves do.
+        least = float(variance_ratio(np.mean(known), np.mean(known**2), len(known)))
+        bounds = interval(estimate.win_rate, replicates, len(known), cfg.confidence, least=least)
     details = {
         "available": True,
         "name": lc.NAME,

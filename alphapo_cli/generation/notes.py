@@ -12,6 +12,7 @@ from alphapo_cli.data.thoughts import opens_thought, split_thoughts
 from alphapo_cli.generation.backend import GenerationJob
 from alphapo_cli.generation.prompt import Prompts
 from alphapo_cli.generation.thinking import Thinking
+from alphapo_cli.modeling.quantisation import NONE
 from alphapo_cli.runtime.wording import rate
 
 MANY = 0.5  # share of answers cut by the limit above which that is no exception
@@ -65,8 +66,13 @@ def of_engine(job: GenerationJob, backend: str, detour: str | None) -> list[str]
     cfg, dtype = job.cfg.generation, job.subject.dtype
     found = []
     if detour is not None:
-        merged = ", with the adapter merged in memory" if job.subject.base is not None else ""
-        found.append(f"{detour}; transformers answers{merged}")
+        merged = job.subject.base is not None and job.subject.quantization == NONE
+        found.append(f"{detour}; transformers answers{', with the adapter merged in memory' if merged else ''}")
+    if (kind := job.subject.quantization) != NONE and job.subject.base is not None:
+        found.append(
+            f"the adapter lies over its base quantised to {kind}, as in training; model.quantization=none merges it into "
+            "the base as it was before, which is another model"
+        )
     if dtype != "float32" and not cfg.exact:
         found.append(
             f"the weights are {dtype}, in which answers depend on what else is in their batch (batch size, order, "

@@ -60,6 +60,9 @@ class SubjectConfig:
 
     revision: str | None = None
     dtype: str = _choice("auto", "auto", "float32", "bfloat16")  # auto: as saved
+    # auto: an adapter that a run trained over a quantised base lies over it as in training, other models are not quantised;
+    # none: it is merged into the base that was quantised, which is another model.
+    quantization: str = _choice("auto", "auto", "none", "nf4", "int8")
     attention: str = _choice("auto", "auto", "sdpa", "eager", "flash_attention_2")  # of transformers
     trust_remote_code: bool = False
 

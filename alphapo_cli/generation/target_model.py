@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.config.schema import DataConfig
+from alphapo_cli.config.schema import DataConfig, ModelConfig
 from alphapo_cli.data.token_cache import tokenizer_hash
 from alphapo_cli.data.tokenise import end_token_id
 from alphapo_cli.generation.adapter_support import adapter_obstacles, largest_rank, merge_obstacle
 from alphapo_cli.generation.run_settings import run_around, run_folder
 from alphapo_cli.generation.schema import SubjectConfig
 from alphapo_cli.modeling.declared import context_length, stop_ids, weights_dtype
-from alphapo_cli.modeling.loading import base_source, load_config, load_tokenizer
+from alphapo_cli.modeling.loading import base_source, load_config, load_model, load_tokenizer
 from alphapo_cli.modeling.locations import ModelSource, locate
+from alphapo_cli.modeling.quantisation import NONE, check_installed
 from alphapo_cli.modeling.weight_hashes import folder_hash
 
 _VLLM_DTYPES = ("float32", "bfloat16", "float16")
@@ -36,6 +37,7 @@ class TargetModel:
         dtype: of the weights.
         run: the run directory that was named, None for other models.
         trust_remote_code: whether code of the hub repository may run.
+        quantization: how its linear layers are held, see `ModelConfig`.
     """
 
     asked: str
@@ -48,6 +50,7 @@ class TargetModel:
     dtype: str
     run: Path | None
     trust_remote_code: bool = False
+    quantization: str = NONE
 
     @property
     def adapter_rank(self) -> int | None:
@@ -57,6 +60,8 @@ class TargetModel:
     @property
     def vllm_obstacle(self) -> str | None:
         """Why vLLM cannot serve the model; None where it can. Weights are not read for it."""
+        if self.quantization != NONE:
+            return f"its weights are quantised to {self.quantization}, which is not built for vLLM"
         if self.dtype not in _VLLM_DTYPES:
             return f"its weights are {self.dtype}, which vLLM does not have (model.dtype=float32 is another reading)"
         if self.base is None:
@@ -74,6 +79,25 @@ class TargetModel:
         """The source of configuration and full weights: the base model of an adapter, or the model itself."""
         return self.base or self.source
 
+    def load(self, device: Any, attention: str = "auto") -> Any:
+        """Load it with transformers.
+
+        Args:
+            device: where it runs.
+            attention: its implementation, as `model.attention`.
+
+        Returns:
+            A causal language model in evaluation mode; an adapter is merged, or lies over its quantised base.
+
+        Raises:
+            UsageError: its files cannot be read.
+        """
+        settings = ModelConfig(
+            dtype=self.dtype, attention=attention, trust_remote_code=self.trust_remote_code,
+            quantization=self.quantization,
+        )  # fmt: skip
+        return load_model(self.source, settings, device).to(device)
+
     def stop_ids(self, data: DataConfig) -> tuple[int, ...]:
         """The ids that end an answer: the end token of training, and all that the model's files name."""
         from transformers import GenerationConfig
@@ -88,7 +112,8 @@ class TargetModel:
         """What its answers depend on: hashes of weights, adapter and tokenizer; for a hub model its commit."""
         weights = {"weights": _identity(self.whole, self.config, cache)}
         adapter = {"adapter": _identity(self.source, None, cache)} if self.base is not None else {}
-        return {**weights, **adapter, "tokenizer": tokenizer_hash(self.tokenizer), "dtype": self.dtype}
+        quantised = {} if self.quantization == NONE else {"quantization": self.quantization}
+        return {**weights, **adapter, "tokenizer": tokenizer_hash(self.tokenizer), "dtype": self.dtype, **quantised}
 
 
 def find(model: str, cfg: SubjectConfig, cache: Path, key: str = "model", name: str | None = None) -> TargetModel:
@@ -96,7 +121,7 @@ def find(model: str, cfg: SubjectConfig, cache: Path, key: str = "model", name: 
 
     Args:
         model: a run directory, a saved model or adapter, or a hub name.
-        cfg: revision, dtype and trust_remote_code.
+        cfg: revision, dtype, quantization and trust_remote_code.
         cache: the cache directory.
         key: the setting that messages name.
         name: what the model is called; None: as its directory or hub name is.
@@ -108,12 +133,18 @@ def find(model: str, cfg: SubjectConfig, cache: Path, key: str = "model", name: 
         UsageError: `model` is missing or cannot be used.
     """
     source = locate(model, cfg.revision, key=key)
+    quantization = source.quantization if cfg.quantization == "auto" else cfg.quantization
+    as_trained = quantization == source.quantization != NONE
+    source = replace(source, quantization=quantization if source.adapter else NONE)
+    if quantization != NONE:
+        check_installed()
     tokenizer = load_tokenizer(source, cfg.trust_remote_code)
     base = None
     if source.adapter:
         base = base_source(source)
     whole = base or source
     config = load_config(whole, cfg.trust_remote_code)
+    dtype = source.dtype if cfg.dtype == "auto" and as_trained and source.dtype is not None else cfg.dtype
     return TargetModel(
         asked=model,
         name=name or model_name(model, source),
@@ -122,9 +153,10 @@ def find(model: str, cfg: SubjectConfig, cache: Path, key: str = "model", name: 
         tokenizer=tokenizer,
         config=config,
         context=context_length(config),
-        dtype=cfg.dtype if cfg.dtype != "auto" else weights_dtype(config, whole.location, whole.revision),
+        dtype=dtype if dtype != "auto" else weights_dtype(config, whole.location, whole.revision),
         run=run_folder(model),
         trust_remote_code=cfg.trust_remote_code,
+        quantization=quantization,
     )
 
 

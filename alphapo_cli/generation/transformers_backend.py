@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from alphapo_cli.config.schema import ModelConfig
 from alphapo_cli.generation.backend import GenerationJob, Record, Request
-from alphapo_cli.modeling.loading import load_model
 from alphapo_cli.modeling.sampling import sample
 from alphapo_cli.runtime.signals import deferred_signals
 
@@ -28,12 +26,7 @@ class TransformersBackend:
         if not sys.stderr.isatty():
             disable_progress_bar()  # of transformers, for loading weights
         settings, cfg = job.cfg.model, job.cfg.generation
-        model = load_model(
-            job.subject.source,
-            ModelConfig(
-                dtype=job.subject.dtype, attention=settings.attention, trust_remote_code=settings.trust_remote_code
-            ),
-        ).to("cuda" if torch.cuda.is_available() else "cpu")
+        model = job.subject.load("cuda" if torch.cuda.is_available() else "cpu", settings.attention)
         loaded = time.perf_counter()
         size = 1 if cfg.exact else cfg.batch_size
         order = sorted(requests, key=lambda request: len(request.ids))

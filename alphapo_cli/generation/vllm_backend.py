@@ -25,7 +25,7 @@ class VLLMBackend:
     def generate(
         self, job: GenerationJob, requests: Sequence[Request], record: Record, done: Collection[tuple[int, int]] = ()
     ) -> dict[str, Any]:
-        """See `Backend.generate`. The answers come without log-probs."""
+        """See `Backend.generate`."""
         missing = [request for request in requests if request.key not in done]
         costs = [self._answer_all(job, alike, record) for alike in _of_one_rope(job, missing)]
         return {key: sum(cost[key] for cost in costs) for key in ("start_seconds", "generate_seconds")}
@@ -60,6 +60,7 @@ class VLLMBackend:
             "top_k": cfg.top_k or 0,
             "max_tokens": job.limit,
             "stop_token_ids": list(job.stop_ids),
+            "logprobs": 0,  # of the sampled tokens alone, under the model itself, whatever the temperature
         }
         # One sequence at a time: nothing else can be in its batch.
         engine = replace(cfg.vllm, max_num_seqs=1) if cfg.exact else cfg.vllm
@@ -85,8 +86,8 @@ class VLLMBackend:
             raise AlphapoError(f"vLLM: request {row['id']} ended with {finish!r} after {len(ids)} tokens")
         answer = until_end(ids, stop_ids)
         if finish == "stop" and answer.cut:  # by an end token of the engine's own
-            return Sample(ids[:-1], cut=False)
-        return answer
+            answer = Sample(ids[:-1], cut=False)
+        return answer._replace(logprob=row["logprob"])
 
     @staticmethod
     def _rows(requests: Sequence[Request], *, greedy: bool) -> list[dict[str, Any]]:

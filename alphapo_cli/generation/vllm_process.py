@@ -142,12 +142,14 @@ class VLLMProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
-            self._terminate()
-        else:
+        if kind is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(GRACE)
-            self._terminate()
+        self.close()
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        self._terminate()
         with contextlib.suppress(OSError):
             assert self.process.stdin is not None
             self.process.stdin.close()
@@ -175,7 +177,7 @@ class VLLMProcess:
         A signal never interrupts `record`, and all rows received by then are recorded before it is raised.
 
         Args:
-            record: called once per request with {"id", "prompt_ids", "ids", "finish", "logprobs"}.
+            record: called once per request with {"id", "prompt_ids", "ids", "finish", "logprob", "logprobs"}.
 
         Raises:
             AlphapoError: the engine failed; the message says why.
@@ -194,6 +196,29 @@ class VLLMProcess:
             while self._next() is not None:
                 self._deliver(record)
             raise
+        raise self._failure()
+
+    def classify(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Logits of rows of ids, of a job with "pooling" whose `prompts` have ended; may be called again.
+
+        Args:
+            rows: n rows of ids.
+
+        Returns:
+            [n] rows of logits, one for each label.
+
+        Raises:
+            AlphapoError: the engine failed, or it read other ids than it was sent.
+        """
+        self._send(json.dumps([list(map(int, row)) for row in rows]) + "\n")
+        found: dict[int, list[float]] = {}
+        for answer in self._rows():
+            self._discard()
+            if answer["prompt_ids"] != list(rows[answer["id"]]):
+                raise AlphapoError(f"vLLM read other token ids than it was sent (its log: {self.log})")
+            found[answer["id"]] = answer["logits"]
+            if len(found) == len(rows):
+                return [found[number] for number in range(len(rows))]
         raise self._failure()
 
     def _deliver(self, record: Callable[[dict[str, Any]], None]) -> int:

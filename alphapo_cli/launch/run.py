@@ -190,7 +190,8 @@ def tables(name: str, analysis: best_of.Analysis, width: int) -> list[Table]:
         ("mean h'", [_cell(p.mean("shape/slope"), ".3g") for p in points]),
         ("clipped", [_cell(p.clipped, ".0%") for p in points]),
         *([(_WIN[analysis.metric][0], _rates(analysis))] if analysis.metric in _WIN else []),
-        ("seeds", [str(len(p.members)) for p in points]),
+        # The means and intervals are those of complete cells.
+        ("seeds", [_counts(len(p.cells), len(p.members)) for p in points]),
         ("state", [", ".join(sorted({_state(c) for c in p.members})) for p in points]),
     ]
     first = ("point", [p.label for p in points])
@@ -212,6 +213,10 @@ def tables(name: str, analysis: best_of.Analysis, width: int) -> list[Table]:
             result.add_row(*row)
         found.append(result)
     return found
+
+
+def _counts(done: int, seeds: int) -> str:
+    return str(seeds) if done == seeds else f"{done} of {seeds}"
 
 
 def _width(column: tuple[str, list[str]]) -> int:
@@ -239,7 +244,7 @@ def columns_of(analysis: best_of.Analysis) -> list[str]:
     win = _WIN.get(analysis.metric or "")
     if win:
         count = f"n = {analysis.prompts:,} prompts" if analysis.prompts else "its prompts"
-        over = next((f", 95 % interval over {e.over}" for e in analysis.estimates if e is not None), "")
+        over = next((f", 95 % interval over {e.over}" for e in analysis.estimates if e is not None), ", no interval")
         parts.append(f"{win[0]}: {win[1]}, {count}{over}")
     return parts
 

@@ -119,11 +119,19 @@ def adapter_settings(folder: Path, name: str) -> dict[str, Any]:
     return dict(stored)
 
 
-def load_adapter(base: Any, folder: Path) -> Any:
-    """Return `base` with a stored adapter merged into it, every parameter ready to train.
+def load_adapter(base: Any, folder: Path, *, merge: bool = True) -> Any:
+    """Return `base` with a stored adapter.
 
     A base whose vocabulary was enlarged before the adapter was trained is enlarged here, to the rows that the adapter
     has.
+
+    Args:
+        base: the model that the adapter changes.
+        folder: the adapter's directory.
+        merge: whether it is merged into the base, every parameter ready to train; else it lies over it, frozen.
+
+    Returns:
+        The base, or a peft model.
 
     Raises:
         UsageError: tensors are missing; or the adapter's embeddings and output layer have different numbers of rows, or other numbers than the
@@ -150,6 +158,8 @@ def load_adapter(base: Any, folder: Path) -> Any:
                 f"{folder}: the adapter's file lacks tensors that {SETTINGS} names (first {first}); save the adapter again, "
                 "or copy its directory whole"
             ) from error
+        if not merge:
+            return adapted.requires_grad_(False)
         model = merged(adapted)
     model.requires_grad_(True)  # peft had frozen it
     return model

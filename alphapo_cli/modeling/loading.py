@@ -12,10 +12,11 @@ from huggingface_hub.errors import StrictDataclassError
 
 from alphapo_cli.config.schema import ModelConfig, ScratchConfig
 from alphapo_cli.errors import UsageError, first_line
+from alphapo_cli.modeling import quantisation
 from alphapo_cli.modeling.adapters import adapter_settings, load_adapter, vocabulary_rows
-from alphapo_cli.modeling.declared import context_length
+from alphapo_cli.modeling.declared import context_length, weights_dtype
 from alphapo_cli.modeling.locations import ModelSource, locate
-from alphapo_cli.modeling.policy import check_head
+from alphapo_cli.modeling.policy import bare, check_head
 
 EXPORTED = "the model"  # the key of what `alphapo export` exports
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
@@ -107,17 +108,30 @@ def load_config(source: ModelSource, trust_remote_code: bool = False) -> Any:
     return config
 
 
-def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
+def load_model(source: ModelSource, cfg: ModelConfig, device: torch.device | str = "cpu") -> Any:
     """Return the causal language model in evaluation mode; a stored adapter is merged into its base.
 
+    A quantised base (`cfg.quantization`, or that over which the adapter was trained) is frozen, and a stored adapter lies
+    over it.
+
+    Args:
+        source: where the model is.
+        cfg: how it is loaded.
+        device: where a quantised base is put; other models are put on the CPU.
+
+    Returns:
+        The model.
+
     Raises:
-        UsageError: the files do not hold a causal language model, or the hub cannot be reached.
+        UsageError: the files do not hold a causal language model, the hub cannot be reached, or bitsandbytes is missing.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     base = base_source(source)
     attention = None if cfg.attention in ("auto", "flex") else cfg.attention
+    kind = cfg.quantization if source.quantization == quantisation.NONE else source.quantization
+    quantised = {} if kind == quantisation.NONE else quantisation.loading(kind, _dtype_of(base, cfg), device)
     try:
         model, loaded = AutoModelForCausalLM.from_pretrained(
             base.location,
@@ -126,16 +140,42 @@ def load_model(source: ModelSource, cfg: ModelConfig) -> Any:
             attn_implementation=attention,
             trust_remote_code=cfg.trust_remote_code,
             output_loading_info=True,
+            **quantised,
         )
         _check_complete(model, loaded["missing_keys"], base)
+        if quantised:
+            quantisation.freeze(model)
         if source.adapter:
-            model = load_adapter(model, Path(source.location))
+            model = load_adapter(model, Path(source.location), merge=not quantised)
     except (*UNREADABLE, RuntimeError, SafetensorError) as error:
         raise UsageError(f"{source.key}={source.asked}: {_load_reason(error, source, 'model')}") from error
     if attention is None and getattr(model.config, "attn_logit_softcapping", None):
-        model.set_attn_implementation("eager")  # transformers' default, "sdpa", leaves soft-capping out
-    check_head(model)
+        bare(model).set_attn_implementation("eager")  # transformers' default, "sdpa", leaves soft-capping out
+    check_head(bare(model))
     return model.eval()
+
+
+def _dtype_of(base: ModelSource, cfg: ModelConfig) -> torch.dtype:
+    """The dtype in which the weights of a base that is to be quantised are loaded; UsageError if they are quantised."""
+    config = load_config(base, cfg.trust_remote_code)
+    check_unquantised(config, base)
+    found = DTYPES[cfg.dtype]
+    return (
+        found if isinstance(found, torch.dtype) else getattr(torch, weights_dtype(config, base.location, base.revision))
+    )
+
+
+def check_unquantised(config: Any, source: ModelSource) -> None:
+    """Check that the files of a model that is to be quantised hold floating-point weights.
+
+    Raises:
+        UsageError: they are quantised.
+    """
+    if getattr(config, "quantization_config", None) is not None:
+        raise UsageError(
+            f"{source.key}={source.asked}: its weights are quantised already, and model.quantization quantises "
+            "floating-point weights; name the model that it was made from"
+        )
 
 
 def _check_complete(model: Any, missing: Collection[str], source: ModelSource) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from alphapo_cli.errors import UsageError, nearest
 from alphapo_cli.runs.format_version import check_format
+from alphapo_cli.runs.identity import stored_settings
 from alphapo_cli.runs.state import MODELS, RunState
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.file_hashes import cached_of_file
@@ -30,6 +31,9 @@ class ModelSource:
     revision: str | None = None
     key: str = "model.path"  # the setting that named it, for messages
     asked: str = ""  # the value of that setting
+    # Of an adapter that a run of ours trained over a quantised base: model.quantization and model.dtype of that run.
+    quantization: str = "none"
+    dtype: str | None = None
 
 
 def locate(path: str, revision: str | None = None, key: str = "model.path") -> ModelSource:
@@ -85,7 +89,26 @@ def _local(folder: Path, asked: str, key: str) -> ModelSource:
                 f"{key}={asked}: {len(missing)} weight file(s) missing, first {missing[0]}; copy the directory whole"
             )
     # Absolute: an adapter records where its base is, and is used from other directories.
-    return ModelSource(str(folder.absolute()), local=True, adapter=adapter, key=key, asked=asked)
+    quantization, dtype = _trained_over(folder) if adapter else ("none", None)
+    return ModelSource(
+        str(folder.absolute()),
+        local=True,
+        adapter=adapter,
+        key=key,
+        asked=asked,
+        quantization=quantization,
+        dtype=dtype,
+    )
+
+
+def _trained_over(folder: Path) -> tuple[str, str | None]:
+    """(model.quantization, model.dtype) of the run that saved an adapter; ("none", None) where no run or base is known."""
+    run = RunState(folder.parent.parent if folder.parent.name == MODELS else folder.parent)
+    stored = stored_settings(run.config) if run.config.is_file() else {}
+    quantization = stored.get("model.quantization")
+    if quantization not in ("nf4", "int8"):
+        return "none", None
+    return quantization, str(stored["model.dtype"]) if "model.dtype" in stored else None
 
 
 def _check_recorded(folder: Path, asked: str, key: str) -> None:

@@ -26,6 +26,7 @@ from alphapo_cli.modeling.sharding import (
     fill_from_shards,
     is_sharded,
     shard,
+    shared_copy,
     whole_copy,
     within,
     without_weights,
@@ -184,9 +185,9 @@ class PolicyModel(nn.Module):
         return made
 
     def copy(self) -> PolicyModel:
-        """Copy the model as it is now, sharded as this one is."""
+        """Copy the model as it is now, sharded as this one is; what is frozen is shared, of one that is not sharded."""
         if self.sharded is None:
-            return copy.deepcopy(self)
+            return shared_copy(self)
         plan, blank = self.sharded
         made = copy.deepcopy(blank)._spread(plan)
         fill_from_shards(made, self)

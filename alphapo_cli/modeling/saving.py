@@ -17,6 +17,7 @@ from alphapo_cli.modeling.adapters import handled_by_us, merged
 from alphapo_cli.modeling.declared import as_ids
 from alphapo_cli.modeling.locations import SETTINGS
 from alphapo_cli.modeling.policy import bare
+from alphapo_cli.modeling.quantisation import NONE, dequantised_model, freeze, loading, quantisation_of
 
 # Of a model's bytes: what its copy needs in memory beside its weights.
 _HEADROOM = 1.2
@@ -31,7 +32,8 @@ def save_model(lm: Any, tokenizer: Any, folder: Path, *, end_id: int, merge: boo
         folder: where the files go.
         end_id: the token that ends a completion in training. It is added to the ids at which generation stops: for
             ChatML and its like it is not the tokenizer's end-of-text token.
-        merge: whether to merge adapters into a copy of the model, and save that.
+        merge: whether to merge adapters into a copy of the model, and save that; of a quantised base the copy has whole
+            weights in the dtype of those that are not quantised.
 
     Returns:
         The model as it was saved: `lm`, or the merged copy.
@@ -41,7 +43,7 @@ def save_model(lm: Any, tokenizer: Any, folder: Path, *, end_id: int, merge: boo
         Exception: transformers, peft or the tokenizer refuse.
     """
     if merge and hasattr(lm, "merge_and_unload"):
-        lm = merged(copy.deepcopy(lm))
+        lm = merged(copy.deepcopy(lm)) if quantisation_of(lm) == NONE else dequantised_model(lm)
     save_with(lm, tokenizer, folder, end_id=end_id)
     return lm
 
@@ -162,6 +164,7 @@ def _load(saved: Any, folder: Path, adapter: bool) -> Any:
     # Soft-capped attention is left out by transformers' default, "sdpa".
     soft_capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
     settings: dict[str, Any] = {"dtype": bare(saved).dtype, "attn_implementation": "eager" if soft_capped else None}
+    kind = quantisation_of(saved)
     # Its code has run already. A configuration may name code (auto_map) beside an architecture of transformers' own.
     remote = type(bare(saved)).__module__.startswith("transformers_modules.")
     if not adapter:
@@ -169,9 +172,13 @@ def _load(saved: Any, folder: Path, adapter: bool) -> Any:
     from peft import PeftConfig, PeftModel
 
     stored = PeftConfig.from_pretrained(str(folder))
+    if kind != NONE:
+        settings |= loading(kind, bare(saved).dtype, bare(saved).device)
     base = AutoModelForCausalLM.from_pretrained(
         stored.base_model_name_or_path, revision=stored.revision, trust_remote_code=remote, **settings
     )
+    if kind != NONE:
+        freeze(base)
     with handled_by_us():
         return PeftModel.from_pretrained(base, folder)
 

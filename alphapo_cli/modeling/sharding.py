@@ -80,6 +80,15 @@ def without_weights(model: M) -> M:
     return copy.deepcopy(model, memo)
 
 
+def shared_copy(model: M, *, every: bool = False) -> M:
+    """Copy a model; the copy shares the weights that are frozen while others train, or `every` weight."""
+    frozen = [p for p in model.parameters() if every or not p.requires_grad]
+    if not every and len(frozen) == len(list(model.parameters())):
+        frozen = []
+    memo: dict[int, Any] = {id(p): p for p in frozen}
+    return copy.deepcopy(model, memo)
+
+
 def shard(lm: Any, plan: ShardingPlan) -> None:
     """Shard a transformers model without weights (see `without_weights`), in place; its shards have no content yet.
 

@@ -16,10 +16,12 @@ from alphapo_cli.errors import UsageError, nearest
 from alphapo_cli.pairs import augment, measures, numbers
 from alphapo_cli.pairs.candidates import Answer, Candidates
 from alphapo_cli.pairs.length_balance import balance
+from alphapo_cli.pairs.numbers import OfStart
 from alphapo_cli.pairs.order import SHUFFLE, ordered
 from alphapo_cli.pairs.rules import Pair, check_count, pairs_of, parse
 from alphapo_cli.pairs.schema import PairConfig, PairingConfig
 from alphapo_cli.pairs.thin import thin
+from alphapo_cli.probe.score_names import NAMES as OF_START
 
 BALANCE = "balance"
 
@@ -130,7 +132,16 @@ def conditions(given: Any) -> list[Condition]:
     return found
 
 
-def build(prompts: Sequence[Candidates], cfg: PairingConfig, columns: Sequence[str], seed: int) -> Built:
+def needs_start(cfg: PairingConfig) -> list[str]:
+    """The numbers under the start model that checked settings ask for."""
+    asked = [*(one.by for one in conditions(cfg.select)), cfg.order.by]
+    asked += [name for settings in cfg.measures.values() for name in measures.needed(settings)]
+    return [name for name in dict.fromkeys(asked) if name in OF_START and name not in cfg.measures]
+
+
+def build(
+    prompts: Sequence[Candidates], cfg: PairingConfig, columns: Sequence[str], seed: int, start: OfStart | None = None
+) -> Built:
     """Make pairs for checked settings.
 
     Args:
@@ -138,6 +149,7 @@ def build(prompts: Sequence[Candidates], cfg: PairingConfig, columns: Sequence[s
         cfg: the settings.
         columns: columns of scores.
         seed: of everything random.
+        start: gives the numbers under the start model; None where none of them `needs_start`.
 
     Returns:
         The pairs, and a reason for every prompt without one.
@@ -160,10 +172,10 @@ def build(prompts: Sequence[Candidates], cfg: PairingConfig, columns: Sequence[s
         else:
             dropped.append((prompt, reason))
     weight, pairs, without = _paired(lists, cfg.pair, column, seed)
-    pairs, deselected, unselected = _selected(pairs, cfg, columns, seed)
+    pairs, deselected, unselected = _selected(pairs, cfg, columns, seed, start)
     dropped += without + unselected
     by = [cfg.order.by] if cfg.order.by != SHUFFLE else []
-    pairs = ordered(pairs, cfg.order, _values(pairs, cfg, columns, by), seed)
+    pairs = ordered(pairs, cfg.order, _values(pairs, cfg, columns, by, start), seed)
     kept = {pair.candidates.key for pair in pairs}
     return Built(
         augment.augment(pairs, cfg.augment, seed),
@@ -202,18 +214,18 @@ def _paired(
 
 
 def _values(
-    pairs: Sequence[Pair], cfg: PairingConfig, columns: Sequence[str], wanted: Sequence[str]
+    pairs: Sequence[Pair], cfg: PairingConfig, columns: Sequence[str], wanted: Sequence[str], start: OfStart | None
 ) -> dict[str, list[float]]:
     """The numbers of pairs by name, measures included."""
     plain = [name for name in wanted if name not in cfg.measures]
     own = {name: cfg.measures[name] for name in wanted if name in cfg.measures}
     plain += [name for settings in own.values() for name in measures.needed(settings)]
-    found = numbers.numbers(pairs, columns, list(dict.fromkeys(plain)))
+    found = numbers.numbers(pairs, columns, list(dict.fromkeys(plain)), start)
     return {**found, **{name: measures.measure(pairs, settings, found) for name, settings in own.items()}}
 
 
 def _selected(
-    pairs: list[Pair], cfg: PairingConfig, columns: Sequence[str], seed: int
+    pairs: list[Pair], cfg: PairingConfig, columns: Sequence[str], seed: int, start: OfStart | None
 ) -> tuple[list[Pair], dict[str, int], list[tuple[Candidates, str]]]:
     """The pairs that every condition keeps, counts by condition, and the prompts that lost all of theirs."""
     wanted = conditions(cfg.select)
@@ -221,7 +233,7 @@ def _selected(
         return pairs, {}, []
     names = [one.by for one in wanted]
     known = {*numbers.names(columns, numbers.row_columns([p.candidates for p in pairs])), *cfg.measures}
-    values = _values(pairs, cfg, columns, [name for name in dict.fromkeys(names) if name in known])
+    values = _values(pairs, cfg, columns, [name for name in dict.fromkeys(names) if name in known], start)
     result = select(values, wanted, [pair.key for pair in pairs], seed=seed)
     left = {pairs[row].candidates.key for row in result.kept}
     lost: dict[str, tuple[Candidates, str]] = {}

@@ -6,6 +6,7 @@
     chars_chosen, chars_rejected, chars_difference                     lengths; words_... likewise
     overlap                          shared words over all words of both answers (Jaccard)
     own_chosen, own_rejected         1 for an answer of the sampled model, else 0
+    ches, reference_gap, ...         scores under the start model, as for `data.select` (`probe.score_names`)
     any number in the rows' own columns, and every measure that `measures` defines
 
 A number that a pair does not have is NaN.
@@ -14,12 +15,15 @@ A number that a pair does not have is NaN.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from alphapo_cli.pairs.candidates import SELF, Answer, Candidates
 from alphapo_cli.pairs.rules import Pair
+from alphapo_cli.probe.score_names import NAMES as OF_START
 
 Number = Callable[[Pair], float]
+# Numbers of pairs under the start model, by name: what needs a model is handed in.
+OfStart = Callable[[Sequence[Pair]], Mapping[str, Sequence[float]]]
 _LENGTHS = ("chars", "words")
 
 
@@ -33,23 +37,29 @@ def names(columns: Sequence[str], row_columns: Sequence[str]) -> list[str]:
     Returns:
         The names.
     """
-    return [*_functions(columns), *row_columns]
+    return list(dict.fromkeys([*_functions(columns), *OF_START, *row_columns]))
 
 
-def numbers(pairs: Sequence[Pair], columns: Sequence[str], wanted: Sequence[str]) -> dict[str, list[float]]:
+def numbers(
+    pairs: Sequence[Pair], columns: Sequence[str], wanted: Sequence[str], start: OfStart | None = None
+) -> dict[str, list[float]]:
     """Compute the numbers that are asked for.
 
     Args:
         pairs: n pairs.
         columns: columns of scores.
         wanted: names of `names`.
+        start: gives those that need the start model; asked only where one of them is wanted.
 
     Returns:
         Name -> [n] numbers.
     """
     known = _functions(columns)
+    of_start = start(pairs) if start is not None and pairs and any(name in OF_START for name in wanted) else {}
     return {
-        name: [known[name](pair) if name in known else _value(pair.candidates.columns.get(name)) for pair in pairs]
+        name: list(of_start[name])
+        if name in of_start
+        else [known[name](pair) if name in known else _value(pair.candidates.columns.get(name)) for pair in pairs]
         for name in wanted
     }
 

@@ -63,7 +63,7 @@ def _rates(ax: Axes, results: Mapping[str, Any], shown: Sequence[tuple[str, str]
 
 
 def _level(results: Mapping[str, Any]) -> str:
-    return f"{100 * results['confidence']:g} % over {results.get('intervals_over', 'instructions')}"
+    return f"{100 * results['confidence']:.10g} % over {results.get('intervals_over', 'instructions')}"
 
 
 def _bins(ax: Axes, results: Mapping[str, Any]) -> None:

@@ -20,12 +20,12 @@ OUTCOMES = (
 )
 
 
-def over_training(rows: Rows, path: str | os.PathLike[str], title: str) -> None:
+def over_training(rows: Rows, path: str | os.PathLike[str], title: str, level: str) -> None:
     """Save `over_training_figure` as a PNG at `path`."""
-    style.save(over_training_figure(rows, title), path)
+    style.save(over_training_figure(rows, title, level), path)
 
 
-def over_training_figure(rows: Rows, title: str) -> Figure:
+def over_training_figure(rows: Rows, title: str, level: str) -> Figure:
     """Draw the win rate of the models of one run against the step, the KL to the reference and the displacement.
 
     Over-optimisation is where the middle panel turns down: more KL, fewer wins.
@@ -33,6 +33,7 @@ def over_training_figure(rows: Rows, title: str) -> Figure:
     Args:
         rows: "step", "metrics" and "intervals" of the evaluation (rates from 0 to 1) and "probe" of the same step.
         title: the figure's title.
+        level: confidence of the intervals and what they are over: "95 % over instructions".
 
     Returns:
         A figure of three panels; one without values says so.
@@ -41,7 +42,8 @@ def over_training_figure(rows: Rows, title: str) -> Figure:
     known = [(key, label, colour) for key, label, colour in OUTCOMES if all(key in row["metrics"] for row in rows)]
     key, label, colour = known[0] if known else OUTCOMES[-1]
     n = {int(row["metrics"]["eval/n_total"]) for row in rows if row["metrics"].get("eval/n_total")}
-    over = f" (95 % over {', '.join(map(str, sorted(n)))} prompts)" if n else ""
+    over = f", n = {', '.join(map(str, sorted(n)))}" if n else ""
+    ends = f" ({level}{over})" if any(row.get("intervals") for row in rows) else over
     panels = (
         ("optimizer step", "step", None),
         ("KL to the reference, nats per token", "probe", "kl/reference"),
@@ -60,7 +62,7 @@ def over_training_figure(rows: Rows, title: str) -> Figure:
     axes[2].invert_xaxis()  # so that training goes to the right in all three
     axes[0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes[0].set_ylim(-0.02, 1.02)
-    style.panel(axes[0], f"{label} against the reference{over}", "share of prompts won", panels[0][0])
+    style.panel(axes[0], f"{label} against the reference{ends}", "share of prompts won", panels[0][0])
     return figure
 
 

@@ -102,7 +102,7 @@ def _displacement(ax: Axes, rows: Rows) -> None:
         _band(ax, rows, f"displacement/{side}", colour)
         _curve(ax, rows, f"displacement/{side}", colour, side, dash=dash)
     style.reference_line(ax, 0.0)
-    band = " (band: 10-90 %)" if ax.collections else ""
+    band = " (10-90 % of pairs)" if ax.collections else ""
     style.panel(ax, f"Displacement{band}", "nats per token since step 0")
 
 
@@ -131,7 +131,7 @@ def _win_rate(ax: Axes, rows: Rows) -> None:
     _curve(ax, rows, _WIN, style.GREEN)
     style.reference_line(ax, 0.5)
     ax.set_ylim(-0.02, 1.02)
-    band = " (band: 95 %)" if ax.collections else ""
+    band = " (95 % over prompts)" if ax.collections else ""
     style.panel(ax, f"True win rate{band}", "share won against the start")
 
 

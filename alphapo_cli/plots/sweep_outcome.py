@@ -119,7 +119,7 @@ def outcome_figure(
         for ax in axes:
             style.name_places(ax, [str(key) for key in places])
     style.figure_legend(
-        figure, _handles(axes, list(by_series), colour_of, name, zero_name, best, _words(cells, verdict))
+        figure, _handles(axes, list(by_series), colour_of, name, zero_name, best, _words(cells, keys, verdict))
     )
     return figure
 
@@ -211,16 +211,25 @@ def _mark_best(axes: Sequence[Axes], places: Mapping[float | str, float], best: 
 def _counted(cells: Sequence[SweepCurve], key: str) -> str:
     """The number of prompts or pairs, for a panel's axis."""
     n = next((cell.counts[key] for cell in cells if key in cell.counts), None)
-    rows = "prompts" if "win" in key else "pairs"
-    return "" if n is None else f", n = {n:,} {rows}"
+    return "" if n is None else f", n = {n:,} {_rows(key)}"
 
 
-def _words(cells: Sequence[SweepCurve], verdict: str | None) -> tuple[str, str]:
+def _rows(key: str) -> str:
+    """What a metric is the mean over."""
+    return "prompts" if "win" in key else "pairs"
+
+
+def _words(cells: Sequence[SweepCurve], keys: Sequence[str], verdict: str | None) -> tuple[str, str]:
     """What the legend adds to the interval and to the best point."""
     over = next((cell.over for cell in cells if cell.intervals and cell.over), "")
-    seeds = sorted({len(group) for group in group_seeds(cells)})
-    many = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0]) if seeds else ""
-    over = over.replace("and seeds", f"and {many} seeds") or over
+    if over:
+        rows = dict.fromkeys(_rows(key) for key in keys if any(key in cell.intervals for cell in cells))
+        # Intervals and means are those of complete cells.
+        done = [sum(cell.state == "complete" for cell in group) for group in group_seeds(cells)]
+        seeds = sorted(set(filter(None, done)))
+        many = f"{seeds[0]} to {seeds[-1]} " if len(seeds) > 1 else f"{seeds[0]} " if seeds else ""
+        plural = "seed" if seeds == [1] else "seeds"
+        over = "/".join(rows) + (f" and {many}{plural}" if "seeds" in over else "")
     said = f" ({verdict} from alpha = 0)" if verdict else ""
     return f" over {over}" if over else "", said
 

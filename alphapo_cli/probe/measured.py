@@ -12,8 +12,9 @@ from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.probe import displacement
 from alphapo_cli.probe.displacement import ProbeValues
-from alphapo_cli.probe.pair_scores import NAMES, Numbers, idealised_margin, log_prob_scores, token_scores
+from alphapo_cli.probe.pair_scores import Numbers, idealised_margin, log_prob_scores, token_scores
 from alphapo_cli.probe.rank_correlation import spearman
+from alphapo_cli.probe.score_names import NAMES
 
 _REWARDS = ("rewards/", "displacement/margin_from_chosen", "shape/")
 _GRADIENTS = ("gradient_weight/",)

@@ -22,16 +22,11 @@ from alphapo_cli.modeling.layout.packed import common_prefix
 from alphapo_cli.modeling.lm_head import token_log_probs
 from alphapo_cli.modeling.logprobs import AnswerLogProbs, share_above
 from alphapo_cli.modeling.policy import PolicyModel, head_of, inference
+from alphapo_cli.probe.score_names import OF_TOKENS
 from alphapo_cli.probe.scoring import PairScorer
 from alphapo_cli.runtime.distributed import Processes
 
 Numbers = npt.NDArray[np.float64]
-
-OF_TOKENS = ("edit_distance", "common_prefix", "length_ratio")
-OF_STATES = ("ches", "ches_normalised", "inner_product")
-OF_LOG_PROBS = ("reference_gap", "reference_gap_per_token", "start_prefers_chosen")
-OF_MODEL = (*OF_STATES, *OF_LOG_PROBS)
-NAMES = (*OF_TOKENS, *OF_MODEL)
 
 
 def token_scores(pairs: TokenPairs) -> dict[str, Numbers]:
@@ -177,7 +172,7 @@ def model_scores(
     *,
     batch_size: int,
     pad_id: int,
-    processes: Processes,
+    processes: Processes | None = None,
     tick: Callable[[int], None] = lambda n: None,
 ) -> Mapping[str, Numbers]:
     """Scores that need the start model, from one forward pass.
@@ -187,13 +182,13 @@ def model_scores(
         pairs: P pairs, of which the first two answers are read.
         batch_size: pairs in a forward pass.
         pad_id: fills rows up.
-        processes: the processes that share the pairs.
+        processes: the processes that share the pairs; None: this one alone.
         tick: called with the number of pairs after every batch.
 
     Returns:
-        Name (`OF_MODEL`) -> [P], NaN for a row with one answer.
+        Name (`score_names.OF_MODEL`) -> [P], NaN for a row with one answer.
     """
-    scorer = PairScorer(pairs, batch_size, pad_id, processes, policy.layout)
+    scorer = PairScorer(pairs, batch_size, pad_id, processes or Processes(), policy.layout)
     parts = []
     with inference(policy):
         for chunk, batch in scorer.batches(next(policy.parameters()).device):

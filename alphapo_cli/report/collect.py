@@ -126,7 +126,8 @@ class Sweep:
     @property
     def over(self) -> str:
         """What the intervals of the points are over."""
-        return next((e.over for e in self.analysis.estimates if e is not None), PROMPTS)
+        known = next((e.over for e in self.analysis.estimates if e is not None), PROMPTS)
+        return verdicts.rows_of(self.analysis.metric, known)
 
     def counts(self) -> dict[str, int]:
         """How many cells are in each state."""

@@ -12,6 +12,7 @@ from alphapo_cli.report.collect import Sweep, number
 from alphapo_cli.storage.atomic import write_atomic
 from alphapo_cli.storage.csv_text import cell
 from alphapo_cli.sweep.intervals import Estimate
+from alphapo_cli.sweep.verdicts import rows_of
 from alphapo_cli.tracking import metrics as catalog
 
 Row = Mapping[str, Any]
@@ -38,8 +39,8 @@ def _points(sweep: Sweep) -> list[dict[str, Any]]:
             "cells": len(point.members),
             "complete": len(point.cells),
             "outcome": analysis.metric,
-            **_bounds("outcome", analysis.estimates[k]),
-            **_bounds("advantage_over_alpha_0", analysis.advantages[k]),
+            **_bounds("outcome", analysis.metric, analysis.estimates[k]),
+            **_bounds("advantage_over_alpha_0", analysis.metric, analysis.advantages[k]),
             "verdict": None if (gain := analysis.advantages[k]) is None else gain.verdict,
             **{key: point.mean(key) for key in metrics},
             "clipped_steps": point.clipped,
@@ -47,8 +48,10 @@ def _points(sweep: Sweep) -> list[dict[str, Any]]:
     return rows
 
 
-def _bounds(name: str, estimate: Estimate | None) -> dict[str, Any]:
-    known = [None] * 4 if estimate is None else [estimate.value, estimate.low, estimate.high, estimate.over]
+def _bounds(name: str, metric: str | None, estimate: Estimate | None) -> dict[str, Any]:
+    known: list[Any] = [None] * 4
+    if estimate is not None:
+        known = [estimate.value, estimate.low, estimate.high, rows_of(metric, estimate.over)]
     return dict(zip((f"{name}_{part}" for part in ("value", "low", "high", "over")), known, strict=True))
 
 

@@ -204,7 +204,7 @@ function stepsFigure(holder) {
     if (c.places.length === 1) frame.dot(...c.places[0], c.k, { colour });
     if (cellsOf[c.k].some((cell) => cell.state === "failed")) frame.cross(...c.places.at(-1), c.k);
     const within = new Map(c.band.map(([step, from, to]) => [step, `${written(from)} to ${written(to)}`]));
-    const what = ends.includes("low") ? "95 % interval" : "10 to 90 %";
+    const what = ends.includes("low") ? "95 % interval over prompts" : "10 to 90 % of pairs";
     for (const [step, value] of c.places) frame.hit(step, value, c.k, [["step", written(step)], [c.key, written(value)], ...(within.has(step) ? [[what, within.get(step)]] : [])]);
   }
 }

@@ -54,7 +54,8 @@ def numbers(sweep: Sweep) -> dict[str, Any]:
     columns = [c for c in COLUMNS if any(p.mean(c[0]) is not None for p in sweep.points) and c[0] != analysis.metric]
     heads = [{"name": "point", "explained": ""}]
     if analysis.metric:
-        explained = f"{catalog.explain(analysis.metric)} With its own 95 % interval over {sweep.over}."
+        own = f" With its own 95 % interval over {sweep.over}." if any(analysis.estimates) else ""
+        explained = f"{catalog.explain(analysis.metric)}{own}"
         n = f", n = {analysis.prompts:,}" if analysis.prompts else ""
         heads.append({"name": f"{OUTCOMES[analysis.metric].lower()}{n}", "explained": explained})
     over_zero = any(a is not None for a in analysis.advantages)

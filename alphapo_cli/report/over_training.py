@@ -7,29 +7,30 @@ from typing import Any
 
 from alphapo_cli.report.collect import Sweep, number
 from alphapo_cli.report.numbers import titled
-from alphapo_cli.runtime.wording import rate
+from alphapo_cli.runtime.wording import level, rate
 
 HEADS = ("run", "step", "of training", "win rate", "length-controlled", "KL to the reference", "chosen", "rejected")
 _RATES = ("eval/win_rate", "eval/length_controlled_winrate")
 _PROBE = ("kl/reference", "displacement/chosen", "displacement/rejected")
 
 
-def over_training(sweep: Sweep) -> list[tuple[str, ...]]:
+def over_training(sweep: Sweep) -> tuple[list[tuple[str, ...]], str]:
     """The rows of all runs of a page.
 
     Args:
         sweep: the runs.
 
     Returns:
-        Texts in the order of `HEADS`; none where no run was evaluated at several steps.
+        Texts in the order of `HEADS`, none where no run was evaluated at several steps; and the level of their intervals.
     """
-    found = []
+    found, shown = [], []
     for cell in sweep.cells:
         seed = "" if cell.seed is None else f", seed {cell.seed}"
         for row in cell.run.outcome().get("over_training") or ():
             if isinstance(row, Mapping):
+                shown.append(row)
                 found.append((f"{titled(sweep.points[cell.point].label)}{seed}", *_texts(row)))
-    return found
+    return found, level(shown)
 
 
 def _texts(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from alphapo_cli.report.payload import payload
 from alphapo_cli.report.samples import Samples, samples
 from alphapo_cli.sweep.analysis import scale_note
 from alphapo_cli.sweep.intervals import UNDECIDED
+from alphapo_cli.sweep.verdicts import BASELINE
 from alphapo_cli.tracking import metrics as catalog
 
 FOLDER = Path(__file__).parent
@@ -51,6 +52,7 @@ def page(sweep: Sweep) -> str:
             outcome_title=OUTCOMES.get(metric or "", metric or "Outcome"),
             has_seeds=any(len(p.cells) > 1 for p in sweep.points),
             over=sweep.over,
+            has_intervals=any(e is not None for e in sweep.analysis.estimates),
             has_advantage=any(a is not None for a in sweep.analysis.advantages),
             has_length="glassbox/length" in data["metrics"],
             band_note=" The band spans the seeds." if any(len(p.members) > 1 for p in sweep.points) else "",
@@ -82,7 +84,7 @@ def shared(sweep: Sweep, answers: Samples | None, data: dict[str, Any]) -> dict[
         "metric_groups": _groups(metrics),
         "first_metric": "rewards/margins",
         "samples": answers,
-        "over_training": (HEADS, over_training(sweep)),
+        "over_training": (HEADS, *over_training(sweep)),
         "settings": settings.settings(sweep),
         "typed": settings.typed(sweep),
         "versions": settings.versions(sweep),
@@ -129,8 +131,10 @@ def _verdict(sweep: Sweep) -> tuple[str, str]:
         return "open", "nothing complete yet"
     at = sweep.points[sweep.analysis.best or 0]
     name = f"best: {titled(at.label)}"
-    if best["verdict"] is None or at.alpha == 0.0:
+    if best["verdict"] is None:
         return "open", name
+    if best["verdict"] == BASELINE:
+        return "open", f"{name}, which the others are compared with"
     if best["verdict"] == UNDECIDED:
         return "open", f"{name}, undecided whether it differs from alpha = 0"
     return "yes" if best["distinguishable"] else "no", f"{name}, {best['verdict']} from alpha = 0"

@@ -14,6 +14,7 @@ from alphapo_cli.plots import colours
 from alphapo_cli.report.collect import ReportCell, Sweep, number, short, shown
 from alphapo_cli.report.samples import Answer, Samples
 from alphapo_cli.sweep.intervals import DISTINGUISHABLE, Estimate
+from alphapo_cli.sweep.verdicts import rows_of
 from alphapo_cli.tracking import metrics as catalog
 
 # Values of all curves together (about 7 bytes each), and the number of points that every curve keeps at least.
@@ -81,8 +82,8 @@ def _point(sweep: Sweep, k: int) -> dict[str, Any]:
         "alpha": point.alpha,
         "mean": _estimate(analysis.estimates[k]),
         "gain": _estimate(gain),
-        "over": _over(analysis.estimates[k]),
-        "gain_over": _over(gain),
+        "over": _over(sweep, analysis.estimates[k]),
+        "gain_over": _over(sweep, gain),
         "verdict": None if gain is None else gain.verdict,
     }
 
@@ -91,8 +92,8 @@ def _estimate(estimate: Estimate | None) -> list[float] | None:
     return None if estimate is None else [rounded(v) or 0.0 for v in (estimate.value, estimate.low, estimate.high)]
 
 
-def _over(estimate: Estimate | None) -> str | None:
-    return None if estimate is None else estimate.over
+def _over(sweep: Sweep, estimate: Estimate | None) -> str | None:
+    return None if estimate is None else rows_of(sweep.analysis.metric, estimate.over)
 
 
 def _steps(sweep: Sweep, key: str) -> list[int]:

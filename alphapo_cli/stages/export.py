@@ -16,6 +16,7 @@ from alphapo_cli.generation.run_settings import check_settings
 from alphapo_cli.modeling.declared import weights_dtype
 from alphapo_cli.modeling.loading import EXPORTED, base_source, load_config, load_model, load_tokenizer
 from alphapo_cli.modeling.locations import SETTINGS, ModelSource, locate
+from alphapo_cli.modeling.quantisation import NONE, check_installed, dequantised_model
 from alphapo_cli.modeling.saving import read_back, repair_generation, save_model
 from alphapo_cli.runs.state import RunState
 from alphapo_cli.stages.model_card import card, facts_of
@@ -27,12 +28,25 @@ CARD = "README.md"
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the folder, whether it is an adapter, the dtype of its weights, and its base model if any."""
+    """What was written: the folder, whether it is an adapter, the dtype of its weights, and its base model if any.
+
+    `quantization`: how the base was quantised when the adapter was trained.
+    """
 
     folder: Path
     adapter: bool
     dtype: str
     base: str | None
+    quantization: str = NONE
+
+    @property
+    def of_base(self) -> str:
+        """What became of a quantised base, as a part of a sentence; empty where there is none."""
+        if self.quantization == NONE:
+            return ""
+        if self.adapter:
+            return f", trained over its base quantised to {self.quantization} (model.quantization={self.quantization} loads it so)"
+        return f": the base dequantised from {self.quantization}, the adapter added"
 
 
 def export(
@@ -62,6 +76,8 @@ def export(
         raise UsageError(f"--to {folder}: is not empty; choose another folder")
     if source.adapter and dtype is not None and not merge:
         raise UsageError("--dtype with an adapter: adapters keep the dtype that they were trained in; add --merge")
+    if merge and source.quantization != NONE:
+        check_installed()
     base = base_source(source) if source.adapter else None
     if merge and not source.adapter:
         raise UsageError(f"--merge: {model} is whole already (no {SETTINGS}); leave it out")
@@ -84,7 +100,7 @@ def export(
         for file in folder.iterdir():
             file.unlink()
         raise
-    return Exported(folder, is_adapter, written, None if base is None else base.asked)
+    return Exported(folder, is_adapter, written, None if base is None else base.asked, source.quantization)
 
 
 def _own_files(place: Path) -> list[Path]:
@@ -115,8 +131,11 @@ def _write(source: ModelSource, base: ModelSource | None, folder: Path, dtype: s
     from transformers import GenerationConfig
 
     # Merged in the base's own dtype, as peft does, and cast afterwards.
-    settings = ModelConfig(dtype="auto", lora=LoraConfig(), trust_remote_code=trust_remote_code)
-    lm = load_model(source, settings).to(getattr(torch, dtype))
+    settings = ModelConfig(dtype=source.dtype or "auto", lora=LoraConfig(), trust_remote_code=trust_remote_code)
+    lm = load_model(source, settings)
+    if source.quantization != NONE:
+        lm = dequantised_model(lm, getattr(torch, dtype))
+    lm = lm.to(getattr(torch, dtype))
     lm.config.dtype = getattr(torch, dtype)
     tokenizer = load_tokenizer(source, trust_remote_code)
     place = Path(source.location)

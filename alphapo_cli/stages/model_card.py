@@ -17,7 +17,7 @@ from alphapo_cli.errors import visible
 from alphapo_cli.modeling.locations import HUB_NAME
 from alphapo_cli.runs import identity
 from alphapo_cli.runs.state import RunState
-from alphapo_cli.runtime.wording import rate
+from alphapo_cli.runtime.wording import level, rate
 from alphapo_cli.storage.jsonl import read_jsonl
 
 _ROWS = 9  # readings in the table of the curve
@@ -43,6 +43,7 @@ class CardFacts:
         readings: rows of metrics.jsonl in which the probe was measured.
         verdict: the verdict of summary.json.
         judged: metrics of the run's evaluation.
+        judged_interval: of its win rate, and its confidence and what it is over in words; None where it was not recorded.
     """
 
     base: str | None
@@ -54,6 +55,7 @@ class CardFacts:
     readings: Sequence[Mapping[str, Any]] = ()
     verdict: Mapping[str, Any] = field(default_factory=dict)
     judged: Mapping[str, Any] = field(default_factory=dict)
+    judged_interval: tuple[float, float, str] | None = None
 
 
 def facts_of(run: RunState | None, base: str | None, adapter: bool, licence: str | None) -> CardFacts:
@@ -73,6 +75,8 @@ def facts_of(run: RunState | None, base: str | None, adapter: bool, licence: str
     settings = identity.chosen(identity.stored_settings(run.config))
     summary = run.summary() or {}
     rows = read_jsonl(run.metrics) if run.metrics.is_file() else []
+    outcome = run.outcome()
+    ends = (outcome.get("intervals") or {}).get("eval/win_rate")
     return CardFacts(
         base=settings.get("model.path") or base,
         adapter=adapter,
@@ -82,7 +86,8 @@ def facts_of(run: RunState | None, base: str | None, adapter: bool, licence: str
         versions=run.read_manifest().get("versions") or {},
         readings=[row for row in rows if row.get("displacement/chosen") is not None],
         verdict=summary.get("verdict") or {},
-        judged=run.outcome().get("metrics") or {},
+        judged=outcome.get("metrics") or {},
+        judged_interval=None if ends is None else (ends[0], ends[1], level([outcome])),
     )
 
 
@@ -211,19 +216,29 @@ def _outcome(facts: CardFacts) -> list[str]:
     lines = [f"- {sentence}" for sentence in facts.verdict.get("sentences", ())]
     judged = facts.judged.get("eval/win_rate")
     if judged is not None:
-        lines.insert(0, f"- win rate {rate(judged, facts.judged.get('eval/n_total'))}, as judged by `alphapo run`")
+        ends = None if facts.judged_interval is None else facts.judged_interval[:2]
+        words = rate(judged, facts.judged.get("eval/n_total"), ends)
+        lines.insert(0, f"- win rate {words}, as judged by `alphapo run`")
     return ["## Outcome\n\n" + ("\n".join(lines) or "- not measured")]
 
 
 def _limits(facts: CardFacts) -> str:
     lines = [
-        "- Intervals are 95 %. They allow for the prompts and not for another seed of the training.",
+        f"- Intervals are {_levels(facts)}: they do not allow for another seed of the training.",
         "- Log-probabilities and margins of preference pairs are no measure of quality.",
         "- Nothing was measured here about safety, facts, other languages or other prompts than those named above.",
     ]
     if facts.licence is None:
         lines.append("- No licence has been chosen; that of the base model and of the data may bind this model, too.")
     return "## Limits\n\n" + "\n".join(lines)
+
+
+def _levels(facts: CardFacts) -> str:
+    """Confidence of the card's intervals and what they are over; the win rate by the judge may have one of its own."""
+    own = "95 %, over prompts or pairs"
+    if facts.judged_interval is None:
+        return own
+    return f"{own}, that of the win rate by the judge {facts.judged_interval[2]}"
 
 
 def _bare(text: str | None) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import in_words, say
 from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.runtime.wording import level
 from alphapo_cli.stages.training.kept_models import KeptModels, step_of
 
 PICTURE = "outcome_over_training.png"
@@ -33,8 +34,8 @@ def evaluate_at(
             where it is the embedded world's.
 
     Returns:
-        (one row an evaluation: step, fraction, "generate", "eval", "metrics", "intervals", and "probe" as it was measured then;
-        notes for the user).
+        (one row an evaluation: step, fraction, "generate", "eval", "metrics", "intervals", their "confidence" and what they
+        are over, and "probe" as it was measured then; notes for the user).
 
     Raises:
         UsageError: an input of a stage cannot be used.
@@ -65,7 +66,8 @@ def evaluate_at(
         rows.append(
             {
                 "step": step, "fraction": step / total if total else fraction, "generate": outcome["generate"], "eval": outcome["eval"],
-                "metrics": outcome["metrics"], "intervals": outcome["intervals"], "probe": probe.get(step, {}),
+                "metrics": outcome["metrics"], "intervals": outcome["intervals"],
+                "confidence": outcome["confidence"], "intervals_over": outcome["intervals_over"], "probe": probe.get(step, {}),
             }
         )  # fmt: skip
     return rows, notes
@@ -84,7 +86,7 @@ def draw(rows: Sequence[Mapping[str, Any]], directory: RunDirectory) -> Path | N
 
     path = directory.path / PICTURE
     try:
-        over_training(rows, path, directory.path.name)
+        over_training(rows, path, directory.path.name, level(rows))
     except OSError:
         raise
     except Exception as error:

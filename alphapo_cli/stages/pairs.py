@@ -16,14 +16,16 @@ from alphapo_cli.config.schema import DataConfig, RunConfig
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.errors import AlphapoError, UsageError
 from alphapo_cli.generation.prompt import Prompt, Prompts
-from alphapo_cli.generation.schema import GenerateConfig
+from alphapo_cli.generation.schema import GenerateConfig, SubjectConfig
+from alphapo_cli.generation.target_model import find
 from alphapo_cli.pairs import numbers, read, rows
-from alphapo_cli.pairs.build import Built, build, check_settings
+from alphapo_cli.pairs.build import Built, build, check_settings, needs_start
 from alphapo_cli.pairs.candidates import Candidates
 from alphapo_cli.pairs.schema import PairingConfig
 from alphapo_cli.pairs.scoring.registry import column_of
 from alphapo_cli.pairs.scoring.schema import PairsConfig, ScorerConfig
 from alphapo_cli.pairs.scoring.scorer import Scorer
+from alphapo_cli.pairs.scoring.start_scores import StartScores
 from alphapo_cli.runs.provenance import manifest
 from alphapo_cli.stages import generate
 from alphapo_cli.stages.directories.pairs import PairsDirectory
@@ -32,6 +34,14 @@ from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.paths import cache_dir
 
 GLASSBOX_PROMPTS = 512  # where data.limit names no number
+
+
+class NoPairsError(AlphapoError):
+    """No pair is left; `metrics` are the figures of summary.json, which is not written."""
+
+    def __init__(self, message: str, metrics: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.metrics = metrics
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ class Pairing:
         read: prompts with the answers that were read.
         scorers: what scores the answers.
         columns: every column of scores that there will be.
+        start: scores pairs under the start model; None where no setting names such a score.
         directory: where the pairs go.
         identity: what they depend on.
         state: of the directory, pending or complete.
@@ -55,6 +66,7 @@ class Pairing:
     read: list[Candidates]
     scorers: list[Scorer]
     columns: list[str]
+    start: StartScores | None
     directory: PairsDirectory
     identity: dict[str, Any]
     state: str
@@ -104,6 +116,9 @@ def prepare(
     generation = _generation(cfg, model, cache) if sample else None
     asked = [_asked(prompt) for prompt in generation.prompts.rows] if generation is not None else []
     scorers = make_scorers(configs, cfg.judge, cfg.data, cache, [*found, *asked])
+    start = _start(cfg, generation, cache)
+    if start is not None:
+        start.check([*found, *asked])
     columns = list(dict.fromkeys([*(scorer.column for scorer in scorers), *read.columns_of(found)]))
     identity = {
         "pairing": {f.name: asdict(cfg)[f.name] for f in fields(PairingConfig)},
@@ -113,13 +128,14 @@ def prepare(
         "read": digest([_content(prompt) for prompt in sorted(found, key=lambda prompt: prompt.key)])
         if found
         else None,
+        **({} if start is None else {"start": start.identity()}),
     }
     name = cfg.recipe or (generation.generator if generation is not None else answers[0].name.partition(".")[0])
     directory = PairsDirectory.place(out, None, cfg.run, name, identity)
     state = directory.open(identity, replace=replace)
     if generation is not None and generation.state != "complete":
         said += generation.notes
-    return Pairing(cfg, generation, found, scorers, columns, directory, identity, state, said)
+    return Pairing(cfg, generation, found, scorers, columns, start, directory, identity, state, said)
 
 
 def run(pairing: Pairing) -> dict[str, Any]:
@@ -130,7 +146,8 @@ def run(pairing: Pairing) -> dict[str, Any]:
 
     Raises:
         UsageError: a model or rule cannot be used.
-        AlphapoError: an engine failed, or no pair is left; what was sampled and scored is kept.
+        NoPairsError: no pair is left; what was sampled and scored is kept.
+        AlphapoError: an engine failed; likewise.
         Interrupted: a signal arrived; likewise.
     """
     cfg, directory, began = pairing.cfg, pairing.directory, time.perf_counter()
@@ -144,19 +161,20 @@ def run(pairing: Pairing) -> dict[str, Any]:
             generated = len(pairing.generation.requests) - cost["answers_from_earlier_starts"]
         prompts = read.joined([*read.of_directory(place.path), *prompts])
     prompts, asked = score_all(prompts, pairing.scorers, cache_dir())
-    built = build(prompts, cfg, pairing.columns, cfg.seed)
+    built = build(prompts, cfg, pairing.columns, cfg.seed, pairing.start)
     directory.write_rows("dropped.jsonl", [rows.dropped_row(*one) for one in built.dropped])
+    metrics = {**rows.summary_of(built, len(prompts)), **_scoring(prompts, pairing.scorers)}
     if not built.made:
         reasons = "; ".join(f"{count} x {reason}" for reason, count in built.reasons.items())
-        raise AlphapoError(
-            f"no pair is left of {len(prompts)} prompts: {reasons}; see {directory.path / 'dropped.jsonl'}"
+        raise NoPairsError(
+            f"no pair is left of {len(prompts)} prompts: {reasons}; see {directory.path / 'dropped.jsonl'}", metrics
         )
     ranked_by = cfg.pair.rank_by or (pairing.columns[0] if pairing.columns else None)
     directory.write_rows("pairs.jsonl", [rows.pair_row(made, pairing.columns) for made in built.made])
     directory.write_rows("scored.jsonl", [rows.list_row(one, pairing.columns, ranked_by) for one in built.lists])
-    metrics = rows.summary_of(built, len(prompts))
     _draw(built, metrics, directory, cfg.recipe)
-    cost = {"seconds": time.perf_counter() - began, "generated": generated, "scored": asked}
+    measured = pairing.start.asked if pairing.start is not None else 0
+    cost = {"seconds": time.perf_counter() - began, "generated": generated, "scored": asked, "pairs_measured": measured}
     return directory.finish("complete", recipe=cfg.recipe, metrics=metrics, columns=pairing.columns, cost=cost)
 
 
@@ -178,6 +196,30 @@ def _generation(cfg: PairsConfig, model: str | None, cache: Path) -> generate.Ge
     data = dataclasses.replace(cfg.data, eval_path=None, eval_split=None)
     settings = GenerateConfig(cfg.model, data, cfg.generation, RunConfig(None, cfg.run.dir), cfg.seed)
     return generate.prepare(settings, model, cache=cache, prompts=_world_prompts(cfg.data))
+
+
+def _start(cfg: PairsConfig, generation: generate.Generation | None, cache: Path) -> StartScores | None:
+    """What scores pairs under the start model, where a setting names such a score."""
+    needed, own = needs_start(cfg), cfg.start
+    if not needed:
+        return None
+    if own.model is None and generation is None:
+        raise UsageError(
+            f"{needed[0]}: under which model? type start.model=RUN or MODEL, the one that training starts from"
+        )
+    if own.model is None and generation is not None:
+        subject = generation.job.subject
+    else:
+        settings = SubjectConfig(revision=own.revision, dtype=own.dtype)
+        subject = find(str(own.model), settings, cache, key="start.model")
+    return StartScores(subject, cfg.data, own.batch_size, cache)
+
+
+def _scoring(prompts: Sequence[Candidates], scorers: Sequence[Scorer]) -> dict[str, dict[str, int]]:
+    """By column, the answers without a score and those that were scored behind a prompt without its beginning."""
+    missing = {one.column: sum(one.column not in a.scores for p in prompts for a in p.answers) for one in scorers}
+    cut = {one.column: one.shortened(prompts) for one in scorers}
+    return {"not_scored": missing, "shortened": cut}
 
 
 def _world_prompts(cfg: DataConfig) -> Prompts | None:

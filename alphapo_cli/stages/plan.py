@@ -17,7 +17,7 @@ from alphapo_cli.config.config_file import ConfigFile
 from alphapo_cli.config.embedded_world import WORLD, names
 from alphapo_cli.config.keys import UnknownKeyError, differing_keys, leaves
 from alphapo_cli.config.overrides import Line, Sources, read_line
-from alphapo_cli.config.schema import DataConfig, LoraConfig, TrainConfig
+from alphapo_cli.config.schema import DataConfig, ModelConfig, TrainConfig
 from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.judges.registry import check_judge, check_settings
 from alphapo_cli.evaluation.schema import STRIP_THINK, EvalConfig, JudgeConfig, StatisticsConfig
@@ -58,7 +58,7 @@ class Plan:
         check_limit(evaluate.judge, self.max_cost)
         check_sampling(generate.generation)
         if generate.generation.backend == "vllm" and cfg.model.lora.r is not None and not cfg.model.merge:
-            _check_adapter(cfg.model.lora)
+            _check_adapter(cfg.model)
         if self.reference is None and cfg.model.path is None and cfg.model.source == "from_scratch":
             raise UsageError(
                 "a model from random weights has no answers to be compared with: give --reference REF.json"
@@ -163,11 +163,13 @@ class Plan:
         return differing_keys(flat(lines), flat(self.lines))
 
 
-def _check_adapter(cfg: LoraConfig) -> None:
+def _check_adapter(cfg: ModelConfig) -> None:
     """Refuse (UsageError) an adapter that would be trained and that vLLM could not apply afterwards."""
     from alphapo_cli.generation.adapter_support import obstacle_of_settings
 
-    obstacle = obstacle_of_settings(cfg)
+    obstacle = obstacle_of_settings(cfg.lora)
+    if obstacle is None and cfg.quantization != ModelConfig().quantization:
+        obstacle = f"lies over a base quantised to {cfg.quantization}, which is not built for vLLM"
     if obstacle is not None:
         raise UsageError(
             f"generation.backend=vllm: vLLM could not apply the adapter that model.lora trains: it {obstacle}; type "

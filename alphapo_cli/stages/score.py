@@ -81,7 +81,7 @@ def run(scoring: Scoring) -> dict[str, Any]:
     mean, sd = mean_and_sd(values) if values else (None, None)
     metrics = {
         "prompts": len(prompts), "answers": len(lines), "scored": len(values), "not_scored": len(lines) - len(values),
-        "mean": mean, "sd": sd,
+        "shortened": scoring.scorer.shortened(prompts), "mean": mean, "sd": sd,
     }  # fmt: skip
     cost = {"seconds": time.perf_counter() - began, "asked": asked}
     return directory.finish("complete", column=column, metrics=metrics, cost=cost)

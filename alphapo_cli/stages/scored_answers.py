@@ -15,10 +15,9 @@ from tqdm import tqdm
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.config.validate import fault
 from alphapo_cli.errors import ConfigError, UsageError, first_line, nearest
-from alphapo_cli.evaluation.schema import JudgeConfig
 from alphapo_cli.pairs.candidates import Candidates
 from alphapo_cli.pairs.scoring.registry import build, column_of
-from alphapo_cli.pairs.scoring.schema import ScorerConfig
+from alphapo_cli.pairs.scoring.schema import ScorerConfig, ScorerJudgeConfig
 from alphapo_cli.pairs.scoring.scorer import Scorer
 from alphapo_cli.pairs.scoring.store import scored
 
@@ -71,7 +70,11 @@ def scorer_configs(first: ScorerConfig | None, more: Mapping[str, Any]) -> list[
 
 
 def make_scorers(
-    configs: Sequence[ScorerConfig], judge: JudgeConfig, data: DataConfig, cache: Path, prompts: Sequence[Candidates]
+    configs: Sequence[ScorerConfig],
+    judge: ScorerJudgeConfig,
+    data: DataConfig,
+    cache: Path,
+    prompts: Sequence[Candidates],
 ) -> list[Scorer]:
     """Make the scorers and check that they can score such prompts; loads no weights.
 

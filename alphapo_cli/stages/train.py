@@ -22,6 +22,7 @@ from alphapo_cli.runtime.threads import threads
 from alphapo_cli.stages.training.data_checks import check_pairs
 from alphapo_cli.stages.training.extra_models import reads_guide
 from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData
+from alphapo_cli.stages.training.low_precision import check_low_precision
 from alphapo_cli.stages.training.resume import Busy
 from alphapo_cli.stages.training.selection import with_selection
 from alphapo_cli.stages.training.session import TrainingSession
@@ -68,6 +69,7 @@ def run(
         busy = Busy.of(directory, now)
         raise busy
     processes = start_processes(use_cpu=cfg.trainer.use_cpu, together=cfg.sharding.mode != "none")
+    check_low_precision(cfg)
     check_sharding(cfg, processes)
     if not sys.stderr.isatty():
         disable_progress_bar()  # transformers' own bars for loading and saving

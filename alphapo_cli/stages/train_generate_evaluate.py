@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from alphapo_cli.config.compose import compose
 from alphapo_cli.config.overrides import Line
-from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.config.schema import ModelConfig, TrainConfig
 from alphapo_cli.data.file_hashes import fingerprints
 from alphapo_cli.errors import AlphapoError, say
 from alphapo_cli.evaluation.output_check import notes_of
@@ -139,7 +139,9 @@ def _judge(
             for name in FIGURES
             if results.get(name) is not None
         },
-        "intervals": {  # 95 %, over prompts
+        "confidence": results["confidence"],
+        "intervals_over": results.get("intervals_over", "instructions"),
+        "intervals": {
             f"eval/{name}": [end / 100 for end in results[f"{name}_interval"]]
             for name in RATES
             if results.get(f"{name}_interval") is not None
@@ -195,7 +197,10 @@ def make_reference(plan: Plan, cfg: TrainConfig) -> Path:
     while True:
         try:
             # Another seed than the policy's, so that an unchanged policy has a win rate of one half.
-            path: Path = _generate(plan, cfg.model.path, cfg, {"seed": cfg.seed + 1}).outputs()
+            how: dict[str, Any] = {"seed": cfg.seed + 1}
+            if cfg.model.quantization != ModelConfig().quantization:
+                how["model.quantization"] = cfg.model.quantization
+            path: Path = _generate(plan, cfg.model.path, cfg, how).outputs()
             return path
         except InUse as error:
             if not said:

@@ -1,6 +1,7 @@
 """What is said of a sweep: the best point, and whether it can be told from alpha = 0.
 
-Three verdicts: distinguishable, not distinguishable, and undecided, where too few seeds speak for a difference.
+Three verdicts: distinguishable, not distinguishable, and undecided, where too few seeds speak for a difference. Where the
+best point is alpha = 0 itself nothing is compared, and the verdict says that.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ _METRIC_NAMES = {
     WIN_RATE: "true win rate against the start",
     ACCURACY: "held-out preference accuracy",
 }
+BASELINE = "alpha = 0 itself"  # the verdict where the best point is what the others are compared with
 _SURE = 0.05  # a share of collapses that may be left unsaid
 
 
@@ -29,10 +31,8 @@ def find_best(analysis: Analysis) -> dict[str, Any] | None:
     if analysis.best is None or analysis.metric is None:
         return None
     best = analysis.points[analysis.best]
-    # alpha = 0 has no advantage over itself.
-    itself = best.alpha == 0.0
-    advantage = Estimate(0.0, 0.0, 0.0) if itself else analysis.advantage
-    verdict = None if advantage is None else advantage.verdict
+    advantage = analysis.advantage
+    verdict = BASELINE if best.alpha == 0.0 else None if advantage is None else advantage.verdict
     own = analysis.estimates[analysis.best]
     return {
         "id": best.cells[0]["id"],
@@ -40,14 +40,14 @@ def find_best(analysis: Analysis) -> dict[str, Any] | None:
         "metric": analysis.metric,
         "value": best.mean(analysis.metric),
         "value_interval": None if own is None else [own.low, own.high],
-        "value_over": None if own is None else own.over,
+        "value_over": None if own is None else rows_of(analysis.metric, own.over),
         "advantage_over_alpha_0": None if advantage is None else advantage.value,
         "interval": None if advantage is None else [advantage.low, advantage.high],
-        # True or false where that is decided; `verdict` has the three values.
-        "distinguishable": None if verdict in (None, UNDECIDED) else verdict == DISTINGUISHABLE,
+        # True or false where that is decided; `verdict` has the three values, and that of alpha = 0 itself.
+        "distinguishable": verdict == DISTINGUISHABLE if verdict in (DISTINGUISHABLE, NOT) else None,
         "verdict": verdict,
-        "interval_over": None if advantage is None or itself else advantage.over,
-        "seeds": None if advantage is None or itself else advantage.seeds,
+        "interval_over": None if advantage is None else rows_of(analysis.metric, advantage.over),
+        "seeds": None if advantage is None else advantage.seeds,
         "seeds_needed": None if analysis.needed is None else analysis.needed.seeds,
     }
 
@@ -69,8 +69,8 @@ def verdict(analysis: Analysis, best: Mapping[str, Any] | None) -> dict[str, Any
         best: as `find_best` returns it.
 
     Returns:
-        outcome: the verdict on the best point against alpha = 0, "not compared" where there is no such point, or
-        "nothing complete"; sentences, the weightiest first; and the cells that they are about: best, and its control.
+        outcome: the verdict on the best point against alpha = 0, "not compared" where there is no such point or no
+        interval, or "nothing complete"; sentences, the weightiest first; and the cells that they are about: best, and its control.
     """
     if best is None or analysis.best is None:
         return {"outcome": "nothing complete", "sentences": [sentence(analysis, best)], "best": None, "control": None}
@@ -109,7 +109,7 @@ def _rated(analysis: Analysis, at: int) -> str:
     estimate = analysis.estimates[at]
     if estimate is None or not analysis.prompts:
         return rate(analysis.points[at].mean(analysis.metric or "") or 0.0, None)
-    rows = "pairs" if analysis.metric == ACCURACY else "prompts"
+    rows = rows_of(analysis.metric, PROMPTS)
     seeds = f" and {estimate.seeds} seed{'s' if estimate.seeds > 1 else ''}" if estimate.over == SEEDS else ""
     # Value, interval and number of the same cells: those whose outcome can be read.
     return rate(estimate.value, analysis.prompts, (estimate.low, estimate.high)) + f" {rows}{seeds}"
@@ -121,11 +121,14 @@ def _comparison(analysis: Analysis, best: Mapping[str, Any]) -> str:
         return ""
     advantage, control = analysis.advantage, analysis.controls[at]
     if analysis.points[at].alpha == 0.0:
-        return "That is alpha = 0 itself."
+        return f"That is {BASELINE}."
     if control is None:
-        return "There is no alpha = 0 cell to compare with."
+        begun = any(p.alpha == 0.0 and p.series == analysis.points[at].series for p in analysis.points)
+        return (
+            "No alpha = 0 cell to compare with is complete." if begun else "There is no alpha = 0 cell to compare with."
+        )
     if advantage is None:
-        return "It cannot be compared with alpha = 0: no complete seed of both answered the same prompts."
+        return f"It cannot be compared with alpha = 0: {_obstacle(analysis)}."
     words = {
         DISTINGUISHABLE: "It is distinguishable from alpha = 0",
         NOT: "It is not distinguishable from alpha = 0",
@@ -133,6 +136,21 @@ def _comparison(analysis: Analysis, best: Mapping[str, Any]) -> str:
     }
     figures = f"advantage {points_of(advantage.value)} points, 95 % interval {interval_of(advantage)}"
     return f"{words[advantage.verdict]}: {figures} {_over(analysis, advantage)}."
+
+
+def _obstacle(analysis: Analysis) -> str:
+    """Why the best point has no interval of its advantage."""
+    rows = rows_of(analysis.metric, PROMPTS)
+    if analysis.prompts is None:
+        return f"what it did on single {rows} cannot be read"
+    if analysis.prompts < 2:
+        return f"an interval takes two {rows}, and there is one"
+    return f"no complete seed of both answered the same {rows}"
+
+
+def rows_of(metric: str | None, over: str) -> str:
+    """What an interval is over, by the name that the rows of the metric have: the probe's are pairs."""
+    return over.replace(PROMPTS, "pairs") if metric == ACCURACY else over
 
 
 def points_of(share: float) -> str:
@@ -148,12 +166,20 @@ def interval_of(estimate: Estimate) -> str:
 def _over(analysis: Analysis, advantage: Estimate) -> str:
     """Over what the interval is, and what it allows for."""
     picked = f", corrected for picking the best of {_compared(analysis)}" if _compared(analysis) > 2 else ""
+    rows = rows_of(analysis.metric, PROMPTS)
     if advantage.over == PROMPTS:
-        return f"of these trained models, over prompts (paired{picked}; another training may differ by more)"
+        return f"of these trained models, over {rows} (paired{picked}; another training may differ by more)"
     if advantage.seeds > 1:
-        alike = "; two seeds rest on the other points' training noise" if advantage.seeds == 2 else ""
-        return f"over prompts and {advantage.seeds} seeds (paired{picked}{alike})"
-    return f"over prompts and seeds (paired{picked}; one seed each: training noise is that of the points with several)"
+        alike = "" if advantage.seeds > 2 else f"; {_two_seeds(analysis)}"
+        return f"over {rows} and {advantage.seeds} seeds (paired{picked}{alike})"
+    return f"over {rows} and seeds (paired{picked}; one seed each: training noise is that of the points with several)"
+
+
+def _two_seeds(analysis: Analysis) -> str:
+    """What the training noise of two seeds rests on."""
+    compared = (analysis.best, analysis.controls[analysis.best or 0])
+    others = any(len(p.cells) > 1 for k, p in enumerate(analysis.points) if k not in compared)
+    return "two seeds rest on the other points' training noise" if others else "two seeds tell little of training noise"
 
 
 def _collapsed(analysis: Analysis) -> str:

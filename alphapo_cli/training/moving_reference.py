@@ -26,6 +26,8 @@ class MovingReference:
         """Copy `start` as it is now; updates are reference <- (1 - mix) reference + mix policy, mix = 1 a copy."""
         self.policy = frozen_copy(start)
         self.every, self.mix = every, mix
+        shared = {id(p) for p in start.parameters()}  # a base under adapters, which does not move
+        self.own = frozenset(name for name, p in self.policy.named_parameters() if id(p) not in shared)
 
     def check(self, policy: PolicyModel) -> None:
         """Check that the reference and `policy` can be mixed.
@@ -55,11 +57,11 @@ class MovingReference:
             own.copy_(trained) if self.mix == 1 else own.lerp_(trained, self.mix)
 
     def weights(self) -> list[tuple[str, Tensor]]:
-        """Names and weights of the reference."""
+        """Names and weights of the reference, without those that it shares with the policy."""
         return self._weights(self.policy)
 
     def state(self) -> dict[str, Tensor]:
-        """The reference's weights, on the CPU, for a checkpoint."""
+        """The reference's own weights, on the CPU, for a checkpoint."""
         return {name: weight.detach().cpu().clone() for name, weight in self.weights()}
 
     @torch.no_grad()
@@ -68,7 +70,7 @@ class MovingReference:
         for name, weight in self._weights(self.policy):
             weight.copy_(state[name])
 
-    @staticmethod
-    def _weights(policy: PolicyModel) -> list[tuple[str, Tensor]]:
+    def _weights(self, policy: PolicyModel) -> list[tuple[str, Tensor]]:
         at_rest(policy)
-        return [(name, p) for name, p in policy.named_parameters() if p.is_floating_point()]  # tied weights once
+        own = [(name, p) for name, p in policy.named_parameters() if name in self.own]  # tied weights once
+        return [(name, p) for name, p in own if p.is_floating_point()]

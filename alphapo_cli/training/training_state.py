@@ -29,11 +29,13 @@ _SHARED = "shared tensor"  # stands for one in an optimizer's state
 def trained_tensors(policy: PolicyModel) -> list[tuple[str, Tensor]]:
     """Parameters that train, and buffers; frozen weights are not stored, they are loaded from their source."""
     at_rest(policy)
-    frozen = {name for name, p in policy.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    # Not all of the state is one or the other: a quantised layer adds its scales.
+    trained = {name for name, p in policy.named_parameters(remove_duplicate=False) if p.requires_grad}
+    trained |= {name for name, _ in policy.named_buffers(remove_duplicate=False)}
     seen: set[int] = set()
     tensors = []
     for name, tensor in policy.state_dict(keep_vars=True).items():
-        if name not in frozen and id(tensor) not in seen:  # tied weights once
+        if name in trained and id(tensor) not in seen:  # tied weights once
             seen.add(id(tensor))
             tensors.append((name, tensor))
     return tensors

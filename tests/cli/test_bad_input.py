@@ -65,6 +65,7 @@ CONFIGURATION = [
     ("+typo=3", "'typo'", "keys: objective, model, data"),
     ("++typo=3", "'typo'", "keys: objective, model, data"),
     ("+objective.typo=3", "'objective.typo'", "keys of objective: name, score"),
+    ("model.load_in_4bit=true", "'model.load_in_4bit'; here it is model.quantization=nf4"),
     ("objective.beta.x=3", "'objective.beta.x'", "objective.beta holds a value"),
     ("objective/shape=identity objective.shape.alpha=1", "objective.shape.alpha", "'identity' has no parameters"),
     ("objective/link=hinge objective.link.dleta=1", "objective.link.dleta", "did you mean 'objective.link.delta'?"),

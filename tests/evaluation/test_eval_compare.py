@@ -113,6 +113,12 @@ class TestWhatTheRowsCannotShow:
         found, sentence = compared(tmp_path, capsys, a, b)
         assert found["identical"] == 10
         assert sentence.endswith("every instruction, so that only the judge's own noise is compared")
+        assert found["verdict"]["outcome"] == "the same answers"
+        assert found["distinguishable"] is False
+
+    def test_one_instruction_is_singular(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        _, sentence = compared(tmp_path, capsys, rows("A", [2.0]), rows("B", [1.0]))
+        assert "that of B on 1 instruction (95 %" in sentence
 
 
 def test_only_what_both_were_judged_on_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,7 +199,10 @@ class TestOneNameForBoth:
     def test_one_file_given_twice(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         file = write(tmp_path / "a.json", rows("X", [1.2] * 4))
         assert alphapo("compare", file, file) == 0
-        said = capsys.readouterr().out
+        said, err = capsys.readouterr()
+        assert "verdict: the same answers: the two are one model: win rates" in err
+        assert "more prompts" not in err  # which would show nothing either
+        assert err.splitlines()[-1].startswith("next: alphapo compare takes evaluations of two models")
         assert "the win rate of X (A) is equal to that of X (B) on 4 instructions" in said
         assert "interval over instructions +0.00 to +0.00" in said
         assert said.rstrip().endswith("; both gave the same answer to every instruction")

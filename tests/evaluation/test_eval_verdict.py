@@ -8,8 +8,13 @@ import pytest
 
 from alphapo_cli.evaluation.compare import compare
 from alphapo_cli.evaluation.formats import Annotation, Annotations
+from alphapo_cli.evaluation.report import results_table
+from alphapo_cli.evaluation.results import summarise
+from alphapo_cli.evaluation.schema import StatisticsConfig
 from alphapo_cli.evaluation.verdict import verdict
 from alphapo_cli.generation.notes import verdict as of_generation
+from alphapo_cli.plots.evaluation import evaluation_figure
+from alphapo_cli.runtime.wording import level, per_cent
 
 
 def results(win, low, high, n=256, **more):
@@ -34,7 +39,9 @@ def results(win, low, high, n=256, **more):
          "too few pairs to tell (n = 40): win rate 60 % [44, 74], n = 40, against REF"),
         (results(90.0, 77.0, 96.0, n=40), "better", "better than REF: win rate 90 % [77, 96], n = 40, against REF"),
         (results(74.2, 66.0, 81.0, confidence=0.99), "better",
-         "better than REF: win rate 74 % [66, 81], n = 256 (99% interval), against REF"),
+         "better than REF: win rate 74 % [66, 81], n = 256 (99 % interval), against REF"),
+        (results(74.2, 62.0, 84.0, confidence=0.999), "better",
+         "better than REF: win rate 74 % [62, 84], n = 256 (99.9 % interval), against REF"),
         ({"win_rate": None, "reference": "REF"}, "no evidence either way", "nothing was judged against REF"),
     ],
 )  # fmt: skip
@@ -77,6 +84,60 @@ def test_a_comparison(a, b, n, outcome, said):
     assert found.verdict["outcome"] == outcome
     assert found.verdict["sentence"].startswith(said)
     assert len(re.findall(rf"\d+ % \[\d+, \d+\], n = {n}", found.verdict["sentence"])) == 2
+
+
+@pytest.mark.parametrize(
+    ("wins", "said"),
+    [
+        (0, "the same answers: the two are one model: win rates"),
+        (
+            60,
+            "the same answers: the two are one model, judged twice, and the win rates differ by the judge's own noise",
+        ),
+    ],
+)
+def test_one_model_judged_twice_is_no_better_than_itself(wins, said):
+    """However sure it is that the judge changed its mind."""
+    found = compare(annotated("one", 100 + wins, 256), annotated("one", 100, 256), resamples=1000)
+    assert found.verdict["outcome"] == "the same answers"
+    assert found.verdict["sentence"].startswith(said)
+    assert found.distinguishable is False
+    assert "distinguishable" not in found.sentence
+    assert (found.p_value < 0.05) == (wins > 0)  # of the judgements
+    other = compare(annotated("one", 160, 256), annotated("two", 100, 256), resamples=1000)
+    assert other.distinguishable is True
+
+
+@pytest.mark.parametrize(
+    ("confidence", "shown"), [(0.95, "95 %"), (0.999, "99.9 %"), (0.999999, "99.9999 %"), (0.57, "57 %")]
+)
+def test_a_confidence_is_never_rounded_to_certainty(confidence, shown):
+    assert per_cent(confidence) == shown
+
+
+def test_the_level_of_several_evaluations_has_every_confidence():
+    assert level([{"confidence": 0.9, "intervals_over": "prompts"}]) == "90 % over prompts"
+    assert level([{}]) == "95 % over instructions"  # of an earlier version
+    assert level([{"confidence": 0.999}, {}, {}]) == "95 % or 99.9 % over instructions"
+
+
+@pytest.mark.parametrize("confidence", [0.95, 0.999])
+def test_tables_pictures_and_sentences_name_the_confidence_alike(confidence):
+    shown = {0.95: "95 %", 0.999: "99.9 %"}[confidence]
+    rows = [
+        Annotation(f"q{i}", "reference", f"answer {i}" * (1 + i % 5), 1.0 + i % 2, "REF", "MODEL") for i in range(40)
+    ]
+    found = {
+        **summarise(rows, ["answer"] * 40, "no difficulty", StatisticsConfig(confidence=confidence, bootstrap=0)),
+        "generator": "MODEL", "reference": "REF", "annotator": "J", "n_not_judged": 0, "n_outputs": 40, "n_reference": 40,
+    }  # fmt: skip
+    (text, *_) = results_table(found).columns[1].cells
+    assert f"({shown} interval over instructions " in str(text)
+    assert evaluation_figure(found).axes[0].get_title(loc="left") == f"Win rate, {shown} over instructions"
+    both = compare(annotated("good", 180, 256), annotated("poor", 120, 256), resamples=1000, confidence=confidence)
+    assert f"({shown} interval over instructions " in both.sentence
+    if confidence != 0.95:
+        assert both.verdict["sentence"].endswith(f" ({shown} intervals)")
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,31 @@ def test_replicates_of_a_mean_have_its_standard_error_and_nulls_are_left_out() -
     # A standard deviation of 4000 draws has a standard error of 1.1 %; three of them, and that 599 is not 600.
     assert deviation(replicates) == pytest.approx(error, rel=0.04)
     assert deviation(np.array([math.nan, 1.0])) is None
-    low, high = interval(np.append(replicates, math.nan), 0.95) or (0.0, 0.0)
-    assert (low, high) == pytest.approx((values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.003)
-    assert interval(np.array([math.nan]), 0.95) is None
+    # As the plain mean's interval, but for the error of the bootstrap: 1.1 % of the half-width, three of them.
+    mean = 100 * values.mean()
+    found = interval(mean, np.append(100 * replicates, math.nan), 600, 0.95)
+    assert found == pytest.approx(percent_interval(values, 0.95), abs=0.04 * 196 * error)
+    assert found == pytest.approx((mean - 196 * error, mean + 196 * error), abs=0.3)
+    assert interval(mean, np.array([math.nan]), 600, 0.95) is None
+
+
+@pytest.mark.parametrize("n", [1, 20, 100])
+def test_replicates_that_agree_are_no_certainty(n: int) -> None:
+    """Every row won: the plain mean's interval, in plain floats, where percentiles of replicates have no width."""
+    c = {1: 4.302653, 20: 2.079614, 100: 1.983731}[n]  # t(0.975) with n + 1 degrees of freedom
+    low, high = interval(100.0, np.full(200, 100.0), n, 0.95) or (0.0, 0.0)
+    assert low == pytest.approx(100 * n / (n + c**2), rel=1e-6)
+    assert high == 100.0
+
+
+def test_a_rate_of_unequal_weights_has_the_interval_of_fewer_rows() -> None:
+    """With four times the variance of a plain mean, a quarter of the rows."""
+    replicates = 100 * (0.5 + 0.1 * np.array([-1, 1]) / math.sqrt(2))  # of standard deviation 0.1
+    low, high = interval(50.0, replicates, 100, 0.95) or (0.0, 0.0)
+    c, flips = 1.983731, 100 / ((100**2 * 0.1**2 + 0.5) / (100 / 4 + 0.5))
+    half = c * math.sqrt(0.25 / flips + (c / 2 / flips) ** 2) / (1 + c**2 / flips)
+    assert (low, high) == pytest.approx((50 - 100 * half, 50 + 100 * half), rel=1e-6)
+    assert 25 < flips < 26
+    narrow = interval(50.0, np.full(2, 50.0), 100, 0.95, least=1.0) or (0.0, 0.0)
+    half = c * math.sqrt(0.25 / 100 + (c / 200) ** 2) / (1 + c**2 / 100)
+    assert narrow == pytest.approx((50 - 100 * half, 50 + 100 * half), rel=1e-6)  # never more certain than its rows

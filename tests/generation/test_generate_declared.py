@@ -168,19 +168,19 @@ class TestDtype:
     def test_both_backends_and_the_manifest_have_it(
         self, alphapo: Alphapo, tmp_path: Path, prompts: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from alphapo_cli.generation import transformers_backend
+        from alphapo_cli.generation import target_model
         from alphapo_cli.modeling import loading
 
         model = chat_model(tmp_path / "model", dtype="bfloat16")
         change(model / "config.json", dtype=None)
         loaded = []
 
-        def noted(source: Any, cfg: Any) -> Any:
+        def noted(source: Any, cfg: Any, device: Any) -> Any:
             loaded.append(cfg.dtype)
-            return real(source, cfg)
+            return real(source, cfg, device)
 
         real = loading.load_model
-        monkeypatch.setattr(transformers_backend, "load_model", noted)
+        monkeypatch.setattr(target_model, "load_model", noted)
         ran = alphapo("generate", str(model), "data=jsonl", prompts, *GREEDY, "data.limit=1")
         assert load(ran.path / "manifest.json")["identity"]["model"]["dtype"] == loaded[0] == "bfloat16"
         assert "note: the weights are bfloat16" in ran.err

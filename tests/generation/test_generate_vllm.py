@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,6 +58,19 @@ def test_both_backends_are_given_the_same_ids_and_answer_alike(greedy: dict[str,
     assert load(ours / "summary.json")["metrics"]["mean_length"] == pytest.approx(
         load(theirs / "summary.json")["metrics"]["mean_length"], rel=0.02
     )
+
+
+def test_both_backends_record_the_same_log_probs(greedy: dict[str, Path]) -> None:
+    """Of the model itself: a temperature of 0 makes no log-prob 0."""
+    ours, theirs = (
+        [json.loads(line) for line in (greedy[f"{backend} merged"] / "answers.jsonl").read_text().splitlines()]
+        for backend in ("vllm", "transformers")
+    )
+    alike = [(a["logprob"], b["logprob"]) for a, b in zip(ours, theirs, strict=True) if a["ids"] == b["ids"]]
+    assert len(alike) >= 0.95 * len(ours)
+    # Some twelve float32 log-probs each, from logits that batching moves by a few units in the last place.
+    assert [a for a, _ in alike] == pytest.approx([b for _, b in alike], abs=1e-3)
+    assert max(b for _, b in alike) < -1e-3
 
 
 @pytest.mark.parametrize("backend", ["vllm", "transformers"])

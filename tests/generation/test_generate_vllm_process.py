@@ -212,7 +212,8 @@ def test_how_an_answer_ended_is_what_the_engine_says(
 ) -> None:
     from alphapo_cli.generation.vllm_backend import VLLMBackend
 
-    assert VLLMBackend._answer({"id": 0, "ids": ids, "finish": finish}, (2,))[:2] == expected
+    row = {"id": 0, "ids": ids, "finish": finish, "logprob": -1.5}
+    assert VLLMBackend._answer(row, (2,)) == (*expected, -1.5)
 
 
 def test_a_request_that_the_engine_gave_up_is_no_answer() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -21,9 +23,16 @@ from alphapo_cli.data.glassbox import world
 from alphapo_cli.data.load import load_pairs
 from tests.conftest import BARE, Ran, entry_point, environment, run_here, write_rows
 from tests.fork_server import Server
+from tests.pairs.scoring.test_scorers import classifier
 
 SMALL = ("recipe=simpo", "generation=transformers", "generation.samples=4", "data.limit=24")
 Alphapo = Callable[..., Ran]
+CONF = Path(__file__).parents[2] / "conf"
+# Recipes that sample and score, and that the embedded world feeds.
+FED = (
+    "simpo_pairrm", "online_rlhf", "online_rlhf_random", "online_rlhf_best_best", "online_rlhf_length", "dice",
+    "iterative_dpo_vp", "dno", "sppo", "rso",
+)  # fmt: skip
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -115,6 +124,48 @@ def test_another_rule_costs_no_model_call(made: tuple[Path, Ran], shared_cache: 
 
 
 @pytest.mark.slow
+def test_pairs_are_selected_by_scores_under_the_start_model(
+    made: tuple[Path, Ran], shared_cache: Path, tmp_path: Path
+) -> None:
+    """CHES as `alphapo measure` has it of the same pairs; another rule asks the model for nothing twice."""
+    _, all_pairs = made
+    base = str(next((shared_cache / "base").iterdir()))
+    measured = run_here(
+        ("measure", base, "data=jsonl", f"data.path={all_pairs.path}", "data.on_template_loss=keep"),
+        tmp_path,
+        shared_cache,
+    )
+    assert measured.code == 0, measured.err
+    everything = lines(all_pairs.path / "pairs.jsonl")
+    rows = sorted(lines(measured.path / "measured.jsonl"), key=lambda row: row["row"])
+    assert [row["row"] for row in rows] == list(range(1, len(everything) + 1))
+    ches = [row["ches_normalised"] for row in rows]
+    cache = shutil.copytree(shared_cache, tmp_path / "cache")
+    shutil.rmtree(cache / "scores", ignore_errors=True)
+    half = ("pairs", *SMALL, "order.by=ches_normalised", "select=[{by: ches_normalised, keep: lowest, share: 0.5}]")
+    folder = all_pairs.path.parent.parent
+    ran = run_here((*half, "--out", str(tmp_path / "half")), folder, cache)
+    assert ran.code == 0, ran.err
+    wanted = sorted(zip(ches, [row["chosen"] for row in everything], strict=True), key=lambda one: one[0])
+    count = math.floor(0.5 * len(wanted) + 0.5)
+    # None are equal to round-off, which batches change.
+    assert all(b[0] - a[0] > 1e-5 for a, b in itertools.pairwise(wanted))
+    assert [row["chosen"] for row in lines(ran.path / "pairs.jsonl")] == [chosen for _, chosen in wanted[:count]]
+    assert summary(ran.path)["cost"]["pairs_measured"] == len(everything)
+    quarter = (
+        "pairs",
+        *SMALL,
+        "select=[{by: reference_gap, min: 0}]",
+        f"start.model={base}",
+        "--out",
+        str(tmp_path / "q"),
+    )
+    again = run_here(quarter, folder, cache)
+    assert again.code == 0, again.err
+    assert summary(again.path)["cost"]["pairs_measured"] == 0
+
+
+@pytest.mark.slow
 def test_train_takes_the_directory(made: tuple[Path, Ran], shared_cache: Path, tmp_path: Path) -> None:
     _, ran = made
     pairs = load_pairs(DataConfig(source="files", path=str(ran.path)))
@@ -195,9 +246,7 @@ def test_recipes_that_the_embedded_world_can_feed(made: tuple[Path, Ran], shared
         "rso": ["thin.rejection_keep=4"],
         "online_rlhf_length": ["pair.length_weight=0.1"],
     }
-    names = ("simpo_pairrm", "online_rlhf", "online_rlhf_random", "online_rlhf_best_best", "online_rlhf_length", "dice",
-             "iterative_dpo_vp", "dno", "sppo", "rso")  # fmt: skip
-    for name in (*names, "sprec"):
+    for name in (*FED, "sprec"):
         scorer = ("--answers", str(file)) if name == "sprec" else ("scorer=glassbox",)
         line = ("pairs", f"recipe={name}", "--answers", str(answers), *scorer, *fewer.get(name, ()))
         ran = run_here(line, tmp_path, shared_cache)
@@ -214,6 +263,67 @@ def test_recipes_that_the_embedded_world_can_feed(made: tuple[Path, Ran], shared
             if name == "online_rlhf_best_best":
                 rewards = sorted(world.true_reward(row["prompt"][0]["content"], t) for t in _answers(answers, row))
                 assert row["score_chosen"] == rewards[-1]
+
+
+@pytest.mark.slow
+def test_recipes_for_scored_answers_and_given_pairs(made: tuple[Path, Ran], shared_cache: Path, tmp_path: Path) -> None:
+    """Those that read answers or pairs made elsewhere, and those "after" a paper with what they ask for."""
+    folder, ran = made
+    (answers,) = folder.glob("runs/generate-*")
+    base = str(next((shared_cache / "base").iterdir()))
+    scored, given = lines(ran.path / "scored.jsonl"), lines(ran.path / "pairs.jsonl")
+    listed = str(ran.path / "scored.jsonl")
+    first = [{key: row[key][:2] for key in ("responses", "scores")} | {"prompt": row["prompt"]} for row in scored]
+    files = {
+        "steps": [{**row, "scores": [float(n == 0) for n in range(len(row["responses"]))]} for row in scored],
+        "vectors": [{**row, "features": [[float(n), 1.0], [0.0, 2.0]]} for n, row in enumerate(first)],
+        "two": [
+            {
+                "prompt": row["prompt"],
+                "responses": [row["chosen"], row["rejected"]],
+                "scores": [row["score_chosen"], row["score_rejected"]],
+            }
+            for row in given
+        ],
+    }
+    steps, vectors, two = (str(write_rows(tmp_path / f"{name}.jsonl", rows)) for name, rows in files.items())
+    pairs = str(ran.path / "pairs.jsonl")
+    true, likely = "scorer=glassbox", f"scorers.implicit.model={base}"
+    more: dict[str, tuple[str, ...]] = {
+        "curry": (listed,),
+        "reward_augmented": (two,),
+        "scdpo": (steps,),
+        "rrm": (pairs,),
+        "egida": (pairs, "select.few.count=5"),
+        "active_dpo": (vectors, "measures.design.gamma=1", "select.design.count=5"),
+        "clear_preferences": (pairs, f"scorer.model={base}", "scorer.column=ref", "scorer=logprob", "select.clear.share=0.4"),
+        "sera": (str(answers), "scorer=logprob", f"scorer.model={base}", "generation.samples=4", "select.margin.share=0.5"),
+        "beess": (
+            str(answers), true, "scorer.column=rm", likely, f"scorers.implicit.reference={base}",
+            "measures.dual.low=[-2,-2]", "measures.dual.high=[2,2]",
+        ),
+        "not_all_pairs": (
+            str(answers), true, "scorer.column=rm", likely, f"scorers.implicit.reference={base}",
+            "select.unsure.share=0.5",
+        ),
+        "sweet_spot": (str(answers), true, "generation.samples=4"),
+        "codellm": (str(answers), true, "generation.samples=4"),
+        "more_is_less": (str(answers), true, "generation.samples=4"),
+    }  # fmt: skip
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name, (file, *settings) in more.items():
+        made_of = run_here(("pairs", f"recipe={name}", "--answers", file, *settings), tmp_path, shared_cache)
+        assert made_of.code == 0, (name, made_of.err)
+        metrics = summary(made_of.path)["metrics"]
+        assert metrics["prompts_with_pairs"] + sum(metrics["dropped"].values()) == metrics["prompts"], name
+        found[name] = lines(made_of.path / "pairs.jsonl")
+    assert {row["stage"] for row in found["curry"]} == {1, 2, 3}
+    assert len(found["reward_augmented"]) == 2 * len(given)
+    assert len(found["rrm"]) == (1 + 8 + 6) * len(given)
+    assert len(found["egida"]) == len(found["active_dpo"]) == 5
+    assert len(found["clear_preferences"]) == math.floor(0.4 * len(given) + 0.5)
+    assert all(row["score_chosen"] == 1 and row["score_rejected"] == 0 for row in found["scdpo"])
+    assert {*more} | {*FED, "simpo", "sprec"} == {path.stem for path in (CONF / "pairs").glob("*.yaml")}
 
 
 def _answers(folder: Path, row: dict[str, Any]) -> list[str]:
@@ -255,6 +365,8 @@ ROWS = [
         ("score ROWS scorer=implicit scorer.model=m", "scorer.reference is missing"),
         ("score ROWS scorer=length scorer.unit=tokens", "their token ids are not known"),
         ("score ROWS scorer=mean", "give scorer.of=[NAME,NAME]"),
+        ("pairs --answers ROWS select=[{by:ches,max:0}]", "ches: under which model? type start.model=RUN or MODEL"),
+        ("pairs --answers ROWS select=[{by:chess,max:0}]", "did you mean 'ches'?"),
     ],
 )
 def test_bad_input_is_refused_in_a_line(line: str, words: str, alphapo: Alphapo, tmp_path: Path) -> None:
@@ -262,6 +374,34 @@ def test_bad_input_is_refused_in_a_line(line: str, words: str, alphapo: Alphapo,
     ran = alphapo(*line.replace("ROWS", str(file)).split())
     assert ran.code == 2, ran.err
     assert words in ran.fault
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "words"),
+    [
+        ("several", "", "has 3 labels; which one is the reward? type scorer.label=N (0 to 2)"),
+        ("bare", "", "its tokenizer has no chat template, and 1 of 1 prompts are messages"),
+        ("base", "", "is a language model (LlamaForCausalLM), not a sequence classifier"),
+        ("several", "scorer.label=3", "has 3 label(s), numbered from 0"),
+    ],
+)
+def test_what_is_no_reward_model_ends_with_one_line_before_it_loads(
+    kind: str, more: str, words: str, alphapo: Alphapo, tmp_path: Path, shared_cache: Path
+) -> None:
+    """What is in its file cannot be loaded."""
+    folder = next((shared_cache / "base").iterdir())
+    if kind != "base":
+        folder = classifier(tmp_path / "rm", labels=3 if kind == "several" else 1)
+        (folder / "model.safetensors").write_bytes(b"no weights")
+    if kind == "bare":
+        (folder / "chat_template.jinja").unlink()
+    rows = [{"prompt": [{"role": "user", "content": "p"}], "responses": ["a", "b"]}]
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    for line in (("score", str(file)), ("pairs", "--answers", str(file))):
+        ran = alphapo(*line, "scorer=reward_model", f"scorer.model={folder}", *more.split())
+        assert ran.code == 2, ran.err
+        assert words in ran.fault
+        assert len(ran.err.strip().splitlines()) == 1
 
 
 @pytest.mark.slow
@@ -281,9 +421,11 @@ def test_rules_that_do_not_do_what_they_should(alphapo: Alphapo, tmp_path: Path)
     own = tmp_path / "conf" / "scorer"
     own.mkdir(parents=True)
     (own / "theirs.yaml").write_text("name: rule\nrule: echo 1\n")
-    refused = alphapo("score", str(file), "scorer=theirs", "--config-dir", str(tmp_path / "conf"))
-    assert refused.code == 2
-    assert "named on the command line, not in a YAML" in refused.fault
+    (own / "code.yaml").write_text("name: reward_model\nmodel: m\ntrust_remote_code: true\n")
+    for name, key in (("theirs", "rule"), ("code", "trust_remote_code")):
+        refused = alphapo("score", str(file), f"scorer={name}", "--config-dir", str(tmp_path / "conf"))
+        assert refused.code == 2
+        assert f"scorer.{key}: code that runs is named on the command line, not in a YAML" in refused.fault
 
 
 def test_no_pair_left_is_a_failure_with_its_reasons(alphapo: Alphapo, tmp_path: Path) -> None:
@@ -293,6 +435,11 @@ def test_no_pair_left_is_a_failure_with_its_reasons(alphapo: Alphapo, tmp_path: 
     assert "no pair is left of 2 prompts" in ran.err
     assert "1 x a margin below 5" in ran.err
     assert "1 x tied: all scores are equal" in ran.err
+    table = [line.strip("│ ").split("│") for line in ran.err.splitlines() if line.startswith("│")]
+    assert {name.strip(): count.strip() for name, count in table} == {
+        "prompts with pairs": "0", "pairs": "0", "without: a margin below 5": "1",
+        "without: tied: all scores are equal": "1",
+    }  # fmt: skip
     good = alphapo("pairs", "--answers", str(file))
     assert [(r["chosen"], r["rejected"], r["margin"]) for r in lines(good.path / "pairs.jsonl")] == [("b", "a", 2.0)]
 

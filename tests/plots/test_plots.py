@@ -26,6 +26,7 @@ from alphapo_cli.plots.figures import (
     sweep_displacement,
     sweep_outcome,
 )
+from alphapo_cli.plots.over_training import over_training_figure
 
 WIN = "glassbox/true_win_rate"
 
@@ -136,13 +137,13 @@ class TestRun:
         corners = np.asarray(band.get_paths()[0].vertices)
         assert (corners[:, 0].min(), corners[:, 0].max()) == (16.0, 64.0)
         assert (corners[:, 1].min(), corners[:, 1].max()) == (-0.9, 0.2)
-        assert "10-90 %" in ax.get_title("left")
+        assert ax.get_title("left") == "Displacement (10-90 % of pairs)"
         assert "10-90 %" not in run_figure(_rows(), "t").axes[0].get_title("left")
 
     def test_the_interval_of_the_win_rate_is_a_band_that_says_over_what(self) -> None:
         bounds = {f"{WIN}/low": 0.6, f"{WIN}/high": 0.8}
         ax = run_figure(_rows(**{WIN: 0.7, "glassbox/length": 12.0}, **bounds), "t").axes[4]
-        assert ax.get_title("left") == "True win rate (band: 95 %)"
+        assert ax.get_title("left") == "True win rate (95 % over prompts)"
         assert ax.get_ylabel() == "share won against the start"
         (band,) = ax.collections
         assert sorted(set(np.asarray(band.get_paths()[0].vertices)[:, 1].round(6))) == [0.6, 0.8]
@@ -162,6 +163,18 @@ class TestRun:
         said = [any(text.get_text() == "not measured" for text in ax.texts) for ax in figure.axes]
         assert said == [not any("displacement/chosen" in row and row["displacement/chosen"] == 0 for row in rows),
                         *[True] * 5]  # fmt: skip
+
+
+class TestOverTraining:
+    def title(self, **changes: Any) -> str:
+        row = {"step": 6, "metrics": {"eval/win_rate": 0.6, "eval/n_total": 24}, "probe": {}, **changes}
+        figure = over_training_figure([row], "t", "90 % over prompts")
+        return str(figure.axes[0].get_title("left"))
+
+    def test_the_title_has_the_confidence_and_what_the_intervals_are_over(self) -> None:
+        ends = {"eval/win_rate": [0.4, 0.8]}
+        assert self.title(intervals=ends) == "Win rate against the reference (90 % over prompts, n = 24)"
+        assert self.title() == "Win rate against the reference, n = 24"  # and no level without an interval
 
 
 class TestSweepDisplacement:
@@ -326,7 +339,16 @@ class TestSweepOutcome:
             "200 pairs",
             "200 pairs",
         ]
-        assert "95 % interval over prompts and 2 seeds" in _legend(figure)
+        assert "95 % interval over prompts/pairs and 2 seeds" in _legend(figure)
+
+    def test_seeds_that_are_not_complete_are_not_counted(self) -> None:
+        """Neither in the interval, which is that of the complete ones, nor in what the legend says of it."""
+        ends = {WIN: (0.4, 0.7)}
+        cells = [_cell(a, intervals=ends, over="prompts and seeds") for a in (0.0, 1.0) for _ in "abc"]
+        other = [_cell(a, state=state) for a, state in ((0.0, "failed"), (1.0, "running"), (2.0, "pending"))]
+        assert "95 % interval over prompts and 3 seeds" in _legend(outcome_figure([*cells, *other]))
+        few = [*cells[:4], *other]  # three complete seeds at 0, one at 1, none at 2
+        assert "95 % interval over prompts and 1 to 3 seeds" in _legend(outcome_figure(few))
 
     def test_the_legend_is_no_wider_than_the_figure(self) -> None:
         cells = [_cell(a, intervals={WIN: (0.4, 0.7)}, over="prompts and seeds") for a in (0.0, 1.0) for _ in "ab"]

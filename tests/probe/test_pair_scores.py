@@ -13,7 +13,8 @@ import torch
 
 from alphapo_cli.data.token_pairs import Ragged, TokenPairs
 from alphapo_cli.modeling.policy import PolicyModel
-from alphapo_cli.probe.pair_scores import NAMES, OF_STATES, edit_distance, idealised_margin, model_scores, token_scores
+from alphapo_cli.probe.pair_scores import edit_distance, idealised_margin, model_scores, token_scores
+from alphapo_cli.probe.score_names import NAMES, OF_STATES
 from alphapo_cli.runtime.distributed import Processes
 from tests import tiny
 

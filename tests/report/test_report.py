@@ -212,6 +212,25 @@ class TestWords:
         assert {r["outcome_over"] for r in rows} == {"prompts and seeds"}
         assert [r["advantage_over_alpha_0_over"] for r in rows] == ["prompts and seeds", "", "prompts and seeds"]
 
+    def test_where_there_is_no_interval_none_is_announced(self, tmp_path):
+        sweep = craft(tmp_path, f"{ALPHA}=0,1", prompts=1)
+        html = write_report(SweepDirectory(sweep), pictures=False).html.read_text()
+        text = " ".join(Page(html).text.split())
+        assert "There are no intervals." in text
+        assert "own 95 % interval" not in text
+        assert "With its own 95 % interval" not in html
+
+    def test_alpha_0_as_the_best_is_compared_with_nothing(self, tmp_path):
+        def change(cell, made):
+            made.win = 0.3 if cell.point[ALPHA] else 0.9
+
+        craft(tmp_path, f"{ALPHA}=0,1", "seed=0,1,2", prompts=60, change=change)
+        html = write_report(SweepDirectory(tmp_path), pictures=False).html.read_text()
+        text = " ".join(Page(html).text.split())
+        assert "best: alpha = 0, which the others are compared with" in text
+        assert "That is alpha = 0 itself." in text
+        assert (data_of(html)["best"], data_of(html)["marked"]) == (0, False)
+
     def test_one_seed_is_undecided_in_words_and_numbers(self, tmp_path):
         def change(cell, made):
             made.win = 0.9 if cell.point[ALPHA] else 0.3

@@ -102,6 +102,21 @@ class TestOneRun:
         assert "Worse than REF: win rate 31 % [25, 37], n = 256, against REF." in text
         assert "No curve warns." in text
 
+    def test_every_interval_has_its_confidence_and_what_it_is_over(self, run):
+        """Of an evaluation those that were configured; its rows over training, too."""
+        judged = {"outcome": "worse", "sentence": "worse", "interval": [0.25, 0.37]}
+        metrics, over = (
+            {"eval/win_rate": 0.31, "eval/n_total": 256},
+            {"confidence": 0.9, "intervals_over": "instructions"},
+        )
+        rows = [{"step": 4, "fraction": 0.5, "metrics": metrics, "intervals": {"eval/win_rate": [0.25, 0.37]}, **over}]
+        changed(run, "outcome.json", key="k", metrics=metrics, verdict=judged, over_training=rows, **over)
+        html = write_run(changed(run, verdict=BETTER)).read_text()
+        assert "With its interval, 90 % over instructions." in html
+        assert "With its interval, 95 % over prompts." in html  # the true win rate's
+        assert "intervals are 90 % over instructions. KL" in text_of(run / "report.html")
+        assert '"95 % interval over prompts" : "10 to 90 % of pairs"' in html
+
     def test_texts_of_a_run_are_text(self, run):
         rows = json.loads((run / "samples" / "step-8.json").read_text())
         (run / "samples" / "step-8.json").write_text(json.dumps([{**row, "output": EVIL} for row in rows]))

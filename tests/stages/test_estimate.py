@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from dataclasses import replace
@@ -21,16 +22,21 @@ from alphapo_cli.launch.estimate import smaller_grid
 from alphapo_cli.modeling.adapters import add_lora
 from alphapo_cli.modeling.loading import load_model
 from alphapo_cli.modeling.locations import locate
-from alphapo_cli.modeling.policy import Wanted, policy_of
+from alphapo_cli.modeling.policy import Wanted, bare, policy_of
+from alphapo_cli.modeling.quantisation import quantised_layers
 from alphapo_cli.runtime.wording import parse_size
 from alphapo_cli.stages.estimate import published
 from alphapo_cli.stages.estimate.judging import judge_cost
 from alphapo_cli.stages.estimate.live_bytes import LiveBytes
 from alphapo_cli.stages.estimate.passes import training_pass
-from alphapo_cli.stages.estimate.skeleton import gathered_skeleton, policy_skeleton
+from alphapo_cli.stages.estimate.skeleton import gathered_skeleton, policy_skeleton, size_of
 from alphapo_cli.stages.plan import make_plan
 from alphapo_cli.stages.training import inputs
 from alphapo_cli.sweep.grid import make
+
+WITH = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (extra quant)"
+)
 
 
 def result(ran):
@@ -297,6 +303,10 @@ class TestPublished:
         ("layout=padded",),
         ("trainer.gradient_checkpointing=true",),
         ("model.lora.r=4", "trainer.bf16=true"),
+        *(
+            pytest.param((f"model.quantization={kind}", "model.lora.r=4", *more), marks=WITH)
+            for kind, more in (("nf4", ()), ("int8", ("trainer.gradient_checkpointing=true",)))
+        ),
     ],
 )
 def test_a_pass_without_numbers_takes_what_a_real_one_takes(settings, tmp_path):
@@ -314,9 +324,20 @@ def test_a_pass_without_numbers_takes_what_a_real_one_takes(settings, tmp_path):
     batch = policy.layout.collate(pairs, pad_id=0)
     with LiveBytes([*policy.parameters(), *policy.buffers()]) as live:
         policy(batch).logps.sum().backward()
-    found = training_pass(policy_skeleton(cfg, None, None), batch, Wanted(), full_gradients=False)
+    skeleton = policy_skeleton(cfg, None, None)
+    found = training_pass(skeleton, batch, Wanted(), full_gradients=False)
     assert found.coarse is None
+    packed = sum(_bytes_beside(layer) for layer in quantised_layers(bare(lm)).values())
+    assert skeleton.weights == size_of([*policy.parameters(), *policy.buffers()]) + packed
     assert found.peak == pytest.approx(live.peak, rel=0.01)
+
+
+def _bytes_beside(layer):
+    """Bytes of a quantised layer that are no parameter: its scales and tables, but for a text of its settings."""
+    held = layer.state_dict().items()
+    return size_of(
+        t for name, t in held if name not in ("weight", "bias", "weight_format") and "quant_state" not in name
+    ) + (4 if "weight.nested_absmax" in layer.state_dict() else 0)  # the mean scale, which the text holds
 
 
 @pytest.mark.parametrize("settings", [(), ("trainer.bf16=true",), ("trainer.gradient_checkpointing=true",)])

@@ -111,7 +111,7 @@ class TestModels:
 
 @pytest.fixture(scope="module")
 def line():
-    return ("run", *TINY, *LINE, *ANSWERS, "eval.at=[0,0.5,1]")
+    return ("run", *TINY, *LINE, *ANSWERS, "eval.at=[0,0.5,1]", "statistics.confidence=0.9")
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,11 @@ class TestRun:
             assert name in results["generator"]  # of two of one name the file is named, too
             assert row["metrics"]["eval/win_rate"] == results["win_rate"] / 100
             assert row["intervals"]["eval/win_rate"] == [end / 100 for end in results["win_rate_interval"]]
+            assert (row["confidence"], row["intervals_over"]) == (0.9, "instructions")
         assert load(first.path / "outcome.json")["metrics"] == rows[-1]["metrics"]
+        assert load(first.path / "outcome.json")["confidence"] == 0.9
+        assert "(90 % over instructions)" in first.err
+        assert "intervals: 90 % over instructions; KL" in first.err
         probe = {row["step"]: row for row in map(json.loads, (first.path / "metrics.jsonl").read_text().splitlines())
                  if "displacement/chosen" in row}  # fmt: skip
         assert [row["probe"]["displacement/chosen"] for row in rows] == [
@@ -146,6 +150,7 @@ class TestRun:
         page = (first.path / "report.html").read_text(encoding="utf-8")
         assert "<h2>Win rate over training</h2>" in page
         assert "<td>6</td><td>50%</td>" in page
+        assert "intervals are 90 % over instructions." in page
 
     def test_the_answers_are_those_of_the_kept_model(self, first, shared_cache):
         """As `alphapo generate` answers with models/step-6 by itself."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import shutil
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from alphapo_cli.stages.export import Exported, next_lines
+from alphapo_cli.stages.model_card import CardFacts, card
 
 
 def weights(folder):
@@ -53,6 +55,15 @@ def test_a_run(alphapo, trained, tmp_path):
     for sentence in judged["verdict"]["sentences"]:
         assert sentence in text
     assert str(trained.path.parent) not in text  # no path of this machine
+
+
+def test_a_card_names_the_confidence_of_its_intervals_and_what_they_are_over():
+    judged = {"eval/win_rate": 0.31, "eval/n_total": 256}
+    facts = CardFacts("base", False, None, {"objective.beta": 1.0}, judged=judged)
+    found = card(dataclasses.replace(facts, judged_interval=(0.27, 0.35, "90 % over instructions")), "name")
+    assert "- win rate 31 % [27, 35], n = 256, as judged" in found
+    assert "that of the win rate by the judge 90 % over instructions" in found
+    assert "- Intervals are 95 %, over prompts or pairs: they do not allow for another seed" in card(facts, "name")
 
 
 @pytest.mark.slow

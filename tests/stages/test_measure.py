@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alphapo_cli.probe.pair_scores import NAMES
+from alphapo_cli.probe.score_names import NAMES
 from tests import tiny
 from tests.conftest import BARE, TINY, strict_rows
 

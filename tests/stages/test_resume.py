@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -39,10 +40,27 @@ KINDS = {
         "trainer.per_device_train_batch_size=4",
         "trainer.gradient_accumulation_steps=2",
     ),
+    "quantised": (
+        "model.quantization=nf4",
+        "model.lora.r=4",
+        "objective=tr_dpo",
+        "objective.reference_every=2",
+        "objective.beta=0.5",
+    ),
+    "8-bit optimizer": ("trainer.optim=adamw_8bit",),
     # Pairs and tokens drawn by seed, step and pair.
     "draws": ("objective=beta_dpo", "objective/token=sampled", "objective.beta=0.5"),
 }
-QUICK = [("alphapo", 1), ("lora with dropout", 9)]
+QUICK = [("alphapo", 1), ("lora with dropout", 9), ("quantised", 9), ("8-bit optimizer", 9)]
+WITH = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (extra quant)"
+)
+NEEDS_BITSANDBYTES = ("quantised", "8-bit optimizer")
+
+
+def marks_of(kind: str, step: int) -> list[pytest.MarkDecorator]:
+    slow = [] if (kind, step) in QUICK else [pytest.mark.slow]
+    return [*slow, WITH] if kind in NEEDS_BITSANDBYTES else slow
 
 
 def record(path: Path) -> dict[str, bytes]:
@@ -94,11 +112,7 @@ def killed_at(step: int) -> Iterator[None]:
 # The first step, and one in the second epoch between two logs.
 @pytest.mark.parametrize(
     ("kind", "step"),
-    [
-        pytest.param(kind, step, marks=[] if (kind, step) in QUICK else [pytest.mark.slow])
-        for kind in KINDS
-        for step in (1, 9)
-    ],
+    [pytest.param(kind, step, marks=marks_of(kind, step)) for kind in KINDS for step in (1, 9)],
 )
 def test_a_killed_run_ends_as_an_undisturbed_one(kind, step, alphapo, tiny, rows):
     line = ["train", *tiny, *LINE, *KINDS[kind]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 
@@ -321,8 +322,16 @@ class TestMisfits:
         assert "its tokenizer differs from the policy's" in ran.fault
         assert not (tmp_path / "runs").exists()
 
-    def test_an_optimizer_whose_package_is_missing(self, alphapo, tiny, tmp_path):
-        ran = alphapo("train", *tiny, "trainer.optim=adamw_bnb_8bit")
+    @pytest.mark.parametrize(
+        ("setting", "more"), [("trainer.optim=adamw_bnb_8bit", ()), ("model.quantization=nf4", ("model.lora.r=4",))]
+    )
+    def test_a_package_that_is_missing(self, setting, more, alphapo, tiny, tmp_path, monkeypatch):
+        real = importlib.util.find_spec
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name, *a: None if name == "bitsandbytes" else real(name, *a)
+        )
+        ran = alphapo("train", *tiny, setting, *more)
         assert ran.code == 2
-        assert "trainer.optim=adamw_bnb_8bit" in ran.err.splitlines()[-1]
+        assert "bitsandbytes is not installed: type pip install 'alphapo[quant]'" in ran.fault
+        assert setting in ran.fault or "optim" not in setting
         assert not (tmp_path / "runs").exists()

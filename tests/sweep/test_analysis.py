@@ -10,6 +10,9 @@ from rich.console import Console
 
 from alphapo_cli.cli.sweep import tell
 from alphapo_cli.launch.run import columns_of, tables
+from alphapo_cli.plots.sweep_outcome import outcome_figure
+from alphapo_cli.report.collect import read
+from alphapo_cli.report.pictures import curves
 from alphapo_cli.sweep import analysis as best_of
 from alphapo_cli.sweep import verdicts
 from alphapo_cli.sweep.collapse import Collapse, collapsed
@@ -22,6 +25,12 @@ def found(path):
     analysis = best_of.analyse(SweepDirectory(path))
     best = verdicts.find_best(analysis)
     return best, verdicts.sentence(analysis, best)
+
+
+def draw(sweep):
+    """Texts of the outcome picture's legend."""
+    figure = outcome_figure(curves(sweep), sweep.analysis.metric, best=0.0, verdict=sweep.told)
+    return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def wins(**by_alpha):
@@ -71,7 +80,7 @@ def test_of_equals_alpha_0_is_named_and_the_tie_said(tmp_path):
     craft(tmp_path, f"{ALPHA}=-1,0,1,2", "seed=0,1,2", prompts=60, change=wins(a_1=0.7, a0=0.7, a1=0.3, a2=0.7))
     best, said = found(tmp_path)
     assert best["overrides"] == [f"{ALPHA}=0", "seed=0"]
-    assert (best["advantage_over_alpha_0"], best["distinguishable"]) == (0.0, False)
+    assert (best["verdict"], best["distinguishable"]) == ("alpha = 0 itself", None)
     assert f"at {ALPHA}=0 (best of 4, tied with alpha=-1 and 1 more)." in said
     assert said.endswith("That is alpha = 0 itself.")
 
@@ -222,15 +231,55 @@ def test_what_counts_as_a_collapse():
 def test_alpha_0_itself(tmp_path):
     craft(tmp_path, f"{ALPHA}=0,1", change=wins(a0=0.8, a1=0.3))
     best, said = found(tmp_path)
-    assert (best["advantage_over_alpha_0"], best["interval"], best["distinguishable"]) == (0.0, [0.0, 0.0], False)
+    for key in ("advantage_over_alpha_0", "interval", "interval_over", "seeds", "distinguishable"):
+        assert best[key] is None  # nothing is compared
+    assert best["verdict"] == "alpha = 0 itself"
     assert said.endswith("That is alpha = 0 itself.")
+    directory = SweepDirectory(tmp_path)
+    analysis = best_of.analyse(directory)
+    assert verdicts.verdict(analysis, best)["outcome"] == "alpha = 0 itself"
+    figures = draw(read(directory, analysis))
+    assert not any("best" in text for text in figures)  # no mark: there is no evidence that it is better
 
 
 def test_without_alpha_0_there_is_nothing_to_compare_with(tmp_path):
     craft(tmp_path, f"{ALPHA}=0.5,1", change=wins(**{"a0.5": 0.8, "a1": 0.3}))
     best, said = found(tmp_path)
     assert (best["advantage_over_alpha_0"], best["interval"], best["distinguishable"]) == (None, None, None)
+    assert (best["verdict"], verdicts.verdict(best_of.analyse(SweepDirectory(tmp_path)), best)["outcome"]) == (
+        None, "not compared",
+    )  # fmt: skip
     assert said.endswith("There is no alpha = 0 cell to compare with.")
+
+
+def test_an_alpha_0_that_is_not_complete_is_not_called_missing(tmp_path):
+    def change(cell, made):
+        made.state = "complete" if cell.point[ALPHA] else "running"
+
+    craft(tmp_path, f"{ALPHA}=0,1", change=change)
+    assert found(tmp_path)[1].endswith("No alpha = 0 cell to compare with is complete.")
+
+
+def test_one_prompt_is_named_as_the_obstacle(tmp_path):
+    """All seeds answered it, so that seeds and prompts do agree."""
+    craft(tmp_path, f"{ALPHA}=0,1", "seed=0,1,2", prompts=1, change=wins(a0=0.0, a1=1.0))
+    best, said = found(tmp_path)
+    assert best["interval"] is None
+    assert "It cannot be compared with alpha = 0: an interval takes two prompts, and there is one." in said
+
+
+def test_answers_that_cannot_be_read_are_named_as_the_obstacle(tmp_path):
+    craft(tmp_path, f"{ALPHA}=0,1", prompts=20, change=wins(a0=0.2, a1=0.9))
+    for cell in (tmp_path / "cells").iterdir():
+        (cell / "samples" / "step-8.json").write_text("no JSON")
+    assert "It cannot be compared with alpha = 0: what it did on single prompts cannot be read." in found(tmp_path)[1]
+
+
+def test_two_points_of_two_seeds_have_no_others_to_rest_on(tmp_path):
+    craft(tmp_path, f"{ALPHA}=0,1", "seed=0,1", prompts=40, change=wins(a0=0.5, a1=0.52))
+    said = found(tmp_path)[1]
+    assert "over prompts and 2 seeds (paired; two seeds tell little of training noise)" in said
+    assert "other points" not in said
 
 
 def test_no_shared_seed(tmp_path):
@@ -286,6 +335,16 @@ def test_without_the_embedded_world_the_probe_pairs_are_compared(tmp_path):
     assert analysis.metric == "rewards/accuracies"
     assert analysis.advantages[1].value == pytest.approx(8 / 30)
     assert analysis.estimates[1].value == pytest.approx(26 / 30)
+    for cell in (tmp_path / "cells").iterdir():
+        summary = json.loads((cell / "summary.json").read_text())
+        lines = (cell / "probe.jsonl").read_text().splitlines()
+        right = [json.loads(line)["rewards/chosen"] > 0 for line in lines]
+        summary["metrics"]["rewards/accuracies"] = sum(right) / 30
+        (cell / "summary.json").write_text(json.dumps(summary))
+    best, said = found(tmp_path)
+    assert (best["value_over"], best["interval_over"]) == ("pairs", "pairs")
+    assert "n = 30 pairs, at" in said
+    assert "of these trained models, over pairs (paired" in said
 
 
 def test_what_else_is_swept_is_a_series_only_beside_alpha():
@@ -320,6 +379,32 @@ def test_a_metric_that_is_no_number_is_none(tmp_path, value):
         text["metrics"] = dict.fromkeys(text["metrics"], json.loads(value))
         (cell / "summary.json").write_text(json.dumps(text))
     assert found(tmp_path) == (None, "No cell is complete, so there is nothing to compare.")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "seeds", "head"),
+    [(60, "seed=0", "n = 60 prompts, 95 % interval over prompts"),
+     (60, "seed=0,1", "n = 60 prompts, 95 % interval over prompts and seeds"),
+     (1, "seed=0,1", "n = 1 prompts, no interval")],
+)  # fmt: skip
+def test_the_table_says_over_what_its_intervals_are(tmp_path, prompts, seeds, head):
+    craft(tmp_path, f"{ALPHA}=0,1", seeds, prompts=prompts, change=wins(a0=0.4, a1=0.6))
+    said = columns_of(best_of.analyse(SweepDirectory(tmp_path)))
+    assert f"true win rate: against the model before training, {head}" in said
+
+
+def test_the_table_counts_the_seeds_that_its_means_are_over(tmp_path):
+    def change(cell, made):
+        made.state = "failed" if cell.point[ALPHA] and cell.point["seed"] == 2 else "complete"
+
+    craft(tmp_path, f"{ALPHA}=0,1", "seed=0,1,2", change=change)
+    (seeds,) = (
+        column
+        for part in tables("alpha", best_of.analyse(SweepDirectory(tmp_path)), 120)
+        for column in part.columns
+        if str(column.header) == "seeds"
+    )
+    assert list(seeds.cells) == ["3", "2 of 3"]
 
 
 def test_swept_text_is_no_markup(tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 
 from alphapo_cli.evaluation.output_check import notes_of
 from alphapo_cli.runtime.tables import Table
+from alphapo_cli.runtime.wording import per_cent
 
 _AT = {"equal": "at equal style", "mean": "at the mean style difference, as the public tool takes it"}
 
@@ -18,7 +19,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
         title_justify="left",
         show_header=False,
     )
-    level = f"{results['confidence']:.0%} interval over prompts"
+    level = f"{per_cent(results['confidence'])} interval over prompts"
     table.add_row("score", _rate(results["arena_hard/score"], results["arena_hard/ci"], level))
     style = results["arena_hard/style"]
     if style["available"]:

@@ -51,7 +51,7 @@ def summarise(
     counts = resample_counts(len(pairs), cfg.bootstrap, cfg.seed) if cfg.bootstrap and len(pairs) > 1 else None
     preferences = [None if np.isnan(share) else 1.0 + float(share) for share in found.share]
     rates = asdict(win_rates(preferences))
-    bounds = None if counts is None else interval(score_replicates(found, counts), cfg.confidence)
+    bounds = None if counts is None else _interval(found, score(found), score_replicates(found, counts), cfg)
     lengths, base_lengths = [len(own.text) for _, own in pairs], [len(base.text) for base, _ in pairs]
     results: dict[str, Any] = {
         "arena_hard/score": score(found),
@@ -103,8 +103,8 @@ def _styled(
     scores = {"equal": fit.at_equal, "mean": fit.at_mean}
     bounds: dict[str, tuple[float, float] | None] = {"equal": None, "mean": None}
     if counts is not None:
-        bounds["equal"] = interval(fit.equal_replicates, cfg.confidence)
-        bounds["mean"] = interval(fit.mean_replicates, cfg.confidence)
+        bounds["equal"] = _interval(found, fit.at_equal, fit.equal_replicates, cfg)
+        bounds["mean"] = _interval(found, fit.at_mean, fit.mean_replicates, cfg)
     details = {
         "available": True,
         "at": cfg.style_at,
@@ -118,6 +118,12 @@ def _styled(
         "resamples_without_fit": int(np.isnan(fit.equal_replicates).sum()),
     }
     return _style_fields(scores[cfg.style_at], bounds[cfg.style_at], details)
+
+
+def _interval(found: Battles, rate: float, replicates: Array, cfg: ArenaHardStatistics) -> tuple[float, float] | None:
+    """The interval of a score of these battles from its bootstrap."""
+    weight = found.weight[found.weight > 0]
+    return interval(rate, replicates, len(weight), cfg.confidence, heaviest=float(weight.max() / weight.mean()))
 
 
 def _style_fields(value: float | None, bounds: tuple[float, float] | None, details: dict[str, Any]) -> dict[str, Any]:
@@ -169,11 +175,10 @@ def _by_category(
     for name in names:
         inside = (categories == name) & (found.weight > 0)
         part = Battles(np.where(inside, found.weight, 0.0), found.target, found.share)
-        rows[name] = {
-            "score": score(part) if inside.any() else None,
-            "ci": interval(score_replicates(part, counts), cfg.confidence)
-            if counts is not None and inside.any()
-            else None,
-            "n": int(inside.sum()),
-        }
+        n, rate, bounds = int(inside.sum()), None, None
+        if n:
+            rate = score(part)
+            if counts is not None:
+                bounds = _interval(part, rate, score_replicates(part, counts), cfg)
+        rows[name] = {"score": rate, "ci": bounds, "n": n}
     return rows

@@ -2,7 +2,8 @@
 
 The logits are those of the last real token, found from the lengths: transformers looks for the padding id instead, and
 where that is also the end token it reads one token early, even in a row without padding. They are never passed through a
-sigmoid, which is 1 for every large reward.
+sigmoid, which is 1 for every large reward, and are computed in float32 from the last hidden state: 16 bits hold rewards
+around 20 in steps of an eighth. `vllm_classifier` is the other engine (`scorer.backend`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from alphapo_cli.generation.schema import SubjectConfig
 from alphapo_cli.generation.target_model import TargetModel, find
 from alphapo_cli.modeling.loading import DTYPES
 from alphapo_cli.pairs.scoring.schema import ScorerConfig
+from alphapo_cli.pairs.scoring.vllm_classifier import AT_ONCE, VLLMClassifier, backend_of
 
 _NO_HEAD = re.compile(r"ForCausalLM|LMHead|ForConditionalGeneration|ForMaskedLM")
 
@@ -40,7 +42,21 @@ class Classifier:
                 f"scorer.model={cfg.model}: is a language model ({', '.join(architectures)}), not a sequence classifier; "
                 "scorer=logprob or scorer=implicit read one"
             )
+        where = f"scorer.model={cfg.model}"
+        if self.subject.base is not None:
+            raise UsageError(f"{where}: is an adapter; give a classifier with its adapter merged")
+        self.backend = backend_of(cfg.backend, self.subject, own_code=self._own_code, where=where)
+        self.batch_size = AT_ONCE if self.backend == "vllm" else cfg.batch_size
+        self._engine = VLLMClassifier(self.subject, cfg.vllm, self.limit) if self.backend == "vllm" else None
         self._model: Any = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its logits depend on besides the ids."""
+        engine = {"backend": self.backend} if self.backend != "transformers" else {}
+        if self.subject.dtype != "float32":
+            engine["head"] = "float32"  # scores that were kept before had one of 16 bits
+        return {**engine, **self.subject.identity(self.cache)}
 
     def label(self) -> int:
         """Which logit is the score; UsageError where there are several and `scorer.label` names none of them."""
@@ -80,6 +96,8 @@ class Classifier:
     @torch.no_grad()
     def logits(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """The logits [n, labels] float32 of n rows of ids, each as if it were alone."""
+        if self._engine is not None:
+            return self._engine.logits(rows)
         model = self._loaded()
         width = max(map(len, rows))
         fill = self.tokenizer.pad_token_id or 0
@@ -93,11 +111,13 @@ class Classifier:
         states = model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
         last = torch.tensor([len(row) - 1 for row in rows], device=model.device)
         pooled = states[torch.arange(len(rows), device=model.device), last]
-        return head(pooled).float().cpu()  # type: ignore[no-any-return]
+        return head(pooled.float()).cpu()  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Free the model."""
         self._model = None
+        if self._engine is not None:
+            self._engine.close()
 
     def _loaded(self) -> Any:
         from transformers import AutoModelForSequenceClassification
@@ -116,4 +136,6 @@ class Classifier:
                 missing = sorted(map(str, info["missing_keys"]))[0]
                 raise UsageError(f"{where}: its files hold no {missing}, which would be random; take another model")
             self._model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+            if getattr(model, "score", None) is not None and not self._own_code:
+                model.score.float()
         return self._model

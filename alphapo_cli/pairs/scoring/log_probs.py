@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alphapo_cli.config.schema import DataConfig, ModelConfig
+from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.row_context import context_of
 from alphapo_cli.data.sources import Row
 from alphapo_cli.data.template import style_of
@@ -24,14 +24,13 @@ from alphapo_cli.data.tokenise import encode_pairs, encode_prompt, end_token_id
 from alphapo_cli.errors import UsageError
 from alphapo_cli.generation.schema import SubjectConfig
 from alphapo_cli.generation.target_model import TargetModel, find
-from alphapo_cli.modeling.loading import load_model
 from alphapo_cli.modeling.policy import PolicyModel, inference
 from alphapo_cli.pairs.candidates import Answer, Candidates
 from alphapo_cli.pairs.scoring.schema import ScorerConfig
-from alphapo_cli.pairs.scoring.scorer import Scores
+from alphapo_cli.pairs.scoring.scorer import Scores, Whole
 
 
-class LogProbs:
+class LogProbs(Whole):
     """Sum or mean over an answer's tokens of its log-probs in nats."""
 
     together = False
@@ -50,17 +49,16 @@ class LogProbs:
     def identity(self) -> dict[str, Any]:
         """See `Scorer.identity`."""
         model = self.subject.identity(self.cache)
-        return {"scorer": "logprob", "reduce": self.cfg.reduce, "model": model, "template": _template(self.data)}
+        return {
+            "scorer": "logprob",
+            "reduce": self.cfg.reduce,
+            "model": model,
+            "template": template_settings(self.data),
+        }
 
     def check(self, prompts: Sequence[Candidates]) -> None:
         """See `Scorer.check`; messages need a chat template."""
-        style = style_of(self.subject.tokenizer, self.data)
-        needing = [prompt for prompt in prompts if not isinstance(prompt.content, str)]
-        if needing and not style.chat:
-            raise UsageError(
-                f"{self.subject.source.key}={self.subject.asked}: its tokenizer has no chat template, and "
-                f"{len(needing)} of {len(prompts)} prompts are messages; take an instruction-tuned model"
-            )
+        check_template(self.subject, self.data, prompts)
 
     def score(self, prompts: Sequence[Candidates]) -> Scores:
         """See `Scorer.score`."""
@@ -84,7 +82,7 @@ class LogProbs:
     def ids_of(self, prompt: Candidates, answer: Answer) -> tuple[list[int], list[int]] | None:
         """Ids of prompt and answer, end token included; None for an answer that is too long or that nothing is left of."""
         tokenizer = self.subject.tokenizer
-        side, context = side_of(prompt), _context(prompt, self.data)
+        side, context = side_of(prompt), context_of_prompt(prompt, self.data)
         data = replace(self.data, max_prompt_length=None)
         limit = self.cfg.max_length or self.subject.context
         start = encode_prompt(side, tokenizer, data, context)
@@ -107,8 +105,7 @@ class LogProbs:
         """[n] log-probs of the completions, each summed over its tokens, nats; one forward pass."""
         if self._policy is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-            settings = ModelConfig(dtype=self.subject.dtype, trust_remote_code=self.cfg.trust_remote_code)
-            self._policy = PolicyModel(load_model(self.subject.source, settings).to(device), layout="padded")
+            self._policy = PolicyModel(self.subject.load(device), layout="padded")
         n = len(starts)
         pairs = TokenPairs(
             Ragged.from_lists(starts), Ragged.from_lists(completions), Ragged.from_lists([[]] * n),
@@ -123,7 +120,7 @@ class LogProbs:
         return sums[np.argsort(order)]
 
 
-class Implicit:
+class Implicit(Whole):
     """DPO's implicit reward, beta times log pi(y|x) / pi_ref(y|x) (arXiv 2305.18290, eq. 5)."""
 
     together = False
@@ -159,6 +156,16 @@ class Implicit:
         self.reference.close()
 
 
+def check_template(subject: TargetModel, data: DataConfig, prompts: Sequence[Candidates]) -> None:
+    """UsageError where prompts are messages and the model's tokenizer has no chat template."""
+    needing = [prompt for prompt in prompts if not isinstance(prompt.content, str)]
+    if needing and not style_of(subject.tokenizer, data).chat:
+        raise UsageError(
+            f"{subject.source.key}={subject.asked}: its tokenizer has no chat template, and "
+            f"{len(needing)} of {len(prompts)} prompts are messages; take an instruction-tuned model"
+        )
+
+
 def side_of(prompt: Candidates) -> Side:
     """The prompt as data that are tokenised."""
     if isinstance(prompt.content, str):
@@ -167,11 +174,12 @@ def side_of(prompt: Candidates) -> Side:
     return conversation
 
 
-def _context(prompt: Candidates, data: DataConfig) -> PromptContext:
+def context_of_prompt(prompt: Candidates, data: DataConfig) -> PromptContext:
+    """What the chat template gets beside the prompt."""
     return context_of(Row(dict(prompt.context), 1, prompt.where), data)
 
 
-def _template(data: DataConfig) -> dict[str, Any]:
+def template_settings(data: DataConfig) -> dict[str, Any]:
     """The settings that decide how prompt and answer become ids."""
     names = (
         "template",

@@ -23,7 +23,7 @@ from alphapo_cli.generation.prompt import as_text
 from alphapo_cli.pairs.candidates import Candidates
 from alphapo_cli.pairs.scoring.classifier import Classifier
 from alphapo_cli.pairs.scoring.schema import ScorerConfig
-from alphapo_cli.pairs.scoring.scorer import Scores
+from alphapo_cli.pairs.scoring.scorer import Scores, Whole
 
 Compare = Callable[[Sequence[tuple[int, int]]], list[float]]  # pairs of answers -> P(the first one is better)
 
@@ -82,7 +82,7 @@ def tournament(answers: int, compare: Compare) -> list[float]:
 AGGREGATES = {"win_probability": win_probabilities, "tournament": tournament}
 
 
-class PairModel:
+class PairModel(Whole):
     """A sequence classifier that reads a prompt and two answers; sigmoid(logit) is the probability of the first one.
 
     Both orders are asked and averaged. The form is PairRM's (arXiv 2306.02561), as text.
@@ -94,6 +94,10 @@ class PairModel:
     def __init__(self, column: str, cfg: ScorerConfig, cache: Path) -> None:
         self.column, self.cfg = column, cfg
         self.batch: int | None = 1
+        if cfg.aggregate not in AGGREGATES:
+            raise UsageError(
+                f"scorer.aggregate={cfg.aggregate}: is for scorer=judge; type one of {', '.join(AGGREGATES)}"
+            )
         for part in ("{prompt}", "{first}", "{second}"):
             if part not in cfg.pair_format:
                 raise UsageError(f"scorer.pair_format: holds no {part}; put it in")
@@ -102,9 +106,9 @@ class PairModel:
 
     def identity(self) -> dict[str, Any]:
         """See `Scorer.identity`."""
-        cfg, subject = self.cfg, self.classifier.subject
+        cfg = self.cfg
         settings = {"bos": cfg.bos, "format": cfg.pair_format, "aggregate": cfg.aggregate, "label": self.label}
-        return {"scorer": "pair_model", **settings, **subject.identity(self.classifier.cache)}
+        return {"scorer": "pair_model", **settings, **self.classifier.identity}
 
     def check(self, prompts: Sequence[Candidates]) -> None:
         """See `Scorer.check`."""
@@ -125,7 +129,8 @@ class PairModel:
 
         def compare(duels: Sequence[tuple[int, int]]) -> list[float]:
             rows = [self._ids(prompt, texts[a], texts[b]) for i, j in duels for a, b in ((i, j), (j, i))]
-            parts = [rows[n : n + self.cfg.batch_size] for n in range(0, len(rows), self.cfg.batch_size)]
+            size = self.classifier.batch_size
+            parts = [rows[n : n + size] for n in range(0, len(rows), size)]
             logits = torch.cat([self.classifier.logits(part)[:, self.label] for part in parts]).double()
             first = torch.sigmoid(logits).view(-1, 2)
             return [float(value) for value in (first[:, 0] + 1 - first[:, 1]) / 2]
@@ -140,7 +145,7 @@ class PairModel:
         return self.classifier.with_bos(self.classifier.tokenizer(text)["input_ids"])
 
 
-class Judged:
+class Judged(Whole):
     """A judge of `alphapo eval`: its preference between two answers, in all pairs of a prompt."""
 
     together = True
@@ -150,7 +155,7 @@ class Judged:
     def __init__(self, column: str, cfg: ScorerConfig, judge: Judge, folder: Path) -> None:
         if cfg.aggregate != "win_probability":
             raise UsageError(
-                f"scorer.aggregate={cfg.aggregate}: a judge is asked everything at once; leave win_probability"
+                f"scorer.aggregate={cfg.aggregate}: a judge is asked everything at once; type win_probability or rubric"
             )
         self.column, self.judge, self.folder = column, judge, folder
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.errors import UsageError
-from alphapo_cli.evaluation.schema import JudgeConfig
-from alphapo_cli.pairs.scoring.schema import ScorerConfig
+from alphapo_cli.pairs.scoring.schema import ScorerConfig, ScorerJudgeConfig
 from alphapo_cli.pairs.scoring.scorer import Scorer
 
 
-def build(cfg: ScorerConfig, judge: JudgeConfig, data: DataConfig, cache: Path, made: Sequence[str] = ()) -> Scorer:
+def build(
+    cfg: ScorerConfig, judge: ScorerJudgeConfig, data: DataConfig, cache: Path, made: Sequence[str] = ()
+) -> Scorer:
     """Make a scorer; no weights are loaded.
 
     Args:
@@ -58,6 +59,10 @@ def build(cfg: ScorerConfig, judge: JudgeConfig, data: DataConfig, cache: Path, 
         raise UsageError(
             "scorer=judge judge=replay: judgements of other answers say nothing of these; take another judge"
         )
+    if cfg.aggregate == "rubric":
+        from alphapo_cli.pairs.scoring.rubric import build_rubric
+
+        return build_rubric(column, cfg, judge, cache / "scores" / "rubric")
     built = registry.build(judge, ModelOutputs("answers", "answers", ()), None)
     return Judged(column, cfg, built, cache / "scores" / "judge")
 

@@ -21,15 +21,15 @@ class RewardModel:
 
     def __init__(self, column: str, cfg: ScorerConfig, cache: Path) -> None:
         self.column, self.cfg = column, cfg
-        self.batch: int | None = cfg.batch_size
         self.classifier = Classifier(cfg, cache)
+        self.batch: int | None = self.classifier.batch_size
         self.label = self.classifier.label()
 
     def identity(self) -> dict[str, Any]:
         """See `Scorer.identity`."""
-        cfg, subject = self.cfg, self.classifier.subject
+        cfg = self.cfg
         settings = {"bos": cfg.bos, "max_length": self.classifier.limit, "too_long": cfg.too_long}
-        return {"scorer": "reward_model", "label": self.label, **settings, **subject.identity(self.classifier.cache)}
+        return {"scorer": "reward_model", "label": self.label, **settings, **self.classifier.identity}
 
     def check(self, prompts: Sequence[Candidates]) -> None:
         """See `Scorer.check`; messages need a chat template."""
@@ -48,13 +48,28 @@ class RewardModel:
         values = iter([None if row is None else float(next(logits)) for row in rows])
         return [[next(values) for _ in prompt.answers] for prompt in prompts]
 
+    def shortened(self, prompts: Sequence[Candidates]) -> int:
+        """See `Scorer.shortened`; the prompts are tokenised once more, as scores that are kept do not tell."""
+        limit = self.classifier.limit
+        if self.cfg.too_long != "cut" or limit is None:
+            return 0
+        rows = [self._parts(prompt, answer.text) for prompt in prompts for answer in prompt.answers]
+        return sum(len(ids) > limit and self._cut(start, whole, ids) is not None for start, whole, ids in rows)
+
     def close(self) -> None:
         """See `Scorer.close`."""
         self.classifier.close()
 
     def ids(self, prompt: Candidates, answer: str) -> list[int] | None:
         """The model's input with exactly one BOS, where it uses one; None for an input that is too long."""
-        tokenizer, limit = self.classifier.tokenizer, self.classifier.limit
+        start, whole, ids = self._parts(prompt, answer)
+        if self.classifier.limit is None or len(ids) <= self.classifier.limit:
+            return ids
+        return self._cut(start, whole, ids) if self.cfg.too_long == "cut" else None
+
+    def _parts(self, prompt: Candidates, answer: str) -> tuple[list[int], list[int], list[int]]:
+        """Ids of the prompt, of prompt and answer, and of these with one BOS."""
+        tokenizer = self.classifier.tokenizer
         if tokenizer.chat_template is None:
             start, whole = tokenizer(prompt.text)["input_ids"], tokenizer(f"{prompt.text}{answer}")["input_ids"]
         else:
@@ -65,11 +80,10 @@ class RewardModel:
                 tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": answer}], tokenize=False),
             )
             start, whole = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
-        ids = self.classifier.with_bos(whole)
-        if limit is None or len(ids) <= limit:
-            return ids
-        if self.cfg.too_long == "drop":
-            return None
-        lead = ids[:1] if ids[0] == tokenizer.bos_token_id else []
-        kept = limit - len(lead)
-        return [*lead, *ids[-kept:]] if kept > len(whole) - len(start) else None  # some of the prompt must be left
+        return start, whole, self.classifier.with_bos(whole)
+
+    def _cut(self, start: Sequence[int], whole: Sequence[int], ids: Sequence[int]) -> list[int] | None:
+        """The ids without the prompt's beginning; None where nothing of the prompt would be left."""
+        lead = list(ids[:1]) if ids[0] == self.classifier.tokenizer.bos_token_id else []
+        kept = (self.classifier.limit or 0) - len(lead)
+        return [*lead, *ids[-kept:]] if kept > len(whole) - len(start) else None

@@ -21,7 +21,7 @@ from typing import Any
 from alphapo_cli.errors import AlphapoError, UsageError
 from alphapo_cli.pairs.candidates import NO_SCORE, Candidates, is_score
 from alphapo_cli.pairs.scoring.schema import ScorerConfig
-from alphapo_cli.pairs.scoring.scorer import Scores
+from alphapo_cli.pairs.scoring.scorer import Scores, Whole
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 # What the process of a function runs; the current directory is on its path, as for a script of the user's.
@@ -33,7 +33,7 @@ _CALL = (
 )
 
 
-class Rule:
+class Rule(Whole):
     """Numbers of a command or function."""
 
     together = False

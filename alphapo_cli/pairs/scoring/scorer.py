@@ -46,12 +46,24 @@ class Scorer(Protocol):
         """
         ...
 
+    def shortened(self, prompts: Sequence[Candidates]) -> int:
+        """The number of answers that were scored behind a prompt without its beginning."""
+        ...
+
     def close(self) -> None:
         """Free what the scorer holds, such as a model."""
         ...
 
 
-class Plain:
+class Whole:
+    """Scorers that read an input whole or not at all."""
+
+    def shortened(self, prompts: Sequence[Candidates]) -> int:
+        """See `Scorer.shortened`."""
+        return 0
+
+
+class Plain(Whole):
     """What scorers without a model have in common."""
 
     together = False

@@ -9,6 +9,9 @@ flips. One row at either bound is added to both variances, so that rows which ha
 certainty. The interval holds every t with T(t) below the critical value of Student's t with n + 1 degrees of freedom (n
 rows and the two added); the p-value is the tail beyond T. Both follow from T, so they always agree.
 
+An estimate that is no plain mean of rows (weighted, or from a fitted model) has a variance of its own, by bootstrap: n
+times it takes the place of v, and r may exceed 1, as where rows of unequal weight count for fewer.
+
 For wins and losses it is the interval of Wilson (1927); with an effective number of rows, that of Korn and Graubard
 (1998). docs/intervals.md has its measured coverage, which percentile intervals of a bootstrap do not have where rows
 are few or nearly all of them agree.
@@ -60,6 +63,26 @@ def mean_interval(values: Array, confidence: float, low: float = 0.0, high: floa
     flips = n / float(variance_ratio(mean, float(np.mean(u**2)), n))
     ends = interval_ends(mean, flips, critical_value(confidence, n + 1))
     return low + (high - low) * ends[0], low + (high - low) * ends[1]
+
+
+def estimate_interval(
+    mean: float, variance: float, n: int, confidence: float, *, least: float = 0.0, heaviest: float = 1.0
+) -> tuple[float, float]:
+    """The interval of an estimate in [0, 1] that is no plain mean of its rows.
+
+    Args:
+        mean: the estimate.
+        variance: of the estimate, as a bootstrap over its rows gives it; that of a plain mean gives `mean_interval`.
+        n: rows, at least 1.
+        confidence: as for `mean_interval`.
+        least: the least ratio r. A fit whose penalty holds it at one value varies less in a bootstrap than it errs.
+        heaviest: largest weight of a row over their mean; so heavy are the two rows that are added.
+
+    Returns:
+        The ends.
+    """
+    ratio = (n**2 * variance + 0.5 * heaviest**2) / (n * mean * (1.0 - mean) + 0.5)
+    return interval_ends(mean, n / max(ratio, least), critical_value(confidence, n + 1))
 
 
 def p_value(values: Array, at: float, low: float = 0.0, high: float = 1.0) -> float:

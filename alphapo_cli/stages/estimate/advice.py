@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import AlphapoError
+from alphapo_cli.modeling.quantisation import NONE
 from alphapo_cli.stages.estimate.case import Case
 from alphapo_cli.stages.estimate.memory import Memory, memory_of
 from alphapo_cli.stages.training.sharded import OPTIMIZERS
@@ -46,7 +47,7 @@ def advise(case: Case, cfg: TrainConfig, memory: Memory, limit: int, *, sharding
         The changes, what saves most first; last all of them together where none suffices alone.
     """
     tried: list[tuple[Callable[..., Iterator[_Tried]], _Tried]] = []
-    for change in (_lora, *([_sharding] if sharding else []), _checkpointing, _tokens, _probe):
+    for change in (_lora, _quantised, *([_sharding] if sharding else []), _checkpointing, _tokens, _probe):
         found = _smallest_step(change, case, cfg, memory, limit)
         if found is not None and found.memory.needed.bytes < memory.needed.bytes:
             tried.append((change, found))
@@ -95,8 +96,19 @@ def _lora(case: Case, cfg: TrainConfig, memory: Memory) -> Iterator[_Tried]:
         yield _made(f"model.lora.r={_RANK}", case, replace(cfg, model=replace(cfg.model, lora=lora)))
 
 
+def _quantised(case: Case, cfg: TrainConfig, memory: Memory) -> Iterator[_Tried]:
+    scratch = cfg.model.path is None and cfg.model.source == "from_scratch"
+    if cfg.model.quantization != NONE or cfg.sharding.mode != "none" or scratch:
+        return
+    lora = replace(cfg.model.lora, r=cfg.model.lora.r or _RANK)
+    more = "" if cfg.model.lora.r else f"model.lora.r={_RANK} "
+    quantised = replace(cfg.model, lora=lora, quantization="nf4")
+    yield _made(f"{more}model.quantization=nf4", case, replace(cfg, model=quantised))
+
+
 def _sharding(case: Case, cfg: TrainConfig, memory: Memory) -> Iterator[_Tried]:
-    if cfg.sharding.mode != "none" or cfg.trainer.optim not in OPTIMIZERS or cfg.model.merge:
+    unsharded = cfg.model.merge or cfg.model.quantization != NONE
+    if cfg.sharding.mode != "none" or cfg.trainer.optim not in OPTIMIZERS or unsharded:
         return
     for count in _PROCESSES:
         if count > case.world:

@@ -13,13 +13,14 @@ from alphapo_cli.config.schema import SelectConfig, TrainConfig
 from alphapo_cli.data.selected import SETTING, conditions_of
 from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.objective.objective import Objective
-from alphapo_cli.probe.pair_scores import OF_MODEL
+from alphapo_cli.probe.score_names import OF_MODEL
 from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.stages.estimate.skeleton import DataBuilder
 from alphapo_cli.stages.train import start_of
 from alphapo_cli.stages.training import glassbox_base
 from alphapo_cli.stages.training.extra_models import reads_guide
 from alphapo_cli.stages.training.inputs import ModelAndData
+from alphapo_cli.stages.training.low_precision import check_low_precision
 from alphapo_cli.stages.training.selection import IDEALISED
 from alphapo_cli.stages.training.sharded import check_sharding
 from alphapo_cli.training.data_order import DataOrder
@@ -85,6 +86,7 @@ def prepare_case(cfg: TrainConfig, world: int, builder: DataBuilder | None = Non
     Raises:
         UsageError: as training refuses model, data or settings.
     """
+    check_low_precision(cfg, here=False)
     check_sharding(cfg, Processes(0, world))
     builder = builder or DataBuilder()
     notes = []

@@ -47,7 +47,7 @@ def disk_of(case: Case, cfg: TrainConfig, alive: Alive) -> Disk:
     """
     shards = round(alive.whole / alive.weights)
     adapter = alive.adapters and not cfg.model.merge
-    model = alive.adapters * shards if adapter else alive.whole - alive.adapters * shards
+    model = alive.adapters * shards if adapter else alive.merged
     moving = alive.frozen.get("moving reference", 0)
     one = shards * (alive.trained + alive.moments + moving)
     steps = case.order(cfg).total_steps

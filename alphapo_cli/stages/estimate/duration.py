@@ -13,11 +13,13 @@ from transformers import AutoModelForCausalLM, Trainer
 
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.data.token_pairs import TokenPairs
+from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.adapters import add_lora, check_lora
 from alphapo_cli.modeling.layout.registry import LAYOUTS
 from alphapo_cli.modeling.loading import DTYPES, base_source, load_config, random_model
 from alphapo_cli.modeling.locations import locate
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
+from alphapo_cli.modeling.quantisation import NONE
 from alphapo_cli.modeling.sampling import sample
 from alphapo_cli.probe.scoring import measured_sides
 from alphapo_cli.runtime.threads import threads
@@ -176,8 +178,16 @@ def measure(case: Case, cfg: TrainConfig) -> Speed:
 
     Returns:
         The speed of one process times the number of processes.
+
+    Raises:
+        UsageError: the base is to be quantised.
     """
     check_lora(cfg.model.lora)
+    if cfg.model.quantization != NONE:
+        raise UsageError(
+            f"--measure: times random weights, which are not quantised (model.quantization={cfg.model.quantization}); give "
+            "--tokens-per-second N instead"
+        )
     device = torch.device(case.device)
     with threads(cfg.trainer.threads):
         lm = _random(case, cfg).to(device)

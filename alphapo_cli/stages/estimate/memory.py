@@ -12,6 +12,7 @@ import numpy as np
 
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.modeling.policy import PolicyModel, Wanted, bare
+from alphapo_cli.modeling.quantisation import NONE
 from alphapo_cli.probe.scoring import measured_sides
 from alphapo_cli.stages.estimate.case import Case
 from alphapo_cli.stages.estimate.optimizer import bytes_per_parameter
@@ -95,6 +96,7 @@ def memory_of(case: Case, cfg: TrainConfig) -> Memory:
         weights=skeleton.weights // shards,
         whole=skeleton.weights,
         adapters=skeleton.adapters // shards,
+        merged=skeleton.merged,
         trained=skeleton.trained // shards,
         moments=int(ratio * trained) // shards,
         frozen={name: count // shards for name, count in frozen.items()},
@@ -131,8 +133,9 @@ def _parts(
         batch += ", gradient checkpointing"
     if cfg.trainer.bf16 and not alive.gathered:
         batch += "; bfloat16 copies of weights that train included"
+    held = dtype if cfg.model.quantization == NONE else f"{cfg.model.quantization} and {dtype}"
     parts = (
-        ("weights", alive.weights - alive.adapters, f"{skeleton.parameters / 1e6:,.1f} M parameters, {dtype}"),
+        ("weights", alive.weights - alive.adapters, f"{skeleton.parameters / 1e6:,.1f} M parameters, {held}"),
         ("adapters", alive.adapters, f"LoRA, rank {cfg.model.lora.r}"),
         ("gradients", alive.trained, ""),
         ("gradient buckets", alive.buckets, f"of {case.world} processes"),
@@ -162,7 +165,10 @@ def _beside(
     if cfg.model.guide is not None and case.reads_guide:
         model = frozen_skeleton(cfg.model.guide, cfg, "model.guide", skeleton.mode)
         guide = size_of([*model.parameters(), *model.buffers()])
-    reference = skeleton.weights if named is None else size_of([*named.parameters(), *named.buffers()])
+    if named is not None:
+        reference = size_of([*named.parameters(), *named.buffers()])
+    else:  # a copy of the policy, which shares a base under adapters
+        reference = skeleton.adapters if skeleton.adapters and cfg.sharding.mode == "none" else skeleton.weights
     frozen: dict[str, int] = {}
     if objective.reference_every is not None:
         frozen["moving reference"] = reference

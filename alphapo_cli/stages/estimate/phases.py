@@ -8,6 +8,7 @@ from typing import Any
 
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.modeling.policy import bare
+from alphapo_cli.modeling.quantisation import NONE
 from alphapo_cli.stages.estimate.case import Case
 from alphapo_cli.stages.estimate.duration import answers_of, at_a_time
 from alphapo_cli.stages.estimate.passes import Pass
@@ -39,6 +40,7 @@ class Alive:
         weights: parameters and buffers, adapters included.
         whole: the same of all processes that share a model.
         adapters: LoRA adapters.
+        merged: weights as they are written whole: adapters merged, quantised layers dequantised.
         trained: what trains, and so a gradient of each.
         moments: the optimizer's state.
         frozen: models that are evaluated at every step, by name.
@@ -50,6 +52,7 @@ class Alive:
     weights: int
     whole: int
     adapters: int
+    merged: int
     trained: int
     moments: int
     frozen: Mapping[str, int]
@@ -104,8 +107,10 @@ def phases_of(
         if alive.gathered:  # rank 0 holds a file at a time
             phases.append(Phase("save", {**training, "file being written": min(alive.whole, _FILE)}))
             return _without_nothing(phases)
-        merged = alive.whole - skeleton.adapters if skeleton.adapters and cfg.model.merge else 0
-        again = {"merged copy": 2 * merged, "saved model, read back": merged or alive.whole}
+        merged = skeleton.merged if skeleton.adapters and cfg.model.merge else 0
+        # A quantised base is dequantised layer by layer; another one is copied with its adapters before these are merged.
+        copies = 1 if cfg.model.quantization != NONE else 2
+        again = {"merged copy": copies * merged, "saved model, read back": merged or alive.whole}
         few = measured * min(_COMPARED, cfg.probe.batch_size) // cfg.probe.batch_size
         phases.append(Phase("save and read back", {**training, **again, "batch": few}, optional=True))
     return _without_nothing(phases)

@@ -24,7 +24,9 @@ from alphapo_cli.modeling.adapters import add_lora, vocabulary_rows
 from alphapo_cli.modeling.loading import DTYPES, base_source, load_config, random_model
 from alphapo_cli.modeling.locations import WEIGHT_FILES, ModelSource, locate
 from alphapo_cli.modeling.policy import PolicyModel, bare, policy_of
+from alphapo_cli.modeling.quantisation import NONE
 from alphapo_cli.modeling.training_config import drop_router_loss, set_dropout
+from alphapo_cli.stages.estimate.quantised import QuantisedStandIn, count_parameters, quantise
 from alphapo_cli.stages.training.inputs import InputsBuilder
 
 _CAUSAL = "alphapo_causal_sdpa"
@@ -58,7 +60,7 @@ class Skeleton:
     @property
     def parameters(self) -> int:
         """Number of parameters, adapters included."""
-        return sum(p.numel() for p in self.policy.parameters())
+        return count_parameters(self.policy)
 
     @property
     def weights(self) -> int:
@@ -74,6 +76,14 @@ class Skeleton:
     def adapters(self) -> int:
         """Bytes of LoRA adapters; 0 without them."""
         return self.trained if hasattr(self.policy.lm, "get_base_model") else 0
+
+    @property
+    def merged(self) -> int:
+        """Bytes of whole weights, adapters merged and quantised layers dequantised."""
+        packed = [m for m in self.policy.modules() if isinstance(m, QuantisedStandIn)]
+        item: int = bare(self.policy.lm).get_input_embeddings().weight.element_size()
+        whole = sum(item * m.in_features * m.out_features - size_of([m.weight]) for m in packed)
+        return self.weights - self.adapters + whole
 
     @property
     def head(self) -> int:
@@ -121,6 +131,8 @@ def policy_skeleton(
     if cfg.model.dropout is not None:
         set_dropout(lm, cfg.model.dropout)
     drop_router_loss(lm)
+    if cfg.model.quantization != NONE:
+        quantise(lm, cfg.model.quantization)
     if cfg.model.lora.r is not None:
         lm = add_lora(lm, cfg.model, cfg.seed)
     return Skeleton(_policy(_in_mode(lm, mode), cfg), mode, on_disk, converted)
@@ -152,7 +164,12 @@ def frozen_skeleton(name: str, cfg: TrainConfig, key: str, mode: FakeTensorMode)
     Raises:
         UsageError: as `policy_skeleton`.
     """
-    lm = _in_mode(_of_config(locate(name, key=key), replace(cfg.model, lora=LoraConfig())), mode)
+    source = locate(name, key=key)
+    lm = _of_config(source, replace(cfg.model, lora=LoraConfig()))
+    kind = cfg.model.quantization if source.quantization == NONE else source.quantization
+    if kind != NONE:
+        quantise(lm, kind)
+    lm = _in_mode(lm, mode)
     plain = replace(cfg, trainer=replace(cfg.trainer, gradient_checkpointing=False))
     return _policy(lm, plain).requires_grad_(False).eval()
 

@@ -9,13 +9,14 @@ from typing import Any
 from alphapo_cli.config import embedded_world
 from alphapo_cli.config.compose import compose
 from alphapo_cli.config.overrides import Line, Sources
-from alphapo_cli.config.schema import LoraConfig, TrainConfig
+from alphapo_cli.config.schema import LoraConfig, ModelConfig, TrainConfig
 from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.errors import UsageError
 from alphapo_cli.generation.run_settings import run_folder
 from alphapo_cli.generation.target_model import model_name
 from alphapo_cli.modeling.loading import base_source, load_tokenizer, model_limits
 from alphapo_cli.modeling.locations import ModelSource, locate
+from alphapo_cli.modeling.quantisation import NONE, check_installed
 from alphapo_cli.modeling.weight_hashes import weights_hash
 from alphapo_cli.objective.build import build
 from alphapo_cli.objective.inputs import StepContext
@@ -148,7 +149,10 @@ def _configuration(model: str | None, request: Request) -> TrainConfig:
         layers.append(run_line(folder, request.line, request.sources))
     elif model is not None and request.start is None:
         source = locate(model, key=KEY)
-        layers.append(Line((), {"model.path": base_source(source).location if source.adapter else model}))
+        values = {"model.path": base_source(source).location if source.adapter else model}
+        if source.quantization != NONE:  # the start is the base as it was when the adapter was trained
+            values |= {"model.quantization": source.quantization, "model.dtype": source.dtype or ModelConfig().dtype}
+        layers.append(Line((), values))
     if request.start is not None:
         layers.append(Line((), {"model.path": request.start}))
     cfg = compose("train", TrainConfig, [*layers, request.line], request.sources)
@@ -171,6 +175,8 @@ def prepare(cfg: TrainConfig, model: str | None, request: Request, builder: Inpu
     Raises:
         UsageError: an input, a setting or the directory cannot be used.
     """
+    if cfg.model.quantization != NONE:
+        check_installed()
     objective = build(cfg.objective, cfg.seed)
     asked = str(glassbox_base.ensure(builder.cache)) if model is None else model
     source = locate(asked, cfg.model.revision, key=KEY)
@@ -263,7 +269,16 @@ def _progress(model: str | None, objective: Objective) -> tuple[int | None, Step
 
 def _settings(cfg: TrainConfig) -> dict[str, Any]:
     """The settings that decide the values beside models and pairs."""
-    kept = ("objective.", "model.dtype", "model.attention", "model.reference", "model.guide", "trainer.bf16", "layout")
+    kept = (
+        "objective.",
+        "model.dtype",
+        "model.quantization",
+        "model.attention",
+        "model.reference",
+        "model.guide",
+        "trainer.bf16",
+        "layout",
+    )
     decided = (*kept, "trainer.logit_chunk_mb", "probe.batch_size")
     found = {key: value for key, value in run_identity(cfg).items() if key.startswith(decided)}
     return {key.replace(".", "/"): value for key, value in found.items()}

@@ -20,6 +20,7 @@ from alphapo_cli.errors import AlphapoError
 from alphapo_cli.modeling.declared import model_stop_ids
 from alphapo_cli.modeling.loading import load_model
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
+from alphapo_cli.modeling.quantisation import NONE
 from alphapo_cli.probe import measured as tables
 from alphapo_cli.probe.displacement import ProbeValues
 from alphapo_cli.probe.mass_report import MassMoved, sentence
@@ -156,7 +157,10 @@ def _each(*observers: Observer) -> Observer:
 def _load(measurement: Measurement, device: torch.device) -> PolicyModel:
     """The measured model on its device."""
     cfg: TrainConfig = measurement.cfg
-    lm = load_model(measurement.measured.source, cfg.model)
+    measured, settings = measurement.measured, cfg.model
+    if not measured.source.adapter and measured.step is not None:  # a run's whole weights, merged over a quantised base
+        settings = replace(settings, quantization=NONE)
+    lm = load_model(measured.source, settings, device)
     policy = policy_of(lm.to(device), cfg, key=KEY)
     policy.requires_grad_(False)
     return policy

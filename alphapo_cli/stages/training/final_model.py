@@ -21,6 +21,7 @@ from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.data.tokenise import end_token_id
 from alphapo_cli.errors import AlphapoError, UsageError, first_line, refusal
 from alphapo_cli.modeling.policy import PolicyModel, bare, policy_of
+from alphapo_cli.modeling.quantisation import NONE, quantisation_of
 from alphapo_cli.modeling.saving import read_back, repair_generation, save_model
 from alphapo_cli.modeling.saving_shards import save_sharded
 from alphapo_cli.modeling.training_config import Setting, as_loaded, drop_router_loss, set_dropout
@@ -174,6 +175,12 @@ class FinalModel:
             read = read_back(saved, folder, device)
             if read.lm is not None:
                 self._compare_log_probs(policy, read.lm)
+        kind = quantisation_of(policy.lm)
+        if self.cfg.model.merge and kind != NONE:
+            dtype = str(bare(policy.lm).dtype).removeprefix("torch.")
+            self.log(
+                f"{(target or self.directory.model).name}/ holds whole weights in {dtype}: the base dequantised from {kind}, the adapter added"
+            )
         if read.note is not None:
             self.log(f"note: the saved model's tensors are those that were trained; {read.note}")
 

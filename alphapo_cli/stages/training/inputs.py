@@ -38,6 +38,8 @@ from alphapo_cli.modeling.loading import (
 )
 from alphapo_cli.modeling.locations import ModelSource, locate
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
+from alphapo_cli.modeling.quantisation import NONE
+from alphapo_cli.modeling.sharding import shared_copy
 from alphapo_cli.modeling.weight_hashes import state_hash, weights_hash
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.probe.scoring import measured_sides, score_pairs
@@ -46,6 +48,7 @@ from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.runtime.memo import LRUMemo, Memoize
 from alphapo_cli.stages.training import glassbox_base
 from alphapo_cli.stages.training.compatibility import check_limits, check_prompts, check_same_tokens
+from alphapo_cli.stages.training.low_precision import device_of
 from alphapo_cli.stages.training.raw_pairs import load_text, texts_of
 from alphapo_cli.stages.training.sharded import loaded
 from alphapo_cli.storage.atomic import check_folder, write_atomic
@@ -132,12 +135,11 @@ class InputsBuilder:
         if model.path is None:
             tokenizer.name_or_path = "the embedded base"  # for messages, where its cache directory means nothing
         train, probe = load_text(cfg.data, cfg.probe)
-        # Dtype and attention are part of the key, because they change the loaded model.
-        key = f"weights {source.location} {source.revision} {model.dtype} {model.attention}"
+        key = f"weights {source.location} {source.revision} {model.dtype} {model.attention} {model.quantization}"
         start = "the embedded base" if model.path is None else path
         return self._assemble(
-            cfg, tokenizer, train, probe, lambda: self._memoized(key, lambda: load_model(source, model)), start,
-            model_limits(source, model), {} if model.path is None else {"model.path": self.weights_hash(source)},
+            cfg, tokenizer, train, probe, lambda: self._memoized(key, lambda: load_model(source, model, device_of(cfg))),
+            start, model_limits(source, model), {} if model.path is None else {"model.path": self.weights_hash(source)},
         )  # fmt: skip
 
     def weights_hash(self, source: ModelSource) -> str:
@@ -167,8 +169,8 @@ class InputsBuilder:
                 check_limits(data, model_limits(source, cfg.model), key)
                 weights = {**(weights or {}), key: self.weights_hash(source)}
         return ModelAndData(
-            tokenizer, data, lambda: copy.deepcopy(load()) if self.warm else load(), start, weights or {},
-            fill_id(tokenizer.pad_token_id, limits.tokens),
+            tokenizer, data, lambda: shared_copy(load(), every=cfg.model.quantization != NONE) if self.warm else load(),
+            start, weights or {}, fill_id(tokenizer.pad_token_id, limits.tokens),
         )  # fmt: skip
 
     def reference_policy(self, cfg: TrainConfig, policy: PolicyModel) -> PolicyModel:
@@ -182,9 +184,9 @@ class InputsBuilder:
         settings = replace(cfg.model, lora=ModelConfig().lora)
         source = locate(name, key=key)
         # The layout is part of the key, because the packed one replaces the model's attention.
-        what = f"frozen {source.location} {source.revision} {settings.dtype} {settings.attention} {cfg.layout}"
+        what = f"frozen {source.location} {source.revision} {settings.dtype} {settings.attention} {settings.quantization} {cfg.layout}"
         # Never trained, so not copied.
-        lm = loaded(self.processes, lambda: self._memoized(what, lambda: load_model(source, settings)))
+        lm = loaded(self.processes, lambda: self._memoized(what, lambda: load_model(source, settings, device_of(cfg))))
         if policy.sharded is not None:
             return policy_of(lm, cfg, key=key, device=policy.device).shard(policy.sharded[0])
         if self.warm and policy.device != lm.device:

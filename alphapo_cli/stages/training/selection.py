@@ -16,7 +16,8 @@ from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.modeling.policy import policy_of
 from alphapo_cli.modeling.weight_hashes import state_hash
 from alphapo_cli.objective.objective import Objective
-from alphapo_cli.probe.pair_scores import NAMES, OF_MODEL, OF_TOKENS, idealised_margin, model_scores, token_scores
+from alphapo_cli.probe.pair_scores import idealised_margin, model_scores, token_scores
+from alphapo_cli.probe.score_names import NAMES, OF_MODEL, OF_TOKENS
 from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData, rounding
 from alphapo_cli.storage.hashing import digest
 

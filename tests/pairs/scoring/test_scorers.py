@@ -29,6 +29,7 @@ from tests.conftest import Ran, run_here, write_rows
 from tests.data import data_tokenizers as kinds
 
 Alphapo = Callable[..., Ran]
+by_transformers = functools.partial(ScorerConfig, backend="transformers")
 TEXTS = ["Paris.", "It is Paris, on the river Seine.", "No.", "Apples, pears and plums."]
 PROMPTS = [
     Candidates([{"role": "user", "content": text}], tuple(Answer(t, n) for n, t in enumerate(TEXTS)))
@@ -65,14 +66,19 @@ def padded(folder: Path, to: Path, pad: str) -> Path:
     return to
 
 
+def by_template(tokenizer: Any, prompt: Candidates, text: str) -> list[int]:
+    whole = tokenizer.apply_chat_template([*prompt.messages, {"role": "assistant", "content": text}], tokenize=False)
+    found: list[int] = tokenizer(whole, add_special_tokens=False)["input_ids"]
+    return found
+
+
 def by_hand(folder: Path, prompt: Candidates, text: str) -> float:
     """The logit of the last token, from the inner model alone: no padding, no pooling of transformers."""
     model, tokenizer = (
         LlamaForSequenceClassification.from_pretrained(folder).eval(),
         AutoTokenizer.from_pretrained(folder),
     )
-    whole = tokenizer.apply_chat_template([*prompt.messages, {"role": "assistant", "content": text}], tokenize=False)
-    ids = tokenizer(whole, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    ids = torch.tensor([by_template(tokenizer, prompt, text)])
     assert ids[0].tolist().count(tokenizer.bos_token_id) == 1
     with torch.no_grad():
         return float(model.score(model.model(ids).last_hidden_state[0, -1])[0])
@@ -84,7 +90,7 @@ def test_a_reward_is_the_logit_at_the_last_token_whatever_the_padding(tmp_path: 
     plain = classifier(tmp_path / "None")
     for pad in (None, "own", "end"):
         folder = plain if pad is None else padded(plain, tmp_path / pad, pad)
-        scorer = RewardModel("rm", ScorerConfig(name="reward_model", model=str(folder)), tmp_path)
+        scorer = RewardModel("rm", by_transformers(name="reward_model", model=str(folder)), tmp_path)
         found[pad] = scorer.score(PROMPTS)
         alone = [[scorer.score([replace(p, answers=(a,))])[0][0] for a in p.answers] for p in PROMPTS]
         # float32, 2 layers of width 64: what batching moves is far below 1e-4.
@@ -94,9 +100,42 @@ def test_a_reward_is_the_logit_at_the_last_token_whatever_the_padding(tmp_path: 
     expected = [[by_hand(tmp_path / "end", p, a.text) for a in p.answers] for p in PROMPTS]
     assert torch.allclose(torch.tensor(found["end"]), torch.tensor(expected), atol=1e-4)
     large = classifier(tmp_path / "large", scale=60.0)
-    scores = RewardModel("rm", ScorerConfig(name="reward_model", model=str(large)), tmp_path).score(PROMPTS)
-    assert max(abs(value) for row in scores for value in row) > 20
-    assert all(len(set(row)) == len(TEXTS) for row in scores)
+    for dtype in ("float32", "bfloat16"):  # above 16 the numbers of bfloat16 are an eighth apart
+        cfg = by_transformers(name="reward_model", model=str(large), dtype=dtype)
+        scores = RewardModel("rm", cfg, tmp_path).score(PROMPTS)
+        assert max(abs(value) for row in scores for value in row) > 20
+        assert all(len(set(row)) == len(TEXTS) for row in scores)
+        assert all(value * 8 % 1 for row in scores for value in row if abs(value) > 16)
+
+
+GATE = """from types import SimpleNamespace
+from transformers import LlamaForSequenceClassification
+
+class Gate(LlamaForSequenceClassification):
+    def forward(self, input_ids, attention_mask):
+        states = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        last = states[range(len(states)), attention_mask.sum(1) - 1]
+        return SimpleNamespace(logits=self.score(last), score=2 * self.score(last)[:, 0])
+"""
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_class_of_the_repository_runs_where_that_was_allowed_alone_and_its_score_is_the_reward(
+    trusted: bool, tmp_path: Path
+) -> None:
+    """ArmoRM's interface: the output has a `score` beside its logits."""
+    folder = classifier(tmp_path / "gate")
+    config = json.loads((folder / "config.json").read_text())
+    own = {"auto_map": {"AutoModelForSequenceClassification": "modeling_gate.Gate"}}
+    (folder / "config.json").write_text(json.dumps({**config, **own}))
+    (folder / "modeling_gate.py").write_text(GATE)
+    cfg = by_transformers(name="reward_model", model=str(folder), trust_remote_code=trusted)
+    (row,) = RewardModel("rm", cfg, tmp_path).score(PROMPTS[:1])
+    plain = [by_hand(folder, PROMPTS[0], text) for text in TEXTS]
+    assert row == pytest.approx([(1 + trusted) * value for value in plain], abs=1e-4)
+    if trusted:
+        with pytest.raises(UsageError, match=r"code of its repository.*type scorer\.backend=transformers"):
+            RewardModel("rm", replace(cfg, backend="vllm"), tmp_path)
 
 
 def test_a_reward_model_has_one_bos_or_none_and_says_what_does_not_fit(tmp_path: Path) -> None:
@@ -104,7 +143,7 @@ def test_a_reward_model_has_one_bos_or_none_and_says_what_does_not_fit(tmp_path:
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def ids(**settings: Any) -> list[int] | None:
-        scorer = RewardModel("rm", ScorerConfig(name="reward_model", model=str(folder), **settings), tmp_path)
+        scorer = RewardModel("rm", by_transformers(name="reward_model", model=str(folder), **settings), tmp_path)
         return scorer.ids(PROMPTS[0], TEXTS[1])
 
     whole = ids()
@@ -114,6 +153,14 @@ def test_a_reward_model_has_one_bos_or_none_and_says_what_does_not_fit(tmp_path:
     assert ids(max_length=len(whole) - 1) is None
     assert ids(max_length=len(whole) - 1, too_long="cut") == [whole[0], *whole[2:]]
     assert ids(max_length=4, too_long="cut") is None, "an answer is never cut"
+
+    def shortened(**settings: Any) -> int:
+        cfg = by_transformers(name="reward_model", model=str(folder), **settings)
+        return RewardModel("rm", cfg, tmp_path).shortened(PROMPTS[:1])
+
+    lengths = [len(by_template(tokenizer, PROMPTS[0], text)) for text in TEXTS]
+    assert shortened(max_length=max(lengths) - 1, too_long="cut") == sum(n == max(lengths) for n in lengths)
+    assert shortened(max_length=max(lengths) - 1) == shortened(max_length=4, too_long="cut") == 0
 
 
 def test_what_is_no_reward_model_is_refused_before_it_loads(tmp_path: Path, shared_cache: Path) -> None:
@@ -141,7 +188,7 @@ def test_scores_are_kept_and_batches_do_not_depend_on_what_is_kept(tmp_path: Pat
     folder = classifier(tmp_path / "rm")
 
     def ask(prompts: list[Candidates], cache: str) -> tuple[list[list[float]], int]:
-        cfg = ScorerConfig(name="reward_model", model=str(folder), batch_size=3)
+        cfg = by_transformers(name="reward_model", model=str(folder), batch_size=3)
         found, new = scored(prompts, RewardModel("rm", cfg, tmp_path / cache), tmp_path / cache)
         return [[a.scores["rm"] for a in p.answers] for p in found], new
 
@@ -260,7 +307,7 @@ def test_win_probabilities_and_the_tournament() -> None:
 
 def test_a_pair_model_asks_both_orders(tmp_path: Path) -> None:
     folder = classifier(tmp_path / "pm")
-    cfg = ScorerConfig(name="pair_model", model=str(folder), batch_size=5)
+    cfg = by_transformers(name="pair_model", model=str(folder), batch_size=5)
     scorer = PairModel("pm", cfg, tmp_path)
     (scores,) = scorer.score([PROMPTS[0]])
     model, tokenizer = (

@@ -58,7 +58,7 @@ class LLMEngine:
         self.finished += 1
         if getattr(params, "logprobs", None):
             top = {token: SimpleNamespace(logprob=-1.0 - (7 * token + len(ids)) % 5) for token in range(20)}
-            first = SimpleNamespace(token_ids=[0], finish_reason="length", logprobs=[top])
+            first = SimpleNamespace(token_ids=[0], finish_reason="length", logprobs=[top], cumulative_logprob=-1.0)
             return [SimpleNamespace(finished=True, request_id=name, prompt_token_ids=ids, outputs=[first])]
         new = ids[::-1][: params.max_tokens]
         if FAULT.startswith("eos-") and not params.ignore_eos and (own := int(FAULT[4:])) in new:
@@ -68,5 +68,6 @@ class LLMEngine:
             token_ids=[*new, params.stop_token_ids[0]] if ended else new,
             finish_reason="stop" if ended else "length",
             logprobs=None,
+            cumulative_logprob=-0.5 * (len(new) + ended),
         )
         return [SimpleNamespace(finished=True, request_id=name, prompt_token_ids=ids, outputs=[first])]
