@@ -48,6 +48,8 @@ def diff(
         next_step(f"alphapo compare {a} {b}", "whether the win rates can be told apart")
     elif "results" in found and kind == "run":
         next_step("alphapo metrics KEY", "explains a figure")
+    elif kind == "model":
+        next_step(f"alphapo measure {a} --start {b} data=jsonl data.path=PAIRS.jsonl", "how far one is from the other")
 
 
 def _text(value: Any) -> str:
