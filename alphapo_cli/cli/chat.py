@@ -10,6 +10,7 @@ import typer
 
 from alphapo_cli.cli.common import ConfigDir, next_step, sources
 from alphapo_cli.cli.generate import is_model
+from alphapo_cli.cli.next_lines import generate_line
 from alphapo_cli.errors import UsageError, say, visible
 from alphapo_cli.runtime.quiet import quiet_libraries
 from alphapo_cli.storage.strict_json import half_character
@@ -60,7 +61,7 @@ def chat(
     from alphapo_cli.stages.chat import Conversation
 
     talk = Conversation(cfg, model)
-    say(f"{talk.subject.name}: type a message; /new, /ids, /quit", file=sys.stderr, flush=True)
+    say(f"{talk.subject.name}: type a message; /new, /ids, /help, /quit", file=sys.stderr, flush=True)
     if not talk.keeps:
         print("note: the model has no chat template; every message is a prompt of its own", file=sys.stderr)
     if isinstance(sys.stdin, io.TextIOWrapper):
@@ -74,6 +75,8 @@ def chat(
             break
         if message == "/new":
             talk.forget()
+        elif message == "/help":
+            print("/new: another conversation; /ids: the ids that the model was given; /quit: the end", file=sys.stderr)
         elif message == "/ids":
             print(" ".join(map(str, talk.ids)))
         elif half_character(message) is not None:  # bytes that are no UTF-8 arrive so
@@ -88,4 +91,4 @@ def chat(
                 print("(cut by the token limit: generation.max_new_tokens)", file=sys.stderr, flush=True)
     if asks:
         print(file=sys.stderr)
-    next_step(f"alphapo generate {model or ''}".rstrip() + " answers many prompts at once")
+    next_step(generate_line(model), "answers many prompts at once")

@@ -62,7 +62,8 @@ def clean(
     print_list(["kind", "entries", "size", "oldest", "newest"], rows, right=("entries", "size", "oldest", "newest"))
     going = chosen(found, age, room)
     if age is None and room is None:
-        next_step("alphapo clean --older-than 30d removes what is older, --keep 10G the oldest until the rest fits")
+        next_step("alphapo clean --older-than 30d", "removes what is older")
+        next_step("alphapo clean --keep 10G", "removes the oldest until the rest fits")
         return
     total = size(sum(e.size for e in going))
     say(f"to be removed: {len(going):,} entries, {total}")

@@ -139,10 +139,15 @@ def shortened(text: str, width: int = 240, *, keep_end: bool = False) -> str:
     return f"...{line[3 - width :]}" if keep_end else f"{line[: width - 3]}..."
 
 
-def next_step(text: str) -> None:
-    """Print to stderr what can be done next, the last line of a command."""
+def next_step(line: str, why: str = "") -> None:
+    """Print to stderr what can be done next, the last line of a command.
+
+    Args:
+        line: what can be typed; words in capitals stand for the user's own.
+        why: what it does; it stands behind #, so that a shell takes all of it.
+    """
     if is_main_process():
-        say(f"next: {text}", file=sys.stderr, flush=True)
+        say(f"next: {line}{f'  # {why}' if why else ''}", file=sys.stderr, flush=True)
 
 
 def check_json_target(target: str | None) -> None:

@@ -61,10 +61,13 @@ def compare(
     print_table(table)
     say(f"verdict: {found.verdict['sentence']}", file=sys.stderr)
     if found.same_answers:
-        next_step("alphapo compare takes evaluations of two models: here both hold one set of answers")
+        next_step("alphapo compare EVAL-A EVAL-B", "evaluations of two models: here both hold one set of answers")
     elif found.distinguishable:
-        next_step("alphapo report RUN-A RUN-B, the directories of their trainings, shows where the curves part")
+        next_step("alphapo report RUN-A RUN-B", "the directories of their trainings: where the curves part")
     else:
-        next_step("more prompts narrow the intervals: generate and evaluate both on a larger set, then compare again")
+        next_step(
+            "alphapo generate RUN data=jsonl data.path=MORE.jsonl",
+            "more prompts narrow the intervals; then eval and compare",
+        )
     say(found.sentence)
     emit(asdict(found), json)

@@ -45,9 +45,11 @@ def diff(
     sections = {s: {k: {"a": x, "b": y} for k, (x, y) in differing.items()} for s, differing in found.items()}
     emit({"a": str(a.resolve()), "b": str(b.resolve()), "kind": kind, "differences": sections, "same": same}, json)
     if "results" in found and kind == "evaluation":
-        next_step(f"alphapo compare {a} {b} says whether the win rates can be told apart")
+        next_step(f"alphapo compare {a} {b}", "whether the win rates can be told apart")
     elif "results" in found and kind == "run":
-        next_step("alphapo metrics KEY explains a figure")
+        next_step("alphapo metrics KEY", "explains a figure")
+    elif kind == "model":
+        next_step(f"alphapo measure {a} --start {b} data=jsonl data.path=PAIRS.jsonl", "how far one is from the other")
 
 
 def _text(value: Any) -> str:

@@ -61,6 +61,6 @@ def export(
     say(f"{'adapter' if done.adapter else 'model'} in {done.dtype}{done.of_base}, with a card in README.md")
     emit({"path": str(to.resolve()), "adapter": done.adapter, "dtype": done.dtype, "base": done.base}, json)
     if licence is None:
-        next_step("choose a licence for the card: --license NAME, by the hub's names")
-    for line in next_lines(done):
-        next_step(line)
+        next_step("the same line with --license NAME", "the licence in the model card, by the hub's names")
+    for line, why in next_lines(done):
+        next_step(line, why)

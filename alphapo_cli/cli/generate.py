@@ -116,7 +116,7 @@ def _tell(summary: dict[str, Any], outputs: Path, model: str | None) -> None:
         say(f"prompt: {shortened(row['instruction'])}", file=sys.stderr)
         say(f"answer: {shortened(row['output'])}", file=sys.stderr)
     say(f"verdict: {summary['verdict']['sentence']}", file=sys.stderr)
-    next_step(f"alphapo eval {outputs} --reference REF.json, answers of another model to the same prompts")
+    next_step(f"alphapo eval {outputs} --reference REF.json", "answers of another model to the same prompts")
 
 
 def is_model(text: str) -> bool:

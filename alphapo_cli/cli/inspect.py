@@ -108,7 +108,7 @@ def sentences(found: Inspection) -> list[str]:
         ("duplicates", "duplicates of another row" + ("" if report["duplicates_dropped"] else ", trained on")),
     ):
         if report.get(key):
-            said.append(f"{words}: {report[key]:,} of {read:,} rows, {rate(report[key] / read, None)}")
+            said.append(f"{words}: {report[key]:,} of {read:,} rows, {report[key] / read:.1%}")
     if found.bias is not None:
         said.append(_bias(found.bias))
     return said

@@ -75,9 +75,10 @@ def ls(
     print_list(["name", "kind", "state", "outcome", "size", "age"], rows, right=("size", "age"))
     emit({"path": str(folder.resolve()), "entries": [_row(e, named.get(e.path)) for e in found]}, json)
     if not found:
-        next_step(f"nothing of alphapo's is in {folder}; alphapo train makes a run in runs/")
+        next_step("alphapo train", f"nothing of alphapo's is in {folder}; this makes a run in runs/")
     else:
-        next_step(f"alphapo diff A B compares two of the {len(found)}, alphapo rm DIR removes one")
+        next_step("alphapo diff A B", f"compares two of the {len(found)}")
+        next_step("alphapo rm DIR", "removes one, after asking")
 
 
 def _sorted(found: list[Entry], sort: str, reverse: bool) -> list[Entry]:

@@ -16,6 +16,7 @@ from alphapo_cli.cli.common import (
     announce,
     check_json_target,
     emit,
+    next_step,
     print_table,
     sources,
     warn,
@@ -23,20 +24,22 @@ from alphapo_cli.cli.common import (
 from alphapo_cli.cli.generate import is_model
 from alphapo_cli.errors import say
 from alphapo_cli.runtime.quiet import quiet_libraries
+from alphapo_cli.runtime.wording import rate
 
 # Rows of the table: metric, label, format.
+_RATE = "rate"
 _ROWS = (
     ("displacement/chosen", "displacement, chosen (nats per token)", "+.4f"),
     ("displacement/rejected", "displacement, rejected (nats per token)", "+.4f"),
-    ("displacement/share_chosen_down", "share of chosen answers that became less likely", ".3f"),
-    ("displacement/quadrant/down_down", "share of pairs of which both did", ".3f"),
+    ("displacement/share_chosen_down", "chosen answers that became less likely", _RATE),
+    ("displacement/quadrant/down_down", "pairs of which both did", _RATE),
     ("rewards/margins", "reward margin", "+.4f"),
-    ("rewards/accuracies", "reward accuracy", ".3f"),
-    ("ranking/accuracy", "ranking accuracy", ".3f"),
-    ("ranking/start_accuracy", "ranking accuracy of the start", ".3f"),
-    ("ranking/idealised_accuracy", "ranking accuracy of DPO's optimum", ".3f"),
+    ("rewards/accuracies", "pairs in the right order by reward", _RATE),
+    ("ranking/accuracy", "pairs in the right order by log-prob", _RATE),
+    ("ranking/start_accuracy", "the same of the start", _RATE),
+    ("ranking/idealised_accuracy", "the same of DPO's optimum", _RATE),
     ("kl/reference", "KL from the start (nats per token)", ".4f"),
-    ("pairs/ches_normalised", "CHES, length-normalised", "+.4g"),
+    ("pairs/ches_normalised", "likeness of both answers (CHES, length-normalised)", "+.4g"),
 )
 
 # Accuracies by subset: without and with the start as reference, summed and per token.
@@ -142,6 +145,7 @@ def measure(
                 say(f"{measurement.measured.name}: {said}", file=sys.stderr)
     shown = [_shown(result) for result in results]
     emit(shown[0] if len(shown) == 1 else {"models": shown}, json)
+    next_step("alphapo metrics KEY", f"explains a figure; all of them are in {prepared[0].directory.path}")
 
 
 def _result(measurement: Any, builder: Any) -> dict[str, Any]:
@@ -179,7 +183,8 @@ def _table(names: list[str], results: list[dict[str, Any]]) -> Any:
     for key, label, form in _ROWS:
         values = [result["metrics"].get(key) for result in results]
         if any(value is not None for value in values):
-            table.add_row(label, *("-" if value is None else format(value, form) for value in values))
+            counts = [result["pairs"] for result in results]
+            table.add_row(label, *(_written(*one, form) for one in zip(values, counts, strict=True)))
     for name in ("ches", "ches_normalised"):
         found = [result["correlations"].get(name, {}) for result in results]
         if any(one.get("rho") is not None for one in found):
@@ -209,6 +214,13 @@ def _print_subsets(name: str, metrics: dict[str, float | None]) -> None:
         texts = ["-" if share is None else rate(share, pairs).partition(", n")[0] for share in shares]
         table.add_row(subset, f"{pairs or 0:,.0f}", *texts)
     print_table(table)
+
+
+def _written(value: float | None, pairs: int, form: str) -> str:
+    """A figure of the table; `form`: a number's format, or `_RATE` for a share of the pairs."""
+    if value is None:
+        return "-"
+    return rate(value, pairs) if form == _RATE else format(value, form)
 
 
 def _correlation(found: dict[str, Any]) -> str:

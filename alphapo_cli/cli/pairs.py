@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from alphapo_cli.cli.common import (
     announce,
     check_json_target,
     emit,
+    next_step,
     print_table,
     sources,
 )
@@ -112,6 +114,9 @@ def pairs(
             typer.echo(f"note: {note}", err=True)
         summary = _run(pairing)
     emit({"path": str(pairing.directory.path.resolve()), **summary}, json)
+    data = f"data=jsonl data.path={shlex.quote(str(pairing.directory.path))}"
+    next_step(f"alphapo inspect {data}", "the pairs as training reads them")
+    next_step(f"alphapo train {data} model.path=MODEL")
 
 
 def read_recipe(texts: list[str], where: Sources) -> tuple[Line, str | None]:

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,9 +24,10 @@ from alphapo_cli.cli.common import (
     sources,
     stripping,
 )
-from alphapo_cli.cli.run import Annotations, Difficulty, Gamed, Reference
-from alphapo_cli.errors import say
+from alphapo_cli.cli.run import Annotations, Difficulty, Gamed, MaxCost, Reference
+from alphapo_cli.errors import UsageError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
+from alphapo_cli.runtime.wording import parse_size
 
 if TYPE_CHECKING:
     from alphapo_cli.config.schema import TrainConfig
@@ -41,6 +43,32 @@ TokensPerSecond = Annotated[
     float | None, typer.Option("--tokens-per-second", min=0.001, help="Trained on by all processes, for the time.")
 ]
 World = Annotated[int | None, typer.Option("--processes", min=1, help="Processes of torchrun. Default: as started.")]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options that are a plan's own.
+
+    Attributes:
+        memory: bytes of the machine that is planned for; None: this one's.
+        measure: whether a few steps are timed.
+        tokens_per_second: tokens that all processes train on; None: not known.
+        processes: of torchrun; None: as started.
+    """
+
+    memory: int | None
+    measure: bool
+    tokens_per_second: float | None
+    processes: int | None
+
+    @classmethod
+    def read(cls, memory: str | None, measure: bool, tokens_per_second: float | None, processes: int | None) -> Options:
+        """Read them, before anything that takes time is imported; raises UsageError."""
+        if measure and tokens_per_second is not None:
+            raise UsageError("--measure and --tokens-per-second both say how fast it is; give one of the two")
+        size = None if memory is None else parse_size(memory, "--memory")
+        return cls(size, measure, tokens_per_second, processes)
+
 
 plan = typer.Typer(
     no_args_is_help=True,
@@ -76,15 +104,14 @@ def train(
       alphapo plan train experiment=alphapo_llama3_instruct --memory 80GB --tokens-per-second 9000
       alphapo plan train model.path=./my-model data=jsonl data.path=pairs.jsonl --measure
     """
+    options = Options.read(memory, measure, tokens_per_second, processes)
     from alphapo_cli.config.config_file import compose_under, load
     from alphapo_cli.config.overrides import read_line
     from alphapo_cli.config.schema import TrainConfig
 
     where = sources(config_dir)
     cfg = compose_under(load(config), "train", TrainConfig, [read_line(overrides or [], where)], where)
-    _one(
-        "train", cfg, None, (memory, measure, tokens_per_second, processes), json, _typed(overrides, config, config_dir)
-    )
+    _one("train", cfg, None, options, json, _typed(overrides, config, config_dir))
 
 
 def run(
@@ -98,6 +125,7 @@ def run(
     difficulty: Difficulty = None,
     gamed: Gamed = None,
     strip_think: StripThink = False,
+    max_cost: MaxCost = None,
     config: ConfigPath = None,
     config_dir: ConfigDir = None,
     json: Json = None,
@@ -108,13 +136,16 @@ def run(
     Example:
       alphapo plan run model.path=./my-model data=hh_rlhf data.path=pairs.jsonl.gz prompts=alpaca_eval prompts.path=alpaca_eval.json judge=openai --reference gpt4.json
     """
-    from alphapo_cli.cli.run import composed
+    from alphapo_cli.cli.run import checked_cost, composed
 
+    options = Options.read(memory, measure, tokens_per_second, processes)
     files = {"reference": reference, "annotations": annotations, "difficulty": difficulty, "gamed": gamed}
     cfg, later = composed([*(overrides or []), *stripping(strip_think)], files, config, config_dir)
+    later = replace(later, max_cost=checked_cost(max_cost))
     later.check(cfg)
     typed = _typed(overrides, config, config_dir, files, strip_think)
-    _one("run", cfg, later, (memory, measure, tokens_per_second, processes), json, typed)
+    cost = [] if max_cost is None else ["--max-cost", f"{max_cost:g}"]
+    _one("run", cfg, later, options, json, shlex.join([*shlex.split(typed), *cost]))
 
 
 def sweep(
@@ -146,6 +177,7 @@ def sweep(
       alphapo plan sweep alpha
       alphapo plan sweep alpha model.path=./my-model data=hh_rlhf data.path=pairs.jsonl.gz seed=0,1,2 --measure
     """
+    options = Options.read(memory, measure, tokens_per_second, processes)
     from alphapo_cli.cli.sweep import composed
     from alphapo_cli.sweep.record import Typed
 
@@ -156,7 +188,7 @@ def sweep(
         line.plan.check(line.grid.cells[0].cfg)
     check_json_target(json)
     _check([cell.cfg for cell in line.grid.cells], line.plan)
-    asked, _ = _asked((memory, measure, tokens_per_second, processes))
+    asked, _ = _asked(options)
     from alphapo_cli.cli.planning import show_grid
     from alphapo_cli.launch.estimate import estimate_grid
 
@@ -180,17 +212,16 @@ def _typed(
     return shlex.join([*(texts or []), *options, *(["--strip-think"] if strip_think else [])])
 
 
-def _asked(options: tuple[str | None, bool, float | None, int | None]) -> tuple[Asked, int]:
+def _asked(options: Options) -> tuple[Asked, int]:
     """What is asked for, and the number of processes."""
     if sys.stderr.isatty():
         say("reading data, and making the model without weights ...", file=sys.stderr, flush=True)
     quiet_libraries(importing=True)
-    from alphapo_cli.stages.estimate.training import Asked, parse_size
+    from alphapo_cli.stages.estimate.training import Asked
 
-    memory, measure, tokens_per_second, processes = options
     started = os.environ.get("WORLD_SIZE", "").strip()
-    world = processes or (int(started) if started.isdigit() and int(started) else 1)
-    return Asked(None if memory is None else parse_size(memory), tokens_per_second, measure), world
+    world = options.processes or (int(started) if started.isdigit() and int(started) else 1)
+    return Asked(options.memory, options.tokens_per_second, options.measure), world
 
 
 def _check(configs: Sequence[TrainConfig], later: Plan | None) -> None:
@@ -211,7 +242,7 @@ def _one(
     command: str,
     cfg: TrainConfig,
     later: Plan | None,
-    options: tuple[str | None, bool, float | None, int | None],
+    options: Options,
     json: str | None,
     typed: str,
 ) -> None:
@@ -241,4 +272,6 @@ def _judging(later: Plan | None, cfg: TrainConfig) -> dict[str, float | None] | 
     from alphapo_cli.stages.estimate.judging import judge_cost
 
     cost = judge_cost(later, cfg)
-    return None if cost is None else {"requests": cost.requests, "tokens": cost.tokens, "usd": cost.usd}
+    if cost is None:
+        return None
+    return {"requests": cost.requests, "tokens": cost.tokens, "usd": cost.usd, "max_cost": later.max_cost}

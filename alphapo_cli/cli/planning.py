@@ -23,12 +23,14 @@ def show(found: Estimate, state: str, cost: Mapping[str, float | None] | None) -
     """
     if state in _OVER:
         say(_OVER[state])
-    work = found.work
+    work, answers = found.work, found.work.answers
+    sampled = f"{answers.times} times {answers.many:,}, of at most {answers.tokens:,} tokens each"
     _table("steps", [
         ("optimizer steps", f"{work.steps:,}", f"of {work.pairs_per_step:,} pairs"),
         ("tokens trained on", f"{work.trained:,}", "positions of all micro-batches"),
         ("measurements of the probe", f"{work.readings:,}", f"{work.probed:,} positions"),
         *([("reference log-probs", f"{work.reference:,}", "positions, once; cached")] if work.reference else []),
+        *([("sampled answers", f"{answers.many * answers.times:,}", sampled)] if answers else []),
     ])  # fmt: skip
     _memory(found)
     _table("disk", [(name, size(count), words) for name, count, words in found.disk.parts])
@@ -84,6 +86,10 @@ def _time(found: Estimate) -> None:
 def _judge(cost: Mapping[str, float | None], runs: int) -> str:
     requests, tokens, usd = cost["requests"] or 0, cost["tokens"] or 0, cost["usd"]
     price = "price unknown (judge.price_input, judge.price_output)" if usd is None else f"at most {runs * usd:,.2f} USD"
+    limit = cost.get("max_cost")
+    if limit is not None and usd is not None:
+        enough = "is enough" if usd <= limit else "may end it before the last"
+        price += f"; --max-cost {limit:,.2f} USD {enough}"
     return f"judge: {runs * requests:,.0f} requests, at most {runs * tokens:,.0f} tokens, {price}"
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alphapo_cli.cli.common import Json, announce, check_json_target, emit
+from alphapo_cli.cli.common import Json, announce, check_json_target, emit, next_step
 from alphapo_cli.errors import UsageError, say
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def report(
         raise UsageError(f"{target} cannot be written to ({reason}); choose another place by --out") from error
     announce(written.html)
     say(written.sentence)
+    next_step(f"open {shlex.quote(str(written.html))} in a browser; it needs no network")
     emit(
         {
             "path": str(written.html.resolve()),

@@ -58,7 +58,8 @@ def rm(
         except OSError as error:
             raise UsageError(f"{place}: cannot be removed ({error.strerror or error})") from error
         say(f"removed {place}")
-    next_step("alphapo ls lists what is left, alphapo clean shows what the cache holds")
+    next_step("alphapo ls", "what is left")
+    next_step("alphapo clean", "what the cache holds")
 
 
 def agreed(question: str, *, yes: bool) -> bool:

@@ -27,7 +27,7 @@ from alphapo_cli.cli.common import (
     stripping,
     warn,
 )
-from alphapo_cli.cli.train import page_of_a_failure, show_answers, write_page
+from alphapo_cli.cli.train import page_of_a_failure, settle, show_answers, write_page
 from alphapo_cli.errors import UsageError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 from alphapo_cli.runtime.wording import level, rate
@@ -42,6 +42,10 @@ Reference = Annotated[
 ]
 Annotations = Annotated[Path | None, typer.Option("--annotations", metavar="FILE", help="For judge=replay.")]
 Difficulty = Annotated[Path | None, typer.Option("--difficulty", metavar="CSV", help="For the length-controlled rate.")]
+MaxCost = Annotated[
+    float | None,
+    typer.Option("--max-cost", metavar="USD", help="Judge's price limit for all evaluations of the run."),
+]
 Gamed = Annotated[Path | None, typer.Option("--gamed", metavar="CSV", help="For the same.")]
 
 
@@ -60,10 +64,7 @@ def run(
     difficulty: Difficulty = None,
     gamed: Gamed = None,
     strip_think: StripThink = False,
-    max_cost: Annotated[
-        float | None,
-        typer.Option("--max-cost", metavar="USD", help="Judge's price limit for all evaluations of the run."),
-    ] = None,
+    max_cost: MaxCost = None,
     config: ConfigPath = None,
     config_dir: ConfigDir = None,
     print_config: PrintConfig = False,
@@ -93,9 +94,7 @@ def run(
 
     files = {"reference": reference, "annotations": annotations, "difficulty": difficulty, "gamed": gamed}
     cfg, plan = composed([*(overrides or []), *stripping(strip_think)], files, config, config_dir)
-    if max_cost is not None and not 0 <= max_cost < math.inf:
-        raise UsageError(f"--max-cost {max_cost}: needs an amount in USD, 0 or more")
-    plan = dataclasses.replace(plan, max_cost=max_cost)
+    plan = dataclasses.replace(plan, max_cost=checked_cost(max_cost))
     if print_config:
         print(to_yaml(cfg), end="")
         print(plan.to_yaml(), end="")
@@ -127,7 +126,9 @@ def run(
         warn(f"this run was {note}")
     if done:
         say("complete")
+        settle(directory)
         summary, found = directory.summary() or {}, directory.outcome()
+        _places(found, directory.path)
     else:
         from alphapo_cli.objective.build import build
         from alphapo_cli.runtime.distributed import leave_processes
@@ -148,6 +149,13 @@ def run(
     metrics = {**summary["metrics"], **found["metrics"]}
     places = {"generate": found["generate"], "eval": found["eval"]}
     emit({"path": str(directory.path.resolve()), **summary, "metrics": metrics, **places}, json)
+
+
+def checked_cost(max_cost: float | None) -> float | None:
+    """The value of --max-cost; raises UsageError where it is no amount."""
+    if max_cost is not None and not 0 <= max_cost < math.inf:
+        raise UsageError(f"--max-cost {max_cost}: needs an amount in USD, 0 or more")
+    return max_cost
 
 
 def composed(
@@ -216,11 +224,16 @@ def _report(found: dict[str, Any], summary: dict[str, Any], path: Path) -> None:
         say(f"verdict: {judged['sentence']}", file=sys.stderr)
     for sentence in beside_evaluation((summary.get("verdict") or {}).get("sentences", ())):
         say(f"verdict on the training: {sentence}", file=sys.stderr)
+    _places(found, path)
+
+
+def _places(found: dict[str, Any], path: Path) -> None:
+    """Print to stderr where the results are, and what can be done next."""
     for name in ("model", "curves.png", "reward_shape.png", "report.html"):
         if (path / name).exists():
             say(f"{name.partition('.')[0]}: {path / name}", file=sys.stderr)
     next_step(f"alphapo chat {path}")
-    next_step(f"alphapo compare {found['eval']} OTHER-EVALUATION says whether two models can be told apart")
+    next_step(f"alphapo compare {found['eval']} OTHER-EVALUATION", "whether two models can be told apart")
 
 
 def _report_steps(rows: list[dict[str, Any]]) -> None:

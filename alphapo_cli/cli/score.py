@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +18,7 @@ from alphapo_cli.cli.common import (
     announce,
     check_json_target,
     emit,
+    next_step,
     print_table,
     sources,
 )
@@ -96,6 +98,10 @@ def score(
         summary = run(scoring)
         print_table(_table(summary))
     emit({"path": str(scoring.directory.path.resolve()), **summary}, json)
+    next_step(
+        f"alphapo pairs --answers {shlex.quote(str(scoring.directory.path / 'scored.jsonl'))}",
+        "makes pairs of what was scored",
+    )
 
 
 def is_path(text: str) -> bool:

@@ -22,6 +22,7 @@ from alphapo_cli.cli.common import (
     sources,
     stripping,
 )
+from alphapo_cli.cli.next_lines import generate_line
 from alphapo_cli.cli.run import Annotations, Difficulty, Gamed, Reference
 from alphapo_cli.errors import AlphapoError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
@@ -96,6 +97,7 @@ def sweep(
         known = recorded(typed, out)
         if known is not None:
             show(known.path, known.cells, known.key)
+            next_step("the same line without --status", "runs the cells that are left")
             return
 
     from alphapo_cli.config.compose import to_yaml
@@ -134,6 +136,7 @@ def sweep(
         show(directory.path, cells, None if plan is None else plan.key, left if dry_run else None)
         if dry_run:
             print(script(launcher, directory, len(left)), end="")
+        next_step(f"the same line without --{'dry-run' if dry_run else 'status'}", "runs the cells that are left")
         return
     from alphapo_cli.stages.best_metric import greater_is_better
     from alphapo_cli.tracking.wandb_preflight import check_tracking
@@ -148,14 +151,18 @@ def sweep(
 
     from rich.console import Console
 
-    from alphapo_cli.launch.run import run_sweep, table
+    from alphapo_cli.launch.run import columns_of, run_sweep, tables
     from alphapo_cli.report.write import HTML
     from alphapo_cli.sweep.analysis import scale_note
 
     result = run_sweep(grid, directory, launcher, policy, plan, typed)
     console = Console()
     # A pipe has no width; the table needs about 120 columns.
-    (console if console.is_terminal else Console(width=120)).print(table(directory.path.name, result.analysis))
+    console = console if console.is_terminal else Console(width=120)
+    for table in tables(directory.path.name, result.analysis, console.width):
+        console.print(table)
+    for text in columns_of(result.analysis):
+        say(text)
     if note := scale_note(result.analysis.points):
         say(f"note: {note}", file=sys.stderr)
     say(result.sentence)
@@ -184,14 +191,16 @@ def tell(verdict: dict[str, Any], path: Path) -> None:
         say(f"verdict: {text}", file=sys.stderr)
     best, control = verdict["best"], verdict["control"]
     if best is None:
-        next_step("the same line again goes on where it stopped")
+        next_step("the same line again", "goes on where it stopped")
         return
     cell = path / "cells" / best
     if verdict["outcome"] == "undecided":
-        next_step("the same line with seed=0,1,2,3,4 adds trainings to those that are there: one or two decide nothing")
+        next_step(
+            "the same line with seed=0,1,2,3,4", "adds trainings to those that are there: one or two decide nothing"
+        )
     if control not in (None, best):
-        next_step(f"alphapo report {cell} {path / 'cells' / control} puts the best and alpha = 0 over one another")
-    next_step(f"alphapo generate {cell}")
+        next_step(f"alphapo report {cell} {path / 'cells' / control}", "the best and alpha = 0 over one another")
+    next_step(generate_line(cell))
     next_step(f"alphapo chat {cell}")
 
 
@@ -224,10 +233,8 @@ def composed(typed: Typed, max_parallel: int | None = None) -> SweepLine:
     from alphapo_cli.config.overrides import read_line
     from alphapo_cli.launch.launchers.registry import check_keys, check_processes
     from alphapo_cli.launch.schema import LauncherConfig, SweepConfig
-    from alphapo_cli.stages import eval_at
     from alphapo_cli.stages.plan import (
-        EVALUATE,
-        GENERATE,
+        LATER,
         hints_from_other_stages,
         make_plan,
         split_line,
@@ -245,7 +252,7 @@ def composed(typed: Typed, max_parallel: int | None = None) -> SweepLine:
     beneath = training_part(file)
     with hints_from_other_stages("train", where, [f"launcher.{f.name}" for f in fields(LauncherConfig)]):
         grid = make(name, training, where, None if beneath is None else beneath.without("launcher"))
-    later = file is not None and bool(file.part((*GENERATE, *EVALUATE, eval_at.SECTION)).settings)
+    later = file is not None and bool(file.part(LATER).settings)
     plan = None
     if generation or evaluation or later or any(typed.files.values()):
         plan = make_plan(generation, evaluation, where, file, **typed.files)

@@ -27,6 +27,7 @@ from alphapo_cli.cli.common import (
     sources,
     warn,
 )
+from alphapo_cli.cli.next_lines import generate_line
 from alphapo_cli.errors import AlphapoError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 from alphapo_cli.runtime.wording import rate
@@ -34,6 +35,7 @@ from alphapo_cli.runtime.wording import rate
 SHOWN = 3  # answers before and after
 
 if TYPE_CHECKING:
+    from alphapo_cli.runs.directory import RunDirectory
     from alphapo_cli.runs.state import RunState
 
 
@@ -100,6 +102,7 @@ def train(
 
             for setting in changed_data(directory, cfg):
                 warn(f"{setting} holds other data now than this run was trained on; --replace trains it anew")
+            settle(directory)
     else:
         from alphapo_cli.runtime.distributed import leave_processes
         from alphapo_cli.stages.train import run
@@ -108,9 +111,19 @@ def train(
             summary = run(cfg, directory, replace=replace)
         leave_processes()
         write_page(directory.path)
-    if is_main_process() and not over:
-        report(summary, directory.path)
+    if is_main_process():
+        if not over:
+            report(summary, directory.path)
+        places(directory.path, summary)
     emit({"path": str(directory.path.resolve()), **summary}, json)
+
+
+def settle(directory: RunDirectory) -> None:
+    """Do what a process that was killed at the very end of a run had left: remove its checkpoints, write its page."""
+    from alphapo_cli.report.write import refresh_outdated
+
+    directory.tidy()
+    refresh_outdated(directory, lambda text: say(text, file=sys.stderr))
 
 
 def write_page(path: Path) -> None:
@@ -176,7 +189,7 @@ def _value(key: str, metrics: dict[str, Any], shares: dict[str, int | None]) -> 
 
 
 def report(summary: dict[str, Any], path: Path) -> None:
-    """Print to stderr what the training did, where its results are, and what can be done next.
+    """Print to stderr what the training did.
 
     Args:
         summary: the content of summary.json.
@@ -219,11 +232,22 @@ def report(summary: dict[str, Any], path: Path) -> None:
     show_answers(path, model_step(summary))
     for sentence in judged.get("sentences", ()):
         say(f"verdict: {sentence}", file=sys.stderr)
+
+
+def places(path: Path, summary: dict[str, Any]) -> None:
+    """Print to stderr where the results of a training are, and what can be done next.
+
+    Args:
+        path: the run directory.
+        summary: the content of summary.json.
+    """
+    from alphapo_cli.runs.state import model_step
+
     for name in ("model", "curves.png", "reward_shape.png", "report.html"):
         if (path / name).exists():
             say(f"{name.partition('.')[0]}: {path / name}", file=sys.stderr)
     sampled = path / "samples" / f"step-{model_step(summary)}.json"
-    next_step(f"alphapo generate {path}")
+    next_step(generate_line(path))
     next_step(f"alphapo chat {path}")
     if sampled.is_file() and (path / "samples" / "reference.json").is_file():
         next_step(f"alphapo eval {sampled} --reference {path / 'samples' / 'reference.json'}")

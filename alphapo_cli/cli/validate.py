@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,7 +64,8 @@ def validate(
     say(f"valid: {said}")
     first = [] if file is None else [file] if is_grid else ["--config", file]
     target = {"generate": "RUN|MODEL ", "eval": "OUTPUTS.json --reference REF.json "}.get(command, "")
-    line = f"alphapo {command} {target}{' '.join([*first, *texts])}".rstrip()
+    folder = [] if config_dir is None else ["--config-dir", str(config_dir)]
+    line = f"alphapo {command} {target}{shlex.join([*first, *texts, *folder])}".rstrip()
     emit({"valid": True, "command": command, "line": line}, json)
     next_step(line)
 
@@ -133,7 +135,7 @@ def _sweep(name: str | None, config: Path | None, texts: list[str], where: Any) 
     from alphapo_cli.config.overrides import read_line
     from alphapo_cli.launch.launchers.registry import check_keys
     from alphapo_cli.launch.schema import SweepConfig
-    from alphapo_cli.stages.plan import make_plan, split_line, training_part
+    from alphapo_cli.stages.plan import LATER, make_plan, split_line, training_part
     from alphapo_cli.sweep.grid import make
 
     how = [text for text in texts if text.startswith("launcher")]
@@ -143,7 +145,8 @@ def _sweep(name: str | None, config: Path | None, texts: list[str], where: Any) 
     grid = make(name, training, where, None if rest is None else rest.without("launcher"))
     runs_on = None if file is None else file.part(["launcher"])
     check_keys(compose_under(runs_on, "sweep", SweepConfig, [read_line(how, where)], where).launcher)
-    if generation or evaluation:
+    later = file is not None and bool(file.part(LATER).settings)
+    if generation or evaluation or later:
         make_plan(generation, evaluation, where, file).check(grid.cells[0].cfg)
     for cell in grid.cells:
         _check_training(cell.cfg)

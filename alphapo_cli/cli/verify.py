@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from alphapo_cli.cli.common import Json, check_json_target, emit
+from alphapo_cli.cli.common import Json, check_json_target, emit, next_step
 from alphapo_cli.errors import UsageError, say
 from alphapo_cli.runs.state import OUTCOME, RunState
+from alphapo_cli.runtime import wording
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.strict_json import read_object
 
@@ -35,7 +36,7 @@ def verify(
     \b
     Examples:
       alphapo verify runs/alpha-32d923ab
-      alphapo verify runs/* --json damage.json
+      alphapo verify runs --json damage.json
     \f
 
     Raises:
@@ -44,7 +45,7 @@ def verify(
     """
     check_json_target(json)
     found: dict[str, tuple[str, dict[str, str]]] = {}
-    for directory in directories:
+    for directory in (result for given in directories for result in _results(given)):
         summaries = list(_summaries(directory))
         if not summaries and len(directories) == 1:
             raise UsageError(
@@ -66,7 +67,16 @@ def verify(
             say(f"  {name}: {what}")
     emit({place: {"verdict": verdict, "damage": damage} for place, (verdict, damage) in found.items()}, json)
     if any(damage for _, damage in found.values()):
+        next_step("put the damaged files back from a copy, or type the line that made them with --replace")
         raise typer.Exit(1)
+
+
+def _results(directory: Path) -> list[Path]:
+    """A result's directory, or those within a folder of results, such as runs/."""
+    if (directory / "cells").is_dir() or any((directory / name).is_file() for name in checksums.FINAL):
+        return [directory]
+    within = sorted(path for path in directory.glob("*/") if any(_summaries(path)))
+    return within or [directory]
 
 
 def _summaries(directory: Path) -> Iterator[Path]:
@@ -97,4 +107,5 @@ def _look(file: Path) -> tuple[str, dict[str, str]]:
     if outcome.is_file() and checksums.intact(read_object(outcome)) is None:
         damage[outcome.name] = "cannot be read, or has changed"
     size = 0 if damage else sum(entry["size"] for entry in files.values())
-    return "damaged" if damage else f"{len(files)} files, {size / 2**20:.1f} MiB, as they were written", damage
+    count = "1 file, as it was" if len(files) == 1 else f"{len(files)} files, as they were"
+    return "damaged" if damage else f"{count} written ({wording.size(size)})", damage

@@ -204,7 +204,7 @@ def table_of(
         *_by_subset(report),
         *rows_by_source(report),
         *rows_of_means(report),
-        ("unknown tokens", f"{report['unknown_share']:.2%}"),
+        ("unknown tokens", f"{report['unknown_share']:.2%} of all"),
         ("template", report["template"]),
     ]
 

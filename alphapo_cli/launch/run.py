@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from rich.text import Text
 
 from alphapo_cli.errors import say
 from alphapo_cli.launch.display import Display
@@ -28,6 +31,12 @@ from alphapo_cli.sweep import verdicts
 from alphapo_cli.sweep.directory import SweepDirectory
 from alphapo_cli.sweep.grid import Cell, Grid
 from alphapo_cli.sweep.record import JUDGED, WIN_RATE, Typed
+
+# The outcome's heading, and what it is measured against.
+_WIN = {
+    WIN_RATE: ("true win rate", "against the model before training"),
+    JUDGED: ("win rate", "by the judge, against the reference"),
+}
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,10 @@ def run_sweep(
     if not known.issuperset(cell.id for cell in grid.cells):  # another invocation wrote sweep.json at the same moment
         directory.write(grid, typed, plan)
     complete = [cell for cell in grid.cells if cell not in cells]
+    for cell in complete:
+        run = directory.cell(cell.id)
+        run.tidy()
+        write.refresh_outdated(run, _log)
     _compare_data(complete, directory)
     _compare_numerics(complete, directory)
     analysis = best_of.analyse(directory)
@@ -161,40 +174,84 @@ def _remove_folders(directory: SweepDirectory, folders: Sequence[Path]) -> None:
                 path.rmdir()
 
 
-def table(name: str, analysis: best_of.Analysis) -> Table:
-    """A rich table with one row per point, means over its seeds."""
-    metric = analysis.metric
-    result = Table(title=f"{name}: displacement in nats per token", title_justify="left")
-    result.add_column("point")
-    for title in ("chosen", "rejected", "chosen down", "margin", "accuracy", "mean h'", "clipped"):
-        result.add_column(title, justify="right")
-    win = {WIN_RATE: "true win rate", JUDGED: "win rate"}.get(metric or "")
-    if win:
-        over = next((f"95 % over {e.over}" for e in analysis.estimates if e is not None), "no interval")
-        n = f", n = {analysis.prompts:,}" if analysis.prompts else ""
-        result.add_column(f"{win} ({over}{n})", justify="right")
-    result.add_column("seeds", justify="right")
-    result.add_column("state")
-    for point, estimate in zip(analysis.points, analysis.estimates, strict=True):
-        row = [
-            _cell(point.mean("displacement/chosen"), "+.3f"),
-            _cell(point.mean("displacement/rejected"), "+.3f"),
-            _cell(point.mean("displacement/share_chosen_down"), ".0%"),
-            _cell(point.mean("rewards/margins"), ".3g"),
-            _cell(point.mean("rewards/accuracies"), ".0%"),
-            _cell(point.mean("shape/slope"), ".3g"),
-            _cell(point.clipped, ".0%"),
-        ]
-        if win:
-            value = point.mean(metric or "")
-            ends = None if estimate is None else (estimate.low, estimate.high)
-            row.append("-" if value is None else rate(value, None, ends))
-        states = sorted({_state(c) for c in point.members})
-        done, seeds = len(point.cells), len(point.members)
+def tables(name: str, analysis: best_of.Analysis, width: int) -> list[Table]:
+    """Rich tables with one row per point, means over its seeds.
+
+    Args:
+        name: of the sweep.
+        analysis: its points.
+        width: characters of a line: what does not fit goes into a further table.
+
+    Returns:
+        The tables.
+    """
+    points = analysis.points
+    columns = [
+        ("chosen", [_cell(p.mean("displacement/chosen"), "+.3f") for p in points]),
+        ("rejected", [_cell(p.mean("displacement/rejected"), "+.3f") for p in points]),
+        ("chosen down", [_cell(p.mean("displacement/share_chosen_down"), ".0%") for p in points]),
+        ("margin", [_cell(p.mean("rewards/margins"), ".3g") for p in points]),
+        ("accuracy", [_cell(p.mean("rewards/accuracies"), ".0%") for p in points]),
+        ("mean h'", [_cell(p.mean("shape/slope"), ".3g") for p in points]),
+        ("clipped", [_cell(p.clipped, ".0%") for p in points]),
+        *([(_WIN[analysis.metric][0], _rates(analysis))] if analysis.metric in _WIN else []),
         # The means and intervals are those of complete cells.
-        counts = str(seeds) if done == seeds else f"{done} of {seeds}"
-        result.add_row(point.label, *row, counts, ", ".join(states))
-    return result
+        ("seeds", [_counts(len(p.cells), len(p.members)) for p in points]),
+        ("state", [", ".join(sorted({_state(c) for c in p.members})) for p in points]),
+    ]
+    first = ("point", [p.label for p in points])
+    groups: list[list[tuple[str, list[str]]]] = [[first]]
+    for column in columns:
+        if len(groups[-1]) > 1 and 1 + sum(map(_width, [*groups[-1], column])) > width:
+            groups.append([first])
+        groups[-1].append(column)
+    found = []
+    for k, group in enumerate(groups):
+        title = None if k else f"{name}: displacement in nats per token"
+        result = Table(title=title, title_justify="left")
+        for column in group:
+            side = "left" if column[0] in ("point", "state") else "right"
+            # Broken here: rich would take the width that is missing from any column.
+            heading = Text(textwrap.fill(column[0], min(_width(column), width) - 3))
+            result.add_column(heading, justify=side, overflow="fold")
+        for row in zip(*(cells for _, cells in group), strict=True):
+            result.add_row(*row)
+        found.append(result)
+    return found
+
+
+def _counts(done: int, seeds: int) -> str:
+    return str(seeds) if done == seeds else f"{done} of {seeds}"
+
+
+def _width(column: tuple[str, list[str]]) -> int:
+    """Characters of a column with one border: a heading may break between its words, what stands beneath it may not."""
+    heading, cells = column
+    return 3 + max(map(len, [*heading.split(), *cells]))
+
+
+def _rates(analysis: best_of.Analysis) -> list[str]:
+    """The outcome of every point with its interval."""
+    values = [point.mean(analysis.metric or "") for point in analysis.points]
+    ends = [None if e is None else (e.low, e.high) for e in analysis.estimates]
+    return ["-" if v is None else rate(v, None, interval) for v, interval in zip(values, ends, strict=True)]
+
+
+def columns_of(analysis: best_of.Analysis) -> list[str]:
+    """What the columns of `tables` are, and how many outcomes its rates are of, line by line."""
+    known = {cell["pairs"] for point in analysis.points for cell in point.members if cell.get("pairs")}
+    n = f"{next(iter(known)):,} held-out pairs" if len(known) == 1 else "the held-out pairs"
+    parts = [
+        "chosen, rejected: mean change of the answers' log-probs since step 0",
+        f"chosen down: share of {n} whose chosen answer became less likely; accuracy: share in the right order by reward",
+        "mean h': slope of the reward's shape; clipped: share of logged steps whose gradient was clipped",
+    ]
+    win = _WIN.get(analysis.metric or "")
+    if win:
+        count = f"n = {analysis.prompts:,} prompts" if analysis.prompts else "its prompts"
+        over = next((f", 95 % interval over {e.over}" for e in analysis.estimates if e is not None), ", no interval")
+        parts.append(f"{win[0]}: {win[1]}, {count}{over}")
+    return parts
 
 
 def _state(cell: Mapping[str, Any]) -> str:

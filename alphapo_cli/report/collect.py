@@ -146,7 +146,8 @@ def number(value: Any) -> float | None:
 
 
 def short(key: str) -> str:
-    """The last part of a dotted key or group."""
+    """The last part of a dotted key or group; of a name, what it is the name of."""
+    key = key.removesuffix(".name")
     return key.rsplit(".", 1)[-1].rsplit("/", 1)[-1]
 
 

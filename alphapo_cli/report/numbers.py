@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from alphapo_cli.report.collect import Sweep
+from alphapo_cli.runtime.wording import rate
 from alphapo_cli.sweep.intervals import Estimate
 from alphapo_cli.tracking import metrics as catalog
 
+SHARE = "share of the held-out pairs"
 # Columns of the table of numbers: metric, heading, format.
 COLUMNS = (
     ("displacement/chosen", "chosen", "+.3f"),
     ("displacement/rejected", "rejected", "+.3f"),
-    ("displacement/share_chosen_down", "chosen down", ".0%"),
+    ("displacement/share_chosen_down", "chosen down", SHARE),
     ("rewards/margins", "margin", ".3g"),
-    ("rewards/accuracies", "accuracy", ".3f"),
+    ("rewards/accuracies", "accuracy", SHARE),
     ("glassbox/true_reward", "true reward", ".2f"),
     ("kl/reference", "KL", ".3f"),
     ("entropy/chosen", "entropy", ".2f"),
@@ -64,7 +66,12 @@ def numbers(sweep: Sweep) -> dict[str, Any]:
                 "explained": f"Advantage with a 95 % interval over {sweep.over} that holds for all points together",
             }
         )
-    heads += [{"name": name, "explained": catalog.explain(key)} for key, name, _ in columns]
+    known = {cell.get("pairs") for point in sweep.points for cell in point.cells}
+    pairs = next(iter(known)) if len(known) == 1 else None
+    heads += [
+        {"name": f"{name}, n = {pairs:,}" if pairs and form == SHARE else name, "explained": catalog.explain(key)}
+        for key, name, form in columns
+    ]
     clipped = any(p.clipped is not None for p in sweep.points)
     if clipped:
         heads.append({"name": "clipped", "explained": "Share of logged steps whose gradient was clipped"})
@@ -86,9 +93,23 @@ def numbers(sweep: Sweep) -> dict[str, Any]:
     return {"heads": heads, "rows": rows}
 
 
-def entry(value: float | None, form: str) -> Entry:
-    """A field with the value in the format `form`; a dash where there is none."""
-    return Entry("–") if value is None else Entry(minus(format(value, form)), repr(value))
+def entry(value: float | None, form: str, pairs: float | None = None) -> Entry:
+    """A field of the table.
+
+    Args:
+        value: the figure.
+        form: its format, or `SHARE`.
+        pairs: of a share of one training: how many it is of; None for a mean over several, and where that is not known.
+
+    Returns:
+        The field; a dash where there is no value.
+    """
+    if value is None:
+        return Entry("–")
+    if form == SHARE:
+        share, _, rest = rate(value, pairs).partition(" % ")
+        return Entry(f"{share} %" if rest else rate(value, pairs), repr(value), rest)
+    return Entry(minus(format(value, form)), repr(value))
 
 
 def _share(value: float | None, estimate: Estimate | None) -> Entry:

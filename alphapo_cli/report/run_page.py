@@ -260,9 +260,13 @@ def _outcomes(sweep: Sweep) -> dict[str, Any]:
         point = sweep.points[cell.point]
         said = (cell.run.summary() or {}).get("verdict") or {}
         cells = [Entry(_verdict(cell)[1]), *(_rated(cell, key, said) for key in rates)]
-        cells += [entry(number(cell.final.get(key)), form) for key, _, form in columns]
-        cells += [entry(number(said.get("best_step")), ".0f"), entry(number(said.get("clipped")), ".0%"),
-                  entry(cell.step, ",")]  # fmt: skip
+        counted = cell.manifest.get("data")
+        pairs = number(counted.get("probe_pairs")) if isinstance(counted, dict) else None
+        cells += [entry(number(cell.final.get(key)), form, pairs) for key, _, form in columns]
+        clipped = number(said.get("clipped"))
+        logged = sum(number(row.get("train/grad_norm")) is not None for row in cell.rows)
+        share = Entry("–") if clipped is None else Entry(f"{rate(clipped, None)} of {logged:,}", repr(clipped))
+        cells += [entry(number(said.get("best_step")), ".0f"), share, entry(cell.step, ",")]
         order = point.alpha if point.alpha is not None else cell.point
         rows.append({"point": cell.point, "label": titled(point.label), "order": order, "cells": cells})
     return {"heads": heads, "rows": rows}

@@ -123,6 +123,7 @@ def _member(run: RunDirectory, point: Mapping[str, Any]) -> dict[str, Any]:
         "metrics": {**(summary.get("metrics") or {}), **(judged.get("metrics") or {})},
         "cost": summary.get("cost") or {},
         "clipped": (summary.get("verdict") or {}).get("clipped"),
+        "pairs": (summary.get("data") or {}).get("probe_pairs"),
     }
 
 

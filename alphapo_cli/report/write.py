@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alphapo_cli.errors import in_words
+from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.runs.state import OUTCOME
 from alphapo_cli.storage.atomic import write_atomic
 from alphapo_cli.storage.hashing import digest
 from alphapo_cli.sweep.analysis import Analysis
@@ -94,6 +96,23 @@ def refresh_run(path: Path, log: Callable[[str], None]) -> Path | None:
     except Exception as error:
         log(f"note: {path / HTML} was not written ({in_words(error)}); 'alphapo report {path}' tries again")
         return None
+
+
+def refresh_outdated(run: RunDirectory, log: Callable[[str], None]) -> None:
+    """Write the page of a run that is over where there is none, or it is older than the results.
+
+    So it is where the process was killed between the results and the page. Runs of other numerics stay as they are.
+
+    Args:
+        run: the run.
+        log: as for `refresh_run`.
+    """
+    page = run.path / HTML
+    results = (run.summary_file, run.path / OUTCOME)
+    ended = max((file.stat().st_mtime_ns for file in results if file.is_file()), default=0)
+    outdated = not (page.is_file() and page.stat().st_mtime_ns >= ended)
+    if outdated and run.metrics.is_file() and run.numerics_note() is None:
+        refresh_run(run.path, log)
 
 
 def beside(paths: Sequence[Path]) -> Path:

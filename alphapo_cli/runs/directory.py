@@ -34,9 +34,10 @@ from alphapo_cli.runs import format_version, identity, step_record
 from alphapo_cli.runs.state import MODELS, OUTCOME, OVER, RunState
 from alphapo_cli.runs.verdict import Verdict
 from alphapo_cli.storage import checksums
-from alphapo_cli.storage.atomic import UNBEGUN, check_folder, json_text, usable, write_atomic, write_json
-from alphapo_cli.storage.run_lock import RunLock
-from alphapo_cli.storage.strict_json import parsed_object, read_file
+from alphapo_cli.storage.atomic import UNBEGUN, check_folder, usable, write_atomic, write_json
+from alphapo_cli.storage.committed_file import committed
+from alphapo_cli.storage.run_lock import RunLock, acquire
+from alphapo_cli.storage.strict_json import parsed_object
 
 # What a run writes; `begin` removes these and nothing else. The run lock stays.
 # config.yaml first: without it, no run resumes from what a kill during the removal leaves.
@@ -167,7 +168,7 @@ class RunDirectory(RunState):
         summary = None
         with contextlib.suppress(FileNotFoundError):
             # Read once: one that cannot be read just now may say "complete", and so may one that is damaged.
-            summary = checksums.intact(parsed_object(read_file(self.summary_file)))
+            summary = checksums.intact(parsed_object(self.summary_content()))
             if summary is None:
                 raise UsageError(
                     f"{self.summary_file} is damaged, and may have said that the run is complete; restore it, remove it to "
@@ -237,11 +238,15 @@ class RunDirectory(RunState):
                 file.unlink()
         self.finish("running", None, step, {}, {})
 
-    def finish(
+    def finish(self, state: str, reason: str | None, step: int, metrics: dict[str, Any], cost: dict[str, Any]) -> None:
+        """Write summary.json of a run that goes on or has failed; for the arguments see `ending`."""
+        write_json(self.summary_file, self.ending(state, reason, step, metrics, cost))
+
+    def ending(
         self, state: str, reason: str | None, step: int, metrics: dict[str, Any], cost: dict[str, Any],
-        verdict: Verdict | None = None, best: Mapping[str, Any] | None = None, lock: RunLock | None = None,
+        verdict: Verdict | None = None, best: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:  # fmt: skip
-        """Write summary.json, the last file that a run writes; `data` is the manifest's.
+        """Make the content of summary.json, the last file that a run writes; `data` is the manifest's.
 
         Args:
             state: how the run ended.
@@ -251,13 +256,9 @@ class RunDirectory(RunState):
             cost: seconds and the like.
             verdict: the judgement on a run that is over.
             best: the reading of trainer.metric_for_best_model by which model/ was chosen, if it was.
-            lock: the run lock, where the session is over: it is given up with the summary.
 
         Returns:
-            The content of summary.json.
-
-        Raises:
-            LockLost: with `lock`: another process has taken over the run.
+            The content, with its checksum.
         """
         data = self.manifest_section("data")
         summary = {"state": state, "reason": reason, "step": step, "metrics": metrics, "cost": cost, "data": data}
@@ -267,9 +268,28 @@ class RunDirectory(RunState):
             summary["best"] = dict(best)
         if state in OVER:
             summary["files"] = checksums.of_files(self.path, RESULTS)
-        summary = checksums.sealed(summary)
-        if lock is None:
-            write_json(self.summary_file, summary)
-        else:
-            lock.commit(self.summary_file, json_text(summary), "done" if state in OVER else "free")
-        return summary
+        return checksums.sealed(summary)
+
+    def tidy(self) -> None:
+        """Of a run that is over, remove what a process that was killed right after its commit had no time to remove.
+
+        Those are checkpoints and weights of the best step; summary.json gets its name. Nothing happens where nothing is
+        left, another process works on the run, or the disk refuses.
+        """
+        state = self.state
+        if state not in OVER:
+            return
+        leftover = [self.path / "best", *([self.checkpoints] if state == "complete" else [])]
+        if not (any(path.exists() for path in leftover) or committed(self.lock, self.summary_file)):
+            return
+        with contextlib.suppress(OSError):
+            lock = acquire(self.lock)
+            if not isinstance(lock, RunLock):
+                return
+            try:
+                lock.settle(self.summary_file)
+                if self.state in OVER:  # still, now that no other process begins it anew
+                    for path in leftover:
+                        shutil.rmtree(path, ignore_errors=True)
+            finally:
+                lock.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.storage import checksums
+from alphapo_cli.storage.committed_file import committed
 from alphapo_cli.storage.run_lock import lock_status
-from alphapo_cli.storage.strict_json import read_object
+from alphapo_cli.storage.strict_json import parsed_object, read_file, read_object
 
 OVER = ("complete", "stopped")  # states from which no run resumes
 OUTCOME = "outcome.json"
@@ -62,7 +64,25 @@ class RunState:
 
     def summary(self) -> dict[str, Any] | None:
         """Read summary.json; None if there is none that can be read, or it is damaged."""
-        return _shaped(checksums.intact(read_object(self.summary_file)))
+        try:
+            return _shaped(checksums.intact(parsed_object(self.summary_content())))
+        except OSError:
+            return None
+
+    def summary_content(self) -> bytes:
+        """Read what counts as summary.json: also what was committed by a process that was killed before it was renamed.
+
+        Returns:
+            The bytes of the file.
+
+        Raises:
+            OSError: there is none that can be read.
+        """
+        beside = committed(self.lock, self.summary_file)
+        if beside is not None:
+            with contextlib.suppress(FileNotFoundError):  # it has just been given its name
+                return read_file(beside)
+        return read_file(self.summary_file)
 
     def damage(self, *, content: bool = False) -> dict[str, str]:
         """Files of a run that is over which are not as summary.json has them.

@@ -98,7 +98,7 @@ def verdict(
     else:
         sentences.append(UNMEASURED)
     if probes:
-        sentences.append(_curves(probes, pairs))
+        sentences.append(_curves(probes, pairs, answers))
         sentences += _foretold(probes[-1])
     if clipped is not None and clipped > CLIPPED:
         logged = sum(_number(row, "train/grad_norm") is not None for row in rows)
@@ -135,24 +135,25 @@ def _against_start(outcome: str, win: float, answers: int, interval: tuple[float
     return f"{outcome} than the start: {words}"
 
 
-def _curves(probes: Sequence[Mapping[str, Any]], pairs: int | None) -> str:
+def _curves(probes: Sequence[Mapping[str, Any]], pairs: int | None, answers: int | None) -> str:
     """One sentence of the table "which curves to watch", the worst sign first."""
     first, last = probes[0], probes[-1]
     down = float(last["displacement/share_chosen_down"])
     both = _number(last, "displacement/quadrant/down_down") or 0.0
     moved = _number(last, "displacement/chosen")
-    by = "" if moved is None else f" by {moved:+.2f} nats per token on average"
+    mean = "" if moved is None else f", mean change {moved:+.2g} nats per token"
     repeated = _number(last, "samples/repetition")
     was, now = _number(first, "entropy/chosen"), _number(last, "entropy/chosen")
     if repeated is not None and repeated > REPEATED:
-        return f"the sampled answers repeat themselves: {rate(repeated, None)} of their 4-grams"
+        of = "" if answers is None else f" in {answers:,} answers"
+        return f"the sampled answers repeat themselves: {rate(repeated, None)} of their 4-grams{of}"
     if down >= NEARLY_ALL:
-        return f"nearly every chosen answer became less likely, {rate(down, pairs)} pairs,{by or ' by much'}"
+        return f"nearly every chosen answer became less likely, {rate(down, pairs)} pairs{mean}"
     if both > MOST:
         return f"both answers became less likely in {rate(both, pairs)} pairs: the model forgets both"
     if was and now is not None and now < 0.25 * was:
         return f"the distributions became sharp: entropy on chosen answers {was:.2f} before, {now:.2f} nats now"
-    return f"chosen answers became less likely in {rate(down, pairs)} pairs{',' + by if by else ''}: no curve warns"
+    return f"chosen answers became less likely in {rate(down, pairs)} pairs{mean}: no curve warns"
 
 
 def _foretold(last: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from alphapo_cli.errors import UsageError
 from alphapo_cli.runtime.statistics.share import share_interval
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -93,3 +94,30 @@ def duration(seconds: float) -> str:
             count = int(seconds // length)
             return f"{count} {unit}{'s' if unit == 'day' and count > 1 else ''}"
     return f"{max(0, int(seconds))} s"
+
+
+def parse_size(text: str, option: str) -> int:
+    """Parse a size such as `80GB`, `24GiB` or `512M`: GB is 10^9, GiB 2^30; without a unit, bytes.
+
+    Args:
+        text: the size.
+        option: where it was typed, for the message.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        UsageError: it is none.
+    """
+    units = {"": 1, "B": 1}
+    for power, letter in enumerate("KMGT", 1):
+        units |= {letter: 1000**power, f"{letter}B": 1000**power, f"{letter}IB": 1024**power}
+    digits = text.strip().rstrip("BIKMGTbikmgt ").strip()
+    unit = text.strip()[len(digits) :].strip().upper()
+    try:
+        count = float(digits) * units[unit]
+    except (ValueError, KeyError) as error:
+        raise UsageError(f"{option} {text}: not a size; write 80GB, 24GiB or a number of bytes") from error
+    if not 0 < count < 2**63:
+        raise UsageError(f"{option} {text}: must be above 0 bytes")
+    return int(count)

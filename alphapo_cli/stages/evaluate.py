@@ -46,6 +46,7 @@ class Inputs:
     difficulty: Path | None = None
     gamed: Path | None = None
     leaderboard: Path | None = None  # None: leaderboard.csv in the evaluation's directory
+    spent: float = 0.0  # USD that judge.max_cost counts and that other evaluations took
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def prepare(
     }
     outputs, reference = (_without_thoughts(file) if cfg.strip_think else file for file in read)
     check_same_set(outputs, reference)
-    judge = build(cfg.judge, outputs, inputs.annotations)
+    judge = build(cfg.judge, outputs, inputs.annotations, inputs.spent)
     own = outputs.by_instruction()
     rows = tuple((base, own[base.instruction]) for base in reference.rows if base.instruction in own)
     control = _control(inputs, reference)

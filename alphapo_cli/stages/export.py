@@ -5,6 +5,7 @@ Weights are copied file by file where nothing changes, and written anew where an
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,14 +156,15 @@ def _run_of(folder: Path) -> RunState | None:
     return run if folder.name == "model" and run.config.is_file() and run.summary() is not None else None
 
 
-def next_lines(done: Exported) -> list[str]:
-    """What can be done with an exported model: upload it, convert it."""
-    lines = [f"huggingface-cli upload OWNER/NAME {done.folder}"]
+def next_lines(done: Exported) -> list[tuple[str, str]]:
+    """What can be done with an exported model, upload it or convert it: (line to type, what it does)."""
+    folder = shlex.quote(str(done.folder))
+    lines = [(f"hf upload OWNER/NAME {folder}", "to the hub")]
     if done.adapter:
-        lines.append(f"python convert_lora_to_gguf.py {done.folder}, llama.cpp's, makes a GGUF adapter of it")
+        lines.append((f"python convert_lora_to_gguf.py {folder}", "llama.cpp's: makes a GGUF adapter of it"))
     else:
         kind = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}[done.dtype]
         lines.append(
-            f"python convert_hf_to_gguf.py {done.folder} --outtype {kind}, llama.cpp's, makes a GGUF file of it"
+            (f"python convert_hf_to_gguf.py {folder} --outtype {kind}", "llama.cpp's: makes a GGUF file of it")
         )
     return lines

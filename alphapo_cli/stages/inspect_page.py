@@ -41,7 +41,7 @@ def page(found: Inspection, sentences: list[str], line: str) -> str:
         f"<h1>What training sees of the data</h1><p><code>{escape(line)}</code></p><ul>{said}</ul>"
         f"<h2>Pairs</h2><p>Coloured tokens are trained on; pale ones are read only. The id of a token shows where the "
         f"pointer rests on it.</p>{''.join(map(_pair, found.shown))}"
-        f"<h2>Lengths in tokens</h2>{''.join(map(_histogram, found.histograms))}"
+        f"<h2>Lengths in tokens</h2><p>Tokens, and how many have as many.</p>{''.join(map(_histogram, found.histograms))}"
         f"<h2>How answers begin</h2>{_openings(found)}"
         f"<h2>What was read, left out and used</h2><table>{counts}</table></body></html>\n"
     )

@@ -29,6 +29,7 @@ from alphapo_cli.storage.hashing import plan_key
 # What overrides of generation and of evaluation begin with.
 GENERATE = ("generation", "prompts")
 EVALUATE = ("judge", "statistics", STRIP_THINK)
+LATER = (*GENERATE, *EVALUATE, eval_at.SECTION)  # the same in a file of --config
 
 
 @dataclass(frozen=True)
@@ -291,6 +292,6 @@ def training_part(settings_file: ConfigFile | None) -> ConfigFile | None:
     """The settings of a file that are not for the stages after training; None without a file."""
     if settings_file is None:
         return None
-    for section in (*GENERATE, *EVALUATE, eval_at.SECTION):
+    for section in LATER:
         settings_file = settings_file.without(section)
     return settings_file

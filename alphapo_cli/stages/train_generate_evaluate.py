@@ -73,15 +73,15 @@ def after_training(
     trained = directory.ended_as()
     keeper = directory.path if inside else None
     reference: Path | None = None
-    left = plan.max_cost
+    spent = 0.0
 
     def outcome_of(model: str | None, of_run: bool = True) -> dict[str, Any]:
-        nonlocal reference, left
+        nonlocal reference, spent
         inside = keeper if of_run else None
         own = _generate(plan, model, cfg, {}, inside)
         reference = reference or plan.reference or make_reference(plan, cfg)
-        found, cost = _judge(plan, cfg, own, reference, inside, left)
-        left = None if left is None else left - cost
+        found, cost = _judge(plan, cfg, own, reference, inside, spent)
+        spent += cost
         return found
 
     last = outcome_of(str(directory.path))
@@ -104,17 +104,31 @@ def after_training(
 
 
 def _judge(
-    plan: Plan, cfg: TrainConfig, own: Any, reference: Path, inside: Path | None, left: float | None
+    plan: Plan, cfg: TrainConfig, own: Any, reference: Path, inside: Path | None, spent: float
 ) -> tuple[dict[str, Any], float]:
-    """Have answers judged, unless they were; (the outcome for outcome.json, what its judge cost in USD)."""
+    """Have answers judged, unless they were.
+
+    Args:
+        plan: generation and evaluation.
+        cfg: the run's configuration.
+        own: the answers.
+        reference: what they are compared with.
+        inside: as for `after_training`, where the model is the run's.
+        spent: USD of the run's evaluations before, which --max-cost counts and `judge.max_cost` does not.
+
+    Returns:
+        The outcome for outcome.json, and what its judge cost in USD.
+    """
     from alphapo_cli.stages import evaluate
 
     settings = compose("eval", EvalConfig, [plan.evaluate], plan.sources)
     settings.run.dir = cfg.run.dir
-    if left is not None:
-        limit = settings.judge.max_cost
-        settings.judge.max_cost = max(0.0, left if limit is None else min(left, limit))
-    inputs = evaluate.Inputs(own.outputs(), reference, plan.annotations, plan.difficulty, plan.gamed)
+    of_run, of_one = plan.max_cost, settings.judge.max_cost
+    if of_run is None or (of_one is not None and of_one < of_run - spent):
+        spent = 0.0
+    else:
+        settings.judge.max_cost = of_run
+    inputs = evaluate.Inputs(own.outputs(), reference, plan.annotations, plan.difficulty, plan.gamed, spent=spent)
     evaluation = evaluate.prepare(settings, inputs, inside=inside)
     results = evaluation.directory.load_results() if evaluation.state == "complete" else evaluate.run(evaluation)
     found: dict[str, Any] = {

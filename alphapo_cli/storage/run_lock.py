@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from alphapo_cli.errors import AlphapoError
+from alphapo_cli.storage import committed_file
 from alphapo_cli.storage.atomic import make_folder, sync, write_atomic
 from alphapo_cli.storage.made_once import made_once
 
@@ -162,6 +163,7 @@ class RunLock:
         self.path = path
         self.generation = int(path.stem)
         self.committed = False  # how the run ended is written, and the lock given up
+        self._prepared: tuple[Path, str] | None = None  # file and content that are on disk beside it
         self._over = threading.Event()
         threading.Thread(target=self._beat, name="run-lock", daemon=True).start()
 
@@ -193,6 +195,27 @@ class RunLock:
         self.path = target
         sync(target.parent)
 
+    def prepare(self, target: Path, text: str) -> None:
+        """Write what `commit` is about to commit, so that a disk which refuses does so before anybody is told of an end.
+
+        Args:
+            target: as for `commit`.
+            text: its content.
+
+        Raises:
+            LockLost: another process has taken over the run.
+            OSError: the disk refuses; the lock is still held.
+        """
+        beside = committed_file.beside(target, self.generation)
+        try:
+            if self.path.suffix != ".end":  # not so where the disk refused an earlier attempt
+                self._move("end")
+            write_atomic(beside, text)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+        self._prepared = (target, text)
+
     def commit(self, target: Path, text: str, stage: str = "done") -> None:
         """Write the file that tells how the run ended, and give up the lock, in one step for all other processes.
 
@@ -205,13 +228,13 @@ class RunLock:
             LockLost: another process has taken over the run; nothing of its work was touched.
             OSError: the disk refuses; the lock is still held.
         """
-        beside = target.with_name(f".{target.name}.{self.generation:06d}")
+        beside = committed_file.beside(target, self.generation)
+        if self._prepared != (target, text):
+            self.prepare(target, text)
         try:
-            if self.path.suffix != ".end":  # not so where the disk refused an earlier attempt
-                self._move("end")
-            write_atomic(beside, text)
             self._move(stage)
         except BaseException:
+            self._prepared = None
             beside.unlink(missing_ok=True)
             raise
         self.committed = True
@@ -235,18 +258,7 @@ class RunLock:
         Raises:
             OSError: the disk refuses.
         """
-        for beside in target.parent.glob(f".{target.name}.*"):
-            found = re.fullmatch(r"(\d{6})", beside.name.rpartition(".")[2])
-            if found is None or int(found[1]) > self.generation:
-                continue
-            # One of this generation is left from a directory whose locks were removed.
-            earlier = () if int(found[1]) == self.generation else ("done", "free")
-            stages = (self.path.with_name(f"{found[1]}.{stage}") for stage in earlier)
-            with contextlib.suppress(FileNotFoundError):  # its owner woke up
-                if any(stage.exists() for stage in stages):
-                    os.replace(beside, target)
-                else:
-                    beside.unlink()
+        committed_file.settle(self.path.parent, target, self.generation)
 
     def release(self) -> None:
         """Release the lock for another process; no effect on one that was given up by `commit`, or lost."""

@@ -201,8 +201,9 @@ class SweepDirectory:
         """Read every cell's state and results.
 
         Returns:
-            Cells in the order of the grid, each with id, point, overrides, state, reason, step, metrics, cost
-            and clipped, the share of logged steps whose gradient was clipped (None where that is not known).
+            Cells in the order of the grid, each with id, point, overrides, state, reason, step, metrics, cost,
+            clipped, the share of logged steps whose gradient was clipped, and pairs, those of the probe (both None where
+            that is not known).
             Metrics of evaluations under other settings than the last command line's are left out: they are not
             comparable.
         """
@@ -226,6 +227,7 @@ class SweepDirectory:
                     "metrics": {**(summary.get("metrics") or {}), **(judged.get("metrics", {}) if theirs else {})},
                     "cost": summary.get("cost", {}),
                     "clipped": (summary.get("verdict") or {}).get("clipped"),
+                    "pairs": (summary.get("data") or {}).get("probe_pairs"),
                 }
             )
         return found

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from alphapo_cli.runs.state import NOT_EVALUATED, OVER, RunState, last_row
 from alphapo_cli.runtime.tables import Table
-from alphapo_cli.sweep.record import OUTCOMES
+from alphapo_cli.runtime.wording import rate
+from alphapo_cli.sweep.record import JUDGED, OUTCOMES, WIN_RATE
 
 
 def show(
@@ -36,7 +38,7 @@ def status_table(
     """
     made = Table(title=f"{path.name}: {len(cells)} cells", title_justify="left")
     dry = ("would run",) if would_run is not None else ()
-    for column in ("cell", "", "state", *dry, "step", "displacement", "outcome", "reason"):
+    for column in ("cell", "settings", "state", *dry, "step", "chosen, nats per token", "outcome", "reason"):
         made.add_column(column, overflow="fold")
     for cell, overrides in cells.items():
         run = RunState(path / "cells" / cell)
@@ -47,7 +49,6 @@ def status_table(
         judged = run.outcome()
         theirs = key is None or judged.get("key") == key  # an outcome under other settings is not shown
         results = {**metrics, **(judged.get("metrics", {}) if theirs else {})}
-        result = next((results[name] for name in OUTCOMES if results.get(name) is not None), None)
         missing = judged.get("reason") or NOT_EVALUATED
         drop = metrics.get("displacement/chosen")
         made.add_row(
@@ -57,7 +58,19 @@ def status_table(
             *(("yes" if cell in would_run else "no",) if would_run is not None else ()),
             "-" if step is None else str(step),
             "-" if drop is None else f"{drop:+.3f}",
-            "-" if result is None else f"{result:.3f}",
+            _outcome(results, summary),
             str(summary.get("reason") or (missing if key and state in OVER and judged.get("key") != key else "")),
         )
     return made
+
+
+def _outcome(results: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """The first outcome that a cell has, as a rate with its interval and n."""
+    key = next((name for name in OUTCOMES if isinstance(results.get(name), int | float)), None)
+    if key is None:
+        return "-"
+    data, verdict = summary.get("data") or {}, summary.get("verdict") or {}
+    n = {JUDGED: results.get("eval/n_total"), WIN_RATE: verdict.get("n")}.get(key, data.get("probe_pairs"))
+    low, high = results.get(f"{key}/low"), results.get(f"{key}/high")
+    name = {JUDGED: "win rate", WIN_RATE: "true win rate"}.get(key, "accuracy")
+    return f"{name} {rate(results[key], n, None if low is None or high is None else (low, high))}"

@@ -28,7 +28,7 @@ class TestImports:
         lines = [
             "--help", "train --help", "sweep --help", "loss --help", "--version", "metrics", "train --print-config",
             "sweep alpha --print-config", "train objective.beta=-1", "sweep alpah", "loss gone.jsonl",
-            "plan train --help", "plan train objective.beta=-1", "plan sweep alpah",
+            "plan train --help", "plan train objective.beta=-1", "plan sweep alpah", "plan train --memory 80apples",
         ]  # fmt: skip
         program = (
             "import sys\nfrom alphapo_cli.cli.main import main\n"

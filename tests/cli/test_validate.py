@@ -32,6 +32,23 @@ def test_files(alphapo, trained, tmp_path):
     assert alphapo("validate", str(trained.path / "config.yaml")).code == 0
 
 
+def test_the_next_line_is_quoted_and_whole(alphapo, tmp_path):
+    (tmp_path / "own").mkdir()
+    ran = alphapo("validate", "run.name=two words", "eval.at=[0.5,1]", "--config-dir", "own")
+    assert ran.code == 0, ran.err
+    assert ran.err.splitlines()[-1] == "next: alphapo run 'run.name=two words' 'eval.at=[0.5,1]' --config-dir own"
+
+
+def test_a_file_of_a_sweep_is_checked_as_the_sweep_checks_it(alphapo, tmp_path):
+    """Also where the file alone names what comes after training."""
+    (tmp_path / "own.yaml").write_text("objective: dpo\neval: {at: [0.5, 1]}\n")
+    asked = alphapo("validate", "own.yaml", "seed=0,1", "--for", "sweep")
+    swept = alphapo("sweep", "--config", "own.yaml", "seed=0,1")
+    assert (asked.code, swept.code) == (2, 2)
+    assert "training does not keep the models of 0.5" in asked.fault
+    assert asked.fault == swept.fault
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

@@ -320,7 +320,7 @@ def test_max_cost_counts_what_was_really_paid_over_all_starts(case: Case, capsys
         assert "--max-cost 3.5 is reached" in capsys.readouterr().err
         assert len(server.seen) == 4  # the fourth was expected to fit
         assert judge(case, server.url, *limit) == 2
-        assert "4.00 USD spent already" in capsys.readouterr().err
+        assert "--max-cost 3.5: 4.00 USD spent already, 0.00 USD left; 8 requests" in capsys.readouterr().err
         assert len(server.seen) == 4
 
 

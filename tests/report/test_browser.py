@@ -11,7 +11,7 @@ import pytest
 
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.plots.sweep_curves import SweepCurve, value_colours
-from alphapo_cli.report.write import write_report, write_runs
+from alphapo_cli.report.write import write_report, write_run, write_runs
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.stages import missing_shapes
 from alphapo_cli.sweep.directory import SweepDirectory
@@ -400,4 +400,17 @@ def test_arrows_point_down_the_loss(visit, shaped):
     (x0, y0), (x1, y1) = (tuple(map(float, part.split())) for part in d[1:].split("L")[:2])
     assert x1 > x0  # the chosen score rises
     assert y1 > y0  # down the page: the rejected score falls
+    assert page.faults == []
+
+
+def test_on_a_phone_a_runs_numbers_and_settings_are_read_without_scrolling_aside(visit, tmp_path):
+    craft(tmp_path, f"{ALPHA}=0,1")
+    html = write_run(next((tmp_path / "cells").iterdir()))
+    page = visit(html, PHONE)
+    assert page.locator("table.listed tr").count() > 6
+    assert page.locator("table.keys tr").count() > 1
+    hidden = page.evaluate("""() => [...document.querySelectorAll('table.listed, table.keys')]
+        .filter((table) => table.offsetParent && table.parentElement.scrollWidth > table.parentElement.clientWidth + 1)
+        .map((table) => table.className)""")
+    assert hidden == []
     assert page.faults == []

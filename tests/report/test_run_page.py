@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -49,7 +50,9 @@ def text_of(html):
 
 class TestOneRun:
     def test_it_says_what_the_run_is_and_what_came_of_it(self, run):
-        html = write_run(changed(run, verdict=BETTER))
+        html = write_run(changed(run, verdict=BETTER, data={"probe_pairs": 64}))
+        changed(run, "manifest.json", data={"probe_pairs": 64})
+        html = write_run(run)
         assert html == run / "report.html"
         page = Page(html.read_text())
         text = " ".join(page.text.split())
@@ -58,6 +61,8 @@ class TestOneRun:
         assert "beta 2.5, learning rate 0.0008, the embedded world's model" in name
         assert "Better than the start: true win rate 70 % [64, 75], n = 256." in text
         assert "the gradient was clipped at 25 % of" in text
+        down = json.loads((run / "summary.json").read_text())["metrics"]["displacement/share_chosen_down"]
+        assert re.search(rf"chosen down{100 * down:.0f} % \[\d+, \d+\], n = 64", text)
         for heading in ("Displacement", "True win rate", "Reward margin", "Gradient weight", "Loss",
                         "Distance from the start", "What the models say", "Guards and data", "Settings"):  # fmt: skip
             assert heading in text, heading

@@ -147,8 +147,9 @@ class TestDirectoriesOfTheFirstVersion:
         before = contents(kept)
         ran = alphapo(*OF_THE_RUN)
         assert (ran.code, ran.path.name, ran.out.splitlines()[1]) == (0, RUN, "complete")
-        assert ran.fault.startswith(f"alphapo: warning: this run was made under numerics 1 (now {NOW}: ")
-        assert ran.fault.endswith("--replace trains it anew")
+        (warning,) = [line for line in ran.err.splitlines() if "warning" in line]
+        assert warning.startswith(f"alphapo: warning: this run was made under numerics 1 (now {NOW}: ")
+        assert warning.endswith("--replace trains it anew")
         assert contents(kept) == before
 
     @pytest.mark.parametrize("name", SWEEPS)
@@ -348,7 +349,7 @@ class TestNumerics:
 
     def test_those_of_a_newer_version_are_said_too(self, alphapo, kept):
         rewrite(kept / RUN / "manifest.json", numerics=99)
-        assert "made under numerics 99 (by a newer alphapo" in alphapo(*OF_THE_RUN).fault
+        assert "made under numerics 99 (by a newer alphapo" in alphapo(*OF_THE_RUN).err
 
 
 class TestWhatIsToBeTyped:

@@ -70,9 +70,16 @@ def test_without_a_win_rate_nothing_is_better():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"down": 0.96}, "nearly every chosen answer became less likely, 96 %"),
+        (
+            {"down": 0.96},
+            "nearly every chosen answer became less likely, 96 % [93, 98], n = 256 pairs, mean change -0.1 nats",
+        ),
+        (
+            {"down": 0.1, "displacement/chosen": 0.04},
+            "10 % [7, 14], n = 256 pairs, mean change +0.04 nats per token: no",
+        ),
         ({"both": 0.6}, "both answers became less likely in 60 %"),
-        ({"samples/repetition": 0.4}, "repeat themselves: 40 %"),
+        ({"samples/repetition": 0.4}, "repeat themselves: 40 % of their 4-grams in 256 answers"),
         ({}, "no curve warns"),
     ],
 )

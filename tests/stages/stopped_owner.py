@@ -68,7 +68,7 @@ def points(mark: Path) -> dict[str, Callable[[], None]]:
         "a checkpoint is about to be renamed": lambda: around(os, "rename", to("step-2"), mark, before=True),
         "a checkpoint was saved": lambda: around(Checkpoints, "save", always, mark, before=False),
         "a row was written": lambda: around(TrainingSession, "measure", always, mark, before=False),
-        "the summary is written": lambda: around(RunDirectory, "finish", lambda *a: a[1] == "complete", mark, before=True),
+        "the summary is written": lambda: around(RunDirectory, "ending", lambda *a: a[1] == "complete", mark, before=True),
         "answers are written": lambda: around(generate, "write_json", file_named("model_outputs.json"), mark, before=True),
         "annotations are written": lambda: around(evaluate, "write_json", file_named("annotations.json"), mark, before=True),
         "a page is written": lambda: around(write, "write_atomic", file_named("report.html"), mark, before=True),

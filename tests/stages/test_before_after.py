@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shlex
+import shutil
 
 import pytest
 
+from alphapo_cli.config.compose import compose
+from alphapo_cli.config.overrides import Sources, read_line
+from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.stages.training.before_after import BeforeAndAfter
+from alphapo_cli.storage.atomic import write_atomic
+from alphapo_cli.storage.run_lock import acquire
+from alphapo_cli.tracking.tracker import NullTracker
 from tests import tiny
 from tests.conftest import run_here
 
@@ -74,3 +85,87 @@ def test_a_model_that_cannot_answer_is_trained_all_the_same(start, tmp_path, mon
     assert ran.code == 0, ran.err
     assert ran.err.count("no answers were sampled (RuntimeError: this architecture keeps no cache)") == 1
     assert "probe.samples=0 leaves them out" in ran.err
+
+
+def test_prompts_that_cannot_be_made_end_no_training(start, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise ValueError("no header")
+
+    monkeypatch.setattr("alphapo_cli.stages.training.before_after.prompts_of", broken)
+    ran = run_here(line(start), tmp_path, tmp_path / "cache")
+    assert ran.code == 0, ran.err
+    assert ran.err.count("no answers are sampled before and after (ValueError: no header)") == 1
+    assert not (ran.path / "samples").exists()
+
+
+def test_the_next_lines_can_be_typed(trained, alphapo):
+    """Also where `alphapo generate` has to be told which prompts: data of one's own, of which the held-out ones are taken."""
+    lines = [text.removeprefix("next: ") for text in trained.err.splitlines() if text.startswith("next: ")]
+    (generate,) = [text for text in lines if text.startswith("alphapo generate ")]
+    printed = alphapo(*shlex.split(generate)[1:], "--print-config", cwd=trained.path.parent.parent)
+    assert printed.code == 0, printed.err
+    assert "eval.jsonl" in printed.out
+    assert "limit: 16" in printed.out
+
+
+def test_the_same_line_does_what_a_killed_process_had_left(trained, start, alphapo, tmp_path):
+    """Killed between its commit and the name of summary.json: the run counts as complete, and is put in order."""
+    run = RunDirectory(shutil.copytree(trained.path, tmp_path / "runs" / "run"))
+    (lock,) = run.lock.glob("*.done")
+    run.summary_file.rename(run.path / f".summary.json.{lock.stem}")
+    (run.path / "summary.json").write_text(json.dumps({"state": "running", "step": 0}))
+    (run.path / "report.html").unlink()
+    for name in ("checkpoints", "best"):
+        (run.path / name / "step-2").mkdir(parents=True)
+    assert run.state == "complete"
+    assert json.loads(alphapo("ls", "--json", "-").out.splitlines()[-1])["entries"][0]["state"] == "complete"
+    again = alphapo(*line(start))
+    assert (again.code, again.out.splitlines()[1]) == (0, "complete"), again.err
+    assert (run.path / "report.html").is_file()
+    assert not (run.path / "checkpoints").exists()
+    assert not (run.path / "best").exists()
+    assert json.loads(run.summary_file.read_text())["state"] == "complete"
+    assert not list(run.path.glob(".summary.json.*"))
+    assert "next: alphapo chat runs/run" in again.err.splitlines()
+
+
+def test_checkpoints_of_a_run_that_a_process_works_on_stay(trained, tmp_path):
+    run = RunDirectory(shutil.copytree(trained.path, tmp_path / "run"))
+    (run.path / "best").mkdir()
+    held = acquire(run.lock)
+    run.tidy()
+    assert (run.path / "best").is_dir()
+    held.release()
+    run.tidy()
+    assert not (run.path / "best").exists()
+
+
+def test_wandb_is_told_one_end_where_the_result_cannot_be_written(start, tmp_path, monkeypatch):
+    """It keeps the first that it is told, so that must not be the one which failed."""
+    told = []
+
+    class Told(NullTracker):
+        def finish(self, summary, exit_code):
+            told.append((summary["state"], exit_code))
+
+    def refusing(path, text):
+        if path.name.startswith(".summary.json") and '"state": "complete"' in text:
+            raise OSError(errno.EIO, "broken disk")
+        write_atomic(path, text)
+
+    monkeypatch.setattr("alphapo_cli.stages.training.session.run_tracker", lambda *_: Told())
+    monkeypatch.setattr("alphapo_cli.storage.run_lock.write_atomic", refusing)
+    ran = run_here(line(start, "probe.samples=0"), tmp_path, tmp_path / "cache")
+    assert ran.code == 1
+    assert told == [("failed", 1)]
+    assert json.loads((tmp_path / "runs" / "run" / "summary.json").read_text())["state"] == "failed"
+
+
+def test_of_a_sharded_model_none_are_sampled_and_it_is_said(start, tmp_path):
+    cfg = compose("train", TrainConfig, [read_line(line(start)[1:], Sources())], Sources())
+    said: list[str] = []
+    made = BeforeAndAfter.of(cfg, None, RunDirectory(tmp_path), write=None, log=said.append, together=True)
+    made.sample(None, 0)  # does nothing
+    (note,) = said
+    assert "no answers before and after" in note
+    assert "probe.samples=8" in note

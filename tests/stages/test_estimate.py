@@ -10,8 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
+from alphapo_cli.cli import planning
 from alphapo_cli.config.compose import compose
 from alphapo_cli.config.overrides import Sources, read_line
 from alphapo_cli.config.schema import TrainConfig
@@ -23,12 +24,12 @@ from alphapo_cli.modeling.loading import load_model
 from alphapo_cli.modeling.locations import locate
 from alphapo_cli.modeling.policy import Wanted, bare, policy_of
 from alphapo_cli.modeling.quantisation import quantised_layers
+from alphapo_cli.runtime.wording import parse_size
 from alphapo_cli.stages.estimate import published
 from alphapo_cli.stages.estimate.judging import judge_cost
 from alphapo_cli.stages.estimate.live_bytes import LiveBytes
 from alphapo_cli.stages.estimate.passes import training_pass
 from alphapo_cli.stages.estimate.skeleton import gathered_skeleton, policy_skeleton, size_of
-from alphapo_cli.stages.estimate.training import parse_size
 from alphapo_cli.stages.plan import make_plan
 from alphapo_cli.stages.training import inputs
 from alphapo_cli.sweep.grid import make
@@ -128,6 +129,37 @@ class TestFigures:
         assert found["parts"]["adapters"] == found["parts"]["gradients"] == 4 * found["trained_parameters"]
         assert found["trained_parameters"] < found["parameters"]
 
+    def test_answers_to_be_read_are_counted_and_timed(self, planned, scratch, scratch_line):
+        """8 before and 8 after, of at most 256 tokens each; where the speed was typed their time is missing, which is said."""
+        kept = [w for w in scratch_line if not w.startswith(("model=", "model.", "probe.samples"))]
+        line = [*kept, f"model.path={scratch.path / 'model'}"]
+        held_out = json.loads((scratch.path / "summary.json").read_text())["data"]["probe_pairs"]
+        timed, given = planned(*line, "--measure"), planned(*line, "--tokens-per-second", "100")
+        assert timed["work"]["answers"] == {"many": min(8, held_out), "times": 2, "tokens": 256}
+        most = timed["speed"]["answer_token"] * 2 * min(8, held_out) * 256
+        assert timed["seconds"]["answers, at most"] == pytest.approx(most)
+        assert most > 0
+        assert "answers, at most" not in given["seconds"]
+        assert any("sampled answers is not in this" in note for note in given["notes"])
+        assert planned(*line, "probe.samples=0")["work"]["answers"]["many"] == 0
+
+    def test_the_memory_is_that_of_the_gpu_or_of_the_flag(self, planned, scratch_line, monkeypatch):
+        """Without a GPU at hand: torch is told that there is one of 24 GB."""
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 24_000_000_000))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+        line = [w for w in scratch_line if not w.startswith("trainer.use_cpu")]
+        own, flag = planned(*line), planned(*line, "--memory", "80GB")
+        assert (own["memory"]["device"], own["memory"]["limit"]) == ("cuda", 24_000_000_000)
+        assert (flag["memory"]["device"], flag["memory"]["limit"]) == ("cuda", 80_000_000_000)
+        assert "load" not in [phase["name"] for phase in own["memory"]["phases"]]  # in the host's memory
+        assert own["memory"]["process"] == 0
+        assert any("nobody has compared" in note for note in own["notes"])
+        cpu = planned(*line, "trainer.use_cpu=true")["memory"]
+        assert cpu["device"] == "cpu"
+        assert cpu["limit"] != 24_000_000_000
+        assert cpu["process"] > 0
+
 
 class TestPromises:
     def test_nothing_is_written(self, alphapo, scratch_line, tmp_path):
@@ -171,8 +203,15 @@ class TestPromises:
         assert ran.code == plan.code == 2
         assert plan.err.splitlines()[-1] == ran.err.splitlines()[-1]
 
+    @pytest.mark.parametrize("command", ["train", "run", "sweep"])
+    def test_its_own_options_are_looked_at_first(self, command, alphapo):
+        ran = alphapo("plan", command, "objective.bta=1", "--memory", "80 apples")
+        assert (ran.code, "--memory 80 apples: not a size" in ran.fault) == (2, True)
+        ran = alphapo("plan", command, "objective.bta=1", "--measure", "--tokens-per-second", "9")
+        assert (ran.code, "give one of the two" in ran.fault) == (2, True)
+
     def test_a_run_refuses_alike(self, alphapo, scratch_line):
-        for line in (["--reference", "gone.json"], ["judge=openai"], ["judg.model=x"]):
+        for line in (["--reference", "gone.json"], ["judge=openai"], ["judg.model=x"], ["--max-cost", "-1"]):
             ran, plan = alphapo("run", *scratch_line, *line), alphapo("plan", "run", *scratch_line, *line)
             assert ran.code == plan.code == 2
             assert plan.err.splitlines()[-1] == ran.err.splitlines()[-1]
@@ -188,12 +227,12 @@ class TestPromises:
         ("text", "size"), [("80GB", 80e9), ("24GiB", 24 * 2**30), ("512m", 512e6), ("1000", 1000), ("1.5 TB", 1.5e12)]
     )
     def test_sizes(self, text, size):
-        assert parse_size(text) == size
+        assert parse_size(text, "--memory") == size
 
     @pytest.mark.parametrize("text", ["", "GB", "-1GB", "0", "80 apples", "1e999GB", "nan"])
     def test_what_is_no_size(self, text):
         with pytest.raises(UsageError, match="--memory"):
-            parse_size(text)
+            parse_size(text, "--memory")
 
 
 class TestSweeps:
@@ -301,6 +340,27 @@ def _bytes_beside(layer):
     ) + (4 if "weight.nested_absmax" in layer.state_dict() else 0)  # the mean scale, which the text holds
 
 
+@pytest.mark.parametrize("settings", [(), ("trainer.bf16=true",), ("trainer.gradient_checkpointing=true",)])
+def test_a_mixture_of_experts_takes_what_a_real_pass_takes(settings, tmp_path):
+    """To 1 %: what a token takes depends on how many experts it is sent to, and not on which."""
+    size = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4}
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 2}
+    MixtralForCausalLM(MixtralConfig(vocab_size=256, **size, **experts)).save_pretrained(tmp_path)
+    line = ["layout=padded", "trainer.logit_chunk_mb=0.1", *settings]
+    cfg = composed(f"model.path={tmp_path}", "data=jsonl", "data.path=x", *line)
+    policy = policy_of(load_model(locate(cfg.model.path), cfg.model), cfg)
+    policy.train()
+    if cfg.trainer.gradient_checkpointing:
+        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    ids = np.arange(300, dtype=np.int32) % 250
+    batch = policy.layout.collate([TokenPair(ids[:100], ids[100:149], ids[200:260], {}, i) for i in range(2)], pad_id=0)
+    with LiveBytes([*policy.parameters(), *policy.buffers()]) as live:
+        policy(batch).logps.sum().backward()
+    found = training_pass(policy_skeleton(cfg, None, None), batch, Wanted(), full_gradients=False)
+    assert found.coarse is None
+    assert found.peak == pytest.approx(live.peak, rel=0.01)
+
+
 def test_what_is_gathered_in_bfloat16_is_not_cast_again(tmp_path):
     """Autocast keeps a copy of every float32 matrix to the end of the forward pass, two bytes a number."""
     size = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -329,6 +389,13 @@ def test_a_judge_that_is_paid_by_the_token():
     assert 6 * 200 < cost.tokens < 6 * 600  # two answers and the judge's own prompt
     assert cost.usd == pytest.approx((10 * cost.tokens + 30 * 6) / 1e6)
     assert judge_cost(make_plan([], [], Sources()), composed()) is None
+
+
+@pytest.mark.parametrize(("limit", "said"), [(100.0, "is enough"), (1.0, "may end it before the last")])
+def test_a_limit_is_held_against_the_judges_price(limit, said):
+    told = planning._judge({"requests": 805, "tokens": 1_000_000, "usd": 10.0, "max_cost": limit}, 1)
+    assert "at most 10.00 USD" in told
+    assert f"--max-cost {limit:.2f} USD {said}" in told
 
 
 class TestLiveBytes:

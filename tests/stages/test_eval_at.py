@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from alphapo_cli.config.compose import compose
+from alphapo_cli.config.overrides import Sources
+from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.stages import eval_at
+from alphapo_cli.stages.plan import make_plan
+from alphapo_cli.stages.train_generate_evaluate import _judge
 from alphapo_cli.stages.training.kept_models import kept_steps, step_of
 from tests import wandb_file
 from tests.conftest import TINY, run_here
@@ -260,3 +267,24 @@ def test_bad_input(words, says, alphapo, tmp_path):
     assert ran.code == 2
     assert says in ran.fault
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("of_one", "spent", "limit"),
+    [(None, 0.0, (5.0, 0.0)), (None, 1.2, (5.0, 1.2)), (3.0, 1.2, (3.0, 0.0)), (4.5, 1.2, (5.0, 1.2))],
+)
+def test_the_limit_of_a_run_counts_what_its_evaluations_before_took(of_one, spent, limit, monkeypatch, tmp_path):
+    """So that messages name the limit that was typed; a limit of one evaluation alone counts where it is the tighter one."""
+    seen = []
+
+    def prepare(settings, inputs, **_):
+        seen.append((settings.judge.max_cost, inputs.spent))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("alphapo_cli.stages.evaluate.prepare", prepare)
+    later = make_plan([], ["judge=openai", *([] if of_one is None else [f"judge.max_cost={of_one}"])], Sources())
+    cfg = compose("train", TrainConfig, [], Sources())
+    own = SimpleNamespace(outputs=lambda: tmp_path / "own.json")
+    with pytest.raises(KeyboardInterrupt):
+        _judge(replace(later, max_cost=5.0), cfg, own, tmp_path / "reference.json", None, spent)
+    assert seen == [limit]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from alphapo_cli.stages.export import Exported, next_lines
 from alphapo_cli.stages.model_card import CardFacts, card
 
 
@@ -163,3 +167,20 @@ def test_a_disk_that_fills_up_leaves_no_half(alphapo, trained, tmp_path):
     assert "File too large" in ran.fault
     assert not list((tmp_path / "out").iterdir())
     assert alphapo("export", str(trained.path), "--to", "out").code == 0
+
+
+@pytest.mark.parametrize(
+    ("adapter", "dtype", "converter"),
+    [
+        (True, "float32", "convert_lora_to_gguf.py '{}'"),
+        (False, "bfloat16", "convert_hf_to_gguf.py '{}' --outtype bf16"),
+    ],
+)
+def test_the_lines_that_upload_and_convert_can_be_typed(adapter, dtype, converter, tmp_path):
+    """A command that is installed beside us, and a path that the shell takes as one word."""
+    folder = tmp_path / "my model"
+    (upload, _), (convert, _) = next_lines(Exported(folder, adapter, dtype, None))
+    program, *words = shlex.split(upload)
+    assert (Path(sys.executable).with_name(program)).is_file()
+    assert words == ["upload", "OWNER/NAME", str(folder)]
+    assert convert == f"python {converter.format(folder)}"

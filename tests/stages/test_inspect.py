@@ -96,7 +96,7 @@ class TestFigures:
         text = "".join(json.dumps(row) + "\n" for row in [same, *rows, rows[0], rows[1]])
         (tmp_path / "rows.jsonl").write_text(text)
         ran = alphapo("inspect", "model=from_scratch", "data=jsonl", "data.path=rows.jsonl", "probe.pairs=2")
-        assert "left out: both answers are the same: 1 of 33 rows, 3 %" in ran.out
+        assert "left out: both answers are the same: 1 of 33 rows, 3.0%" in ran.out
         assert "duplicates of another row, trained on: 2 of 33 rows" in ran.out
         assert "the labels favour longer answers" in ran.out
         assert "next: alphapo train model=from_scratch" in ran.err

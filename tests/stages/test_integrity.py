@@ -160,6 +160,14 @@ class TestComplete:
         assert "runs/eval-1: not verified: no run, sweep or generation" in ran.out
         assert alphapo("verify", "runs/eval-1").code == 2
 
+    def test_a_folder_of_results_is_verified_one_by_one(self, run, alphapo):
+        (run.parent / "notes").mkdir()
+        ran = alphapo("verify", "runs")
+        assert ran.code == 0, ran.err
+        assert ran.out.startswith("runs/x: ")
+        flip(run / "model" / "model.safetensors", random.Random(3))
+        assert alphapo("verify", "runs").code == 1
+
     def test_one_bit_is_found_by_verify(self, run, alphapo):
         flip(run / "model" / "model.safetensors", random.Random(3))
         ran = alphapo("verify", "runs/x")

@@ -16,6 +16,23 @@ def test_a_line_for_every_reading(trained):
     assert not lines[-1].endswith("left")
 
 
+def test_what_was_done_before_the_first_step_is_no_time_of_steps(tmp_path, capsys, monkeypatch):
+    """Answers that are sampled before it take minutes."""
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    log = metrics_log.MetricsLog(RunDirectory(tmp_path), 10, "run", lines=True)
+    for step, seconds in ((0, 0.0), (1, 60.0)):
+        clock[0] += seconds
+        log.add(step, {"displacement/chosen": 0.0})
+        log.flush()
+        log.advance(step)
+        if step == 0:
+            clock[0] += 600.0
+            log.begin()
+    log.close()
+    assert capsys.readouterr().err.splitlines()[-1].endswith(", 9 min left")
+
+
 def test_a_line_after_half_a_minute(tmp_path, capsys, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])

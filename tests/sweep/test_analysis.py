@@ -6,9 +6,10 @@ import json
 import re
 
 import pytest
+from rich.console import Console
 
 from alphapo_cli.cli.sweep import tell
-from alphapo_cli.launch.run import table
+from alphapo_cli.launch.run import columns_of, tables
 from alphapo_cli.plots.sweep_outcome import outcome_figure
 from alphapo_cli.report.collect import read
 from alphapo_cli.report.pictures import curves
@@ -382,13 +383,14 @@ def test_a_metric_that_is_no_number_is_none(tmp_path, value):
 
 @pytest.mark.parametrize(
     ("prompts", "seeds", "head"),
-    [(60, "seed=0", "true win rate (95 % over prompts, n = 60)"),
-     (60, "seed=0,1", "true win rate (95 % over prompts and seeds, n = 60)"),
-     (1, "seed=0,1", "true win rate (no interval, n = 1)")],
+    [(60, "seed=0", "n = 60 prompts, 95 % interval over prompts"),
+     (60, "seed=0,1", "n = 60 prompts, 95 % interval over prompts and seeds"),
+     (1, "seed=0,1", "n = 1 prompts, no interval")],
 )  # fmt: skip
 def test_the_table_says_over_what_its_intervals_are(tmp_path, prompts, seeds, head):
     craft(tmp_path, f"{ALPHA}=0,1", seeds, prompts=prompts, change=wins(a0=0.4, a1=0.6))
-    assert head in [str(c.header) for c in table("alpha", best_of.analyse(SweepDirectory(tmp_path))).columns]
+    said = columns_of(best_of.analyse(SweepDirectory(tmp_path)))
+    assert f"true win rate: against the model before training, {head}" in said
 
 
 def test_the_table_counts_the_seeds_that_its_means_are_over(tmp_path):
@@ -397,7 +399,10 @@ def test_the_table_counts_the_seeds_that_its_means_are_over(tmp_path):
 
     craft(tmp_path, f"{ALPHA}=0,1", "seed=0,1,2", change=change)
     (seeds,) = (
-        c for c in table("alpha", best_of.analyse(SweepDirectory(tmp_path))).columns if str(c.header) == "seeds"
+        column
+        for part in tables("alpha", best_of.analyse(SweepDirectory(tmp_path)), 120)
+        for column in part.columns
+        if str(column.header) == "seeds"
     )
     assert list(seeds.cells) == ["3", "2 of 3"]
 
@@ -428,13 +433,34 @@ def test_the_verdict_of_summary_json_names_the_cells_that_it_is_about(tmp_path, 
     assert f"next: alphapo chat {tmp_path / 'cells' / said['best']}" in lines
 
 
+@pytest.mark.parametrize(("width", "parts"), [(120, 1), (80, 2)])
+def test_the_table_fits_and_cuts_nothing(width, parts, tmp_path):
+    """What a narrow terminal cannot hold stands in a further table, and every rate has its n."""
+    craft(tmp_path, f"{ALPHA}=0,1", "seed=0,1", prompts=200, change=wins(a0=0.2, a1=0.9))
+    for file in tmp_path.glob("cells/*/summary.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "data": {"probe_pairs": 24}}))
+    analysis = best_of.analyse(SweepDirectory(tmp_path))
+    console = Console(width=width)
+    found = tables("s", analysis, width)
+    assert len(found) == parts
+    with console.capture() as captured:
+        for one in found:
+            console.print(one)
+    lines = captured.get().splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in captured.get()
+    assert captured.get().count("alpha=0 ") == parts
+    assert any("n = 200 prompts" in line for line in columns_of(analysis))
+    assert any("share of 24 held-out pairs" in line for line in columns_of(analysis))
+
+
 def test_a_sweep_of_which_nothing_is_complete_has_no_verdict_but_a_next_line(tmp_path, capsys):
     craft(tmp_path, f"{ALPHA}=0,1", change=lambda cell, made: setattr(made, "state", "failed"))
     analysis = best_of.analyse(SweepDirectory(tmp_path))
     said = verdicts.verdict(analysis, verdicts.find_best(analysis))
     assert (said["outcome"], said["best"]) == ("nothing complete", None)
     tell(said, tmp_path)
-    assert "next: the same line again goes on where it stopped" in capsys.readouterr().err
+    assert "next: the same line again  # goes on where it stopped" in capsys.readouterr().err
 
 
 def test_changes_of_pairs_have_intervals_over_pairs_and_seeds(tmp_path):

@@ -13,7 +13,7 @@ from alphapo_cli.evaluation.arena_hard.schema import ArenaHardJudgeConfig
 from alphapo_cli.evaluation.judges.judge import JudgingResult, Record, Reply
 from alphapo_cli.evaluation.judges.openai import OpenAIEngine
 from alphapo_cli.evaluation.judges.openai_response import NoVerdictError, refused, thinks, utf8
-from alphapo_cli.evaluation.judges.openai_session import Session
+from alphapo_cli.evaluation.judges.openai_session import Session, budget, usd
 from alphapo_cli.evaluation.judges.prompt import Message, estimate_tokens
 from alphapo_cli.evaluation.judges.protocol import Ask
 
@@ -85,8 +85,8 @@ class TextSession(Session):
         while limit is not None and not self.stop.is_set() and self.spent + self.in_flight + cost > limit:
             if self.in_flight < 1e-12:  # round-off of sums and differences
                 return (
-                    f"--max-cost {limit:g} is reached: the next judgement may cost {cost:.2g} USD on top of "
-                    f"{self.spent:.2f} USD (judge.max_tokens={self.cfg.max_tokens})"
+                    f"--max-cost {limit:g} is reached: {budget(limit, self.spent)}, and the next judgement may cost "
+                    f"{usd(cost)} (judge.max_tokens={self.cfg.max_tokens})"
                 )
             await self._wait(0.02)
         return None

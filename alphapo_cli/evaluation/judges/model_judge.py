@@ -20,10 +20,10 @@ from alphapo_cli.evaluation.schema import JudgeConfig
 
 
 class ModelJudge:
-    """AlpacaEval 2's protocol with the model behind `engine`."""
+    """AlpacaEval 2's protocol with the model behind `engine`; `spent`: USD that others took of judge.max_cost."""
 
-    def __init__(self, engine: JudgeEngine, cfg: JudgeConfig) -> None:
-        self.engine, self.cfg = engine, cfg
+    def __init__(self, engine: JudgeEngine, cfg: JudgeConfig, spent: float = 0.0) -> None:
+        self.engine, self.cfg, self.spent = engine, cfg, spent
         self.template = load_template(cfg.prompt_file)
         self.annotator = cfg.annotator or f"alphapo_{cfg.name}_{cfg.model}"
         first, second = cfg.verdict_tokens
@@ -39,7 +39,7 @@ class ModelJudge:
         answered = Answered(folder / FILE)
         unanswered = self._unanswered(self._asks(pairs), answered)
         if unanswered and (asking or len(unanswered) > self.cfg.max_failed):
-            self.engine.check(unanswered, answered.spent)
+            self.engine.check(unanswered, self.spent + answered.spent)
 
     def judge(self, pairs: Sequence[Pair], folder: Path, *, asking: bool = True) -> Judged:
         """See `Judge.judge`."""
@@ -48,7 +48,7 @@ class ModelJudge:
         unanswered, outcome = self._unanswered(asks, answered), JudgingResult()
         if unanswered and (asking or len(unanswered) > self.cfg.max_failed):
             with Journal(folder) as journal:
-                outcome = self.engine.ask(unanswered, answered.spent, journal.record)
+                outcome = self.engine.ask(unanswered, self.spent + answered.spent, journal.record)
             answered = Answered(folder / FILE)
             unanswered = self._unanswered(asks, answered)
         if unanswered:

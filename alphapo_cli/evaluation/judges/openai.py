@@ -18,7 +18,7 @@ import httpx
 from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.judges.http import client_settings, connection_hint
 from alphapo_cli.evaluation.judges.judge import JudgingResult, Record
-from alphapo_cli.evaluation.judges.openai_session import Session
+from alphapo_cli.evaluation.judges.openai_session import Session, budget, usd
 from alphapo_cli.evaluation.judges.prompt import estimate_tokens
 from alphapo_cli.evaluation.judges.protocol import Ask
 from alphapo_cli.evaluation.judges.registry import check_key
@@ -79,14 +79,14 @@ class OpenAIEngine:
         self.check_price()
         expected = sum(known)
         if limit is not None and spent + expected > limit:
-            already = f" on top of {_usd(spent)} spent already" if spent else ""
+            already = f"{budget(limit, spent)}; " if spent else ""
             raise UsageError(
-                f"--max-cost {limit:g}: {len(asks)} requests to {self.cfg.model} cost about {_usd(expected)}{already}; "
+                f"--max-cost {limit:g}: {already}{len(asks)} requests to {self.cfg.model} cost about {usd(expected)}; "
                 "raise the limit or evaluate fewer outputs"
             )
         self.reach()
         price = (
-            f"about {_usd(expected)}" if len(known) == len(asks) else "price unknown (judge.price_input, price_output)"
+            f"about {usd(expected)}" if len(known) == len(asks) else "price unknown (judge.price_input, price_output)"
         )
         print(f"{len(asks)} requests to {self.cfg.model}: about {tokens:,} tokens, {price}", file=sys.stderr)
 
@@ -168,7 +168,3 @@ def _checked_url(url: str | None) -> str:
     if not usable:
         raise UsageError(f"judge.base_url={url}: not a URL; write http://HOST:PORT/v1")
     return url.rstrip("/")
-
-
-def _usd(amount: float) -> str:
-    return f"{amount:.2f} USD" if amount >= 1 or amount == 0 else f"{amount:.3g} USD"

@@ -180,7 +180,9 @@ class Session:
         """Why a request of estimated `cost` USD is not sent; None where --max-cost allows it."""
         limit = self.cfg.max_cost
         over = limit is not None and self.spent + self.in_flight + cost > limit
-        return f"--max-cost {limit:g} is reached (requests cost more than estimated)" if over else None
+        if limit is None or not over:
+            return None
+        return f"--max-cost {limit:g} is reached: {budget(limit, self.spent)} (requests cost more than estimated)"
 
     def _body(self, ask: Ask, top_logprobs: int) -> dict[str, Any]:
         """The body of one request."""
@@ -260,3 +262,13 @@ class Session:
             raise Permanent(reason := self.clean(str(error)), Unusable(reason, tokens, price)) from error
         except ValueError as error:
             raise Retry(str(error), paid=Unusable(str(error), tokens, price)) from error
+
+
+def budget(limit: float, spent: float) -> str:
+    """What was spent of --max-cost already, and what is left of it."""
+    return f"{usd(spent)} spent already, {usd(max(0.0, limit - spent))} left"
+
+
+def usd(amount: float) -> str:
+    """An amount, of which small ones keep their digits."""
+    return f"{amount:.2f} USD" if amount >= 1 or amount == 0 else f"{amount:.3g} USD"

@@ -113,13 +113,14 @@ def check_judge(cfg: JudgeConfig, annotations: Path | None) -> None:
     VLLMEngine(cfg)
 
 
-def build(cfg: JudgeConfig, outputs: ModelOutputs, annotations: Path | None) -> Judge:
+def build(cfg: JudgeConfig, outputs: ModelOutputs, annotations: Path | None, spent: float = 0.0) -> Judge:
     """Build the judge and read its files; only the modules of that judge are imported.
 
     Args:
         cfg: the judge settings.
         outputs: the outputs to judge.
         annotations: the file of --annotations, None without the option.
+        spent: USD that other evaluations took of judge.max_cost.
 
     Returns:
         The judge.
@@ -145,7 +146,7 @@ def build(cfg: JudgeConfig, outputs: ModelOutputs, annotations: Path | None) -> 
     if cfg.name == "openai":
         from alphapo_cli.evaluation.judges.openai import OpenAIEngine
 
-        return ModelJudge(OpenAIEngine.from_environment(cfg), cfg)
+        return ModelJudge(OpenAIEngine.from_environment(cfg), cfg, spent)
     from alphapo_cli.evaluation.judges.vllm import VLLMEngine
 
     engine = VLLMEngine(cfg)

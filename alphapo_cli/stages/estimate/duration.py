@@ -18,28 +18,57 @@ from alphapo_cli.modeling.adapters import add_lora, check_lora
 from alphapo_cli.modeling.layout.registry import LAYOUTS
 from alphapo_cli.modeling.loading import DTYPES, base_source, load_config, random_model
 from alphapo_cli.modeling.locations import locate
-from alphapo_cli.modeling.policy import policy_of
+from alphapo_cli.modeling.policy import PolicyModel, policy_of
 from alphapo_cli.modeling.quantisation import NONE
+from alphapo_cli.modeling.sampling import sample
 from alphapo_cli.probe.scoring import measured_sides
 from alphapo_cli.runtime.threads import threads
 from alphapo_cli.stages.estimate.case import Case
 from alphapo_cli.stages.estimate.passes import LOOKED_AT, positions_of
+from alphapo_cli.stages.training.before_after import PROMPTS, TOKENS, wanted
 from alphapo_cli.stages.training.measurements import SAMPLES
 from alphapo_cli.training.arguments import training_arguments
 from alphapo_cli.training.data_order import DataOrder, probe_every
 
 _FORWARD = 3  # a forward pass is a third of forward and backward pass
 TIMED = 3  # micro-batches that are timed, after one that is not
+_SAMPLED = 8  # tokens of answers that are timed
+_TOGETHER = 256  # answers that are sampled at a time
 _LONG = 60.0  # seconds after which no further micro-batch is timed
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens (positions of the layout) that all processes train on in a second, and seconds of an optimizer's update."""
+    """How fast a training is.
+
+    Attributes:
+        tokens_per_second: tokens (positions of the layout) that all processes train on.
+        update: seconds of an optimizer's update.
+        source: where the figures are from.
+        answer_token: seconds of a token of a sampled answer, of several at a time; None where that is not known.
+    """
 
     tokens_per_second: float
     update: float = 0.0
     source: str = "as given"
+    answer_token: float | None = None
+
+
+@dataclass(frozen=True)
+class AnswerCount:
+    """Answers that a training samples: `times` it does so, each time `many` of at most `tokens`."""
+
+    many: int
+    times: int
+    tokens: int
+
+    def __bool__(self) -> bool:
+        return self.many * self.times > 0
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of all of them, if none ends before its limit."""
+        return self.many * self.times * self.tokens
 
 
 @dataclass(frozen=True)
@@ -53,7 +82,7 @@ class Work:
         reference: tokens of the reference's log-probs, before the first step.
         probed: tokens of all measurements of the probe.
         readings: number of these measurements.
-        sampled: answers that are sampled, over all measurements; their time is not known.
+        answers: those that are sampled.
     """
 
     steps: int
@@ -62,7 +91,7 @@ class Work:
     reference: int
     probed: int
     readings: int
-    sampled: int
+    answers: AnswerCount
 
     def seconds(self, speed: Speed) -> dict[str, float]:
         """Seconds of each part at a speed."""
@@ -71,6 +100,8 @@ class Work:
             "probe": self.probed / (_FORWARD * speed.tokens_per_second),
             "reference log-probs": self.reference / (_FORWARD * speed.tokens_per_second),
         }
+        if self.answers and speed.answer_token is not None:
+            parts["answers, at most"] = self.answers.most_tokens * speed.answer_token
         return {name: seconds for name, seconds in parts.items() if seconds}
 
 
@@ -97,16 +128,41 @@ def work_of(case: Case, cfg: TrainConfig) -> Work:
     probe = case.start.data.probe
     every = probe_every(cfg.probe.every, len(probe), order.pairs_per_step)
     readings = 1 + len({*range(every, order.total_steps + 1, every), order.total_steps})
-    answers = (SAMPLES if cfg.probe.samples is None else cfg.probe.samples) if cfg.data.source == "glassbox" else 0
-    answers = answers or min(cfg.probe.samples or 0, len(probe))
-    often = cfg.probe.sample_every or every
-    sampled = answers * (2 + len({*range(often, order.total_steps + 1, often), order.total_steps}))
     of_probe = _tokens(probe, layout, measured_sides(case.objective, probe))
     reference = of_probe + _tokens(case.pairs, layout, case.sides) if case.objective.needs_reference else 0
     return Work(
         order.total_steps, order.pairs_per_step, int(seen * order.total_steps / len(steps)), reference,
-        of_probe * readings, readings, sampled,
+        of_probe * readings, readings, answers_of(case, cfg, order.total_steps, every),
     )  # fmt: skip
+
+
+def answers_of(case: Case, cfg: TrainConfig, steps: int, every: int) -> AnswerCount:
+    """Count the answers that a training samples.
+
+    Args:
+        case: data and objective.
+        cfg: the configuration.
+        steps: optimizer steps.
+        every: steps between measurements of the probe.
+
+    Returns:
+        The count; of the answers before and after, which a model of one's own gives to be read, two times.
+    """
+    probe = len(case.start.data.probe)
+    often = cfg.probe.sample_every or every
+    measured = 2 + len({*range(often, steps + 1, often), steps})  # twice before the first step, once as the reference
+    many, times, tokens = min(cfg.probe.samples or 0, probe), measured, cfg.probe.max_new_tokens
+    if cfg.data.source == "glassbox":
+        many = SAMPLES if cfg.probe.samples is None else cfg.probe.samples
+    elif wanted(cfg):
+        many, times, tokens = 0 if cfg.sharding.mode == "fsdp" else min(PROMPTS, probe), 2, TOKENS
+    return AnswerCount(many, times, tokens)
+
+
+def at_a_time(cfg: TrainConfig, item: int, many: int) -> int:
+    """How many of `many` answers are sampled at a time by a model whose weights have `item` bytes each."""
+    exact = cfg.probe.exact if cfg.probe.exact is not None else item < 4
+    return 1 if exact else min(many, _TOGETHER)
 
 
 def _tokens(pairs: TokenPairs, layout: Any, sides: int) -> int:
@@ -158,8 +214,30 @@ def measure(case: Case, cfg: TrainConfig) -> Speed:
         began = _now(device)
         optimizer.step()
         update = _now(device) - began
+        answers = work_of(case, cfg).answers
+        answer_token = _answer_token(case, cfg, policy, answers.many) if answers else None
     rate = case.world * tokens / seconds
-    return Speed(rate, update, f"{TIMED} micro-batches and one update timed on this machine, random weights")
+    source = f"{TIMED} micro-batches and one update timed on this machine, random weights"
+    return Speed(rate, update, source, answer_token)
+
+
+def _answer_token(case: Case, cfg: TrainConfig, policy: PolicyModel, many: int) -> float:
+    """Seconds of a token of an answer where `many` are sampled, reading the prompts not counted."""
+    probe = case.start.data.probe
+    together = at_a_time(cfg, policy.lm.dtype.itemsize, many)
+    prompts = [probe.prompt[i % len(probe)].tolist() for i in range(together)]
+
+    def timed(tokens: int) -> float:
+        began = _now(policy.device)
+        sample(
+            policy.lm, prompts, [*range(len(prompts))], max_new_tokens=tokens, temperature=1.0, eos_ids=(),
+            pad_id=case.start.pad_id,
+        )  # fmt: skip
+        return _now(policy.device) - began
+
+    timed(1)
+    first = timed(1)
+    return max(timed(1 + _SAMPLED) - first, 0.0) / (_SAMPLED * together)
 
 
 def _micro_batches(case: Case, cfg: TrainConfig) -> Iterator[np.ndarray]:

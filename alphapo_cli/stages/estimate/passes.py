@@ -15,6 +15,7 @@ from alphapo_cli.errors import first_line
 from alphapo_cli.modeling.layout.batch import PairBatch
 from alphapo_cli.modeling.lm_head import observe
 from alphapo_cli.modeling.policy import PolicyModel, Wanted, bare, head_of, inference
+from alphapo_cli.stages.estimate.grouped import GroupedProducts
 from alphapo_cli.stages.estimate.live_bytes import LiveBytes
 from alphapo_cli.stages.estimate.skeleton import Skeleton
 from alphapo_cli.training.data_order import DataOrder
@@ -53,7 +54,7 @@ def training_pass(skeleton: Skeleton, batch: PairBatch, wanted: Wanted, *, full_
     policy = skeleton.policy
     trained = [p for p in policy.parameters() if p.requires_grad]
     try:
-        with skeleton.mode, _without_log():
+        with skeleton.mode, GroupedProducts(), _without_log():
             for p in trained:
                 p.grad = torch.empty_like(p) if full_gradients else None
             before = [*policy.parameters(), *policy.buffers(), *(p.grad for p in trained if p.grad is not None)]
@@ -66,7 +67,7 @@ def training_pass(skeleton: Skeleton, batch: PairBatch, wanted: Wanted, *, full_
                 del values
                 total.backward()
         return Pass(int(kept), int(live.peak))
-    except Exception as error:  # shapes that depend on numbers, as a mixture of experts has
+    except Exception as error:  # shapes that depend on numbers, as of experts that run one after another
         kept = _formula(skeleton, batch)
         grown = 0 if full_gradients else skeleton.trained
         return Pass(kept, kept + grown, f"{type(error).__name__}: {first_line(error)}")
@@ -81,6 +82,7 @@ def measuring_pass(skeleton: Skeleton, policy: PolicyModel, batch: PairBatch) ->
     try:
         with (
             skeleton.mode,
+            GroupedProducts(),
             _without_log(),
             inference(policy),
             LiveBytes([*policy.parameters(), *policy.buffers()]) as live,
@@ -106,13 +108,23 @@ def _without_log() -> Iterator[None]:
 
 
 def _formula(skeleton: Skeleton, batch: PairBatch) -> int:
-    """Bytes that a dense decoder keeps: ten tensors of the hidden width and four of the inner one a layer."""
+    """Bytes that a decoder keeps: ten tensors of the hidden width and four of the inner one a layer.
+
+    Of experts a token is sent to its own alone. With gradient checkpointing a layer keeps its input, and one layer at a
+    time all of it.
+
+    Returns:
+        The bytes.
+    """
     config = bare(skeleton.policy.lm).config.get_text_config()
     hidden = config.hidden_size
     inner = getattr(config, "moe_intermediate_size", None) or getattr(config, "intermediate_size", None) or 4 * hidden
     inner *= getattr(config, "num_experts_per_tok", None) or 1
     item = 2 if skeleton.policy.bf16 else next(skeleton.policy.parameters()).element_size()
-    return int(batch.input_ids.numel() * config.num_hidden_layers * (10 * hidden + 4 * inner) * item)
+    layers, each = config.num_hidden_layers, 10 * hidden + 4 * inner
+    checkpointing = bool(getattr(bare(skeleton.policy.lm), "is_gradient_checkpointing", False))
+    kept = layers * hidden + each if checkpointing else layers * each
+    return int(batch.input_ids.numel() * kept * item)
 
 
 @dataclass(frozen=True)

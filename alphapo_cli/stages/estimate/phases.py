@@ -10,14 +10,12 @@ from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.modeling.policy import bare
 from alphapo_cli.modeling.quantisation import NONE
 from alphapo_cli.stages.estimate.case import Case
+from alphapo_cli.stages.estimate.duration import answers_of, at_a_time
 from alphapo_cli.stages.estimate.passes import Pass
 from alphapo_cli.stages.estimate.skeleton import Skeleton
-from alphapo_cli.stages.training.before_after import PROMPTS, TOKENS
-from alphapo_cli.stages.training.measurements import SAMPLES
 
 _COMPARED = 2  # pairs whose log-probs are compared when the saved model has been read
 _FILE = 5 * 10**9  # bytes of a file of weights that processes write together, at most
-_TOGETHER = 256  # answers that are sampled at a time
 
 
 @dataclass(frozen=True)
@@ -136,21 +134,14 @@ def _step(alive: Alive, passes: tuple[Pass, Pass | None]) -> dict[str, int]:
 
 def _sampling(case: Case, cfg: TrainConfig, skeleton: Skeleton) -> int:
     """Bytes of keys, values and logits while answers are sampled, by arithmetic."""
-    wanted, tokens = cfg.probe.samples, cfg.probe.max_new_tokens
-    if cfg.data.source == "glassbox":
-        count = SAMPLES if wanted is None else wanted
-    elif wanted is None and cfg.model.path is not None:
-        count, tokens = PROMPTS, TOKENS
-    else:
-        count = wanted or 0
-    if not count:
+    answers = answers_of(case, cfg, 1, 1)
+    if not answers:
         return 0
     config: Any = bare(skeleton.policy.lm).config.get_text_config()
     item = next(skeleton.policy.parameters()).element_size()
-    exact = cfg.probe.exact if cfg.probe.exact is not None else item < 4
-    rows = 1 if exact else min(count, _TOGETHER)
+    rows = at_a_time(cfg, item, answers.many)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    longest = int(case.start.data.probe.prompt.lengths.max()) + tokens
+    longest = int(case.start.data.probe.prompt.lengths.max()) + answers.tokens
     cache = 2 * config.num_hidden_layers * heads * width * longest * item
     return int(rows * (cache + 3 * 4 * config.vocab_size))

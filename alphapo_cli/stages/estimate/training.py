@@ -153,19 +153,24 @@ def estimate(case: Case, asked: Asked) -> Estimate:
         speed = measure(case, cfg)
     return Estimate(
         work, memory, process, limit, where, together, disk_of(case, cfg, memory.alive), speed, tuple(changes),
-        tuple(warnings(cfg, memory.parameters)), _notes(case, memory, asked, sampled=bool(work.sampled)),
+        tuple(warnings(cfg, memory.parameters)), _notes(case, memory, asked, untimed=_untimed(work, speed)),
     )  # fmt: skip
 
 
-def _notes(case: Case, memory: Memory, asked: Asked, *, sampled: bool) -> tuple[str, ...]:
+def _untimed(work: Work, speed: Speed | None) -> bool:
+    """Whether there are answers whose time is not known although that of the steps is."""
+    return bool(work.answers) and speed is not None and speed.answer_token is None
+
+
+def _notes(case: Case, memory: Memory, asked: Asked, *, untimed: bool) -> tuple[str, ...]:
     notes = [*case.notes, *memory.notes]
     if memory.device == "cuda" or (asked.memory is not None and not case.cfg.trainer.use_cpu):
         notes.append(
             "activations are those of the CPU's kernels; on a GPU its context and the allocator's fragmentation come on top, "
             "and nobody has compared the figure with one"
         )
-    if sampled:
-        notes.append("the time of sampled answers is not estimated")
+    if untimed:
+        notes.append("the time of the sampled answers is not in this; --measure times it here")
     return tuple(notes)
 
 
@@ -179,26 +184,3 @@ def _of_machine(on_gpu: bool) -> tuple[int, str]:
         if text.isdigit():
             available = min(available, int(text))
     return available + psutil.Process().memory_info().rss, "free on this machine"
-
-
-def parse_size(text: str) -> int:
-    """Parse a size such as `80GB`, `24GiB` or `512M`: GB is 10^9, GiB 2^30; without a unit, bytes.
-
-    Returns:
-        Bytes.
-
-    Raises:
-        UsageError: it is none.
-    """
-    units = {"": 1, "B": 1}
-    for power, letter in enumerate("KMGT", 1):
-        units |= {letter: 1000**power, f"{letter}B": 1000**power, f"{letter}IB": 1024**power}
-    digits = text.strip().rstrip("BIKMGTbikmgt ").strip()
-    unit = text.strip()[len(digits) :].strip().upper()
-    try:
-        count = float(digits) * units[unit]
-    except (ValueError, KeyError) as error:
-        raise UsageError(f"--memory {text}: not a size; write 80GB, 24GiB or a number of bytes") from error
-    if not 0 < count < 2**63:
-        raise UsageError(f"--memory {text}: must be above 0 bytes")
-    return int(count)

@@ -24,6 +24,11 @@ PROMPTS, TOKENS = 8, 256
 LEAST = 16  # tokens that an answer must have room for in the model's context
 
 
+def wanted(cfg: TrainConfig) -> bool:
+    """Whether a run answers prompts before and after its training: one of a model that was named, unless told otherwise."""
+    return cfg.probe.samples is None and cfg.model.path is not None and cfg.data.source != "glassbox"
+
+
 @dataclass
 class BeforeAndAfter:
     """Writes samples/step-N.json of the policy as it is; nothing where `answers` is None."""
@@ -34,7 +39,7 @@ class BeforeAndAfter:
     @classmethod
     def of(
         cls, cfg: TrainConfig, inputs: RunInputs, directory: RunDirectory, memoize: Memoize = no_memo, *,
-        write: Callable[[Callable[[], None]], None], log: Callable[[str], None],
+        write: Callable[[Callable[[], None]], None], log: Callable[[str], None], together: bool = False,
     ) -> BeforeAndAfter:  # fmt: skip
         """Choose the prompts.
 
@@ -45,12 +50,31 @@ class BeforeAndAfter:
             memoize: shares the answers of step 0 between the runs of a sweep.
             write: calls what writes a file.
             log: takes a note to the user.
+            together: whether processes share the model, which is gathered anew for every token then: none are sampled.
 
         Returns:
             What samples, for a model that was given by `model.path` and no `probe.samples`; else what does nothing.
         """
-        if cfg.probe.samples is not None or cfg.model.path is None or cfg.data.source == "glassbox":
+        if not wanted(cfg):
             return cls(None, log)
+        if together:
+            log(
+                "note: no answers before and after: all shards would be gathered for every token; probe.samples=8 samples "
+                "some all the same, and alphapo chat asks the model afterwards"
+            )
+            return cls(None, log)
+        try:
+            return cls._of(cfg, inputs, directory, memoize, write, log)
+        except Exception as error:  # they are to be read: what keeps them from being asked costs no training
+            log(f"note: no answers are sampled before and after ({in_words(error)}); probe.samples=0 leaves them out")
+            return cls(None, log)
+
+    @classmethod
+    def _of(
+        cls, cfg: TrainConfig, inputs: RunInputs, directory: RunDirectory, memoize: Memoize,
+        write: Callable[[Callable[[], None]], None], log: Callable[[str], None],
+    ) -> BeforeAndAfter:  # fmt: skip
+        """`of`, where answers are asked for."""
         prompts = prompts_of(cfg, inputs, PROMPTS)
         if prompts is None:
             return cls(None, log)

@@ -100,6 +100,11 @@ class MetricsLog:
         say(f"{self.title}: {', '.join(parts)}", file=sys.stderr, flush=True)
         self.said, self.probed = now, False
 
+    def begin(self) -> None:
+        """Begin to count the time of steps: what was done before the first one says nothing about it."""
+        if self.first is not None:
+            self.first = (self.first[0], time.monotonic())
+
     def close(self) -> None:
         """Write the row of the current step and close the progress bar."""
         self.flush()

@@ -14,6 +14,7 @@ from alphapo_cli.runtime.signals import deferred_signals
 from alphapo_cli.stages.training.best_model import Reading
 from alphapo_cli.stages.training.curves import draw_curves, record_shape
 from alphapo_cli.stages.training.metrics_log import MetricsLog
+from alphapo_cli.storage.atomic import json_text
 from alphapo_cli.storage.run_lock import RunLock
 
 
@@ -71,12 +72,22 @@ def record_end(
         record_shape(directory, metrics_log.tracker, end.step, log, picture=cfg.tracking.pictures)
     if end.state == "stopped":
         metrics_log.tracker.tag("stopped")
-    metrics_log.tracker.finish({**metrics, "state": end.state, "reason": end.reason}, end.code)
+    summary = directory.ending(
+        end.state, end.reason, end.step, metrics, end.cost, _verdict(end, cfg, directory, probe_pairs),
+        None if end.best is None else end.best.as_json,
+    )  # fmt: skip
+    text, told = json_text(summary), {**metrics, "state": end.state, "reason": end.reason}
+    try:
+        lock.prepare(directory.summary_file, text)
+    except OSError:
+        # W&B believes the first end that it is told: not one that is about to become a failure.
+        if end.state not in OVER:
+            metrics_log.tracker.finish(told, end.code)
+        raise
+    metrics_log.tracker.finish(told, end.code)
     with deferred_signals():
-        return directory.finish(
-            end.state, end.reason, end.step, metrics, end.cost, _verdict(end, cfg, directory, probe_pairs),
-            None if end.best is None else end.best.as_json, lock,
-        )  # fmt: skip
+        lock.commit(directory.summary_file, text, "done" if end.state in OVER else "free")
+    return summary
 
 
 def _verdict(end: RunEnd, cfg: TrainConfig, directory: RunDirectory, probe_pairs: int) -> Verdict | None:

@@ -177,6 +177,8 @@ class TrainingSession(RunSteps):
                 row = self._measure(0, probe=True, samples=True)
                 self._flush(0)
                 self._sample_texts(policy, 0)
+                if self.metrics_log is not None:
+                    self.metrics_log.begin()
                 self.processes.first(lambda: self.best.check_start(row))
             else:
                 trainer.resume(checkpoint)
@@ -215,9 +217,12 @@ class TrainingSession(RunSteps):
             every=probe_every(cfg.probe.every, len(inputs.probe), order.pairs_per_step),
             memoize=self.builder.before_training(cfg, policy), write=self._write,
         )  # fmt: skip
-        if self.main and not self.processes.together:  # shards would be gathered for every token
+        if self.main:
             memoize = self.builder.before_training(cfg, policy)
-            self.texts = BeforeAndAfter.of(cfg, inputs, self.directory, memoize, write=self._write, log=self._log)
+            self.texts = BeforeAndAfter.of(
+                cfg, inputs, self.directory, memoize,
+                write=self._write, log=self._log, together=self.processes.together,
+            )  # fmt: skip
         return self.trainer
 
     def _sample_texts(self, policy: PolicyModel, step: int) -> None:
@@ -283,14 +288,9 @@ class TrainingSession(RunSteps):
             None if self.best_metrics is None else self.best.best, self.best_metrics,
         )  # fmt: skip
         summary = record_end(
-            end,
-            self.cfg,
-            self.directory,
-            self.metrics_log,
-            self.lock,
-            probe_pairs=len(self.start.data.probe),
+            end, self.cfg, self.directory, self.metrics_log, self.lock, probe_pairs=len(self.start.data.probe),
             log=self._log,
-        )
+        )  # fmt: skip
         hint = self.metrics_log.tracker.sync_hint()
         if hint and self.group is None:
             say(f"W&B kept offline; to upload: {hint}", file=sys.stderr)
