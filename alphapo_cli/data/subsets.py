@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data.sources import Row
 from alphapo_cli.data.text_pairs import TextPair
-from alphapo_cli.data.token_pairs import Index
 from alphapo_cli.errors import UsageError, nearest
+
+if TYPE_CHECKING:  # settings are read, and answered, without numpy
+    from alphapo_cli.data.token_pairs import Index
 
 MOST = 64  # subsets of a data set; each has metrics of its own
 _LONGEST = 80  # characters of a name
@@ -77,6 +77,8 @@ def numbered(pairs: Sequence[TextPair]) -> tuple[Index | None, tuple[str, ...]]:
     names = tuple(sorted({pair.subset for pair in pairs} - {""}))
     if not names:
         return None, ()
+    import numpy as np
+
     place = {name: number for number, name in enumerate(names)}
     return np.array([place.get(pair.subset, -1) for pair in pairs], np.int64), names
 

@@ -202,7 +202,7 @@ class TestOneNameForBoth:
         said, err = capsys.readouterr()
         assert "verdict: the same answers: the two are one model: win rates" in err
         assert "more prompts" not in err  # which would show nothing either
-        assert err.splitlines()[-1].startswith("next: alphapo compare takes evaluations of two models")
+        assert err.splitlines()[-1].startswith("next: alphapo compare EVAL-A EVAL-B  # evaluations of two models")
         assert "the win rate of X (A) is equal to that of X (B) on 4 instructions" in said
         assert "interval over instructions +0.00 to +0.00" in said
         assert said.rstrip().endswith("; both gave the same answer to every instruction")

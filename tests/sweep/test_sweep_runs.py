@@ -61,7 +61,7 @@ class TestDirectory:
         figures = {p.stem for p in (swept.path / "report").iterdir() if p.suffix == ".svg"}
         assert figures == {
             "outcome", "displacement", "trajectory", "quadrants", "gradient_weight", "kl", "length", "reward_shape",
-            "gradient_field",
+            "gradient_field", "frontier",
         }  # fmt: skip
         for picture in ("displacement.png", "outcome.png", "reward_shape.png"):
             assert (swept.path / picture).read_bytes().startswith(b"\x89PNG")
@@ -96,7 +96,9 @@ class TestDirectory:
         for cell in found["cells"]:
             assert list(cell) == ["id", "overrides", "state", "reason", "metrics", "cost"]
             assert (cell["state"], cell["reason"]) == ("complete", None)
-            others = ("train/", "eval/", "samples/refusals", *metrics.MEASURE)
+            others = (
+                "train/", "eval/", "samples/refusals", "foretold/", "ranking/idealised", *metrics.MEASURE
+            )  # fmt: skip
             assert set(cell["metrics"]) == {k for k in every if not k.startswith(others)}
 
     def test_best_is_the_cell_with_the_highest_true_win_rate(self, swept):

@@ -10,6 +10,7 @@ from alphapo_cli.errors import AlphapoError
 from alphapo_cli.modeling.quantisation import NONE
 from alphapo_cli.stages.estimate.case import Case
 from alphapo_cli.stages.estimate.memory import Memory, memory_of
+from alphapo_cli.stages.estimate.phases import FIRST_PROBE
 from alphapo_cli.stages.training.sharded import OPTIMIZERS
 
 _RANK = 16
@@ -46,8 +47,9 @@ def advise(case: Case, cfg: TrainConfig, memory: Memory, limit: int, *, sharding
     Returns:
         The changes, what saves most first; last all of them together where none suffices alone.
     """
+    possible = (_lora, _quantised, *([_sharding] if sharding else []), _checkpointing, _tokens, _probe)
     tried: list[tuple[Callable[..., Iterator[_Tried]], _Tried]] = []
-    for change in (_lora, _quantised, *([_sharding] if sharding else []), _checkpointing, _tokens, _probe):
+    for change in possible:
         found = _smallest_step(change, case, cfg, memory, limit)
         if found is not None and found.memory.needed.bytes < memory.needed.bytes:
             tried.append((change, found))
@@ -55,7 +57,9 @@ def advise(case: Case, cfg: TrainConfig, memory: Memory, limit: int, *, sharding
     changes = [_change(one, limit) for _, one in tried]
     if changes and not any(change.fits for change in changes):
         together = _Tried("", case, cfg, memory)
-        for change, _ in tried:
+        alone = [change for change, _ in tried]
+        # What helps nothing alone may help beside the others, which lower another phase.
+        for change in [*alone, *(change for change in possible if change not in alone)]:
             found = _smallest_step(change, together.case, together.cfg, together.memory, limit)
             if found is not None and found.memory.needed.bytes < together.memory.needed.bytes:
                 together = replace(found, settings=f"{together.settings} {found.settings}".strip())
@@ -135,6 +139,8 @@ def _tokens(case: Case, cfg: TrainConfig, memory: Memory) -> Iterator[_Tried]:
 
 
 def _probe(case: Case, cfg: TrainConfig, memory: Memory) -> Iterator[_Tried]:
+    if memory.needed.name != FIRST_PROBE:  # another phase is the highest, whatever the probe takes
+        return
     size = cfg.probe.batch_size
     while size > 1:
         size //= 2

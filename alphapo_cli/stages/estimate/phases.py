@@ -14,6 +14,7 @@ from alphapo_cli.stages.estimate.duration import answers_of, at_a_time
 from alphapo_cli.stages.estimate.passes import Pass
 from alphapo_cli.stages.estimate.skeleton import Skeleton
 
+FIRST_PROBE = "first probe"
 _COMPARED = 2  # pairs whose log-probs are compared when the saved model has been read
 _FILE = 5 * 10**9  # bytes of a file of weights that processes write together, at most
 
@@ -94,7 +95,7 @@ def phases_of(
         batch = max(measured, skeleton.largest if on_cpu else 0)
         phases.append(Phase("guide log-probs", {**weights, "guide": guide, "reference": reference, "batch": batch}))
     kept = {**weights, **alive.frozen, "probe at step 0": alive.probe}
-    phases.append(Phase("first probe", {**kept, "batch": measured + alive.gathered}))
+    phases.append(Phase(FIRST_PROBE, {**kept, "batch": measured + alive.gathered}))
     training = {**kept, "optimizer": alive.moments, "gradient buckets": alive.buckets}
     phases.append(Phase("optimizer step", {**training, "gathered layers": alive.gathered, **_step(alive, passes)}))
     answers = _sampling(case, cfg, skeleton)
