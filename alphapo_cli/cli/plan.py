@@ -31,7 +31,6 @@ from alphapo_cli.runtime.wording import parse_size
 
 if TYPE_CHECKING:
     from alphapo_cli.config.schema import TrainConfig
-    from alphapo_cli.stages.estimate.advice import Change
     from alphapo_cli.stages.estimate.training import Asked
     from alphapo_cli.stages.plan import Plan
 
@@ -255,7 +254,7 @@ def _one(
     state = RunDirectory(find_run(cfg, sys.argv)).check(cfg, replace=False)
     _check([cfg], later)
     asked, world = _asked(options)
-    from alphapo_cli.cli.planning import show
+    from alphapo_cli.cli.planning import following, show
     from alphapo_cli.stages.estimate.case import prepare_case
     from alphapo_cli.stages.estimate.training import estimate
 
@@ -266,27 +265,6 @@ def _one(
     line = following(f"{command} {typed}".rstrip(), found.fits, found.changes)
     if line is not None:
         next_step(*line)
-
-
-def following(line: str, fits: bool, changes: Sequence[Change]) -> tuple[str, str] | None:
-    """What to type after a plan.
-
-    Args:
-        line: what was planned, without `alphapo plan`.
-        fits: whether it fits into memory.
-        changes: settings with which it needs less.
-
-    Returns:
-        The line and why; None where nothing that is known fits.
-    """
-    if fits:
-        return f"alphapo {line}", ""
-    change = next((change for change in changes if change.fits), None)
-    if change is None:
-        return None
-    settings, _, processes = change.settings.partition(" (torchrun --nproc-per-node ")
-    more = f" --processes {processes.rstrip(')')}" if processes else ""
-    return f"alphapo plan {line} {settings}{more}", "the first change that fits"
 
 
 def _judging(later: Plan | None, cfg: TrainConfig) -> dict[str, float | None] | None:

@@ -8,6 +8,7 @@ from alphapo_cli.cli.common import print_list
 from alphapo_cli.errors import say
 from alphapo_cli.launch.estimate import GridEstimate
 from alphapo_cli.runtime.wording import duration, size
+from alphapo_cli.stages.estimate.advice import Change
 from alphapo_cli.stages.estimate.training import Estimate
 
 _OVER = {"complete": "this run is complete: the same line would train nothing", "stopped": "this run was stopped by a guard: the same line would train nothing"}  # fmt: skip
@@ -153,3 +154,24 @@ def show_grid(found: GridEstimate, cost: Mapping[str, float | None] | None) -> N
 def _table(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
     print_list([title, "", " "], [list(row) for row in rows], right=("",))
     print()
+
+
+def following(line: str, fits: bool, changes: Sequence[Change]) -> tuple[str, str] | None:
+    """What to type after a plan.
+
+    Args:
+        line: what was planned, without `alphapo plan`.
+        fits: whether it fits into memory.
+        changes: settings with which it needs less.
+
+    Returns:
+        The line and why; None where nothing that is known fits.
+    """
+    if fits:
+        return f"alphapo {line}", ""
+    change = next((change for change in changes if change.fits), None)
+    if change is None:
+        return None
+    settings, _, processes = change.settings.partition(" (torchrun --nproc-per-node ")
+    more = f" --processes {processes.rstrip(')')}" if processes else ""
+    return f"alphapo plan {line} {settings}{more}", "the first change that fits"

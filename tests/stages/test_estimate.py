@@ -13,7 +13,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from alphapo_cli.cli import planning
-from alphapo_cli.cli.plan import following
+from alphapo_cli.cli.planning import following
 from alphapo_cli.config.compose import compose
 from alphapo_cli.config.overrides import Sources, read_line
 from alphapo_cli.config.schema import TrainConfig
