@@ -100,6 +100,14 @@ class Candidates:
         return digest([self.messages, dict(self.context), *pair])
 
     @property
+    def held(self) -> list[Any]:
+        """Everything that was read: what pairs and scores may depend on."""
+        answers = [
+            [a.text, a.number, a.source, a.ids, a.cut, dict(sorted(a.scores.items())), a.features] for a in self.answers
+        ]
+        return [self.messages, dict(self.context), dict(self.columns), self.given, answers]
+
+    @property
     def text(self) -> str:
         """The last message."""
         return str(self.messages[-1]["content"])
