@@ -58,6 +58,7 @@ def read(paths: Sequence[Path]) -> list[Candidates]:
             directories += 1
         else:
             rows += of_file(path)
+    _check_features(rows)
     found = joined(rows)
     given = [sum(one.given is not None for one in some) for some in (rows, found)]
     if given[0] > given[1]:
@@ -193,6 +194,17 @@ def _vector(value: Any, row: Row, number: int) -> tuple[float, ...] | None:
     if value is not None and not (isinstance(value, list) and all(map(is_score, value))):
         raise UsageError(f"{row.where}: 'features[{number}]' is no list of finite numbers")
     return None if value is None else tuple(map(float, value))
+
+
+def _check_features(prompts: Sequence[Candidates]) -> None:
+    """Refuse (UsageError) vectors of different lengths."""
+    size: int | None = None
+    for prompt in prompts:
+        for answer in prompt.answers:
+            length = size if answer.features is None else len(answer.features)
+            if size is not None and length != size:
+                raise UsageError(f"{prompt.where}: its features are {length} numbers, others {size}; all need as many")
+            size = length
 
 
 def _given(row: Row, content: Any, source: str) -> tuple[Any, list[Answer]]:

@@ -103,6 +103,14 @@ def test_a_prompt_of_no_messages_is_refused(tmp_path: Path, role: dict[str, str]
         read.read([write_rows(tmp_path / "a.jsonl", [row])])
 
 
+@pytest.mark.parametrize("second", [[[1, 2], [3]], [[1], [3]]])
+def test_features_of_different_lengths_are_refused(tmp_path: Path, second: list[list[int]]) -> None:
+    row = {"prompt": "p", "responses": ["a", "b"], "scores": [1, 2], "features": [[1, 2], [3, 4]]}
+    file = write_rows(tmp_path / "a.jsonl", [row, {**row, "prompt": "q", "features": second}])
+    with pytest.raises(UsageError, match="line 2: its features are 1 numbers, others 2"):
+        read.read([file])
+
+
 SCORE_MEASURE = {"by": "d_optimal", "margin": "margin", "gamma": 1}
 
 
