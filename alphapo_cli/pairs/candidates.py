@@ -55,8 +55,8 @@ class Answer:
             return len(self.text.split())
         if self.ids is None:
             raise UsageError(
-                "length in tokens: these answers were read as texts, and their token ids are not known; type "
-                "pair.length_unit=chars or words"
+                "length in tokens: these answers were read as texts, and their token ids are not known; give "
+                "lengths in chars or words"
             )
         return len(self.ids)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from alphapo_cli.pairs.candidates import Answer, Candidates
-from alphapo_cli.pairs.schema import ThinConfig
+from alphapo_cli.pairs.schema import PairConfig, ThinConfig
 
 NGRAM = 4
 
@@ -66,6 +66,25 @@ def thin(
         if len(left) < needed:
             return tuple(left), f"fewer than {needed} answers: rejection sampling"
     return tuple(left), None
+
+
+def check_lengths(prompts: Sequence[Candidates], cfg: ThinConfig, pair: PairConfig) -> None:
+    """Check before anything is scored that lengths in tokens can be had where settings ask for them.
+
+    Args:
+        prompts: prompts with those answers that exist already.
+        cfg: the settings.
+        pair: the rule, which may weigh lengths.
+
+    Raises:
+        UsageError: an answer's token ids are not known.
+    """
+    tied = any(rule in ("longest", "shortest") for rule in (pair.chosen_ties, pair.rejected_ties))
+    weighed = pair.length_unit == "tokens" and (pair.length_weight != 0 or tied)
+    if weighed or cfg.min_tokens is not None or cfg.max_tokens is not None:
+        for prompt in prompts:
+            for answer in prompt.answers:
+                answer.length("tokens")
 
 
 def _fits(answer: Answer, cfg: ThinConfig) -> bool:

@@ -19,6 +19,7 @@ from alphapo_cli.generation.prompt import Prompt, Prompts
 from alphapo_cli.generation.schema import GenerateConfig, SubjectConfig
 from alphapo_cli.generation.target_model import find
 from alphapo_cli.pairs import numbers, read, rows
+from alphapo_cli.pairs.augment import check_prompts
 from alphapo_cli.pairs.build import Built, build, check_settings, needs_start
 from alphapo_cli.pairs.candidates import Candidates
 from alphapo_cli.pairs.schema import PairingConfig
@@ -26,6 +27,7 @@ from alphapo_cli.pairs.scoring.registry import column_of
 from alphapo_cli.pairs.scoring.schema import PairsConfig, ScorerConfig
 from alphapo_cli.pairs.scoring.scorer import Scorer
 from alphapo_cli.pairs.scoring.start_scores import StartScores
+from alphapo_cli.pairs.thin import check_lengths
 from alphapo_cli.runs.provenance import manifest
 from alphapo_cli.stages import generate
 from alphapo_cli.stages.directories.pairs import PairsDirectory
@@ -118,6 +120,8 @@ def prepare(
     check_settings(cfg, known, numbers.row_columns(found), most + (cfg.generation.samples if sample and found else 0))
     generation = _generation(cfg, model, cache) if sample else None
     asked = [_asked(prompt) for prompt in generation.prompts.rows] if generation is not None else []
+    check_lengths(found, cfg.thin, cfg.pair)
+    check_prompts([*found, *asked], cfg.augment)
     scorers = make_scorers(configs, cfg.judge, cfg.data, cache, [*found, *asked])
     start = _start(cfg, generation, cache)
     if start is not None:

@@ -247,10 +247,16 @@ def test_commands_say_what_has_no_effect_and_scores_keep_their_form(tmp_path: Pa
     )
     changed = run_here(("score", answers, "scorer=column", "scorer.of=[rm]", "--out", "t"), tmp_path, shared_cache)
     assert changed.code == 2, changed.out
+    # Before anything is scored: the rule would fail.
+    rule = ("scorer=rule", "scorer.rule=false")
+    write_rows(tmp_path / "system.jsonl", [{**rows[1], "system": "be kind"}])
     for line, words in (
         (("--answers", "s"), "give s/scored.jsonl"),
         (("--answers", "s/scored.jsonl"), "type pair.rank_by=length"),
         (("--answers", answers, "scorer.rule=cat"), "scorer.rule: of which scorer?"),
+        (("--answers", answers, *rule, "thin.min_tokens=2"), "length in tokens"),
+        (("--answers", answers, *rule, "pair.chosen_ties=longest", "pair.length_unit=tokens"), "length in tokens"),
+        (("--answers", "system.jsonl", *rule, "augment.by=goal"), "system.jsonl: line 1 has a system text already"),
     ):
         refused = run_here(("pairs", *line), tmp_path, shared_cache)
         assert (refused.code, words in refused.fault) == (2, True), refused.err
