@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from alphapo_cli.cli.score import check_consent
+from alphapo_cli.config.overrides import Line
 from alphapo_cli.config.schema import DataConfig
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import ConfigError, UsageError
 from alphapo_cli.pairs import read
 from alphapo_cli.pairs.augment import Made
 from alphapo_cli.pairs.build import build, check_settings
@@ -224,6 +226,28 @@ def test_an_ensemble_is_typed_in_any_order(tmp_path: Path) -> None:
     scorers = make_scorers(configs, ScorerJudgeConfig(), DataConfig(), tmp_path, prompts)
     found, _ = score_all(prompts, scorers, tmp_path)
     assert [answer.scores["mean"] for answer in found[0].answers] == [2.5, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"scorers.x.trust_remote_code": True}, True),
+        ({"scorers.x": {"name": "reward_model", "trust_remote_code": True}}, True),
+        ({"scorers": {"x": {"trust_remote_code": True}}}, True),
+        ({"scorers": {"y": {"name": "length"}}}, False),
+        ({"scorers": {"y": {"trust_remote_code": True}}}, False),
+        ({"scorers.x": {"name": "reward_model"}}, False),
+        ({}, False),
+    ],
+)
+def test_code_runs_only_where_the_line_says_so_of_that_scorer(values: dict[str, Any], says: bool) -> None:
+    """`scorers={y: ...}` on the line does not consent to what a YAML says of x, with which it is merged."""
+    more = {"x": {"name": "reward_model", "trust_remote_code": True}, "y": {"name": "length"}}
+    if says:
+        check_consent(ScorerConfig(), Line(values=values), more)
+        return
+    with pytest.raises(ConfigError, match=r"scorers.x.trust_remote_code: code that runs is named on the command line"):
+        check_consent(ScorerConfig(), Line(values=values), more)
 
 
 @pytest.mark.slow
