@@ -166,6 +166,8 @@ def _table(metrics: dict[str, Any]) -> Any:
     table.add_row("prompts with pairs", f"{metrics['prompts_with_pairs']:,}")
     for reason, count in metrics["dropped"].items():
         table.add_row(f"without: {reason}", f"{count:,}")
+    for reason, count in metrics["answers_left_out"].items():
+        table.add_row(f"answers left out: {reason}", f"{count:,}")
     table.add_row(
         "pairs",
         f"{metrics['pairs']:,}" + (f", {metrics['rows']:,} rows" if metrics["rows"] != metrics["pairs"] else ""),

@@ -125,8 +125,20 @@ def check_consent(cfg: ScorerConfig, line: Line, more: Mapping[str, Any] = Mappi
         if isinstance(settings, Mapping):
             named[f"scorers.{column}.trust_remote_code"] = settings.get("trust_remote_code")
     for key, value in named.items():
-        if value and not {key, key.rpartition(".")[0], "scorers"} & line.values.keys():
+        if value and not _typed(key, line.values):
             raise ConfigError(f"{key}: code that runs is named on the command line, not in a YAML; type {key}=...")
+
+
+def _typed(key: str, values: Mapping[str, Any]) -> bool:
+    """Whether a line says `key`, by itself or within the object of a key above it; another object there says nothing of it."""
+    parts = key.split(".")
+    for n in range(len(parts), 0, -1):
+        value = values.get(".".join(parts[:n]))
+        for part in parts[n:]:
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value:
+            return True
+    return False
 
 
 def _table(summary: dict[str, Any]) -> Any:

@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from alphapo_cli.errors import UsageError, nearest
 
@@ -75,6 +76,28 @@ class Selection:
             if without:
                 found[f"{condition.by}: no value"] = found.get(f"{condition.by}: no value", 0) + without
         return found
+
+
+def typed(entry: Mapping[str, Any], where: str) -> Condition:
+    """Make a condition of an entry whose keys are known.
+
+    Args:
+        entry: key -> value.
+        where: the setting that holds it, for messages.
+
+    Returns:
+        The condition.
+
+    Raises:
+        UsageError: a value has not the type of its key.
+    """
+    kinds: dict[str, tuple[type, ...]] = {"by": (str,), "keep": (str,), "count": (int,)}
+    for key, value in entry.items():
+        kind = kinds.get(key, (int, float))
+        if (value is not None or key == "by") and (isinstance(value, bool) or not isinstance(value, kind)):
+            what = "a text" if kind == (str,) else "a whole number" if kind == (int,) else "a number"
+            raise UsageError(f"{where}: {key}={value}: must be {what}")
+    return Condition(**entry)
 
 
 def check(conditions: Sequence[Condition], known: Collection[str], where: str) -> None:

@@ -15,7 +15,7 @@ from alphapo_cli.config.schema import SelectConfig
 from alphapo_cli.data.data_report import TRAINING_PAIRS, rows_by_source
 from alphapo_cli.data.mean_lengths import mean_lengths, rows_of_means
 from alphapo_cli.data.prepare import PreparedData
-from alphapo_cli.data.select import Condition, Dropped, select
+from alphapo_cli.data.select import Condition, Dropped, select, typed
 from alphapo_cli.data.text_pairs import digest
 from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.errors import UsageError, nearest
@@ -51,18 +51,8 @@ def conditions_of(cfg: SelectConfig) -> list[Condition]:
         if unknown is not None or "by" not in one:
             wrong = f"no key '{unknown}'{nearest(unknown, names)}" if unknown else "a condition without 'by'"
             raise UsageError(f"{SETTING}.then: {wrong} (keys: {', '.join(names)})")
-        found.append(_typed(one))
+        found.append(typed(one, f"{SETTING}.then"))
     return found
-
-
-def _typed(one: Mapping[str, Any]) -> Condition:
-    """A condition of `then`, each of whose values has the type of its key."""
-    kinds: dict[str, tuple[type, ...]] = {"by": (str,), "keep": (str,), "count": (int,)}
-    for key, value in one.items():
-        kind = kinds.get(key, (int, float))
-        if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
-            raise UsageError(f"{SETTING}.then: {key}={value}: must be {'a text' if kind == (str,) else 'a number'}")
-    return Condition(**one)
 
 
 def selected(

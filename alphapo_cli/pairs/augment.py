@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from alphapo_cli.errors import UsageError
-from alphapo_cli.pairs.candidates import Answer
+from alphapo_cli.pairs.candidates import Answer, Candidates
 from alphapo_cli.pairs.rules import Pair
 from alphapo_cli.pairs.schema import AugmentConfig
 
@@ -43,6 +43,15 @@ def check(cfg: AugmentConfig) -> None:
         raise UsageError("augment.text: holds no {score}, where the goal is written; put it in")
 
 
+def check_prompts(prompts: Sequence[Candidates], cfg: AugmentConfig) -> None:
+    """Refuse (UsageError) prompts whose system text leaves no place for a goal's."""
+    for prompt in prompts if cfg.by == "goal" else ():
+        if prompt.messages[0]["role"] in ("system", "developer") or "system" in prompt.context:
+            raise UsageError(
+                f"augment.by=goal: {prompt.where or 'a prompt'} has a system text already; leave such rows out"
+            )
+
+
 def augment(pairs: Sequence[Pair], cfg: AugmentConfig, seed: int) -> list[Made]:
     """Make the rows of pairs.
 
@@ -55,7 +64,7 @@ def augment(pairs: Sequence[Pair], cfg: AugmentConfig, seed: int) -> list[Made]:
         n rows without augmentation; 2 n for a goal, 15 n for two permutations with neutral rows.
 
     Raises:
-        UsageError: a goal needs scores that the pairs do not have, or a prompt that begins with no system text.
+        UsageError: a goal needs scores that the pairs do not have.
     """
     if cfg.by == "goal":
         return [row for pair in pairs for row in _goals(pair, cfg.text or GOAL)]
@@ -67,10 +76,6 @@ def augment(pairs: Sequence[Pair], cfg: AugmentConfig, seed: int) -> list[Made]:
 def _goals(pair: Pair, text: str) -> list[Made]:
     if pair.score_chosen is None or pair.score_rejected is None:
         raise UsageError("augment.by=goal: the pairs have no scores to ask for; give scores, or name a scorer")
-    if pair.candidates.messages[0]["role"] in ("system", "developer") or "system" in pair.candidates.context:
-        raise UsageError(
-            f"augment.by=goal: {pair.candidates.where or 'a prompt'} has a system text already; leave such rows out"
-        )
     far = -((pair.score_chosen - pair.score_rejected) ** 2)
     better = replace(pair, score_chosen=0.0, score_rejected=far)
     worse = replace(better, chosen=pair.rejected, rejected=pair.chosen)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from alphapo_cli.data.select import Condition, check, select
+from alphapo_cli.data.select import Condition, check, select, typed
 from alphapo_cli.errors import UsageError, nearest
 from alphapo_cli.pairs import augment, measures, numbers
 from alphapo_cli.pairs.candidates import Answer, Candidates
@@ -19,11 +19,16 @@ from alphapo_cli.pairs.length_balance import balance
 from alphapo_cli.pairs.numbers import OfStart
 from alphapo_cli.pairs.order import SHUFFLE, ordered
 from alphapo_cli.pairs.rules import Pair, check_count, pairs_of, parse
-from alphapo_cli.pairs.schema import PairConfig, PairingConfig
+from alphapo_cli.pairs.schema import PairConfig, PairingConfig, ThinConfig
 from alphapo_cli.pairs.thin import thin
 from alphapo_cli.probe.score_names import NAMES as OF_START
 
 BALANCE = "balance"
+LARGEST_WEIGHT = 1e100  # times a length it is still a score
+
+
+# Settings of thin and pair that mean something of given pairs.
+_OF_GIVEN = {("pair", "chosen"), ("pair", "rejected"), ("pair", "rank_by"), ("pair", "length_unit")}
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Built:
         dropped: the prompts without a pair, with the reason; with those that have one they are all prompts.
         deselected: pairs that `select` left out, by condition.
         length_weight: what was taken off a score for each unit of length.
+        left_out: answers that `thin` left out, by reason.
     """
 
     made: list[augment.Made]
@@ -45,6 +51,7 @@ class Built:
     dropped: list[tuple[Candidates, str]]
     deselected: Mapping[str, int] = field(default_factory=dict)
     length_weight: float = 0.0
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -69,8 +76,13 @@ def check_settings(cfg: PairingConfig, columns: Sequence[str], row_columns: Sequ
     given = rules[0].kind == "given"
     ranked_by(cfg.pair, columns, given)
     weight = cfg.pair.length_weight
-    if weight != BALANCE and (isinstance(weight, bool) or not isinstance(weight, int | float) or not weight >= 0):
+    number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if weight != BALANCE and not (number and weight >= 0):
         raise UsageError(f"pair.length_weight={weight}: must be a number from 0, or {BALANCE}")
+    if number and weight > LARGEST_WEIGHT:
+        raise UsageError(f"pair.length_weight={weight}: must be at most {LARGEST_WEIGHT:g}")
+    if given:
+        _check_given(cfg)
     keep = cfg.thin.rejection_keep
     if (cfg.thin.rejection_beta is None) != (keep is None):
         raise UsageError("thin.rejection_beta and thin.rejection_keep go together; give both")
@@ -87,6 +99,17 @@ def check_settings(cfg: PairingConfig, columns: Sequence[str], row_columns: Sequ
         raise UsageError(
             f"order.by={cfg.order.by}: no such number{nearest(cfg.order.by, names)} (there are: {', '.join(names)})"
         )
+
+
+def _check_given(cfg: PairingConfig) -> None:
+    """Refuse (UsageError) settings that choose answers, of which a given pair has none to choose from."""
+    for part, settings, default in (("thin", cfg.thin, ThinConfig()), ("pair", cfg.pair, PairConfig())):
+        for key, value in asdict(settings).items():
+            if value != getattr(default, key) and (part, key) not in _OF_GIVEN:
+                raise UsageError(
+                    f"{part}.{key}={value}: has no effect on given pairs, which are taken as they are; leave it out, and "
+                    "select by margin, chars_chosen, ..."
+                )
 
 
 def ranked_by(cfg: PairConfig, columns: Sequence[str], given: bool) -> str | None:
@@ -117,6 +140,12 @@ def conditions(given: Any) -> list[Condition]:
     """The conditions of `select`; UsageError for an entry that is none."""
     names = tuple(Condition.__dataclass_fields__)
     found = []
+    if isinstance(given, Mapping) and "by" in given and not isinstance(given["by"], Mapping):
+        given = [given]
+    if given is not None and not isinstance(given, Mapping | list | tuple):
+        raise UsageError(
+            f"select={given}: must be a list of conditions, such as [{{by: margin, keep: highest, share: 0.5}}]"
+        )
     entries = list(given.values()) if isinstance(given, Mapping) else list(given or [])
     for entry in entries:
         if not isinstance(entry, Mapping) or "by" not in entry:
@@ -128,7 +157,7 @@ def conditions(given: Any) -> list[Condition]:
             raise UsageError(
                 f"select.{extra[0]}: no such setting{nearest(str(extra[0]), names)} (settings: {', '.join(names)})"
             )
-        found.append(Condition(**entry))
+        found.append(typed(entry, "select"))
     return found
 
 
@@ -162,11 +191,12 @@ def build(
 
     lists: list[Candidates] = []
     dropped: list[tuple[Candidates, str]] = []
+    left_out: Counter[str] = Counter()
     for prompt in sorted(prompts, key=lambda prompt: prompt.key):
         if given:
             lists.append(prompt)
             continue
-        answers, reason = thin(prompt, cfg.thin, score, seed)
+        answers, reason = thin(prompt, cfg.thin, score, seed, left_out)
         if reason is None:
             lists.append(replace(prompt, answers=answers))
         else:
@@ -184,6 +214,7 @@ def build(
         sorted(dropped, key=lambda one: one[0].key),
         deselected,
         weight,
+        {reason: count for reason, count in left_out.most_common() if count},
     )
 
 

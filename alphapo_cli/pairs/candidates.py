@@ -55,8 +55,8 @@ class Answer:
             return len(self.text.split())
         if self.ids is None:
             raise UsageError(
-                "length in tokens: these answers were read as texts, and their token ids are not known; type "
-                "pair.length_unit=chars or words"
+                "length in tokens: these answers were read as texts, and their token ids are not known; give "
+                "lengths in chars or words"
             )
         return len(self.ids)
 
@@ -98,6 +98,14 @@ class Candidates:
         """
         pair = [] if self.given is None else [[self.answers[i].text for i in self.given]]
         return digest([self.messages, dict(self.context), *pair])
+
+    @property
+    def held(self) -> list[Any]:
+        """Everything that was read: what pairs and scores may depend on."""
+        answers = [
+            [a.text, a.number, a.source, a.ids, a.cut, dict(sorted(a.scores.items())), a.features] for a in self.answers
+        ]
+        return [self.messages, dict(self.context), dict(self.columns), self.given, answers]
 
     @property
     def text(self) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from alphapo_cli.data.select import RANDOM
 from alphapo_cli.data.sources import read_files
 from alphapo_cli.errors import UsageError, nearest
 from alphapo_cli.pairs.rules import Pair
@@ -52,12 +53,15 @@ def check(measures: Mapping[str, Any], known: Sequence[str]) -> None:
                 f"{where}.by={kind}: no such measure{nearest(str(kind), SETTINGS)} ({', '.join(SETTINGS)})"
             )
         required, optional = SETTINGS[kind]
+        if name in known or name == RANDOM:
+            raise UsageError(f"{where}: there is a number {name} already; give the measure another name")
         missing = [key for key in required if cfg.get(key) is None]
         if missing:
             raise UsageError(f"{where} ({kind}): {where}.{missing[0]} is missing; set it")
         extra = [key for key in cfg if key not in ("by", *required, *optional)]
         if extra:
             raise UsageError(f"{where}.{extra[0]}: {kind} has {', '.join((*required, *optional))}")
+        _check_types(cfg, where)
         for number in [*(cfg.get("margins") or []), *([cfg["margin"]] if "margin" in cfg else [])]:
             if number not in known:
                 raise UsageError(
@@ -71,6 +75,31 @@ def check(measures: Mapping[str, Any], known: Sequence[str]) -> None:
             raise UsageError(f"{where}.path={cfg['path']}: no such file")
 
 
+# Key -> whether it is a list, the type of its values, and what they are above (None: any).
+_KINDS: dict[str, tuple[bool, type | tuple[type, ...], int | None]] = {
+    "margins": (True, str, None), "low": (True, (int, float), None), "high": (True, (int, float), None),
+    "margin": (False, str, None), "beta": (False, (int, float), 0), "gamma": (False, (int, float), 0),
+    "count": (False, int, 0), "words": (False, int, 0), "path": (False, str, None),
+}  # fmt: skip
+
+
+def _check_types(cfg: Mapping[str, Any], where: str) -> None:
+    for key, value in cfg.items():
+        if key == "by" or value is None:
+            continue
+        many, kind, above = _KINDS[key]
+        values = value if many and isinstance(value, list | tuple) else [value]
+        what = {str: "text", int: "whole number"}.get(kind, "finite number")  # type: ignore[arg-type]
+        right = all(
+            isinstance(one, kind) and not isinstance(one, bool) and (not isinstance(one, float) or math.isfinite(one))
+            for one in values
+        )
+        if not right or (many and not isinstance(value, list | tuple)):
+            raise UsageError(f"{where}.{key}={value}: must be {f'a list of {what}s' if many else f'a {what}'}")
+        if above is not None and not value > above:
+            raise UsageError(f"{where}.{key}={value}: must be above {above}")
+
+
 def needed(cfg: Mapping[str, Any]) -> list[str]:
     """Names of the numbers that a measure reads."""
     return [*(cfg.get("margins") or []), *([cfg["margin"]] if "margin" in cfg else [])]
@@ -78,7 +107,7 @@ def needed(cfg: Mapping[str, Any]) -> list[str]:
 
 def measure(pairs: Sequence[Pair], cfg: Mapping[str, Any], numbers: Numbers) -> list[float]:
     """The number of every pair, for checked settings."""
-    settings = {**SETTINGS[cfg["by"]][1], **cfg}
+    settings = {**SETTINGS[cfg["by"]][1], **{key: value for key, value in cfg.items() if value is not None}}
     return _MEASURES[cfg["by"]](pairs, settings, numbers)
 
 

@@ -36,7 +36,8 @@ def ordered(pairs: Sequence[Pair], cfg: OrderConfig, numbers: Mapping[str, Seque
         return _per_prompt(found, cfg.stages)
     if cfg.stages is None:
         return found
-    return [replace(pair, stage=1 + n * cfg.stages // len(found)) for n, pair in enumerate(found)]
+    stages = min(cfg.stages, len(found))  # none is empty
+    return [replace(pair, stage=1 + n * stages // len(found)) for n, pair in enumerate(found)]
 
 
 def _per_prompt(pairs: Sequence[Pair], stages: int | None) -> list[Pair]:

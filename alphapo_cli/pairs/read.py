@@ -4,7 +4,7 @@
     prompt (or instruction)    text or messages; or none, where chosen and rejected are whole conversations
     responses or completions   a list of answers: texts, one assistant message each, or objects with a text and a score
     scores                     a list of numbers, or an object of such lists by name
-    sources, features          lists beside it: who gave each answer, and a vector of each
+    sources, features, cut     lists beside it: who gave each answer, a vector of each, whether a token limit ended it
     chosen, rejected           a given pair, with score_chosen and score_rejected
 
 Rows of one prompt are joined by its hash, whichever files they come from, so that the order of rows plays no part.
@@ -12,21 +12,26 @@ Rows of one prompt are joined by its hash, whichever files they come from, so th
 
 from __future__ import annotations
 
+import contextlib
+import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.data.messages import encodable
+from alphapo_cli.data.messages import encodable, message_list
+from alphapo_cli.data.row_context import numbers
 from alphapo_cli.data.scored_answers import LISTS, RATINGS, TEXTS
-from alphapo_cli.data.sources import Row, read_files, suffix_of
-from alphapo_cli.errors import UsageError, first_line
+from alphapo_cli.data.sources import CsvText, Row, read_files, suffix_of
+from alphapo_cli.errors import UsageError, first_line, say
 from alphapo_cli.generation.schema import ANSWERS, PROMPTS
 from alphapo_cli.pairs.candidates import NO_SCORE, SELF, Answer, Candidates, is_score
 from alphapo_cli.storage.checksums import check_beside, intact
 from alphapo_cli.storage.jsonl import read_jsonl
 from alphapo_cli.storage.strict_json import half_character, read_object
 
+SCORED = "scored.jsonl"  # of alphapo score and alphapo pairs
 SCORE = "score"  # the column of scores without a name
 _CONTEXT = ("system", "tools", "documents", "chat_template_kwargs")
 
@@ -53,7 +58,12 @@ def read(paths: Sequence[Path]) -> list[Candidates]:
             directories += 1
         else:
             rows += of_file(path)
-    return joined(rows)
+    _check_features(rows)
+    found = joined(rows)
+    given = [sum(one.given is not None for one in some) for some in (rows, found)]
+    if given[0] > given[1]:
+        say(f"note: {given[0] - given[1]:,} given pairs are there already and count once", file=sys.stderr)
+    return found
 
 
 def of_directory(folder: Path, *, own: bool = True) -> list[Candidates]:
@@ -63,6 +73,8 @@ def of_directory(folder: Path, *, own: bool = True) -> list[Candidates]:
     if missing:
         made = (folder / "model_outputs.json").is_file()
         fix = "type its alphapo generate line again with --replace" if made else "give a directory of alphapo generate"
+        if (folder / SCORED).is_file():
+            fix = f"give {folder / SCORED}"
         raise UsageError(f"{folder}: holds no {missing[0]}; {fix}")
     if summary.get("state") != "complete":
         raise UsageError(f"{folder}: its answers are not all there; type its alphapo generate line again")
@@ -124,20 +136,23 @@ def _of_row(row: Row, source: str) -> Candidates:
     given: tuple[int, int] | None = None
     if name is not None:
         answers = _listed(row, name, source)
-        used = {name, "scores", "sources", "features"}
+        used = {name, "scores", "sources", "features", "cut"}
     elif values.get("chosen") is not None and values.get("rejected") is not None:
         content, answers = _given(row, content, source)
         given = (0, 1)
         used = {"chosen", "rejected", "score_chosen", "score_rejected"}
     else:
         raise UsageError(f"{row.where}: no 'responses' and no 'chosen' and 'rejected' (columns: {', '.join(values)})")
+    if isinstance(content, list) and content:
+        content = list(message_list(content, row, "prompt"))
     if not _is_prompt(content):
         raise UsageError(f"{row.where}: no 'prompt' of text or messages (columns: {', '.join(values)})")
-    for text in [content] if isinstance(content, str) else [message["content"] for message in content or ()]:
-        encodable(text, row, "prompt")
+    if isinstance(content, str):
+        encodable(content, row, "prompt")
     context = {key: values[key] for key in _CONTEXT if values.get(key) is not None}
     used |= {"prompt", "instruction", *context}
-    columns = {key: value for key, value in values.items() if key not in used and isinstance(value, str | int | float)}
+    texts = {key: value for key, value in values.items() if key not in used and isinstance(value, str)}
+    columns = {**texts, **numbers(row, used)}
     return Candidates(content, tuple(answers), context, columns, given=given, where=row.where)
 
 
@@ -158,16 +173,20 @@ def _listed(row: Row, name: str, source: str) -> list[Answer]:
     )
     if not named and any(score is not None for score in own):
         named = {SCORE: list(own)}
-    for key, column in (*named.items(), ("sources", values.get("sources")), ("features", values.get("features"))):
+    beside = {key: values.get(key) for key in ("sources", "features", "cut")}
+    for key, column in (*named.items(), *beside.items()):
         if column is not None and (not isinstance(column, list) or len(column) != len(texts)):
             raise UsageError(f"{row.where}: '{key}' must be a list with one entry for each of {len(texts)} answers")
-    sources = values.get("sources") or [source] * len(texts)
-    features = values.get("features") or [None] * len(texts)
+    sources = beside["sources"] or [source] * len(texts)
+    features = beside["features"] or [None] * len(texts)
+    cut = beside["cut"] or [False] * len(texts)
+    if not all(isinstance(one, bool) for one in cut):
+        raise UsageError(f"{row.where}: 'cut' must be a list of true and false")
     answers = []
     for i, text in enumerate(texts):
         found = {key: _score(column[i], row, f"{key}[{i}]") for key, column in named.items()}
         kept = {key: value for key, value in found.items() if value is not None}
-        answers.append(Answer(text, i, str(sources[i]), scores=kept, features=_vector(features[i], row, i)))
+        answers.append(Answer(text, i, str(sources[i]), cut=cut[i], scores=kept, features=_vector(features[i], row, i)))
     return answers
 
 
@@ -175,6 +194,17 @@ def _vector(value: Any, row: Row, number: int) -> tuple[float, ...] | None:
     if value is not None and not (isinstance(value, list) and all(map(is_score, value))):
         raise UsageError(f"{row.where}: 'features[{number}]' is no list of finite numbers")
     return None if value is None else tuple(map(float, value))
+
+
+def _check_features(prompts: Sequence[Candidates]) -> None:
+    """Refuse (UsageError) vectors of different lengths."""
+    size: int | None = None
+    for prompt in prompts:
+        for answer in prompt.answers:
+            length = size if answer.features is None else len(answer.features)
+            if size is not None and length != size:
+                raise UsageError(f"{prompt.where}: its features are {length} numbers, others {size}; all need as many")
+            size = length
 
 
 def _given(row: Row, content: Any, source: str) -> tuple[Any, list[Answer]]:
@@ -204,27 +234,58 @@ def _answer(value: Any, row: Row, name: str) -> tuple[str, Any]:
 
 
 def _score(value: Any, row: Row, name: str) -> float | None:
-    if value is None:
+    if value is None or (isinstance(value, CsvText) and not value.strip()):
         return None
+    if isinstance(value, CsvText):  # a CSV file holds texts alone
+        with contextlib.suppress(ValueError):
+            value = float(value)
     if not is_score(value):
         raise UsageError(f"{row.where}: the score '{name}' is {value!r}, {NO_SCORE}")
     return float(value)
 
 
 def joined(rows: Sequence[Candidates]) -> list[Candidates]:
-    """Each prompt once, in the order in which prompts come first; its answers by source and number."""
-    found: dict[str, Candidates] = {}
+    """Each prompt once, in the order in which prompts come first.
+
+    Args:
+        rows: prompts with answers; several may be of one prompt.
+
+    Returns:
+        The prompts with all answers, by source and number; a given pair that comes twice is one. Nothing but the order of
+        the prompts depends on that of the rows, also where they contradict one another.
+    """
+    found: dict[str, list[Candidates]] = {}
     for row in rows:
-        before = found.get(row.key)
-        if before is None:
-            found[row.key] = row
-        elif row.given is None:
-            found[row.key] = replace(before, answers=(*before.answers, *row.answers), ids=before.ids or row.ids)
-    return [one if one.given is not None else replace(one, answers=_in_order(one.answers)) for one in found.values()]
+        found.setdefault(row.key, []).append(row)
+    return [_one(same) for same in found.values()]
+
+
+def _one(rows: Sequence[Candidates]) -> Candidates:
+    """The rows of one prompt as one."""
+    if len(rows) == 1 and rows[0].given is not None:
+        return rows[0]
+    rows = sorted(rows, key=_content)
+    if rows[0].given is not None:
+        return rows[0]
+    columns: dict[str, Any] = {}
+    for row in rows:
+        columns = {**row.columns, **columns}
+    ids = next((row.ids for row in rows if row.ids is not None), None)
+    answers = _in_order([answer for row in rows for answer in row.answers])
+    return replace(rows[0], answers=answers, columns=columns, ids=ids)
+
+
+def _content(row: Candidates) -> tuple[bool, str]:
+    """What decides between rows of one prompt: messages before text, then all that they hold."""
+    held = [[answer.text, dict(sorted(answer.scores.items()))] for answer in row.answers]
+    return isinstance(row.content, str), json.dumps([dict(sorted(row.columns.items())), held])
 
 
 def _in_order(answers: Sequence[Answer]) -> tuple[Answer, ...]:
-    return tuple(sorted(answers, key=lambda answer: (answer.source != SELF, answer.source, answer.number, answer.text)))
+    def place(answer: Answer) -> tuple[bool, str, int, str, list[tuple[str, float]]]:
+        return answer.source != SELF, answer.source, answer.number, answer.text, sorted(answer.scores.items())
+
+    return tuple(sorted(answers, key=place))
 
 
 def columns_of(prompts: Sequence[Candidates]) -> list[str]:

@@ -60,15 +60,28 @@ def list_row(prompt: Candidates, columns: Sequence[str], ranked_by: str | None) 
     return row
 
 
-def scored_row(prompt: Candidates) -> dict[str, Any]:
-    """A row of the scored.jsonl of `alphapo score`, which `alphapo pairs --answers` reads; null: no score."""
-    columns = sorted({name for answer in prompt.answers for name in answer.scores})
+def scored_row(prompt: Candidates, columns: Sequence[str]) -> dict[str, Any]:
+    """A row of the scored.jsonl of `alphapo score`, which `alphapo pairs --answers` reads.
+
+    Args:
+        prompt: a prompt with its answers.
+        columns: the columns of scores that any prompt has, so that all rows have the same form.
+
+    Returns:
+        The row; a score that is null is none.
+    """
     scores = {column: [answer.scores.get(column) for answer in prompt.answers] for column in columns}
-    one = scores[columns[0]] if len(columns) == 1 else scores
-    return {
-        "prompt": prompt.content, **prompt.context, "responses": [answer.text for answer in prompt.answers],
-        "scores": one, "sources": [answer.source for answer in prompt.answers],
+    row = {
+        **prompt.columns, "prompt": prompt.content, **prompt.context,
+        "responses": [answer.text for answer in prompt.answers],
+        "scores": scores[columns[0]] if len(columns) == 1 else scores,
+        "sources": [answer.source for answer in prompt.answers],
     }  # fmt: skip
+    if any(answer.cut for answer in prompt.answers):
+        row["cut"] = [answer.cut for answer in prompt.answers]
+    if any(answer.features is not None for answer in prompt.answers):
+        row["features"] = [answer.features for answer in prompt.answers]
+    return row
 
 
 def dropped_row(prompt: Candidates, reason: str) -> dict[str, Any]:
@@ -92,6 +105,7 @@ def summary_of(built: Built, prompts: int) -> dict[str, Any]:
         "prompts": prompts,
         "prompts_with_pairs": prompts - len(built.dropped),
         "dropped": built.reasons,
+        "answers_left_out": dict(built.left_out),
         "pairs": len(built.pairs),
         "rows": len(built.made),
         "not_selected": dict(built.deselected),

@@ -17,6 +17,7 @@ the first answer of the first source, which does not depend on the order of rows
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -90,13 +91,15 @@ def _side(key: str, text: str, known: Sequence[str]) -> Rule:
     if (kind in with_value) != bool(colon and value):
         form = with_value.get(kind, kind)
         raise UsageError(f"{key}={text}: write it as {key}={form}")
-    if kind == "rank" and (not value.isdigit() or int(value) < 1):
+    if kind == "rank" and not (value.isascii() and value.isdigit() and int(value) > 0):
         raise UsageError(f"{key}={text}: a rank is a whole number from 1, the best")
     if kind == "at":
         try:
-            float(value)
-        except ValueError as error:
-            raise UsageError(f"{key}={text}: write a number of standard deviations, such as at:-2") from error
+            usable = math.isfinite(float(value))
+        except ValueError:
+            usable = False
+        if not usable:
+            raise UsageError(f"{key}={text}: write a number of standard deviations, such as at:-2")
     return Rule(kind, value)
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
 
 from alphapo_cli.pairs.candidates import Answer, Candidates
-from alphapo_cli.pairs.schema import ThinConfig
+from alphapo_cli.pairs.schema import PairConfig, ThinConfig
 
 NGRAM = 4
 
 
 def thin(
-    candidates: Candidates, cfg: ThinConfig, score: Callable[[Answer], float | None], seed: int
+    candidates: Candidates,
+    cfg: ThinConfig,
+    score: Callable[[Answer], float | None],
+    seed: int,
+    left_out: Counter[str] | None = None,
 ) -> tuple[tuple[Answer, ...], str | None]:
     """Leave out answers that take no part.
 
@@ -22,6 +27,7 @@ def thin(
         cfg: the settings.
         score: the score of an answer by which pairs are ranked; None where it has none.
         seed: of rejection sampling.
+        left_out: gains the number of answers that are left out, by reason.
 
     Returns:
         The answers that are left, and the reason why the prompt gives no pair, or None.
@@ -35,26 +41,50 @@ def thin(
         ("repetitive", lambda answer: cfg.max_repetition is None or repetition(answer.text) <= cfg.max_repetition),
     ]
     needed = cfg.min_answers
+    counts: Counter[str] = Counter() if left_out is None else left_out
     if len(left) < needed:
         return tuple(left), f"fewer than {needed} answers"
     for what, keeps in steps:
+        before = len(left)
         left = [answer for answer in left if keeps(answer)]
+        counts[what] += before - len(left)
         if len(left) < needed:
             return tuple(left), f"fewer than {needed} answers: {what}"
     if cfg.duplicates == "drop":
         first: dict[str, Answer] = {}
         for answer in left:
             first.setdefault(answer.text, answer)
+        counts["equal texts"] += len(left) - len(first)
         left = list(first.values())
         if len(left) < needed:
             return tuple(left), f"fewer than {needed} answers: equal texts"
     if cfg.rejection_beta is not None and cfg.rejection_keep is not None:
         values = [score(answer) or 0.0 for answer in left]
         taken = rejection_sample(values, cfg.rejection_beta, cfg.rejection_keep, candidates.rng(seed, "rejection"))
+        counts["rejection sampling"] += len(left) - len(taken)
         left = [left[i] for i in sorted(taken)]
         if len(left) < needed:
             return tuple(left), f"fewer than {needed} answers: rejection sampling"
     return tuple(left), None
+
+
+def check_lengths(prompts: Sequence[Candidates], cfg: ThinConfig, pair: PairConfig) -> None:
+    """Check before anything is scored that lengths in tokens can be had where settings ask for them.
+
+    Args:
+        prompts: prompts with those answers that exist already.
+        cfg: the settings.
+        pair: the rule, which may weigh lengths.
+
+    Raises:
+        UsageError: an answer's token ids are not known.
+    """
+    tied = any(rule in ("longest", "shortest") for rule in (pair.chosen_ties, pair.rejected_ties))
+    weighed = pair.length_unit == "tokens" and (pair.length_weight != 0 or tied)
+    if weighed or cfg.min_tokens is not None or cfg.max_tokens is not None:
+        for prompt in prompts:
+            for answer in prompt.answers:
+                answer.length("tokens")
 
 
 def _fits(answer: Answer, cfg: ThinConfig) -> bool:
@@ -91,10 +121,11 @@ def rejection_sample(scores: Sequence[float], beta: float, keep: int, rng: Rando
         Their positions, in the order in which they were taken.
     """
     left, taken = list(range(len(scores))), list[int]()
+    best = max(scores, default=0.0)
     while left and len(taken) < keep:
-        best = max(scores[i] for i in left)
         at = left[int(rng.random() * len(left))]
         if rng.random() < math.exp((scores[at] - best) / beta):
             taken.append(at)
             left.remove(at)
+            best = max((scores[i] for i in left), default=0.0)
     return taken

@@ -19,6 +19,7 @@ from alphapo_cli.generation.prompt import Prompt, Prompts
 from alphapo_cli.generation.schema import GenerateConfig, SubjectConfig
 from alphapo_cli.generation.target_model import find
 from alphapo_cli.pairs import numbers, read, rows
+from alphapo_cli.pairs.augment import check_prompts
 from alphapo_cli.pairs.build import Built, build, check_settings, needs_start
 from alphapo_cli.pairs.candidates import Candidates
 from alphapo_cli.pairs.schema import PairingConfig
@@ -26,6 +27,7 @@ from alphapo_cli.pairs.scoring.registry import column_of
 from alphapo_cli.pairs.scoring.schema import PairsConfig, ScorerConfig
 from alphapo_cli.pairs.scoring.scorer import Scorer
 from alphapo_cli.pairs.scoring.start_scores import StartScores
+from alphapo_cli.pairs.thin import check_lengths
 from alphapo_cli.runs.provenance import manifest
 from alphapo_cli.stages import generate
 from alphapo_cli.stages.directories.pairs import PairsDirectory
@@ -107,27 +109,29 @@ def prepare(
     _check_sampling(cfg, answers, sample)
     found = read.read(answers) if answers else []
     cfg, said = _as_meant(cfg, typed, bool(read.columns_of(found)), sample and _of_world(cfg.data))
+    said += [] if sample else _without_effect(typed)
     configs = scorer_configs(None if cfg.scorer.name == "auto" else cfg.scorer, cfg.scorers)
     known = list(dict.fromkeys([*map(column_of, configs), *read.columns_of(found)]))
     if sample and not configs and not known:
         raise UsageError("which scorer? type scorer=reward_model scorer.model=..., or another of scorer=... (--help)")
     most = max([cfg.generation.samples if sample else 0, *(len(prompt.answers) for prompt in found)])
+    if len(known) > 1 and not configs and cfg.pair.rank_by is None and cfg.pair.chosen != "given":
+        raise UsageError(f"by which scores? the answers have {', '.join(known)}; type pair.rank_by={known[0]}")
     check_settings(cfg, known, numbers.row_columns(found), most + (cfg.generation.samples if sample and found else 0))
     generation = _generation(cfg, model, cache) if sample else None
     asked = [_asked(prompt) for prompt in generation.prompts.rows] if generation is not None else []
+    check_lengths(found, cfg.thin, cfg.pair)
+    check_prompts([*found, *asked], cfg.augment)
     scorers = make_scorers(configs, cfg.judge, cfg.data, cache, [*found, *asked])
     start = _start(cfg, generation, cache)
     if start is not None:
         start.check([*found, *asked])
-    columns = list(dict.fromkeys([*(scorer.column for scorer in scorers), *read.columns_of(found)]))
     identity = {
         "pairing": {f.name: asdict(cfg)[f.name] for f in fields(PairingConfig)},
         "seed": cfg.seed,
         "scorers": {scorer.column: scorer.identity() for scorer in scorers},
         "sampled": None if generation is None else digest(generation.identity),
-        "read": digest([_content(prompt) for prompt in sorted(found, key=lambda prompt: prompt.key)])
-        if found
-        else None,
+        "read": digest([prompt.held for prompt in sorted(found, key=lambda prompt: prompt.key)]) if found else None,
         **({} if start is None else {"start": start.identity()}),
     }
     name = cfg.recipe or (generation.generator if generation is not None else answers[0].name.partition(".")[0])
@@ -135,7 +139,7 @@ def prepare(
     state = directory.open(identity, replace=replace)
     if generation is not None and generation.state != "complete":
         said += generation.notes
-    return Pairing(cfg, generation, found, scorers, columns, start, directory, identity, state, said)
+    return Pairing(cfg, generation, found, scorers, known, start, directory, identity, state, said)
 
 
 def run(pairing: Pairing) -> dict[str, Any]:
@@ -191,6 +195,12 @@ def _check_sampling(cfg: PairsConfig, answers: Sequence[Path], sample: bool) -> 
         raise UsageError("generation.continue_assistant: a pair's answers begin where the prompt ends; leave it out")
 
 
+def _without_effect(typed: Collection[str]) -> list[str]:
+    """Notes on what was typed of a sampling that does not take place."""
+    keys = sorted(key for key in typed if key == "data.limit" or key.partition(".")[0] == "generation")
+    return [f"{', '.join(keys)} had no effect: all answers were read, and no model was sampled"] if keys else []
+
+
 def _generation(cfg: PairsConfig, model: str | None, cache: Path) -> generate.Generation:
     # Pairs are for training: the prompts are those of the training split, also where data names one for evaluation.
     data = dataclasses.replace(cfg.data, eval_path=None, eval_split=None)
@@ -240,14 +250,6 @@ def _asked(prompt: Prompt) -> Candidates:
     return Candidates(prompt.side, (), {}, where=prompt.where)
 
 
-def _content(prompt: Candidates) -> list[Any]:
-    """What of a prompt that was read decides the pairs."""
-    answers = [
-        [a.text, a.number, a.source, a.ids, a.cut, dict(sorted(a.scores.items())), a.features] for a in prompt.answers
-    ]
-    return [prompt.messages, dict(prompt.context), dict(prompt.columns), prompt.given, answers]
-
-
 def _draw(built: Built, metrics: dict[str, Any], directory: PairsDirectory, recipe: str | None) -> None:
     from alphapo_cli.plots.pairs import pairs_picture
 
@@ -264,7 +266,10 @@ def _as_meant(
     """What is meant where the line does not say it: scorer and length of answers; and a note on a recipe's scorer."""
     if world_prompts and "generation.max_new_tokens" not in typed:
         cfg = dataclasses.replace(cfg, generation=dataclasses.replace(cfg.generation, max_new_tokens=None))
-    if any(key.partition(".")[0] == "scorer" for key in typed):
+    of_scorer = [key for key in typed if key.partition(".")[0] == "scorer"]
+    if of_scorer and cfg.scorer.name == "auto" and "scorer" not in typed:
+        raise UsageError(f"{min(of_scorer)}: of which scorer? type scorer=NAME too (--help lists them)")
+    if of_scorer:
         return cfg, []
     stands = "the embedded world's true reward" if world_prompts else "the scores of the answers"
     name = "glassbox" if world_prompts else "auto"

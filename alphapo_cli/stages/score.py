@@ -13,7 +13,6 @@ from alphapo_cli.pairs import read, rows
 from alphapo_cli.pairs.candidates import Candidates, mean_and_sd
 from alphapo_cli.pairs.scoring.schema import ScoreConfig
 from alphapo_cli.pairs.scoring.scorer import Scorer
-from alphapo_cli.pairs.scoring.store import key_of
 from alphapo_cli.runs.provenance import manifest
 from alphapo_cli.stages.directories.pairs import ScoreDirectory
 from alphapo_cli.stages.scored_answers import make_scorers, score_all, scorer_configs
@@ -58,7 +57,7 @@ def prepare(
     prompts = read.read(answers)
     configs = scorer_configs(cfg.scorer, {})
     (scorer,) = make_scorers(configs, cfg.judge, cfg.data, cache, prompts)
-    content = sorted(key_of(prompt) for prompt in prompts)
+    content = [prompt.held for prompt in sorted(prompts, key=lambda prompt: prompt.key)]
     identity = {"scorer": scorer.identity(), "column": scorer.column, "answers": digest(content)}
     directory = ScoreDirectory.place(out, None, cfg.run, scorer.column, identity)
     return Scoring(cfg, prompts, scorer, directory, identity, directory.open(identity, replace=replace))
@@ -76,7 +75,8 @@ def run(scoring: Scoring) -> dict[str, Any]:
         for a in prompt.answers
     ]
     directory.write_rows("scores.jsonl", lines)
-    directory.write_rows("scored.jsonl", [rows.scored_row(prompt) for prompt in prompts])
+    columns = sorted({column, *read.columns_of(prompts)})
+    directory.write_rows("scored.jsonl", [rows.scored_row(prompt, columns) for prompt in prompts])
     values = [a.scores[column] for prompt in prompts for a in prompt.answers if column in a.scores]
     mean, sd = mean_and_sd(values) if values else (None, None)
     metrics = {

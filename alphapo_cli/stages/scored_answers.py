@@ -86,14 +86,14 @@ def make_scorers(
         prompts: the prompts, with those answers that exist already.
 
     Returns:
-        The scorers, in order.
+        The scorers, those that read columns of others last.
 
     Raises:
         UsageError: one of them cannot.
     """
     made: list[str] = []
     scorers = []
-    for cfg in configs:
+    for cfg in sorted(configs, key=lambda cfg: cfg.name in ("mean", "column")):
         scorer = build(cfg, judge, data, cache, made)
         scorer.check(prompts)
         made.append(scorer.column)

@@ -66,6 +66,7 @@ def tournament(answers: int, compare: Compare) -> list[float]:
         return [*winners, *alone], losers
 
     winners, losers = round_of(range(answers))
+    losers += winners[-1:] if answers % 2 else []  # who met nobody yet may be the worst one, too
     while len(winners) > 1:
         winners, _ = round_of(winners)
     while len(losers) > 1:
@@ -74,7 +75,7 @@ def tournament(answers: int, compare: Compare) -> list[float]:
         losers = [*worse, *alone]
     best, worst = winners[0], losers[0]
     found = [0.0] * answers
-    if compare([(best, worst)])[0] > 0.5:
+    if best != worst and compare([(best, worst)])[0] > 0.5:
         found[best], found[worst] = 1.0, -1.0
     return found
 
@@ -108,6 +109,8 @@ class PairModel(Whole):
         """See `Scorer.identity`."""
         cfg = self.cfg
         settings = {"bos": cfg.bos, "format": cfg.pair_format, "aggregate": cfg.aggregate, "label": self.label}
+        if self.cfg.aggregate == "tournament":
+            settings["alone"] = "both"  # tournaments that were kept before never made an odd last answer the worst
         return {"scorer": "pair_model", **settings, **self.classifier.identity}
 
     def check(self, prompts: Sequence[Candidates]) -> None:

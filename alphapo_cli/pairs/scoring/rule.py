@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from alphapo_cli.errors import AlphapoError, UsageError
@@ -61,10 +62,11 @@ class Rule(Whole):
                 )
 
     def identity(self) -> dict[str, Any]:
-        """See `Scorer.identity`: the command, and the content of files that it names."""
+        """See `Scorer.identity`: the command, and the content of files that it names, or of the function's module."""
         from alphapo_cli.storage.hashing import content
 
-        files = [found for word in self.command if (found := content(word)) is not None and word != sys.executable]
+        words = [_module_file(self.rule)] if _FUNCTION.fullmatch(self.rule) else self.command
+        files = [found for word in words if (found := content(word)) is not None]
         return {"scorer": "rule", "rule": self.rule, "files": files}
 
     def check(self, prompts: Sequence[Candidates]) -> None:
@@ -100,10 +102,14 @@ class Rule(Whole):
 
     def _run(self, text: str) -> str:
         # A session of its own: what the rule starts is ended with it.
-        with subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
-            errors="replace", start_new_session=True,
-        ) as process:  # fmt: skip
+        try:
+            started = subprocess.Popen(
+                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+                errors="replace", start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:  # such as a script whose first line names no interpreter
+            raise UsageError(f"scorer.rule={self.rule}: cannot be run ({error.strerror or error})") from error
+        with started as process:
             try:
                 out, err = process.communicate(text, timeout=self.timeout)
             except subprocess.TimeoutExpired as error:
@@ -117,3 +123,13 @@ class Rule(Whole):
             last = err.strip().splitlines()[-1] if err.strip() else "no message"
             raise AlphapoError(f"scorer.rule={self.rule}: ended with code {process.returncode} ({last})")
         return out
+
+
+def _module_file(rule: str) -> str | None:
+    """The file of MODULE:FUNCTION's module as Python will find it, without importing anything; None if there is none."""
+    name = Path(*rule.partition(":")[0].split("."))
+    for folder in map(Path, ("", *sys.path)):
+        for file in (folder / name / "__init__.py", (folder / name).with_suffix(".py")):
+            if file.is_file():
+                return str(file)
+    return None

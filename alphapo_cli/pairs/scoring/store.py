@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from alphapo_cli.data.text_pairs import digest
-from alphapo_cli.pairs.candidates import Answer, Candidates
+from alphapo_cli.pairs.candidates import Answer, Candidates, is_score
 from alphapo_cli.pairs.scoring.scorer import Scorer
 from alphapo_cli.storage.jsonl import LineLog, read_jsonl
 
@@ -49,7 +49,7 @@ def scored(
             keys = [key_of(unit) for unit in batch]
             missing = [n for n, key in enumerate(keys) if key not in found]
             if missing:
-                values = scorer.score(batch)
+                values = [[_number(value) for value in own] for own in scorer.score(batch)]
                 rows = [{"key": keys[n], "scores": values[n]} for n in missing]
                 if log is not None:
                     log.add(*rows)
@@ -58,6 +58,11 @@ def scored(
             tick(sum(len(unit.answers) for unit in batch))
     by_answer = _by_answer(units, found)
     return [_with(prompt, scorer.column, by_answer) for prompt in prompts], new
+
+
+def _number(value: float | None) -> float | None:
+    """A number by which pairs can be made: a model that overflowed gives none."""
+    return value if value is not None and is_score(value) else None
 
 
 def key_of(unit: Candidates) -> str:
@@ -107,7 +112,8 @@ def _with(prompt: Candidates, column: str, values: Mapping[_Place, float | None]
     answers = []
     for answer in prompt.answers:
         value = values[_place(prompt, answer)]
-        answers.append(answer if value is None else replace(answer, scores={**answer.scores, column: value}))
+        others = {name: score for name, score in answer.scores.items() if name != column}
+        answers.append(replace(answer, scores=others if value is None else {**others, column: value}))
     return replace(prompt, answers=tuple(answers))
 
 
