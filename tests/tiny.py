@@ -305,11 +305,15 @@ def line_from(start: Path) -> list[str]:
     ]  # fmt: skip
 
 
+RATIO = "displacement/rejected_to_chosen"
+
+
 def assert_same_row(a: Mapping[str, Any], b: Mapping[str, Any], tolerance: float) -> None:
     """The same keys; nulls and NaNs in the same places; numbers equal to `tolerance`, relative or absolute.
 
-    The share of the margin that is due to the chosen answers is a ratio c / m: with errors e of both, of the size of c and m
-    at hand, it is off by (e + r e) / m, so that a margin near zero makes it r times as uncertain as they are.
+    Two keys are ratios r = a / b: of changes of log-probs or rewards since step 0. With errors e of both, r is off by
+    (e + r e) / b. The share of the margin that is due to the chosen answers has e of the size of b at hand; the rejected
+    answers' displacement over the chosen ones' has that of the log-probs, of which the displacement is a small difference.
     """
     assert a.keys() == b.keys()
     for key, value in a.items():
@@ -318,8 +322,12 @@ def assert_same_row(a: Mapping[str, Any], b: Mapping[str, Any], tolerance: float
         elif math.isnan(value):  # a trainer's own rows; metrics.jsonl has null
             assert math.isnan(b[key]), key
         else:
-            worse = 1 + abs(value) if key == "displacement/margin_from_chosen" else 1.0
-            assert abs(value - b[key]) <= worse * tolerance * max(1.0, abs(value)), (key, value, b[key])
+            size = max(1.0, abs(value))
+            if key == "displacement/margin_from_chosen":
+                size *= 1 + abs(value)
+            elif key == RATIO:
+                size = (1 + abs(value)) / min(1.0, abs(a["displacement/chosen"]))
+            assert abs(value - b[key]) <= tolerance * size, (key, value, b[key])
 
 
 class Logged(StepHooks):

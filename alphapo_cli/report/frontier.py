@@ -1,7 +1,7 @@
 """Win rate against distance from the start, over all cells of a sweep, and the points that none beats in both.
 
 A point's path holds every model of it whose win rate and KL are known: those that the probe read in training, those that
-`eval.at` kept, and the last.
+the fractions of eval.at kept, and the last.
 """
 
 from __future__ import annotations

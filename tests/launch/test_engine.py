@@ -228,7 +228,7 @@ class TestLooking:
         assert after.out.count("complete") == 2
         assert snapshot(ran.path) == there
         rate = cells_of(ran.path)[f"{ALPHA}=1"]["metrics"]["glassbox/true_win_rate"]
-        assert f"{rate:.3f}" in after.out
+        assert f"{100 * rate:.0f} %" in after.out
 
     @pytest.mark.slow
     def test_a_killed_cell_is_interrupted_not_running(self, alphapo, small, tmp_path):

@@ -177,7 +177,9 @@ class TestRun:
         """The end alone needs no model that was kept: it is the same run, and nothing is generated or judged again."""
         before = snapshot(first.path.parent)
         ran = run_here(
-            (*line[:-1], "trainer.save_models_at=[0.5]", "eval.at=[0,1]"), first.path.parent.parent, shared_cache
+            (*line[:-2], line[-1], "trainer.save_models_at=[0.5]", "eval.at=[0,1]"),
+            first.path.parent.parent,
+            shared_cache,
         )
         assert ran.code == 0, ran.err
         assert ran.path == first.path
