@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from alphapo_cli.plots import style
 from alphapo_cli.plots.shape_data import Field, Numbers, RewardShape
-from alphapo_cli.plots.shape_marks import DECADES, arrows_of, words_of
+from alphapo_cli.plots.shape_marks import arrows_of, levels, words_of
 
 SIDES = ((0, "chosen", style.CHOSEN), (1, "rejected", style.REJECTED))
 SIZES = LinearSegmentedColormap.from_list("sizes", ["#D5DCE6", "#8FA5C4", "#4A6FA5", "#1B3A6B"])
@@ -129,15 +129,13 @@ def field_panel(ax: Axes, found: RewardShape, colour: Any, *, probability: bool 
 
 def _arrows(ax: Axes, field: Field, count: int, *, probability: bool) -> None:
     places, directions, sizes = arrows_of(field, count, probability=probability)
-    shown = np.isfinite(sizes) & (sizes > 0)
+    shown = np.isfinite(sizes)
     if not shown.any():
         return
     reach = 0.75 * (field.at[-1] - field.at[0]) / count
-    largest, smallest = float(sizes[shown].max()), float(sizes[shown].min())
-    norm = LogNorm(max(smallest, largest * 10**-DECADES), largest * 1.0001, clip=True)
     starts = places[shown] - 0.5 * reach * directions[shown]
-    ax.quiver(*starts.T, *(reach * directions[shown]).T, sizes[shown], cmap=SIZES, norm=norm, angles="xy",
-              scale_units="xy", scale=1.0, width=0.007, headwidth=4.2, headlength=4.6, headaxislength=4.2, zorder=1.5,
+    ax.quiver(*starts.T, *(reach * directions[shown]).T, levels(sizes)[shown], cmap=SIZES, norm=Normalize(0.0, 1.0),
+              angles="xy", scale_units="xy", scale=1.0, width=0.007, headwidth=4.2, headlength=4.6, headaxislength=4.2, zorder=1.5,
               gid="field")  # fmt: skip
 
 
