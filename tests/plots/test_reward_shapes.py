@@ -12,7 +12,7 @@ import pytest
 
 from alphapo_cli.plots import style
 from alphapo_cli.plots.reward_shape import reward_shape_figure
-from alphapo_cli.plots.shape_data import Answers, Field, RewardShape, pooled
+from alphapo_cli.plots.shape_data import Answers, Field, RewardShape, from_json, pooled
 from alphapo_cli.plots.shape_marks import arrows_of, levels, percent, words_of
 from alphapo_cli.plots.sweep_curves import SweepCurve
 from alphapo_cli.plots.sweep_shapes import fields_figure, shapes_figure
@@ -56,6 +56,24 @@ class TestRun:
             assert list(lines(ax, "path")[0].get_xdata()) == [-2.0, -2.2, -2.5]
             assert list(lines(ax, "path")[0].get_ydata()) == [-2.1, -2.6, -3.0]
             assert {t.get_text() for t in ax.texts} == {"step 0", "step 8"}
+
+    def test_where_alpha_moved_the_means_of_step_0_are_on_the_curves_of_step_0(self) -> None:
+        grid = np.linspace(-4.0, -1.0, 31)
+        found = shape(shape_start=grid, slope_start=np.ones(31))
+        panels = reward_shape_figure(found, "a run").axes[:2]
+        for ax, before, after in zip(panels, (found.shape_start, found.slope_start), (found.shape, found.slope), strict=True):
+            marks = {float(m.get_xdata()[0]): float(m.get_ydata()[0]) for m in lines(ax, "mean")}
+            for mean, curve in ((-2.0, before), (-2.1, before), (-2.5, after), (-3.0, after)):
+                assert curve is not None
+                assert marks[mean] == pytest.approx(float(np.interp(mean, grid, curve)))
+            assert list(lines(ax, "curve at start")[0].get_ydata()) == list(before)
+        small = shapes_figure([SweepCurve(-1.0, "-1", shape=found)]).axes[3]
+        assert list(lines(small, "curve at start")[0].get_ydata()) == [1.0] * 31
+        assert found.as_json()["curve"]["slope_start"] == [1.0] * 31
+        again = from_json(found.as_json())
+        assert again is not None
+        assert again.slope_start is not None
+        assert again.slope_start.tolist() == [1.0] * 31
 
     def test_numbers_of_both_sides_are_written(self) -> None:
         words = texts(reward_shape_figure(shape(), "a run"))
