@@ -174,7 +174,9 @@ def mark_means(ax: Axes, found: RewardShape, values: Numbers, at_start: Numbers 
         colour_of_start: its colour.
     """
     if at_start is not None:
-        ax.plot(found.grid, at_start, color=colour_of_start, linewidth=1.1, linestyle=":", zorder=1.9, gid="curve at start")
+        ax.plot(
+            found.grid, at_start, color=colour_of_start, linewidth=1.1, linestyle=":", zorder=1.9, gid="curve at start"
+        )
     for side, _, colour in SIDES:
         for mean, filled in ((found.means[side, 0], False), (found.means[side, -1], True)):
             if np.isfinite(mean):

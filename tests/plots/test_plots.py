@@ -124,7 +124,12 @@ class TestRun:
     @pytest.mark.parametrize("accuracies", [(0.7, 0.3, 0.5, 0.1), (1.0, 0.0, 0.9, 0.02)])
     @pytest.mark.parametrize("glassbox", [True, False])
     def test_the_legend_of_the_shares_covers_no_curve(self, accuracies: tuple[float, ...], *, glassbox: bool) -> None:
-        keys = ("rewards/accuracies", "displacement/share_chosen_down", "ranking/accuracy", "ranking/idealised_accuracy")
+        keys = (
+            "rewards/accuracies",
+            "displacement/share_chosen_down",
+            "ranking/accuracy",
+            "ranking/idealised_accuracy",
+        )
         extra = dict(zip(keys, accuracies, strict=True)) | ({WIN: 0.7, "glassbox/length": 12.0} if glassbox else {})
         figure = run_figure(_rows(**extra), "t")
         figure.canvas.draw()

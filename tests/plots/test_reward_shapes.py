@@ -61,7 +61,9 @@ class TestRun:
         grid = np.linspace(-4.0, -1.0, 31)
         found = shape(shape_start=grid, slope_start=np.ones(31))
         panels = reward_shape_figure(found, "a run").axes[:2]
-        for ax, before, after in zip(panels, (found.shape_start, found.slope_start), (found.shape, found.slope), strict=True):
+        for ax, before, after in zip(
+            panels, (found.shape_start, found.slope_start), (found.shape, found.slope), strict=True
+        ):
             marks = {float(m.get_xdata()[0]): float(m.get_ydata()[0]) for m in lines(ax, "mean")}
             for mean, curve in ((-2.0, before), (-2.1, before), (-2.5, after), (-3.0, after)):
                 assert curve is not None
