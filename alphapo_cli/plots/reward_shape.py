@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from alphapo_cli.plots import style
 from alphapo_cli.plots.shape_data import Field, Numbers, RewardShape
-from alphapo_cli.plots.shape_marks import DECADES, arrows_of, words_of
+from alphapo_cli.plots.shape_marks import arrows_of, levels, words_of
 
 SIDES = ((0, "chosen", style.CHOSEN), (1, "rejected", style.REJECTED))
 SIZES = LinearSegmentedColormap.from_list("sizes", ["#D5DCE6", "#8FA5C4", "#4A6FA5", "#1B3A6B"])
@@ -43,11 +43,9 @@ def reward_shape_figure(found: RewardShape, title: str) -> Figure:
     """
     lines = textwrap.wrap(title.replace(" = ", "\u00a0=\u00a0"), 86) or [""]
     figure, axes = style.new_figure(2, 3, 5.5 + 0.18 * (len(lines) - 1), "\n".join(lines))
-    _curve(axes[0], found, found.shape, "Shape h(s)")
-    if found.shape_start is not None:
-        axes[0].plot(found.grid, found.shape_start, color=style.GREY, linewidth=1.1, linestyle=":", zorder=1.9)
-    _curve(axes[1], found, found.slope, "Slope h'(s)")
-    log_if_wide(axes[1], found.slope)
+    _curve(axes[0], found, (found.shape, found.shape_start), "Shape h(s)")
+    _curve(axes[1], found, (found.slope, found.slope_start), "Slope h'(s)")
+    log_if_wide(axes[1], found.slope if found.slope_start is None else np.append(found.slope, found.slope_start))
     if axes[1].get_yscale() == "linear":
         style.from_zero(axes[1])
     _weights(axes[2], found)
@@ -129,15 +127,13 @@ def field_panel(ax: Axes, found: RewardShape, colour: Any, *, probability: bool 
 
 def _arrows(ax: Axes, field: Field, count: int, *, probability: bool) -> None:
     places, directions, sizes = arrows_of(field, count, probability=probability)
-    shown = np.isfinite(sizes) & (sizes > 0)
+    shown = np.isfinite(sizes)
     if not shown.any():
         return
     reach = 0.75 * (field.at[-1] - field.at[0]) / count
-    largest, smallest = float(sizes[shown].max()), float(sizes[shown].min())
-    norm = LogNorm(max(smallest, largest * 10**-DECADES), largest * 1.0001, clip=True)
     starts = places[shown] - 0.5 * reach * directions[shown]
-    ax.quiver(*starts.T, *(reach * directions[shown]).T, sizes[shown], cmap=SIZES, norm=norm, angles="xy",
-              scale_units="xy", scale=1.0, width=0.007, headwidth=4.2, headlength=4.6, headaxislength=4.2, zorder=1.5,
+    ax.quiver(*starts.T, *(reach * directions[shown]).T, levels(sizes)[shown], cmap=SIZES, norm=Normalize(0.0, 1.0),
+              angles="xy", scale_units="xy", scale=1.0, width=0.007, headwidth=4.2, headlength=4.6, headaxislength=4.2, zorder=1.5,
               gid="field")  # fmt: skip
 
 
@@ -159,19 +155,33 @@ def _path(ax: Axes, found: RewardShape, colour: Any) -> None:
                     fontsize=7, color=style.INK, zorder=3, path_effects=HALO, gid="label")  # fmt: skip
 
 
-def _curve(ax: Axes, found: RewardShape, values: Numbers, name: str) -> None:
-    """A curve over the scores, with the means of both sides on it: open at step 0, filled at the end."""
+def _curve(ax: Axes, found: RewardShape, ends: tuple[Numbers, Numbers | None], name: str) -> None:
+    """A curve over the scores at the end and, dotted, at step 0, with the means of both sides on it."""
+    values, at_start = ends
     ax.plot(found.grid, values, color=style.INK, linewidth=1.6, zorder=2, gid="curve")
-    mark_means(ax, found, values)
+    mark_means(ax, found, values, at_start, style.GREY)
     style.panel(ax, name, "", "" if ax.get_subplotspec() is None else "score s")
 
 
-def mark_means(ax: Axes, found: RewardShape, values: Numbers) -> None:
-    """Mark where on a curve over `found.grid` the mean scores are: open at step 0, filled at the end."""
+def mark_means(ax: Axes, found: RewardShape, values: Numbers, at_start: Numbers | None, colour_of_start: Any) -> None:
+    """Mark where on a curve over `found.grid` the mean scores are: open at step 0, filled at the end.
+
+    Args:
+        ax: the panel, which has the curve.
+        found: what is drawn.
+        values: the curve at the end.
+        at_start: the curve at step 0, which is drawn dotted and has the open marks; None: as at the end.
+        colour_of_start: its colour.
+    """
+    if at_start is not None:
+        ax.plot(
+            found.grid, at_start, color=colour_of_start, linewidth=1.1, linestyle=":", zorder=1.9, gid="curve at start"
+        )
     for side, _, colour in SIDES:
         for mean, filled in ((found.means[side, 0], False), (found.means[side, -1], True)):
             if np.isfinite(mean):
-                y = float(np.interp(mean, found.grid, values))
+                on = values if filled or at_start is None else at_start
+                y = float(np.interp(mean, found.grid, on))
                 ax.plot(mean, y, "o", color=colour, markerfacecolor=colour if filled else "white", markersize=5,
                         zorder=3 - 0.1 * side, gid="mean")  # fmt: skip
 

@@ -116,10 +116,13 @@ def _margin(ax: Axes, rows: Rows) -> None:
 def _shares(ax: Axes, rows: Rows) -> None:
     _curve(ax, rows, "rewards/accuracies", style.INK, "in order by reward (ties half)")
     _curve(ax, rows, "displacement/share_chosen_down", style.PURPLE, "chosen displaced", dash="--")
+    low = -0.02
     if any(style.number(row.get(_IDEALISED)) is not None for row in rows):
         _curve(ax, rows, "ranking/accuracy", style.BLUE, "in order by log-prob", dash="-.")
         _curve(ax, rows, _IDEALISED, style.BLUE, "the same at DPO's optimum", dash=":", width=1.0)
-    ax.set_ylim(-0.02, 1.02)
+        low = -0.75  # room for the legend of four curves, which may be anywhere between 0 and 1
+    ax.set_ylim(low, 1.02)
+    ax.set_yticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     style.panel(ax, "Shares of the probe pairs", "share of pairs")
 
 

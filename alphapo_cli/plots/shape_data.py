@@ -21,7 +21,7 @@ from alphapo_cli.storage.strict_json import read_object
 
 Numbers = npt.NDArray[np.float64]
 FILE, PICTURE = "reward_shape.json", "reward_shape.png"
-FORMAT = 1  # of reward_shape.json; another one is made anew
+FORMAT = 2  # of reward_shape.json; another one is made anew
 _DIGITS = 7
 
 
@@ -62,6 +62,7 @@ class RewardShape:
     unit: str  # what the score is the logarithm of
     notes: tuple[str, ...] = ()  # what is left out, and why
     names: tuple[str, str] | None = None  # of start and end, where these are no steps of a run
+    slope_start: Numbers | None = None  # [N] h'(s) at step 0; None: as at the end
 
     @property
     def ends(self) -> tuple[str, str]:
@@ -81,6 +82,7 @@ class RewardShape:
             "curve": {
                 "score": _listed(self.grid), "shape": _listed(self.shape), "slope": _listed(self.slope),
                 "shape_start": None if self.shape_start is None else _listed(self.shape_start),
+                "slope_start": None if self.slope_start is None else _listed(self.slope_start),
             },
             "start": _answers_json(self.start),
             "end": _answers_json(self.now),
@@ -134,16 +136,18 @@ def from_json(found: Mapping[str, Any]) -> RewardShape | None:
         return None
     try:
         curve, field = found["curve"], found["field"]
-        start = curve["shape_start"]
+        start, slope_start = (
+            None if (values := curve[name]) is None else _numbers(values) for name in ("shape_start", "slope_start")
+        )
         made = RewardShape(
             _numbers(curve["score"]), _numbers(curve["shape"]), _numbers(curve["slope"]),
-            None if start is None else _numbers(start),
+            start,
             _answers(found["start"]), _answers(found["end"]), _numbers(found["steps"]), _both(found["means"]),
             _both(found["weights"]), _both(found["saturated"]), _one(found["saturated"]["below"]),
             None if field is None else Field(
                 _numbers(field["score"]), _table(field["chosen"]), _table(field["rejected"])
             ),
-            str(found["unit"]), tuple(str(note) for note in found["left_out"]),
+            str(found["unit"]), tuple(str(note) for note in found["left_out"]), slope_start=slope_start,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None
@@ -189,7 +193,8 @@ def _size(folder: Path) -> int:
 def _fits(made: RewardShape) -> bool:
     """Whether arrays that belong together have the same sizes, and those that are drawn against have numbers."""
     n, pairs, steps = made.grid.shape, made.now.scores.shape, made.steps.shape[0]
-    same = [made.shape.shape == n, made.slope.shape == n, made.shape_start is None or made.shape_start.shape == n]
+    same = [made.shape.shape == n, made.slope.shape == n]
+    same += [start is None or start.shape == n for start in (made.shape_start, made.slope_start)]
     same += [n[0] >= 2, pairs[1] >= 1, steps >= 1, bool(np.isfinite(made.grid).all())]
     same += [part.shape == pairs for part in (made.now.weights, made.start.scores, made.start.weights)]
     same += [part.shape == (2, steps) for part in (made.means, made.weights, made.saturated)]

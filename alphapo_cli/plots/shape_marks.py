@@ -18,8 +18,8 @@ def arrows_of(field: Field, count: int, *, probability: bool = False) -> tuple[N
         probability: whether the derivatives are by p = exp(s) in place of s.
 
     Returns:
-        Places [M, 2] as (chosen, rejected) score, unit vectors [M, 2], sizes [M]: the length of the vector of both
-        derivatives.
+        Places [M, 2] as (chosen, rejected) score, unit vectors [M, 2], log sizes [M]: the natural logarithm of the length of
+        the vector of both derivatives, -inf where it is 0. Of summed log-probs the length by p is beyond any float.
     """
     step = max(1, round((len(field.at) - 1) / max(count - 1, 1)))
     at = field.at[::step]
@@ -27,27 +27,25 @@ def arrows_of(field: Field, count: int, *, probability: bool = False) -> tuple[N
     down = -np.stack([field.chosen[::step, ::step].ravel(), field.rejected[::step, ::step].ravel()])
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         if probability:
-            # Of summed log-probs e^-s is beyond any float: directions from the larger of the two, sizes from logarithms.
+            # Directions from the larger of the two, sizes from logarithms.
             scores = np.stack([x, y])
             factor = np.where(down == 0, -np.inf, -scores).max(axis=0)
             vectors = np.where(down == 0, 0.0, down * np.exp(-scores - np.where(np.isfinite(factor), factor, 0.0)))
-            sizes = np.exp(np.log(np.hypot(*vectors)) + factor)
         else:
-            vectors, sizes = down, np.hypot(*down)
-        directions = vectors / np.hypot(*vectors)
-    return np.stack([x, y], 1), np.nan_to_num(directions.T), np.nan_to_num(sizes, nan=0.0)
+            vectors, factor = down, np.zeros_like(x)
+        lengths = np.hypot(*vectors)
+        directions, logs = vectors / lengths, np.log(lengths) + factor
+    return np.stack([x, y], 1), np.nan_to_num(directions.T), np.where(np.isnan(logs), -np.inf, logs)
 
 
-def levels(sizes: Numbers) -> Numbers:
-    """Where each size is on a logarithmic scale from 10^-`DECADES` of the largest, or the smallest, to the largest: 0 to 1."""
-    shown = sizes[np.isfinite(sizes) & (sizes > 0)]
+def levels(log_sizes: Numbers) -> Numbers:
+    """Where each size is on a scale from 10^-`DECADES` of the largest, or the smallest, to the largest: 0 to 1, by logarithms."""
+    shown = log_sizes[np.isfinite(log_sizes)]
     if not shown.size:
-        return np.zeros_like(sizes)
-    high = np.log(shown.max())
-    low = max(np.log(shown.min()), high - DECADES * np.log(10.0))
-    with np.errstate(divide="ignore"):
-        place = (np.log(sizes) - low) / max(high - low, 1e-12)
-    found: Numbers = np.clip(place, 0.0, 1.0)
+        return np.zeros_like(log_sizes)
+    high = shown.max()
+    low = max(shown.min(), high - DECADES * np.log(10.0))
+    found: Numbers = np.clip((log_sizes - low) / max(high - low, 1e-12), 0.0, 1.0)
     return found
 
 

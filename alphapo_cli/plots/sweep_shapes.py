@@ -59,7 +59,7 @@ def shapes_figure(cells: Cells, name: str = "alpha", subject: str = "") -> Figur
     above = figure.add_gridspec(1, 3, top=1 - _TOP / high, bottom=1 - (_TOP + _OVERLAY - 0.75) / high, **_SIDEWAYS)
     _overlays([_styled(figure.add_subplot(above[i])) for i in range(3)], cells, name)
     low, high_score = (end(s.grid[k] for _, s, _ in shown) for end, k in ((min, 0), (max, -1)))
-    slopes = np.concatenate([s.slope for _, s, _ in shown])
+    slopes = np.concatenate([one for _, s, _ in shown for one in (s.slope, s.slope_start) if one is not None])
     for place, (label, found, colour) in enumerate(shown):
         row, column = divmod(place, columns)
         top = _TOP + _OVERLAY + row * tall
@@ -195,7 +195,7 @@ def _small(pair: Sequence[Axes], found: RewardShape, label: str, colour: Any) ->
     """The slope of one value above, the scores of its pairs beneath."""
     curve, scores = pair
     curve.plot(found.grid, found.slope, color=colour, linewidth=1.6, zorder=2, gid="curve")
-    mark_means(curve, found, found.slope)
+    mark_means(curve, found, found.slope, found.slope_start, colour)
     curve.set_title(label, fontsize=style.PANEL_SIZE, loc="left", color=colour, fontweight="bold", pad=3)
     scores_panel(scores, found, named=False)
     for ax in pair:

@@ -24,7 +24,9 @@ class Correlation:
 def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> Correlation:
     """Correlate the ranks of two columns; equal values share their mean rank.
 
-    The interval is Fisher's for ranks, with the variance (1 + rho^2/2)/(n - 3) of artanh rho (Bonett and Wright 2000).
+    The interval is Fisher's for ranks, with the variance (1 + rho^2/2)/(n - 3) of artanh rho (Bonett and Wright 2000). That
+    of ranks in perfect order would have no width, however few they are: it is taken at the nearest value below, that of one
+    exchange of neighbours, and reaches to the perfect order.
 
     Args:
         x: [n] numbers; where one of the two is not finite, the pair is left out.
@@ -40,11 +42,11 @@ def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> Correlation:
     if n < 4 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return Correlation(None, None, None, n)
     rho = float(np.clip(np.corrcoef(a, b)[0, 1], -1.0, 1.0))
-    if abs(rho) == 1.0:
-        return Correlation(rho, rho, rho, n)
-    half = _NORMAL * math.sqrt((1 + rho**2 / 2) / (n - 3))
-    centre = math.atanh(rho)
-    return Correlation(rho, math.tanh(centre - half), math.tanh(centre + half), n)
+    most = 1 - 12 / (n * (n**2 - 1))
+    inner = min(max(rho, -most), most)
+    half = _NORMAL * math.sqrt((1 + inner**2 / 2) / (n - 3))
+    low, high = (math.tanh(math.atanh(inner) + side * half) for side in (-1, 1))
+    return Correlation(rho, min(low, rho), max(high, rho), n)
 
 
 def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

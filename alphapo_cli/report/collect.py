@@ -18,6 +18,7 @@ from alphapo_cli.errors import AlphapoError, UsageError
 from alphapo_cli.plots import shape_data
 from alphapo_cli.plots.shape_data import RewardShape
 from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.runs.state import model_step
 from alphapo_cli.sweep import analysis as best_of
 from alphapo_cli.sweep import verdicts
 from alphapo_cli.sweep.directory import SweepDirectory
@@ -43,6 +44,12 @@ class ReportCell:
     manifest: Mapping[str, Any]
     fault: str | None  # what could not be read
     shape: RewardShape | str | None = None  # of its reward, or why there is none; None: not made yet
+
+    @property
+    def model_step(self) -> int:
+        """The step that model/ and `final` are of: the best where trainer.load_best_model_at_end kept it, else the last."""
+        summary = self.run.summary()
+        return self.step if summary is None else model_step(summary)
 
     @property
     def seed(self) -> Any:

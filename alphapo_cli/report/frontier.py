@@ -1,7 +1,7 @@
 """Win rate against distance from the start, over all cells of a sweep, and the points that none beats in both.
 
 A point's path holds every model of it whose win rate and KL are known: those that the probe read in training, those that
-the fractions of eval.at kept, and the last.
+the fractions of eval.at kept, and the run's own at the end.
 """
 
 from __future__ import annotations
@@ -58,8 +58,9 @@ def frontier(sweep: Sweep) -> Frontier | None:
 
 
 def path_of(cell: ReportCell, metric: str) -> list[Place]:
-    """The models of one cell whose KL and win rate are known, in order of their steps."""
+    """The models of one cell whose KL and win rate are known, in order of their steps, up to the one that it kept."""
     found: dict[int, Place] = {}
+    last = cell.model_step
 
     def add(step: Any, kl: Any, rate: Any) -> None:
         numbers = number(step), number(kl), number(rate)
@@ -74,8 +75,8 @@ def path_of(cell: ReportCell, metric: str) -> list[Place]:
                 part if isinstance(part, Mapping) else {} for part in (row.get("metrics"), row.get("probe"))
             )
             add(row.get("step"), probe.get(KL), metrics.get(metric))
-    add(cell.step, cell.final.get(KL), cell.final.get(metric))
-    return [found[step] for step in sorted(found)]
+    add(last, cell.final.get(KL), cell.final.get(metric))
+    return [found[step] for step in sorted(found) if step <= last]
 
 
 def mean_path(paths: Sequence[Sequence[Place]]) -> list[Place]:

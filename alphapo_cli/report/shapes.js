@@ -17,23 +17,27 @@ function shapeFigure(holder) {
   const part = holder.dataset.part, has = shaped();
   const on = has.filter((k) => isOn(POINTS[k])), seen = on.length ? on : has;
   if (!has.length) return empty(holder);
-  const values = seen.flatMap((k) => SHAPES[k][part]).filter(known);
+  const values = seen.flatMap((k) => valuesOf(k, part));
   const y = part === "slope" ? slopeScale(values) : shapeScale(values);
   const units = [...new Set(has.map((k) => SHAPES[k].unit))], [low, high] = extent(seen.flatMap((k) => SHAPES[k].grid));
   const frame = new Frame(holder, { x: { low, high, title: units.length === 1 ? `score s, ${units[0]}` : "score s, each in its own unit" }, y: { ...y, title: `${SIGNS[part]}${y.log || y.ticks ? ", logarithmic" : ""}` }, label: `${part} over the score` });
   for (const k of has) drawCurve(frame, k, part, y.at, { off: !isOn(POINTS[k]), dots: on.length <= 8 });
 }
+const valuesOf = (k, part) => [...SHAPES[k][part], ...(SHAPES[k].start[part] || [])].filter(known);
 const SIGNS = { shape: "h(s)", slope: "h′(s)" };
 
-/** A point's curve, and its mean scores on it: open at step 0, filled at the end; `at` is where a value stands. */
+/** A point's curve, dotted that of step 0 where it was another, and its mean scores on them: open at step 0, filled at the
+    end; `at` is where a value stands. */
 function drawCurve(frame, k, part, at = (v) => v, { off = false, dots = true } = {}) {
-  const { grid, means, steps } = SHAPES[k], curve = SHAPES[k][part];
-  frame.line(grid.map((s, i) => [s, at(curve[i])]).filter(([, v]) => known(v)), k, { off, colour: inkOf(k), thin: !dots });
+  const { grid, means, steps } = SHAPES[k], curve = SHAPES[k][part], start = SHAPES[k].start[part];
+  const along = (values) => grid.map((s, i) => [s, at(values[i])]).filter(([, v]) => known(v));
+  frame.line(along(curve), k, { off, colour: inkOf(k), thin: !dots });
+  if (start && !off) frame.line(along(start), k, { colour: inkOf(k), thin: true, dash: "2 3" });
   if (off || !dots) return;
   BOTH.forEach(([side, colour], i) => {
     for (const [mean, hollow, step] of [[means[i][0], true, steps[0]], [means[i].at(-1), false, steps.at(-1)]]) {
       if (!known(mean)) continue;
-      const value = interpolated(grid, curve, mean);
+      const value = interpolated(grid, (hollow && start) || curve, mean);
       frame.dot(mean, at(value), k, { colour, hollow });
       frame.hit(mean, at(value), k, [["mean score", `${side}, step ${step}`], ["s", written(mean)], [SIGNS[part], written(value)]]);
     }
@@ -149,7 +153,7 @@ function scoresFigure(holder) {
   if (ALONE) return SHAPES[0] ? histogram(holder, 0) : empty(holder);
   const has = shaped(), alike = new Set(has.map((k) => SHAPES[k].unit)).size === 1;
   const x = (k) => extent((alike ? has : [k]).flatMap((one) => SHAPES[one].bins));
-  const y = slopeScale(has.flatMap((k) => SHAPES[k].slope).filter(known)), left = 42;
+  const y = slopeScale(has.flatMap((k) => valuesOf(k, "slope"))), left = 42;
   if (y.log) y.ticks = fewPowers(y.low, y.high);
   multiples(holder, (inside, k, words) => {
     words.append(...BOTH.map(([, colour], i) => html("span", { style: { "--swatch": colour } }, ...SHAPES[k].words[i].split(/(?<=,) /).map((text) => html("i", {}, `${text} `)))));

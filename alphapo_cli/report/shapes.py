@@ -57,6 +57,11 @@ def _panel(found: RewardShape, *, alone: bool) -> dict[str, Any]:
         "grid": _short(found.grid[places]),
         "shape": _short(found.shape[places]),
         "slope": _short(found.slope[places]),
+        "start": {
+            part: _short(curve[places])
+            for part, curve in (("shape", found.shape_start), ("slope", found.slope_start))
+            if curve is not None
+        },
         "means": [_short(side[steps]) for side in found.means],
         "saturated": [_short(side[steps]) for side in found.saturated],
         "weights": [_short(side[[0, -1]]) for side in found.weights],

@@ -73,6 +73,7 @@ def describe(
     first, last = (Answers(r.step, r.scores[:, kept], r.weights[:, kept]) for r in (start, now))
     return RewardShape(
         grid=grid, shape=shape, slope=slope, shape_start=None if np.array_equal(before[0], shape) else before[0],
+        slope_start=None if np.array_equal(before[1], slope) else before[1],
         start=first, now=last, steps=np.array([reading.step for reading in readings], dtype=np.float64),
         means=means, weights=weights, saturated=saturated, limit=limit,
         field=None if obstacle is not None else _field(objective, contexts[1], readings, means),

@@ -21,6 +21,7 @@ import numpy as np
 from alphapo_cli.data.glassbox import world
 from alphapo_cli.errors import AlphapoError, say
 from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.runs.state import model_step
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.hashing import digest
 from alphapo_cli.storage.jsonl import read_jsonl
@@ -131,13 +132,13 @@ true_reward = lru_cache(maxsize=1 << 16)(world.true_reward)  # the report asks f
 
 
 def outcomes(run: RunDirectory, metric: str) -> np.ndarray:
-    """The outcome per held-out prompt or probe pair at a run's last step, whose mean is the metric: [P] in [0, 1]."""
+    """The outcome per held-out prompt or probe pair of a run's model, whose mean is the metric: [P] in [0, 1]."""
     return _outcomes(run, metric)[0]
 
 
 def _outcomes(run: RunDirectory, metric: str) -> tuple[np.ndarray, str]:
     """`outcomes`, and a hash of the prompts: only answers to the same prompts can be paired."""
-    step = (run.summary() or {}).get("step", 0)
+    step = model_step(run.summary() or {})
     if metric == JUDGED:
         # By folder name: the recorded path is of the machine that wrote it, and sweeps are moved.
         folder = run.path / Path(run.outcome().get("eval", "eval")).name

@@ -10,6 +10,7 @@ import numpy as np
 
 from alphapo_cli.errors import AlphapoError
 from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.runs.state import model_step
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.jsonl import read_jsonl
 from alphapo_cli.sweep import intervals, seed_noise
@@ -41,9 +42,7 @@ def moved(directory: SweepDirectory, points: Sequence[SweepPoint]) -> Moved:
     """
     changes: list[dict[Any, np.ndarray]] = []
     for point in points:
-        found = {
-            c["point"].get("seed"): _changes(directory.cell(c["id"]), int(c.get("step") or 0)) for c in point.cells
-        }
+        found = {c["point"].get("seed"): _changes(directory.cell(c["id"])) for c in point.cells}
         changes.append({seed: values for seed, values in found.items() if len(values)})
     # Cells whose probe has other pairs than most cannot be averaged with them.
     sizes = [len(values) for runs in changes for values in runs.values()]
@@ -53,9 +52,9 @@ def moved(directory: SweepDirectory, points: Sequence[SweepPoint]) -> Moved:
     return Moved({CHANGE: intervals.means(runs, bounded=False), FELL: intervals.means(fell)}, pairs)
 
 
-def _changes(run: RunDirectory, step: int) -> np.ndarray:
-    """The change of every pair's chosen answer at a step, in nats per token: [pairs]; empty where it cannot be read."""
-    file = run.path / "probe.jsonl"
+def _changes(run: RunDirectory) -> np.ndarray:
+    """The change of every pair's chosen answer in a run's model, in nats per token: [pairs]; empty where it cannot be read."""
+    file, step = run.path / "probe.jsonl", model_step(run.summary() or {})
     try:
         checksums.check_beside(file)
         rows = [(r["pair"], r[CHANGE]) for r in read_jsonl(file) if r.get("step") == step]

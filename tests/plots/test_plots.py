@@ -121,6 +121,26 @@ class TestRun:
         assert "best step: 16" in _legend(chosen)
         assert _legend(run_figure(_rows(), "t")) == []
 
+    @pytest.mark.parametrize("accuracies", [(0.7, 0.3, 0.5, 0.1), (1.0, 0.0, 0.9, 0.02)])
+    @pytest.mark.parametrize("glassbox", [True, False])
+    def test_the_legend_of_the_shares_covers_no_curve(self, accuracies: tuple[float, ...], *, glassbox: bool) -> None:
+        keys = (
+            "rewards/accuracies",
+            "displacement/share_chosen_down",
+            "ranking/accuracy",
+            "ranking/idealised_accuracy",
+        )
+        extra = dict(zip(keys, accuracies, strict=True)) | ({WIN: 0.7, "glassbox/length": 12.0} if glassbox else {})
+        figure = run_figure(_rows(**extra), "t")
+        figure.canvas.draw()
+        ax = figure.axes[2]
+        covered = ax.get_legend().get_window_extent()
+        for line in ax.get_lines():
+            if line.get_gid() == "curve":
+                places = line.get_transform().transform(np.column_stack([line.get_xdata(), line.get_ydata()]))
+                assert not any(covered.contains(*place) for place in places), line.get_label()
+        assert [text.get_text() for text in ax.get_yticklabels()] == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
+
     def test_a_long_title_is_wrapped_and_keeps_n_with_its_number(self) -> None:
         words = (
             "alphapo, alpha 0.25, beta 2.5, learning rate 0.0008, the embedded world's model, n = 256 held-out pairs"

@@ -12,7 +12,7 @@ import pytest
 
 from alphapo_cli.plots import style
 from alphapo_cli.plots.reward_shape import reward_shape_figure
-from alphapo_cli.plots.shape_data import Answers, Field, RewardShape, pooled
+from alphapo_cli.plots.shape_data import Answers, Field, RewardShape, from_json, pooled
 from alphapo_cli.plots.shape_marks import arrows_of, levels, percent, words_of
 from alphapo_cli.plots.sweep_curves import SweepCurve
 from alphapo_cli.plots.sweep_shapes import fields_figure, shapes_figure
@@ -57,6 +57,26 @@ class TestRun:
             assert list(lines(ax, "path")[0].get_ydata()) == [-2.1, -2.6, -3.0]
             assert {t.get_text() for t in ax.texts} == {"step 0", "step 8"}
 
+    def test_where_alpha_moved_the_means_of_step_0_are_on_the_curves_of_step_0(self) -> None:
+        grid = np.linspace(-4.0, -1.0, 31)
+        found = shape(shape_start=grid, slope_start=np.ones(31))
+        panels = reward_shape_figure(found, "a run").axes[:2]
+        for ax, before, after in zip(
+            panels, (found.shape_start, found.slope_start), (found.shape, found.slope), strict=True
+        ):
+            marks = {float(m.get_xdata()[0]): float(m.get_ydata()[0]) for m in lines(ax, "mean")}
+            for mean, curve in ((-2.0, before), (-2.1, before), (-2.5, after), (-3.0, after)):
+                assert curve is not None
+                assert marks[mean] == pytest.approx(float(np.interp(mean, grid, curve)))
+            assert list(lines(ax, "curve at start")[0].get_ydata()) == list(before)
+        small = shapes_figure([SweepCurve(-1.0, "-1", shape=found)]).axes[3]
+        assert list(lines(small, "curve at start")[0].get_ydata()) == [1.0] * 31
+        assert found.as_json()["curve"]["slope_start"] == [1.0] * 31
+        again = from_json(found.as_json())
+        assert again is not None
+        assert again.slope_start is not None
+        assert again.slope_start.tolist() == [1.0] * 31
+
     def test_numbers_of_both_sides_are_written(self) -> None:
         words = texts(reward_shape_figure(shape(), "a run"))
         assert "chosen: mean weight 1 \u2192 0.5, saturated 0 \u2192 25 %" in words
@@ -89,7 +109,7 @@ class TestArrows:
         places, directions, sizes = arrows_of(field, 5)
         assert len(places) == 25
         assert directions.tolist() == [pytest.approx([1 / 5**0.5, -2 / 5**0.5])] * 25
-        assert sizes.tolist() == [pytest.approx(5**0.5)] * 25
+        assert np.exp(sizes).tolist() == [pytest.approx(5**0.5)] * 25
 
     def test_by_probability_they_are_the_slope_of_the_loss_by_it(self) -> None:
         """DPO's loss of two probabilities (2404.04626), by central differences: |dL/dp_l| / |dL/dp_w| = p_w / p_l."""
@@ -101,7 +121,7 @@ class TestArrows:
         def loss(p_w: float, p_l: float) -> float:
             return float(np.log1p(np.exp(-0.1 * (np.log(p_w) - np.log(p_l)))))
 
-        for (w, l), way, size in list(zip(places, directions, sizes, strict=True))[::37]:  # noqa: E741
+        for (w, l), way, size in list(zip(places, directions, np.exp(sizes), strict=True))[::37]:  # noqa: E741
             p_w, p_l = np.exp(w), np.exp(l)
             by_w = (loss(p_w * (1 + 1e-6), p_l) - loss(p_w * (1 - 1e-6), p_l)) / (2e-6 * p_w)
             by_l = (loss(p_w, p_l * (1 + 1e-6)) - loss(p_w, p_l * (1 - 1e-6))) / (2e-6 * p_l)
@@ -115,8 +135,21 @@ class TestArrows:
         assert np.hypot(*directions.T).tolist() == pytest.approx([1.0] * 25)
         assert directions[1].tolist() == pytest.approx([0.0, -1.0], abs=1e-12)  # the rejected answer is the rarer
 
+    def test_beyond_the_range_of_floats_arrows_are_as_dark_as_within_it(self) -> None:
+        """CPO's loss of answers of some hundred nats: p scaled by a constant scales all derivatives by it alike."""
+        at = np.linspace(-10.0, 0.0, 5)
+        s_w, s_l = np.meshgrid(at, at)
+        pull = 0.1 / (1 + np.exp(0.1 * (s_w - s_l)))
+        near, far = (
+            levels(arrows_of(Field(at - by, -pull, pull), 5, probability=True)[2]).tolist() for by in (0.0, 750.0)
+        )
+        assert far == pytest.approx(near, abs=1e-9)
+        assert len({round(level, 3) for level in far}) > 10
+
     def test_levels_span_four_decades_at_most(self) -> None:
-        assert levels(np.array([1e-9, 1e-2, 1.0, 0.0])).tolist() == pytest.approx([0.0, 0.5, 1.0, 0.0])
+        with np.errstate(divide="ignore"):
+            sizes = np.log([1e-9, 1e-2, 1.0, 0.0])
+        assert levels(sizes).tolist() == pytest.approx([0.0, 0.5, 1.0, 0.0])
 
 
 def test_seeds_are_pooled_at_the_steps_that_they_share() -> None:

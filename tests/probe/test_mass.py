@@ -156,6 +156,15 @@ class TestSpearman:
         found = spearman([1, 2, math.nan, 3, 4, math.inf], [1, 2, 3, 3, 4, 5])
         assert (found.rho, found.pairs) == (1.0, 4)
 
+    @pytest.mark.parametrize(("n", "excludes_0"), [(4, False), (5, False), (8, True), (400, True)])
+    def test_a_perfect_order_of_few_pairs_is_no_certainty(self, n: int, *, excludes_0: bool) -> None:
+        """Four pairs are in order, or in its reverse, once in twelve times by chance."""
+        up, down = spearman(range(n), range(n)), spearman(range(n), range(n, 0, -1))
+        assert (up.rho, up.high) == pytest.approx((1.0, 1.0))
+        assert up.low < 1.0
+        assert (up.low > 0) is excludes_0
+        assert (down.low, down.high) == pytest.approx((-1.0, -up.low))
+
     def test_the_interval_holds_as_often_as_it_says(self) -> None:
         """Normal pairs of correlation 0.5, whose rank correlation is 6/pi asin(0.25); of 400 draws 95 %, 4 s.e."""
         g, truth, inside = np.random.default_rng(0), 6 / math.pi * math.asin(0.25), 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +15,9 @@ from alphapo_cli.plots.sweep_curves import SweepCurve
 from alphapo_cli.report import collect, csv_files, page
 from alphapo_cli.report.frontier import Place, front, frontier, mean_path, path_of
 from alphapo_cli.report.pictures import curves, frontier_paths
+from alphapo_cli.sweep.analysis import outcomes
 from alphapo_cli.sweep.directory import SweepDirectory
+from alphapo_cli.sweep.moved import CHANGE, moved
 from tests.crafted_sweep import ALPHA, craft
 from tests.report.test_report import data_of
 
@@ -56,11 +60,47 @@ def test_the_models_of_eval_at_are_on_the_path_of_a_judged_cell() -> None:
     ]
     rows = [{"step": step, "kl/reference": 0.05 * step, "displacement/chosen": -0.1} for step in (0, 4, 8)]
     cell: Any = SimpleNamespace(
-        run=SimpleNamespace(outcome=lambda: {"over_training": judged}), rows=rows, step=8,
+        run=SimpleNamespace(outcome=lambda: {"over_training": judged}), rows=rows, step=8, model_step=8,
         final={"kl/reference": 0.4, "eval/win_rate": 0.6},
     )  # fmt: skip
     assert path_of(cell, "eval/win_rate") == [Place(0, 0.0, 0.5), Place(4, 0.1, 0.7), Place(8, 0.4, 0.6)]
     assert path_of(cell, RATE) == []
+
+
+def keep_the_best(path: Path) -> None:
+    """Make step 4 the best of every cell: its answers win as often as the metric says, those of step 8 never."""
+    for folder in (path / "cells").iterdir():
+        rows = {row["step"]: row for row in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())}
+        summary = json.loads((folder / "summary.json").read_text())
+        rows[4][RATE] = rows[8][RATE]
+        summary |= {"best": {"step": 4, "metric": RATE, "value": rows[4][RATE]}, "metrics": rows[4]}
+        rows[8] |= {RATE: 0.0, "kl/reference": 0.9}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
+        samples = folder / "samples"
+        outputs = json.loads((samples / "step-8.json").read_text())
+        (samples / "step-4.json").write_text(json.dumps(outputs))
+        (samples / "step-8.json").write_text(json.dumps([row | {"output": "hmm ,"} for row in outputs]))
+        moved = [{"step": step, "pair": p, CHANGE: -0.1 * step} for step in (0, 4, 8) for p in range(5)]
+        (folder / "probe.jsonl").write_text("".join(json.dumps(row) + "\n" for row in moved))
+
+
+def test_a_cell_that_keeps_its_best_step_is_judged_by_that_model(tmp_path: Path) -> None:
+    def change(cell: Any, made: Any) -> None:
+        made.win, made.kl = (0.8, 0.3) if cell.point[ALPHA] == 0 else (0.6, 0.1)
+
+    path = craft(tmp_path / "alpha", f"{ALPHA}=0,1", "seed=0", change=change, prompts=50)
+    keep_the_best(path)
+    sweep = collect.read(SweepDirectory(path))
+    for cell in sweep.cells:
+        assert outcomes(cell.run, RATE).mean() == pytest.approx(cell.final[RATE])
+    estimate = moved(SweepDirectory(path), sweep.analysis.points).estimates[CHANGE][0]
+    assert estimate is not None
+    assert estimate.value == pytest.approx(-0.4)
+    found = frontier(sweep)
+    assert found is not None
+    assert {k: [place.step for place in path] for k, path in found.paths.items()} == {0: [0, 4], 1: [0, 4]}
+    assert found.paths[0][-1] == Place(4, pytest.approx(0.15), sweep.cells[0].final[RATE])
 
 
 @pytest.fixture(scope="module")

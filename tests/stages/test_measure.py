@@ -91,8 +91,12 @@ def test_a_run_is_measured_as_its_last_probe_was(alphapo, trained, tmp_path):
         (("objective=tr_dpo", "objective.reference_every=2"), 1e-5),
         (("objective/schedule=linear", "objective.schedule.start=-0.5", "objective.schedule.end=1"), 1e-5),
         (("layout=padded",), 1e-5),
+        # The least KL is that of step 2 of 4, where alpha was another than at the end.
+        (("objective/schedule=linear", "objective.schedule.start=-0.5", "objective.schedule.end=1",
+          "trainer.load_best_model_at_end=true", "trainer.metric_for_best_model=kl/reference",
+          "trainer.greater_is_better=false"), 1e-5),
     ],
-    ids=["reference", "adapter", "moved reference", "schedule", "padded"],
+    ids=["reference", "adapter", "moved reference", "schedule", "padded", "best of a schedule"],
 )  # fmt: skip
 def test_runs_of_every_kind(line, tolerance, alphapo, shared_cache):
     start = next((shared_cache / "base").iterdir())

@@ -116,6 +116,7 @@ def test_a_schedule_is_where_training_had_moved_it(tmp_path):
     )
     found = reward_shape.of_run(run_of(tmp_path / "linear", *linear, total=16))
     assert found.shape_start.tolist() == pytest.approx(found.grid.tolist())
+    assert found.slope_start.tolist() == [1.0] * len(found.grid)
     assert found.slope.tolist() == pytest.approx(np.exp(-0.5 * found.grid).tolist())  # 8 of 16 steps
     logged = [{"step": 8, "train/objective/scheduled": 0.25}]
     found = reward_shape.of_run(run_of(tmp_path / "adaptive", "objective=alphapo_adaptive", more=logged))

@@ -24,6 +24,7 @@ from alphapo_cli.objective.objective import Objective
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runs.identity import identity as run_identity
 from alphapo_cli.runs.provenance import manifest
+from alphapo_cli.runs.state import model_step
 from alphapo_cli.stages.directories.measurement import MeasureDirectory
 from alphapo_cli.stages.measuring.run_settings import run_line
 from alphapo_cli.stages.training import glassbox_base
@@ -256,15 +257,16 @@ def _start_hash(cfg: TrainConfig, start: ModelAndData, builder: InputsBuilder) -
 
 
 def _progress(model: str | None, objective: Objective) -> tuple[int | None, StepContext]:
-    """Step of a run's model, and the context in which its last loss was."""
+    """Step of a run's model, and the context of the loss in which the probe measured it."""
     folder = run_folder(model)
     if folder is None:
         return None, objective.start
     run = RunDirectory(folder)
-    step = (run.summary() or {}).get("step")
+    summary = run.summary()
+    step = None if summary is None else model_step(summary)
     total = run.read_manifest().get("steps")
-    progress = step / total if isinstance(step, int) and isinstance(total, int) and total else 1.0
-    return step if isinstance(step, int) else None, replace(objective.start, progress=progress)
+    progress = step / total if step is not None and isinstance(total, int) and total else 1.0
+    return step, replace(objective.start, progress=progress)
 
 
 def _settings(cfg: TrainConfig) -> dict[str, Any]:
