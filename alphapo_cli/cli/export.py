@@ -61,6 +61,8 @@ def export(
     announce(to)
     say(f"{'adapter' if done.adapter else 'model'} in {done.dtype}{done.of_base}, with a card in README.md")
     emit({"path": str(to.resolve()), "adapter": done.adapter, "dtype": done.dtype, "base": done.base}, json)
+    if done.note:
+        say(f"note: {done.note}", file=sys.stderr)
     if licence is None:
         text = f"write its `license:` in {to / 'README.md'}, or take another --to and --license NAME"
         say(f"note: the card names no licence; {text}", file=sys.stderr)

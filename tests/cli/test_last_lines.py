@@ -12,6 +12,7 @@ import pytest
 from alphapo_cli.cli.common import typed_again
 from alphapo_cli.cli.run import _tell as tell_run
 from alphapo_cli.cli.sweep import tell
+from alphapo_cli.stages.export import Exported
 from tests.crafted_sweep import ALPHA, craft
 
 
@@ -87,6 +88,16 @@ def test_the_line_that_exported_is_not_advised_again(trained, alphapo, tmp_path)
     assert ran.code == 0, ran.err
     assert "README.md, or take another --to and --license NAME" in ran.err
     assert not [words for words in lines(ran.err) if "--license" in words]
+    assert "starting from the embedded world's base model, by alphapo" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_an_adapter_whose_base_is_only_here_says_so(tmp_path):
+    (tmp_path / "base").mkdir()
+    of_here = Exported(tmp_path, True, "float32", str(tmp_path / "base"))
+    assert of_here.note is not None
+    assert f"names the base as {tmp_path / 'base'}, a directory of this machine" in of_here.note
+    assert Exported(tmp_path, True, "float32", "someone/model").note is None
+    assert Exported(tmp_path, False, "float32", str(tmp_path / "base")).note is None
 
 
 def test_a_rate_of_one_prompt_says_so(alphapo, tmp_path):

@@ -176,7 +176,7 @@ def test_one_seed_of_a_point_borrows_what_seeds_do_to_prompts_from_the_others():
     """Coin flips of 0.5 and 0.75 on 64 prompts: all of the error falls with the seeds, so a few would tell them apart."""
     rng = np.random.default_rng(3)
 
-    def runs(share: float, seeds: int) -> dict[int, np.ndarray]:
+    def runs(share, seeds):
         return {s: rng.permutation((np.arange(64) < 64 * share).astype(float)) for s in range(seeds)}
 
     found = seeds_needed([runs(0.5, 3), runs(0.5, 3), runs(0.75, 1)], (2, 0), ())
