@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import shlex
 import shutil
 import sys
+import termios
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +15,7 @@ import pytest
 from alphapo_cli.cli.common import typed_again
 from alphapo_cli.cli.run import _tell as tell_run
 from alphapo_cli.cli.sweep import tell
+from alphapo_cli.errors import say
 from alphapo_cli.stages.export import Exported
 from tests.crafted_sweep import ALPHA, craft
 
@@ -104,3 +108,29 @@ def test_a_rate_of_one_prompt_says_so(alphapo, tmp_path):
     craft(tmp_path / "few", f"{ALPHA}=0,0.5", "seed=0", prompts=1, change=lambda cell, made: SimpleNamespace())
     said = alphapo("report", "few").out
     assert "%, n = 1 prompt, at" in said, said
+
+
+def test_a_terminal_cuts_no_words(tmp_path):
+    """Sentences are broken between words; lines that can be typed stay as they are, and so does all in a file."""
+    words = (
+        "It is distinguishable from alpha = 0: advantage +26 points, 95 % interval [+15, +36] over prompts and 3 seeds."
+    )
+    path = "/".join(["", *["folder"] * 16])
+    typed = f"next: alphapo report {path} # the best and alpha = 0 over one another, which is longer than a line"
+    main, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    with open(terminal, "w") as screen:
+        for text in (words, f"report: {path}", typed):
+            say(text, file=screen)
+        screen.flush()
+        told = ""
+        while not told.endswith("longer than a line\r\n"):
+            told += os.read(main, 4096).decode()
+        shown = told.split("\r\n")
+    os.close(main)
+    assert " ".join(shown[:2]) == words
+    assert max(map(len, shown[:2])) <= 80
+    assert shown[2:] == ["report:", path, typed, ""]
+    with (tmp_path / "file").open("w") as file:
+        say(words, file=file)
+    assert (tmp_path / "file").read_text() == f"{words}\n"
