@@ -6,6 +6,7 @@ import os
 import pty
 import shlex
 import shutil
+import subprocess
 import sys
 import termios
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from alphapo_cli.cli.run import _tell as tell_run
 from alphapo_cli.cli.sweep import tell
 from alphapo_cli.errors import say
 from alphapo_cli.stages.export import Exported
+from tests.conftest import environment
 from tests.crafted_sweep import ALPHA, craft
 
 
@@ -134,3 +136,13 @@ def test_a_terminal_cuts_no_words(tmp_path):
     with (tmp_path / "file").open("w") as file:
         say(words, file=file)
     assert (tmp_path / "file").read_text() == f"{words}\n"
+
+
+def test_a_model_that_is_not_there_is_found_out_before_torch_is_loaded(tmp_path, shared_cache):
+    ran = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "alphapo_cli", "measure", "./nowhere"],
+        cwd=tmp_path, env=environment(shared_cache), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ran.returncode == 2
+    assert ran.stderr.splitlines()[-1] == "alphapo: MODEL=./nowhere: no such directory"
+    assert not [line for line in ran.stderr.splitlines() if line.endswith("| torch")]
