@@ -18,6 +18,7 @@ import difflib
 import errno
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TextIO
 
@@ -106,6 +107,27 @@ def is_plain(text: str) -> bool:
     return _ACTIVE.search(text) is None
 
 
+_TYPED = ("next: ", "W&B kept offline")  # lines with a command to copy
+_NARROW = 20  # columns: a terminal that tells no width has 0
+
+
 def say(text: object, file: TextIO | None = None, *, flush: bool = False) -> None:
-    """Print one line: `visible(text)`."""
-    print(visible(text), file=file, flush=flush)
+    """Print one line: `visible(text)`. A terminal shows it broken between words, but for what is to be copied."""
+    line = visible(text)
+    print(_between_words(line, sys.stdout if file is None else file), file=file, flush=flush)
+
+
+def _between_words(line: str, file: TextIO) -> str:
+    """Break a sentence that is longer than a terminal is wide, which would cut its words; a pipe gets one line."""
+    if line.startswith(_TYPED) or "\n" in line or not file.isatty():
+        return line
+    try:
+        width = os.get_terminal_size(file.fileno()).columns
+    except (OSError, ValueError):
+        return line
+    if width < _NARROW or len(line) <= width:
+        return line
+    import textwrap
+
+    # A path that is longer than a line stays whole, to be copied.
+    return textwrap.fill(line, width, replace_whitespace=False, break_long_words=False, break_on_hyphens=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -137,6 +138,21 @@ def shortened(text: str, width: int = 240, *, keep_end: bool = False) -> str:
     if len(line) <= width:
         return line
     return f"...{line[3 - width :]}" if keep_end else f"{line[: width - 3]}..."
+
+
+def typed_again(without: str | None = None, adding: str | None = None) -> str:
+    """The command line that runs now, to be typed once more.
+
+    Args:
+        without: an option that is left out.
+        adding: an override that is put in place of those of its key.
+
+    Returns:
+        The line.
+    """
+    key = None if adding is None else adding.partition("=")[0] + "="
+    words = [w for w in sys.argv[1:] if w != without and not (key and w.startswith(key))]
+    return f"alphapo {shlex.join([*words, *([adding] if adding else [])])}"
 
 
 def next_step(line: str, why: str = "") -> None:

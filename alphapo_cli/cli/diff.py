@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,12 +45,18 @@ def diff(
     )
     sections = {s: {k: {"a": x, "b": y} for k, (x, y) in differing.items()} for s, differing in found.items()}
     emit({"a": str(a.resolve()), "b": str(b.resolve()), "kind": kind, "differences": sections, "same": same}, json)
+    both = shlex.join([str(a), str(b)])
     if "results" in found and kind == "evaluation":
-        next_step(f"alphapo compare {a} {b}", "whether the win rates can be told apart")
+        next_step(f"alphapo compare {both}", "whether the win rates can be told apart")
     elif "results" in found and kind == "run":
         next_step("alphapo metrics KEY", "explains a figure")
+    elif kind in ("run", "sweep"):
+        next_step(f"alphapo report {both}", "their curves over one another")
     elif kind == "model":
-        next_step(f"alphapo measure {a} --start {b} data=jsonl data.path=PAIRS.jsonl", "how far one is from the other")
+        one, other = map(shlex.quote, (str(a), str(b)))
+        next_step(
+            f"alphapo measure {one} --start {other} data=jsonl data.path=PAIRS.jsonl", "how far one is from the other"
+        )
 
 
 def _text(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -216,7 +217,7 @@ def tell(results: Mapping[str, Any], path: Path) -> None:
     from alphapo_cli.evaluation.verdict import verdict
 
     say(f"verdict: {verdict(results)['sentence']}", file=sys.stderr)
-    next_step(f"alphapo compare {path} OTHER-EVALUATION", "whether two models can be told apart")
+    next_step(f"alphapo compare {shlex.quote(str(path))} OTHER-EVALUATION", "whether two models can be told apart")
 
 
 def _check_alone(others: Mapping[str, object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -60,7 +61,10 @@ def export(
     announce(to)
     say(f"{'adapter' if done.adapter else 'model'} in {done.dtype}{done.of_base}, with a card in README.md")
     emit({"path": str(to.resolve()), "adapter": done.adapter, "dtype": done.dtype, "base": done.base}, json)
+    if done.note:
+        say(f"note: {done.note}", file=sys.stderr)
     if licence is None:
-        next_step("the same line with --license NAME", "the licence in the model card, by the hub's names")
+        text = f"write its `license:` in {to / 'README.md'}, or take another --to and --license NAME"
+        say(f"note: the card names no licence; {text}", file=sys.stderr)
     for line, why in next_lines(done):
         next_step(line, why)

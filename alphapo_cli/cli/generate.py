@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -116,7 +117,9 @@ def _tell(summary: dict[str, Any], outputs: Path, model: str | None) -> None:
         say(f"prompt: {shortened(row['instruction'])}", file=sys.stderr)
         say(f"answer: {shortened(row['output'])}", file=sys.stderr)
     say(f"verdict: {summary['verdict']['sentence']}", file=sys.stderr)
-    next_step(f"alphapo eval {outputs} --reference REF.json", "answers of another model to the same prompts")
+    next_step(
+        f"alphapo eval {shlex.quote(str(outputs))} --reference REF.json", "answers of another model to the same prompts"
+    )
 
 
 def is_model(text: str) -> bool:

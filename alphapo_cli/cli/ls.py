@@ -77,7 +77,8 @@ def ls(
     if not found:
         next_step("alphapo train", f"nothing of alphapo's is in {folder}; this makes a run in runs/")
     else:
-        next_step("alphapo diff A B", f"compares two of the {len(found)}")
+        if len(found) > 1:
+            next_step("alphapo diff A B", f"compares two of the {len(found)}")
         next_step("alphapo rm DIR", "removes one, after asking")
 
 

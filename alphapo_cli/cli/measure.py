@@ -121,6 +121,10 @@ def measure(
     line = read_line(given, where)
     if not print_config:
         check_json_target(json)
+        from alphapo_cli.stages.paths import check_model
+
+        for model in models:
+            check_model(model, key="MODEL")
     quiet_libraries(importing=True)
     from alphapo_cli.stages.measuring.prepare import Request, configurations, prepare
     from alphapo_cli.stages.training.inputs import InputsBuilder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -128,6 +129,7 @@ def run(
         say("complete")
         settle(directory)
         summary, found = directory.summary() or {}, directory.outcome()
+        _tell(found, summary)
         _places(found, directory.path)
     else:
         from alphapo_cli.objective.build import build
@@ -192,7 +194,6 @@ def _report(found: dict[str, Any], summary: dict[str, Any], path: Path) -> None:
     """Print the metrics of outcome.json as a table to stderr, both verdicts, and what can be done next."""
     from alphapo_cli.cli.common import print_table
     from alphapo_cli.runs.state import model_step
-    from alphapo_cli.runs.verdict import beside_evaluation
     from alphapo_cli.runtime.tables import Table
 
     table = Table(title="outcome", title_justify="left", show_header=False)
@@ -220,11 +221,18 @@ def _report(found: dict[str, Any], summary: dict[str, Any], path: Path) -> None:
         for note in found.get("over_training_notes", []):
             typer.echo(f"note: {note}", err=True)
     show_answers(path, model_step(summary))
-    if judged:
+    _tell(found, summary)
+    _places(found, path)
+
+
+def _tell(found: dict[str, Any], summary: dict[str, Any]) -> None:
+    """Print the verdicts of the evaluation and of the training to stderr."""
+    from alphapo_cli.runs.verdict import beside_evaluation
+
+    if judged := found.get("verdict"):
         say(f"verdict: {judged['sentence']}", file=sys.stderr)
     for sentence in beside_evaluation((summary.get("verdict") or {}).get("sentences", ())):
         say(f"verdict on the training: {sentence}", file=sys.stderr)
-    _places(found, path)
 
 
 def _places(found: dict[str, Any], path: Path) -> None:
@@ -232,8 +240,10 @@ def _places(found: dict[str, Any], path: Path) -> None:
     for name in ("model", "curves.png", "reward_shape.png", "report.html"):
         if (path / name).exists():
             say(f"{name.partition('.')[0]}: {path / name}", file=sys.stderr)
-    next_step(f"alphapo chat {path}")
-    next_step(f"alphapo compare {found['eval']} OTHER-EVALUATION", "whether two models can be told apart")
+    next_step(f"alphapo chat {shlex.quote(str(path))}")
+    next_step(
+        f"alphapo compare {shlex.quote(str(found['eval']))} OTHER-EVALUATION", "whether two models can be told apart"
+    )
 
 
 def _report_steps(rows: list[dict[str, Any]]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +23,7 @@ from alphapo_cli.cli.common import (
     next_step,
     sources,
     stripping,
+    typed_again,
 )
 from alphapo_cli.cli.next_lines import generate_line
 from alphapo_cli.cli.run import Annotations, Difficulty, Gamed, Reference
@@ -97,7 +100,7 @@ def sweep(
         known = recorded(typed, out)
         if known is not None:
             show(known.path, known.cells, known.key)
-            next_step("the same line without --status", "runs the cells that are left")
+            _after_status(known.path, known.cells, "--status")
             return
 
     from alphapo_cli.config.compose import to_yaml
@@ -132,11 +135,11 @@ def sweep(
         cells = {cell.id: cell.overrides for cell in grid.cells}
         left = {cell.id for cell in todo(grid.cells, directory, policy, plan)}
         if not dry_run:
-            typer.echo("note: this very line has not been run here; its cells were composed anew", err=True)
+            typer.echo("note: this version has no record of this line here; its cells were composed anew", err=True)
         show(directory.path, cells, None if plan is None else plan.key, left if dry_run else None)
         if dry_run:
             print(script(launcher, directory, len(left)), end="")
-        next_step(f"the same line without --{'dry-run' if dry_run else 'status'}", "runs the cells that are left")
+        _after_status(directory.path, cells, "--dry-run" if dry_run else "--status")
         return
     from alphapo_cli.stages.best_metric import greater_is_better
     from alphapo_cli.tracking.wandb_preflight import check_tracking
@@ -180,6 +183,16 @@ def sweep(
         raise AlphapoError(f"{len(grid.cells)} cells, of them {rest}: first {result.unfinished[0]}")
 
 
+def _after_status(path: Path, cells: Mapping[str, Sequence[str]], looking: str) -> None:
+    """Print what can be done after `--status` or `--dry-run`, the option `looking`."""
+    from alphapo_cli.runs.state import RunState
+
+    if path.is_dir() and all(RunState(path / "cells" / cell).state == "complete" for cell in cells):
+        next_step(f"alphapo report {shlex.quote(str(path))}", "every cell is complete; a page of all of them")
+    else:
+        next_step(typed_again(without=looking), "runs the cells that are left")
+
+
 def tell(verdict: dict[str, Any], path: Path) -> None:
     """Print to stderr what the sweep found, and what can be done next.
 
@@ -191,17 +204,19 @@ def tell(verdict: dict[str, Any], path: Path) -> None:
         say(f"verdict: {text}", file=sys.stderr)
     best, control = verdict["best"], verdict["control"]
     if best is None:
-        next_step("the same line again", "goes on where it stopped")
+        next_step(typed_again(), "goes on where it stopped")
         return
     cell = path / "cells" / best
     if verdict["outcome"] == "undecided":
-        next_step(
-            "the same line with seed=0,1,2,3,4", "adds trainings to those that are there: one or two decide nothing"
-        )
+        why = "adds trainings to those that are there: one or two decide nothing"
+        next_step(typed_again(adding="seed=0,1,2,3,4"), why)
     if control not in (None, best):
-        next_step(f"alphapo report {cell} {path / 'cells' / control}", "the best and alpha = 0 over one another")
+        next_step(
+            f"alphapo report {shlex.join([str(cell), str(path / 'cells' / control)])}",
+            "the best and alpha = 0 over one another",
+        )
     next_step(generate_line(cell))
-    next_step(f"alphapo chat {cell}")
+    next_step(f"alphapo chat {shlex.quote(str(cell))}")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +104,7 @@ def train(
             for setting in changed_data(directory, cfg):
                 warn(f"{setting} holds other data now than this run was trained on; --replace trains it anew")
             settle(directory)
+            tell(summary)
     else:
         from alphapo_cli.runtime.distributed import leave_processes
         from alphapo_cli.stages.train import run
@@ -230,7 +232,12 @@ def report(summary: dict[str, Any], path: Path) -> None:
             table.add_row(label, _value(key, metrics, shares))
     Console(stderr=True).print(table)
     show_answers(path, model_step(summary))
-    for sentence in judged.get("sentences", ()):
+    tell(summary)
+
+
+def tell(summary: dict[str, Any]) -> None:
+    """Print the verdict of a training to stderr; one of an earlier version has none."""
+    for sentence in (summary.get("verdict") or {}).get("sentences", ()):
         say(f"verdict: {sentence}", file=sys.stderr)
 
 
@@ -248,6 +255,7 @@ def places(path: Path, summary: dict[str, Any]) -> None:
             say(f"{name.partition('.')[0]}: {path / name}", file=sys.stderr)
     sampled = path / "samples" / f"step-{model_step(summary)}.json"
     next_step(generate_line(path))
-    next_step(f"alphapo chat {path}")
+    next_step(f"alphapo chat {shlex.quote(str(path))}")
     if sampled.is_file() and (path / "samples" / "reference.json").is_file():
-        next_step(f"alphapo eval {sampled} --reference {path / 'samples' / 'reference.json'}")
+        base = path / "samples" / "reference.json"
+        next_step(f"alphapo eval {shlex.quote(str(sampled))} --reference {shlex.quote(str(base))}")

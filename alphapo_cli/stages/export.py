@@ -48,6 +48,16 @@ class Exported:
             return f", trained over its base quantised to {self.quantization} (model.quantization={self.quantization} loads it so)"
         return f": the base dequantised from {self.quantization}, the adapter added"
 
+    @property
+    def note(self) -> str | None:
+        """What others lack who get an adapter whose base is a directory of this machine; None where they lack nothing."""
+        if not (self.adapter and self.base and Path(self.base).is_dir()):
+            return None
+        return (
+            f"adapter_config.json names the base as {self.base}, a directory of this machine: hand that model on too and "
+            "write its name there, or export a whole model with --merge"
+        )
+
 
 def export(
     model: str, folder: Path, *, merge: bool, dtype: str | None, licence: str | None, trust_remote_code: bool = False

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from alphapo_cli.config.embedded_world import WORLD
 from alphapo_cli.errors import visible
 from alphapo_cli.modeling.locations import HUB_NAME
 from alphapo_cli.runs import identity
@@ -72,7 +73,10 @@ def facts_of(run: RunState | None, base: str | None, adapter: bool, licence: str
     """
     if run is None:
         return CardFacts(base, adapter, licence)
-    settings = identity.chosen(identity.stored_settings(run.config))
+    stored = identity.stored_settings(run.config)
+    settings = identity.chosen(stored)
+    if stored.get("model.source") == WORLD:
+        base = "the embedded world's base model"  # whose directory has a hash for a name
     summary = run.summary() or {}
     rows = read_jsonl(run.metrics) if run.metrics.is_file() else []
     outcome = run.outcome()

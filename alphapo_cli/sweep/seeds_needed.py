@@ -16,7 +16,7 @@ import numpy as np
 
 from alphapo_cli.runtime.statistics.student import critical_value
 from alphapo_cli.sweep.intervals import LEAST_SEEDS, LEVEL
-from alphapo_cli.sweep.seed_noise import Line, Runs, crossed, neighbours, scatter
+from alphapo_cli.sweep.seed_noise import Array, Line, Runs, crossed, neighbours, scatter
 
 POWER = 0.8
 MOST = 50
@@ -48,12 +48,14 @@ def seeds_needed(
     ours, control = (points[k] for k in pair)
     stack = np.stack([ours[s] - control[s] for s in ours if s in control])
     difference = abs(float(stack.mean()))
-    known = scatter(points, crossed([stack]) / 2, common_seeds=True)
+    # What one seed does to single prompts is in its variance over prompts, too: others' seeds tell how much it is.
+    both = crossed([stack]) if len(stack) > 1 else crossed(_of_others(points, control))
+    known = scatter(points, both / 2, common_seeds=True)
     # That of all points, or of the two compared where theirs is larger.
     noise = neighbours(points, lines) if known is None else max(known.pooled, known.of(pair))
     if noise is None or difference == 0.0:
         return None
-    seeds, both = len(stack), crossed([stack])
+    seeds = len(stack)
     prompts = stack.shape[1]
     over_prompts = float(stack.mean(axis=0).var(ddof=1)) / prompts if prompts > 1 else 0.0
     # As in the interval, with a row at either bound.
@@ -65,3 +67,9 @@ def seeds_needed(
             found = n
             break
     return SeedsNeeded(found, math.sqrt(noise), known is None)
+
+
+def _of_others(points: Sequence[Runs], control: Runs) -> list[Array]:
+    """Differences [S, P] from the control of the points that share several seeds with it."""
+    shared = [(runs, [s for s in runs if s in control]) for runs in points if runs is not control]
+    return [np.stack([runs[s] - control[s] for s in seeds]) for runs, seeds in shared if len(seeds) > 1]

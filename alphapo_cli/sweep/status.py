@@ -10,7 +10,7 @@ from rich.console import Console
 
 from alphapo_cli.runs.state import NOT_EVALUATED, OVER, RunState, last_row
 from alphapo_cli.runtime.tables import Table
-from alphapo_cli.runtime.wording import rate
+from alphapo_cli.runtime.wording import counted, rate
 from alphapo_cli.sweep.record import JUDGED, OUTCOMES, WIN_RATE
 
 
@@ -36,7 +36,7 @@ def status_table(
     Returns:
         A row for each cell.
     """
-    made = Table(title=f"{path.name}: {len(cells)} cells", title_justify="left")
+    made = Table(title=f"{path.name}: {counted(len(cells), 'cell')}", title_justify="left")
     dry = ("would run",) if would_run is not None else ()
     for column in ("cell", "settings", "state", *dry, "step", "chosen, nats per token", "outcome", "reason"):
         made.add_column(column, overflow="fold")

@@ -108,7 +108,9 @@ def _rated(analysis: Analysis, at: int) -> str:
     """A point's outcome as `75 % [26, 100], n = 256 prompts and 2 seeds`, with its own interval."""
     estimate = analysis.estimates[at]
     if estimate is None or not analysis.prompts:
-        return rate(analysis.points[at].mean(analysis.metric or "") or 0.0, None)
+        value = rate(analysis.points[at].mean(analysis.metric or "") or 0.0, None)
+        one = rows_of(analysis.metric, PROMPTS).removesuffix("s")
+        return f"{value}, n = 1 {one}" if analysis.prompts == 1 else value
     rows = rows_of(analysis.metric, PROMPTS)
     seeds = f" and {estimate.seeds} seed{'s' if estimate.seeds > 1 else ''}" if estimate.over == SEEDS else ""
     # Value, interval and number of the same cells: those whose outcome can be read.

@@ -454,13 +454,14 @@ def test_the_table_fits_and_cuts_nothing(width, parts, tmp_path):
     assert any("share of 24 held-out pairs" in line for line in columns_of(analysis))
 
 
-def test_a_sweep_of_which_nothing_is_complete_has_no_verdict_but_a_next_line(tmp_path, capsys):
+def test_a_sweep_of_which_nothing_is_complete_has_no_verdict_but_a_next_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["alphapo", "sweep", "alpha", "run.name=two words"])
     craft(tmp_path, f"{ALPHA}=0,1", change=lambda cell, made: setattr(made, "state", "failed"))
     analysis = best_of.analyse(SweepDirectory(tmp_path))
     said = verdicts.verdict(analysis, verdicts.find_best(analysis))
     assert (said["outcome"], said["best"]) == ("nothing complete", None)
     tell(said, tmp_path)
-    assert "next: the same line again  # goes on where it stopped" in capsys.readouterr().err
+    assert "next: alphapo sweep alpha 'run.name=two words'  # goes on where it stopped" in capsys.readouterr().err
 
 
 def test_changes_of_pairs_have_intervals_over_pairs_and_seeds(tmp_path):

@@ -170,3 +170,17 @@ def test_seeds_needed_by_the_formula_in_plain_numbers():
     assert (found.seeds, found.by_neighbours) == (n, False)
     assert found.deviation == pytest.approx(math.sqrt(variance / 2))
     assert seeds_needed(constant([theirs, theirs]), (1, 0), ()) is None
+
+
+def test_one_seed_of_a_point_borrows_what_seeds_do_to_prompts_from_the_others():
+    """Coin flips of 0.5 and 0.75 on 64 prompts: all of the error falls with the seeds, so a few would tell them apart."""
+    rng = np.random.default_rng(3)
+
+    def runs(share, seeds):
+        return {s: rng.permutation((np.arange(64) < 64 * share).astype(float)) for s in range(seeds)}
+
+    found = seeds_needed([runs(0.5, 3), runs(0.5, 3), runs(0.75, 1)], (2, 0), ())
+    assert found is not None
+    # One difference has a variance of 0.44 / 64 over prompts, in plain numbers; 0.25 is (2.2 + 0.84) of its errors away at
+    # 1.02 seeds, but for the two rows that are added and Student's t, so three or four seeds will do.
+    assert found.seeds in (3, 4)

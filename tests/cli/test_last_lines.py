@@ -1,0 +1,148 @@
+"""The last lines of commands can be typed as they stand, and say what is so."""
+
+from __future__ import annotations
+
+import os
+import pty
+import shlex
+import shutil
+import subprocess
+import sys
+import termios
+from types import SimpleNamespace
+
+import pytest
+
+from alphapo_cli.cli.common import typed_again
+from alphapo_cli.cli.run import _tell as tell_run
+from alphapo_cli.cli.sweep import tell
+from alphapo_cli.errors import say
+from alphapo_cli.stages.export import Exported
+from tests.conftest import environment
+from tests.crafted_sweep import ALPHA, craft
+
+
+def lines(text: str) -> list[list[str]]:
+    """The words of every `next:` line, as a shell reads them."""
+    found = [line.removeprefix("next: ") for line in text.splitlines() if line.startswith("next: ")]
+    return [shlex.split(line, comments=True) for line in found]
+
+
+def test_the_line_that_runs_is_typed_again_with_what_changes(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x", "sweep", "alpha", "seed=0,1", "run.name=two words", "--status"])
+    assert typed_again(without="--status") == "alphapo sweep alpha seed=0,1 'run.name=two words'"
+    assert typed_again(adding="seed=0,1,2") == "alphapo sweep alpha 'run.name=two words' --status seed=0,1,2"
+
+
+@pytest.mark.parametrize("state", ["complete", None])
+def test_after_status_the_line_is_there(state, alphapo, tmp_path):
+    words = ("alpha", f"{ALPHA}=0,0.5", "seed=0", "--out", "my sweep")
+
+    def change(cell, made):
+        made.state = state if dict(cell.point)[ALPHA] else "complete"
+
+    craft(tmp_path / "my sweep", *words[1:3], change=change)
+    ran = alphapo("sweep", *words, "--status")
+    assert ran.code == 0, ran.err
+    assert lines(ran.err) == [["alphapo", "report", "my sweep"] if state else ["alphapo", "sweep", *words]]
+
+
+def test_paths_with_spaces_are_quoted(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x", "sweep", "alpha"])
+    verdict = {"sentences": [], "best": "b", "control": "c", "outcome": "undecided"}
+    tell(verdict, tmp_path / "my sweep")
+    cells = [str(tmp_path / "my sweep" / "cells" / name) for name in "bc"]
+    seeds, report, generate, chat = lines(capsys.readouterr().err)
+    assert seeds == ["alphapo", "sweep", "alpha", "seed=0,1,2,3,4"]
+    assert report == ["alphapo", "report", *cells]
+    assert (generate[2], chat[2]) == (cells[0], cells[0])
+
+
+def test_a_finished_training_says_its_verdict_again(trained, alphapo, tmp_path):
+    from tests.conftest import TINY
+
+    shutil.copytree(trained.path.parent, tmp_path / "runs")
+    again = alphapo("train", *TINY)
+    assert again.out.splitlines()[1] == "complete"
+
+    def said(text):
+        return [line for line in text.splitlines() if line.startswith("verdict: ")]
+
+    assert said(trained.err)
+    assert said(again.err) == said(trained.err)
+
+
+def test_a_finished_run_says_both_verdicts(capsys):
+    tell_run({"verdict": {"sentence": "better"}}, {"verdict": {"sentences": ["less likely"]}})
+    assert capsys.readouterr().err.splitlines() == ["verdict: better", "verdict on the training: less likely"]
+
+
+def test_one_directory_is_not_compared(trained, alphapo, tmp_path):
+    shutil.copytree(trained.path, tmp_path / "runs" / "only")
+    assert [words[1] for words in lines(alphapo("ls").err)] == ["rm"]
+
+
+def test_two_sweeps_that_differ_have_a_page(alphapo, tmp_path):
+    for name, seeds in (("one a", "seed=0"), ("two", "seed=0,1")):
+        craft(tmp_path / name, f"{ALPHA}=0,0.5", seeds)
+    assert lines(alphapo("diff", "one a", "two").err) == [["alphapo", "report", "one a", "two"]]
+
+
+def test_the_line_that_exported_is_not_advised_again(trained, alphapo, tmp_path):
+    """Its folder is no longer empty, so it would be refused."""
+    ran = alphapo("export", str(trained.path), "--to", "out")
+    assert ran.code == 0, ran.err
+    assert "README.md, or take another --to and --license NAME" in ran.err
+    assert not [words for words in lines(ran.err) if "--license" in words]
+    assert "starting from the embedded world's base model, by alphapo" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_an_adapter_whose_base_is_only_here_says_so(tmp_path):
+    (tmp_path / "base").mkdir()
+    of_here = Exported(tmp_path, True, "float32", str(tmp_path / "base"))
+    assert of_here.note is not None
+    assert f"names the base as {tmp_path / 'base'}, a directory of this machine" in of_here.note
+    assert Exported(tmp_path, True, "float32", "someone/model").note is None
+    assert Exported(tmp_path, False, "float32", str(tmp_path / "base")).note is None
+
+
+def test_a_rate_of_one_prompt_says_so(alphapo, tmp_path):
+    craft(tmp_path / "few", f"{ALPHA}=0,0.5", "seed=0", prompts=1, change=lambda cell, made: SimpleNamespace())
+    said = alphapo("report", "few").out
+    assert "%, n = 1 prompt, at" in said, said
+
+
+def test_a_terminal_cuts_no_words(tmp_path):
+    """Sentences are broken between words; lines that can be typed stay as they are, and so does all in a file."""
+    words = (
+        "It is distinguishable from alpha = 0: advantage +26 points, 95 % interval [+15, +36] over prompts and 3 seeds."
+    )
+    path = "/".join(["", *["folder"] * 16])
+    typed = f"next: alphapo report {path} # the best and alpha = 0 over one another, which is longer than a line"
+    main, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    with open(terminal, "w") as screen:
+        for text in (words, f"report: {path}", typed):
+            say(text, file=screen)
+        screen.flush()
+        told = ""
+        while not told.endswith("longer than a line\r\n"):
+            told += os.read(main, 4096).decode()
+        shown = told.split("\r\n")
+    os.close(main)
+    assert " ".join(shown[:2]) == words
+    assert max(map(len, shown[:2])) <= 80
+    assert shown[2:] == ["report:", path, typed, ""]
+    with (tmp_path / "file").open("w") as file:
+        say(words, file=file)
+    assert (tmp_path / "file").read_text() == f"{words}\n"
+
+
+def test_a_model_that_is_not_there_is_found_out_before_torch_is_loaded(tmp_path, shared_cache):
+    ran = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "alphapo_cli", "measure", "./nowhere"],
+        cwd=tmp_path, env=environment(shared_cache), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ran.returncode == 2
+    assert ran.stderr.splitlines()[-1] == "alphapo: MODEL=./nowhere: no such directory"
+    assert not [line for line in ran.stderr.splitlines() if line.endswith("| torch")]
