@@ -136,7 +136,7 @@ def _typed(key: str, values: Mapping[str, Any]) -> bool:
         value = values.get(".".join(parts[:n]))
         for part in parts[n:]:
             value = value.get(part) if isinstance(value, Mapping) else None
-        if value is not None:  # a rule may be the command `false`
+        if value is not None:  # a rule may be the command "false"
             return True
     return False
 
