@@ -44,9 +44,7 @@ def main() -> None:
     print(processes.machine(), file=sys.stderr)
     rows = []
     if args.whole and (args.model or args.device != "cpu" or "long" in args.cases or args.batch != trainers.BATCH):
-        raise SystemExit(
-            "--whole: has short cases on the CPU, a random Llama and 8 pairs a step only; leave the rest out"
-        )
+        raise SystemExit("--whole: short cases on the CPU, a random Llama and 8 pairs a step only; leave the rest out")
     for name in args.cases.split(","):
         material.case(name)
         for threads in map(int, args.threads.split(",")):
