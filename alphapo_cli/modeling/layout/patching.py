@@ -39,6 +39,7 @@ FAMILIES = {
     "gemma3_text": Family(),
 }
 ATTENTIONS = ("auto", "sdpa", "flex")
+FLEX_HEAD = 16  # dimensions of a head that FlexAttention's CUDA kernel multiplies at least
 
 
 def prepare(lm: Any, attention: str = "auto", device: torch.device | None = None) -> None:
@@ -46,7 +47,8 @@ def prepare(lm: Any, attention: str = "auto", device: torch.device | None = None
 
     Args:
         lm: a causal language model, bare or in a peft wrapper.
-        attention: "sdpa", "flex", or "auto": flex if the model runs on a CUDA device and has no dropout, else sdpa.
+        attention: "sdpa", "flex", or "auto": flex if the model runs on a CUDA device, has no dropout and heads of 16 or
+            more, else sdpa.
         device: where it is going to run; None: where it is.
 
     Raises:
@@ -66,7 +68,13 @@ def prepare(lm: Any, attention: str = "auto", device: torch.device | None = None
         )
     drops = bool(getattr(model.config, "attention_dropout", None))
     if attention == "auto":
-        attention = "flex" if (device or model.device).type == "cuda" and not drops else "sdpa"
+        on_cuda = (device or model.device).type == "cuda"
+        attention = "flex" if on_cuda and not drops and head_size(model.config) >= FLEX_HEAD else "sdpa"
+    if attention == "flex" and head_size(model.config) < FLEX_HEAD:
+        raise UsageError(
+            f"model.attention=flex: the heads of this model have {head_size(model.config)} dimensions, and FlexAttention's "
+            f"kernel needs {FLEX_HEAD}; leave it auto, or {instead}"
+        )
     if attention == "flex" and drops:
         raise UsageError(
             f"model.attention=flex: FlexAttention has no dropout, and this model's config.json sets attention_dropout; "
@@ -87,6 +95,12 @@ def prepare(lm: Any, attention: str = "auto", device: torch.device | None = None
     for layer in model.base_model.layers:
         if known or is_gated(layer.mlp):
             lean(layer.mlp)
+
+
+def head_size(config: Any) -> int:
+    """Dimensions of an attention head of a decoder's config."""
+    text = config.get_text_config()
+    return getattr(text, "head_dim", None) or int(text.hidden_size // text.num_attention_heads)
 
 
 def keep_activations(lm: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import transformers
 
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import UsageError, say
@@ -71,13 +72,18 @@ def check_model(lm: Any) -> None:
 
 
 def check_trainer(trainer: PreferenceTrainer) -> None:
-    """Check that transformers.Trainer leaves a sharded policy as it is.
+    """Check that transformers.Trainer leaves a sharded policy as it is; a process alone is never wrapped.
 
     Raises:
         UsageError: this version would wrap it in DDP.
     """
-    if trainer.policy.sharded is not None and not getattr(trainer, "is_distributed_loading_by_transformers", False):
-        raise UsageError(f"{_KEY}: this version of transformers cannot train sharded models; install 5.19")
+    if trainer.policy.sharded is None or trainer.args.world_size == 1:
+        return
+    if not getattr(trainer, "is_distributed_loading_by_transformers", False):
+        raise UsageError(
+            f"{_KEY}: transformers {transformers.__version__} would wrap the shards of {trainer.args.world_size} processes "
+            f"in DDP; pip install 'transformers>=5.19', or use one process"
+        )
 
 
 def loaded(processes: Processes, load: Callable[[], Any]) -> Any:

@@ -18,6 +18,7 @@ from torch import Tensor
 from alphapo_cli.data.token_pairs import TokenPair
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.layout import packed, padded
+from alphapo_cli.modeling.layout.attention import FLEX, SDPA
 from alphapo_cli.modeling.layout.batch import PairBatch
 from alphapo_cli.modeling.layout.patching import FAMILIES, prepare
 from alphapo_cli.modeling.policy import PolicyModel, inference
@@ -274,6 +275,17 @@ def test_flex_attention_refuses_dropout_before_training() -> None:
     with pytest.raises(UsageError, match=r"model.attention=flex.*attention_dropout.*auto.*layout=padded$"):
         prepare(lm, "flex")
     prepare(lm, "auto")
+
+
+def test_heads_too_small_for_the_kernel_of_cuda_take_the_other_attention() -> None:
+    """FlexAttention's kernel multiplies 16 dimensions at least; a head of 8 would fail when it is compiled."""
+    cuda = torch.device("cuda")
+    small, large = tiny.model(num_attention_heads=4), tiny.model(num_attention_heads=2)
+    prepare(small, device=cuda)
+    prepare(large, device=cuda)
+    assert (small.config._attn_implementation, large.config._attn_implementation) == (SDPA, FLEX)
+    with pytest.raises(UsageError, match=r"model.attention=flex: the heads .* 8 dimensions.* 16; .*layout=padded$"):
+        prepare(tiny.model(num_attention_heads=4), "flex")
 
 
 def test_bf16_autocast_keeps_log_probs_in_float32() -> None:

@@ -28,16 +28,23 @@ def loss_and_gradients(lm: torch.nn.Module, batch: PairBatch, *, bf16: bool) -> 
     return loss.item(), torch.cat([p.grad.flatten() for p in lm.parameters() if p.grad is not None])
 
 
-@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_packed_equals_padded(name: str, bf16: bool) -> None:
+def test_packed_equals_padded(name: str) -> None:
+    """In float32 to round-off; under bf16 autocast, over four models, packed is as near to float32 as padded is."""
     torch._dynamo.reset()  # or the compiled kernel would meet its limit of variants, and go on uncompiled
-    lm = model(name, spread=0.1).cuda()
-    other = copy.deepcopy(lm)
-    loss, ours = loss_and_gradients(lm, packed.collate(PAIRS, pad_id=tiny.PAD), bf16=bf16)
-    assert lm.config._attn_implementation == FLEX
-    expected, theirs = loss_and_gradients(other, padded.collate(PAIRS, pad_id=tiny.PAD), bf16=bf16)
-    # float32: the bound that holds on the CPU; bf16 rounds every product to 1/256, in another order each.
-    tolerance = 2e-2 if bf16 else 2e-5
-    assert abs(loss - expected) <= tolerance * max(1.0, abs(expected))
-    assert tiny.relative_error(ours, theirs) <= tolerance
+    rows, wide = packed.collate(PAIRS, pad_id=tiny.PAD), padded.collate(PAIRS, pad_id=tiny.PAD)
+    rounding = {"packed": 0.0, "padded": 0.0}
+    for seed in range(4):
+        lm = model(name, seed=seed, spread=0.1).cuda()
+        loss, exact = loss_and_gradients(copy.deepcopy(lm), wide, bf16=False)
+        ours = copy.deepcopy(lm)
+        found, gradient = loss_and_gradients(ours, rows, bf16=False)
+        assert ours.config._attn_implementation == FLEX
+        assert abs(found - loss) <= 2e-5 * max(1.0, abs(loss))  # the bounds that hold on the CPU
+        assert tiny.relative_error(gradient, exact) <= 2e-5
+        for layout, batch in (("packed", rows), ("padded", wide)):
+            _, coarse = loss_and_gradients(copy.deepcopy(lm), batch, bf16=True)
+            rounding[layout] += tiny.relative_error(coarse, exact) ** 2
+    # Both round products to 2^-9 of them, in orders of their own. A pair of short answers, whose rounding weighs most,
+    # may be lucky in one layout: on the CPU the ratio of a single model is up to 2.7, that of eight is 1.0.
+    assert rounding["packed"] <= 4 * rounding["padded"]
