@@ -197,7 +197,7 @@ def evaluate(
             update(leaderboard, evaluation.outputs.generator, results)
     else:
         if evaluation.state == "statistics":
-            typer.echo("other statistics: computed anew from the judgements that are there", err=True)
+            say("other statistics: computed anew from the judgements that are there", file=sys.stderr)
         results = run(evaluation)
 
         from alphapo_cli.evaluation.report import results_table

@@ -100,7 +100,7 @@ def generate(
         summary = generation.directory.summary()
     else:
         for note in generation.notes:
-            typer.echo(f"note: {note}", err=True)
+            say(f"note: {note}", file=sys.stderr)
         summary = run(generation)
         print_table(_table(summary))
         for warning in summary["warnings"]:

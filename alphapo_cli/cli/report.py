@@ -76,7 +76,7 @@ def report(
         raise UsageError(f"{target} cannot be written to ({reason}); choose another place by --out") from error
     announce(written.html)
     say(written.sentence)
-    next_step(f"open {shlex.quote(str(written.html))} in a browser; it needs no network")
+    next_step(f"xdg-open {shlex.quote(str(written.html))}", "or open it in any browser: it needs no network")
     emit(
         {
             "path": str(written.html.resolve()),

@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from alphapo_cli.config.schema import DataConfig
-from alphapo_cli.errors import AlphapoError, UsageError, missing_extra
+from alphapo_cli.errors import AlphapoError, UsageError, missing_extra, say
 from alphapo_cli.evaluation.judges.judge import JudgingResult, Record, Reply
 from alphapo_cli.evaluation.judges.protocol import Ask
 from alphapo_cli.evaluation.judges.verdict_mass import template_remedy
@@ -62,9 +62,7 @@ class VLLMEngine:
     def check(self, asks: Sequence[Ask], spent: float) -> None:
         """Check that all questions but judge.max_failed fit into the judge model's context."""
         if self.thinking().opens:
-            print(
-                f"note: judge.model={self.cfg.model}: {template_remedy(self.thinking())}", file=sys.stderr, flush=True
-            )
+            say(f"note: judge.model={self.cfg.model}: {template_remedy(self.thinking())}", file=sys.stderr, flush=True)
         long = sum(not self._fits(ids) for ids in self._encoded(asks))
         if long > self.cfg.max_failed:
             raise UsageError(
@@ -101,7 +99,7 @@ class VLLMEngine:
 
         tokenizer, began = self.subject.tokenizer, time.perf_counter()
         rows = [{"id": number, "ids": ids} for number, (_, ids) in enumerate(asks)]
-        print(f"starting vLLM with the judge {self.cfg.model} ...", file=sys.stderr, flush=True)
+        say(f"starting vLLM with the judge {self.cfg.model} ...", file=sys.stderr, flush=True)
         with VLLMProcess(self._job(max(len(ids) for _, ids in asks)), rows, log) as engine:
 
             def record_row(row: dict[str, Any]) -> None:
