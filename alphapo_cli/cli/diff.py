@@ -35,10 +35,9 @@ def diff(
     check_json_target(json)
     a, b = a.expanduser(), b.expanduser()
     kind, found, same = compare(a, b)
-    for path, other in ((a, b), (b, a)):
-        if described := words(path, kind):
-            say(f"{_name(path, other)}: {described}")
-    if found:
+    if found and kind != "model":
+        for path, other in ((a, b), (b, a)):
+            say(f"{_name(path, other)}: {words(path, kind)}")
         print()
     for section, differing in found.items():
         rows = [[key, _text(left), _text(right)] for key, (left, right) in differing.items()]

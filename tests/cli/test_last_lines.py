@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pty
 import shlex
@@ -9,11 +11,13 @@ import shutil
 import subprocess
 import sys
 import termios
+import threading
 from types import SimpleNamespace
 
 import pytest
 
 from alphapo_cli.cli.common import typed_again
+from alphapo_cli.cli.main import main as alphapo_main
 from alphapo_cli.cli.run import _tell as tell_run
 from alphapo_cli.cli.sweep import tell
 from alphapo_cli.errors import say
@@ -136,6 +140,62 @@ def test_a_terminal_cuts_no_words(tmp_path):
     with (tmp_path / "file").open("w") as file:
         say(words, file=file)
     assert (tmp_path / "file").read_text() == f"{words}\n"
+
+
+def on_terminal(columns: int, call, monkeypatch) -> str:
+    """What `call` prints on a terminal so wide."""
+    main, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, columns))
+    told = []
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # a terminal's way to say that nobody writes any more
+            while part := os.read(main, 4096):
+                told.append(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with open(terminal, "w") as screen, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", screen)
+        call()
+    reader.join()
+    os.close(main)
+    return b"".join(told).decode().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("line", [["metrics", "displacement/chosen"], ["metrics"], ["objectives", "alphapo"]])
+def test_a_terminal_gets_no_line_that_it_would_cut(line, columns, alphapo, monkeypatch):
+    def call() -> None:
+        with pytest.raises(SystemExit):
+            alphapo_main(line)
+
+    whole = alphapo(*line).out
+    shown = on_terminal(columns, call, monkeypatch)
+    assert shown.split() == whole.split()
+    assert max(map(len, whole.splitlines())) > columns
+    assert max(map(len, shown.splitlines())) <= columns
+
+
+def test_pairs_are_broken_between_words_on_a_terminal_alone():
+    from rich.console import Console
+
+    from alphapo_cli.cli.inspect import _show_pair
+    from alphapo_cli.stages.inspect import Shown, Token
+
+    words = [f"word{n} " for n in range(40)]
+    shown = Shown(0, (("chosen", tuple(Token(1000 + n, word, True) for n, word in enumerate(words))),))
+    for terminal in (True, False):
+        file = io.StringIO()
+        _show_pair(Console(file=file, width=50, force_terminal=terminal, color_system=None, highlight=False), shown)
+        lines = file.getvalue().splitlines()
+        assert (max(map(len, lines)) <= 50) is terminal
+        assert set(file.getvalue().split()) >= {word.strip() for word in words} | {str(1000 + n) for n in range(40)}
+
+
+def test_the_page_is_opened_by_the_line_that_is_printed(alphapo, tmp_path):
+    craft(tmp_path / "my sweep", f"{ALPHA}=0,0.5")
+    assert lines(alphapo("report", "my sweep").err)[-1] == ["xdg-open", "my sweep/report.html"]
 
 
 def test_a_model_that_is_not_there_is_found_out_before_torch_is_loaded(tmp_path, shared_cache):

@@ -74,13 +74,11 @@ def words(path: Path, kind: str) -> str:
 
     Args:
         path: the directory.
-        kind: as `kind_of` has it.
+        kind: as `kind_of` has it, but for a model.
 
     Returns:
-        Settings of a run, state, and outcome with interval and n; nothing for a model.
+        Settings of a run, state, and outcome with interval and n.
     """
-    if kind == MODEL:
-        return ""
     entry = describe(path, kind)
     settings = identity.stored_settings(path / "config.yaml") if kind == RUN else {}
     return "; ".join(part for part in (title(settings) if settings else "", entry.state, entry.outcome) if part)

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.errors import AlphapoError, UsageError, missing_extra, say
 from alphapo_cli.evaluation.judges.judge import JudgingResult, Record, Reply
@@ -23,6 +21,7 @@ from alphapo_cli.evaluation.judges.protocol import Ask
 from alphapo_cli.evaluation.judges.verdict_mass import template_remedy
 from alphapo_cli.evaluation.schema import JudgeConfig
 from alphapo_cli.generation.thinking import Thinking, thinking_of
+from alphapo_cli.runtime.progress import Progress
 
 
 class VLLMEngine:
@@ -111,7 +110,7 @@ class VLLMEngine:
             for number, ids in engine.prompts():
                 check_engine(asks[number][0].row + 1, asks[number][1], ids, tokenizer)
             began = time.perf_counter()
-            with tqdm(total=len(asks), unit=" judgements", disable=None, file=sys.stderr) as bar:
+            with Progress(len(asks), "judgements") as bar:
                 engine.answer(record_row)
 
     def _reply(self, row: dict[str, Any], prompt_tokens: int, seconds: float) -> Reply:

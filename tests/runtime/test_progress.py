@@ -1,0 +1,35 @@
+"""What takes long says how far it is where no terminal shows a bar."""
+
+from __future__ import annotations
+
+import pytest
+
+from alphapo_cli.runtime.progress import Progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    seconds = [0.0]
+    monkeypatch.setattr("alphapo_cli.runtime.progress.time.monotonic", lambda: seconds[0])
+    return seconds
+
+
+def test_a_line_after_half_a_minute_with_the_time_left(clock, capsys):
+    with Progress(1100, "pairs", "reference log-probs", initial=100) as progress:
+        for _ in range(9):
+            clock[0] += 10.0
+            progress.update(100)
+    # 90 s at 100 pairs every 10 s: those that were there before took no time.
+    assert capsys.readouterr().err.splitlines() == [
+        "reference log-probs: 400 of 1,100 pairs, 1 min left",
+        "reference log-probs: 700 of 1,100 pairs, 40 s left",
+        "reference log-probs: 1,000 of 1,100 pairs, 10 s left",
+    ]
+
+
+@pytest.mark.parametrize(("seconds", "quiet"), [(5.0, False), (50.0, True)])
+def test_what_is_soon_done_and_other_processes_say_nothing(seconds, quiet, clock, capsys):
+    with Progress(2, "answers", quiet=quiet) as progress:
+        clock[0] += seconds
+        progress.update(2)
+    assert capsys.readouterr().err == ""
