@@ -23,7 +23,7 @@ from alphapo_cli.launch.schema import LauncherConfig
 from alphapo_cli.report import overview, write
 from alphapo_cli.runs.state import OVER
 from alphapo_cli.runtime.tables import Table
-from alphapo_cli.runtime.wording import rate
+from alphapo_cli.runtime.wording import counted, rate
 from alphapo_cli.stages.paths import changed_data
 from alphapo_cli.stages.plan import Plan
 from alphapo_cli.sweep import analysis as best_of
@@ -249,7 +249,7 @@ def columns_of(analysis: best_of.Analysis) -> list[str]:
     ]
     win = _WIN.get(analysis.metric or "")
     if win:
-        count = f"n = {analysis.prompts:,} prompts" if analysis.prompts else "its prompts"
+        count = f"n = {counted(analysis.prompts, 'prompt')}" if analysis.prompts else "its prompts"
         over = next((f", 95 % interval over {e.over}" for e in analysis.estimates if e is not None), ", no interval")
         parts.append(f"{win[0]}: {win[1]}, {count}{over}")
     return parts
