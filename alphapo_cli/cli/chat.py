@@ -18,7 +18,7 @@ from alphapo_cli.storage.strict_json import half_character
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo chat` to the application."""
-    app.command()(chat)
+    app.command(short_help="Talk to a model in the terminal.")(chat)
 
 
 def chat(
@@ -83,8 +83,8 @@ def chat(
             print("alphapo: that was no UTF-8 text; type it again", file=sys.stderr, flush=True)
         elif message:
             try:
-                for line in talk.reply(message).split("\n"):
-                    say(line, flush=True)
+                for said in talk.reply(message).split("\n"):
+                    say(said, flush=True)
             except UsageError as error:
                 say(f"alphapo: {error}", file=sys.stderr, flush=True)
                 continue

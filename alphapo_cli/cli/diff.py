@@ -15,7 +15,7 @@ from alphapo_cli.errors import say
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo diff` to the application."""
-    app.command()(diff)
+    app.command(short_help="What differs between two runs, sweeps or models.")(diff)
 
 
 def diff(
@@ -36,8 +36,8 @@ def diff(
     a, b = a.expanduser(), b.expanduser()
     kind, found, same = compare(a, b)
     if found and kind != "model":
-        for path, other in ((a, b), (b, a)):
-            say(f"{_name(path, other)}: {words(path, kind)}")
+        for path, beside in ((a, b), (b, a)):
+            say(f"{_name(path, beside)}: {words(path, kind)}")
         print()
     for section, differing in found.items():
         rows = [[key, _text(left), _text(right)] for key, (left, right) in differing.items()]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo eval` to the application."""
-    app.command(name="eval")(evaluate)
+    app.command(name="eval", short_help="Win rate, also length-controlled, against a reference.")(evaluate)
 
 
 def evaluate(

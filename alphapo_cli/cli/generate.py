@@ -34,7 +34,7 @@ SHOWN = 2  # answers that are printed
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo generate` to the application."""
-    app.command()(generate)
+    app.command(short_help="Answers of a run or model to prompts, for AlpacaEval.")(generate)
 
 
 def generate(

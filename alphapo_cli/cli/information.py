@@ -14,8 +14,8 @@ from alphapo_cli.errors import say
 def register(app: typer.Typer) -> None:
     """Add `alphapo env`, `alphapo metrics` and `alphapo objectives` to the application."""
     app.command()(env)
-    app.command()(metrics)
-    app.command()(objectives)
+    app.command(short_help="What each metric means.")(metrics)
+    app.command(short_help="Every objective: loss, paper, defaults, needs.")(objectives)
 
 
 def env() -> None:

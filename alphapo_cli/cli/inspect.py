@@ -34,7 +34,7 @@ _BAR = 30  # columns of the longest bar
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo inspect` to the application."""
-    app.command()(inspect)
+    app.command(short_help="What training sees of the data: pairs, ids, lengths.")(inspect)
 
 
 def inspect(

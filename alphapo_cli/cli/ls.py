@@ -22,7 +22,7 @@ SORTS = ("name", "kind", "state", "outcome", "size", "age")
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo ls` to the application."""
-    app.command()(ls)
+    app.command(short_help="What is there: runs, sweeps, answers, evaluations.")(ls)
 
 
 def ls(

@@ -54,7 +54,7 @@ _ACCURACIES = (
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo measure` to the application."""
-    app.command()(measure)
+    app.command(short_help="The displacement probe on any model and any pairs.")(measure)
 
 
 def measure(

@@ -35,7 +35,7 @@ RECIPES = "pairs"  # the folder of conf/ that holds them
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo pairs` to the application."""
-    app.command()(pairs)
+    app.command(short_help="Preference pairs from a model's own or scored answers.")(pairs)
 
 
 def pairs(

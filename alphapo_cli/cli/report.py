@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo report` to the application."""
-    app.command()(report)
+    app.command(short_help="What a sweep or runs found, as one HTML page.")(report)
 
 
 def report(

@@ -55,7 +55,7 @@ _NAMES = {"avg_length": "average length, characters", "n_total": "answers judged
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo run` to the application."""
-    app.command()(run)
+    app.command(short_help="Train, generate and evaluate, each once.")(run)
 
 
 def run(

@@ -20,7 +20,7 @@ from alphapo_cli.storage.strict_json import read_object
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo verify` to the application."""
-    app.command()(verify)
+    app.command(short_help="Compare the files of finished results with their checksums.")(verify)
 
 
 def verify(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,8 @@ def test_what_is_soon_done_and_other_processes_say_nothing(seconds, quiet, clock
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_answers_that_are_sampled_one_by_one_are_counted(exact, clock, capsys, monkeypatch):
-    calls, kept = [], {}
+    calls: list[Any] = []
+    kept: dict[str, Any] = {}
 
     def sample(lm, prompts, seeds, **settings):
         calls.append(prompts)
