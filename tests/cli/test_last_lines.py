@@ -206,3 +206,15 @@ def test_a_model_that_is_not_there_is_found_out_before_torch_is_loaded(tmp_path,
     assert ran.returncode == 2
     assert ran.stderr.splitlines()[-1] == "alphapo: MODEL=./nowhere: no such directory"
     assert not [line for line in ran.stderr.splitlines() if line.endswith("| torch")]
+
+
+def test_a_page_of_runs_is_no_run_among_them(alphapo, tmp_path):
+    """`alphapo report runs/*` finds its own page the second time."""
+    craft(tmp_path / "sweep", f"{ALPHA}=0,0.5")
+    cells = sorted(str(path) for path in (tmp_path / "sweep" / "cells").iterdir())
+    first = alphapo("report", *cells)
+    among = sorted(map(str, (tmp_path / "sweep" / "cells").iterdir()))
+    again = alphapo("report", *among)
+    assert len(among) == len(cells) + 1
+    assert (again.code, again.out) == (0, first.out)
+    assert again.err.count("is a page that this command has written, and no run; it is left out") == 1

@@ -435,3 +435,14 @@ def test_the_word_at_the_best_step_is_whole_at_either_end_of_training(viewport, 
         }""")
         assert min(cut) >= 0
     assert page.faults == []
+
+
+def test_on_a_desk_the_outcomes_of_runs_are_read_without_scrolling_aside(visit, tmp_path):
+    craft(tmp_path, f"{ALPHA}=-1,0,1")
+    page = visit(
+        write_runs(sorted((tmp_path / "cells").iterdir()), tmp_path / "page").html, {"width": 1280, "height": 900}
+    )
+    assert "in these units" in page.locator("#numbers").inner_text()
+    room = page.locator("#numbers .scroll").first.evaluate("(box) => box.clientWidth - box.scrollWidth")
+    assert room >= 0
+    assert page.faults == []
