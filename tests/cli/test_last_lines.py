@@ -83,7 +83,7 @@ def test_a_finished_run_says_both_verdicts(capsys):
 
 def test_one_directory_is_not_compared(trained, alphapo, tmp_path):
     shutil.copytree(trained.path, tmp_path / "runs" / "only")
-    assert [words[1] for words in lines(alphapo("ls").err)] == ["rm"]
+    assert [words[1] for words in lines(alphapo("ls").err)] == ["rm", "report"]
 
 
 def test_two_sweeps_that_differ_have_a_page(alphapo, tmp_path):
