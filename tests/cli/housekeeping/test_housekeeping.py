@@ -55,6 +55,10 @@ class TestLs:
         ran = alphapo("ls")
         last = shlex.split(ran.err.splitlines()[-1], comments=True)
         assert last == ["next:", "alphapo", "ls", "runs/my sweep", "--sort", "outcome"]
+        summary = tmp_path / "runs" / "my sweep" / "summary.json"
+        best = {"id": "x", "value": 0.6, "metric": "glassbox/true_win_rate", "overrides": [f"{ALPHA}=0.5"]}
+        summary.write_text(json.dumps({"best": best}))
+        assert "best alpha=0.5: true win rate 60 %" in alphapo("ls").out
         cells = alphapo(*last[2:])
         assert f"{ALPHA}=1" in cells.out
         assert "alphapo report" in cells.err.splitlines()[-1]
