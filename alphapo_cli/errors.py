@@ -130,4 +130,7 @@ def _between_words(line: str, file: TextIO) -> str:
     import textwrap
 
     # A path that is longer than a line stays whole, to be copied.
-    return textwrap.fill(line, width, replace_whitespace=False, break_long_words=False, break_on_hyphens=False)
+    indent = line[: len(line) - len(line.lstrip())]
+    return textwrap.fill(
+        line, width, subsequent_indent=indent, replace_whitespace=False, break_long_words=False, break_on_hyphens=False
+    )

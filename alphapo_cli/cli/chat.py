@@ -11,14 +11,14 @@ import typer
 from alphapo_cli.cli.common import ConfigDir, next_step, sources
 from alphapo_cli.cli.generate import is_model
 from alphapo_cli.cli.next_lines import generate_line
-from alphapo_cli.errors import UsageError, say, visible
+from alphapo_cli.errors import UsageError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 from alphapo_cli.storage.strict_json import half_character
 
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo chat` to the application."""
-    app.command()(chat)
+    app.command(short_help="Talk to a model in the terminal.")(chat)
 
 
 def chat(
@@ -63,7 +63,7 @@ def chat(
     talk = Conversation(cfg, model)
     say(f"{talk.subject.name}: type a message; /new, /ids, /help, /quit", file=sys.stderr, flush=True)
     if not talk.keeps:
-        print("note: the model has no chat template; every message is a prompt of its own", file=sys.stderr)
+        say("note: the model has no chat template; every message is a prompt of its own", file=sys.stderr)
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # a line that is no UTF-8 must not end the conversation
     asks = sys.stdin.isatty()
@@ -83,7 +83,8 @@ def chat(
             print("alphapo: that was no UTF-8 text; type it again", file=sys.stderr, flush=True)
         elif message:
             try:
-                print("\n".join(map(visible, talk.reply(message).split("\n"))), flush=True)
+                for said in talk.reply(message).split("\n"):
+                    say(said, flush=True)
             except UsageError as error:
                 say(f"alphapo: {error}", file=sys.stderr, flush=True)
                 continue

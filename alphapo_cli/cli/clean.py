@@ -18,7 +18,7 @@ _TIMES = {"": 86400.0, "d": 86400.0, "h": 3600.0, "w": 7 * 86400.0}
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo clean` to the application."""
-    app.command()(clean)
+    app.command(short_help="What the cache holds, and removing of old entries.")(clean)
 
 
 def clean(

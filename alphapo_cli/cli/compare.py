@@ -14,7 +14,7 @@ from alphapo_cli.errors import say
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo compare` to the application."""
-    app.command()(compare)
+    app.command(short_help="Can two evaluated models be told apart?")(compare)
 
 
 def compare(

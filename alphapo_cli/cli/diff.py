@@ -10,11 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from alphapo_cli.cli.common import Json, check_json_target, emit, next_step, print_list
+from alphapo_cli.errors import say
 
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo diff` to the application."""
-    app.command()(diff)
+    app.command(short_help="What differs between two runs, sweeps or models.")(diff)
 
 
 def diff(
@@ -29,11 +30,15 @@ def diff(
       alphapo diff runs/alphapo-1a2b3c4d runs/simpo-5e6f7a8b
       alphapo diff ./my-model runs/alphapo-1a2b3c4d/model --json -
     """
-    from alphapo_cli.cli.housekeeping.differences import compare
+    from alphapo_cli.cli.housekeeping.differences import compare, words
 
     check_json_target(json)
     a, b = a.expanduser(), b.expanduser()
     kind, found, same = compare(a, b)
+    if found and kind != "model":
+        for path, beside in ((a, b), (b, a)):
+            say(f"{_name(path, beside)}: {words(path, kind)}")
+        print()
     for section, differing in found.items():
         rows = [[key, _text(left), _text(right)] for key, (left, right) in differing.items()]
         print_list([section, _name(a, b), _name(b, a)], rows)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo eval` to the application."""
-    app.command(name="eval")(evaluate)
+    app.command(name="eval", short_help="Win rate, also length-controlled, against a reference.")(evaluate)
 
 
 def evaluate(
@@ -197,7 +197,7 @@ def evaluate(
             update(leaderboard, evaluation.outputs.generator, results)
     else:
         if evaluation.state == "statistics":
-            typer.echo("other statistics: computed anew from the judgements that are there", err=True)
+            say("other statistics: computed anew from the judgements that are there", file=sys.stderr)
         results = run(evaluation)
 
         from alphapo_cli.evaluation.report import results_table

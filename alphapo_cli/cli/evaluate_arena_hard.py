@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import typer
 
 from alphapo_cli.cli.common import announce, check_json_target, emit, print_table, sources
 from alphapo_cli.errors import UsageError, say
@@ -98,7 +97,7 @@ def evaluate_arena_hard(options: ArenaHardOptions) -> None:
             update(options.leaderboard, evaluation.outputs.generator, results)
     else:
         if evaluation.state == "statistics":
-            typer.echo("other statistics: computed anew from the judgements that are there", err=True)
+            say("other statistics: computed anew from the judgements that are there", file=sys.stderr)
         results = run(evaluation)
 
         from alphapo_cli.evaluation.arena_hard.report import results_table

@@ -17,7 +17,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo export` to the application."""
-    app.command()(export)
+    app.command(short_help="Write a trained model for others, with a model card.")(export)
 
 
 def export(

@@ -34,7 +34,7 @@ SHOWN = 2  # answers that are printed
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo generate` to the application."""
-    app.command()(generate)
+    app.command(short_help="Answers of a run or model to prompts, for AlpacaEval.")(generate)
 
 
 def generate(
@@ -100,7 +100,7 @@ def generate(
         summary = generation.directory.summary()
     else:
         for note in generation.notes:
-            typer.echo(f"note: {note}", err=True)
+            say(f"note: {note}", file=sys.stderr)
         summary = run(generation)
         print_table(_table(summary))
         for warning in summary["warnings"]:

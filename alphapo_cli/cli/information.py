@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from alphapo_cli.cli.common import ConfigDir, sources
+from alphapo_cli.errors import say
 
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo env`, `alphapo metrics` and `alphapo objectives` to the application."""
     app.command()(env)
-    app.command()(metrics)
-    app.command()(objectives)
+    app.command(short_help="What each metric means.")(metrics)
+    app.command(short_help="Every objective: loss, paper, defaults, needs.")(objectives)
 
 
 def env() -> None:
@@ -43,10 +44,11 @@ def metrics(
     from alphapo_cli.tracking.metrics import CATALOG, PER_PAIR, described
 
     if key is not None:
-        print(described(key))
+        say(described(key))
         return
     for name in (*CATALOG, *PER_PAIR):
-        print(f"{name}\n    {described(name)}")
+        say(name)
+        say(f"    {described(name)}")
 
 
 def objectives(
@@ -81,5 +83,8 @@ def objectives(
         print(catalog.markdown(found), end="")
         return
     for m in found:
-        print("\n".join(catalog.lines(m)))
-    print(f"\n{catalog.LEGEND}")
+        for line in catalog.lines(m):
+            say(line)
+    print()
+    for line in catalog.LEGEND.split("\n"):
+        say(line)

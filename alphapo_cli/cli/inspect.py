@@ -34,7 +34,7 @@ _BAR = 30  # columns of the longest bar
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo inspect` to the application."""
-    app.command()(inspect)
+    app.command(short_help="What training sees of the data: pairs, ids, lengths.")(inspect)
 
 
 def inspect(
@@ -162,6 +162,7 @@ def _seen(text: str) -> str:
 def _show_pair(console: Any, pair: Shown) -> None:
     from rich.text import Text
 
+    whole = not console.is_terminal  # a file keeps the text's own lines; a terminal breaks them between words
     console.print(f"training pair {pair.position + 1:,}", style="bold")
     for name, tokens in pair.parts:
         trained = sum(token.trained for token in tokens)
@@ -171,11 +172,11 @@ def _show_pair(console: Any, pair: Shown) -> None:
             colour = _COLOURS.get(name, "blue")
             style = "dim" if not token.trained else f"bold {colour}" if n % 2 else colour
             text.append(_seen(token.text), style=style)
-        console.print(text, soft_wrap=True)
-        console.print("ids " + " ".join(str(token.id) for token in tokens), style="dim", soft_wrap=True)
+        console.print(text, soft_wrap=whole)
+        console.print("ids " + " ".join(str(token.id) for token in tokens), style="dim", soft_wrap=whole)
         skipped = [token.text for token in tokens if not token.trained]
         if trained and skipped:  # without colour nothing else says which they are
-            console.print(f"not trained: {_seen(''.join(skipped))}", style="dim", soft_wrap=True, markup=False)
+            console.print(f"not trained: {_seen(''.join(skipped))}", style="dim", soft_wrap=whole, markup=False)
     console.print()
 
 

@@ -17,7 +17,7 @@ from alphapo_cli.errors import ConfigError, UsageError
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo loss` to the application."""
-    app.command()(loss)
+    app.command(short_help="Evaluate an objective on log-probs of your own.")(loss)
 
 
 def loss(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +22,7 @@ SORTS = ("name", "kind", "state", "outcome", "size", "age")
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo ls` to the application."""
-    app.command()(ls)
+    app.command(short_help="What is there: runs, sweeps, answers, evaluations.")(ls)
 
 
 def ls(
@@ -77,9 +79,24 @@ def ls(
     if not found:
         next_step("alphapo train", f"nothing of alphapo's is in {folder}; this makes a run in runs/")
     else:
+        next_step("alphapo rm DIR", "removes one, after asking")
         if len(found) > 1:
             next_step("alphapo diff A B", f"compares two of the {len(found)}")
-        next_step("alphapo rm DIR", "removes one, after asking")
+        _page(found, folder)
+
+
+def _page(found: Sequence[Entry], folder: Path) -> None:
+    """Print the line for the cells or the page of what changed last."""
+    from alphapo_cli.cli.housekeeping.entries import RUN, SWEEP
+
+    newest = max((e for e in found if e.kind in (RUN, SWEEP)), key=lambda e: e.changed, default=None)
+    if newest is None:
+        return
+    path = shlex.quote(str(newest.path))
+    if newest.kind == SWEEP and newest.path != folder:
+        next_step(f"alphapo ls {path} --sort outcome", "its cells, the best first")
+    else:
+        next_step(f"alphapo report {path}", f"a page of the {newest.kind} that changed last")
 
 
 def _sorted(found: list[Entry], sort: str, reverse: bool) -> list[Entry]:

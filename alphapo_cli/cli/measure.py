@@ -33,7 +33,7 @@ _ROWS = (
     ("displacement/rejected", "displacement, rejected (nats per token)", "+.4f"),
     ("displacement/share_chosen_down", "chosen answers that became less likely", _RATE),
     ("displacement/quadrant/down_down", "pairs of which both did", _RATE),
-    ("rewards/margins", "reward margin", "+.4f"),
+    ("rewards/margins", "reward margin (reward units)", "+.4f"),
     ("rewards/accuracies", "pairs in the right order by reward", _RATE),
     ("ranking/accuracy", "pairs in the right order by log-prob", _RATE),
     ("ranking/start_accuracy", "the same of the start", _RATE),
@@ -54,7 +54,7 @@ _ACCURACIES = (
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo measure` to the application."""
-    app.command()(measure)
+    app.command(short_help="The displacement probe on any model and any pairs.")(measure)
 
 
 def measure(

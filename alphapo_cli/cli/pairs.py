@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,7 +35,7 @@ RECIPES = "pairs"  # the folder of conf/ that holds them
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo pairs` to the application."""
-    app.command()(pairs)
+    app.command(short_help="Preference pairs from a model's own or scored answers.")(pairs)
 
 
 def pairs(
@@ -111,7 +112,7 @@ def pairs(
         summary = pairing.directory.summary()
     else:
         for note in pairing.notes:
-            typer.echo(f"note: {note}", err=True)
+            say(f"note: {note}", file=sys.stderr)
         summary = _run(pairing)
     emit({"path": str(pairing.directory.path.resolve()), **summary}, json)
     data = f"data=jsonl data.path={shlex.quote(str(pairing.directory.path))}"

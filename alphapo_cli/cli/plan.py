@@ -81,9 +81,9 @@ plan = typer.Typer(
 def register(app: typer.Typer) -> None:
     """Add `alphapo plan` to the application."""
     plan.command("train")(train)
-    plan.command("run")(run)
-    plan.command("sweep")(sweep)
-    app.add_typer(plan, name="plan")
+    plan.command("run", short_help="What `alphapo run` would take, with the price of a judge.")(run)
+    plan.command("sweep", short_help="What `alphapo sweep` would take: the whole grid.")(sweep)
+    app.add_typer(plan, name="plan", short_help="What train, run or sweep would take: memory, disk, time.")
 
 
 def train(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo report` to the application."""
-    app.command()(report)
+    app.command(short_help="What a sweep or runs found, as one HTML page.")(report)
 
 
 def report(
@@ -57,11 +57,14 @@ def report(
     Raises:
         UsageError: a directory holds neither a run nor a sweep, or the report cannot be written.
     """
-    from alphapo_cli.report.write import beside, write_report, write_runs
+    from alphapo_cli.report.write import beside, is_page, write_report, write_runs
     from alphapo_cli.runs.directory import RunDirectory
     from alphapo_cli.sweep.directory import SweepDirectory
 
     check_json_target(json)
+    for page in [path for path in paths if is_page(path)][: len(paths) - 1]:
+        say(f"note: {page} is a page that this command has written, and no run; it is left out", file=sys.stderr)
+        paths = [path for path in paths if path != page]
     alone = len(paths) == 1
     is_sweep = alone and (SweepDirectory(paths[0]).file.exists() or not RunDirectory(paths[0]).is_run)
     target = out or (paths[0] if alone else beside(paths))
@@ -76,7 +79,7 @@ def report(
         raise UsageError(f"{target} cannot be written to ({reason}); choose another place by --out") from error
     announce(written.html)
     say(written.sentence)
-    next_step(f"open {shlex.quote(str(written.html))} in a browser; it needs no network")
+    next_step(f"xdg-open {shlex.quote(str(written.html))}", "or open it in any browser: it needs no network")
     emit(
         {
             "path": str(written.html.resolve()),

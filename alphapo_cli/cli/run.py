@@ -55,7 +55,7 @@ _NAMES = {"avg_length": "average length, characters", "n_total": "answers judged
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo run` to the application."""
-    app.command()(run)
+    app.command(short_help="Train, generate and evaluate, each once.")(run)
 
 
 def run(
@@ -120,7 +120,7 @@ def run(
             greater_is_better(cfg)
         said = plan.check_inputs(cfg)
         if plan.at or max_cost is not None:
-            typer.echo(said, err=True)
+            say(said, file=sys.stderr)
     announce(directory.path)
     note = directory.numerics_note() if over else None
     if note:
@@ -145,7 +145,7 @@ def run(
         found = after_training(plan, cfg, directory, lambda found: hints.append(join_tracking(cfg, directory, found)))
         for hint in filter(None, hints):
             # The W&B run was written again with the outcome, and the directory that training printed is superseded.
-            typer.echo(f"W&B kept offline, now with the outcome; to upload, and no line before this: {hint}", err=True)
+            say(f"W&B kept offline, now with the outcome; to upload, and no line before this: {hint}", file=sys.stderr)
         write_page(directory.path)
         _report(found, summary, directory.path)
     metrics = {**summary["metrics"], **found["metrics"]}
@@ -217,9 +217,9 @@ def _report(found: dict[str, Any], summary: dict[str, Any], path: Path) -> None:
 
         _report_steps(found["over_training"])
         if (path / PICTURE).is_file():
-            typer.echo(f"win rate over training: {path / PICTURE}", err=True)
+            say(f"win rate over training: {path / PICTURE}", file=sys.stderr)
         for note in found.get("over_training_notes", []):
-            typer.echo(f"note: {note}", err=True)
+            say(f"note: {note}", file=sys.stderr)
     show_answers(path, model_step(summary))
     _tell(found, summary)
     _places(found, path)
@@ -275,7 +275,7 @@ def _report_steps(rows: list[dict[str, Any]]) -> None:
             *("-" if value is None else f"{value:.3f}" for value in places),
         )  # fmt: skip
     print_table(table)
-    typer.echo(
+    say(
         f"intervals: {level(rows)}; KL and displacement (chosen, rejected) in nats per token since step 0",
-        err=True,
+        file=sys.stderr,
     )

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo score` to the application."""
-    app.command()(score)
+    app.command(short_help="A number for every answer: reward model, judge, rule.")(score)
 
 
 def score(

@@ -135,7 +135,7 @@ def sweep(
         cells = {cell.id: cell.overrides for cell in grid.cells}
         left = {cell.id for cell in todo(grid.cells, directory, policy, plan)}
         if not dry_run:
-            typer.echo("note: this version has no record of this line here; its cells were composed anew", err=True)
+            say("note: this version has no record of this line here; its cells were composed anew", file=sys.stderr)
         show(directory.path, cells, None if plan is None else plan.key, left if dry_run else None)
         if dry_run:
             print(script(launcher, directory, len(left)), end="")
@@ -150,7 +150,7 @@ def sweep(
     announce(directory.path)
     note = another(directory.path, grid)
     if note:
-        typer.echo(note, err=True)
+        say(note, file=sys.stderr)
 
     from rich.console import Console
 

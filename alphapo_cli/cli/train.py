@@ -217,7 +217,7 @@ def report(summary: dict[str, Any], path: Path) -> None:
         ("displacement, chosen (nats per token)", "displacement/chosen"),
         ("displacement, rejected (nats per token)", "displacement/rejected"),
         ("chosen answers that became less likely", "displacement/share_chosen_down"),
-        ("reward margin", "rewards/margins"),
+        ("reward margin (reward units)", "rewards/margins"),
         ("pairs in the right order by reward", "rewards/accuracies"),
         ("true win rate against the start", "glassbox/true_win_rate"),
     )

@@ -20,7 +20,7 @@ _LATER = {"generation", "prompts", "judge", "statistics", "strip_think", "eval"}
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo validate` to the application."""
-    app.command()(validate)
+    app.command(short_help="Check settings without running anything.")(validate)
 
 
 def validate(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +20,7 @@ from alphapo_cli.storage.strict_json import read_object
 
 def register(app: typer.Typer) -> None:
     """Add `alphapo verify` to the application."""
-    app.command()(verify)
+    app.command(short_help="Compare the files of finished results with their checksums.")(verify)
 
 
 def verify(
@@ -67,7 +69,9 @@ def verify(
             say(f"  {name}: {what}")
     emit({place: {"verdict": verdict, "damage": damage} for place, (verdict, damage) in found.items()}, json)
     if any(damage for _, damage in found.values()):
-        next_step("put the damaged files back from a copy, or type the line that made them with --replace")
+        say("put the damaged files back from a copy, or type the line that made them with --replace", file=sys.stderr)
+        places = shlex.join(dict.fromkeys(map(str, directories)))
+        next_step(f"alphapo verify {places}", "looks again")
         raise typer.Exit(1)
 
 

@@ -11,7 +11,7 @@ _ROWS = (
     ("mean prompt tokens", "mean_prompt_tokens", ".1f"),
     ("mean chosen tokens", "mean_chosen_tokens", ".1f"),
     ("mean rejected tokens", "mean_rejected_tokens", ".1f"),
-    ("mean chosen minus rejected", "mean_chosen_minus_rejected_tokens", "+.1f"),
+    ("mean chosen minus rejected tokens", "mean_chosen_minus_rejected_tokens", "+.1f"),
 )
 
 

@@ -118,7 +118,8 @@ def of_answers(metrics: Mapping[str, Any], limit: int, thinking: Thinking) -> li
     found = []
     if metrics["share_cut"] > MANY:
         found.append(
-            f"{metrics['share_cut']:.0%} of the answers are cut by the limit of {limit} tokens; raise it "
+            f"{round(metrics['share_cut'] * metrics['answers']):,} of {metrics['answers']:,} answers are cut by the "
+            f"limit of {limit} tokens; raise it "
             f"(generation.max_new_tokens={2 * limit})"
         )
     if metrics["share_empty"]:

@@ -23,7 +23,7 @@ from alphapo_cli.launch.schema import LauncherConfig
 from alphapo_cli.report import overview, write
 from alphapo_cli.runs.state import OVER
 from alphapo_cli.runtime.tables import Table
-from alphapo_cli.runtime.wording import rate
+from alphapo_cli.runtime.wording import counted, rate
 from alphapo_cli.stages.paths import changed_data
 from alphapo_cli.stages.plan import Plan
 from alphapo_cli.sweep import analysis as best_of
@@ -189,11 +189,11 @@ def tables(name: str, analysis: best_of.Analysis, width: int) -> list[Table]:
     columns = [
         ("chosen", [_cell(p.mean("displacement/chosen"), "+.3f") for p in points]),
         ("rejected", [_cell(p.mean("displacement/rejected"), "+.3f") for p in points]),
-        ("chosen down", [_cell(p.mean("displacement/share_chosen_down"), ".0%") for p in points]),
+        ("chosen down", [_share(p.mean("displacement/share_chosen_down")) for p in points]),
         ("margin", [_cell(p.mean("rewards/margins"), ".3g") for p in points]),
-        ("accuracy", [_cell(p.mean("rewards/accuracies"), ".0%") for p in points]),
+        ("accuracy", [_share(p.mean("rewards/accuracies")) for p in points]),
         ("mean h'", [_cell(p.mean("shape/slope"), ".3g") for p in points]),
-        ("clipped", [_cell(p.clipped, ".0%") for p in points]),
+        ("clipped", [_share(p.clipped) for p in points]),
         *([(_WIN[analysis.metric][0], _rates(analysis))] if analysis.metric in _WIN else []),
         # The means and intervals are those of complete cells.
         ("seeds", [_counts(len(p.cells), len(p.members)) for p in points]),
@@ -244,11 +244,12 @@ def columns_of(analysis: best_of.Analysis) -> list[str]:
     parts = [
         "chosen, rejected: mean change of the answers' log-probs since step 0",
         f"chosen down: share of {n} whose chosen answer became less likely; accuracy: share in the right order by reward",
+        "margin: mean reward of the chosen answers minus that of the rejected ones, in reward units",
         "mean h': slope of the reward's shape; clipped: share of logged steps whose gradient was clipped",
     ]
     win = _WIN.get(analysis.metric or "")
     if win:
-        count = f"n = {analysis.prompts:,} prompts" if analysis.prompts else "its prompts"
+        count = f"n = {counted(analysis.prompts, 'prompt')}" if analysis.prompts else "its prompts"
         over = next((f", 95 % interval over {e.over}" for e in analysis.estimates if e is not None), ", no interval")
         parts.append(f"{win[0]}: {win[1]}, {count}{over}")
     return parts
@@ -261,6 +262,10 @@ def _state(cell: Mapping[str, Any]) -> str:
 
 def _cell(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else rate(value, None)
 
 
 def _log(text: str) -> None:

@@ -81,7 +81,7 @@ def displacement_figure(cells: Sequence[SweepCurve], title: str | None = None, n
             if last is not None:
                 ends.append((*last, " ".join(filter(None, (group[0].label, group[0].series))), colour))
         style.reference_line(ax, 0.0)
-        band = ", band: 10-90 % of the pairs" if ax.collections else ""
+        band = f", band: 10-90 % of {_pairs(cells)}" if ax.collections else ""
         style.panel(
             ax,
             f"{panel_title}{band}",
@@ -102,6 +102,12 @@ def displacement_figure(cells: Sequence[SweepCurve], title: str | None = None, n
         handles.append(Line2D([], [], color=style.INK, marker="x", linestyle="", label="failed here"))
     style.figure_legend(figure, handles)
     return figure
+
+
+def _pairs(cells: Sequence[SweepCurve]) -> str:
+    """What a band is over, with its number where all cells have the same."""
+    known = {cell.counts[_SIDES[0][0]] for cell in cells if _SIDES[0][0] in cell.counts}
+    return f"{next(iter(known)):,} pairs" if len(known) == 1 else "the pairs"
 
 
 def value_colours(cells: Sequence[SweepCurve]) -> Callable[[SweepCurve], Any]:

@@ -229,7 +229,9 @@ def _words(cells: Sequence[SweepCurve], keys: Sequence[str], verdict: str | None
         seeds = sorted(set(filter(None, done)))
         many = f"{seeds[0]} to {seeds[-1]} " if len(seeds) > 1 else f"{seeds[0]} " if seeds else ""
         plural = "seed" if seeds == [1] else "seeds"
-        over = "/".join(rows) + (f" and {many}{plural}" if "seeds" in over else "")
+        over = "/".join(rows) + (
+            f" and {many}{plural}" if "seeds" in over else f", {many}{plural} each" if seeds else ""
+        )
     said = f" ({verdict} from alpha = 0)" if verdict else ""
     return f" over {over}" if over else "", said
 

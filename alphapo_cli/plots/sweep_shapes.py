@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from alphapo_cli.plots import style
 from alphapo_cli.plots.reward_shape import SIDES, SIZES, field_panel, log_if_wide, mark_means, scores_panel
@@ -165,7 +166,10 @@ def _overlays(axes: Sequence[Axes], cells: Cells, name: str) -> None:
             ax.plot(found.grid, values, color=colour_of(cell), linewidth=1.5, gid="curve")
     every = np.concatenate([found.shape for _, found in known])
     if np.nanmax(np.abs(every)) > 20:
-        axes[0].set_yscale("symlog", linthresh=1.0)
+        axes[0].set_yscale("asinh", linear_width=1.0)  # smooth, where a linear part would end in a kink
+        powers = [10.0**k for k in range(math.ceil(math.log10(np.nanmax(np.abs(every)))) + 1)]
+        axes[0].yaxis.set_major_locator(FixedLocator([-p for p in powers] + [0.0] + powers))
+        axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}")))
         axes[0].minorticks_off()
     log_if_wide(axes[1], np.concatenate([found.slope for _, found in known]))
     units = {found.unit for _, found in known}

@@ -170,4 +170,4 @@ def sentence(receivers: dict[str, Any], metrics: dict[str, float | None]) -> str
     }
     total = sum(parts.values()) or 1.0
     split = ", ".join(f"{value / total:.0%} to {name}" for name, value in parts.items())
-    return f"where chosen tokens fell most, probability went {split}; the tokens that gained most, by share of pairs: {shown}"
+    return f"where chosen tokens fell most, probability went {split}; the tokens that gained most, by share of {place['pairs']:,} pairs: {shown}"

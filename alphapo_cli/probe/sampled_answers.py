@@ -18,6 +18,7 @@ import numpy as np
 
 from alphapo_cli.modeling.sampling import sample
 from alphapo_cli.runtime.memo import Memoize, no_memo
+from alphapo_cli.runtime.progress import Progress
 from alphapo_cli.runtime.statistics.bounded_mean import mean_interval
 
 NGRAM = 4
@@ -121,17 +122,21 @@ class SampledAnswers:
         self._keep(f"step-{step}.json", answers, self.name)
 
     def _answers(self, lm: Any, role: str) -> Answers:
-        alone: dict[str, Any] = {"batch_size": 1} if self.sampling.exact else {}
-        samples = sample(
-            lm,
-            self.prompts.ids,
-            [_seed(self.seed, role, text) for text in self.prompts.texts],
-            max_new_tokens=self.sampling.max_new_tokens,
-            temperature=self.sampling.temperature,
-            eos_ids=self.end_ids,
-            pad_id=self.tokenizer.pad_token_id,
-            **alone,
-        )
+        seeds, alone = [_seed(self.seed, role, text) for text in self.prompts.texts], self.sampling.exact
+        every, samples = len(seeds), []
+        # One by one they take minutes; together there is nothing to count before the end.
+        with Progress(every, "answers", "answers of the model", leave=False, quiet=not alone) as progress:
+            for batch in [slice(n, n + 1) for n in range(every)] if alone else [slice(every)]:
+                samples += sample(
+                    lm,
+                    self.prompts.ids[batch],
+                    seeds[batch],
+                    max_new_tokens=self.sampling.max_new_tokens,
+                    temperature=self.sampling.temperature,
+                    eos_ids=self.end_ids,
+                    pad_id=self.tokenizer.pad_token_id,
+                )
+                progress.update(len(seeds[batch]))
         outputs = [self.tokenizer.decode(s.ids, skip_special_tokens=True) for s in samples]
         score = self.prompts.true_reward
         rewards = [] if score is None else [score(i, o) for i, o in zip(self.prompts.texts, outputs, strict=True)]

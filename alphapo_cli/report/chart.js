@@ -115,8 +115,13 @@ class Frame {
     const ends = axis === "y" ? { x1: this.left, x2: this.width - this.right, y1: at, y2: at } : { x1: at, x2: at, y1: this.top, y2: this.height - this.bottom };
     svgNode("line", { class: "rule", ...ends }, this.marks);
     if (!word) return;
-    const end = axis === "y" ? { x: this.width - this.right - 2, y: at - 5, "text-anchor": "end" } : { x: at + 5, y: this.top + 9 };
-    svgNode("text", { class: "word", ...end }, this.marks, word);
+    const right = this.width - this.right;
+    const end = axis === "y" ? { x: right - 2, y: at - 5, "text-anchor": "end" } : { x: at + 5, y: this.top + 9 };
+    const said = svgNode("text", { class: "word", ...end }, this.marks, word);
+    if (axis === "x" && at + 5 + said.getComputedTextLength() > right) { // no room to the right of the line
+      said.setAttribute("x", at - 5);
+      said.setAttribute("text-anchor", "end");
+    }
   }
 
   line(places, k, { thin = false, off = false, colour, dash = dashOf(k) } = {}) {

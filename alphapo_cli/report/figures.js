@@ -86,7 +86,7 @@ function outcomeFigure(holder) {
 
 function advantageFigure(holder) {
   overValues(holder, {
-    title: "advantage over alpha = 0", around: [0], neutral: [0, ""], label: "Advantage over alpha = 0",
+    title: `${TITLES[DATA.outcome] || "outcome"}, minus that at alpha = 0`, around: [0], neutral: [0, ""], label: "Advantage over alpha = 0",
     pick: (k) => {
       const gain = POINTS[k].gain;
       if (!gain && POINTS[k].alpha === 0) return { mean: 0, low: 0, high: 0, values: [], done: true, rows: [["", "what the others are compared with"]] };

@@ -86,11 +86,21 @@ def numbers(sweep: Sweep) -> dict[str, Any]:
             cells.append(_points(gain))
         cells += [entry(point.mean(key), form) for key, _, form in columns]
         if clipped:
-            cells.append(entry(point.clipped, ".0%"))
+            cells.append(Entry("–") if point.clipped is None else Entry(rate(point.clipped, None), repr(point.clipped)))
         cells.append(Entry(f"{len(point.cells)} of {len(point.members)}"))
         order = point.alpha if point.alpha is not None else k
         rows.append({"point": k, "label": titled(point.label), "order": order, "cells": cells})
     return {"heads": heads, "rows": rows}
+
+
+def units(sweep: Sweep) -> str:
+    """Name the units of the table's columns, in a sentence; those without one are shares or counts."""
+    by_unit: dict[str, list[str]] = {}
+    for key, name, _ in COLUMNS:
+        unit = catalog.lookup(key).unit
+        if unit and any(point.mean(key) is not None for point in sweep.points):
+            by_unit.setdefault(unit, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {unit}" for unit, names in by_unit.items())
 
 
 def entry(value: float | None, form: str, pairs: float | None = None) -> Entry:

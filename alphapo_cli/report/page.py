@@ -17,7 +17,7 @@ from markupsafe import Markup
 from alphapo_cli.report import settings
 from alphapo_cli.report.collect import Sweep, number, shown
 from alphapo_cli.report.frontier import frontier
-from alphapo_cli.report.numbers import OUTCOMES, numbers, titled
+from alphapo_cli.report.numbers import OUTCOMES, numbers, titled, units
 from alphapo_cli.report.over_training import HEADS, over_training
 from alphapo_cli.report.payload import payload, written
 from alphapo_cli.report.samples import Samples, samples
@@ -70,6 +70,7 @@ def page(sweep: Sweep) -> str:
             band_note=" The band spans the seeds." if any(len(p.members) > 1 for p in sweep.points) else "",
             samples_caption=f"Answers at the last step{seed}, for prompts drawn by a hash.",
             numbers=numbers(sweep),
+            units=units(sweep),
             scale_note=scale_note(sweep.points),
             unfinished=[c for c in sweep.cells if c.state != "complete" or c.fault or c.reason],
             cell_commands=[(c, line) for c in sweep.cells if (line := commands.of(c)) is not None],
@@ -172,8 +173,10 @@ def _facts(sweep: Sweep) -> list[tuple[str, str]]:
         facts.append(("steps", str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}"))
     if first is not None:
         s = first.settings
-        facts.append(("model", str(s.get("model.path") or s.get("model.source"))))
-        facts.append(("data", str(s.get("data.path") or s.get("data.name") or s.get("data.source"))))
+        world = {"glassbox": "embedded world", "from_scratch": "random weights"}
+        for name, found in (("model", "model.path"), ("data", "data.path")):
+            named = s.get(found) or s.get(f"{name}.name") or s.get(f"{name}.source")
+            facts.append((name, world.get(str(named), str(named))))
         pairs = first.manifest.get("data")
         if isinstance(pairs, dict) and number(pairs.get("train_pairs")):
             facts.append(("training pairs", f"{pairs['train_pairs']:,}"))

@@ -9,7 +9,7 @@ from typing import Any
 
 from alphapo_cli.report import settings
 from alphapo_cli.report.collect import ReportCell, Sweep, number
-from alphapo_cli.report.numbers import COLUMNS, Entry, entry, titled
+from alphapo_cli.report.numbers import COLUMNS, Entry, entry, titled, units
 from alphapo_cli.report.page import duration, environment, shared
 from alphapo_cli.report.payload import payload
 from alphapo_cli.report.samples import samples
@@ -133,6 +133,7 @@ def page(sweep: Sweep, paths: Sequence[Path]) -> str:
             figures=[f for f in _figures(one) if any(key in data["metrics"] for key in f.keys)],
             samples_caption=f"Answers{seed} to the same prompts, drawn by a hash: before training, and at the last step.",
             outcomes=outcomes,
+            units=units(sweep),
             listed=_listed(outcomes) if one else [],
             cells=cells,
             report_command=settings.command_of_report(paths),
@@ -265,7 +266,7 @@ def _outcomes(sweep: Sweep) -> dict[str, Any]:
         cells += [entry(number(cell.final.get(key)), form, pairs) for key, _, form in columns]
         clipped = number(said.get("clipped"))
         logged = sum(number(row.get("train/grad_norm")) is not None for row in cell.rows)
-        share = Entry("–") if clipped is None else Entry(f"{rate(clipped, None)} of {logged:,}", repr(clipped))
+        share = Entry("–") if clipped is None else Entry(rate(clipped, None), repr(clipped), f"of {logged:,}")
         cells += [entry(number(said.get("best_step")), ".0f"), share, entry(cell.step, ",")]
         order = point.alpha if point.alpha is not None else cell.point
         rows.append({"point": cell.point, "label": titled(point.label), "order": order, "cells": cells})

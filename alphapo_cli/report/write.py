@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,15 @@ def beside(paths: Sequence[Path]) -> Path:
     """The directory of a report of several runs, beside the first of them and named by all."""
     found = [path.resolve() for path in paths]
     return paths[0].parent / f"report-{digest([str(path) for path in found])[:8]}"
+
+
+def is_page(path: Path) -> bool:
+    """Whether a directory is one that `beside` has named, which a pattern such as `runs/*` finds among the runs."""
+    return (
+        bool(re.fullmatch(r"report-[0-9a-f]{8}", path.name))
+        and (path / HTML).is_file()
+        and not (path / "config.yaml").exists()
+    )
 
 
 def write_runs(paths: Sequence[Path], out: Path) -> ReportFiles:

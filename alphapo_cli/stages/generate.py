@@ -6,13 +6,10 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from alphapo_cli.data.spelled_tokens import Spelled
 from alphapo_cli.data.tally import Tally
@@ -28,6 +25,7 @@ from alphapo_cli.generation.target_model import find
 from alphapo_cli.generation.thinking import answer_text, thinking_of
 from alphapo_cli.modeling.sampling import Sample
 from alphapo_cli.runs.provenance import manifest
+from alphapo_cli.runtime.progress import Progress
 from alphapo_cli.stages.directories.generation import GenerateDirectory
 from alphapo_cli.stages.encoded_prompts import check_ids, encode, longest_answer, spelled_in_prompts, unused_of_prompts
 from alphapo_cli.stages.training import glassbox_base
@@ -174,7 +172,7 @@ def run(generation: Generation) -> dict[str, Any]:
         asked = [request for request in requests if request.key not in taken]
         left = [request for request in asked if request.key not in done]
         tokens = 0
-        with tqdm(total=len(requests), initial=len(done), unit=" answers", disable=None, file=sys.stderr) as bar:
+        with Progress(len(requests), "answers", initial=len(done)) as bar:
 
             def record(request: Request, answer: Sample) -> None:
                 nonlocal tokens

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from tqdm import tqdm
 
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.config.validate import fault
@@ -20,6 +18,7 @@ from alphapo_cli.pairs.scoring.registry import build, column_of
 from alphapo_cli.pairs.scoring.schema import ScorerConfig, ScorerJudgeConfig
 from alphapo_cli.pairs.scoring.scorer import Scorer
 from alphapo_cli.pairs.scoring.store import scored
+from alphapo_cli.runtime.progress import Progress
 
 
 def scorer_configs(first: ScorerConfig | None, more: Mapping[str, Any]) -> list[ScorerConfig]:
@@ -115,7 +114,7 @@ def score_all(prompts: Sequence[Candidates], scorers: Sequence[Scorer], cache: P
     found, asked = list(prompts), 0
     for scorer in scorers:
         total = sum(len(prompt.answers) for prompt in found)
-        with tqdm(total=total, desc=scorer.column, unit=" answers", disable=None, file=sys.stderr, leave=False) as bar:
+        with Progress(total, "answers", scorer.column, leave=False) as bar:
             found, new = scored(found, scorer, cache, bar.update)
         asked += 0 if scorer.free else new
     return found, asked

@@ -68,6 +68,13 @@ class TestHelp:
         for command in ("train", "sweep", "loss", "env", "metrics"):
             assert re.search(rf"\b{command}\b", ran.out), command
 
+    @pytest.mark.parametrize("line", [("--help",), ("plan", "--help")])
+    def test_what_a_command_does_is_said_in_whole_words(self, line, alphapo):
+        listed = alphapo(*line).out.partition("Commands:")[2]
+        assert len(listed.splitlines()) > 3
+        assert "..." not in listed
+        assert max(map(len, listed.splitlines())) <= 80
+
     @pytest.mark.parametrize(
         "command",
         ["train", "run", "sweep", "generate", "score", "pairs", "eval", "compare", "report", "loss", "objectives"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pty
 import shlex
@@ -9,11 +11,13 @@ import shutil
 import subprocess
 import sys
 import termios
+import threading
 from types import SimpleNamespace
 
 import pytest
 
 from alphapo_cli.cli.common import typed_again
+from alphapo_cli.cli.main import main as alphapo_main
 from alphapo_cli.cli.run import _tell as tell_run
 from alphapo_cli.cli.sweep import tell
 from alphapo_cli.errors import say
@@ -79,7 +83,7 @@ def test_a_finished_run_says_both_verdicts(capsys):
 
 def test_one_directory_is_not_compared(trained, alphapo, tmp_path):
     shutil.copytree(trained.path, tmp_path / "runs" / "only")
-    assert [words[1] for words in lines(alphapo("ls").err)] == ["rm"]
+    assert [words[1] for words in lines(alphapo("ls").err)] == ["rm", "report"]
 
 
 def test_two_sweeps_that_differ_have_a_page(alphapo, tmp_path):
@@ -138,6 +142,62 @@ def test_a_terminal_cuts_no_words(tmp_path):
     assert (tmp_path / "file").read_text() == f"{words}\n"
 
 
+def on_terminal(columns: int, call, monkeypatch) -> str:
+    """What `call` prints on a terminal so wide."""
+    main, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, columns))
+    told = []
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # a terminal's way to say that nobody writes any more
+            while part := os.read(main, 4096):
+                told.append(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with open(terminal, "w") as screen, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", screen)
+        call()
+    reader.join()
+    os.close(main)
+    return b"".join(told).decode().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("line", [["metrics", "displacement/chosen"], ["metrics"], ["objectives", "alphapo"]])
+def test_a_terminal_gets_no_line_that_it_would_cut(line, columns, alphapo, monkeypatch):
+    def call() -> None:
+        with pytest.raises(SystemExit):
+            alphapo_main(line)
+
+    whole = alphapo(*line).out
+    shown = on_terminal(columns, call, monkeypatch)
+    assert shown.split() == whole.split()
+    assert max(map(len, whole.splitlines())) > columns
+    assert max(map(len, shown.splitlines())) <= columns
+
+
+def test_pairs_are_broken_between_words_on_a_terminal_alone():
+    from rich.console import Console
+
+    from alphapo_cli.cli.inspect import _show_pair
+    from alphapo_cli.stages.inspect import Shown, Token
+
+    words = [f"word{n} " for n in range(40)]
+    shown = Shown(0, (("chosen", tuple(Token(1000 + n, word, True) for n, word in enumerate(words))),))
+    for terminal in (True, False):
+        file = io.StringIO()
+        _show_pair(Console(file=file, width=50, force_terminal=terminal, color_system=None, highlight=False), shown)
+        lines = file.getvalue().splitlines()
+        assert (max(map(len, lines)) <= 50) is terminal
+        assert set(file.getvalue().split()) >= {word.strip() for word in words} | {str(1000 + n) for n in range(40)}
+
+
+def test_the_page_is_opened_by_the_line_that_is_printed(alphapo, tmp_path):
+    craft(tmp_path / "my sweep", f"{ALPHA}=0,0.5")
+    assert lines(alphapo("report", "my sweep").err)[-1] == ["xdg-open", "my sweep/report.html"]
+
+
 def test_a_model_that_is_not_there_is_found_out_before_torch_is_loaded(tmp_path, shared_cache):
     ran = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "alphapo_cli", "measure", "./nowhere"],
@@ -146,3 +206,15 @@ def test_a_model_that_is_not_there_is_found_out_before_torch_is_loaded(tmp_path,
     assert ran.returncode == 2
     assert ran.stderr.splitlines()[-1] == "alphapo: MODEL=./nowhere: no such directory"
     assert not [line for line in ran.stderr.splitlines() if line.endswith("| torch")]
+
+
+def test_a_page_of_runs_is_no_run_among_them(alphapo, tmp_path):
+    """`alphapo report runs/*` finds its own page the second time."""
+    craft(tmp_path / "sweep", f"{ALPHA}=0,0.5")
+    cells = sorted(str(path) for path in (tmp_path / "sweep" / "cells").iterdir())
+    first = alphapo("report", *cells)
+    among = sorted(map(str, (tmp_path / "sweep" / "cells").iterdir()))
+    again = alphapo("report", *among)
+    assert len(among) == len(cells) + 1
+    assert (again.code, again.out) == (0, first.out)
+    assert again.err.count("is a page that this command has written, and no run; it is left out") == 1

@@ -18,7 +18,7 @@ def test_a_win_rate_comes_with_its_interval_and_of_how_many_answers(capsys):
     report({"state": "complete", "metrics": metrics, "verdict": {"n": 256}}, Path("runs/x"))
     found = rows(capsys)
     assert ["true win rate against the start", "61 % [55, 68], n = 256"] in found
-    assert ["reward margin", "+0.5000"] in found
+    assert ["reward margin (reward units)", "+0.5000"] in found
 
 
 def test_a_run_of_an_earlier_version_has_none(capsys):

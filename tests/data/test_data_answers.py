@@ -256,7 +256,7 @@ def test_an_absent_side_has_no_tokens_and_is_not_counted(tmp_path):
         assert report["mean_chosen_minus_rejected_tokens"] is None
         assert json.loads(json.dumps(report, allow_nan=False)) == report
         table = dict(prepared.table)
-        assert table["mean chosen minus rejected"] == "none"
+        assert table["mean chosen minus rejected tokens"] == "none"
         assert int(table["desirable training rows"]) == report["desirable"]
 
 

@@ -23,7 +23,7 @@ HERE = ("generation=transformers", "data.limit=4")
 
 def test_many_cut_answers_are_a_warning_with_what_to_type(alphapo: Alphapo) -> None:
     cut = alphapo("generate", *HERE, "generation.max_new_tokens=2")
-    assert "alphapo: warning: 100% of the answers are cut by the limit of 2 tokens" in cut.err
+    assert "alphapo: warning: 4 of 4 answers are cut by the limit of 2 tokens" in cut.err
     assert "generation.max_new_tokens=4" in cut.err
     assert len(load(cut.path / "summary.json")["warnings"]) == 1
     whole = alphapo("generate", *HERE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -244,7 +245,9 @@ class TestSweepDisplacement:
         for ax in figure.axes:
             assert [text.get_text() for text in ax.texts if text.get_gid() == "label"] == ["\u22121.0", "0.0", "0.5"]
             assert sum(band.get_gid() == "band" for band in ax.collections) == 3
-            assert "10-90 %" in ax.get_title("left")
+            assert "10-90 % of the pairs" in ax.get_title("left")
+        counted = [replace(cell, counts={"displacement/chosen": 256}) for cell in cells]
+        assert all("10-90 % of 256 pairs" in ax.get_title("left") for ax in displacement_figure(counted).axes)
 
     def test_names_of_lines_that_end_together_do_not_overlap(self) -> None:
         cells = [_cell(alpha, label=str(alpha), rows=_rows(-1.0 - alpha / 1000)) for alpha in range(7)]
@@ -340,7 +343,7 @@ class TestSweepOutcome:
     def test_the_legend_says_over_what_and_what_is_decided(self) -> None:
         cells = [_cell(alpha, 0.5 + alpha / 10, intervals={WIN: (0.4, 0.7)}, over="prompts") for alpha in (0.0, 1.0)]
         shown = _legend(outcome_figure(cells, verdict="undecided"))
-        assert "95 % interval over prompts" in shown
+        assert "95 % interval over prompts, 1 seed each" in shown
         assert not any("best" in text for text in shown)  # no band without evidence
         assert not any("best" in text for text in _legend(outcome_figure(cells, verdict="not distinguishable")))
         shown = _legend(outcome_figure(cells, verdict="distinguishable"))

@@ -186,6 +186,18 @@ class TestSweep:
             "Reward shape by alpha: alphapo, beta 2.5, n = 6 held-out pairs"
         )
 
+    def test_a_straight_shape_over_a_wide_scale_has_no_kink(self) -> None:
+        """A scale with a linear part would bend h(s) = s where that part ends."""
+        straight = shape(0.0, low=-60.0, shape=np.linspace(-60.0, -1.0, 31))
+        figure = shapes_figure([SweepCurve(0.0, "0", shape=straight), SweepCurve(1.0, "1", shape=shape(1.0))])
+        figure.draw_without_rendering()
+        overlay = figure.axes[0]
+        fine = np.linspace(-3.0, -0.3, 28)
+        slopes = np.diff(overlay.transData.transform(np.column_stack([fine, fine]))[:, 1])
+        assert np.abs(np.diff(np.log(slopes))).max() < 0.06  # of asinh at most 0.1 x / (1 + x^2); a kink has log(2.3)
+        shown = [text.get_text() for text in overlay.get_yticklabels()]
+        assert {"\u22121", "\u221210", "0"} <= set(shown)
+
     def test_of_many_values_sixteen_are_drawn_and_the_title_says_so(self, tmp_path: Path) -> None:
         cells = self.cells(20)
         assert "16 of 20 values" in shapes_figure(cells).get_suptitle()

@@ -414,3 +414,35 @@ def test_on_a_phone_a_runs_numbers_and_settings_are_read_without_scrolling_aside
         .map((table) => table.className)""")
     assert hidden == []
     assert page.faults == []
+
+
+@pytest.mark.parametrize("viewport", [WIDE, PHONE])
+def test_the_word_at_the_best_step_is_whole_at_either_end_of_training(viewport, visit, tmp_path):
+    craft(tmp_path, f"{ALPHA}=0,1")
+    page = visit(write_run(next((tmp_path / "cells").iterdir())), viewport)
+    for step in ("0.02", "0.98"):
+        page.evaluate(f"""() => {{
+            const holder = document.querySelector('[data-keys="glassbox/true_win_rate"]');
+            const last = Math.max(...CELLS.flatMap((cell) => curveOf(cell, "glassbox/true_win_rate").map((p) => p[0])));
+            DATA.marks = [{{ step: {step} * last, word: "best win rate: step 1,024" }}];
+            stepsFigure(holder);
+        }}""")
+        cut = page.evaluate("""() => {
+            const svg = document.querySelector('[data-keys="glassbox/true_win_rate"] svg').getBoundingClientRect();
+            const word = [...document.querySelectorAll('[data-keys="glassbox/true_win_rate"] text.word')]
+                .find((text) => text.textContent.startsWith("best win rate")).getBoundingClientRect();
+            return [word.left - svg.left, svg.right - word.right];
+        }""")
+        assert min(cut) >= 0
+    assert page.faults == []
+
+
+def test_on_a_desk_the_outcomes_of_runs_are_read_without_scrolling_aside(visit, tmp_path):
+    craft(tmp_path, f"{ALPHA}=-1,0,1")
+    page = visit(
+        write_runs(sorted((tmp_path / "cells").iterdir()), tmp_path / "page").html, {"width": 1280, "height": 900}
+    )
+    assert "in these units" in page.locator("#numbers").inner_text()
+    room = page.locator("#numbers .scroll").first.evaluate("(box) => box.clientWidth - box.scrollWidth")
+    assert room >= 0
+    assert page.faults == []

@@ -385,7 +385,7 @@ def test_a_metric_that_is_no_number_is_none(tmp_path, value):
     ("prompts", "seeds", "head"),
     [(60, "seed=0", "n = 60 prompts, 95 % interval over prompts"),
      (60, "seed=0,1", "n = 60 prompts, 95 % interval over prompts and seeds"),
-     (1, "seed=0,1", "n = 1 prompts, no interval")],
+     (1, "seed=0,1", "n = 1 prompt, no interval")],
 )  # fmt: skip
 def test_the_table_says_over_what_its_intervals_are(tmp_path, prompts, seeds, head):
     craft(tmp_path, f"{ALPHA}=0,1", seeds, prompts=prompts, change=wins(a0=0.4, a1=0.6))

@@ -6,11 +6,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from alphapo_cli.cli.housekeeping.entries import EVALUATION, GENERATION, MALFORMED, MODEL, RUN, SWEEP, cells, kind_of
+from alphapo_cli.cli.housekeeping.entries import (
+    EVALUATION,
+    GENERATION,
+    MALFORMED,
+    MODEL,
+    RUN,
+    SWEEP,
+    cells,
+    describe,
+    kind_of,
+)
 from alphapo_cli.config.keys import leaves
 from alphapo_cli.errors import UsageError, first_line
 from alphapo_cli.runs import identity
 from alphapo_cli.runs.state import RunState
+from alphapo_cli.runs.title import title
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.hashing import content
 from alphapo_cli.storage.strict_json import read_object
@@ -56,6 +67,21 @@ def compare(a: Path, b: Path) -> tuple[str, Differences, int]:
         if differing:
             found[section] = differing
     return kind, found, same
+
+
+def words(path: Path, kind: str) -> str:
+    """What a directory is and what came out of it, since the name of many is a hash.
+
+    Args:
+        path: the directory.
+        kind: as `kind_of` has it, but for a model.
+
+    Returns:
+        Settings of a run, state, and outcome with interval and n.
+    """
+    entry = describe(path, kind)
+    settings = identity.stored_settings(path / "config.yaml") if kind == RUN else {}
+    return "; ".join(part for part in (title(settings) if settings else "", entry.state, entry.outcome) if part)
 
 
 def _kind(path: Path) -> str:

@@ -172,11 +172,18 @@ def _sweep(path: Path) -> tuple[str, str, float | None]:
     }.get(str(verdict), "")  # fmt: skip
     over, interval = best.get("value_over"), best.get("value_interval")
     seeds = over is not None and "seeds" in over
-    where = " ".join(text for text in best.get("overrides") or [] if not (seeds and text.startswith("seed=")))
+    shown = [text for text in best.get("overrides") or [] if not (seeds and text.startswith("seed="))]
+    where = " ".join(_last_part(text) for text in shown)  # as the sweep's own table names its points
     n = sampled_answers(path / "cells" / str(best.get("id")))
     ends = (float(interval[0]), float(interval[1])) if isinstance(interval, list) and len(interval) == 2 else None
     value = f"{rate(best['value'], n, ends)}{f', over {over}' if over else ''}"
     return words, f"best {where}: {name} {value}{told}", float(best["value"])
+
+
+def _last_part(override: str) -> str:
+    """An override without the groups of its key: `alpha=-1`."""
+    key, equals, value = override.partition("=")
+    return f"{key.rpartition('.')[2]}{equals}{value}"
 
 
 def _generation(path: Path) -> tuple[str, str, float | None]:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from alphapo_cli.errors import UsageError
+from alphapo_cli.errors import UsageError, say
 from alphapo_cli.evaluation.judges.http import client_settings, connection_hint
 from alphapo_cli.evaluation.judges.judge import JudgingResult, Record
 from alphapo_cli.evaluation.judges.openai_session import Session, budget, usd
@@ -88,7 +88,7 @@ class OpenAIEngine:
         price = (
             f"about {usd(expected)}" if len(known) == len(asks) else "price unknown (judge.price_input, price_output)"
         )
-        print(f"{len(asks)} requests to {self.cfg.model}: about {tokens:,} tokens, {price}", file=sys.stderr)
+        say(f"{len(asks):,} requests to {self.cfg.model}: about {tokens:,} tokens, {price}", file=sys.stderr)
 
     def check_price(self) -> None:
         """Check that a price is known if there is a cost limit.

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import random
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,6 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
-from tqdm import tqdm
 
 from alphapo_cli.evaluation.judges.http import client_settings, connection_hint
 from alphapo_cli.evaluation.judges.judge import JudgingResult, Record, Reply, Unusable
@@ -28,6 +26,7 @@ from alphapo_cli.evaluation.judges.openai_request import payload
 from alphapo_cli.evaluation.judges.openai_response import NoVerdictError, first_token, smaller_limit
 from alphapo_cli.evaluation.judges.protocol import Ask
 from alphapo_cli.evaluation.schema import JudgeConfig
+from alphapo_cli.runtime.progress import Progress
 from alphapo_cli.runtime.signals import SIGNALS
 
 GRACE = 20.0  # seconds that requests in flight get after Ctrl-C: they are paid for
@@ -63,7 +62,7 @@ class Session:
         """Query all questions with `cfg.concurrency` workers."""
         self.queue, self.stop = deque(asks), asyncio.Event()
         self.first_interrupt, self.second_interrupt = asyncio.Event(), asyncio.Event()
-        with tqdm(total=len(asks), unit=" judgements", disable=None, file=sys.stderr) as self.bar, self._signals():
+        with Progress(len(asks), "judgements") as self.bar, self._signals():
             limits, settings = httpx.Limits(max_connections=self.cfg.concurrency), client_settings(self.url)
             async with httpx.AsyncClient(headers=self.headers, limits=limits, timeout=None, **settings) as client:
                 workers = [asyncio.create_task(self._work(client)) for _ in range(min(self.cfg.concurrency, len(asks)))]
@@ -118,7 +117,7 @@ class Session:
         self.first_interrupt.set()
         self._halt("interrupted")
         with contextlib.suppress(OSError):  # the terminal may be gone
-            self.bar.write("interrupted: waiting for the requests under way (again: stop now)", file=sys.stderr)
+            self.bar.write("interrupted: waiting for the requests under way (again: stop now)")
 
     def _halt(self, reason: str) -> None:
         if self.outcome.stopped is None:

@@ -14,15 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from alphapo_cli.config.schema import DataConfig
-from alphapo_cli.errors import AlphapoError, UsageError, missing_extra
+from alphapo_cli.errors import AlphapoError, UsageError, missing_extra, say
 from alphapo_cli.evaluation.judges.judge import JudgingResult, Record, Reply
 from alphapo_cli.evaluation.judges.protocol import Ask
 from alphapo_cli.evaluation.judges.verdict_mass import template_remedy
 from alphapo_cli.evaluation.schema import JudgeConfig
 from alphapo_cli.generation.thinking import Thinking, thinking_of
+from alphapo_cli.runtime.progress import Progress
 
 
 class VLLMEngine:
@@ -62,9 +61,7 @@ class VLLMEngine:
     def check(self, asks: Sequence[Ask], spent: float) -> None:
         """Check that all questions but judge.max_failed fit into the judge model's context."""
         if self.thinking().opens:
-            print(
-                f"note: judge.model={self.cfg.model}: {template_remedy(self.thinking())}", file=sys.stderr, flush=True
-            )
+            say(f"note: judge.model={self.cfg.model}: {template_remedy(self.thinking())}", file=sys.stderr, flush=True)
         long = sum(not self._fits(ids) for ids in self._encoded(asks))
         if long > self.cfg.max_failed:
             raise UsageError(
@@ -101,7 +98,7 @@ class VLLMEngine:
 
         tokenizer, began = self.subject.tokenizer, time.perf_counter()
         rows = [{"id": number, "ids": ids} for number, (_, ids) in enumerate(asks)]
-        print(f"starting vLLM with the judge {self.cfg.model} ...", file=sys.stderr, flush=True)
+        say(f"starting vLLM with the judge {self.cfg.model} ...", file=sys.stderr, flush=True)
         with VLLMProcess(self._job(max(len(ids) for _, ids in asks)), rows, log) as engine:
 
             def record_row(row: dict[str, Any]) -> None:
@@ -113,7 +110,7 @@ class VLLMEngine:
             for number, ids in engine.prompts():
                 check_engine(asks[number][0].row + 1, asks[number][1], ids, tokenizer)
             began = time.perf_counter()
-            with tqdm(total=len(asks), unit=" judgements", disable=None, file=sys.stderr) as bar:
+            with Progress(len(asks), "judgements") as bar:
                 engine.answer(record_row)
 
     def _reply(self, row: dict[str, Any], prompt_tokens: int, seconds: float) -> Reply:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from alphapo_cli.errors import AlphapoError, UsageError
+from alphapo_cli.errors import AlphapoError, UsageError, say
 from alphapo_cli.generation.schema import VLLMConfig
 from alphapo_cli.generation.target_model import TargetModel
 from alphapo_cli.generation.vllm_process import VLLMProcess, plan
@@ -102,7 +102,7 @@ class VLLMClassifier:
         job |= {"pooling": True, "engine": {**job["engine"], "runner": "pooling", "convert": "classify"}}
         with tempfile.NamedTemporaryFile(prefix="alphapo-scorer-", suffix=".log", delete=False) as file:
             self._log = Path(file.name)
-        print(f"starting vLLM with the classifier {self.subject.asked} ...", file=sys.stderr, flush=True)
+        say(f"starting vLLM with the classifier {self.subject.asked} ...", file=sys.stderr, flush=True)
         try:
             with ExitStack() as stack:
                 engine = stack.enter_context(VLLMProcess(job, [], self._log))

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from tqdm import tqdm
 
 from alphapo_cli.config.schema import ModelConfig, TrainConfig
 from alphapo_cli.data.load import check_source
@@ -46,6 +45,7 @@ from alphapo_cli.probe.scoring import measured_sides, score_pairs
 from alphapo_cli.runs.identity import inputs_key
 from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.runtime.memo import LRUMemo, Memoize
+from alphapo_cli.runtime.progress import Progress
 from alphapo_cli.stages.training import glassbox_base
 from alphapo_cli.stages.training.compatibility import check_limits, check_prompts, check_same_tokens
 from alphapo_cli.stages.training.low_precision import device_of
@@ -272,7 +272,7 @@ class InputsBuilder:
             return cached
         if self.processes.rank == 0 and file.exists():
             say(f"note: {file} is damaged; the {title} are computed again", file=sys.stderr)
-        with tqdm(total=pairs, desc=title, unit="pair", disable=None, leave=False) as bar:
+        with Progress(pairs, "pairs", title, leave=False, quiet=self.processes.rank != 0) as bar:
             array = make(bar.update)
         if self.processes.rank == 0:
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from alphapo_cli.runtime.wording import duration, rate, size
 from alphapo_cli.storage.run_lock import acquire
+from tests.crafted_sweep import ALPHA, craft
 
 
 @pytest.fixture
@@ -43,7 +45,23 @@ class TestLs:
         assert re.search(r"run +complete +true win rate \d+ % \[\d+, \d+\], n = \d+ ", rows["first"])
         assert re.search(r"run +interrupted +Ctrl-C", rows["second"])
         assert re.search(r"generation +interrupted", rows["answers"])
-        assert "next: alphapo" in ran.err
+        following = [shlex.split(line, comments=True)[1:] for line in ran.err.splitlines()]
+        assert following[:2] == [["alphapo", "rm", "DIR"], ["alphapo", "diff", "A", "B"]]
+        assert following[2][:2] == ["alphapo", "report"]  # the last line can be typed as it is
+        assert alphapo(*following[2][1:]).code == 0
+
+    def test_of_a_sweep_the_cells_are_next(self, alphapo, tmp_path):
+        craft(tmp_path / "runs" / "my sweep", f"{ALPHA}=0,1")
+        ran = alphapo("ls")
+        last = shlex.split(ran.err.splitlines()[-1], comments=True)
+        assert last == ["next:", "alphapo", "ls", "runs/my sweep", "--sort", "outcome"]
+        summary = tmp_path / "runs" / "my sweep" / "summary.json"
+        best = {"id": "x", "value": 0.6, "metric": "glassbox/true_win_rate", "overrides": [f"{ALPHA}=0.5"]}
+        summary.write_text(json.dumps({"best": best}))
+        assert "best alpha=0.5: true win rate 60 %" in alphapo("ls").out
+        cells = alphapo(*last[2:])
+        assert f"{ALPHA}=1" in cells.out
+        assert "alphapo report" in cells.err.splitlines()[-1]
 
     @pytest.mark.parametrize("odd", ["a pipe", "a device", "deep", "large", "other types"])
     def test_somebody_elses_directory_hides_no_other(self, odd, runs, alphapo):
@@ -136,6 +154,11 @@ class TestDiff:
         assert found["configuration"] == {"objective.beta": {"a": 2.5, "b": 7.5}}
         assert found["results"]["state"] == {"a": "complete", "b": "interrupted"}
         assert not any(key.endswith("/p10") for key in found["results"])
+        first, second = ran.out.splitlines()[:2]  # names of cells are hashes: what they are is said
+        assert re.match(
+            r"first: alphapo, alpha 0.25, beta 2.5, .*; complete; true win rate \d+ % \[\d+, \d+\], n = ", first
+        )
+        assert re.match(r"second: alphapo, alpha 0.25, beta 7.5, .*; interrupted; Ctrl-C$", second)
 
     def test_models(self, runs, alphapo):
         ran = alphapo("diff", "runs/a-model", "runs/first/model")

@@ -1,0 +1,61 @@
+"""Progress of a loop: a bar on a terminal, elsewhere a line every half minute, for whoever reads the log of a job."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+from alphapo_cli.errors import say
+from alphapo_cli.runtime.wording import duration
+
+SILENCE = 30.0  # seconds without a line
+
+
+class Progress:
+    """Counts what is done of a number of things, on stderr.
+
+    Args:
+        total: how many there are.
+        unit: what they are, in the plural.
+        title: what is done with them; empty where the unit says it.
+        initial: how many are done already.
+        leave: whether the bar stays on the terminal at the end.
+        quiet: whether nothing is shown, as by all but the first of several processes.
+    """
+
+    def __init__(
+        self, total: int, unit: str, title: str = "", *, initial: int = 0, leave: bool = True, quiet: bool = False
+    ) -> None:
+        self.bar = tqdm(
+            total=total, initial=initial, desc=title or None, unit=f" {unit}", file=sys.stderr, leave=leave,
+            disable=True if quiet else None, dynamic_ncols=True,
+        )  # fmt: skip
+        self.words = f"{title}: " if title else ""
+        self.total, self.unit, self.first, self.done = total, unit, initial, initial
+        self.lines = bool(self.bar.disable) and not quiet
+        self.began = self.said = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.bar.close()
+
+    def update(self, count: int = 1) -> None:
+        """Count so many more as done, and print a line where half a minute has passed since the last one."""
+        self.bar.update(count)
+        self.done += count
+        now = time.monotonic()
+        if not self.lines or now - self.said < SILENCE or self.done <= self.first:
+            return
+        self.said = now
+        left = (now - self.began) / (self.done - self.first) * (self.total - self.done)
+        rest = f", {duration(left)} left" if self.done < self.total else ""
+        say(f"{self.words}{self.done:,} of {self.total:,} {self.unit}{rest}", file=sys.stderr, flush=True)
+
+    def write(self, text: str) -> None:
+        """Print a line above the bar."""
+        self.bar.write(text, file=sys.stderr)
