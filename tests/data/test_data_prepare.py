@@ -229,6 +229,16 @@ def test_tokenizer_hash_sees_template_and_tokens_but_not_calls():
     assert tokenizer_hash(tokenizer) not in (before, changed)
 
 
+def test_a_large_vocabulary_is_not_made_canonical_again_and_again(monkeypatch):
+    """A run asks for the hash four times, which took a second of Llama 3's vocabulary each time."""
+    tokenizer = copy.deepcopy(kinds.bpe())
+    tokenizer.chat_template += "{# of this test alone #}"
+    before, sizes = token_cache.digest, []
+    monkeypatch.setattr(token_cache, "digest", lambda value: sizes.append(len(json.dumps(value))) or before(value))
+    assert len({tokenizer_hash(tokenizer) for _ in range(4)}) == 1
+    assert sum(size > len(tokenizer.chat_template) + 1000 for size in sizes) == 1
+
+
 @pytest.mark.parametrize("damage", ["truncate", "remove"])
 def test_a_damaged_entry_is_made_again(make, tmp_path, damage):
     first = make(pairs(30))
