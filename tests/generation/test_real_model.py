@@ -42,7 +42,7 @@ def test_its_answers_are_the_worlds(
     file = write_rows(tmp_path / "prompts.jsonl", [{"instruction": text} for text in TEXTS])
     answers = {
         "plain transformers": real_model.greedy(model, tokenizer, ids, NEW),
-        "plain vllm": real_model.greedy_by_vllm(directory, ids, NEW, tmp_path),
+        "plain vllm": real_model.greedy_by_vllm(directory, tokenizer, ids, NEW, tmp_path),
     }
     for backend in ("transformers", "vllm"):
         ran = alphapo(
