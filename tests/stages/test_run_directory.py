@@ -456,3 +456,14 @@ def test_a_run_without_a_model_cannot_be_started_from(alphapo, tmp_path, tiny):
     (run / "summary.json").write_text('{"state": "interrupted"}')
     with pytest.raises(UsageError, match="has no model/"):
         locate(str(run))
+
+
+def test_peak_memory_is_that_of_the_run(alphapo, tiny):
+    """And not of what the process held before, such as another cell of the sweep."""
+    resident = int(re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
+    before = b"\1" * (600 << 20)
+    del before
+    ran = alphapo("train", *tiny, "probe.samples=0", "trainer.max_steps=1")
+    assert ran.code == 0, ran.err
+    peak = json.loads((ran.path / "summary.json").read_text())["cost"]["peak_rss_mib"]
+    assert 100 < peak < resident + 500
