@@ -1,4 +1,4 @@
-"""Whether a run can be sharded, and how its models are loaded then: the weights on rank 0, their shapes elsewhere."""
+"""Whether a run can be sharded, and how its models are loaded then: rank 0 opens the files, the others get shapes."""
 
 from __future__ import annotations
 
@@ -55,6 +55,9 @@ def check_sharding(cfg: TrainConfig, processes: Processes) -> None:
     if processes.world == 1:
         note = f"note: {_KEY} with one process spreads nothing; start it with torchrun --nproc-per-node N"
         say(note, file=sys.stderr)
+    elif processes.rank == 0 and cfg.model.path is None and cfg.model.source == "from_scratch":
+        note = "note: the random weights of model=from_scratch are made whole in process 0, and spread from there"
+        say(note, file=sys.stderr)
 
 
 def check_model(lm: Any) -> None:
@@ -81,11 +84,11 @@ def check_trainer(trainer: PreferenceTrainer) -> None:
 
 
 def loaded(processes: Processes, load: Callable[[], Any]) -> Any:
-    """Load a model: where processes run it together, with its weights on rank 0 and without them elsewhere. Collective.
+    """Load a model: where processes run it together, on rank 0, and its shapes alone elsewhere. Collective.
 
     Args:
         processes: the processes of the run.
-        load: returns the model, whole.
+        load: returns the model; its weights are in memory or, for processes that run it together, still in files.
 
     Returns:
         The model.
