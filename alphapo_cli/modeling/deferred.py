@@ -55,8 +55,9 @@ class Deferred(Tensor):
         cls, like: Tensor, make: Callable[[], Tensor], unrounded: Callable[[], Tensor] | None = None
     ) -> Deferred:
         """Make a tensor of the shape and dtype of `like`, whose numbers `make` returns."""
-        made: Deferred = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, like.shape, strides=like.stride(), dtype=like.dtype, device="cpu"
+        cpu = torch.device("cpu")
+        made: Deferred = Tensor._make_wrapper_subclass(
+            cls, like.shape, strides=like.stride(), dtype=like.dtype, device=cpu
         )
         made._make, made._unrounded, made._recent = make, unrounded, None
         return made

@@ -217,21 +217,6 @@ def test_what_goes_wrong_in_one_process_ends_both_with_its_message(kind: str, wo
     assert all(words in text for text in said), said
 
 
-@pytest.mark.nightly
-def test_only_the_first_process_loads_the_whole_model(tmp_path: Path) -> None:
-    """Tensor bytes, of a model whose largest tensor is below a tenth; the other one holds its shards and one tensor."""
-    lm = tiny.model(num_hidden_layers=12, hidden_size=64, intermediate_size=160)
-    lm.save_pretrained(tmp_path / "model")
-    sizes = [p.numel() * p.element_size() for p in lm.parameters()]
-    assert max(sizes) < sum(sizes) / 10
-    run_script("sharded_loading.py", str(tmp_path), folder=tmp_path)
-    first, second = (json.loads((tmp_path / f"loaded-{rank}.json").read_text()) for rank in (0, 1))
-    assert first["most"] >= sum(sizes)
-    assert sum(sizes) / 2 <= second["most"] <= 0.6 * sum(sizes)
-    assert second["held"] <= 0.51 * sum(sizes)
-    assert first["hash"] == second["hash"]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("worlds", [(1,), pytest.param((1, 4), marks=pytest.mark.nightly)], ids=str)
 def test_shards_are_read_by_any_number_of_processes(worlds: tuple[int, ...], tmp_path: Path) -> None:
