@@ -102,3 +102,23 @@ def test_no_process_holds_the_whole_model(tmp_path: Path) -> None:
             assert sum(sizes) / 2 <= rank["most"] <= 0.6 * sum(sizes), (name, first, second)
             assert rank["held"] <= 0.51 * sum(sizes)
         assert first[name]["hashes"] == second[name]["hashes"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_file_that_breaks_while_it_is_read_ends_both_in_one_line(tmp_path: Path) -> None:
+    """It was whole when it was opened; the processes have shards by then, and wait for one another."""
+    lm = tiny.model()
+    for name in ("damaged", "short"):
+        lm.save_pretrained(tmp_path / name)
+    file = tmp_path / "damaged" / "model.safetensors"
+    (tmp_path / "BREAK-damaged").write_text(str(file))
+    short = tmp_path / "short" / "model.safetensors"
+    short.write_bytes(short.read_bytes()[:5000])
+    for rank in shared(tmp_path, "damaged", "short"):
+        assert f"{file}: the weight " in rank["damaged"]["error"]
+        assert "cannot be read" in rank["damaged"]["error"]
+        assert "copy the model's directory whole" in rank["damaged"]["error"]
+        assert f"model.path={tmp_path / 'short'}" in rank["short"]["error"]
+        assert "copy its directory whole" in rank["short"]["error"]
+        assert all("\n" not in rank[name]["error"] for name in ("damaged", "short"))
