@@ -76,6 +76,7 @@ def test_a_runs_model_loads_in_vllm(trained: Ran, vllm_server: Server, tmp_path:
     assert_the_same(trained.path / "model", prompts, rows)
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(1800)
 def test_the_model_of_a_sharded_run_loads_in_vllm(shared_cache: Path, vllm_server: Server, tmp_path: Path) -> None:
     from safetensors.torch import load_file

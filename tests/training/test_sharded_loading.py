@@ -65,26 +65,63 @@ CHOSEN = [
 ]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
-@pytest.mark.parametrize(
-    "cases",
-    [
-        pytest.param(CHOSEN, id="chosen"),
-        pytest.param([(a, b) for a in FAMILIES for b in FORMS], id="all", marks=pytest.mark.nightly),
-    ],
-)
-def test_shards_are_those_of_the_model_loaded_whole(cases: list[tuple[str, str]], tmp_path: Path) -> None:
-    for family, form in cases:
-        FORMS[form](tiny.model(family), tmp_path / named(family, form))
-    names = [named(family, form) for family, form in cases]
-    for rank in shared(tmp_path, *names):
-        for name in names:
+def assert_same(ranks: list[dict[str, Any]], cases: list[tuple[str, str]]) -> None:
+    for rank in ranks:
+        for name in (named(family, form) for family, form in cases):
             found = rank[name]
             assert found["others"] == found["buffers"] == found["in memory"] == [], (name, found)
             assert found["settings"] == [True, True], name
             assert found["finite"], name
             assert found["hashes"][0] == found["hashes"][1], name
+
+
+def saved(folder: Path, cases: list[tuple[str, str]]) -> list[str]:
+    for family, form in cases:
+        FORMS[form](tiny.model(family), folder / named(family, form))
+    return [named(family, form) for family, form in cases]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """A directory of models, and what two processes report of them: as they were chosen, and two with broken files."""
+    folder = tmp_path_factory.mktemp("models")
+    names = saved(folder, CHOSEN)
+    for name in ("damaged", "short"):
+        tiny.model().save_pretrained(folder / name)
+    (folder / "BREAK-damaged").write_text(str(folder / "damaged" / "model.safetensors"))
+    short = folder / "short" / "model.safetensors"
+    short.write_bytes(short.read_bytes()[:5000])
+    return folder, shared(folder, *names, "damaged", "short")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_shards_are_those_of_the_model_loaded_whole(together: tuple[Path, list[dict[str, Any]]]) -> None:
+    assert_same(together[1], CHOSEN)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3000)
+def test_every_family_in_every_form(tmp_path: Path) -> None:
+    cases = [(family, form) for family in FAMILIES for form in FORMS]
+    assert_same(shared(tmp_path, *saved(tmp_path, cases)), cases)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_file_that_breaks_while_it_is_read_ends_both_in_one_line(
+    together: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    """It was whole when it was opened; the processes have shards by then, and wait for one another."""
+    folder, ranks = together
+    for rank in ranks:
+        damaged, short = rank["damaged"]["error"], rank["short"]["error"]
+        assert f"{folder / 'damaged' / 'model.safetensors'}: the weight " in damaged
+        assert "cannot be read" in damaged
+        assert "copy the model's directory whole" in damaged
+        assert f"model.path={folder / 'short'}" in short
+        assert "copy its directory whole" in short
+        assert "\n" not in damaged + short
 
 
 @pytest.mark.nightly
@@ -102,23 +139,3 @@ def test_no_process_holds_the_whole_model(tmp_path: Path) -> None:
             assert sum(sizes) / 2 <= rank["most"] <= 0.6 * sum(sizes), (name, first, second)
             assert rank["held"] <= 0.51 * sum(sizes)
         assert first[name]["hashes"] == second[name]["hashes"]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_file_that_breaks_while_it_is_read_ends_both_in_one_line(tmp_path: Path) -> None:
-    """It was whole when it was opened; the processes have shards by then, and wait for one another."""
-    lm = tiny.model()
-    for name in ("damaged", "short"):
-        lm.save_pretrained(tmp_path / name)
-    file = tmp_path / "damaged" / "model.safetensors"
-    (tmp_path / "BREAK-damaged").write_text(str(file))
-    short = tmp_path / "short" / "model.safetensors"
-    short.write_bytes(short.read_bytes()[:5000])
-    for rank in shared(tmp_path, "damaged", "short"):
-        assert f"{file}: the weight " in rank["damaged"]["error"]
-        assert "cannot be read" in rank["damaged"]["error"]
-        assert "copy the model's directory whole" in rank["damaged"]["error"]
-        assert f"model.path={tmp_path / 'short'}" in rank["short"]["error"]
-        assert "copy its directory whole" in rank["short"]["error"]
-        assert all("\n" not in rank[name]["error"] for name in ("damaged", "short"))
