@@ -88,7 +88,8 @@ class Deferred(Tensor):
             raise CannotDefer(f"{func} changes a weight in place")
         device = kwargs.get("device")
         here = device is None or torch.device(device).type == "cpu"
-        if func.overloadpacket in _LATER and here and all(isinstance(t, Deferred) for t in tensors):
+        later = func.overloadpacket in _LATER and func is not _aten.view.dtype
+        if later and here and all(isinstance(t, Deferred) for t in tensors):
             return _later(func, args, kwargs)
         return func(*tree_map(numbers, args), **tree_map(numbers, kwargs))
 
@@ -175,7 +176,10 @@ def weights_left_in_files() -> Iterator[None]:
     """
     from transformers import PreTrainedModel
 
-    own = PreTrainedModel._load_pretrained_model
+    own = getattr(PreTrainedModel, "_load_pretrained_model", None)
+    if own is None:  # another version of transformers: all weights are read
+        yield
+        return
 
     def load(model: Any, state: Any, files: Sequence[str] | None, config: Any, *more: Any, **keys: Any) -> Any:
         if state is None and files and config.hf_quantizer is None:

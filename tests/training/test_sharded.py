@@ -202,6 +202,23 @@ def test_pairs_in_stages_are_sharded_in_their_order(start: Path, tmp_path: Path,
     tiny.assert_same_row(ours, theirs, TOLERANCE)
 
 
+@pytest.mark.nightly
+@pytest.mark.timeout(1200)
+def test_pairs_are_chosen_by_a_sharded_start_model(start: Path, tmp_path: Path, forked: Callable[..., Any]) -> None:
+    chosen = ("data.select.by=ches_normalised", "data.select.keep=lowest", "data.select.share=0.5", "probe.samples=0")
+    words = (*chosen, "trainer.max_steps=1", "trainer.num_train_epochs=1")
+    ran = torchrun(2, *line(start, *words, "sharding.mode=fsdp"), cwd=tmp_path, cache=tmp_path / "cache")
+    assert ran.code == 0, ran.err[-3000:]
+    more = ("trainer.gradient_accumulation_steps=2",)
+    whole = forked(*line(start, *words, *more), cwd=tmp_path, cache=tmp_path / "other")
+    assert whole.code == 0, whole.err[-3000:]
+    ours, theirs = (
+        [json.loads(row) for row in (run.path / "metrics.jsonl").read_text().splitlines()] for run in (ran, whole)
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        tiny.assert_same_row(a, b, TOLERANCE)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "words"),
