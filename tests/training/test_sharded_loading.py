@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from alphapo_cli.modeling.adapters import handled_by_us
 from tests import tiny
 from tests.training.test_sharded import run_script
 
@@ -36,7 +37,8 @@ def _as_adapter(lm: Any, folder: Path) -> None:
 
     base = folder.with_name(f"{folder.name}-base")
     lm.save_pretrained(base)
-    adapted = get_peft_model(lm, LoraConfig(r=2, target_modules=["q_proj", "o_proj", "embed_tokens"]))
+    with handled_by_us():
+        adapted = get_peft_model(lm, LoraConfig(r=2, target_modules=["q_proj", "o_proj", "embed_tokens"]))
     adapted.peft_config["default"].base_model_name_or_path = str(base)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
