@@ -133,7 +133,7 @@ def _run(name: str | None, config: Path | None, texts: list[str], where: Any) ->
 def _sweep(name: str | None, config: Path | None, texts: list[str], where: Any) -> str:
     from alphapo_cli.config.config_file import compose_under, load
     from alphapo_cli.config.overrides import read_line
-    from alphapo_cli.launch.launchers.registry import check_keys
+    from alphapo_cli.launch.launchers.registry import check_keys, check_processes
     from alphapo_cli.launch.schema import SweepConfig
     from alphapo_cli.stages.plan import LATER, make_plan, split_line, training_part
     from alphapo_cli.sweep.grid import make
@@ -144,7 +144,9 @@ def _sweep(name: str | None, config: Path | None, texts: list[str], where: Any) 
     rest = training_part(file)
     grid = make(name, training, where, None if rest is None else rest.without("launcher"))
     runs_on = None if file is None else file.part(["launcher"])
-    check_keys(compose_under(runs_on, "sweep", SweepConfig, [read_line(how, where)], where).launcher)
+    launcher = compose_under(runs_on, "sweep", SweepConfig, [read_line(how, where)], where).launcher
+    check_keys(launcher)
+    check_processes(launcher, [cell.cfg for cell in grid.cells], here=False)
     later = file is not None and bool(file.part(LATER).settings)
     if generation or evaluation or later:
         make_plan(generation, evaluation, where, file).check(grid.cells[0].cfg)
@@ -187,6 +189,8 @@ def _check_training(cfg: Any) -> None:
     from alphapo_cli.objective.build import build
 
     build(cfg.objective, cfg.seed)
+    from alphapo_cli.config.sharding import check_sharding_settings
     from alphapo_cli.stages.training.low_precision import check_low_precision
 
+    check_sharding_settings(cfg, None, cuda=True)
     check_low_precision(cfg, here=False)

@@ -23,6 +23,7 @@ from torch import nn
 from alphapo_cli.config.schema import LoraConfig as LoraSettings
 from alphapo_cli.config.schema import ModelConfig
 from alphapo_cli.errors import UsageError
+from alphapo_cli.modeling.deferred import is_deferred, merge_later
 from alphapo_cli.modeling.locations import SETTINGS
 from alphapo_cli.modeling.policy import bare
 
@@ -44,6 +45,7 @@ def handled_by_us() -> Iterator[None]:
             r"Model (has|with) `tie_word_embeddings=True`",
             r"Input and output embeddings are no longer tied",
             r"Setting `save_embedding_layers`",
+            r"All adapters are already merged",
         ):
             warnings.filterwarnings("ignore", message=message)
         yield
@@ -230,18 +232,25 @@ def merged(model: Any) -> Any:
     lm = bare(model)
     uses: dict[int, int] = {}
     for _, parameter in lm.named_parameters(remove_duplicate=False):
-        uses[parameter.data_ptr()] = uses.get(parameter.data_ptr(), 0) + 1
-    for module in lm.modules():
+        uses[_memory_of(parameter)] = uses.get(_memory_of(parameter), 0) + 1
+    for module in list(lm.modules()):
         if isinstance(module, BaseTunerLayer):
             layer = module.get_base_layer()
-            if uses.get(layer.weight.data_ptr(), 1) > 1:
+            if uses.get(_memory_of(layer.weight), 1) > 1:
                 layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=layer.weight.requires_grad)
+            if is_deferred(layer):
+                merge_later(module)
     with handled_by_us():
         lm = model.merge_and_unload()
     if is_tied(lm.config) and _weight(lm.get_input_embeddings()) is not _weight(lm.get_output_embeddings()):
         for config in {id(c): c for c in (lm.config, lm.config.get_text_config())}.values():
             config.tie_word_embeddings = False
     return lm
+
+
+def _memory_of(parameter: nn.Parameter) -> int:
+    """Equal for parameters that share their numbers."""
+    return parameter.data_ptr() or id(parameter)  # one whose numbers are in a file has no address
 
 
 def is_tied(config: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +12,11 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from alphapo_cli.config.schema import ModelConfig, ScratchConfig
-from alphapo_cli.errors import UsageError, first_line
+from alphapo_cli.errors import UsageError, first_line, say
 from alphapo_cli.modeling import quantisation
 from alphapo_cli.modeling.adapters import adapter_settings, load_adapter, vocabulary_rows
 from alphapo_cli.modeling.declared import context_length, weights_dtype
+from alphapo_cli.modeling.deferred import CannotDefer, held_whole, settle, weights_left_in_files
 from alphapo_cli.modeling.locations import ModelSource, locate
 from alphapo_cli.modeling.policy import bare, check_head
 
@@ -108,7 +110,9 @@ def load_config(source: ModelSource, trust_remote_code: bool = False) -> Any:
     return config
 
 
-def load_model(source: ModelSource, cfg: ModelConfig, device: torch.device | str = "cpu") -> Any:
+def load_model(
+    source: ModelSource, cfg: ModelConfig, device: torch.device | str = "cpu", *, in_files: bool = False
+) -> Any:
     """Return the causal language model in evaluation mode; a stored adapter is merged into its base.
 
     A quantised base (`cfg.quantization`, or that over which the adapter was trained) is frozen, and a stored adapter lies
@@ -118,6 +122,8 @@ def load_model(source: ModelSource, cfg: ModelConfig, device: torch.device | str
         source: where the model is.
         cfg: how it is loaded.
         device: where a quantised base is put; other models are put on the CPU.
+        in_files: whether weights stay in their files, to be read one by one (see `deferred`), if that can be; where it
+            cannot, stderr says why.
 
     Returns:
         The model.
@@ -125,6 +131,22 @@ def load_model(source: ModelSource, cfg: ModelConfig, device: torch.device | str
     Raises:
         UsageError: the files do not hold a causal language model, the hub cannot be reached, or bitsandbytes is missing.
     """
+    if not in_files:
+        return _loaded(source, cfg, device)
+    try:
+        with weights_left_in_files():
+            model = _loaded(source, cfg, device)
+    except (CannotDefer, UsageError):  # of a model that cannot be loaded at all, this says why
+        model = _loaded(source, cfg, device)
+    held = held_whole(model)
+    if held:
+        of = f"{len(held)} of its {len(list(model.parameters()))} weights"
+        note = f"{of} are not read one by one (first {held[0]}): process 0 holds them whole while the model is loaded"
+        say(f"note: {source.key}={source.asked}: {note}", file=sys.stderr)
+    return model
+
+
+def _loaded(source: ModelSource, cfg: ModelConfig, device: torch.device | str) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
@@ -143,6 +165,7 @@ def load_model(source: ModelSource, cfg: ModelConfig, device: torch.device | str
             **quantised,
         )
         _check_complete(model, loaded["missing_keys"], base)
+        settle(model)
         if quantised:
             quantisation.freeze(model)
         if source.adapter:

@@ -178,7 +178,7 @@ class PolicyModel(nn.Module):
     def shard(self, plan: ShardingPlan) -> PolicyModel:
         """Return the same model with its weights spread over the processes. Collective.
 
-        This one is whole on rank 0, from where the weights are taken; elsewhere it need not have any.
+        This one has its weights on rank 0, in memory or in files, from where they are taken; elsewhere it need not have any.
         """
         made = without_weights(self)._spread(plan)
         fill(made, self if torch.distributed.get_rank() == 0 else None)

@@ -16,9 +16,10 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from alphapo_cli.errors import AlphapoError
+from alphapo_cli.modeling.deferred import numbers
 from alphapo_cli.modeling.policy import bare
 from alphapo_cli.modeling.saving import save_with
-from alphapo_cli.modeling.sharding import at_rest, stored
+from alphapo_cli.modeling.sharding import at_rest, stored, without_weights
 
 FILE_SIZE = "5GB"  # of a file of weights, which rank 0 holds whole while it is written
 _INDEX = "model.safetensors.index.json"
@@ -62,6 +63,31 @@ def save_sharded(
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         fault = _tried(lambda: (folder / _INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n"))
     return fault
+
+
+def try_saving_settings(lm: Any, tokenizer: Any, folder: Path, *, end_id: int) -> int:
+    """Save what `save_sharded` will save of a model whose weights are in files, without those weights.
+
+    Args:
+        lm: the model, bare or in a peft wrapper, whose adapter is saved.
+        tokenizer: its tokenizer.
+        folder: where the files go.
+        end_id: the token that ends a completion in training.
+
+    Returns:
+        The bytes that its weights will take beside these files.
+
+    Raises:
+        Exception: as `save_model`.
+    """
+    if hasattr(lm, "get_base_model"):
+        trained = {name: numbers(p.detach()) for name, p in lm.named_parameters() if p.requires_grad}
+        save_with(lm, tokenizer, folder, end_id=end_id, state=trained)
+        return 0
+    blank = without_weights(lm)
+    save_with(blank, tokenizer, folder, end_id=end_id, state={})
+    weights = remove_tied_weights_from_state_dict(_saved_names(blank), blank)
+    return sum(tensor.nbytes for tensor in weights.values())
 
 
 def _saved_names(inner: Any) -> dict[str, Tensor]:

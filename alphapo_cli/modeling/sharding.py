@@ -29,10 +29,12 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from alphapo_cli.config.schema import ShardingConfig
-from alphapo_cli.errors import AlphapoError
+from alphapo_cli.errors import AlphapoError, in_words
+from alphapo_cli.modeling.deferred import read_once
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
+_SENT = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # dtypes in which weights are sent
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def sharding_plan(cfg: ShardingConfig, device: torch.device, bf16: bool) -> Shar
 def without_weights(model: M) -> M:
     """Copy a model that is not sharded, with its parameters on the meta device (shapes without memory)."""
     memo: dict[int, Any] = {
-        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
+        id(p): nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device="meta"), requires_grad=p.requires_grad)
         for p in model.parameters()
     }
     return copy.deepcopy(model, memo)
@@ -147,19 +149,41 @@ def at_rest(model: nn.Module) -> None:
 def fill(model: nn.Module, source: nn.Module | None) -> None:
     """Fill the shards of `model` with the weights of `source` on rank 0, None elsewhere, one tensor at a time.
 
-    Collective. The parameters of both have the same order; no process but rank 0 holds more than its shards and one
-    tensor.
+    Collective. The parameters of both have the same order. No process holds more than its shards and one tensor, if the
+    weights of `source` are in files. Rank 0 alone reads them: so no rank can have other files than another, each is read
+    once, whatever the number of processes, and what cannot be read is found out in one place. A weight is sent in the
+    dtype of its file, and becomes one of the model's where it is cut to a shard.
+
+    Raises:
+        AlphapoError: a weight cannot be read.
     """
     given = None if source is None else iter(source.parameters())
     for parameter in model.parameters():
         assert isinstance(parameter, DTensor)
-        device = parameter.device_mesh.device_type
-        if given is None:
-            whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
-        else:
-            whole = next(given).detach().to(device=device, dtype=parameter.dtype).contiguous()
-        dist.broadcast(whole, 0)
+        whole = _sent(parameter, None if given is None else next(given))
         _local(parameter).copy_(_local(sharded_like(whole, parameter)))
+
+
+def _sent(like: DTensor, given: Tensor | None) -> Tensor:
+    """A weight of the shape of `like`, whole, as rank 0 gives it; see `fill`."""
+    device = like.device_mesh.device_type
+    whole, fault = None, None
+    if given is not None:
+        try:
+            whole = read_once(given)
+            whole = whole.to(device=device, dtype=whole.dtype if whole.dtype in _SENT else like.dtype).contiguous()
+        except Exception as error:
+            fault = error
+    kind = torch.tensor(-1 if whole is None else _SENT.index(whole.dtype), device=device)
+    dist.broadcast(kind, 0)
+    if kind < 0:
+        words = [None if fault is None else in_words(fault)]
+        dist.broadcast_object_list(words, src=0)
+        raise fault or AlphapoError(str(words[0]))
+    if whole is None:
+        whole = torch.empty(like.shape, dtype=_SENT[int(kind)], device=device)
+    dist.broadcast(whole, 0)
+    return whole
 
 
 @torch.no_grad()

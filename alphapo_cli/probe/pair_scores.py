@@ -10,6 +10,7 @@ the further the chosen one is predicted to fall. States are summed in float64, w
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 
@@ -189,6 +190,11 @@ def batch_scores(hidden: Tensor, batch: PairBatch) -> dict[str, Numbers]:
     return {name: values.cpu().numpy() for name, values in scores.items()}
 
 
+def _states_and_log_probs(policy: PolicyModel, batch: PairBatch) -> tuple[Tensor, Tensor]:
+    hidden = policy.hidden(batch)
+    return hidden, token_log_probs(hidden, batch.tokens.ids, head_of(policy.lm), chunk_bytes=policy.chunk_bytes)
+
+
 def model_scores(
     policy: PolicyModel,
     pairs: TokenPairs,
@@ -214,9 +220,8 @@ def model_scores(
     scorer = PairScorer(pairs, batch_size, pad_id, processes or Processes(), policy.layout)
     parts = []
     with inference(policy):
-        for chunk, batch in scorer.batches(next(policy.parameters()).device):
-            hidden = policy.hidden(batch)
-            logps = token_log_probs(hidden, batch.tokens.ids, head_of(policy.lm), chunk_bytes=policy.chunk_bytes)
+        for chunk, batch in scorer.batches(policy.device):
+            hidden, logps = policy.within(functools.partial(_states_and_log_probs, policy, batch))
             totals = {"sums": logps, "lengths": torch.ones_like(logps)}
             values = {name: batch.tokens.sum_over(of_tokens).cpu().numpy() for name, of_tokens in totals.items()}
             parts.append((chunk, {**values, **batch_scores(hidden, batch)}))

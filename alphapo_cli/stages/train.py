@@ -75,8 +75,8 @@ def run(
         raise busy
     forget_peak()
     processes = start_processes(use_cpu=cfg.trainer.use_cpu, together=cfg.sharding.mode != "none", divided=divided)
-    check_low_precision(cfg)
     check_sharding(cfg, processes)
+    check_low_precision(cfg)
     if not sys.stderr.isatty():
         disable_progress_bar()  # transformers' own bars for loading and saving
     builder = builder or InputsBuilder(processes=processes)

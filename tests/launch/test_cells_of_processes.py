@@ -253,19 +253,43 @@ class TestPlaces:
         assert registry.processes_of(LauncherConfig(name="slurm", nproc_per_node=4, cpus=8), cells()).threads == 2
 
 
+SHARDED = ("sharding.mode=fsdp", "trainer.use_cpu=false")
+IMPOSSIBLE = [
+    (("launcher.nodes=2",), "launcher.nodes has no meaning for launcher=local; it belongs to slurm and ray"),
+    (("launcher.nproc_per_node=33",), "divide its optimizer steps among them, and a step has 32 pair(s)"),
+    (("launcher=slurm", "launcher.nproc_per_node=2", "launcher.gpus=1"), "launcher.gpus is 1; take at most 1"),
+    ((*SHARDED, "launcher.nproc_per_node=3", "sharding.shard_size=2"), "does not divide the 3 process(es)"),
+]
+# What a cell would find out as it starts.
+OF_CELLS = [
+    (
+        (*SHARDED, "sharding.shard_size=2,3", "launcher.nproc_per_node=2"),
+        "sharding.shard_size=3: does not divide the 2",
+    ),
+    (
+        (*SHARDED, "launcher=ray", "launcher.nodes=2", "launcher.nproc_per_node=3", "sharding.shard_size=4"),
+        "does not divide the 6 process(es)",
+    ),
+    (("launcher.nproc_per_node=2", "sharding.shard_size=2"), "nothing is sharded while sharding.mode=none"),
+    ((*SHARDED, "trainer.optim=adafactor"), "is not known to work on shards"),
+    ((*SHARDED, "model.lora.r=2", "model.merge=true"), "model.merge=true needs the whole model in one process"),
+    ((*SHARDED, "model.lora.r=2", "model.quantization=nf4"), "model.quantization=nf4 cannot be sharded"),
+    ((*SHARDED, "launcher=slurm", "sharding.cpu_offload=true"), "without CUDA"),
+]
+
+
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("command", "words", "says"),
     [
-        (("launcher.nodes=2",), "launcher.nodes has no meaning for launcher=local; it belongs to slurm and ray"),
-        (("launcher.nproc_per_node=33",), "divide its optimizer steps among them, and a step has 32 pair(s)"),
-        (("launcher=slurm", "launcher.nproc_per_node=2", "launcher.gpus=1"), "launcher.gpus is 1; take at most 1"),
+        *((command, *one) for command in ("sweep", "sweep --dry-run", "plan sweep", "validate") for one in IMPOSSIBLE),
+        *(("sweep", *one) for one in OF_CELLS),
     ],
 )
-@pytest.mark.parametrize("command", [("sweep",), ("plan", "sweep")])
 def test_what_cannot_be_is_refused_before_anything_starts(
-    command: tuple[str, ...], words: tuple[str, ...], says: str, alphapo: Callable[..., Ran], tmp_path: Path
+    command: str, words: tuple[str, ...], says: str, alphapo: Callable[..., Ran], tmp_path: Path
 ) -> None:
-    ran = alphapo(*command, "alpha", f"{ALPHA}=0,1", *words)
+    name = () if command == "validate" else ("alpha",)
+    ran = alphapo(*command.split(), *name, f"{ALPHA}=0,1", *words)
     assert ran.code == 2
     assert says in ran.fault
     assert not (tmp_path / "runs").exists()

@@ -202,6 +202,23 @@ def test_pairs_in_stages_are_sharded_in_their_order(start: Path, tmp_path: Path,
     tiny.assert_same_row(ours, theirs, TOLERANCE)
 
 
+@pytest.mark.nightly
+@pytest.mark.timeout(1200)
+def test_pairs_are_chosen_by_a_sharded_start_model(start: Path, tmp_path: Path, forked: Callable[..., Any]) -> None:
+    chosen = ("data.select.by=ches_normalised", "data.select.keep=lowest", "data.select.share=0.5", "probe.samples=0")
+    words = (*chosen, "trainer.max_steps=1", "trainer.num_train_epochs=1")
+    ran = torchrun(2, *line(start, *words, "sharding.mode=fsdp"), cwd=tmp_path, cache=tmp_path / "cache")
+    assert ran.code == 0, ran.err[-3000:]
+    more = ("trainer.gradient_accumulation_steps=2",)
+    whole = forked(*line(start, *words, *more), cwd=tmp_path, cache=tmp_path / "other")
+    assert whole.code == 0, whole.err[-3000:]
+    ours, theirs = (
+        [json.loads(row) for row in (run.path / "metrics.jsonl").read_text().splitlines()] for run in (ran, whole)
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        tiny.assert_same_row(a, b, TOLERANCE)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "words"),
@@ -215,21 +232,6 @@ def test_what_goes_wrong_in_one_process_ends_both_with_its_message(kind: str, wo
     run_script("sharded_faults.py", kind, str(tmp_path), folder=tmp_path, fails=True)
     said = [(tmp_path / f"said-{rank}").read_text() for rank in (0, 1)]
     assert all(words in text for text in said), said
-
-
-@pytest.mark.nightly
-def test_only_the_first_process_loads_the_whole_model(tmp_path: Path) -> None:
-    """Tensor bytes, of a model whose largest tensor is below a tenth; the other one holds its shards and one tensor."""
-    lm = tiny.model(num_hidden_layers=12, hidden_size=64, intermediate_size=160)
-    lm.save_pretrained(tmp_path / "model")
-    sizes = [p.numel() * p.element_size() for p in lm.parameters()]
-    assert max(sizes) < sum(sizes) / 10
-    run_script("sharded_loading.py", str(tmp_path), folder=tmp_path)
-    first, second = (json.loads((tmp_path / f"loaded-{rank}.json").read_text()) for rank in (0, 1))
-    assert first["most"] >= sum(sizes)
-    assert sum(sizes) / 2 <= second["most"] <= 0.6 * sum(sizes)
-    assert second["held"] <= 0.51 * sum(sizes)
-    assert first["hash"] == second["hash"]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.config.sharding import check_sharding_settings
 from alphapo_cli.errors import UsageError
 from alphapo_cli.launch.launchers.launcher import CellProcesses, Launcher
 from alphapo_cli.launch.launchers.local import LocalLauncher, cores, gpus, worker_count
@@ -34,22 +35,29 @@ def check_keys(cfg: LauncherConfig) -> None:
         raise UsageError(f"launcher.{key} has no meaning for launcher={cfg.name}; it belongs to {' and '.join(owners)}")
 
 
-def check_processes(cfg: LauncherConfig, cells: Sequence[TrainConfig]) -> None:
-    """Check that the processes of a cell fit the GPUs that they are to have, and divide a step among them.
+def check_processes(cfg: LauncherConfig, cells: Sequence[TrainConfig], *, here: bool = True) -> None:
+    """Check that the processes of a cell fit its sharding and the GPUs that they are to have, and divide a step.
 
     Args:
         cfg: the settings of `launcher.*`.
         cells: the cells' configurations.
+        here: whether the GPUs of launcher=local are those of this machine.
 
     Raises:
-        UsageError: there are fewer GPUs than processes, or a cell has steps of fewer pairs than processes.
+        UsageError: a cell cannot be sharded so, there are fewer GPUs than processes, or a cell has steps of fewer pairs
+            than processes.
     """
     processes = CellProcesses(cfg.nproc_per_node, cfg.nodes)
-    if processes.world == 1:
-        return
     there, whose = cfg.gpus, "launcher.gpus is"
     if cfg.name == "local":
-        there, whose = len(gpus()) if any(not cell.trainer.use_cpu for cell in cells) else 0, "GPUs here:"
+        whose, there = "GPUs here:", 0
+        asked = processes.world > 1 or any(cell.sharding.cpu_offload for cell in cells)
+        if here and asked and any(not cell.trainer.use_cpu for cell in cells):
+            there = len(gpus())
+    for cell in cells:
+        check_sharding_settings(cell, processes.world, cuda=there > 0 or (cfg.name == "local" and not here))
+    if processes.world == 1:
+        return
     if 0 < there < cfg.nproc_per_node:
         raise UsageError(
             f"launcher.nproc_per_node={cfg.nproc_per_node}: each process takes a GPU, and {whose} {there}; take at most "

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.config.sharding import OPTIMIZERS
 from alphapo_cli.errors import AlphapoError
 from alphapo_cli.modeling.quantisation import NONE
 from alphapo_cli.stages.estimate.case import Case
 from alphapo_cli.stages.estimate.memory import Memory, memory_of
 from alphapo_cli.stages.estimate.phases import FIRST_PROBE
-from alphapo_cli.stages.training.sharded import OPTIMIZERS
 
 _RANK = 16
 _PROCESSES = (2, 4, 8)

@@ -91,8 +91,8 @@ def prepare_case(cfg: TrainConfig, world: int, builder: DataBuilder | None = Non
     Raises:
         UsageError: as training refuses model, data or settings.
     """
-    check_low_precision(cfg, here=False)
     check_sharding(cfg, Processes(0, world))
+    check_low_precision(cfg, here=False)
     builder = builder or DataBuilder()
     notes = []
     used = cfg

@@ -86,7 +86,10 @@ def phases_of(
     phases = []
     if on_cpu:
         converted = skeleton.on_disk if skeleton.converted else 0
-        phases.append(Phase("load", {"weights": alive.whole, "file being converted": converted}))
+        loading = {"weights": alive.whole, "file being converted": converted}
+        if cfg.sharding.mode != "none" and (cfg.model.path is not None or cfg.model.source != "from_scratch"):
+            loading = {"weights": alive.weights, "largest tensor": skeleton.largest}
+        phases.append(Phase("load", loading))
     if case.objective.needs_reference:
         # A tensor at a time is copied for the hash by which log-probs are cached.
         batch = max(measured, skeleton.largest if on_cpu else 0)

@@ -20,10 +20,11 @@ import numpy as np
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.data.tokenise import end_token_id
 from alphapo_cli.errors import AlphapoError, UsageError, first_line, refusal
+from alphapo_cli.modeling.deferred import is_deferred
 from alphapo_cli.modeling.policy import PolicyModel, bare, policy_of
 from alphapo_cli.modeling.quantisation import NONE, quantisation_of
 from alphapo_cli.modeling.saving import read_back, repair_generation, save_model
-from alphapo_cli.modeling.saving_shards import save_sharded
+from alphapo_cli.modeling.saving_shards import save_sharded, try_saving_settings
 from alphapo_cli.modeling.training_config import Setting, as_loaded, drop_router_loss, set_dropout
 from alphapo_cli.probe.scoring import score_pairs
 from alphapo_cli.runs.directory import RunDirectory
@@ -70,10 +71,10 @@ class FinalModel:
             self.log(f"note: the model's generation settings contradict one another; left out: {', '.join(left_out)}")
 
     def try_saving(self, policy: PolicyModel) -> int:
-        """Save the start model and remove it again.
+        """Save the start model and remove it again; of one whose weights are in files, all but those.
 
         Returns:
-            Bytes that it took.
+            Bytes that it takes.
 
         Raises:
             UsageError: it cannot be saved.
@@ -81,8 +82,13 @@ class FinalModel:
         trial = self.directory.path / TRIAL
         try:
             trial.mkdir(parents=True, exist_ok=True)
-            self._save(policy, trial)
-            return sum(file.stat().st_size for file in trial.rglob("*") if file.is_file())
+            weights = 0
+            if is_deferred(policy.lm):
+                with as_loaded(bare(policy.lm), self.loaded):
+                    weights = try_saving_settings(policy.lm, self.start.tokenizer, trial, end_id=self._end_id)
+            else:
+                self._save(policy, trial)
+            return weights + sum(file.stat().st_size for file in trial.rglob("*") if file.is_file())
         except Exception as error:
             if isinstance(error, OSError) or refusal(error) is not None:  # safetensors has errors of its own for a disk
                 why = refusal(error) or first_line(error)
@@ -201,7 +207,6 @@ class FinalModel:
         """
         assert policy.sharded is not None
         blank = policy.sharded[1].lm
-        end_id = end_token_id(self.start.tokenizer, self.cfg.data)
         with contextlib.ExitStack() as stack:
             folder, fault = None, None
             if lock is not None:
@@ -212,16 +217,19 @@ class FinalModel:
                 except Exception as error:
                     fault = error
             with as_loaded(bare(blank), self.loaded):
-                fault = save_sharded(policy.lm, blank, self.start.tokenizer, folder, end_id=end_id) or fault
+                fault = save_sharded(policy.lm, blank, self.start.tokenizer, folder, end_id=self._end_id) or fault
             processes.agree(fault)
         self.log(
             "note: the saved model's tensors are those that were trained; no process has all of it to compare log-probs"
         )
 
+    @property
+    def _end_id(self) -> int:
+        return end_token_id(self.start.tokenizer, self.cfg.data)
+
     def _save(self, policy: PolicyModel, folder: Path) -> Any:
-        end_id = end_token_id(self.start.tokenizer, self.cfg.data)
         with as_loaded(bare(policy.lm), self.loaded):
-            return save_model(policy.lm, self.start.tokenizer, folder, end_id=end_id, merge=self.cfg.model.merge)
+            return save_model(policy.lm, self.start.tokenizer, folder, end_id=self._end_id, merge=self.cfg.model.merge)
 
     def _compare_log_probs(self, policy: PolicyModel, lm: Any) -> None:
         """Compare the log-probs of a few pairs under the trained policy and under the model read back."""

@@ -88,6 +88,7 @@ class InputsBuilder:
         self.cache = cache or cache_dir()
         check_folder(self.cache, "set ALPHAPO_CACHE to a directory that can be written")
         self.processes = processes or Processes()
+        self.load = functools.partial(load_model, in_files=self.processes.together)
         self.memo = LRUMemo(KEPT)
 
     def model_and_data(self, cfg: TrainConfig) -> ModelAndData:
@@ -138,7 +139,7 @@ class InputsBuilder:
         key = f"weights {source.location} {source.revision} {model.dtype} {model.attention} {model.quantization}"
         start = "the embedded base" if model.path is None else path
         return self._assemble(
-            cfg, tokenizer, train, probe, lambda: self._memoized(key, lambda: load_model(source, model, device_of(cfg))),
+            cfg, tokenizer, train, probe, lambda: self._memoized(key, lambda: self.load(source, model, device_of(cfg))),
             start, model_limits(source, model), {} if model.path is None else {"model.path": self.weights_hash(source)},
         )  # fmt: skip
 
@@ -186,7 +187,7 @@ class InputsBuilder:
         # The layout is part of the key, because the packed one replaces the model's attention.
         what = f"frozen {source.location} {source.revision} {settings.dtype} {settings.attention} {settings.quantization} {cfg.layout}"
         # Never trained, so not copied.
-        lm = loaded(self.processes, lambda: self._memoized(what, lambda: load_model(source, settings, device_of(cfg))))
+        lm = loaded(self.processes, lambda: self._memoized(what, lambda: self.load(source, settings, device_of(cfg))))
         if policy.sharded is not None:
             return policy_of(lm, cfg, key=key, device=policy.device).shard(policy.sharded[0])
         if self.warm and policy.device != lm.device:
@@ -213,9 +214,8 @@ class InputsBuilder:
         """
         scorer = self.reference_policy(cfg, policy)
         weights = self._memoized(f"hash {inputs_key(cfg)}", lambda: state_hash(scorer.lm))
-        sets = {"train": start.data.train, "probe": start.data.probe}
         sums = {}
-        for name, pairs in sets.items():
+        for name, pairs in {"train": start.data.train, "probe": start.data.probe}.items():
             # Token weights change the sums, so they are part of the key where there are any.
             key = [name, weights, start.data.key, *rounding(cfg, scorer), cfg.probe.batch_size]
             key += _token_weights_key(objective, guide)

@@ -52,11 +52,6 @@ def _check_quantisation(cfg: TrainConfig, *, here: bool) -> None:
         _refuse_adapter(source, key)
     if kind == quantisation.NONE:
         return
-    if cfg.sharding.mode != "none":
-        raise UsageError(
-            f"sharding.mode={cfg.sharding.mode}: {key} cannot be sharded, because a shard would cut the blocks that share "
-            "a scale; leave one of the two out"
-        )
     if source is None and cfg.model.source == "from_scratch":
         raise UsageError(f"{key}: needs a saved model, and random weights are trained whole; give model.path")
     if cfg.model.lora.r is None:

@@ -1,4 +1,4 @@
-"""Whether a run can be sharded, and how its models are loaded then: the weights on rank 0, their shapes elsewhere."""
+"""Whether a run can be sharded, and how its models are loaded then: rank 0 opens the files, the others get shapes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ import torch
 import transformers
 
 from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.config.sharding import KEY, check_sharding_settings
 from alphapo_cli.errors import UsageError, say
 from alphapo_cli.modeling.policy import bare
 from alphapo_cli.modeling.sharding import without_weights
 from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.training.trainer import PreferenceTrainer
-
-_KEY = "sharding.mode=fsdp"
-# Those that are tested on shards. Adafactor fails on them, and 8-bit optimizers keep blocks that a shard would cut.
-OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "sgd")
 
 
 def check_sharding(cfg: TrainConfig, processes: Processes) -> None:
@@ -27,34 +24,14 @@ def check_sharding(cfg: TrainConfig, processes: Processes) -> None:
     Raises:
         UsageError: they do not.
     """
-    sharding = cfg.sharding
-    if sharding.mode == "none":
-        for name, value, default in (
-            ("shard_size", sharding.shard_size, None),
-            ("cpu_offload", sharding.cpu_offload, False),
-            ("reshard_after_forward", sharding.reshard_after_forward, True),
-        ):
-            if value != default:
-                raise UsageError(f"sharding.{name}={value}: nothing is sharded while sharding.mode=none; add {_KEY}")
+    check_sharding_settings(cfg, processes.world, cuda=torch.cuda.is_available())
+    if cfg.sharding.mode == "none":
         return
-    if cfg.trainer.optim not in OPTIMIZERS:
-        raise UsageError(
-            f"{_KEY}: trainer.optim={cfg.trainer.optim} is not known to work on shards (choices: {', '.join(OPTIMIZERS)})"
-        )
-    if cfg.model.merge:
-        raise UsageError(
-            f"{_KEY}: model.merge=true needs the whole model in one process; leave it out, the adapter is saved"
-        )
-    if sharding.cpu_offload and (cfg.trainer.use_cpu or not torch.cuda.is_available()):
-        raise UsageError(
-            "sharding.cpu_offload=true: without CUDA shards are in the host's memory already; leave it out"
-        )
-    if sharding.shard_size is not None and processes.world % sharding.shard_size:
-        raise UsageError(
-            f"sharding.shard_size={sharding.shard_size}: does not divide the {processes.world} process(es) of this run"
-        )
     if processes.world == 1:
-        note = f"note: {_KEY} with one process spreads nothing; start it with torchrun --nproc-per-node N"
+        note = f"note: {KEY} with one process spreads nothing; start it with torchrun --nproc-per-node N"
+        say(note, file=sys.stderr)
+    elif processes.rank == 0 and cfg.model.path is None and cfg.model.source == "from_scratch":
+        note = "note: the random weights of model=from_scratch are made whole in process 0, and spread from there"
         say(note, file=sys.stderr)
 
 
@@ -67,7 +44,7 @@ def check_model(lm: Any) -> None:
     inner = bare(lm)
     if not hasattr(inner.base_model, "layers"):
         raise UsageError(
-            f"{_KEY}: architecture '{inner.config.model_type}' has no list of layers that could be sharded; leave it out"
+            f"{KEY}: architecture '{inner.config.model_type}' has no list of layers that could be sharded; leave it out"
         )
 
 
@@ -81,17 +58,17 @@ def check_trainer(trainer: PreferenceTrainer) -> None:
         return
     if not getattr(trainer, "is_distributed_loading_by_transformers", False):
         raise UsageError(
-            f"{_KEY}: transformers {transformers.__version__} would wrap the shards of {trainer.args.world_size} processes "
+            f"{KEY}: transformers {transformers.__version__} would wrap the shards of {trainer.args.world_size} processes "
             f"in DDP; pip install 'transformers>=5.19', or use one process"
         )
 
 
 def loaded(processes: Processes, load: Callable[[], Any]) -> Any:
-    """Load a model: where processes run it together, with its weights on rank 0 and without them elsewhere. Collective.
+    """Load a model: where processes run it together, on rank 0, and its shapes alone elsewhere. Collective.
 
     Args:
         processes: the processes of the run.
-        load: returns the model, whole.
+        load: returns the model; its weights are in memory or, for processes that run it together, still in files.
 
     Returns:
         The model.
