@@ -125,13 +125,13 @@ class InputsBuilder:
         if model.path is None and model.source == "path":
             raise UsageError("model=path needs model.path=DIRECTORY (or a run directory, or a hub name)")
         path = model.path if model.path is not None else str(glassbox_base.ensure(self.cache))
-        source = locate(path, model.revision)
+        source = self.located(path, model.revision)
         if source.adapter and model.lora.r is not None and not model.merge:
             raise UsageError(
                 f"model.path={path} is a LoRA run: its adapter is merged before training, so that a new adapter would "
                 "have no base to be saved for; give model.merge=true (writes whole weights)"
             )
-        tokenizer = load_tokenizer(source, model.trust_remote_code)
+        tokenizer = self.tokenizer(source, cfg)
         if model.path is None:
             tokenizer.name_or_path = "the embedded base"  # for messages, where its cache directory means nothing
         train, probe = load_text(cfg.data, cfg.probe)
@@ -141,6 +141,14 @@ class InputsBuilder:
             cfg, tokenizer, train, probe, lambda: self._memoized(key, lambda: load_model(source, model, device_of(cfg))),
             start, model_limits(source, model), {} if model.path is None else {"model.path": self.weights_hash(source)},
         )  # fmt: skip
+
+    def located(self, name: str, revision: str | None = None, key: str = "model.path") -> ModelSource:
+        """Where the model of the setting `key` is."""
+        return locate(name, revision, key)
+
+    def tokenizer(self, source: ModelSource, cfg: TrainConfig) -> Any:
+        """The tokenizer of `model.path`."""
+        return load_tokenizer(source, cfg.model.trust_remote_code)
 
     def weights_hash(self, source: ModelSource) -> str:
         """Hash of the weights that training starts from."""
@@ -164,7 +172,7 @@ class InputsBuilder:
         for key, name in (("model.reference", cfg.model.reference), ("model.guide", cfg.model.guide)):
             if name is not None:
                 # Its weights are loaded after the run has started, so check it before.
-                source = locate(name, key=key)
+                source = self.located(name, key=key)
                 check_same_tokens(tokenizer, load_tokenizer(source, cfg.model.trust_remote_code), key, name)
                 check_limits(data, model_limits(source, cfg.model), key)
                 weights = {**(weights or {}), key: self.weights_hash(source)}
