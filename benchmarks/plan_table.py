@@ -42,7 +42,12 @@ MODELS: dict[str, dict[str, Any]] = {
         "intermediate_size": 13824, "vocab_size": 152064, "tie_word_embeddings": False,
     },
 }  # fmt: skip
-CARDS = {"24": "one card of 24 GB", "80": "one card of 80 GB", "8x80": "8 cards of 80 GB", "2x8x80": "2 nodes of 8 cards"}
+CARDS = {
+    "24": "one card of 24 GB",
+    "80": "one card of 80 GB",
+    "8x80": "8 cards of 80 GB",
+    "2x8x80": "2 nodes of 8 cards",
+}
 QLORA = ("model.lora.r=16", "model.quantization=nf4", "model.dtype=bfloat16")
 LORA = ("model.lora.r=16", "model.dtype=bfloat16")
 PLAIN = ("trainer.gradient_checkpointing=false",)

@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 
 Memory = Annotated[
     str | None,
-    typer.Option("--memory", metavar="80GB", help="Of the GPU that is planned for (with trainer.use_cpu=true: the machine). Default: this one's."),
+    typer.Option(
+        "--memory",
+        metavar="80GB",
+        help="Of the GPU that is planned for (with trainer.use_cpu=true: the machine). Default: this one's.",
+    ),
 ]
 Measure = Annotated[bool, typer.Option("--measure", help="Time a few steps here, with random weights.")]
 TokensPerSecond = Annotated[

@@ -37,9 +37,7 @@ class ModelSource:
     weights: bool = True  # whether the weights of a local model are there, see `locate`
 
 
-def locate(
-    path: str, revision: str | None = None, key: str = "model.path", *, weightless: bool = False
-) -> ModelSource:
+def locate(path: str, revision: str | None = None, key: str = "model.path", *, weightless: bool = False) -> ModelSource:
     """Return where the model of a setting is: a run directory (its model/), a model directory or a hub name.
 
     Args:

@@ -533,7 +533,9 @@ class TestDeepModels:
                               num_key_value_heads=2, head_dim=8, vocab_size=256)  # fmt: skip
         config.layer_types = ["full_attention"] * 4 + ["sliding_attention"] + ["full_attention"] * 4
         config.save_pretrained(tmp_path)
-        model = bare(policy_skeleton(composed(f"model.path={tmp_path}", "data=jsonl", "data.path=x"), None, None).policy.lm)
+        model = bare(
+            policy_skeleton(composed(f"model.path={tmp_path}", "data=jsonl", "data.path=x"), None, None).policy.lm
+        )
         assert repeated._unit(model, model.base_model.layers) is None
 
     @pytest.mark.parametrize("observed", [False, True])
@@ -542,10 +544,11 @@ class TestDeepModels:
         monkeypatch.setattr(lm_head, "_BLOCK", 512)
 
         def peak():
-            head = lm_head.Head(torch.nn.Linear(8, 256, bias=False))
+            linear = torch.nn.Linear(8, 256, bias=False)
+            head = lm_head.Head(linear)
             hidden = torch.empty(16, 8).fill_(0.5).requires_grad_()
             targets = torch.zeros(16, dtype=torch.int64)
-            with LiveBytes([hidden, targets, head.linear.weight]) as live:
+            with LiveBytes([hidden, targets, linear.weight]) as live:
                 if observed:
                     lm_head.observe(hidden, targets, head, described=16, start=(hidden, head))
                 else:

@@ -25,7 +25,10 @@ class DataBuilder(InputsBuilder):
         return locate(name, revision, key, weightless=True)
 
     def tokenizer(self, source: ModelSource, cfg: TrainConfig) -> Any:
-        """The tokenizer beside config.json; where there are neither weights nor that, one that is trained on the pairs.
+        """The tokenizer beside config.json.
+
+        Returns:
+            The tokenizer; where there are neither weights nor that, one that is trained on the pairs.
 
         Raises:
             UsageError: a hub model's files are not there.
@@ -67,7 +70,9 @@ def missing(source: ModelSource, cfg: ModelConfig) -> list[str]:
     if not source.local:
         return [f"{named}: config.json and tokenizer were read, no weights: their size is that of the config"]
     dtype = str(declared_dtype(source, cfg)).removeprefix("torch.")
-    notes = [f"{named}: the weights are not there, or not all: their number and dtype ({dtype}) are those of config.json"]
+    notes = [
+        f"{named}: the weights are not there, or not all: their number and dtype ({dtype}) are those of config.json"
+    ]
     if lacks_tokenizer(source):
         notes.append(
             f"{named}: no tokenizer there: lengths are those of one of {_VOCABULARY:,} tokens that was trained on the pairs, "

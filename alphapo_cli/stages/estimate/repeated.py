@@ -54,7 +54,7 @@ def follow(model: Any, run: Run) -> tuple[int, int]:
     Returns:
         (bytes kept after the forward pass, most bytes at a time).
     """
-    layers = getattr(model.base_model, "layers", None)
+    layers: Any = getattr(model.base_model, "layers", None)
     unit = _unit(model, layers) if isinstance(layers, nn.ModuleList) else None
     if unit is not None:
         few, more = (_on(model, unit, units, run) for units in (_FEW, _FEW + 1))
@@ -81,7 +81,11 @@ def _kind(layer: nn.Module) -> list[Any]:
     """All of a layer that decides what it takes: its modules with their settings, and its parameters' shapes."""
     plain = (bool, int, float, str, type(None))
     modules = [
-        (name, type(module), sorted((k, v) for k, v in vars(module).items() if isinstance(v, plain) and k not in _PLACE))
+        (
+            name,
+            type(module),
+            sorted((k, v) for k, v in vars(module).items() if isinstance(v, plain) and k not in _PLACE),
+        )
         for name, module in layer.named_modules()
     ]
     return [modules, [(name, p.shape, p.dtype, p.requires_grad) for name, p in layer.named_parameters()]]
@@ -155,8 +159,13 @@ def _extended(few: Course, more: Course, units: int) -> tuple[int, int] | None:
     if len(forward) != later - after or len(backward) != len(repeated):
         return None
     whole = a + units * (left - a)
-    candidates = [whole, forward]  # the first of the units that are repeated takes in the forward pass what it does here
-    if len(repeated):  # and the last of them in the backward pass as much more than the first as there are units between
+    candidates = [
+        whole,
+        forward,
+    ]  # the first of the units that are repeated takes in the forward pass what it does here
+    if len(
+        repeated
+    ):  # and the last of them in the backward pass as much more than the first as there are units between
         at = ends[2] - (after - start)
         candidates.append(whole[at : at + len(backward)] + units * (repeated - backward))
     return few.kept + units * (more.kept - few.kept), int(max(part.max() for part in candidates if len(part)))

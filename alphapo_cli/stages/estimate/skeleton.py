@@ -92,9 +92,7 @@ def size_of(tensors: Iterable[Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values())
 
 
-def policy_skeleton(
-    cfg: TrainConfig, tokenizer: Any, base: Path | None, mode: StandIns | None = None
-) -> Skeleton:
+def policy_skeleton(cfg: TrainConfig, tokenizer: Any, base: Path | None, mode: StandIns | None = None) -> Skeleton:
     """Make the policy of a training without weights.
 
     Args:

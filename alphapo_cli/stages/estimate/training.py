@@ -173,7 +173,9 @@ def _notes(case: Case, memory: Memory, asked: Asked, *, untimed: bool) -> tuple[
     if memory.device != case.here:
         notes.append("--memory is taken for that of a GPU, for each process; trainer.use_cpu=true plans for the CPU")
     if memory.alive.gathered and memory.device == "cuda":
-        notes.append(f"process 0 reads the weights whole: {size(memory.alive.whole)} of the host's memory, while it starts")
+        notes.append(
+            f"process 0 reads the weights whole: {size(memory.alive.whole)} of the host's memory, while it starts"
+        )
     if memory.device == "cuda":
         notes.append(
             "activations are those of the CPU's kernels; on a GPU its context and the allocator's fragmentation come on top, "
