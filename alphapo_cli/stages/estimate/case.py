@@ -14,6 +14,7 @@ import torch
 from alphapo_cli.config.schema import SelectConfig, TrainConfig
 from alphapo_cli.data.selected import SETTING, conditions_of
 from alphapo_cli.data.token_pairs import TokenPairs
+from alphapo_cli.modeling.locations import locate
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.probe.idealised import MARGIN
 from alphapo_cli.probe.score_names import OF_MODEL
@@ -127,7 +128,7 @@ def prepare_case(
         )
     objective, start = start_of(used, builder)
     if cfg.model.path is not None:
-        notes += missing(builder.located(cfg.model.path, cfg.model.revision), cfg.model)
+        notes += missing(locate(cfg.model.path, cfg.model.revision, weightless=True), cfg.model)
     embedded = cfg.model.path is None and cfg.model.source == "glassbox"
     base = glassbox_base.ensure(builder.cache) if embedded else None
     return Case(cfg, objective, start, world, base, tuple(notes), divided, gpu)

@@ -8,7 +8,7 @@ from typing import Any
 from alphapo_cli.config.schema import ModelConfig, ScratchConfig, TrainConfig
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.loading import TOKENIZER_FILES, load_tokenizer, model_limits, train_tokenizer
-from alphapo_cli.modeling.locations import ModelSource, locate
+from alphapo_cli.modeling.locations import ModelSource
 from alphapo_cli.stages.estimate.skeleton import declared_dtype
 from alphapo_cli.stages.training.inputs import InputsBuilder
 from alphapo_cli.stages.training.raw_pairs import load_text, texts_of
@@ -20,9 +20,7 @@ _READ = 2000  # texts that it is trained on
 class DataBuilder(InputsBuilder):
     """Prepares model and data as training does, and does not read the weights to hash them."""
 
-    def located(self, name: str, revision: str | None = None, key: str = "model.path") -> ModelSource:
-        """Where a model is; its weights need not be there."""
-        return locate(name, revision, key, weightless=True)
+    weightless = True
 
     def tokenizer(self, source: ModelSource, cfg: TrainConfig) -> Any:
         """The tokenizer beside config.json.
