@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 
 Memory = Annotated[
     str | None,
-    typer.Option("--memory", metavar="80GB", help="Of the machine or GPU that is planned for. Default: this one's."),
+    typer.Option(
+        "--memory",
+        metavar="80GB",
+        help="Of the GPU that is planned for (with trainer.use_cpu=true: the machine). Default: this one's.",
+    ),
 ]
 Measure = Annotated[bool, typer.Option("--measure", help="Time a few steps here, with random weights.")]
 TokensPerSecond = Annotated[
@@ -60,6 +64,12 @@ class Options:
     measure: bool
     tokens_per_second: float | None
     processes: int | None
+
+    @property
+    def given(self) -> str:
+        """Those that another plan of the same has again, as they are typed."""
+        memory = "" if self.memory is None else f"--memory {self.memory / 1e9:g}GB"
+        return f"{memory} --processes {self.processes}".strip() if self.processes is not None else memory
 
     @classmethod
     def read(cls, memory: str | None, measure: bool, tokens_per_second: float | None, processes: int | None) -> Options:
@@ -189,7 +199,7 @@ def sweep(
     check_json_target(json)
     _check([cell.cfg for cell in line.grid.cells], line.plan)
     asked, _ = _asked(options)
-    from alphapo_cli.cli.planning import show_grid
+    from alphapo_cli.cli.planning import following, show_grid
     from alphapo_cli.launch.estimate import estimate_grid
 
     found = estimate_grid(line.grid, line.launcher, processes, asked)
@@ -199,7 +209,7 @@ def sweep(
     emit({**found.as_json(), "judge": total}, json)
     cells = [] if max_parallel is None else ["--max-parallel", str(max_parallel)]
     typed = _typed([*(arguments or []), *cells], config, config_dir, files, strip_think)
-    next_step(f"alphapo sweep {typed}".rstrip())
+    next_step(*following(f"sweep {typed}".rstrip(), found.kinds[0][1], options.given))
 
 
 def _typed(
@@ -231,7 +241,7 @@ def _check(configs: Sequence[TrainConfig], later: Plan | None) -> None:
     from alphapo_cli.tracking.wandb_preflight import check_tracking
 
     for cfg in configs:
-        check_paths(cfg)
+        check_paths(cfg, weightless=True)
         greater_is_better(cfg)
         check_tracking(cfg.tracking)
     if later is not None:
@@ -258,13 +268,11 @@ def _one(
     from alphapo_cli.stages.estimate.case import prepare_case
     from alphapo_cli.stages.estimate.training import estimate
 
-    found = estimate(prepare_case(cfg, world), asked)
+    found = estimate(prepare_case(cfg, world, gpu=options.memory is not None), asked)
     cost = _judging(later, cfg)
     show(found, state, cost)
     emit({**found.as_json(), "run": state, "judge": cost}, json)
-    line = following(f"{command} {typed}".rstrip(), found.fits, found.changes)
-    if line is not None:
-        next_step(*line)
+    next_step(*following(f"{command} {typed}".rstrip(), found, options.given))
 
 
 def _judging(later: Plan | None, cfg: TrainConfig) -> dict[str, float | None] | None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 
 from alphapo_cli.cli.common import print_list
 from alphapo_cli.errors import say
 from alphapo_cli.launch.estimate import GridEstimate
 from alphapo_cli.runtime.wording import duration, size
-from alphapo_cli.stages.estimate.advice import Change
 from alphapo_cli.stages.estimate.training import Estimate
 
+_TORCHRUN = re.compile(r"\(torchrun (?:--nnodes (?P<nodes>\d+) )?--nproc-per-node (?P<each>\d+)\)")
+_MEMORY, _PROCESSES = r"--memory \S+", r"--processes \S+"  # options of a plan
 _OVER = {"complete": "this run is complete: the same line would train nothing", "stopped": "this run was stopped by a guard: the same line would train nothing"}  # fmt: skip
 
 
@@ -156,22 +159,35 @@ def _table(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
     print()
 
 
-def following(line: str, fits: bool, changes: Sequence[Change]) -> tuple[str, str] | None:
+def following(line: str, found: Estimate, given: str = "") -> tuple[str, str]:
     """What to type after a plan.
 
     Args:
         line: what was planned, without `alphapo plan`.
-        fits: whether it fits into memory.
-        changes: settings with which it needs less.
+        found: the plan.
+        given: options of the plan that are no settings.
 
     Returns:
-        The line and why; None where nothing that is known fits.
+        The line and why.
     """
-    if fits:
+    if found.fits:
         return f"alphapo {line}", ""
-    change = next((change for change in changes if change.fits), None)
-    if change is None:
-        return None
-    settings, _, processes = change.settings.partition(" (torchrun --nproc-per-node ")
-    more = f" --processes {processes.rstrip(')')}" if processes else ""
-    return f"alphapo plan {line} {settings}{more}", "the first change that fits"
+    change = next((change for change in found.changes if change.fits), None)
+    if change is not None:
+        return f"alphapo plan {line}{_typed(change.settings, given)}", "the first change that fits"
+    settings, needed = found.least
+    memory = f"--memory {math.ceil(needed / found.together / 1e9)}GB"
+    kept = " ".join(word for word in [re.sub(_MEMORY, "", given).strip(), memory] if word)
+    missing = f"the least that is known needs {size(needed)}, {size(needed - found.limit)} more than there is"
+    what = "a GPU" if found.memory.device == "cuda" else "a machine or a GPU"
+    return f"alphapo plan {line}{_typed(settings, kept)}", f"{missing}: plan for {what} of that size"
+
+
+def _typed(settings: str, given: str) -> str:
+    """Settings and options as they are typed; processes of torchrun become `--processes`."""
+    started = _TORCHRUN.search(settings)
+    if started is not None:
+        settings = _TORCHRUN.sub("", settings)
+        count = int(started["nodes"] or 1) * int(started["each"])
+        given = f"{re.sub(_PROCESSES, '', given)} --processes {count}"
+    return "".join(f" {word}" for word in [*settings.split(), *given.split()])

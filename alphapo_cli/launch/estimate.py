@@ -11,7 +11,7 @@ from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.launch.launchers.local import worker_count
 from alphapo_cli.launch.schema import LauncherConfig
 from alphapo_cli.stages.estimate.case import Case, prepare_case
-from alphapo_cli.stages.estimate.skeleton import DataBuilder
+from alphapo_cli.stages.estimate.inputs import DataBuilder
 from alphapo_cli.stages.estimate.training import Asked, Estimate, estimate
 from alphapo_cli.storage.hashing import digest
 from alphapo_cli.sweep.grid import Cell, Grid
@@ -114,13 +114,13 @@ def estimate_grid(grid: Grid, launcher: LauncherConfig, world: int | None, asked
     Raises:
         UsageError: as the sweep refuses one of its cells.
     """
-    builder = DataBuilder(warm=True)
+    builder, gpu = DataBuilder(warm=True), asked.memory is not None
     if asked.memory is None and launcher.memory_gb is not None:
         asked = replace(asked, memory=int(launcher.memory_gb * 1e9) // launcher.nproc_per_node)  # of a process
     world = world or launcher.nproc_per_node * launcher.nodes
     kinds: dict[str, tuple[Case, list[Cell]]] = {}
     for cell in grid.cells:
-        case = prepare_case(cell.cfg, world, builder, divided=True)
+        case = prepare_case(cell.cfg, world, builder, divided=True, gpu=gpu)
         kinds.setdefault(_kind(case), (case, []))[1].append(cell)
     found = [(len(cells), estimate(case, asked)) for case, cells in kinds.values()]
     found.sort(key=lambda kind: -kind[1].needed)

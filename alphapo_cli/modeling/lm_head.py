@@ -9,7 +9,7 @@ Legend: N completion tokens, H hidden size, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from alphapo_cli.modeling.layout.numbers import device_type, has_numbers
 from alphapo_cli.modeling.logprobs import TokenStatistics, log_softmax_at
 
 CHUNK_BYTES = 64 << 20
@@ -193,8 +194,11 @@ def _to_float32(x: Tensor) -> Tensor:
 def _blocks(logits: Tensor) -> Iterator[slice]:
     """Slices of rows of `logits` [n, V]: on the CPU what stays in a core's cache, elsewhere all rows at once."""
     rows, width = logits.shape
-    step = max(1, _BLOCK // width) if logits.device.type == "cpu" else max(1, rows)
-    return (slice(i, min(i + step, rows)) for i in range(0, rows, step))
+    step = max(1, _BLOCK // width) if device_type(logits) == "cpu" else max(1, rows)
+    starts: Sequence[int] = range(0, rows, step)
+    if not has_numbers(logits) and len(starts) > 3:  # the others take as much memory as the second one
+        starts = [*starts[:2], starts[-1]]
+    return (slice(i, min(i + step, rows)) for i in starts)
 
 
 class _LogProbs(torch.autograd.Function):

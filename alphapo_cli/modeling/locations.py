@@ -34,12 +34,20 @@ class ModelSource:
     # Of an adapter that a run of ours trained over a quantised base: model.quantization and model.dtype of that run.
     quantization: str = "none"
     dtype: str | None = None
+    weights: bool = True  # whether the weights of a local model are there, see `locate`
 
 
-def locate(path: str, revision: str | None = None, key: str = "model.path") -> ModelSource:
+def locate(path: str, revision: str | None = None, key: str = "model.path", *, weightless: bool = False) -> ModelSource:
     """Return where the model of a setting is: a run directory (its model/), a model directory or a hub name.
 
-    `key` is the name of the setting, for messages; a local source has an absolute path.
+    Args:
+        path: the value of the setting.
+        revision: of a hub name.
+        key: the name of the setting, for messages.
+        weightless: whether a directory with a config.json may lack weights, some or all.
+
+    Returns:
+        The source; a local one has an absolute path.
 
     Raises:
         UsageError: there is no such path, or the directory holds no weights or no config.
@@ -51,7 +59,7 @@ def locate(path: str, revision: str | None = None, key: str = "model.path") -> M
             if not (folder / "model").is_dir():
                 raise UsageError(f"{key}={path}: this run has no model/ (its training did not end); train it first")
             folder = folder / "model"
-        source = _local(folder, path, key)
+        source = _local(folder, path, key, weightless=weightless)
         _check_recorded(folder.absolute(), path, key)
         return source
     if folder.exists():
@@ -67,7 +75,7 @@ def locate(path: str, revision: str | None = None, key: str = "model.path") -> M
     return ModelSource(path, local=False, adapter=False, revision=revision, key=key, asked=path)
 
 
-def _local(folder: Path, asked: str, key: str) -> ModelSource:
+def _local(folder: Path, asked: str, key: str, *, weightless: bool) -> ModelSource:
     adapter = (folder / SETTINGS).is_file()
     if not adapter and not (folder / "config.json").is_file():
         raise UsageError(
@@ -75,7 +83,10 @@ def _local(folder: Path, asked: str, key: str) -> ModelSource:
         )
     names = ADAPTER_FILES if adapter else WEIGHT_FILES
     weights = [p for pattern in names for p in folder.glob(pattern) if p.stat().st_size > 0]
+    blank = ModelSource(str(folder.absolute()), local=True, adapter=False, key=key, asked=asked, weights=False)
     if not weights:
+        if weightless and not adapter:
+            return blank
         raise UsageError(f"{key}={asked}: {folder} holds no weights ({' or '.join(names)}); save the model there again")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -84,6 +95,8 @@ def _local(folder: Path, asked: str, key: str) -> ModelSource:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{key}={asked}: {index.name} is damaged; copy the directory whole") from error
         missing = sorted(file for file in parts if not (folder / file).is_file())
+        if missing and weightless:
+            return blank
         if missing:
             raise UsageError(
                 f"{key}={asked}: {len(missing)} weight file(s) missing, first {missing[0]}; copy the directory whole"

@@ -24,18 +24,19 @@ def check_model(model: str, revision: str | None = None, *, key: str) -> None:
     locate(model, revision, key=key)
 
 
-def check_paths(cfg: TrainConfig) -> None:
+def check_paths(cfg: TrainConfig, *, weightless: bool = False) -> None:
     """Check that the model's directory and the files of data are there, by the code with which training finds them.
 
     Args:
         cfg: the configuration.
+        weightless: whether the model's directory may lack weights.
 
     Raises:
         UsageError: one of them is missing or holds something else. Names of the hub are believed.
     """
     check_source(cfg.data)
     if cfg.model.path is not None:
-        locate(cfg.model.path, cfg.model.revision)
+        locate(cfg.model.path, cfg.model.revision, weightless=weightless)
     for paths, split, setting in (
         (cfg.data.path, cfg.data.split, "data.split"),
         (cfg.data.eval_path, cfg.data.eval_split or "", "data.eval_split"),

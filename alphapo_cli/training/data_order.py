@@ -152,6 +152,10 @@ class DataOrder:
             batches.append((indices, [1.0] * len(indices)) if len(indices) else (pairs[:1], [0.0]))
         return batches
 
+    def parts(self, step: int) -> list[np.ndarray]:
+        """The micro-batches of all processes at optimizer step `step`: one after another, in turns of as many as there are."""
+        return self._parts(self.pairs(step))
+
     def _parts(self, pairs: np.ndarray) -> list[np.ndarray]:
         """Cut a step's pairs into micro-batches: by number, or so that each takes at most `micro_tokens` positions."""
         if self.sizes is not None and (self.as_widest or self.micro_tokens is not None):

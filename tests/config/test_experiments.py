@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 
 from alphapo_cli.config.compose import compose
 from alphapo_cli.config.overrides import Sources, read_line
+from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.generation.schema import GenerateConfig
 from tests.conftest import Ran, plain_rows, write_rows
 
@@ -53,6 +55,28 @@ def test_a_row_of_the_table(name: str, alphapo: Alphapo) -> None:
     )
     assert (t["bf16"], t["gradient_checkpointing"], t["use_cpu"], t["threads"]) == (True, True, False, None)
     assert cfg["seed"] == 42
+
+
+def test_adapters_over_a_quantised_base_differ_in_nothing_else() -> None:
+    """Model, dtype and adapters, and ten times the learning rate; all else is the published row."""
+
+    def settings(name: str) -> dict[str, object]:
+        line = read_line([f"experiment={name}"], Sources())
+        return flat(asdict(compose("train", TrainConfig, [line], Sources())))
+
+    whole, adapters = settings("alphapo_llama3_instruct"), settings("alphapo_llama3_instruct_qlora")
+    assert {key: value for key, value in adapters.items() if whole[key] != value} == {
+        "model.quantization": "nf4", "model.dtype": "bfloat16", "model.lora.r": 16, "model.lora.alpha": 16,
+        "trainer.learning_rate": 1e-5,
+    }  # fmt: skip
+
+
+def flat(tree: dict[str, object], prefix: str = "") -> dict[str, object]:
+    """The values of a nested dictionary by their dotted keys."""
+    found: dict[str, object] = {}
+    for key, value in tree.items():
+        found.update(flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return found
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ import importlib.util
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import Gemma2Config, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from alphapo_cli.cli import planning
 from alphapo_cli.cli.planning import following
@@ -20,18 +21,21 @@ from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.data.token_pairs import TokenPair
 from alphapo_cli.errors import UsageError
 from alphapo_cli.launch.estimate import smaller_grid
+from alphapo_cli.modeling import lm_head
 from alphapo_cli.modeling.adapters import add_lora
+from alphapo_cli.modeling.layout.numbers import StandIns
 from alphapo_cli.modeling.loading import load_model
 from alphapo_cli.modeling.locations import locate
 from alphapo_cli.modeling.policy import Wanted, bare, policy_of
 from alphapo_cli.modeling.quantisation import quantised_layers
 from alphapo_cli.runtime.wording import parse_size
-from alphapo_cli.stages.estimate import published
+from alphapo_cli.stages.estimate import passes, published, repeated
 from alphapo_cli.stages.estimate.advice import Change
 from alphapo_cli.stages.estimate.judging import judge_cost
 from alphapo_cli.stages.estimate.live_bytes import LiveBytes
-from alphapo_cli.stages.estimate.passes import training_pass
+from alphapo_cli.stages.estimate.passes import measuring_pass, training_pass
 from alphapo_cli.stages.estimate.skeleton import gathered_skeleton, policy_skeleton, size_of
+from alphapo_cli.stages.estimate.training import Estimate
 from alphapo_cli.stages.plan import make_plan
 from alphapo_cli.stages.training import inputs
 from alphapo_cli.sweep.grid import make
@@ -39,6 +43,8 @@ from alphapo_cli.sweep.grid import make
 WITH = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (extra quant)"
 )
+
+LORA = ("model.lora.r=4",)
 
 
 def result(ran):
@@ -432,18 +438,188 @@ def test_the_benchmark_finds_the_peak_within_its_tolerance(tmp_path, capfd):
     assert row["off"] == pytest.approx(0, abs=0.2)
 
 
+GB = 10**9
+
+
 @pytest.mark.parametrize(
-    ("fits", "changes", "line"),
+    ("needed", "changes", "line"),
     [
-        (True, [], "alphapo train seed=1"),
-        (False, [], None),
-        (False, [("model.lora.r=16", False)], None),
-        (False, [("model.lora.r=16", False), ("trainer.tokens_per_batch=9", True)],
-         "alphapo plan train seed=1 trainer.tokens_per_batch=9"),
-        (False, [("sharding.mode=fsdp (torchrun --nproc-per-node 4)", True)],
-         "alphapo plan train seed=1 sharding.mode=fsdp --processes 4"),
+        (1, [], "alphapo train seed=1"),
+        (30 * GB, [], "alphapo plan train seed=1 --memory 30GB"),
+        (30 * GB, [("model.lora.r=16", 25 * GB)], "alphapo plan train seed=1 model.lora.r=16 --memory 25GB"),
+        (30 * GB, [("model.lora.r=16", 25 * GB), ("trainer.tokens_per_batch=9", 20 * GB)],
+         "alphapo plan train seed=1 trainer.tokens_per_batch=9 --memory 24GB"),
+        (30 * GB, [("sharding.mode=fsdp (torchrun --nproc-per-node 4)", GB)],
+         "alphapo plan train seed=1 sharding.mode=fsdp --memory 24GB --processes 4"),
+        (30 * GB, [("sharding.mode=fsdp (torchrun --nnodes 3 --nproc-per-node 8) model.lora.r=16", GB)],
+         "alphapo plan train seed=1 sharding.mode=fsdp model.lora.r=16 --memory 24GB --processes 24"),
     ],
 )  # fmt: skip
-def test_a_plan_that_does_not_fit_is_followed_by_one_that_does(fits, changes, line):
-    found = following("train seed=1", fits, [Change(text, 1, enough) for text, enough in changes])
-    assert (None if found is None else found[0]) == line
+def test_a_plan_is_followed_by_a_line_that_fits(needed, changes, line):
+    """24 GB are there. Where nothing is known that fits, for a memory in which the least of all does."""
+    tried = tuple(Change(text, taken, taken <= 24 * GB) for text, taken in changes)
+    found = Estimate(
+        None, SimpleNamespace(needed=SimpleNamespace(bytes=needed), device="cuda"), 0, 24 * GB, "--memory", 1, None, None,
+        tried, (), (),
+    )  # fmt: skip
+    typed, why = following("train seed=1", found, "--memory 24GB")
+    assert typed == line
+    if line.endswith("--memory 25GB"):
+        assert "needs 23.3 GiB, 953.7 MiB more than there is" in why
+
+
+def test_where_nothing_fits_what_is_missing_is_said(alphapo, scratch_line):
+    """A byte is no memory: the least that was tried is named with the memory that it needs."""
+    ran = alphapo("plan", "train", *scratch_line, "--memory", "1")
+    assert ran.code == 0, ran.err
+    said = ran.err.splitlines()[-1]
+    assert said.startswith("next: alphapo plan train ")
+    assert " --memory 1GB" in said
+    assert "more than there is" in said
+
+
+class TestDeepModels:
+    @pytest.mark.parametrize(
+        ("config", "settings"),
+        [
+            (LlamaConfig(num_hidden_layers=9), ()),
+            (LlamaConfig(num_hidden_layers=9), (*LORA, "trainer.bf16=true", "trainer.gradient_checkpointing=true")),
+            (Gemma2Config(num_hidden_layers=17, head_dim=8), ("trainer.bf16=true",)),
+            (MixtralConfig(num_hidden_layers=8, num_local_experts=4, num_experts_per_tok=2), ("layout=padded",)),
+        ],
+        ids=["llama", "adapters", "kinds of layers that alternate", "experts"],
+    )
+    def test_a_few_layers_tell_what_all_of_them_take(self, config, settings, tmp_path, monkeypatch):
+        """To the byte, and without running the whole model."""
+        size = {"hidden_size": 32, "intermediate_size": 80, "num_attention_heads": 4, "num_key_value_heads": 2}
+        for key, value in {**size, "vocab_size": 256}.items():
+            setattr(config, key, value)
+        config.save_pretrained(tmp_path)
+        cfg = composed(f"model.path={tmp_path}", "data=jsonl", "data.path=x", "trainer.logit_chunk_mb=0.1", *settings)
+        skeleton = policy_skeleton(cfg, None, None)
+        ids = np.arange(300, dtype=np.int32) % 250
+        batch = skeleton.policy.layout.collate([TokenPair(ids[:90], ids[100:149], ids[200:260], {}, 0)], pad_id=0)
+        layers = []
+        counted = repeated.follow
+
+        def all_layers(model, run):
+            layers.append(len(model.base_model.layers))
+            course, kept = run(lambda counter: None)
+            return kept, max(course)
+
+        def spied(model, run):
+            def counting(watch):
+                layers.append(len(model.base_model.layers))
+                return run(watch)
+
+            return counted(model, counting)
+
+        found = []
+        for follow in (spied, all_layers):
+            monkeypatch.setattr(passes, "follow", follow)
+            for full in (False, True):
+                found.append(training_pass(skeleton, batch, Wanted(), full_gradients=full))
+            found.append(measuring_pass(skeleton, skeleton.policy, batch))
+        assert found[:3] == found[3:]
+        assert found[0].coarse is None
+        *few, whole = sorted(set(layers))
+        assert whole == config.num_hidden_layers
+        assert layers.count(whole) == 3  # of `all_layers` alone
+        assert max(few) < whole
+
+    def test_layers_that_differ_are_all_run(self, tmp_path):
+        """A window in one layer only."""
+        config = Gemma2Config(num_hidden_layers=9, hidden_size=32, intermediate_size=80, num_attention_heads=4,
+                              num_key_value_heads=2, head_dim=8, vocab_size=256)  # fmt: skip
+        config.layer_types = ["full_attention"] * 4 + ["sliding_attention"] + ["full_attention"] * 4
+        config.save_pretrained(tmp_path)
+        model = bare(
+            policy_skeleton(composed(f"model.path={tmp_path}", "data=jsonl", "data.path=x"), None, None).policy.lm
+        )
+        assert repeated._unit(model, model.base_model.layers) is None
+
+    @pytest.mark.parametrize("observed", [False, True])
+    def test_logits_are_read_in_blocks_of_which_a_few_tell_the_rest(self, observed, monkeypatch):
+        """Of eight blocks three are run without numbers, and take as much as the eight with numbers."""
+        monkeypatch.setattr(lm_head, "_BLOCK", 512)
+
+        def peak():
+            linear = torch.nn.Linear(8, 256, bias=False)
+            head = lm_head.Head(linear)
+            hidden = torch.empty(16, 8).fill_(0.5).requires_grad_()
+            targets = torch.zeros(16, dtype=torch.int64)
+            with LiveBytes([hidden, targets, linear.weight]) as live:
+                if observed:
+                    lm_head.observe(hidden, targets, head, described=16, start=(hidden, head))
+                else:
+                    lm_head.token_log_probs(hidden, targets, head).sum().backward()
+            return live.peak, len(live.course)
+
+        taken, made = peak()
+        with StandIns():
+            assert peak()[0] == taken
+            assert peak()[1] < made
+        with StandIns("cuda"):  # all rows at once
+            assert peak()[0] > taken
+
+
+class TestWithoutWeights:
+    @pytest.fixture
+    def line(self, scratch_line):
+        return [word for word in scratch_line if not word.startswith(("model=", "model."))]
+
+    def test_the_same_plan_before_the_weights_are_there(self, planned, alphapo, line, scratch, tmp_path):
+        whole = scratch.path / "model"
+        folder = tmp_path / "model"
+        shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+        (before, after) = (planned(*line, f"model.path={path}") for path in (whole, folder))
+        assert after["memory"]["parts"] == before["memory"]["parts"]
+        (note,) = after["notes"]
+        assert f"model.path={folder}" in note
+        assert "float32" in note
+        for command in ("train", "inspect"):
+            ran = alphapo(command, *line, f"model.path={folder}")
+            assert ran.code == 2
+            assert "holds no weights" in ran.fault
+
+    def test_nor_the_tokenizer(self, planned, line, scratch, tmp_path):
+        shutil.copy(scratch.path / "model" / "config.json", tmp_path)
+        found = planned(*line, f"model.path={tmp_path}")
+        assert found["memory"]["largest_micro_batch"]["positions"] > 0
+        assert any("no tokenizer there" in note for note in found["notes"])
+
+    def test_a_part_of_the_weights(self, planned, alphapo, line, scratch, tmp_path):
+        """As of a download that was broken off."""
+        folder = tmp_path / "model"
+        shutil.copytree(scratch.path / "model", folder)
+        index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        assert any("or not all" in note for note in planned(*line, f"model.path={folder}")["notes"])
+        assert "1 weight file(s) missing" in alphapo("train", *line, f"model.path={folder}").fault
+
+    def test_a_name_of_the_hub_that_is_not_in_the_cache(self, alphapo, line):
+        ran = alphapo("plan", "train", *line, "model.path=nobody/nothing")
+        assert ran.code == 2
+        assert "hf download nobody/nothing config.json" in ran.fault
+        assert "model.path=./nothing" in ran.fault
+
+    def test_more_nodes_until_it_fits(self, planned, line, tmp_path):
+        """101 M parameters in GPUs of 0.32 GB, with 0.2 GB that are not spread: 16 bytes each are 0.1 GB over 16 processes."""
+        size = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 8}
+        LlamaConfig(vocab_size=512, dtype="float32", **size).save_pretrained(tmp_path)
+        found = planned(*[w for w in line if not w.startswith("trainer.use_cpu")], f"model.path={tmp_path}",
+                        "--memory", "0.32GB")  # fmt: skip
+        assert found["memory"]["device"] == "cuda"
+        (change,) = [c for c in found["changes"] if c["settings"].startswith("sharding.mode=fsdp")]
+        assert change["settings"] == "sharding.mode=fsdp (torchrun --nnodes 2 --nproc-per-node 8)"
+        assert change["fits"]
+
+
+@pytest.mark.slow
+def test_a_row_of_the_table_of_models_and_hardware(tmp_path):
+    """As docs/scaling.md has it, to the last digit."""
+    from tests.test_benchmarks import ROOT, benchmark
+
+    row = benchmark("plan_table", "--models", "0.5B", "--hardware", "24", cache=tmp_path).splitlines()[-1]
+    assert row.startswith("| 0.5B | one card of 24 GB |")
+    assert row in (ROOT / "docs" / "scaling.md").read_text().splitlines()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from alphapo_cli.config.schema import TrainConfig
@@ -14,7 +14,9 @@ from alphapo_cli.stages.estimate.memory import Memory, memory_of
 from alphapo_cli.stages.estimate.phases import FIRST_PROBE
 
 _RANK = 16
-_PROCESSES = (2, 4, 8)
+_PROCESSES = (2, 4, 8, 16, 24, 32, 48, 64)
+_NODE = 8  # GPUs of a node
+_WORTH = 0.98  # of the memory without them, that further processes have to save
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def advise(case: Case, cfg: TrainConfig, memory: Memory, limit: int, *, sharding
         sharding: whether more processes have more memory; those of one machine share the host's.
 
     Returns:
-        The changes, what saves most first; last all of them together where none suffices alone.
+        The changes, what saves most first; last several of them together where none suffices alone.
     """
     possible = (_lora, _quantised, *([_sharding] if sharding else []), _checkpointing, _tokens, _probe)
     tried: list[tuple[Callable[..., Iterator[_Tried]], _Tried]] = []
@@ -56,18 +58,31 @@ def advise(case: Case, cfg: TrainConfig, memory: Memory, limit: int, *, sharding
     tried.sort(key=lambda one: one[1].memory.needed.bytes)
     changes = [_change(one, limit) for _, one in tried]
     if changes and not any(change.fits for change in changes):
-        together = _Tried("", case, cfg, memory)
         alone = [change for change, _ in tried]
         # What helps nothing alone may help beside the others, which lower another phase.
-        for change in [*alone, *(change for change in possible if change not in alone)]:
-            found = _smallest_step(change, together.case, together.cfg, together.memory, limit)
-            if found is not None and found.memory.needed.bytes < together.memory.needed.bytes:
-                together = replace(found, settings=f"{together.settings} {found.settings}".strip())
-            if together.memory.needed.bytes <= limit:
+        every = [*alone, *(change for change in possible if change not in alone)]
+        start = _Tried("", case, cfg, memory)
+        # A quantised base is not sharded: where the one is not enough, the other may be.
+        orders = [every, sorted(every, key=lambda change: change is not _sharding)]
+        for order in orders[: 1 + sharding]:
+            together = _together(start, order, limit)
+            if together.settings not in [change.settings for change in changes]:
+                changes.append(_change(together, limit))
+            if changes[-1].fits:
                 break
-        if together.settings not in [change.settings for change in changes]:
-            changes.append(_change(together, limit))
     return changes
+
+
+def _together(start: _Tried, order: Sequence[Callable[..., Iterator[_Tried]]], limit: int) -> _Tried:
+    """Changes one after another, until they fit."""
+    together = start
+    for change in order:
+        found = _smallest_step(change, together.case, together.cfg, together.memory, limit)
+        if found is not None and found.memory.needed.bytes < together.memory.needed.bytes:
+            together = replace(found, settings=f"{together.settings} {found.settings}".strip())
+        if together.memory.needed.bytes <= limit:
+            break
+    return together
 
 
 def _change(tried: _Tried, limit: int) -> Change:
@@ -111,15 +126,27 @@ def _quantised(case: Case, cfg: TrainConfig, memory: Memory) -> Iterator[_Tried]
 
 
 def _sharding(case: Case, cfg: TrainConfig, memory: Memory) -> Iterator[_Tried]:
-    unsharded = cfg.model.merge or cfg.model.quantization != NONE
-    if cfg.sharding.mode != "none" or cfg.trainer.optim not in OPTIMIZERS or unsharded:
+    unsharded = cfg.model.merge or cfg.model.quantization != NONE or cfg.sharding.shard_size is not None
+    if cfg.trainer.optim not in OPTIMIZERS or unsharded:
         return
+    before = memory.needed.bytes
+    sharded = replace(cfg, sharding=replace(cfg.sharding, mode="fsdp"))
+    mode = "" if cfg.sharding.mode == "fsdp" else "sharding.mode=fsdp "
     for count in _PROCESSES:
         if count > case.world:
-            how = f"launcher.nproc_per_node={count}" if case.divided else f"(torchrun --nproc-per-node {count})"
-            settings = f"sharding.mode=fsdp {how}"
-            sharded = replace(cfg, sharding=replace(cfg.sharding, mode="fsdp"))
-            yield _made(settings, replace(case, world=count), sharded)
+            made = _made(f"{mode}{_processes(count, case)}", replace(case, world=count), sharded)
+            yield made
+            if count > _NODE and made.memory.needed.bytes > _WORTH * before:  # the rest is not spread
+                return
+            before = made.memory.needed.bytes
+
+
+def _processes(count: int, case: Case) -> str:
+    """How so many processes are asked for."""
+    nodes, each = max(1, count // _NODE), min(count, _NODE)
+    if case.divided:
+        return f"launcher.nproc_per_node={each}" + (f" launcher.nodes={nodes}" if nodes > 1 else "")
+    return "(torchrun " + (f"--nnodes {nodes} " if nodes > 1 else "") + f"--nproc-per-node {each})"
 
 
 def _checkpointing(case: Case, cfg: TrainConfig, memory: Memory) -> Iterator[_Tried]:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
 from alphapo_cli.config.schema import SelectConfig, TrainConfig
 from alphapo_cli.data.selected import SETTING, conditions_of
 from alphapo_cli.data.token_pairs import TokenPairs
+from alphapo_cli.modeling.locations import locate
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.probe.idealised import MARGIN
 from alphapo_cli.probe.score_names import OF_MODEL
 from alphapo_cli.runtime.distributed import Processes
-from alphapo_cli.stages.estimate.skeleton import DataBuilder
+from alphapo_cli.stages.estimate.inputs import DataBuilder, missing
 from alphapo_cli.stages.train import start_of
 from alphapo_cli.stages.training import glassbox_base
 from alphapo_cli.stages.training.extra_models import reads_guide
@@ -24,6 +27,8 @@ from alphapo_cli.stages.training.inputs import ModelAndData
 from alphapo_cli.stages.training.low_precision import check_low_precision
 from alphapo_cli.stages.training.sharded import check_sharding
 from alphapo_cli.training.data_order import DataOrder
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class Case:
         divided: whether they divide the steps of one process among them, as those of a sweep's cell do.
         base: directory of the embedded world's base, where training starts from that.
         notes: what is not as in training.
+        gpu: whether a GPU is planned for that need not be here; without one it runs where it would on this machine.
+        known: what `once` has made, shared by copies of the case.
     """
 
     cfg: TrainConfig
@@ -47,6 +54,15 @@ class Case:
     base: Path | None
     notes: tuple[str, ...] = ()
     divided: bool = False
+    gpu: bool = False
+    known: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` makes, made once for this case and its copies of other settings, all of which `key` names."""
+        if key not in self.known:
+            self.known[key] = make()
+        found: T = self.known[key]
+        return found
 
     @property
     def pairs(self) -> TokenPairs:
@@ -64,9 +80,14 @@ class Case:
         return reads_guide(self.objective)
 
     @property
-    def device(self) -> str:
+    def here(self) -> str:
         """Where the model would run on this machine: "cpu" or "cuda"."""
         return "cpu" if self.cfg.trainer.use_cpu or not torch.cuda.is_available() else "cuda"
+
+    @property
+    def device(self) -> str:
+        """Where it runs on the machine that is planned for."""
+        return "cuda" if self.gpu and not self.cfg.trainer.use_cpu else self.here
 
     def order(self, cfg: TrainConfig | None = None) -> DataOrder:
         """The order of pairs, without their sizes."""
@@ -76,7 +97,9 @@ class Case:
         return order.divided(self.world) if self.divided else order
 
 
-def prepare_case(cfg: TrainConfig, world: int, builder: DataBuilder | None = None, *, divided: bool = False) -> Case:
+def prepare_case(
+    cfg: TrainConfig, world: int, builder: DataBuilder | None = None, *, divided: bool = False, gpu: bool = False
+) -> Case:
     """Prepare data and objective by the code that training prepares them with.
 
     Args:
@@ -84,6 +107,7 @@ def prepare_case(cfg: TrainConfig, world: int, builder: DataBuilder | None = Non
         world: processes that would train.
         builder: shared by the cells of a sweep.
         divided: whether they divide the steps of one among them.
+        gpu: whether a GPU is planned for that need not be here.
 
     Returns:
         The case.
@@ -103,6 +127,8 @@ def prepare_case(cfg: TrainConfig, world: int, builder: DataBuilder | None = Non
             f"{SETTING}.by={by[0]} needs the model's log-probs: all pairs are counted, as if none were left out"
         )
     objective, start = start_of(used, builder)
+    if cfg.model.path is not None:
+        notes += missing(locate(cfg.model.path, cfg.model.revision, weightless=True), cfg.model)
     embedded = cfg.model.path is None and cfg.model.source == "glassbox"
     base = glassbox_base.ensure(builder.cache) if embedded else None
-    return Case(cfg, objective, start, world, base, tuple(notes), divided)
+    return Case(cfg, objective, start, world, base, tuple(notes), divided, gpu)

@@ -188,7 +188,7 @@ def measure(case: Case, cfg: TrainConfig) -> Speed:
             f"--measure: times random weights, which are not quantised (model.quantization={cfg.model.quantization}); give "
             "--tokens-per-second N instead"
         )
-    device = torch.device(case.device)
+    device = torch.device(case.here)
     with threads(cfg.trainer.threads):
         lm = _random(case, cfg).to(device)
         policy = policy_of(lm, cfg)
@@ -255,7 +255,8 @@ def _random(case: Case, cfg: TrainConfig) -> Any:
     model = cfg.model
     if model.path is None and model.source == "from_scratch":
         return random_model(model.scratch, case.start.tokenizer, cfg.seed)
-    config = load_config(base_source(locate(model.path or str(case.base), model.revision)), model.trust_remote_code)
+    source = locate(model.path or str(case.base), model.revision, weightless=True)
+    config = load_config(base_source(source), model.trust_remote_code)
     dtype = DTYPES[model.dtype]
     lm = AutoModelForCausalLM.from_config(
         config,

@@ -23,11 +23,21 @@ class LiveBytes(TorchDispatchMode):
 
         Args:
             known: tensors that are there already; they and their views are not counted.
+
+        Attributes:
+            live: bytes that are alive now.
+            course: the same after each storage that was made.
         """
         super().__init__()  # type: ignore[no-untyped-call]
-        self.live = self.peak = 0
+        self.live = 0
+        self.course: list[int] = []
         self._known = {tensor.untyped_storage()._cdata for tensor in known}
         self._sizes: dict[int, int] = {}
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that were alive at a time."""
+        return max(self.course, default=0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation and count what it has made."""
@@ -44,7 +54,7 @@ class LiveBytes(TorchDispatchMode):
             return
         self._sizes[key] = storage.nbytes()
         self.live += self._sizes[key]
-        self.peak = max(self.peak, self.live)
+        self.course.append(self.live)
         weakref.finalize(storage, self._free, key)
 
     def _free(self, key: int) -> None:

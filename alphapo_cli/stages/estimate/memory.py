@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from alphapo_cli.config.schema import TrainConfig
+from alphapo_cli.modeling.layout.numbers import StandIns
 from alphapo_cli.modeling.policy import PolicyModel, Wanted, bare
 from alphapo_cli.modeling.quantisation import NONE
 from alphapo_cli.probe.scoring import measured_sides
@@ -78,20 +79,17 @@ def memory_of(case: Case, cfg: TrainConfig) -> Memory:
     Raises:
         UsageError: the model cannot be made with these settings.
     """
-    skeleton = policy_skeleton(cfg, case.start.tokenizer, case.base)
+    skeleton = _skeleton(case, cfg)
     shards = (cfg.sharding.shard_size or case.world) if cfg.sharding.mode == "fsdp" else 1
     ratio, note = bytes_per_parameter(cfg)
     trained = sum(p.numel() for p in skeleton.policy.parameters() if p.requires_grad)
     frozen, kl_from, scoring = _beside(case, cfg, skeleton)
     layout = skeleton.policy.layout
     order = case.order(cfg).sized(layout.positions(case.pairs, case.sides), layout.as_widest)
-    found = largest(order, case.world)
-    wanted = Wanted(case.objective.needs_statistics, kl_from)
-    runs = skeleton
-    if shards > 1 and cfg.trainer.bf16:
-        runs = gathered_skeleton(cfg, case.start.tokenizer, case.base, skeleton.mode)
-    first = _pass(case, runs, found.first, wanted, full=shards > 1)
-    later = None if found.later is None else _pass(case, runs, found.later, wanted, full=True)
+    found = case.once(("largest", order, cfg.layout, case.world), lambda: largest(order, case.world))
+    runs = _Runs(case, cfg, skeleton, Wanted(case.objective.needs_statistics, kl_from), shards > 1)
+    first = runs.training(found.first, full=shards > 1)
+    later = None if found.later is None else runs.training(found.later, full=True)
     alive = Alive(
         weights=skeleton.weights // shards,
         whole=skeleton.weights,
@@ -104,7 +102,7 @@ def memory_of(case: Case, cfg: TrainConfig) -> Memory:
         buckets=skeleton.trained if case.world > 1 and shards == 1 else 0,
         gathered=_gathered(skeleton, cfg) if shards > 1 else 0,
     )
-    phases = phases_of(case, cfg, skeleton, alive, (first, later), _measured(case, cfg, runs), scoring)
+    phases = phases_of(case, cfg, skeleton, alive, (first, later), runs.measured(), scoring)
     notes = [note] if note else []
     if first.coarse:
         notes.append(
@@ -149,9 +147,62 @@ def _parts(
     return tuple(part for part in parts if part[1])
 
 
-def _pass(case: Case, skeleton: Skeleton, indices: np.ndarray, wanted: Wanted, *, full: bool) -> Pass:
-    batch = batch_of(skeleton, case.pairs, indices, case.sides, case.start.pad_id)
-    return training_pass(skeleton, batch, wanted, full_gradients=full)
+def _skeleton(case: Case, cfg: TrainConfig) -> Skeleton:
+    """The policy without weights, made once for all that is planned of a case."""
+    key = ("skeleton", repr([cfg.model, cfg.layout, cfg.seed, *_of_passes(cfg)]))
+    return case.once(key, lambda: policy_skeleton(cfg, case.start.tokenizer, case.base, StandIns(case.device)))
+
+
+def _of_passes(cfg: TrainConfig) -> list[object]:
+    """The settings of the trainer that decide what a pass takes."""
+    return [cfg.trainer.bf16, cfg.trainer.gradient_checkpointing, cfg.trainer.logit_chunk_mb]
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Passes of a policy, each run once for all that is planned of a case: what shards differ in is added up."""
+
+    case: Case
+    cfg: TrainConfig
+    skeleton: Skeleton
+    wanted: Wanted
+    sharded: bool
+
+    def training(self, indices: np.ndarray, *, full: bool) -> Pass:
+        """Forward and backward pass of a micro-batch."""
+
+        def run() -> Pass:
+            batch = batch_of(self._model, self.case.pairs, indices, self.case.sides, self.case.start.pad_id)
+            return training_pass(self._model, batch, self.wanted, full_gradients=full)
+
+        return self.case.once(("pass", self._key, indices.tobytes(), full), run)
+
+    def measured(self) -> int:
+        """Bytes of measuring the batch of the probe's longest pairs."""
+        probe = self.case.start.data.probe
+        sides = measured_sides(self.case.objective, probe)
+        widths = probe.prompt.lengths + probe.longest(sides)
+        indices = np.argsort(widths, kind="stable")[-self.cfg.probe.batch_size :]
+
+        def run() -> int:
+            batch = batch_of(self._model, probe, indices, sides, self.case.start.pad_id)
+            return measuring_pass(self._model, self._model.policy, batch)
+
+        return self.case.once(("measured", self._key, indices.tobytes()), run)
+
+    @property
+    def _key(self) -> str:
+        gathered = self.sharded and self.cfg.trainer.bf16
+        return repr([self.cfg.model, self.cfg.layout, self.cfg.seed, *_of_passes(self.cfg), gathered])
+
+    @property
+    def _model(self) -> Skeleton:
+        """The policy as a process computes with it."""
+        if not (self.sharded and self.cfg.trainer.bf16):
+            return self.skeleton
+        case, mode = self.case, self.skeleton.mode
+        key = ("gathered", self._key)
+        return case.once(key, lambda: gathered_skeleton(self.cfg, case.start.tokenizer, case.base, mode))
 
 
 def _beside(
@@ -199,16 +250,6 @@ def _gathered(skeleton: Skeleton, cfg: TrainConfig) -> int:
     within = {id(p) for module in layers for p in module.parameters()}
     root = sum(p.numel() for p in inner.parameters() if id(p) not in within)
     return int(item * (2 * layer + 2 * root))
-
-
-def _measured(case: Case, cfg: TrainConfig, skeleton: Skeleton) -> int:
-    """Bytes of measuring the batch of the probe's longest pairs."""
-    probe = case.start.data.probe
-    sides = measured_sides(case.objective, probe)
-    widths = probe.prompt.lengths + probe.longest(sides)
-    indices = np.argsort(widths, kind="stable")[-cfg.probe.batch_size :]
-    batch = batch_of(skeleton, probe, indices, sides, case.start.pad_id)
-    return measuring_pass(skeleton, skeleton.policy, batch)
 
 
 def _logits(case: Case, cfg: TrainConfig, skeleton: Skeleton, indices: np.ndarray) -> int:

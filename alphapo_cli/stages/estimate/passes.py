@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from alphapo_cli.modeling.lm_head import observe
 from alphapo_cli.modeling.policy import PolicyModel, Wanted, bare, head_of, inference
 from alphapo_cli.stages.estimate.grouped import GroupedProducts
 from alphapo_cli.stages.estimate.live_bytes import LiveBytes
+from alphapo_cli.stages.estimate.repeated import follow
 from alphapo_cli.stages.estimate.skeleton import Skeleton
 from alphapo_cli.training.data_order import DataOrder
 
@@ -52,45 +53,50 @@ def training_pass(skeleton: Skeleton, batch: PairBatch, wanted: Wanted, *, full_
         Its bytes.
     """
     policy = skeleton.policy
-    trained = [p for p in policy.parameters() if p.requires_grad]
+
+    def run(watch: Callable[[LiveBytes], None]) -> tuple[list[int], int]:
+        trained = [p for p in policy.parameters() if p.requires_grad]
+        for p in trained:
+            p.grad = torch.empty_like(p) if full_gradients else None
+        before = [*policy.parameters(), *policy.buffers(), *(p.grad for p in trained if p.grad is not None)]
+        if wanted.kl_from is not None:
+            before += [*wanted.kl_from.parameters(), *wanted.kl_from.buffers()]
+        with LiveBytes(before) as live:
+            watch(live)
+            values = policy(batch.to(policy.device), wanted)  # without the masks that an earlier pass has made
+            kept = live.live
+            total = values.logps.sum() if values.kl is None else values.logps.sum() + values.kl.sum()
+            del values
+            total.backward()
+        return live.course, kept
+
     try:
         with skeleton.mode, GroupedProducts(), _without_log():
-            for p in trained:
-                p.grad = torch.empty_like(p) if full_gradients else None
-            before = [*policy.parameters(), *policy.buffers(), *(p.grad for p in trained if p.grad is not None)]
-            if wanted.kl_from is not None:
-                before += [*wanted.kl_from.parameters(), *wanted.kl_from.buffers()]
-            with LiveBytes(before) as live:
-                values = policy(batch, wanted)
-                kept = live.live
-                total = values.logps.sum() if values.kl is None else values.logps.sum() + values.kl.sum()
-                del values
-                total.backward()
-        return Pass(int(kept), int(live.peak))
+            return Pass(*follow(bare(policy.lm), run))
     except Exception as error:  # shapes that depend on numbers, as of experts that run one after another
         kept = _formula(skeleton, batch)
         grown = 0 if full_gradients else skeleton.trained
         return Pass(kept, kept + grown, f"{type(error).__name__}: {first_line(error)}")
     finally:
-        for p in trained:
+        for p in policy.parameters():
             p.grad = None
 
 
 def measuring_pass(skeleton: Skeleton, policy: PolicyModel, batch: PairBatch) -> int:
     """Most bytes at a time, beside the weights, of a measurement of a batch by the probe."""
     chosen = int((batch.tokens.side == 0).sum())
-    try:
-        with (
-            skeleton.mode,
-            GroupedProducts(),
-            _without_log(),
-            inference(policy),
-            LiveBytes([*policy.parameters(), *policy.buffers()]) as live,
-        ):
-            hidden, head = policy.hidden(batch), head_of(policy.lm)
+
+    def run(watch: Callable[[LiveBytes], None]) -> tuple[list[int], int]:
+        with inference(policy), LiveBytes([*policy.parameters(), *policy.buffers()]) as live:
+            watch(live)
+            hidden, head = policy.hidden(batch.to(policy.device)), head_of(policy.lm)
             start = (hidden[:chosen], head)
             observe(hidden, batch.tokens.ids, head, described=chosen, start=start, chunk_bytes=policy.chunk_bytes)
-        return int(live.peak)
+        return live.course, 0
+
+    try:
+        with skeleton.mode, GroupedProducts(), _without_log():
+            return follow(bare(policy.lm), run)[1]
     except Exception:
         return _formula(skeleton, batch) // int(bare(policy.lm).config.get_text_config().num_hidden_layers)
 
@@ -150,12 +156,11 @@ def largest(order: DataOrder, ranks: int) -> Largest:
     steps = np.unique(np.linspace(0, order.total_steps - 1, count).astype(int))
     best: list[tuple[int, np.ndarray | None]] = [(-1, None), (-1, None)]
     for step in steps.tolist():
-        for rank in range(ranks):
-            for place, (indices, _) in enumerate(order.micro_batches(step, rank)):
-                sizes = positions_of(order, indices)
-                at = min(place, 1)
-                if sizes > best[at][0]:
-                    best[at] = (sizes, indices)
+        for place, indices in enumerate(order.parts(step)):
+            sizes = positions_of(order, indices)
+            at = min(place // ranks, 1)
+            if sizes > best[at][0]:
+                best[at] = (sizes, indices)
     first, later = best[0][1], best[1][1]
     assert first is not None
     return Largest(first, later, len(steps))

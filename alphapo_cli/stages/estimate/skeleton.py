@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
@@ -21,24 +20,16 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterf
 from alphapo_cli.config.schema import LoraConfig, ModelConfig, TrainConfig
 from alphapo_cli.errors import UsageError, first_line
 from alphapo_cli.modeling.adapters import add_lora, vocabulary_rows
+from alphapo_cli.modeling.layout.numbers import StandIns
 from alphapo_cli.modeling.loading import DTYPES, base_source, load_config, random_model
 from alphapo_cli.modeling.locations import WEIGHT_FILES, ModelSource, locate
 from alphapo_cli.modeling.policy import PolicyModel, bare, policy_of
 from alphapo_cli.modeling.quantisation import NONE
 from alphapo_cli.modeling.training_config import drop_router_loss, set_dropout
 from alphapo_cli.stages.estimate.quantised import QuantisedStandIn, count_parameters, quantise
-from alphapo_cli.stages.training.inputs import InputsBuilder
 
 _CAUSAL = "alphapo_causal_sdpa"
 _STORED = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # of safetensors
-
-
-class DataBuilder(InputsBuilder):
-    """Prepares model and data as training does, and does not read the weights to hash them."""
-
-    def weights_hash(self, source: ModelSource) -> str:
-        """No hash."""
-        return ""
 
 
 @dataclass(frozen=True)
@@ -53,7 +44,7 @@ class Skeleton:
     """
 
     policy: PolicyModel
-    mode: FakeTensorMode
+    mode: StandIns
     on_disk: int = 0
     converted: bool = False
 
@@ -101,9 +92,7 @@ def size_of(tensors: Iterable[Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values())
 
 
-def policy_skeleton(
-    cfg: TrainConfig, tokenizer: Any, base: Path | None, mode: FakeTensorMode | None = None
-) -> Skeleton:
+def policy_skeleton(cfg: TrainConfig, tokenizer: Any, base: Path | None, mode: StandIns | None = None) -> Skeleton:
     """Make the policy of a training without weights.
 
     Args:
@@ -118,15 +107,18 @@ def policy_skeleton(
     Raises:
         UsageError: transformers has no such model, or layout or adapters cannot be used with it.
     """
-    mode = mode or FakeTensorMode(allow_non_fake_inputs=True)
+    mode = mode or StandIns()
     on_disk, converted = 0, False
     if cfg.model.path is None and cfg.model.source == "from_scratch":
         with torch.device("meta"):
             lm = random_model(cfg.model.scratch, tokenizer, cfg.seed)
     else:
-        source = locate(cfg.model.path or str(base), cfg.model.revision)
+        source = locate(cfg.model.path or str(base), cfg.model.revision, weightless=True)
         lm = _of_config(source, cfg.model)
         on_disk, stored = _files(source)
+        if not source.weights:
+            stored = declared_dtype(source, cfg.model)
+            on_disk = stored.itemsize * count_parameters(lm)
         converted = stored is not None and stored != next(lm.parameters()).dtype
     if cfg.model.dropout is not None:
         set_dropout(lm, cfg.model.dropout)
@@ -138,7 +130,13 @@ def policy_skeleton(
     return Skeleton(_policy(_in_mode(lm, mode), cfg), mode, on_disk, converted)
 
 
-def gathered_skeleton(cfg: TrainConfig, tokenizer: Any, base: Path | None, mode: FakeTensorMode) -> Skeleton:
+def declared_dtype(source: ModelSource, cfg: ModelConfig) -> torch.dtype:
+    """The dtype of a model's weights by its config.json; float32 where that says nothing."""
+    found = getattr(load_config(base_source(source), cfg.trust_remote_code).get_text_config(), "dtype", None)
+    return found if isinstance(found, torch.dtype) else torch.float32
+
+
+def gathered_skeleton(cfg: TrainConfig, tokenizer: Any, base: Path | None, mode: StandIns) -> Skeleton:
     """Make the policy as a process of a sharded run computes with it under `trainer.bf16`: matrices come as bfloat16.
 
     So autocast casts none of them, and keeps no copies; the residual stream stays float32.
@@ -155,7 +153,7 @@ def gathered_skeleton(cfg: TrainConfig, tokenizer: Any, base: Path | None, mode:
     return skeleton
 
 
-def frozen_skeleton(name: str, cfg: TrainConfig, key: str, mode: FakeTensorMode) -> PolicyModel:
+def frozen_skeleton(name: str, cfg: TrainConfig, key: str, mode: StandIns) -> PolicyModel:
     """Make the model that `model.reference` or `model.guide` names, without weights, to run in `mode`.
 
     Returns:
@@ -164,7 +162,7 @@ def frozen_skeleton(name: str, cfg: TrainConfig, key: str, mode: FakeTensorMode)
     Raises:
         UsageError: as `policy_skeleton`.
     """
-    source = locate(name, key=key)
+    source = locate(name, key=key, weightless=True)
     lm = _of_config(source, replace(cfg.model, lora=LoraConfig()))
     kind = cfg.model.quantization if source.quantization == NONE else source.quantization
     if kind != NONE:
@@ -196,7 +194,7 @@ def _of_config(source: ModelSource, cfg: ModelConfig) -> Any:
     return lm
 
 
-def _in_mode(lm: Any, mode: FakeTensorMode) -> Any:
+def _in_mode(lm: Any, mode: StandIns) -> Any:
     """Put stand-ins of `mode` in the place of a model's tensors; tied ones stay tied.
 
     A model is made on the meta device first, because adapters cannot be added to stand-ins.

@@ -78,6 +78,12 @@ class Estimate:
         return self.needed <= self.limit
 
     @property
+    def least(self) -> tuple[str, int]:
+        """(the settings that need the least of all that were tried, "" for those of the plan; bytes that they need)."""
+        tried = [(change.settings, self.together * (change.bytes + self.process)) for change in self.changes]
+        return min([("", self.needed), *tried], key=lambda one: one[1])
+
+    @property
     def seconds(self) -> Mapping[str, float] | None:
         """Seconds of each part; None where the speed is not known."""
         return None if self.speed is None else self.work.seconds(self.speed)
@@ -144,7 +150,7 @@ def estimate(case: Case, asked: Asked) -> Estimate:
     if asked.tokens_per_second is not None:
         speed = Speed(asked.tokens_per_second)
     elif asked.measure:
-        here = _of_machine(on_gpu)[0]
+        here = _of_machine(case.here == "cuda")[0]
         if memory.needed.bytes > here:
             raise UsageError(
                 f"--measure: a training step needs {size(memory.needed.bytes)} and there are {size(here)} here; give "
@@ -164,7 +170,13 @@ def _untimed(work: Work, speed: Speed | None) -> bool:
 
 def _notes(case: Case, memory: Memory, asked: Asked, *, untimed: bool) -> tuple[str, ...]:
     notes = [*case.notes, *memory.notes]
-    if memory.device == "cuda" or (asked.memory is not None and not case.cfg.trainer.use_cpu):
+    if memory.device != case.here:
+        notes.append("--memory is taken for that of a GPU, for each process; trainer.use_cpu=true plans for the CPU")
+    if memory.alive.gathered and memory.device == "cuda":
+        notes.append(
+            f"process 0 reads the weights whole: {size(memory.alive.whole)} of the host's memory, while it starts"
+        )
+    if memory.device == "cuda":
         notes.append(
             "activations are those of the CPU's kernels; on a GPU its context and the allocator's fragmentation come on top, "
             "and nobody has compared the figure with one"

@@ -83,6 +83,8 @@ class InputsBuilder:
         UsageError: the cache directory cannot be written.
     """
 
+    weightless = False  # whether a model's directory may lack weights
+
     def __init__(self, *, warm: bool = False, cache: Path | None = None, processes: Processes | None = None) -> None:
         self.warm = warm
         self.cache = cache or cache_dir()
@@ -126,13 +128,13 @@ class InputsBuilder:
         if model.path is None and model.source == "path":
             raise UsageError("model=path needs model.path=DIRECTORY (or a run directory, or a hub name)")
         path = model.path if model.path is not None else str(glassbox_base.ensure(self.cache))
-        source = locate(path, model.revision)
+        source = locate(path, model.revision, weightless=self.weightless)
         if source.adapter and model.lora.r is not None and not model.merge:
             raise UsageError(
                 f"model.path={path} is a LoRA run: its adapter is merged before training, so that a new adapter would "
                 "have no base to be saved for; give model.merge=true (writes whole weights)"
             )
-        tokenizer = load_tokenizer(source, model.trust_remote_code)
+        tokenizer = self.tokenizer(source, cfg)
         if model.path is None:
             tokenizer.name_or_path = "the embedded base"  # for messages, where its cache directory means nothing
         train, probe = load_text(cfg.data, cfg.probe)
@@ -143,21 +145,18 @@ class InputsBuilder:
             start, model_limits(source, model), {} if model.path is None else {"model.path": self.weights_hash(source)},
         )  # fmt: skip
 
+    def tokenizer(self, source: ModelSource, cfg: TrainConfig) -> Any:
+        """The tokenizer of `model.path`."""
+        return load_tokenizer(source, cfg.model.trust_remote_code)
+
     def weights_hash(self, source: ModelSource) -> str:
         """Hash of the weights that training starts from."""
         return weights_hash(source, self.cache)
 
     def _assemble(
-        self,
-        cfg: TrainConfig,
-        tokenizer: Any,
-        train: LoadedPairs,
-        probe: LoadedPairs | None,
-        load: Callable[[], Any],
-        start: str,
-        limits: ModelLimits,
-        weights: Mapping[str, str] | None = None,
-    ) -> ModelAndData:
+        self, cfg: TrainConfig, tokenizer: Any, train: LoadedPairs, probe: LoadedPairs | None, load: Callable[[], Any],
+        start: str, limits: ModelLimits, weights: Mapping[str, str] | None = None,
+    ) -> ModelAndData:  # fmt: skip
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         data = prepare(cfg.data, cfg.probe, tokenizer, train_pairs=train, probe_pairs=probe, cache_dir=self.cache)
@@ -165,7 +164,7 @@ class InputsBuilder:
         for key, name in (("model.reference", cfg.model.reference), ("model.guide", cfg.model.guide)):
             if name is not None:
                 # Its weights are loaded after the run has started, so check it before.
-                source = locate(name, key=key)
+                source = locate(name, key=key, weightless=self.weightless)
                 check_same_tokens(tokenizer, load_tokenizer(source, cfg.model.trust_remote_code), key, name)
                 check_limits(data, model_limits(source, cfg.model), key)
                 weights = {**(weights or {}), key: self.weights_hash(source)}

@@ -43,7 +43,8 @@ def device_of(cfg: TrainConfig) -> torch.device:
 def _check_quantisation(cfg: TrainConfig, *, here: bool) -> None:
     kind = cfg.model.quantization
     key = f"model.quantization={kind}"
-    source = None if cfg.model.path is None else locate(cfg.model.path, cfg.model.revision)
+    path = cfg.model.path
+    source = None if path is None else locate(path, cfg.model.revision, weightless=not here)
     if (
         source is not None
         and source.adapter
@@ -109,7 +110,7 @@ def _is_bfloat16(cfg: TrainConfig, *, here: bool) -> bool:
         return model.path is not None or model.source != "from_scratch"  # random weights are float32
     if model.path is None:
         return False  # the embedded base is float32
-    base = base_source(locate(model.path, model.revision))
+    base = base_source(locate(model.path, model.revision, weightless=not here))
     if not here and not base.local:
         return False
     return weights_dtype(load_config(base, model.trust_remote_code), base.location, base.revision) == "bfloat16"
