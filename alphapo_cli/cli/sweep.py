@@ -141,12 +141,20 @@ def sweep(
             print(script(launcher, directory, len(left)), end="")
         _after_status(directory.path, cells, "--dry-run" if dry_run else "--status")
         return
+    from alphapo_cli.launch.engine import todo
     from alphapo_cli.stages.best_metric import greater_is_better
+    from alphapo_cli.stages.paths import check_paths
     from alphapo_cli.tracking.wandb_preflight import check_tracking
 
     for cell in grid.cells:
         check_tracking(cell.cfg.tracking)
         greater_is_better(cell.cfg)
+    cells = todo(grid.cells, directory, policy, plan)
+    named = {repr((cell.cfg.model, cell.cfg.data)): cell.cfg for cell in cells}
+    for cfg in named.values():
+        check_paths(cfg)
+    if cells and plan is not None:
+        plan.check_files()
     announce(directory.path)
     note = another(directory.path, grid)
     if note:

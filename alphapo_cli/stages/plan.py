@@ -21,6 +21,7 @@ from alphapo_cli.config.schema import DataConfig, ModelConfig, TrainConfig
 from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.judges.registry import check_judge, check_settings
 from alphapo_cli.evaluation.schema import STRIP_THINK, EvalConfig, JudgeConfig, StatisticsConfig
+from alphapo_cli.generation.prompts import check_files
 from alphapo_cli.generation.schema import GenerateConfig, GenerationConfig, check_line, check_sampling
 from alphapo_cli.stages import eval_at
 from alphapo_cli.stages.judging_cost import announcement, check_limit
@@ -30,6 +31,10 @@ from alphapo_cli.storage.hashing import plan_key
 GENERATE = ("generation", "prompts")
 EVALUATE = ("judge", "statistics", STRIP_THINK)
 LATER = (*GENERATE, *EVALUATE, eval_at.SECTION)  # the same in a file of --config
+
+
+# A key of generation's `data` in a message; a file may be called data, too.
+_PROMPT_KEY = re.compile(r"\bdata\.(?=(?:path|name|split|eval_split|config)\b)")
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,17 @@ class Plan:
         if self.at:
             shown[eval_at.SECTION] = {"at": list(self.at)}
         return str(OmegaConf.to_yaml(OmegaConf.create({**shown, STRIP_THINK: evaluate.strip_think})))
+
+    def check_files(self) -> None:
+        """Check that the files of prompts are there, before anything heavy is imported.
+
+        Raises:
+            UsageError: one is missing; the message has the name that was typed.
+        """
+        try:
+            check_files(self.settings()[0].data)
+        except UsageError as error:
+            raise UsageError(_PROMPT_KEY.sub("prompts.", str(error))) from error
 
     def check_inputs(self, cfg: TrainConfig) -> str:
         """Check, before training, the files and the judge of the later stages.

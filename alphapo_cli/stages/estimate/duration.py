@@ -16,8 +16,8 @@ from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.adapters import add_lora, check_lora
 from alphapo_cli.modeling.layout.registry import LAYOUTS
-from alphapo_cli.modeling.loading import DTYPES, base_source, load_config, random_model
-from alphapo_cli.modeling.locations import locate
+from alphapo_cli.modeling.loading import DTYPES, load_config, random_model
+from alphapo_cli.modeling.locations import base_source, locate
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
 from alphapo_cli.modeling.quantisation import NONE
 from alphapo_cli.modeling.sampling import sample
