@@ -88,6 +88,23 @@ class TestLs:
         assert f"n = {len(samples)}" in first["outcome"]
         assert 0 <= first["value"] <= 1
 
+    def test_the_interval_of_an_evaluation_is_that_of_its_judge_at_its_level(self, runs, alphapo):
+        """Of 4 of 10 wins at 95 % without the file's interval: [14, 73]."""
+        found = {
+            "metrics": {"eval/win_rate": 0.4, "eval/n_total": 10}, "confidence": 0.9,
+            "intervals": {"eval/win_rate": [0.2, 0.6]},
+        }  # fmt: skip
+        (runs / "first" / "outcome.json").write_text(json.dumps(found))
+        assert "win rate 40 % [20, 60], n = 10 (90 % interval)" in alphapo("ls").out
+        (runs / "first" / "outcome.json").write_text(json.dumps(found | {"confidence": 0.95}))
+        assert re.search(r"win rate 40 % \[20, 60\], n = 10  ", alphapo("ls").out)
+        judged = runs / "judged"
+        judged.mkdir()
+        (judged / "manifest.json").write_text(json.dumps({"identity": {"judge": {}}}))
+        results = {"state": "complete", "win_rate": 40.0, "n_total": 10, "win_rate_interval": [20, 60], "confidence": 0.9}
+        (judged / "results.json").write_text(json.dumps(results))
+        assert "win rate 40 % [20, 60], n = 10 (90 % interval) against the reference" in alphapo("ls").out
+
     def test_a_running_run(self, runs, alphapo):
         (runs / "second" / "summary.json").write_text(json.dumps({"state": "running"}))
         lock = acquire(runs / "second" / ".claim")
@@ -258,6 +275,7 @@ class TestWording:
     def test_figures(self):
         assert rate(0.31, 256, (0.25, 0.37)) == "31 % [25, 37], n = 256"
         assert rate(0.31, None) == "31 %"
+        assert rate(0.31, 256, (0.26, 0.36), 0.9) == "31 % [26, 36], n = 256 (90 % interval)"
         assert (
             rate(1.0, 7) == "100 % [57, 100], n = 7"
         )  # 7 / (7 + c^2), c = 2.306 of Student's t with 8 degrees of freedom
