@@ -16,8 +16,8 @@ from pathlib import Path
 
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data import row_context
-from alphapo_cli.data.glassbox import world
 from alphapo_cli.data.folders import find
+from alphapo_cli.data.glassbox import world
 from alphapo_cli.data.load import (
     SourceRows,
     has_evaluation,

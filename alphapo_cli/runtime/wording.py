@@ -12,9 +12,7 @@ USUAL = 0.95  # the confidence of intervals that name none
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-def rate(
-    share: float, n: float | None, interval: tuple[float, float] | None = None, confidence: float = USUAL
-) -> str:
+def rate(share: float, n: float | None, interval: tuple[float, float] | None = None, confidence: float = USUAL) -> str:
     """A rate as `31 % [25, 37], n = 256`, or `31 % [26, 36], n = 256 (90 % interval)`.
 
     Args:

@@ -157,7 +157,10 @@ MISSING = (
     ("generate ./nowhere data=glassbox", "model=./nowhere: no such directory"),
     ("generate some-model data=jsonl data.path=gone.jsonl", "gone.jsonl: no such file"),
     ("score answers.jsonl scorer=reward_model scorer.model=./nowhere", "scorer.model=./nowhere: no such directory"),
-    ("pairs --answers answers.jsonl scorer=logprob scorer.model=./nowhere", "scorer.model=./nowhere: no such directory"),
+    (
+        "pairs --answers answers.jsonl scorer=logprob scorer.model=./nowhere",
+        "scorer.model=./nowhere: no such directory",
+    ),
     ("pairs ./nowhere data=glassbox scorer=length", "model=./nowhere: no such directory"),
     ("export ./nowhere --to there", "MODEL=./nowhere: no such directory"),
     ("eval o.json --reference o.json --judge vllm judge.model=./nowhere", "judge.model=./nowhere: no such directory"),

@@ -190,7 +190,9 @@ def test_a_sharded_run_leaves_what_a_run_leaves(start: Path, tmp_path: Path, for
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("mode", ["fsdp", pytest.param("none", marks=pytest.mark.nightly)])
-def test_two_processes_answer_before_and_after(mode: str, start: Path, tmp_path: Path, forked: Callable[..., Any]) -> None:
+def test_two_processes_answer_before_and_after(
+    mode: str, start: Path, tmp_path: Path, forked: Callable[..., Any]
+) -> None:
     """Side by side in the terminal and on the page, as in one process, whether they share the model or each have it."""
     words = [word for word in line(start, "trainer.max_steps=1") if not word.startswith("probe.samples=")]
     ran = torchrun(2, *words, f"sharding.mode={mode}", cwd=tmp_path, cache=tmp_path / "cache")

@@ -131,7 +131,11 @@ def _configuration(model: str | None, request: Request) -> TrainConfig:
 def _check_data_named(model: str | None, folder: Path | None, request: Request) -> None:
     """Refuse (UsageError) a model or start of one's own without data, by the names that were typed."""
     said = [request.line]
-    if folder is not None or names(said, "data") or any(group.startswith("experiment=") for group in request.line.groups):
+    if (
+        folder is not None
+        or names(said, "data")
+        or any(group.startswith("experiment=") for group in request.line.groups)
+    ):
         return
     typed = model if model is not None else None if request.start is None else f"{START} {request.start}"
     if typed is not None:

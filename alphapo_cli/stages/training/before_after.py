@@ -85,7 +85,9 @@ class BeforeAndAfter:
         sampling = Sampling(min(TOKENS, room), cfg.probe.temperature, exact)
         keep = writer_into(directory.path / "samples", write) if write is not None else lambda file, rows: None
         return cls(
-            SampledAnswers(tokenizer, ends, sampling, prompts, cfg.seed, directory.path.name, keep, memoize), log, together
+            SampledAnswers(tokenizer, ends, sampling, prompts, cfg.seed, directory.path.name, keep, memoize),
+            log,
+            together,
         )
 
     def sample(self, lm: Any, step: int) -> None:
@@ -110,7 +112,12 @@ class BeforeAndAfter:
             raise
         except Exception as error:
             # What an architecture cannot do fails in all processes alike; memory may be short in one of them.
-            if self.together and step == 0 and isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError):
+            if (
+                self.together
+                and step == 0
+                and isinstance(error, RuntimeError)
+                and not isinstance(error, NotImplementedError)
+            ):
                 raise AlphapoError(
                     f"no answers could be sampled before training ({in_words(error)}); probe.samples=0 leaves them out"
                 ) from error
