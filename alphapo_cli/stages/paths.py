@@ -10,6 +10,7 @@ from alphapo_cli.config.schema import DataConfig, ModelConfig, TrainConfig
 from alphapo_cli.data.file_hashes import fingerprints
 from alphapo_cli.data.folders import find
 from alphapo_cli.data.load import check_source, paths_of, placed
+from alphapo_cli.evaluation.schema import JudgeConfig
 from alphapo_cli.modeling.locations import locate
 from alphapo_cli.pairs.scoring.schema import ScorerConfig
 from alphapo_cli.runs.directory import RunDirectory
@@ -86,6 +87,19 @@ def check_scorers(cfg: ScorerConfig, more: Mapping[str, Any] = MappingProxyType(
     for key, name in named:
         if isinstance(name, str):
             locate(name, key=key)
+
+
+def check_judge(cfg: JudgeConfig) -> None:
+    """Check that the model of a local judge is there.
+
+    Args:
+        cfg: the judge settings.
+
+    Raises:
+        UsageError: its directory is missing. Names of the hub are believed.
+    """
+    if cfg.name == "vllm" and cfg.model is not None:
+        locate(cfg.model, key="judge.model")
 
 
 def changed_data(run: RunDirectory, cfg: TrainConfig) -> list[str]:

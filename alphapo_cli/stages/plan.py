@@ -25,6 +25,7 @@ from alphapo_cli.generation.prompts import check_files
 from alphapo_cli.generation.schema import GenerateConfig, GenerationConfig, check_line, check_sampling
 from alphapo_cli.stages import eval_at
 from alphapo_cli.stages.judging_cost import announcement, check_limit
+from alphapo_cli.stages.paths import check_judge as check_local_judge
 from alphapo_cli.stages.plan_refusals import check_adapter, refuse_true_reward
 from alphapo_cli.storage.hashing import plan_key
 
@@ -93,13 +94,15 @@ class Plan:
         return str(OmegaConf.to_yaml(OmegaConf.create({**shown, STRIP_THINK: evaluate.strip_think})))
 
     def check_files(self) -> None:
-        """Check that the files of prompts are there, before anything heavy is imported.
+        """Check that the files of prompts and the judge's model are there, before anything heavy is imported.
 
         Raises:
             UsageError: one is missing; the message has the name that was typed.
         """
+        generate, evaluate = self.settings()
+        check_local_judge(evaluate.judge)
         try:
-            check_files(self.settings()[0].data)
+            check_files(generate.data)
         except UsageError as error:
             raise UsageError(_PROMPT_KEY.sub("prompts.", str(error))) from error
 

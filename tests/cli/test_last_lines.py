@@ -142,8 +142,8 @@ def test_a_terminal_cuts_no_words(tmp_path):
 # Each line with what its message must hold.
 MISSING = (
     ("measure ./nowhere", "MODEL=./nowhere: no such directory"),
-    ("measure some-model", "some-model: on which pairs? give data=... too"),
-    ("measure --start some-model", "--start some-model: on which pairs? give data=... too"),
+    ("measure some-model", "some-model: on which data? give data=... too"),
+    ("measure --start some-model", "--start some-model: on which data? give data=... too"),
     ("measure --start ./nowhere data=glassbox", "--start=./nowhere: no such directory"),
     ("measure model.path=./nowhere", "is an argument (alphapo measure MODEL)"),
     ("measure some-model data=jsonl data.path=gone.jsonl", "gone.jsonl: no such file"),
@@ -164,6 +164,8 @@ MISSING = (
     ("pairs ./nowhere data=glassbox scorer=length", "model=./nowhere: no such directory"),
     ("export ./nowhere --to there", "MODEL=./nowhere: no such directory"),
     ("eval o.json --reference o.json --judge vllm judge.model=./nowhere", "judge.model=./nowhere: no such directory"),
+    ("eval o.json --protocol arena_hard --reference o.json --judge vllm judge.model=./nowhere", "no such directory"),
+    ("sweep alpha judge=vllm judge.model=./nowhere", "judge.model=./nowhere: no such directory"),
 )
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.schema import JudgeConfig
-from alphapo_cli.modeling.locations import locate
 
 if TYPE_CHECKING:
     from alphapo_cli.evaluation.formats import ModelOutputs
@@ -36,7 +35,7 @@ def check_settings(cfg: JudgeConfig, annotations: Path | None) -> None:
         annotations: the file of --annotations, None without the option.
 
     Raises:
-        UsageError: a setting, file or model is missing or superfluous, or a key is given in place of its variable's name.
+        UsageError: a setting or file is missing or superfluous, or a key is given in place of its variable's name.
     """
     if annotations is not None and cfg.name != "replay":
         raise UsageError(f"--annotations goes with --judge replay, not {cfg.name}")
@@ -49,8 +48,6 @@ def check_settings(cfg: JudgeConfig, annotations: Path | None) -> None:
             f"judge.verdict_tokens={cfg.verdict_tokens}: two different tokens are needed, for the output shown first and for "
             'the other, such as [" m"," M"]'
         )
-    if cfg.name == "vllm" and cfg.model is not None:
-        locate(cfg.model, key="judge.model")
     if cfg.name != "openai":
         return
     for field, instead in _OWN_FIELDS.items():

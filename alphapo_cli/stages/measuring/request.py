@@ -140,6 +140,6 @@ def _check_data_named(model: str | None, folder: Path | None, request: Request) 
     typed = model if model is not None else None if request.start is None else f"{START} {request.start}"
     if typed is not None:
         raise UsageError(
-            f"{typed}: on which pairs? give data=... too (data=jsonl data.path=FILE, data=hub data.name=OWNER/DATASET, or "
+            f"{typed}: on which data? give data=... too (data=jsonl data.path=FILE, data=hub data.name=OWNER/DATASET, or "
             "data=glassbox for the embedded world's)"
         )
