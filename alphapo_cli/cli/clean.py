@@ -16,6 +16,16 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _TIMES = {"": 86400.0, "d": 86400.0, "h": 3600.0, "w": 7 * 86400.0}
 
 
+# What the folders of the cache hold.
+_HOLDS = {
+    "base": "the embedded world's model before training",
+    "hashes": "hashes of weights and models",
+    "reference": "log-probs of references",
+    "scores": "numbers of scorers and judges",
+    "tokens": "token ids of data",
+}
+
+
 def register(app: typer.Typer) -> None:
     """Add `alphapo clean` to the application."""
     app.command(short_help="What the cache holds, and removing of old entries.")(clean)
@@ -55,11 +65,22 @@ def clean(
     found = entries(folder)
     kinds = {kind: [e for e in found if e.kind == kind] for kind in sorted({e.kind for e in found})}
     rows = [
-        [kind, f"{len(those):,}", size(sum(e.size for e in those)), duration(those[0].age), duration(those[-1].age)]
+        [
+            kind,
+            _HOLDS.get(kind, "of another version"),
+            f"{len(those):,}",
+            size(sum(e.size for e in those)),
+            duration(those[0].age),
+            duration(those[-1].age),
+        ]
         for kind, those in kinds.items()
     ]
     say(f"{folder}: {len(found):,} entries, {size(sum(e.size for e in found))}")
-    print_list(["kind", "entries", "size", "oldest", "newest"], rows, right=("entries", "size", "oldest", "newest"))
+    print_list(
+        ["folder", "what it holds", "entries", "size", "oldest", "newest"],
+        rows,
+        right=("entries", "size", "oldest", "newest"),
+    )
     going = chosen(found, age, room)
     if age is None and room is None:
         next_step("alphapo clean --older-than 30d", "removes what is older")

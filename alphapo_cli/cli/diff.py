@@ -30,6 +30,7 @@ def diff(
       alphapo diff runs/alphapo-1a2b3c4d runs/simpo-5e6f7a8b
       alphapo diff ./my-model runs/alphapo-1a2b3c4d/model --json -
     """
+    from alphapo_cli.cli.housekeeping import difference_words
     from alphapo_cli.cli.housekeeping.differences import compare, words
 
     check_json_target(json)
@@ -39,8 +40,15 @@ def diff(
         for path, beside in ((a, b), (b, a)):
             say(f"{_name(path, beside)}: {words(path, kind)}")
         print()
+    rates = [difference_words.rates(path, kind) for path in (a, b)]
     for section, differing in found.items():
-        rows = [[key, _text(left), _text(right)] for key, (left, right) in differing.items()]
+        known = rates if section == "results" else [{}, {}]
+        rows = [
+            [difference_words.named(key, kind, section)]
+            + [of.get(key) or _text(value) for of, value in zip(known, both, strict=True)]
+            for key, both in differing.items()
+            if section != "results" or not difference_words.is_said_elsewhere(key)
+        ]
         print_list([section, _name(a, b), _name(b, a)], rows)
         print()
     count = sum(map(len, found.values()))
@@ -55,6 +63,8 @@ def diff(
         next_step(f"alphapo compare {both}", "whether the win rates can be told apart")
     elif "results" in found and kind == "run":
         next_step("alphapo metrics KEY", "explains a figure")
+    elif kind == "generation":
+        next_step(f"alphapo eval {shlex.quote(str(a))} --reference {shlex.quote(str(b))}", "which answers are better")
     elif kind in ("run", "sweep"):
         next_step(f"alphapo report {both}", "their curves over one another")
     elif kind == "model":
@@ -73,8 +83,8 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     text = " ".join(str(value).split())
-    if re.fullmatch(r"[0-9a-f]{40,64}", text):
-        return text[:12]
+    if digits := re.fullmatch(r"([0-9a-f]{40,64})(-dirty)?", text):
+        return f"hash {digits[1][:12]}{digits[2] or ''}"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

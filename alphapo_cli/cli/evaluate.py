@@ -183,6 +183,9 @@ def evaluate(
     if reference is None:
         raise UsageError("--reference REF.json is missing: the outputs that these are compared with")
     check_json_target(json)
+    from alphapo_cli.stages.paths import check_judge
+
+    check_judge(cfg.judge)
     quiet_libraries()
     from alphapo_cli.evaluation.leaderboard import update
     from alphapo_cli.stages.evaluate import Inputs, prepare, run

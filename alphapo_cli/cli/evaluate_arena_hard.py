@@ -81,6 +81,9 @@ def evaluate_arena_hard(options: ArenaHardOptions) -> None:
             "judge.model=DIR, or --annotations model_judgment/JUDGE/MODEL.jsonl"
         )
     check_json_target(options.json)
+    from alphapo_cli.stages.paths import check_judge
+
+    check_judge(cfg.judge)
     quiet_libraries()
     from alphapo_cli.evaluation.arena_hard.leaderboard import update
     from alphapo_cli.stages.evaluate_arena_hard import ArenaHardInputs, prepare, run

@@ -51,7 +51,7 @@ def export(
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype}: no such dtype{nearest(dtype, DTYPES)} (choices: {', '.join(DTYPES)})")
     check_json_target(json)
-    check_model(model, key="the model")
+    check_model(model, key="MODEL")
     quiet_libraries(importing=True)
     from alphapo_cli.stages.export import export as write
     from alphapo_cli.stages.export import next_lines

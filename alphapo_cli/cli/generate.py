@@ -90,6 +90,12 @@ def generate(
         print(to_yaml(cfg), end="")
         return
     check_json_target(json)
+    from alphapo_cli.generation.prompts import check_files
+    from alphapo_cli.stages.paths import check_model
+
+    if model is not None:
+        check_model(model, cfg.model.revision, key="model")
+    check_files(cfg.data)
     quiet_libraries(importing=True)
     from alphapo_cli.stages.generate import prepare, run
 

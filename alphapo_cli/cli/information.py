@@ -19,9 +19,10 @@ def register(app: typer.Typer) -> None:
 
 
 def env() -> None:
-    """Versions, hardware and caches: what a bug report needs. Nothing secret is shown."""
+    """Versions, hardware and caches: what a bug report needs; and what each `numerics` of a run changed. Shows no secret."""
     from alphapo_cli.cli.housekeeping.sizes import bytes_of
     from alphapo_cli.config.shipped import shipped
+    from alphapo_cli.runs.format_version import NUMERICS
     from alphapo_cli.runs.provenance import git_commit, hardware, versions
     from alphapo_cli.storage.paths import cache_dir
 
@@ -31,6 +32,7 @@ def env() -> None:
         "versions": versions(),
         "hardware": hardware(),
         "git_commit": git_commit(),
+        "numerics": {"now": max(NUMERICS), "changes": {str(n): text for n, text in NUMERICS.items()}},
         "conf": str(shipped("conf")),
         "cache": {"path": str(cache), "bytes": sizes},
     }

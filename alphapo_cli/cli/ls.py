@@ -35,7 +35,9 @@ def ls(
 ) -> None:
     """Runs, sweeps, generations and evaluations: state, outcome, size and age.
 
-    By name and kind from A to Z, by outcome and size the largest first, by age the newest first.
+    By name and kind from A to Z, by outcome and size the largest first, by age the newest first. An entry of --json has
+    path, kind, state, outcome (in words), value (the win rate in it, 0 to 1; null without one), size (bytes), changed
+    (seconds since 1970) and, of a sweep's cell, its overrides.
 
     \b
     Examples:

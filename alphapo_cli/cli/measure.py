@@ -119,22 +119,22 @@ def measure(
         models.append(given.pop(0))
     where = sources(config_dir)
     line = read_line(given, where)
-    if not print_config:
-        check_json_target(json)
-        from alphapo_cli.stages.paths import check_model
-
-        for model in models:
-            check_model(model, key="MODEL")
-    quiet_libraries(importing=True)
-    from alphapo_cli.stages.measuring.prepare import Request, configurations, prepare
-    from alphapo_cli.stages.training.inputs import InputsBuilder
+    from alphapo_cli.stages.measuring.request import Request, check_files, check_models, configurations
 
     request = Request(tuple(models), start, line, where, pairs, out, replace, tokens, falls)
+    if not print_config:
+        check_models(request)
     configs = configurations(request)
     if print_config:
         for cfg in configs:
             print(to_yaml(cfg), end="")
         return
+    check_json_target(json)
+    check_files(configs)
+    quiet_libraries(importing=True)
+    from alphapo_cli.stages.measuring.prepare import prepare
+    from alphapo_cli.stages.training.inputs import InputsBuilder
+
     builder = InputsBuilder()
     prepared = [prepare(cfg, model, request, builder) for cfg, model in zip(configs, models or (None,), strict=True)]
     for measurement in prepared:

@@ -28,6 +28,7 @@ from alphapo_cli.runtime.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from alphapo_cli.config.overrides import Line, Sources
+    from alphapo_cli.pairs.scoring.schema import PairsConfig
     from alphapo_cli.stages.pairs import Pairing
 
 RECIPES = "pairs"  # the folder of conf/ that holds them
@@ -101,6 +102,7 @@ def pairs(
         print(to_yaml(cfg), end="")
         return
     check_json_target(json)
+    _check_paths(cfg, model, sample)
     quiet_libraries(importing=True)
     from alphapo_cli.stages.pairs import prepare
 
@@ -118,6 +120,20 @@ def pairs(
     data = f"data=jsonl data.path={shlex.quote(str(pairing.directory.path))}"
     next_step(f"alphapo inspect {data}", "the pairs as training reads them")
     next_step(f"alphapo train {data} model.path=MODEL")
+
+
+def _check_paths(cfg: PairsConfig, model: str | None, sample: bool) -> None:
+    """Check, before anything heavy is imported, that models and prompts are there; raises UsageError."""
+    from alphapo_cli.generation.prompts import check_files
+    from alphapo_cli.stages.paths import check_model, check_scorers
+
+    if model is not None:
+        check_model(model, cfg.model.revision, key="model")
+    if sample:
+        check_files(cfg.data)
+    check_scorers(cfg.scorer, cfg.scorers)
+    if cfg.start.model is not None:
+        check_model(cfg.start.model, cfg.start.revision, key="start.model")
 
 
 def read_recipe(texts: list[str], where: Sources) -> tuple[Line, str | None]:

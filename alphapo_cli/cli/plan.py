@@ -245,6 +245,7 @@ def _check(configs: Sequence[TrainConfig], later: Plan | None) -> None:
         greater_is_better(cfg)
         check_tracking(cfg.tracking)
     if later is not None:
+        later.check_files()
         later.check_inputs(configs[0])
 
 

@@ -103,8 +103,6 @@ def run(
     plan.check(cfg)
     check_json_target(json)
     quiet_libraries(importing=True)
-    from alphapo_cli.stages.train_generate_evaluate import after_training, join_tracking
-
     directory = RunDirectory(find_run(cfg, sys.argv))
     over = directory.check(cfg, replace=replace) in ("complete", "stopped")
     done = over and directory.outcome().get("key") == plan.key
@@ -118,6 +116,7 @@ def run(
 
             check_paths(cfg)
             greater_is_better(cfg)
+        plan.check_files()
         said = plan.check_inputs(cfg)
         if plan.at or max_cost is not None:
             say(said, file=sys.stderr)
@@ -135,6 +134,7 @@ def run(
         from alphapo_cli.objective.build import build
         from alphapo_cli.runtime.distributed import leave_processes
         from alphapo_cli.stages.train import run as train
+        from alphapo_cli.stages.train_generate_evaluate import after_training, join_tracking
 
         build(cfg.objective)
         with page_of_a_failure(directory):

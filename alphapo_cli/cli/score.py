@@ -86,6 +86,9 @@ def score(
     if not answers:
         raise UsageError("which answers? give a directory of alphapo generate, or a file with prompt and responses")
     check_json_target(json)
+    from alphapo_cli.stages.paths import check_scorers
+
+    check_scorers(cfg.scorer)
     quiet_libraries(importing=True)
     from alphapo_cli.stages.score import prepare, run
 

@@ -33,7 +33,7 @@ from alphapo_cli.runtime.quiet import quiet_libraries
 if TYPE_CHECKING:
     from alphapo_cli.launch.schema import LauncherConfig
     from alphapo_cli.stages.plan import Plan
-    from alphapo_cli.sweep.grid import Grid
+    from alphapo_cli.sweep.grid import Cell, Grid
     from alphapo_cli.sweep.record import Typed
 
 
@@ -141,12 +141,14 @@ def sweep(
             print(script(launcher, directory, len(left)), end="")
         _after_status(directory.path, cells, "--dry-run" if dry_run else "--status")
         return
+    from alphapo_cli.launch.engine import todo
     from alphapo_cli.stages.best_metric import greater_is_better
     from alphapo_cli.tracking.wandb_preflight import check_tracking
 
     for cell in grid.cells:
         check_tracking(cell.cfg.tracking)
         greater_is_better(cell.cfg)
+    _check_paths(todo(grid.cells, directory, policy, plan), plan)
     announce(directory.path)
     note = another(directory.path, grid)
     if note:
@@ -181,6 +183,16 @@ def sweep(
         raise AlphapoError(f"{len(result.failed)} of {len(grid.cells)} cells failed{also}, first {result.failed[0]}")
     if result.unfinished:
         raise AlphapoError(f"{len(grid.cells)} cells, of them {rest}: first {result.unfinished[0]}")
+
+
+def _check_paths(cells: Sequence[Cell], plan: Plan | None) -> None:
+    """Check, before anything heavy is imported, that models, data and prompts of the cells to run are there."""
+    from alphapo_cli.stages.paths import check_paths
+
+    for cfg in {repr((cell.cfg.model, cell.cfg.data)): cell.cfg for cell in cells}.values():
+        check_paths(cfg)
+    if cells and plan is not None:
+        plan.check_files()
 
 
 def _after_status(path: Path, cells: Mapping[str, Sequence[str]], looking: str) -> None:

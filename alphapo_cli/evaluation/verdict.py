@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from alphapo_cli.runtime.wording import per_cent, rate
+from alphapo_cli.runtime.wording import USUAL, rate
 
 BETTER, WORSE, UNCLEAR, FEW_PAIRS = "better", "worse", "no evidence either way", "too few pairs"
 FEW = 100  # pairs below which an interval is wider than 20 points
@@ -29,8 +29,6 @@ def verdict(results: Mapping[str, Any], what: str = "") -> dict[str, Any]:
                 "interval": None, "n": n}  # fmt: skip
     ends = results.get("win_rate_interval")
     interval = (ends[0] / 100, ends[1] / 100) if ends else None
-    confidence = results.get("confidence", 0.95)
-    level = "" if confidence == 0.95 or interval is None else f" ({per_cent(confidence)} interval)"
     outcome, said = UNCLEAR, "not judged against chance without an interval"
     if interval is not None:
         outcome = BETTER if interval[0] > 0.5 else WORSE if interval[1] < 0.5 else UNCLEAR
@@ -39,7 +37,7 @@ def verdict(results: Mapping[str, Any], what: str = "") -> dict[str, Any]:
         outcome, said = FEW_PAIRS, f"{FEW_PAIRS} to tell (n = {n})"
     return {
         "outcome": outcome,
-        "sentence": f"{said}: win rate {rate(win / 100, n, interval)}{level}, against {against}",
+        "sentence": f"{said}: win rate {rate(win / 100, n, interval, results.get('confidence', USUAL))}, against {against}",
         "share_won": win / 100,
         "interval": None if interval is None else list(interval),
         "n": n,

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.config.schema import LoraConfig
-from alphapo_cli.modeling.adapters import VOCABULARY_LAYERS, adapter_settings, stored_shapes
+from alphapo_cli.modeling.adapters import VOCABULARY_LAYERS, stored_shapes
+from alphapo_cli.modeling.locations import adapter_settings
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # LoRA ranks that vLLM supports
 # Initialisations that leave the base model as it is, so that the stored adapter is a plain one. The others (PiSSA,

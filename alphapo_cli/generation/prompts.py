@@ -16,8 +16,17 @@ from pathlib import Path
 
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data import row_context
+from alphapo_cli.data.folders import find
 from alphapo_cli.data.glassbox import world
-from alphapo_cli.data.load import SourceRows, has_evaluation, read_sources, refuse_media
+from alphapo_cli.data.load import (
+    SourceRows,
+    has_evaluation,
+    paths_of,
+    placed,
+    read_sources,
+    refuse_media,
+    split_paths,
+)
 from alphapo_cli.data.messages import MediaFound, message_list, type_name
 from alphapo_cli.data.row_formats import detect_form, to_pair
 from alphapo_cli.data.sources import Row
@@ -80,11 +89,34 @@ def load_prompts(cfg: DataConfig, *, continue_assistant: bool = False) -> Prompt
     return Prompts(named_apart(list(prompts.values())), description, read - len(prompts), answered, unread, read)
 
 
-def _sources(cfg: DataConfig) -> list[SourceRows]:
-    """The sources with their rows, of the evaluation split where one is named."""
+def check_files(cfg: DataConfig) -> None:
+    """Check that the files of prompts are there, by the code with which `load_prompts` finds them; reads no row.
+
+    Args:
+        cfg: the data settings.
+
+    Raises:
+        UsageError: a file is missing, or none is named. Names of the hub are believed.
+    """
+    if cfg.source == "glassbox" and cfg.path is None:
+        return
+    _check_named(cfg)
+    cfg = replace(cfg, eval_path=None)
+    evaluated = split_paths(cfg)
+    split, setting = (cfg.eval_split or "", "data.eval_split") if evaluated else (cfg.split, "data.split")
+    for path in evaluated or paths_of(cfg.path):
+        find(placed(path, cfg), split, cfg.config, setting)
+
+
+def _check_named(cfg: DataConfig) -> None:
     if cfg.path is None and (cfg.source != "hub" or cfg.name is None):
         key = "data.name=OWNER/DATASET" if cfg.source == "hub" else "data.path=FILE"
         raise UsageError(f"{key} is missing: which prompts?")
+
+
+def _sources(cfg: DataConfig) -> list[SourceRows]:
+    """The sources with their rows, of the evaluation split where one is named."""
+    _check_named(cfg)
     cfg = replace(cfg, eval_path=None)  # of pairs; conf/data/ may name one
     if not has_evaluation(cfg):
         return read_sources(cfg)

@@ -14,8 +14,8 @@ from alphapo_cli.generation.adapter_support import adapter_obstacles, largest_ra
 from alphapo_cli.generation.run_settings import run_around, run_folder
 from alphapo_cli.generation.schema import SubjectConfig
 from alphapo_cli.modeling.declared import context_length, stop_ids, weights_dtype
-from alphapo_cli.modeling.loading import base_source, load_config, load_model, load_tokenizer
-from alphapo_cli.modeling.locations import ModelSource, locate
+from alphapo_cli.modeling.loading import load_config, load_model, load_tokenizer
+from alphapo_cli.modeling.locations import ModelSource, base_source, locate
 from alphapo_cli.modeling.quantisation import NONE, check_installed
 from alphapo_cli.modeling.weight_hashes import folder_hash
 

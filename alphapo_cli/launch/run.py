@@ -98,13 +98,16 @@ def run_sweep(
     best = verdicts.find_best(analysis)
     summary = directory.write_summary(best, verdicts.collapses(analysis), verdicts.verdict(analysis, best))
     pictures = overview.existing_pictures(directory)
-    if cells or (grid.cells[0].cfg.tracking.pictures and overview.outdated(pictures, analysis)):
+    shows = grid.cells[0].cfg.tracking.pictures
+    anew = bool(cells) or (shows and overview.outdated(pictures, analysis))
+    if anew:
         from alphapo_cli.stages import missing_shapes  # which loads numpy
 
         missing_shapes.refresh([directory.cell(cell.id) for cell in grid.cells], _log, pictures=False)
         pictures = overview.make_pictures(directory, analysis, grid)
+    write.refresh(directory, analysis, pictures=shows)
+    if anew:
         overview.track(grid, directory, analysis, pictures, summary, bool(failed))
-    write.refresh(directory, analysis, pictures=grid.cells[0].cfg.tracking.pictures)
     return SweepResult(summary, analysis, failed, unfinished, pictures, verdicts.sentence(analysis, best))
 
 

@@ -8,7 +8,6 @@ the product to the one matrix, and so to both layers.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import warnings
 from collections.abc import Iterator
@@ -93,32 +92,6 @@ def add_lora(model: Any, cfg: ModelConfig, seed: int) -> Any:
         raise UsageError(
             f"model.lora.target_modules={lora.target_modules}: not in this model (linear layers: {', '.join(names)})"
         ) from error
-
-
-def adapter_settings(folder: Path, name: str) -> dict[str, Any]:
-    """Read the settings of a stored adapter.
-
-    Args:
-        folder: the adapter's directory.
-        name: what messages call it.
-
-    Returns:
-        The content of adapter_config.json, whose base_model_name_or_path is a text.
-
-    Raises:
-        UsageError: adapter_config.json cannot be read, or names no base model.
-    """
-    try:
-        stored = json.loads((folder / SETTINGS).read_bytes())
-        base = stored["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{name}: {SETTINGS} names no base model; save the adapter again") from error
-    if not isinstance(base, str) or not base:
-        raise UsageError(
-            f"{name}: base_model_name_or_path in {SETTINGS} is {json.dumps(base)}: the adapter does not say which model it "
-            "changes; write the base's directory or hub name there"
-        )
-    return dict(stored)
 
 
 def load_adapter(base: Any, folder: Path, *, merge: bool = True) -> Any:

@@ -14,10 +14,10 @@ from huggingface_hub.errors import StrictDataclassError
 from alphapo_cli.config.schema import ModelConfig, ScratchConfig
 from alphapo_cli.errors import UsageError, first_line, say
 from alphapo_cli.modeling import quantisation
-from alphapo_cli.modeling.adapters import adapter_settings, load_adapter, vocabulary_rows
+from alphapo_cli.modeling.adapters import load_adapter, vocabulary_rows
 from alphapo_cli.modeling.declared import context_length, weights_dtype
 from alphapo_cli.modeling.deferred import CannotDefer, held_whole, settle, weights_left_in_files
-from alphapo_cli.modeling.locations import ModelSource, locate
+from alphapo_cli.modeling.locations import ModelSource, base_source
 from alphapo_cli.modeling.policy import bare, check_head
 
 EXPORTED = "the model"  # the key of what `alphapo export` exports
@@ -55,18 +55,6 @@ def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
         )
     except UNREADABLE as error:
         raise UsageError(f"{source.key}={source.asked}: {_load_reason(error, source, 'tokenizer')}") from error
-
-
-def base_source(source: ModelSource) -> ModelSource:
-    """Return the source of the full weights: for a stored adapter, its base model.
-
-    Raises:
-        UsageError: the adapter names no base model, or the base is not where the adapter says.
-    """
-    if not source.adapter:
-        return source
-    settings = adapter_settings(Path(source.location), f"{source.key}={source.asked}")
-    return locate(settings["base_model_name_or_path"], settings.get("revision"), key=f"base model of {source.location}")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from alphapo_cli.errors import UsageError, nearest
 from alphapo_cli.runs.format_version import check_format
@@ -139,3 +140,41 @@ def _check_recorded(folder: Path, asked: str, key: str) -> None:
             f"{key}={asked}: the model is not the one that the run saved ({checksums.described(found)}); put it back from a "
             f"copy, train it again with --replace, or copy {place} elsewhere to take it as it is"
         )
+
+
+def base_source(source: ModelSource) -> ModelSource:
+    """Return the source of the full weights: for a stored adapter, its base model.
+
+    Raises:
+        UsageError: the adapter names no base model, or the base is not where the adapter says.
+    """
+    if not source.adapter:
+        return source
+    settings = adapter_settings(Path(source.location), f"{source.key}={source.asked}")
+    return locate(settings["base_model_name_or_path"], settings.get("revision"), key=f"base model of {source.location}")
+
+
+def adapter_settings(folder: Path, name: str) -> dict[str, Any]:
+    """Read the settings of a stored adapter.
+
+    Args:
+        folder: the adapter's directory.
+        name: what messages call it.
+
+    Returns:
+        The content of adapter_config.json, whose base_model_name_or_path is a text.
+
+    Raises:
+        UsageError: adapter_config.json cannot be read, or names no base model.
+    """
+    try:
+        stored = json.loads((folder / SETTINGS).read_bytes())
+        base = stored["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{name}: {SETTINGS} names no base model; save the adapter again") from error
+    if not isinstance(base, str) or not base:
+        raise UsageError(
+            f"{name}: base_model_name_or_path in {SETTINGS} is {json.dumps(base)}: the adapter does not say which model it "
+            "changes; write the base's directory or hub name there"
+        )
+    return dict(stored)

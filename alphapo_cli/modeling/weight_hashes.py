@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphapo_cli.modeling.loading import base_source
-from alphapo_cli.modeling.locations import ModelSource
+from alphapo_cli.modeling.locations import ModelSource, base_source
 from alphapo_cli.modeling.policy import bare
 from alphapo_cli.modeling.sharding import at_rest, gathered
 from alphapo_cli.storage.file_hashes import cached_of_file

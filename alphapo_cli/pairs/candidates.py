@@ -12,6 +12,8 @@ from typing import Any
 from alphapo_cli.data.text_pairs import digest
 from alphapo_cli.errors import UsageError
 
+GIVEN, SIDES = "given", ("chosen", "rejected")  # the column that says which answers are a pair of the data
+SCORED_BY = "scored_by"  # the name of the column whose list is called scores
 SELF = "self"  # the source of the answers of the model that is sampled
 # Margins and squares of numbers up to here are finite in float64.
 LARGEST_SCORE = 1e150

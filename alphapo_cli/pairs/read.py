@@ -3,8 +3,9 @@
     column                     of a file (JSONL, JSON, Parquet)
     prompt (or instruction)    text or messages; or none, where chosen and rejected are whole conversations
     responses or completions   a list of answers: texts, one assistant message each, or objects with a text and a score
-    scores                     a list of numbers, or an object of such lists by name
+    scores                     a list of numbers (its name: scored_by, else score), or an object of such lists by name
     sources, features, cut     lists beside it: who gave each answer, a vector of each, whether a token limit ended it
+    given                      a list beside it, too: "chosen" and "rejected" at the answers of a given pair, else null
     chosen, rejected           a given pair, with score_chosen and score_rejected
 
 Rows of one prompt are joined by its hash, whichever files they come from, so that the order of rows plays no part.
@@ -12,7 +13,7 @@ Rows of one prompt are joined by its hash, whichever files they come from, so th
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,16 +24,17 @@ from typing import Any
 from alphapo_cli.data.messages import encodable, message_list
 from alphapo_cli.data.row_context import numbers
 from alphapo_cli.data.scored_answers import LISTS, RATINGS, TEXTS
-from alphapo_cli.data.sources import CsvText, Row, read_files, suffix_of
+from alphapo_cli.data.sources import Row, read_files, suffix_of
 from alphapo_cli.errors import UsageError, first_line, say
 from alphapo_cli.generation.schema import ANSWERS, PROMPTS
-from alphapo_cli.pairs.candidates import NO_SCORE, SELF, Answer, Candidates, is_score
+from alphapo_cli.pairs.beside_answers import SCORE, check_features, given_of_list, score_of, scored_by, vector
+from alphapo_cli.pairs.candidates import GIVEN, SCORED_BY, SELF, SIDES, Answer, Candidates
+from alphapo_cli.pairs.same_answers import check_scored_alike, merged
 from alphapo_cli.storage.checksums import check_beside, intact
 from alphapo_cli.storage.jsonl import read_jsonl
 from alphapo_cli.storage.strict_json import half_character, read_object
 
 SCORED = "scored.jsonl"  # of alphapo score and alphapo pairs
-SCORE = "score"  # the column of scores without a name
 _CONTEXT = ("system", "tools", "documents", "chat_template_kwargs")
 
 
@@ -49,16 +51,19 @@ def read(paths: Sequence[Path]) -> list[Candidates]:
     Raises:
         UsageError: a path is missing or holds no answers, or a row is malformed; the message names it.
     """
-    rows: list[Candidates] = []
+    parts: list[list[Candidates]] = []
     directories = 0
     for path in paths:
         path = path.expanduser()
         if path.is_dir():
-            rows += of_directory(path, own=directories == 0)
+            parts.append(of_directory(path, own=directories == 0))
             directories += 1
         else:
-            rows += of_file(path)
-    _check_features(rows)
+            parts.append(of_file(path))
+    for (a, one), (b, other) in itertools.combinations(zip(paths, parts, strict=True), 2):
+        check_scored_alike(one, other, (a, b))
+    rows = [row for part in parts for row in part]
+    check_features(rows)
     found = joined(rows)
     given = [sum(one.given is not None for one in some) for some in (rows, found)]
     if given[0] > given[1]:
@@ -136,7 +141,8 @@ def _of_row(row: Row, source: str) -> Candidates:
     given: tuple[int, int] | None = None
     if name is not None:
         answers = _listed(row, name, source)
-        used = {name, "scores", "sources", "features", "cut"}
+        given = given_of_list(row, len(answers))
+        used = {name, "scores", "sources", "features", "cut", GIVEN, SCORED_BY}
     elif values.get("chosen") is not None and values.get("rejected") is not None:
         content, answers = _given(row, content, source)
         given = (0, 1)
@@ -169,7 +175,7 @@ def _listed(row: Row, name: str, source: str) -> list[Answer]:
     texts, own = [text for text, _ in found_texts], [score for _, score in found_texts]
     scores = values.get("scores")
     named: dict[str, Any] = (
-        dict(scores) if isinstance(scores, Mapping) else {SCORE: scores} if scores is not None else {}
+        dict(scores) if isinstance(scores, Mapping) else {scored_by(row): scores} if scores is not None else {}
     )
     if not named and any(score is not None for score in own):
         named = {SCORE: list(own)}
@@ -184,38 +190,21 @@ def _listed(row: Row, name: str, source: str) -> list[Answer]:
         raise UsageError(f"{row.where}: 'cut' must be a list of true and false")
     answers = []
     for i, text in enumerate(texts):
-        found = {key: _score(column[i], row, f"{key}[{i}]") for key, column in named.items()}
+        found = {key: score_of(column[i], row, f"{key}[{i}]") for key, column in named.items()}
         kept = {key: value for key, value in found.items() if value is not None}
-        answers.append(Answer(text, i, str(sources[i]), cut=cut[i], scores=kept, features=_vector(features[i], row, i)))
+        answers.append(Answer(text, i, str(sources[i]), cut=cut[i], scores=kept, features=vector(features[i], row, i)))
     return answers
-
-
-def _vector(value: Any, row: Row, number: int) -> tuple[float, ...] | None:
-    if value is not None and not (isinstance(value, list) and all(map(is_score, value))):
-        raise UsageError(f"{row.where}: 'features[{number}]' is no list of finite numbers")
-    return None if value is None else tuple(map(float, value))
-
-
-def _check_features(prompts: Sequence[Candidates]) -> None:
-    """Refuse (UsageError) vectors of different lengths."""
-    size: int | None = None
-    for prompt in prompts:
-        for answer in prompt.answers:
-            length = size if answer.features is None else len(answer.features)
-            if size is not None and length != size:
-                raise UsageError(f"{prompt.where}: its features are {length} numbers, others {size}; all need as many")
-            size = length
 
 
 def _given(row: Row, content: Any, source: str) -> tuple[Any, list[Answer]]:
     """The prompt and both answers of a pair."""
     answers = []
-    for number, name in enumerate(("chosen", "rejected")):
+    for number, name in enumerate(SIDES):
         value = row.values[name]
         if isinstance(value, list) and len(value) > 1:
             content, value = content if content is not None else value[:-1], value[-1:]
         text, _ = _answer(value, row, name)
-        score = _score(row.values.get(f"score_{name}"), row, f"score_{name}")
+        score = score_of(row.values.get(f"score_{name}"), row, f"score_{name}")
         answers.append(Answer(text, number, source, scores={} if score is None else {SCORE: score}))
     return content, answers
 
@@ -231,17 +220,6 @@ def _answer(value: Any, row: Row, name: str) -> tuple[str, Any]:
     if not isinstance(value, str):
         raise UsageError(f"{row.where}: '{name}' is no text, no single message and no object with a text")
     return encodable(value, row, name), score
-
-
-def _score(value: Any, row: Row, name: str) -> float | None:
-    if value is None or (isinstance(value, CsvText) and not value.strip()):
-        return None
-    if isinstance(value, CsvText):  # a CSV file holds texts alone
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    if not is_score(value):
-        raise UsageError(f"{row.where}: the score '{name}' is {value!r}, {NO_SCORE}")
-    return float(value)
 
 
 def joined(rows: Sequence[Candidates]) -> list[Candidates]:
@@ -264,7 +242,7 @@ def _one(rows: Sequence[Candidates]) -> Candidates:
     """The rows of one prompt as one."""
     if len(rows) == 1 and rows[0].given is not None:
         return rows[0]
-    rows = sorted(rows, key=_content)
+    rows = merged(sorted(rows, key=_content))
     if rows[0].given is not None:
         return rows[0]
     columns: dict[str, Any] = {}

@@ -7,7 +7,7 @@ from typing import Any
 
 from alphapo_cli.pairs.augment import Made
 from alphapo_cli.pairs.build import Built
-from alphapo_cli.pairs.candidates import Answer, Candidates, mean_and_sd
+from alphapo_cli.pairs.candidates import GIVEN, SCORED_BY, SIDES, Answer, Candidates, mean_and_sd
 
 
 def pair_row(made: Made, columns: Sequence[str]) -> dict[str, Any]:
@@ -77,6 +77,10 @@ def scored_row(prompt: Candidates, columns: Sequence[str]) -> dict[str, Any]:
         "scores": scores[columns[0]] if len(columns) == 1 else scores,
         "sources": [answer.source for answer in prompt.answers],
     }  # fmt: skip
+    if len(columns) == 1:
+        row[SCORED_BY] = columns[0]
+    if prompt.given is not None:  # which answer the data prefer
+        row[GIVEN] = [dict(zip(prompt.given, SIDES, strict=True)).get(n) for n in range(len(prompt.answers))]
     if any(answer.cut for answer in prompt.answers):
         row["cut"] = [answer.cut for answer in prompt.answers]
     if any(answer.features is not None for answer in prompt.answers):

@@ -47,7 +47,7 @@ def over_training_figure(rows: Rows, title: str, level: str) -> Figure:
     panels = (
         ("optimizer step", "step", None),
         ("KL to the reference, nats per token", "probe", "kl/reference"),
-        ("displacement of chosen, nats per token", "probe", "displacement/chosen"),
+        ("displacement of chosen, nats per token (axis reversed)", "probe", "displacement/chosen"),
     )
     for ax, (x_label, part, probe) in zip(axes, panels, strict=True):
         _panel(

@@ -22,6 +22,8 @@ from alphapo_cli.plots.shape_marks import arrows_of, levels, words_of
 SIDES = ((0, "chosen", style.CHOSEN), (1, "rejected", style.REJECTED))
 SIZES = LinearSegmentedColormap.from_list("sizes", ["#D5DCE6", "#8FA5C4", "#4A6FA5", "#1B3A6B"])
 _BINS, _ARROWS = 32, 13
+# The axes of both fields are scores, the logarithms of p: ds = dp / p.
+BY_P = "by p: parts of -dL/dp; on these axes, log p, that step leans more to the less likely answer"
 _WIDE = 20.0  # ratio of the largest to the smallest value from which an axis is logarithmic
 HALO = [withStroke(linewidth=3.2, foreground="white")]
 
@@ -220,6 +222,7 @@ def _handles(found: RewardShape) -> list[Any]:
     if found.field is not None:
         handles.append(Line2D([], [], color=SIZES(0.75), marker=r"$\rightarrow$", linestyle="", markersize=9,
                               label="where a step down the loss leads, the darker the steeper"))  # fmt: skip
+        handles.append(Line2D([], [], linestyle="", label=BY_P))
     if found.limit is not None:
         text = f"saturated below {found.limit:.2g}: 1 % of the weight at scores of 0"
         handles.append(Line2D([], [], color=style.GREY, linestyle=":", linewidth=0.9, label=text))

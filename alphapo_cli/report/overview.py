@@ -59,7 +59,10 @@ def track(
     summary: Mapping[str, Any],
     failed: bool,
 ) -> None:
-    """Log the sweep as a W&B run in the group of its cells, with its pictures and a table of its cells."""
+    """Log the sweep as a W&B run in the group of its cells, with its pictures and a table of its cells.
+
+    The frontier is the report's, which is written before.
+    """
     from alphapo_cli.tracking.wandb import log_group_summary, open_tracker
 
     cfg, name = grid.cells[0].cfg.tracking, directory.path.name
@@ -71,7 +74,7 @@ def track(
     ]
     hint = log_group_summary(
         open_tracker(cfg, directory.path, run_id, name, name, "sweep", dict(grid.base)),
-        pictures,
+        {**pictures, **write.frontier_picture(directory)} if cfg.pictures else pictures,
         rows,
         {"best": summary["best"]} if summary["best"] else {},
         exit_code=int(failed),

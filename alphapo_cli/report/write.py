@@ -161,6 +161,14 @@ def overlays(directory: SweepDirectory, analysis: Analysis) -> dict[str, dict[st
     return payload.overlays(collect.read(directory, analysis))
 
 
+def frontier_picture(directory: SweepDirectory) -> dict[str, Path]:
+    """The picture of the frontier in report/, by name; empty where the sweep has none, or cells have ended since."""
+    path = directory.path / FOLDER / "frontier.png"
+    html = directory.path / HTML
+    there = path.is_file() and html.is_file() and path.stat().st_mtime_ns >= html.stat().st_mtime_ns
+    return {"frontier": path} if there else {}
+
+
 def refresh(directory: SweepDirectory, analysis: Analysis, *, pictures: bool = True) -> Path | None:
     """Write the report where it is missing or older than the last cell; its path, None where no cell has ended."""
     html = directory.path / HTML

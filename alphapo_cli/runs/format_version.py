@@ -69,9 +69,12 @@ def numerics_of(manifest: Mapping[str, Any]) -> int:
 
 
 def numerics_changes(number: int) -> str | None:
-    """Describe how results differ between numerics `number` and this version; None if they do not."""
+    """Say that results differ between numerics `number` and this version; None if they do not."""
     now = max(NUMERICS)
     if number > now:
         return f"numerics {number} (by a newer alphapo: this one has {now})"
-    since = [text for n, text in NUMERICS.items() if n > number]
-    return f"numerics {number} (now {now}: {'; '.join(since)})" if since else None
+    return (
+        f"numerics {number} (now {now}: the same settings give other results; `alphapo env` lists what changed)"
+        if number < now
+        else None
+    )

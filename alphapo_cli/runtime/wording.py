@@ -8,24 +8,27 @@ from typing import Any
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runtime.statistics.share import share_interval
 
+USUAL = 0.95  # the confidence of intervals that name none
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-def rate(share: float, n: float | None, interval: tuple[float, float] | None = None) -> str:
-    """A rate as `31 % [25, 37], n = 256`.
+def rate(share: float, n: float | None, interval: tuple[float, float] | None = None, confidence: float = USUAL) -> str:
+    """A rate as `31 % [25, 37], n = 256`, or `31 % [26, 36], n = 256 (90 % interval)`.
 
     Args:
         share: 0 to 1.
         n: how many outcomes it is the mean of; None where that is not known.
-        interval: its 95 % interval, 0 to 1; None: that of wins and losses, where n is known.
+        interval: its interval, 0 to 1; None: that of wins and losses at 95 %, where n is known.
+        confidence: of the interval that is given; another than 95 % is said.
 
     Returns:
         The text.
     """
+    level = "" if interval is None or confidence == USUAL else f" ({per_cent(confidence)} interval)"
     if interval is None and n:
         interval = share_interval(share, n)
     ends = f" [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]" if interval else ""
-    return f"{100 * share:.0f} %{ends}" + (f", n = {n:,.0f}" if n else "")
+    return f"{100 * share:.0f} %{ends}" + (f", n = {n:,.0f}" if n else "") + level
 
 
 def per_cent(confidence: float) -> str:
@@ -43,7 +46,7 @@ def level(outcomes: Iterable[Mapping[str, Any]]) -> str:
         The text, with every confidence that occurs.
     """
     found = list(outcomes) or [{}]
-    levels = sorted({per_cent(one.get("confidence", 0.95)) for one in found})
+    levels = sorted({per_cent(one.get("confidence", USUAL)) for one in found})
     over = dict.fromkeys(str(one.get("intervals_over", "instructions")) for one in found)
     return f"{' or '.join(levels)} over {' or '.join(over)}"
 

@@ -14,8 +14,8 @@ from alphapo_cli.config.schema import LoraConfig, ModelConfig
 from alphapo_cli.errors import UsageError
 from alphapo_cli.generation.run_settings import check_settings
 from alphapo_cli.modeling.declared import weights_dtype
-from alphapo_cli.modeling.loading import EXPORTED, base_source, load_config, load_model, load_tokenizer
-from alphapo_cli.modeling.locations import SETTINGS, ModelSource, locate
+from alphapo_cli.modeling.loading import EXPORTED, load_config, load_model, load_tokenizer
+from alphapo_cli.modeling.locations import SETTINGS, ModelSource, base_source, locate
 from alphapo_cli.modeling.quantisation import NONE, check_installed, dequantised_model
 from alphapo_cli.modeling.saving import read_back, repair_generation, save_model
 from alphapo_cli.runs.state import RunState

@@ -187,6 +187,12 @@ def _check_sampling(cfg: PairsConfig, answers: Sequence[Path], sample: bool) -> 
         raise UsageError(f"recipe={cfg.recipe}: is for answers or pairs made elsewhere; give --answers FILE")
     if not sample and not answers:
         raise UsageError("answers of which model? give RUN or MODEL, or --answers DIR or FILE")
+    if sample and not answers and cfg.generation.samples < 2 and cfg.pair.rejected.startswith("source:"):
+        what = f"recipe={cfg.recipe}" if cfg.recipe else f"pair.rejected={cfg.pair.rejected}"
+        raise UsageError(
+            f"{what}: pairs the model's own answer with one that is given; name these by --answers FILE (prompt, and responses "
+            "with one answer)"
+        )
     if sample and not answers and cfg.generation.samples < 2:
         raise UsageError(
             f"generation.samples={cfg.generation.samples}: a pair needs two answers to a prompt; type generation.samples=5"

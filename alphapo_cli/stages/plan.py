@@ -17,19 +17,26 @@ from alphapo_cli.config.config_file import ConfigFile
 from alphapo_cli.config.embedded_world import WORLD, names
 from alphapo_cli.config.keys import UnknownKeyError, differing_keys, leaves
 from alphapo_cli.config.overrides import Line, Sources, read_line
-from alphapo_cli.config.schema import DataConfig, ModelConfig, TrainConfig
+from alphapo_cli.config.schema import DataConfig, TrainConfig
 from alphapo_cli.errors import UsageError
 from alphapo_cli.evaluation.judges.registry import check_judge, check_settings
 from alphapo_cli.evaluation.schema import STRIP_THINK, EvalConfig, JudgeConfig, StatisticsConfig
+from alphapo_cli.generation.prompts import check_files
 from alphapo_cli.generation.schema import GenerateConfig, GenerationConfig, check_line, check_sampling
 from alphapo_cli.stages import eval_at
 from alphapo_cli.stages.judging_cost import announcement, check_limit
+from alphapo_cli.stages.paths import check_judge as check_local_judge
+from alphapo_cli.stages.plan_refusals import check_adapter, refuse_true_reward
 from alphapo_cli.storage.hashing import plan_key
 
 # What overrides of generation and of evaluation begin with.
 GENERATE = ("generation", "prompts")
 EVALUATE = ("judge", "statistics", STRIP_THINK)
 LATER = (*GENERATE, *EVALUATE, eval_at.SECTION)  # the same in a file of --config
+
+
+# A key of generation's `data` in a message; a file may be called data, too.
+_PROMPT_KEY = re.compile(r"\bdata\.(?=(?:path|name|split|eval_split|config)\b)")
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Plan:
         check_limit(evaluate.judge, self.max_cost)
         check_sampling(generate.generation)
         if generate.generation.backend == "vllm" and cfg.model.lora.r is not None and not cfg.model.merge:
-            _check_adapter(cfg.model)
+            check_adapter(cfg.model)
         if self.reference is None and cfg.model.path is None and cfg.model.source == "from_scratch":
             raise UsageError(
                 "a model from random weights has no answers to be compared with: give --reference REF.json"
@@ -86,6 +93,19 @@ class Plan:
             shown[eval_at.SECTION] = {"at": list(self.at)}
         return str(OmegaConf.to_yaml(OmegaConf.create({**shown, STRIP_THINK: evaluate.strip_think})))
 
+    def check_files(self) -> None:
+        """Check that the files of prompts and the judge's model are there, before anything heavy is imported.
+
+        Raises:
+            UsageError: one is missing; the message has the name that was typed.
+        """
+        generate, evaluate = self.settings()
+        check_local_judge(evaluate.judge)
+        try:
+            check_files(generate.data)
+        except UsageError as error:
+            raise UsageError(_PROMPT_KEY.sub("prompts.", str(error))) from error
+
     def check_inputs(self, cfg: TrainConfig) -> str:
         """Check, before training, the files and the judge of the later stages.
 
@@ -108,7 +128,7 @@ class Plan:
 
         generate, evaluate = self.settings()
         if self.takes_own_prompts(cfg) and evaluate.judge.name == WORLD:
-            _refuse_true_reward(cfg)
+            refuse_true_reward(cfg)
         check_judge(evaluate.judge, self.annotations)
         choose_backend(generate.generation.backend)
         if self.takes_own_prompts(cfg):
@@ -161,31 +181,6 @@ class Plan:
             return {_as_prompts(key): value for key, value in (chosen | values).items()}
 
         return differing_keys(flat(lines), flat(self.lines))
-
-
-def _check_adapter(cfg: ModelConfig) -> None:
-    """Refuse (UsageError) an adapter that would be trained and that vLLM could not apply afterwards."""
-    from alphapo_cli.generation.adapter_support import obstacle_of_settings
-
-    obstacle = obstacle_of_settings(cfg.lora)
-    if obstacle is None and cfg.quantization != ModelConfig().quantization:
-        obstacle = f"lies over a base quantised to {cfg.quantization}, which is not built for vLLM"
-    if obstacle is not None:
-        raise UsageError(
-            f"generation.backend=vllm: vLLM could not apply the adapter that model.lora trains: it {obstacle}; type "
-            "model.merge=true, or generation=transformers"
-        )
-
-
-def _refuse_true_reward(cfg: TrainConfig) -> None:
-    """Refuse (UsageError) the embedded world's judge for other data."""
-    paths = cfg.data.eval_path or cfg.data.path
-    file = paths[0] if isinstance(paths, list) else paths or "FILE"
-    raise UsageError(
-        "the data are your own, and a true reward (judge=glassbox) is known for the embedded world's prompts only: name a "
-        "judge (judge=openai or judge=vllm), for answers to the prompts of the held-out pairs or to others: type "
-        f"prompts=jsonl prompts.path={file} (its prompts), or prompts=glassbox to mean the embedded world's"
-    )
 
 
 @contextlib.contextmanager

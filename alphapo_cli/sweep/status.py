@@ -10,7 +10,7 @@ from rich.console import Console
 
 from alphapo_cli.runs.state import NOT_EVALUATED, OVER, RunState, last_row
 from alphapo_cli.runtime.tables import Table
-from alphapo_cli.runtime.wording import counted, rate
+from alphapo_cli.runtime.wording import USUAL, counted, rate
 from alphapo_cli.sweep.record import JUDGED, OUTCOMES, WIN_RATE
 
 
@@ -58,14 +58,35 @@ def status_table(
             *(("yes" if cell in would_run else "no",) if would_run is not None else ()),
             "-" if step is None else str(step),
             "-" if drop is None else f"{drop:+.3f}",
-            _outcome(results, summary),
+            _outcome(results, summary, judged if theirs else {}),
             str(summary.get("reason") or (missing if key and state in OVER and judged.get("key") != key else "")),
         )
     return made
 
 
-def _outcome(results: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+def judged_rate(outcome: Mapping[str, Any]) -> tuple[str, float] | None:
+    """The win rate that a judge gave a run, in words and from 0 to 1.
+
+    Args:
+        outcome: the content of outcome.json; empty without one.
+
+    Returns:
+        Both, with the interval that the evaluation computed, at its level; None where nothing was judged.
+    """
+    metrics = outcome.get("metrics") or {}
+    value = metrics.get(JUDGED)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    ends = (outcome.get("intervals") or {}).get(JUDGED)
+    interval = (float(ends[0]), float(ends[1])) if isinstance(ends, list) and len(ends) == 2 else None
+    words = rate(value, metrics.get("eval/n_total"), interval, outcome.get("confidence", USUAL))
+    return f"win rate {words}", float(value)
+
+
+def _outcome(results: Mapping[str, Any], summary: Mapping[str, Any], judged: Mapping[str, Any]) -> str:
     """The first outcome that a cell has, as a rate with its interval and n."""
+    if (found := judged_rate(judged)) is not None:
+        return found[0]
     key = next((name for name in OUTCOMES if isinstance(results.get(name), int | float)), None)
     if key is None:
         return "-"

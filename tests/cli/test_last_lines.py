@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import pty
 import shlex
@@ -198,14 +199,61 @@ def test_the_page_is_opened_by_the_line_that_is_printed(alphapo, tmp_path):
     assert lines(alphapo("report", "my sweep").err)[-1] == ["xdg-open", "my sweep/report.html"]
 
 
-def test_a_model_that_is_not_there_is_found_out_before_torch_is_loaded(tmp_path, shared_cache):
+# Each line with what its message must hold.
+MISSING = (
+    ("measure ./nowhere", "MODEL=./nowhere: no such directory"),
+    ("measure some-model", "some-model: on which data? give data=... too"),
+    ("measure --start some-model", "--start some-model: on which data? give data=... too"),
+    ("measure --start ./nowhere data=glassbox", "--start=./nowhere: no such directory"),
+    ("measure model.path=./nowhere", "is an argument (alphapo measure MODEL)"),
+    ("measure some-model data=jsonl data.path=gone.jsonl", "gone.jsonl: no such file"),
+    ("train objective=dpo model.reference=./nowhere", "model.reference=./nowhere: no such directory"),
+    ("train objective=tgdpo model.guide=./nowhere", "model.guide=./nowhere: no such directory"),
+    ("run prompts=jsonl prompts.path=gone.jsonl", "gone.jsonl: no such file"),
+    ("run prompts=jsonl", "prompts.path=FILE is missing: which prompts?"),
+    ("plan run prompts=jsonl prompts.path=gone.jsonl", "gone.jsonl: no such file"),
+    ("sweep alpha data=jsonl data.path=gone.jsonl model=from_scratch", "gone.jsonl: no such file"),
+    ("sweep alpha prompts=jsonl prompts.path=gone.jsonl", "gone.jsonl: no such file"),
+    ("generate ./nowhere data=glassbox", "model=./nowhere: no such directory"),
+    ("generate some-model data=jsonl data.path=gone.jsonl", "gone.jsonl: no such file"),
+    ("score answers.jsonl scorer=reward_model scorer.model=./nowhere", "scorer.model=./nowhere: no such directory"),
+    (
+        "pairs --answers answers.jsonl scorer=logprob scorer.model=./nowhere",
+        "scorer.model=./nowhere: no such directory",
+    ),
+    ("pairs ./nowhere data=glassbox scorer=length", "model=./nowhere: no such directory"),
+    ("export ./nowhere --to there", "MODEL=./nowhere: no such directory"),
+    ("eval o.json --reference o.json --judge vllm judge.model=./nowhere", "judge.model=./nowhere: no such directory"),
+    ("eval o.json --protocol arena_hard --reference o.json --judge vllm judge.model=./nowhere", "no such directory"),
+    ("sweep alpha judge=vllm judge.model=./nowhere", "judge.model=./nowhere: no such directory"),
+)
+
+
+def test_what_is_missing_is_found_out_before_torch_is_loaded(tmp_path, shared_cache):
+    """torch takes seconds of processor time to import; each of these lines takes under one."""
+    (tmp_path / "answers.jsonl").write_text(json.dumps({"prompt": "a", "responses": ["x", "yy"]}) + "\n")
+    (tmp_path / "o.json").write_text(json.dumps([{"instruction": "i", "output": "o", "generator": "g"}]))
+    code = (
+        "import sys\n"
+        "from alphapo_cli.cli.main import main\n"
+        "for line in sys.argv[1:]:\n"
+        "    try:\n"
+        "        main(line.split())\n"
+        "    except SystemExit as ended:\n"
+        "        print(ended.code, 'torch' in sys.modules, file=sys.stderr)\n"
+    )
     ran = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "alphapo_cli", "measure", "./nowhere"],
+        [sys.executable, "-c", code, *(line for line, _ in MISSING)],
         cwd=tmp_path, env=environment(shared_cache), capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert ran.returncode == 2
-    assert ran.stderr.splitlines()[-1] == "alphapo: MODEL=./nowhere: no such directory"
-    assert not [line for line in ran.stderr.splitlines() if line.endswith("| torch")]
+    said = ran.stderr.splitlines()
+    assert len(said) == 2 * len(MISSING), ran.stderr
+    for (line, words), message, ended in zip(MISSING, said[::2], said[1::2], strict=True):
+        assert ended == "2 False", (line, message)
+        assert message.startswith("alphapo: ")
+        assert words in message, line
+    assert ran.stdout == ""
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_page_of_runs_is_no_run_among_them(alphapo, tmp_path):

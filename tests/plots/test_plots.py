@@ -197,6 +197,13 @@ class TestOverTraining:
         assert self.title(intervals=ends) == "Win rate against the reference (90 % over prompts, n = 24)"
         assert self.title() == "Win rate against the reference, n = 24"  # and no level without an interval
 
+    def test_an_axis_that_runs_backwards_says_so(self) -> None:
+        row = {"step": 6, "metrics": {"eval/win_rate": 0.6, "eval/n_total": 24}, "probe": {}}
+        axes = over_training_figure([row], "t", "95 % over prompts").axes
+        backwards = [ax.xaxis_inverted() for ax in axes]
+        assert backwards == [False, False, True]
+        assert [ax.get_xlabel().endswith("(axis reversed)") for ax in axes] == backwards
+
 
 class TestSweepDisplacement:
     def test_one_curve_a_cell_in_the_colour_of_its_alpha(self) -> None:

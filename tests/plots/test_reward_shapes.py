@@ -82,6 +82,7 @@ class TestRun:
         assert "chosen: mean weight 1 \u2192 0.5, saturated 0 \u2192 25 %" in words
         assert "rejected: mean weight 1 \u2192 0.25, saturated 0 \u2192 <1 %" in words
         assert "below 0.01" in words
+        assert "by p: parts of -dL/dp; on these axes, log p, that step leans more to the less likely answer" in words
 
     def test_without_a_field_a_sentence_stands_in_its_place(self) -> None:
         nothing = np.full((2, 3), np.nan)

@@ -149,6 +149,10 @@ class TestDirectoriesOfTheFirstVersion:
         assert (ran.code, ran.path.name, ran.out.splitlines()[1]) == (0, RUN, "complete")
         (warning,) = [line for line in ran.err.splitlines() if "warning" in line]
         assert warning.startswith(f"alphapo: warning: this run was made under numerics 1 (now {NOW}: ")
+        assert len(warning) <= 160
+        assert "`alphapo env` lists what changed" in warning
+        listed = json.loads(alphapo("env").out)["numerics"]
+        assert (listed["now"], list(listed["changes"].values())) == (NOW, list(format_version.NUMERICS.values()))
         assert warning.endswith("--replace trains it anew")
         assert contents(kept) == before
 

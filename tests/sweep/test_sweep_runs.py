@@ -145,7 +145,9 @@ class TestDirectory:
         whole = wandb_file.read(file)
         assert (whole.group, whole.job_type) == (group, "sweep")
         logged = {key for row in whole.history for key in row}
-        assert {"displacement", "outcome", "reward_shape", "cells"} <= logged
+        assert {"displacement", "outcome", "reward_shape", "frontier", "cells"} <= logged
+        (image,) = [row["frontier"]["path"] for row in whole.history if "frontier" in row]
+        assert (file.parent / "files" / image).read_bytes() == (swept.path / "report" / "frontier.png").read_bytes()
 
 
 def test_a_cell_is_what_a_single_run_is(swept, alphapo, small):

@@ -187,6 +187,26 @@ def test_a_sharded_run_leaves_what_a_run_leaves(start: Path, tmp_path: Path, for
     assert all(torch.equal(p, saved[name]) for name, p in read.named_parameters())
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("mode", ["fsdp", pytest.param("none", marks=pytest.mark.nightly)])
+def test_two_processes_answer_before_and_after(
+    mode: str, start: Path, tmp_path: Path, forked: Callable[..., Any]
+) -> None:
+    """Side by side in the terminal and on the page, as in one process, whether they share the model or each have it."""
+    words = [word for word in line(start, "trainer.max_steps=1") if not word.startswith("probe.samples=")]
+    ran = torchrun(2, *words, f"sharding.mode={mode}", cwd=tmp_path, cache=tmp_path / "cache")
+    assert ran.code == 0, ran.err[-3000:]
+    whole = forked(*words, "trainer.gradient_accumulation_steps=2", cwd=tmp_path, cache=tmp_path / "other")
+    assert whole.code == 0, whole.err[-3000:]
+    for file in ("step-0.json", "step-1.json"):
+        ours, theirs = (json.loads((run.path / "samples" / file).read_text()) for run in (ran, whole))
+        assert [row["output"] for row in ours] == [row["output"] for row in theirs]
+    assert ran.err.count("answers before and after, 3 of ") == 1
+    assert ("all shards are gathered for every token, probe.samples=0 does without" in ran.err) == (mode == "fsdp")
+    assert "What the models say" in (ran.path / "report.html").read_text()
+
+
 @pytest.mark.nightly
 def test_pairs_in_stages_are_sharded_in_their_order(start: Path, tmp_path: Path, forked: Callable[..., Any]) -> None:
     rows = [json.loads(row) for row in (start / "train.jsonl").read_text().splitlines()]

@@ -159,7 +159,8 @@ def _keyed(path: Path) -> Facts:
     manifest = checksums.intact(read_object(path / "manifest.json")) or {}
     results = leaves((checksums.intact(read_object(path / "summary.json")) or {}).get("metrics") or {})
     judged = checksums.intact(read_object(path / "results.json")) or {}
-    scalars = {k: v for k, v in judged.items() if not isinstance(v, dict | list) or k == "win_rate_interval"}
+    told = {k: v for k, v in judged.items() if k != "checksum"}  # of the file, and no result
+    scalars = {k: v for k, v in told.items() if not isinstance(v, dict | list) or k == "win_rate_interval"}
     return {
         "configuration": leaves(manifest.get("identity") or {}),
         "versions": _versions(manifest),

@@ -17,11 +17,12 @@ from typing import Any, TypeGuard
 from alphapo_cli.cli.housekeeping.sizes import bytes_of
 from alphapo_cli.runs.state import OVER, RunState
 from alphapo_cli.runs.verdict import sampled_answers
-from alphapo_cli.runtime.wording import rate
+from alphapo_cli.runtime.wording import USUAL, rate
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.jsonl import InUse, check_free
 from alphapo_cli.storage.strict_json import read_object
 from alphapo_cli.sweep.record import JUDGED, WIN_RATE, read
+from alphapo_cli.sweep.status import judged_rate
 
 RUN, SWEEP, GENERATION, EVALUATION, MODEL = "run", "sweep", "generation", "evaluation", "model"
 # What reading values of other types than alphapo writes ends in.
@@ -123,7 +124,7 @@ def _run(path: Path) -> tuple[str, str, float | None]:
         reason = summary.get("reason")
         return state, str(reason) if reason else "", None
     pairs = (summary.get("data") or {}).get("probe_pairs")
-    outcome, value = result_of(path, summary.get("metrics") or {}, run.outcome().get("metrics") or {}, pairs)
+    outcome, value = result_of(path, summary.get("metrics") or {}, run.outcome(), pairs)
     return state, outcome if state == "complete" else str(summary.get("reason") or outcome), value
 
 
@@ -135,15 +136,15 @@ def result_of(
     Args:
         path: the run directory.
         metrics: of its last probe.
-        judged: of its evaluation; empty without one.
+        judged: the content of outcome.json; empty without one.
         pairs: pairs of the probe; None where that is not known.
 
     Returns:
         The best result that there is: the judged win rate, the true one, else the share of chosen answers that became
         less likely, which is no win rate (value None).
     """
-    if _is_number(judged.get(JUDGED)):
-        return f"win rate {rate(judged[JUDGED], judged.get('eval/n_total'))}", float(judged[JUDGED])
+    if (found := judged_rate(judged)) is not None:
+        return found
     if _is_number(metrics.get(WIN_RATE)):
         ends = metrics.get(f"{WIN_RATE}/low"), metrics.get(f"{WIN_RATE}/high")
         interval = (ends[0], ends[1]) if _is_number(ends[0]) and _is_number(ends[1]) else None
@@ -204,8 +205,8 @@ def _evaluation(path: Path) -> tuple[str, str, float | None]:
     if state != "complete" or not _is_number(value):
         return state, "", None
     ends = results.get("win_rate_interval")
-    interval = (ends[0] / 100, ends[1] / 100) if isinstance(ends, list) and results.get("confidence") == 0.95 else None
-    words = rate(float(value) / 100, results.get("n_total"), interval)
+    interval = (ends[0] / 100, ends[1] / 100) if isinstance(ends, list) else None
+    words = rate(float(value) / 100, results.get("n_total"), interval, results.get("confidence", USUAL))
     return state, f"win rate {words} against {results.get('reference', 'the reference')}", float(value) / 100
 
 

@@ -82,7 +82,7 @@ class Rule(Whole):
             for prompt in prompts
             for answer in prompt.answers
         ]
-        lines = self._run("".join(json.dumps(row) + "\n" for row in rows)).split("\n")
+        lines = self._run("".join(json.dumps(row) + "\n" for row in rows), len(rows)).split("\n")
         lines = lines[:-1] if lines and not lines[-1].strip() else lines
         if len(lines) != len(rows):
             raise UsageError(
@@ -100,7 +100,7 @@ class Rule(Whole):
             raise UsageError(f"scorer.rule={self.rule}: line {number} is {value}, {NO_SCORE}")
         return value
 
-    def _run(self, text: str) -> str:
+    def _run(self, text: str, answers: int) -> str:
         # A session of its own: what the rule starts is ended with it.
         try:
             started = subprocess.Popen(
@@ -114,7 +114,8 @@ class Rule(Whole):
                 out, err = process.communicate(text, timeout=self.timeout)
             except subprocess.TimeoutExpired as error:
                 raise AlphapoError(
-                    f"scorer.rule={self.rule}: took longer than scorer.timeout={self.timeout:g} seconds; raise it"
+                    f"scorer.rule={self.rule}: took longer than {self.timeout:g} seconds for {answers:,} answers and was "
+                    "ended; none of them has a score. Type scorer.timeout=SECONDS, for all of them together"
                 ) from error
             finally:
                 if process.poll() is None:

@@ -16,8 +16,8 @@ from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling.adapters import add_lora, check_lora
 from alphapo_cli.modeling.layout.registry import LAYOUTS
-from alphapo_cli.modeling.loading import DTYPES, base_source, load_config, random_model
-from alphapo_cli.modeling.locations import locate
+from alphapo_cli.modeling.loading import DTYPES, load_config, random_model
+from alphapo_cli.modeling.locations import base_source, locate
 from alphapo_cli.modeling.policy import PolicyModel, policy_of
 from alphapo_cli.modeling.quantisation import NONE
 from alphapo_cli.modeling.sampling import sample
@@ -155,13 +155,14 @@ def answers_of(case: Case, cfg: TrainConfig, steps: int, every: int) -> AnswerCo
     if cfg.data.source == "glassbox":
         many = SAMPLES if cfg.probe.samples is None else cfg.probe.samples
     elif wanted(cfg):
-        many, times, tokens = 0 if cfg.sharding.mode == "fsdp" else min(PROMPTS, probe), 2, TOKENS
+        many, times, tokens = min(PROMPTS, probe), 2, TOKENS
     return AnswerCount(many, times, tokens)
 
 
 def at_a_time(cfg: TrainConfig, item: int, many: int) -> int:
     """How many of `many` answers are sampled at a time by a model whose weights have `item` bytes each."""
-    exact = cfg.probe.exact if cfg.probe.exact is not None else item < 4
+    one_batch = wanted(cfg) and cfg.sharding.mode == "fsdp"  # see `BeforeAndAfter`
+    exact = cfg.probe.exact if cfg.probe.exact is not None else item < 4 and not one_batch
     return 1 if exact else min(many, _TOGETHER)
 
 

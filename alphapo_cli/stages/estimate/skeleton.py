@@ -21,8 +21,8 @@ from alphapo_cli.config.schema import LoraConfig, ModelConfig, TrainConfig
 from alphapo_cli.errors import UsageError, first_line
 from alphapo_cli.modeling.adapters import add_lora, vocabulary_rows
 from alphapo_cli.modeling.layout.numbers import StandIns
-from alphapo_cli.modeling.loading import DTYPES, base_source, load_config, random_model
-from alphapo_cli.modeling.locations import WEIGHT_FILES, ModelSource, locate
+from alphapo_cli.modeling.loading import DTYPES, load_config, random_model
+from alphapo_cli.modeling.locations import WEIGHT_FILES, ModelSource, base_source, locate
 from alphapo_cli.modeling.policy import PolicyModel, bare, policy_of
 from alphapo_cli.modeling.quantisation import NONE
 from alphapo_cli.modeling.training_config import drop_router_loss, set_dropout

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from alphapo_cli.config import embedded_world
-from alphapo_cli.config.compose import compose
-from alphapo_cli.config.overrides import Line, Sources
-from alphapo_cli.config.schema import LoraConfig, ModelConfig, TrainConfig
+from alphapo_cli.config.overrides import Line
+from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.errors import UsageError
 from alphapo_cli.generation.run_settings import run_folder
 from alphapo_cli.generation.target_model import model_name
-from alphapo_cli.modeling.loading import base_source, load_tokenizer, model_limits
+from alphapo_cli.modeling.loading import load_tokenizer, model_limits
 from alphapo_cli.modeling.locations import ModelSource, locate
 from alphapo_cli.modeling.quantisation import NONE, check_installed
 from alphapo_cli.modeling.weight_hashes import weights_hash
@@ -26,45 +24,14 @@ from alphapo_cli.runs.identity import identity as run_identity
 from alphapo_cli.runs.provenance import manifest
 from alphapo_cli.runs.state import model_step
 from alphapo_cli.stages.directories.measurement import MeasureDirectory
-from alphapo_cli.stages.measuring.run_settings import run_line
+from alphapo_cli.stages.measuring.request import KEY, Request
 from alphapo_cli.stages.training import glassbox_base
 from alphapo_cli.stages.training.compatibility import check_limits, check_same_tokens
 from alphapo_cli.stages.training.data_checks import check_pairs
 from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData
 from alphapo_cli.storage.hashing import digest
 
-KEY = "MODEL"  # what messages call the argument
 BASE = "glassbox-base"
-SETS = ("probe", "train", "all")
-FALLS = 3
-_NAMED = ("model.path", "model.source")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a command line asks for.
-
-    Attributes:
-        models: run directories, models, adapters or hub names; none: the embedded world's base model.
-        start: what they are compared with; None: a run's own start, an adapter's base, or else the model itself.
-        line: the overrides.
-        sources: the directories of YAML files.
-        pairs: one of `SETS`; None: all pairs of data that the line names, else the held-out pairs.
-        out: the directory of the result; None: one named by its content in run.dir.
-        replace: whether to discard what the directory holds.
-        tokens: whether values of single tokens are written.
-        falls: positions of each chosen answer, those where its tokens fell most, at which is seen where probability went.
-    """
-
-    models: tuple[str, ...]
-    start: str | None
-    line: Line
-    sources: Sources
-    pairs: str | None = None
-    out: Path | None = None
-    replace: bool = False
-    tokens: bool = False
-    falls: int = FALLS
 
 
 @dataclass(frozen=True)
@@ -115,50 +82,6 @@ class Measurement:
             data=self.start.data.report,
             config=asdict(self.cfg),
         )
-
-
-def configurations(request: Request) -> list[TrainConfig]:
-    """One configuration a model, in which `model.path` is the start.
-
-    Args:
-        request: what is asked for.
-
-    Returns:
-        The configurations in the order of the models.
-
-    Raises:
-        UsageError: a setting cannot be used, or a model or its data cannot be found.
-    """
-    if request.pairs is not None and request.pairs not in SETS:
-        raise UsageError(f"--pairs {request.pairs}: no such choice (choices: {', '.join(SETS)})")
-    if request.falls < 0:
-        raise UsageError(f"--falls {request.falls}: must be at least 0")
-    if request.out is not None and len(request.models) > 1:
-        raise UsageError(
-            f"--out: names one directory for {len(request.models)} models; leave it out, or name one model"
-        )
-    named = [k for k in _NAMED if k in request.line.values] + [g for g in request.line.groups if g.startswith("model=")]
-    if named:
-        raise UsageError(f"{named[0]}: the model that is measured is an argument, and what it is compared with --start")
-    return [_configuration(model, request) for model in request.models or (None,)]
-
-
-def _configuration(model: str | None, request: Request) -> TrainConfig:
-    layers = []
-    folder = run_folder(model)
-    if folder is not None:
-        layers.append(run_line(folder, request.line, request.sources))
-    elif model is not None and request.start is None:
-        source = locate(model, key=KEY)
-        values = {"model.path": base_source(source).location if source.adapter else model}
-        if source.quantization != NONE:  # the start is the base as it was when the adapter was trained
-            values |= {"model.quantization": source.quantization, "model.dtype": source.dtype or ModelConfig().dtype}
-        layers.append(Line((), values))
-    if request.start is not None:
-        layers.append(Line((), {"model.path": request.start}))
-    cfg = compose("train", TrainConfig, [*layers, request.line], request.sources)
-    # The start is measured without adapters, which change nothing before they are trained.
-    return replace(cfg, model=replace(cfg.model, lora=LoraConfig()))
 
 
 def prepare(cfg: TrainConfig, model: str | None, request: Request, builder: InputsBuilder) -> Measurement:

@@ -34,7 +34,8 @@ from alphapo_cli.probe.token_values import rows as token_rows
 from alphapo_cli.runtime.distributed import start_processes
 from alphapo_cli.runtime.threads import threads
 from alphapo_cli.runtime.wording import who_falls
-from alphapo_cli.stages.measuring.prepare import KEY, Measurement
+from alphapo_cli.stages.measuring.prepare import Measurement
+from alphapo_cli.stages.measuring.request import KEY
 from alphapo_cli.stages.training.extra_models import with_guide
 from alphapo_cli.stages.training.inputs import InputsBuilder
 from alphapo_cli.storage.atomic import write_json

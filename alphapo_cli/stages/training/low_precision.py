@@ -11,8 +11,8 @@ from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.errors import UsageError
 from alphapo_cli.modeling import quantisation
 from alphapo_cli.modeling.declared import weights_dtype
-from alphapo_cli.modeling.loading import base_source, check_unquantised, load_config
-from alphapo_cli.modeling.locations import ModelSource, locate
+from alphapo_cli.modeling.loading import check_unquantised, load_config
+from alphapo_cli.modeling.locations import ModelSource, base_source, locate
 
 # Names of transformers' optimizers that are bitsandbytes'.
 _OF_BITSANDBYTES = re.compile(r"8bit|paged|bnb|lion|ademamix")

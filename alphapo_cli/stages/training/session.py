@@ -217,11 +217,12 @@ class TrainingSession(RunSteps):
             every=probe_every(cfg.probe.every, len(inputs.probe), order.pairs_per_step),
             memoize=self.builder.before_training(cfg, policy), write=self._write,
         )  # fmt: skip
-        if self.main:
+        together = self.processes.together
+        if self.main or together:
             memoize = self.builder.before_training(cfg, policy)
             self.texts = BeforeAndAfter.of(
                 cfg, inputs, self.directory, memoize,
-                write=self._write, log=self._log, together=self.processes.together,
+                write=self._write if self.main else None, log=self._log, together=together,
             )  # fmt: skip
         return self.trainer
 

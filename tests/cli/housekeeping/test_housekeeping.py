@@ -106,6 +106,29 @@ class TestLs:
         assert f"n = {len(samples)}" in first["outcome"]
         assert 0 <= first["value"] <= 1
 
+    def test_the_interval_of_an_evaluation_is_that_of_its_judge_at_its_level(self, runs, alphapo):
+        """Of 4 of 10 wins at 95 % without the file's interval: [14, 73]."""
+        found = {
+            "metrics": {"eval/win_rate": 0.4, "eval/n_total": 10}, "confidence": 0.9,
+            "intervals": {"eval/win_rate": [0.2, 0.6]},
+        }  # fmt: skip
+        (runs / "first" / "outcome.json").write_text(json.dumps(found))
+        assert "win rate 40 % [20, 60], n = 10 (90 % interval)" in alphapo("ls").out
+        (runs / "first" / "outcome.json").write_text(json.dumps(found | {"confidence": 0.95}))
+        assert re.search(r"win rate 40 % \[20, 60\], n = 10  ", alphapo("ls").out)
+        judged = runs / "judged"
+        judged.mkdir()
+        (judged / "manifest.json").write_text(json.dumps({"identity": {"judge": {}}}))
+        results = {
+            "state": "complete",
+            "win_rate": 40.0,
+            "n_total": 10,
+            "win_rate_interval": [20, 60],
+            "confidence": 0.9,
+        }
+        (judged / "results.json").write_text(json.dumps(results))
+        assert "win rate 40 % [20, 60], n = 10 (90 % interval) against the reference" in alphapo("ls").out
+
     def test_a_running_run(self, runs, alphapo):
         (runs / "second" / "summary.json").write_text(json.dumps({"state": "running"}))
         lock = acquire(runs / "second" / ".claim")
@@ -159,6 +182,37 @@ class TestDiff:
             r"first: alphapo, alpha 0.25, beta 2.5, .*; complete; true win rate \d+ % \[\d+, \d+\], n = ", first
         )
         assert re.match(r"second: alphapo, alpha 0.25, beta 7.5, .*; interrupted; Ctrl-C$", second)
+
+    def test_rates_stand_with_their_n_and_hashes_are_called_so(self, runs, alphapo):
+        for name, won in (("first", 0.5), ("third", 0.4)):
+            if name == "third":
+                shutil.copytree(runs / "first", runs / "third")
+            found = {
+                "metrics": {"eval/win_rate": won, "eval/n_total": 10}, "confidence": 0.9,
+                "intervals": {"eval/win_rate": [won - 0.2, won + 0.2]},
+            }  # fmt: skip
+            (runs / name / "outcome.json").write_text(json.dumps(found))
+        ran = alphapo("diff", "runs/first", "runs/third")
+        assert re.search(
+            r"eval/win_rate +50 % \[30, 70\], n = 10 \(90 % interval\) +40 % \[20, 60\], n = 10 \(90 % interval\)",
+            ran.out,
+        )
+        for name, won in (("e1", 50.0), ("e2", 40.0)):
+            (runs / name).mkdir()
+            (runs / name / "manifest.json").write_text(
+                json.dumps({"identity": {"judge": {}, "outputs": name[1] * 64}, "git_commit": name[1] * 40 + "-dirty"})
+            )
+            results = {
+                "state": "complete", "win_rate": won, "n_total": 10, "win_rate_interval": [won - 20, won + 20],
+                "n_wins_base": int(won),
+            }  # fmt: skip
+            (runs / name / "results.json").write_text(json.dumps(results))
+        ran = alphapo("diff", "runs/e1", "runs/e2", "--json", "-")
+        assert re.search(r"^win rate +50 % \[30, 70\], n = 10 +40 % \[20, 60\], n = 10$", ran.out, re.M)
+        assert re.search(r"^lost +50 +40$", ran.out, re.M)
+        assert re.search(r"^outputs +hash 111111111111 +hash 222222222222$", ran.out, re.M)
+        assert "hash 111111111111-dirty" in ran.out
+        assert json.loads(ran.out.splitlines()[-1])["differences"]["results"]["win_rate"] == {"a": 50.0, "b": 40.0}
 
     def test_models(self, runs, alphapo):
         ran = alphapo("diff", "runs/a-model", "runs/first/model")
@@ -248,6 +302,7 @@ class TestClean:
         ran = alphapo("clean", cache=cache)
         assert ran.code == 0
         assert "3 entries, 2.9 KiB" in ran.out
+        assert re.search(r"tokens +token ids of data +2 ", ran.out)
         assert self.left(cache) == ["new", "old", "recent"]
 
     @pytest.mark.parametrize(
@@ -281,6 +336,7 @@ class TestWording:
     def test_figures(self):
         assert rate(0.31, 256, (0.25, 0.37)) == "31 % [25, 37], n = 256"
         assert rate(0.31, None) == "31 %"
+        assert rate(0.31, 256, (0.26, 0.36), 0.9) == "31 % [26, 36], n = 256 (90 % interval)"
         assert (
             rate(1.0, 7) == "100 % [57, 100], n = 7"
         )  # 7 / (7 + c^2), c = 2.306 of Student's t with 8 degrees of freedom
