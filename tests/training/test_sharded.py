@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -275,6 +276,18 @@ def test_where_one_process_fails_the_run_says_why_and_the_same_line_finishes(
     assert "Traceback" not in ran.err
     again = torchrun(2, *words, cwd=tmp_path, cache=tmp_path / "cache")
     assert again.code == 0, again.err[-3000:]
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+def test_one_of_the_processes_that_trained_generates_and_evaluates(start: Path, tmp_path: Path) -> None:
+    words = line(start, "sharding.mode=fsdp", "trainer.max_steps=2", "probe.samples=0", "run.name=one")
+    later = ("generation=transformers", "generation.max_new_tokens=4", "prompts=glassbox", "prompts.limit=2")
+    for _ in range(2):  # the second time all of it is there
+        ran = torchrun(2, "run", *words[1:], *later, "judge=glassbox", cwd=tmp_path, cache=tmp_path / "cache")
+        assert ran.code == 0, ran.err[-3000:]
+        assert len(re.findall("^verdict: ", ran.err, re.MULTILINE)) == 1
+        assert (ran.path / "outcome.json").is_file()
 
 
 @pytest.mark.nightly

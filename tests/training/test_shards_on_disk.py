@@ -21,7 +21,9 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(filesystem, "_write_item", refuse)
-    with pytest.raises(AlphapoError, match=r"shards: the shards cannot be written \(process 0: No space left on device"):
+    with pytest.raises(
+        AlphapoError, match=r"shards: the shards cannot be written \(process 0: No space left on device"
+    ):
         write({"weights/a": torch.ones(3)}, tmp_path / "shards")
 
 
