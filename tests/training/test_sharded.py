@@ -280,6 +280,27 @@ def test_where_one_process_fails_the_run_says_why_and_the_same_line_finishes(
 
 @pytest.mark.nightly
 @pytest.mark.timeout(900)
+def test_pairs_are_selected_by_scores_of_the_sharded_model(
+    start: Path, tmp_path: Path, forked: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second process reads no weights: it has its shards alone."""
+    (tmp_path / "hooks").mkdir()
+    (tmp_path / "hooks" / "sitecustomize.py").write_text(FAULT)
+    select = ("data.select.by=ches_normalised", "data.select.keep=lowest", "data.select.share=0.7")
+    words = line(start, *select, "probe.samples=0", "probe.batch_size=2")
+    whole = forked(*words, "trainer.gradient_accumulation_steps=2", cwd=tmp_path, cache=tmp_path / "other")
+    assert whole.code == 0, whole.err[-3000:]
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "hooks"), str(Path(__file__).parents[2])]))
+        patch.setenv("FAULT", "alphapo_cli.stages.training.inputs:load_model")
+        ran = torchrun(2, *words, "sharding.mode=fsdp", cwd=tmp_path, cache=tmp_path / "cache")
+    assert ran.code == 0, ran.err[-3000:]
+    ours, theirs = (json.loads((run.path / "summary.json").read_text())["metrics"] for run in (ran, whole))
+    tiny.assert_same_row(ours, theirs, TOLERANCE)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
 def test_one_of_the_processes_that_trained_generates_and_evaluates(start: Path, tmp_path: Path) -> None:
     words = line(start, "sharding.mode=fsdp", "trainer.max_steps=2", "probe.samples=0", "run.name=one")
     later = ("generation=transformers", "generation.max_new_tokens=4", "prompts=glassbox", "prompts.limit=2")
