@@ -10,7 +10,6 @@ the further the chosen one is predicted to fall. States are summed in float64, w
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 
@@ -190,15 +189,6 @@ def batch_scores(hidden: Tensor, batch: PairBatch) -> dict[str, Numbers]:
     return {name: values.cpu().numpy() for name, values in scores.items()}
 
 
-def _measured(policy: PolicyModel, batch: PairBatch) -> dict[str, Numbers]:
-    """Sums of log-probs, lengths and `batch_scores` of a batch, each [.., B]."""
-    hidden = policy.hidden(batch)
-    logps = token_log_probs(hidden, batch.tokens.ids, head_of(policy.lm), chunk_bytes=policy.chunk_bytes)
-    totals = {"sums": logps, "lengths": torch.ones_like(logps)}
-    values = {name: batch.tokens.sum_over(of_tokens).cpu().numpy() for name, of_tokens in totals.items()}
-    return {**values, **batch_scores(hidden, batch)}
-
-
 def model_scores(
     policy: PolicyModel,
     pairs: TokenPairs,
@@ -225,7 +215,11 @@ def model_scores(
     parts = []
     with inference(policy):
         for chunk, batch in scorer.batches(next(policy.parameters()).device):
-            parts.append((chunk, policy.within(functools.partial(_measured, policy, batch))))
+            hidden = policy.hidden(batch)
+            logps = token_log_probs(hidden, batch.tokens.ids, head_of(policy.lm), chunk_bytes=policy.chunk_bytes)
+            totals = {"sums": logps, "lengths": torch.ones_like(logps)}
+            values = {name: batch.tokens.sum_over(of_tokens).cpu().numpy() for name, of_tokens in totals.items()}
+            parts.append((chunk, {**values, **batch_scores(hidden, batch)}))
             tick(len(chunk))
     found = scorer.collect(parts)
     sums, lengths = found.pop("sums"), found.pop("lengths")

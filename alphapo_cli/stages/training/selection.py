@@ -14,14 +14,12 @@ from alphapo_cli.data.select import check
 from alphapo_cli.data.selected import SETTING, conditions_of, selected
 from alphapo_cli.data.token_pairs import TokenPairs
 from alphapo_cli.modeling.policy import policy_of
-from alphapo_cli.modeling.sharding import sharding_plan
 from alphapo_cli.modeling.weight_hashes import state_hash
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.probe.idealised import MARGIN, preference_column
 from alphapo_cli.probe.pair_scores import idealised_margin, model_scores, token_scores
 from alphapo_cli.probe.score_names import NAMES, OF_MODEL, OF_TOKENS
 from alphapo_cli.stages.training.inputs import InputsBuilder, ModelAndData, rounding
-from alphapo_cli.stages.training.sharded import check_model, loaded
 from alphapo_cli.storage.hashing import digest
 
 
@@ -63,18 +61,12 @@ def _model_scores(
     cfg: TrainConfig, start: ModelAndData, builder: InputsBuilder
 ) -> Mapping[str, npt.NDArray[np.float64]]:
     """Scores of the training pairs under the start model, cached on disk."""
-    device = PartialState().device
-    lm = loaded(builder.processes, start.policy)
-    if builder.processes.together:  # no process has room for all of it; the weights that were loaded stay as they are
-        check_model(lm)
-        whole = policy_of(lm, cfg, device=device)
-        policy = whole.shard(sharding_plan(cfg.sharding, device, cfg.trainer.bf16))
-    else:
-        if cfg.model.path is None and cfg.model.source == "from_scratch":
-            lm = copy.deepcopy(lm)  # there is one of it, which is to be trained as it is
-        policy = policy_of(lm.to(device), cfg)
+    lm = start.policy()
+    if cfg.model.path is None and cfg.model.source == "from_scratch":
+        lm = copy.deepcopy(lm)  # there is one of it, which is to be trained as it is
+    policy = policy_of(lm.to(PartialState().device), cfg)
     pairs: TokenPairs = start.data.train
-    key = digest(["scores", state_hash(policy.lm), start.data.key, *rounding(cfg, policy), cfg.probe.batch_size])
+    key = digest(["scores", state_hash(lm), start.data.key, *rounding(cfg, policy), cfg.probe.batch_size])
 
     def make(tick: Callable[[int], None]) -> npt.NDArray[np.float64]:
         found = model_scores(
