@@ -58,6 +58,10 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+# Commands that would do the same work in every process of torchrun.
+_ALONE = ("sweep", "generate", "measure", "score", "pairs", "evaluate")
+
+
 @app.callback()
 def options(
     version: Annotated[
@@ -121,6 +125,10 @@ def _run(arguments: list[str], debug: bool) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves SIGHUP
             signal.signal(number, raise_interrupt)
+    name = next((word for word in arguments if not word.startswith("-")), None)
+    if name in _ALONE and "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE") != "1":
+        more = " (its cells take several: launcher.nproc_per_node=N)" if name == "sweep" else ""
+        return _print_error(f"alphapo {name} runs in one process{more}; type the line without torchrun", 2)
     try:
         code = _command()(arguments, standalone_mode=False)
     except ClickException as error:

@@ -23,6 +23,7 @@ from alphapo_cli.cli.common import (
     announce,
     check_json_target,
     emit,
+    is_main_process,
     next_step,
     sources,
     stripping,
@@ -124,6 +125,8 @@ def run(
     note = directory.numerics_note() if over else None
     if note:
         warn(f"this run was {note}")
+    if done and not is_main_process():
+        return
     if done:
         say("complete")
         settle(directory)
@@ -140,6 +143,8 @@ def run(
         with page_of_a_failure(directory):
             summary = train(cfg, directory, replace=replace)
         leave_processes()
+        if not is_main_process():
+            return  # of several processes, which train together, the first one generates and evaluates
         write_page(directory.path)  # again with the outcome, if the later stages come so far
         hints: list[str | None] = []
         found = after_training(plan, cfg, directory, lambda found: hints.append(join_tracking(cfg, directory, found)))

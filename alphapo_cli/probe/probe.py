@@ -122,8 +122,10 @@ class Probe:
         with inference(policy):
             for i, (chunk, batch) in enumerate(self.scorer.batches(policy.device)):
                 start = None if start_head is None else (self.start_hidden[i], start_head)
+                # A batch that is repeated so that all processes run the model equally often is measured elsewhere.
+                counted = observer if chunk else None
                 values, chosen = policy.within(
-                    functools.partial(self._measured_batch, policy, batch, start, chunk, observer)
+                    functools.partial(self._measured_batch, policy, batch, start, chunk, counted)
                 )
                 if start is None:
                     rows.append(chosen)

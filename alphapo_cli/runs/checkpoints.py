@@ -29,7 +29,7 @@ from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.storage import checksums
 from alphapo_cli.storage.atomic import write_json
 from alphapo_cli.storage.owned_directory import owned_directory, remove_unfinished
-from alphapo_cli.storage.run_lock import RunLock
+from alphapo_cli.storage.run_lock import LockLost, RunLock
 from alphapo_cli.storage.strict_json import read_object
 
 _UNKNOWN = 10**6  # later than any generation of a lock
@@ -173,7 +173,7 @@ class Checkpoints:
 
         Raises:
             LockLost: another process has taken over the run; none of its checkpoints was touched.
-            AlphapoError: a process could not write; earlier checkpoints are unchanged.
+            Agreed: a process could not write; earlier checkpoints are unchanged.
         """
         with contextlib.ExitStack() as stack:
             folder, fault = None, None
@@ -183,14 +183,14 @@ class Checkpoints:
                 except Exception as error:
                     fault = error
             place = processes.same(None if folder is None else str(folder))
-            processes.agree(fault)
+            processes.agree(fault, LockLost)
             write(Path(str(place)) / _SHARDS)
             if folder is not None and lock is not None:
                 try:
                     self._write(replace(checkpoint, format=SHARDED_FORMAT), lock, folder)
                 except Exception as error:
                     fault = error
-            processes.agree(fault)
+            processes.agree(fault, LockLost)
         if lock is not None:
             self.tidy(lock)
 

@@ -22,6 +22,15 @@ class PeerLost(AlphapoError):
     """Another process of the run is gone, so that no collective operation can end."""
 
 
+class Agreed(AlphapoError):
+    """What went wrong in one process, raised in all of them at the same place: they can go on together."""
+
+
+def lost(error: BaseException) -> bool:
+    """Whether a collective operation failed because another process is gone, by what gloo and NCCL say then."""
+    return isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None
+
+
 @dataclass(frozen=True)
 class Processes:
     """Rank of this process, and the number of processes (world size)."""
@@ -51,13 +60,21 @@ class Processes:
         """The reason of the first process that has one, in every process; None where none has."""
         return next((r for r in self.gather([reason]) if r is not None), None)
 
-    def agree(self, fault: Exception | None) -> None:
-        """Raise in every process what went wrong in one of them: its own error there, its words in the others."""
+    def agree(self, fault: Exception | None, *own: type[Exception]) -> None:
+        """Raise in every process what went wrong in one of them.
+
+        Args:
+            fault: what went wrong in this process.
+            own: kinds of errors that are raised as they are where they occurred.
+
+        Raises:
+            Agreed: something did, in this process or another one.
+        """
         reason = self.same(None if fault is None else in_words(fault))
-        if fault is not None:
+        if fault is not None and (self.world == 1 or isinstance(fault, own)):
             raise fault
         if reason is not None:
-            raise AlphapoError(reason)
+            raise Agreed(reason) from fault
 
     def cause(self, error: BaseException) -> BaseException:
         """Tell the other processes why this one ends, unless another one has ended before and so made this one fail.
@@ -68,7 +85,7 @@ class Processes:
         if self.world == 1 or not isinstance(error, Exception) or isinstance(error, Interrupted):
             return error
         own = {"rank": self.rank, "reason": in_words(error)}
-        if isinstance(error, RuntimeError) and not isinstance(error, AlphapoError) and _LOST.search(str(error)):
+        if lost(error):
             own["reason"] = "another process of the run is gone; the same line continues from the last checkpoint"
             error = PeerLost(own["reason"])
         try:

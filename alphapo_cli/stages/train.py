@@ -16,7 +16,7 @@ from alphapo_cli.objective.build import build
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.probe.idealised import preference_column
 from alphapo_cli.runs.directory import RunDirectory
-from alphapo_cli.runtime.distributed import start_processes
+from alphapo_cli.runtime.distributed import Processes, start_processes
 from alphapo_cli.runtime.signals import stop_requests
 from alphapo_cli.runtime.tables import Table
 from alphapo_cli.runtime.threads import threads
@@ -75,6 +75,20 @@ def run(
         raise busy
     forget_peak()
     processes = start_processes(use_cpu=cfg.trainer.use_cpu, together=cfg.sharding.mode != "none", divided=divided)
+    try:
+        return _run(cfg, directory, processes, builder, group, console, replace=replace)
+    except Exception as error:
+        cause = processes.cause(error)
+        if cause is error:
+            raise
+        raise cause from error
+
+
+def _run(
+    cfg: TrainConfig, directory: RunDirectory, processes: Processes, builder: InputsBuilder | None,
+    group: Group | None, console: Console | None, *, replace: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """`run`, once this process has joined the others."""
     check_sharding(cfg, processes)
     check_low_precision(cfg)
     if not sys.stderr.isatty():
@@ -88,13 +102,7 @@ def run(
         _warn(cfg, objective, console)
         with stop_requests() as stop:
             session = TrainingSession(cfg, directory, builder, processes, objective, start, group, stop)
-            try:
-                return session.run(replace=replace)
-            except Exception as error:
-                cause = processes.cause(error)
-                if cause is error:
-                    raise
-                raise cause from error
+            return session.run(replace=replace)
 
 
 def start_of(cfg: TrainConfig, builder: InputsBuilder) -> tuple[Objective, ModelAndData]:

@@ -13,13 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from alphapo_cli.errors import AlphapoError, first_line
+from alphapo_cli.errors import AlphapoError, in_words
 from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.modeling.sharding import at_rest
 from alphapo_cli.runs.checkpoints import TrainingCheckpoint
+from alphapo_cli.runtime.distributed import Agreed
 from alphapo_cli.training.moving_reference import MovingReference
 
 Shards = dict[str, Tensor]  # name of a tensor that processes share -> the tensor; DTensors where it is sharded
@@ -131,28 +134,50 @@ def _numbered(optimizer: Any, state: Mapping[str, Any]) -> Iterator[tuple[int, T
     return zip(numbers, ours, strict=True)
 
 
+class _Writer(FileSystemWriter):
+    """Says why a file could not be written: torch sends an error to the other processes without what led to it."""
+
+    def write_data(self, plan: Any, planner: Any) -> Any:
+        try:
+            return super().write_data(plan, planner)
+        except Exception as error:
+            raise AlphapoError(in_words(error)) from error
+
+    def finish(self, metadata: Any, results: Any) -> None:
+        try:
+            super().finish(metadata, results)
+        except Exception as error:
+            raise AlphapoError(in_words(error)) from error
+
+
 def write(shards: Shards, folder: Path) -> None:
     """Write what this process holds of the tensors. Collective.
 
     Raises:
-        AlphapoError: a process could not write, in all of them.
+        Agreed: a process could not write, in all of them.
     """
     try:
-        save(dict(shards), checkpoint_id=folder)
-    except Exception as error:
-        raise AlphapoError(f"{folder}: the shards cannot be written ({first_line(error)})") from error
+        save(dict(shards), storage_writer=_Writer(folder))
+    except CheckpointException as error:  # no Exception, but a BaseException
+        raise Agreed(f"{folder}: the shards cannot be written ({_first_failure(error)})") from error
 
 
 def read(shards: Shards, folder: Path) -> None:
     """Read into the tensors, whatever number of processes wrote them. Collective.
 
     Raises:
-        AlphapoError: they are not there.
+        Agreed: they are not there, or damaged, in all of them.
     """
     try:
         load(dict(shards), checkpoint_id=folder)
-    except Exception as error:
-        raise AlphapoError(f"{folder}: the shards cannot be read ({first_line(error)})") from error
+    except CheckpointException as error:
+        raise Agreed(f"{folder}: the shards cannot be read ({_first_failure(error)})") from error
+
+
+def _first_failure(error: CheckpointException) -> str:
+    """Where the processes' reading or writing failed first, and why."""
+    rank, (cause, _) = min(error.failures.items(), key=lambda failure: failure[0])
+    return f"process {rank}: {in_words(cause)}"
 
 
 def dealt(processes: Any, rank: int, world: int) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -17,6 +17,7 @@ import yaml
 from alphapo_cli import __version__
 from alphapo_cli.cli import information
 from alphapo_cli.cli.generate import is_model
+from alphapo_cli.cli.main import _run
 from alphapo_cli.errors import UsageError
 from alphapo_cli.storage.paths import cache_dir
 from alphapo_cli.tracking import metrics
@@ -59,6 +60,18 @@ def test_processes_counted_by_somebody_else_are_no_error(cli):
     for value in ("", "1", "2", "many"):
         ran = cli("--version", env={"WORLD_SIZE": value})
         assert (ran.code, ran.out.startswith("alphapo "), ran.err) == (0, True, "")
+
+
+@pytest.mark.parametrize("line", ["sweep alpha", "generate runs/mine", "evaluate runs/mine"])
+def test_a_command_for_one_process_is_refused_under_torchrun(line, capsys, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    # Not `main`, which leaves a process of torchrun without taking the interpreter down.
+    assert _run(line.split(), debug=False) == 2
+    said = capsys.readouterr().err
+    assert "runs in one process" in said
+    assert "without torchrun" in said
+    assert ("launcher.nproc_per_node=N" in said) == line.startswith("sweep")
 
 
 class TestHelp:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -162,9 +164,11 @@ def test_a_sharded_run_leaves_what_a_run_leaves(start: Path, tmp_path: Path, for
     """The command line from start to end: files, samples, the model, which plain transformers reads."""
     import transformers
 
-    ran = torchrun(2, *line(start, "sharding.mode=fsdp", "objective=dpo"), cwd=tmp_path, cache=tmp_path / "cache")
+    # Five pairs in batches of two: one process runs a batch again that the other one measures.
+    observed = ("objective=dpo", "probe.batch_size=2", "probe.scores=true", "probe.first_position=true")
+    ran = torchrun(2, *line(start, "sharding.mode=fsdp", *observed), cwd=tmp_path, cache=tmp_path / "cache")
     assert ran.code == 0, ran.err[-3000:]
-    more = ("trainer.gradient_accumulation_steps=2", "objective=dpo")
+    more = ("trainer.gradient_accumulation_steps=2", *observed)
     whole = forked(*line(start, *more), cwd=tmp_path, cache=tmp_path / "other")
     assert whole.code == 0, whole.err[-3000:]
     for file in ("metrics.jsonl", "probe.jsonl"):
@@ -252,6 +256,68 @@ def test_what_goes_wrong_in_one_process_ends_both_with_its_message(kind: str, wo
     run_script("sharded_faults.py", kind, str(tmp_path), folder=tmp_path, fails=True)
     said = [(tmp_path / f"said-{rank}").read_text() for rank in (0, 1)]
     assert all(words in text for text in said), said
+
+
+# In rank 1 alone a function of the product fails as on a disk without room.
+FAULT = """
+import importlib.abc, importlib.util, os, sys
+
+module, name = os.environ["FAULT"].split(":")
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, wanted, path, target=None):
+        if wanted != module:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(wanted)
+        load = spec.loader.exec_module
+
+        def exec_module(made):
+            load(made)
+            def fail(*args, **named):
+                raise OSError(28, "No space left on device")
+            setattr(made, name, fail)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+if os.environ.get("RANK") == "1":
+    sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+def test_where_one_process_cannot_save_the_model_all_end(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one waits for it: it must not try to write together what it could not."""
+    (tmp_path / "hooks").mkdir()
+    (tmp_path / "hooks" / "sitecustomize.py").write_text(FAULT)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "hooks"), str(Path(__file__).parents[2])]))
+    monkeypatch.setenv("FAULT", "alphapo_cli.modeling.saving_shards:stored")
+    words = line(start, "sharding.mode=fsdp", "trainer.max_steps=2", "probe.samples=0", "run.name=one")
+    began = time.monotonic()
+    ran = torchrun(2, *words, cwd=tmp_path, cache=tmp_path / "cache")
+    assert ran.code != 0
+    assert time.monotonic() - began < 300  # starting and ending; torch's own limit for an operation is half an hour
+    assert "No space left on device" in ran.err
+    # torchrun may end the first process while it prints this; what it records comes before.
+    summary = json.loads((tmp_path / "runs" / "one" / "summary.json").read_text())
+    assert "process 1: No space left on device" in summary["reason"]
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+def test_one_of_the_processes_that_trained_generates_and_evaluates(start: Path, tmp_path: Path) -> None:
+    words = line(start, "probe.samples=0", "trainer.max_steps=2")
+    later = ("generation=transformers", "generation.max_new_tokens=4", "prompts=glassbox", "prompts.limit=2")
+    ran = torchrun(
+        2, "run", *words[1:], "sharding.mode=fsdp", *later, "judge=glassbox", cwd=tmp_path, cache=tmp_path / "cache"
+    )
+    assert ran.code == 0, ran.err[-3000:]
+    assert len(re.findall("^verdict: ", ran.err, re.MULTILINE)) == 1
+    assert (ran.path / "outcome.json").is_file()
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ from alphapo_cli.runtime.distributed import Processes
 from alphapo_cli.stages.training.inputs import ModelAndData
 from alphapo_cli.storage.atomic import UNBEGUN
 from alphapo_cli.storage.owned_directory import owned_directory
-from alphapo_cli.storage.run_lock import RunLock
+from alphapo_cli.storage.run_lock import LockLost, RunLock
 
 TRIAL, RESERVE = (f"{UNBEGUN[-1]}{name}" for name in ("trial", "reserve"))
 _SLACK = 1 << 20  # bytes beside the model, for the files that say how the run ended
@@ -203,7 +203,7 @@ class FinalModel:
 
         Raises:
             LockLost: another process has taken over the run.
-            AlphapoError: it cannot be saved.
+            Agreed: rank 0 cannot save it, in every process.
         """
         assert policy.sharded is not None
         blank = policy.sharded[1].lm
@@ -218,7 +218,7 @@ class FinalModel:
                     fault = error
             with as_loaded(bare(blank), self.loaded):
                 fault = save_sharded(policy.lm, blank, self.start.tokenizer, folder, end_id=self._end_id) or fault
-            processes.agree(fault)
+            processes.agree(fault, LockLost)
         self.log(
             "note: the saved model's tensors are those that were trained; no process has all of it to compare log-probs"
         )

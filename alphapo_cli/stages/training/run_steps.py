@@ -12,7 +12,7 @@ from alphapo_cli.modeling.policy import PolicyModel
 from alphapo_cli.objective.objective import Objective
 from alphapo_cli.runs.checkpoints import Checkpoints, TrainingCheckpoint
 from alphapo_cli.runs.directory import RunDirectory
-from alphapo_cli.runtime.distributed import Processes
+from alphapo_cli.runtime.distributed import Agreed, Processes
 from alphapo_cli.runtime.signals import StopRequest
 from alphapo_cli.runtime.wording import size
 from alphapo_cli.stages.training.before_after import BeforeAndAfter
@@ -223,8 +223,9 @@ class RunSteps(StepHooks):
             last = trainer.last_checkpoint(step, cost=self.cost.so_far(self._probe_seconds()), last_probe=last_probe)
             try:
                 store(self.checkpoints, last, self.directory.path, self.processes, self.lock)
-            except OSError as error:
-                return f"nor could its weights be kept ({error.strerror or error}); an earlier checkpoint is as it was"
+            except (OSError, Agreed) as error:
+                why = error.strerror if isinstance(error, OSError) and error.strerror else error
+                return f"nor could its weights be kept ({why}); an earlier checkpoint is as it was"
         return (
             f"its weights are kept in {self.checkpoints.folder}; the same line saves the model without training again"
         )

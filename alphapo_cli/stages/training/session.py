@@ -18,7 +18,7 @@ from alphapo_cli.modeling.policy import PolicyModel, policy_of
 from alphapo_cli.modeling.sharding import sharding_plan
 from alphapo_cli.runs.checkpoints import TrainingCheckpoint
 from alphapo_cli.runs.state import OVER
-from alphapo_cli.runtime.distributed import Processes
+from alphapo_cli.runtime.distributed import Agreed, Processes
 from alphapo_cli.stages.training.assembly import run_inputs
 from alphapo_cli.stages.training.before_after import BeforeAndAfter
 from alphapo_cli.stages.training.measurements import Measurements
@@ -258,6 +258,8 @@ class TrainingSession(RunSteps):
         except LockLost:
             raise
         except Exception as error:
+            if self.processes.world > 1 and self.processes.together and not isinstance(error, Agreed):
+                raise  # the other processes wait for this one where it failed: there is no writing together
             kept = self._keep_weights()
             raise AlphapoError(
                 f"{self.directory.model}: the trained model could not be saved ({in_words(error)}); {kept}"
