@@ -42,7 +42,9 @@ def diff(
     count = sum(map(len, found.values()))
     things = {"generation": "generations", "evaluation": "evaluations"}.get(kind, f"{kind}s")
     print(
-        f"{counted(count, 'difference')} between two {things}, {same} facts the same" if count else f"no difference: {same} facts"
+        f"{counted(count, 'difference')} between two {things}, {same} facts the same"
+        if count
+        else f"no difference: {same} facts"
     )
     sections = {s: {k: {"a": x, "b": y} for k, (x, y) in differing.items()} for s, differing in found.items()}
     emit({"a": str(a.resolve()), "b": str(b.resolve()), "kind": kind, "differences": sections, "same": same}, json)

@@ -59,7 +59,8 @@ def ls(
     check_json_target(json)
     kind = kind_of(folder)
     named = dict(cells(folder)) if kind == SWEEP else {}
-    looked_at = [(path, RUN) for path in named] or list(find(folder))
+    looked_at: list[tuple[Path, str | None]] = [(path, RUN) for path in named]
+    looked_at = looked_at or list(find(folder))
     unread = [path for path, kind in looked_at if kind is None]
     found = [describe(path, kind) for path, kind in looked_at if kind is not None]
     found = _sorted(found, sort, reverse)

@@ -87,7 +87,9 @@ def export(
     """
     source = locate(model, key=EXPORTED)
     if not source.local:
-        raise UsageError(f"{model}: no such directory; name that of a run or a model (one of the hub has been exported)")
+        raise UsageError(
+            f"{model}: no such directory; name that of a run or a model (one of the hub has been exported)"
+        )
     check_folder(folder, "choose another --to")
     if folder.exists() and any(folder.iterdir()) and not (folder / _HALF).is_file():
         raise UsageError(f"--to {folder}: is not empty; choose another folder")

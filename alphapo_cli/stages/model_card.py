@@ -103,7 +103,9 @@ def _weights(summary: Mapping[str, Any]) -> str:
     chosen, step = summary.get("best"), summary.get("step")
     said = []
     if isinstance(chosen, dict):
-        said.append(f"The weights are those of step {chosen.get('step')} of {step}, the best by `{chosen.get('metric')}`.")
+        said.append(
+            f"The weights are those of step {chosen.get('step')} of {step}, the best by `{chosen.get('metric')}`."
+        )
     if summary.get("state") == "stopped":
         said.append(f"Training was stopped at step {step}: {_bare(str(summary.get('reason')))}.")
     return " ".join(said)
