@@ -32,6 +32,7 @@ def diff(
     """
     from alphapo_cli.cli.housekeeping import difference_words
     from alphapo_cli.cli.housekeeping.differences import compare, words
+    from alphapo_cli.runtime.wording import counted
 
     check_json_target(json)
     a, b = a.expanduser(), b.expanduser()
@@ -54,7 +55,9 @@ def diff(
     count = sum(map(len, found.values()))
     things = {"generation": "generations", "evaluation": "evaluations"}.get(kind, f"{kind}s")
     print(
-        f"{count} differences between two {things}, {same} facts the same" if count else f"no difference: {same} facts"
+        f"{counted(count, 'difference')} between two {things}, {same} facts the same"
+        if count
+        else f"no difference: {same} facts"
     )
     sections = {s: {k: {"a": x, "b": y} for k, (x, y) in differing.items()} for s, differing in found.items()}
     emit({"a": str(a.resolve()), "b": str(b.resolve()), "kind": kind, "differences": sections, "same": same}, json)

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from re import DOTALL, fullmatch
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -148,10 +149,11 @@ def evaluate(
         evaluate_arena_hard(typed)
         return
     where = sources(config_dir)
-    if recheck is not None and outputs is not None:  # with --recheck every argument is an override
-        if outputs.exists() or "=" not in str(outputs):
-            raise UsageError(f"--recheck DIR takes no outputs: leave out {outputs}")
-        overrides = [str(outputs), *(overrides or [])]
+    # An override in the place of the outputs; what has a slash before its = is a path.
+    if outputs is not None and fullmatch(r"[^/=]+=.*", str(outputs), DOTALL) and not outputs.exists():
+        overrides, outputs = [str(outputs), *(overrides or [])], None
+    if recheck is not None and outputs is not None:
+        raise UsageError(f"--recheck DIR takes no outputs: leave out {outputs}")
     line = read_line(overrides or [], where)
     options: dict[str, object] = {}
     if official_row_index:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -50,6 +51,8 @@ def export(
 
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype}: no such dtype{nearest(dtype, DTYPES)} (choices: {', '.join(DTYPES)})")
+    if licence is not None and re.fullmatch(r"[a-z0-9]+([.+-][a-z0-9]+)*", licence) is None:
+        raise UsageError(f"--license {licence}: not a name of the hub's; write apache-2.0, mit, llama3.1, other, ...")
     check_json_target(json)
     check_model(model, key="MODEL")
     quiet_libraries(importing=True)

@@ -109,6 +109,7 @@ def sentences(found: Inspection) -> list[str]:
     ):
         if report.get(key):
             said.append(f"{words}: {report[key]:,} of {read:,} rows, {report[key] / read:.1%}")
+    said += [f"not trained on: {reason}" for reason in found.untrained]
     if found.bias is not None:
         said.append(_bias(found.bias))
     return said

@@ -22,8 +22,9 @@ def register(app: typer.Typer) -> None:
 
 def loss(
     pairs: Annotated[
-        Path, typer.Argument(help="JSON Lines with chosen_logp, rejected_logp (sums), chosen_tokens, rejected_tokens.")
-    ],
+        Path | None,
+        typer.Argument(help="JSON Lines with chosen_logp, rejected_logp (sums), chosen_tokens, rejected_tokens."),
+    ] = None,
     overrides: Overrides = None,
     config: ConfigPath = None,
     config_dir: ConfigDir = None,
@@ -47,6 +48,7 @@ def loss(
 
     Raises:
         ConfigError: an override sets another group than objective.
+        UsageError: no pairs are named.
     """
     from alphapo_cli.config.compose import compose, to_dict, to_yaml
     from alphapo_cli.config.config_file import compose_under, load
@@ -55,6 +57,10 @@ def loss(
     from alphapo_cli.config.schema import TrainConfig
 
     where = sources(config_dir)
+    if (
+        pairs is not None and str(pairs).startswith("objective") and "=" in str(pairs) and not pairs.exists()
+    ):  # an override in the place of the pairs
+        overrides, pairs = [str(pairs), *(overrides or [])], None
     parsed = parse(overrides or [])
     for override in parsed:
         key = override.key_or_group
@@ -70,6 +76,8 @@ def loss(
     if print_config:
         print(to_yaml(cfg.objective), end="")
         return
+    if pairs is None:
+        raise UsageError("which pairs? give a file of JSON Lines before the overrides: alphapo loss PAIRS.jsonl ...")
     content = _content(pairs)
 
     import json

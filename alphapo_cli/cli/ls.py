@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alphapo_cli.cli.common import Json, check_json_target, emit, next_step, print_list
-from alphapo_cli.errors import UsageError, nearest
+from alphapo_cli.errors import UsageError, nearest, say
 
 if TYPE_CHECKING:
     from alphapo_cli.cli.housekeeping.entries import Entry
@@ -50,7 +51,7 @@ def ls(
         UsageError: there is no such folder, or no such order.
     """
     from alphapo_cli.cli.housekeeping.entries import RUN, SWEEP, cells, describe, find, kind_of
-    from alphapo_cli.runtime.wording import duration, size
+    from alphapo_cli.runtime.wording import counted, duration, size
 
     if sort not in SORTS:
         raise UsageError(f"--sort {sort}: no such order{nearest(sort, SORTS)} (choices: {', '.join(SORTS)})")
@@ -62,7 +63,10 @@ def ls(
     check_json_target(json)
     kind = kind_of(folder)
     named = dict(cells(folder)) if kind == SWEEP else {}
-    found = [describe(path, RUN) for path in named] if named else [describe(*one) for one in find(folder)]
+    looked_at: list[tuple[Path, str | None]] = [(path, RUN) for path in named]
+    looked_at = looked_at or list(find(folder))
+    unread = [path for path, kind in looked_at if kind is None]
+    found = [describe(path, kind) for path, kind in looked_at if kind is not None]
     found = _sorted(found, sort, reverse)
     now = time.time()
     rows = [
@@ -78,6 +82,8 @@ def ls(
     ]
     print_list(["name", "kind", "state", "outcome", "size", "age"], rows, right=("size", "age"))
     emit({"path": str(folder.resolve()), "entries": [_row(e, named.get(e.path)) for e in found]}, json)
+    if unread:
+        say(f"note: {counted(len(unread), 'folder')} cannot be read, {unread[0]} first", file=sys.stderr)
     if not found:
         next_step("alphapo train", f"nothing of alphapo's is in {folder}; this makes a run in runs/")
     else:

@@ -11,6 +11,7 @@ import typer
 
 from alphapo_cli.cli.common import (
     ConfigDir,
+    ConfigPath,
     Json,
     PrintConfig,
     Replace,
@@ -59,6 +60,7 @@ def pairs(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Default runs/pairs-<recipe>-<hash8>.")
     ] = None,
+    config: ConfigPath = None,
     config_dir: ConfigDir = None,
     print_config: PrintConfig = False,
     replace: Replace = False,
@@ -79,8 +81,10 @@ def pairs(
 
     Raises:
         UsageError: the model is not of the embedded world, and no prompts are named.
+        ConfigError: a recipe beside a file of settings.
     """
-    from alphapo_cli.config.compose import compose, to_yaml
+    from alphapo_cli.config.compose import to_yaml
+    from alphapo_cli.config.config_file import compose_under, load
     from alphapo_cli.config.embedded_world import names
     from alphapo_cli.config.overrides import Line
     from alphapo_cli.generation.run_settings import answers_world, run_layer
@@ -93,10 +97,16 @@ def pairs(
     line, recipe = read_recipe(given, where)
     check_line(line)
     sample = model is not None or not files
-    if sample and not names([line], "data") and not answers_world(model):
+    file = load(config)
+    if file is not None and recipe is not None:
+        raise ConfigError(
+            f"--config {config} and recipe={recipe}: both hold settings of all groups; give one of the two"
+        )
+    of_file = [] if file is None else [file.layer([line], where)]
+    if sample and not names([*of_file, line], "data") and not answers_world(model):
         raise UsageError(f"{model}: answers to which prompts? give data=... too (data=jsonl data.path=FILE, ...)")
     named = Line((), {"recipe": recipe}, {"recipe": recipe}) if recipe else Line()
-    cfg = compose("pairs", PairsConfig, [run_layer(model), line, named], where)
+    cfg = compose_under(file, "pairs", PairsConfig, [line, named], where, beneath=[run_layer(model)])
     check_consent(cfg.scorer, line, cfg.scorers)
     if print_config:
         print(to_yaml(cfg), end="")

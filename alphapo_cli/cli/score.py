@@ -12,6 +12,7 @@ import typer
 
 from alphapo_cli.cli.common import (
     ConfigDir,
+    ConfigPath,
     Json,
     PrintConfig,
     Replace,
@@ -47,6 +48,7 @@ def score(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Default runs/score-<column>-<hash8>.")
     ] = None,
+    config: ConfigPath = None,
     config_dir: ConfigDir = None,
     print_config: PrintConfig = False,
     replace: Replace = False,
@@ -71,14 +73,15 @@ def score(
     Raises:
         UsageError: no answers are named.
     """
-    from alphapo_cli.config.compose import compose, to_yaml
+    from alphapo_cli.config.compose import to_yaml
+    from alphapo_cli.config.config_file import compose_under, load
     from alphapo_cli.config.overrides import read_line
     from alphapo_cli.pairs.scoring.schema import ScoreConfig
 
     given = list(arguments or [])
     answers = [Path(text) for text in given if is_path(text)]
     line = read_line([text for text in given if not is_path(text)], where := sources(config_dir))
-    cfg = compose("score", ScoreConfig, [line], where)
+    cfg = compose_under(load(config), "score", ScoreConfig, [line], where)
     check_consent(cfg.scorer, line)
     if print_config:
         print(to_yaml(cfg), end="")

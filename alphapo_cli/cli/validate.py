@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from alphapo_cli.cli.common import ConfigDir, check_json_target, emit, next_step, sources
 from alphapo_cli.cli.common import Json as JsonOption
-from alphapo_cli.errors import UsageError, say
+from alphapo_cli.errors import ConfigError, UsageError, say
+
+if TYPE_CHECKING:
+    from alphapo_cli.config.overrides import Sources
 
 COMMANDS = ("train", "run", "sweep", "generate", "eval")
 _SWEEP_KEYS = {"description", "base", "grid"}
@@ -55,12 +60,14 @@ def validate(
     check_json_target(json)
     where = sources(config_dir)
     is_yaml = file is not None and (file.endswith((".yaml", ".yml")) or os.path.exists(file))
-    command = command or (_command_of(Path(str(file))) if is_yaml else "sweep" if file else _command_of_line(texts))
+    with _group_named(Path(str(file)) if is_yaml else None, where, config_dir):
+        command = command or (_command_of(Path(str(file))) if is_yaml else "sweep" if file else _command_of_line(texts))
     if command not in COMMANDS:
         raise UsageError(f"--for {command}: no such command to validate for (choices: {', '.join(COMMANDS)})")
     is_grid = command == "sweep" and (not is_yaml or _is_grid(Path(str(file))))
     config = Path(file) if file is not None and not is_grid else None
-    said = _VALIDATORS[command](file if is_grid else None, config, texts, where)
+    with _group_named(config, where, config_dir):
+        said = _VALIDATORS[command](file if is_grid else None, config, texts, where)
     say(f"valid: {said}")
     first = [] if file is None else [file] if is_grid else ["--config", file]
     target = {"generate": "RUN|MODEL ", "eval": "OUTPUTS.json --reference REF.json "}.get(command, "")
@@ -68,6 +75,22 @@ def validate(
     line = f"alphapo {command} {target}{shlex.join([*first, *texts, *folder])}".rstrip()
     emit({"valid": True, "command": command, "line": line}, json)
     next_step(line)
+
+
+@contextlib.contextmanager
+def _group_named(path: Path | None, where: Sources, config_dir: Path | None) -> Iterator[None]:
+    """Within the block, an error about a file that lies where a group's files lie says how that group is checked."""
+    try:
+        yield
+    except ConfigError as error:
+        folders = () if path is None else path.absolute().parent.parts
+        groups = ["/".join(folders[-depth:]) for depth in (2, 1)]
+        group = next((name for name in groups if path and path.stem in where.groups().get(name, ())), None)
+        if group is None:
+            raise
+        more = "" if config_dir is None else f" --config-dir {shlex.quote(str(config_dir))}"
+        choice = f"{group}={path.stem if path else ''}"
+        raise ConfigError(f"{error}; if it is the file of a group: alphapo validate {choice}{more}") from error
 
 
 def _settings(path: Path) -> dict[str, Any]:

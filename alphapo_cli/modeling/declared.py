@@ -89,8 +89,19 @@ def weights_dtype(config: Any, location: str, revision: str | None = None) -> st
     """
     text = config.get_text_config()
     said = getattr(text, "dtype", None) or getattr(config, "dtype", None)
-    if said is not None:
-        return str(said).removeprefix("torch.")
+    return stored_dtype(location, revision) if said is None else str(said).removeprefix("torch.")
+
+
+def stored_dtype(location: str, revision: str | None = None) -> str:
+    """The dtype in which most of the weights of a model or an adapter are stored.
+
+    Args:
+        location: its directory, or a model's hub name.
+        revision: of a hub name.
+
+    Returns:
+        The name of a torch dtype; `FALLBACK_DTYPE` where no file says it.
+    """
     numbers: dict[str, int] = {}
     for dtype, size in _stored_sizes(location, revision):
         numbers[dtype] = numbers.get(dtype, 0) + size

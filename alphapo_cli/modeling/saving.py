@@ -202,6 +202,14 @@ def _tensors_in(folder: Path) -> Iterator[tuple[str, Tensor]]:
                 yield name, stored.get_tensor(name)
 
 
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Whether all elements are the same; those that are no number (guard.non_finite=false) in the same places."""
+    if torch.equal(a, b):
+        return True
+    nan = b.isnan()
+    return torch.equal(a.isnan(), nan) and torch.equal(a.masked_fill(nan, 0), b.masked_fill(nan, 0))
+
+
 def _compare(trained: Mapping[str, Tensor], read: Mapping[str, Tensor], folder: Path) -> None:
     """Compare tensors by name; of tied ones, which share their memory, one in the files is enough.
 
@@ -217,7 +225,7 @@ def _compare(trained: Mapping[str, Tensor], read: Mapping[str, Tensor], folder: 
         if found is None or found.shape != tensor.shape:
             different.append(name)
             worst = float("inf")
-        elif not torch.equal(found.to(tensor.device), tensor):
+        elif not _equal(found.to(tensor.device), tensor):
             different.append(name)
             worst = max(
                 worst, (found.double().to(tensor.device) - tensor.double()).abs().nan_to_num(torch.inf).max().item()

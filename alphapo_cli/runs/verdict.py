@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from alphapo_cli.runtime.statistics.share import share_interval
-from alphapo_cli.runtime.wording import rate, who_falls
+from alphapo_cli.runtime.wording import counted, rate, who_falls
 from alphapo_cli.storage.strict_json import read_file
 
 WIN_RATE = "glassbox/true_win_rate"
 BETTER, WORSE, UNCLEAR, NOT_MEASURED = "better", "worse", "no evidence either way", "not measured"
 UNMEASURED = "quality not measured: no win rate was taken, and neither margin nor accuracy stands in for one"
 FEW = 100  # answers below which an interval is wider than 20 points
+FEW_PAIRS = 10  # below which even a share of 0 or 1 leaves a quarter of all pairs open
 # Where the table "which curves to watch" calls a curve bad.
 NEARLY_ALL, MOST, REPEATED, CLIPPED = 0.9, 0.5, 0.2, 0.5
 
@@ -103,7 +104,7 @@ def verdict(
     if clipped is not None and clipped > CLIPPED:
         logged = sum(_number(row, "train/grad_norm") is not None for row in rows)
         sentences.append(
-            f"the gradient was clipped at {rate(clipped, None)} of {logged:,} logged steps: clipping sets the step size "
+            f"the gradient was clipped at {rate(clipped, None)} of {counted(logged, 'logged step')}: clipping sets the step size "
             "(trainer.max_grad_norm, trainer.learning_rate)"
         )
     return Verdict(outcome, tuple(sentences), win, interval, answers if readings else None, best, clipped)
@@ -147,6 +148,9 @@ def _curves(probes: Sequence[Mapping[str, Any]], pairs: int | None, answers: int
     if repeated is not None and repeated > REPEATED:
         of = "" if answers is None else f" in {answers:,} answers"
         return f"the sampled answers repeat themselves: {rate(repeated, None)} of their 4-grams{of}"
+    if pairs is not None and pairs < FEW_PAIRS:
+        of = f"{rate(down, pairs)} pair{'' if pairs == 1 else 's'}"
+        return f"too few pairs to read the curves by: chosen answers became less likely in {of}{mean}"
     if down >= NEARLY_ALL:
         return f"nearly every chosen answer became less likely, {rate(down, pairs)} pairs{mean}"
     if both > MOST:

@@ -22,6 +22,7 @@ from alphapo_cli.stages.training.inputs import InputsBuilder
 
 OPENING, OPENINGS = 4, 6  # tokens of an opening, and how many openings are listed
 BINS = 12
+OTHERS = "answer to another prompt"
 _CONTEXT = 4  # tokens before one that decide how it is written
 _UNKNOWN = "\ufffd"  # what decodes from a part of a character
 
@@ -76,6 +77,7 @@ class Inspection:
     bias: LengthBias | None
     openings: dict[str, list[tuple[str, int]]]
     prompts: int  # different ones among the training pairs
+    untrained: tuple[str, ...] = ()  # parts beside the prompt that no loss term trains on, and why
 
 
 def inspect(cfg: TrainConfig, rows: int) -> Inspection:
@@ -91,29 +93,40 @@ def inspect(cfg: TrainConfig, rows: int) -> Inspection:
     Raises:
         UsageError: as training refuses model or data.
     """
-    _, start = start_of(cfg, InputsBuilder())
+    objective, start = start_of(cfg, InputsBuilder())
     train = start.data.train
-    answers = [(_side(n), side.lengths) for n, side in enumerate(train.answers)]
+    # The third answer of a row is then one to another prompt, whose log-prob has no gradient.
+    mismatched = objective.needs_mismatched
+    learns = 2 if mismatched else objective.sides(train.num_sides)
+    names = [OTHERS if mismatched and n == 2 else _side(n) for n in range(len(train.answers))]
+    answers = [(name, side.lengths) for name, side in zip(names, train.answers, strict=True)]
     lengths = [("prompt", train.prompt.lengths), *((name, of_side[of_side > 0]) for name, of_side in answers)]
     return Inspection(
         key=start.data.key,
         table=(*start.data.table, ("starts from", start.start)),
         report=start.data.report,
-        shown=tuple(shown(train, position, start.tokenizer) for position in range(min(rows, len(train)))),
+        shown=tuple(shown(train, n, start.tokenizer, names, learns) for n in range(min(rows, len(train)))),
         histograms=tuple(histogram(name, values) for name, values in lengths if len(values)),
         bias=length_bias(train),
         openings={_side(n): openings(side, start.tokenizer) for n, side in enumerate(train.answers[:2])},
         prompts=len(set(train.prompt_keys)),
-    )
+        untrained=tuple(
+            f"{name}: read without a gradient, for the divergence from the reference"
+            if name == OTHERS else f"{name}: not read by objective '{objective.name}'"
+            for name in names[learns:]
+        ),
+    )  # fmt: skip
 
 
-def shown(pairs: TokenPairs, position: int, tokenizer: Any) -> Shown:
+def shown(pairs: TokenPairs, position: int, tokenizer: Any, names: Sequence[str], learns: int) -> Shown:
     """A pair with its tokens.
 
     Args:
         pairs: the pairs.
         position: which of them.
         tokenizer: decodes the ids.
+        names: of the answers.
+        learns: how many of them, from the first, the objective trains on.
 
     Returns:
         Prompt (not trained) and every answer that the row has; tokens of other speakers in an answer are not trained.
@@ -123,8 +136,9 @@ def shown(pairs: TokenPairs, position: int, tokenizer: Any) -> Shown:
     for n, ids in enumerate(pair.answers):
         if len(ids):
             turns = pair.turns[n] if pair.turns and len(pair.turns[n]) else None
-            trained = [True] * len(ids) if turns is None else [turn >= 0 for turn in turns.tolist()]
-            parts.append((_side(n), _tokens(ids, trained, tokenizer)))
+            own = [True] * len(ids) if turns is None else [turn >= 0 for turn in turns.tolist()]
+            trained = own if n < learns else [False] * len(ids)
+            parts.append((names[n], _tokens(ids, trained, tokenizer)))
     return Shown(position, tuple(parts))
 
 

@@ -43,6 +43,7 @@ class CardFacts:
         versions: of the packages.
         readings: rows of metrics.jsonl in which the probe was measured.
         verdict: the verdict of summary.json.
+        weights: which step the weights are of and why, as a sentence, where it is not simply the last one of the plan.
         judged: metrics of the run's evaluation.
         judged_interval: of its win rate, and its confidence and what it is over in words; None where it was not recorded.
     """
@@ -55,6 +56,7 @@ class CardFacts:
     versions: Mapping[str, Any] = field(default_factory=dict)
     readings: Sequence[Mapping[str, Any]] = ()
     verdict: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = ""
     judged: Mapping[str, Any] = field(default_factory=dict)
     judged_interval: tuple[float, float, str] | None = None
 
@@ -90,9 +92,23 @@ def facts_of(run: RunState | None, base: str | None, adapter: bool, licence: str
         versions=run.read_manifest().get("versions") or {},
         readings=[row for row in rows if row.get("displacement/chosen") is not None],
         verdict=summary.get("verdict") or {},
+        weights=_weights(summary),
         judged=outcome.get("metrics") or {},
         judged_interval=None if ends is None else (ends[0], ends[1], level([outcome])),
     )
+
+
+def _weights(summary: Mapping[str, Any]) -> str:
+    """Which step the weights are of, where they are not those of the last one or training ended early; else empty."""
+    chosen, step = summary.get("best"), summary.get("step")
+    said = []
+    if isinstance(chosen, dict):
+        said.append(
+            f"The weights are those of step {chosen.get('step')} of {step}, the best by `{chosen.get('metric')}`."
+        )
+    if summary.get("state") == "stopped":
+        said.append(f"Training was stopped at step {step}: {_bare(str(summary.get('reason')))}.")
+    return " ".join(said)
 
 
 def card(facts: CardFacts, name: str) -> str:
@@ -160,7 +176,7 @@ def _what(facts: CardFacts) -> str:
     kind = "A LoRA adapter" if facts.adapter else "A causal language model"
     objective = facts.settings.get("objective.name", "alphapo")
     start = f", starting from {_bare(facts.base)}" if facts.base else ""
-    return f"{kind}, trained on preference pairs with the objective `{_bare(str(objective))}`{start}, by alphapo."
+    return f"{kind}, trained on preference pairs with the objective `{_bare(str(objective))}`{start}, by alphapo. {facts.weights}".rstrip()
 
 
 def _recipe(facts: CardFacts) -> list[str]:

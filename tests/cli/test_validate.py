@@ -23,6 +23,16 @@ def test_what_is_valid(line, said, then, alphapo, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("choice", ["objective=mine", "objective/link=mine", "judge=mine"])
+def test_the_file_of_a_group_is_named_as_such(choice, alphapo, tmp_path):
+    file = tmp_path / "own" / choice.partition("=")[0] / "mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("name: logistic\n")
+    ran = alphapo("validate", str(file), "--config-dir", "own")
+    assert ran.code == 2
+    assert f"if it is the file of a group: alphapo validate {choice} --config-dir own" in ran.fault
+
+
 @pytest.mark.slow
 def test_files(alphapo, trained, tmp_path):
     (tmp_path / "own.yaml").write_text("objective: dpo\n")

@@ -20,7 +20,11 @@ import yaml
         ("generate", "generation.temperature=0.3", "data=jsonl", "data.path=x.jsonl"),
         ("sweep", "alpha", "launcher=slurm", "launcher.partition=gpu"),
         ("eval", "o.json", "judge=vllm", "judge.model=j", "statistics.bootstrap=10"),
+        ("eval", "judge=vllm", "judge.model=j"),  # whose outputs are not needed to print settings
         ("loss", "rows.jsonl", "objective=orpo"),
+        ("loss", "objective=orpo"),
+        ("score", "rows.jsonl", "scorer=length"),
+        ("pairs", "recipe=simpo", "data=jsonl", "data.path=x.jsonl"),
     ],
     ids=lambda line: " ".join(line[:3]),
 )
@@ -43,6 +47,25 @@ def settings(alphapo, tmp_path):
         return yaml.safe_load(ran.out) if ran.code == 0 else (ran.code, ran.fault)
 
     return compose
+
+
+def test_code_that_runs_is_not_taken_from_the_file(alphapo, tmp_path):
+    (tmp_path / "own.yaml").write_text('scorer: {name: rule, rule: "python x.py"}\n')
+    ran = alphapo("score", "rows.jsonl", "--config", "own.yaml")
+    assert (ran.code, "scorer.rule: code that runs is named on the command line" in ran.fault) == (2, True)
+
+
+def test_a_recipe_beside_the_file_is_refused(alphapo, tmp_path):
+    (tmp_path / "own.yaml").write_text("thin: {cut: keep}\n")
+    ran = alphapo("pairs", "recipe=simpo", "--config", "own.yaml")
+    assert (ran.code, "both hold settings of all groups" in ran.fault) == (2, True)
+
+
+@pytest.mark.parametrize("line", [("loss",), ("loss", "objective=dpo"), ("eval", "judge=openai", "judge.model=m")])
+def test_without_its_file_a_command_says_which_one_is_missing(line, alphapo):
+    ran = alphapo(*line)
+    assert ran.code == 2
+    assert "which pairs?" in ran.fault or "OUTPUTS.json is missing" in ran.fault
 
 
 class TestPrecedence:

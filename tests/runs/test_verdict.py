@@ -87,6 +87,13 @@ def test_what_the_curves_say(settings, said):
     assert any(said in s for s in judged(rows(**settings)).sentences)
 
 
+@pytest.mark.parametrize(("pairs", "said"), [(1, "100 % [5, 100], n = 1 pair, mean"), (9, "n = 9 pairs, mean")])
+def test_few_pairs_say_nothing_of_the_curves(pairs, said):
+    (curves,) = (s for s in judged(rows(down=1.0, both=1.0), pairs=pairs).sentences if "less likely" in s)
+    assert curves.startswith("too few pairs to read the curves by: chosen answers became less likely in 100 %")
+    assert said in curves
+
+
 @pytest.mark.parametrize(("norms", "share"), [((2.0, 3.0, 0.5), 2 / 3), ((0.5, 0.9), 0.0), ((), None)])
 def test_clipped_steps(norms, share):
     found = judged(rows(norms=norms))

@@ -49,6 +49,18 @@ class TestModel:
         assert not (best.path / "best").exists()
 
     @pytest.mark.slow
+    def test_without_a_reading_it_is_that_of_the_last_step(self, alphapo, tiny):
+        """Weights that are no numbers, which the user asked to go on with: nothing of them is called best, or stale."""
+        metric = ("trainer.metric_for_best_model=displacement/chosen", "trainer.greater_is_better=true")
+        ran = alphapo("train", *tiny, *LINE, BEST[0], *metric, "trainer.learning_rate=1e30", "guard.non_finite=false")
+        assert ran.code == 0, ran.err
+        assert "model/ is that of the last step: displacement/chosen was a number at no step after 0" in ran.err
+        assert "best" not in summary(ran.path) or summary(ran.path)["best"] is None
+        (line,) = (line for line in ran.err.splitlines() if f": step {STEPS} of {STEPS}, " in line)
+        assert "chosen nan" in line, line
+        assert "loss nan" in line, line
+
+    @pytest.mark.slow
     def test_of_equal_ones_it_is_the_first(self, alphapo, tiny):
         """No answer repeats itself at any reading."""
         best = alphapo("train", *tiny, *LINE, BEST[0], "trainer.metric_for_best_model=samples/repetition")

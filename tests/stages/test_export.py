@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from alphapo_cli.stages.export import Exported, next_lines
+from alphapo_cli.stages.export import Exported, beyond_gguf, next_lines
 from alphapo_cli.stages.model_card import CardFacts, card
 
 
@@ -103,6 +103,8 @@ def test_another_dtype(alphapo, trained, tmp_path):
         (("gone", "--to", "out"), "gone"),
         (("RUN", "--to", "full"), "--to full: is not empty"),
         (("RUN", "--to", "out", "--merge"), "is whole already"),
+        (("RUN", "--to", "out", "--license", "Apache 2.0"), "not a name of the hub's"),
+        (("RUN", "--to", "out", "--license", ""), "not a name of the hub's"),
         (("RUN", "--to", "out", "--dtype", "bf16"), "did you mean 'bfloat16'?"),
         (("ADAPTER", "--to", "out", "--dtype", "float16"), "add --merge"),
         (("./half", "--to", "out"), "no config.json"),
@@ -167,6 +169,77 @@ def test_a_disk_that_fills_up_leaves_no_half(alphapo, trained, tmp_path):
     assert "File too large" in ran.fault
     assert not list((tmp_path / "out").iterdir())
     assert alphapo("export", str(trained.path), "--to", "out").code == 0
+
+
+def test_a_half_that_a_killed_process_left_is_written_anew(alphapo, trained, tmp_path):
+    from alphapo_cli.stages import export
+
+    (tmp_path / "out" / "additional_chat_templates").mkdir(parents=True)
+    (tmp_path / "out" / export._HALF).touch()
+    (tmp_path / "out" / "model-00001-of-00002.safetensors").write_bytes(b"half")
+    assert alphapo("export", str(trained.path), "--to", "out").code == 0
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        *(p.name for p in (trained.path / "model").iterdir()), "README.md"
+    }  # fmt: skip
+
+
+def test_the_card_says_which_step_the_weights_are_of_and_that_training_was_stopped():
+    from alphapo_cli.stages.model_card import _weights
+
+    best = {"step": 6, "metric": "entropy/chosen", "value": 1.0}
+    assert _weights({"state": "complete", "step": 9}) == ""
+    found = _weights({"state": "stopped", "step": 9, "best": best, "reason": "it forgets"})
+    assert found == (
+        "The weights are those of step 6 of 9, the best by `entropy/chosen`. Training was stopped at step 9: it forgets."
+    )
+    assert found in card(CardFacts("base", False, None, {"objective.beta": 1.0}, weights=found), "name")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"use_rslora": False, "bias": "none", "modules_to_save": None, "rank_pattern": {"q_proj": 2}}, None),
+        ({"use_rslora": True}, "rsLoRA's scale"),
+        ({"use_dora": True}, "DoRA's magnitudes"),
+        ({"modules_to_save": ["lm_head"]}, "whole layers"),
+        ({"alpha_pattern": {"q_proj": 9}}, "scales of single layers"),
+        ({"bias": "lora_only"}, "biases"),
+    ],
+)
+def test_what_a_gguf_adapter_cannot_hold_is_merged_instead(settings, said, tmp_path):
+    """convert_lora_to_gguf.py writes A, B and lora_alpha; llama.cpp scales by lora_alpha over the rank of each pair."""
+    found = beyond_gguf(settings)
+    assert (found is None) == (said is None)
+    _, (line, why) = next_lines(Exported(tmp_path, True, "float32", "a/b", beyond_gguf=found))
+    assert line.startswith("alphapo export" if said else "python convert_lora_to_gguf.py")
+    assert said is None or said in why
+
+
+def test_the_converter_is_told_of_a_base_in_a_directory(tmp_path):
+    """It asks the hub for a name in adapter_config.json, and huggingface_hub refuses a path there."""
+    _, (line, _) = next_lines(Exported(tmp_path / "out", True, "float32", str(tmp_path)))
+    assert shlex.split(line)[2:] == [str(tmp_path / "out"), "--base", str(tmp_path)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_another_dtype_is_merged_in_float32(dtype, alphapo, scratch, tmp_path):
+    """A bfloat16 base: its sum with the adapter is rounded once, to the dtype that is written."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    shutil.copytree(scratch.path / "model", tmp_path / "base")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.bfloat16)
+    base.save_pretrained(tmp_path / "base")
+    lora = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    for name, parameter in lora.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    lora.save_pretrained(tmp_path / "adapter")
+    ran = alphapo("export", "adapter", "--to", "out", "--merge", "--dtype", dtype)
+    assert ran.code == 0, ran.err
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=getattr(torch, dtype))
+    expected = PeftModel.from_pretrained(again, tmp_path / "adapter").merge_and_unload().state_dict()
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").state_dict()
+    assert all(torch.equal(found[k], expected[k]) for k in expected)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,8 @@ class TestIds:
 
     def test_what_is_trained(self, inspected, scratch):
         """The answer with its end token, once; nothing of the prompt."""
-        (pair,) = inspected(*line_of(scratch), "--rows", "1")["pairs"]
+        line = [word for word in line_of(scratch) if not word.startswith("objective")]  # sft's, which reads one side
+        (pair,) = inspected(*line, "--rows", "1")["pairs"]
         prompt, *answers = pair["parts"]
         assert not any(prompt["trained"])
         assert [answer["name"] for answer in answers] == ["chosen", "rejected"]
@@ -48,6 +49,27 @@ class TestIds:
             assert all(answer["trained"])
             assert answer["ids"].count(answer["ids"][-1]) == 1
         assert answers[0]["text"].startswith(" The ") or answers[0]["text"].startswith("The ")
+
+    @pytest.mark.parametrize(
+        ("objective", "rows", "untrained"),
+        [
+            ("sft", [{"prompt": f"Q{n}", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(12)], "rejected"),
+            (
+                "kto", [{"prompt": f"Q{n}", "completion": f"so {n}", "label": n % 2 == 0} for n in range(12)],
+                "answer to another prompt",
+            ),
+        ],
+    )  # fmt: skip
+    def test_answers_without_a_gradient_are_not_trained(self, objective, rows, untrained, alphapo, tmp_path):
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        ran = alphapo("inspect", f"objective={objective}", "model=from_scratch", "data=jsonl", "data.path=rows.jsonl",
+                      "probe.pairs=2", "--rows", "4", "--json", "-")  # fmt: skip
+        found = {part["name"]: any(part["trained"]) for pair in result(ran)["pairs"] for part in pair["parts"]}
+        assert found.pop("prompt") is False
+        assert found.pop(untrained) is False
+        assert found
+        assert all(found.values())
+        assert f"not trained on: {untrained}" in ran.out
 
     def test_turns_of_others_are_not_trained(self, inspected, tmp_path):
         rows = [

@@ -68,7 +68,7 @@ def kind_of(path: Path) -> str | None:
     return MODEL if any((path / name).is_file() for name in ("config.json", "adapter_config.json")) else None
 
 
-def find(folder: Path, depth: int = DEPTH) -> Iterator[tuple[Path, str]]:
+def find(folder: Path, depth: int = DEPTH) -> Iterator[tuple[Path, str | None]]:
     """Directories below `folder` that a command has written, with their kinds; `folder` itself where it is one.
 
     Args:
@@ -76,19 +76,42 @@ def find(folder: Path, depth: int = DEPTH) -> Iterator[tuple[Path, str]]:
         depth: levels of folders that are searched.
 
     Yields:
-        (directory, kind), in the order of their names. Directories inside a run or a sweep are parts of it.
+        (directory, kind), in the order of their names; the kind is None where the directory cannot be read. Directories
+        inside a run or a sweep are parts of it.
     """
-    kind = kind_of(folder)
-    if kind is not None:
-        if kind != MODEL:
-            yield folder, kind
+    try:
+        kind = kind_of(folder)
+        names = sorted(os.listdir(folder)) if kind is None and depth else []
+    except OSError:  # not the user's to read: it hides no other
+        yield folder, None
         return
-    if depth:
-        with contextlib.suppress(OSError):
-            for name in sorted(os.listdir(folder)):
-                place = folder / name
-                if place.is_dir() and not place.is_symlink() and not name.startswith("."):
-                    yield from find(place, depth - 1)
+    if kind not in (None, MODEL):
+        yield folder, kind
+    for name in names:
+        place = folder / name
+        if not name.startswith(".") and place.is_dir() and not place.is_symlink():
+            yield from find(place, depth - 1)
+
+
+def is_ours(path: Path, kind: str) -> bool:
+    """Whether a directory is certainly what `kind_of` says: sweep.json is a name that other programs give, too.
+
+    Args:
+        path: the directory.
+        kind: as `kind_of` has it.
+
+    Returns:
+        True for all but a folder whose sweep.json is not by alphapo, and that has no cells either.
+    """
+    return kind != SWEEP or "keys" in (read(path) or {}) or any(RunState(cell).config.is_file() for cell in begun(path))
+
+
+def begun(path: Path) -> list[Path]:
+    """The directories of a sweep's cells, whether sweep.json lists them or not."""
+    try:
+        return sorted(place for place in (path / "cells").iterdir() if place.is_dir())
+    except OSError:
+        return []
 
 
 def describe(path: Path, kind: str) -> Entry:

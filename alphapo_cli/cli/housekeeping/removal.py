@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from alphapo_cli.cli.housekeeping.entries import LOGS, MODEL, RUN, SWEEP, cells, in_use, kind_of
+from alphapo_cli.cli.housekeeping.entries import LOGS, MODEL, RUN, SWEEP, begun, in_use, is_ours, kind_of
 from alphapo_cli.errors import UsageError
 from alphapo_cli.runs.state import RunState
 from alphapo_cli.storage.run_lock import LockStatus, RunLock, acquire, lock_status
@@ -36,7 +36,7 @@ def check(path: Path) -> str:
     if not path.is_dir():
         raise UsageError(f"{path}: no such directory; `alphapo ls` lists what can be removed")
     kind = kind_of(path)
-    if kind is None or kind == MODEL:
+    if kind is None or kind == MODEL or not is_ours(path, kind):
         raise UsageError(f"{path}: no run, sweep, generation or evaluation, so nothing in it is removed")
     for run in _runs(path, kind):
         now = lock_status(run.lock)
@@ -57,7 +57,7 @@ def remove(path: Path, kind: str) -> None:
         kind: what `check` said that it is.
 
     Raises:
-        UsageError: a process has begun to work on it since.
+        UsageError: a process has begun to work on it since, or a part of it stays.
         OSError: the file system refuses.
     """
     with contextlib.ExitStack() as held:
@@ -65,7 +65,13 @@ def remove(path: Path, kind: str) -> None:
             held.enter_context(_locked(run))
         away = path.with_name(f".{path.name}.{secrets.token_hex(4)}.removed")
         os.rename(path, away)
-        shutil.rmtree(away)
+        try:
+            shutil.rmtree(away)
+        except OSError as error:
+            place = f" ({error.filename})" if error.filename else ""
+            raise UsageError(
+                f"{path}: removed in part ({error.strerror or error}{place}); remove what is left, {away}, by hand"
+            ) from error
 
 
 @contextlib.contextmanager
@@ -88,7 +94,7 @@ def _busy(path: Path, now: LockStatus) -> UsageError:
 
 
 def _runs(path: Path, kind: str) -> list[RunState]:
-    places = [path] if kind == RUN else [place for place, _ in cells(path)] if kind == SWEEP else []
+    places = [path] if kind == RUN else begun(path) if kind == SWEEP else []  # also what a damaged sweep.json hides
     return [RunState(place) for place in places]
 
 

@@ -78,8 +78,8 @@ class MetricsLog:
         append_jsonl(self.directory.metrics, row)
         self.tracker.log(self.step, self.row)
         for key, label in SHOWN.items():
-            if self.row.get(key) is not None:
-                self.shown[label] = f"{self.row[key]:.3f}"
+            if key in self.row:  # null: it was no number, and the last one that was must not stand in for it
+                self.shown[label] = "nan" if self.row[key] is None else f"{self.row[key]:.3f}"
         self.probed = PROBED in self.row
         self.row = {}
 

@@ -250,6 +250,8 @@ class TrainingSession(RunSteps):
             self._log(
                 f"model/ is that of step {best.step} of {self._step()}, the best by {best.metric} ({best.value:.4g})"
             )
+        elif self.best.keeps:
+            self._log(f"model/ is that of the last step: {self.best.metric} was a number at no step after 0")
         try:
             if self.processes.together:
                 self.final_model.save_together(policy, self.lock, self.processes)

@@ -88,6 +88,20 @@ class TestLs:
         assert alphapo("diff", "runs/answers", "runs/answers").code in (0, 2)
         assert "--debug" not in alphapo("verify", "runs/answers").err
 
+    def test_a_folder_that_cannot_be_read_hides_no_other(self, runs, alphapo, monkeypatch):
+        listdir = os.listdir
+
+        def refused(place="."):
+            if str(place).endswith("/a-secret"):
+                raise PermissionError(13, "Permission denied", str(place))
+            return listdir(place)
+
+        (runs / "a-secret").mkdir()
+        monkeypatch.setattr(os, "listdir", refused)
+        ran = alphapo("ls")
+        assert {line.split()[0] for line in ran.out.splitlines()[1:]} == {"first", "second", "answers"}
+        assert "note: 1 folder cannot be read, runs/a-secret first" in ran.err
+
     @pytest.mark.parametrize("section", ["metrics", "data", "files", "verdict", "cost"])
     def test_a_section_of_another_type_is_damage(self, section, runs, alphapo):
         (runs / "first" / "summary.json").write_text(json.dumps({"state": "complete", section: [1]}))
@@ -266,9 +280,40 @@ class TestRm:
         assert alphapo("rm", str(sweep), "--yes").code == 0
         assert not sweep.exists()
 
-    @pytest.mark.parametrize("place", ["runs/notes", "runs/a-model", "runs", "gone", "link"])
+    @pytest.mark.parametrize("record", ["", "{}", '{"cells": "none"}', '{"method": "bayes"}'])
+    def test_a_cell_that_a_damaged_record_hides_is_running_all_the_same(self, record, runs, alphapo):
+        sweep = runs / "alpha-00000000"
+        (sweep / "cells").mkdir(parents=True)
+        shutil.move(runs / "second", sweep / "cells" / "c1")
+        (sweep / "sweep.json").write_text(record)
+        lock = acquire(sweep / "cells" / "c1" / ".claim")
+        try:
+            ran = alphapo("rm", str(sweep), "--yes")
+        finally:
+            lock.release()
+        assert ran.code == 2
+        assert "is running" in ran.fault
+        assert alphapo("rm", str(sweep), "--yes").code == 0
+        assert not sweep.exists()
+
+    def test_what_cannot_be_removed_whole_is_named(self, runs, alphapo, monkeypatch):
+        """A file of somebody else's in it; the suite may run as root, whom nothing is refused."""
+
+        def refused(folder, *_, **__):
+            (Path(folder) / "summary.json").unlink()
+            raise PermissionError(13, "Permission denied", "model")
+
+        monkeypatch.setattr("alphapo_cli.cli.housekeeping.removal.shutil.rmtree", refused)
+        ran = alphapo("rm", "runs/first", "--yes")
+        assert ran.code == 2
+        (left,) = runs.glob(".first.*")
+        assert f"first: removed in part (Permission denied (model)); remove what is left, {left}, by hand" in ran.err
+
+    @pytest.mark.parametrize("place", ["runs/notes", "runs/a-model", "runs", "gone", "link", "foreign"])
     def test_what_is_none_of_ours_stays(self, place, runs, alphapo, tmp_path, snapshot):
         (tmp_path / "link").symlink_to(runs / "first")
+        (tmp_path / "foreign").mkdir()  # other programs sweep, too
+        (tmp_path / "foreign" / "sweep.json").write_text('{"method": "bayes", "cells": []}')
         before = snapshot(tmp_path)
         assert alphapo("rm", place, "--yes").code == 2
         assert snapshot(tmp_path) == before
