@@ -19,7 +19,10 @@ def register(app: typer.Typer) -> None:
 
 
 def env() -> None:
-    """Versions, hardware and caches: what a bug report needs; and what each `numerics` of a run changed. Shows no secret."""
+    """Versions, hardware and caches, as a bug report needs them. Shows no secret.
+
+    Also what each `numerics` of a run changed.
+    """
     from alphapo_cli.cli.housekeeping.sizes import bytes_of
     from alphapo_cli.config.shipped import shipped
     from alphapo_cli.runs.format_version import NUMERICS

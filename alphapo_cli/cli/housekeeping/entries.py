@@ -103,7 +103,10 @@ def is_ours(path: Path, kind: str) -> bool:
     Returns:
         True for all but a folder whose sweep.json is not by alphapo, and that has no cells either.
     """
-    return kind != SWEEP or "keys" in (read(path) or {}) or any(RunState(cell).config.is_file() for cell in begun(path))
+    if kind != SWEEP:
+        return True
+    record = read_object(path / "sweep.json") or {}  # as it is: a damaged one of ours may be removed
+    return {"cells", "keys"} <= record.keys() or any(RunState(cell).config.is_file() for cell in begun(path))
 
 
 def begun(path: Path) -> list[Path]:

@@ -267,12 +267,10 @@ class TrainingSession(RunSteps):
                 f"{self.directory.model}: the trained model could not be saved ({in_words(error)}); {kept}"
             ) from error
         self._sample_last_texts(policy)
-        if self.ending is not None:
-            summary = self._end(self.ending.state, self.ending.reason, 0)
-        else:
-            summary = self._end("complete", None, 0)
-            if self.lock is not None:
-                self.checkpoints.remove(self.lock)
+        state, reason = ("complete", None) if self.ending is None else (self.ending.state, self.ending.reason)
+        summary = self._end(state, reason, 0)
+        if self.ending is None and self.lock is not None:
+            self.checkpoints.remove(self.lock)
         if self.lock is not None:
             self.best.remove(self.lock)
         return summary
