@@ -104,8 +104,8 @@ def verdict(
     if clipped is not None and clipped > CLIPPED:
         logged = sum(_number(row, "train/grad_norm") is not None for row in rows)
         sentences.append(
-            f"the gradient was clipped at {rate(clipped, None)} of {counted(logged, 'logged step')}: clipping sets the step size "
-            "(trainer.max_grad_norm, trainer.learning_rate)"
+            f"the gradient was clipped at {rate(clipped, None)} of {counted(logged, 'logged step')}: "
+            "only its direction counts there, and what alpha and beta do to its size is lost (trainer.max_grad_norm)"
         )
     return Verdict(outcome, tuple(sentences), win, interval, answers if readings else None, best, clipped)
 

@@ -345,7 +345,7 @@ TRAIN: dict[str, Metric] = {
         "L2 norm of",
         "the gradient of all trained parameters before clipping",
         None,
-        "far above trainer.max_grad_norm at most steps: clipping sets the step size",
+        "far above trainer.max_grad_norm at most steps: only its direction counts there",
     ),
     "train/learning_rate": Metric("Size of", "the optimizer step's learning rate, after warm-up and schedule"),
     "train/epoch": Metric("Number of", "passes over the training pairs so far", "epochs"),
