@@ -171,7 +171,7 @@ def weights_left_in_files() -> Iterator[None]:
     """Within it, `from_pretrained` leaves the weights in their files, unless it quantises them.
 
     Where transformers looks for the tensors of its files it takes a mapping of names to tensors, too. Its argument
-    `state_dict` does the same, but then it is told no directory, and so finds neither code of the model nor its settings
+    state_dict does the same, but then it is told no directory, and so finds neither code of the model nor its settings
     of generation; hence the private method.
     """
     from transformers import PreTrainedModel

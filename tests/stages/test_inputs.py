@@ -112,16 +112,16 @@ def test_a_trained_adapter_is_another_model() -> None:
 
 @pytest.mark.slow
 def test_models_of_cells_that_are_over_are_let_go(start: Path, tmp_path: Path) -> None:
-    builder = InputsBuilder(warm=True, cache=tmp_path)
     masters = []
 
-    def load(*args: Any) -> Any:
-        lm = load_model(*args)
+    def load(*args: Any, **named: Any) -> Any:
+        lm = load_model(*args, **named)
         masters.append(weakref.ref(lm))
         return lm
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "load_model", load)
+        builder = InputsBuilder(warm=True, cache=tmp_path)
         for seed in range(module.KEPT + 1):
             a_cell(builder, config(start, f"model.path={another_model(start, seed)}"))
     gc.collect()

@@ -28,7 +28,12 @@ NAMES = {
     "win_rate": "win rate",
 }
 _ENDS = ("/low", "/high", "_interval")  # of what is said with its rate
-_PAIRS = ("displacement/share_", "displacement/quadrant/", "ranking/", "rewards/accuracies")  # shares of probe pairs
+_PAIRS = (
+    "displacement/share_chosen_down",
+    "displacement/quadrant/",
+    "ranking/",
+    "rewards/accuracies",
+)  # shares of probe pairs
 
 
 def is_said_elsewhere(key: str) -> bool:
