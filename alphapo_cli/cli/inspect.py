@@ -103,7 +103,9 @@ def inspect(
         say(f"page: {html.resolve()}")
     emit(_result(found), json)
     select = inspect_scores.selecting(cfg.data.select) if scores else []
-    why = f"without the {inspect_scores.LEFT_OUT} % of highest CHES; without data.select: all" if select else ""
+    why = (
+        f"without the {inspect_scores.LEFT_OUT} % of highest CHES, to compare with a training on all" if select else ""
+    )
     next_step(shlex.join(["alphapo", "train", *line, *select]), why)
 
 

@@ -79,6 +79,7 @@ def test_a_large_set_is_sampled_by_the_seed(scored, monkeypatch):
         assert result["scores"]["percentiles"][name]["p50"] == pytest.approx(np.median([row[name] for row in rows]))
     other = scored(*WORLD, "seed=1")[0]["scores"]["rows"]
     assert {row["row"] for row in other} != {row["row"] for row in rows}
+    assert all(close(row, whole[row["row"]]) for row in other)
     assert scored(*WORLD)[0]["scores"]["rows"] == rows
 
 
