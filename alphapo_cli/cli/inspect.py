@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alphapo_cli.cli import inspect_scores
 from alphapo_cli.cli.common import (
     ConfigDir,
     ConfigPath,
@@ -41,6 +42,13 @@ def inspect(
     overrides: Overrides = None,
     rows: Annotated[int, typer.Option("--rows", min=0, help="Training pairs to show.")] = 2,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write it as a page, too.")] = None,
+    scores: Annotated[
+        bool,
+        typer.Option(
+            "--scores",
+            help="Load the model, and score up to 256 training pairs: CHES, edit distance, log-prob gap and others.",
+        ),
+    ] = False,
     config: ConfigPath = None,
     config_dir: ConfigDir = None,
     print_config: PrintConfig = False,
@@ -55,6 +63,7 @@ def inspect(
       alphapo inspect
       alphapo inspect model.path=./my-model data=jsonl data.path=pairs.jsonl --rows 5
       alphapo inspect model=from_scratch data=hh_rlhf data.path=pairs.jsonl.gz --html pairs.html
+      alphapo inspect model.path=./my-model data=jsonl data.path=pairs.jsonl --scores
     """
     from alphapo_cli.config.compose import to_yaml
     from alphapo_cli.config.config_file import compose_under, load
@@ -67,6 +76,8 @@ def inspect(
     if print_config:
         print(to_yaml(cfg), end="")
         return
+    if scores:
+        inspect_scores.check_start_model(cfg)
     check_json_target(json)
     if html is not None:
         check_file(str(html), "--html")
@@ -76,19 +87,26 @@ def inspect(
     quiet_libraries(importing=True)
     from alphapo_cli.stages.inspect import inspect as look
 
-    found = look(cfg, rows)
+    found = look(cfg, rows, scores=scores)
     _show(found)
     said = sentences(found)
     for sentence in said:
         say(sentence)
-    line = shlex.join([*(["--config", str(config)] if config else []), *(overrides or [])])
+    given = [("--config", config), ("--config-dir", config_dir)]
+    line = [*(str(word) for pair in given if pair[1] is not None for word in pair), *(overrides or [])]
     if html is not None:
         from alphapo_cli.stages.inspect_page import page
 
-        write_atomic(html, page(found, said, f"alphapo inspect {line}".rstrip()))
+        write_atomic(
+            html, page(found, said, shlex.join(["alphapo", "inspect", *line, *(["--scores"] if scores else [])]))
+        )
         say(f"page: {html.resolve()}")
     emit(_result(found), json)
-    next_step(f"alphapo train {line}".rstrip())
+    select = inspect_scores.selecting(cfg.data.select) if scores else []
+    why = (
+        f"without the {inspect_scores.LEFT_OUT} % of highest CHES, to compare with a training on all" if select else ""
+    )
+    next_step(shlex.join(["alphapo", "train", *line, *select]), why)
 
 
 def sentences(found: Inspection) -> list[str]:
@@ -112,6 +130,8 @@ def sentences(found: Inspection) -> list[str]:
     said += [f"not trained on: {reason}" for reason in found.untrained]
     if found.bias is not None:
         said.append(_bias(found.bias))
+    if found.scores is not None:
+        said += inspect_scores.sentences(found.scores)
     return said
 
 
@@ -151,6 +171,8 @@ def _show(found: Inspection) -> None:
             rows = [[f"{count:,}", jsonlib.dumps(text, ensure_ascii=False)] for text, count in openings]
             print_list(["answers", f"{side} begins"], rows, right=("answers",))
             print()
+    if found.scores is not None:
+        inspect_scores.show(found.scores)
     print_list(["what was read, left out and used", ""], [[label, value] for label, value in found.table])
     print()
 
@@ -203,4 +225,5 @@ def _result(found: Inspection) -> dict[str, Any]:
         "openings": {side: [list(one) for one in openings] for side, openings in found.openings.items()},
         "prompts": found.prompts,
         "report": found.report,
+        "scores": None if found.scores is None else inspect_scores.result(found.scores),
     }

@@ -47,7 +47,7 @@ def token_scores(pairs: TokenPairs) -> dict[str, Numbers]:
     """
     found = {name: np.full(len(pairs), np.nan) for name in OF_TOKENS}
     for i in range(len(pairs)):
-        chosen, rejected = (_trained(pairs, side, i) for side in (0, 1))
+        chosen, rejected = (trained_ids(pairs, side, i) for side in (0, 1))
         if len(chosen) and len(rejected):
             longer = max(len(chosen), len(rejected))
             found["edit_distance"][i] = edit_distance(chosen, rejected) / longer
@@ -56,7 +56,7 @@ def token_scores(pairs: TokenPairs) -> dict[str, Numbers]:
     return found
 
 
-def _trained(pairs: TokenPairs, side: int, position: int) -> Ids:
+def trained_ids(pairs: TokenPairs, side: int, position: int) -> Ids:
     """The tokens of an answer that are trained on."""
     ids = pairs.answers[side][position]
     return ids[pairs.turns[side][position] >= 0] if pairs.turns else ids

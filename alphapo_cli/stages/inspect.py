@@ -16,7 +16,10 @@ import numpy.typing as npt
 
 from alphapo_cli.config.schema import TrainConfig
 from alphapo_cli.data.token_pairs import TokenPair, TokenPairs
+from alphapo_cli.runtime.distributed import start_processes
 from alphapo_cli.runtime.statistics.share import share_interval
+from alphapo_cli.runtime.threads import threads
+from alphapo_cli.stages.inspect_scores import PairScores, pair_scores
 from alphapo_cli.stages.train import start_of
 from alphapo_cli.stages.training.inputs import InputsBuilder
 
@@ -78,22 +81,28 @@ class Inspection:
     openings: dict[str, list[tuple[str, int]]]
     prompts: int  # different ones among the training pairs
     untrained: tuple[str, ...] = ()  # parts beside the prompt that no loss term trains on, and why
+    scores: PairScores | None = None  # under the model that training starts from, where they are asked for
 
 
-def inspect(cfg: TrainConfig, rows: int) -> Inspection:
+def inspect(cfg: TrainConfig, rows: int, *, scores: bool = False) -> Inspection:
     """Prepare the data of a training and describe it.
 
     Args:
         cfg: the resolved configuration of a training.
         rows: how many training pairs to show, at least 0.
+        scores: whether to load the model and score pairs under it.
 
     Returns:
         The description.
 
     Raises:
-        UsageError: as training refuses model or data.
+        UsageError: as training refuses model or data; there are no scores of these pairs.
     """
-    objective, start = start_of(cfg, InputsBuilder())
+    builder = InputsBuilder()
+    start_processes(use_cpu=cfg.trainer.use_cpu)
+    with threads(cfg.trainer.threads):
+        objective, start = start_of(cfg, builder)
+        of_pairs = pair_scores(cfg, start, builder) if scores else None
     train = start.data.train
     # The third answer of a row is then one to another prompt, whose log-prob has no gradient.
     mismatched = objective.needs_mismatched
@@ -115,6 +124,7 @@ def inspect(cfg: TrainConfig, rows: int) -> Inspection:
             if name == OTHERS else f"{name}: not read by objective '{objective.name}'"
             for name in names[learns:]
         ),
+        scores=of_pairs,
     )  # fmt: skip
 
 

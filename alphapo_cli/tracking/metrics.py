@@ -252,15 +252,19 @@ def _score(quantity: str, unit: str | None = None, bad: str | None = None) -> Me
     return Metric("Mean over the probe pairs of", quantity, unit, bad, quantiles=True)
 
 
+_ALIKE = "high: the model finds the two answers alike, and the chosen one is predicted to fall with the rejected one"
+
 # Scores of pairs under the model that training starts from (`alphapo measure`, data.select); and where the probability
 # of chosen tokens went, at the first completion position (`first`) and where they fell most (`falls`).
 MEASURE: dict[str, Metric] = {
     "pairs/ches": _score(
         "CHES, the inner product of both answers' summed last hidden states minus the chosen one's squared norm",
         None,
-        "high: the model finds the two answers alike, and the chosen one is predicted to fall with the rejected one",
+        _ALIKE,
     ),
-    "pairs/ches_normalised": _score("CHES of the hidden states' means over each answer's tokens instead of their sums"),
+    "pairs/ches_normalised": _score(
+        "CHES of the hidden states' means over each answer's tokens instead of their sums", None, _ALIKE
+    ),
     "pairs/inner_product": _score("the inner product of both answers' summed last hidden states"),
     "pairs/last_inner_product": _score("the inner product of the hidden states that predict both answers' last tokens"),
     "pairs/edit_distance": _score("the edit distance of both answers' tokens over the longer length"),

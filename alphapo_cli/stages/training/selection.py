@@ -52,17 +52,29 @@ def with_selection(cfg: TrainConfig, start: ModelAndData, builder: InputsBuilder
     if names & {*OF_TOKENS}:
         numbers |= token_scores(pairs)
     if names & {*OF_MODEL, MARGIN}:
-        numbers |= _model_scores(cfg, start, builder)
+        numbers |= start_scores(cfg, start, builder)
     if MARGIN in names and label is not None:
         numbers[MARGIN] = idealised_margin(numbers["reference_gap"], pairs.columns[label], objective.beta)
     data = selected(start.data, conditions, numbers, cfg.seed)
     return ModelAndData(start.tokenizer, data, start.policy, start.start, start.weights, start.pad_id)
 
 
-def _model_scores(
+def start_scores(
     cfg: TrainConfig, start: ModelAndData, builder: InputsBuilder
 ) -> Mapping[str, npt.NDArray[np.float64]]:
-    """Scores of the training pairs under the start model, cached on disk."""
+    """Scores of the training pairs under the start model, cached on disk.
+
+    Args:
+        cfg: the run's configuration.
+        start: model and data of the run.
+        builder: caches the scores, and shares the work among its processes.
+
+    Returns:
+        Name (`score_names.OF_MODEL`) -> [P], NaN for a row with one answer.
+
+    Raises:
+        UsageError: the weights cannot be read.
+    """
     lm = loaded(builder.processes, start.policy)
     if cfg.model.path is None and cfg.model.source == "from_scratch":
         lm = copy.deepcopy(lm)  # there is one of it, which is to be trained as it is
