@@ -9,9 +9,8 @@ from types import TracebackType
 from tqdm import tqdm
 
 from alphapo_cli.errors import say
+from alphapo_cli.runtime.heartbeat import SILENCE, at_work
 from alphapo_cli.runtime.wording import duration
-
-SILENCE = 30.0  # seconds without a line
 
 
 class Progress:
@@ -37,6 +36,8 @@ class Progress:
         self.total, self.unit, self.first, self.done = total, unit, initial, initial
         self.lines = bool(self.bar.disable) and not quiet
         self.began = self.said = time.monotonic()
+        if not quiet:
+            at_work(f"{self.words}{initial:,} of {total:,} {unit}")
 
     def __enter__(self) -> Progress:
         return self
@@ -48,6 +49,8 @@ class Progress:
         """Count so many more as done, and print a line where half a minute has passed since the last one."""
         self.bar.update(count)
         self.done += count
+        if self.lines:
+            at_work(f"{self.words}{self.done:,} of {self.total:,} {self.unit}")
         now = time.monotonic()
         if not self.lines or now - self.said < SILENCE or self.done <= self.first:
             return
