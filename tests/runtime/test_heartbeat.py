@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-import typer.main
 
 import pytest
+import typer.main
 
 from alphapo_cli.cli import main
 from alphapo_cli.errors import say
