@@ -244,7 +244,7 @@ def _places(found: dict[str, Any], path: Path) -> None:
     """Print to stderr where the results are, and what can be done next."""
     for name in ("model", "curves.png", "reward_shape.png", "report.html"):
         if (path / name).exists():
-            say(f"{name.partition('.')[0]}: {path / name}", file=sys.stderr)
+            say(f"{name.partition('.')[0].replace('_', ' ')}: {path / name}", file=sys.stderr)
     next_step(f"alphapo chat {shlex.quote(str(path))}")
     next_step(
         f"alphapo compare {shlex.quote(str(found['eval']))} OTHER-EVALUATION", "whether two models can be told apart"
