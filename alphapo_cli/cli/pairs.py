@@ -213,7 +213,9 @@ def _table(metrics: dict[str, Any]) -> Any:
             if count:
                 table.add_row(f"{what} {column}", f"{count:,}")
     if metrics["mean_margin"] is not None:
-        table.add_row("mean margin", f"{metrics['mean_margin']:.4g}, score of the chosen minus that of the rejected answer")
+        table.add_row(
+            "mean margin", f"{metrics['mean_margin']:.4g}, score of the chosen minus that of the rejected answer"
+        )
     if metrics["mean_chars_difference"] is not None:
         table.add_row("chosen longer by", f"{metrics['mean_chars_difference']:.1f} characters")
     if metrics["length_weight"]:

@@ -209,7 +209,11 @@ def _report(found: dict[str, Any], summary: dict[str, Any], path: Path) -> None:
     for key, value in found["metrics"].items():
         text = f"{value:,.4g}"
         if key.endswith(("win_rate", "winrate")):
-            text = f"{rate(value, n, ends[key])} ({level([found])})" if key in ends else f"{100 * value:.0f} %"
+            text = (
+                f"{rate(value, n, ends[key])} ({level([found])})"
+                if key in ends
+                else rate(value, None if "length" in key else n)
+            )
         elif key.endswith("error"):
             text = f"{100 * value:.1f} points"
         name = key.removeprefix("eval/")

@@ -275,9 +275,7 @@ def _conversations(
 
 def _text(value: Any, row: Row, name: str, form: str = "pairs") -> str:
     if not isinstance(value, str):
-        raise UsageError(
-            f"{row.where}: '{name}' is {type_name(value)}, not text as in the form '{form}'; {OTHER_FORM}"
-        )
+        raise UsageError(f"{row.where}: '{name}' is {type_name(value)}, not text as in the form '{form}'; {OTHER_FORM}")
     return encodable(str(value), row, name)
 
 
