@@ -19,6 +19,7 @@ import errno
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from typing import TextIO
 
@@ -111,9 +112,19 @@ _TYPED = ("next: ", "W&B kept offline")  # lines with a command to copy
 _NARROW = 20  # columns: a terminal that tells no width has 0
 
 
+_said = {"stderr": 0.0}
+
+
+def last_said() -> float:
+    """When `say` wrote a line to stderr last, by the monotonic clock."""
+    return _said["stderr"]
+
+
 def say(text: object, file: TextIO | None = None, *, flush: bool = False) -> None:
     """Print one line: `visible(text)`. A terminal shows it broken between words, but for what is to be copied."""
     line = visible(text)
+    if file is sys.stderr:
+        _said["stderr"] = time.monotonic()
     print(_between_words(line, sys.stdout if file is None else file), file=file, flush=flush)
 
 

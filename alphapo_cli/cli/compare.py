@@ -55,10 +55,11 @@ def compare(
         "difference",
         f"{found.difference:+.2f} points ({per_cent(found.confidence)} interval over instructions {low:+.2f} to {high:+.2f})",
     )
-    table.add_row("paired test (score and random signs)", f"p = {found.p_value:.4g}")
+    table.add_row("paired test (score and random signs)", f"p {_p_value(found.p_value, resamples)}")
     left_out = f", {found.left_out} left out (judged in one only)" if found.left_out else ""
-    table.add_row("instructions", f"{found.n}: {found.better} better, {found.worse} worse{left_out}")
+    table.add_row("instructions", f"{found.n}: {found.a} better on {found.better}, worse on {found.worse}{left_out}")
     print_table(table)
+    say(found.sentence, flush=True)  # ahead of what goes to stderr: a terminal ends with what to do next
     say(f"verdict: {found.verdict['sentence']}", file=sys.stderr)
     if found.same_answers:
         next_step("alphapo compare EVAL-A EVAL-B", "evaluations of two models: here both hold one set of answers")
@@ -69,5 +70,10 @@ def compare(
             "alphapo generate RUN data=jsonl data.path=MORE.jsonl",
             "more prompts narrow the intervals; then eval and compare",
         )
-    say(found.sentence)
     emit(asdict(found), json)
+
+
+def _p_value(p: float, resamples: int) -> str:
+    """A p-value of `resamples` random signs, which cannot tell smaller ones from its least, 1 / (resamples + 1)."""
+    least = 1 / (resamples + 1)
+    return f"<= {least:.2g}, the least of {resamples:,} random signs" if p <= least * (1 + 1e-9) else f"= {p:.3g}"

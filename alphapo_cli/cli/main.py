@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -37,6 +38,7 @@ from alphapo_cli.cli import (
     verify,
 )
 from alphapo_cli.errors import AlphapoError, UsageError, in_words, refusal, say
+from alphapo_cli.runtime.heartbeat import Heartbeat
 from alphapo_cli.runtime.signals import raise_interrupt
 
 # typer vendors click; its public BadParameter is a UsageError, which is a ClickException.
@@ -59,7 +61,9 @@ def _version(wanted: bool) -> None:
 
 
 # Commands that would do the same work in every process of torchrun.
-_ALONE = ("sweep", "generate", "measure", "score", "pairs", "evaluate")
+_ALONE = ("sweep", "generate", "measure", "score", "pairs", "eval")
+# Commands that may work for minutes.
+_LONG = ("train", "run", *_ALONE, "inspect", "plan", "export")
 
 
 @app.callback()
@@ -130,7 +134,8 @@ def _run(arguments: list[str], debug: bool) -> int:
         more = " (its cells take several: launcher.nproc_per_node=N)" if name == "sweep" else ""
         return _print_error(f"alphapo {name} runs in one process{more}; type the line without torchrun", 2)
     try:
-        code = _command()(arguments, standalone_mode=False)
+        with Heartbeat() if name in _LONG else contextlib.nullcontext():
+            code = _command()(arguments, standalone_mode=False)
     except ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()

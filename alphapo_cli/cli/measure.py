@@ -36,7 +36,7 @@ _ROWS = (
     ("rewards/margins", "reward margin (reward units)", "+.4f"),
     ("rewards/accuracies", "pairs in the right order by reward", _RATE),
     ("ranking/accuracy", "pairs in the right order by log-prob", _RATE),
-    ("ranking/start_accuracy", "the same of the start", _RATE),
+    ("ranking/start_accuracy", "the start's pairs in that order", _RATE),
     ("ranking/idealised_accuracy", "the same of DPO's optimum", _RATE),
     ("kl/reference", "KL from the start (nats per token)", ".4f"),
     ("pairs/ches_normalised", "likeness of both answers (CHES, length-normalised)", "+.4g"),
@@ -189,10 +189,10 @@ def _table(names: list[str], results: list[dict[str, Any]]) -> Any:
         if any(value is not None for value in values):
             counts = [result["pairs"] for result in results]
             table.add_row(label, *(_written(*one, form) for one in zip(values, counts, strict=True)))
-    for name in ("ches", "ches_normalised"):
+    for name, called in (("ches", "CHES"), ("ches_normalised", "CHES, length-normalised,")):
         found = [result["correlations"].get(name, {}) for result in results]
         if any(one.get("rho") is not None for one in found):
-            table.add_row(f"rank correlation of {name} with displacement", *map(_correlation, found))
+            table.add_row(f"rank correlation of {called} with displacement", *map(_correlation, found))
     return table
 
 

@@ -127,9 +127,16 @@ def pairs(
             say(f"note: {note}", file=sys.stderr)
         summary = _run(pairing)
     emit({"path": str(pairing.directory.path.resolve()), **summary}, json)
-    data = f"data=jsonl data.path={shlex.quote(str(pairing.directory.path))}"
-    next_step(f"alphapo inspect {data}", "the pairs as training reads them")
-    next_step(f"alphapo train {data} model.path=MODEL")
+    line = f"data=jsonl data.path={shlex.quote(str(pairing.directory.path))} {_trained(model, sample)}"
+    next_step(f"alphapo inspect {line}", "the pairs as training reads them")
+    next_step(f"alphapo train {line}")
+
+
+def _trained(model: str | None, sample: bool) -> str:
+    """The model to train on the pairs: the one whose answers they are made of, where it is known."""
+    if model is not None:
+        return f"model.path={shlex.quote(model)}"
+    return "model=glassbox" if sample else "model.path=MODEL"
 
 
 def _check_paths(cfg: PairsConfig, model: str | None, sample: bool) -> None:
@@ -206,7 +213,9 @@ def _table(metrics: dict[str, Any]) -> Any:
             if count:
                 table.add_row(f"{what} {column}", f"{count:,}")
     if metrics["mean_margin"] is not None:
-        table.add_row("mean margin", f"{metrics['mean_margin']:.4g}")
+        table.add_row(
+            "mean margin", f"{metrics['mean_margin']:.4g}, score of the chosen minus that of the rejected answer"
+        )
     if metrics["mean_chars_difference"] is not None:
         table.add_row("chosen longer by", f"{metrics['mean_chars_difference']:.1f} characters")
     if metrics["length_weight"]:

@@ -10,6 +10,7 @@ from alphapo_cli.cli.common import print_list
 from alphapo_cli.errors import say
 from alphapo_cli.launch.estimate import GridEstimate
 from alphapo_cli.runtime.wording import duration, size
+from alphapo_cli.stages.estimate.inputs import NO_WEIGHTS
 from alphapo_cli.stages.estimate.training import Estimate
 
 _TORCHRUN = re.compile(r"\(torchrun (?:--nnodes (?P<nodes>\d+) )?--nproc-per-node (?P<each>\d+)\)")
@@ -171,7 +172,9 @@ def following(line: str, found: Estimate, given: str = "") -> tuple[str, str]:
         The line and why.
     """
     if found.fits:
-        return f"alphapo {line}", ""
+        # The line would refuse to start: a plan needs no weights, a training does.
+        lacking = any(NO_WEIGHTS in note for note in found.notes)
+        return f"alphapo {line}", "once the weights are there" if lacking else ""
     change = next((change for change in found.changes if change.fits), None)
     if change is not None:
         return f"alphapo plan {line}{_typed(change.settings, given)}", "the first change that fits"

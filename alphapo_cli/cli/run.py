@@ -209,7 +209,11 @@ def _report(found: dict[str, Any], summary: dict[str, Any], path: Path) -> None:
     for key, value in found["metrics"].items():
         text = f"{value:,.4g}"
         if key.endswith(("win_rate", "winrate")):
-            text = f"{rate(value, n, ends[key])} ({level([found])})" if key in ends else f"{100 * value:.0f} %"
+            text = (
+                f"{rate(value, n, ends[key])} ({level([found])})"
+                if key in ends
+                else rate(value, None if "length" in key else n)
+            )
         elif key.endswith("error"):
             text = f"{100 * value:.1f} points"
         name = key.removeprefix("eval/")
@@ -244,7 +248,7 @@ def _places(found: dict[str, Any], path: Path) -> None:
     """Print to stderr where the results are, and what can be done next."""
     for name in ("model", "curves.png", "reward_shape.png", "report.html"):
         if (path / name).exists():
-            say(f"{name.partition('.')[0]}: {path / name}", file=sys.stderr)
+            say(f"{name.partition('.')[0].replace('_', ' ')}: {path / name}", file=sys.stderr)
     next_step(f"alphapo chat {shlex.quote(str(path))}")
     next_step(
         f"alphapo compare {shlex.quote(str(found['eval']))} OTHER-EVALUATION", "whether two models can be told apart"

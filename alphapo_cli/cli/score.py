@@ -158,6 +158,6 @@ def _table(summary: dict[str, Any]) -> Any:
     if metrics["shortened"]:
         table.add_row("behind a prompt without its beginning", f"{metrics['shortened']:,}")
     if metrics["mean"] is not None:
-        table.add_row("mean, s.d.", f"{metrics['mean']:.4g}, {metrics['sd']:.4g}")
-    table.add_row("asked for now", f"{summary['cost']['asked']:,}")
+        table.add_row("mean and s.d. of the scores", f"{metrics['mean']:.4g}, {metrics['sd']:.4g}")
+    table.add_row("scored now, not kept from earlier", f"{summary['cost']['asked']:,}")
     return table

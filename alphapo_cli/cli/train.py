@@ -252,7 +252,7 @@ def places(path: Path, summary: dict[str, Any]) -> None:
 
     for name in ("model", "curves.png", "reward_shape.png", "report.html"):
         if (path / name).exists():
-            say(f"{name.partition('.')[0]}: {path / name}", file=sys.stderr)
+            say(f"{name.partition('.')[0].replace('_', ' ')}: {path / name}", file=sys.stderr)
     sampled = path / "samples" / f"step-{model_step(summary)}.json"
     next_step(generate_line(path))
     next_step(f"alphapo chat {shlex.quote(str(path))}")

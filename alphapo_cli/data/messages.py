@@ -33,6 +33,10 @@ class MediaFound(UsageError):
         self.what = what
 
 
+# What to type where a row is not of the form that data.format, or the first row, says.
+OTHER_FORM = "type data.format=auto, which reads all rows as the first one is, or another form of docs/data.md"
+
+
 def media_kind(name: str) -> str | None:
     """The kind of media that a column, key or part type of that name holds: image, video, audio; None for others."""
     found = _MEDIA.fullmatch(name.lower())
@@ -44,7 +48,7 @@ def media_kind(name: str) -> str | None:
 def message_list(value: Any, row: Row, name: str) -> Conversation:
     """The messages in column `name`; UsageError, naming the row, for a value that is no message list."""
     if not isinstance(value, list):
-        raise UsageError(f"{row.where}: '{name}' is {type_name(value)}, not a message list; set data.format")
+        raise UsageError(f"{row.where}: '{name}' is {type_name(value)}, not a message list; {OTHER_FORM}")
     return tuple(read_message(message, row, f"{name}[{index}]") for index, message in enumerate(value))
 
 

@@ -27,7 +27,7 @@ from typing import Any
 from alphapo_cli.config.overrides import quoted
 from alphapo_cli.config.schema import DataConfig
 from alphapo_cli.data import row_context, scored_answers
-from alphapo_cli.data.messages import encodable, message_list, type_name
+from alphapo_cli.data.messages import OTHER_FORM, encodable, message_list, type_name
 from alphapo_cli.data.sources import Row
 from alphapo_cli.data.subsets import subset_of
 from alphapo_cli.data.tally import Tally
@@ -193,7 +193,7 @@ def _from_dialogue(chosen: str, rejected: str, columns: Mapping[str, float], row
     for text in (chosen, rejected):
         headers = list(_HEADER.finditer(text))
         if not headers or headers[0].start() > 0:
-            raise UsageError(f"{row.where}: a dialogue begins with '\\n\\nHuman:'; set data.format for another form")
+            raise UsageError(f"{row.where}: a dialogue begins with '\\n\\nHuman:'; {OTHER_FORM}")
         if headers[-1].group(1) != "Assistant" or len(headers) < 2:
             return None
         starts.append(headers[-1].end())
@@ -275,9 +275,7 @@ def _conversations(
 
 def _text(value: Any, row: Row, name: str, form: str = "pairs") -> str:
     if not isinstance(value, str):
-        raise UsageError(
-            f"{row.where}: '{name}' is {type_name(value)}, not text as in the form '{form}'; set data.format"
-        )
+        raise UsageError(f"{row.where}: '{name}' is {type_name(value)}, not text as in the form '{form}'; {OTHER_FORM}")
     return encodable(str(value), row, name)
 
 

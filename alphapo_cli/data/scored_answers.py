@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from alphapo_cli.config.schema import DataConfig
+from alphapo_cli.data.messages import OTHER_FORM
 from alphapo_cli.data.sources import CsvText, Row
 from alphapo_cli.data.text_pairs import ABSENT, ANSWER_KEYS, Side, TextPair
 from alphapo_cli.errors import UsageError
@@ -49,7 +50,7 @@ def scored(row: Row) -> list[tuple[Any, float]]:
     name = list_column(row)
     if name is None:
         columns = ", ".join(map(str, row.values)) or "none"
-        raise UsageError(f"{row.where}: no list in 'responses' or 'completions' (columns: {columns}); set data.format")
+        raise UsageError(f"{row.where}: no list in 'responses' or 'completions' (columns: {columns}); {OTHER_FORM}")
     values: list[Any] = row.values[name]
     if len(values) < 2:
         raise UsageError(f"{row.where}: '{name}' holds {len(values)} answer(s); a comparison needs two or more")

@@ -19,8 +19,8 @@ def results_table(results: Mapping[str, Any]) -> Table:
     )
     # "over" is not in evaluations of earlier versions, whose intervals are a bootstrap's, over instructions as well.
     level = f"{per_cent(results['confidence'])} interval over {results.get('intervals_over', 'instructions')}"
-    error = results["standard_error"]
-    table.add_row("win rate", _rate(results, "win_rate", level) + (f", standard error {error:.2f}" if error else ""))
+    error = f", standard error {results['standard_error']:.2f}" if results["standard_error"] else ""
+    table.add_row("win rate", f"{_rate(results, 'win_rate', level)}{error}, n = {results['n_total']}")
     control = results["length_controlled"]
     if control["available"]:
         rate = _rate(results, "length_controlled_winrate", level)
@@ -32,7 +32,8 @@ def results_table(results: Mapping[str, Any]) -> Table:
         table.add_row("length-controlled win rate", f"unavailable ({control['reason']})")
     for note in notes_of(results):
         table.add_row("", note)
-    table.add_row("discrete win rate", f"{results['discrete_win_rate']:.2f} %")
+    whole = f"{results['discrete_win_rate']:.2f} %, n = {results['n_total']}; every verdict counted whole"
+    table.add_row("discrete win rate", whole)
     counts = (
         f"{results['n_wins']} wins, {results['n_wins_base']} losses, {results['n_draws']} draws of {results['n_total']}"
     )
@@ -40,8 +41,10 @@ def results_table(results: Mapping[str, Any]) -> Table:
     for note in _left_out(results):
         table.add_row("", note)
     table.add_row("average length", f"{results['avg_length']} characters")
+    if results["length_bins"]:
+        table.add_row("win rate by length", "of answers so much longer (+) or shorter (-) than the reference's")
     for b in results["length_bins"]:
-        label = f"  {b['shortest']:+d} to {b['longest']:+d} characters"
+        label = f"  {b['shortest']:+,d} to {b['longest']:+,d} characters"
         bounds = b.get("interval")
         shown = f" ({bounds[0]:.1f} to {bounds[1]:.1f})" if bounds else ""
         table.add_row(label, f"{b['win_rate']:.1f} % of {b['n']}{shown}")

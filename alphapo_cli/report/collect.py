@@ -196,7 +196,10 @@ def _record(directory: SweepDirectory) -> dict[str, Any]:
         raise UsageError(f"{path}: no such directory; give the directory that 'alphapo sweep' printed")
     if not directory.file.is_file():
         if (path / "manifest.json").is_file():
-            raise UsageError(f"{path} is one run, not a sweep")
+            raise UsageError(
+                f"{path} is neither a training run nor a sweep, which have pages; `alphapo ls` names what is there, "
+                "`alphapo compare A B` and `alphapo diff A B` read what eval and generate write"
+            )
         inside = sorted(p.parent for p in path.glob("*/sweep.json"))
         hint = f"; did you mean {inside[-1]}?" if inside else "; give the directory that 'alphapo sweep' printed"
         raise UsageError(f"{path} is not a sweep's directory (no sweep.json){hint}")

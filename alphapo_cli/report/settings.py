@@ -71,8 +71,15 @@ def typed(sweep: Sweep) -> list[str]:
         words = [str(word) for word in argv] if isinstance(argv, list) else []
         # Skip the commands of workers of other launchers.
         if len(words) > 1 and words[1] in ("sweep", "train", "run"):
-            lines.append(shlex.join(["alphapo", *words[1:]]))
+            lines.append(shlex.join([*_started(words[1], cell.manifest.get("processes")), *words[1:]]))
     return list(dict.fromkeys(lines))
+
+
+def _started(command: str, processes: Any) -> list[str]:
+    """What starts a command: torchrun, where it was started in several processes. A sweep starts its cells' own."""
+    if command == "sweep" or not isinstance(processes, int) or processes < 2:
+        return ["alphapo"]
+    return ["torchrun", "--nproc-per-node", str(processes), "-m", "alphapo_cli"]
 
 
 class Commands:

@@ -9,9 +9,8 @@ from types import TracebackType
 from tqdm import tqdm
 
 from alphapo_cli.errors import say
+from alphapo_cli.runtime.heartbeat import SILENCE, at_work
 from alphapo_cli.runtime.wording import duration
-
-SILENCE = 30.0  # seconds without a line
 
 
 class Progress:
@@ -34,9 +33,13 @@ class Progress:
             disable=True if quiet else None, dynamic_ncols=True,
         )  # fmt: skip
         self.words = f"{title}: " if title else ""
-        self.total, self.unit, self.first, self.done = total, unit, initial, initial
+        self.total, self.unit, self.done = total, unit, initial
         self.lines = bool(self.bar.disable) and not quiet
-        self.began = self.said = time.monotonic()
+        self.said = time.monotonic()
+        # Of the first count: what came before it, as loading a model, says nothing of the time that each takes.
+        self.first: tuple[int, float] | None = None
+        if not quiet:
+            at_work(f"{self.words}{initial:,} of {total:,} {unit}")
 
     def __enter__(self) -> Progress:
         return self
@@ -48,12 +51,16 @@ class Progress:
         """Count so many more as done, and print a line where half a minute has passed since the last one."""
         self.bar.update(count)
         self.done += count
+        if self.lines:
+            at_work(f"{self.words}{self.done:,} of {self.total:,} {self.unit}")
         now = time.monotonic()
-        if not self.lines or now - self.said < SILENCE or self.done <= self.first:
+        self.first = self.first or (self.done, now)
+        if not self.lines or now - self.said < SILENCE or not count:
             return
         self.said = now
-        left = (now - self.began) / (self.done - self.first) * (self.total - self.done)
-        rest = f", {duration(left)} left" if self.done < self.total else ""
+        done, began = self.first
+        left = (now - began) / (self.done - done) * (self.total - self.done) if self.done > done else None
+        rest = f", {duration(left)} left" if left is not None and self.done < self.total else ""
         say(f"{self.words}{self.done:,} of {self.total:,} {self.unit}{rest}", file=sys.stderr, flush=True)
 
     def write(self, text: str) -> None:

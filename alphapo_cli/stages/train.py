@@ -17,6 +17,7 @@ from alphapo_cli.objective.objective import Objective
 from alphapo_cli.probe.idealised import preference_column
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runtime.distributed import Processes, start_processes
+from alphapo_cli.runtime.heartbeat import at_work
 from alphapo_cli.runtime.signals import stop_requests
 from alphapo_cli.runtime.tables import Table
 from alphapo_cli.runtime.threads import threads
@@ -96,6 +97,7 @@ def _run(
     builder = builder or InputsBuilder(processes=processes)
     console = console or Console(stderr=True, quiet=processes.rank != 0)
     with threads(cfg.trainer.threads):
+        at_work("model and data")
         objective, start = start_of(cfg, builder)
         if not console.quiet:  # rich would lay the table out even so, which takes time
             console.print(data_table(start))

@@ -129,7 +129,10 @@ def test_the_same_list_twice_is_a_duplicate(tmp_path):
         ({"scores": 3}, "line 2: 'scores' is 3, not a list of 4 numbers"),
         ({"responses": ["a"], "scores": [1]}, "line 2: 'responses' holds 1 answer(s); a comparison needs two or more"),
         ({"responses": [{"score": 1}] * 4}, "line 2: 'responses[0]' has none of content, response, text (keys: score)"),
-        ({"responses": [1, 2, 3, 4]}, "line 2: 'responses[0]' is a number, not a message list"),
+        (
+            {"responses": [1, 2, 3, 4]},
+            "line 2: 'responses[0]' is a number, not a message list; type data.format=auto, ",
+        ),
         ({"responses": None}, "line 2: no list in 'responses' or 'completions' (columns: prompt, responses, scores)"),
         ({"prompt": None}, "line 2: column 'prompt' is null"),
     ],

@@ -63,6 +63,11 @@ def test_writes_alpacaevals_files_and_prints_the_directory_first(
     assert larger == pytest.approx((high - low) / 3.92, rel=0.15)
     assert results["lc_bootstrap_error"] > results["lc_standard_error"]
     assert "interval over instructions" in said.err
+    table = said.err.splitlines()
+    n = results["n_total"]
+    for name in ("win rate ", "discrete win rate "):
+        assert f", n = {n}" in next(line for line in table if line.startswith(f"│ {name}"))
+    assert any("win rate by length" in line for line in table)
     assert sum(b["n"] for b in results["length_bins"]) == 40
 
 

@@ -35,6 +35,16 @@ def compared(
     return json.loads(found), sentence
 
 
+def test_the_table_says_whose_answers_are_better_and_what_p_can_be(tmp_path, capsys):
+    """Of 200 random signs the least p is 1/201; 21 instructions of 30 are won, and 30 rates have an n."""
+    a = rows("A", [1.9] * 21 + [1.1] * 9)
+    files = write(tmp_path / "a.json", a), write(tmp_path / "b.json", rows("B", [1.0] * 21 + [1.2] * 9))
+    assert alphapo("compare", *files, "--resamples", "200") == 0
+    said = capsys.readouterr().err
+    assert "30: A better on 21, worse on 9" in said
+    assert "p <= 0.005, the least of 200 random signs" in said
+
+
 def test_difference_is_paired(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Instructions differ wildly, the two models by a constant: unpaired this would drown."""
     rng = random.Random(0)

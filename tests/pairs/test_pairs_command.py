@@ -93,6 +93,10 @@ def test_the_recipe_pairs_best_with_worst_and_a_second_run_changes_nothing(
     assert ran.path.name.startswith("pairs-simpo-")
     assert "the embedded world's true reward stands for scorer=reward_model" in ran.err
     check_pairs(ran.path, 24)
+    # What it says to type next is typed: without a model the line was refused.
+    typed = [line.partition("#")[0].split()[2:] for line in ran.err.splitlines() if line.startswith("next: ")]
+    assert [words[0] for words in typed] == ["inspect", "train"]
+    assert run_here(("validate", *typed[0][1:]), folder, shared_cache).code == 0
     before = hashes(ran.path)
     again = run_here(("pairs", *SMALL), folder, shared_cache)
     assert (again.code, again.out.splitlines()) == (0, [str(ran.path), "complete"])

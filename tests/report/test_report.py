@@ -450,6 +450,14 @@ class TestCommand:
         assert ran.fault == "alphapo: taken cannot be written to (Not a directory); choose another place by --out"
         assert not (copy / "report.html").exists()
 
+    def test_an_evaluation_has_no_page_and_is_not_called_a_run(self, tmp_path):
+        (tmp_path / "eval-a").mkdir()
+        (tmp_path / "eval-a" / "manifest.json").write_text('{"identity": {"judge": {}}}')
+        ran = alphapo(tmp_path, "report", "eval-a")
+        assert ran.code == 2
+        assert "eval-a is neither a training run nor a sweep" in ran.fault
+        assert "`alphapo compare A B`" in ran.fault
+
     def test_what_is_not_a_sweep(self, sweep, tmp_path):
         (tmp_path / "empty").mkdir()
         (tmp_path / "broken").mkdir()

@@ -68,6 +68,13 @@ class TestOneRun:
             assert heading in text, heading
         assert f"alphapo report {run}" in page.commands
 
+    def test_a_run_of_several_processes_was_typed_with_torchrun(self, run):
+        words = ["/bin/alphapo", "train", "sharding.mode=fsdp"]
+        page = Page(write_run(changed(run, "manifest.json", command=words, processes=2)).read_text())
+        assert "torchrun --nproc-per-node 2 -m alphapo_cli train sharding.mode=fsdp" in page.commands
+        alone = Page(write_run(changed(run, "manifest.json", command=words[:2], processes=1)).read_text())
+        assert "alphapo train" in alone.commands
+
     def test_its_figures_are_those_that_were_measured_and_its_curves_the_record(self, run):
         data = data_of(write_run(changed(run, verdict=BETTER)).read_text())
         (cell,) = data["cells"]

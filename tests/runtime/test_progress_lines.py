@@ -59,3 +59,15 @@ def test_answers_that_are_sampled_one_by_one_are_counted(exact, clock, capsys, m
     assert [row["output"].split()[1] for row in kept["step-1.json"]] == ["1", "2", "3", "4"]
     said = ["answers of the model: 2 of 4 answers, 40 s left", "answers of the model: 4 of 4 answers"]
     assert capsys.readouterr().err.splitlines() == (said if exact else [])
+
+
+def test_what_came_before_the_first_count_is_no_time_of_the_others(clock, capsys):
+    """A model that took minutes to load made "1 of 160 answers, 5 h left"."""
+    with Progress(160, "answers") as progress:
+        clock[0] += 120.0
+        progress.update()
+        for _ in range(8):
+            clock[0] += 5.0
+            progress.update()
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["1 of 160 answers", "7 of 160 answers, 12 min left"]  # 153 times 5 s

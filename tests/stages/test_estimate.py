@@ -577,6 +577,9 @@ class TestWithoutWeights:
         (note,) = after["notes"]
         assert f"model.path={folder}" in note
         assert "float32" in note
+        last = alphapo("plan", "train", *line, f"model.path={folder}").err.splitlines()[-1]
+        assert last.startswith("next: alphapo train ")
+        assert last.endswith("  # once the weights are there")
         for command in ("train", "inspect"):
             ran = alphapo(command, *line, f"model.path={folder}")
             assert ran.code == 2

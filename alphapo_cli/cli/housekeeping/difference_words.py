@@ -16,7 +16,7 @@ from alphapo_cli.storage.strict_json import read_object
 # What a key of an evaluation's results.json is called; keys of runs are those of `alphapo metrics`.
 NAMES = {
     "avg_length": "average length, characters",
-    "discrete_win_rate": "win rate, verdicts counted whole",
+    "discrete_win_rate": "discrete win rate",
     "length_controlled_winrate": "length-controlled win rate",
     "n_draws": "draws",
     "n_total": "answers judged",

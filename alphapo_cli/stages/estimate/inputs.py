@@ -55,6 +55,9 @@ class DataBuilder(InputsBuilder):
         return ""
 
 
+NO_WEIGHTS = "the weights are not there, or not all"
+
+
 def lacks_tokenizer(source: ModelSource) -> bool:
     """Whether a directory without weights has no tokenizer either."""
     return not source.weights and not any((Path(source.location) / name).is_file() for name in TOKENIZER_FILES)
@@ -68,9 +71,7 @@ def missing(source: ModelSource, cfg: ModelConfig) -> list[str]:
     if not source.local:
         return [f"{named}: config.json and tokenizer were read, no weights: their size is that of the config"]
     dtype = str(declared_dtype(source, cfg)).removeprefix("torch.")
-    notes = [
-        f"{named}: the weights are not there, or not all: their number and dtype ({dtype}) are those of config.json"
-    ]
+    notes = [f"{named}: {NO_WEIGHTS}: their number and dtype ({dtype}) are those of config.json"]
     if lacks_tokenizer(source):
         notes.append(
             f"{named}: no tokenizer there: lengths are those of one of {_VOCABULARY:,} tokens that was trained on the pairs, "

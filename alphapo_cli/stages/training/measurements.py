@@ -24,6 +24,7 @@ from alphapo_cli.probe.sampled_answers import Keep, SampledAnswers, SamplePrompt
 from alphapo_cli.probe.scoring import score_pairs
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runtime.distributed import Processes
+from alphapo_cli.runtime.heartbeat import at_work
 from alphapo_cli.runtime.memo import Memoize
 from alphapo_cli.stages.training.assembly import RunInputs
 from alphapo_cli.storage.atomic import write_json
@@ -135,6 +136,7 @@ class Measurements:
         began = time.perf_counter()
         row: dict[str, Any] = {}
         per_pair: list[dict[str, Any]] = []
+        at_work(f"measuring at step {step:,}")
         if probe:
             first = self._first_position()
             now = self.probe.start if step == 0 else self.probe.measure(self.policy, context, first)

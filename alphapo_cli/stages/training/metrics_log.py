@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from alphapo_cli.errors import say
 from alphapo_cli.runs.directory import RunDirectory
+from alphapo_cli.runtime.heartbeat import SILENCE, at_work
 from alphapo_cli.runtime.wording import duration
 from alphapo_cli.storage.atomic import jsonable
 from alphapo_cli.storage.jsonl import append_jsonl
@@ -26,7 +27,6 @@ SHOWN = {
 
 
 PROBED = "displacement/chosen"
-SILENCE = 30.0  # seconds without a line
 
 
 class MetricsLog:
@@ -89,6 +89,8 @@ class MetricsLog:
             self._say(step)
         self.bar.set_postfix(self.shown, refresh=False)
         self.bar.update(step - self.bar.n)
+        if step < self.total:
+            at_work(f"{self.title}: step {step + 1:,} of {self.total:,}")
 
     def _say(self, step: int) -> None:
         now = time.monotonic()
