@@ -127,9 +127,9 @@ def pairs(
             say(f"note: {note}", file=sys.stderr)
         summary = _run(pairing)
     emit({"path": str(pairing.directory.path.resolve()), **summary}, json)
-    line = f"data=jsonl data.path={shlex.quote(str(pairing.directory.path))} {_trained(model, sample)}"
-    next_step(f"alphapo inspect {line}", "the pairs as training reads them")
-    next_step(f"alphapo train {line}")
+    made = f"data=jsonl data.path={shlex.quote(str(pairing.directory.path))} {_trained(model, sample)}"
+    next_step(f"alphapo inspect {made}", "the pairs as training reads them")
+    next_step(f"alphapo train {made}")
 
 
 def _trained(model: str | None, sample: bool) -> str:

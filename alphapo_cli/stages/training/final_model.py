@@ -29,6 +29,7 @@ from alphapo_cli.modeling.training_config import Setting, as_loaded, drop_router
 from alphapo_cli.probe.scoring import score_pairs
 from alphapo_cli.runs.directory import RunDirectory
 from alphapo_cli.runtime.distributed import Processes
+from alphapo_cli.runtime.heartbeat import at_work
 from alphapo_cli.stages.training.inputs import ModelAndData
 from alphapo_cli.storage.atomic import UNBEGUN
 from alphapo_cli.storage.owned_directory import owned_directory
@@ -173,6 +174,7 @@ class FinalModel:
             AlphapoError: what was read back is another model.
             Exception: it cannot be saved.
         """
+        at_work("saving the model")
         if target is None:
             self.release()
         with owned_directory(target or self.directory.model, lock) as folder:
@@ -205,6 +207,7 @@ class FinalModel:
             LockLost: another process has taken over the run.
             Agreed: rank 0 cannot save it, in every process.
         """
+        at_work("saving the model")
         assert policy.sharded is not None
         blank = policy.sharded[1].lm
         with contextlib.ExitStack() as stack:

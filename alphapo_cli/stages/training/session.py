@@ -19,7 +19,6 @@ from alphapo_cli.modeling.sharding import sharding_plan
 from alphapo_cli.runs.checkpoints import TrainingCheckpoint
 from alphapo_cli.runs.state import OVER
 from alphapo_cli.runtime.distributed import Agreed, Processes
-from alphapo_cli.runtime.heartbeat import at_work
 from alphapo_cli.stages.training.assembly import run_inputs
 from alphapo_cli.stages.training.before_after import BeforeAndAfter
 from alphapo_cli.stages.training.measurements import Measurements
@@ -83,7 +82,6 @@ class TrainingSession(RunSteps):
     def _policy(self, device: torch.device) -> PolicyModel:
         """The model before its first step: on `device`, or on the CPU if it is yet to be sharded."""
         together = self.processes.together
-        at_work("loading the model")
         lm = loaded(self.processes, self.start.policy)
         if together:
             check_model(lm)
@@ -254,7 +252,6 @@ class TrainingSession(RunSteps):
             )
         elif self.best.keeps:
             self._log(f"model/ is that of the last step: {self.best.metric} was a number at no step after 0")
-        at_work("saving the model")
         try:
             if self.processes.together:
                 self.final_model.save_together(policy, self.lock, self.processes)

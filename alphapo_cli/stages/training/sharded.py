@@ -15,6 +15,7 @@ from alphapo_cli.errors import UsageError, say
 from alphapo_cli.modeling.policy import bare
 from alphapo_cli.modeling.sharding import without_weights
 from alphapo_cli.runtime.distributed import Processes
+from alphapo_cli.runtime.heartbeat import at_work
 from alphapo_cli.training.trainer import PreferenceTrainer
 
 
@@ -73,6 +74,7 @@ def loaded(processes: Processes, load: Callable[[], Any]) -> Any:
     Returns:
         The model.
     """
+    at_work("loading the model")
     if not processes.together:
         return load()
     whole: list[Any] = []
