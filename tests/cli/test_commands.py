@@ -62,7 +62,7 @@ def test_processes_counted_by_somebody_else_are_no_error(cli):
         assert (ran.code, ran.out.startswith("alphapo "), ran.err) == (0, True, "")
 
 
-@pytest.mark.parametrize("line", ["sweep alpha", "generate runs/mine", "evaluate runs/mine"])
+@pytest.mark.parametrize("line", ["sweep alpha", "generate runs/mine", "eval runs/mine"])
 def test_a_command_for_one_process_is_refused_under_torchrun(line, capsys, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("WORLD_SIZE", "2")
