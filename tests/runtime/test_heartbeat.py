@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 import pytest
 import typer.main
@@ -18,7 +19,8 @@ BEAT = 0.1  # seconds; 30 in the product
 
 def wait_for(capsys, count):
     """The lines on stderr, once there are `count`; fails after 10 s, a hundred times what they need."""
-    lines, end = [], time.monotonic() + 10.0
+    lines: list[str] = []
+    end = time.monotonic() + 10.0
     while len(lines) < count:
         assert time.monotonic() < end, lines
         time.sleep(BEAT / 10)
@@ -63,4 +65,5 @@ def test_a_bar_and_other_processes_need_none(why, capsys, monkeypatch):
 
 def test_commands_by_the_names_that_are_typed():
     """`evaluate` was among those that one process runs, which is typed `eval`: torchrun ran it twice."""
-    assert {*main._LONG} <= set(typer.main.get_command(main.app).commands)
+    group: Any = typer.main.get_command(main.app)
+    assert {*main._LONG} <= set(group.commands)
