@@ -127,9 +127,9 @@ def pairs(
             say(f"note: {note}", file=sys.stderr)
         summary = _run(pairing)
     emit({"path": str(pairing.directory.path.resolve()), **summary}, json)
-    typed = f"data=jsonl data.path={shlex.quote(str(pairing.directory.path))} {_trained(model, sample)}"
-    next_step(f"alphapo inspect {typed}", "the pairs as training reads them")
-    next_step(f"alphapo train {typed}")
+    words = f"data=jsonl data.path={shlex.quote(str(pairing.directory.path))} {_trained(model, sample)}"
+    next_step(f"alphapo inspect {words}", "the pairs as training reads them")
+    next_step(f"alphapo train {words}")
 
 
 def _trained(model: str | None, sample: bool) -> str:
