@@ -49,6 +49,14 @@ def generate_line(model: Path | str | None) -> str:
     return " ".join([line, *(shlex.quote(f"{key}={_written(value)}") for key, value in found)])
 
 
+def is_of_world(run: Path) -> bool:
+    """Whether a run's data, and so the prompts that it answers, are the embedded world's, which its default judge knows."""
+    from alphapo_cli.config.embedded_world import WORLD
+    from alphapo_cli.runs.identity import stored_settings
+
+    return bool(stored_settings(run / "config.yaml").get("data.source", WORLD) == WORLD)
+
+
 def _written(value: Any) -> str:
     """A value as an override has it."""
     return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)

@@ -28,7 +28,7 @@ from alphapo_cli.cli.common import (
     sources,
     warn,
 )
-from alphapo_cli.cli.next_lines import generate_line
+from alphapo_cli.cli.next_lines import generate_line, is_of_world
 from alphapo_cli.errors import AlphapoError, say
 from alphapo_cli.runtime.quiet import quiet_libraries
 from alphapo_cli.runtime.wording import rate
@@ -258,4 +258,8 @@ def places(path: Path, summary: dict[str, Any]) -> None:
     next_step(f"alphapo chat {shlex.quote(str(path))}")
     if sampled.is_file() and (path / "samples" / "reference.json").is_file():
         base = path / "samples" / "reference.json"
-        next_step(f"alphapo eval {shlex.quote(str(sampled))} --reference {shlex.quote(str(base))}")
+        line = f"alphapo eval {shlex.quote(str(sampled))} --reference {shlex.quote(str(base))}"
+        if is_of_world(path):
+            next_step(line)
+        else:  # whose true reward nobody knows: the default judge would refuse
+            next_step(f"{line} --judge vllm judge.model=JUDGE", "or --judge openai: which answers are better")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alphapo_cli.config.embedded_world import WORLD
 from alphapo_cli.errors import AlphapoError, UsageError, say
 from alphapo_cli.report.collect import ReportCell, Sweep
 from alphapo_cli.runs.state import model_step
@@ -57,8 +58,7 @@ def samples(sweep: Sweep) -> Samples | None:
     for seed, _ in seeds.most_common():
         cells = {c.point: c for c in done if json.dumps(c.seed) == seed}
         texts = {point: rows for point, cell in cells.items() if (rows := _last(cell))}
-        # Real models have no reference answers, but those of step 0.
-        starts = (_read(cell, name) for name in ("reference.json", "step-0.json") for cell in cells.values())
+        starts = (_start(cell) for cell in cells.values())
         start = next((rows for rows in starts if rows), {})
         shared = set(start).intersection(*texts.values()) if texts else set()
         if shared:
@@ -82,6 +82,15 @@ def _drawn(seed: Any, shared: set[str], start: dict[str, Any], texts: dict[int, 
         [_answer(start[p]) for p in prompts],
         {point: [_answer(rows[p]) for p in prompts] for point, rows in texts.items()},
     )
+
+
+def _start(cell: ReportCell) -> dict[str, Any]:
+    """The answers before training: in the embedded world those that win rates compare with, else those of step 0."""
+    # The latter are drawn with the seeds of the last step, so that a difference is training's; terminals show them, too.
+    reference = _read(cell, "reference.json")
+    if any(row.get("dataset") == WORLD for row in reference.values()):
+        return reference
+    return _read(cell, "step-0.json") or reference
 
 
 def _last(cell: ReportCell) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import pytest
 
 from alphapo_cli.cli.common import typed_again
 from alphapo_cli.cli.main import main as alphapo_main
+from alphapo_cli.cli.run import _report as report_run
 from alphapo_cli.cli.run import _tell as tell_run
 from alphapo_cli.cli.sweep import tell
 from alphapo_cli.errors import say
@@ -75,6 +76,15 @@ def test_a_finished_training_says_its_verdict_again(trained, alphapo, tmp_path):
 
     assert said(trained.err)
     assert said(again.err) == said(trained.err)
+
+
+def test_no_win_rate_of_a_run_is_without_its_n(capsys, tmp_path):
+    metrics = {"eval/win_rate": 0.54, "eval/discrete_win_rate": 0.55, "eval/true_win_rate": 0.5, "eval/n_total": 256.0}
+    found = {"metrics": metrics, "intervals": {"eval/win_rate": [0.48, 0.6]}, "eval": "runs/eval-a"}
+    report_run(found, {}, tmp_path)
+    table = [line for line in capsys.readouterr().err.splitlines() if "win rate" in line]
+    assert len(table) == 3
+    assert all(", n = 256" in line for line in table)
 
 
 def test_a_finished_run_says_both_verdicts(capsys):

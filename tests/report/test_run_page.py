@@ -258,3 +258,16 @@ class TestRewardShapes:
         html = write_run(sorted((sweep / "cells").iterdir())[0])
         assert data_of(html.read_text())["shapes"] == {}
         assert "No reward shape has been made yet; 'alphapo report' makes it." in text_of(html)
+
+
+@pytest.mark.parametrize("dataset", ["glassbox", "probe"])
+def test_answers_before_training_are_drawn_as_those_after(dataset, run):
+    """A real model's: the terminal shows step 0, and the page another draw of the same model."""
+    rows = {name: [{"dataset": dataset, "instruction": "q", "output": f"the {name}", "generator": "g"}]
+            for name in ("reference", "step-0", "step-8")}  # fmt: skip
+    (run / "samples").mkdir(exist_ok=True)
+    for name, content in rows.items():
+        (run / "samples" / f"{name}.json").write_text(json.dumps(content))
+    changed(run, step=8, best=None)
+    page = json.dumps(data_of(write_run(run).read_text()))
+    assert ("the reference" in page, "the step-0" in page) == (dataset == "glassbox", dataset != "glassbox")
