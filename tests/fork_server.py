@@ -39,13 +39,13 @@ PRELOADED = {
         "vllm.model_executor.layers.quantization.online.base", "vllm.model_executor.models.llama",
     ),
 }  # fmt: skip
-# Variables that nothing reads while it is imported, and those that torch sets by itself then. Any other difference
-# between a process and the server is refused.
+# Variables that nothing reads while it is imported, and those that torch sets by itself then. LD_LIBRARY_PATH, which
+# vLLM and cv2 set where they are imported, is read when a program starts. Any other difference is refused.
 _READ_LATE = {
-    "alphapo": ("ALPHAPO_", "PYTEST_", "KMP_", "TORCHINDUCTOR_"),
+    "alphapo": ("ALPHAPO_", "PYTEST_", "KMP_", "TORCHINDUCTOR_", "LD_LIBRARY_PATH"),
     # Models are folders here, so that what is said of the hub decides nothing; vLLM reads its own variables as it goes.
     "vllm": (
-        "ALPHAPO_", "PYTEST_", "KMP_", "TORCHINDUCTOR_", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "WANDB_",
+        "ALPHAPO_", "PYTEST_", "KMP_", "TORCHINDUCTOR_", "LD_LIBRARY_PATH", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "WANDB_",
         "XDG_CACHE_HOME", "RANK", "WORLD_SIZE", "LOCAL_RANK",
     ),
 }  # fmt: skip
